@@ -1,0 +1,53 @@
+"""Reference boxes of the region proposal network (Faster R-CNN, Ren et al. 2015, section 3.1.1; FPN section 4.1).
+
+Letters: L levels, A anchors of all levels, a anchors a cell, h w a level's cells.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Anchors:
+    """Boxes of one size a level and several aspect ratios, centred at the corner of each cell.
+
+    Args:
+        sizes: the side of a square anchor in pixels for p2..p6.
+        ratios: height / width; the area stays.
+        measured_strides: take a level's stride as padded side // cells, as torchvision does, and not 4, 8, 16, 32, 64.
+            They differ at p6 where the padded side is no multiple of 64 (800 px: 61 and not 64); a network that was
+            trained with torchvision wants this.
+    """
+
+    def __init__(self, *, sizes: Sequence[int], ratios: Sequence[float], measured_strides: bool = False) -> None:
+        self.sizes, self.ratios, self.measured_strides = tuple(sizes), tuple(ratios), measured_strides
+        self._made: dict[object, Tensor] = {}
+
+    def __call__(self, pyramid: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
+        """Maps p2..p6 (each B C h w) and the padded height, width -> A 4, x1 y1 x2 y2, by level, row, column, ratio.
+
+        They depend on shapes alone: made once for each padded size.
+        """
+        cells = tuple((p.shape[-2], p.shape[-1]) for p in pyramid)
+        key = (cells, tuple(image_size), pyramid[0].device)
+        if key not in self._made:
+            levels = [
+                self._level(size, grid, self._stride(level, grid, image_size))
+                for level, (size, grid) in enumerate(zip(self.sizes, cells, strict=True))
+            ]
+            self._made[key] = torch.cat(levels).to(pyramid[0].device)
+        return self._made[key]
+
+    def _stride(self, level: int, cells: tuple[int, int], image_size: Sequence[int]) -> tuple[int, int]:
+        if self.measured_strides:
+            return image_size[0] // cells[0], image_size[1] // cells[1]
+        return 4 << level, 4 << level
+
+    def _level(self, size: int, cells: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+        high = torch.tensor(self.ratios).sqrt()
+        half = torch.stack([size / high, size * high], dim=1) / 2  # a 2: half width, half height
+        base = torch.cat([-half, half], dim=1).round()  # a 4
+        y, x = (torch.arange(n, dtype=torch.float32) * step for n, step in zip(cells, stride, strict=True))
+        shifts = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).repeat(1, 1, 2)  # h w 4
+        return (shifts[:, :, None] + base).reshape(-1, 4)  # h w a 4 -> (h w a) 4

@@ -1,0 +1,138 @@
+"""Region features -> class scores and box deltas (Fast R-CNN heads on FPN; Mask R-CNN, figure 4 right).
+
+Letters: B images, P proposals, S sampled regions an image, C channels, K classes, G instances, D detections.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
+from maskrcnn_lit.model.losses import box_loss, class_loss
+from maskrcnn_lit.model.matching import match, sample, take
+
+MIN_SIDE = 1e-2  # pixels; a detection without area is none
+
+
+class Regions(NamedTuple):
+    """A sample of proposals and what each should become."""
+
+    boxes: Tensor  # B S 4, pixels
+    labels: Tensor  # B S int64, 0 = background
+    instance: Tensor  # B S int64 into G: the matched object
+    positive: Tensor  # B S bool
+    valid: Tensor  # B S bool
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then K + 1 class logits (0 = background) and 4 deltas a class.
+
+    Args:
+        channels: of the pyramid.
+        pool: side of the region features.
+        width: of the two layers.
+        num_classes: K.
+        object_iou: a proposal that overlaps an object this much is one, any other is background.
+        batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section 3.1: 512, 1:3).
+        box_weights: scale of the deltas.
+        score_threshold, nms_iou, max_detections: of inference (section 3.1).
+        candidates: boxes that may enter suppression, best first. The answer is that of any number as long as no
+            more of an image's boxes pass the threshold.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        pool: int,
+        width: int,
+        num_classes: int,
+        object_iou: float,
+        batch_size: int,
+        positive_fraction: float,
+        box_weights: tuple[float, float, float, float],
+        score_threshold: float,
+        nms_iou: float,
+        max_detections: int,
+        candidates: int,
+    ) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels * pool * pool, width)
+        self.fc2 = nn.Linear(width, width)
+        self.classes = nn.Linear(width, num_classes + 1)
+        self.deltas = nn.Linear(width, num_classes * 4)
+        self.pool, self.num_classes, self.box_weights = pool, num_classes, tuple(box_weights)
+        self.object_iou, self.batch_size, self.positive_fraction = object_iou, batch_size, positive_fraction
+        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.max_detections, self.candidates = max_detections, candidates
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """R C pool pool -> class logits R K+1 and deltas R K 4."""
+        hidden = F.relu(self.fc2(F.relu(self.fc1(features.flatten(1)))))
+        logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
+        return logits, deltas.unflatten(1, (self.num_classes, 4))
+
+    @torch.no_grad()
+    def sample_regions(self, proposals: Tensor, valid: Tensor, batch: Batch) -> Regions:
+        """Draw regions from proposals B P 4 and the objects themselves (so that there are positives from the start)."""
+        candidates = torch.cat([proposals, batch["boxes"]], dim=1)  # B (P+G) 4
+        real = torch.cat([valid, batch["valid"]], dim=1)
+        instance, kind = match(
+            candidates,
+            batch["boxes"],
+            batch["valid"],
+            batch["crowd"],
+            object_iou=self.object_iou,
+            background_iou=self.object_iou,
+            keep_best=False,
+        )
+        keys = torch.where(real, torch.rand(real.shape, device=real.device), -1)  # padding is never drawn
+        drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
+        instance = take(instance, drawn.indices)
+        labels = torch.where(drawn.positive, take(batch["labels"], instance), 0)
+        return Regions(take(candidates, drawn.indices), labels, instance, drawn.positive, drawn.valid)
+
+    def losses(self, logits: Tensor, deltas: Tensor, regions: Regions, batch: Batch) -> dict[str, Tensor]:
+        """Class and box loss of the sampled regions; the box loss reads the four deltas of the true class."""
+        images, count = regions.labels.shape
+        channel = (regions.labels - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, 4)
+        own = deltas.gather(1, channel).view(images, count, 4)  # (B S) K 4 -> B S 4
+        targets = encode(take(batch["boxes"], regions.instance), regions.boxes, self.box_weights)
+        return {
+            "class": class_loss(logits.view(images, count, -1), regions.labels, regions.valid),
+            "box": box_loss(own, targets, regions.positive, regions.valid),
+        }
+
+    @torch.no_grad()
+    def detect(
+        self, logits: Tensor, deltas: Tensor, proposals: Tensor, valid: Tensor, image_sizes: Tensor
+    ) -> dict[str, Tensor]:
+        """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B D, valid B D.
+
+        Slots beyond an image's detections hold zeros. Suppression is by class.
+        """
+        images = len(valid)
+        scores = logits.softmax(dim=-1)[:, 1:].reshape(images, -1)  # (B P) K+1 -> B (P K), without background
+        reference = proposals.view(-1, 1, 4)
+        boxes = decode(deltas, reference, self.box_weights).view(images, -1, 4)  # B (P K) 4
+        boxes = clip(boxes, image_sizes)
+        real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (scores > self.score_threshold)
+        scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
+        limit = min(self.candidates, scores.shape[1])
+        if scores.device.type == "cpu":  # reading a count costs nothing here, and suppression is quadratic in it
+            limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
+        scores, index = scores.topk(limit, dim=1)
+        labels = index % self.num_classes + 1
+        boxes = take(boxes, index)
+        keep = suppress(boxes, self.nms_iou, groups=labels)
+        scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
+        found = scores > 0
+        return {
+            "boxes": take(boxes, best) * found[..., None],
+            "scores": scores * found,
+            "labels": take(labels, best) * found,
+            "valid": found,
+        }

@@ -1,0 +1,97 @@
+"""Arithmetic on boxes x1 y1 x2 y2: overlap, the deltas that the heads predict, suppression of duplicates.
+
+Letters: B images, N M boxes. Never in half precision, which cannot hold pixel coordinates.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """float16 and bfloat16 -> float32; float32 and float64 stay."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def area(boxes: Tensor) -> Tensor:
+    """... 4 -> ..., in square pixels."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def intersection(first: Tensor, second: Tensor) -> Tensor:
+    """B N 4 and B M 4 -> B N M, in square pixels."""
+    low = torch.maximum(first[:, :, None, :2], second[:, None, :, :2])
+    high = torch.minimum(first[:, :, None, 2:], second[:, None, :, 2:])
+    width, height = (high - low).clamp_(min=0).unbind(-1)
+    return width * height
+
+
+def iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union: B N 4 and B M 4 -> B N M in [0, 1]; 0 for two boxes without area."""
+    shared = intersection(first, second)
+    union = area(first)[:, :, None] + area(second)[:, None] - shared
+    return torch.where(union > 0, shared / union, 0)
+
+
+def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor:
+    """Deltas that move `reference` onto `boxes` (R-CNN, Girshick et al. 2014, appendix C): ... 4 -> ... 4.
+
+    `weights` scale them to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5 in the box head).
+    """
+    width, height, x, y = _centre(reference)
+    target_width, target_height, target_x, target_y = _centre(boxes)
+    deltas = [
+        weights[0] * (target_x - x) / width,
+        weights[1] * (target_y - y) / height,
+        weights[2] * torch.log(target_width / width),
+        weights[3] * torch.log(target_height / height),
+    ]
+    return torch.stack(deltas, dim=-1)
+
+
+def decode(deltas: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor:
+    """The inverse of `encode`: ... 4 -> ... 4 boxes in pixels, not clipped."""
+    width, height, x, y = _centre(reference)
+    dx, dy, dw, dh = deltas.unbind(-1)
+    x, y = x + dx / weights[0] * width, y + dy / weights[1] * height
+    half_width = torch.exp((dw / weights[2]).clamp(max=MAX_LOG_SCALE)) * width / 2
+    half_height = torch.exp((dh / weights[3]).clamp(max=MAX_LOG_SCALE)) * height / 2
+    return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
+
+
+def _centre(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    return width, height, boxes[..., 0] + width / 2, boxes[..., 1] + height / 2
+
+
+def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
+    """B N 4 cut to each image; `image_sizes` B 2 holds height, width."""
+    limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)  # B 1 4: w h w h
+    return torch.minimum(boxes.clamp(min=0), limit)
+
+
+def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iterations: int = 24) -> Tensor:
+    """Greedy non-maximum suppression with static shapes: which boxes stay, B N bool.
+
+    Args:
+        boxes: B N 4, each row sorted by falling score.
+        threshold: a box goes if a better one that stays overlaps it with a larger IoU.
+        groups: B N; only boxes of one group (class) suppress each other.
+        iterations: a box that only suppressed boxes overlap must come back, and so on: each round settles one more
+            link of such chains, and a state that a round does not change is the greedy answer. 800 px images needed
+            at most 18 rounds. The CPU stops at that state; a GPU, which must not wait for the host, runs them all.
+    """
+    rivals = iou(boxes, boxes) > threshold
+    if groups is not None:
+        rivals &= groups[:, :, None] == groups[:, None]
+    rivals = rivals.triu_(diagonal=1)  # the better box comes first
+    keep = torch.ones_like(rivals[:, 0])
+    for _ in range(boxes.shape[1] if boxes.device.type == "cpu" else iterations):
+        last, keep = keep, ~(rivals & keep[:, :, None]).any(dim=1)
+        if boxes.device.type == "cpu" and torch.equal(last, keep):
+            break
+    return keep

@@ -1,0 +1,30 @@
+"""c2..c5 -> p2..p6, one width at every stride (Feature Pyramid Networks, Lin et al. 2017, section 3)."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FPN(nn.Module):
+    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6 subsamples p5."""
+
+    def __init__(self, *, in_channels: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
+        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
+        for conv in (*self.lateral, *self.output):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
+        merged = self.lateral[-1](maps[-1])
+        pyramid = [self.output[-1](merged)]
+        for level in range(len(maps) - 2, -1, -1):
+            lateral = self.lateral[level](maps[level])
+            merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
+            pyramid.insert(0, self.output[level](merged))
+        # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two subsampling of p5.
+        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]

@@ -1,0 +1,69 @@
+"""Region features -> a mask for the region's class (Mask R-CNN, section 3 and figure 4 right).
+
+Letters: R regions, C channels, K classes, m mask side, B images, G instances, S sampled regions, M crop side.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from maskrcnn_lit.model.boxes import full_precision
+
+
+class MaskHead(nn.Module):
+    """3x3 convolutions, a 2x2 stride 2 deconvolution, a 1x1 convolution with one channel a class.
+
+    Args:
+        channels: of the pyramid.
+        width: of the convolutions; depth: their number.
+        pool: side of the region features; the mask's side is twice that.
+        num_classes: K.
+    """
+
+    def __init__(self, *, channels: int, width: int, depth: int, pool: int, num_classes: int) -> None:
+        super().__init__()
+        inputs = [channels, *[width] * (depth - 1)]
+        self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in inputs)
+        self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
+        self.logits = nn.Conv2d(width, num_classes, 1)
+        self.pool, self.mask_size = pool, 2 * pool
+        for layer in (*self.convs, self.deconv, self.logits):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
+        for conv in self.convs:
+            features = F.relu(conv(features), inplace=True)
+        features = F.relu(self.deconv(features), inplace=True)  # R C m m
+        # Only the channel of the region's class is wanted: one row of the 1x1 convolution a region.
+        channel = (labels - 1).clamp(min=0)
+        weight = self.logits.weight.flatten(1)[channel]  # K C 1 1 -> R C
+        bias = torch.index_select(self.logits.get_parameter("bias"), 0, channel)
+        logits = torch.bmm(weight[:, None], features.flatten(2)) + bias[:, None, None]
+        return full_precision(logits).view(-1, self.mask_size, self.mask_size)
+
+
+@torch.no_grad()
+def mask_targets(boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Tensor, size: int) -> Tensor:
+    """What the mask of each region should be: R size size in [0, 1].
+
+    Args:
+        boxes: R 4, regions in pixels of the batch.
+        masks, mask_boxes: I M M uint8 and I 4, the crops of all instances (data/batch.py).
+        instance: R int64 into I.
+
+    The paper (and torchvision) samples a mask of the whole image; a crop of M x M holds the same shape at a fraction of
+    the memory. The region is mapped into the crop, whose pixel centres lie half a pixel inside as geometry has it;
+    torchvision's `project_masks_on_boxes` samples at pixel corners instead, which moves its targets by half a pixel
+    of the image. A test bounds the difference of the two.
+    """
+    origin, side = mask_boxes[instance, :2].repeat(1, 2), mask_boxes[instance, 2:] - mask_boxes[instance, :2]
+    side = side.clamp(min=1e-6).repeat(1, 2)
+    crop = masks.shape[-1]
+    # One row and column of zeros around each crop, so that what lies outside of it is background.
+    inside = (boxes - origin) / side * crop + 1
+    rois = torch.cat([instance[:, None].to(inside.dtype), inside], dim=1)
+    padded = F.pad(masks[:, None].to(boxes.dtype), (1, 1, 1, 1))
+    return roi_align(padded, rois, size, aligned=True)[:, 0]

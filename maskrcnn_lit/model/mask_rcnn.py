@@ -1,0 +1,170 @@
+"""Start here: Mask R-CNN (He et al. 2017) as one forward. Image -> backbone -> pyramid -> proposals -> box and mask.
+
+Letters: B images, G padded instances, P proposals, S sampled regions, D detections, R regions, m mask side, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.model.anchors import Anchors
+from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.box_head import BoxHead, Regions
+from maskrcnn_lit.model.fpn import FPN
+from maskrcnn_lit.model.losses import mask_loss
+from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
+from maskrcnn_lit.model.roi_align import roi_align
+from maskrcnn_lit.model.rpn import RPN
+
+
+class Output(NamedTuple):
+    """What a forward gives, by mode (see `MaskRCNN.forward`)."""
+
+    losses: dict[str, Tensor]  # rpn_objectness, rpn_box, class, box, mask: scalars
+    detections: dict[str, Tensor] | None  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
+    box_labels: Tensor | None  # B G int64: the class (0 = background) that the box head gives each object's own box
+
+
+class MaskRCNN(nn.Module):
+    """The paper's figure 1 on the pyramid of its section 3.1.
+
+    Args:
+        mean, std: of the pixels in [0, 1], by channel R G B.
+        The parts, built.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        backbone: Backbone,
+        fpn: FPN,
+        anchors: Anchors,
+        rpn: RPN,
+        box_head: BoxHead,
+        mask_head: MaskHead,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
+        self.box_head, self.mask_head = box_head, mask_head
+        self.strides = backbone.strides  # of the levels that regions read: p2..p5
+
+    def forward(self, batch: Batch) -> Output:
+        """`batch` as in data/batch.py; its targets may be absent in evaluation.
+
+        In training mode: the five losses. In evaluation mode: detections, and, where the batch has targets, the
+        five losses of the same sampling as in training and `box_labels`, all from one pass through the backbone.
+        """
+        images = self.normalise(batch["images"], batch["image_sizes"])
+        pyramid = self.fpn(self.backbone(images))
+        anchors = self.anchors(pyramid, images.shape[-2:])
+        prediction = self.rpn(pyramid)
+
+        losses: dict[str, Tensor] = {}
+        if "boxes" in batch:
+            losses = self.rpn.losses(prediction, anchors, batch)
+            proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
+            regions = self.box_head.sample_regions(proposals, valid, batch)
+            logits, deltas = self.box_head(self.pool(pyramid, regions.boxes, self.box_head.pool))
+            losses |= self.box_head.losses(logits, deltas, regions, batch)
+            losses["mask"] = self.mask_loss(pyramid, regions, batch)
+        if self.training:
+            return Output(losses, None, None)
+
+        proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "test")
+        detections = self.detect(pyramid, proposals, valid, batch["image_sizes"])
+        box_labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
+        return Output(losses, detections, box_labels)
+
+    def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+        """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly zero outside."""
+        height, width = images.shape[-2:]
+        rows = torch.arange(height, device=images.device) < image_sizes[:, 0, None]  # B H
+        columns = torch.arange(width, device=images.device) < image_sizes[:, 1, None]  # B W
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        normal = torch.where(inside, (images / 255 - self.mean) / self.std, 0)
+        return normal.contiguous(memory_format=torch.channels_last)
+
+    def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
+        """B R 4 -> (B R) C size size, from p2..p5."""
+        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        return self.pool_flat(pyramid, boxes.flatten(0, 1), image, size)
+
+    def pool_flat(self, pyramid: Sequence[Tensor], boxes: Tensor, image: Tensor, size: int) -> Tensor:
+        """R 4 and the image of each, R -> R C size size."""
+        return roi_align(pyramid[: len(self.strides)], boxes, image, strides=self.strides, size=size)
+
+    def mask_loss(self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch) -> Tensor:
+        """The mask loss of the positive regions; no other has a mask (section 3)."""
+        images, count = regions.positive.shape
+        # The positives of all images move to the front, and the head sees only as many as there can be. The CPU can
+        # count them; a GPU would have to wait for the host, so there the bound is the sampler's.
+        slots = images * max(1, int(count * self.box_head.positive_fraction))
+        if regions.positive.device.type == "cpu":
+            slots = max(1, int(regions.positive.sum()))  # never none: each parameter gets a gradient in each step
+        chosen = regions.positive.flatten().byte().argsort(descending=True, stable=True)[:slots]  # into (B S)
+        boxes, image = regions.boxes.flatten(0, 1)[chosen], chosen // count
+        instance = regions.instance.flatten()[chosen] + image * batch["labels"].shape[1]  # into (B G)
+        features = self.pool_flat(pyramid, boxes, image, self.mask_head.pool)
+        logits = self.mask_head(features, regions.labels.flatten()[chosen])
+        masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
+        targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
+        return mask_loss(logits, targets, regions.positive.flatten()[chosen])
+
+    def detect(
+        self, pyramid: Sequence[Tensor], proposals: Tensor, valid: Tensor, image_sizes: Tensor
+    ) -> dict[str, Tensor]:
+        """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
+        logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
+        found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes)
+        images, count = found["labels"].shape
+        masks = self.mask_head(self.pool(pyramid, found["boxes"], self.mask_head.pool), found["labels"].flatten())
+        found["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
+        return found
+
+    def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """The likeliest class (0 = background) of each given box: B G 4 -> B G."""
+        logits, _ = self.box_head(self.pool(pyramid, boxes, self.box_head.pool))
+        return logits.argmax(dim=-1).view(boxes.shape[:2])
+
+
+def build_mask_rcnn(
+    *,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    backbone: Backbone,
+    fpn: Callable[..., FPN],
+    anchors: Anchors,
+    rpn: Callable[..., RPN],
+    box_head: Callable[..., BoxHead],
+    mask_head: Callable[..., MaskHead],
+) -> MaskRCNN:
+    """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or the data decides.
+
+    Args:
+        num_classes: K, without background.
+        fpn, rpn, box_head, mask_head: constructors that lack in_channels; channels and anchors_per_cell; channels
+            and num_classes; channels and num_classes.
+    """
+    pyramid = fpn(in_channels=backbone.channels)
+    width = pyramid.channels
+    return MaskRCNN(
+        mean=mean,
+        std=std,
+        backbone=backbone,
+        fpn=pyramid,
+        anchors=anchors,
+        rpn=rpn(channels=width, anchors_per_cell=len(anchors.ratios)),
+        box_head=box_head(channels=width, num_classes=num_classes),
+        mask_head=mask_head(channels=width, num_classes=num_classes),
+    )

@@ -1,0 +1,86 @@
+"""Which anchors and regions are objects, which are background, and which of them a step learns from.
+
+Letters: B images, G padded instances, N candidate boxes (anchors or regions), S sampled boxes an image.
+Fixed counts and masks in place of lists of indices: no shape depends on data.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from maskrcnn_lit.model.boxes import area, intersection, iou
+
+OBJECT, BACKGROUND, IGNORED = 1, 0, -1
+CROWD_COVER = 0.5  # a candidate with more of its area than this in a crowd region is no background
+
+
+class Sample(NamedTuple):
+    indices: Tensor  # B S int64: which candidates
+    positive: Tensor  # B S bool
+    valid: Tensor  # B S bool: False where there were too few candidates to fill the sample
+
+
+def match(
+    candidates: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    crowd: Tensor,
+    *,
+    object_iou: float,
+    background_iou: float,
+    keep_best: bool,
+) -> tuple[Tensor, Tensor]:
+    """The ground-truth box that each candidate overlaps most, and whether it is OBJECT, BACKGROUND or IGNORED.
+
+    Args:
+        candidates: B N 4, or 1 N 4 where all images share them.
+        boxes, valid, crowd: B G 4, B G, B G (see data/batch.py).
+        object_iou, background_iou: at least / less than this overlap makes an object / background.
+        keep_best: each box's best candidates are objects whatever their overlap (Faster R-CNN, section 3.1.2, (i)).
+
+    Returns:
+        index B N int64 into G, and kind B N int64. Candidates that lie in a crowd region are IGNORED instead of
+        BACKGROUND: nobody outlined the objects there.
+    """
+    overlap = torch.where(valid[:, :, None], iou(boxes, candidates), -1.0)  # B G N
+    best, index = overlap.max(dim=1)
+    kind = torch.where(best >= object_iou, OBJECT, torch.where(best >= background_iou, IGNORED, BACKGROUND))
+    if keep_best:
+        highest = overlap.amax(dim=2, keepdim=True)
+        kind = torch.where(((overlap == highest) & valid[:, :, None]).any(dim=1), OBJECT, kind)
+    kind = torch.where((kind == BACKGROUND) & _in_crowd(candidates, boxes, crowd), IGNORED, kind)
+    return index, kind
+
+
+def _in_crowd(candidates: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
+    """B N bool. Padded slots are boxes without area, and so are objects here: they cover nothing."""
+    covered = intersection(boxes * crowd[..., None], candidates)  # B G N
+    return (covered > CROWD_COVER * area(candidates)[:, None]).any(dim=1)
+
+
+def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) -> Sample:
+    """Draw `count` candidates an image, at most `positive_fraction` of them objects, the rest background.
+
+    Args:
+        kind: B N of OBJECT, BACKGROUND, IGNORED.
+        keys: B N random numbers >= 0; the candidates with the largest are drawn, so independent uniform keys draw
+            without replacement and uniformly.
+    """
+    count = min(count, kind.shape[1])
+    most = max(1, int(count * positive_fraction))
+    objects, object_index = torch.where(kind == OBJECT, keys, -1).topk(most, dim=1)
+    others, other_index = torch.where(kind == BACKGROUND, keys, -1).topk(count, dim=1)
+    positives = (objects >= 0).sum(dim=1, keepdim=True)
+    negatives = torch.minimum((others >= 0).sum(dim=1, keepdim=True), count - positives)
+    slot = torch.arange(count, device=kind.device).expand(len(kind), count)
+    rest = other_index.gather(1, (slot - positives).clamp(min=0))
+    index = torch.where(slot < positives, object_index.gather(1, slot.clamp(max=most - 1)), rest)
+    return Sample(index, slot < positives, slot < positives + negatives)
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of `values` by `index`: B N ..., B S -> B S ..."""
+    return values.gather(
+        1, index.reshape(*index.shape, *[1] * (values.ndim - 2)).expand(*index.shape, *values.shape[2:])
+    )

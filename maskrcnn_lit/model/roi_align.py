@@ -1,0 +1,90 @@
+"""Features of regions of any size at one size: RoIAlign (Mask R-CNN, section 3) on the level that fits each region.
+
+Letters: B images, C channels, R regions of all images, s output side, n sample points a bin side, h w a level's cells.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN, equation 1: a region of 224 pixels reads p4
+
+
+def level_of(boxes: Tensor, levels: int) -> Tensor:
+    """FPN, equation 1: R 4 -> R int64, 0 for p2 ... levels - 1."""
+    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
+    level = torch.floor(CANONICAL_LEVEL + torch.log2(side / CANONICAL_SIDE) + 1e-6)
+    return level.clamp(2, 1 + levels).long() - 2
+
+
+def roi_align(
+    pyramid: Sequence[Tensor],
+    boxes: Tensor,
+    image: Tensor,
+    *,
+    strides: Sequence[int],
+    size: int,
+    points: int = 2,
+) -> Tensor:
+    """p2.., each B C h w; boxes R 4 in pixels and the image of each, R int64 -> R C s s.
+
+    A bin is the mean of points x points bilinear samples of one level, as in `torchvision.ops.roi_align` with
+    aligned=False. All levels lie in one table of rows of C numbers; each output cell is a weighted sum of
+    4 points^2 of its rows. So no shape depends on which level a region reads, and one call serves all levels.
+    """
+    rows = torch.cat([p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid])  # (B h w of each level) C
+    with torch.no_grad():
+        cells = [(len(p), p.shape[-2], p.shape[-1]) for p in pyramid]
+        index, weight = _rows_and_weights(cells, boxes, image, strides, size, points)
+    out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))
+    return out.view(-1, size, size, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def _rows_and_weights(
+    cells: list[tuple[int, int, int]],
+    boxes: Tensor,
+    image: Tensor,
+    strides: Sequence[int],
+    size: int,
+    points: int,
+) -> tuple[Tensor, Tensor]:
+    """Which rows of the table, and how much of each: both (R s s) (n 2 n 2). `cells` has B, h, w of each level."""
+    device, regions = boxes.device, len(boxes)
+    level = level_of(boxes, len(cells))
+    images, heights, widths = (torch.tensor(side, device=device) for side in zip(*cells, strict=True))
+    area = heights * widths
+    first = ((area * images).cumsum(0) - area * images)[level] + image * area[level]  # R: the image's first row
+    scaled = boxes / torch.tensor(strides, device=device, dtype=boxes.dtype)[level][..., None]
+    y, y_weight = _neighbours(scaled[..., 1], scaled[..., 3], heights[level], size, points)
+    x, x_weight = _neighbours(scaled[..., 0], scaled[..., 2], widths[level], size, points)
+
+    def down(t: Tensor) -> Tensor:  # R (s n) 2 -> R s 1 n 2 1 1
+        return t.view(regions, size, 1, points, 2, 1, 1)
+
+    def across(t: Tensor) -> Tensor:  # R (s n) 2 -> R 1 s 1 1 n 2
+        return t.view(regions, 1, size, 1, 1, points, 2)
+
+    def wide(t: Tensor) -> Tensor:
+        return t.view(regions, *[1] * 6)
+
+    index = wide(first) + down(y) * wide(widths[level]) + across(x)
+    weight = down(y_weight) * across(x_weight) / points**2
+    return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
+
+
+def _neighbours(low: Tensor, high: Tensor, extent: Tensor, size: int, points: int) -> tuple[Tensor, Tensor]:
+    """The two cells beside each sample point of one axis and their weights: each R (s n) 2.
+
+    Points more than a cell outside of the map count nothing; the others are held at its edge.
+    """
+    step = (torch.arange(size * points, device=low.device, dtype=low.dtype) + 0.5) / (size * points)
+    at = low[..., None] + step * (high - low).clamp(min=1)[..., None]  # a region is at least one cell wide
+    last = extent[..., None] - 1
+    inside = (at >= -1) & (at <= extent[..., None])
+    at = at.clamp(min=0)
+    cell = torch.minimum(at.long(), last)
+    fraction = torch.where(cell >= last, 0, at - cell)
+    cells = torch.stack([cell, torch.minimum(cell + 1, last)], dim=-1)
+    return cells, torch.stack([1 - fraction, fraction], dim=-1) * inside[..., None]

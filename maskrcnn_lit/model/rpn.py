@@ -1,0 +1,119 @@
+"""The region proposal network: pyramid -> objectness and deltas of anchors -> proposals (Faster R-CNN, section 3.1).
+
+Letters: B images, C channels, L levels, a anchors a cell, A anchors of all levels, P proposals an image, G instances.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
+from maskrcnn_lit.model.losses import box_loss, objectness_loss
+from maskrcnn_lit.model.matching import match, sample, take
+
+UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
+MIN_SIDE = 1e-3  # pixels; a proposal without area is none
+
+
+class Prediction(NamedTuple):
+    logits: Tensor  # B A float32, objectness
+    deltas: Tensor  # B A 4 float32
+    level_sizes: list[int]  # anchors of each level, summing to A
+
+
+class RPN(nn.Module):
+    """A 3x3 convolution, then two 1x1: objectness and four deltas for each anchor; shared by all levels.
+
+    Args:
+        channels: of the pyramid.
+        anchors_per_cell: number of aspect ratios.
+        object_iou, background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN; a sample an image.
+        nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
+        pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
+            `train` and `test`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        anchors_per_cell: int,
+        object_iou: float,
+        background_iou: float,
+        batch_size: int,
+        positive_fraction: float,
+        nms_iou: float,
+        pre_nms: dict[str, int],
+        post_nms: dict[str, int],
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
+        self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
+        for layer in (self.conv, self.objectness, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.get_parameter("bias"))
+        self.object_iou, self.background_iou = object_iou, background_iou
+        self.batch_size, self.positive_fraction = batch_size, positive_fraction
+        self.nms_iou, self.pre_nms, self.post_nms = nms_iou, pre_nms, post_nms
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
+        """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
+        logits, deltas = [], []
+        for features in pyramid:
+            hidden = F.relu(self.conv(features), inplace=True)
+            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))  # B a h w -> B (h w a)
+            # B (a 4) h w -> B h w (a 4) -> B (h w a) 4
+            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(hidden), -1, 4))
+        sizes = [level.shape[1] for level in logits]
+        return Prediction(full_precision(torch.cat(logits, dim=1)), full_precision(torch.cat(deltas, dim=1)), sizes)
+
+    @torch.no_grad()
+    def propose(
+        self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor, phase: str
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train" or "test".
+
+        Images with fewer than P are padded with boxes of zeros.
+        """
+        boxes, logits, keep = [], [], []
+        sizes = prediction.level_sizes
+        levels = (prediction.logits.split(sizes, 1), prediction.deltas.split(sizes, 1), anchors.split(sizes))
+        for level, deltas, reference in zip(*levels, strict=True):
+            best, index = level.topk(min(self.pre_nms[phase], level.shape[1]), dim=1)
+            proposals = clip(decode(take(deltas, index), reference[index], UNIT), image_sizes)
+            real = (proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1)
+            boxes.append(proposals)
+            logits.append(best)
+            # A box without area overlaps nothing, so it can take part.
+            keep.append(real & suppress(proposals, self.nms_iou))
+        scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
+        scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
+        valid = scores > -torch.inf
+        return take(torch.cat(boxes, dim=1), index) * valid[..., None], scores, valid
+
+    def losses(self, prediction: Prediction, anchors: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Objectness and box loss of a random sample of anchors."""
+        with torch.no_grad():
+            index, kind = match(
+                anchors[None],
+                batch["boxes"],
+                batch["valid"],
+                batch["crowd"],
+                object_iou=self.object_iou,
+                background_iou=self.background_iou,
+                keep_best=True,
+            )
+            keys = torch.rand(kind.shape, device=kind.device)
+            drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
+            boxes = take(batch["boxes"], take(index, drawn.indices))
+            targets = encode(boxes, anchors[drawn.indices], UNIT)
+        logits, deltas = take(prediction.logits, drawn.indices), take(prediction.deltas, drawn.indices)
+        return {
+            "rpn_objectness": objectness_loss(logits, drawn.positive, drawn.valid),
+            "rpn_box": box_loss(deltas, targets, drawn.positive, drawn.valid),
+        }

@@ -1,0 +1,27 @@
+"""Fixtures for every test: where the real data lies, one thread a process, a seed."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: spinning threads starve other processes
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder with coco_mini, nuclei, corrupt...: its absence is a failure, not a skip."""
+    folder = Path(os.environ.get("MASKRCNN_LIT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    if not (folder / "coco_mini").is_dir():
+        pytest.fail(f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that holds coco_mini/")
+    return folder
