@@ -64,6 +64,11 @@ class BoxHead(nn.Module):
         self.fc2 = nn.Linear(width, width)
         self.classes = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
+        # As in the published configurations: classes begin about equal, boxes at the proposals.
+        nn.init.normal_(self.classes.weight, std=0.01)
+        nn.init.normal_(self.deltas.weight, std=0.001)
+        nn.init.zeros_(self.classes.bias)
+        nn.init.zeros_(self.deltas.bias)
         self.pool, self.num_classes, self.box_weights = pool, num_classes, tuple(box_weights)
         self.object_iou, self.batch_size, self.positive_fraction = object_iou, batch_size, positive_fraction
         self.score_threshold, self.nms_iou = score_threshold, nms_iou
@@ -71,7 +76,8 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """R C pool pool -> class logits R K+1 and deltas R K 4."""
-        hidden = F.relu(self.fc2(F.relu(self.fc1(features.flatten(1)))))
+        rows = features.permute(0, 2, 3, 1).flatten(1)  # R (pool pool C), as RoIAlign laid it out: nothing is copied
+        hidden = F.relu(self.fc2(F.relu(self.fc1(rows))))
         logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
         return logits, deltas.unflatten(1, (self.num_classes, 4))
 

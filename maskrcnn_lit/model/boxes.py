@@ -24,17 +24,20 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(first: Tensor, second: Tensor) -> Tensor:
     """B N 4 and B M 4 -> B N M, in square pixels."""
-    low = torch.maximum(first[:, :, None, :2], second[:, None, :, :2])
-    high = torch.minimum(first[:, :, None, 2:], second[:, None, :, 2:])
-    width, height = (high - low).clamp_(min=0).unbind(-1)
-    return width * height
+    # One axis after the other and in place: of these matrices there may be millions of numbers an image.
+    sides = []
+    for low, high in ((0, 2), (1, 3)):
+        side = torch.minimum(first[:, :, None, high], second[:, None, :, high])
+        side -= torch.maximum(first[:, :, None, low], second[:, None, :, low])
+        sides.append(side.clamp_(min=0))
+    return sides[0].mul_(sides[1])
 
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union: B N 4 and B M 4 -> B N M in [0, 1]; 0 for two boxes without area."""
     shared = intersection(first, second)
-    union = area(first)[:, :, None] + area(second)[:, None] - shared
-    return torch.where(union > 0, shared / union, 0)
+    union = (area(first)[:, :, None] + area(second)[:, None]).sub_(shared)
+    return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
 
 def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor:

@@ -20,11 +20,11 @@ class FPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
-        merged = self.lateral[-1](maps[-1])
-        pyramid = [self.output[-1](merged)]
-        for level in range(len(maps) - 2, -1, -1):
-            lateral = self.lateral[level](maps[level])
-            merged = lateral + F.interpolate(merged, size=lateral.shape[-2:], mode="nearest")
-            pyramid.insert(0, self.output[level](merged))
+        merged = [lateral(c) for lateral, c in zip(self.lateral, maps, strict=True)]
+        for level in range(len(maps) - 2, -1, -1):  # top-down: the coarser map, twice as large, is added
+            merged[level] = merged[level] + F.interpolate(
+                merged[level + 1], size=maps[level].shape[-2:], mode="nearest"
+            )
+        pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
         # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two subsampling of p5.
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]

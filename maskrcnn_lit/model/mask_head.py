@@ -28,9 +28,11 @@ class MaskHead(nn.Module):
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         self.pool, self.mask_size = pool, 2 * pool
-        for layer in (*self.convs, self.deconv, self.logits):
+        for layer in (*self.convs, self.deconv):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
+        nn.init.normal_(self.logits.weight, std=0.001)  # masks begin at a probability of 0.5
+        nn.init.zeros_(self.logits.get_parameter("bias"))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""

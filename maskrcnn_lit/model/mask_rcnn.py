@@ -16,7 +16,7 @@ from maskrcnn_lit.model.box_head import BoxHead, Regions
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
-from maskrcnn_lit.model.roi_align import roi_align
+from maskrcnn_lit.model.roi_align import Pooled, roi_align
 from maskrcnn_lit.model.rpn import RPN
 
 
@@ -73,10 +73,7 @@ class MaskRCNN(nn.Module):
         if "boxes" in batch:
             losses = self.rpn.losses(prediction, anchors, batch)
             proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
-            regions = self.box_head.sample_regions(proposals, valid, batch)
-            logits, deltas = self.box_head(self.pool(pyramid, regions.boxes, self.box_head.pool))
-            losses |= self.box_head.losses(logits, deltas, regions, batch)
-            losses["mask"] = self.mask_loss(pyramid, regions, batch)
+            losses |= self.head_losses(pyramid, self.box_head.sample_regions(proposals, valid, batch), batch)
         if self.training:
             return Output(losses, None, None)
 
@@ -94,31 +91,46 @@ class MaskRCNN(nn.Module):
         normal = torch.where(inside, (images / 255 - self.mean) / self.std, 0)
         return normal.contiguous(memory_format=torch.channels_last)
 
-    def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
-        """B R 4 -> (B R) C size size, from p2..p5."""
-        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        return self.pool_flat(pyramid, boxes.flatten(0, 1), image, size)
+    def head_losses(self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch) -> dict[str, Tensor]:
+        """Class, box and mask loss of the sampled regions."""
+        boxes = self.regions(regions.boxes, self.box_head.pool)
+        chosen = self.with_masks(regions.positive)
+        masked = Pooled(boxes.boxes[chosen], boxes.image[chosen], self.mask_head.pool)
+        box_features, mask_features = self.align(pyramid, [boxes, masked])
 
-    def pool_flat(self, pyramid: Sequence[Tensor], boxes: Tensor, image: Tensor, size: int) -> Tensor:
-        """R 4 and the image of each, R -> R C size size."""
-        return roi_align(pyramid[: len(self.strides)], boxes, image, strides=self.strides, size=size)
+        logits, deltas = self.box_head(box_features)
+        losses = self.box_head.losses(logits, deltas, regions, batch)
 
-    def mask_loss(self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch) -> Tensor:
-        """The mask loss of the positive regions; no other has a mask (section 3)."""
-        images, count = regions.positive.shape
-        # The positives of all images move to the front, and the head sees only as many as there can be. The CPU can
-        # count them; a GPU would have to wait for the host, so there the bound is the sampler's.
-        slots = images * max(1, int(count * self.box_head.positive_fraction))
-        if regions.positive.device.type == "cpu":
-            slots = max(1, int(regions.positive.sum()))  # never none: each parameter gets a gradient in each step
-        chosen = regions.positive.flatten().byte().argsort(descending=True, stable=True)[:slots]  # into (B S)
-        boxes, image = regions.boxes.flatten(0, 1)[chosen], chosen // count
-        instance = regions.instance.flatten()[chosen] + image * batch["labels"].shape[1]  # into (B G)
-        features = self.pool_flat(pyramid, boxes, image, self.mask_head.pool)
-        logits = self.mask_head(features, regions.labels.flatten()[chosen])
+        mask_logits = self.mask_head(mask_features, regions.labels.flatten()[chosen])
+        instance = regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
-        targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
-        return mask_loss(logits, targets, regions.positive.flatten()[chosen])
+        targets = mask_targets(masked.boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
+        return losses | {"mask": mask_loss(mask_logits, targets, regions.positive.flatten()[chosen])}
+
+    def with_masks(self, positive: Tensor) -> Tensor:
+        """The regions that have a mask to learn, which are the positives (section 3): B S bool -> indices into (B S).
+
+        Those of all images are at the front of a number of slots, so that the mask head does not compute what no loss
+        reads. The CPU counts them; a GPU would have to wait for the host, so there it is as many as may be drawn.
+        """
+        images, count = positive.shape
+        slots = images * max(1, int(count * self.box_head.positive_fraction))
+        if positive.device.type == "cpu":
+            slots = max(1, int(positive.sum()))  # never none: each parameter gets a gradient in each step
+        return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
+
+    def regions(self, boxes: Tensor, size: int) -> Pooled:
+        """B R 4 -> what RoIAlign needs of the (B R) regions."""
+        image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        return Pooled(boxes.flatten(0, 1), image, size)
+
+    def align(self, pyramid: Sequence[Tensor], wanted: Sequence[Pooled]) -> list[Tensor]:
+        """Features R C size size of each of the `wanted`, from p2..p5."""
+        return roi_align(pyramid[: len(self.strides)], wanted, strides=self.strides)
+
+    def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
+        """B R 4 -> (B R) C size size."""
+        return self.align(pyramid, [self.regions(boxes, size)])[0]
 
     def detect(
         self, pyramid: Sequence[Tensor], proposals: Tensor, valid: Tensor, image_sizes: Tensor

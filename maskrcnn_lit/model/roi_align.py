@@ -4,6 +4,8 @@ Letters: B images, C channels, R regions of all images, s output side, n sample 
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +21,18 @@ def level_of(boxes: Tensor, levels: int) -> Tensor:
     return level.clamp(2, 1 + levels).long() - 2
 
 
+class Pooled(NamedTuple):
+    """Regions to be brought to s x s features."""
+
+    boxes: Tensor  # R 4, pixels
+    image: Tensor  # R int64, the image of each
+    size: int  # s
+
+
 def roi_align(
-    pyramid: Sequence[Tensor],
-    boxes: Tensor,
-    image: Tensor,
-    *,
-    strides: Sequence[int],
-    size: int,
-    points: int = 2,
-) -> Tensor:
-    """p2.., each B C h w; boxes R 4 in pixels and the image of each, R int64 -> R C s s.
+    pyramid: Sequence[Tensor], wanted: Sequence[Pooled], *, strides: Sequence[int], points: int = 2
+) -> list[Tensor]:
+    """p2.., each B C h w -> R C s s for each of the `wanted`: one call for both heads has one gradient to hold.
 
     A bin is the mean of points x points bilinear samples of one level, as in `torchvision.ops.roi_align` with
     aligned=False. All levels lie in one table of rows of C numbers; each output cell is a weighted sum of
@@ -36,29 +40,44 @@ def roi_align(
     """
     rows = torch.cat([p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid])  # (B h w of each level) C
     with torch.no_grad():
-        cells = [(len(p), p.shape[-2], p.shape[-1]) for p in pyramid]
-        index, weight = _rows_and_weights(cells, boxes, image, strides, size, points)
-    out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))
-    return out.view(-1, size, size, rows.shape[1]).permute(0, 3, 1, 2)
+        cells = tuple((len(p), p.shape[-2], p.shape[-1]) for p in pyramid)
+        layout = _layout(cells, tuple(strides), rows.device)
+        tables = [_rows_and_weights(layout, regions, points) for regions in wanted]
+        index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
+    out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))  # (R s s of each) C
+    sizes = [regions.size for regions in wanted]
+    parts = out.split([len(regions.boxes) * regions.size**2 for regions in wanted])
+    return [part.view(-1, s, s, part.shape[1]).permute(0, 3, 1, 2) for part, s in zip(parts, sizes, strict=True)]
 
 
-def _rows_and_weights(
-    cells: list[tuple[int, int, int]],
-    boxes: Tensor,
-    image: Tensor,
-    strides: Sequence[int],
-    size: int,
-    points: int,
-) -> tuple[Tensor, Tensor]:
-    """Which rows of the table, and how much of each: both (R s s) (n 2 n 2). `cells` has B, h, w of each level."""
-    device, regions = boxes.device, len(boxes)
-    level = level_of(boxes, len(cells))
-    images, heights, widths = (torch.tensor(side, device=device) for side in zip(*cells, strict=True))
-    area = heights * widths
-    first = ((area * images).cumsum(0) - area * images)[level] + image * area[level]  # R: the image's first row
-    scaled = boxes / torch.tensor(strides, device=device, dtype=boxes.dtype)[level][..., None]
-    y, y_weight = _neighbours(scaled[..., 1], scaled[..., 3], heights[level], size, points)
-    x, x_weight = _neighbours(scaled[..., 0], scaled[..., 2], widths[level], size, points)
+class Layout(NamedTuple):
+    """Where the levels lie in the table of rows; each L int64."""
+
+    heights: Tensor
+    widths: Tensor
+    first: Tensor  # the level's first row
+    strides: Tensor
+
+
+@lru_cache(maxsize=64)  # a few padded sizes: a tensor made anew would be a copy to the device in each step
+def _layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Layout:
+    """`cells` has B, h, w of each level."""
+    images, heights, widths = torch.tensor(cells).unbind(1)
+    rows = images * heights * widths
+    parts = (heights, widths, rows.cumsum(0) - rows, torch.tensor(strides))
+    return Layout(*(part.to(device) for part in parts))
+
+
+def _rows_and_weights(layout: Layout, wanted: Pooled, points: int) -> tuple[Tensor, Tensor]:
+    """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
+    boxes, image, size = wanted
+    regions = len(boxes)
+    level = level_of(boxes, len(layout.strides))
+    height, width = layout.heights[level], layout.widths[level]  # R
+    first = layout.first[level] + image * height * width  # R: the first row of the level's map of this image
+    scaled = boxes / layout.strides[level][:, None]
+    y, y_weight = _neighbours(scaled[:, 1], scaled[:, 3], height, size, points)
+    x, x_weight = _neighbours(scaled[:, 0], scaled[:, 2], width, size, points)
 
     def down(t: Tensor) -> Tensor:  # R (s n) 2 -> R s 1 n 2 1 1
         return t.view(regions, size, 1, points, 2, 1, 1)
@@ -69,7 +88,7 @@ def _rows_and_weights(
     def wide(t: Tensor) -> Tensor:
         return t.view(regions, *[1] * 6)
 
-    index = wide(first) + down(y) * wide(widths[level]) + across(x)
+    index = wide(first) + down(y) * wide(width) + across(x)
     weight = down(y_weight) * across(x_weight) / points**2
     return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
 

@@ -63,12 +63,16 @@ class RPN(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
         """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
+        # The two 1x1 convolutions as one: the hidden map is read once, and has one gradient.
+        weight = torch.cat([self.objectness.weight, self.deltas.weight])
+        bias = torch.cat([self.objectness.get_parameter("bias"), self.deltas.get_parameter("bias")])
         logits, deltas = [], []
         for features in pyramid:
             hidden = F.relu(self.conv(features), inplace=True)
-            logits.append(self.objectness(hidden).permute(0, 2, 3, 1).flatten(1))  # B a h w -> B (h w a)
-            # B (a 4) h w -> B h w (a 4) -> B (h w a) 4
-            deltas.append(self.deltas(hidden).permute(0, 2, 3, 1).reshape(len(hidden), -1, 4))
+            both = F.conv2d(hidden, weight, bias).permute(0, 2, 3, 1)  # B (a + a 4) h w -> B h w (a + a 4)
+            parts = both.split([len(self.objectness.weight), len(self.deltas.weight)], dim=-1)
+            logits.append(parts[0].flatten(1))  # B (h w a)
+            deltas.append(parts[1].reshape(len(both), -1, 4))  # B (h w a) 4
         sizes = [level.shape[1] for level in logits]
         return Prediction(full_precision(torch.cat(logits, dim=1)), full_precision(torch.cat(deltas, dim=1)), sizes)
 

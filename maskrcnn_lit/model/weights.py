@@ -44,6 +44,9 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, rows in {"box_head.deltas": 4, "mask_head.logits": 1}.items():
         for kind in ("weight", "bias"):
             renamed[f"{name}.{kind}"] = renamed[f"{name}.{kind}"][rows:]
+    # theirs reads a region's features by channel, row, column; ours by row, column, channel
+    fc1, pool = renamed["box_head.fc1.weight"], 7
+    renamed["box_head.fc1.weight"] = fc1.unflatten(1, (-1, pool, pool)).permute(0, 2, 3, 1).flatten(1)
     return renamed
 
 

@@ -32,7 +32,7 @@ def make_model(
         num_classes=num_classes,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        backbone=Backbone(**{"name": backbone, "norm": "batch", "freeze_at": 0, **backbone_options}),
+        backbone=Backbone(**{"name": backbone, "norm": "batch", "freeze_at": 0, "recompute": True, **backbone_options}),
         fpn=partial(FPN, channels=channels),
         anchors=Anchors(**{"sizes": (8, 16, 32, 64, 128), "ratios": (0.5, 1.0, 2.0), **(anchors or {})}),
         rpn=partial(

@@ -1,0 +1,40 @@
+# From a fresh clone: `make demo` trains a small Mask R-CNN on the CPU and shows it, `make test` runs every check.
+# Both make the environment first, in .venv, and again when pyproject.toml or constraints.txt change.
+
+# The first Python that is new enough; another: make demo PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo python3)
+# Gigabytes: 6 stay, 5 are for what pip downloads and caches
+DISK_NEEDED ?= 11
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test
+
+demo: $(INSTALLED)
+	$(BIN)/maskrcnn-lit train experiment=demo
+
+# Two processes with a thread each: threads that wait for one another would take the cores from the other process.
+test: export OMP_NUM_THREADS = 1
+test: export OMP_WAIT_POLICY = PASSIVE
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2 --dist worksteal
+
+# Written last, so that a broken installation is taken up again; pip repeats what it had not finished.
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON): install Python 3.11 or newer."; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, and \
+	$(PYTHON) is %d.%d: install one, or name it with PYTHON=..." % sys.version_info[:2])'
+	@ls -d .venv/lib/python3.*/site-packages/torch-*.dist-info > /dev/null 2>&1 || "$(PYTHON)" -c 'import shutil, sys; \
+	free = shutil.disk_usage(".").free / 1e9; sys.exit(free < $(DISK_NEEDED) and "The disk is too full: the \
+	environment needs $(DISK_NEEDED) GB, and %.1f GB are free here. Make room, then run it again." % free)'
+	@echo "Making the environment in .venv: 6 GB and some minutes, once."
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@$(BIN)/python -c 'import hydra, lightning, pycocotools, tensorboard, torch, torchvision' || \
+	{ echo "The installation is broken: remove .venv and run it again."; exit 1; }
+	@touch $@

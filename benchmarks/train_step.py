@@ -1,0 +1,198 @@
+"""A training step (forward, backward, AdamW) of our R50-FPN Mask R-CNN and of torchvision's on the same real batch.
+
+    python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds 3] [--device cpu]
+
+DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
+batch norm, train res3 to res5, keep 1000 proposals and sample 512 regions. Each runs in a process of its own, in turn; the line that is printed holds the
+medians, their ratio, and the peak of memory above weights, gradients and optimizer state.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+MODELS = ("maskrcnn_lit", "torchvision")
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.model:
+        print(json.dumps(measure(arguments)))
+        return
+    rows: dict[str, list[dict[str, Any]]] = {model: [] for model in MODELS}
+    # Large tensors come from the system and go back to it, so that the resident size is what is in use.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    for _ in range(arguments.rounds):
+        for model in MODELS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--model", model]
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            rows[model].append(json.loads(done.stdout.splitlines()[-1]))
+    seconds = {m: statistics.median(s for row in rows[m] for s in row["seconds"]) for m in MODELS}
+    memory = {m: statistics.median(row["peak_bytes"] for row in rows[m]) for m in MODELS}
+    report = {
+        "benchmark": "train_step",
+        **{key: rows[MODELS[0]][0][key] for key in ("device", "threads", "images", "objects", "versions", "commit")},
+        "rounds": arguments.rounds,
+        "seconds": {m: round(value, 3) for m, value in seconds.items()},
+        "peak_mb": {m: round(value / 2**20) for m, value in memory.items()},
+        "time_ratio": round(seconds[MODELS[0]] / seconds[MODELS[1]], 3),
+        "memory_ratio": round(memory[MODELS[0]] / memory[MODELS[1]], 3),
+    }
+    print(json.dumps(report))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", choices=MODELS, help="measure this one here (used by the program itself)")
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step after a first one, and the peak of memory within a step."""
+    import torch
+    import torchvision
+
+    from maskrcnn_lit.evaluation.cost import device_name
+    from maskrcnn_lit.evaluation.result import package_commit
+
+    torch.manual_seed(0)
+    batch = real_batch(arguments)
+    device = torch.device(arguments.device)
+    step, parameters = (ours if arguments.model == "maskrcnn_lit" else theirs)(batch, device)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=False)
+    seconds = []
+    baseline = peak = 0
+    for number in range(arguments.steps + 1):
+        start = time.perf_counter()
+        sum(step().values()).backward()
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+        if number == 0:  # gradients and optimizer state are there now, and stay
+            baseline = reset_peak(device)
+        optimizer.zero_grad(set_to_none=False)
+    peak = read_peak(device) - baseline
+    return {
+        "seconds": seconds[1:],
+        "peak_bytes": peak,
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "images": list(batch["images"].shape),
+        "objects": int(batch["valid"].sum()),
+        "versions": {
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": package_commit(),
+    }
+
+
+def reset_peak(device: Any) -> int:
+    """Forget the peak so far; returns the bytes in use."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the resident size (Linux)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def read_peak(device: Any) -> int:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
+
+
+def real_batch(arguments: argparse.Namespace) -> Any:
+    """The images of `--coco` with the most objects up to 20, without crowds, resized: a batch of the contract."""
+    from maskrcnn_lit.data.datamodule import CocoDataModule
+
+    part = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
+    data = CocoDataModule(name="coco", root=arguments.coco, train=part, val=part, image_size=tuple(arguments.size))
+    data.setup("validate")
+    dataset = data.val_dataset
+    landscape = [i for i in range(len(dataset)) if dataset.index.heights[i] < dataset.index.widths[i]]
+    objects = {i: len(dataset.index.annotations(i)["labels"]) for i in landscape}
+    crowds = {i: bool(dataset.index.annotations(i)["crowd"].any()) for i in landscape}
+    chosen = sorted((i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i])
+    return data.collate([dataset[0, i] for i in chosen[: arguments.batch]])
+
+
+def ours(batch: Any, device: Any) -> tuple[Any, list[Any]]:
+    import torch
+
+    from maskrcnn_lit.config import build, compose
+    from maskrcnn_lit.model import weights
+
+    options = ["model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbone.freeze_at=2"]
+    config = compose("train", options)
+    model = build(config.model, num_classes=90)
+    weights.load(model, weights.from_torchvision(torchvision_model().state_dict()))  # so that both find the same
+    model = model.to(device=device, memory_format=torch.channels_last).train()
+    moved = {key: value.to(device) for key, value in batch.items()}
+    return lambda: model(moved).losses, [p for p in model.parameters() if p.requires_grad]
+
+
+def torchvision_model() -> Any:
+    from torchvision.models.detection import MaskRCNN
+    from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+    from torchvision.ops import FrozenBatchNorm2d
+
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
+    )
+    return MaskRCNN(backbone, num_classes=91, rpn_post_nms_top_n_train=1000, _skip_resize=True)
+
+
+def theirs(batch: Any, device: Any) -> tuple[Any, list[Any]]:
+    """Torchvision's model on the same pixels; its masks are of the whole image, as it wants them."""
+    import torch
+
+    model = torchvision_model().to(device).train()
+    images, targets = [], []
+    for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
+        valid = batch["valid"][i]
+        masks = [
+            whole_mask(crop, box, height, width)
+            for crop, box in zip(batch["masks"][i][valid], batch["mask_boxes"][i][valid].tolist(), strict=True)
+        ]
+        images.append((batch["images"][i, :, :height, :width] / 255).to(device))
+        target = {"boxes": batch["boxes"][i][valid], "labels": batch["labels"][i][valid], "masks": torch.stack(masks)}
+        targets.append({key: value.to(device) for key, value in target.items()})
+    return lambda: model(images, targets), [p for p in model.parameters() if p.requires_grad]
+
+
+def whole_mask(crop: Any, box: list[float], height: int, width: int) -> Any:
+    import torch
+
+    x1, y1, x2, y2 = (round(side) for side in box)
+    size = (max(y2 - y1, 1), max(x2 - x1, 1))
+    mask = torch.zeros(height, width, dtype=torch.uint8)
+    pasted = torch.nn.functional.interpolate(crop[None, None], size=size, mode="nearest")[0, 0]
+    mask[y1 : y1 + size[0], x1 : x1 + size[1]] = pasted[: height - y1, : width - x1]
+    return mask
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
+
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something that the user can mend, 130 interrupted.
+"""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from maskrcnn_lit import __version__
+from maskrcnn_lit.errors import UserError
+
+
+class Verb(NamedTuple):
+    """One line on what a verb does, and command lines to begin with."""
+
+    summary: str
+    examples: tuple[str, ...]
+
+
+# Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in conf/.
+VERBS = {
+    "train": Verb(
+        "train a model, score it, and leave a run folder",
+        (
+            "maskrcnn-lit train experiment=demo",
+            "maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50 trainer.epochs=12",
+            "maskrcnn-lit train resume=RUN",
+        ),
+    ),
+    "evaluate": Verb(
+        "COCO AP of a trained model, on its own validation images or on other data",
+        (
+            "maskrcnn-lit evaluate run=RUN",
+            "maskrcnn-lit evaluate run=RUN data=coco2017 data.root=DIR",
+            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
+        ),
+    ),
+    "predict": Verb(
+        "detections of a trained model on images: drawn, and as COCO results json",
+        (
+            "maskrcnn-lit predict run=RUN source=photo.jpg",
+            "maskrcnn-lit predict run=RUN source=photos/",
+            "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
+        ),
+    ),
+    "replay": Verb(
+        "a training step whose loss was not finite, computed again from the file that it left",
+        ("maskrcnn-lit replay file=RUN/nonfinite_step7.pt",),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (those of the process by default) and return the exit code."""
+    # OpenMP reads this once, when torch is loaded: threads that spin while they wait take the cores from the
+    # processes that load images. So nothing that this file imports may import torch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except UserError as error:
+        return _say(_sentence(error), 2)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _say(f"the disk is full ({error.filename or error}): free some space, then run it again", 2)
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return
+    if arguments[0] in ("-V", "--version"):
+        print(f"maskrcnn-lit {__version__}")
+        return
+    from maskrcnn_lit import config  # Hydra; it would only delay the lines above
+    from maskrcnn_lit.overrides import suggest
+
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise UserError(f"there is no verb '{verb}'{suggest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+    flags, overrides = (
+        [text for text in rest if text.startswith("-")],
+        [t for t in rest if not t.startswith("-")],
+    )
+    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg")]
+    if unknown:
+        raise UserError(f"{verb} has no flag '{unknown[0]}': it has --help, --cfg and options NAME=VALUE")
+    if "-h" in flags or "--help" in flags:
+        print(_help(verb, config.describe(verb, overrides)))
+    elif "--cfg" in flags:
+        print(config.to_yaml(config.show(verb, overrides)), end="")
+    else:
+        composed = config.compose(verb, overrides)  # before torch is loaded, so that mistakes are told at once
+        importlib.import_module(f"maskrcnn_lit.{verb}").run(composed, overrides)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = ["maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", ""]
+    for name, verb in VERBS.items():
+        lines += [f"  {name:{width}}  {verb.summary}", f"  {'':{width}}  $ {verb.examples[0]}", ""]
+    lines += [
+        "maskrcnn-lit VERB --help   the verb's options, their defaults and choices",
+        "maskrcnn-lit --version     the version",
+    ]
+    return "\n".join(lines)
+
+
+def _help(verb: str, description: Any) -> str:
+    lines = [f"maskrcnn-lit {verb} [NAME=VALUE ...]: {VERBS[verb].summary}", "", "Examples"]
+    lines += [f"  {example}" for example in VERBS[verb].examples]
+    if description.groups:
+        width = max(map(len, description.groups))
+        lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
+    for group, (choices, chosen) in description.groups.items():
+        marked = (f"{choice}*" if choice == chosen else choice for choice in choices)
+        lines.append(f"  {group:{width}}  {' '.join(marked)}")
+    width = max(len(option.name) for option in description.options)
+    lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
+    for option in description.options:
+        comment = f"  # {option.comment}" if option.comment else ""
+        lines.append(f"  {option.name:{width}}  {_shown(option.value):12}{comment}".rstrip())
+    lines += ["", f"maskrcnn-lit {verb} --cfg [NAME=VALUE ...] prints the whole config."]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
+
+
+def _sentence(error: UserError) -> str:
+    """The message; a loader process wraps it into the traceback that it had there."""
+    return str(error).rstrip().rsplit("\nmaskrcnn_lit.errors.UserError: ", 1)[-1]
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,110 @@
+"""Image files: is this the file that the json means, and its pixels as 8-bit RGB.
+
+Pillow decodes: it is the one library that reads every file that COCO sets hold (CMYK, palettes, 16 bits, EXIF), names a
+cut file, and scales a JPEG while it decodes. torchvision's decoders, 0.5 ms faster on a COCO photo of 2 ms, are
+deprecated. `decode` is the only place to change for another one.
+"""
+
+import io
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FAILURES = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+
+
+class UnreadableImageError(Exception):
+    """The bytes are not an image that can be decoded, or not of the size that was asked for; the message says which."""
+
+
+def safe_path(folder: Path, name: str) -> Path | None:
+    """`folder`/`name`, or None if `name` leaves the folder. Links in the folder are followed: they are the user's."""
+    inside = os.path.normpath(name.replace("\\", "/"))
+    if not name or "\0" in name or os.path.isabs(inside) or inside.split("/")[0] in ("..", "."):
+        return None
+    return folder / name
+
+
+def file_fault(path: Path, height: int, width: int) -> tuple[str, str] | None:
+    """What is wrong with the image file as far as its header tells: (kind, what), or None if it is sound."""
+    try:
+        if path.stat().st_size == 0:
+            return "empty file", "0 bytes"
+        with Image.open(path) as image:
+            # the first test spares the look for EXIF, which in a PNG decodes all its pixels
+            if image.size == (width, height) or _orientation(image, (height, width)) is not None:
+                return None
+            return "size differs", f"the json says {width} x {height}, the file is {image.width} x {image.height}"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing file", "no such file"
+    except _FAILURES as error:
+        return "not an image", str(error)
+
+
+def decode(
+    data: bytes, size: tuple[int, int] | None = None, at_least: tuple[float, float] | None = None
+) -> tuple[NDArray[np.uint8], int]:
+    """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor by which they are reduced.
+
+    Args:
+        size: height, width by the json. EXIF orientation is applied unless only the pixels as stored have this size.
+        at_least: height, width to which the whole image will be shrunk. A JPEG of twice that size or more is decoded at
+            1/2, 1/4 or 1/8 (the factor is 2, 4, 8): each pixel stands for that many of the original, the last ones may
+            reach over its right and bottom edge. At double size the final resize still decides the look: the result
+            differs from that of a full decode by 0.5 of 255 on average.
+
+    Raises:
+        UnreadableImageError: cut, not an image, another size.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            orientation = _orientation(image, size)
+            if orientation is None:
+                raise UnreadableImageError(f"it is {image.width} x {image.height} and not as the json says")
+            factor = _reduce(image, at_least) if at_least and orientation == 1 else 1
+            image.load()
+            return _rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation])), factor
+    except _FAILURES as error:
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _orientation(image: Image.Image, size: tuple[int, int] | None) -> int | None:
+    """The EXIF orientation to apply, 1 (none) to 8, so that the image has this height and width; None: neither fits."""
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    orientation = orientation if orientation in _UPRIGHT else 1
+    upright = image.size[::-1] if orientation < 5 else image.size  # height, width once turned
+    if size is None or upright == size:
+        return orientation
+    return 1 if image.size[::-1] == size else None
+
+
+def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:
+    width, height = image.size
+    share = min(height / at_least[0], width / at_least[1]) / 2
+    factor = next((f for f in (8, 4, 2) if share >= f), 1)
+    if factor > 1:
+        image.draft(image.mode, (width // factor, height // factor))  # only a JPEG obeys
+    return factor if image.size == (-(-width // factor), -(-height // factor)) else 1
+
+
+def _rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255
+        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode == "F":
+        raise UnreadableImageError("its pixels are 32-bit floats, of which nobody knows the range")
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

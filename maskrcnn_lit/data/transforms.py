@@ -1,0 +1,159 @@
+"""What happens to a training image: one affine map for pixels, boxes and masks; colour changes on the pixels apart.
+
+The map is drawn once a sample (`draw_view`): a window of whole pixels of the image, resized, perhaps mirrored. It is
+composed as matrices, and the pixels are resampled once. Coordinates are continuous: pixel i reaches from i to i + 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskrcnn_lit.errors import UserError
+
+ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
+_GRID = 8  # windows begin at multiples of this, so that a JPEG decoded at 1/8 still begins with a whole pixel
+_GREY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
+
+
+class Augment(NamedTuple):
+    """Random changes to a training image; the values here change nothing. Meanings: conf/augment/default.yaml."""
+
+    flip: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    crop: float = 1.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+
+
+class View(NamedTuple):
+    """How a training image shows its file's image."""
+
+    window: tuple[int, int, int, int]  # y, x, height, width: the part that is shown, in pixels of the file
+    size: tuple[int, int]  # height, width to which it is resized
+    flip: bool  # mirrored left to right after that
+    matrix: NDArray[np.float64]  # 2 3, the file's x, y, 1 -> the training image's x, y; it keeps the axes
+
+
+def read_augment(values: Mapping[str, Any]) -> Augment:
+    """Plain numbers as in conf/augment. UserError: an unknown name or a value out of its range."""
+    unknown = sorted(set(values) - set(Augment._fields))
+    if unknown:
+        raise UserError(f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}")
+    numbers: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            numbers[name] = tuple(map(float, value)) if name == "scale" else float(value)
+        except (TypeError, ValueError):
+            wanted = "two numbers, [low, high]" if name == "scale" else "a number"
+            raise UserError(f"augment.{name}={value} must be {wanted}") from None
+    augment = Augment(**numbers)
+    if len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1] <= 4:
+        raise UserError(f"augment.scale={list(augment.scale)} must be [low, high] with 0 < low <= high <= 4")
+    if not 0 < augment.crop <= 1:
+        raise UserError(f"augment.crop={augment.crop} must be above 0 (the least share kept) and at most 1 (no crop)")
+    for name in ("flip", "brightness", "contrast", "saturation"):
+        if not 0 <= getattr(augment, name) <= 1:
+            raise UserError(f"augment.{name}={getattr(augment, name)} must be from 0 to 1")
+    return augment
+
+
+def read_image_size(value: int | Sequence[int]) -> ImageSize:
+    """`data.image_size` checked. UserError: neither a number nor [short, long], or too small."""
+    sides = [value] if isinstance(value, (int, float, str)) else list(value)
+    whole = all(isinstance(side, int) and side >= 32 for side in sides)
+    if len(sides) not in (1, 2) or not whole or sides != sorted(sides):
+        raise UserError(
+            f"data.image_size={value} must be one side of at least 32 pixels, such as 256, or [short, long] sides, "
+            "such as [800, 1333]"
+        )
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def fit(height: float, width: float, image_size: ImageSize) -> float:
+    """The factor that resizes an image as large as `image_size` allows, its aspect ratio kept.
+
+    (short, long): Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long one came out too long.
+    """
+    if isinstance(image_size, int):
+        return image_size / max(height, width)
+    short, long = image_size
+    return min(short / min(height, width), long / max(height, width))
+
+
+def draw_view(
+    height: int, width: int, image_size: ImageSize, augment: Augment | None, rng: np.random.Generator
+) -> View:
+    """Draw crop, scale and flip for an image of this size; `augment` None: the whole image, fitted.
+
+    A random crop is resized as an image of its size would be. Then the scale factor; what thereby grows beyond the size
+    without it (or beyond the square) is cut, at a random place. Always the same count of random numbers.
+    """
+    augment = augment or Augment()
+    draws = rng.random(6)
+    whole = np.array([height, width])
+    shown = np.maximum(np.rint(whole * (augment.crop + (1 - augment.crop) * draws[:2])), 1)
+    best = fit(shown[0], shown[1], image_size)
+    low, high = augment.scale
+    factor = best * (low + (high - low) * draws[2])
+    room = np.full(2, image_size) if isinstance(image_size, int) else np.rint(shown * best)
+    shown = np.minimum(shown, np.maximum(np.floor(room / factor + 1e-6), 1))
+    size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
+    start = (whole - shown) * draws[3:5] // _GRID * _GRID
+    flip = bool(draws[5] < augment.flip)
+    (y, x), (tall, wide), (h, w) = start.astype(int).tolist(), shown.astype(int).tolist(), size.astype(int).tolist()
+    return View((y, x, tall, wide), (h, w), flip, _matrix((y, x, tall, wide), (h, w), flip))
+
+
+def _matrix(window: tuple[int, int, int, int], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
+    y, x, height, width = window
+    to_window = np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]], np.float64)
+    resize = np.diag([size[1] / width, size[0] / height, 1.0])
+    mirror = np.array([[-1, 0, size[1]], [0, 1, 0], [0, 0, 1]] if flip else np.eye(3), np.float64)
+    return (mirror @ resize @ to_window)[:2]
+
+
+def map_boxes(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """N 4 boxes, x1 y1 x2 y2, through a map that keeps the axes."""
+    corners = boxes.reshape(-1, 2, 2) @ matrix[:, :2].T + matrix[:, 2]
+    return np.concatenate([corners.min(1), corners.max(1)], 1)
+
+
+def resample(pixels: NDArray[np.uint8], factor: int, view: View) -> Tensor:
+    """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor` already (see `decode`).
+
+    Bilinear, antialiased when it shrinks, on 8 bits; pixel centres as everywhere in torch (align_corners=False).
+    """
+    y, x, height, width = view.window
+    bottom, right = -(-(y + height) // factor), -(-(x + width) // factor)  # rounded up: the last may reach over
+    part = torch.from_numpy(pixels[y // factor : bottom, x // factor : right])
+    part = part.permute(2, 0, 1)[None]  # H W 3 -> 1 3 H W
+    if height % factor or width % factor:  # the part reaches over the window: the scale is given, the rest is cut off
+        scale = (view.size[0] * factor / height, view.size[1] * factor / width)
+        image = F.interpolate(part, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False)
+        image = image[..., : view.size[0], : view.size[1]]
+    else:
+        image = F.interpolate(part, size=view.size, mode="bilinear", antialias=True)
+    return (image.flip(-1) if view.flip else image)[0]
+
+
+def change_colours(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
+    """Brightness, then contrast about the mean grey, then saturation about each pixel's grey, as one 3 x 3 matrix.
+
+    As torchvision's ColorJitter in that order, but rounded and clamped to 0..255 once, at the end.
+    """
+    strengths = np.array([augment.brightness, augment.contrast, augment.saturation])
+    brightness, contrast, saturation = 1 + strengths * rng.uniform(-1, 1, 3)
+    if not strengths.any():
+        return image
+    grey = torch.tensor(_GREY)
+    values = image.flatten(1).float()  # 3 H W -> 3 (H W)
+    mean = float(grey @ values.mean(1)) * brightness
+    matrix = contrast * brightness * (saturation * torch.eye(3) + (1 - saturation) * grey.expand(3, 3))
+    values = torch.addmm(torch.full((3, 1), (1 - contrast) * mean), matrix.float(), values)
+    return values.round_().clamp_(0, 255).to(torch.uint8).view(image.shape)

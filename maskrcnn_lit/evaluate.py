@@ -1,0 +1,54 @@
+"""`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config import build
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.coco_ap import results_table
+from maskrcnn_lit.files import write_json
+from maskrcnn_lit.model import weights
+from maskrcnn_lit.predictor import read_checkpoint
+from maskrcnn_lit.threads import share_cores
+from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Score a run; `config` is that of conf/evaluate.yaml with `overrides`."""
+    trained, categories, state = read_checkpoint(config.run, config.checkpoint)
+    described = trained.data if config.get("data") is None else config.data
+    data: CocoDataModule = build(described)
+    data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
+    model = build(trained.model)
+    weights.load(model, state)
+    module = DetectionModule(
+        model=model,
+        optimizer=build(trained.optimizer),
+        categories=categories,
+        config=OmegaConf.to_container(trained),  # type: ignore[arg-type]  # a dict, as the checkpoint holds it
+        seed=trained.seed,
+    )
+    evaluation = CocoEvaluation(run_dir=config.run_dir)
+    accelerator = resolve_accelerator(config.accelerator, 1)
+    share_cores(data.workers)
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=resolve_precision(config.precision, accelerator),  # type: ignore[arg-type]  # checked there
+        callbacks=[evaluation],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=config.run_dir,
+    )
+    trainer.validate(module, datamodule=data, verbose=False)
+    file = Path(config.run_dir) / "evaluation.json"
+    record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
+    write_json(file, {**record, "metrics": evaluation.metrics, "per_class": evaluation.per_class})
+    print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
+    print(f"Written to {file}; the detections are beside it in detections.json")

@@ -1,0 +1,113 @@
+"""Scores what validation detects: COCO AP of boxes and masks, and roi_accuracy, under the names val/...
+
+The module only returns detections; this callback turns them into compressed masks batch by batch, gathers
+them over the processes, scores them once, and logs the same numbers in every process.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from lightning import Callback, LightningModule, Trainer
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, DetectionCollector, score_results
+from maskrcnn_lit.evaluation.coco_results import write_results
+from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
+from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.model.postprocess import to_original
+
+_MONITORED = ("val/box_ap", "val/mask_ap")
+
+
+class CocoEvaluation(Callback):
+    """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's `Output`.
+
+    run_dir: where detections.json, the COCO results of the last evaluation, is written (None: nowhere).
+    max_detections: as for `coco_ap`.
+
+    After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
+    val/roi_accuracy, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
+    class name -> {"box_ap", "mask_ap"}, in every process.
+    """
+
+    def __init__(self, *, run_dir: str | Path | None = None, max_detections: Sequence[int] = MAX_DETECTIONS) -> None:
+        self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
+        self.max_detections = tuple(max_detections)
+        self.metrics: dict[str, float] = {}
+        self.per_class: dict[str, dict[str, float]] = {}
+        self._reset()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        started = time.perf_counter()
+        output: Output = outputs
+        if output.detections is None:
+            raise ValueError("validation_step returned no detections; the model must be in evaluation mode")
+        self._collector.add(to_original(output.detections, batch), batch["readable"].tolist())
+        if output.box_labels is not None:
+            self._roi_accuracy.update(output.box_labels, batch)
+        self._seconds += time.perf_counter() - started
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:  # a few batches, through an untrained model
+            return
+        started = time.perf_counter()
+        self._gather()
+        scored = self._score(trainer, pl_module) if trainer.is_global_zero else ({}, {})
+        self.metrics, self.per_class = trainer.strategy.broadcast(scored)
+        self._seconds += time.perf_counter() - started
+        self.metrics["val/evaluation_seconds"] = self._seconds
+        for name, value in self.metrics.items():
+            # NaN says that there is no such object in the data. Only what a checkpoint may wait for is
+            # logged so.
+            if not math.isnan(value) or name in _MONITORED:
+                # Equal in all processes; the maximum of equal values is exact, a mean may not be.
+                pl_module.log(name, value, reduce_fx="max", sync_dist=True)
+        self._reset()  # the detections are not needed any more
+
+    def _reset(self) -> None:
+        self._collector = DetectionCollector()
+        self._roi_accuracy = RoiAccuracy()
+        self._seconds = 0.0
+
+    def _gather(self) -> None:
+        """Bring the images of all processes to process 0. An image that a sampler gave twice counts once."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        first = torch.distributed.get_rank() == 0
+        gathered: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
+        torch.distributed.gather_object((self._collector, self._roi_accuracy), gathered)
+        for collector, roi_accuracy in gathered or []:
+            self._collector.merge(collector)
+            self._roi_accuracy.merge(roi_accuracy)
+
+    def _score(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
+        results = self._collector.results(index.categories)
+        if self.path is not None:
+            write_results(self.path, results)
+        scores = score_results(index.coco_ground_truth(), results, image_ids=seen, max_detections=self.max_detections)
+        if len(seen) < len(index):
+            pl_module.print(
+                f"scored {len(seen)} of {len(index)} validation images: "
+                f"{len(self._collector.unreadable)} could not be read, the rest was not asked for"
+            )
+        if math.isnan(scores.metrics["val/box_ap"]):
+            pl_module.print("the validation images hold no objects: AP is not defined")
+        return scores.metrics | {"val/roi_accuracy": self._roi_accuracy.compute()}, scores.per_class

@@ -1,0 +1,120 @@
+"""The one record between a run and a report: result.json of the run folder.
+
+`status` is "running" from the start of the run, so that a killed run is seen for what it is, and then
+"finished", "failed" or "interrupted".
+"""
+
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import maskrcnn_lit
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.files import write_json
+
+STATUSES = ("running", "finished", "failed", "interrupted")
+_PACKAGES = {name: name for name in ("torch", "torchvision", "lightning", "pycocotools")} | {"hydra": "hydra-core"}
+
+
+@dataclass
+class RunResult:
+    """What is known of a run.
+
+    metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the file.
+    overrides: what the user typed after the verb; command: the whole command line.
+    versions: see `package_versions`; commit: see `package_commit`; data: see `describe_data`.
+    cost: see `maskrcnn_lit.evaluation.cost.run_cost`.
+    """
+
+    status: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: dict[str, Any] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise ValueError(f"status is {self.status!r}; expected one of {', '.join(STATUSES)}")
+
+
+def write_result(path: Path, result: RunResult) -> None:
+    """Write result.json: the file is complete or as it was before."""
+    write_json(path, asdict(result))
+
+
+def read_result(path: Path) -> RunResult:
+    """Read result.json; a metric that is null comes back as NaN. UserError if there is none or it is no
+    result."""
+    try:
+        values = json.loads(path.read_text())
+        known = {f.name: values[f.name] for f in fields(RunResult) if f.name in values}
+        known["metrics"] = {k: math.nan if v is None else v for k, v in known.get("metrics", {}).items()}
+        return RunResult(**known)
+    except FileNotFoundError:
+        raise UserError(f"there is no {path}; give the folder of a run") from None
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not the result of a run ({error}); give the folder of a run") from None
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that the numbers depend on."""
+    found = {name: metadata.version(package) for name, package in _PACKAGES.items()}
+    found["torch"] = str(torch.__version__)  # says which CUDA it was built for, too
+    return {"python": platform.python_version(), "maskrcnn_lit": maskrcnn_lit.__version__} | found
+
+
+def package_commit(folder: Path | None = None) -> dict[str, Any] | None:
+    """{"hash", "dirty"} of the checkout that the code runs from; None where the code is in no commit.
+
+    dirty: a file of the checkout, other than ignored ones, differs from the commit.
+    folder: of the code; by default this package's own. An installed copy that merely lies in somebody's
+        checkout (a .venv in it) is not tracked there, and has no commit.
+    """
+    folder = folder or Path(maskrcnn_lit.__file__).parent
+    head, tracked = _git(folder, "rev-parse", "HEAD"), _git(folder, "ls-files", "__init__.py")
+    changes = _git(folder, "status", "--porcelain")
+    if not head or not tracked or changes is None:
+        return None
+    return {"hash": head, "dirty": bool(changes)}
+
+
+def describe_data(
+    *, name: str, subset_ids: Mapping[str, Sequence[int]], categories: Sequence[tuple[int, str]]
+) -> dict[str, Any]:
+    """The `data` of result.json: the number of images of each split, a digest of their ids, and the
+    categories.
+
+    subset_ids: {"train": image ids, "val": image ids}. The digest is that of the ids in ascending order,
+        so that it
+    is the same for the same choice of images.
+    """
+    splits = {
+        split: {"images": len(ids), "ids_sha256": _digest(sorted(map(int, ids)))} for split, ids in subset_ids.items()
+    }
+    return {"name": name, **splits, "categories": [[int(number), title] for number, title in categories]}
+
+
+def _digest(ids: list[int]) -> str:
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints, or None where there is no git, no checkout or no right to read it."""
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

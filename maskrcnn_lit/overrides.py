@@ -1,0 +1,95 @@
+"""What a user types behind a verb, NAME=VALUE, against what there is: every mistake becomes one sentence."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from maskrcnn_lit.errors import UserError
+
+
+def parse(text: str) -> Override:
+    """One override in Hydra's grammar; UserError if it has no name, no value or several values."""
+    name, equals, value = text.partition("=")
+    if not equals and not text.startswith("~"):
+        raise UserError(f"'{text}' is no override: write NAME=VALUE, for example seed=1")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(
+            f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
+            f"in quotes twice, '{name}=\"{value}\"'"
+        ) from error
+    if override.is_sweep_override():
+        raise UserError(f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{value}]'")
+    return override
+
+
+def check_choice(override: Override, verb: str, groups: Iterable[str], choices: list[str]) -> None:
+    """`override` chooses from a group: it must be one of the `groups` of `verb`, and have that choice."""
+    group, value = override.key_or_group, override.value()
+    if group not in groups and not override.is_add():
+        raise UserError(f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}")
+    for choice in value if isinstance(value, list) else ["null" if value is None else value]:
+        if not override.is_delete() and str(choice) not in choices:
+            raise UserError(
+                f"there is no {group} '{choice}'{suggest(str(choice), choices)}; "
+                f"the choices are {', '.join(sorted(choices))}"
+            )
+
+
+def check_value(override: Override, verb: str, groups: Iterable[str], config: Any) -> None:
+    """`override` sets an option: `config`, nested dicts, must have it, with a value of the same kind.
+
+    Same kind: true or false for a switch, no text for a number (except `auto`), no single value for a group
+    of options; null always fits. `+name=value` adds an option, which its object takes or refuses (targets.py).
+    """
+    name, value, known = override.key_or_group, override.value(), dict(flat(config))
+    if override.is_add():
+        return
+    if name not in known:
+        hint = suggest(name, [*groups, *known])
+        raise UserError(f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options")
+    fault = None if override.is_delete() else _fault(name, known[name], value)
+    if fault:
+        raise UserError(f"'{override.input_line}' does not fit: {fault}")
+
+
+def _fault(name: str, default: Any, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith("${")):
+        return None
+    if isinstance(default, dict):
+        inside = ", ".join(f"{name}.{key}" for key in default if not str(key).startswith("_"))
+        return None if isinstance(value, dict) else f"{name} is a group of options, set one of {inside}"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else f"{name} is true or false"
+    if isinstance(default, (int, float)) and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
+        return f"{name} is a number, {default} by default"
+    return None
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the nearest of `known`, by the whole name or else by its last part, or nothing."""
+    scores = {other: max(_likeness(name, other), 0.9 * _likeness(_last(name), _last(other))) for other in known}
+    best = max(scores.values(), default=0.0)
+    near = [other for other, score in scores.items() if score == best >= 0.6][:3]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every entry of nested dicts, and every dict in them, by its dotted name."""
+    for key, value in node.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")

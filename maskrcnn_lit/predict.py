@@ -1,0 +1,42 @@
+"""`maskrcnn-lit predict`: a run folder and images -> the images with what was found drawn on them, and COCO results."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from maskrcnn_lit.data.media import write_image
+from maskrcnn_lit.files import write_json
+from maskrcnn_lit.predictor import load_model
+from maskrcnn_lit.threads import share_cores
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Predict; `config` is that of conf/predict.yaml with `overrides`."""
+    share_cores(0)
+    model = load_model(
+        config.run,
+        score_threshold=config.score_threshold,
+        max_detections=config.max_detections,
+        accelerator=config.accelerator,
+        checkpoint=config.checkpoint,
+    )
+    folder = Path(config.run_dir)
+    results: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for image_id, found in enumerate(model.predict(config.source), start=1):
+        height, width = found.image.shape[:2]
+        images.append({"id": image_id, "file_name": found.name, "height": height, "width": width})
+        results += found.to_coco(image_id)
+        drawn = folder / "images" / f"{found.name}.png"  # keeps the folders of the source, so that no two are alike
+        write_image(drawn, found.draw())
+        print(f"{found.name}: {_told(found.names)} -> {drawn}")
+    write_json(folder / "detections.json", results)
+    # Results name images by number; this says which file each number is.
+    write_json(folder / "images.json", images)
+    print(f"{len(results)} detections on {len(images)} images: {folder / 'detections.json'}, {folder / 'images.json'}")
+
+
+def _told(names: list[str]) -> str:
+    counts = {name: names.count(name) for name in sorted(set(names))}
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"

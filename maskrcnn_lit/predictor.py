@@ -1,0 +1,150 @@
+"""A trained model from its run folder, and what it finds on images: the Python interface.
+
+from maskrcnn_lit import load_model
+model = load_model("outputs/2026-11-23/10-00-00")
+for found in model.predict(["a.jpg", "b.jpg"]):
+    print(found.names, found.scores, found.boxes)
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config import build
+from maskrcnn_lit.data.dataset import image_batch
+from maskrcnn_lit.data.draw import draw_instances
+from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.data.media import read_images
+from maskrcnn_lit.data.transforms import read_image_size
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco_ap import to_coco_results
+from maskrcnn_lit.model import weights
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.training.checkpoint import checkpoint_file, load_plain, model_weights
+from maskrcnn_lit.training.trainer import resolve_accelerator
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What the model found on one image, best first. R detections.
+
+    name: of the image, as its source gave it; image: H W 3 uint8 RGB.
+    boxes: R 4 float32, x1 y1 x2 y2 in pixels; scores: R; labels: R, 1..K; names: R class names.
+    masks: R COCO RLEs of the whole image.
+    """
+
+    name: str
+    image: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+    masks: list[dict[str, Any]]
+    categories: tuple[Category, ...]
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of a COCO results json, with the category ids of the training data."""
+        entry = {"image_id": image_id, **{key: getattr(self, key) for key in ("boxes", "scores", "labels", "masks")}}
+        return to_coco_results([entry], self.categories)
+
+    def draw(self) -> np.ndarray:
+        """The image with boxes, masks, class names and scores, H W 3 uint8."""
+        return draw_instances(self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in evaluation mode, and what it needs to read an image and to name what it finds."""
+
+    model: MaskRCNN
+    categories: tuple[Category, ...]
+    config: DictConfig
+    score_threshold: float
+
+    @torch.inference_mode()
+    def predict(self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]) -> Iterator[Detections]:
+        """Detections of each image: files, folders, globs, or arrays H W 3 uint8 RGB."""
+        several = sources if not isinstance(sources, (str, Path, np.ndarray)) else [sources]
+        for source in several:
+            named = [("array", source)] if isinstance(source, np.ndarray) else read_images(source)
+            for name, image in named:
+                yield self._detect(name, image)
+
+    def _detect(self, name: str, image: np.ndarray) -> Detections:
+        batch = image_batch([image], [0], read_image_size(self.config.data.image_size))
+        device = self.model.mean.device
+        output = self.model({key: value.to(device) for key, value in batch.items()})
+        if output.detections is None:
+            raise RuntimeError("the model is in training mode: call model.eval() before predict")
+        found = to_original(output.detections, batch)[0]
+        kept = np.flatnonzero(found["scores"] >= self.score_threshold)
+        return Detections(
+            name=name,
+            image=image,
+            boxes=found["boxes"][kept],
+            scores=found["scores"][kept],
+            labels=found["labels"][kept],
+            names=[self.categories[label - 1].name for label in found["labels"][kept]],
+            masks=[found["masks"][r] for r in kept],
+            categories=self.categories,
+        )
+
+
+def load_model(
+    source: str | Path,
+    *,
+    score_threshold: float = 0.5,
+    max_detections: int = 100,
+    accelerator: str = "auto",
+    checkpoint: str = "best",
+) -> Predictor:
+    """A trained model, ready to predict.
+
+    Args:
+        source: a run folder, or a checkpoint of one.
+        score_threshold: detections below it are left out, 0..1.
+        max_detections: an image.
+        accelerator: auto, cpu or gpu.
+        checkpoint: best or last, of a run folder.
+
+    Raises:
+        UserError: no such run or checkpoint, or a threshold outside of 0..1.
+    """
+    if not 0 <= score_threshold <= 1:
+        raise UserError(f"score_threshold={score_threshold} must be from 0 (all detections) to 1")
+    if max_detections < 1:
+        raise UserError(f"max_detections={max_detections} must be at least 1")
+    config, categories, state = read_checkpoint(source, checkpoint)
+    config.model.box_head.max_detections = max_detections
+    config.model.box_head.score_threshold = min(score_threshold, config.model.box_head.score_threshold)
+    model = build(config.model)
+    weights.load(model, state)
+    device = "cuda" if resolve_accelerator(accelerator, 1) == "gpu" else "cpu"
+    model = model.to(device=device, memory_format=torch.channels_last).eval()
+    return Predictor(model, categories, config, score_threshold)
+
+
+def read_checkpoint(
+    source: str | Path, name: str = "best"
+) -> tuple[DictConfig, tuple[Category, ...], dict[str, torch.Tensor]]:
+    """The run's config, its classes and the weights of the model, from a run folder or a checkpoint file.
+
+    Raises:
+        UserError: there is none, or it is no checkpoint of a run.
+    """
+    path = Path(source)
+    if name not in ("best", "last"):
+        raise UserError(f"checkpoint={name} must be best or last")
+    if not path.exists():
+        raise UserError(f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)")
+    saved = load_plain(checkpoint_file(path, name) if path.is_dir() else path)
+    if not {"config", "categories", "state_dict"} <= saved.keys():
+        raise UserError(f"{path} is no checkpoint of a run: give a run folder, or a file of its checkpoints/")
+    categories = tuple(Category(number, title) for number, title in saved["categories"])
+    return OmegaConf.create(saved["config"]), categories, model_weights(saved)

@@ -1,0 +1,19 @@
+"""`maskrcnn-lit replay`: the file of a training step that was not finite -> the same step again, term by term."""
+
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config import build
+from maskrcnn_lit.training.checkpoint import load_plain
+from maskrcnn_lit.training.nonfinite import replay
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Compute the step of `config.file` again and print its losses and the norm of its gradient."""
+    saved = load_plain(config.file)
+    model = build(OmegaConf.create(saved["config"]).model)
+    again = replay(config.file, model)
+    for image_ids, losses in zip(saved["image_ids"], again.losses, strict=True):
+        print(f"images {', '.join(map(str, image_ids))}")
+        for name, value in losses.items():
+            print(f"  {name:15} {value:.6g}")
+    print(f"gradient norm {again.gradient_norm:.6g}")

@@ -1,0 +1,155 @@
+"""`maskrcnn-lit train`: conf -> data, model, module, trainer -> fit -> result.json. The whole story is `run`."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config import build, load_run_config
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.draw import grid
+from maskrcnn_lit.data.media import write_image
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.coco_ap import results_table
+from maskrcnn_lit.evaluation.cost import run_cost
+from maskrcnn_lit.evaluation.result import RunResult, describe_data, package_commit, package_versions, write_result
+from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.threads import share_cores
+from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.panels import choose, draw_panel
+from maskrcnn_lit.training.trainer import build_trainer
+
+PICTURES = 6  # validation images in predictions.png
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Train, score and draw one model; `config` is that of conf/train.yaml with `overrides`."""
+    checkpoint = None
+    if config.resume is not None:
+        config, checkpoint = _resumed(config.resume, overrides)
+    run_dir = Path(config.run_dir)
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, one writes
+    if first and checkpoint is None and (run_dir / "config.yaml").exists():
+        raise UserError(f"run_dir={run_dir} holds a run: continue it with resume={run_dir}, or give another run_dir")
+
+    torch.manual_seed(config.seed)
+    callbacks = {name: build(node) for name, node in config.callbacks.items() if node is not None}
+    trainer = build_trainer(
+        run_dir=run_dir,
+        callbacks=list(callbacks.values()),
+        loggers=[build(node) for node in config.logger.values() if node is not None],
+        **config.trainer,
+    )
+    data: CocoDataModule = build(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    share_cores(data.workers)
+    assert data.categories is not None
+    config.model.num_classes = len(data.categories)
+    model = build(config.model).to(memory_format=torch.channels_last)
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    module = DetectionModule(
+        model=model,
+        optimizer=build(config.optimizer),
+        categories=data.categories,
+        config=plain,
+        seed=config.seed,
+    )
+    result = RunResult(
+        status="running",
+        overrides=overrides,
+        command=sys.argv,
+        versions=package_versions(),
+        commit=package_commit(),
+        data=describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories),
+        seed=config.seed,
+    )
+    if first:
+        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+        write_json(run_dir / "subset_ids.json", data.subset_ids())
+        write_result(run_dir / "result.json", result)
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    except BaseException as error:
+        # Lightning turns an interrupt into SystemExit
+        result.status = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
+        write_result(run_dir / "result.json", result)
+        if isinstance(error, SystemExit):
+            raise KeyboardInterrupt from error
+        raise
+    if not trainer.is_global_zero:
+        return
+    evaluation: CocoEvaluation | None = callbacks.get("evaluation")
+    result.status = "finished"
+    result.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    result.metrics |= evaluation.metrics if evaluation else {}
+    seconds = time.perf_counter() - started
+    images = trainer.global_step * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    result.cost = run_cost(model, module.device, seconds=seconds, images=images)
+    write_result(run_dir / "result.json", result)
+    write_image(run_dir / "predictions.png", draw_predictions(module, data, config.seed))
+    print(_ending(result, run_dir, trainer))
+
+
+def _resumed(source: str, overrides: list[str]) -> tuple[DictConfig, Path]:
+    """The config of a run that is to go on, and its last checkpoint."""
+    others = [text for text in overrides if not text.startswith("resume=")]
+    if others:
+        raise UserError(
+            f"resume continues a run as it was configured, so {others[0]} cannot be given with it; "
+            "for another configuration start a new run"
+        )
+    config = load_run_config(source)
+    if Path(config.run_dir).resolve() != Path(source).resolve():
+        config.run_dir = str(source)  # the folder has moved: write where it lies now
+        config = _moved(config, str(source))
+    last = Path(source) / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        raise UserError(f"{last} does not exist: the run was stopped before its first checkpoint; train it anew")
+    return config, last
+
+
+def _moved(config: DictConfig, run_dir: str) -> DictConfig:
+    """Where the saved config wrote into its run folder, it writes into `run_dir`."""
+    config.callbacks.evaluation.run_dir = run_dir
+    config.logger.tensorboard.save_dir = run_dir
+    config.logger.csv.path = f"{run_dir}/metrics.csv"
+    return config
+
+
+@torch.no_grad()
+def draw_predictions(module: DetectionModule, data: CocoDataModule, seed: int) -> Any:
+    """Ground truth beside prediction for a few validation images, H W 3 uint8."""
+    assert data.val_index is not None
+    chosen = choose(data.val_index.image_ids, PICTURES, seed)
+    positions = [i for i, image_id in enumerate(data.val_index.image_ids.tolist()) if image_id in chosen]
+    names = [category.name for category in module.categories]
+    module.model.eval()
+    panels = []
+    for position in positions:
+        batch = data.collate([data.val_dataset[0, position]])
+        output = module.model({key: value.to(module.device) for key, value in batch.items()})
+        panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
+    return grid(panels, columns=2)
+
+
+def _ending(result: RunResult, run_dir: Path, trainer: Trainer) -> str:
+    score = result.metrics.get("val/mask_ap50", float("nan"))
+    return (
+        f"\n{results_table(result.metrics)}\n\n"
+        f"Trained {trainer.global_step} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
+        f"{result.data['val']['images']} validation images of {result.data['name']}. "
+        f"Look at {run_dir / 'predictions.png'}\n"
+        "Next:\n"
+        f"  tensorboard --logdir {run_dir}\n"
+        f"  maskrcnn-lit predict run={run_dir} source=IMAGE_OR_FOLDER\n"
+        "  maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50   "
+        "(DIR has train2017/, val2017/, annotations/)"
+    )

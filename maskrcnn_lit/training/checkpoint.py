@@ -1,0 +1,171 @@
+"""Checkpoints: plain data in files that are complete or absent, and when a run writes them.
+
+A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
+`config` (the resolved config), `categories` ([[id, name], ...]), both by the module, `position` (where the order of the
+data goes on) and `batches` (training batches an epoch).
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.loggers import rewind
+
+
+def save_plain(path: Path, value: Any) -> None:
+    """torch.save to a temporary file in the same folder, flushed to the disk, then renamed over `path`.
+
+    The temporary name is always the same, so that what a killed run left behind is overwritten by the next.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as file:
+        torch.save(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """What `save_plain` wrote, on the CPU. Nothing in the file is ever run: tensors and plain data are all it may hold.
+
+    Raises UserError if there is no such file, if it is damaged, or if it holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}: give the folder of a run that has trained") from None
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is not loaded, it is damaged or holds more than tensors and plain data ({reason}): take a checkpoint "
+            "that `maskrcnn-lit train` wrote"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): take another checkpoint") from None
+
+
+def last_checkpoint(run_dir: str | Path) -> Path | None:
+    """Where a run goes on; None if it was killed before its first checkpoint, so that it begins anew."""
+    path = Path(run_dir) / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def best_checkpoint(run_dir: str | Path) -> Path:
+    """What to evaluate: best.ckpt, or last.ckpt where no validation has found a best one. UserError without either."""
+    best = Path(run_dir) / "checkpoints" / "best.ckpt"
+    path = best if best.is_file() else last_checkpoint(run_dir)
+    if path is None:
+        raise UserError(f"{best.parent} holds no checkpoint: let the run go on first, train resume={run_dir}")
+    return path
+
+
+def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the model, out of a loaded checkpoint of the module around it."""
+    return {
+        name.removeprefix("model."): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith("model.")
+    }
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lets Lightning write and read checkpoints by `save_plain` and `load_plain`."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        save_plain(Path(path), checkpoint)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return load_plain(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class RunCheckpoints(Checkpoint):
+    """Writes last.ckpt every `every_n_steps` optimizer steps and after every epoch, and best.ckpt by `monitor` (max).
+
+    Lightning resumes exactly from two places, so these are the only ones where this writes: after an optimizer step
+    that is not the last of its epoch, and after a whole epoch with its validation. (Between the last step and the end
+    of its validation, Lightning 2.6 would leave that validation out; with gradients half accumulated, their sum is
+    lost.) On the way back it hands the position to the data module, whose training order is a pure function of it,
+    and takes back what the loggers had written after it.
+    """
+
+    def __init__(self, *, folder: Path, every_n_steps: int | None, monitor: str = "val/mask_ap") -> None:
+        self.folder = folder
+        self.every_n_steps = every_n_steps
+        self.monitor = monitor
+        self.best: float | None = None
+        self._step = 0
+        self._position: dict[str, int] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            rewind(trainer.loggers, 0)  # a run that was killed before its first checkpoint may have logged something
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._position and self._position["batches"] != trainer.num_training_batches:
+            raise UserError(
+                f"the run had {self._position['batches']} training batches an epoch and now has "
+                f"{trainer.num_training_batches}: resume it with the same data, data.batch_size and trainer.devices"
+            )
+        self._step, self._position = trainer.global_step, None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped = trainer.global_step > self._step
+        self._step = trainer.global_step
+        epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
+        if self.every_n_steps and stepped and not epoch_ends and self._step % self.every_n_steps == 0:
+            self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
+        better = score > (-torch.inf if self.best is None else self.best)  # False for NaN
+        if better:
+            # Before last.ckpt, which tells of it: killed in between, the run finds the same best again.
+            self.best = score
+            self._save(trainer, "best", epoch=trainer.current_epoch + 1, batch=0)
+        self._save(trainer, "last", epoch=trainer.current_epoch + 1, batch=0)
+
+    def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
+        self._position = {"epoch": epoch, "batch": batch, "batches": int(trainer.num_training_batches)}
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)  # the optimizer too
+        self._position = None
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["position"] = self._position
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._position = checkpoint.get("position")
+        if self._position is None:
+            raise UserError("this checkpoint does not say where its run stood: resume from last.ckpt of a run")
+        trainer.datamodule.resume(epoch=self._position["epoch"], batch=self._position["batch"])
+        rewind(trainer.loggers, checkpoint["global_step"])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]

@@ -1,0 +1,85 @@
+"""metrics.csv, and what loggers must do when a run goes on from a checkpoint: forget what came after it."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from maskrcnn_lit.files import atomic_write
+
+
+class CsvLogger(Logger):
+    """Writes one table: a row whenever something is logged, a column for every name, empty where there was no value.
+
+    `step` counts finished optimizer steps from 0, as in TensorBoard. Rows are appended and flushed at once; the file is
+    written anew, atomically, when a name comes up for the first time. (Lightning's CSVLogger chooses folders of its
+    own, and deletes the file that a resumed run should add to.)
+    """
+
+    def __init__(self, *, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run folder holds the config."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        row = {"step": step, **metrics}
+        new = [name for name in row if name not in self._columns]
+        if new:
+            rows = self._read()
+            self._columns += [name for name in new if name not in self._columns]
+            self._write(rows)
+        with open(self.path, "a", newline="") as file:
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drop the rows of `step` and later."""
+        if self.path.is_file():
+            self._write([row for row in self._read() if int(row["step"]) < step])
+
+    def _read(self) -> list[dict[str, str]]:
+        """The rows so far; a last line that a killed run left unfinished is dropped."""
+        if not self.path.is_file():
+            return []
+        lines = self.path.read_text().splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        rows = list(reader)
+        self._columns = list(reader.fieldnames or ())
+        return rows
+
+    def _write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(self.path, text.getvalue())
+
+
+@rank_zero_only
+def rewind(loggers: Iterable[Logger], step: int) -> None:
+    """Make `loggers` forget what they were told for `step` (0 is the first) and later."""
+    for logger in loggers:
+        if isinstance(logger, CsvLogger):
+            logger.rewind(step)
+        elif isinstance(logger, TensorBoardLogger):
+            # TensorBoard drops what it has read with this step or a later one when it meets the mark of a restart.
+            restart = SessionLog(status=SessionLog.START)
+            logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
+            logger.experiment.flush()

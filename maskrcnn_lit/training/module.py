@@ -1,0 +1,150 @@
+"""The LightningModule: a training step, a validation step, the optimizer. It emits detections and scores nothing."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
+from maskrcnn_lit.training.optimizer import Plan
+from maskrcnn_lit.training.trainer import total_steps
+
+TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares one with a validation step
+
+
+def step_seed(*numbers: int) -> int:
+    """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of NumPy."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+class DetectionModule(LightningModule):
+    """Trains `model`, whose forward takes a batch and returns an Output (losses, detections, box_labels).
+
+    model: in train mode it gives the losses, in eval mode detections, and losses too where the batch has targets.
+    optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, total_steps and fused given.
+    categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into every checkpoint.
+    seed: >= 0; all randomness of the steps comes from it.
+
+    The random state is set anew before every step from (seed, process, epoch, batch): it depends on nothing that was
+    done before, so a resumed run draws what the unbroken one would have drawn, whatever else (a validation, a callback,
+    the start of loader processes) has drawn from torch's generators in between.
+
+    `training_step` logs nothing: its losses go to `TrainMeter`, which reads them from the device every few steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Callable[..., Plan],
+        categories: Sequence[Category],
+        config: dict[str, Any],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if seed < 0:
+            raise UserError(f"seed is {seed}; expected 0 or more")
+        json.dumps(config)  # raises if it is not plain: the checkpoints would not load with weights_only=True
+        self.model = model
+        self.optimizer = optimizer
+        self.categories = tuple(categories)
+        self.config = config
+        self.seed = seed
+        self.gradient_norm: Tensor | None = None  # of the last optimizer step, before clipping
+        self.learning_rates: dict[str, float] = {}  # of the last optimizer step, by part of the model
+        self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
+        self._guard = FiniteGuard()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        seed = step_seed(TRAIN, self.seed, self.global_rank, self.current_epoch, batch_idx)
+        torch.manual_seed(seed)
+        losses = self.model(batch).losses
+        detached = {name: loss.detach() for name, loss in losses.items()}
+        self._guard.saw(batch, detached, seed)
+        return {"loss": torch.stack(list(losses.values())).sum(), "losses": detached}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """The model's Output for `batch`; logs the mean of each loss over all images."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(step_seed(VALIDATE, self.seed, self.global_rank, batch_idx))
+            output = self.model(batch)
+        if output.losses:
+            total = torch.stack(list(output.losses.values())).sum()
+            values = {"val/loss": total} | {f"val/loss_{name}": loss for name, loss in output.losses.items()}
+            self.log_dict(values, batch_size=len(batch["images"]), sync_dist=True, add_dataloader_idx=False)
+        return output
+
+    def configure_optimizers(self) -> Any:
+        trainer = self.trainer
+        accumulate, world = trainer.accumulate_grad_batches, trainer.world_size
+        plan = self.optimizer(
+            self.model,
+            batch_size=trainer.datamodule.batch_size * world * accumulate,  # type: ignore[attr-defined]
+            total_steps=total_steps(trainer),
+            # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused optimizers do later.
+            fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
+        )
+        if trainer.is_global_zero:
+            print(plan.text)
+        return {"optimizer": plan.optimizer, "lr_scheduler": {"scheduler": plan.schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all parameters, and stop if it or a loss is not finite. Lightning calls this before
+        every optimizer step, with unscaled gradients, whether there is a limit or not."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        if gradient_clip_val:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+        self.learning_rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
+        bad = self._guard.check(
+            optimizer,
+            number=self.trainer.global_step,
+            epoch=self.current_epoch,
+            learning_rates=self.learning_rates,
+            gradient_norm=self.gradient_norm,
+            norm_counts=self.trainer.precision != "16-mixed",
+        )
+        self._stop_at(bad)
+
+    def on_train_epoch_start(self) -> None:
+        self.ready_since = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.ready_since = time.perf_counter()  # after the callbacks, whose time is no waiting for data
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._stop_at(self._guard.finish())
+        checkpoint["config"] = self.config
+        checkpoint["categories"] = [[category.id, category.name] for category in self.categories]
+
+    def _stop_at(self, bad: Step | None) -> None:
+        if bad is None:
+            return
+        rank = f"_rank{self.global_rank}" if self.trainer.world_size > 1 else ""
+        raise UserError(
+            write_step(
+                Path(self.trainer.default_root_dir) / f"nonfinite_step{bad.number}{rank}.pt",
+                bad,
+                model=self.model,
+                precision=str(self.trainer.precision),
+                accumulate=self.trainer.accumulate_grad_batches,
+                extra={"config": self.config, "seed": self.seed},
+            )
+        )

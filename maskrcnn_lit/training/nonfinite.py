@@ -1,0 +1,162 @@
+"""When a loss or the gradient is not finite: the run stops, and leaves a file from which the step can be done again.
+
+Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient was not finite, and it
+stays up. On the CPU it is read at once. On a GPU reading it would make the host wait for the device, so a copy is sent
+for, and read when it has arrived, a step or two later; by then later batches have been computed, but no weight has
+changed: the fused optimizers leave the weights alone while their `found_inf` is up, which is how torch's GradScaler skips
+steps too. With 16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its scale, so
+there only the losses count, and the weights in the file may be a step or two younger.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+
+
+class Part(NamedTuple):
+    """One batch of an optimizer step (there are several where gradients are accumulated)."""
+
+    batch: Batch
+    losses: dict[str, Tensor]
+    seed: int  # of torch's random state before the forward pass
+
+
+class Step(NamedTuple):
+    """All that an optimizer step was computed from, other than the weights."""
+
+    number: int
+    epoch: int
+    parts: list[Part]
+    learning_rates: dict[str, float]
+    gradient_norm: Tensor
+    bad: Tensor  # on the host; holds the answer once `copied` is over
+    copied: torch.cuda.Event | None
+
+
+class Replay(NamedTuple):
+    """What `replay` computed: the losses of each batch of the step, and the norm of the gradient of their mean."""
+
+    losses: list[dict[str, float]]
+    gradient_norm: float
+
+
+class FiniteGuard:
+    """Watches the steps: `saw` every batch, then `check` before the optimizer step."""
+
+    def __init__(self) -> None:
+        self._parts: list[Part] = []
+        self._steps: deque[Step] = deque()
+        self._bad: Tensor | None = None
+
+    def saw(self, batch: Batch, losses: dict[str, Tensor], seed: int) -> None:
+        """Remember a batch (on its device, where it was needed anyway) until its answer is in."""
+        self._parts.append(Part(batch, losses, seed))
+
+    def check(
+        self,
+        optimizer: Optimizer,
+        *,
+        number: int,
+        epoch: int,
+        learning_rates: dict[str, float],
+        gradient_norm: Tensor,
+        norm_counts: bool,
+    ) -> Step | None:
+        """Flag this step, and return the first one that was not finite, if that is known yet."""
+        watched = [loss.float() for part in self._parts for loss in part.losses.values()]
+        watched += [gradient_norm.float()] if norm_counts else []
+        bad = ~torch.isfinite(torch.stack(watched)).all()
+        self._bad = bad.float() if self._bad is None else torch.maximum(self._bad, bad.float())
+        copied = None
+        if self._bad.is_cuda:
+            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+            host = self._bad.to("cpu", non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        else:
+            host = self._bad
+        self._steps.append(Step(number, epoch, self._parts, learning_rates, gradient_norm, host, copied))
+        self._parts = []
+        return self._first_bad()
+
+    def finish(self) -> Step | None:
+        """As `check`, but wait for the answers of all steps so far: before a checkpoint is written."""
+        for step in self._steps:
+            if step.copied is not None:
+                step.copied.synchronize()
+        return self._first_bad()
+
+    def _first_bad(self) -> Step | None:
+        while self._steps and (self._steps[0].copied is None or self._steps[0].copied.query()):
+            step = self._steps.popleft()
+            if step.bad:
+                return step
+        return None
+
+
+def write_step(
+    path: Path, step: Step, *, model: nn.Module, precision: str, accumulate: int, extra: Mapping[str, Any]
+) -> str:
+    """Write `step` and the weights of `model` to `path`, for `replay`; returns what to tell the user.
+
+    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds, learning_rates,
+    gradient_norm, step, epoch, precision, accumulate, model (state dict; running statistics of a BatchNorm that is not
+    frozen have seen the step) and what is in `extra`.
+    """
+    losses = [{name: float(loss) for name, loss in part.losses.items()} for part in step.parts]
+    image_ids = [part.batch["image_ids"].tolist() for part in step.parts]
+    content = {
+        "step": step.number,
+        "epoch": step.epoch,
+        "image_ids": image_ids,
+        "losses": losses,
+        "learning_rates": step.learning_rates,
+        "gradient_norm": float(step.gradient_norm),
+        "seeds": [part.seed for part in step.parts],
+        "precision": precision,
+        "accumulate": accumulate,
+        "batches": [{key: value.cpu() for key, value in part.batch.items()} for part in step.parts],
+        "model": {key: value.cpu() for key, value in model.state_dict().items()},
+        **extra,
+    }
+    save_plain(path, content)
+    terms = "; ".join(", ".join(f"{name} {value:.4g}" for name, value in part.items()) for part in losses)
+    rates = ", ".join(f"{name} {value:.3g}" for name, value in step.learning_rates.items())
+    ids = ", ".join(str(number) for part in image_ids for number in part)
+    return (
+        f"training stopped at step {step.number} (epoch {step.epoch}), the loss or its gradient is not finite: losses "
+        f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images {ids}. All of it is in "
+        f"{path}: `maskrcnn-lit replay file={path}` computes the step again; then try a lower optimizer.lr, a lower "
+        "trainer.clip_norm or trainer.precision=32-true"
+    )
+
+
+def replay(path: str | Path, model: nn.Module) -> Replay:
+    """Compute again, from the file at `path` that a stopped run left, the step that was not finite.
+
+    model: built from the run's config, on any device; takes over the weights of the file, and its gradients are those of
+    the step afterwards (of this process's share of it, where several trained together).
+    """
+    saved = load_plain(Path(path))
+    model.load_state_dict(saved["model"])
+    model.train()
+    model.zero_grad()
+    device = next(model.parameters()).device
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(saved["precision"])
+    losses = []
+    for batch, seed in zip(saved["batches"], saved["seeds"], strict=True):
+        torch.manual_seed(seed)
+        with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+            found = model({key: value.to(device) for key, value in batch.items()}).losses
+        (torch.stack(list(found.values())).sum() / saved["accumulate"]).backward()
+        losses.append({name: float(loss) for name, loss in found.items()})
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return Replay(losses, float(torch.nn.utils.get_total_norm(gradients)))

@@ -1,0 +1,164 @@
+"""Which parameters learn how fast, and when: parameter groups, schedules, AdamW and SGD.
+
+The learning rate is stated for a reference batch and scaled to the effective one (Goyal et al., 2017, section 2.1), so
+that a config means the same on one device and on eight. A schedule is a pure function of the step: a resumed run needs
+nothing but the number of its step to go on.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from maskrcnn_lit.errors import UserError
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+WARMUP_START = 0.001  # the first step's share of the learning rate, as in Detectron2 and torchvision's references
+
+
+class Plan(NamedTuple):
+    """An optimizer, its schedule (to be stepped after every optimizer step), and both told in a sentence."""
+
+    optimizer: Optimizer
+    schedule: LambdaLR
+    text: str
+
+
+def adamw(
+    model: nn.Module,
+    *,
+    batch_size: int,
+    total_steps: int,
+    fused: bool,
+    lr: float,
+    reference_batch: int,
+    scaling: str,
+    backbone_factor: float,
+    weight_decay: float,
+    betas: Sequence[float],
+    warmup_steps: int,
+    end_factor: float,
+) -> Plan:
+    """AdamW with a linear warm-up and a cosine over the rest of the run, down to `end_factor` of the learning rate.
+
+    batch_size: images an optimizer step, over all devices and accumulated batches; total_steps: of the whole run.
+    fused: one kernel for all parameters.
+    """
+    scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
+    warmup = _warmup(warmup_steps, total_steps)
+    groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
+    optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
+    schedule = partial(warmup_cosine, total=total_steps, warmup=warmup, end_factor=end_factor)
+    text += f"; AdamW, {warmup} steps of warm-up, then cosine to {scaled * end_factor:.3g} at step {total_steps}"
+    return Plan(optimizer, LambdaLR(optimizer, schedule), text)
+
+
+def sgd(
+    model: nn.Module,
+    *,
+    batch_size: int,
+    total_steps: int,
+    fused: bool,
+    lr: float,
+    reference_batch: int,
+    scaling: str,
+    backbone_factor: float,
+    weight_decay: float,
+    momentum: float,
+    warmup_steps: int,
+    milestones: Sequence[float],
+    gamma: float,
+) -> Plan:
+    """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of `milestones`.
+
+    milestones: ascending shares of the run, 0 to 1. The other arguments are those of `adamw`.
+    """
+    if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
+        raise UserError(
+            f"optimizer.milestones is {list(milestones)}; expected ascending shares of the run between 0 and 1: "
+            "write [0.667, 0.889] for the published 1x schedule"
+        )
+    scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
+    warmup = _warmup(warmup_steps, total_steps)
+    groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
+    optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
+    steps = [round(share * total_steps) for share in milestones]
+    schedule = partial(warmup_multi_step, warmup=warmup, milestones=steps, gamma=gamma)
+    text += f"; SGD, {warmup} steps of warm-up, times {gamma:g} at the steps {', '.join(map(str, steps)) or '(none)'}"
+    return Plan(optimizer, LambdaLR(optimizer, schedule), text + f" of {total_steps}")
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """The parameters that learn, by part (the submodule `backbone`, and "heads": all the rest) and by weight decay.
+
+    Norms and biases, and whatever else has one dimension, do not decay. The backbone learns with `backbone_factor`
+    times the learning rate. A group's key "part" names its learning rate in the logs.
+    """
+    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        part = "backbone" if path.split(".")[0] == "backbone" else "heads"
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad or id(parameter) in seen:  # frozen, or shared with another module
+                continue
+            seen.add(id(parameter))
+            decays = parameter.ndim > 1 and not isinstance(module, NORMS)
+            members.setdefault((part, decays), []).append(parameter)
+    if not members:
+        raise UserError("the model has no parameter that learns: lower the number of frozen stages")
+    return [
+        {
+            "params": parameters,
+            "part": part,
+            "lr": lr * (backbone_factor if part == "backbone" else 1.0),
+            "weight_decay": weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in members.items()
+    ]
+
+
+def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> tuple[float, str]:
+    """The learning rate for `batch_size` images a step, and how it came about."""
+    if not (math.isfinite(lr) and lr > 0):
+        raise UserError(f"optimizer.lr is {lr}; expected a number above 0, for example optimizer.lr=1e-4")
+    if scaling == "none":
+        return lr, f"learning rate {lr:.3g} for a batch of {batch_size}, not scaled"
+    if scaling != "linear":
+        raise UserError(f"optimizer.scaling is {scaling!r}; expected linear or none")
+    scaled = lr * batch_size / reference_batch
+    return scaled, f"learning rate {lr:.3g} x {batch_size} / {reference_batch} (batch / reference) = {scaled:.3g}"
+
+
+def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> float:
+    """Factor on the learning rate at `step` (0 is the first): up in a line for `warmup` steps, down half a cosine
+    (Loshchilov and Hutter, 2017, eq. 5), `end_factor` from `total` on."""
+    if step < warmup:
+        return _line(step, warmup)
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * done)) / 2
+
+
+def warmup_multi_step(step: int, *, warmup: int, milestones: Sequence[int], gamma: float) -> float:
+    """Factor on the learning rate at `step`: up in a line for `warmup` steps, times `gamma` from each milestone on."""
+    factor: float = gamma ** sum(step >= milestone for milestone in milestones)
+    return factor * (_line(step, warmup) if step < warmup else 1.0)
+
+
+def _line(step: int, warmup: int) -> float:
+    return WARMUP_START + (1 - WARMUP_START) * step / warmup
+
+
+def _warmup(steps: int, total: int) -> int:
+    """A short run warms up for a tenth of its steps at most, or it would end before it has begun."""
+    if steps < 0:
+        raise UserError(f"optimizer.warmup_steps is {steps}; expected 0 or more")
+    return min(steps, total // 10)
+
+

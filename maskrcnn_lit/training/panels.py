@@ -1,0 +1,108 @@
+"""What TensorBoard shows beside curves: validation images with ground truth and prediction, and the table of runs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from torch.utils.tensorboard.summary import hparams
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.draw import detections_to_draw, draw_instances, ground_truth_from_batch, side_by_side
+from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.model.postprocess import to_original
+
+LONGEST_SIDE = 1400  # of a panel, in pixels: two images beside each other stay legible, and a file stays small
+
+
+class Panels(Callback):
+    """Every validation, for the same `images` validation images (drawn by `seed`): ground truth | prediction.
+
+    The predictions are those of the validation pass, from `score_threshold` on. With several processes, those of the
+    images appear that process 0 validates. Needs `trainer.datamodule.val_index` and a module with `categories`.
+    """
+
+    def __init__(self, *, images: int, seed: int, score_threshold: float) -> None:
+        self.images, self.seed, self.score_threshold = images, seed, score_threshold
+        self._chosen: set[int] = set()
+        self._panels: dict[int, np.ndarray] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and _writers(trainer):
+            ids = trainer.datamodule.val_index.image_ids  # type: ignore[attr-defined]
+            self._chosen = choose(ids, self.images, self.seed)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Output, batch: Batch, batch_idx: int, *args: Any
+    ) -> None:
+        if not self._chosen or outputs.detections is None:
+            return
+        names = [category.name for category in pl_module.categories]
+        for i, image_id in enumerate(batch["image_ids"].tolist()):
+            if image_id in self._chosen:
+                self._panels[image_id] = draw_panel(batch, outputs, i, names, self.score_threshold)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        step = max(0, trainer.global_step - 1)  # the step that Lightning gives to the scores of this validation
+        for writer in _writers(trainer):
+            for image_id, panel in sorted(self._panels.items()):
+                writer.add_image(f"val_images/{image_id}", panel, step, dataformats="HWC")
+            writer.flush()
+        self._panels.clear()
+
+
+class HyperParameters(Callback):
+    """At the end of training: one row of TensorBoard's HPARAMS table, the options `names` (dotted names of the config)
+    and the number of training images against the final `metrics`."""
+
+    def __init__(self, *, names: Sequence[str], metrics: Sequence[str] = ("val/mask_ap", "val/box_ap")) -> None:
+        self.names, self.metrics = names, metrics
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        final = {name: float(trainer.callback_metrics[name]) for name in self.metrics if name in trainer.callback_metrics}
+        row = flat_values(pl_module.config, self.names)
+        row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
+        for writer in _writers(trainer):
+            for summary in hparams(row, final):
+                writer.file_writer.add_summary(summary)
+            writer.flush()
+
+
+def choose(ids: Iterable[int], count: int, seed: int) -> set[int]:
+    """`count` of `ids`, or all of them; the same for the same seed and the same set of ids."""
+    known = np.sort(np.asarray(list(ids)))
+    picked = np.random.default_rng(seed).choice(known, size=min(count, len(known)), replace=False)
+    return {int(image_id) for image_id in picked}
+
+
+def draw_panel(batch: Batch, output: Output, i: int, names: Sequence[str], score_threshold: float) -> np.ndarray:
+    """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
+    assert output.detections is not None
+    image, truth = ground_truth_from_batch(batch, i, names)
+    one = {key: value[i : i + 1] for key, value in output.detections.items()}
+    found = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]
+    left = draw_instances(image, **truth)
+    right = draw_instances(image, **detections_to_draw(found, names, score_threshold))
+    panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
+    panel.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return np.array(panel)
+
+
+def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, int | float | str | bool]:
+    """The values of the dotted `names` that `config` has, as TensorBoard takes them: a list becomes text."""
+    values: dict[str, int | float | str | bool] = {}
+    for name in names:
+        node: Any = config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is not None:
+            values[name] = node if isinstance(node, (int, float, str, bool)) else str(node)
+    return values
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    if not trainer.is_global_zero:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

@@ -1,0 +1,124 @@
+"""From the plain numbers of conf/trainer to Lightning's Trainer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.loggers import Logger
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
+
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+
+
+def build_trainer(
+    *,
+    run_dir: str | Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    epochs: int | None,
+    steps: int | None,
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int,
+    precision: str,
+    accumulate: int,
+    clip_norm: float | None,
+    check_val_every_n_epoch: int,
+    log_every_n_steps: int,
+    checkpoint_every_n_steps: int | None,
+) -> Trainer:
+    """A Trainer that writes to `run_dir` and whose runs can be resumed exactly: the arguments are those of
+    conf/trainer. Call `fit` with a data module that has `batch_size` and `resume(*, epoch, batch)`.
+
+    Raises UserError for a device that is not there, an unknown precision, and a run without an end.
+    """
+    if epochs is None and steps is None:
+        raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
+    for name, value in (("accumulate", accumulate), ("epochs", epochs or 1), ("steps", steps or 1)):
+        if value < 1:
+            raise UserError(f"trainer.{name} is {value}; expected 1 or more")
+    accelerator = resolve_accelerator(accelerator, devices)
+    checkpoints = RunCheckpoints(
+        folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
+    )
+    return Trainer(
+        default_root_dir=run_dir,
+        callbacks=[StopAtStep(steps=steps), *callbacks, checkpoints],
+        logger=list(loggers),
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=-1 if epochs is None else epochs,
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=num_nodes,
+        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]  # checked there
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=clip_norm,
+        check_val_every_n_epoch=check_val_every_n_epoch,
+        log_every_n_steps=log_every_n_steps,
+        num_sanity_val_steps=0,  # it would come before the resumed state is loaded, and needs its own time
+        use_distributed_sampler=False,  # the data module shares out the images: Lightning's would repeat some
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        enable_model_summary=False,
+    )
+
+
+def resolve_accelerator(accelerator: str, devices: int | str) -> str:
+    """"cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for."""
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"trainer.accelerator is {accelerator!r}; expected auto, cpu or gpu")
+    found = torch.cuda.device_count()
+    if accelerator == "gpu" and not found:
+        raise UserError(
+            f"trainer.accelerator=gpu, but torch {torch.__version__} sees no CUDA device here: "
+            "use trainer.accelerator=cpu, or install a CUDA build of torch and its driver"
+        )
+    use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
+    if use_gpu and isinstance(devices, int) and devices > found:
+        raise UserError(f"trainer.devices={devices}, but there are {found} CUDA devices: use trainer.devices={found}")
+    return "gpu" if use_gpu else "cpu"
+
+
+def resolve_precision(precision: str | int, accelerator: str) -> str:
+    """Lightning's name of the precision; "auto" is bf16-mixed on a GPU that computes in bfloat16 itself (compute
+    capability 8.0, an A100, and later), 16-mixed on an older one, and 32-true on the CPU."""
+    precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), str(precision))
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise UserError("trainer.precision=16-mixed needs a GPU: use trainer.precision=auto")
+    if precision != "auto":
+        return precision
+    if accelerator == "cpu":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+
+
+class StopAtStep(Callback):
+    """Ends the run after `steps` optimizer steps, with a validation and a checkpoint as after a whole epoch.
+
+    In place of Trainer(max_steps), with which Lightning 2.6 counts an epoch twice when it resumes from its end.
+    """
+
+    def __init__(self, *, steps: int | None) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer)  # resumed, and nothing left to do
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        if self.steps is not None and trainer.global_step >= self.steps:
+            trainer.should_stop = True
+
+
+def total_steps(trainer: Trainer) -> int:
+    """Optimizer steps of the whole run."""
+    limits = [callback.steps for callback in trainer.callbacks if isinstance(callback, StopAtStep)]  # type: ignore[attr-defined]
+    return int(min([trainer.estimated_stepping_batches, *(limit for limit in limits if limit is not None)]))

@@ -1,0 +1,223 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from coco_file import coco_dict, write_coco
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from maskrcnn_lit.data import datamodule as module
+from maskrcnn_lit.data.batch import Batch, check_batch
+from maskrcnn_lit.data.datamodule import CocoDataModule, choose_workers
+from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.errors import UserError
+
+AUGMENT = {"flip": 0.5, "scale": [0.8, 1.2], "crop": 0.8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_coco(root / "train", coco_dict(11))
+    write_coco(root / "val", coco_dict(5))
+    return root
+
+
+def paths(part: str) -> dict[str, str]:
+    return {"annotations": f"{part}/instances.json", "images": f"{part}/images"}
+
+
+def data(folder: Path, **options: Any) -> CocoDataModule:
+    defaults: dict[str, Any] = {
+        "name": "test",
+        "root": folder,
+        "train": paths("train"),
+        "val": paths("val"),
+        "image_size": 64,
+        "batch_size": 2,
+        "workers": 0,
+        "augment": AUGMENT,
+        "mask_size": 28,
+        "seed": 1,
+    }
+    made = CocoDataModule(**defaults | options)
+    made.prepare_data()
+    made.setup("fit")
+    return made
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a[k], b[k]) for a, b in zip(one, other, strict=True) for k in a)
+
+
+def test_both_loaders_keep_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]):
+    made = data(folder)
+    for loader, count in ((made.train_dataloader(), 5), (made.val_dataloader(), 3)):
+        batches = list(loader)
+        assert len(batches) == len(loader) == count
+        for batch in batches:
+            check_batch(batch, 3)
+    assert [category.name for category in made.categories or ()] == ["ant", "mole", "zebra"]
+    shown = torch.cat([batch["image_ids"] for batch in made.val_dataloader()])
+    assert sorted(shown.tolist()) == [1, 2, 3, 4, 5]
+    assert "train: 11 images, 31 objects, 3 categories" in capsys.readouterr().out
+
+
+def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
+    epochs = {}
+    for workers in (0, 1, 2):
+        made = data(folder, workers=workers)
+        loader = made.train_dataloader()
+        state = torch.get_rng_state()
+        found = list(loader)
+        made._batches.set_epoch(1)  # persistent workers must hear of it
+        epochs[workers] = [found, list(loader)]
+        assert torch.equal(state, torch.get_rng_state())
+    assert same(epochs[0][0], epochs[1][0]) and same(epochs[0][0], epochs[2][0])
+    assert same(epochs[0][1], epochs[1][1]) and same(epochs[0][1], epochs[2][1])
+    assert not torch.equal(epochs[0][0][0]["images"], epochs[0][1][0]["images"])
+
+
+class Recorder(LightningModule):
+    """Trains one number and notes what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[int, list[int], int]] = []
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        self.seen.append((self.current_epoch, batch["image_ids"].tolist(), int(batch["images"].sum())))
+        return self.weight.sum()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    return Trainer(
+        accelerator="cpu",
+        use_distributed_sampler=False,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **options,
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, workers: int):
+    """Lightning tells our sampler the epoch, and after a stop in mid-epoch shows the rest of it, then whole epochs."""
+    whole = Recorder()
+    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(whole, datamodule=data(folder, workers=workers))
+    assert [epoch for epoch, *_ in whole.seen] == [0] * 5 + [1] * 5 + [2] * 5
+    epochs = [whole.seen[k : k + 5] for k in (0, 5, 10)]
+    assert epochs[0][0][1:] != epochs[1][0][1:] != epochs[2][0][1:]
+
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=7, save_top_k=-1)
+    trainer(tmp_path, max_epochs=2, callbacks=[saver]).fit(Recorder(), datamodule=data(folder, workers=workers))
+    rest, resumed = Recorder(), data(folder, workers=workers)
+    resumed.resume(1, 2)
+    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(
+        rest, datamodule=resumed, ckpt_path=tmp_path / "step=7.ckpt"
+    )
+    assert rest.seen == whole.seen[7:]
+
+
+def test_subsets_are_nested_and_told(folder: Path):
+    few, more = (data(folder, train_images=n, val_images=2).subset_ids() for n in (3, 7))
+    assert set(few["train"]) < set(more["train"]) and len(few["train"]) == 3 and len(few["val"]) == 2
+    first = data(folder, train_images=4, subset="first")
+    assert first.subset_ids()["train"] == [1, 2, 3, 4]
+    with pytest.raises(UserError, match="12 images were asked for of the 11"):
+        data(folder, train_images=12)
+
+
+def test_labels_of_validation_follow_training(folder: Path, tmp_path: Path):
+    content = coco_dict(5)
+    for category in content["categories"]:
+        category["id"] += 70
+    for annotation in content["annotations"]:
+        annotation["category_id"] += 70
+    content["categories"].reverse()
+    annotations, images = write_coco(tmp_path, content)
+    other = data(folder, val={"annotations": annotations, "images": images})
+    assert [c.name for c in other.val_index.categories] == [c.name for c in other.categories]
+    assert sorted(c.id for c in other.val_index.categories) == [71, 72, 73]
+    expected = list(data(folder).val_dataloader())
+    assert same(list(other.val_dataloader()), expected)
+    content["categories"][0]["name"] = "yak"  # was mole
+    annotations, images = write_coco(tmp_path, content)
+    with pytest.raises(UserError, match=r"ant, yak, zebra.*ant, mole, zebra.*only here yak, only there mole"):
+        data(folder, val={"annotations": annotations, "images": images})
+
+
+def test_validation_alone_uses_the_table_of_the_model(folder: Path):
+    made = CocoDataModule(name="test", root=folder, train={"annotations": "no", "images": "no"}, val=paths("val"))
+    made.use_categories([Category(5, "zebra"), Category(6, "ant"), Category(7, "mole")])
+    made.setup("validate")
+    assert made.train_index is None and [c.name for c in made.val_index.categories] == ["zebra", "ant", "mole"]
+    assert list(made.subset_ids()) == ["val"]
+
+
+def test_prepare_is_called_before_anything_is_read(tmp_path: Path):
+    made = data(
+        tmp_path,
+        prepare=lambda: [write_coco(tmp_path / part, coco_dict(4)) for part in ("train", "val")],
+    )
+    assert len(made.train_index) == 4
+
+
+def test_the_official_layout(test_data: Path):
+    made = data(
+        test_data / "coco_mini",
+        train={"annotations": "annotations/instances_train2017.json", "images": "train2017"},
+        val={"annotations": "annotations/instances_val2017.json", "images": "val2017"},
+        batch_size=8,
+        val_images=8,
+    )
+    assert len(made.train_index) == 86 and len(made.categories) == 80
+    batch = next(iter(made.train_dataloader()))
+    check_batch(batch, 80)
+    assert batch["images"].shape == (8, 3, 64, 64)
+
+
+def test_faults_are_told_once(test_data: Path, capsys: pytest.CaptureFixture[str]):
+    corrupt = {"annotations": "annotations/instances_corrupt.json", "images": "images"}
+    data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="skip")
+    out = capsys.readouterr().out
+    assert out.count("train: left out 13 (data.on_bad=skip):") == 1
+    assert "  1 x missing file (missing.jpg: no such file)" in out
+    with pytest.raises(UserError, match="13 faults"):
+        data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="error")
+
+
+def test_mistakes_are_told(folder: Path):
+    for options, said in (
+        ({"batch_size": 0}, "data.batch_size=0 must be at least 1"),
+        ({"batch_size": 12}, "11 training images do not fill one batch of 12 .* set data.batch_size=11"),
+        ({"image_size": [9, 3]}, "data.image_size=.9, 3. must be"),
+        ({"augment": {"flop": 1}}, "augment.flop is unknown"),
+        ({"train": {"annotations": "x.json", "images": "."}}, "no annotation file .*x.json"),
+        ({"train": {"annotations": "train/instances.json"}}, r"data.train.images is missing"),
+    ):
+        with pytest.raises(UserError, match=said):
+            data(folder, **options)
+    with pytest.raises(UserError, match=r"data\.workers=many must be auto or a number"):
+        data(folder, workers="many").train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "cuda", "expected"),
+    [(1, 1, False, 0), (2, 1, False, 1), (64, 1, False, 1), (64, 8, True, 7), (64, 1, True, 16), (4, 4, True, 0)],
+)
+def test_auto_workers(monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, cuda: bool, expected: int):
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert choose_workers("auto", processes=processes, cuda=cuda) == expected
+    assert choose_workers(3, processes=processes, cuda=cuda) == 3

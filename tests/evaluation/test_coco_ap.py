@@ -1,0 +1,384 @@
+"""coco_ap against plain pycocotools, on real ground truth and on small random sets."""
+
+import contextlib
+import copy
+import io
+import json
+import math
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle_tools
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from maskrcnn_lit.data.index import Category, read_index
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco_ap import (
+    DetectionCollector,
+    coco_ap,
+    results_table,
+    score_results,
+    to_coco_results,
+)
+
+NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100"]
+NAMES += ["ar_small", "ar_medium", "ar_large"]
+
+
+@pytest.fixture(scope="module")
+def ground_truth(test_data: Path) -> dict:
+    return json.loads((test_data / "coco_mini/annotations/instances_val2017.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def jittered(ground_truth: dict) -> list[dict]:
+    """The ground truth moved a little, some of it dropped or of a wrong class, false positives, many
+    equal scores."""
+    rng = np.random.default_rng(0)
+    api, results = _api(ground_truth), []
+    classes = [category["id"] for category in ground_truth["categories"]]
+    for a in ground_truth["annotations"]:
+        if a["iscrowd"] or rng.random() < 0.2:
+            continue
+        mask = api.annToMask(a)
+        for _ in range(rng.integers(1, 3)):  # some objects are found twice
+            moved = np.roll(mask, rng.normal(0, 2, 2).round().astype(int), axis=(0, 1))
+            x, y, w, h = np.array(a["bbox"]) + rng.normal(0, 0.05, 4) * np.array(a["bbox"])[[2, 3, 2, 3]]
+            wrong = rng.random() < 0.1
+            results.append(
+                {
+                    "image_id": a["image_id"],
+                    "category_id": int(rng.choice(classes)) if wrong else a["category_id"],
+                    "bbox": [x, y, w, h],
+                    "score": round(rng.random(), 2),
+                    "segmentation": _rle(moved),
+                }
+            )
+    for image in ground_truth["images"]:  # and something that is nowhere, on images without objects too
+        mask = np.zeros((image["height"], image["width"]), np.uint8)
+        mask[10:60, 20:90] = 1
+        entry = {"image_id": image["id"], "category_id": int(rng.choice(classes)), "bbox": [20, 10, 70, 50]}
+        results.append(entry | {"score": round(rng.random(), 2), "segmentation": _rle(mask)})
+    rng.shuffle(results)
+    return results
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_equals_pycocotools_on_real_ground_truth(
+    ground_truth: dict, jittered: list[dict], tmp_path: Path, iou_type: str
+) -> None:
+    ours = coco_ap(ground_truth, jittered, iou_type=iou_type)
+    stats, per_class = _plain(ground_truth, jittered, iou_type, tmp_path)
+    assert 0.2 < ours["ap"] < 0.8 and ours["ap_small"] < ours["ap_large"]  # neither trivial nor perfect
+    _assert_equal(ours, stats)
+    assert len(ours["ap_per_class"]) == 80
+    for name, value in per_class.items():
+        assert ours["ap_per_class"][name] == pytest.approx(value, abs=1e-9, nan_ok=True)
+
+
+def test_masks_are_sized_by_their_own_area_and_not_by_their_boxes(
+    ground_truth: dict, jittered: list[dict], tmp_path: Path
+) -> None:
+    ours = coco_ap(ground_truth, jittered, iou_type="segm")
+    naive, _ = _plain(ground_truth, jittered, "segm", tmp_path, drop_boxes=False)
+    for name, value in zip(NAMES, naive, strict=True):
+        if not name.startswith("ap_"):
+            assert ours[name] == pytest.approx(value, abs=1e-9)
+    assert ours["ap_small"] != pytest.approx(naive[3], abs=1e-4)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_ground_truth_as_detections_scores_one(ground_truth: dict, iou_type: str) -> None:
+    api = _api(ground_truth)
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+        | {"segmentation": _rle(api.annToMask(a))}
+        for a in ground_truth["annotations"]
+        if not a["iscrowd"]
+    ]
+    scores = coco_ap(ground_truth, results, iou_type=iou_type)
+    assert any(a["iscrowd"] for a in ground_truth["annotations"])
+    for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100"):
+        assert scores[name] == pytest.approx(1.0, abs=1e-9), name
+
+
+def test_the_index_gives_ground_truth_that_scores_as_the_json_does(
+    ground_truth: dict, jittered: list[dict], test_data: Path
+) -> None:
+    folder = test_data / "coco_mini"
+    index = read_index(folder / "annotations/instances_val2017.json", folder / "val2017", on_bad="error")
+    expected, scores = (score_results(truth, jittered) for truth in (ground_truth, index.coco_ground_truth()))
+    assert scores.metrics == pytest.approx(expected.metrics, abs=1e-12) and len(scores.metrics) == 24
+    assert scores.per_class == expected.per_class
+
+
+def test_detections_inside_a_crowd_region_are_no_false_positives() -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(1, 1, [60, 0, 50, 100], iscrowd=1)])
+    inside = [_found(1, 1, [0, 0, 50, 50], 0.5), _found(1, 1, [65, 10, 20, 20], 0.9)]
+    outside = [inside[0], _found(1, 1, [0, 90, 20, 20], 0.9)]
+    assert coco_ap(truth, inside, iou_type="bbox")["ap"] == pytest.approx(1.0)
+    assert coco_ap(truth, outside, iou_type="bbox")["ap"] == pytest.approx(0.5)
+
+
+def test_annotation_ids_from_zero_are_scored_as_others_are(tmp_path: Path) -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(2, 1, [0, 0, 40, 40])])
+    results = [_found(1, 1, [0, 0, 50, 50], 0.9), _found(2, 1, [0, 0, 40, 40], 0.8)]
+    from_zero = truth | {"annotations": [a | {"id": n} for n, a in enumerate(truth["annotations"])]}
+    assert coco_ap(truth, results, iou_type="bbox")["ap"] == pytest.approx(1.0)
+    assert coco_ap(from_zero, results, iou_type="bbox") == coco_ap(truth, results, iou_type="bbox")
+    trapped, _ = _plain(from_zero, results, "bbox", tmp_path)
+    assert trapped[0] < 0.9  # this is what the renumbering is for
+
+
+@pytest.mark.parametrize("start, step", [(0, 1), (1, 7), (2**62, 12345), (2**70, 1)])
+def test_ids_of_any_size_and_order_score_the_same(
+    ground_truth: dict, jittered: list[dict], start: int, step: int
+) -> None:
+    order = np.random.default_rng(1).permutation(80).tolist()
+    new = {c["id"]: start + step * n for c, n in zip(ground_truth["categories"], order, strict=True)}
+    truth = ground_truth | {
+        "categories": [c | {"id": new[c["id"]]} for c in ground_truth["categories"]],
+        "annotations": [a | {"category_id": new[a["category_id"]]} for a in ground_truth["annotations"]],
+    }
+    results = [r | {"category_id": new[r["category_id"]]} for r in jittered]
+    expected, scores = (coco_ap(t, r, iou_type="bbox") for t, r in ((ground_truth, jittered), (truth, results)))
+    assert scores.pop("ap_per_class") == pytest.approx(expected.pop("ap_per_class"), abs=1e-12, nan_ok=True)
+    assert scores == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_detection_scores_zero_and_no_ground_truth_is_nan() -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50])])  # medium: there is nothing small or large
+    for iou_type in ("bbox", "segm"):
+        scores = coco_ap(truth, [], iou_type=iou_type)
+        assert scores["ap"] == scores["ap50"] == scores["ap_medium"] == scores["ar100"] == 0.0
+        assert math.isnan(scores["ap_small"]) and math.isnan(scores["ar_large"])
+        assert scores["ap_per_class"]["one"] == 0.0 and math.isnan(scores["ap_per_class"]["two"])
+    assert math.isnan(coco_ap(_truth([]), [_found(1, 1, [0, 0, 5, 5], 0.5)], iou_type="bbox")["ap"])
+
+
+def test_false_positives_on_an_image_without_objects_cost() -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
+    right, wrong = _found(1, 1, [0, 0, 50, 50], 0.5), _found(2, 1, [0, 0, 50, 50], 0.9)
+    assert coco_ap(truth, [right, wrong], iou_type="bbox")["ap"] == pytest.approx(0.5)
+
+
+def test_arguments_stay_as_they_are_and_nothing_is_printed(
+    ground_truth: dict, jittered: list[dict], capsys: pytest.CaptureFixture
+) -> None:
+    truth, results = copy.deepcopy(ground_truth), copy.deepcopy(jittered)
+    for iou_type in ("bbox", "segm"):
+        coco_ap(truth, results, iou_type=iou_type)
+    assert truth == ground_truth and results == jittered
+    assert capsys.readouterr() == ("", "")
+
+
+def test_more_detections_an_image_than_a_hundred(tmp_path: Path) -> None:
+    boxes = [[x * 8, y * 8, 7, 7] for x in range(15) for y in range(15)]
+    truth = _truth([_box(1, 1, box) for box in boxes])
+    results = [_found(1, 1, box, 0.9 - n / 1000) for n, box in enumerate(boxes)]
+    limited = coco_ap(truth, results, iou_type="bbox")
+    scores = coco_ap(truth, results, iou_type="bbox", max_detections=(1, 10, 300))
+    assert limited["ar100"] == pytest.approx(100 / 225)
+    assert scores["ar300"] == scores["ap"] == pytest.approx(1.0) and "ar100" not in scores
+    stats, _ = _plain(truth, results, "bbox", tmp_path, max_detections=[1, 10, 300])
+    assert [scores["ap50"], scores["ap_small"], scores["ar300"]] == pytest.approx([stats[1], stats[3], stats[8]])
+
+
+_sides = st.integers(1, 110)
+_boxes = st.tuples(st.integers(0, 60), st.integers(0, 60), _sides, _sides).map(list)
+_ids = st.integers(1, 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    objects=st.lists(st.tuples(_ids, _ids, _boxes, st.integers(0, 1)), max_size=8),
+    found=st.lists(st.tuples(_ids, _ids, _boxes, st.sampled_from([0.1, 0.5, 0.9])), min_size=1, max_size=12),
+    copied=st.integers(0, 8),
+)
+def test_equals_pycocotools_on_random_sets(objects: list, found: list, copied: int) -> None:
+    truth = _truth([_box(image, category, box, crowd) for image, category, box, crowd in objects])
+    found += [(image, category, box, 0.7) for image, category, box, _ in objects[:copied]]
+    results = [_found(image, category, box, score) for image, category, box, score in found]
+    for iou_type in ("bbox", "segm"):
+        _assert_equal(coco_ap(truth, results, iou_type=iou_type), _plain(truth, results, iou_type, None)[0])
+
+
+def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(2, 2, [0, 0, 40, 40])])
+    results = [_found(1, 1, [0, 0, 50, 50], 0.9)]
+    metrics, per_class = score_results(truth, results)
+    assert metrics["val/box_ap"] == metrics["val/mask_ap"] == pytest.approx(0.5)
+    assert set(metrics) == {f"val/{kind}_{name}" for kind in ("box", "mask") for name in NAMES}
+    assert per_class["one"] == pytest.approx({"box_ap": 1.0, "mask_ap": 1.0})
+    assert per_class["two"] == {"box_ap": 0.0, "mask_ap": 0.0}
+    assert score_results(truth, results, image_ids=[1]).metrics["val/mask_ap"] == pytest.approx(1.0)
+    assert len(truth["images"]) == 2
+    boxes_only = [{key: value for key, value in r.items() if key != "segmentation"} for r in results]
+    assert "val/mask_ap" not in score_results(truth, boxes_only).metrics
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"image_id": 99}, "image ids that the ground truth does not have: 99 (it has 1, 2)"),
+        ({"category_id": 7}, "category ids that the ground truth does not have: 7 (it has 1, 2)"),
+        ({"score": math.nan}, "entry 1 of the results has score nan"),
+        ({"bbox": [1, 2, 3]}, "entry 1 of the results has bbox [1, 2, 3]"),
+        ({"segmentation": {"size": [9, 8], "counts": "0"}}, "is [9, 8] (height, width) and the"),
+    ],
+)
+def test_wrong_results_are_named(change: dict, said: str) -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
+    good = _found(1, 1, [0, 0, 50, 50], 0.9)
+    with pytest.raises(UserError) as error:
+        score_results(truth, [good, good | change])
+    assert said in str(error.value)
+
+
+def test_results_table_is_aligned_and_shows_a_dash_for_no_number() -> None:
+    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
+    table = results_table(score_results(truth, [_found(1, 1, [0, 0, 50, 50], 0.9)]).metrics)
+    header, *rows = table.splitlines()
+    assert header.split() == ["AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
+    assert [row.split() for row in rows] == [
+        [kind, "1.000", "1.000", "1.000", "-", "1.000", "-", "1.000", "1.000", "1.000"] for kind in ("box", "mask")
+    ]
+    assert len({len(line) for line in table.splitlines()}) == 1
+    assert "-" in results_table({"val/box_ap": None})
+
+
+def test_to_coco_results_gives_original_ids_and_json_ready_masks() -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[1:3, 2:7] = 1
+    detections = [
+        {"image_id": 5, "boxes": np.zeros((0, 4), np.float32), "scores": [], "labels": [], "masks": []},
+        {
+            "image_id": 2**40,
+            "boxes": np.array([[2, 1, 7, 3]], np.float32),
+            "scores": np.array([0.25], np.float32),
+            "labels": np.array([2]),
+            "masks": [rle_tools.encode(np.asfortranarray(mask))],
+        },
+    ]
+    (entry,) = to_coco_results(detections, [Category(90, "ant"), Category(13, "bee")])
+    assert entry["image_id"] == 2**40 and entry["category_id"] == 13
+    assert entry["bbox"] == [2, 1, 5, 2] and entry["score"] == 0.25
+    assert (rle_tools.decode(json.loads(json.dumps(entry))["segmentation"]) == mask).all()
+    with pytest.raises(ValueError, match=r"label 2 of image 1099511627776 is not in 1\.\.1"):
+        to_coco_results(detections, [Category(90, "ant")])
+
+
+def test_collector_keeps_one_entry_an_image_and_only_counts_unreadable_ones() -> None:
+    first, second = DetectionCollector(), DetectionCollector()
+    first.add([_detections(3, 0.5), _detections(1, 0.5), _detections(7, 0.5)], [True, True, False])
+    second.add([_detections(2, 0.9), _detections(3, 0.9)], [True, True])
+    first.merge(second)
+    results = first.results([Category(4, "ant")])
+    assert [(r["image_id"], r["score"]) for r in results] == [(1, 0.5), (2, 0.9), (3, 0.5)]
+    assert first.unreadable == {7}
+
+
+def test_collector_memory_does_not_grow_with_the_area_of_the_images() -> None:
+    collector = DetectionCollector()
+    mask = np.zeros((3000, 4000), np.uint8, order="F")
+    mask[500:2500, 300:3300] = 1
+    rle = rle_tools.encode(mask)
+    entry = {"image_id": 1, "boxes": np.ones((100, 4), np.float32), "scores": np.ones(100, np.float32)}
+    collector.add([entry | {"labels": np.ones(100, int), "masks": [dict(rle) for _ in range(100)]}], [True])
+    results = collector.results([Category(1, "ant")])
+    assert len(pickle.dumps(collector)) < 50_000 < mask.size
+    assert len(json.dumps(results)) < 100 * mask.shape[1] * 5  # run lengths, at most some bytes a column
+
+
+def _detections(image_id: int, score: float) -> dict:
+    mask = rle_tools.encode(np.asfortranarray(np.ones((4, 4), np.uint8)))
+    return {"image_id": image_id, "boxes": [[0, 0, 4, 4]], "scores": [score], "labels": [1], "masks": [mask]}
+
+
+def _truth(annotations: list[dict]) -> dict:
+    """Two images of 120 x 130, two categories."""
+    return {
+        "images": [{"id": n, "height": 120, "width": 130, "file_name": f"{n}.jpg"} for n in (1, 2)],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+        "annotations": [a | {"id": n} for n, a in enumerate(annotations, start=1)],
+    }
+
+
+def _box(image: int, category: int, box: list, iscrowd: int = 0) -> dict:
+    """An object that fills its box; the mask ends with the image."""
+    mask = _rle(_filled(box))
+    entry = {"image_id": image, "category_id": category, "bbox": box, "segmentation": mask}
+    return entry | {"iscrowd": iscrowd, "area": int(rle_tools.area(mask))}
+
+
+def _found(image: int, category: int, box: list, score: float) -> dict:
+    entry = {"image_id": image, "category_id": category, "bbox": box, "score": score}
+    return entry | {"segmentation": _rle(_filled(box))}
+
+
+def _filled(box: list) -> np.ndarray:
+    x, y, w, h = box
+    mask = np.zeros((120, 130), np.uint8)
+    mask[y : y + h, x : x + w] = 1
+    return mask
+
+
+def _rle(mask: np.ndarray) -> dict:
+    rle = rle_tools.encode(np.asfortranarray(mask))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
+
+
+def _api(ground_truth: dict) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO()
+        api.dataset = copy.deepcopy(ground_truth)
+        api.createIndex()
+    return api
+
+
+def _plain(
+    ground_truth: dict,
+    results: list[dict],
+    iou_type: str,
+    folder: Path | None,
+    *,
+    drop_boxes: bool = True,
+    max_detections: list[int] | None = None,
+) -> tuple[list[float], dict[str, float]]:
+    """The twelve numbers and AP by class as anybody gets them from pycocotools, through files where
+    `folder` is given.
+
+    For masks the boxes are left out of the results, as pycocotools would take their area for the masks'."""
+    left_out = {"bbox"} if drop_boxes and iou_type == "segm" else set()
+    given = [{key: value for key, value in r.items() if key not in left_out} for r in results]
+    with contextlib.redirect_stdout(io.StringIO()):
+        if folder:
+            (folder / "truth.json").write_text(json.dumps(ground_truth))
+            (folder / "results.json").write_text(json.dumps(given))
+            api = COCO(str(folder / "truth.json"))
+            found = api.loadRes(str(folder / "results.json"))
+        else:
+            api = _api(ground_truth)
+            found = api.loadRes(copy.deepcopy(given))
+        evaluation = COCOeval(api, found, iou_type)
+        if max_detections:
+            evaluation.params.maxDets = max_detections
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    per_class = {}
+    for k, category in enumerate(evaluation.params.catIds):
+        precision = evaluation.eval["precision"][:, :, k, 0, 2]
+        known = precision[precision > -1]
+        per_class[api.cats[category]["name"]] = known.mean() if known.size else math.nan
+    return evaluation.stats.tolist(), per_class
+
+
+def _assert_equal(ours: dict, stats: list[float]) -> None:
+    for name, value in zip(NAMES, stats, strict=True):
+        assert ours[name] == pytest.approx(math.nan if value == -1 else value, abs=1e-9, nan_ok=True), name

@@ -1,0 +1,143 @@
+"""Every yaml under conf/ composes, and what it describes builds: from random weights, without a download."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from maskrcnn_lit import cli
+from maskrcnn_lit.config import build, compose, conf_dir, show
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.overrides import flat
+from maskrcnn_lit.targets import ALLOWED_TARGETS
+from maskrcnn_lit.training.trainer import build_trainer
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+VERBS = sorted(path.stem for path in CONF.glob("*.yaml"))
+CHOICES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml"))
+EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
+GROUPS = {"augment", "backbone", "callbacks", "data", "experiment", "logger", "model", "optimizer", "trainer"}
+
+
+def composed(verb: str, *overrides: str) -> DictConfig:
+    """The config with something given for every option that has no default."""
+    config = show(verb, overrides)
+    for name, value in flat(OmegaConf.to_container(config)):
+        if value == "???":
+            OmegaConf.update(config, name, "given")
+    return config
+
+
+def of_group(group: str) -> list[str]:
+    return [choice for name, choice in CHOICES if name == group]
+
+
+def test_every_yaml_is_a_verb_or_a_choice_of_a_known_group():
+    files = list(CONF.rglob("*.yaml"))
+    assert conf_dir() == CONF
+    assert len(files) == len(VERBS) + len(CHOICES) >= 20
+    assert set(VERBS) == set(cli.VERBS)
+    assert {group for group, _ in CHOICES} == GROUPS
+    assert {"demo", "overfit"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_composes(verb: str):
+    assert OmegaConf.to_container(composed(verb), resolve=True)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_a_verb_compose(verb: str):
+    for example in cli.VERBS[verb].examples:
+        program, name, *overrides = shlex.split(example)
+        assert (program, name) == ("maskrcnn-lit", verb)
+        compose(verb, overrides)
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=str)
+def test_a_choice_composes_and_holds(group: str, choice: str):
+    config = OmegaConf.to_container(show("train", [f"{group}={choice}"]))
+    own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
+    own.pop("defaults", None)
+    within: Any = config if group == "experiment" else config[group]
+    for name, value in flat(own):
+        if not isinstance(value, dict):  # a `???` would not hold over a value of the yaml that it builds on
+            assert dict(flat(within))[name] == value, name
+
+
+@pytest.mark.parametrize("choice", EXPERIMENTS)
+def test_an_experiment_opens_with_its_question_command_and_outcome(choice: str):
+    text = (CONF / "experiment" / f"{choice}.yaml").read_text()
+    opening = " ".join(re.match(r"(?:#.*\n)+", text).group().split())
+    assert opening.startswith("# @package _global_")
+    assert f"maskrcnn-lit train experiment={choice}" in opening
+    assert "?" in opening and "Cost: " in opening and "Expected: " in opening
+
+
+@pytest.mark.parametrize("choice", EXPERIMENTS)
+def test_an_experiment_builds(choice: str):
+    config = composed("train", f"experiment={choice}")
+    assert isinstance(build(config.model, num_classes=2), nn.Module)
+    assert isinstance(build(config.data), CocoDataModule)
+    assert callable(build(config.optimizer))
+    build_trainer_of(config)
+
+
+@pytest.mark.parametrize("backbone", of_group("backbone"))
+@pytest.mark.parametrize("model", of_group("model"))
+def test_a_model_builds_with_every_backbone(model: str, backbone: str):
+    config = composed("train", f"model={model}", f"backbone={backbone}", *without_weights(backbone))
+    built = build(config.model, num_classes=2)
+    assert isinstance(built, nn.Module)
+    assert all(parameter.device.type == "cpu" for parameter in built.parameters())
+
+
+@pytest.mark.parametrize("data", of_group("data"))
+@pytest.mark.parametrize("augment", of_group("augment"))
+def test_data_builds_with_every_augmentation(data: str, augment: str):
+    built = build(composed("train", f"data={data}", f"augment={augment}").data)
+    assert isinstance(built, CocoDataModule) and isinstance(built.batch_size, int)
+
+
+@pytest.mark.parametrize("optimizer", of_group("optimizer"))
+def test_an_optimizer_builds(optimizer: str):
+    made = build(composed("train", f"optimizer={optimizer}").optimizer)
+    layer = nn.Linear(2, 2)
+    plan = made(layer, batch_size=4, total_steps=10, fused=False)
+    assert {id(p) for group in plan.optimizer.param_groups for p in group["params"]} == set(map(id, layer.parameters()))
+
+
+@pytest.mark.parametrize("trainer", of_group("trainer"))
+@pytest.mark.parametrize("logger", of_group("logger"))
+@pytest.mark.parametrize("callbacks", of_group("callbacks"))
+def test_a_trainer_builds_with_its_loggers_and_callbacks(trainer: str, logger: str, callbacks: str, tmp_path: Path):
+    chosen = (f"trainer={trainer}", f"logger={logger}", f"callbacks={callbacks}", f"run_dir={tmp_path}")
+    build_trainer_of(composed("train", *chosen))
+
+
+def test_every_target_is_one_that_build_allows():
+    targets = re.findall(r"_target_: *(\S+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml")))
+    assert len(targets) > 15
+    assert all(target.startswith(ALLOWED_TARGETS) for target in targets)
+
+
+def without_weights(backbone: str) -> list[str]:
+    """Overrides that keep a pretrained backbone from downloading."""
+    own = OmegaConf.load(CONF / "backbone" / f"{backbone}.yaml")
+    return [f"backbone.{name}=null" for name in ("weights", "pretrained") if name in own]
+
+
+def build_trainer_of(config: DictConfig) -> None:
+    callbacks = list(build(config.callbacks).values())
+    loggers = list(build(config.logger).values())
+    assert callbacks and all(isinstance(callback, Callback) for callback in callbacks)
+    assert loggers and all(isinstance(logger, Logger) for logger in loggers)
+    config.trainer.accelerator = "cpu" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
+    trainer = build_trainer(run_dir=config.run_dir, callbacks=callbacks, loggers=loggers, **config.trainer)
+    assert set(callbacks) <= set(trainer.callbacks)

@@ -1,0 +1,101 @@
+"""`make demo` and `make test` up to the point where pip would load torch: a stand-in for Python plays its part."""
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the Makefile and a `python` that answers checks, and notes or fails the rest."""
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / file, tmp_path)
+    python = tmp_path / "python"
+    python.write_text(
+        textwrap.dedent(f"""\
+            #!/bin/sh
+            case "$*" in
+                "-m pip --version") ;;
+                "-c import hydra"*) ;;
+                -c*) exec {sys.executable} "$@" ;;
+                "-m venv"*) mkdir -p .venv/bin && cp python .venv/bin/python ;;
+                "-m pip install"*) echo "install" >> log; test ! -e broken ;;
+                *) exit 9 ;;
+            esac
+            """)
+    )
+    python.chmod(0o755)
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def installs(folder: Path) -> int:
+    return (folder / "log").read_text().count("install") if (folder / "log").exists() else 0
+
+
+def test_it_installs_once_and_again_when_the_requirements_change(checkout: Path):
+    for _ in range(2):
+        done = make(checkout, ".venv/installed", "PYTHON=./python")
+        assert done.returncode == 0, done.stderr
+        assert installs(checkout) == 1
+    now = (checkout / ".venv" / "installed").stat().st_mtime
+    os.utime(checkout / "constraints.txt", (now + 5, now + 5))
+    assert make(checkout, ".venv/installed", "PYTHON=./python").returncode == 0
+    assert installs(checkout) == 2
+
+
+def test_an_installation_that_broke_off_is_taken_up_again(checkout: Path):
+    (checkout / "broken").touch()
+    assert make(checkout, "demo", "PYTHON=./python").returncode != 0
+    assert not (checkout / ".venv" / "installed").exists()
+    (checkout / "broken").unlink()
+    assert make(checkout, ".venv/installed", "PYTHON=./python").returncode == 0
+    assert installs(checkout) == 2
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_a_full_disk_and_a_missing_python_are_told_in_a_sentence(checkout: Path, target: str):
+    done = make(checkout, target, "PYTHON=./python", "DISK_NEEDED=10000000")
+    assert done.returncode != 0
+    sentence = done.stderr.splitlines()[0]
+    assert (
+        sentence.startswith("The disk is too full: the environment needs 10000000 GB, and ") and "Make room" in sentence
+    )
+    done = make(checkout, target, "PYTHON=no-such-python")
+    assert done.returncode != 0 and done.stdout == "There is no no-such-python: install Python 3.11 or newer.\n"
+    assert installs(checkout) == 0 and not (checkout / ".venv").exists()
+
+
+def test_an_old_python_is_told_in_a_sentence(checkout: Path):
+    old = checkout / "old"  # says 3.9 of itself
+    old.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); $(printf %s "$2")"\n'
+    )
+    old.chmod(0o755)
+    done = make(checkout, "demo", "PYTHON=./old")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[0] == (
+        "Python 3.11 or newer is needed, and ./old is 3.9: install one, or name it with PYTHON=..."
+    )
+    assert not (checkout / ".venv").exists()
+
+
+def test_both_commands_run_what_they_promise():
+    demo = make(REPOSITORY, "-n", "demo", "INSTALLED=Makefile").stdout
+    assert demo.splitlines() == [".venv/bin/maskrcnn-lit train experiment=demo"]
+    test = make(REPOSITORY, "-n", "test", "INSTALLED=Makefile").stdout
+    for tool in ("ruff check", "ruff format --check", "mypy", "pytest -n 2"):
+        assert f".venv/bin/{tool}" in test
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+    assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
