@@ -92,12 +92,13 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
             if choices:
                 check_choice(override, verb, groups, choices)
         chosen = _chosen(loader, overrides)
-        before = OmegaConf.to_container(hydra.compose(verb, overrides=chosen))
+        composed = hydra.compose(verb, overrides=chosen)
+        before = OmegaConf.to_container(composed)
         for override in parsed:
             if override.input_line not in chosen:
                 check_value(override, verb, groups, before)
         _check_experiment(verb, before, _groups(loader, verb, chosen))
-        return hydra.compose(verb, overrides=list(overrides))
+        return composed if len(chosen) == len(overrides) else hydra.compose(verb, overrides=list(overrides))
 
 
 def describe(verb: str, overrides: Sequence[str] = ()) -> Description:

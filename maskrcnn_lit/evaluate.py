@@ -1,7 +1,6 @@
 """`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
-from pathlib import Path
-
+import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,7 +10,7 @@ from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
-from maskrcnn_lit.predictor import read_checkpoint
+from maskrcnn_lit.predictor import output_folder, read_checkpoint
 from maskrcnn_lit.threads import share_cores
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
@@ -19,11 +18,12 @@ from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Score a run; `config` is that of conf/evaluate.yaml with `overrides`."""
+    folder = output_folder(config.run, config.run_dir)
     trained, categories, state = read_checkpoint(config.run, config.checkpoint)
-    described = trained.data if config.get("data") is None else config.data
+    described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(described)
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
-    model = build(trained.model)
+    model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
     module = DetectionModule(
         model=model,
@@ -32,7 +32,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         config=OmegaConf.to_container(trained),  # type: ignore[arg-type]  # a dict, as the checkpoint holds it
         seed=trained.seed,
     )
-    evaluation = CocoEvaluation(run_dir=config.run_dir)
+    evaluation = CocoEvaluation(run_dir=folder)
     accelerator = resolve_accelerator(config.accelerator, 1)
     share_cores(data.workers)
     trainer = Trainer(
@@ -44,11 +44,19 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        default_root_dir=config.run_dir,
+        default_root_dir=folder,
     )
     trainer.validate(module, datamodule=data, verbose=False)
-    file = Path(config.run_dir) / "evaluation.json"
+    file = folder / "evaluation.json"
     record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
     write_json(file, {**record, "metrics": evaluation.metrics, "per_class": evaluation.per_class})
     print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
     print(f"Written to {file}; the detections are beside it in detections.json")
+
+
+def _as_trained(data: DictConfig, trained: DictConfig, overrides: list[str]) -> DictConfig:
+    """Other data, prepared as the run's was: of its size, unless another is asked for, and without training images."""
+    data.train = data.val  # never read, and need not be given
+    if not any(text.startswith("data.image_size=") for text in overrides):
+        data.image_size = trained.data.image_size
+    return data

@@ -1,18 +1,18 @@
 """`maskrcnn-lit predict`: a run folder and images -> the images with what was found drawn on them, and COCO results."""
 
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.files import write_json
-from maskrcnn_lit.predictor import load_model
+from maskrcnn_lit.predictor import load_model, output_folder
 from maskrcnn_lit.threads import share_cores
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Predict; `config` is that of conf/predict.yaml with `overrides`."""
+    folder = output_folder(config.run, config.run_dir)
     share_cores(0)
     model = load_model(
         config.run,
@@ -21,7 +21,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         accelerator=config.accelerator,
         checkpoint=config.checkpoint,
     )
-    folder = Path(config.run_dir)
     results: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     for image_id, found in enumerate(model.predict(config.source), start=1):

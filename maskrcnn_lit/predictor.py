@@ -26,7 +26,7 @@ from maskrcnn_lit.evaluation.coco_ap import to_coco_results
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
-from maskrcnn_lit.training.checkpoint import checkpoint_file, load_plain, model_weights
+from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, load_plain, model_weights
 from maskrcnn_lit.training.trainer import resolve_accelerator
 
 
@@ -143,8 +143,22 @@ def read_checkpoint(
         raise UserError(f"checkpoint={name} must be best or last")
     if not path.exists():
         raise UserError(f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)")
-    saved = load_plain(checkpoint_file(path, name) if path.is_dir() else path)
+    file = path
+    if path.is_dir():
+        file = (last_checkpoint(path) if name == "last" else None) or best_checkpoint(path)
+    saved = load_plain(file)
     if not {"config", "categories", "state_dict"} <= saved.keys():
         raise UserError(f"{path} is no checkpoint of a run: give a run folder, or a file of its checkpoints/")
     categories = tuple(Category(number, title) for number, title in saved["categories"])
     return OmegaConf.create(saved["config"]), categories, model_weights(saved)
+
+
+def output_folder(run: str, run_dir: str) -> Path:
+    """Where evaluate and predict write: `run_dir`, which lies in the run folder unless it was given.
+
+    Raises:
+        UserError: `run` is a checkpoint, in which no folder can lie.
+    """
+    if Path(run).is_file() and Path(run) in Path(run_dir).parents:
+        raise UserError(f"run={run} is a file, so say where the results go: run_dir=DIR")
+    return Path(run_dir)

@@ -18,9 +18,17 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
-from maskrcnn_lit.evaluation.result import RunResult, describe_data, package_commit, package_versions, write_result
+from maskrcnn_lit.evaluation.result import (
+    RunResult,
+    describe_data,
+    package_commit,
+    package_versions,
+    read_result,
+    write_result,
+)
 from maskrcnn_lit.files import atomic_write, write_json
 from maskrcnn_lit.threads import share_cores
+from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.panels import choose, draw_panel
 from maskrcnn_lit.training.trainer import build_trainer
@@ -31,20 +39,17 @@ PICTURES = 6  # validation images in predictions.png
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Train, score and draw one model; `config` is that of conf/train.yaml with `overrides`."""
     checkpoint = None
-    if config.resume is not None:
-        config, checkpoint = _resumed(config.resume, overrides)
-    run_dir = Path(config.run_dir)
-    first = int(os.environ.get("LOCAL_RANK", "0")) == 0  # of several processes, one writes
-    if first and checkpoint is None and (run_dir / "config.yaml").exists():
-        raise UserError(f"run_dir={run_dir} holds a run: continue it with resume={run_dir}, or give another run_dir")
+    if config.resume is None:
+        _check_new(Path(config.run_dir))
+    else:
+        checkpoint = last_checkpoint(config.resume)  # none if the run was killed before its first: it begins anew
+        config = _resumed(config.resume, overrides)
 
     torch.manual_seed(config.seed)
     callbacks = {name: build(node) for name, node in config.callbacks.items() if node is not None}
+    loggers = [build(node) for node in config.logger.values() if node is not None]
     trainer = build_trainer(
-        run_dir=run_dir,
-        callbacks=list(callbacks.values()),
-        loggers=[build(node) for node in config.logger.values() if node is not None],
-        **config.trainer,
+        run_dir=config.run_dir, callbacks=list(callbacks.values()), loggers=loggers, **config.trainer
     )
     data: CocoDataModule = build(config.data)
     data.prepare_data()
@@ -52,15 +57,29 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     share_cores(data.workers)
     assert data.categories is not None
     config.model.num_classes = len(data.categories)
-    model = build(config.model).to(memory_format=torch.channels_last)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     module = DetectionModule(
-        model=model,
+        model=build(config.model).to(memory_format=torch.channels_last),
         optimizer=build(config.optimizer),
         categories=data.categories,
-        config=plain,
+        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a dict
         seed=config.seed,
     )
+    result = fit(trainer, module, data, checkpoint, overrides)
+    if _first_process():
+        evaluation: CocoEvaluation | None = callbacks.get("evaluation")
+        result.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        result.metrics |= evaluation.metrics if evaluation else {}
+        write_result(Path(config.run_dir) / "result.json", result)
+        write_image(Path(config.run_dir) / "predictions.png", draw_predictions(module, data))
+        print(_ending(result, config.run_dir, trainer.global_step))
+
+
+def fit(
+    trainer: Trainer, module: DetectionModule, data: CocoDataModule, checkpoint: Path | None, overrides: list[str]
+) -> RunResult:
+    """Train, and keep result.json true meanwhile: running, then finished, interrupted or failed."""
+    assert data.categories is not None
+    run_dir = Path(trainer.default_root_dir)
     result = RunResult(
         status="running",
         overrides=overrides,
@@ -68,38 +87,44 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         versions=package_versions(),
         commit=package_commit(),
         data=describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories),
-        seed=config.seed,
+        seed=module.seed,
     )
-    if first:
-        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    if _first_process():
+        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
         write_json(run_dir / "subset_ids.json", data.subset_ids())
         write_result(run_dir / "result.json", result)
+    begun = load_plain(checkpoint)["global_step"] if checkpoint else 0
     started = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-    except BaseException as error:
-        # Lightning turns an interrupt into SystemExit
-        result.status = "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
-        write_result(run_dir / "result.json", result)
-        if isinstance(error, SystemExit):
-            raise KeyboardInterrupt from error
+        result.status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
+        result.status = "interrupted"
+        raise KeyboardInterrupt from error
+    except BaseException:
+        result.status = "failed"
         raise
-    if not trainer.is_global_zero:
-        return
-    evaluation: CocoEvaluation | None = callbacks.get("evaluation")
-    result.status = "finished"
-    result.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    result.metrics |= evaluation.metrics if evaluation else {}
-    seconds = time.perf_counter() - started
-    images = trainer.global_step * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    result.cost = run_cost(model, module.device, seconds=seconds, images=images)
-    write_result(run_dir / "result.json", result)
-    write_image(run_dir / "predictions.png", draw_predictions(module, data, config.seed))
-    print(_ending(result, run_dir, trainer))
+    finally:
+        steps = trainer.global_step - begun
+        images = steps * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        result.cost = run_cost(module.model, module.device, seconds=time.perf_counter() - started, images=images)
+        if _first_process():
+            write_result(run_dir / "result.json", result)
+    return result
 
 
-def _resumed(source: str, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The config of a run that is to go on, and its last checkpoint."""
+def _first_process() -> bool:
+    """Of several processes one writes."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _check_new(run_dir: Path) -> None:
+    if _first_process() and (run_dir / "config.yaml").exists():
+        raise UserError(f"run_dir={run_dir} holds a run: continue it with resume={run_dir}, or give another run_dir")
+
+
+def _resumed(source: str, overrides: list[str]) -> DictConfig:
+    """The config of a run that is to go on."""
     others = [text for text in overrides if not text.startswith("resume=")]
     if others:
         raise UserError(
@@ -107,28 +132,27 @@ def _resumed(source: str, overrides: list[str]) -> tuple[DictConfig, Path]:
             "for another configuration start a new run"
         )
     config = load_run_config(source)
+    if read_result(Path(source) / "result.json").status == "finished":
+        raise UserError(f"{source} is finished, nothing is left to resume; for more epochs start a new run")
     if Path(config.run_dir).resolve() != Path(source).resolve():
-        config.run_dir = str(source)  # the folder has moved: write where it lies now
         config = _moved(config, str(source))
-    last = Path(source) / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise UserError(f"{last} does not exist: the run was stopped before its first checkpoint; train it anew")
-    return config, last
+    return config
 
 
 def _moved(config: DictConfig, run_dir: str) -> DictConfig:
     """Where the saved config wrote into its run folder, it writes into `run_dir`."""
-    config.callbacks.evaluation.run_dir = run_dir
-    config.logger.tensorboard.save_dir = run_dir
-    config.logger.csv.path = f"{run_dir}/metrics.csv"
+    places = ("run_dir", "callbacks.evaluation.run_dir", "logger.tensorboard.save_dir")
+    for name, place in {**dict.fromkeys(places, run_dir), "logger.csv.path": f"{run_dir}/metrics.csv"}.items():
+        if OmegaConf.select(config, name) is not None:  # a logger or callback may be switched off
+            OmegaConf.update(config, name, place)
     return config
 
 
 @torch.no_grad()
-def draw_predictions(module: DetectionModule, data: CocoDataModule, seed: int) -> Any:
+def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
     """Ground truth beside prediction for a few validation images, H W 3 uint8."""
     assert data.val_index is not None
-    chosen = choose(data.val_index.image_ids, PICTURES, seed)
+    chosen = choose(data.val_index.image_ids, PICTURES, module.seed)
     positions = [i for i, image_id in enumerate(data.val_index.image_ids.tolist()) if image_id in chosen]
     names = [category.name for category in module.categories]
     module.model.eval()
@@ -140,13 +164,13 @@ def draw_predictions(module: DetectionModule, data: CocoDataModule, seed: int) -
     return grid(panels, columns=2)
 
 
-def _ending(result: RunResult, run_dir: Path, trainer: Trainer) -> str:
+def _ending(result: RunResult, run_dir: str, steps: int) -> str:
     score = result.metrics.get("val/mask_ap50", float("nan"))
     return (
         f"\n{results_table(result.metrics)}\n\n"
-        f"Trained {trainer.global_step} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
+        f"Trained {steps} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
         f"{result.data['val']['images']} validation images of {result.data['name']}. "
-        f"Look at {run_dir / 'predictions.png'}\n"
+        f"Look at {run_dir}/predictions.png\n"
         "Next:\n"
         f"  tensorboard --logdir {run_dir}\n"
         f"  maskrcnn-lit predict run={run_dir} source=IMAGE_OR_FOLDER\n"

@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from maskrcnn_lit import cli, config
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.overrides import flat
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Commands that are not ours; what they name is checked as a path.
-OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", "open", "bash", ".ci/run"}
+OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", ".ci/run"}
+OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
-NOT_OURS = {"config.yaml", "metrics.csv", "result.json", "detections.json", "subset_ids.json", "mine.yaml"}
+NOT_OURS = {"config.yaml", "metrics.csv", "result.json", "detections.json", "subset_ids.json", "predictions.png"}
 FILE = re.compile(r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])")
 
 
@@ -32,18 +35,30 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every command of the text's shell blocks, and of those without a language that begin with one, in words."""
-    known = OTHERS | {"make", "maskrcnn-lit"}
-    found = []
+    """Every command of the text, in words: in its shell blocks, and in other blocks and `code` that begin with one."""
+    lines = []
     for language, content in blocks(text):
-        for line in content.replace("\\\n", " ").splitlines():
-            for part in line.strip().removeprefix("$ ").split(" && "):
-                if language not in ("", "bash", "sh", "shell", "console"):
-                    continue
-                words = shlex.split(part, comments=True) if language or part.split()[:1] else []
-                if words and (language in ("bash", "sh", "shell") or words[0] in known):
-                    found.append(words)
-    return found
+        if language in ("", "bash", "sh", "shell", "console"):
+            lines += [(language in ("bash", "sh", "shell"), line) for line in content.replace("\\\n", " ").splitlines()]
+    lines += [(False, code) for code in spans(text) if " " in code]
+    found = []
+    for is_shell, line in lines:
+        for part in line.strip().removeprefix("$ ").split(" && "):
+            if is_shell or part.split(" ")[0] in OURS | OTHERS:
+                found.append(shlex.split(part, comments=True))
+    return [words for words in found if words]
+
+
+def spans(text: str) -> list[str]:
+    """What stands between single backticks."""
+    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def options(text: str) -> set[str]:
+    """NAME=VALUE of `train`, from the text's code in prose and tables."""
+    known = {name for name, _ in flat(OmegaConf.to_container(config.show("train")))}
+    words = {word for span in spans(text) if span.split()[0] not in OURS for word in span.split()}
+    return {word for word in words if "=" in word and word.split("=")[0].split(".")[0] in known}
 
 
 def check(words: list[str]) -> None:
@@ -94,7 +109,11 @@ def test_the_readme_has_the_commands_that_matter():
     found = commands(README)
     assert len(found) >= 8
     assert ["make", "demo"] in found and ["make", "test"] in found
-    assert {words[1] for words in found if words[0] == "maskrcnn-lit" and len(words) > 1} >= set(cli.VERBS)
+    assert {words[1] for words in found if words[0] == "maskrcnn-lit" and len(words) > 1} >= {
+        "train",
+        "evaluate",
+        "predict",
+    }
 
 
 def test_the_files_it_names_are_there():
@@ -102,6 +121,22 @@ def test_the_files_it_names_are_there():
     assert len(named) >= 8
     assert not {name for name in named if not there(name)}
     assert not [target for target in links(README) if not (REPOSITORY / target).exists()]
+
+
+def test_the_files_on_the_boxes_of_its_figure_are_there():
+    figures = [REPOSITORY / target for target in links(README) if target.endswith(".svg")]
+    named = {name for figure in figures for name in files(figure.read_text(encoding="utf-8"))}
+    assert len(named) >= 8
+    assert not {name for name in named if not there(name)}
+
+
+def test_its_options_compose():
+    named = options(README)
+    assert len(named) >= 8
+    within = [option for option in named if "." in option.split("=")[0]]
+    config.show("train", within)
+    for choice in named - set(within):
+        config.show("train", [choice])
 
 
 def test_its_python_imports_what_exists():
@@ -129,6 +164,8 @@ $ maskrcnn-lit train experiment=demo \\
 
     maskrcnn-lit evaluate run=RUN
 
+Or `make test`, `trainer.epochs=3 seed=1`, `other=3`.
+
 ```python
 from maskrcnn_lit.config import compose
 ```
@@ -141,7 +178,9 @@ def test_commands_and_files_are_found_wherever_they_stand():
         ["maskrcnn-lit", "train", "experiment=demo", "seed=3"],
         ["make", "test"],
         ["maskrcnn-lit", "evaluate", "run=RUN"],
+        ["make", "test"],
     ]
+    assert options(SAMPLE) == {"trainer.epochs=3", "seed=1"}
     assert files(SAMPLE) == {"maskrcnn_lit/cli.py", "conf/train.yaml", "cli.py", "config.py", "no_such_file.py"}
     assert [name for name in sorted(files(SAMPLE)) if not there(name)] == ["no_such_file.py"]
     assert links(SAMPLE) == ["conf/train.yaml"]

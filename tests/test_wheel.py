@@ -1,5 +1,6 @@
 """The built wheel, installed far from the checkout, trains: its conf folder travels inside it."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -8,6 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from maskrcnn_lit import __version__
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -38,6 +42,17 @@ def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
     assert len(python) > 20 and len(yaml) > 15
     about = {f"{info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
     assert names == python | yaml | about
+
+
+def test_the_licence_is_apaches_and_the_citation_says_the_same(wheel: Path):
+    archive = zipfile.ZipFile(wheel)
+    metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
+    assert f"\nVersion: {__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+    citation = OmegaConf.load(REPOSITORY / "CITATION.cff")
+    assert citation.version == __version__ and citation.license == "Apache-2.0"
+    # of https://www.apache.org/licenses/LICENSE-2.0.txt
+    expected = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
+    assert hashlib.sha256((REPOSITORY / "LICENSE").read_bytes()).hexdigest() == expected
 
 
 def test_an_installed_wheel_trains(wheel: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ told is for `index.read_index` to decide. What makes the file useless (no such f
 import json
 import math
 from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,3 +231,16 @@ def _area(outline: list[array] | NDArray[np.uint32], image: ImageEntry) -> float
         return float(outline[1::2].sum())
     parts = coco_mask.frPyObjects([list(part) for part in outline], image.height, image.width)
     return float(coco_mask.area(coco_mask.merge(parts)))
+
+
+def describe(faults: Sequence[Fault], names: int = 3) -> Iterator[str]:
+    """One line for each kind of fault: how many, and the first few by file and annotation id."""
+    for kind in dict.fromkeys(fault.kind for fault in faults):
+        same = [fault for fault in faults if fault.kind == kind]
+        told = [
+            f"{fault.image}: {fault.what}"
+            if fault.annotation is None
+            else f"annotation {fault.annotation} of {fault.image}: {fault.what}"
+            for fault in same[:names]
+        ]
+        yield f"{len(same)} x {kind} ({'; '.join(told)}{'; ...' if len(same) > names else ''})"

@@ -11,8 +11,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.coco_json import describe
 from maskrcnn_lit.data.dataset import CocoDataset, Sample, collate
-from maskrcnn_lit.data.index import AnnotationIndex, Category, How, OnBad, describe, read_index
+from maskrcnn_lit.data.index import AnnotationIndex, Category, How, OnBad, read_index
 from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
 from maskrcnn_lit.data.transforms import read_augment, read_image_size
 from maskrcnn_lit.errors import UserError
@@ -26,6 +27,7 @@ class CocoDataModule(LightningDataModule):
         name: what reports call the data set.
         train, val: {"images": folder, "annotations": json}; relative paths start from `root`.
         root: a folder, or None for the working directory.
+        image_ids: of both parts only the images with these ids; None: all.
         train_images, val_images, subset: see `AnnotationIndex.subset`; None: all.
         image_size: side of a square, or (short, long).
         batch_size: images a batch and process.
@@ -51,6 +53,7 @@ class CocoDataModule(LightningDataModule):
         train: Mapping[str, str | Path],
         val: Mapping[str, str | Path],
         root: str | Path | None = None,
+        image_ids: Sequence[int] | None = None,
         train_images: int | None = None,
         val_images: int | None = None,
         subset: How = "random",
@@ -65,8 +68,10 @@ class CocoDataModule(LightningDataModule):
         prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.seed, self.subset, self.prepare = name, seed, subset, prepare
+        self.name: str = name  # LightningDataModule has one that may be None
+        self.seed, self.subset, self.prepare = seed, subset, prepare
         self._paths = {part: _paths(part, paths, Path(root or ".")) for part, paths in (("train", train), ("val", val))}
+        self.image_ids = image_ids
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
@@ -105,7 +110,14 @@ class CocoDataModule(LightningDataModule):
         annotations, images = self._paths[part]
         count = self._counts[part]
         index = read_index(
-            annotations, images, self.on_bad, self.keep_empty, take=count, how=self.subset, seed=self.seed
+            annotations,
+            images,
+            self.on_bad,
+            self.keep_empty,
+            image_ids=self.image_ids,
+            take=count,
+            how=self.subset,
+            seed=self.seed,
         )
         self.categories = self.categories or index.categories
         index = index.with_categories(self.categories)

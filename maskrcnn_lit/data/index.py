@@ -7,7 +7,7 @@ annotations of an image in that of their boxes: no id has a say, so that any ren
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.coco_json import (
     Category,
     Fault,
+    describe,
     load_json,
     read_annotations,
     read_categories,
@@ -112,6 +113,13 @@ class AnnotationIndex:
             raise UserError(f"{n} images were asked for of the {len(self)} in {self.folder}: ask for 1 to {len(self)}")
         return self.take(np.sort(self.preference(how, seed)[:n]))
 
+    def only(self, image_ids: Sequence[int]) -> AnnotationIndex:
+        """The images with these ids."""
+        unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
+        if unknown:
+            raise UserError(f"data.image_ids has {unknown[0]}, which is no image of the json: take ids from its images")
+        return self.take(np.flatnonzero(np.isin(self.image_ids, image_ids)))
+
     def with_categories(self, categories: Sequence[Category]) -> AnnotationIndex:
         """The same images with labels by the names of the given table (that of training). The result's categories are
         in the order of that table with the ids of this json, as its ground truth and its results need them."""
@@ -158,6 +166,7 @@ def read_index(
     on_bad: OnBad,
     keep_empty: bool = True,
     *,
+    image_ids: Sequence[int] | None = None,
     take: int | None = None,
     how: How = "random",
     seed: int = 0,
@@ -171,6 +180,7 @@ def read_index(
             that is missing, empty, no image, of another size or outside of the folder is left out, and so is an
             annotation that is faulty in itself; `.faults` of the result tells them.
         keep_empty: keep images without annotations.
+        image_ids: these images only.
         take, how, seed: only so many images, see `AnnotationIndex.subset`; a faulty file is replaced by the next one.
             Files are looked at in that order until there are enough, so a small part of a large set costs little.
 
@@ -187,6 +197,8 @@ def read_index(
     entries = read_images(content["images"], faults)
     columns = read_annotations(content["annotations"], entries, categories, faults)
     index = AnnotationIndex(folder=images, categories=categories, **pack(entries, columns))
+    if image_ids is not None:
+        index = index.only(image_ids)
     if not keep_empty:
         index = index.take(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
     count = len(index) if take is None else take
@@ -228,19 +240,6 @@ def _sound_files(index: AnnotationIndex, order: Ints, wanted: int, faults: list[
     # of an image that goes as a whole the annotations are no news: with the size wrong they are bound to look wrong
     faults[:] = [fault for fault in faults if fault.image not in bad] + list(bad.values())
     return np.array(sound, np.int64)
-
-
-def describe(faults: Sequence[Fault], names: int = 3) -> Iterator[str]:
-    """One line for each kind of fault: how many, and the first few by file and annotation id."""
-    for kind in dict.fromkeys(fault.kind for fault in faults):
-        same = [fault for fault in faults if fault.kind == kind]
-        told = [
-            f"{fault.image}: {fault.what}"
-            if fault.annotation is None
-            else f"annotation {fault.annotation} of {fault.image}: {fault.what}"
-            for fault in same[:names]
-        ]
-        yield f"{len(same)} x {kind} ({'; '.join(told)}{'; ...' if len(same) > names else ''})"
 
 
 def _difference(own: set[str], trained: set[str]) -> str:

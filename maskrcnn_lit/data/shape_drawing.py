@@ -60,15 +60,15 @@ def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     u, v = abs(u), abs(v)
-    return (np.minimum(u, v) <= 310) & (np.maximum(u, v) <= 980)
+    return (np.minimum(u, v) <= 360) & (np.maximum(u, v) <= 960)
+
+
+def _rectangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return (abs(u) <= 920) & (abs(v) <= 500)
 
 
 def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return _circle(u, v) & ~_circle(2 * u, 2 * v)
-
-
-def _square(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(abs(u), abs(v)) <= 800
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -85,8 +85,8 @@ def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "circle": _circle,
     "cross": _cross,
+    "rectangle": _rectangle,
     "ring": _ring,
-    "square": _square,
     "star": _star,
     "triangle": _triangle,
 }
@@ -116,7 +116,7 @@ def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> St
     `x`, `y` (its centre) and `radius` count eighths of a pixel. `turn` in -64..64 turns it by -90..90 degrees: it is
     64 times the tangent of half the angle, from which cosine and sine follow without leaving the rational numbers.
     """
-    reach = radius * 5 // 4 + STEPS  # corners of squares and tips of stars lie beyond the radius
+    reach = radius * 5 // 4 + STEPS  # corners and tips lie beyond the radius
     rows, columns = (slice(max(0, (c - reach) // STEPS), min(size, (c + reach) // STEPS + 1)) for c in (y, x))
     dy, dx = (_sample_points(part) - centre for part, centre in ((rows, y), (columns, x)))
     whole = 64 * 64 + turn * turn

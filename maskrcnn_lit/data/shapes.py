@@ -3,7 +3,7 @@
     root/train/000000.png ...    root/annotations/instances_train.json
     root/val/000000.png ...      root/annotations/instances_val.json
 
-Six classes (circle, cross, ring, square, star, triangle) that only the outline tells apart: colour, texture, turn and
+Six classes (circle, cross, rectangle, ring, star, triangle) that only the outline tells apart: colour, texture and
 size say nothing. Later shapes hide earlier ones; an annotation is the visible part, and a shape that would leave less
 than a quarter of an earlier one in sight is not drawn. About one picture in twenty is empty, and one in twenty has a
 crowd region: a cluster of tiny shapes under one annotation with `iscrowd` 1.
@@ -32,7 +32,7 @@ from maskrcnn_lit.errors import UserError
 NAMES = tuple(OUTLINES)
 FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
 VERSION = 1  # of the pictures: raise it with every change of a pixel or an annotation
-TURN = 16  # up to 28 degrees each way: a small model tells a square from a cross within some hundred steps
+TURN = 16  # up to 28 degrees each way: what a small model learns within some hundred steps
 _MARKER, _COUNTS = "shapes.json", ("train_images", "val_images")
 
 _log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def draw_scene(dice: Dice, size: int) -> Scene:
     most = 6
     if dice.chance(6):
         # With its visible part over 96 x 96 pixels, which is what COCO calls large.
-        _add_shape(scene, dice, size, dice.pick(("circle", "square")), dice.number(62 * pixel, 68 * pixel))
+        _add_shape(scene, dice, size, dice.pick(("circle", "ring")), dice.number(64 * pixel, 70 * pixel))
         most = 2
     for _ in range(dice.number(min(2, most), most)):
         _add_shape(scene, dice, size, dice.pick(NAMES), dice.number(8 * pixel, 31 * pixel))

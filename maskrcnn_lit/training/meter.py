@@ -69,9 +69,7 @@ class TrainMeter(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         self._speed.arrived(pl_module.ready_since)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: dict[str, Any], batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         losses = outputs["losses"]
         self._names = list(losses)
         values = torch.stack([loss.float() for loss in losses.values()])
@@ -80,15 +78,14 @@ class TrainMeter(Callback):
         self._speed.done(len(batch["images"]) * trainer.world_size)
         stepped = trainer.global_step > self._step  # False while gradients are accumulated
         self._step = trainer.global_step
-        if stepped and self._step % trainer.log_every_n_steps == 0:
-            self._log(trainer, pl_module)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
+        if stepped and self._step % every == 0:
+            means, self._sum, self._batches = self._sum / self._batches, None, 0
+            if trainer.is_global_zero:
+                self._log(trainer, pl_module, means)
 
-    def _log(self, trainer: Trainer, pl_module: Any) -> None:
-        assert self._sum is not None
-        means, self._sum, self._batches = self._sum / self._batches, None, 0
+    def _log(self, trainer: Trainer, pl_module: Any, means: Tensor) -> None:
         images_per_second, data_wait = self._speed.take()
-        if not trainer.is_global_zero:
-            return
         *losses, norm = torch.cat([means, pl_module.gradient_norm.float()[None]]).tolist()
         metrics = {"epoch": trainer.current_epoch, "train/loss": sum(losses)}
         metrics |= {f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)}

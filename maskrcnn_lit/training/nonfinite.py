@@ -1,11 +1,11 @@
 """When a loss or the gradient is not finite: the run stops, and leaves a file from which the step can be done again.
 
-Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient was not finite, and it
-stays up. On the CPU it is read at once. On a GPU reading it would make the host wait for the device, so a copy is sent
-for, and read when it has arrived, a step or two later; by then later batches have been computed, but no weight has
-changed: the fused optimizers leave the weights alone while their `found_inf` is up, which is how torch's GradScaler skips
-steps too. With 16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its scale, so
-there only the losses count, and the weights in the file may be a step or two younger.
+Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient was not finite, and
+it stays up. On the CPU it is read at once. On a GPU reading it would make the host wait for the device, so a copy is
+sent for, and read when it has arrived, a step or two later; by then later batches have been computed, but no weight has
+changed: the fused optimizers leave the weights alone while their `found_inf` is up, which is how torch's GradScaler
+skips steps too. With 16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its
+scale, so there only the losses count, and the weights in the file may be a step or two younger.
 """
 
 from collections import deque
@@ -75,9 +75,10 @@ class FiniteGuard:
         watched += [gradient_norm.float()] if norm_counts else []
         bad = ~torch.isfinite(torch.stack(watched)).all()
         self._bad = bad.float() if self._bad is None else torch.maximum(self._bad, bad.float())
+        if norm_counts and getattr(optimizer, "_step_supports_amp_scaling", False):  # fused
+            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
         copied = None
         if self._bad.is_cuda:
-            optimizer.found_inf = self._bad  # type: ignore[attr-defined]
             host = self._bad.to("cpu", non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
@@ -142,8 +143,8 @@ def write_step(
 def replay(path: str | Path, model: nn.Module) -> Replay:
     """Compute again, from the file at `path` that a stopped run left, the step that was not finite.
 
-    model: built from the run's config, on any device; takes over the weights of the file, and its gradients are those of
-    the step afterwards (of this process's share of it, where several trained together).
+    model: built from the run's config, on any device; takes over the weights of the file, and its gradients are those
+    of the step afterwards (of this process's share of it, where several trained together).
     """
     saved = load_plain(Path(path))
     model.load_state_dict(saved["model"])
@@ -157,6 +158,6 @@ def replay(path: str | Path, model: nn.Module) -> Replay:
         with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
             found = model({key: value.to(device) for key, value in batch.items()}).losses
         (torch.stack(list(found.values())).sum() / saved["accumulate"]).backward()
-        losses.append({name: float(loss) for name, loss in found.items()})
+        losses.append({name: loss.item() for name, loss in found.items()})
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replay(losses, float(torch.nn.utils.get_total_norm(gradients)))

@@ -6,7 +6,7 @@ nothing but the number of its step to go on.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -160,5 +160,3 @@ def _warmup(steps: int, total: int) -> int:
     if steps < 0:
         raise UserError(f"optimizer.warmup_steps is {steps}; expected 0 or more")
     return min(steps, total // 10)
-
-

@@ -35,7 +35,7 @@ class Panels(Callback):
             self._chosen = choose(ids, self.images, self.seed)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Output, batch: Batch, batch_idx: int, *args: Any
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, *args: Any
     ) -> None:
         if not self._chosen or outputs.detections is None:
             return
@@ -61,7 +61,8 @@ class HyperParameters(Callback):
         self.names, self.metrics = names, metrics
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        final = {name: float(trainer.callback_metrics[name]) for name in self.metrics if name in trainer.callback_metrics}
+        found = trainer.callback_metrics
+        final = {name: float(found[name]) for name in self.metrics if name in found}
         row = flat_values(pl_module.config, self.names)
         row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
         for writer in _writers(trainer):
@@ -79,7 +80,8 @@ def choose(ids: Iterable[int], count: int, seed: int) -> set[int]:
 
 def draw_panel(batch: Batch, output: Output, i: int, names: Sequence[str], score_threshold: float) -> np.ndarray:
     """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
-    assert output.detections is not None
+    if output.detections is None:
+        raise ValueError("the output holds no detections: they come from a model in eval mode")
     image, truth = ground_truth_from_batch(batch, i, names)
     one = {key: value[i : i + 1] for key, value in output.detections.items()}
     found = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]

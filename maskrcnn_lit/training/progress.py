@@ -30,18 +30,18 @@ class ProgressLine(ProgressBar):
         self._out = out or sys.stdout
         self._overwrites = self._out.isatty()
         self._interval = 1.0 if self._overwrites else seconds_between_lines
-        self._enabled = True
-        self._shown = 0.0  # when a line was last written
+        self.is_enabled = True  # Lightning asks for it
+        self._shown = -math.inf  # when a line was last written
         self._names: list[str] = []
         self._smooth: Tensor | None = None
         self._speed = Speed()
         self._pace = _Pace()
 
     def enable(self) -> None:
-        self._enabled = True
+        self.is_enabled = True
 
     def disable(self) -> None:
-        self._enabled = False
+        self.is_enabled = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the line: what `pl_module.print` calls."""
@@ -56,15 +56,13 @@ class ProgressLine(ProgressBar):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         self._speed.arrived(pl_module.ready_since)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: dict[str, Any], batch: Batch, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self._names = list(outputs["losses"])
         losses = torch.stack([loss.float() for loss in outputs["losses"].values()])
         self._smooth = losses if self._smooth is None else torch.lerp(losses, self._smooth, SMOOTHING)
         self._speed.done(len(batch["images"]) * trainer.world_size)
         if self._due():
-            self._write(self._train_text(trainer))
+            self._write(self._train_text(trainer, self._smooth.tolist()))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.pause()
@@ -81,18 +79,17 @@ class ProgressLine(ProgressBar):
         scores = {"val/loss": "loss", "val/box_ap": "box AP", "val/mask_ap": "mask AP", "val/mask_ap50": "mask AP50"}
         metrics = trainer.callback_metrics
         found = [f"{title} {float(metrics[name]):.3f}" for name, title in scores.items() if name in metrics]
-        self._write(f"{_epoch(trainer)}step {trainer.global_step}  validation: {', '.join(found) or 'done'}", stays=True)
+        text = f"{_epoch(trainer)}step {trainer.global_step}  validation: {', '.join(found) or 'done'}"
+        self._write(text, stays=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._overwrites:
             self._write("", stays=False)
 
     def _due(self) -> bool:
-        return self._enabled and time.monotonic() - self._shown >= self._interval
+        return self.is_enabled and time.monotonic() - self._shown >= self._interval
 
-    def _train_text(self, trainer: Trainer) -> str:
-        assert self._smooth is not None
-        losses = self._smooth.tolist()
+    def _train_text(self, trainer: Trainer, losses: list[float]) -> str:
         images_per_second, waiting = self._speed.take()
         total = total_steps(trainer)
         parts = [f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in zip(self._names, losses, strict=True)]
@@ -103,7 +100,7 @@ class ProgressLine(ProgressBar):
         )
 
     def _write(self, text: str, *, stays: bool = False) -> None:
-        if not self._enabled:
+        if not self.is_enabled:
             return
         if self._overwrites:
             # Carriage return, erase the line; one column is left free, or the terminal would break the line.

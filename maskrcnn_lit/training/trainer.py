@@ -39,13 +39,12 @@ def build_trainer(
     """
     if epochs is None and steps is None:
         raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
-    for name, value in (("accumulate", accumulate), ("epochs", epochs or 1), ("steps", steps or 1)):
-        if value < 1:
-            raise UserError(f"trainer.{name} is {value}; expected 1 or more")
+    counts = {"epochs": epochs, "steps": steps, "checkpoint_every_n_steps": checkpoint_every_n_steps}
+    for name, value in {**counts, "accumulate": accumulate}.items():
+        if value is not None and value < 1:
+            raise UserError(f"trainer.{name} is {value}; expected 1 or more{', or null' if name in counts else ''}")
     accelerator = resolve_accelerator(accelerator, devices)
-    checkpoints = RunCheckpoints(
-        folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
-    )
+    checkpoints = RunCheckpoints(folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps)
     return Trainer(
         default_root_dir=run_dir,
         callbacks=[StopAtStep(steps=steps), *callbacks, checkpoints],
@@ -68,7 +67,7 @@ def build_trainer(
 
 
 def resolve_accelerator(accelerator: str, devices: int | str) -> str:
-    """"cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for."""
+    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for."""
     if accelerator not in ("auto", "cpu", "gpu"):
         raise UserError(f"trainer.accelerator is {accelerator!r}; expected auto, cpu or gpu")
     found = torch.cuda.device_count()

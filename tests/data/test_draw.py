@@ -151,7 +151,7 @@ def test_neighbours_of_a_class_differ_and_those_far_apart_do_not() -> None:
 
 def test_a_class_has_its_colour_in_every_picture_and_shapes_have_six() -> None:
     box = np.array([[0, 0, 90, 90]])
-    names = ["circle", "cross", "ring", "square", "star", "triangle"]
+    names = ["circle", "cross", "rectangle", "ring", "star", "triangle"]
     colours = [draw._colours(box, [name], [0], near=10)[0] for name in names]
     assert len(set(colours)) == 6
 

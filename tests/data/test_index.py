@@ -7,7 +7,8 @@ import pytest
 from coco_file import coco_dict, small_index, write_coco
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.index import Category, describe, read_index
+from maskrcnn_lit.data.coco_json import describe
+from maskrcnn_lit.data.index import Category, read_index
 from maskrcnn_lit.errors import UserError
 
 BAD_IMAGES = {"missing.jpg", "zero_byte.jpg", "wrong_size.jpg", "../outside_of_the_folder.jpg"}
@@ -235,3 +236,12 @@ def test_it_survives_the_way_to_another_process(tmp_path: Path):
     index = small_index(tmp_path)
     again = pickle.loads(pickle.dumps(index))
     assert again.coco_ground_truth() == index.coco_ground_truth()
+
+
+def test_only_the_images_with_given_ids(tmp_path: Path):
+    annotations, images = write_coco(tmp_path, coco_dict(4))
+    ids = read_index(annotations, images, "error").image_ids.tolist()
+    chosen = read_index(annotations, images, "error", image_ids=[ids[2], ids[0]])
+    assert chosen.image_ids.tolist() == [ids[0], ids[2]]
+    with pytest.raises(UserError, match=r"data\.image_ids has 987654, which is no image of the json"):
+        read_index(annotations, images, "error", image_ids=[ids[0], 987654])

@@ -44,8 +44,8 @@ def test_dice_cover_their_range_evenly() -> None:
     [
         ("circle", math.pi),
         ("ring", math.pi * 0.75),
-        ("square", (2 * 800 / 1024) ** 2),
-        ("cross", 4 * 310 / 1024 * (2 * 980 - 310) / 1024),
+        ("rectangle", 4 * 920 * 500 / 1024**2),
+        ("cross", 4 * 360 / 1024 * (2 * 960 - 360) / 1024),
         ("triangle", 3 * math.sqrt(3) * (560 / 1024) ** 2),
         ("star", 1.1226 * (360 / 1024 / math.cos(math.radians(72))) ** 2),
     ],

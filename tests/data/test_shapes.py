@@ -42,11 +42,14 @@ def scenes(count: int, split: str = "train") -> list[shapes.Scene]:
 
 def test_the_bytes_are_the_same_on_every_machine(tmp_path: Path) -> None:
     """If this fails although the set was meant to change: raise VERSION, so that sets on disk are drawn anew."""
-    write_shapes(root=tmp_path / "shapes", **SMALL)
+    write_shapes(root=tmp_path / "shapes", train_images=24, val_images=2, size=64, seed=1)
+    drawn = files(tmp_path / "shapes")
+    entries = json.loads(drawn["annotations/instances_train.json"])["annotations"]
+    assert len({(entry["iscrowd"], type(entry["segmentation"])) for entry in entries}) == 3  # every kind is in it
     digest = hashlib.sha256()
-    for name, content in files(tmp_path / "shapes").items():
+    for name, content in drawn.items():
         digest.update(f"{name} {len(content)}\n".encode() + content)
-    assert digest.hexdigest() == "?"
+    assert digest.hexdigest() == "43cd6eb52b2c08ec23145519eb28bd46e6fb305353b28e0374f2d34ac0fc3119"
 
 
 def test_annotations_are_the_visible_pixels(train: COCO) -> None:
@@ -77,7 +80,7 @@ def test_later_shapes_hide_earlier_ones_but_never_over_three_quarters() -> None:
 def test_the_set_holds_what_it_promises(train: COCO) -> None:
     objects = [entry for entry in train.anns.values() if not entry["iscrowd"]]
     names = Counter(train.cats[entry["category_id"]]["name"] for entry in objects)
-    assert sorted(names) == sorted(NAMES) == ["circle", "cross", "ring", "square", "star", "triangle"]
+    assert sorted(names) == sorted(NAMES) == ["circle", "cross", "rectangle", "ring", "star", "triangle"]
     assert min(names.values()) > 0.5 * max(names.values())
     areas = np.array([entry["area"] for entry in objects])
     small, large = (areas < 32**2).mean(), (areas > 96**2).mean()
@@ -102,7 +105,7 @@ def test_segmentations_are_polygons_unless_there_is_a_hole_or_a_crowd(train: COC
         else:
             kinds["parts" if len(shape) > 1 else "polygon"] += 1
     assert min(kinds[kind] for kind in ("crowd", "ring", "parts", "polygon")) >= 3
-    assert kinds["ring"] > 5 * sum(kinds[name] for name in NAMES if name != "ring")  # e.g. a star on a large square
+    assert kinds["ring"] > 5 * sum(kinds[name] for name in NAMES if name != "ring")  # e.g. a star on a large circle
 
 
 def test_pictures_are_readable_and_match_their_entries(root: Path) -> None:

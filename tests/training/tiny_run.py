@@ -1,6 +1,6 @@
 """A run that takes a second: a model of a few weights, a data module of a few images, and a program to kill.
 
-    python tests/training/tiny_run.py RUN_DIR [--resume] [--workers N] [--accumulate N] [--kill step:N|save:N|saved:N]
+Usage: tiny_run.py RUN_DIR [--resume] [--workers N] [--accumulate N] [--kill step:N|save:N|saved:N]
 """
 
 import argparse
@@ -83,9 +83,6 @@ class Order:
 
 
 class TinyImages(Dataset):
-    def __init__(self, order: Order | None = None) -> None:
-        self.order = order
-
     def __len__(self) -> int:
         return IMAGES
 
@@ -132,11 +129,11 @@ class TinyData(LightningDataModule):
         self.order.epoch, self.order.start = epoch, batch
 
     def train_dataloader(self) -> DataLoader:
-        kwargs = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
-        return DataLoader(TinyImages(), batch_sampler=self.order, **kwargs)
+        kwargs: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "fork"} if self.workers else {}
+        return DataLoader(TinyImages(), batch_sampler=self.order, num_workers=self.workers, **kwargs)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(TinyImages(), batch_size=4)
+        return DataLoader(TinyImages(), batch_size=4, generator=torch.Generator())
 
 
 class Score(Callback):

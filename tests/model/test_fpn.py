@@ -1,0 +1,49 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from maskrcnn_lit.model.fpn import FPN
+
+
+@pytest.mark.parametrize("sides", [(32, 16, 8, 4), (25, 13, 7, 4)])
+def test_equals_torchvision(sides: tuple[int, ...]):
+    widths = (8, 16, 24, 32)
+    ours = FPN(in_channels=widths, channels=12).double()
+    theirs = FeaturePyramidNetwork(list(widths), 12, LastLevelMaxPool()).double()
+    for kind, blocks in ((ours.lateral, theirs.inner_blocks), (ours.output, theirs.layer_blocks)):
+        for conv, block in zip(kind, blocks, strict=True):
+            torch.nn.init.normal_(conv.bias)
+            block[0].load_state_dict(conv.state_dict())
+    maps = [torch.randn(2, w, s, s + 3, dtype=torch.float64) for w, s in zip(widths, sides, strict=True)]
+    expected = theirs(OrderedDict(enumerate(maps)))
+    pyramid = ours(maps)
+    assert len(pyramid) == 5
+    for level, expected_level in zip(pyramid, expected.values(), strict=True):
+        assert torch.allclose(level, expected_level, rtol=1e-12, atol=1e-12)
+
+
+def test_the_coarsest_map_reaches_every_level_and_the_finest_only_its_own():
+    fpn = FPN(in_channels=(4, 4, 4, 4), channels=4)
+    maps = [torch.zeros(1, 4, s, s, requires_grad=True) for s in (32, 16, 8, 4)]
+    pyramid = fpn(maps)
+    for source, reached in ((3, [True] * 5), (0, [True, False, False, False, False])):
+        gradients = [torch.autograd.grad(p.sum(), maps[source], retain_graph=True, allow_unused=True)[0] for p in pyramid]
+        assert [g is not None and bool(g.any()) for g in gradients] == reached
+
+
+def test_p6_is_every_second_cell_of_p5():
+    *_, p5, p6 = FPN(in_channels=(4, 4, 4, 4), channels=4)([torch.randn(1, 4, s, s) for s in (40, 20, 10, 5)])
+    assert torch.equal(p6, p5[:, :, ::2, ::2])
+
+
+def test_biases_begin_at_zero():
+    fpn = FPN(in_channels=(4, 8), channels=6)
+    assert not any(p.any() for name, p in fpn.named_parameters() if name.endswith("bias"))
+    assert all(p.any() for name, p in fpn.named_parameters() if name.endswith("weight"))
+
+
+def test_a_map_too_many_is_an_error():
+    with pytest.raises(ValueError, match="longer"):
+        FPN(in_channels=(4, 8), channels=4)([torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)])

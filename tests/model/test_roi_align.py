@@ -1,0 +1,120 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign
+
+from maskrcnn_lit.model.roi_align import Pooled, level_of, roi_align
+
+STRIDES = (4, 8, 16, 32)
+HEIGHT, WIDTH = 96, 160
+
+
+def pyramid(images: int = 2, channels: int = 3) -> list[torch.Tensor]:
+    shapes = [(images, channels, HEIGHT // s, WIDTH // s) for s in STRIDES]
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def regions() -> list[torch.Tensor]:
+    """For two images: ordinary regions, and those at and over the border, tiny, empty, huge, long and thin."""
+    corner = torch.rand(60, 2, dtype=torch.float64) * torch.tensor([WIDTH, HEIGHT]) - 10
+    ordinary = torch.cat([corner, corner + torch.rand(60, 2, dtype=torch.float64) * 120], dim=1)
+    special = [
+        [0, 0, WIDTH, HEIGHT],
+        [-4, -4, 20, 20],
+        [WIDTH - 1, HEIGHT - 1, WIDTH, HEIGHT],
+        [WIDTH - 20, HEIGHT - 20, WIDTH + 30, HEIGHT + 30],
+        [-200, -200, -100, -100],  # outside
+        [WIDTH + 50, 0, WIDTH + 90, 40],
+        [10, 10, 10, 10],  # without area
+        [0, 0, 0, 0],
+        [20.3, 30.7, 20.301, 30.701],
+        [-2000, -2000, 2000, 2000],
+        [0, 40, WIDTH, 40.5],
+        [50, 0, 50.5, HEIGHT],
+        [0, 0, 112, 112],  # exactly where the level changes
+        [0, 0, 224, 224],
+        [0, 0, 448, 448],
+    ]
+    return [ordinary, torch.tensor(special, dtype=torch.float64)]
+
+
+def pooled(boxes: list[torch.Tensor], size: int) -> Pooled:
+    image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
+    return Pooled(torch.cat(boxes), image, size)
+
+
+def torchvisions(maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int) -> torch.Tensor:
+    pool = MultiScaleRoIAlign([str(s) for s in STRIDES], size, points)
+    features = OrderedDict(zip(map(str, STRIDES), maps, strict=True))
+    return pool(features, boxes, [(HEIGHT, WIDTH)] * len(boxes))
+
+
+@pytest.mark.parametrize(("size", "points"), [(7, 2), (14, 2), (3, 1), (5, 3)])
+def test_equals_torchvision_forward_and_backward(size: int, points: int):
+    maps, boxes = pyramid(), regions()
+    assert level_of(torch.cat(boxes), 4).unique().tolist() == [0, 1, 2, 3]
+    (ours,) = roi_align(maps, [pooled(boxes, size)], strides=STRIDES, points=points)
+    theirs = torchvisions(maps, boxes, size, points)
+    assert ours.shape == theirs.shape == (75, 3, size, size)
+    assert (ours - theirs).abs().max() < 1e-12
+    incoming = torch.randn_like(ours)
+    for own, expected in zip(
+        torch.autograd.grad(ours, maps, incoming), torch.autograd.grad(theirs, maps, incoming), strict=True
+    ):
+        assert expected.any()
+        assert (own - expected).abs().max() < 1e-12
+
+
+def test_two_sizes_in_one_call_equal_two_calls():
+    maps, boxes = pyramid(), regions()
+    few = [boxes[0][:5], boxes[1][3:4]]
+    wanted = [pooled(boxes, 7), pooled(few, 14)]
+    together = roi_align(maps, wanted, strides=STRIDES)
+    alone = [roi_align(maps, [w], strides=STRIDES)[0] for w in wanted]
+    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    incoming = [torch.randn_like(t) for t in together]
+    gradients = torch.autograd.grad(together, maps, incoming)
+    for own, *parts in zip(gradients, *(torch.autograd.grad(a, maps, i) for a, i in zip(alone, incoming, strict=True)), strict=True):
+        assert torch.allclose(own, sum(parts), rtol=1e-12, atol=1e-12)
+
+
+def test_maps_that_are_no_multiple_of_their_stride():
+    """An image of 100 x 140: 25 x 35, 13 x 18, 7 x 9, 4 x 5 cells."""
+    shapes = [(25, 35), (13, 18), (7, 9), (4, 5)]
+    maps = [torch.randn(1, 2, *shape, dtype=torch.float64) for shape in shapes]
+    boxes = regions()[0] * torch.tensor([140 / WIDTH, 100 / HEIGHT] * 2)
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, 2)
+    expected = pool(OrderedDict(zip("0123", maps, strict=True)), [boxes], [(100, 140)])
+    (ours,) = roi_align(maps, [pooled([boxes], 7)], strides=STRIDES)
+    assert (ours - expected).abs().max() < 1e-12
+
+
+def test_a_region_reads_its_own_image_and_level():
+    maps = [torch.stack([torch.full((1, 64 >> i, 64 >> i), 10.0 * i + image) for image in (1, 2)]) for i in range(4)]
+    sides = [20, 111, 113, 223, 225, 250]
+    boxes = torch.tensor([[0.0, 0, side, side] for side in sides])
+    image = torch.tensor([0, 1, 0, 1, 0, 1])
+    (out,) = roi_align(maps, [Pooled(boxes, image, 2)], strides=STRIDES)
+    assert out.flatten(1).unique(dim=1).flatten().tolist() == [1, 2, 11, 12, 21, 22]
+
+
+def test_level_by_hand():
+    sides = torch.tensor([0, 1e-3, 111.9, 112, 223.9, 224, 447, 448, 5000])
+    boxes = torch.stack([torch.zeros(9), torch.zeros(9), sides, sides], dim=1)
+    assert level_of(boxes, 4).tolist() == [0, 0, 0, 1, 1, 2, 2, 3, 3]
+    assert level_of(boxes, 2).tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_ramp_is_read_where_the_samples_lie():
+    """Bilinear samples of a linear map are exact: the mean of a bin is the ramp at its centre."""
+    column = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
+    boxes = torch.tensor([[8.0, 8, 40, 24]], dtype=torch.float64)  # cells 2..10 by 2..6
+    (out,) = roi_align([column], [Pooled(boxes, torch.tensor([0]), 4)], strides=(4,))
+    assert torch.allclose(out[0, 0], torch.tensor([3.0, 5, 7, 9], dtype=torch.float64).expand(4, 4))
+
+
+def test_the_output_is_laid_out_by_rows_of_channels():
+    """The box head flattens it as row, column, channel: without a copy."""
+    (out,) = roi_align(pyramid(), [pooled(regions(), 7)], strides=STRIDES)
+    assert out.permute(0, 2, 3, 1).is_contiguous()

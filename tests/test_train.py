@@ -1,0 +1,358 @@
+"""`maskrcnn-lit train` from end to end, on a few small pictures."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tiny_verbs import (
+    EPOCHS,
+    MODEL,
+    SCHEDULE,
+    STEPS,
+    TRAIN_IMAGES,
+    VAL_IMAGES,
+    checkpoint,
+    coco_data,
+    environment,
+    ground_truth,
+    metric_rows,
+    one_sentence,
+    result,
+    run_script,
+    same,
+    script,
+    shapes_data,
+    verb,
+)
+
+from maskrcnn_lit import __version__
+from maskrcnn_lit.config import load_run_config
+from maskrcnn_lit.training.module import DetectionModule
+
+pytest_plugins = ("tiny_verbs",)
+
+LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
+
+
+# The run folder
+
+
+def test_a_run_folder_is_whole(trained: Path):
+    expected = {"config.yaml", "subset_ids.json", "checkpoints", "tensorboard", "metrics.csv", "result.json"}
+    assert {path.name for path in trained.iterdir()} == expected | {"detections.json", "predictions.png"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+
+
+def test_the_config_is_resolved(trained: Path, strange: Path):
+    assert "${" not in (trained / "config.yaml").read_text()
+    config = load_run_config(trained)
+    assert config.run_dir == str(trained) and config.data.root == str(strange) and config.model.num_classes == 6
+
+
+def test_the_chosen_images_are_recorded_by_their_ids(trained: Path, strange: Path):
+    expected = {part: {image["id"] for image in ground_truth(strange, part)["images"]} for part in ("train", "val")}
+    chosen = json.loads((trained / "subset_ids.json").read_text())
+    assert {part: set(ids) for part, ids in chosen.items()} == expected
+    assert [len(ids) for ids in chosen.values()] == [TRAIN_IMAGES, VAL_IMAGES]
+
+
+def is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) in (str, int) and is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str, torch.Tensor)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_checkpoints_hold_plain_types_the_config_and_the_classes(trained: Path, strange: Path, name: str):
+    saved = checkpoint(trained, name)  # loads with weights_only=True
+    assert all(is_plain(value) for value in saved.values()), [key for key in saved if not is_plain(saved[key])]
+    assert saved["config"]["backbone"]["name"] == "resnet18"
+    categories = sorted((entry["name"], entry["id"]) for entry in ground_truth(strange)["categories"])
+    assert saved["categories"] == [[number, name] for name, number in categories]
+    assert saved["global_step"] == STEPS or name == "best"
+
+
+def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
+    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    names = {f"{part}/loss_{loss}" for part in ("train", "val") for loss in LOSSES}
+    names |= {f"val/{kind}_{ap}" for kind in ("box", "mask") for ap in ("ap", "ap50", "ap75", "ap_small", "ar100")}
+    names |= {"train/loss", "val/loss", "val/roi_accuracy", "lr/backbone", "lr/heads", "train/gradient_norm"}
+    names |= {"speed/images_per_second", "speed/data_wait"}
+    assert names <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("train/loss_mask")] == list(range(STEPS))
+    assert [event.step for event in events.Scalars("val/mask_ap")] == [STEPS // EPOCHS - 1, STEPS - 1]
+    assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait"))
+    images = {f"val_images/{image['id']}" for image in ground_truth(strange)["images"]}
+    assert images == set(tags["images"]) and len(events.Images(min(images))) == EPOCHS
+
+
+def test_tensorboard_has_the_hyperparameters_with_the_final_metrics(trained: Path):
+    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert values["backbone.name"].string_value == "resnet18" and values["optimizer.lr"].number_value == 4e-3
+    assert values["train_images"].number_value == TRAIN_IMAGES
+    metrics = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
+    assert "val/mask_ap" in {metric.name.tag for metric in metrics.experiment.metric_infos}
+
+
+def test_metrics_csv_has_a_row_for_each_step_and_validation(trained: Path):
+    rows = metric_rows(trained)
+    steps = [int(row["step"]) for row in rows if row["train/loss"]]
+    assert steps == list(range(STEPS))
+    validations = [row for row in rows if row["val/mask_ap"]]
+    assert [int(row["step"]) for row in validations] == [STEPS // EPOCHS - 1, STEPS - 1]
+    for row in rows:
+        part = "train" if row["train/loss"] else "val"
+        assert float(row[f"{part}/loss"]) == pytest.approx(sum(float(row[f"{part}/loss_{name}"]) for name in LOSSES))
+
+
+def test_the_result_says_what_was_run_and_reached(trained: Path, strange: Path):
+    found = result(trained)
+    assert found["status"] == "finished" and found["seed"] == 1
+    assert "model=tiny" in found["overrides"] and f"run_dir={trained}" in found["overrides"]
+    assert found["versions"]["maskrcnn_lit"] == __version__ and found["versions"]["torch"] == str(torch.__version__)
+    assert set(found["commit"] or {"hash": "", "dirty": ""}) == {"hash", "dirty"}
+    assert found["data"]["name"] == "coco_json"
+    assert found["data"]["train"]["images"] == TRAIN_IMAGES and found["data"]["val"]["images"] == VAL_IMAGES
+    ids = {entry["name"]: entry["id"] for entry in ground_truth(strange)["categories"]}
+    assert {name: number for number, name in found["data"]["categories"]} == ids
+    assert found["cost"]["parameters"] > 1e6 and found["cost"]["seconds"] > 0
+    assert found["cost"]["images_per_second"] * found["cost"]["seconds"] == pytest.approx(STEPS * 2)
+    last = [row for row in metric_rows(trained) if row["val/loss"]][-1]
+    for name in ("val/loss", "val/mask_ap", "val/box_ap50", "val/roi_accuracy"):
+        assert found["metrics"][name] == pytest.approx(float(last[name]), rel=1e-6)
+
+
+def test_pycocotools_reads_the_detections_and_scores_them_alike(trained: Path, strange: Path):
+    truth = COCO(strange / "annotations" / "instances_val.json")
+    found = truth.loadRes(str(trained / "detections.json"))
+    assert len(found.anns) > 0
+    for iou_type, name in (("bbox", "box"), ("segm", "mask")):
+        scored = COCOeval(truth, found, iou_type)
+        scored.evaluate()
+        scored.accumulate()
+        scored.summarize()
+        assert result(trained)["metrics"][f"val/{name}_ap"] == pytest.approx(scored.stats[0], abs=1e-9)
+        assert result(trained)["metrics"][f"val/{name}_ar100"] == pytest.approx(scored.stats[8], abs=1e-9)
+
+
+def test_predictions_are_drawn(trained: Path):
+    picture = np.asarray(Image.open(trained / "predictions.png"))
+    height, width, channels = picture.shape
+    assert channels == 3 and width >= 4 * 64 and height >= 2 * 64  # three pairs of pictures in two columns
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+# The same numbers again
+
+
+def test_a_seed_gives_the_same_weights_again_and_another_one_others(trained: Path, strange: Path, run_dir: Path):
+    short = ("trainer.epochs=1", "callbacks.panels=null")
+    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/a")
+    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/b")
+    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/c", "seed=2")
+    a, b, c = (checkpoint(run_dir / name)["state_dict"] for name in "abc")
+    assert same(a, b) and metric_rows(run_dir / "a") == metric_rows(run_dir / "b")
+    assert not any(same(a[name], c[name]) for name in ("model.backbone.body.conv1.weight", "model.box_head.fc1.weight"))
+
+
+def test_any_numbering_of_the_data_trains_alike(trained: Path, strange: Path, shapes: Path, run_dir: Path):
+    """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another order."""
+    verb("train", *shapes_data(shapes), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+    assert metric_rows(run_dir) == metric_rows(trained)
+    assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
+    theirs, ours = result(trained)["metrics"], result(run_dir)["metrics"]
+    assert theirs.pop("val/evaluation_seconds") and ours.pop("val/evaluation_seconds") and theirs == ours
+    assert by_names(run_dir, ground_truth(shapes)) == by_names(trained, ground_truth(strange))
+
+
+def by_names(run_dir: Path, truth: dict[str, Any]) -> list[Any]:
+    """The detections of a run, told by file and class name instead of the ids of `truth`."""
+    files = {image["id"]: image["file_name"] for image in truth["images"]}
+    classes = {category["id"]: category["name"] for category in truth["categories"]}
+    found = json.loads((run_dir / "detections.json").read_text())
+    assert found and {entry["image_id"] for entry in found} <= set(files)
+    told = [
+        [files[e["image_id"]], classes[e["category_id"]], e["score"], e["bbox"], e["segmentation"]["counts"]]
+        for e in found
+    ]
+    return sorted(told)
+
+
+# Stopped runs
+
+KILLED = """
+import os, signal, sys
+from maskrcnn_lit.cli import main
+from maskrcnn_lit.training.module import DetectionModule
+
+training_step = DetectionModule.training_step
+
+def step_or_die(self, batch, batch_idx):
+    if self.global_step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return training_step(self, batch, batch_idx)
+
+DetectionModule.training_step = step_or_die
+main(sys.argv[2:])
+"""
+
+
+def kill_in_step(step: int, *arguments: object) -> None:
+    """Train, up to a SIGKILL at the start of optimizer step `step`, counted from 0."""
+    command = [sys.executable, "-c", KILLED, str(step), "train", *map(str, arguments)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(trained: Path, strange: Path, run_dir: Path):
+    """Killed in the last step, with checkpoints every 2 steps: one step of the killed run is done again."""
+    kill_in_step(STEPS - 1, *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+    assert result(run_dir)["status"] == "running"
+    assert checkpoint(run_dir)["global_step"] == STEPS - 2 and len(metric_rows(run_dir)) == STEPS - 1 + 1
+    done = run_script("train", f"resume={run_dir}", cwd=run_dir)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = checkpoint(run_dir), checkpoint(trained)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "position", "categories"):
+        assert same(ours[part], theirs[part]), part
+    assert same(checkpoint(run_dir, "best")["state_dict"], checkpoint(trained, "best")["state_dict"])
+    assert metric_rows(run_dir) == metric_rows(trained)
+    assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
+    assert (run_dir / "predictions.png").read_bytes() == (trained / "predictions.png").read_bytes()
+    finished = result(run_dir)
+    assert (
+        finished["status"] == "finished"
+        and finished["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
+    )
+    assert finished["cost"]["images_per_second"] * finished["cost"]["seconds"] == pytest.approx(2 * 2)
+
+
+def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path):
+    """Killed before its first checkpoint, too: it begins anew."""
+    old, new = run_dir / "old", run_dir / "new"
+    kill_in_step(
+        1, *coco_data(strange), *MODEL, *SCHEDULE, "trainer.steps=3", "logger.tensorboard=null", f"run_dir={old}"
+    )
+    old.rename(new)
+    verb("train", f"resume={new}")
+    assert not old.exists() and result(new)["status"] == "finished"
+    assert [row["step"] for row in metric_rows(new) if row["train/loss"]] == ["0", "1", "2"]
+    assert load_run_config(new).run_dir == str(new) and (new / "detections.json").is_file()
+
+
+def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path):
+    endless = (*SCHEDULE, "trainer.epochs=1000", "trainer.check_val_every_n_epoch=1000")
+    command = [script(), "train", *coco_data(strange), *MODEL, *endless, "trainer.checkpoint_every_n_steps=null"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen(
+            [*command, f"run_dir={run_dir}"], env=environment(), stdout=subprocess.DEVNULL, stderr=said
+        )
+        try:
+            while process.poll() is None and not (run_dir / "metrics.csv").is_file():
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            code = process.wait(timeout=300)
+        finally:
+            process.kill()
+    message = (tmp_path / "said").read_text()
+    assert code == 130, message
+    assert "Traceback" not in message and message.splitlines()[-1] == "maskrcnn-lit: interrupted"
+    assert result(run_dir)["status"] == "interrupted"
+
+
+def test_a_run_that_fails_says_so(strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object) -> None:
+        raise ArithmeticError("a bug")
+
+    monkeypatch.setattr(DetectionModule, "training_step", fail)
+    with pytest.raises(ArithmeticError, match="a bug"):  # with its traceback
+        verb("train", *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+    assert result(run_dir)["status"] == "failed"
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run_dir={run}"], "run_dir={run} holds a run: continue it with resume={run}, or give another run_dir"),
+        (
+            ["resume={run}", "trainer.epochs=3"],
+            "so trainer.epochs=3 cannot be given with it; for another configuration",
+        ),
+        (["resume={run}"], "{run} is finished, nothing is left to resume"),
+        (["resume={run}/none"], "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote"),
+        (["resume={run}/tensorboard"], "{run}/tensorboard has no config.yaml, so it is no run folder"),
+        (["resume={run}/metrics.csv"], "{run}/metrics.csv is a file, so it is no run folder"),
+    ],
+)
+def test_another_run_is_left_alone(arguments, message, trained: Path, capsys: pytest.CaptureFixture):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    verb("train", *(argument.format(run=trained) for argument in arguments), code=2)
+    assert message.format(run=trained) in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_not_resumed(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(trained, run_dir)
+    (run_dir / "result.json").write_text(json.dumps(result(trained) | {"status": "running"}))
+    last = run_dir / "checkpoints" / "last.ckpt"
+    with open(last, "r+b") as file:
+        file.truncate(last.stat().st_size // 2)
+    verb("train", f"resume={run_dir}", code=2)
+    assert f"{last} is damaged" in capsys.readouterr().err
+
+
+@pytest.fixture
+def spoilt(shapes: Path, tmp_path: Path) -> Path:
+    """The data set with faults: no validation image is listed in empty.json, and other.json has another class."""
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    truth = ground_truth(root)
+    other = [c | {"name": "heart"} if c["name"] == "star" else c for c in truth["categories"]]
+    for name, content in (
+        ("empty", truth | {"images": [], "annotations": []}),
+        ("other", truth | {"categories": other}),
+    ):
+        (root / f"{name}.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["data.val_image=3"], ["data.val_image", "did you mean data.val_images?"]),
+        (["data.val.annotations=none.json"], ["there is no annotation file {root}/none.json"]),
+        (["data.val.annotations=empty.json"], ["{root}/empty.json has 0 usable images, and 1 are needed"]),
+        (
+            ["data.val.annotations=other.json"],
+            ["circle, cross, heart, ring, square, triangle", "circle, cross, ring, square, star, triangle"],
+        ),
+        (["trainer.accelerator=gpu"], ["trainer.accelerator=gpu", "use trainer.accelerator=cpu"]),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(arguments, words, spoilt: Path, run_dir: Path, tmp_path: Path):
+    options = (*coco_data(spoilt), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+    done = run_script("train", *options, *arguments, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    said = one_sentence(done)
+    for word in words:
+        assert word.format(root=spoilt) in said
+    assert not run_dir.exists()

@@ -1,0 +1,110 @@
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import BATCH, LOSSES, Score, TinyData, tiny_module, tiny_trainer
+
+from maskrcnn_lit.training.meter import Speed
+from maskrcnn_lit.training.optimizer import warmup_cosine
+
+TRAIN = {"train/loss", "train/gradient_norm", *(f"train/loss_{name}" for name in LOSSES)}
+VAL = {"val/loss", "val/mask_ap", *(f"val/loss_{name}" for name in LOSSES)}
+OTHERS = {"epoch", "lr/backbone", "lr/heads", "speed/images_per_second", "speed/data_wait"}
+
+
+class Record(Callback):
+    """The losses of each batch, as the training step gave them."""
+
+    def __init__(self) -> None:
+        self.losses: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append({name: float(loss) for name, loss in outputs["losses"].items()})
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def test_names_and_means(tmp_path: Path):
+    record = Record()
+    tiny_trainer(tmp_path, [record, Score()], epochs=2, log_every_n_steps=3).fit(tiny_module(), datamodule=TinyData())
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [int(row["step"]) for row in train] == [2, 5, 8, 11]  # the last of three, counted from 0
+    assert [int(row["epoch"]) for row in train] == [0, 0, 1, 1]
+    for i, row in enumerate(train):
+        assert row.keys() == {"step"} | TRAIN | OTHERS
+        window = record.losses[3 * i : 3 * i + 3]  # the third one spans two epochs and a validation
+        for name in LOSSES:
+            assert float(row[f"train/loss_{name}"]) == pytest.approx(sum(loss[name] for loss in window) / 3, rel=1e-5)
+        assert float(row["train/loss"]) == pytest.approx(sum(sum(loss.values()) for loss in window) / 3, rel=1e-5)
+        rate = 0.05 * warmup_cosine(3 * i + 2, total=14, warmup=1, end_factor=0.01)  # what the step was taken with
+        assert float(row["lr/heads"]) == pytest.approx(rate)
+        assert float(row["lr/backbone"]) == pytest.approx(rate / 2)
+
+
+def test_csv_and_tensorboard_agree(tmp_path: Path):
+    tiny_trainer(tmp_path, [Score()], epochs=2).fit(tiny_module(), datamodule=TinyData())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == TRAIN | VAL | OTHERS
+    for tag in TRAIN | VAL | OTHERS - {"epoch"}:
+        expected = [(int(row["step"]), float(row[tag])) for row in rows(tmp_path) if tag in row]
+        assert [(e.step, e.value) for e in events.Scalars(tag)] == [(s, pytest.approx(v)) for s, v in expected]
+    assert [e.value for e in events.Scalars("val/mask_ap")] == pytest.approx([0.2, 0.6])
+    assert [path.name for path in (tmp_path / "tensorboard").glob("events*")]  # in the folder itself
+    assert not [path for path in (tmp_path / "tensorboard").iterdir() if path.is_dir()]
+
+
+def test_accumulated_batches_count_as_one_step(tmp_path: Path):
+    record = Record()
+    trainer = tiny_trainer(tmp_path, [record], epochs=1, accumulate=2, log_every_n_steps=1)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [int(row["step"]) for row in train] == [0, 1, 2, 3]
+    expected = (record.losses[2]["mask"] + record.losses[3]["mask"]) / 2
+    assert float(train[1]["train/loss_mask"]) == pytest.approx(expected, rel=1e-5)
+
+
+class SlowBatch(Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        time.sleep(0.02)  # a slow callback is not waiting for data
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.02])
+def test_waiting_is_told_from_working(tmp_path: Path, monkeypatch: Any, wait: float):
+    load = TinyData.train_dataloader
+
+    def slow(self: TinyData) -> Any:
+        loader = load(self)
+        collate = loader.collate_fn
+        loader.collate_fn = lambda samples: (time.sleep(wait), collate(samples))[1]
+        return loader
+
+    monkeypatch.setattr(TinyData, "train_dataloader", slow)
+    trainer = tiny_trainer(tmp_path, [SlowBatch()], epochs=1, log_every_n_steps=7, checkpoint_every_n_steps=None)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    (row,) = (row for row in rows(tmp_path) if "train/loss" in row)
+    share, speed = float(row["speed/data_wait"]), float(row["speed/images_per_second"])
+    assert (share > 0.25) if wait else (share < 0.2)
+    assert 5 < speed < BATCH / (0.02 + wait)
+
+
+def test_speed_leaves_out_what_lies_before_a_restart(monkeypatch: Any):
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    speed = Speed()
+    now = 150.0  # a validation
+    speed.restart()
+    now = 151.0
+    speed.arrived(150.0)
+    now = 154.0
+    speed.done(8)
+    assert speed.take() == (2.0, 0.25)
+    now = 158.0
+    speed.done(8)
+    assert speed.take() == (2.0, 0.0)

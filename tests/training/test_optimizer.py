@@ -1,0 +1,145 @@
+import math
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.optimizer import (
+    adamw,
+    parameter_groups,
+    scale_lr,
+    sgd,
+    warmup_cosine,
+    warmup_multi_step,
+)
+
+COMMON: dict[str, Any] = {
+    **{"batch_size": 8, "total_steps": 100, "fused": False, "lr": 0.1, "reference_batch": 16, "scaling": "linear"},
+    **{"backbone_factor": 0.5, "weight_decay": 0.05, "warmup_steps": 4},
+}
+ADAMW = partial(adamw, **COMMON, betas=(0.9, 0.999), end_factor=0.01)
+SGD = partial(sgd, **COMMON, momentum=0.9, milestones=(0.5, 0.75), gamma=0.1)
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4))
+        self.backbone[2].requires_grad_(False)
+        self.head = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.LayerNorm((4, 2, 2)), nn.Linear(4, 4))
+        self.head[3].weight = self.head[0].weight  # shared
+
+
+def test_cosine_by_hand():
+    factor = partial(warmup_cosine, total=110, warmup=10, end_factor=0.01)
+    assert [factor(0), factor(5), factor(9)] == pytest.approx([0.001, 0.5005, 0.9001])
+    assert factor(10) == 1.0
+    assert factor(10 + 25) == pytest.approx(0.01 + 0.99 * (1 + math.sqrt(0.5)) / 2)
+    assert factor(60) == pytest.approx(0.505)
+    assert [factor(110), factor(111), factor(10**6)] == [0.01, 0.01, 0.01]
+
+
+def test_cosine_without_warmup_begins_at_the_top():
+    assert warmup_cosine(0, total=10, warmup=0, end_factor=0.0) == 1.0
+
+
+def test_multi_step_by_hand():
+    factor = partial(warmup_multi_step, warmup=2, milestones=[4, 6], gamma=0.1)
+    assert [factor(step) for step in range(8)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_groups_by_part_and_decay():
+    model = Model()
+    groups = parameter_groups(model, lr=1.0, backbone_factor=0.1, weight_decay=0.05)
+    found = {(g["part"], g["weight_decay"]): g for g in groups}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    members = {key: {names[id(p)] for p in group["params"]} for key, group in found.items()}
+    assert members == {
+        ("backbone", 0.05): {"backbone.0.weight"},
+        ("backbone", 0.0): {"backbone.0.bias", "backbone.1.weight", "backbone.1.bias"},
+        ("heads", 0.05): {"head.0.weight"},  # once, although two modules hold it
+        ("heads", 0.0): {
+            *("head.0.bias", "head.1.weight", "head.1.bias", "head.3.bias"),
+            *("head.2.weight", "head.2.bias"),  # a norm with three dimensions
+        },
+    }
+    assert {key[0]: group["lr"] for key, group in found.items()} == {"backbone": 0.1, "heads": 1.0}
+
+
+def test_a_wholly_frozen_model_is_refused():
+    with pytest.raises(UserError, match="no parameter that learns"):
+        parameter_groups(nn.Linear(1, 1).requires_grad_(False), lr=1.0, backbone_factor=1.0, weight_decay=0.0)
+
+
+def test_learning_rate_is_scaled_and_said():
+    assert scale_lr(1e-4, 16, 8, "linear") == (
+        5e-5,
+        "learning rate 0.0001 x 8 / 16 (batch / reference) = 5e-05",
+    )
+    assert scale_lr(1e-4, 16, 8, "none") == (1e-4, "learning rate 0.0001 for a batch of 8, not scaled")
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (ADAMW, {"lr": 0.0}, "optimizer.lr is 0.0; expected a number above 0"),
+        (ADAMW, {"lr": math.nan}, "optimizer.lr is nan; expected a number above 0"),
+        (ADAMW, {"scaling": "sqrt"}, "optimizer.scaling is 'sqrt'; expected linear or none"),
+        (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps is -1; expected 0 or more"),
+        (SGD, {"milestones": [60000, 80000]}, r"optimizer.milestones is \[60000, 80000\]; expected ascending shares"),
+        (SGD, {"milestones": [0.9, 0.6]}, "expected ascending shares of the run"),
+    ],
+)
+def test_mistakes_are_named(make: Any, change: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        make(Model(), **change)
+
+
+def rates(plan: Any, steps: int) -> list[float]:
+    """The heads' learning rate at each step."""
+    found = []
+    for _ in range(steps):
+        found.append(next(g["lr"] for g in plan.optimizer.param_groups if g["part"] == "heads"))
+        plan.optimizer.step()
+        plan.schedule.step()
+    return found
+
+
+def test_adamw_follows_its_schedule():
+    plan = ADAMW(Model())
+    assert isinstance(plan.optimizer, torch.optim.AdamW)
+    assert rates(plan, 101) == pytest.approx(
+        [0.05 * warmup_cosine(step, total=100, warmup=4, end_factor=0.01) for step in range(101)]
+    )
+    backbone = next(g for g in plan.optimizer.param_groups if g["part"] == "backbone")
+    assert backbone["lr"] == pytest.approx(0.05 * 0.01 * 0.5)
+    assert plan.text == (
+        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, 4 steps of warm-up, "
+        "then cosine to 0.0005 at step 100"
+    )
+
+
+def test_sgd_follows_its_schedule():
+    plan = SGD(Model())
+    assert plan.optimizer.param_groups[0]["momentum"] == 0.9
+    found = rates(plan, 100)
+    assert [found[i] for i in (4, 49, 50, 74, 75, 99)] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+    assert plan.text.endswith("SGD, 4 steps of warm-up, times 0.1 at the steps 50, 75 of 100")
+
+
+def test_a_short_run_warms_up_for_a_tenth():
+    assert "SGD, 2 steps of warm-up" in SGD(Model(), total_steps=20).text
+
+
+def test_the_schedule_is_a_function_of_the_step_alone():
+    """State that went through a file leads to the same rates, although no schedule function is in it."""
+    plan = ADAMW(Model())
+    first = rates(plan, 30)
+    state = plan.schedule.state_dict()
+    again = ADAMW(Model())
+    again.optimizer.load_state_dict(plan.optimizer.state_dict())
+    again.schedule.load_state_dict(state)
+    assert first + rates(again, 70) == pytest.approx(rates(ADAMW(Model()), 100))

@@ -1,0 +1,122 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+from tiny_run import IMAGES, SIZE, Score, TinyData, detections, image, tiny_module, tiny_trainer
+from torch.utils.data import default_collate
+
+from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.training.panels import HyperParameters, Panels, choose, draw_panel, flat_values
+
+ALL = {"images": 0, "scalars": 0, "tensors": 0}
+
+
+def events(run_dir: Path) -> EventAccumulator:
+    return EventAccumulator(str(run_dir / "tensorboard"), size_guidance=ALL).Reload()
+
+
+def test_the_same_images_every_epoch(tmp_path: Path):
+    panels = Panels(images=3, seed=5, score_threshold=0.5)
+    forwards: list[int] = []
+    module = tiny_module()
+    module.model.register_forward_hook(lambda model, *args: forwards.append(model.training))
+    tiny_trainer(tmp_path, [panels, Score()], epochs=2).fit(module, datamodule=TinyData())
+    chosen = choose(range(100, 100 + IMAGES), 3, 5)
+    found = events(tmp_path)
+    assert set(found.Tags()["images"]) == {f"val_images/{image_id}" for image_id in chosen} and len(chosen) == 3
+    for image_id in chosen:
+        assert [event.step for event in found.Images(f"val_images/{image_id}")] == [6, 13]  # those of val/mask_ap
+    assert [event.step for event in found.Scalars("val/mask_ap")] == [6, 13]
+    assert forwards.count(False) == 2 * 4  # the validation passes, and no forward for the panels
+
+
+def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
+    batch = default_collate([image(100), image(101)])
+    output = Output({}, detections(batch), None)
+    names = ["circle", "square"]
+    panel = draw_panel(batch, output, 1, names, 0.5)
+    height, width = panel.shape[:2]
+    assert panel.dtype == np.uint8 and width > 2 * SIZE and max(height, width) <= 1400
+    nothing = draw_panel(batch, output, 1, names, 0.95)  # all scores are 0.9
+    differs = (panel != nothing).any((0, 2)).nonzero()[0]
+    assert differs.min() >= width // 2 and len(differs) > 10
+
+
+def test_a_panel_needs_detections():
+    with pytest.raises(ValueError, match="holds no detections: they come from a model in eval mode"):
+        draw_panel(default_collate([image(100)]), Output({}, None, None), 0, ["a", "b"], 0.5)
+
+
+def test_the_panel_arrives_whole(tmp_path: Path):
+    tiny_trainer(tmp_path, [Panels(images=1, seed=0, score_threshold=0.5)], epochs=1).fit(
+        tiny_module(), datamodule=TinyData()
+    )
+    found = events(tmp_path)
+    (tag,) = found.Tags()["images"]
+    picture = np.array(Image.open(io.BytesIO(found.Images(tag)[0].encoded_image_string)))
+    batch = default_collate([image(int(tag.split("/")[1]))])
+    expected = draw_panel(batch, Output({}, detections(batch), None), 0, ["circle", "square"], 0.5)
+    assert np.array_equal(picture, expected)
+
+
+def test_which_images(tmp_path: Path):
+    ids = [5, 900000000000, 7, -3, 12]
+    assert choose(ids, 2, 1) == choose(reversed(ids), 2, 1) <= set(ids)
+    assert choose(ids, 9, 1) == set(ids)
+    assert len({frozenset(choose(ids, 2, seed)) for seed in range(20)}) > 3
+
+
+def test_without_tensorboard_nothing_is_drawn(tmp_path: Path):
+    panels = Panels(images=3, seed=5, score_threshold=0.5)
+    trainer = tiny_trainer(tmp_path, [panels], epochs=1)
+    trainer.loggers = []
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_the_table_of_runs(tmp_path: Path):
+    names = ["optimizer.lr", "data.image_size", "not.there"]
+    row = HyperParameters(names=names)
+    tiny_trainer(tmp_path, [row, Score()], epochs=2).fit(tiny_module(), datamodule=TinyData())
+    found = events(tmp_path).summary_metadata
+    start = plugin_data_pb2.HParamsPluginData.FromString(
+        found["_hparams_/session_start_info"].plugin_data.content
+    ).session_start_info
+    assert start.hparams["optimizer.lr"].number_value == 0.05
+    assert start.hparams["data.image_size"].string_value == "[16, 16]"
+    assert start.hparams["train_images"].number_value == IMAGES
+    assert set(start.hparams) == {"optimizer.lr", "data.image_size", "train_images"}
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(found["_hparams_/experiment"].plugin_data.content)
+    assert [info.name.tag for info in experiment.experiment.metric_infos] == ["val/mask_ap"]
+    assert "_hparams_/session_end_info" in found
+
+
+def test_values_by_dotted_names():
+    config = {"seed": 1, "data": {"image_size": [800, 1333], "subset": None, "keep": True}, "backbone": {"name": "r"}}
+    names = ["seed", "data.image_size", "data.subset", "data.keep", "backbone.name", "seed.deeper"]
+    assert flat_values(config, names) == {
+        **{"seed": 1, "data.image_size": "[800, 1333]", "data.keep": True, "backbone.name": "r"}
+    }
+
+
+class Stop(Callback):
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 9:
+            raise KeyError("stop")
+
+
+def test_an_image_is_on_the_disk_before_its_checkpoint(tmp_path: Path):
+    """Else a run that is killed after it would resume without it."""
+    callbacks = [Panels(images=1, seed=0, score_threshold=0.5), Stop()]
+    with pytest.raises(KeyError):
+        tiny_trainer(tmp_path, callbacks, epochs=2).fit(tiny_module(), datamodule=TinyData())
+    found = events(tmp_path)
+    assert [event.step for event in found.Images(found.Tags()["images"][0])] == [6]
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
