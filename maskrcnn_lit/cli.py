@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 a bug (with its traceback), 2 something that the user can 
 
 import errno
 import importlib
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -98,7 +100,19 @@ def _run(arguments: list[str]) -> None:
         print(config.to_yaml(config.show(verb, overrides)), end="")
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded, so that mistakes are told at once
-        importlib.import_module(f"maskrcnn_lit.{verb}").run(composed, overrides)
+        module = importlib.import_module(f"maskrcnn_lit.{verb}")
+        _quiet()
+        module.run(composed, overrides)
+
+
+def _quiet() -> None:
+    """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation inside of it.
+
+    To be called when it is imported, since it sets its level then."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.workers=auto has chosen
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
 def _overview() -> str:

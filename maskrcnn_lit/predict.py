@@ -27,7 +27,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         height, width = found.image.shape[:2]
         images.append({"id": image_id, "file_name": found.name, "height": height, "width": width})
         results += found.to_coco(image_id)
-        drawn = folder / "images" / f"{found.name}.png"  # keeps the folders of the source, so that no two are alike
+        # The source's folders and endings are kept, so that no two pictures have one name.
+        drawn = folder / "images" / (found.name if found.name.endswith(".png") else f"{found.name}.png")
         write_image(drawn, found.draw())
         print(f"{found.name}: {_told(found.names)} -> {drawn}")
     write_json(folder / "detections.json", results)

@@ -55,7 +55,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     data.prepare_data()
     data.setup("fit")
     share_cores(data.workers)
-    assert data.categories is not None
     config.model.num_classes = len(data.categories)
     module = DetectionModule(
         model=build(config.model).to(memory_format=torch.channels_last),
@@ -78,7 +77,6 @@ def fit(
     trainer: Trainer, module: DetectionModule, data: CocoDataModule, checkpoint: Path | None, overrides: list[str]
 ) -> RunResult:
     """Train, and keep result.json true meanwhile: running, then finished, interrupted or failed."""
-    assert data.categories is not None
     run_dir = Path(trainer.default_root_dir)
     result = RunResult(
         status="running",
@@ -151,9 +149,9 @@ def _moved(config: DictConfig, run_dir: str) -> DictConfig:
 @torch.no_grad()
 def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
     """Ground truth beside prediction for a few validation images, H W 3 uint8."""
-    assert data.val_index is not None
-    chosen = choose(data.val_index.image_ids, PICTURES, module.seed)
-    positions = [i for i, image_id in enumerate(data.val_index.image_ids.tolist()) if image_id in chosen]
+    ids = data.val_dataset.index.image_ids.tolist()
+    chosen = choose(ids, PICTURES, module.seed)
+    positions = [i for i, image_id in enumerate(ids) if image_id in chosen]
     names = [category.name for category in module.categories]
     module.model.eval()
     panels = []

@@ -78,7 +78,7 @@ class CocoDataModule(LightningDataModule):
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
         self.batch_size, self.workers = batch_size, workers
-        self.categories: tuple[Category, ...] | None = None
+        self.categories: tuple[Category, ...] = ()  # none yet
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
         self._resume_at = (0, 0)

@@ -54,7 +54,7 @@ def adamw(
     groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     schedule = partial(warmup_cosine, total=total_steps, warmup=warmup, end_factor=end_factor)
-    text += f"; AdamW, {warmup} steps of warm-up, then cosine to {scaled * end_factor:.3g} at step {total_steps}"
+    text += f"; AdamW, warm-up to step {warmup}, cosine to {scaled * end_factor:.3g} at step {total_steps}"
     return Plan(optimizer, LambdaLR(optimizer, schedule), text)
 
 
@@ -89,7 +89,7 @@ def sgd(
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
     steps = [round(share * total_steps) for share in milestones]
     schedule = partial(warmup_multi_step, warmup=warmup, milestones=steps, gamma=gamma)
-    text += f"; SGD, {warmup} steps of warm-up, times {gamma:g} at the steps {', '.join(map(str, steps)) or '(none)'}"
+    text += f"; SGD, warm-up to step {warmup}, times {gamma:g} at the steps {', '.join(map(str, steps)) or '(none)'}"
     return Plan(optimizer, LambdaLR(optimizer, schedule), text + f" of {total_steps}")
 
 

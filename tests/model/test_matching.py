@@ -11,7 +11,7 @@ HEAD = {"object_iou": 0.5, "background_iou": 0.5, "keep_best": False}
 
 def random_boxes(*shape: int) -> torch.Tensor:
     corner = torch.rand(*shape, 2, dtype=torch.float64) * 100
-    return torch.cat([corner, corner + 4 + torch.rand(*shape, 2, dtype=torch.float64) * 50], dim=-1)
+    return torch.cat([corner, corner + 20 + torch.rand(*shape, 2, dtype=torch.float64) * 40], dim=-1)
 
 
 def scene(images: int = 3, slots: int = 6, candidates: int = 500) -> tuple[torch.Tensor, ...]:

@@ -117,8 +117,8 @@ def test_adamw_follows_its_schedule():
     backbone = next(g for g in plan.optimizer.param_groups if g["part"] == "backbone")
     assert backbone["lr"] == pytest.approx(0.05 * 0.01 * 0.5)
     assert plan.text == (
-        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, 4 steps of warm-up, "
-        "then cosine to 0.0005 at step 100"
+        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, "
+        "cosine to 0.0005 at step 100"
     )
 
 
@@ -127,11 +127,11 @@ def test_sgd_follows_its_schedule():
     assert plan.optimizer.param_groups[0]["momentum"] == 0.9
     found = rates(plan, 100)
     assert [found[i] for i in (4, 49, 50, 74, 75, 99)] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
-    assert plan.text.endswith("SGD, 4 steps of warm-up, times 0.1 at the steps 50, 75 of 100")
+    assert plan.text.endswith("SGD, warm-up to step 4, times 0.1 at the steps 50, 75 of 100")
 
 
 def test_a_short_run_warms_up_for_a_tenth():
-    assert "SGD, 2 steps of warm-up" in SGD(Model(), total_steps=20).text
+    assert "SGD, warm-up to step 2" in SGD(Model(), total_steps=20).text
 
 
 def test_the_schedule_is_a_function_of_the_step_alone():

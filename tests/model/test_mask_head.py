@@ -1,0 +1,115 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
+
+
+def head(**options: int) -> MaskHead:
+    built = MaskHead(**{"channels": 6, "width": 8, "depth": 2, "pool": 7, "num_classes": 5, **options}).double()
+    for parameter in built.parameters():  # far from the first step's zeros
+        torch.nn.init.normal_(parameter, std=0.2)
+    return built
+
+
+def test_only_the_channel_of_the_class_is_computed_and_equals_the_whole_convolution():
+    mask_head = head()
+    features, labels = torch.randn(9, 6, 7, 7, dtype=torch.float64), torch.tensor([1, 2, 3, 4, 5, 5, 1, 3, 2])
+    hidden = features
+    for conv in mask_head.convs:
+        hidden = F.relu(conv(hidden))
+    hidden = mask_head.logits(F.relu(mask_head.deconv(hidden)))  # 9 K 14 14
+    expected = hidden[torch.arange(9), labels - 1]
+    got = mask_head(features.clone(), labels)
+    assert got.shape == (9, 14, 14) and mask_head.mask_size == 14
+    assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
+
+    incoming = torch.randn_like(expected)
+    parameters = list(mask_head.parameters())
+    ours = torch.autograd.grad(mask_head(features.clone(), labels), parameters, incoming)
+    theirs = torch.autograd.grad(expected, parameters, incoming)
+    for own, whole in zip(ours, theirs, strict=True):
+        assert torch.allclose(own, whole, rtol=1e-10, atol=1e-10)
+
+
+def test_other_classes_get_no_gradient():
+    mask_head = head()
+    mask_head(torch.randn(4, 6, 7, 7, dtype=torch.float64), torch.tensor([2, 4, 2, 4])).sum().backward()
+    for gradient in (mask_head.logits.weight.grad, mask_head.logits.bias.grad):
+        assert [bool(row.any()) for row in gradient] == [False, True, False, True, False]
+
+
+def test_background_reads_some_channel():
+    """A slot without an object has label 0; no loss reads its mask, but it must be a number."""
+    mask_head, features = head(), torch.randn(1, 6, 7, 7, dtype=torch.float64)
+    assert torch.equal(mask_head(features.clone(), torch.tensor([0])), mask_head(features.clone(), torch.tensor([1])))
+
+
+def test_masks_begin_near_a_half():
+    mask_head = MaskHead(channels=16, width=16, depth=4, pool=14, num_classes=3)
+    probabilities = mask_head(torch.randn(5, 16, 14, 14), torch.tensor([1, 2, 3, 1, 2])).sigmoid()
+    assert probabilities.shape == (5, 28, 28)
+    assert (probabilities - 0.5).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_depth_is_the_number_of_convolutions(depth: int):
+    assert [conv.in_channels for conv in head(depth=depth).convs] == [6, 8, 8, 8][:depth]
+
+
+def targets(region: list[float], crop: torch.Tensor, mask_box: list[float], size: int) -> torch.Tensor:
+    """Of one region and the second of two instances: the first is all object, so that a wrong index is seen."""
+    masks = torch.stack([torch.ones_like(crop), crop])
+    boxes = torch.tensor([[0.0, 0, 500, 500], mask_box])
+    return mask_targets(torch.tensor([region], dtype=torch.float32), masks, boxes, torch.tensor([1]), size)[0]
+
+
+def test_a_rectangle_in_a_crop():
+    crop = torch.zeros(28, 28, dtype=torch.uint8)
+    crop[7:14, 14:28] = 1  # second quarter from above, right half
+    box = [10.0, 20, 38, 48]  # one pixel of the image is one of the crop
+    expected = torch.zeros(4, 4)
+    expected[1, 2:] = 1
+    got = targets(box, crop, box, 4)
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert torch.equal(targets([24.5, 27.5, 37.5, 33.5], crop, box, 6), torch.ones(6, 6)), "inside of the rectangle"
+    assert not targets([11, 35, 37, 47], crop, box, 6).any(), "below it"
+    stretched = targets([20.0, 40, 76, 96], crop, [20.0, 40, 76, 96], 4)
+    assert torch.allclose(stretched, got, atol=1e-5), "and where the crop lies, or how large it is, is no matter"
+
+
+def test_a_region_equal_to_the_mask_box_gets_the_crop():
+    crop = (torch.rand(28, 28) > 0.5).to(torch.uint8)
+    box = [3.0, 5, 31, 61]
+    assert torch.allclose(targets(box, crop, box, 28), crop.float(), atol=1e-5)
+    halves = F.avg_pool2d(crop[None, None].float(), 2)[0, 0]
+    assert torch.allclose(targets(box, crop, box, 14), halves, atol=1e-5)
+
+
+def test_beyond_the_crop_is_background():
+    crop = torch.ones(28, 28, dtype=torch.uint8)
+    assert not targets([100, 100, 130, 130], crop, [0, 0, 50, 50], 14).any()
+    ring = targets([-28.0, -28, 56, 56], crop, [0, 0, 28, 28], 3)  # three times the crop
+    expected = torch.zeros(3, 3)
+    expected[1, 1] = 1
+    assert torch.allclose(ring, expected, atol=0.05)
+
+
+def test_a_part_of_the_crop_is_enlarged():
+    crop = torch.zeros(8, 8, dtype=torch.uint8)
+    crop[:4, :4] = 1
+    got = targets([20.0, 20, 60, 60], crop, [0, 0, 80, 80], 4)  # the middle: a quarter of it is object
+    assert got[0, 0] == 1 and not got[2:].any() and not got[:, 2:].any()
+    assert ((0 <= got) & (got <= 1)).all()
+
+
+def test_an_instance_without_a_box_gives_numbers():
+    """Padded slots have mask boxes without area; no loss reads what they give."""
+    got = targets([0.0, 0, 0, 0], torch.zeros(28, 28, dtype=torch.uint8), [0, 0, 0, 0], 28)
+    assert got.isfinite().all() and not got.any()
+
+
+def test_targets_carry_no_gradient():
+    region = torch.tensor([[0.0, 0, 10, 10]], requires_grad=True)
+    masks = torch.ones(1, 28, 28, dtype=torch.uint8)
+    assert not mask_targets(region, masks, region, torch.tensor([0]), 14).requires_grad

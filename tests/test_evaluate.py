@@ -1,0 +1,211 @@
+"""`maskrcnn-lit evaluate` from end to end, on a run of a few small pictures."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from tiny_verbs import (
+    SIZE,
+    VAL_IMAGES,
+    checkpoint,
+    coco_data,
+    ground_truth,
+    metric_rows,
+    one_sentence,
+    renumbered,
+    result,
+    run_script,
+    save_ground_truth,
+    verb,
+)
+
+from maskrcnn_lit.data.shapes import NAMES
+
+pytest_plugins = ("tiny_verbs",)
+
+
+def evaluated(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "evaluation.json").read_text())
+
+
+def without_time(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "val/evaluation_seconds"}
+
+
+def test_the_last_checkpoint_scores_as_at_the_end_of_training(
+    trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """To the last bit on the CPU: the same batches through the same kernels."""
+    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}")
+    found, reached = evaluated(tmp_path), without_time(result(trained)["metrics"])
+    metrics = without_time(found["metrics"])
+    assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
+    assert (tmp_path / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
+    assert found["run"] == str(trained) and found["checkpoint"] == "last" and found["data"] == "coco_json"
+    assert found["overrides"] == [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}"]
+    assert set(found["per_class"]) == {entry["name"] for entry in ground_truth(strange)["categories"]}
+    printed = capsys.readouterr().out.splitlines()
+    head = next(number for number, line in enumerate(printed) if "AP50" in line)
+    assert printed[head].split() == ["AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
+    for line, kind in zip(printed[head + 1 :], ("box", "mask"), strict=False):
+        assert line.split()[:3] == [kind, f"{metrics[f'val/{kind}_ap']:.3f}", f"{metrics[f'val/{kind}_ap50']:.3f}"]
+    assert f"roi_accuracy {metrics['val/roi_accuracy']:.3f}" in printed
+    assert str(tmp_path / "evaluation.json") in printed[-1]
+
+
+def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
+    shutil.copytree(trained, run_dir)
+    verb("evaluate", f"run={run_dir}")
+    (folder,) = (run_dir / "evaluations").iterdir()  # by default in the run, under the time of the evaluation
+    best = max(float(row["val/mask_ap"]) for row in metric_rows(trained) if row["val/mask_ap"])
+    assert evaluated(folder)["metrics"]["val/mask_ap"] == pytest.approx(best, rel=1e-6)
+    assert (folder / "detections.json").is_file()
+
+
+def test_a_checkpoint_can_be_given_as_a_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    file = trained / "checkpoints" / "last.ckpt"
+    verb("evaluate", f"run={file}", code=2)
+    assert f"run={file} is a file, so say where the results go: run_dir=DIR" in capsys.readouterr().err
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}")
+    assert evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
+
+
+@pytest.fixture
+def elsewhere(trained: Path, strange: Path, tmp_path: Path) -> Path:
+    """Validation data alone, with ids of its own: `strange`, but its objects are what the run was surest to see."""
+    root = tmp_path / "elsewhere"
+    shutil.copytree(strange, root, ignore=shutil.ignore_patterns("train", "instances_train.json"))
+    found = sorted(json.loads((trained / "detections.json").read_text()), key=lambda entry: -entry["score"])
+    objects = [
+        entry | {"id": number, "iscrowd": 0, "area": float(coco_mask.area(entry["segmentation"]))}
+        for number, entry in enumerate(found[: len(found) // 2])
+    ]
+    save_ground_truth(root, renumbered(ground_truth(strange) | {"annotations": objects}, seed=7))
+    return root
+
+
+def validation(root: Path) -> list[str]:
+    return [*(option for option in coco_data(root) if not option.startswith("data.train.")), "data.workers=0"]
+
+
+def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
+    trained: Path, elsewhere: Path, tmp_path: Path
+):
+    """What the run detects is the truth, so it is found again; at another size it would not be, says the next test."""
+    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *validation(elsewhere))
+    metrics = evaluated(tmp_path / "a")["metrics"]
+    assert metrics["val/box_ap"] == pytest.approx(1) and metrics["val/mask_ap"] == pytest.approx(1)
+    truth = COCO(elsewhere / "annotations" / "instances_val.json")  # the results name its ids
+    assert len(truth.loadRes(str(tmp_path / "a" / "detections.json")).getImgIds()) == VAL_IMAGES
+
+
+def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path: Path):
+    other = [*validation(elsewhere), f"data.image_size={2 * SIZE}"]
+    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
+    assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
+
+
+def test_any_numbering_of_the_data_gives_the_same_scores(trained: Path, elsewhere: Path, tmp_path: Path):
+    truth = ground_truth(elsewhere)
+    truth["annotations"] = truth["annotations"][::2]  # so that much of what is found is wrong
+    scores = []
+    for name, numbered in (("a", truth), ("b", renumbered(truth, seed=8))):
+        save_ground_truth(elsewhere, numbered)
+        options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/{name}")
+        verb("evaluate", *options, *validation(elsewhere))
+        found = evaluated(tmp_path / name)
+        scores.append((without_time(found["metrics"]), found["per_class"]))
+    assert scores[0] == scores[1]
+    assert 0.1 < scores[0][0]["val/mask_ap"] < 0.9 and 0.1 < scores[0][0]["val/box_ap"] < 0.9
+
+
+def test_other_classes_are_a_mistake(trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    truth = ground_truth(elsewhere)
+    for category in truth["categories"]:
+        category["name"] = category["name"].replace("star", "heart")
+    names = [category["name"] for category in truth["categories"]]
+    save_ground_truth(elsewhere, truth)
+    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", *validation(elsewhere), code=2)
+    said = capsys.readouterr().err
+    assert ", ".join(sorted(NAMES)) in said and ", ".join(sorted(names)) in said
+    assert "only here heart, only there star" in said
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+def spoil(trained: Path, file: Path, how: str) -> None:
+    """Write to `file` a checkpoint of `trained` in which something is wrong."""
+    saved = checkpoint(trained)
+    saved = {key: saved[key] for key in ("config", "categories", "state_dict")}
+    if how == "bomb":
+        saved["state_dict"]["bomb"] = Bomb(str(file.with_name("exploded")))
+    elif how == "classes":
+        weight = saved["state_dict"]["model.box_head.classes.weight"]
+        saved["state_dict"]["model.box_head.classes.weight"] = weight[:-1]
+    elif how == "target":
+        saved["config"]["model"]["fpn"]["_target_"] = "os.mkdir"
+    elif how == "other":
+        del saved["config"]
+    torch.save(saved, file)
+    if how == "damaged":
+        file.write_bytes(file.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("damaged", "damaged"),
+        ("bomb", "{file} is not loaded, it is damaged or holds more than tensors and plain data"),
+        ("classes", "box_head.classes.weight is (6, 256), the model has (7, 256)"),
+        ("target", "_target_ 'os.mkdir' in fpn is not allowed"),
+        ("other", "{file} is no checkpoint of a run: give a run folder, or a file of its checkpoints/"),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_ours(how, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    file = tmp_path / "model.ckpt"
+    spoil(trained, file, how)
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}/a", code=2)
+    assert message.format(file=file) in capsys.readouterr().err
+    assert not (tmp_path / "exploded").exists()
+    file.unlink()
+
+
+def test_the_bomb_would_explode(tmp_path: Path):
+    pickle.loads(pickle.dumps(Bomb(str(tmp_path / "exploded"))))
+    assert (tmp_path / "exploded").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run={run}/none"], "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote"),
+        (["run={run}/tensorboard"], "checkpoints holds no checkpoint"),
+        (["run={run}", "checkpoint=first"], "checkpoint=first must be best or last"),
+        (["run={run}", "precision=8"], "'8'; expected auto, 32-true, 16-mixed, bf16-mixed"),
+        (["run={run}", "data=coco_json"], "evaluate needs data.val.images, data.val.annotations, without a default"),
+    ],
+)
+def test_a_mistake_is_told(arguments, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    verb("evaluate", *(text.format(run=trained) for text in arguments), f"run_dir={tmp_path}/a", code=2)
+    assert message.format(run=trained) in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):
+    (tmp_path / "photo.ckpt").write_bytes(b"no checkpoint")
+    assert "photo.ckpt is " in one_sentence(run_script("evaluate", "run=photo.ckpt", "run_dir=a", cwd=tmp_path))
