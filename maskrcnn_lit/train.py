@@ -44,6 +44,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     else:
         checkpoint = last_checkpoint(config.resume)  # none if the run was killed before its first: it begins anew
         config = _resumed(config.resume, overrides)
+        overrides = read_result(Path(config.run_dir) / "result.json").overrides  # those that made it what it is
 
     torch.manual_seed(config.seed)
     callbacks = {name: build(node) for name, node in config.callbacks.items() if node is not None}

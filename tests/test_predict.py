@@ -42,7 +42,7 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
     assert {image["file_name"]: (image["width"], image["height"]) for image in images} == SIZES
     assert [image["id"] for image in images] == [1, 2, 3]
     for name, (width, height) in SIZES.items():
-        drawn = Image.open(out / "images" / f"{name}.png")
+        drawn = Image.open(out / "images" / name.replace(".jpg", ".jpg.png"))
         factor = drawn.width // width  # small pictures are enlarged, so that labels can be read
         assert drawn.size == (factor * width, factor * height) and drawn.mode == "RGB"
         before = Image.open(photos / name).convert("RGB").resize(drawn.size)
@@ -61,7 +61,7 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
             assert x >= 0 and y >= 0 and x + w <= image["width"] + 1e-3 and y + h <= image["height"] + 1e-3
     printed = capsys.readouterr().out
     assert f"21 detections on 3 images: {out}/detections.json, {out}/images.json" in printed
-    assert f"-> {out}/images/more/a.png.png" in printed
+    assert f"-> {out}/images/more/a.png\n" in printed
 
 
 @pytest.mark.parametrize("source", ["b.jpg", "*.jpg", "**/b.*"])
@@ -79,7 +79,7 @@ def test_where_nothing_is_found_it_says_so(trained: Path, shapes: Path, tmp_path
     assert printed.count(": nothing -> ") == VAL_IMAGES and f"0 detections on {VAL_IMAGES} images" in printed
     assert json.loads((out / "detections.json").read_text()) == []
     for file in (shapes / "val").iterdir():
-        drawn = np.asarray(Image.open(out / "images" / f"{file.name}.png"))
+        drawn = np.asarray(Image.open(out / "images" / file.name))
         plain = np.asarray(Image.open(file).convert("RGB"))
         assert np.array_equal(drawn, draw_instances(plain, boxes=np.zeros((0, 4)), masks=[], names=[]))
 

@@ -238,6 +238,7 @@ def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(trained: 
     assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     assert (run_dir / "predictions.png").read_bytes() == (trained / "predictions.png").read_bytes()
     finished = result(run_dir)
+    assert finished["overrides"] == [*result(trained)["overrides"][:-1], f"run_dir={run_dir}"]
     assert (
         finished["status"] == "finished"
         and finished["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]

@@ -35,7 +35,11 @@ def intersection(first: Tensor, second: Tensor) -> Tensor:
 
 def iou(first: Tensor, second: Tensor) -> Tensor:
     """Intersection over union: B N 4 and B M 4 -> B N M in [0, 1]; 0 for two boxes without area."""
-    shared = intersection(first, second)
+    return over_union(intersection(first, second), first, second)
+
+
+def over_union(shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The IoU of boxes whose `intersection` is known, in its place."""
     union = (area(first)[:, :, None] + area(second)[:, None]).sub_(shared)
     return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 

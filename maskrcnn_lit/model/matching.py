@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from maskrcnn_lit.model.boxes import area, intersection, iou
+from maskrcnn_lit.model.boxes import area, intersection, over_union
 
 OBJECT, BACKGROUND, IGNORED = 1, 0, -1
 CROWD_COVER = 0.5  # a candidate with more of its area than this in a crowd region is no background
@@ -43,20 +43,15 @@ def match(
         index B N int64 into G, and kind B N int64. Candidates that lie in a crowd region are IGNORED instead of
         BACKGROUND: nobody outlined the objects there.
     """
-    overlap = torch.where(valid[:, :, None], iou(boxes, candidates), -1.0)  # B G N
+    shared = intersection(boxes, candidates)  # B G N
+    in_crowd = ((shared > CROWD_COVER * area(candidates)[:, None]) & crowd[:, :, None]).any(dim=1)
+    overlap = over_union(shared, boxes, candidates).masked_fill_(~valid[:, :, None], -1.0)
     best, index = overlap.max(dim=1)
     kind = torch.where(best >= object_iou, OBJECT, torch.where(best >= background_iou, IGNORED, BACKGROUND))
     if keep_best:
         highest = overlap.amax(dim=2, keepdim=True)
         kind = torch.where(((overlap == highest) & valid[:, :, None]).any(dim=1), OBJECT, kind)
-    kind = torch.where((kind == BACKGROUND) & _in_crowd(candidates, boxes, crowd), IGNORED, kind)
-    return index, kind
-
-
-def _in_crowd(candidates: Tensor, boxes: Tensor, crowd: Tensor) -> Tensor:
-    """B N bool. Padded slots are boxes without area, and so are objects here: they cover nothing."""
-    covered = intersection(boxes * crowd[..., None], candidates)  # B G N
-    return (covered > CROWD_COVER * area(candidates)[:, None]).any(dim=1)
+    return index, torch.where((kind == BACKGROUND) & in_crowd, IGNORED, kind)
 
 
 def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) -> Sample:

@@ -47,6 +47,7 @@ class Speed:
 class TrainMeter(Callback):
     """Logs, every `trainer.log_every_n_steps` optimizer steps: train/loss and train/loss_* (means over the steps since
     the last time), train/gradient_norm and lr/* (of the last step), speed/images_per_second, speed/data_wait (0 to 1).
+    With several processes the losses are those of process 0.
 
     `self.log` in the training step would do it too, but logs the losses of one step in n, reads each value from the
     device on its own, and writes after the checkpoint of the same step: a run that was killed in between would lack

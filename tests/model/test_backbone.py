@@ -28,7 +28,9 @@ def test_channels_and_strides(name: str, channels: list[int]):
         maps = built(torch.zeros(2, 3, 96, 160))
     assert built.channels == channels
     assert built.strides == [4, 8, 16, 32]
-    assert [tuple(m.shape) for m in maps] == [(2, c, 96 // s, 160 // s) for c, s in zip(channels, built.strides, strict=True)]
+    assert [tuple(m.shape) for m in maps] == [
+        (2, c, 96 // s, 160 // s) for c, s in zip(channels, built.strides, strict=True)
+    ]
     blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
     assert tuple(len(built.body[stage]) for stage in STAGES[2:]) == blocks[name]
 

@@ -130,7 +130,9 @@ def scored(*probabilities: list[float]) -> torch.Tensor:
     return torch.cat([1 - p.sum(1, keepdim=True), p], dim=1).log()
 
 
-def detect(built: BoxHead, logits: torch.Tensor, boxes: torch.Tensor, **options: torch.Tensor) -> dict[str, torch.Tensor]:
+def detect(
+    built: BoxHead, logits: torch.Tensor, boxes: torch.Tensor, **options: torch.Tensor
+) -> dict[str, torch.Tensor]:
     deltas = options.get("deltas", torch.zeros(len(logits), built.num_classes, 4))
     valid = options.get("valid", torch.ones(boxes.shape[:2], dtype=torch.bool))
     return built.detect(logits, deltas, boxes, valid, SIZES[: len(boxes)])
@@ -200,7 +202,9 @@ def test_padded_proposals_are_no_detections():
     valid = torch.arange(80).expand(2, -1) < 30
     found = detect(head(), logits, boxes, deltas=deltas, valid=valid)
     alone = detect(
-        head(), logits.view(2, 80, 4)[:, :30].flatten(0, 1), boxes[:, :30],
+        head(),
+        logits.view(2, 80, 4)[:, :30].flatten(0, 1),
+        boxes[:, :30].contiguous(),
         deltas=deltas.view(2, 80, 3, 4)[:, :30].flatten(0, 1),
     )
     for key in ("boxes", "scores", "labels"):

@@ -29,7 +29,9 @@ def test_the_coarsest_map_reaches_every_level_and_the_finest_only_its_own():
     maps = [torch.zeros(1, 4, s, s, requires_grad=True) for s in (32, 16, 8, 4)]
     pyramid = fpn(maps)
     for source, reached in ((3, [True] * 5), (0, [True, False, False, False, False])):
-        gradients = [torch.autograd.grad(p.sum(), maps[source], retain_graph=True, allow_unused=True)[0] for p in pyramid]
+        gradients = [
+            torch.autograd.grad(p.sum(), maps[source], retain_graph=True, allow_unused=True)[0] for p in pyramid
+        ]
         assert [g is not None and bool(g.any()) for g in gradients] == reached
 
 

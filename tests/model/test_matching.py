@@ -22,7 +22,9 @@ def scene(images: int = 3, slots: int = 6, candidates: int = 500) -> tuple[torch
     return torch.cat([near, random_boxes(images, candidates)], dim=1), boxes * valid[..., None], valid
 
 
-@pytest.mark.parametrize("rule", [RPN, HEAD, HEAD | {"object_iou": 0.6, "background_iou": 0.4}], ids=["rpn", "head", "gap"])
+@pytest.mark.parametrize(
+    "rule", [RPN, HEAD, HEAD | {"object_iou": 0.6, "background_iou": 0.4}], ids=["rpn", "head", "gap"]
+)
 def test_equals_torchvision(rule: dict[str, float]):
     candidates, boxes, valid = scene()
     index, kind = match(candidates, boxes, valid, torch.zeros_like(valid), **rule)

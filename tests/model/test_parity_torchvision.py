@@ -21,7 +21,7 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from tests.model.conftest import make_model
 
-SIDE = 256  # every image fits into SIDE - 32, so that no object touches the padded border
+SIDE = 192  # every image fits into SIDE - 32, so that no object touches the padded border
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +97,8 @@ def models(scene: Any) -> tuple[MaskRCNN, Any]:
         rpn_post_nms_top_n_train=400,
         rpn_post_nms_top_n_test=200,
         rpn_batch_size_per_image=256,
-        box_batch_size_per_image=128,
+        box_batch_size_per_image=64,
+        box_detections_per_img=30,
     )
     with torch.no_grad():
         for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)):
@@ -120,11 +121,11 @@ def models(scene: Any) -> tuple[MaskRCNN, Any]:
         channels=256,
         width=1024,
         depth=4,
-        regions=128,
+        regions=64,
         anchors={"sizes": (32, 64, 128, 256, 512), "measured_strides": True},
     )
     ours.rpn.pre_nms, ours.rpn.post_nms = {"train": 500, "test": 300}, {"train": 400, "test": 200}
-    ours.box_head.candidates = 1000
+    ours.box_head.candidates, ours.box_head.max_detections = 1000, 30
     weights.load(ours, weights.from_torchvision(theirs.state_dict()))
     return ours.double(), theirs.double()
 
@@ -205,7 +206,7 @@ def test_losses_and_gradients(models: Any, scene: Any, monkeypatch: pytest.Monke
     proposals, expected = theirs.rpn(ImageList(images, sizes), features, targets)
     # Their candidates are an image's proposals and its objects, without our padding in between.
     keys = [torch.cat([k[: len(p)], k[400:]]) for k, p in zip(region_keys, proposals, strict=True)]
-    theirs.roi_heads.fg_bg_sampler = KeyedSampler(keys, 128, 0.25)
+    theirs.roi_heads.fg_bg_sampler = KeyedSampler(keys, 64, 0.25)
     _, region_losses = theirs.roi_heads(features, proposals, sizes, targets)
     expected = expected | region_losses
     theirs.zero_grad()

@@ -47,7 +47,9 @@ def boxes_in_images(draw: st.DrawFn) -> tuple[list[float], int, int]:
     for side in (width, height):
         low = draw(st.floats(-30, side - 0.5, width=32))
         high = draw(st.floats(max(low, 0.0), side + 30, width=32))
-        spans.append(draw(st.sampled_from([(low, high), (0.0, float(side)), (low, max(low, 0.0) + 0.25), (-30.0, side + 30.0)])))
+        spans.append(
+            draw(st.sampled_from([(low, high), (0.0, float(side)), (low, max(low, 0.0) + 0.25), (-30.0, side + 30.0)]))
+        )
     return [spans[0][0], spans[1][0], spans[0][1], spans[1][1]], height, width
 
 
@@ -72,7 +74,9 @@ def test_masks_of_large_boxes_equal_torchvision():
     assert found > 40
 
 
-@pytest.mark.parametrize("box", [[-50, 5, -20, 20], [70, 5, 90, 20], [5, -50, 20, -20], [5, 70, 20, 90], [-9, -9, -5, -5]])
+@pytest.mark.parametrize(
+    "box", [[-50, 5, -20, 20], [70, 5, 90, 20], [5, -50, 20, -20], [5, 70, 20, 90], [-9, -9, -5, -5]]
+)
 def test_a_box_outside_of_the_image_is_an_empty_mask(box: list[float]):
     rle = mask_to_rle(torch.ones(28, 28), torch.tensor(box, dtype=torch.float32), 60, 50)
     assert rle == encoded(np.zeros((60, 50)))

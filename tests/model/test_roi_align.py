@@ -75,7 +75,9 @@ def test_two_sizes_in_one_call_equal_two_calls():
     assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
     incoming = [torch.randn_like(t) for t in together]
     gradients = torch.autograd.grad(together, maps, incoming)
-    for own, *parts in zip(gradients, *(torch.autograd.grad(a, maps, i) for a, i in zip(alone, incoming, strict=True)), strict=True):
+    for own, *parts in zip(
+        gradients, *(torch.autograd.grad(a, maps, i) for a, i in zip(alone, incoming, strict=True)), strict=True
+    ):
         assert torch.allclose(own, sum(parts), rtol=1e-12, atol=1e-12)
 
 

@@ -38,7 +38,9 @@ def test_forward_equals_three_convolutions():
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     logits, deltas, sizes = built(maps)
-    assert sizes == [3 * s * s for s in SIDES] and logits.shape == (2, sum(sizes)) and deltas.shape == (2, sum(sizes), 4)
+    assert (
+        sizes == [3 * s * s for s in SIDES] and logits.shape == (2, sum(sizes)) and deltas.shape == (2, sum(sizes), 4)
+    )
     hidden = [F.relu(built.conv(m)) for m in maps]
     for level, (h, start) in enumerate(zip(hidden, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False)):
         side, objectness, four = SIDES[level], built.objectness(h), built.deltas(h)
@@ -107,7 +109,9 @@ def test_images_with_fewer_proposals_are_padded_with_zeros():
 
 def test_boxes_without_area_are_no_proposals():
     """Those that lie outside of the image shrink to nothing at its border."""
-    boxes, _, valid = rpn().propose(prediction(torch.zeros(1, len(anchors()))), anchors(), torch.tensor([[8, 64]]), "train")
+    boxes, _, valid = rpn().propose(
+        prediction(torch.zeros(1, len(anchors()))), anchors(), torch.tensor([[8, 64]]), "train"
+    )
     assert valid.any() and (boxes[..., 3] <= 8).all()
     sides = boxes[valid][:, 2:] - boxes[valid][:, :2]
     assert (sides > 0).all()
@@ -157,7 +161,7 @@ def test_the_gradient_reaches_the_sampled_anchors_only():
     sum(losses.values()).backward()
     assert (logits.grad != 0).sum(dim=1).tolist() == [64, 64]
     positive = logits.grad < 0
-    assert (0 < positive.sum(dim=1)).all() and (positive.sum(dim=1) <= 32).all()
+    assert (positive.sum(dim=1) > 0).all() and (positive.sum(dim=1) <= 32).all()
     assert not deltas.grad[~positive].any(), "boxes learn from objects alone"
 
 

@@ -117,8 +117,7 @@ def test_adamw_follows_its_schedule():
     backbone = next(g for g in plan.optimizer.param_groups if g["part"] == "backbone")
     assert backbone["lr"] == pytest.approx(0.05 * 0.01 * 0.5)
     assert plan.text == (
-        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, "
-        "cosine to 0.0005 at step 100"
+        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, cosine to 0.0005 at step 100"
     )
 
 

@@ -1,0 +1,509 @@
+"""The whole forward: what it gives in each mode, what must have no influence, and that no shape hangs on data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
+from maskrcnn_lit.model import roi_align
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from tests.model.conftest import make_batch, make_model
+
+LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random keys whatever the number of images and candidates: image i, candidate j gets table[i, j]."""
+    table, rand = torch.rand(8, 20000), torch.rand
+
+    def fixed(*shape: Any, **options: Any) -> torch.Tensor:
+        by_shape = isinstance(shape[0], torch.Size)  # as the samplers call it; the tests' own batches stay random
+        return table[: shape[0][0], : shape[0][1]] if by_shape else rand(*shape, **options)
+
+    monkeypatch.setattr(torch, "rand", fixed)
+
+
+def spread(model: MaskRCNN) -> MaskRCNN:
+    """Weights that have opinions, so that there are proposals and detections of several classes."""
+    for layer, std in ((model.rpn.objectness, 0.5), (model.box_head.classes, 0.5), (model.mask_head.logits, 0.5)):
+        torch.nn.init.normal_(layer.weight, std=std)
+    return model
+
+
+def learn(model: MaskRCNN, batch: Batch) -> dict[str, torch.Tensor]:
+    """One forward and backward; the losses."""
+    model.zero_grad()
+    losses = model(batch).losses
+    sum(losses.values()).backward()
+    return losses
+
+
+def joined(*batches: Batch) -> Batch:
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def without_objects(images: int = 2) -> Batch:
+    return make_batch(images, objects=0)
+
+
+def crowded(batch: Batch, box: list[float], image: int = 0) -> Batch:
+    """`batch` with a crowd region in the last slot of an image."""
+    batch = {key: value.clone() for key, value in batch.items()}
+    for key in ("boxes", "mask_boxes"):
+        batch[key][image, -1] = torch.tensor(box)
+    batch["labels"][image, -1] = 1
+    batch["crowd"][image, -1] = True
+    return batch
+
+
+def unreadable(side: int = 64) -> Batch:
+    """As data/dataset.py fills the slot of a file that could not be decoded; a smaller side than the batch's too."""
+    batch = crowded(without_objects(1), [0, 0, side, side])
+    return batch | {
+        "images": torch.zeros_like(batch["images"]),
+        "image_sizes": torch.tensor([[side, side]]),
+        "readable": torch.tensor([False]),
+    }
+
+
+def test_the_batches_of_these_tests_keep_the_contract():
+    for batch in (make_batch(), without_objects(), unreadable(), unreadable(40), crowded(make_batch(), [0, 0, 9, 9])):
+        check_batch(batch, 3)
+
+
+# What it gives
+
+
+def test_training_gives_five_losses_and_nothing_else():
+    output = make_model()(make_batch())
+    assert set(output.losses) == LOSSES
+    assert all(loss.shape == () and loss.isfinite() and loss > 0 for loss in output.losses.values())
+    assert output.detections is None and output.box_labels is None
+
+
+def test_evaluation_without_targets_gives_detections():
+    batch = {key: value for key, value in make_batch().items() if key not in TARGET_KEYS}
+    output = spread(make_model()).eval()(batch)
+    assert output.losses == {} and output.box_labels is None
+    found = output.detections
+    count = found["scores"].shape[1]
+    shapes = {"boxes": (2, count, 4), "scores": (2, count), "labels": (2, count), "valid": (2, count)}
+    assert {k: tuple(v.shape) for k, v in found.items()} == shapes | {"masks": (2, count, 28, 28)}
+    valid = found["valid"]
+    assert valid.any() and count <= 100
+    assert ((found["labels"] >= 1) & (found["labels"] <= 3))[valid].all() and not found["labels"][~valid].any()
+    assert (found["scores"][valid] > 0.05).all() and (found["scores"][:, :-1] >= found["scores"][:, 1:]).all()
+    assert ((found["masks"] > 0) & (found["masks"] < 1)).all() and found["masks"].std() > 0.01
+    assert (found["boxes"] >= 0).all() and (found["boxes"] <= 64).all()
+
+
+def test_detections_stay_inside_of_each_image():
+    batch = without_objects()
+    batch["image_sizes"] = torch.tensor([[64, 40], [30, 64]])
+    found = spread(make_model()).eval()(batch).detections
+    for i, (height, width) in enumerate([(64, 40), (30, 64)]):
+        boxes = found["boxes"][i][found["valid"][i]]
+        assert len(boxes) and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+
+
+def test_each_mask_is_of_its_own_box_and_class():
+    model, batch = spread(make_model()).eval(), make_batch()
+    found = model(batch).detections
+    pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
+    image, slot = 1, int(found["valid"][1].sum()) - 1
+    features = model.pool([p[image : image + 1] for p in pyramid], found["boxes"][image, slot][None, None], 14)
+    expected = model.mask_head(features, found["labels"][image, slot][None]).sigmoid()[0]
+    assert torch.allclose(found["masks"][image, slot], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch"])
+def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm: str):
+    model, batch = spread(make_model(norm=norm)), make_batch()
+    with torch.no_grad():
+        torch.manual_seed(5)
+        training = model.train()(batch).losses if norm == "frozen" else None
+        statistics = {k: v.clone() for k, v in model.state_dict().items() if "running" in k or "tracked" in k}
+        passes: list[object] = []
+        hook = model.backbone.register_forward_hook(lambda *_: passes.append(1))
+        torch.manual_seed(5)
+        output = model.eval()(batch)
+        hook.remove()
+        alone = model({k: v for k, v in batch.items() if k not in TARGET_KEYS}).detections
+    assert len(passes) == 1
+    assert set(output.losses) == LOSSES and all(loss.isfinite() for loss in output.losses.values())
+    if training is not None:
+        assert {k: v.item() for k, v in output.losses.items()} == {k: v.item() for k, v in training.items()}
+    for name, value in statistics.items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert alone["valid"].any()
+    for key, value in alone.items():
+        assert torch.equal(output.detections[key], value), "targets have no say in detections"
+
+
+def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
+    model, batch = spread(make_model()).eval(), make_batch(objects=4)
+    output = model(batch)
+    pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
+    for i in range(2):
+        for j in range(4):
+            features = model.pool([p[i : i + 1] for p in pyramid], batch["boxes"][i, j][None, None], 7)
+            assert output.box_labels[i, j] == model.box_head(features)[0].argmax()
+    for label in (0, 2):
+        torch.nn.init.zeros_(model.box_head.classes.weight)
+        model.box_head.classes.bias.data = torch.nn.functional.one_hot(torch.tensor(label), 4).float()
+        assert (model(batch).box_labels == label).all(), "background is a class too"
+
+
+def test_normalise():
+    model = make_model()
+    images = torch.full((2, 3, 4, 6), 255, dtype=torch.uint8)
+    images[1] = 0
+    normal = model.normalise(images, torch.tensor([[4, 6], [2, 3]]))
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    assert torch.allclose(normal[0], ((1 - mean) / std)[:, None, None].expand(3, 4, 6))
+    assert torch.allclose(normal[1, :, :2, :3], (-mean / std)[:, None, None].expand(3, 2, 3))
+    assert not normal[1, :, 2:].any() and not normal[1, :, :, 3:].any()
+    assert normal.dtype == torch.float32 and normal.is_contiguous(memory_format=torch.channels_last)
+
+
+# Images without objects, crowd regions, unreadable images, padding
+
+
+@pytest.mark.parametrize(
+    "batch_of",
+    [
+        without_objects,
+        lambda: joined(make_batch(1), without_objects(1)),
+        lambda: joined(without_objects(1), unreadable()),
+        unreadable,
+    ],
+    ids=["none", "mixed", "none and unreadable", "unreadable"],
+)
+def test_images_without_objects_train(batch_of: Callable[[], Batch]):
+    model, batch = make_model(), batch_of()
+    losses = learn(model, batch)
+    assert all(loss.isfinite() for loss in losses.values())
+    if not batch["valid"].any():
+        assert [losses[name].item() for name in ("rpn_box", "box", "mask")] == [0, 0, 0]
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    evaluated = model.eval()(batch)
+    assert all(loss.isfinite() for loss in evaluated.losses.values())
+
+
+def test_without_objects_all_is_background():
+    model = make_model()
+    losses = learn(model, without_objects())
+    assert losses["rpn_objectness"] > 0 and losses["class"] > 0
+    assert (model.rpn.objectness.bias.grad > 0).all(), "down with the objectness"
+    assert model.box_head.classes.bias.grad[0] < 0, "up with background"
+    assert not any(p.grad.any() for p in model.mask_head.parameters())
+
+
+def inside(boxes: torch.Tensor, region: list[float]) -> torch.Tensor:
+    low, high = torch.tensor(region[:2]), torch.tensor(region[2:])
+    return ((boxes[..., :2] >= low) & (boxes[..., 2:] <= high)).all(dim=-1)
+
+
+CROWD = [4.0, 8.0, 44.0, 60.0]
+
+
+def gradient_at_anchors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the RPN's logits and deltas, where every anchor is in the sample; and the anchors."""
+    torch.manual_seed(2)
+    model = make_model()
+    model.rpn.batch_size, model.rpn.positive_fraction = 10**6, 1.0
+    images = model.normalise(batch["images"], batch["image_sizes"])
+    pyramid = model.fpn(model.backbone(images))
+    anchors = model.anchors(pyramid, images.shape[-2:])
+    prediction = model.rpn(pyramid)
+    leaves = [t.detach().requires_grad_() for t in prediction[:2]]
+    losses = model.rpn.losses(prediction._replace(logits=leaves[0], deltas=leaves[1]), anchors, batch)
+    return *torch.autograd.grad(sum(losses.values()), leaves), anchors
+
+
+def test_anchors_in_a_crowd_region_get_no_gradient():
+    plain = make_batch(1, objects=0)
+    logits, _, anchors = gradient_at_anchors(plain)
+    hidden = inside(anchors, CROWD)
+    assert hidden.sum() > 50 and (logits[0] != 0).all(), "without the crowd region all of them are background"
+    logits, deltas, _ = gradient_at_anchors(crowded(plain, CROWD))
+    assert not logits[0, hidden].any() and not deltas[0, hidden].any()
+    apart = (anchors[:, 0] >= 44) | (anchors[:, 1] >= 60) | (anchors[:, 2] <= 4) | (anchors[:, 3] <= 8)
+    assert apart.sum() > 50 and (logits[0, apart] > 0).all(), "elsewhere all is as before"
+
+
+def test_an_object_in_a_crowd_region_is_learnt():
+    batch = make_batch(1, objects=1)
+    batch["boxes"][0, 0] = torch.tensor([12.0, 16, 28, 32])
+    logits, deltas, anchors = gradient_at_anchors(crowded(batch, CROWD))
+    positive = logits[0] < 0
+    hidden = inside(anchors, CROWD)
+    assert (positive & hidden).any() and deltas[0][positive & hidden].any()
+    assert not logits[0][~positive & hidden].any()
+
+
+def gradient_at_regions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of the class logits of every proposal that is drawn (all that may be), and which slots are in CROWD."""
+    torch.manual_seed(2)
+    head = make_model(regions=500).box_head
+    corner = torch.rand(1, 300, 2) * 50
+    proposals = torch.cat([corner, (corner + 2 + torch.rand(1, 300, 2) * 20).clamp(max=64)], dim=-1)
+    regions = head.sample_regions(proposals, torch.ones(1, 300, dtype=torch.bool), batch)
+    logits = torch.zeros(regions.labels.numel(), 4, requires_grad=True)
+    losses = head.losses(logits, torch.zeros(len(logits), 3, 4), regions, batch)
+    (gradient,) = torch.autograd.grad(sum(losses.values()), logits)
+    drawn = {tuple(b) for b, g in zip(regions.boxes[0].tolist(), gradient, strict=True) if g.any()}
+    got = torch.tensor([tuple(p) in drawn for p in proposals[0].tolist()])
+    return got, inside(proposals[0], CROWD)
+
+
+def test_regions_in_a_crowd_region_get_no_gradient():
+    plain = make_batch(1, objects=0)
+    got, hidden = gradient_at_regions(plain)
+    assert hidden.sum() > 30 and got.all()
+    got, hidden = gradient_at_regions(crowded(plain, CROWD))
+    assert not got[hidden].any() and got[~hidden].sum() > 30
+
+
+def pyramid_gradients(model: MaskRCNN, batch: Batch) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    held: list[torch.Tensor] = []
+
+    def keep(_: Any, __: Any, maps: list[torch.Tensor]) -> None:
+        for level in maps:
+            level.retain_grad()
+        held.extend(maps)
+
+    with model.fpn.register_forward_hook(keep):
+        losses = learn(model, batch)
+    return losses, [level.grad for level in held]
+
+
+@pytest.mark.parametrize("side", [64, 40])
+def test_an_unreadable_image_changes_nothing(keys: None, side: int):
+    """Its loss, its gradient, and the number that the others' losses are divided by."""
+    model, batch = make_model(norm="frozen"), make_batch(2)
+    expected, expected_gradients = pyramid_gradients(model, batch)
+    losses, gradients = pyramid_gradients(model, joined(batch, unreadable(side)))
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-5), name
+    for level, expected_level in zip(gradients, expected_gradients, strict=True):
+        assert not level[2].any()
+        assert torch.allclose(level[:2], expected_level, rtol=1e-3, atol=1e-7)
+    readable = joined(
+        batch, unreadable(side) | {"readable": torch.tensor([True]), "crowd": torch.zeros(1, 4, dtype=torch.bool)}
+    )
+    _, gradients = pyramid_gradients(model, readable)
+    assert all(level[2].any() for level in gradients), "as a black image without objects it would"
+
+
+def test_more_padded_slots_change_nothing(keys: None):
+    model, batch = make_model(norm="frozen"), make_batch(slots=4)
+    more = dict(batch)
+    for key in ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes"):
+        padding = torch.zeros(2, 12, *batch[key].shape[2:], dtype=batch[key].dtype)
+        more[key] = torch.cat([batch[key], padding], dim=1)
+    expected = learn(model, batch)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    losses = learn(model, more)
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), rel=1e-6), name
+    for gradient, parameter in zip(gradients, model.parameters(), strict=True):
+        assert torch.allclose(parameter.grad, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_what_padded_slots_and_pixels_hold_changes_nothing(keys: None):
+    model, batch = spread(make_model(norm="frozen")), make_batch(objects=2)
+    batch["image_sizes"] = torch.tensor([[64, 48], [50, 64]])
+    batch["boxes"] = batch["boxes"] * 0.7
+    garbage = {key: value.clone() for key, value in batch.items()}
+    garbage["images"][0, :, :, 48:] = torch.randint(0, 256, (3, 64, 16), dtype=torch.uint8)
+    garbage["images"][1, :, 50:] = 255
+    garbage["masks"][:, 2:] = 1
+    garbage["mask_boxes"][:, 2:] = torch.tensor([3.0, 4, 30, 31])
+    for mode in (True, False):
+        clean, dirty = (model.train(mode)(b) for b in (batch, garbage))
+        assert {k: v.item() for k, v in clean.losses.items()} == {k: v.item() for k, v in dirty.losses.items()}
+    assert clean.detections["valid"].any()
+    assert all(torch.equal(clean.detections[key], dirty.detections[key]) for key in clean.detections)
+
+
+def test_a_batch_of_images_is_each_image_alone():
+    model, batch = spread(make_model(norm="frozen")).eval(), make_batch(2)
+    both = model(batch).detections
+    for i in range(2):
+        alone = model({key: value[i : i + 1] for key, value in batch.items()}).detections
+        kept, own = both["valid"][i], alone["valid"][0]
+        assert kept.sum() == own.sum() > 0
+        for key in ("boxes", "scores", "labels", "masks"):
+            assert torch.allclose(both[key][i][kept], alone[key][0][own], atol=1e-3), key
+
+
+# Shapes and numbers
+
+
+BY_DATA = ("nonzero", "masked_select", "unique", "nms", "_local_scalar_dense")
+
+
+class ShapesFromData(TorchDispatchMode):
+    """Counts the operators whose output's shape, or the program's way, hangs on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_", "_unsafe_index") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        if by_mask or name == "equal" or any(word in name for word in BY_DATA):
+            self.count[name] = self.count.get(name, 0) + 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_guard_sees_what_it_should():
+    x = torch.tensor([1.0, 0, 2])
+    offences: dict[str, Callable[[], Any]] = {
+        "nonzero": lambda: x.nonzero(),
+        "masked_select": lambda: x.masked_select(x > 0),
+        "_unique2": lambda: x.unique(),
+        "index": lambda: x[x > 0],
+        "_local_scalar_dense": lambda: x.sum().item(),
+        "equal": lambda: torch.equal(x, x),
+    }
+    for name, offence in offences.items():
+        with ShapesFromData() as guard:
+            offence()
+        assert guard.count.get(name) == 1, name
+
+
+def test_no_shape_of_a_training_step_hangs_on_data():
+    model, batch = make_model(), make_batch()
+    with ShapesFromData() as guard:
+        learn(model, batch)
+    # On the CPU alone, where reading a number costs nothing: the number of positives, by which the mask head skips
+    # empty slots (MaskRCNN.with_masks), and whether a round of suppression changed something (boxes.suppress).
+    assert guard.count.pop("_local_scalar_dense") == 1
+    assert guard.count.pop("equal") >= 5
+    assert guard.count == {}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_on_a_gpu_nothing_is_read_by_the_host(training: bool):
+    """A forward on tensors without values that say they lie on a GPU: what needs a value, or makes a shape of one,
+    raises; so does an operator between devices."""
+    model, batch = make_model().train(training), make_batch()
+    with FakeTensorMode():
+
+        def far(t: torch.Tensor) -> torch.Tensor:
+            return torch.empty(t.shape, dtype=t.dtype, device="cuda")
+
+        state = {name: torch.nn.Parameter(far(p)) for name, p in model.named_parameters()}
+        state |= {name: far(b) for name, b in model.named_buffers()}
+        output = torch.func.functional_call(model, state, ({key: far(value) for key, value in batch.items()},))
+    roi_align._layout.cache_clear()  # it holds tensors without values now
+    assert {loss.device.type for loss in output.losses.values()} == {"cuda"} and len(output.losses) == 5
+    if not training:
+        assert output.detections["boxes"].shape == (2, 100, 4)
+        assert output.detections["masks"].shape == (2, 100, 28, 28)
+        assert output.box_labels.shape == (2, 4)
+
+
+def test_the_masks_slots_hold_every_positive():
+    model = make_model(regions=8)
+    positive = torch.tensor([[0, 1, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool)
+    assert model.with_masks(positive).tolist() == [1, 4, 15]
+    assert model.with_masks(torch.zeros_like(positive)).tolist() == [0], "never none: every weight gets a gradient"
+
+
+def test_bfloat16_is_finite_and_near():
+    model, batch = make_model(norm="frozen"), make_batch()
+    torch.manual_seed(4)
+    expected = learn(model, batch)
+    gradients = [p.grad.clone() for p in model.parameters()]
+    torch.manual_seed(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = learn(model, batch)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32 and loss.isfinite(), name
+    for name in ("rpn_objectness", "class", "mask"):
+        assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.03), name
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    cosine = torch.nn.functional.cosine_similarity(
+        torch.cat([g.flatten() for g in gradients]), torch.cat([p.grad.flatten() for p in model.parameters()]), dim=0
+    )
+    assert cosine > 0.9
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        output = spread(model).eval()(batch)
+    assert output.detections["valid"].any() and output.detections["boxes"].dtype == torch.float32
+    assert all(output.detections[key].isfinite().all() for key in ("boxes", "scores", "masks"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_weights_out_of_range_give_losses_that_are_not_finite_and_no_crash(value: float):
+    """Training then stops with a message and a file to replay (training/nonfinite.py)."""
+    model, batch = make_model(norm="frozen"), make_batch()
+    with torch.no_grad():
+        model.backbone.body["conv1"].weight.fill_(value)
+        model.fpn.lateral[0].weight.mul_(value)
+    assert not sum(model(batch).losses.values()).isfinite()
+    model.eval()(batch)
+
+
+def test_recomputing_changes_no_gradient():
+    kept, again = (make_model(norm="frozen", recompute=recompute) for recompute in (False, True))
+    again.load_state_dict(kept.state_dict())
+    batch = make_batch()
+    for model in (kept, again):
+        torch.manual_seed(6)
+        learn(model, batch)
+    for (name, first), second in zip(kept.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(first.grad, second.grad), name
+
+
+def test_frozen_stages_hold_no_gradient_and_every_other_weight_one():
+    model = make_model(freeze_at=2).train()
+    before = {k: v.clone() for k, v in model.state_dict().items() if "running" in k}
+    learn(model, make_batch())
+    frozen = ("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1")
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) is name.startswith(frozen), name
+    moved = {name for name, value in before.items() if not torch.equal(model.state_dict()[name], value)}
+    assert moved == {name for name in before if not name.startswith(frozen)}
+
+
+def test_training_goes_on_after_an_inference():
+    """Lightning validates in inference mode before the first step: what is kept from there must not spoil a step."""
+    roi_align._layout.cache_clear()
+    model, batch = make_model(), make_batch()
+    with torch.inference_mode():
+        model.eval()(batch)
+    losses = learn(model.train(), batch)
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_a_few_steps_lower_the_losses():
+    model, batch = make_model(norm="group"), make_batch(objects=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    first = {name: loss.item() for name, loss in learn(model, batch).items()}
+    for _ in range(12):
+        losses = learn(model, batch)
+        optimizer.step()
+    for name in ("rpn_objectness", "class", "mask"):
+        assert losses[name].item() < 0.8 * first[name], name
+
+
+def test_building_joins_the_parts():
+    model = make_model(7, channels=24, anchors={"ratios": (0.5, 1.0)})
+    assert [conv.in_channels for conv in model.fpn.lateral] == [64, 128, 256, 512]
+    assert model.rpn.objectness.out_channels == 2 and model.rpn.deltas.out_channels == 8
+    assert model.box_head.classes.out_features == 8 and model.box_head.deltas.out_features == 28
+    assert model.mask_head.logits.out_channels == 7 and model.mask_head.convs[0].in_channels == 24
+    assert model.strides == [4, 8, 16, 32]
+    assert {"mean", "std"}.isdisjoint(model.state_dict()), "of the configuration, not of the weights"
