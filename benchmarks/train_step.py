@@ -3,8 +3,9 @@
     python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds 3] [--device cpu]
 
 DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
-batch norm, train res3 to res5, keep 1000 proposals and sample 512 regions. Each runs in a process of its own, in turn; the line that is printed holds the
-medians, their ratio, and the peak of memory above weights, gradients and optimizer state.
+batch norm, train res3 to res5, keep 1000 proposals and sample 512 regions. Each runs in a process of its own, in turn;
+the line that is printed holds the medians, their ratio, and the peak of memory above weights, gradients and optimizer
+state.
 """
 
 import argparse

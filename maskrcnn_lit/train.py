@@ -66,10 +66,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     result = fit(trainer, module, data, checkpoint, overrides)
     if _first_process():
-        evaluation: CocoEvaluation | None = callbacks.get("evaluation")
-        result.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        result.metrics |= evaluation.metrics if evaluation else {}
-        write_result(Path(config.run_dir) / "result.json", result)
         write_image(Path(config.run_dir) / "predictions.png", draw_predictions(module, data))
         print(_ending(result, config.run_dir, trainer.global_step))
 
@@ -96,6 +92,7 @@ def fit(
     started = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        result.metrics = _final_metrics(trainer, module, data)
         result.status = "finished"
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
         result.status = "interrupted"
@@ -110,6 +107,18 @@ def fit(
         if _first_process():
             write_result(run_dir / "result.json", result)
     return result
+
+
+def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
+    """The validation losses and scores of the weights as they are at the end."""
+    metrics: dict[str, float] = {}
+    for evaluation in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(evaluation, CocoEvaluation):
+            if evaluation.step != trainer.global_step:  # resumed at the very end, or the last epoch had no validation
+                trainer.validate(module, datamodule=data, verbose=False)
+            metrics |= evaluation.metrics
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    return logged | metrics
 
 
 def _first_process() -> bool:

@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded: spinning threads starve other processes
+import pytest
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it: threads that spin starve other processes
+
+import torch
 
 torch.set_num_threads(1)
 

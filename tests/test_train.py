@@ -158,7 +158,7 @@ def test_predictions_are_drawn(trained: Path):
     picture = np.asarray(Image.open(trained / "predictions.png"))
     height, width, channels = picture.shape
     assert channels == 3 and width >= 4 * 64 and height >= 2 * 64  # three pairs of pictures in two columns
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+    assert len(np.unique(picture[::8, ::8].reshape(-1, 3), axis=0)) > 100
 
 
 # The same numbers again

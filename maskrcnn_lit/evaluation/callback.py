@@ -37,6 +37,7 @@ class CocoEvaluation(Callback):
     def __init__(self, *, run_dir: str | Path | None = None, max_detections: Sequence[int] = MAX_DETECTIONS) -> None:
         self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
         self.max_detections = tuple(max_detections)
+        self.step = -1  # of the training, at the last validation
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self._reset()
@@ -69,6 +70,7 @@ class CocoEvaluation(Callback):
         self._gather()
         scored = self._score(trainer, pl_module) if trainer.is_global_zero else ({}, {})
         self.metrics, self.per_class = trainer.strategy.broadcast(scored)
+        self.step = trainer.global_step
         self._seconds += time.perf_counter() - started
         self.metrics["val/evaluation_seconds"] = self._seconds
         for name, value in self.metrics.items():

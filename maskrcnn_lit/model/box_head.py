@@ -137,7 +137,7 @@ class BoxHead(nn.Module):
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
         found = scores > 0
         return {
-            "boxes": take(boxes, best) * found[..., None],
+            "boxes": torch.where(found[..., None], take(boxes, best), 0),
             "scores": scores * found,
             "labels": take(labels, best) * found,
             "valid": found,

@@ -98,7 +98,8 @@ class RPN(nn.Module):
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
-        return take(torch.cat(boxes, dim=1), index) * valid[..., None], scores, valid
+        # Chosen, not multiplied: the boxes of a network that has diverged are NaN, and no table has such a row.
+        return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
     def losses(self, prediction: Prediction, anchors: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Objectness and box loss of a random sample of anchors."""

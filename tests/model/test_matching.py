@@ -131,7 +131,7 @@ def test_a_sample_larger_than_the_candidates_takes_them_all():
 
 def test_candidates_with_negative_keys_are_not_drawn():
     kind = torch.tensor([[OBJECT, OBJECT, BACKGROUND, BACKGROUND]])
-    drawn = sample(kind, torch.tensor([[0.5, -1, -1, 0.0]]), count=4, positive_fraction=0.5)
+    drawn = sample(kind, torch.tensor([[0.0, -1, -1, 0.0]]), count=4, positive_fraction=0.5)
     assert sorted(drawn.indices[drawn.valid].tolist()) == [0, 3], "a key of zero is a key"
 
 

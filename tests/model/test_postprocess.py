@@ -173,7 +173,7 @@ from maskrcnn_lit.model.postprocess import to_original
 torch.set_num_threads(1)
 def found(side, count):
     corner = torch.rand(1, count, 2) * torch.tensor([3.0, 2.0]) * side
-    boxes = torch.cat([corner, corner + side], dim=-1)
+    boxes = torch.cat([corner, corner + 0.4 * side], dim=-1)
     boxes[0, 0] = torch.tensor([0.0, 0, 4 * side, 3 * side])
     masks = torch.nn.functional.avg_pool2d(torch.rand(count, 1, 28, 28), 7, 1, 3)[:, 0][None]
     batch = {"image_ids": torch.ones(1, dtype=torch.int64), "scales": torch.ones(1, 2),
