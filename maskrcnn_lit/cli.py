@@ -58,8 +58,9 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (those of the process by default) and return the exit code."""
-    # OpenMP reads this once, when torch is loaded: threads that spin while they wait take the cores from the
-    # processes that load images. So nothing that this file imports may import torch.
+    # OpenMP reads this once, when torch is loaded, so nothing that this file imports may import torch. Threads that
+    # spin while they wait for one another take the cores from the loader processes and from whatever else runs (a step
+    # took ten times as long); those that sleep cost next to nothing, so that torch may keep one for each core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _run(list(sys.argv[1:] if arguments is None else arguments))

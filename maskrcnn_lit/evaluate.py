@@ -11,7 +11,6 @@ from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.predictor import output_folder, read_checkpoint
-from maskrcnn_lit.threads import share_cores
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
 
@@ -34,7 +33,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     evaluation = CocoEvaluation(run_dir=folder)
     accelerator = resolve_accelerator(config.accelerator, 1)
-    share_cores(data.workers)
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,

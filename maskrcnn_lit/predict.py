@@ -7,13 +7,11 @@ from omegaconf import DictConfig
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.predictor import load_model, output_folder
-from maskrcnn_lit.threads import share_cores
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Predict; `config` is that of conf/predict.yaml with `overrides`."""
     folder = output_folder(config.run, config.run_dir)
-    share_cores(0)
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,

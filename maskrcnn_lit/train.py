@@ -27,7 +27,6 @@ from maskrcnn_lit.evaluation.result import (
     write_result,
 )
 from maskrcnn_lit.files import atomic_write, write_json
-from maskrcnn_lit.threads import share_cores
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.panels import choose, draw_panel
@@ -55,7 +54,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(config.data)
     data.prepare_data()
     data.setup("fit")
-    share_cores(data.workers)
     config.model.num_classes = len(data.categories)
     module = DetectionModule(
         model=build(config.model).to(memory_format=torch.channels_last),

@@ -92,9 +92,9 @@ def test_an_old_python_is_told_in_a_sentence(checkout: Path):
 
 
 def test_both_commands_run_what_they_promise():
-    demo = make(REPOSITORY, "-n", "demo", "INSTALLED=Makefile").stdout
+    demo = make(REPOSITORY, "-n", "-o", ".venv/installed", "demo").stdout
     assert demo.splitlines() == [".venv/bin/maskrcnn-lit train experiment=demo"]
-    test = make(REPOSITORY, "-n", "test", "INSTALLED=Makefile").stdout
+    test = make(REPOSITORY, "-n", "-o", ".venv/installed", "test").stdout
     for tool in ("ruff check", "ruff format --check", "mypy", "pytest -n 2"):
         assert f".venv/bin/{tool}" in test
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()

@@ -41,14 +41,8 @@ TIMES = ("speed/images_per_second", "speed/data_wait", "val/evaluation_seconds")
 
 
 def verb(*arguments: object, code: int = 0) -> None:
-    """Run a verb in this process, with the threads it had before afterwards."""
-    threads, known = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # what a user would type; else the verb takes all cores
-    try:
-        assert cli.main(list(map(str, arguments))) == code
-    finally:
-        torch.set_num_threads(threads)
-        os.environ.pop("OMP_NUM_THREADS") if known is None else os.environ.update(OMP_NUM_THREADS=known)
+    """Run a verb in this process."""
+    assert cli.main(list(map(str, arguments))) == code
 
 
 def environment(**more: str) -> dict[str, str]:

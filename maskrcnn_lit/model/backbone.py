@@ -32,6 +32,9 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
+
+
 class Backbone(nn.Module):
     """Image -> [c2, c3, c4, c5]; `channels` and `strides` of the four are measured on a dummy pass.
 
@@ -45,6 +48,8 @@ class Backbone(nn.Module):
 
     def __init__(self, *, name: str, norm: str, freeze_at: int, recompute: bool) -> None:
         super().__init__()
+        if name not in NAMES:
+            raise UserError(f"backbone.name={name} is unknown; choose one of {', '.join(NAMES)}")
         if norm not in NORMS:
             raise UserError(f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)}")
         if freeze_at not in range(6):

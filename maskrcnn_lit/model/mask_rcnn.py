@@ -93,10 +93,10 @@ class MaskRCNN(nn.Module):
 
     def head_losses(self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled regions."""
-        boxes = self.regions(regions.boxes, self.box_head.pool)
+        every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive)
-        masked = Pooled(boxes.boxes[chosen], boxes.image[chosen], self.mask_head.pool)
-        box_features, mask_features = self.align(pyramid, [boxes, masked])
+        masked = Pooled(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
+        box_features, mask_features = self.align(pyramid, [every, masked])
 
         logits, deltas = self.box_head(box_features)
         losses = self.box_head.losses(logits, deltas, regions, batch)
@@ -104,8 +104,11 @@ class MaskRCNN(nn.Module):
         mask_logits = self.mask_head(mask_features, regions.labels.flatten()[chosen])
         instance = regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
-        targets = mask_targets(masked.boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
-        return losses | {"mask": mask_loss(mask_logits, targets, regions.positive.flatten()[chosen])}
+        positive = regions.positive.flatten()[chosen]
+        # A slot without an object learns nothing, and its region may be any number of times as large as its crop.
+        boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
+        targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
+        return losses | {"mask": mask_loss(mask_logits, targets, positive)}
 
     def with_masks(self, positive: Tensor) -> Tensor:
         """The regions that have a mask to learn, which are the positives (section 3): B S bool -> indices into (B S).

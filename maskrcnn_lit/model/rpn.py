@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
-from maskrcnn_lit.model.matching import match, sample, take
+from maskrcnn_lit.model.matching import IGNORED, match, sample, take
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
 MIN_SIDE = 1e-3  # pixels; a proposal without area is none
@@ -113,6 +113,8 @@ class RPN(nn.Module):
                 background_iou=self.background_iou,
                 keep_best=True,
             )
+            # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
+            kind = torch.where(batch["readable"][:, None], kind, IGNORED)
             keys = torch.rand(kind.shape, device=kind.device)
             drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
             boxes = take(batch["boxes"], take(index, drawn.indices))

@@ -43,10 +43,11 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         renamed[PREFIXES[prefix] + name[len(prefix) :]] = value
     for name, rows in {"box_head.deltas": 4, "mask_head.logits": 1}.items():
         for kind in ("weight", "bias"):
-            renamed[f"{name}.{kind}"] = renamed[f"{name}.{kind}"][rows:]
+            if (key := f"{name}.{kind}") in renamed:  # `load` says what is missing
+                renamed[key] = renamed[key][rows:]
     # theirs reads a region's features by channel, row, column; ours by row, column, channel
-    fc1, pool = renamed["box_head.fc1.weight"], 7
-    renamed["box_head.fc1.weight"] = fc1.unflatten(1, (-1, pool, pool)).permute(0, 2, 3, 1).flatten(1)
+    if (key := "box_head.fc1.weight") in renamed:
+        renamed[key] = renamed[key].unflatten(1, (-1, 7, 7)).permute(0, 2, 3, 1).flatten(1)
     return renamed
 
 

@@ -145,6 +145,20 @@ def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm
         assert torch.equal(output.detections[key], value), "targets have no say in detections"
 
 
+def test_losses_sample_from_trainings_proposals_and_detections_from_those_of_inference(monkeypatch: pytest.MonkeyPatch):
+    model, batch, phases = make_model(), make_batch(), []
+    propose = model.rpn.propose
+    monkeypatch.setattr(model.rpn, "propose", lambda *args: phases.append(args[-1]) or propose(*args))
+    for training, targets, expected in (
+        (True, True, ["train"]),
+        (False, True, ["train", "test"]),
+        (False, False, ["test"]),
+    ):
+        phases.clear()
+        model.train(training)({k: v for k, v in batch.items() if targets or k not in TARGET_KEYS})
+        assert phases == expected
+
+
 def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
     model, batch = spread(make_model()).eval(), make_batch(objects=4)
     output = model(batch)
@@ -420,6 +434,15 @@ def test_the_masks_slots_hold_every_positive():
     positive = torch.tensor([[0, 1, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool)
     assert model.with_masks(positive).tolist() == [1, 4, 15]
     assert model.with_masks(torch.zeros_like(positive)).tolist() == [0], "never none: every weight gets a gradient"
+
+
+def test_each_region_learns_the_mask_of_its_own_image():
+    model, batch = make_model(), joined(without_objects(1), make_batch(1))
+    torch.nn.init.zeros_(model.mask_head.logits.weight)
+    torch.nn.init.constant_(model.mask_head.logits.bias, 20.0)
+    # Every pixel says object: a loss of 20 where there is none. The second image's masks are full, the first has none.
+    assert model(batch).losses["mask"].item() < 8
+    assert model(batch | {"masks": batch["masks"] * 0}).losses["mask"].item() == pytest.approx(20)
 
 
 def test_bfloat16_is_finite_and_near():

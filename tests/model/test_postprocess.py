@@ -27,15 +27,15 @@ def probabilities(kind: str, seed: int, size: int = 28) -> torch.Tensor:
     noise = torch.rand(size, size, generator=generator)
     if kind == "noise":
         return noise
-    if kind == "full":
-        return torch.ones(size, size)
+    if kind in ("full", "half"):  # exactly the threshold is background
+        return torch.full((size, size), 1.0 if kind == "full" else 0.5)
     if kind == "empty":
         return noise * 0.4
     smooth = torch.nn.functional.avg_pool2d(noise[None, None], 7, 1, 3)[0, 0]
     return ((smooth - smooth.mean()) * 20).sigmoid()
 
 
-kinds = st.sampled_from(["noise", "blob", "blob", "full", "empty"])
+kinds = st.sampled_from(["noise", "blob", "blob", "full", "half", "empty"])
 seeds = st.integers(0, 2**31)
 
 
