@@ -21,8 +21,9 @@ SMOOTHING = 0.9  # a loss from before n batches counts 0.9^n of the last one
 class ProgressLine(ProgressBar):
     """One line for the whole run: epoch, step, time left, images/s, share of time spent waiting for data, losses.
 
-    In a terminal it is written over itself about every second, in a file or a pipe a new line comes every
-    `seconds_between_lines`. Only then are losses read from the device. A line with the scores ends every validation.
+    In a terminal it is broken before the losses, so that it fits into 80 columns, and written over itself about every
+    second; in a file or a pipe a new line comes every `seconds_between_lines`. Only then are losses read from the
+    device. A line with the scores ends every validation.
     """
 
     def __init__(self, *, seconds_between_lines: float = 10.0, out: TextIO | None = None) -> None:
@@ -32,6 +33,7 @@ class ProgressLine(ProgressBar):
         self._interval = 1.0 if self._overwrites else seconds_between_lines
         self.is_enabled = True  # Lightning asks for it
         self._shown = -math.inf  # when a line was last written
+        self._height = 1  # of what the next one is written over
         self._names: list[str] = []
         self._smooth: Tensor | None = None
         self._speed = Speed()
@@ -93,19 +95,24 @@ class ProgressLine(ProgressBar):
         images_per_second, waiting = self._speed.take()
         total = total_steps(trainer)
         parts = [f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in zip(self._names, losses, strict=True)]
-        return (
+        pace = (
             f"{_epoch(trainer)}step {trainer.global_step}/{total}  "
             f"{_clock(self._pace.left(trainer, total))} left  {images_per_second:.1f} images/s  "
-            f"{waiting:.0%} waiting for data  loss {sum(losses):.3f}: {', '.join(parts)}"
+            f"{waiting:.0%} waiting for data"
         )
+        found = f"loss {sum(losses):.3f}: {', '.join(parts)}"
+        return f"{pace}\n{found.replace('rpn objectness', 'objectness')}" if self._overwrites else f"{pace}  {found}"
 
     def _write(self, text: str, *, stays: bool = False) -> None:
         if not self.is_enabled:
             return
         if self._overwrites:
-            # Carriage return, erase the line; one column is left free, or the terminal would break the line.
+            # Back to the first line, erase from there; one column is left free, or the terminal would break the line.
             limit = None if stays else max(20, _columns(self._out) - 1)
-            self._out.write(f"\r\x1b[2K{text[:limit]}" + ("\n" if stays else ""))
+            back = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
+            lines = [line[:limit] for line in text.split("\n")]
+            self._out.write(f"{back}\r\x1b[J" + "\n".join(lines) + ("\n" if stays else ""))
+            self._height = 1 if stays else len(lines)
         elif text:
             self._out.write(text + "\n")
         self._out.flush()

@@ -69,14 +69,26 @@ def test_losses_are_smoothed(tmp_path: Path):
     assert masks[:3] == pytest.approx([first, second, 0.9 * second + 0.1 * record[2]], abs=1e-3)
 
 
-def test_a_terminal_has_one_line_that_fits(tmp_path: Path, monkeypatch: Any):
+def test_a_terminal_has_lines_that_fit_and_are_written_over(tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr(progress, "_columns", lambda out: 60)
     monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
     text = shown(tmp_path, Terminal())
-    assert text.count("\n") == 4  # two validations, and what was printed in each
-    passing = [part for part in text.split("\r\x1b[2K") if part and not part.endswith("\n")]
-    assert len(passing) > 14 and max(map(len, passing)) == 59
-    assert text.endswith("\r\x1b[2K")  # nothing is left of it
+    parts = [part for part in re.split(r"(?:\x1b\[1A)?\r\x1b\[J", text) if part]
+    passing = [part for part in parts if not part.endswith("\n")]
+    assert len(passing) > 14 and max(len(line) for part in passing for line in part.split("\n")) == 59
+    training = [part for part in passing if " left " in part]
+    assert len(training) == 14 and all(part.split("\n")[1].startswith("loss ") for part in training)
+    assert len(parts) - len(passing) == 4  # what stays: two validations, and what was printed in each
+    # whatever is written after two lines goes back over both
+    assert text.count("\x1b[1A") == len(training)
+    assert text.endswith("\r\x1b[J")  # nothing is left of it
+
+
+def test_in_80_columns_all_losses_are_seen(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(progress, "_columns", lambda out: 80)
+    monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
+    losses = re.findall(r"^loss [\d.]+: (.*?)(?:\x1b|$)", shown(tmp_path, Terminal()), re.MULTILINE)
+    assert losses and all(len(line.strip("\r").split(", ")) == 5 and "mask" in line for line in losses)
 
 
 def test_a_disabled_line_is_silent(tmp_path: Path):
