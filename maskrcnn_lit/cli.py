@@ -66,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         return _say(_sentence(error), 2)
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted{f': {error}' if str(error) else ''}", 130)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            return _say(f"the disk is full ({error.filename or error}): free some space, then run it again", 2)
+        if error.filename is None:  # not about a file
             raise
-        return _say(f"the disk is full ({error.filename or error}): free some space, then run it again", 2)
+        return _say(f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it", 2)
     return 0
 
 
@@ -114,6 +116,8 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.workers=auto has chosen
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    # of every resume in mid-epoch; ours goes on exactly (data/sampling.py), which Lightning cannot know
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
 def _overview() -> str:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.overrides import check_choice, check_value, flat, parse, suggest
+from maskrcnn_lit.overrides import as_path, check_choice, check_value, flat, parse, suggest
 from maskrcnn_lit.targets import build
 
 __all__ = [
@@ -83,6 +83,7 @@ def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
     """As `compose`, to look at: options without default may be missing (`???`)."""
+    overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
         groups = _groups(loader, verb, [])
@@ -94,9 +95,10 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
         chosen = _chosen(loader, overrides)
         composed = hydra.compose(verb, overrides=chosen)
         before = OmegaConf.to_container(composed)
+        comments = _all_comments(loader, verb, chosen)
         for override in parsed:
             if override.input_line not in chosen:
-                check_value(override, verb, groups, before)
+                check_value(override, verb, groups, before, comments)
         _check_experiment(verb, before, _groups(loader, verb, chosen))
         return composed if len(chosen) == len(overrides) else hydra.compose(verb, overrides=list(overrides))
 
@@ -105,15 +107,13 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
     """The groups of `verb`, and its options as they are with `overrides`: those of one or two names (`optimizer.lr`),
     and those without default."""
     config = OmegaConf.to_container(show(verb, overrides))
-    comments: dict[str, str] = {}
     with _loader() as loader:
         chosen = _chosen(loader, overrides)
         groups = {
             name: (sorted(loader.get_group_options(name)), choice)
             for name, choice in sorted(_groups(loader, verb, chosen).items())
         }
-        for source in loader.compute_defaults_list(verb, chosen, RunMode.RUN).defaults:
-            comments |= _comments(conf_dir() / f"{source.config_path}.yaml", source.package or "")
+        comments = _all_comments(loader, verb, chosen)
     options = [
         Option(name, value, comments.get(name, ""))
         for name, value in flat(config)
@@ -199,6 +199,14 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
         if name not in known and not f"{name}.".startswith(objects):
             text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
+
+
+def _all_comments(loader: Any, verb: str, chosen: list[str]) -> dict[str, str]:
+    """Option -> the comment beside it, of every yaml file that `chosen` makes the config from."""
+    comments: dict[str, str] = {}
+    for source in loader.compute_defaults_list(verb, chosen, RunMode.RUN).defaults:
+        comments |= _comments(conf_dir() / f"{source.config_path}.yaml", source.package or "")
+    return comments
 
 
 def _comments(file: Path, package: str) -> dict[str, str]:

@@ -1,23 +1,33 @@
 """`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
-from maskrcnn_lit.evaluation.coco_ap import results_table
+from maskrcnn_lit.evaluation.coco_ap import results_table, score_results
+from maskrcnn_lit.evaluation.coco_results import read_results
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.predictor import output_folder, read_checkpoint
 from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.progress import ProgressLine
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Score a run; `config` is that of conf/evaluate.yaml with `overrides`."""
-    folder = output_folder(config.run, config.run_dir)
+    """Score a run, or the results of another tool; `config` is that of conf/evaluate.yaml with `overrides`."""
+    if (config.run is None) == (config.results is None):
+        raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+    if config.results is not None:
+        _score_file(config, overrides)
+        return
+    folder = output_folder(config.run, config.run_dir, "evaluations")
     trained, categories, state = read_checkpoint(config.run, config.checkpoint)
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(described)
@@ -32,12 +42,12 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         seed=trained.seed,
     )
     evaluation = CocoEvaluation(run_dir=folder)
-    accelerator = resolve_accelerator(config.accelerator, 1)
+    accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
         devices=1,
-        precision=resolve_precision(config.precision, accelerator),  # type: ignore[arg-type]  # checked there
-        callbacks=[evaluation],
+        precision=resolve_precision(config.precision, accelerator, option="precision"),  # type: ignore[arg-type]
+        callbacks=[evaluation, ProgressLine()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
@@ -50,6 +60,23 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     write_json(file, {**record, "metrics": evaluation.metrics, "per_class": evaluation.per_class})
     print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
     print(f"Written to {file}; the detections are beside it in detections.json")
+
+
+def _score_file(config: DictConfig, overrides: list[str]) -> None:
+    """A COCO results json of any tool, on the validation images of `data`."""
+    if config.get("data") is None:
+        raise UserError("results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ...")
+    results = read_results(Path(config.results))
+    data: CocoDataModule = build(config.data)
+    data.prepare_data()
+    data.setup("validate")
+    index = data.val_index
+    if index is None:
+        raise RuntimeError("setup leaves a validation index")
+    scores = score_results(index.coco_ground_truth(), results)
+    file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
+    write_json(file, {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()})
+    print(f"{results_table(scores.metrics)}\nWritten to {file}")
 
 
 def _as_trained(data: DictConfig, trained: DictConfig, overrides: list[str]) -> DictConfig:

@@ -1,7 +1,9 @@
 """What a user types behind a verb, NAME=VALUE, against what there is: every mistake becomes one sentence."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,6 +11,11 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from maskrcnn_lit.errors import UserError
+
+PATHS = {  # options that are always text
+    *("run_dir", "resume", "run", "source", "file", "results", "data.root", "data.train.images", "data.val.images"),
+    *("data.train.annotations", "data.val.annotations"),
+}
 
 
 def parse(text: str) -> Override:
@@ -41,34 +48,55 @@ def check_choice(override: Override, verb: str, groups: Iterable[str], choices: 
             )
 
 
-def check_value(override: Override, verb: str, groups: Iterable[str], config: Any) -> None:
+def check_value(override: Override, verb: str, groups: Iterable[str], config: Any, comments: Mapping[str, str]) -> None:
     """`override` sets an option: `config`, nested dicts, must have it, with a value of the same kind.
 
-    Same kind: true or false for a switch, no text for a number (except `auto`), no single value for a group
-    of options; null always fits. `+name=value` adds an option, which its object takes or refuses (targets.py).
+    Same kind: true or false for a switch, no text for a number (except `auto`), a whole number for a whole number, no
+    single value for a group of options; null for a switch or a number where the comment beside it speaks of null.
+    `+name=value` adds an option to an object, which takes or refuses it (targets.py); nobody would read it elsewhere.
     """
     name, value, known = override.key_or_group, override.value(), dict(flat(config))
-    if override.is_add():
+    objects = [f"{key}." for key, held in known.items() if isinstance(held, dict) and "_target_" in held]
+    if override.is_add() and (name in known or name.startswith(tuple(objects))):
         return
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options")
-    fault = None if override.is_delete() else _fault(name, known[name], value)
+    nullable = "null" in comments.get(name, "")
+    fault = None if override.is_delete() else _fault(name, known[name], value, nullable)
     if fault:
         raise UserError(f"'{override.input_line}' does not fit: {fault}")
 
 
-def _fault(name: str, default: Any, value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value.startswith("${")):
-        return None
+def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
+    if (isinstance(value, str) and value.startswith("${")) or (value is None and isinstance(default, dict)):
+        return None  # a group of options may be switched off
     if isinstance(default, dict):
         inside = ", ".join(f"{name}.{key}" for key in default if not str(key).startswith("_"))
         return None if isinstance(value, dict) else f"{name} is a group of options, set one of {inside}"
+    if value is None and nullable:
+        return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else f"{name} is true or false"
-    if isinstance(default, (int, float)) and (isinstance(value, bool) or (isinstance(value, str) and value != "auto")):
+    text = isinstance(value, str) and value != "auto"
+    if isinstance(default, (int, float)) and (value is None or isinstance(value, bool) or text):
         return f"{name} is a number, {default} by default"
+    if isinstance(default, int) and isinstance(value, float):
+        return f"{name} is a whole number, {default} by default"
     return None
+
+
+def typed(name: str, value: Any) -> str:
+    """NAME=VALUE as it is typed in a shell, whatever the value has in it."""
+    text = str(value)
+    plain = re.fullmatch(r"[\w./:+-]+", text) is not None
+    return f"{name}={text}" if plain else shlex.quote(f"{name}=" + '"' + text.replace('"', '\\"') + '"')
+
+
+def as_path(text: str) -> str:
+    """An override of PATHS, so that Hydra takes a folder named 7 for no number."""
+    name, _, value = text.partition("=")
+    return f"{name}='{value}'" if name in PATHS and re.fullmatch(r"[\w.+-]+", value) and value != "null" else text
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from maskrcnn_lit.predictor import load_model, output_folder
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Predict; `config` is that of conf/predict.yaml with `overrides`."""
-    folder = output_folder(config.run, config.run_dir)
+    folder = output_folder(config.run, config.run_dir, "predictions")
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,

@@ -6,6 +6,7 @@ for found in model.predict(["a.jpg", "b.jpg"]):
     print(found.names, found.scores, found.boxes)
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def load_model(
     config.model.box_head.score_threshold = min(score_threshold, config.model.box_head.score_threshold)
     model = build(config.model)
     weights.load(model, state)
-    device = "cuda" if resolve_accelerator(accelerator, 1) == "gpu" else "cpu"
+    device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
     model = model.to(device=device, memory_format=torch.channels_last).eval()
     return Predictor(model, categories, config, score_threshold)
 
@@ -143,6 +144,8 @@ def read_checkpoint(
         raise UserError(f"checkpoint={name} must be best or last")
     if not path.exists():
         raise UserError(f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)")
+    if path.is_dir() and not (path / "config.yaml").is_file() and not (path / "checkpoints").is_dir():
+        raise UserError(f"{path} is no run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote")
     file = path
     if path.is_dir():
         file = (last_checkpoint(path) if name == "last" else None) or best_checkpoint(path)
@@ -153,12 +156,10 @@ def read_checkpoint(
     return OmegaConf.create(saved["config"]), categories, model_weights(saved)
 
 
-def output_folder(run: str, run_dir: str) -> Path:
-    """Where evaluate and predict write: `run_dir`, which lies in the run folder unless it was given.
-
-    Raises:
-        UserError: `run` is a checkpoint, in which no folder can lie.
-    """
-    if Path(run).is_file() and Path(run) in Path(run_dir).parents:
-        raise UserError(f"run={run} is a file, so say where the results go: run_dir=DIR")
-    return Path(run_dir)
+def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
+    """Where a verb writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/ where there is no run
+    folder, but a checkpoint or nothing."""
+    if run_dir is not None:
+        return Path(run_dir)
+    home = Path(run) if run is not None and Path(run).is_dir() else Path("outputs")
+    return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -1,6 +1,8 @@
 """`maskrcnn-lit train`: conf -> data, model, module, trainer -> fit -> result.json. The whole story is `run`."""
 
 import os
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ from maskrcnn_lit.config import build, load_run_config
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.media import write_image
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
@@ -27,6 +29,7 @@ from maskrcnn_lit.evaluation.result import (
     write_result,
 )
 from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.panels import choose, draw_panel
@@ -40,11 +43,15 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     checkpoint = None
     if config.resume is None:
         _check_new(Path(config.run_dir))
+        config.data.root = os.path.abspath(config.data.root or ".")  # resumed from elsewhere, it finds its data
     else:
         checkpoint = last_checkpoint(config.resume)  # none if the run was killed before its first: it begins anew
         config = _resumed(config.resume, overrides)
+        step = load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint yet"
+        print(f"{config.run_dir} goes on from step {step}")
         overrides = read_result(Path(config.run_dir) / "result.json").overrides  # those that made it what it is
 
+    check_whole(0, seed=config.seed)
     torch.manual_seed(config.seed)
     callbacks = {name: build(node) for name, node in config.callbacks.items() if node is not None}
     loggers = [build(node) for node in config.logger.values() if node is not None]
@@ -54,6 +61,11 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(config.data)
     data.prepare_data()
     data.setup("fit")
+    if config.model.num_classes not in (None, len(data.categories)):
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}, but the data has {len(data.categories)} categories: leave "
+            "it out, the data tells it"
+        )
     config.model.num_classes = len(data.categories)
     module = DetectionModule(
         model=build(config.model).to(memory_format=torch.channels_last),
@@ -94,7 +106,8 @@ def fit(
         result.status = "finished"
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
         result.status = "interrupted"
-        raise KeyboardInterrupt from error
+        again = f"{program('maskrcnn-lit')} train {typed('resume', run_dir)}"
+        raise KeyboardInterrupt(f"go on with {again}") from error
     except BaseException:
         result.status = "failed"
         raise
@@ -119,14 +132,33 @@ def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModu
     return logged | metrics
 
 
+def program(name: str) -> str:
+    """How to start a program of this environment from here: by its name, or by its path where it is not activated."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
 def _first_process() -> bool:
-    """Of several processes one writes."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    """Of several processes, on however many machines, one writes."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "NODE_RANK", "LOCAL_RANK"))
 
 
 def _check_new(run_dir: Path) -> None:
-    if _first_process() and (run_dir / "config.yaml").exists():
-        raise UserError(f"run_dir={run_dir} holds a run: continue it with resume={run_dir}, or give another run_dir")
+    """A run that failed before its first checkpoint has left nothing that would be lost."""
+    if not _first_process():
+        return
+    there = next(folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"run_dir={run_dir} cannot be written, since {there} takes no new folder: give another run_dir")
+    if not (run_dir / "config.yaml").exists():
+        return
+    failed = (run_dir / "result.json").is_file() and read_result(run_dir / "result.json").status == "failed"
+    if not failed or last_checkpoint(run_dir) is not None:
+        raise UserError(
+            f"run_dir={run_dir} holds a run: continue it with {typed('resume', run_dir)}, or give another run_dir"
+        )
 
 
 def _resumed(source: str, overrides: list[str]) -> DictConfig:
@@ -178,8 +210,8 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
         f"{result.data['val']['images']} validation images of {result.data['name']}. "
         f"Look at {run_dir}/predictions.png\n"
         "Next:\n"
-        f"  tensorboard --logdir {run_dir}\n"
-        f"  maskrcnn-lit predict run={run_dir} source=IMAGE_OR_FOLDER\n"
-        "  maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50   "
+        f"  {program('tensorboard')} --logdir {shlex.quote(run_dir)}\n"
+        f"  {program('maskrcnn-lit')} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER\n"
+        f"  {program('maskrcnn-lit')} train data=coco2017 data.root=DIR backbone=resnet50   "
         "(DIR has train2017/, val2017/, annotations/)"
     )

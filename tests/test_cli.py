@@ -113,6 +113,12 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, message, verb, cap
     [
         (UserError("no such thing"), 2, "maskrcnn-lit: no such thing\n"),
         (KeyboardInterrupt(), 130, "maskrcnn-lit: interrupted\n"),
+        (KeyboardInterrupt("go on"), 130, "maskrcnn-lit: interrupted: go on\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a.json"),
+            2,
+            "maskrcnn-lit: a.json cannot be used (Permission denied): check the path and the rights to it\n",
+        ),
         (
             OSError(errno.ENOSPC, "No space left on device", "last.ckpt"),
             2,

@@ -18,7 +18,8 @@ FILES = {
           - experiment: null
         seed: 1                 # of everything random
         fast: false             # skip the slow part
-        clip: 1.5
+        clip: 1.5               # null: no limit
+        size: 3
         workers: auto
         run_dir: outputs/${now:%Y}
         half: ${optimizer.lr}
@@ -98,6 +99,11 @@ def test_a_composed_config_refuses_unknown_keys():
         ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("seed=ten", "'seed=ten' does not fit: seed is a number, 1 by default"),
         ("clip=true", "clip is a number, 1.5 by default"),
+        ("size=null", "size is a number, 3 by default"),
+        ("size=2.5", "size is a whole number, 3 by default"),
+        ("fast=null", "fast is true or false"),
+        ("+extra=1", "train has no option 'extra'"),
+        ("+optimiser.lr=1", "no option 'optimiser.lr'; did you mean optimizer.lr?"),
         ("fast=yes", "fast is true or false"),
         ("fast=1", "fast is true or false"),
         ("optimizer.lr=fast", "optimizer.lr is a number"),
@@ -123,11 +129,18 @@ def test_a_mistake_is_told_in_one_sentence(override: str, message: str):
 
 @pytest.mark.parametrize(
     "override",
-    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${optimizer.lr}", "clip=[1,2]", "+extra=1", "~clip",
+    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${optimizer.lr}", "clip=[1,2]", "~clip",
+     "run_dir=7", "data.train=null",
      "experiment=adds", "run_dir='a (1)'", "run_dir=../a-b_c/d.e", "~experiment"],
 )  # fmt: skip
 def test_what_is_right_passes(override: str):
     config.compose("train", [override])
+
+
+def test_a_folder_may_be_named_like_a_number():
+    assert config.compose("train", ["run_dir=007"]).run_dir == "007"
+    assert config.compose("evaluate", ["run=1e3"]).run == "1e3"
+    assert config.compose("train", ["run_dir=a/b 7"]).run_dir == "a/b 7"
 
 
 def test_a_group_that_another_verb_has_is_named():
@@ -157,7 +170,7 @@ def test_describe_reads_groups_options_and_comments_from_the_yaml():
         "optimizer": (["adamw", "sgd"], "sgd"),
     }
     options = {option.name: option for option in described.options}
-    assert list(options) == ["optimizer.lr", "optimizer.momentum", "seed", "fast", "clip", "workers", "run_dir"]
+    assert list(options) == ["optimizer.lr", "optimizer.momentum", "seed", "fast", "clip", "size", "workers", "run_dir"]
     assert options["seed"].value == 5 and options["seed"].comment == "of everything random"
     assert {o.name: o.comment for o in config.describe("train").options}["optimizer.lr"] == "for 16 images"
 

@@ -52,7 +52,7 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
     assert found["overrides"] == [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}"]
     assert set(found["per_class"]) == {entry["name"] for entry in ground_truth(strange)["categories"]}
     printed = capsys.readouterr().out.splitlines()
-    head = next(number for number, line in enumerate(printed) if "AP50" in line)
+    head = next(number for number, line in enumerate(printed) if "AP75" in line)
     assert printed[head].split() == ["AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
     for line, kind in zip(printed[head + 1 :], ("box", "mask"), strict=False):
         assert line.split()[:3] == [kind, f"{metrics[f'val/{kind}_ap']:.3f}", f"{metrics[f'val/{kind}_ap50']:.3f}"]
@@ -69,10 +69,12 @@ def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
     assert (folder / "detections.json").is_file()
 
 
-def test_a_checkpoint_can_be_given_as_a_file(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_checkpoint_can_be_given_as_a_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = trained / "checkpoints" / "last.ckpt"
-    verb("evaluate", f"run={file}", code=2)
-    assert f"run={file} is a file, so say where the results go: run_dir=DIR" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    verb("evaluate", f"run={file}")
+    (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
+    assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
     verb("evaluate", f"run={file}", f"run_dir={tmp_path}")
     assert evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
 
@@ -194,7 +196,11 @@ def test_the_bomb_would_explode(tmp_path: Path):
     ("arguments", "message"),
     [
         (["run={run}/none"], "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote"),
-        (["run={run}/tensorboard"], "checkpoints holds no checkpoint"),
+        (["run={run}/tensorboard"], "{run}/tensorboard is no run folder, it has no config.yaml"),
+        (["accelerator=gpu", "run={run}"], "use accelerator=cpu"),
+        ([], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
+        (["run={run}", "results=a.json"], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
+        (["results=a.json"], "results=FILE needs the ground truth: data=coco2017 data.root=DIR"),
         (["run={run}", "checkpoint=first"], "checkpoint=first must be best or last"),
         (["run={run}", "precision=8"], "'8'; expected auto, 32-true, 16-mixed, bf16-mixed"),
         (["run={run}", "data=coco_json"], "evaluate needs data.val.images, data.val.annotations, without a default"),
@@ -204,6 +210,29 @@ def test_a_mistake_is_told(arguments, message, trained: Path, tmp_path: Path, ca
     verb("evaluate", *(text.format(run=trained) for text in arguments), f"run_dir={tmp_path}/a", code=2)
     assert message.format(run=trained) in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
+
+
+def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Ground truth turned into detections; crowd regions ask for none."""
+    folder = test_data / "coco_mini"
+    truth = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    results = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(results))
+    data = ("data=coco2017", f"data.root={folder}")
+    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
+    found = evaluated(tmp_path / "out")
+    for name in ("box_ap", "mask_ap", "mask_ap50", "mask_ap_small", "mask_ar100"):
+        assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
+    assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
+    assert len(found["per_class"]) == 80
+    assert str(tmp_path / "out" / "evaluation.json") in capsys.readouterr().out
+    (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
+    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
+    assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

@@ -1,9 +1,11 @@
 """What is typed, taken apart; the sentences are read in test_config.py, where a config stands behind them."""
 
+import shlex
+
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.overrides import flat, parse, suggest
+from maskrcnn_lit.overrides import as_path, flat, parse, suggest, typed
 
 
 def test_parse_reads_values_in_hydras_grammar():
@@ -28,6 +30,12 @@ def test_suggest_prefers_the_whole_name_then_the_last_part():
     assert suggest("epoch", known) == "; did you mean trainer.epochs or data.epochs?"
     assert suggest("bakbone", known) == "; did you mean backbone?"
     assert suggest("temperature", known) == ""
+
+
+@pytest.mark.parametrize("value", ["outputs/a-b_c.d", "a b", "r ü/four", "it's", 'a"b', "x=y", "a,b", "[1]", "7"])
+def test_what_is_typed_arrives(value: str):
+    (word,) = shlex.split(typed("run_dir", value))
+    assert parse(as_path(word)).value() == value
 
 
 def test_flat_names_every_entry():

@@ -84,14 +84,17 @@ def test_where_nothing_is_found_it_says_so(trained: Path, shapes: Path, tmp_path
         assert np.array_equal(drawn, draw_instances(plain, boxes=np.zeros((0, 4)), masks=[], names=[]))
 
 
-def test_results_lie_in_the_run_by_default(trained: Path, shapes: Path, run_dir: Path, capsys: pytest.CaptureFixture):
+def test_results_lie_in_the_run_by_default(
+    trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     shutil.copytree(trained, run_dir)
     verb("predict", f"run={run_dir}", f"source={shapes}/val")
     (folder,) = (run_dir / "predictions").iterdir()
     assert (folder / "detections.json").is_file()
-    file = run_dir / "checkpoints" / "best.ckpt"
-    verb("predict", f"run={file}", f"source={shapes}/val", code=2)
-    assert f"run={file} is a file, so say where the results go: run_dir=DIR" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    verb("predict", f"run={run_dir / 'checkpoints' / 'best.ckpt'}", f"source={shapes}/val")
+    (folder,) = (tmp_path / "outputs" / "predictions").iterdir()
+    assert (folder / "detections.json").is_file()
 
 
 @pytest.mark.parametrize(

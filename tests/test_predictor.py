@@ -154,7 +154,7 @@ def test_mistakes(kwargs, message, trained: Path):
 def test_the_output_lies_in_the_run_or_where_it_is_told(tmp_path: Path):
     file = tmp_path / "last.ckpt"
     file.touch()
-    assert output_folder(str(tmp_path), f"{tmp_path}/predictions/now") == tmp_path / "predictions" / "now"
-    assert output_folder(str(file), f"{tmp_path}/a") == tmp_path / "a"
-    with pytest.raises(UserError, match=f"run={file} is a file, so say where the results go: run_dir=DIR"):
-        output_folder(str(file), f"{file}/predictions/now")
+    assert output_folder(str(tmp_path), None, "predictions").parent == tmp_path / "predictions"
+    assert output_folder(str(file), f"{tmp_path}/a", "predictions") == tmp_path / "a"
+    for run in (str(file), None):  # in which no folder can lie
+        assert output_folder(run, None, "predictions").parent == Path("outputs") / "predictions"

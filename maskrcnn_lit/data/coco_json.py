@@ -79,8 +79,8 @@ def read_categories(entries: list[Any], path: Path) -> tuple[Category, ...]:
     """The categories by name. UserError: none, one without id or name, or an id or a name twice."""
     try:
         categories = sorted((Category(_whole(e, "id"), str(e["name"])) for e in entries), key=lambda c: c.name)
-    except (KeyError, TypeError, _BadEntryError):
-        raise UserError(f"a category of {path} has no id or no name: give each both") from None
+    except (KeyError, TypeError, AttributeError, _BadEntryError):
+        raise UserError(f"a category of {path} lacks a whole number as id, or a name: give each both") from None
     if not categories:
         raise UserError(f"{path} has no categories: name at least one under 'categories'")
     for what, values in (("name", [c.name for c in categories]), ("id", [str(c.id) for c in categories])):
@@ -218,7 +218,9 @@ def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
         )
     counts = rle.get("counts")
     try:
-        runs = expand_counts(counts.encode()) if isinstance(counts, str) else np.asarray(counts, dtype=np.int64)
+        runs = expand_counts(counts.encode()) if isinstance(counts, str) else np.asarray(counts)
+        if runs.dtype.kind not in "iu":
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise _BadEntryError("broken segmentation", "the RLE's counts are damaged") from None
     if runs.ndim != 1 or (runs < 0).any() or runs.sum() != image.height * image.width:

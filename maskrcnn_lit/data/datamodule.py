@@ -16,7 +16,7 @@ from maskrcnn_lit.data.dataset import CocoDataset, Sample, collate
 from maskrcnn_lit.data.index import AnnotationIndex, Category, How, OnBad, read_index
 from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
 from maskrcnn_lit.data.transforms import read_augment, read_image_size
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_whole
 
 
 class CocoDataModule(LightningDataModule):
@@ -75,8 +75,10 @@ class CocoDataModule(LightningDataModule):
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        check_whole(1, data__batch_size=batch_size, data__mask_size=mask_size)
+        for name, count in {"data__train_images": train_images, "data__val_images": val_images}.items():
+            if count is not None:
+                check_whole(1, **{name: count})
         self.batch_size, self.workers = batch_size, workers
         self.categories: tuple[Category, ...] = ()  # none yet
         self.train_index: AnnotationIndex | None = None
@@ -96,15 +98,18 @@ class CocoDataModule(LightningDataModule):
         """Read what is not read yet: both jsons for "fit" or None, else the validation json alone."""
         if stage in ("fit", None) and self.train_index is None:
             self.train_index = self._read("train")
-            needed = self.batch_size * self._ranks()[1]
-            if len(self.train_index) < needed:
-                raise UserError(
-                    f"{len(self.train_index)} training images do not fill one batch of {needed} "
-                    f"(data.batch_size={self.batch_size} on {self._ranks()[1]} processes): set data.batch_size="
-                    f"{max(1, len(self.train_index) // self._ranks()[1])}"
-                )
+            self._check_enough(len(self.train_index))
         if self.val_index is None:
             self.val_index = self._read("val")
+
+    def _check_enough(self, images: int) -> None:
+        processes = self._ranks()[1]  # known once there is a trainer
+        if images < self.batch_size * processes:
+            advice = f"set data.batch_size={images // processes}" if images >= processes else "use fewer processes"
+            raise UserError(
+                f"training images: {images}, which do not fill one batch of {self.batch_size * processes} "
+                f"(data.batch_size={self.batch_size}, processes: {processes}): {advice}"
+            )
 
     def _read(self, part: str) -> AnnotationIndex:
         annotations, images = self._paths[part]
@@ -168,6 +173,7 @@ class CocoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         dataset = self.train_dataset
+        self._check_enough(len(dataset))
         rank, world_size = self._ranks()
         self._batches = EpochBatches(
             images=len(dataset), batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size
@@ -214,7 +220,7 @@ def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:
     """Loader processes of one training process. "auto": a GPU is fed by all cores but one, at most 16, shared among the
     training processes of the machine; on the CPU training needs the cores, and one loader keeps up with it."""
     if workers != "auto":
-        if isinstance(workers, str) or workers < 0:
+        if not isinstance(workers, int) or workers < 0:
             raise UserError(f"data.workers={workers} must be auto or a number of processes, 0 or more")
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

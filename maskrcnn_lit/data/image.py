@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
@@ -51,6 +51,8 @@ def file_fault(path: Path, height: int, width: int) -> tuple[str, str] | None:
             return "size differs", f"the json says {width} x {height}, the file is {image.width} x {image.height}"
     except (FileNotFoundError, NotADirectoryError):
         return "missing file", "no such file"
+    except UnidentifiedImageError:
+        return "not an image", "of no known format"
     except _FAILURES as error:
         return "not an image", str(error)
 
@@ -79,7 +81,8 @@ def decode(
             image.load()
             return _rgb(image if orientation == 1 else image.transpose(_UPRIGHT[orientation])), factor
     except _FAILURES as error:
-        raise UnreadableImageError(str(error) or type(error).__name__) from error
+        unknown = isinstance(error, UnidentifiedImageError)  # whose text is an address in memory
+        raise UnreadableImageError("no image" if unknown else str(error) or type(error).__name__) from error
 
 
 def _orientation(image: Image.Image, size: tuple[int, int] | None) -> int | None:

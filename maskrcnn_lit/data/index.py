@@ -7,7 +7,7 @@ annotations of an image in that of their boxes: no id has a say, so that any ren
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,8 +57,7 @@ class AnnotationIndex:
 
     def path(self, i: int) -> Path:
         """The file of image i, inside the folder."""
-        path = safe_path(self.folder, self.file_names[i])
-        if path is None:
+        if (path := safe_path(self.folder, self.file_names[i])) is None:
             raise UserError(f"file name {self.file_names[i]!r} leaves {self.folder}: data.on_bad=skip drops it")
         return path
 
@@ -79,8 +78,7 @@ class AnnotationIndex:
         begin, end = store.run_spans[n]
         if end > begin:
             return store.runs[begin:end]
-        begin, end = store.part_spans[n]
-        return [store.coordinates[a:b] for a, b in store.coordinate_spans[begin:end]]
+        return [store.coordinates[a:b] for a, b in store.coordinate_spans[slice(*store.part_spans[n])]]
 
     def segmentation(self, i: int, j: int) -> list[Floats] | dict[str, Any]:
         """Annotation j of image i: polygons (P 2 float64 each) or a compressed RLE, {"size", "counts": bytes}."""
@@ -127,8 +125,8 @@ class AnnotationIndex:
         names = [category.name for category in categories]
         if own.keys() != set(names):
             raise UserError(
-                f"the categories of {self.folder} are {', '.join(own)} and those trained are "
-                f"{', '.join(sorted(names))}: {_difference(set(own), set(names))}; give both jsons the same names"
+                f"the categories of {self.folder} are {_some(own)} and those trained are {_some(names)}: "
+                f"{_difference(set(own), set(names))}; give both jsons the same names"
             )
         table = np.array([0] + [names.index(category.name) + 1 for category in self.categories])
         store = self.store._replace(labels=table[self.store.labels])
@@ -212,7 +210,7 @@ def read_index(
         )
     if not len(positions) or (take is not None and len(positions) < take):
         told = f" ({'; '.join(describe(faults))})" if faults else ""
-        raise UserError(f"{annotations} has {len(positions)} usable images, and {take or 1} are needed{told}")
+        raise UserError(f"usable images in {annotations}: {len(positions)}, needed: {take or 1}{told}")
     return replace(index.take(np.sort(positions)), faults=tuple(faults))
 
 
@@ -243,5 +241,10 @@ def _sound_files(index: AnnotationIndex, order: Ints, wanted: int, faults: list[
 
 
 def _difference(own: set[str], trained: set[str]) -> str:
-    parts = [("only here", sorted(own - trained)), ("only there", sorted(trained - own))]
-    return ", ".join(f"{where} {', '.join(names)}" for where, names in parts if names)
+    parts = [("only here", own - trained), ("only there", trained - own)]
+    return ", ".join(f"{where} {_some(names)}" for where, names in parts if names)
+
+
+def _some(names: Iterable[str], most: int = 12) -> str:
+    first, rest = sorted(names)[:most], sorted(names)[most:]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")

@@ -2,6 +2,7 @@
 
 import glob
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from maskrcnn_lit.data.image import UnreadableImageError, decode
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.files import atomic_write
 
+_log = logging.getLogger(__name__)
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -23,9 +25,11 @@ def read_images(source: str | Path) -> Iterator[tuple[str, np.ndarray]]:
     two are alike. In folders, files that do not end as images do and hidden ones are passed over. An animated file
     gives its first frame. Pixels are upright by EXIF and have 8 bits, whatever the file has.
 
-    Raises UserError: at once where there is no image, and on reaching it for a file that cannot be decoded.
+    Of a folder or a glob a file that cannot be decoded is passed over, with a warning that names it.
+
+    Raises UserError: at once where there is no image, and for a single file that cannot be decoded.
     """
-    return _read(_find(str(source)))
+    return _read(_find(str(source)), skip=not Path(source).is_file())
 
 
 def _find(source: str) -> list[tuple[str, Path]]:
@@ -58,12 +62,15 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-def _read(images: list[tuple[str, Path]]) -> Iterator[tuple[str, np.ndarray]]:
+def _read(images: list[tuple[str, Path]], skip: bool) -> Iterator[tuple[str, np.ndarray]]:
     for name, path in images:
         try:
             pixels, _ = decode(path.read_bytes())
         except (OSError, UnreadableImageError) as error:
-            raise UserError(f"{path} cannot be read as an image ({error}); mend the file or take it away") from error
+            if not skip:
+                raise UserError(f"{path} cannot be read as an image ({error}); give another file") from error
+            _log.warning("%s is passed over, it cannot be read as an image (%s)", path, error)
+            continue
         yield name, pixels
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, sample, take
@@ -60,6 +61,11 @@ class BoxHead(nn.Module):
         candidates: int,
     ) -> None:
         super().__init__()
+        check_whole(1, model__box_head__width=width, model__box_head__pool=pool, model__box_head__batch_size=batch_size)
+        check_whole(1, model__box_head__max_detections=max_detections, model__box_head__candidates=candidates)
+        check_within(0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold)
+        check_within(0, 1, model__box_head__object_iou=object_iou)
+        check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
         self.fc1 = nn.Linear(channels * pool * pool, width)
         self.fc2 = nn.Linear(width, width)
         self.classes = nn.Linear(width, num_classes + 1)

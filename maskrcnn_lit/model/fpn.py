@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn_lit.errors import check_whole
+
 
 class FPN(nn.Module):
     """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6 subsamples p5."""
 
     def __init__(self, *, in_channels: Sequence[int], channels: int) -> None:
         super().__init__()
+        check_whole(1, model__fpn__channels=channels)
         self.channels = channels
         self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
         self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from maskrcnn_lit.errors import check_whole
 from maskrcnn_lit.model.boxes import full_precision
 
 
@@ -23,6 +24,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, *, channels: int, width: int, depth: int, pool: int, num_classes: int) -> None:
         super().__init__()
+        check_whole(1, model__mask_head__width=width, model__mask_head__depth=depth, model__mask_head__pool=pool)
         inputs = [channels, *[width] * (depth - 1)]
         self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)

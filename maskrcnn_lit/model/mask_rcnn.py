@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.box_head import BoxHead, Regions
@@ -172,7 +173,11 @@ def build_mask_rcnn(
             and num_classes; channels and num_classes.
     """
     pyramid = fpn(in_channels=backbone.channels)
-    width = pyramid.channels
+    width, levels = pyramid.channels, len(backbone.channels) + 1
+    if len(anchors.sizes) != levels:
+        raise UserError(
+            f"model.anchors.sizes has {len(anchors.sizes)} numbers, and the pyramid {levels} levels: give one each"
+        )
     return MaskRCNN(
         mean=mean,
         std=std,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
 from maskrcnn_lit.model.matching import IGNORED, match, sample, take
@@ -51,6 +52,9 @@ class RPN(nn.Module):
         post_nms: dict[str, int],
     ) -> None:
         super().__init__()
+        check_whole(1, model__rpn__batch_size=batch_size)
+        check_within(0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou)
+        check_within(0, 1, model__rpn__nms_iou=nms_iou, model__rpn__positive_fraction=positive_fraction)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)

@@ -23,15 +23,22 @@ from maskrcnn_lit.training.loggers import rewind
 def save_plain(path: Path, value: Any) -> None:
     """torch.save to a temporary file in the same folder, flushed to the disk, then renamed over `path`.
 
-    The temporary name is always the same, so that what a killed run left behind is overwritten by the next.
+    The temporary name is always the same, so that what a killed run left behind is overwritten by the next. Raises
+    OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            torch.save(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)  # a full disk has room again
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None  # torch.save hides that the disk is full
+        raise
 
 
 def load_plain(path: Path) -> dict[str, Any]:

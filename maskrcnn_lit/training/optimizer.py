@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_whole, check_within
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 WARMUP_START = 0.001  # the first step's share of the learning rate, as in Detectron2 and torchvision's references
@@ -49,6 +49,11 @@ def adamw(
     batch_size: images an optimizer step, over all devices and accumulated batches; total_steps: of the whole run.
     fused: one kernel for all parameters.
     """
+    if len(betas) != 2:
+        raise UserError(f"optimizer.betas is {list(betas)}; expected two numbers, [0.9, 0.999] for example")
+    check_within(0, 0.999999, optimizer__betas=betas[0])
+    check_within(0, 0.999999, optimizer__betas=betas[1])
+    check_within(0, 1, optimizer__end_factor=end_factor)
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, total_steps)
     groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
@@ -83,6 +88,7 @@ def sgd(
             f"optimizer.milestones is {list(milestones)}; expected ascending shares of the run between 0 and 1: "
             "write [0.667, 0.889] for the published 1x schedule"
         )
+    check_within(0, 1, optimizer__momentum=momentum)
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, total_steps)
     groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
@@ -101,6 +107,7 @@ def parameter_groups(
     Norms and biases, and whatever else has one dimension, do not decay. The backbone learns with `backbone_factor`
     times the learning rate. A group's key "part" names its learning rate in the logs.
     """
+    check_within(0, math.inf, optimizer__backbone_factor=backbone_factor, optimizer__weight_decay=weight_decay)
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
@@ -132,6 +139,7 @@ def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> 
         return lr, f"learning rate {lr:.3g} for a batch of {batch_size}, not scaled"
     if scaling != "linear":
         raise UserError(f"optimizer.scaling is {scaling!r}; expected linear or none")
+    check_whole(1, optimizer__reference_batch=reference_batch)
     scaled = lr * batch_size / reference_batch
     return scaled, f"learning rate {lr:.3g} x {batch_size} / {reference_batch} (batch / reference) = {scaled:.3g}"
 

@@ -3,12 +3,14 @@
 import math
 import os
 import sys
+import textwrap
 import time
 from typing import Any, TextIO
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
@@ -81,8 +83,8 @@ class ProgressLine(ProgressBar):
         scores = {"val/loss": "loss", "val/box_ap": "box AP", "val/mask_ap": "mask AP", "val/mask_ap50": "mask AP50"}
         metrics = trainer.callback_metrics
         found = [f"{title} {float(metrics[name]):.3f}" for name, title in scores.items() if name in metrics]
-        text = f"{_epoch(trainer)}step {trainer.global_step}  validation: {', '.join(found) or 'done'}"
-        self._write(text, stays=True)
+        step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
+        self._write(f"{_epoch(trainer)}{step}validation: {', '.join(found) or 'done'}", stays=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._overwrites:
@@ -108,9 +110,11 @@ class ProgressLine(ProgressBar):
             return
         if self._overwrites:
             # Back to the first line, erase from there; one column is left free, or the terminal would break the line.
-            limit = None if stays else max(20, _columns(self._out) - 1)
+            limit = max(20, _columns(self._out) - 1)
             back = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
             lines = [line[:limit] for line in text.split("\n")]
+            if stays:  # whole, broken between words
+                lines = [part for line in text.split("\n") for part in textwrap.wrap(line, limit) or [""]]
             self._out.write(f"{back}\r\x1b[J" + "\n".join(lines) + ("\n" if stays else ""))
             self._height = 1 if stays else len(lines)
         elif text:
@@ -149,6 +153,8 @@ class _Pace:
 
 
 def _epoch(trainer: Trainer) -> str:
+    if trainer.state.fn != TrainerFn.FITTING:
+        return ""
     epochs = trainer.max_epochs
     return f"epoch {trainer.current_epoch + 1}{f'/{epochs}' if epochs and epochs > 0 else ''}  "
 

@@ -1,5 +1,6 @@
 """From the plain numbers of conf/trainer to Lightning's Trainer."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
@@ -39,10 +40,17 @@ def build_trainer(
     """
     if epochs is None and steps is None:
         raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
+    check_whole(
+        1,
+        trainer__accumulate=accumulate,
+        trainer__num_nodes=num_nodes,
+        trainer__check_val_every_n_epoch=check_val_every_n_epoch,
+        trainer__log_every_n_steps=log_every_n_steps,
+    )
     counts = {"epochs": epochs, "steps": steps, "checkpoint_every_n_steps": checkpoint_every_n_steps}
-    for name, value in {**counts, "accumulate": accumulate}.items():
-        if value is not None and value < 1:
-            raise UserError(f"trainer.{name} is {value}; expected 1 or more{', or null' if name in counts else ''}")
+    check_whole(1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None})
+    if clip_norm is not None:
+        check_within(0, math.inf, trainer__clip_norm=clip_norm)
     accelerator = resolve_accelerator(accelerator, devices)
     checkpoints = RunCheckpoints(folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps)
     return Trainer(
@@ -66,15 +74,18 @@ def build_trainer(
     )
 
 
-def resolve_accelerator(accelerator: str, devices: int | str) -> str:
-    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for."""
+def resolve_accelerator(accelerator: str, devices: int | str, *, option: str = "trainer.accelerator") -> str:
+    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for. `option` is what the user
+    may set."""
     if accelerator not in ("auto", "cpu", "gpu"):
-        raise UserError(f"trainer.accelerator is {accelerator!r}; expected auto, cpu or gpu")
+        raise UserError(f"{option} is {accelerator!r}; expected auto, cpu or gpu")
+    if devices != "auto":
+        check_whole(1, trainer__devices=devices)
     found = torch.cuda.device_count()
     if accelerator == "gpu" and not found:
         raise UserError(
-            f"trainer.accelerator=gpu, but torch {torch.__version__} sees no CUDA device here: "
-            "use trainer.accelerator=cpu, or install a CUDA build of torch and its driver"
+            f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
+            "CUDA build of torch and its driver"
         )
     use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
     if use_gpu and isinstance(devices, int) and devices > found:
@@ -82,14 +93,14 @@ def resolve_accelerator(accelerator: str, devices: int | str) -> str:
     return "gpu" if use_gpu else "cpu"
 
 
-def resolve_precision(precision: str | int, accelerator: str) -> str:
+def resolve_precision(precision: str | int, accelerator: str, *, option: str = "trainer.precision") -> str:
     """Lightning's name of the precision; "auto" is bf16-mixed on a GPU that computes in bfloat16 itself (compute
     capability 8.0, an A100, and later), 16-mixed on an older one, and 32-true on the CPU."""
     precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), str(precision))
     if precision not in PRECISIONS:
-        raise UserError(f"trainer.precision is {precision!r}; expected {', '.join(PRECISIONS)}")
+        raise UserError(f"{option} is {precision!r}; expected {', '.join(PRECISIONS)}")
     if precision == "16-mixed" and accelerator == "cpu":
-        raise UserError("trainer.precision=16-mixed needs a GPU: use trainer.precision=auto")
+        raise UserError(f"{option}=16-mixed needs a GPU: use {option}=auto")
     if precision != "auto":
         return precision
     if accelerator == "cpu":

@@ -81,7 +81,7 @@ def test_categories_must_be_told_apart():
         read_categories([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], PATH)
     with pytest.raises(UserError, match="same id 1"):
         read_categories([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], PATH)
-    with pytest.raises(UserError, match="no id or no name"):
+    with pytest.raises(UserError, match="lacks a whole number as id, or a name"):
         read_categories([{"id": 1}], PATH)
     with pytest.raises(UserError, match="has no categories"):
         read_categories([], PATH)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -200,8 +201,8 @@ def test_faults_are_told_once(test_data: Path, capsys: pytest.CaptureFixture[str
 
 def test_mistakes_are_told(folder: Path):
     for options, said in (
-        ({"batch_size": 0}, "data.batch_size=0 must be at least 1"),
-        ({"batch_size": 12}, "11 training images do not fill one batch of 12 .* set data.batch_size=11"),
+        ({"batch_size": 0}, "data.batch_size=0 must be a whole number, 1 or more"),
+        ({"batch_size": 12}, "training images: 11, which do not fill one batch of 12 .* set data.batch_size=11"),
         ({"image_size": [9, 3]}, "data.image_size=.9, 3. must be"),
         ({"augment": {"flop": 1}}, "augment.flop is unknown"),
         ({"train": {"annotations": "x.json", "images": "."}}, "no annotation file .*x.json"),
@@ -211,6 +212,16 @@ def test_mistakes_are_told(folder: Path):
             data(folder, **options)
     with pytest.raises(UserError, match=r"data\.workers=many must be auto or a number"):
         data(folder, workers="many").train_dataloader()
+
+
+def test_too_few_images_for_the_processes_are_told_once_there_is_a_trainer(folder: Path):
+    loaded = data(folder, batch_size=8)  # 11 images, enough for one process
+    loaded.trainer = SimpleNamespace(global_rank=0, world_size=2)  # type: ignore[assignment]
+    with pytest.raises(UserError, match=r"11, which .* of 16 .*processes: 2.: set data\.batch_size=5"):
+        loaded.train_dataloader()
+    loaded.trainer = SimpleNamespace(global_rank=0, world_size=12)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="use fewer processes"):
+        loaded.train_dataloader()
 
 
 @pytest.mark.parametrize(

@@ -223,12 +223,12 @@ def test_faults_are_for_users(tmp_path: Path):
     with pytest.raises(UserError, match=r"data\.on_bad=ignore is unknown: use error or skip"):
         read_index(annotations, images, "ignore")  # type: ignore[arg-type]  # what a user may type
     annotations.write_text(json.dumps({**coco_dict(), "images": [], "annotations": []}))
-    with pytest.raises(UserError, match="has 0 usable images"):
+    with pytest.raises(UserError, match=r"usable images in .*: 0, needed: 1"):
         read_index(annotations, images, "error")
     annotations.write_text(json.dumps(coco_dict(2)))
     for file in images.iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"0 usable images.*2 x missing file"):
+    with pytest.raises(UserError, match=r"0, needed: 1.*2 x missing file"):
         read_index(annotations, images, "skip")
 
 

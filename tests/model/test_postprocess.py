@@ -168,7 +168,7 @@ def test_an_image_without_detections():
 
 
 LARGE = """
-import resource, torch
+import torch
 from maskrcnn_lit.model.postprocess import to_original
 torch.set_num_threads(1)
 def found(side, count):
@@ -181,10 +181,13 @@ def found(side, count):
     found = {"boxes": boxes, "scores": torch.ones(1, count), "labels": torch.ones(1, count, dtype=torch.int64),
              "masks": masks - masks.mean() + 0.5, "valid": torch.ones(1, count, dtype=torch.bool)}
     return to_original(found, batch)[0]["masks"]
+def kilobytes(key):
+    return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
 found(10, 2)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+open("/proc/self/clear_refs", "w").write("5")  # the peak is that of this process, from here on (Linux)
+before = kilobytes("VmRSS")
 assert len(found(1000, 100)) == 100
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+print((kilobytes("VmHWM") - before) / 1024)
 """
 
 
@@ -192,4 +195,4 @@ def test_memory_is_that_of_one_mask():
     """100 detections on 12 megapixels, one of them as large as the image. As canvases: 4.8 GB of floats, 1.2 GB of
     bytes; one canvas of floats is 48 MB."""
     run = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
-    assert float(run.stdout) < 200  # MB
+    assert 20 < float(run.stdout) < 200  # MB

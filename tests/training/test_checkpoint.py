@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import pickle
 from pathlib import Path
@@ -9,6 +11,7 @@ from lightning.pytorch import Callback, Trainer
 from tiny_run import CATEGORIES, Score, TinyData, TinyModel, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training import checkpoint
 from maskrcnn_lit.training.checkpoint import (
     AtomicCheckpointIO,
     best_checkpoint,
@@ -158,3 +161,19 @@ def test_validating_a_checkpoint_leaves_the_tables_alone(run: Path):
     trainer.logger = False
     trainer.validate(tiny_module(), datamodule=TinyData(), ckpt_path=run / "checkpoints" / "best.ckpt", verbose=False)
     assert (run / "metrics.csv").read_text() == before
+
+
+def test_a_full_disk_is_told_and_has_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """torch.save makes a RuntimeError of it."""
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_plain(tmp_path / "a.ckpt", {"step": 1})
+    monkeypatch.setattr(checkpoint, "open", lambda path, mode: Full(path, "w"), raising=False)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_plain(tmp_path / "a.ckpt", {"weights": torch.zeros(1000)})
+    assert error.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+    assert load_plain(tmp_path / "a.ckpt") == {"step": 1}

@@ -22,7 +22,7 @@ def launch(run_dir: Path, *options: str) -> int:
     """Exit code of tiny_run.py."""
     process = PROCESSES.Process(target=main, args=([str(run_dir), *options],))
     process.start()
-    process.join(timeout=120)
+    process.join(timeout=600)
     if process.exitcode is None:
         process.kill()
         pytest.fail(f"{run_dir} {options} hangs")

@@ -1,0 +1,22 @@
+"""Every benchmark runs, small: what it prints can be read. Its figures are not judged here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tiny_verbs import environment
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def test_the_training_step(test_data: Path):
+    small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]
+    command = [sys.executable, "benchmarks/train_step.py", "--coco", str(test_data / "coco_mini"), *small]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["benchmark"] == "train_step" and report["images"][:2] == [1, 3]
+    for ratio in ("time_ratio", "cpu_ratio", "memory_ratio"):
+        assert report[ratio] > 0
+    assert set(report["seconds"]) == set(report["peak_mb"]) == {"maskrcnn_lit", "torchvision"}
