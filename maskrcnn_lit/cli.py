@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -48,6 +49,10 @@ VERBS = {
             "maskrcnn-lit predict run=RUN source=photos/",
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
+    ),
+    "backbones": Verb(
+        "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
+        ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
     ),
     "replay": Verb(
         "a training step whose loss was not finite, computed again from the file that it left",
@@ -116,6 +121,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.workers=auto has chosen
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")  # they are frozen, and are to be
     # of every resume in mid-epoch; ours goes on exactly (data/sampling.py), which Lightning cannot know
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
@@ -139,8 +145,9 @@ def _help(verb: str, description: Any) -> str:
         width = max(map(len, description.groups))
         lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
     for group, (choices, chosen) in description.groups.items():
-        marked = (f"{choice}*" if choice == chosen else choice for choice in choices)
-        lines.append(f"  {group:{width}}  {' '.join(marked)}")
+        marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
+        indent = " " * (width + 4)
+        lines += textwrap.wrap(f"  {group:{width}}  {marked}", 110, subsequent_indent=indent, break_long_words=False)
     width = max(len(option.name) for option in description.options)
     lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
     for option in description.options:

@@ -20,3 +20,14 @@ def test_the_training_step(test_data: Path):
     for ratio in ("time_ratio", "cpu_ratio", "memory_ratio"):
         assert report[ratio] > 0
     assert set(report["seconds"]) == set(report["peak_mb"]) == {"maskrcnn_lit", "torchvision"}
+
+
+def test_light_heads_cost_a_quarter_at_most():
+    command = [sys.executable, "benchmarks/model_cost.py", "--rounds", "1", "--models"]
+    names = ["mask_rcnn,mobilenet_v3_large", "mask_rcnn_light,mobilenet_v3_large"]
+    done = subprocess.run([*command, *names], cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    whole, light = (report["models"][name] for name in names)
+    assert report["size"] == 320 and whole["gflops"] >= 4 * light["gflops"] > 0
+    assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0

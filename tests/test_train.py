@@ -177,7 +177,9 @@ def test_a_seed_gives_the_same_weights_again_and_another_one_others(trained: Pat
     verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/c", "seed=2")
     a, b, c = (checkpoint(run_dir / name)["state_dict"] for name in "abc")
     assert same(a, b) and metric_rows(run_dir / "a") == metric_rows(run_dir / "b")
-    assert not any(same(a[name], c[name]) for name in ("model.backbone.body.conv1.weight", "model.box_head.fc1.weight"))
+    assert not any(
+        same(a[name], c[name]) for name in ("model.backbone.body.conv1.weight", "model.box_head.fcs.0.weight")
+    )
 
 
 def test_any_numbering_of_the_data_trains_alike(trained: Path, strange: Path, shapes: Path, run_dir: Path):
@@ -411,3 +413,18 @@ def test_a_wrong_value_is_told(arguments, words, spoilt: Path, run_dir: Path, ca
     for word in words:
         assert word in said
     assert not (run_dir / "checkpoints").exists()
+
+
+def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(strange: Path, run_dir: Path, tmp_path: Path):
+    options = (*coco_data(strange), *MODEL, *SCHEDULE, "backbone.norm=sync", "trainer.devices=2", f"run_dir={run_dir}")
+    done = run_script("train", *options, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "norm=sync needs CUDA for 2 processes, and these are on the CPU: use group or batch" in done.stderr
+
+
+def test_sync_batch_norm_in_one_process_is_batch_norm(strange: Path, run_dir: Path):
+    options = (*coco_data(strange), *MODEL, *SCHEDULE, "trainer.epochs=1", "callbacks.panels=null")
+    for norm in ("sync", "batch"):
+        verb("train", *options, f"backbone.norm={norm}", f"run_dir={run_dir}/{norm}")
+    sync, batch = (checkpoint(run_dir / norm)["state_dict"] for norm in ("sync", "batch"))
+    assert all(torch.allclose(sync[name].float(), batch[name].float(), atol=1e-4) for name in batch)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def run_cost(model: nn.Module, device: torch.device, *, seconds: float, images: int) -> dict[str, Any]:
@@ -26,6 +27,15 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trainable = sum(size for size, trained in sizes if trained)
     return {"parameters": sum(size for size, _ in sizes), "trainable_parameters": trainable}
+
+
+@torch.no_grad()
+def count_flops(model: nn.Module, *inputs: Any) -> int:
+    """Floating point operations of one forward pass, two for a multiply-add, as torch's FlopCounterMode counts them:
+    convolutions and matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return counter.get_total_flops()
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -13,6 +13,8 @@ class Anchors:
     """Boxes of one size a level and several aspect ratios, centred at the corner of each cell.
 
     Args:
+        round_corners: round the corners of the anchors to whole pixels around their centre, as torchvision does.
+        offset: of the first centre from the image's corner, in strides (0: at the corner).
         sizes: the side of a square anchor in pixels for p2..p6.
         ratios: height / width; the area stays.
         measured_strides: take a level's stride as padded side // cells, as torchvision does, and not 4, 8, 16, 32, 64.
@@ -20,8 +22,17 @@ class Anchors:
             trained with torchvision wants this.
     """
 
-    def __init__(self, *, sizes: Sequence[int], ratios: Sequence[float], measured_strides: bool = False) -> None:
-        self.sizes, self.ratios, self.measured_strides = tuple(sizes), tuple(ratios), measured_strides
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[int],
+        ratios: Sequence[float],
+        round_corners: bool = True,
+        offset: float = 0.0,
+        measured_strides: bool = False,
+    ) -> None:
+        self.sizes, self.ratios, self.round_corners = tuple(sizes), tuple(ratios), round_corners
+        self.offset, self.measured_strides = offset, measured_strides
         self._made: dict[object, Tensor] = {}
 
     def __call__(self, pyramid: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
@@ -47,7 +58,8 @@ class Anchors:
     def _level(self, size: int, cells: tuple[int, int], stride: tuple[int, int]) -> Tensor:
         high = torch.tensor(self.ratios).sqrt()
         half = torch.stack([size / high, size * high], dim=1) / 2  # a 2: half width, half height
-        base = torch.cat([-half, half], dim=1).round()  # a 4
-        y, x = (torch.arange(n, dtype=torch.float32) * step for n, step in zip(cells, stride, strict=True))
+        base = torch.cat([-half, half], dim=1)  # a 4
+        base = base.round() if self.round_corners else base
+        y, x = ((torch.arange(n) + self.offset) * step for n, step in zip(cells, stride, strict=True))
         shifts = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).repeat(1, 1, 2)  # h w 4
         return (shifts[:, :, None] + base).reshape(-1, 4)  # h w a 4 -> (h w a) 4

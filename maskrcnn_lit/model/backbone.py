@@ -1,90 +1,218 @@
-"""A torchvision ResNet -> c2..c5, the feature maps at strides 4, 8, 16 and 32 (Mask R-CNN, section 3.1).
+"""An image classifier -> c2..c5, the feature maps at strides 4, 8, 16 and 32 (Mask R-CNN, section 3.1).
 
-Letters: B images, C channels, H W the padded image.
+Which of its layers give them is measured on a dummy image, for any classifier of torchvision whose layers follow one
+another (timm's are in timm_backbone.py). Letters: B images, C channels, H W the padded image.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import FrozenBatchNorm2d
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.norms import NORMS, replace_norms
+
+STRIDES = (4, 8, 16, 32)
+SIDE = 64  # of the dummy image
 
 
-class FrozenBatchNorm(FrozenBatchNorm2d):
-    """Torchvision's, in one pass over the map instead of two."""
+class Stages(nn.ModuleDict):
+    """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer at its stride.
 
-    def forward(self, x: Tensor) -> Tensor:
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
-        shift = self.bias - self.running_mean * scale
-        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+    `strides` has each layer's; those at stride 8 are computed again in the backward pass with `recompute`.
+    """
 
+    def __init__(self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool) -> None:
+        super().__init__(layers)
+        self.strides = dict(zip(layers, strides, strict=True))
+        self._last = {max(n for n, s in enumerate(strides) if s == stride) for stride in STRIDES}
+        self._again = {name for name, stride in self.strides.items() if stride == 8 and recompute}
 
-NORMS: dict[str, Callable[..., nn.Module]] = {
-    "frozen": FrozenBatchNorm,  # for pretrained weights: statistics and scale stay as they are
-    "batch": nn.BatchNorm2d,
-    "group": partial(nn.GroupNorm, 32),  # for training from scratch with few images a device
-}
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for number, (name, layer) in enumerate(self.items()):
+            x = recomputed(layer, x) if name in self._again else layer(x)
+            if number in self._last:
+                maps.append(x)
+        return maps
 
-
-NAMES = ("resnet18", "resnet34", "resnet50", "resnet101")
+    def parameters_by_stage(self) -> list[list[nn.Parameter]]:
+        """Of the stem (all below stride 4; where there is nothing, the first layer) and of c2..c5."""
+        first = next(iter(self))
+        stem = [name for name, stride in self.strides.items() if stride < 4 or (name == first and stride == 4)]
+        stages = [[n for n, stride in self.strides.items() if stride == s and n not in stem] for s in STRIDES]
+        return [[p for name in names for p in self[name].parameters()] for names in (stem, *stages)]
 
 
 class Backbone(nn.Module):
     """Image -> [c2, c3, c4, c5]; `channels` and `strides` of the four are measured on a dummy pass.
 
     Args:
-        name: resnet18, resnet34, resnet50 or resnet101 (He et al. 2016), built with random weights.
-        norm: frozen, batch or group (see NORMS).
-        freeze_at: how many stages get no gradient: 0 none, 1 the stem, 2 stem and res2 (the paper's), ... 5 all.
-        recompute: in the backward pass compute res3, whose maps are the largest that are trained after res2, again
-            instead of keeping them. Not with norm=batch, whose statistics would see each batch twice.
+        name: a classifier of torchvision.models, built with random weights.
+        norm: what its batch norms become: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
+            weights, batch from scratch. Layer norms (ConvNeXt) stay.
+        freeze_at: how many stages get no gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all;
+            or auto: 2 with pretrained weights, 0 from scratch.
+        recompute: in the backward pass compute c3's stage, whose maps are the largest that are trained after c2's,
+            again instead of keeping them. Not with norm=batch or sync, whose statistics would see each batch twice.
+        weights: what `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
+            (IMAGENET1K_V2), or a file; None or "none" leaves it random.
+        layers: paths of its layers in their order, where they are not simply its children or those of `features`.
+        stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1, convolution (the original ResNet, of
+            the paper and of Detectron2's weights) and not in the 3x3 one (torchvision's).
+        norm_eps: of the batch norms; None: the architecture's own.
     """
 
-    def __init__(self, *, name: str, norm: str, freeze_at: int, recompute: bool) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        norm: str,
+        freeze_at: int | str,
+        recompute: bool,
+        weights: str | None = None,
+        layers: Sequence[str] | None = None,
+        stride_in_1x1: bool = False,
+        norm_eps: float | None = None,
+    ) -> None:
         super().__init__()
-        if name not in NAMES:
-            raise UserError(f"backbone.name={name} is unknown; choose one of {', '.join(NAMES)}")
-        if norm not in NORMS:
-            raise UserError(f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)}")
-        if freeze_at not in range(6):
-            raise UserError(f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all)")
-        resnet = torchvision.models.get_model(name, weights=None, norm_layer=NORMS[norm])
-        parts = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-        self.body = nn.ModuleDict({part: getattr(resnet, part) for part in parts})
-        self._frozen = [(), parts[:4], parts[:5], parts[:6], parts[:7], parts][freeze_at]
-        for part in self._frozen:
-            self.body[part].requires_grad_(False)
-        self._again = {"layer2"} if recompute and norm != "batch" else set()
-        self.channels, self.strides = self._measure()
+        known = torchvision.models.list_models(module=torchvision.models)
+        if name not in known:
+            raise UserError(
+                f"backbone.name={name} is no classifier of torchvision.models; `maskrcnn-lit backbones` lists choices"
+            )
+        self.name, self.weights = name, None if weights == "none" else weights
+        norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
+        self.norm = norm
+        trunk = torchvision.models.get_model(name, weights=None)
+        if stride_in_1x1:
+            _stride_in_1x1(trunk)
+        replace_norms(trunk, norm, norm_eps)
+        self._paths = {path.rsplit(".", 1)[-1]: path for path in layers or _children(trunk)}
+        found = {key: trunk.get_submodule(path) for key, path in self._paths.items()}
+        strides = _strides(found)
+        if not set(STRIDES) <= set(strides):
+            raise UserError(
+                f"the layers of backbone {name} have strides {sorted(set(strides))}, and a pyramid needs "
+                f"{list(STRIDES)}: name them in backbone.layers, or choose another (`maskrcnn-lit backbones`)"
+            )
+        self.body = Stages(
+            {key: found[key] for key in list(found)[: len(strides)]},
+            strides,
+            recompute and norm not in ("batch", "sync"),
+        )
+        freeze(self.body.parameters_by_stage()[:frozen])
+        self.channels, self.strides = measure(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
-        maps, x = [], images
-        for name, part in self.body.items():
-            x = recomputed(part, x) if name in self._again else part(x)
-            if name.startswith("layer"):
-                maps.append(x)
-        return maps
+        return self.body(images)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Frozen stages stay in evaluation: their batch statistics do not move either."""
         super().train(mode)
-        for name in self._frozen:
-            self.body[name].eval()
+        keep_frozen(self.body)
         return self
 
-    @torch.no_grad()
-    def _measure(self) -> tuple[list[int], list[int]]:
-        self.eval()
-        maps = self(torch.zeros(1, 3, 64, 64))
-        self.train()
-        return [m.shape[1] for m in maps], [64 // m.shape[2] for m in maps]
+    def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state dict of the whole classifier; its last layers, which a detector has not, are left out.
+
+        Raises:
+            UserError: a weight is missing or of another shape, or the norms are group norms, which it has none for.
+        """
+        refuse_group_norm(self.norm)
+        own = self.body.state_dict()
+        given = {
+            f"{key}.{name[len(path) + 1 :]}": value
+            for key, path in self._paths.items()
+            for name, value in state.items()
+            if name.startswith(f"{path}.")
+        }
+        given |= {key: value for key, value in own.items() if key.endswith("num_batches_tracked") and key not in given}
+        wrong = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
+        if wrong:
+            raise UserError(
+                f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} are missing or of "
+                f"another shape, {wrong[0]} is the first; give a state dict of torchvision's {self.name}"
+            )
+        self.body.load_state_dict({key: given[key] for key in own})
+
+
+def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, int]:
+    """The norm and the number of frozen stages, where "auto" follows from whether the weights are pretrained."""
+    norm = {True: "frozen", False: "batch"}[pretrained] if norm == "auto" else norm
+    freeze_at = (2 if pretrained else 0) if freeze_at == "auto" else freeze_at
+    if norm not in NORMS:
+        raise UserError(f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)} or auto")
+    if not isinstance(freeze_at, int) or freeze_at not in range(6):
+        raise UserError(f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto")
+    return norm, freeze_at
+
+
+def freeze(stages: Sequence[Sequence[nn.Parameter]]) -> None:
+    for parameters in stages:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def keep_frozen(module: nn.Module) -> None:
+    """Put whatever has parameters, but none that learns, into evaluation (with the dropout that it has inside)."""
+    if any(parameter.requires_grad for parameter in module.parameters()):
+        for child in module.children():
+            keep_frozen(child)
+    elif next(module.parameters(), None) is not None:
+        module.eval()
+
+
+@torch.no_grad()
+def measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Channels and strides of c2..c5."""
+    backbone.eval()
+    maps = backbone(torch.zeros(1, 3, SIDE, SIDE))
+    backbone.train()
+    return [m.shape[1] for m in maps], [SIDE // m.shape[2] for m in maps]
+
+
+def _children(trunk: nn.Module) -> Iterator[str]:
+    inner = getattr(trunk, "features", None)
+    within = inner if isinstance(inner, nn.Sequential) else trunk
+    yield from (name if within is trunk else f"features.{name}" for name, _ in within.named_children())
+
+
+@torch.no_grad()
+def _strides(layers: Mapping[str, nn.Module]) -> list[int]:
+    """Of each layer, as long as maps come out that the next one takes: then a classifier pools."""
+    x, strides = torch.zeros(1, 3, SIDE, SIDE), []
+    for layer in layers.values():
+        try:
+            x = layer.eval()(x)
+        except (RuntimeError, AssertionError, TypeError, ValueError):
+            break
+        finally:
+            layer.train()
+        if x.ndim != 4 or x.shape[2] != x.shape[3] or SIDE // x.shape[2] > STRIDES[-1]:
+            break
+        strides.append(SIDE // x.shape[2])
+    return strides
+
+
+def _stride_in_1x1(trunk: nn.Module) -> None:
+    halving = [m for m in trunk.modules() if isinstance(m, torchvision.models.resnet.Bottleneck) and m.stride == 2]
+    if not halving:
+        raise UserError("backbone.stride_in_1x1=true needs a ResNet with bottlenecks, of 50 layers or more")
+    for block in halving:
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
+
+
+def refuse_group_norm(norm: str) -> None:
+    if norm == "group":
+        raise UserError(
+            "backbone.norm=group has no pretrained weights to take over: use backbone.norm=frozen, batch or sync, "
+            "or backbone.weights=none"
+        )
 
 
 def recomputed(part: nn.Module, inputs: Any) -> Any:

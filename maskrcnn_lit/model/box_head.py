@@ -14,6 +14,7 @@ from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, sample, take
+from maskrcnn_lit.model.norms import conv
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
 
@@ -29,12 +30,15 @@ class Regions(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Two fully connected layers, then K + 1 class logits (0 = background) and 4 deltas a class.
+    """Convolutions (none in the paper) and fully connected layers, then K + 1 class logits (0 = background) and 4
+    deltas a class.
 
     Args:
         channels: of the pyramid.
         pool: side of the region features.
-        width: of the two layers.
+        conv_width, convs: of the convolutions and their number (Wu and He 2018, section 5.2: 256 and 4).
+        norm: after each of them (see norms.py); None: none.
+        width, fcs: of the fully connected layers and their number.
         num_classes: K.
         object_iou: a proposal that overlaps an object this much is one, any other is background.
         batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section 3.1: 512, 1:3).
@@ -59,6 +63,10 @@ class BoxHead(nn.Module):
         nms_iou: float,
         max_detections: int,
         candidates: int,
+        conv_width: int = 256,
+        convs: int = 0,
+        norm: str | None = None,
+        fcs: int = 2,
     ) -> None:
         super().__init__()
         check_whole(1, model__box_head__width=width, model__box_head__pool=pool, model__box_head__batch_size=batch_size)
@@ -66,8 +74,11 @@ class BoxHead(nn.Module):
         check_within(0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold)
         check_within(0, 1, model__box_head__object_iou=object_iou)
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
-        self.fc1 = nn.Linear(channels * pool * pool, width)
-        self.fc2 = nn.Linear(width, width)
+        check_whole(0, model__box_head__convs=convs)
+        check_whole(1, model__box_head__fcs=fcs, model__box_head__conv_width=conv_width)
+        inputs = [channels, *[conv_width] * convs]
+        self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
+        self.fcs = nn.ModuleList(nn.Linear(c, width) for c in [inputs[-1] * pool**2, *[width] * (fcs - 1)])
         self.classes = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
         # As in the published configurations: classes begin about equal, boxes at the proposals.
@@ -82,8 +93,11 @@ class BoxHead(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """R C pool pool -> class logits R K+1 and deltas R K 4."""
-        rows = features.permute(0, 2, 3, 1).flatten(1)  # R (pool pool C), as RoIAlign laid it out: nothing is copied
-        hidden = F.relu(self.fc2(F.relu(self.fc1(rows))))
+        for layer in self.convs:
+            features = F.relu(layer(features), inplace=True)
+        hidden = features.permute(0, 2, 3, 1).flatten(1)  # R (pool pool C), as RoIAlign laid it out: nothing is copied
+        for layer in self.fcs:
+            hidden = F.relu(layer(hidden))
         logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
         return logits, deltas.unflatten(1, (self.num_classes, 4))
 

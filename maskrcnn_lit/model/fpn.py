@@ -6,20 +6,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.errors import check_whole
+from maskrcnn_lit.model.norms import conv
 
 
 class FPN(nn.Module):
-    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6 subsamples p5."""
+    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6 subsamples p5.
 
-    def __init__(self, *, in_channels: Sequence[int], channels: int) -> None:
+    Args:
+        in_channels: of c2..c5.
+        channels: of every level of the pyramid.
+        norm: after each convolution (see norms.py); None: none.
+    """
+
+    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: str | None = None) -> None:
         super().__init__()
         check_whole(1, model__fpn__channels=channels)
         self.channels = channels
-        self.lateral = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in in_channels)
-        self.output = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-        for conv in (*self.lateral, *self.output):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-            nn.init.zeros_(conv.bias)
+        self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in in_channels)
+        self.output = nn.ModuleList(conv(channels, channels, 3, norm) for _ in in_channels)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""

@@ -10,6 +10,7 @@ from torchvision.ops import roi_align
 
 from maskrcnn_lit.errors import check_whole
 from maskrcnn_lit.model.boxes import full_precision
+from maskrcnn_lit.model.norms import conv
 
 
 class MaskHead(nn.Module):
@@ -18,28 +19,34 @@ class MaskHead(nn.Module):
     Args:
         channels: of the pyramid.
         width: of the convolutions; depth: their number.
+        norm: after each of them (see norms.py); None: none.
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
     """
 
-    def __init__(self, *, channels: int, width: int, depth: int, pool: int, num_classes: int) -> None:
+    def __init__(
+        self, *, channels: int, width: int, depth: int, pool: int, num_classes: int, norm: str | None = None
+    ) -> None:
         super().__init__()
         check_whole(1, model__mask_head__width=width, model__mask_head__depth=depth, model__mask_head__pool=pool)
         inputs = [channels, *[width] * (depth - 1)]
-        self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, padding=1) for c in inputs)
+        self.convs = nn.ModuleList(conv(c, width, 3, norm) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         self.pool, self.mask_size = pool, 2 * pool
-        for layer in (*self.convs, self.deconv):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.get_parameter("bias"))
+        self.needs_positives = norm in ("batch", "sync")  # or its statistics would be of other regions too
+        for layer in (*self.convs.modules(), self.deconv):
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.normal_(self.logits.weight, std=0.001)  # masks begin at a probability of 0.5
         nn.init.zeros_(self.logits.get_parameter("bias"))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
-        for conv in self.convs:
-            features = F.relu(conv(features), inplace=True)
+        for layer in self.convs:
+            features = F.relu(layer(features), inplace=True)
         features = F.relu(self.deconv(features), inplace=True)  # R C m m
         # Only the channel of the region's class is wanted: one row of the 1x1 convolution a region.
         channel = (labels - 1).clamp(min=0)

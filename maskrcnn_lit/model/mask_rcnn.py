@@ -3,8 +3,8 @@
 Letters: B images, G padded instances, P proposals, S sampled regions, D detections, R regions, m mask side, K classes.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
 from maskrcnn_lit.model.rpn import RPN
+from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
 
 class Output(NamedTuple):
@@ -34,6 +35,8 @@ class MaskRCNN(nn.Module):
 
     Args:
         mean, std: of the pixels in [0, 1], by channel R G B.
+        points, aligned: of RoIAlign (see roi_align.py).
+        weights: of a whole model, which whoever trains this one shall load (weights.py); here it is only kept.
         The parts, built.
     """
 
@@ -45,18 +48,22 @@ class MaskRCNN(nn.Module):
         *,
         mean: Sequence[float],
         std: Sequence[float],
-        backbone: Backbone,
+        backbone: Backbone | TimmBackbone,
         fpn: FPN,
         anchors: Anchors,
         rpn: RPN,
         box_head: BoxHead,
         mask_head: MaskHead,
+        points: int = 2,
+        aligned: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
+        self.points, self.aligned, self.weights = points, aligned, weights
         self.strides = backbone.strides  # of the levels that regions read: p2..p5
 
     def forward(self, batch: Batch) -> Output:
@@ -119,7 +126,7 @@ class MaskRCNN(nn.Module):
         """
         images, count = positive.shape
         slots = images * max(1, int(count * self.box_head.positive_fraction))
-        if positive.device.type == "cpu":
+        if positive.device.type == "cpu" or self.mask_head.needs_positives:
             slots = max(1, int(positive.sum()))  # never none: each parameter gets a gradient in each step
         return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
 
@@ -130,7 +137,8 @@ class MaskRCNN(nn.Module):
 
     def align(self, pyramid: Sequence[Tensor], wanted: Sequence[Pooled]) -> list[Tensor]:
         """Features R C size size of each of the `wanted`, from p2..p5."""
-        return roi_align(pyramid[: len(self.strides)], wanted, strides=self.strides)
+        levels = pyramid[: len(self.strides)]
+        return roi_align(levels, wanted, strides=self.strides, points=self.points, aligned=self.aligned)
 
     def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
         """B R 4 -> (B R) C size size."""
@@ -158,12 +166,14 @@ def build_mask_rcnn(
     num_classes: int,
     mean: Sequence[float],
     std: Sequence[float],
-    backbone: Backbone,
+    backbone: Backbone | TimmBackbone,
     fpn: Callable[..., FPN],
     anchors: Anchors,
     rpn: Callable[..., RPN],
+    roi_align: Mapping[str, Any],
     box_head: Callable[..., BoxHead],
     mask_head: Callable[..., MaskHead],
+    weights: str | None = None,
 ) -> MaskRCNN:
     """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or the data decides.
 
@@ -171,6 +181,8 @@ def build_mask_rcnn(
         num_classes: K, without background.
         fpn, rpn, box_head, mask_head: constructors that lack in_channels; channels and anchors_per_cell; channels
             and num_classes; channels and num_classes.
+        roi_align: points and aligned.
+        weights: see MaskRCNN; nothing is loaded here.
     """
     pyramid = fpn(in_channels=backbone.channels)
     width, levels = pyramid.channels, len(backbone.channels) + 1
@@ -187,4 +199,6 @@ def build_mask_rcnn(
         rpn=rpn(channels=width, anchors_per_cell=len(anchors.ratios)),
         box_head=box_head(channels=width, num_classes=num_classes),
         mask_head=mask_head(channels=width, num_classes=num_classes),
+        **roi_align,
+        weights=weights,
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+import torchvision.ops
 from torch import Tensor
 
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN, equation 1: a region of 224 pixels reads p4
@@ -30,24 +31,48 @@ class Pooled(NamedTuple):
 
 
 def roi_align(
-    pyramid: Sequence[Tensor], wanted: Sequence[Pooled], *, strides: Sequence[int], points: int = 2
+    pyramid: Sequence[Tensor],
+    wanted: Sequence[Pooled],
+    *,
+    strides: Sequence[int],
+    points: int = 2,
+    aligned: bool = False,
 ) -> list[Tensor]:
     """p2.., each B C h w -> R C s s for each of the `wanted`: one call for both heads has one gradient to hold.
 
-    A bin is the mean of points x points bilinear samples of one level, as in `torchvision.ops.roi_align` with
-    aligned=False. All levels lie in one table of rows of C numbers; each output cell is a weighted sum of
-    4 points^2 of its rows. So no shape depends on which level a region reads, and one call serves all levels.
+    A bin is the mean of points x points bilinear samples of one level, as in `torchvision.ops.roi_align`. All levels
+    lie in one table of rows of C numbers; each output cell is a weighted sum of 4 points^2 of its rows. So no shape
+    depends on which level a region reads, and one call serves all levels.
+
+    Args:
+        points: samples a side of a bin; 0: as many as the bin has cells, as Detectron2 takes them. How many that is
+            depends on the data, so then it is torchvision's operator, level by level.
+        aligned: the centre of a cell lies at half a cell, and a region may be smaller than one (Detectron2); otherwise
+            at its corner, and it is a cell wide at least (the first RoIAlign, and torchvision's models).
     """
+    if points == 0:
+        return [_as_many_as_cells(pyramid, regions, strides, aligned) for regions in wanted]
     rows = torch.cat([p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid])  # (B h w of each level) C
     with torch.no_grad():
         cells = tuple((len(p), p.shape[-2], p.shape[-1]) for p in pyramid)
         layout = _layout(cells, tuple(strides), rows.device)
-        tables = [_rows_and_weights(layout, regions, points) for regions in wanted]
+        tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
     out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))  # (R s s of each) C
     sizes = [regions.size for regions in wanted]
     parts = out.split([len(regions.boxes) * regions.size**2 for regions in wanted])
     return [part.view(-1, s, s, part.shape[1]).permute(0, 3, 1, 2) for part, s in zip(parts, sizes, strict=True)]
+
+
+def _as_many_as_cells(pyramid: Sequence[Tensor], wanted: Pooled, strides: Sequence[int], aligned: bool) -> Tensor:
+    boxes, image, size = wanted
+    level, rois = level_of(boxes, len(strides)), torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    out = pyramid[0].new_zeros(len(boxes), pyramid[0].shape[1], size, size)
+    for number, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
+        here = (level == number).nonzero()[:, 0]
+        pooled = torchvision.ops.roi_align(features, rois[here].to(features.dtype), size, 1 / stride, 0, aligned)
+        out = out.index_copy(0, here, pooled)
+    return out
 
 
 class Layout(NamedTuple):
@@ -68,16 +93,17 @@ def _layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], d
     return Layout(*(part.to(device) for part in parts))
 
 
-def _rows_and_weights(layout: Layout, wanted: Pooled, points: int) -> tuple[Tensor, Tensor]:
+def _rows_and_weights(layout: Layout, wanted: Pooled, points: int, aligned: bool) -> tuple[Tensor, Tensor]:
     """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted
     regions = len(boxes)
     level = level_of(boxes, len(layout.strides))
     height, width = layout.heights[level], layout.widths[level]  # R
     first = layout.first[level] + image * height * width  # R: the first row of the level's map of this image
-    scaled = boxes / layout.strides[level][:, None]
-    y, y_weight = _neighbours(scaled[:, 1], scaled[:, 3], height, size, points)
-    x, x_weight = _neighbours(scaled[:, 0], scaled[:, 2], width, size, points)
+    scaled = boxes / layout.strides[level][:, None] - (0.5 if aligned else 0)
+    least = 0 if aligned else 1
+    y, y_weight = _neighbours(scaled[:, 1], scaled[:, 3], height, size, points, least)
+    x, x_weight = _neighbours(scaled[:, 0], scaled[:, 2], width, size, points, least)
 
     def down(t: Tensor) -> Tensor:  # R (s n) 2 -> R s 1 n 2 1 1
         return t.view(regions, size, 1, points, 2, 1, 1)
@@ -93,13 +119,14 @@ def _rows_and_weights(layout: Layout, wanted: Pooled, points: int) -> tuple[Tens
     return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
 
 
-def _neighbours(low: Tensor, high: Tensor, extent: Tensor, size: int, points: int) -> tuple[Tensor, Tensor]:
-    """The two cells beside each sample point of one axis and their weights: each R (s n) 2.
+def _neighbours(low: Tensor, high: Tensor, extent: Tensor, size: int, points: int, least: int) -> tuple[Tensor, Tensor]:
+    """The two cells beside each sample point of one axis and their weights: each R (s n) 2. A region is `least` cells
+    wide at least.
 
     Points more than a cell outside of the map count nothing; the others are held at its edge.
     """
     step = (torch.arange(size * points, device=low.device, dtype=low.dtype) + 0.5) / (size * points)
-    at = low[..., None] + step * (high - low).clamp(min=1)[..., None]  # a region is at least one cell wide
+    at = low[..., None] + step * (high - low).clamp(min=least)[..., None]
     last = extent[..., None] - 1
     inside = (at >= -1) & (at <= extent[..., None])
     at = at.clamp(min=0)

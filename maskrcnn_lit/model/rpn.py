@@ -27,11 +27,12 @@ class Prediction(NamedTuple):
 
 
 class RPN(nn.Module):
-    """A 3x3 convolution, then two 1x1: objectness and four deltas for each anchor; shared by all levels.
+    """3x3 convolutions, then two 1x1: objectness and four deltas for each anchor; shared by all levels.
 
     Args:
         channels: of the pyramid.
         anchors_per_cell: number of aspect ratios.
+        depth: number of the 3x3 convolutions.
         object_iou, background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN; a sample an image.
         nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
         pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
@@ -50,15 +51,16 @@ class RPN(nn.Module):
         nms_iou: float,
         pre_nms: dict[str, int],
         post_nms: dict[str, int],
+        depth: int = 1,
     ) -> None:
         super().__init__()
-        check_whole(1, model__rpn__batch_size=batch_size)
+        check_whole(1, model__rpn__batch_size=batch_size, model__rpn__depth=depth)
         check_within(0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou)
         check_within(0, 1, model__rpn__nms_iou=nms_iou, model__rpn__positive_fraction=positive_fraction)
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
-        for layer in (self.conv, self.objectness, self.deltas):
+        for layer in (*self.convs, self.objectness, self.deltas):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.get_parameter("bias"))
         self.object_iou, self.background_iou = object_iou, background_iou
@@ -72,8 +74,9 @@ class RPN(nn.Module):
         bias = torch.cat([self.objectness.get_parameter("bias"), self.deltas.get_parameter("bias")])
         logits, deltas = [], []
         for features in pyramid:
-            hidden = F.relu(self.conv(features), inplace=True)
-            both = F.conv2d(hidden, weight, bias).permute(0, 2, 3, 1)  # B (a + a 4) h w -> B h w (a + a 4)
+            for conv in self.convs:
+                features = F.relu(conv(features), inplace=True)
+            both = F.conv2d(features, weight, bias).permute(0, 2, 3, 1)  # B (a + a 4) h w -> B h w (a + a 4)
             parts = both.split([len(self.objectness.weight), len(self.deltas.weight)], dim=-1)
             logits.append(parts[0].flatten(1))  # B (h w a)
             deltas.append(parts[1].reshape(len(both), -1, 4))  # B (h w a) 4

@@ -65,6 +65,16 @@ class DetectionModule(LightningModule):
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
         self._guard = FiniteGuard()
 
+    def setup(self, stage: str) -> None:
+        """Raises UserError where torch would raise in the first step: its SyncBatchNorm gathers on GPUs alone."""
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        sync = any(isinstance(layer, nn.SyncBatchNorm) for layer in self.model.modules())
+        if sync and on_cpu and self.trainer.world_size > 1:
+            raise UserError(
+                f"norm=sync needs CUDA for {self.trainer.world_size} processes, and these are on the CPU: use group "
+                "or batch, or one process"
+            )
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         seed = step_seed(TRAIN, self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(seed)

@@ -25,6 +25,11 @@ def make_model(
     regions: int = 32,
     proposals: int = 64,
     anchors: dict[str, Any] | None = None,
+    rpn_depth: int = 1,
+    head_norm: str | None = None,
+    convs: int = 0,
+    fcs: int = 2,
+    roi_align: dict[str, Any] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160 pixels."""
@@ -32,11 +37,12 @@ def make_model(
         num_classes=num_classes,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
-        backbone=Backbone(**{"name": backbone, "norm": "batch", "freeze_at": 0, "recompute": True, **backbone_options}),
-        fpn=partial(FPN, channels=channels),
+        backbone=Backbone(**{"name": backbone, "norm": "batch", "freeze_at": 0, "recompute": True} | backbone_options),
+        fpn=partial(FPN, channels=channels, norm=head_norm),
         anchors=Anchors(**{"sizes": (8, 16, 32, 64, 128), "ratios": (0.5, 1.0, 2.0), **(anchors or {})}),
         rpn=partial(
             RPN,
+            depth=rpn_depth,
             object_iou=0.7,
             background_iou=0.3,
             batch_size=256,
@@ -48,6 +54,10 @@ def make_model(
         box_head=partial(
             BoxHead,
             pool=7,
+            conv_width=channels,
+            convs=convs,
+            norm=head_norm,
+            fcs=fcs,
             width=width,
             object_iou=0.5,
             batch_size=regions,
@@ -58,7 +68,8 @@ def make_model(
             max_detections=100,
             candidates=2000,
         ),
-        mask_head=partial(MaskHead, width=channels, depth=depth, pool=14),
+        mask_head=partial(MaskHead, width=channels, depth=depth, norm=head_norm, pool=14),
+        roi_align=roi_align or {},
     )
 
 

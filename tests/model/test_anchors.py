@@ -23,6 +23,14 @@ def test_boxes_of_one_cell_by_hand():
     assert made.tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
 
 
+def test_corners_are_exact_and_centres_moved_where_asked():
+    (made,) = Anchors(sizes=(32,), ratios=(0.5,), round_corners=False)([torch.zeros(1, 1, 1, 1)], (4, 4)).tolist()
+    assert made == pytest.approx([-(2**4.5), -(2**3.5), 2**4.5, 2**3.5])
+    maps = [torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1)]
+    moved = Anchors(sizes=(32, 64), ratios=(1.0,), offset=0.5)(maps, (4, 8))
+    assert ((moved[:, :2] + moved[:, 2:]) / 2).tolist() == [[2, 2], [6, 2], [4, 4]]  # half of strides 4 and 8
+
+
 def test_a_ratio_is_height_over_width():
     wide, high = Anchors(sizes=(128,), ratios=(0.25, 4.0))([torch.zeros(1, 1, 1, 1)], (4, 4))
     assert wide.tolist() == [-128, -32, 128, 32]

@@ -4,7 +4,8 @@ from torch import nn
 from torchvision.models import resnet18
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.backbone import Backbone, FrozenBatchNorm, recomputed
+from maskrcnn_lit.model.backbone import Backbone, keep_frozen, recomputed
+from maskrcnn_lit.model.norms import FrozenBatchNorm
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
@@ -20,9 +21,14 @@ def backbone(name: str = "resnet18", **options: object) -> Backbone:
         ("resnet34", [64, 128, 256, 512]),
         ("resnet50", [256, 512, 1024, 2048]),
         ("resnet101", [256, 512, 1024, 2048]),
+        ("mobilenet_v2", [24, 32, 96, 1280]),
+        ("mobilenet_v3_large", [24, 40, 112, 960]),
+        ("efficientnet_b0", [24, 40, 112, 1280]),
+        ("convnext_tiny", [96, 192, 384, 768]),
+        ("densenet121", [256, 512, 1024, 1024]),
     ],
 )
-def test_channels_and_strides(name: str, channels: list[int]):
+def test_channels_and_strides_are_measured(name: str, channels: list[int]):
     with torch.device("meta"):  # shapes alone
         built = backbone(name)
         maps = built(torch.zeros(2, 3, 96, 160))
@@ -31,8 +37,6 @@ def test_channels_and_strides(name: str, channels: list[int]):
     assert [tuple(m.shape) for m in maps] == [
         (2, c, 96 // s, 160 // s) for c, s in zip(channels, built.strides, strict=True)
     ]
-    blocks = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-    assert tuple(len(built.body[stage]) for stage in STAGES[2:]) == blocks[name]
 
 
 def test_the_numbers_are_those_of_torchvisions_resnet():
@@ -124,14 +128,76 @@ def test_nothing_is_kept_for_later_without_gradients():
     assert len(calls) == 2
 
 
+def test_the_original_resnet_halves_in_the_1x1_convolution():
+    built, theirs = backbone("resnet50", stride_in_1x1=True), backbone("resnet50")
+    for layer, stride in (("layer1", (1, 1)), ("layer2", (2, 2)), ("layer4", (2, 2))):
+        assert (built.body[layer][0].conv1.stride, built.body[layer][0].conv2.stride) == (stride, (1, 1))
+        assert (theirs.body[layer][0].conv1.stride, theirs.body[layer][0].conv2.stride) == ((1, 1), stride)
+    assert built.strides == theirs.strides and built.channels == theirs.channels
+    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+
+
+def test_the_epsilon_of_the_norms():
+    norms = [m for m in backbone(norm="frozen", norm_eps=0.0).modules() if isinstance(m, FrozenBatchNorm)]
+    assert len(norms) == 20 and all(m.eps == 0 for m in norms)
+    assert backbone("mobilenet_v3_large", norm="frozen").body["0"][1].eps == 1e-3, "the architecture's own stays"
+
+
+@pytest.mark.parametrize(
+    ("weights", "norm", "frozen"),
+    [(None, nn.BatchNorm2d, 0), ("none", nn.BatchNorm2d, 0), ("x.pth", FrozenBatchNorm, 2)],
+)
+def test_auto_follows_from_the_weights(weights: str | None, norm: type[nn.Module], frozen: int):
+    built = backbone(norm="auto", freeze_at="auto", weights=weights)  # nothing is loaded yet, nor looked for
+    assert type(built.body["bn1"]) is norm
+    assert built.body["layer1"][0].conv1.weight.requires_grad is (frozen == 0)
+    assert built.body["layer2"][0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize("norm", ["frozen", "batch", "sync"])
+def test_pretrained_weights_arrive(norm: str):
+    theirs = resnet18(weights=None).eval()
+    for name, value in theirs.named_buffers():
+        if "running" in name:
+            nn.init.uniform_(value, 0.5, 2)
+    built = backbone(norm=norm, weights="imagenet")
+    built.load_pretrained(theirs.state_dict())
+    built.eval()
+    images = torch.randn(2, 3, 64, 96)
+    assert torch.allclose(theirs.fc(theirs.avgpool(built(images)[-1]).flatten(1)), theirs(images), atol=1e-4)
+
+
+def test_weights_of_another_backbone_are_told():
+    built = backbone()
+    with pytest.raises(UserError, match=r"not those of backbone resnet18.*layer1\.0\.conv1.*torchvision's resnet18"):
+        built.load_pretrained(backbone("resnet50").body.state_dict())
+    with pytest.raises(UserError, match="norm=group has no pretrained weights"):
+        backbone(norm="group").load_pretrained(resnet18(weights=None).state_dict())
+
+
+def test_what_is_frozen_is_in_evaluation_with_its_dropout():
+    module = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout()), nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout())
+    )
+    module[0].requires_grad_(False)
+    keep_frozen(module.train())
+    assert [m.training for m in (module, module[0], module[0][1], module[1], module[1][1])] == [
+        *(True, False, False, True, True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"norm": "layer"}, "backbone.norm=layer is unknown; choose one of frozen, batch, group"),
+        ({"norm": "layer"}, "backbone.norm=layer is unknown; choose one of frozen, batch, sync, group"),
         ({"freeze_at": 6}, "backbone.freeze_at=6 must be 0"),
         ({"freeze_at": -1}, "backbone.freeze_at=-1 must be 0"),
-        ({"name": "resnet19"}, "backbone.name=resnet19 is unknown; choose one of resnet18, resnet34"),
-        ({"name": "vit_b_16"}, "backbone.name=vit_b_16 is unknown"),
+        ({"freeze_at": "most"}, "backbone.freeze_at=most must be 0"),
+        ({"name": "resnet19"}, "backbone.name=resnet19 is no classifier of torchvision.models"),
+        ({"name": "vit_b_16"}, r"vit_b_16 have strides \[16\].*name them in backbone.layers"),
+        ({"name": "swin_t"}, "swin_t have strides"),
+        ({"name": "regnet_y_400mf"}, "regnet_y_400mf have strides"),
+        ({"stride_in_1x1": True}, "stride_in_1x1=true needs a ResNet with bottlenecks"),
     ],
 )
 def test_mistakes_are_told(wrong: dict[str, object], message: str):

@@ -37,9 +37,9 @@ def test_forward_equals_torchvision():
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():  # ours reads row, column, channel, and has no deltas of background
-        mlp.fc6.weight.copy_(ours.fc1.weight.unflatten(1, (7, 7, 6)).permute(0, 3, 1, 2).flatten(1))
-        mlp.fc6.bias.copy_(ours.fc1.bias)
-        mlp.fc7.load_state_dict(ours.fc2.state_dict())
+        mlp.fc6.weight.copy_(ours.fcs[0].weight.unflatten(1, (7, 7, 6)).permute(0, 3, 1, 2).flatten(1))
+        mlp.fc6.bias.copy_(ours.fcs[0].bias)
+        mlp.fc7.load_state_dict(ours.fcs[1].state_dict())
         predictor.cls_score.load_state_dict(ours.classes.state_dict())
         predictor.bbox_pred.weight[4:] = ours.deltas.weight
         predictor.bbox_pred.bias[4:] = ours.deltas.bias

@@ -530,3 +530,16 @@ def test_building_joins_the_parts():
     assert model.mask_head.logits.out_channels == 7 and model.mask_head.convs[0].in_channels == 24
     assert model.strides == [4, 8, 16, 32]
     assert {"mean", "std"}.isdisjoint(model.state_dict()), "of the configuration, not of the weights"
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
+def test_heads_with_norms_and_more_layers_learn(norm: str):
+    """Those of torchvision's second version, small: a gradient for every parameter, detections in evaluation."""
+    model, batch = make_model(rpn_depth=2, convs=2, fcs=1, head_norm=norm, depth=2), make_batch()
+    losses = model(batch).losses
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert len(model.rpn.convs) == 2 and len(model.box_head.convs) == 2 and len(model.box_head.fcs) == 1
+    assert model.mask_head.needs_positives is (norm == "batch")
+    assert model.eval()(batch).detections is not None

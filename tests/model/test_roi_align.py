@@ -3,6 +3,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import roi_align as torchvision_roi_align
 
 from maskrcnn_lit.model.roi_align import Pooled, level_of, roi_align
 
@@ -64,6 +65,26 @@ def test_equals_torchvision_forward_and_backward(size: int, points: int):
     ):
         assert expected.any()
         assert (own - expected).abs().max() < 1e-12
+
+
+def aligned(maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int) -> torch.Tensor:
+    """Torchvision's operator at the pixels' centres, each region on the level that equation 1 says."""
+    image = torch.cat([torch.full((len(b), 1), i, dtype=b.dtype) for i, b in enumerate(boxes)])
+    rois = torch.cat([image, torch.cat(boxes)], dim=1)
+    levels = level_of(rois[:, 1:], 4)
+    every = [torchvision_roi_align(m, rois, size, 1 / s, points, True) for m, s in zip(maps, STRIDES, strict=True)]
+    return torch.stack(every)[levels, torch.arange(len(rois))]
+
+
+@pytest.mark.parametrize("points", [2, 3, 0])
+def test_aligned_and_as_many_samples_as_cells(points: int):
+    maps, boxes = pyramid(), regions()
+    (ours,) = roi_align(maps, [pooled(boxes, 7)], strides=STRIDES, points=points, aligned=True)
+    theirs = aligned(maps, boxes, 7, points)
+    assert (ours - theirs).abs().max() < 1e-12
+    incoming = torch.randn_like(ours)
+    grads = (torch.autograd.grad(out, maps, incoming) for out in (ours, theirs))
+    assert all((a - b).abs().max() < 1e-12 for a, b in zip(*grads, strict=True))
 
 
 def test_two_sizes_in_one_call_equal_two_calls():

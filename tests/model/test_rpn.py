@@ -41,7 +41,7 @@ def test_forward_equals_three_convolutions():
     assert (
         sizes == [3 * s * s for s in SIDES] and logits.shape == (2, sum(sizes)) and deltas.shape == (2, sum(sizes), 4)
     )
-    hidden = [F.relu(built.conv(m)) for m in maps]
+    hidden = [F.relu(built.convs[0](m)) for m in maps]
     for level, (h, start) in enumerate(zip(hidden, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False)):
         side, objectness, four = SIDES[level], built.objectness(h), built.deltas(h)
         for row, column, ratio in ((0, 0, 0), (side - 1, 0, 1), (0, side - 1, 2), (side - 1, side // 2, 1)):

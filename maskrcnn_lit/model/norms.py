@@ -1,0 +1,70 @@
+"""Normalisation layers by one word, in the backbone and in the heads, and a convolution that is followed by one."""
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from maskrcnn_lit.errors import UserError
+
+NORMS = ("frozen", "batch", "sync", "group")
+
+
+class FrozenBatchNorm(FrozenBatchNorm2d):
+    """Torchvision's, in one pass over the map instead of two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.Module:
+    """A norm of `channels`.
+
+    Args:
+        kind: frozen (statistics and scale stay as they are: for pretrained weights), batch, sync (batch, over all
+            processes: for few images a device; it needs CUDA), group (Wu and He 2018: for few images a device).
+        like: take its eps, momentum, weights and statistics.
+    """
+    like = like or nn.BatchNorm2d(channels)
+    if kind == "batch":
+        return like
+    if kind == "group":
+        return nn.GroupNorm(groups(channels), channels)
+    if kind not in NORMS:
+        raise UserError(f"norm={kind} is unknown; choose one of {', '.join(NORMS)}")
+    made = (
+        FrozenBatchNorm(channels, eps=like.eps)
+        if kind == "frozen"
+        else nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
+    )
+    made.load_state_dict(like.state_dict())
+    return made
+
+
+def groups(channels: int) -> int:
+    """32, or as many as a narrow layer can have with two channels in each at least."""
+    return next((g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 2), 1)
+
+
+def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> None:
+    """Make every batch norm below `module` one of `kind`, with another `eps` if it is given. Other norms stay.
+
+    What a batch norm does besides (timm's have an activation inside) comes after the new one.
+    """
+    for name, child in module.named_children():
+        if not isinstance(child, nn.BatchNorm2d):
+            replace_norms(child, kind, eps)
+            continue
+        child.eps = child.eps if eps is None else eps
+        if kind == "batch":
+            continue
+        new = norm_of(kind, child.num_features, like=child)
+        after = list(child.children())
+        setattr(module, name, nn.Sequential(new, *after) if after else new)
+
+
+def conv(inputs: int, outputs: int, size: int, norm: str | None) -> nn.Module:
+    """A convolution that keeps the size; with a norm it is a pair, and the convolution has no bias."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=norm is None)
+    return layer if norm is None else nn.Sequential(layer, norm_of(norm, outputs))

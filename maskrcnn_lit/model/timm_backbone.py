@@ -1,0 +1,140 @@
+"""Any model of timm that gives feature maps -> c2..c5 (extra `timm`). Letters: B images, C channels, H W the image."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_lit.download import file_digest
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.backbone import SIDE, STRIDES, choose, freeze, keep_frozen, measure, refuse_group_norm
+from maskrcnn_lit.model.norms import replace_norms
+
+
+class TimmBackbone(nn.Module):
+    """Image -> [c2, c3, c4, c5] of a timm model; `channels` and `strides` are measured on a dummy pass.
+
+    Args:
+        name: as timm.list_models() has it.
+        norm, freeze_at: as in Backbone. A stage is what its map depends on and the map before does not.
+        weights: what `load_pretrained` shall load: "imagenet" (the model's default weights; another tag goes with the
+            name, `resnet50.a1_in1k`), or a file; None or "none" leaves it random.
+        options: of timm.create_model, for example {"strict_img_size": false} for Swin.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        norm: str,
+        freeze_at: int | str,
+        weights: str | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.weights, self._options = name, None if weights == "none" else weights, options or {}
+        self.norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
+        self.body = self._build()
+        reductions = list(self.body.feature_info.reduction())
+        missing = [stride for stride in STRIDES if stride not in reductions]
+        if missing:
+            raise UserError(
+                f"backbone {name} has maps at strides {reductions}, and a pyramid needs {list(STRIDES)}: choose "
+                "another timm model, a convolutional or hierarchical one"
+            )
+        self._maps = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]  # the last at each
+        self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
+        if frozen:
+            freeze(self._parameters_by_stage(reductions)[:frozen])
+        self.channels, self.strides = measure(self)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
+        maps = self.body(images)
+        chosen = [maps[i] for i in self._maps]
+        return [m.permute(0, 3, 1, 2) for m in chosen] if self._channels_last else chosen
+
+    def train(self, mode: bool = True) -> "TimmBackbone":
+        """Frozen stages stay in evaluation."""
+        super().train(mode)
+        keep_frozen(self.body)
+        return self
+
+    def load_pretrained(self, file: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Load timm's own weights from `file` (None: from its hub, into its cache), and tell the mean and the
+        standard deviation of the pixels that they were trained with.
+
+        Raises:
+            UserError: the file is missing or does not fit, the hub cannot be reached, it has no weights for the model.
+        """
+        refuse_group_norm(self.norm)
+        overlay = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
+        try:
+            pretrained = self._build(pretrained=True, **overlay)
+        except (OSError, RuntimeError, ValueError) as error:
+            where = "from its hub" if file is None else f"from {file}"
+            raise UserError(
+                f"timm's weights of {self.name} cannot be loaded {where} ({_line(error)}): check the network and the "
+                "name, or give a file with backbone.weights=FILE"
+            ) from error
+        config = pretrained.pretrained_cfg
+        if file is None:
+            check_hub_file(config["hf_hub_id"])
+        self.body.load_state_dict(pretrained.state_dict())
+        return tuple(config["mean"]), tuple(config["std"])
+
+    def _build(self, **pretrained: Any) -> Any:
+        try:
+            import timm
+        except ImportError:
+            raise UserError("backbone=timm needs timm: pip install 'maskrcnn_lit[timm]'") from None
+        try:
+            body = timm.create_model(self.name, features_only=True, **self._options, **pretrained)
+        except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+            if pretrained:
+                raise
+            raise UserError(
+                f"timm cannot build backbone.name={self.name} with feature maps ({_line(error)}): timm.list_models() "
+                "has the names"
+            ) from error
+        replace_norms(body, self.norm)
+        return body
+
+    def _parameters_by_stage(self, reductions: list[int]) -> list[list[nn.Parameter]]:
+        """Of the stem and of c2..c5: the stem is what the map at stride 2 depends on, or where there is none (patches
+        of 4 x 4), the first module."""
+        self.body.eval()
+        maps = self.body(torch.zeros(1, 3, SIDE, SIDE))
+        self.body.train()
+        parameters = list(self.body.parameters())
+        stages, seen = [], set[nn.Parameter]()
+        for i in ([reductions.index(2)] if 2 in reductions else []) + self._maps:
+            gradients = torch.autograd.grad(maps[i].sum(), parameters, retain_graph=True, allow_unused=True)
+            used = {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+            stages.append([p for p in parameters if p in used - seen])
+            seen |= used
+        if len(stages) == len(STRIDES):
+            children = list(self.body.named_children())
+            first = children[0][0].split("_")[0]  # stem_0, stem_1: timm joins what it has flattened by "_"
+            stem = {p for name, child in children if name.split("_")[0] == first for p in child.parameters()}
+            stages = [[p for p in stages[0] if p in stem], [p for p in stages[0] if p not in stem], *stages[1:]]
+        return stages
+
+
+def check_hub_file(repository: str) -> None:
+    """The hub's cache names a file by its hash: raise UserError for one that has another."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(repository, name)
+        path = Path(cached).resolve() if isinstance(cached, str) else None
+        if path is not None and re.fullmatch(r"[0-9a-f]{64}", path.name) and file_digest(path, "sha256") != path.name:
+            raise UserError(
+                f"{path} is not the file that was published, its sha256 is another: remove it, then try again"
+            )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

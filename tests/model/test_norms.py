@@ -1,0 +1,77 @@
+import pytest
+import torch
+from torch import nn
+from torchvision.ops.misc import Conv2dNormActivation
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.norms import FrozenBatchNorm, conv, groups, norm_of, replace_norms
+
+
+def trained(channels: int = 6) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps=0.01, momentum=0.3).eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(norm.running_var, 0.1, 3)
+    return norm
+
+
+@pytest.mark.parametrize("kind", ["frozen", "batch", "sync"])
+def test_a_batch_norm_keeps_its_numbers(kind: str):
+    reference, x = trained(), torch.randn(2, 6, 5, 4)
+    made = norm_of(kind, 6, like=reference).eval()
+    assert torch.allclose(made(x), reference(x), atol=1e-6)
+    assert made.eps == 0.01 and getattr(made, "momentum", 0.3) == 0.3
+
+
+def test_a_frozen_norm_does_not_move():
+    made, x = norm_of("frozen", 6, like=trained()).train(), torch.randn(2, 6, 5, 4)
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    assert not list(made.parameters()) and len(before) == 4
+    made(x)
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(256, 32), (64, 32), (48, 16), (24, 8), (40, 8), (16, 8), (6, 2), (7, 1), (2, 1), (1, 1)]
+)
+def test_groups_divide_the_channels_and_have_two_each(channels: int, expected: int):
+    assert groups(channels) == expected
+    assert norm_of("group", channels)(torch.randn(2, channels, 3, 3)).isfinite().all()
+
+
+def test_an_unknown_norm_is_told():
+    with pytest.raises(UserError, match="norm=layer is unknown; choose one of frozen, batch, sync, group"):
+        norm_of("layer", 4)
+
+
+class WithActivation(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: an activation inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(super().forward(x))
+
+
+def test_every_batch_norm_is_replaced_and_its_activation_stays():
+    net = nn.Sequential(Conv2dNormActivation(3, 4), nn.Sequential(WithActivation(4)), nn.LayerNorm([4, 8, 8])).eval()
+    nn.init.normal_(net[1][0].bias)
+    x = torch.randn(2, 3, 8, 8)
+    expected = net(x)
+    replace_norms(net, "frozen")
+    assert sum(type(m) is FrozenBatchNorm for m in net.modules()) == 2
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) and isinstance(net[2], nn.LayerNorm)
+    assert torch.allclose(net(x), expected, atol=1e-6)
+    replace_norms(other := nn.Sequential(nn.BatchNorm2d(4)), "batch", eps=0.5)
+    assert type(other[0]) is nn.BatchNorm2d and other[0].eps == 0.5
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "group", "frozen", "sync"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_convolution_keeps_the_size(size: int, norm: str | None):
+    layer = conv(4, 8, size, norm)
+    assert layer(torch.randn(2, 4, 7, 9)).shape == (2, 8, 7, 9)
+    assert isinstance(layer, nn.Conv2d) is (norm is None)
+    assert (layer if norm is None else layer[0]).bias is None or norm is None
