@@ -14,7 +14,8 @@ from maskrcnn_lit.evaluation.coco_ap import results_table, score_results
 from maskrcnn_lit.evaluation.coco_results import read_results
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
-from maskrcnn_lit.predictor import output_folder, read_checkpoint
+from maskrcnn_lit.predictor import output_folder
+from maskrcnn_lit.pretrained import read
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.progress import ProgressLine
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
@@ -28,7 +29,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         _score_file(config, overrides)
         return
     folder = output_folder(config.run, config.run_dir, "evaluations")
-    trained, categories, state = read_checkpoint(config.run, config.checkpoint)
+    trained, categories, state = read(config.run, config.checkpoint)
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(described)
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error

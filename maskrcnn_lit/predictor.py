@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from maskrcnn_lit.config import build
 from maskrcnn_lit.data.dataset import image_batch
@@ -27,7 +27,7 @@ from maskrcnn_lit.evaluation.coco_ap import to_coco_results
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
-from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, load_plain, model_weights
+from maskrcnn_lit.pretrained import read
 from maskrcnn_lit.training.trainer import resolve_accelerator
 
 
@@ -108,7 +108,8 @@ def load_model(
     """A trained model, ready to predict.
 
     Args:
-        source: a run folder, or a checkpoint of one.
+        source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's Mask R-CNN, or the
+            name of published weights (`pretrained.PUBLISHED`).
         score_threshold: detections below it are left out, 0..1.
         max_detections: an image.
         accelerator: auto, cpu or gpu.
@@ -121,7 +122,7 @@ def load_model(
         raise UserError(f"score_threshold={score_threshold} must be from 0 (all detections) to 1")
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections} must be at least 1")
-    config, categories, state = read_checkpoint(source, checkpoint)
+    config, categories, state = read(source, checkpoint)
     config.model.box_head.max_detections = max_detections
     config.model.box_head.score_threshold = min(score_threshold, config.model.box_head.score_threshold)
     model = build(config.model)
@@ -129,31 +130,6 @@ def load_model(
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
     model = model.to(device=device, memory_format=torch.channels_last).eval()
     return Predictor(model, categories, config, score_threshold)
-
-
-def read_checkpoint(
-    source: str | Path, name: str = "best"
-) -> tuple[DictConfig, tuple[Category, ...], dict[str, torch.Tensor]]:
-    """The run's config, its classes and the weights of the model, from a run folder or a checkpoint file.
-
-    Raises:
-        UserError: there is none, or it is no checkpoint of a run.
-    """
-    path = Path(source)
-    if name not in ("best", "last"):
-        raise UserError(f"checkpoint={name} must be best or last")
-    if not path.exists():
-        raise UserError(f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)")
-    if path.is_dir() and not (path / "config.yaml").is_file() and not (path / "checkpoints").is_dir():
-        raise UserError(f"{path} is no run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote")
-    file = path
-    if path.is_dir():
-        file = (last_checkpoint(path) if name == "last" else None) or best_checkpoint(path)
-    saved = load_plain(file)
-    if not {"config", "categories", "state_dict"} <= saved.keys():
-        raise UserError(f"{path} is no checkpoint of a run: give a run folder, or a file of its checkpoints/")
-    categories = tuple(Category(number, title) for number, title in saved["categories"])
-    return OmegaConf.create(saved["config"]), categories, model_weights(saved)
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:

@@ -30,6 +30,7 @@ from maskrcnn_lit.evaluation.result import (
 )
 from maskrcnn_lit.files import atomic_write, write_json
 from maskrcnn_lit.overrides import typed
+from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.panels import choose, draw_panel
@@ -67,8 +68,14 @@ def run(config: DictConfig, overrides: list[str]) -> None:
             "it out, the data tells it"
         )
     config.model.num_classes = len(data.categories)
+    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
+        if config.model.weights is not None and config.backbone[name] == "auto":
+            config.backbone[name] = value  # as where the backbone alone is pretrained
+    model = build(config.model)
+    if checkpoint is None:
+        data.tell(*start(model, config, data.categories))
     module = DetectionModule(
-        model=build(config.model).to(memory_format=torch.channels_last),
+        model=model.to(memory_format=torch.channels_last),
         optimizer=build(config.optimizer),
         categories=data.categories,
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a dict

@@ -175,7 +175,7 @@ def spoil(trained: Path, file: Path, how: str) -> None:
         ("bomb", "{file} is not loaded, it is damaged or holds more than tensors and plain data"),
         ("classes", "box_head.classes.weight is (6, 256), the model has (7, 256)"),
         ("target", "_target_ 'os.mkdir' in fpn is not allowed"),
-        ("other", "{file} is no checkpoint of a run: give a run folder, or a file of its checkpoints/"),
+        ("other", "which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of a run: give one"),
     ],
 )
 def test_a_checkpoint_that_is_none_of_ours(how, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

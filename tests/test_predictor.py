@@ -14,7 +14,7 @@ from tiny_verbs import SIZE, ground_truth
 from maskrcnn_lit import load_model
 from maskrcnn_lit.data.shapes import NAMES
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.predictor import Detections, Predictor, output_folder, read_checkpoint
+from maskrcnn_lit.predictor import Detections, Predictor, output_folder, read
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -126,13 +126,13 @@ def test_the_best_checkpoint_is_loaded_unless_the_last_is_asked_for(trained: Pat
 def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: Path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").symlink_to(trained / "checkpoints" / "last.ckpt")
-    _, categories, state = read_checkpoint(tmp_path)
+    _, categories, state = read(tmp_path)
     assert [category.name for category in categories] == sorted(NAMES)
     assert "backbone.body.conv1.weight" in state
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
     for name in ("best", "last"):
         with pytest.raises(UserError, match="holds no checkpoint"):
-            read_checkpoint(tmp_path, name)
+            read(tmp_path, name)
 
 
 @pytest.mark.parametrize(

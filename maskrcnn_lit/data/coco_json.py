@@ -15,13 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from maskrcnn_lit.data.categories import Category
 from maskrcnn_lit.data.rasterise import expand_counts
 from maskrcnn_lit.errors import UserError
-
-
-class Category(NamedTuple):
-    id: int  # as in the json
-    name: str
 
 
 class Fault(NamedTuple):

@@ -127,11 +127,9 @@ class CocoDataModule(LightningDataModule):
         self.categories = self.categories or index.categories
         index = index.with_categories(self.categories)
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
-        self._tell(
-            f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})"
-        )
+        self.tell(f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})")
         if index.faults:
-            self._tell(
+            self.tell(
                 "\n  ".join([f"{part}: left out {len(index.faults)} (data.on_bad=skip):", *describe(index.faults)])
             )
         return index
@@ -189,7 +187,7 @@ class CocoDataModule(LightningDataModule):
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=cuda)
         if self.workers == "auto":
-            self._tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
+            self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
         return DataLoader(
             dataset,
             batch_sampler=batches,
@@ -203,9 +201,10 @@ class CocoDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _tell(self, text: str) -> None:
+    def tell(self, *lines: str) -> None:
+        """Print on the first process only."""
         if self._ranks()[0] == 0:
-            print(text, flush=True)
+            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
 
 def _paths(part: str, paths: Mapping[str, str | Path], root: Path) -> tuple[Path, Path]:

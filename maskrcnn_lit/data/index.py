@@ -7,7 +7,7 @@ annotations of an image in that of their boxes: no id has a say, so that any ren
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.data.categories import Category, match_categories
 from maskrcnn_lit.data.coco_json import (
-    Category,
     Fault,
     describe,
     load_json,
@@ -121,16 +121,9 @@ class AnnotationIndex:
     def with_categories(self, categories: Sequence[Category]) -> AnnotationIndex:
         """The same images with labels by the names of the given table (that of training). The result's categories are
         in the order of that table with the ids of this json, as its ground truth and its results need them."""
-        own = {category.name: category for category in self.categories}
-        names = [category.name for category in categories]
-        if own.keys() != set(names):
-            raise UserError(
-                f"the categories of {self.folder} are {_some(own)} and those trained are {_some(names)}: "
-                f"{_difference(set(own), set(names))}; give both jsons the same names"
-            )
-        table = np.array([0] + [names.index(category.name) + 1 for category in self.categories])
-        store = self.store._replace(labels=table[self.store.labels])
-        return replace(self, categories=tuple(own[name] for name in names), store=store)
+        table, labels = match_categories(self.categories, categories, str(self.folder))
+        store = self.store._replace(labels=labels[self.store.labels])
+        return replace(self, categories=table, store=store)
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """A COCO instances dict of these images: original ids, boxes, areas, shapes; annotations in their old order."""
@@ -238,13 +231,3 @@ def _sound_files(index: AnnotationIndex, order: Ints, wanted: int, faults: list[
     # of an image that goes as a whole the annotations are no news: with the size wrong they are bound to look wrong
     faults[:] = [fault for fault in faults if fault.image not in bad] + list(bad.values())
     return np.array(sound, np.int64)
-
-
-def _difference(own: set[str], trained: set[str]) -> str:
-    parts = [("only here", own - trained), ("only there", trained - own)]
-    return ", ".join(f"{where} {_some(names)}" for where, names in parts if names)
-
-
-def _some(names: Iterable[str], most: int = 12) -> str:
-    first, rest = sorted(names)[:most], sorted(names)[most:]
-    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
