@@ -21,7 +21,6 @@ from maskrcnn_lit.training.optimizer import parameter_groups
 CONF = Path(__file__).resolve().parent.parent / "conf" / "backbone"
 CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
 NORMS = {"frozen": FrozenBatchNorm, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": nn.GroupNorm}
-SMALL = ("resnet18", "mobilenet_v3_small", "convnext_tiny", "regnet_y_400mf", "shufflenet_v2", "timm")  # a family each
 IMAGES = (2, 3, 64, 96)
 
 
@@ -75,7 +74,7 @@ def test_the_maps_are_those_inside_of_the_classifier(choice: str):
 
 
 @pytest.mark.parametrize("freeze_at", range(6))
-@pytest.mark.parametrize("choice", SMALL)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_freezing(choice: str, freeze_at: int):
     """No gradient flows into what is frozen, its statistics stay, and the optimizer does not hold it."""
     built = backbone(choice, freeze_at=freeze_at, norm="batch").train()
@@ -102,7 +101,7 @@ def test_freezing(choice: str, freeze_at: int):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("choice", SMALL)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_norms(choice: str, norm: str):
     built = backbone(choice, norm=norm).train()
     batch = sum(isinstance(m, nn.BatchNorm2d) for m in backbone(choice, norm="batch").modules())
@@ -111,20 +110,20 @@ def test_norms(choice: str, norm: str):
     assert all(m.isfinite().all() for m in built(torch.randn(IMAGES)))
 
 
-@pytest.mark.parametrize("choice", SMALL)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_channels_last_and_bfloat16(choice: str):
     built, images = backbone(choice).eval(), torch.randn(IMAGES)
     with torch.no_grad():
         expected = built(images)
         built = built.to(memory_format=torch.channels_last)
         for ours, theirs in zip(built(images.to(memory_format=torch.channels_last)), expected, strict=True):
-            assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+            assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             for ours, theirs in zip(built(images), expected, strict=True):
                 assert (ours.float() - theirs).abs().mean() < 0.05 * theirs.abs().mean() + 1e-3
 
 
-@pytest.mark.parametrize("choice", SMALL)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_the_features_are_exported(choice: str):
     built, images = (
         backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
