@@ -11,25 +11,29 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.norms import NORMS, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 SIDE = 64  # of the dummy image
+RANDOM = (StochasticDepth, nn.Dropout, nn.Dropout2d)  # what these drop the second time is something else
 
 
 class Stages(nn.ModuleDict):
     """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer at its stride.
 
-    `strides` has each layer's; those at stride 8 are computed again in the backward pass with `recompute`.
+    `strides` has each layer's; those at stride 8 are computed again in the backward pass with `recompute`, unless
+    they drop something at random.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool) -> None:
         super().__init__(layers)
         self.strides = dict(zip(layers, strides, strict=True))
         self._last = {max(n for n, s in enumerate(strides) if s == stride) for stride in STRIDES}
-        self._again = {name for name, stride in self.strides.items() if stride == 8 and recompute}
+        again = {name for name, stride in self.strides.items() if stride == 8 and recompute}
+        self._again = {name for name in again if not any(isinstance(m, RANDOM) for m in layers[name].modules())}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -57,7 +61,8 @@ class Backbone(nn.Module):
         freeze_at: how many stages get no gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all;
             or auto: 2 with pretrained weights, 0 from scratch.
         recompute: in the backward pass compute c3's stage, whose maps are the largest that are trained after c2's,
-            again instead of keeping them. Not with norm=batch or sync, whose statistics would see each batch twice.
+            again instead of keeping them. Not with norm=batch or sync, whose statistics would see each batch twice, and
+            not where layers are dropped at random (EfficientNet, ConvNeXt), which would be others the second time.
         weights: what `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
             (IMAGENET1K_V2), or a file; None or "none" leaves it random.
         layers: paths of its layers in their order, where they are not simply its children or those of `features`.

@@ -109,6 +109,21 @@ def test_computing_again_gives_identical_gradients(norm: str):
         assert first.grad is None or torch.equal(first.grad, second.grad), name
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"])
+def test_what_is_dropped_at_random_is_not_computed_again(name: str):
+    """Other layers would be dropped the second time: the same seed gives the same gradients either way."""
+    kept, again = (backbone(name, norm="frozen", recompute=recompute) for recompute in (False, True))
+    again.load_state_dict(kept.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    for seed in range(3):
+        for built in (kept, again):
+            built.zero_grad()
+            torch.manual_seed(seed)
+            sum(m.square().mean() for m in built(images)).backward()
+        for first, second in zip(kept.parameters(), again.parameters(), strict=True):
+            assert torch.allclose(first.grad, second.grad)
+
+
 def test_batch_norm_sees_each_batch_once():
     built = backbone(recompute=True)
     sum(m.mean() for m in built(torch.randn(2, 3, 64, 64))).backward()
