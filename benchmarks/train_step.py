@@ -134,16 +134,17 @@ def read_peak(device: Any) -> int:
 def real_batch(arguments: argparse.Namespace) -> Any:
     """The images of `--coco` with the most objects up to 20, without crowds, resized: a batch of the contract."""
     from maskrcnn_lit.data.datamodule import CocoDataModule
+    from maskrcnn_lit.data.dataset import collate
 
     part = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
     data = CocoDataModule(name="coco", root=arguments.coco, train=part, val=part, image_size=tuple(arguments.size))
     data.setup("validate")
     dataset = data.val_dataset
-    landscape = [i for i in range(len(dataset)) if dataset.index.heights[i] < dataset.index.widths[i]]
+    landscape = [i for i in range(len(dataset)) if dataset.index.size(i)[0] < dataset.index.size(i)[1]]
     objects = {i: len(dataset.index.annotations(i)["labels"]) for i in landscape}
     crowds = {i: bool(dataset.index.annotations(i)["crowd"].any()) for i in landscape}
     chosen = sorted((i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i])
-    return data.collate([dataset[0, i] for i in chosen[: arguments.batch]])
+    return collate([dataset[0, i] for i in chosen[: arguments.batch]])
 
 
 def ours(batch: Any, device: Any) -> tuple[Any, list[Any]]:

@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 
+def default_cache() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/maskrcnn_lit, ~/.cache/maskrcnn_lit."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "maskrcnn_lit"
+
+
 def atomic_write(path: Path, data: bytes | str) -> None:
     """Write `data` to `path`: to a temporary file in the same folder, flushed to the disk, then renamed over it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import build, load_run_config
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.errors import UserError, check_whole
@@ -203,7 +204,7 @@ def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
     module.model.eval()
     panels = []
     for position in positions:
-        batch = data.collate([data.val_dataset[0, position]])
+        batch = collate([data.val_dataset[0, position]])
         output = module.model({key: value.to(module.device) for key, value in batch.items()})
         panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
     return grid(panels, columns=2)

@@ -1,10 +1,16 @@
 """Fixtures for every test: where the real data lies, one thread a process, a seed."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
+# What the data keeps for the next time goes into a folder of this process of the tests, and of those that it starts.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="maskrcnn_lit_tests_")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it: threads that spin starve other processes
 
 import torch

@@ -10,7 +10,8 @@ Letters: B images, G padded instances, M mask crop side, H W the padded image, K
 | original_sizes | B 2 int64       | height, width of the image as the json describes it                            |
 | image_ids      | B int64         | as in the json                                                                 |
 | readable       | B bool          | False: the file could not be decoded and `data.on_bad=skip`: a black image     |
-|                |                 | under one crowd region, which no loss looks at and no metric counts            |
+|                |                 | under one crowd region, which no loss looks at and no metric counts. So is a   |
+|                |                 | slot that fills up a batch, with the image id BLANK_ID                         |
 | boxes          | B G 4 float32   | x1 y1 x2 y2 in pixels of `images`; 0 <= x1 < x2 <= width; zeros where padded   |
 | labels         | B G int64       | 1..K contiguous; 0 = padding                                                   |
 | valid          | B G bool        | the slot holds an object                                                       |
@@ -26,6 +27,8 @@ import torch
 from torch import Tensor
 
 Batch = dict[str, Tensor]
+
+BLANK_ID = -(2**63)  # the image id of a slot that only fills the batch; no json can have it
 
 IMAGE_KEYS = ("images", "image_sizes", "scales", "original_sizes", "image_ids", "readable")
 TARGET_KEYS = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")

@@ -6,17 +6,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningDataModule
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.coco_json import describe
+from maskrcnn_lit.data.categories import Category
 from maskrcnn_lit.data.dataset import CocoDataset, Sample, collate
-from maskrcnn_lit.data.index import AnnotationIndex, Category, How, OnBad, read_index
+from maskrcnn_lit.data.faults import describe
+from maskrcnn_lit.data.index import AnnotationIndex, How, OnBad, read_index
+from maskrcnn_lit.data.padding import Shape, chains, padded_shapes, padding
+from maskrcnn_lit.data.resized import choose_resized
 from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
-from maskrcnn_lit.data.transforms import read_augment, read_image_size
+from maskrcnn_lit.data.source import join
+from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.files import default_cache
+
+Ints = NDArray[np.int64]
 
 
 class CocoDataModule(LightningDataModule):
@@ -25,8 +33,9 @@ class CocoDataModule(LightningDataModule):
 
     Args:
         name: what reports call the data set.
-        train, val: {"images": folder, "annotations": json}; relative paths start from `root`.
-        root: a folder, or None for the working directory.
+        train, val: {"images": folder, "annotations": json}; relative paths start from `root`. source.py says what else
+            they may be: official zips, URLs.
+        root: a folder or a URL, or None for the working directory.
         image_ids: of both parts only the images with these ids; None: all.
         train_images, val_images, subset: see `AnnotationIndex.subset`; None: all.
         image_size: side of a square, or (short, long).
@@ -36,6 +45,9 @@ class CocoDataModule(LightningDataModule):
         seed: of order, augmentation and subsets.
         augment: plain numbers, see `transforms.Augment`; for training images only.
         mask_size: M.
+        image_cache: auto, on or off: see `choose_resized`.
+        cache_dir, cache_gb: where what can be made again is kept (None: the user's cache), and the most that copies of
+            images may take.
         prepare: called without arguments in `prepare_data`, on one process, before anything is read: it writes or
             fetches the data and returns at once where they are there already.
 
@@ -65,12 +77,15 @@ class CocoDataModule(LightningDataModule):
         seed: int = 0,
         augment: Mapping[str, Any] | None = None,
         mask_size: int = 112,
+        image_cache: str = "auto",
+        cache_dir: str | Path | None = None,
+        cache_gb: float = 50.0,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name  # LightningDataModule has one that may be None
         self.seed, self.subset, self.prepare = seed, subset, prepare
-        self._paths = {part: _paths(part, paths, Path(root or ".")) for part, paths in (("train", train), ("val", val))}
+        self._paths = {part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))}
         self.image_ids = image_ids
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
@@ -79,7 +94,8 @@ class CocoDataModule(LightningDataModule):
         for name, count in {"data__train_images": train_images, "data__val_images": val_images}.items():
             if count is not None:
                 check_whole(1, **{name: count})
-        self.batch_size, self.workers = batch_size, workers
+        self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
+        self.cache, self.cache_gb = Path(cache_dir).expanduser() if cache_dir else default_cache(), cache_gb
         self.categories: tuple[Category, ...] = ()  # none yet
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
@@ -98,18 +114,8 @@ class CocoDataModule(LightningDataModule):
         """Read what is not read yet: both jsons for "fit" or None, else the validation json alone."""
         if stage in ("fit", None) and self.train_index is None:
             self.train_index = self._read("train")
-            self._check_enough(len(self.train_index))
         if self.val_index is None:
             self.val_index = self._read("val")
-
-    def _check_enough(self, images: int) -> None:
-        processes = self._ranks()[1]  # known once there is a trainer
-        if images < self.batch_size * processes:
-            advice = f"set data.batch_size={images // processes}" if images >= processes else "use fewer processes"
-            raise UserError(
-                f"training images: {images}, which do not fill one batch of {self.batch_size * processes} "
-                f"(data.batch_size={self.batch_size}, processes: {processes}): {advice}"
-            )
 
     def _read(self, part: str) -> AnnotationIndex:
         annotations, images = self._paths[part]
@@ -123,6 +129,8 @@ class CocoDataModule(LightningDataModule):
             take=count,
             how=self.subset,
             seed=self.seed,
+            cache=self.cache,
+            cache_gb=self.cache_gb,
         )
         self.categories = self.categories or index.categories
         index = index.with_categories(self.categories)
@@ -145,22 +153,25 @@ class CocoDataModule(LightningDataModule):
     def _dataset(self, index: AnnotationIndex | None, training: bool) -> CocoDataset:
         if index is None:
             raise RuntimeError("call setup() first")
+        augment = self.augment if training else None
+        resized, told = choose_resized(self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb)
+        if told and training:
+            self.tell(told)
         return CocoDataset(
             index=index,
             image_size=self.image_size,
-            augment=self.augment if training else None,
+            augment=augment,
             mask_size=self.mask_size,
             on_bad=self.on_bad,
             seed=self.seed,
+            resized=resized,
+            cache=self.cache,
         )
 
     def subset_ids(self) -> dict[str, list[int]]:
         """The ids of the images in use, by part."""
         indices = {"train": self.train_index, "val": self.val_index}
         return {part: index.image_ids.tolist() for part, index in indices.items() if index is not None}
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        return collate(samples, self.image_size)
 
     def resume(self, epoch: int, batch: int) -> None:
         """Go on in `epoch` after its first `batch` batches (of each process): before or after the loader is made, but
@@ -171,19 +182,28 @@ class CocoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         dataset = self.train_dataset
-        self._check_enough(len(dataset))
         rank, world_size = self._ranks()
+        groups, shapes = self._shapes("train", dataset.index)
         self._batches = EpochBatches(
-            images=len(dataset), batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+            chains=groups, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size
         )
         self._batches.resume(*self._resume_at)
-        return self._loader(dataset, self._batches)
+        return self._loader(dataset, self._batches, shapes)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         dataset = self.val_dataset
-        return self._loader(dataset, validation_batches(len(dataset), self.batch_size, *self._ranks()))
+        groups, shapes = self._shapes("val", dataset.index)
+        return self._loader(dataset, validation_batches(groups, self.batch_size, *self._ranks()), shapes)
 
-    def _loader(self, dataset: CocoDataset, batches: Any) -> DataLoader[Sample]:
+    def _shapes(self, part: str, index: AnnotationIndex) -> tuple[list[list[Ints]], list[list[Shape]]]:
+        """The images that share a padded size, and these sizes."""
+        sizes = fitted_sizes(index.sizes, self.image_size)
+        shapes = padded_shapes(sizes, self.image_size)
+        names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
+        self.tell(f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have")
+        return chains(sizes, shapes), shapes
+
+    def _loader(self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]) -> DataLoader[Sample]:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=cuda)
         if self.workers == "auto":
@@ -192,7 +212,7 @@ class CocoDataModule(LightningDataModule):
             dataset,
             batch_sampler=batches,
             num_workers=workers,  # in each torch itself keeps to one thread
-            collate_fn=partial(collate, image_size=self.image_size),
+            collate_fn=partial(collate, shapes=[shape for chain in shapes for shape in chain]),
             pin_memory=cuda,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else every epoch draws from the global one, and a resumed run differs
@@ -207,12 +227,12 @@ class CocoDataModule(LightningDataModule):
             print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
 
-def _paths(part: str, paths: Mapping[str, str | Path], root: Path) -> tuple[Path, Path]:
+def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:
     """The json and the folder of the images."""
     for key, what in (("annotations", "a COCO json"), ("images", "the folder of its images")):
         if not paths.get(key):
             raise UserError(f"data.{part}.{key} is missing: give {what}")
-    return root / paths["annotations"], root / paths["images"]
+    return join(root, str(paths["annotations"])), join(root, str(paths["images"]))
 
 
 def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:

@@ -5,17 +5,22 @@ Letters: B images, G padded instances, N instances of one image, M mask crop sid
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.batch import BLANK_ID, TARGET_KEYS, Batch
+from maskrcnn_lit.data.crops import MaskCrops
 from maskrcnn_lit.data.image import UnreadableImageError, decode
 from maskrcnn_lit.data.index import AnnotationIndex, OnBad
-from maskrcnn_lit.data.rasterise import mask_crops, visible_boxes
+from maskrcnn_lit.data.padding import Shape
+from maskrcnn_lit.data.rasterise import visible_boxes
+from maskrcnn_lit.data.resized import ResizedImages
+from maskrcnn_lit.data.sampling import BLANK, Key
 from maskrcnn_lit.data.transforms import (
     Augment,
     ImageSize,
@@ -24,11 +29,14 @@ from maskrcnn_lit.data.transforms import (
     draw_view,
     map_boxes,
     resample,
+    whole_view,
 )
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.files import default_cache
 
 Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
 _SLOTS = (8, 16, 32)  # G; beyond it doubles
+_BLANK_SIDE = 32
 _log = logging.getLogger(__name__)
 
 
@@ -43,9 +51,14 @@ class BadImageError(UserError):
 class CocoDataset(Dataset[Sample]):
     """Samples of an index. A key is (epoch, position) and gives the same sample in whatever process and order.
 
-    `augment` None: the whole image, resized (validation). An image that cannot be decoded is a UserError, or with
-    `on_bad="skip"` a black one under a crowd region, with `readable` False (the loader has to fill its slot: batches
-    of another size would be other training).
+    Args:
+        augment: None: the whole image, resized (validation).
+        on_bad: an image that cannot be decoded is a UserError, or with "skip" a black one under a crowd region, with
+            `readable` False (the loader has to fill its slot: batches of another size would be other training).
+        resized: where resized images are kept, if they are.
+        cache: where mask crops are kept; None: the user's cache.
+
+    The position BLANK gives what fills a batch: such a black image, of a size that fits everywhere.
     """
 
     def __init__(
@@ -57,15 +70,20 @@ class CocoDataset(Dataset[Sample]):
         mask_size: int = 112,
         on_bad: OnBad = "error",
         seed: int = 0,
+        resized: ResizedImages | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.index, self.image_size, self.augment = index, image_size, augment
-        self.mask_size, self.on_bad, self.seed = mask_size, on_bad, seed
+        self.mask_size, self.on_bad, self.seed, self.resized = mask_size, on_bad, seed, resized
+        self._crops = MaskCrops(index, mask_size, cache or default_cache())
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __getitem__(self, key: Key) -> Sample:
         epoch, i = key
+        if i == BLANK:
+            return _blank(self.mask_size)
         rng = np.random.default_rng((self.seed, epoch, i))
         view = draw_view(*self.index.size(i), self.image_size, self.augment, rng)
         image = self._image(i, view)
@@ -78,17 +96,31 @@ class CocoDataset(Dataset[Sample]):
         return sample | (self._targets(i, view) if readable else _hidden(view.size, self.mask_size))
 
     def _image(self, i: int, view: View) -> Tensor | None:
-        path, size = self.index.path(i), self.index.size(i)
+        if self.resized is None:
+            return self._decoded(i, view)
+        pixels = self.resized.get(i)
+        if pixels is None:
+            whole = self._decoded(i, whole_view(*self.index.size(i), self.image_size))
+            if whole is None:
+                return None
+            pixels = whole.permute(1, 2, 0).numpy()
+            self.resized.put(i, pixels)
+        height, width, _ = pixels.shape
+        return resample(pixels, 1, view._replace(window=(0, 0, height, width)))
+
+    def _decoded(self, i: int, view: View) -> Tensor | None:
+        size = self.index.size(i)
         whole = (size[0] * view.size[0] / view.window[2], size[1] * view.size[1] / view.window[3])
         try:
-            pixels, factor = decode(path.read_bytes(), size, whole)
+            pixels, factor = decode(self.index.read(i), size, whole)
         except (OSError, UnreadableImageError) as error:
+            where = self.index.where(i)
             if self.on_bad == "error":
                 raise BadImageError(
-                    f"{path} cannot be decoded ({error}): mend or remove the file, or go on without its pixels with "
+                    f"{where} cannot be decoded ({error}): mend or remove the file, or go on without its pixels with "
                     "data.on_bad=skip"
                 ) from error
-            _log.warning("%s cannot be decoded (%s): it counts for nothing (data.on_bad=skip)", path, error)
+            _log.warning("%s cannot be decoded (%s): it counts for nothing (data.on_bad=skip)", where, error)
             return None
         return resample(pixels, factor, view)
 
@@ -99,19 +131,18 @@ class CocoDataset(Dataset[Sample]):
         height, width = view.size
         uncut = map_boxes(annotations["boxes"], view.matrix)
         cut = uncut.clip(0, [width, height, width, height])
-        keep = np.flatnonzero((cut[:, 2:] - cut[:, :2] >= 1).all(1))
-        outlines = [self.index.outline(i, int(j)) for j in keep]
-        crops = mask_crops(outlines, uncut[keep], view.matrix, self.index.size(i), self.mask_size)
-        boxes = visible_boxes(crops, uncut[keep], cut[keep])
+        crops = self._crops.of(i, annotations["boxes"])
+        crops = crops[:, :, ::-1] if view.flip else crops
+        boxes = visible_boxes(crops, uncut, cut)
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & crops.any((1, 2)))
-        crowd = annotations["crowd"][keep][seen]
+        crowd = annotations["crowd"][seen]
         return {
             "boxes": torch.from_numpy(boxes[seen].astype(np.float32)),
-            "labels": torch.from_numpy(annotations["labels"][keep][seen].astype(np.int64)),
+            "labels": torch.from_numpy(annotations["labels"][seen]),
             "valid": torch.from_numpy(~crowd),
             "crowd": torch.from_numpy(crowd),
             "masks": torch.from_numpy(crops[seen]),
-            "mask_boxes": torch.from_numpy(uncut[keep][seen].astype(np.float32)),
+            "mask_boxes": torch.from_numpy(uncut[seen].astype(np.float32)),
         }
 
 
@@ -139,26 +170,43 @@ def _hidden(size: tuple[int, int], side: int) -> Sample:
     }
 
 
-def collate(samples: Sequence[Sample], image_size: ImageSize) -> Batch:
-    """Samples as one batch, padded with zeros: images to the square, or to the largest height and width in the batch
-    rounded up to 32; objects to 8, 16, 32, 64, ... slots. So there are few shapes."""
-    batch: Batch = {}
-    if isinstance(image_size, int):
-        height = width = image_size
+def _blank(side: int) -> Sample:
+    view = whole_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
+    image = torch.zeros(3, *view.size, dtype=torch.uint8)
+    return _describe(image, view.size, BLANK_ID, view, readable=False) | _hidden(view.size, side)
+
+
+def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) -> Batch:
+    """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32, 64, ... slots,
+    images to the smallest of `shapes` that holds them all (None: to their largest height and width, rounded up to 32).
+    """
+    height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
+    if shapes is None:
+        height, width = -(-height // 32) * 32, -(-width // 32) * 32
     else:
-        height, width = (-(-max(s["images"].shape[d] for s in samples) // 32) * 32 for d in (1, 2))
+        height, width = min((s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1])
     most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
     slots = next((n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0])
+    batch: Batch = {}
     for key, first in samples[0].items():
         shape = list(first.shape)
         if key == "images":
             shape = [3, height, width]
-        elif key in ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes"):
+        elif key in TARGET_KEYS:
             shape[0] = slots
-        batch[key] = torch.zeros([len(samples), *shape], dtype=first.dtype)
+        batch[key] = _zeros([len(samples), *shape], first.dtype)
         for row, sample in zip(batch[key], (s[key] for s in samples), strict=True):
             row[tuple(slice(n) for n in sample.shape)] = sample
     return batch
+
+
+def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:
+    """In a loader process in memory that the training process shares, as torch's own collate has it: else the batch
+    would be copied once more on its way."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)  # the system gives zeros
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
 
 
 def image_batch(images: Sequence[NDArray[np.uint8]], image_ids: Sequence[int], image_size: ImageSize) -> Batch:
@@ -166,6 +214,7 @@ def image_batch(images: Sequence[NDArray[np.uint8]], image_ids: Sequence[int], i
     samples = []
     for image, image_id in zip(images, image_ids, strict=True):
         size = (image.shape[0], image.shape[1])
-        view = draw_view(*size, image_size, None, np.random.default_rng(0))
+        view = whole_view(*size, image_size)
         samples.append(_describe(resample(np.array(image), 1, view), size, image_id, view))
-    return collate(samples, image_size)
+    side = None if isinstance(image_size, tuple) else [(image_size, image_size)]
+    return collate(samples, side)

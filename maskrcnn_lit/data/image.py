@@ -39,12 +39,12 @@ def safe_path(folder: Path, name: str) -> Path | None:
     return folder / name
 
 
-def file_fault(path: Path, height: int, width: int) -> tuple[str, str] | None:
+def file_fault(file: Path | io.BytesIO, height: int, width: int) -> tuple[str, str] | None:
     """What is wrong with the image file as far as its header tells: (kind, what), or None if it is sound."""
     try:
-        if path.stat().st_size == 0:
+        if (file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())) == 0:
             return "empty file", "0 bytes"
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             # the first test spares the look for EXIF, which in a PNG decodes all its pixels
             if image.size == (width, height) or _orientation(image, (height, width)) is not None:
                 return None

@@ -1,7 +1,7 @@
 """Polygons and run lengths to mask crops of M x M pixels, without a mask of the whole image.
 
-A crop covers a box of the training image. Everything is asked at pixel centres, as pycocotools does: a crop of the size
-of its box in pixels is the part of pycocotools' mask there, up to the 1/5 pixel to which it rounds polygon points.
+A crop covers a box of the image. Everything is asked at pixel centres, as pycocotools does: a crop of the size of its
+box in pixels is the part of pycocotools' mask there, up to the 1/5 pixel to which it rounds polygon points.
 
 Letters: N instances, P points, M mask crop side.
 """
@@ -20,22 +20,19 @@ Outline = Sequence[NDArray[np.float64]] | NDArray[np.uint32]
 def mask_crops(
     outlines: Sequence[Outline],
     boxes: NDArray[np.float64],
-    to_image: NDArray[np.float64],
     size: tuple[int, int],
     side: int,
 ) -> NDArray[np.uint8]:
     """N M M masks, 0 or 1.
 
     Args:
-        outlines: of N instances, in the pixels of the file.
-        boxes: N 4, x1 y1 x2 y2 in the pixels of the training image: what the crops cover.
-        to_image: 2 3, the map from the file's pixels to the training image's; it keeps the axes (no rotation).
-        size: height, width of the file's image.
+        outlines: of N instances.
+        boxes: N 4, x1 y1 x2 y2: what the crops cover.
+        size: height, width of the image.
         side: M.
     """
-    stretch = side / (boxes[:, 2:] - boxes[:, :2])  # N 2
-    scales = stretch * to_image.diagonal()  # the two maps as one: file -> training image -> crop
-    shifts = stretch * (to_image[:, 2] - boxes[:, :2])
+    scales = side / (boxes[:, 2:] - boxes[:, :2])  # N 2
+    shifts = -scales * boxes[:, :2]
     crops = np.zeros((len(outlines), side, side), np.uint8)
     parts: list[NDArray[np.float64]] = []
     owners: list[int] = []

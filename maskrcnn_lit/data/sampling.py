@@ -1,38 +1,66 @@
-"""Which images a training batch holds: a function of seed, epoch and batch number alone."""
+"""Which images a batch holds: a function of seed, epoch and batch number alone, whatever the loader processes.
 
-from collections.abc import Iterator
+Images come in chains (`padding.chains`): groups of one padded size, of which each may also be padded to a later one of
+its chain. A batch takes its images from one group, or what is left over of the groups before.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+Ints = NDArray[np.int64]
+Key = tuple[int, int]  # epoch, position
+BLANK = -1  # the position of a slot without an image: no loss looks at it and no metric counts it
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The batches of one rank: lists of (epoch, position), each image at most once an epoch over all ranks.
 
-    The order is drawn from (seed, epoch), so it depends neither on the workers nor on the past. What does not fill a
-    batch on every rank is left out of that epoch (other images in each). The epoch travels with the positions, as
-    loader processes that live on would not hear of a new one.
+class EpochBatches(Sampler[list[Key]]):
+    """The batches of one rank: lists of (epoch, position), each image exactly once an epoch over all ranks.
+
+    The order is drawn from (seed, epoch), so it depends neither on the workers nor on the past. In each step all ranks
+    have images of one group. What is left over of a group goes to the next of its chain; the last batch of a chain is
+    filled with BLANK. The epoch travels with the positions, as loader processes that live on would not hear of a new
+    one.
     """
 
-    def __init__(self, *, images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        if images < batch_size * world_size:
-            raise ValueError(f"{images} images do not fill {world_size} batches of {batch_size}")
-        self.images, self.batch_size, self.seed = images, batch_size, seed
+    def __init__(
+        self, *, chains: Sequence[Sequence[Ints]], batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.chains, self.batch_size, self.seed = chains, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self._resumed = (0, 0)  # epoch, batches of it that are done
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also where `resume` has skipped some: what Lightning counts against."""
-        return self.images // (self.batch_size * self.world_size)
+        together = self.batch_size * self.world_size
+        return sum(-(-sum(map(len, chain)) // together) for chain in self.chains)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.images)
-        batches = order[: len(self) * self.world_size * self.batch_size].reshape(len(self), self.world_size, -1)
+        rng = np.random.default_rng((self.seed, epoch))
+        together = self.batch_size * self.world_size
+        whole = [self._cut([rng.permutation(group) for group in chain], together) for chain in self.chains]
+        batches = np.concatenate(whole)  # batches of all ranks, their images side by side
+        if sum(map(len, self.chains)) > 1:
+            batches = rng.permutation(batches)
         done = self._resumed[1] if epoch == self._resumed[0] else 0
-        for batch in batches[done:, self.rank]:
+        for batch in batches[done:, self.rank :: self.world_size]:
             yield [(epoch, position) for position in batch.tolist()]
+
+    @staticmethod
+    def _cut(groups: list[Ints], size: int) -> Ints:
+        """Batches x size."""
+        batches, rest = [], groups[0][:0]
+        for group in groups:
+            rest = np.concatenate([rest, group])
+            full = len(rest) // size * size
+            batches.append(rest[:full])
+            rest = rest[full:]
+        if len(rest):
+            batches += [rest, np.full(size - len(rest), BLANK)]
+        return np.concatenate(batches).reshape(-1, size)
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls it before every epoch, but after the first iterator is made: hence `resume` sets it too."""
@@ -50,7 +78,15 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         return self
 
 
-def validation_batches(images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
-    """One rank's share of all images, in order, none twice; ranks may differ by one image, and have none."""
-    own = [(0, position) for position in range(rank, images, world_size)]
-    return [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+def validation_batches(
+    chains: Sequence[Sequence[Ints]], batch_size: int, rank: int = 0, world_size: int = 1
+) -> list[list[Key]]:
+    """One rank's share of all images, none twice, from small to large shapes; the last batch of a chain is filled with
+    BLANK. Ranks may differ by one image a chain, and have none."""
+    batches = []
+    for k, chain in enumerate(chains):
+        own = np.concatenate(chain)[(rank + k) % world_size :: world_size].tolist()  # not all ones more to one rank
+        for start in range(0, len(own), batch_size):
+            part = own[start : start + batch_size]
+            batches.append([(0, position) for position in part + [BLANK] * (batch_size - len(part))])
+    return batches

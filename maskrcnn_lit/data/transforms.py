@@ -75,15 +75,20 @@ def read_image_size(value: int | Sequence[int]) -> ImageSize:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def fit(height: float, width: float, image_size: ImageSize) -> float:
-    """The factor that resizes an image as large as `image_size` allows, its aspect ratio kept.
+def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:
+    """The factors (...) that resize images of `sizes` (... 2) as large as `image_size` allows, aspect ratios kept.
 
     (short, long): Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long one came out too long.
     """
     if isinstance(image_size, int):
-        return image_size / max(height, width)
+        return image_size / sizes.max(-1)
     short, long = image_size
-    return min(short / min(height, width), long / max(height, width))
+    return np.minimum(short / sizes.min(-1), long / sizes.max(-1))
+
+
+def fitted_sizes(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.int64]:
+    """... 2: height, width of whole images of `sizes` once resized. Training images are never larger."""
+    return np.maximum(np.rint(sizes * fit(sizes, image_size)[..., None]), 1).astype(np.int64)
 
 
 def draw_view(
@@ -91,23 +96,31 @@ def draw_view(
 ) -> View:
     """Draw crop, scale and flip for an image of this size; `augment` None: the whole image, fitted.
 
-    A random crop is resized as an image of its size would be. Then the scale factor; what thereby grows beyond the size
-    without it (or beyond the square) is cut, at a random place. Always the same count of random numbers.
+    A random crop is resized as an image of its size would be, if it then fits into what the whole image would take (or
+    into the square), else to fit in. Then the scale factor; what thereby grows beyond that room is cut, at a random
+    place. Always the same count of random numbers.
     """
     augment = augment or Augment()
     draws = rng.random(6)
     whole = np.array([height, width])
     shown = np.maximum(np.rint(whole * (augment.crop + (1 - augment.crop) * draws[:2])), 1)
-    best = fit(shown[0], shown[1], image_size)
+    room = np.full(2, image_size) if isinstance(image_size, int) else fitted_sizes(whole, image_size)
+    best = fit(shown, image_size)
+    if augment.crop < 1:
+        best = min(best, *(room / shown))
     low, high = augment.scale
     factor = best * (low + (high - low) * draws[2])
-    room = np.full(2, image_size) if isinstance(image_size, int) else np.rint(shown * best)
     shown = np.minimum(shown, np.maximum(np.floor(room / factor + 1e-6), 1))
     size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
     start = (whole - shown) * draws[3:5] // _GRID * _GRID
     flip = bool(draws[5] < augment.flip)
     (y, x), (tall, wide), (h, w) = start.astype(int).tolist(), shown.astype(int).tolist(), size.astype(int).tolist()
     return View((y, x, tall, wide), (h, w), flip, _matrix((y, x, tall, wide), (h, w), flip))
+
+
+def whole_view(height: int, width: int, image_size: ImageSize) -> View:
+    """The whole image, fitted: of validation and prediction."""
+    return draw_view(height, width, image_size, None, np.random.default_rng(0))
 
 
 def _matrix(window: tuple[int, int, int, int], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:

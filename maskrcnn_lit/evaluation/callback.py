@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
-from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, DetectionCollector, score_results
 from maskrcnn_lit.evaluation.coco_results import write_results
 from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
@@ -58,7 +58,10 @@ class CocoEvaluation(Callback):
         output: Output = outputs
         if output.detections is None:
             raise ValueError("validation_step returned no detections; the model must be in evaluation mode")
-        self._collector.add(to_original(output.detections, batch), batch["readable"].tolist())
+        found = zip(to_original(output.detections, batch), batch["readable"].tolist(), strict=True)
+        for entry, readable in found:
+            if entry["image_id"] != BLANK_ID:
+                self._collector.add([entry], [readable])
         if output.box_labels is not None:
             self._roi_accuracy.update(output.box_labels, batch)
         self._seconds += time.perf_counter() - started
