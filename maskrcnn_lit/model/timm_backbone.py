@@ -46,9 +46,15 @@ class TimmBackbone(nn.Module):
             )
         self._maps = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]  # the last at each
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
-        if frozen:
-            freeze(self._parameters_by_stage(reductions)[:frozen])
-        self.channels, self.strides = measure(self)
+        try:
+            if frozen:
+                freeze(self._parameters_by_stage(reductions)[:frozen])
+            self.channels, self.strides = measure(self)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            raise UserError(
+                f"backbone {name} does not take an image of {SIDE} x {SIDE} ({_line(error)}), and a detector's are of "
+                "any size: try 'backbone.options={strict_img_size: false}', or choose another timm model"
+            ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""

@@ -74,6 +74,17 @@ def test_norms(norm: str, kind: type[nn.Module]):
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("freeze_at", [0, 2])
+def test_a_model_of_one_image_size_is_told_with_what_to_try(freeze_at: int):
+    with pytest.raises(UserError) as error:
+        backbone("swin_tiny_patch4_window7_224", freeze_at=freeze_at)
+    assert str(error.value) == (
+        "backbone swin_tiny_patch4_window7_224 does not take an image of 64 x 64 (Input height (64) doesn't match model "
+        "(224).), and a detector's are of any size: try 'backbone.options={strict_img_size: false}', or choose another "
+        "timm model"
+    )
+
+
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
 def test_weights_from_a_file(tmp_path: Path, norm: str):
     whole = timm.create_model("test_resnet").eval()
