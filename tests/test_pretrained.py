@@ -4,6 +4,7 @@ import argparse
 import functools
 import hashlib
 import io
+import itertools
 import os
 import pickle
 import shutil
@@ -414,8 +415,8 @@ def classifier() -> State:
 
 
 def test_nothing_is_told_of_a_model_from_scratch():
-    for weights_option in ("none", "null"):
-        assert begun(composed(f"backbone.weights={weights_option}"))[1] == []
+    for whole, backbone in itertools.product(("none", "null"), repeat=2):
+        assert begun(composed(f"model.weights={whole}", f"backbone.weights={backbone}"))[1] == []
 
 
 @pytest.mark.parametrize("norm", ["auto", "batch", "sync"])
