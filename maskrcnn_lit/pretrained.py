@@ -5,7 +5,7 @@
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,10 +85,10 @@ def read_file(path: Path) -> dict[str, Any]:
     if path.suffix == ".pkl":
         content = load_arrays(path)
     else:
+        load = _safetensors(path) if path.suffix == ".safetensors" else _torch_load
         try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
+            content = load(path)
+        except Exception as error:  # of torch, of zip, of safetensors: damaged bytes can raise anything
             raise UserError(
                 f"{path} is not loaded, it is damaged or holds more than tensors and plain data "
                 f"({type(error).__name__}): give weights as they were published, or what `maskrcnn-lit train` wrote"
@@ -96,6 +96,19 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} and no weights: give a file with a state dict")
     return content
+
+
+def _torch_load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> Callable[[Path], Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path} needs safetensors: pip install 'maskrcnn_lit[timm]'") from None
+    return load_file
 
 
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -155,7 +168,8 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
         return []
     where = model.backbone.weights
     if isinstance(model.backbone, TimmBackbone):
-        mean, std = model.backbone.load_pretrained(None if where == "imagenet" else _existing(where))
+        state = None if where == "imagenet" else state_of(read_file(_existing(where)))
+        mean, std = _load(model.backbone, where, state)
         own = [[round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)]
         if own != [[round(value, 4) for value in values] for values in (mean, std)]:
             raise UserError(
@@ -164,8 +178,15 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
             )
     else:
         path = fetch(*backbone_file(model.backbone.name, where)) if _is_name(where) else _existing(where)
-        model.backbone.load_pretrained(state_of(read_file(path)))
+        _load(model.backbone, where, state_of(read_file(path)))
     return [f"backbone {model.backbone.name}: weights {where}; norms {model.backbone.norm}"]
+
+
+def _load(backbone: Any, where: str, state: Mapping[str, Tensor] | None) -> Any:
+    try:
+        return backbone.load_pretrained(state)
+    except UserError as error:
+        raise UserError(f"backbone.weights={where}: {error}") from error
 
 
 def _is_name(where: str) -> bool:

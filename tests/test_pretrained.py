@@ -8,6 +8,7 @@ import itertools
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import timm
 import torch
 import yaml
@@ -314,11 +316,15 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         read(tmp_path / "keypoints.pth")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
 def test_a_damaged_file_is_told(suffix: str, tmp_path: Path):
     buffer = io.BytesIO()
     torch.save({"model": {"w": torch.ones(100)}}, buffer)
-    whole = pickle.dumps({"model": {"w": np.ones(100)}}) if suffix == ".pkl" else buffer.getvalue()
+    whole = {
+        ".pth": buffer.getvalue(),
+        ".pkl": pickle.dumps({"model": {"w": np.ones(100)}}),
+        ".safetensors": safetensors.torch.save({"w": torch.ones(100)}),
+    }[suffix]
     contents = [whole[:-1], whole[: len(whole) // 2], b"", b"<html>404 Not Found</html>", b"version https://git-lfs"]
     for content in contents[1:] if suffix == ".pth" else contents:
         (tmp_path / f"weights{suffix}").write_bytes(content)
@@ -338,6 +344,15 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         read(tmp_path, "newest")
     with pytest.raises(UserError, match="there is no file"):
         read_file(tmp_path)
+
+
+def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    state = {"conv.weight": torch.randn(2, 3), "count": torch.tensor(7)}
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    assert equal(read_file(tmp_path / "model.safetensors"), state)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match=r"model\.safetensors needs safetensors: pip install 'maskrcnn_lit\[timm\]'$"):
+        read_file(tmp_path / "model.safetensors")
 
 
 def test_the_state_dict_of_a_file():
@@ -466,6 +481,26 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
     for name, message in said.items():
         with pytest.raises(UserError, match=message):
             begun(composed("backbone=resnet18", f"backbone.weights={name}"))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_of_a_timm_backbone_from_a_file(suffix: str, tmp_path: Path):
+    file, other = tmp_path / f"timm{suffix}", tmp_path / f"other{suffix}"
+    save = torch.save if suffix == ".pth" else safetensors.torch.save_file
+    state = timm.create_model("test_resnet").state_dict()
+    save(state, file)
+    save(timm.create_model("convnext_atto").state_dict(), other)
+    options = ("backbone=timm", "backbone.name=test_resnet", *(f"model.{n}=[0.5, 0.5, 0.5]" for n in ("mean", "std")))
+    model, told = begun(composed(*options, f"backbone.weights={file}"))
+    assert has_weights_of(model, state) and told == [f"backbone test_resnet: weights {file}; norms frozen"]
+    with pytest.raises(UserError, match=r"the weights from the file are not those of timm's test_resnet") as error:
+        begun(composed(*options, f"backbone.weights={other}"))
+    assert str(error.value).startswith(f"backbone.weights={other}: ")
+    other.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match=rf"other{suffix} is not loaded, it is damaged"):
+        begun(composed(*options, f"backbone.weights={other}"))
+    with pytest.raises(UserError, match=r"backbone\.weights=IMAGENET1K_V1 is no file: give imagenet, none or a file"):
+        begun(composed(*options, "backbone.weights=IMAGENET1K_V1"))
 
 
 def test_timm_weights_with_another_mean_are_told(tmp_path: Path):
