@@ -8,7 +8,6 @@ import itertools
 import os
 import pickle
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -38,7 +37,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.predictor import Detections
-from maskrcnn_lit.pretrained import PUBLISHED, read, read_file, start, state_of
+from maskrcnn_lit.pretrained import PUBLISHED, read, start
 from maskrcnn_lit.published import Published, coco_categories
 from maskrcnn_lit.training.checkpoint import save_plain
 from tests.detectron2_names import constants, published_shapes
@@ -316,23 +315,6 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         read(tmp_path / "keypoints.pth")
 
 
-@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
-def test_a_damaged_file_is_told(suffix: str, tmp_path: Path):
-    buffer = io.BytesIO()
-    torch.save({"model": {"w": torch.ones(100)}}, buffer)
-    whole = {
-        ".pth": buffer.getvalue(),
-        ".pkl": pickle.dumps({"model": {"w": np.ones(100)}}),
-        ".safetensors": safetensors.torch.save({"w": torch.ones(100)}),
-    }[suffix]
-    contents = [whole[:-1], whole[: len(whole) // 2], b"", b"<html>404 Not Found</html>", b"version https://git-lfs"]
-    for content in contents[1:] if suffix == ".pth" else contents:
-        (tmp_path / f"weights{suffix}").write_bytes(content)
-        with pytest.raises(UserError, match=rf"weights{suffix} is not loaded") as error:
-            read(tmp_path / f"weights{suffix}")
-        assert "\n" not in str(error.value)
-
-
 def test_what_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(UserError, match=r"none\.pth does not exist: give the folder .* or one of torchvision_v1, tor"):
         read(tmp_path / "none.pth")
@@ -342,24 +324,6 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         read(tmp_path)
     with pytest.raises(UserError, match="checkpoint=newest must be best or last"):
         read(tmp_path, "newest")
-    with pytest.raises(UserError, match="there is no file"):
-        read_file(tmp_path)
-
-
-def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    state = {"conv.weight": torch.randn(2, 3), "count": torch.tensor(7)}
-    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
-    assert equal(read_file(tmp_path / "model.safetensors"), state)
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(UserError, match=r"model\.safetensors needs safetensors: pip install 'maskrcnn_lit\[timm\]'$"):
-        read_file(tmp_path / "model.safetensors")
-
-
-def test_the_state_dict_of_a_file():
-    tensors = {"a": torch.ones(2), "b": np.arange(3)}
-    for content in (tensors, {"model": tensors}, {"state_dict": tensors}, {"model": "resnet", "state_dict": tensors}):
-        state = state_of(content | {"__author__": "me"})
-        assert list(state) == ["a", "b"] and all(isinstance(value, Tensor) for value in state.values())
 
 
 # By name
