@@ -112,8 +112,13 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     """Load into a new model what backbone.weights and model.weights of its config ask for; returns what to tell.
 
     Raises:
-        UserError: the weights are not there, or do not fit the model; what would fit is said.
+        UserError: the weights are not there, or do not fit the model (what would fit is said), or both are asked for.
     """
+    if None not in (model.weights, model.backbone.weights):
+        raise UserError(
+            f"model.weights={model.weights} brings a backbone, and backbone.weights={model.backbone.weights} is "
+            "another: give one of them, and leave the other out or set it to none"
+        )
     if model.weights is not None:
         return _start_whole(model, config, categories)
     if model.backbone.weights is None:

@@ -398,6 +398,15 @@ def test_nothing_is_told_of_a_model_from_scratch():
         assert begun(composed(f"model.weights={whole}", f"backbone.weights={backbone}"))[1] == []
 
 
+def test_weights_of_a_backbone_beside_those_of_a_whole_model_are_told():
+    with pytest.raises(UserError) as error:
+        begun(composed("model.weights=torchvision_v2", "backbone.weights=imagenet"))
+    assert str(error.value) == (
+        "model.weights=torchvision_v2 brings a backbone, and backbone.weights=imagenet is another: give one of them, "
+        "and leave the other out or set it to none"
+    )
+
+
 @pytest.mark.parametrize("norm", ["auto", "batch", "sync"])
 def test_weights_of_a_backbone_from_a_file(classifier: State, tmp_path: Path, norm: str):
     wrapped = {"plain.pth": classifier, "model.pth": {"model": classifier, "args": argparse.Namespace(lr=0.1)}}
