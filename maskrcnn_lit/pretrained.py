@@ -18,7 +18,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
-from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, backbone_file, coco_categories
+from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, coco_categories, published_backbone
 from maskrcnn_lit.state_file import read_file, state_of
 from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
 
@@ -126,17 +126,25 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     where = model.backbone.weights
     if isinstance(model.backbone, TimmBackbone):
         state = None if where == "imagenet" else state_of(read_file(_existing(where)))
-        mean, std = _load(model.backbone, where, state)
-        own = [[round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)]
-        if own != [[round(value, 4) for value in values] for values in (mean, std)]:
-            raise UserError(
-                f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
-                f"'model.mean={list(mean)}' 'model.std={list(std)}'"
-            )
+        _check_pixels(model, *_load(model.backbone, where, state))
     else:
-        path = fetch(*backbone_file(model.backbone.name, where)) if _is_name(where) else _existing(where)
+        if _is_name(where):
+            file, mean, std = published_backbone(model.backbone.name, where)
+            _check_pixels(model, mean, std)
+            path = fetch(*file)
+        else:
+            path = _existing(where)
         _load(model.backbone, where, state_of(read_file(path)))
     return [f"backbone {model.backbone.name}: weights {where}; norms {model.backbone.norm}"]
+
+
+def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) -> None:
+    own = [[round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)]
+    if own != [[round(value, 4) for value in values] for values in (mean, std)]:
+        raise UserError(
+            f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
+            f"'model.mean={list(mean)}' 'model.std={list(std)}'"
+        )
 
 
 def _load(backbone: Any, where: str, state: Mapping[str, Tensor] | None) -> Any:

@@ -26,7 +26,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_verbs import MODEL, SCHEDULE, checkpoint, coco_data, ground_truth, result, save_ground_truth, verb
 from torch import Tensor, nn
-from torchvision.models import resnet18
+from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -427,7 +427,14 @@ def offers(server: Server, downloads: Path, classifier: State, monkeypatch: pyte
     torch.save(classifier, buffer)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()[:8]
     url, _ = server.offer(buffer.getvalue(), f"resnet18-{digest}.pth")
-    members = [SimpleNamespace(name="IMAGENET1K_V1", url=url), SimpleNamespace(name="OTHER", url=f"{url}-0badf00d.pth")]
+    usual = ResNet18_Weights.IMAGENET1K_V1.transforms
+    members = [
+        SimpleNamespace(name="IMAGENET1K_V1", url=url, transforms=usual),
+        SimpleNamespace(name="OTHER", url=f"{url}-0badf00d.pth", transforms=usual),
+        SimpleNamespace(
+            name="HALF", url=url, transforms=functools.partial(usual, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.25])
+        ),
+    ]
     monkeypatch.setattr(published, "get_model_weights", lambda name: members)
     return server
 
@@ -438,6 +445,19 @@ def test_weights_of_a_backbone_by_name(offers: Server, classifier: State, name: 
         model, told = begun(composed("backbone=resnet18", f"backbone.weights={name}"))
         assert has_weights_of(model, classifier) and told == [f"backbone resnet18: weights {name}; norms frozen"]
     assert len(offers.asked) == 1
+
+
+def test_weights_of_a_backbone_for_other_pixels_are_told_before_they_are_fetched(offers: Server, classifier: State):
+    options = ("backbone=resnet18", "backbone.weights=HALF")
+    with pytest.raises(UserError) as error:
+        begun(composed(*options))
+    assert str(error.value) == (
+        "resnet18 was trained on pixels with another mean and deviation than this model's: add "
+        "'model.mean=[0.5, 0.5, 0.5]' 'model.std=[0.5, 0.5, 0.25]'"
+    )
+    assert offers.asked == []
+    model, _ = begun(composed(*options, "model.mean=[0.5, 0.5, 0.5]", "model.std=[0.5, 0.5, 0.25]"))
+    assert has_weights_of(model, classifier)
 
 
 def test_weights_of_a_backbone_that_cannot_be_had_are_told(
