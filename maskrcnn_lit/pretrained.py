@@ -87,6 +87,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
             f"{path} holds {first} and so on, which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of "
             "a run: give one of these"
         )
+    if not any(name.startswith("roi_heads.mask_") for name in state):
+        raise UserError(f"{path} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN")
     if depth is None:
         raise UserError(f"{path} is a Mask R-CNN on a backbone that is none of its published ones, which are ResNets")
     if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:

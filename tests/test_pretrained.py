@@ -27,7 +27,12 @@ from pycocotools import mask as coco_mask
 from tiny_verbs import MODEL, SCHEDULE, checkpoint, coco_data, ground_truth, result, save_ground_truth, verb
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
-from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
+from torchvision.models.detection import (
+    fasterrcnn_mobilenet_v3_large_fpn,
+    fasterrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn_v2,
+)
 from torchvision.ops import FrozenBatchNorm2d
 
 from maskrcnn_lit import load_model, pretrained, published
@@ -288,7 +293,6 @@ def test_nothing_in_a_file_is_run(suffix: str, tmp_path: Path, v1_names: State):
 
 
 def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State):
-    faster = {name: value for name, value in v1_names.items() if "mask" not in name}
     files: dict[str, tuple[Any, str]] = {
         "classifier.pth": (hollow({"conv1.weight": (64, 3, 7, 7)}), "holds conv1.weight and so on, which is no Mask"),
         "empty.pth": ({}, "holds nothing and so on"),
@@ -298,7 +302,10 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "no Mask R-CNN"),
         "plain.pth": ({"epoch": 3, "config": {"lr": [0.1]}, "why": None, "names": ["a"]}, "no Mask R-CNN"),
         "inner.pth": ({"state_dict": {"net": {"conv": torch.ones(2)}}}, "no Mask R-CNN"),
-        "mobile.pth": ({"backbone.body.0.0.weight": torch.ones(1), "roi_heads.x": torch.ones(1)}, "none of its publi"),
+        "mobile.pth": (
+            {"backbone.body.0.0.weight": torch.ones(1), "roi_heads.mask_head.x": torch.ones(1)},
+            "none of its publi",
+        ),
         "headless.pth": ({k: v for k, v in v1_names.items() if "cls_score" not in k}, "cls_score"),
         "deep.pth": ({k: v for k, v in hollow(published_shapes()).items() if "res4.3" not in k}, "none of its publis"),
     }
@@ -307,9 +314,6 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         with pytest.raises(UserError, match=said) as error:
             read(tmp_path / name)
         assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
-    torch.save(faster, tmp_path / "faster.pth")
-    with pytest.raises(UserError, match="mask_head"):
-        load_model(tmp_path / "faster.pth", accelerator="cpu")
     torch.save(v1_names | {"roi_heads.keypoint_head.0.weight": torch.zeros(1)}, tmp_path / "keypoints.pth")
     with pytest.raises(UserError, match=r"keypoint_head.*is none of torchvision's"):
         read(tmp_path / "keypoints.pth")
@@ -324,6 +328,23 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         read(tmp_path)
     with pytest.raises(UserError, match="checkpoint=newest must be best or last"):
         read(tmp_path, "newest")
+
+
+@pytest.mark.parametrize("whose", ["torchvision", "torchvision on MobileNet", "detectron2"])
+def test_a_detector_without_masks_is_told(whose: str, tmp_path: Path):
+    if whose == "detectron2":
+        state = {name: value for name, value in hollow(published_shapes()).items() if "mask" not in name}
+    else:
+        state = hollow_of(fasterrcnn_resnet50_fpn if whose == "torchvision" else fasterrcnn_mobilenet_v3_large_fpn)
+    torch.save({"model": state}, tmp_path / "faster.pth")
+    told = f"{tmp_path / 'faster.pth'} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN"
+    for use in (read, functools.partial(load_model, accelerator="cpu")):
+        with pytest.raises(UserError) as error:
+            use(tmp_path / "faster.pth")
+        assert str(error.value) == told
+    with pytest.raises(UserError) as error:
+        begun(composed(f"model.weights={tmp_path / 'faster.pth'}"))
+    assert str(error.value) == told
 
 
 # By name
