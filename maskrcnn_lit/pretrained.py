@@ -28,6 +28,13 @@ OPTIONS = (
     *("anchors.round_corners", "anchors.offset", "anchors.measured_strides", "roi_align.points", "roi_align.aligned"),
     *("box_head.box_weights",),
 )
+# What gives a network weights of other names or shapes.
+ARCHITECTURE = (
+    *("backbone.name", "backbone.options", "backbone.norm", "fpn.channels", "fpn.norm", "anchors.ratios", "rpn.depth"),
+    *("box_head.pool", "box_head.convs", "box_head.conv_width", "box_head.norm", "box_head.width", "box_head.fcs"),
+    *("mask_head.width", "mask_head.depth", "mask_head.norm"),
+)
+ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone that take one another's weights
 
 
 class Pretrained(NamedTuple):
@@ -172,7 +179,11 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     try:
         known = weights.take_over(model, found.state, theirs, ours)
     except UserError as error:
-        raise UserError(f"model.weights={model.weights}: {error}; {_architecture(found.config)}") from error
+        differences = _differences(config, found.config, ARCHITECTURE)
+        raise UserError(
+            f"model.weights={model.weights}: {error}"
+            + (f"; they were trained with {'; '.join(differences)}" if differences else "")
+        ) from error
     told = [
         f"model.weights={model.weights}: {len(known)} of {len(ours)} classes by name, the rest of the network whole"
     ]
@@ -181,12 +192,18 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
         told += [f"  {name:{width}}  {'taken over' if name in known else 're-initialised'}" for name in ours]
         left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]
         told += [f"  not needed here: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"] if left else []
-    here, there = (OmegaConf.to_container(c.model, resolve=True) for c in (config, found.config))
-    for option in OPTIONS:
-        values = [_pick(tree, option) for tree in (there, here)]
-        if values[0] != values[1]:
+    return told + [f"  the weights were trained with {text}" for text in _differences(config, found.config, OPTIONS)]
+
+
+def _differences(here: DictConfig, there: DictConfig, options: Sequence[str]) -> list[str]:
+    """NAME=THEIRS, and here it is OURS, of those of the model's `options` that two configs have otherwise."""
+    trees = [OmegaConf.to_container(config.model, resolve=True) for config in (there, here)]
+    told = []
+    for option in options:
+        theirs, ours = (_pick(tree, option) for tree in trees)
+        if theirs != ours and not (option == "backbone.norm" and {theirs, ours} <= ALIKE):
             name = option if option.startswith("backbone.") else f"model.{option}"
-            told.append(f"  the weights were trained with {name}={values[0]}, and here it is {values[1]}")
+            told.append(f"{name}={theirs}, and here it is {ours}")
     return told
 
 
@@ -194,11 +211,3 @@ def _pick(tree: Any, option: str) -> Any:
     for key in option.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return False if tree is None and option.endswith("1x1") else tree
-
-
-def _architecture(config: DictConfig) -> str:
-    model, rpn, box = config.model, config.model.rpn, config.model.box_head
-    return (
-        f"they are of a {model.backbone.name} with model.fpn.channels={model.fpn.channels}, "
-        f"model.rpn.depth={rpn.depth}, model.box_head.convs={box.convs} and model.box_head.width={box.width}"
-    )
