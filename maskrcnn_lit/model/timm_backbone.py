@@ -93,7 +93,7 @@ class TimmBackbone(nn.Module):
                     f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
                     f"{'check the network and the name, or ' if state is None else ''}{advice}"
                 ) from error
-        layers = {n: p for n, p in random.named_parameters() if p.ndim > 1}
+        layers = {n: p for n, p in random.named_parameters() if p.ndim > 1 and p.min() < p.max()}  # no constant scales
         left = [name for name, value in layers.items() if torch.equal(value, pretrained.get_parameter(name))]
         if left:
             raise UserError(

@@ -101,6 +101,14 @@ def test_a_state_dict_arrives(norm: str, headless: bool):
         assert torch.allclose(built.eval()(images)[-1], whole.forward_features(images), atol=1e-5)
 
 
+def test_a_scale_that_stayed_where_it_began_is_no_layer_that_is_missing():
+    state = timm.create_model("fastvit_t8").state_dict()  # layer scales C 1 1 that begin as 1e-5
+    built = backbone("fastvit_t8", weights="a file")
+    built.load_pretrained(state)
+    for name, value in built.body.state_dict().items():
+        assert torch.equal(value, state[re.sub(r"^(stem|stages)_", r"\1.", name)]), name
+
+
 def test_timm_renames_what_it_published_under_other_names():
     """ConvNeXt's own file: timm's filter reads it, and drops the classifier."""
     renames = (("stem.", "downsample_layers.0."), (".blocks.", "."), (".conv_dw.", ".dwconv."))
