@@ -3,14 +3,11 @@
 `read` gives a whole model (its config, classes and weights), `start` puts into a new model what its config asks for.
 """
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -21,8 +18,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
-from maskrcnn_lit.pickles import load_arrays
-from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, backbone_file, coco_categories
+from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, coco_categories, published_backbone
+from maskrcnn_lit.state_file import read_file, state_of
 from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
 
 # What changes the numbers that come out of given weights, and is no weight.
@@ -31,6 +28,13 @@ OPTIONS = (
     *("anchors.round_corners", "anchors.offset", "anchors.measured_strides", "roi_align.points", "roi_align.aligned"),
     *("box_head.box_weights",),
 )
+# What gives a network weights of other names or shapes.
+ARCHITECTURE = (
+    *("backbone.name", "backbone.options", "backbone.norm", "fpn.channels", "fpn.norm", "anchors.ratios", "rpn.depth"),
+    *("box_head.pool", "box_head.convs", "box_head.conv_width", "box_head.norm", "box_head.width", "box_head.fcs"),
+    *("mask_head.width", "mask_head.depth", "mask_head.norm"),
+)
+ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone that take one another's weights
 
 
 class Pretrained(NamedTuple):
@@ -73,38 +77,6 @@ def read(source: str | Path, checkpoint: str = "best") -> Pretrained:
     return _foreign(path, state_of(saved))
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """What a file of weights holds, on the CPU. Nothing in it is run: arrays, tensors and plain data are all it may
-    hold (and the Namespace of arguments that torchvision's training script saves).
-
-    Raises:
-        UserError: there is no such file, it is damaged, or it holds anything else.
-    """
-    if not path.is_file():
-        raise UserError(f"there is no file {path}: give a file of weights")
-    if path.suffix == ".pkl":
-        content = load_arrays(path)
-    else:
-        try:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
-            raise UserError(
-                f"{path} is not loaded, it is damaged or holds more than tensors and plain data "
-                f"({type(error).__name__}): give weights as they were published, or what `maskrcnn-lit train` wrote"
-            ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__} and no weights: give a file with a state dict")
-    return content
-
-
-def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in what a file holds: the whole of it, or what it calls "model" or "state_dict"."""
-    inner = next((saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)), saved)
-    numbers = (Tensor, np.ndarray, int, float)
-    return {n: torch.as_tensor(v) for n, v in inner.items() if isinstance(n, str) and isinstance(v, numbers)}
-
-
 def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """A state dict of torchvision or Detectron2, told by its names."""
     if any(name.startswith("proposal_generator.") for name in state):
@@ -122,6 +94,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
             f"{path} holds {first} and so on, which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of "
             "a run: give one of these"
         )
+    if not any(name.startswith("roi_heads.mask_") for name in state):
+        raise UserError(f"{path} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN")
     if depth is None:
         raise UserError(f"{path} is a Mask R-CNN on a backbone that is none of its published ones, which are ResNets")
     if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:
@@ -147,25 +121,46 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     """Load into a new model what backbone.weights and model.weights of its config ask for; returns what to tell.
 
     Raises:
-        UserError: the weights are not there, or do not fit the model; what would fit is said.
+        UserError: the weights are not there, or do not fit the model (what would fit is said), or both are asked for.
     """
+    if None not in (model.weights, model.backbone.weights):
+        raise UserError(
+            f"model.weights={model.weights} brings a backbone, and backbone.weights={model.backbone.weights} is "
+            "another: give one of them, and leave the other out or set it to none"
+        )
     if model.weights is not None:
         return _start_whole(model, config, categories)
     if model.backbone.weights is None:
         return []
     where = model.backbone.weights
     if isinstance(model.backbone, TimmBackbone):
-        mean, std = model.backbone.load_pretrained(None if where == "imagenet" else _existing(where))
-        own = [[round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)]
-        if own != [[round(value, 4) for value in values] for values in (mean, std)]:
-            raise UserError(
-                f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
-                f"'model.mean={list(mean)}' 'model.std={list(std)}'"
-            )
+        state = None if where == "imagenet" else state_of(read_file(_existing(where)))
+        _check_pixels(model, *_load(model.backbone, where, state))
     else:
-        path = fetch(*backbone_file(model.backbone.name, where)) if _is_name(where) else _existing(where)
-        model.backbone.load_pretrained(state_of(read_file(path)))
+        if _is_name(where):
+            file, mean, std = published_backbone(model.backbone.name, where)
+            _check_pixels(model, mean, std)
+            path = fetch(*file)
+        else:
+            path = _existing(where)
+        _load(model.backbone, where, state_of(read_file(path)))
     return [f"backbone {model.backbone.name}: weights {where}; norms {model.backbone.norm}"]
+
+
+def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) -> None:
+    own = [[round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)]
+    if own != [[round(value, 4) for value in values] for values in (mean, std)]:
+        raise UserError(
+            f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
+            f"'model.mean={list(mean)}' 'model.std={list(std)}'"
+        )
+
+
+def _load(backbone: Any, where: str, state: Mapping[str, Tensor] | None) -> Any:
+    try:
+        return backbone.load_pretrained(state)
+    except UserError as error:
+        raise UserError(f"backbone.weights={where}: {error}") from error
 
 
 def _is_name(where: str) -> bool:
@@ -184,7 +179,11 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     try:
         known = weights.take_over(model, found.state, theirs, ours)
     except UserError as error:
-        raise UserError(f"model.weights={model.weights}: {error}; {_architecture(found.config)}") from error
+        differences = _differences(config, found.config, ARCHITECTURE)
+        raise UserError(
+            f"model.weights={model.weights}: {error}"
+            + (f"; they were trained with {'; '.join(differences)}" if differences else "")
+        ) from error
     told = [
         f"model.weights={model.weights}: {len(known)} of {len(ours)} classes by name, the rest of the network whole"
     ]
@@ -193,12 +192,18 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
         told += [f"  {name:{width}}  {'taken over' if name in known else 're-initialised'}" for name in ours]
         left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]
         told += [f"  not needed here: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"] if left else []
-    here, there = (OmegaConf.to_container(c.model, resolve=True) for c in (config, found.config))
-    for option in OPTIONS:
-        values = [_pick(tree, option) for tree in (there, here)]
-        if values[0] != values[1]:
+    return told + [f"  the weights were trained with {text}" for text in _differences(config, found.config, OPTIONS)]
+
+
+def _differences(here: DictConfig, there: DictConfig, options: Sequence[str]) -> list[str]:
+    """NAME=THEIRS, and here it is OURS, of those of the model's `options` that two configs have otherwise."""
+    trees = [OmegaConf.to_container(config.model, resolve=True) for config in (there, here)]
+    told = []
+    for option in options:
+        theirs, ours = (_pick(tree, option) for tree in trees)
+        if theirs != ours and not (option == "backbone.norm" and {theirs, ours} <= ALIKE):
             name = option if option.startswith("backbone.") else f"model.{option}"
-            told.append(f"  the weights were trained with {name}={values[0]}, and here it is {values[1]}")
+            told.append(f"{name}={theirs}, and here it is {ours}")
     return told
 
 
@@ -206,11 +211,3 @@ def _pick(tree: Any, option: str) -> Any:
     for key in option.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return False if tree is None and option.endswith("1x1") else tree
-
-
-def _architecture(config: DictConfig) -> str:
-    model, rpn, box = config.model, config.model.rpn, config.model.box_head
-    return (
-        f"they are of a {model.backbone.name} with model.fpn.channels={model.fpn.channels}, "
-        f"model.rpn.depth={rpn.depth}, model.box_head.convs={box.convs} and model.box_head.width={box.width}"
-    )

@@ -52,9 +52,21 @@ def coco_categories(rows: int) -> tuple[Category, ...]:
     return {len(all_ids): all_ids, len(used): used}.get(rows, unnamed)
 
 
-def backbone_file(name: str, weights_name: str) -> Published:
+class PublishedBackbone(NamedTuple):
+    """The weights of a classifier, and the mean and deviation of the pixels R G B that it was trained with."""
+
+    file: Published
+    mean: list[float]
+    std: list[float]
+
+
+def published_backbone(name: str, weights_name: str) -> PublishedBackbone:
     """The published weights of a torchvision classifier: "imagenet" are those that the published detectors began with
-    (IMAGENET1K_V1 where there are several), or one of its own names."""
+    (IMAGENET1K_V1 where there are several), or one of its own names.
+
+    Raises:
+        UserError: it has none, or none of that name.
+    """
     known = {member.name: member for member in get_model_weights(name)}
     if not known:
         raise UserError(f"torchvision has no weights of {name}: use backbone.weights=none or a file")
@@ -63,4 +75,5 @@ def backbone_file(name: str, weights_name: str) -> Published:
         raise UserError(
             f"backbone.weights={weights_name} is neither a file nor one of imagenet, none, {', '.join(known)}"
         )
-    return _of_torchvision(chosen.url)
+    pixels = chosen.transforms()
+    return PublishedBackbone(_of_torchvision(chosen.url), pixels.mean, pixels.std)

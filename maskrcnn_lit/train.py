@@ -70,7 +70,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         )
     config.model.num_classes = len(data.categories)
     for name, value in {"norm": "frozen", "freeze_at": 2}.items():
-        if config.model.weights is not None and config.backbone[name] == "auto":
+        if config.model.weights not in (None, "none") and config.backbone[name] == "auto":
             config.backbone[name] = value  # as where the backbone alone is pretrained
     model = build(config.model)
     if checkpoint is None:

@@ -100,6 +100,12 @@ def test_every_model_and_every_backbone_builds(model: str, backbone: str):
     assert all(parameter.device.type == "cpu" for parameter in built.parameters())
 
 
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_options_of_a_timm_model_need_no_plus(plus: str):
+    config = compose("train", ["backbone=timm", f"{plus}backbone.options={{strict_img_size: false}}"])
+    assert config.model.backbone.options == {"strict_img_size": False}
+
+
 @pytest.mark.parametrize("data", of_group("data"))
 @pytest.mark.parametrize("augment", of_group("augment"))
 def test_data_builds_with_every_augmentation(data: str, augment: str):

@@ -4,12 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torchvision.models import get_model_weights
+from torchvision.models import ResNet18_Weights, get_model_weights
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from maskrcnn_lit import published
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, backbone_file, coco_categories
+from maskrcnn_lit.published import PUBLISHED, WITHOUT_EPSILON, coco_categories, published_backbone
 
 
 def test_what_is_published_and_where():
@@ -72,8 +72,14 @@ def test_imagenet_means_the_first_weights_of_a_backbone():
     first = {"resnet50": "0676ba61", "resnet18": "f37072fd", "resnet101": "63fe2227", "mobilenet_v3_large": "8738ca79"}
     for name, digest in first.items():
         expected = (f"https://download.pytorch.org/models/{name}-{digest}.pth", digest, "sha256")
-        assert backbone_file(name, "imagenet") == backbone_file(name, "IMAGENET1K_V1") == expected
-    assert backbone_file("resnet50", "IMAGENET1K_V2").digest == "11ad3fa6"
+        assert published_backbone(name, "imagenet").file == expected
+        assert published_backbone(name, "imagenet") == published_backbone(name, "IMAGENET1K_V1")
+    assert published_backbone("resnet50", "IMAGENET1K_V2").file.digest == "11ad3fa6"
+
+
+def test_the_pixels_that_a_backbone_was_trained_with_are_told():
+    assert published_backbone("resnet18", "imagenet")[1:] == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert published_backbone("efficientnet_v2_l", "imagenet")[1:] == ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -83,7 +89,7 @@ def test_each_backbone_of_conf_has_weights_with_a_hash(file: Path):
     found = re.search(r"^name: (\w+)", file.read_text(), re.MULTILINE)
     if found is None or file.stem == "timm":
         return
-    url, digest, algorithm = backbone_file(found[1], "imagenet")
+    url, digest, algorithm = published_backbone(found[1], "imagenet").file
     assert url.startswith("https://download.pytorch.org/models/") and url.endswith(f"-{digest}.pth")
     assert len(digest) >= 8 and algorithm == "sha256"
 
@@ -91,19 +97,20 @@ def test_each_backbone_of_conf_has_weights_with_a_hash(file: Path):
 def test_a_name_that_a_backbone_has_not_is_told_with_those_that_it_has():
     names = ", ".join(member.name for member in get_model_weights("resnet50"))
     with pytest.raises(UserError, match=f"backbone.weights=IMAGENET1K_V3 is neither a file nor one of .*none, {names}"):
-        backbone_file("resnet50", "IMAGENET1K_V3")
+        published_backbone("resnet50", "IMAGENET1K_V3")
     with pytest.raises(UserError, match=r"is neither a file nor one of imagenet, none, IMAGENET1K_V1$"):
-        backbone_file("resnet18", "IMAGENET1K_V2")
+        published_backbone("resnet18", "IMAGENET1K_V2")
 
 
 def test_a_backbone_without_weights_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(published, "get_model_weights", lambda name: [])
     with pytest.raises(UserError, match=r"torchvision has no weights of mnasnet.*use backbone\.weights=none or a file"):
-        backbone_file("mnasnet0_75", "imagenet")
+        published_backbone("mnasnet0_75", "imagenet")
 
 
 def test_a_url_without_a_hash_is_told(monkeypatch: pytest.MonkeyPatch):
-    members = [SimpleNamespace(name="IMAGENET1K_V1", url="https://somewhere/resnet18.pth")]
+    url, transforms = "https://somewhere/resnet18.pth", ResNet18_Weights.IMAGENET1K_V1.transforms
+    members = [SimpleNamespace(name="IMAGENET1K_V1", url=url, transforms=transforms)]
     monkeypatch.setattr(published, "get_model_weights", lambda name: members)
     with pytest.raises(UserError, match=r"somewhere/resnet18\.pth does not tell its hash: download it yourself"):
-        backbone_file("resnet18", "imagenet")
+        published_backbone("resnet18", "imagenet")

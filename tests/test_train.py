@@ -173,7 +173,9 @@ def test_predictions_are_drawn(trained: Path):
 def test_a_seed_gives_the_same_weights_again_and_another_one_others(trained: Path, strange: Path, run_dir: Path):
     short = ("trainer.epochs=1", "callbacks.panels=null")
     verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/a")
-    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/b")
+    verb(
+        "train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/b", "model.weights=none"
+    )  # as null
     verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/c", "seed=2")
     a, b, c = (checkpoint(run_dir / name)["state_dict"] for name in "abc")
     assert same(a, b) and metric_rows(run_dir / "a") == metric_rows(run_dir / "b")

@@ -33,8 +33,8 @@ def match_categories(
         parts = [("only here", by_name.keys() - set(names)), ("only there", set(names) - by_name.keys() - unused)]
         difference = ", ".join(f"{which} {_some(several)}" for which, several in parts if several)
         raise UserError(
-            f"the categories of {where} are {_some(by_name)} and those trained are {_some(names)}: {difference}; "
-            "give both the same names"
+            f"the categories of {where} are {_some(by_name)} and those trained are "
+            f"{_some(set(names) - unused)}: {difference}; give both the same names"
         )
     last = max(category.id for category in own)
     by_name |= {name: Category(last + n, name) for n, name in enumerate(sorted(unused), 1)}

@@ -36,7 +36,8 @@ class MaskRCNN(nn.Module):
     Args:
         mean, std: of the pixels in [0, 1], by channel R G B.
         points, aligned: of RoIAlign (see roi_align.py).
-        weights: of a whole model, which whoever trains this one shall load (weights.py); here it is only kept.
+        weights: of a whole model, which whoever trains this one shall load (weights.py); here it is only kept. None or
+            "none": there are none.
         The parts, built.
     """
 
@@ -63,7 +64,7 @@ class MaskRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
-        self.points, self.aligned, self.weights = points, aligned, weights
+        self.points, self.aligned, self.weights = points, aligned, None if weights == "none" else weights
         self.strides = backbone.strides  # of the levels that regions read: p2..p5
 
     def forward(self, batch: Batch) -> Output:

@@ -1,6 +1,7 @@
 """Any model of timm that gives feature maps -> c2..c5 (extra `timm`). Letters: B images, C channels, H W the image."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from maskrcnn_lit.download import file_digest
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.backbone import SIDE, STRIDES, choose, freeze, keep_frozen, measure, refuse_group_norm
 from maskrcnn_lit.model.norms import replace_norms
+
+UNUSUAL = 0x20170320  # a seed that no published weights began with
 
 
 class TimmBackbone(nn.Module):
@@ -46,9 +49,15 @@ class TimmBackbone(nn.Module):
             )
         self._maps = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]  # the last at each
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
-        if frozen:
-            freeze(self._parameters_by_stage(reductions)[:frozen])
-        self.channels, self.strides = measure(self)
+        try:
+            if frozen:
+                freeze(self._parameters_by_stage(reductions)[:frozen])
+            self.channels, self.strides = measure(self)
+        except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+            raise UserError(
+                f"backbone {name} does not take an image of {SIDE} x {SIDE} ({_line(error)}), and a detector's are of "
+                "any size: try 'backbone.options={strict_img_size: false}', or choose another timm model"
+            ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
@@ -62,28 +71,45 @@ class TimmBackbone(nn.Module):
         keep_frozen(self.body)
         return self
 
-    def load_pretrained(self, file: Path | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Load timm's own weights from `file` (None: from its hub, into its cache), and tell the mean and the
-        standard deviation of the pixels that they were trained with.
+    def load_pretrained(self, state: Mapping[str, Tensor] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Load the state dict of a whole model of timm, as it was published (None: from timm's hub, into its cache),
+        and tell the mean and the standard deviation of the pixels, R G B, that it was trained with.
 
         Raises:
-            UserError: the file is missing or does not fit, the hub cannot be reached, it has no weights for the model.
+            UserError: the state dict is of another model, the hub cannot be reached, it has no weights for the model.
         """
         refuse_group_norm(self.norm)
-        overlay = {} if file is None else {"pretrained_cfg_overlay": {"file": str(file)}}
-        try:
-            pretrained = self._build(pretrained=True, **overlay)
-        except (OSError, RuntimeError, ValueError) as error:
-            where = "from its hub" if file is None else f"from {file}"
+        whose = "from its hub" if state is None else "from the file"
+        advice = f"give a file with timm's weights of {self.name}, backbone.weights=FILE"
+        if state is not None and not state:  # timm would ask its hub
+            raise UserError(f"there are no weights in the file: {advice}")
+        overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
+        with torch.random.fork_rng(devices=[]):
+            random = self._build_seeded()
+            try:
+                pretrained = self._build_seeded(pretrained=True, **overlay)
+            except Exception as error:  # of the hub, of timm's filters: another model's weights can raise anything
+                raise UserError(
+                    f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
+                    f"{'check the network and the name, or ' if state is None else ''}{advice}"
+                ) from error
+        layers = {n: p for n, p in random.named_parameters() if p.ndim > 1 and p.min() < p.max()}  # no constant scales
+        left = [name for name, value in layers.items() if torch.equal(value, pretrained.get_parameter(name))]
+        if left:
             raise UserError(
-                f"timm's weights of {self.name} cannot be loaded {where} ({_line(error)}): check the network and the "
-                "name, or give a file with backbone.weights=FILE"
-            ) from error
+                f"the weights {whose} are not those of timm's {self.name}: {len(left)} of {len(layers)} layers are not "
+                f"in them ({left[0]} and so on); {advice}"
+            )
         config = pretrained.pretrained_cfg
-        if file is None:
+        if state is None:
             check_hub_file(config["hf_hub_id"])
         self.body.load_state_dict(pretrained.state_dict())
         return tuple(config["mean"]), tuple(config["std"])
+
+    def _build_seeded(self, **pretrained: Any) -> Any:
+        """The same each time, but for what is pretrained: timm leaves a layer random that it finds no weights for."""
+        torch.default_generator.manual_seed(UNUSUAL)  # of the CPU alone
+        return self._build(**pretrained)
 
     def _build(self, **pretrained: Any) -> Any:
         try:
@@ -137,4 +163,5 @@ def check_hub_file(repository: str) -> None:
 
 
 def _line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """The first of its lines, with the next where that begins a list."""
+    return " ".join(re.findall(r"\A(?:.*:\n)?.*", str(error))[0].split()) or type(error).__name__

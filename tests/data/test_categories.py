@@ -23,7 +23,7 @@ def test_a_class_that_no_data_has_gets_a_free_id():
 def test_other_names_are_told_with_both_lists():
     with pytest.raises(UserError) as error:
         match_categories(OWN, (Category(1, "cat"), Category(2, "fox"), Category(3, "N/A 3")), "a.json")
-    said = "the categories of a.json are cat, dog, emu and those trained are N/A 3, cat, fox: only here dog, emu, "
+    said = "the categories of a.json are cat, dog, emu and those trained are cat, fox: only here dog, emu, "
     assert str(error.value) == said + "only there fox; give both the same names"
 
 

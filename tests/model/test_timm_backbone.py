@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,30 +75,90 @@ def test_norms(norm: str, kind: type[nn.Module]):
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("freeze_at", [0, 2])
+def test_a_model_of_one_image_size_is_told_with_what_to_try(freeze_at: int):
+    with pytest.raises(UserError) as error:
+        backbone("swin_tiny_patch4_window7_224", freeze_at=freeze_at)
+    assert str(error.value) == (
+        "backbone swin_tiny_patch4_window7_224 does not take an image of 64 x 64 (Input height (64) doesn't match "
+        "model (224).), and a detector's are of any size: try 'backbone.options={strict_img_size: false}', or choose "
+        "another timm model"
+    )
+
+
 @pytest.mark.parametrize("norm", ["frozen", "batch"])
-def test_weights_from_a_file(tmp_path: Path, norm: str):
+@pytest.mark.parametrize("headless", [False, True])
+def test_a_state_dict_arrives(norm: str, headless: bool):
     whole = timm.create_model("test_resnet").eval()
-    torch.save(whole.state_dict(), tmp_path / "weights.pth")
-    built = backbone(norm=norm, weights=str(tmp_path / "weights.pth"))
-    mean, std = built.load_pretrained(tmp_path / "weights.pth")
-    assert (len(mean), len(std)) == (3, 3)
+    state = {name: value for name, value in whole.state_dict().items() if not (headless and name.startswith("fc."))}
+    built = backbone(norm=norm, weights="a file")
+    chance = torch.get_rng_state()
+    mean, std = built.load_pretrained(state)
+    assert torch.equal(torch.get_rng_state(), chance), "what is random afterwards is as without weights"
+    assert (mean, std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.allclose(built.eval()(images)[-1], whole.forward_features(images), atol=1e-5)
 
 
-def test_mistakes_are_told(tmp_path: Path):
+def test_a_scale_that_stayed_where_it_began_is_no_layer_that_is_missing():
+    state = timm.create_model("fastvit_t8").state_dict()  # layer scales C 1 1 that begin as 1e-5
+    built = backbone("fastvit_t8", weights="a file")
+    built.load_pretrained(state)
+    for name, value in built.body.state_dict().items():
+        assert torch.equal(value, state[re.sub(r"^(stem|stages)_", r"\1.", name)]), name
+
+
+def test_timm_renames_what_it_published_under_other_names():
+    """ConvNeXt's own file: timm's filter reads it, and drops the classifier."""
+    renames = (("stem.", "downsample_layers.0."), (".blocks.", "."), (".conv_dw.", ".dwconv."))
+    renames += ((".mlp.fc1.", ".pwconv1."), (".mlp.fc2.", ".pwconv2."), (".downsample.", ".downsample_layers."))
+    whole = timm.create_model("convnext_atto").eval()
+    theirs = {}
+    for name, value in whole.state_dict().items():
+        name = re.sub(r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1.", name)
+        for ours, original in renames:
+            name = name.replace(ours, original)
+        theirs[name.replace("head.norm.", "norm.").replace("head.fc.", "head.")] = value
+    assert "downsample_layers.0.0.weight" in theirs and "stages.0.0.dwconv.weight" in theirs
+    built = backbone("convnext_atto", weights="a file")
+    built.load_pretrained(theirs)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.allclose(built.eval()(images)[-1], whole.stages(whole.stem(images)), atol=1e-5)
+
+
+def test_weights_of_another_model_are_told():
+    """Those of which timm takes nothing, a part, or none for the shape of one."""
+    said = {
+        "resnet18": r"^timm's weights of test_resnet cannot be loaded from the file \(Error\(s\) in loading state_dict "
+        r"for ResNet: size mismatch for .*\): give a file with timm's weights of test_resnet, backbone\.weights=FILE$",
+        "convnext_atto": r"^the weights from the file are not those of timm's test_resnet: 15 of 15 layers are not in "
+        r"them \(conv1\.0\.weight and so on\); give a file with timm's weights of test_resnet, backbone\.weights=FILE$",
+    }
+    for name, message in said.items():
+        built = backbone()
+        before = {key: value.clone() for key, value in built.state_dict().items()}
+        with pytest.raises(UserError, match=message):
+            built.load_pretrained(timm.create_model(name).state_dict())
+        assert all(torch.equal(value, before[key]) for key, value in built.state_dict().items())
+    part = timm.create_model("test_resnet").state_dict()
+    part.pop("layer3.0.conv1.weight")
+    with pytest.raises(UserError, match=r": 1 of \d+ layers are not in them \(layer3\.0\.conv1\.weight and so on\)"):
+        backbone().load_pretrained(part)
+    with pytest.raises(
+        UserError, match=r"there are no weights in the file: give a file with timm's weights of test_res"
+    ):
+        backbone().load_pretrained({})
+
+
+def test_mistakes_are_told():
     with pytest.raises(UserError, match=r"timm cannot build backbone\.name=resnet_none.*list_models"):
         backbone("resnet_none")
     with pytest.raises(UserError, match=r"strides \[16, 16, 16\].*needs \[4, 8, 16, 32\]: choose another"):
         backbone("vit_tiny_patch16_224")
     with pytest.raises(UserError, match="norm=group has no pretrained weights"):
         backbone(norm="group").load_pretrained(None)
-    (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"test_resnet cannot be loaded from .*bad\.pth.*backbone\.weights=FILE"):
-        backbone().load_pretrained(tmp_path / "bad.pth")
-    with pytest.raises(UserError, match=r"test_resnet cannot be loaded from .*gone\.pth"):
-        backbone().load_pretrained(tmp_path / "gone.pth")
 
 
 def test_without_timm_the_package_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -133,4 +194,6 @@ def test_without_a_network_the_hub_is_told(tmp_path: Path):
     assert last.startswith(
         "maskrcnn_lit.errors.UserError: timm's weights of test_resnet cannot be loaded from its hub ("
     )
-    assert last.endswith("check the network and the name, or give a file with backbone.weights=FILE")
+    assert last.endswith(
+        "check the network and the name, or give a file with timm's weights of test_resnet, backbone.weights=FILE"
+    )
