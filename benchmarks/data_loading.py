@@ -10,6 +10,8 @@ which fills what ours keeps on the disk (mask crops, and at 512 pixels and below
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -44,12 +46,11 @@ def measure(coco: Path, size: Any, cache: Path, rounds: int) -> dict[str, Any]:
     from maskrcnn_lit.evaluation.result import package_commit, package_versions
 
     data = datamodule(coco, size, cache, "auto")
-    unkept = datamodule(coco, size, cache, "off").train_dataset
     dataset = data.train_dataset
     runs: dict[str, Callable[[int], Any]] = {
         "torchvision": torchvision_pipeline(coco, size),
-        "maskrcnn_lit": lambda epoch: load(data, dataset, epoch),
-        "maskrcnn_lit, no resized images kept": lambda epoch: load(data, unkept, epoch),
+        "maskrcnn_lit": loading(data),
+        "maskrcnn_lit, no resized images kept": loading(datamodule(coco, size, cache, "off")),
         "decoding alone": lambda epoch: decode_all(dataset),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -95,12 +96,15 @@ def datamodule(coco: Path, size: Any, cache: Path, image_cache: str) -> Any:
     return data
 
 
-def load(data: Any, dataset: Any, epoch: int) -> None:
+def loading(data: Any) -> Callable[[int], None]:
     loader = data.train_dataloader()
-    loader.dataset.resized = dataset.resized
-    loader.batch_sampler.set_epoch(epoch)
-    for _ in loader:
-        pass
+
+    def run(epoch: int) -> None:
+        loader.batch_sampler.set_epoch(epoch)
+        for _ in loader:
+            pass
+
+    return run
 
 
 def decode_all(dataset: Any) -> None:
@@ -114,9 +118,10 @@ def torchvision_pipeline(coco: Path, size: Any) -> Callable[[int], None]:
     import torch
     from torchvision.datasets import CocoDetection
     from torchvision.models.detection.transform import GeneralizedRCNNTransform
-    from torchvision.transforms.v2 import functional
+    from torchvision.transforms import functional
 
-    images = CocoDetection(str(coco / "train2017"), str(coco / "annotations/instances_train2017.json"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        images = CocoDetection(str(coco / "train2017"), str(coco / "annotations/instances_train2017.json"))
     short, long = size if isinstance(size, list) else (size, size)
     choices = [round(short * factor) for factor in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0)]
     resize = GeneralizedRCNNTransform(choices, long, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).train()
@@ -124,10 +129,10 @@ def torchvision_pipeline(coco: Path, size: Any) -> Callable[[int], None]:
     def run(epoch: int) -> None:
         torch.manual_seed(epoch)
         for picture, annotations in images:
-            image = functional.to_dtype(functional.pil_to_tensor(picture), torch.float32, scale=True)
+            image = functional.convert_image_dtype(functional.pil_to_tensor(picture), torch.float32)
             target = targets(annotations, *picture.size)
             if torch.rand(1) < 0.5:
-                image, target["masks"] = image.flip(-1), target["masks"].flip(-1)
+                image, target["masks"] = functional.hflip(image), target["masks"].flip(-1)
                 target["boxes"][:, [0, 2]] = picture.width - target["boxes"][:, [2, 0]]
             resize([image], [target])
 
@@ -135,20 +140,23 @@ def torchvision_pipeline(coco: Path, size: Any) -> Callable[[int], None]:
 
 
 def targets(annotations: list[dict[str, Any]], width: int, height: int) -> dict[str, Any]:
-    """As ConvertCocoPolysToMask of torchvision's references: no crowds, a whole mask for each object."""
-    import numpy as np
+    """What torchvision's references make of an image's annotations: no crowds, a whole mask for each object."""
     import torch
     from pycocotools import mask as coco_mask
 
     objects = [entry for entry in annotations if not entry["iscrowd"]]
     boxes = torch.as_tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
-    masks = [
-        coco_mask.decode(coco_mask.frPyObjects(entry["segmentation"], height, width)).any(axis=2) for entry in objects
-    ]
-    stacked = np.stack(masks) if masks else np.zeros((0, height, width), bool)
+    boxes[:, 0::2].clamp_(min=0, max=width)
+    boxes[:, 1::2].clamp_(min=0, max=height)
+    masks = []
+    for entry in objects:
+        parts = coco_mask.decode(coco_mask.frPyObjects(entry["segmentation"], height, width))
+        masks.append(torch.as_tensor(parts, dtype=torch.uint8).any(dim=2))
+    stacked = torch.stack(masks) if masks else torch.zeros((0, height, width), dtype=torch.uint8)
     labels = torch.tensor([entry["category_id"] for entry in objects], dtype=torch.int64)
-    return {"boxes": boxes, "labels": labels, "masks": torch.from_numpy(stacked.astype(np.uint8))}
+    keep = (boxes[:, 3] > boxes[:, 1]) & (boxes[:, 2] > boxes[:, 0])
+    return {"boxes": boxes[keep], "labels": labels[keep], "masks": stacked[keep]}
 
 
 def stages(dataset: Any, rounds: int) -> dict[str, float]:

@@ -19,22 +19,28 @@ class MaskCrops:
 
     def __init__(self, index: AnnotationIndex, side: int, cache: Path) -> None:
         self.index, self.side = index, side
-        self._bytes = -(-side * side // 8)
-        spans = index.packed.arrays.spans
-        self._stored = Stored(cache / "masks" / f"{index.packed.key}-{side}.bits", spans * self._bytes)
+        self._row = -(-side // 8)  # bytes of a row of a crop
+        spans = index.packed.arrays.spans * side * self._row
+        self._stored = Stored(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
 
-    def of(self, i: int, boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """R M M masks, 0 or 1, of all R annotations of image i.
+    def of(
+        self, i: int, boxes: NDArray[np.float64], mirrored: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The masks of all R annotations of image i, R M M of 0 or 1, and which of them hold anything (R).
 
         Args:
             boxes: R 4, theirs in the pixels of the file, x1 y1 x2 y2.
+            mirrored: left to right.
         """
-        row = int(self.index.rows[i])
+        row, side = int(self.index.rows[i]), self.side
         bits = self._stored.get(row)
         if bits is None:
             outlines = [self.index.outline(i, j) for j in range(len(boxes))]
-            crops = mask_crops(outlines, boxes, self.index.size(i), self.side)
-            bits = np.packbits(crops.reshape(len(boxes), -1), axis=1)
+            bits = np.packbits(mask_crops(outlines, boxes, self.index.size(i), side), axis=2)
             self._stored.put(row, bits)
-        flat = np.unpackbits(bits.reshape(len(boxes), self._bytes), axis=1, count=self.side * self.side)
-        return flat.reshape(len(boxes), self.side, self.side)
+        bits = bits.reshape(len(boxes), side, self._row)
+        if mirrored:  # bytes from last to first, bits likewise; what fills the last byte comes first
+            crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
+        else:
+            crops = np.unpackbits(bits, axis=2, count=side)
+        return crops, bits.any((1, 2))

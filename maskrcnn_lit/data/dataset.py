@@ -131,10 +131,9 @@ class CocoDataset(Dataset[Sample]):
         height, width = view.size
         uncut = map_boxes(annotations["boxes"], view.matrix)
         cut = uncut.clip(0, [width, height, width, height])
-        crops = self._crops.of(i, annotations["boxes"])
-        crops = crops[:, :, ::-1] if view.flip else crops
+        crops, held = self._crops.of(i, annotations["boxes"], view.flip)
         boxes = visible_boxes(crops, uncut, cut)
-        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & crops.any((1, 2)))
+        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & held)
         crowd = annotations["crowd"][seen]
         return {
             "boxes": torch.from_numpy(boxes[seen].astype(np.float32)),
@@ -147,13 +146,14 @@ class CocoDataset(Dataset[Sample]):
 
 
 def _describe(image: Tensor, original: tuple[int, int], image_id: int, view: View, readable: bool = True) -> Sample:
+    scales = view.size[0] / view.window[2], view.size[1] / view.window[3]
     return {
         "images": image,
-        "image_sizes": torch.tensor(view.size),
-        "scales": torch.tensor([view.size[0] / view.window[2], view.size[1] / view.window[3]], dtype=torch.float32),
-        "original_sizes": torch.tensor(original),
-        "image_ids": torch.tensor(image_id),
-        "readable": torch.tensor(readable),
+        "image_sizes": torch.from_numpy(np.array(view.size)),  # a third of torch.tensor's time
+        "scales": torch.from_numpy(np.array(scales, np.float32)),
+        "original_sizes": torch.from_numpy(np.array(original)),
+        "image_ids": torch.from_numpy(np.array(image_id)),
+        "readable": torch.from_numpy(np.array(readable)),
     }
 
 
@@ -187,16 +187,18 @@ def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) ->
         height, width = min((s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1])
     most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
     slots = next((n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0])
-    batch: Batch = {}
-    for key, first in samples[0].items():
-        shape = list(first.shape)
-        if key == "images":
-            shape = [3, height, width]
-        elif key in TARGET_KEYS:
-            shape[0] = slots
-        batch[key] = _zeros([len(samples), *shape], first.dtype)
-        for row, sample in zip(batch[key], (s[key] for s in samples), strict=True):
-            row[tuple(slice(n) for n in sample.shape)] = sample
+    images = _zeros([len(samples), height, width, 3], torch.uint8)  # the memory that convolutions want
+    for row, image in zip(images, (s["images"].permute(1, 2, 0) for s in samples), strict=True):
+        row[: image.shape[0], : image.shape[1]] = image
+    batch: Batch = {"images": images.permute(0, 3, 1, 2)}
+    for key in samples[0].keys() - {"images"}:
+        columns = [s[key] for s in samples]
+        if key not in TARGET_KEYS:
+            batch[key] = torch.stack(columns)
+            continue
+        batch[key] = _zeros([len(samples), slots, *columns[0].shape[1:]], columns[0].dtype)
+        for row, sample in zip(batch[key], columns, strict=True):
+            row[: len(sample)] = sample
     return batch
 
 
