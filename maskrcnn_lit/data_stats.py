@@ -86,7 +86,7 @@ def fit(
     """The recall that the model's anchors can reach and, with `search`, that of others that reach more.
 
     Returns:
-        "now": recalls; "others": the same behind what to type for each of them, if they gain GAIN or more.
+        the anchors, "searched", "now": recalls, and "others": recalls by what to type for them, if they gain GAIN.
     """
     padded, sides = padded_sizes(alone.sizes, image_size), alone.sides()
 
@@ -109,6 +109,7 @@ def fit(
     return {
         "model.anchors.sizes": list(anchors.sizes),
         "model.anchors.ratios": list(anchors.ratios),
+        "searched": search,
         "now": now,
         "others": {name: row for name, row in others.items() if max(gains[name]) >= GAIN > -min(gains[name])},
     }
@@ -176,17 +177,17 @@ def _shares(shares: dict[str, float]) -> str:
 
 def anchor_table(fitted: dict[str, Any]) -> list[str]:
     """Lines to print, of `fit`: a row of recalls for the anchors as they are, and for each of the others."""
-    columns = [(size, threshold) for size, row in fitted["now"].items() for threshold in row]
-    rows = {"  as it is": fitted["now"]} | {f"  {name}": row for name, row in fitted["others"].items()}
-    width = max(32, *map(len, rows))
+    thresholds = " and ".join(fitted["now"]["all"])
     sizes, ratios = _shown(fitted["model.anchors.sizes"]), _shown(fitted["model.anchors.ratios"])
+    rows = {"now": fitted["now"]} | {f"({n})": row for n, row in enumerate(fitted["others"].values(), 1)}
     lines = [
         "",
-        f"  Share of the objects that an anchor meets, by size and IoU (model.anchors.sizes={sizes} ratios={ratios}):",
-        f"  {'':{width}}" + "".join(f"{f'{size} {threshold}':>11}" for size, threshold in columns),
+        f"  Share of the objects that an anchor of sizes {sizes}, ratios {ratios} meets with an IoU of {thresholds}:",
+        f"  {'':6}" + "".join(f"{size:>{8 * len(row)}}" for size, row in fitted["now"].items()),
     ]
     for name, row in rows.items():
-        lines.append(f"  {name:{width}}" + "".join(f"{row[size][threshold]:>11.3f}" for size, threshold in columns))
-    if fitted["others"]:
-        lines.append("  Each of these rows is what to type behind train, data=... and model=...")
+        lines.append(f"  {name:6}" + "".join(f"{share:>8.3f}" for size in fitted["now"] for share in row[size].values()))
+    lines += [f"  ({n}) add {typed}" for n, typed in enumerate(fitted["others"], 1)]
+    if fitted["searched"] and not fitted["others"]:
+        lines.append(f"  No other sizes and ratios that were tried reach {GAIN} more.")
     return lines

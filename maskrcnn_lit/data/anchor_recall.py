@@ -90,7 +90,7 @@ def improve(
 ) -> Choice:
     """Anchors with a larger sum of recalls at `thresholds` than `now`, or `now`: as many sizes and ratios.
 
-    Tried are quantiles and clusters of the objects' sides, their aspect ratios, and from the best of these on each
+    Tried are ladders of sizes that begin at the objects' own, their aspect ratios, and from the best of these on each
     level a little smaller and larger. Of many objects a random sample is asked, at one padded size: the recall to
     report is that of `reach`.
     """
@@ -121,26 +121,16 @@ def improve(
 
 
 def _candidates(objects: Objects, now: Choice) -> Iterator[Choice]:
-    levels, shapes = len(now.sizes), len(now.ratios)
-    sides, boxes = objects.sides(), objects.boxes
-    ratios = (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])
-    spread = np.quantile(sides, (np.arange(levels) + 0.5) / levels)
-    low, high = np.quantile(sides, [0.05, 0.95])
-    own = np.quantile(ratios, (np.arange(shapes) + 0.5) / shapes)
-    for sizes in (now.sizes, _whole(spread), _whole(_clusters(sides, spread)), _whole(np.geomspace(low, high, levels))):
-        for kind in (now.ratios, tuple(float(f"{ratio:.2g}") for ratio in own)):
-            yield Choice(tuple(sizes), kind)
-
-
-def _whole(sizes: Floats) -> list[int]:
-    return sorted(max(2, round(size)) for size in sizes.tolist())
-
-
-def _clusters(sides: Floats, centres: Floats) -> Floats:
-    """k-means of the logarithms, from `centres` on."""
-    values, middle = np.log(sides), np.log(centres)
-    for _ in range(20):
-        nearest = _nearest(middle, values)
-        middle = np.array([values[nearest == n].mean() if (nearest == n).any() else m for n, m in enumerate(middle)])
-        middle.sort()
-    return np.exp(middle)
+    """`now`; and sizes that grow by one factor from level to level, as the strides do, from several beginnings."""
+    boxes = objects.boxes
+    own = (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])
+    places = (np.arange(len(now.ratios)) + 0.5) / len(now.ratios)
+    ratios = tuple(float(f"{ratio:.2g}") for ratio in np.quantile(own, places))
+    ladders = [
+        tuple(max(2, round(first * growth**level)) for level in range(len(now.sizes)))
+        for first in np.quantile(objects.sides(), [0.05, 0.15, 0.3, 0.5, 0.7]).tolist()
+        for growth in (1.4, 1.7, 2.0)
+    ]
+    for sizes in (now.sizes, *ladders):
+        for kind in (now.ratios, ratios):
+            yield Choice(sizes, kind)
