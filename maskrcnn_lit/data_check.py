@@ -85,7 +85,9 @@ def told(part: str, found: Findings, faults: list[Fault]) -> list[str]:
     """Lines to print: what was looked at, then each kind of fault with its count and the first SHOWN of it."""
     index = found.index
     objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
-    lines = [f"{part}: {len(index)} images decoded, {objects} annotations compared with their masks; {len(faults)} faults"]
+    lines = [
+        f"{part}: {len(index)} images decoded, {objects} annotations compared with their masks; {len(faults)} faults"
+    ]
     for kind in sorted({fault.kind for fault in faults}):
         same = [fault for fault in faults if fault.kind == kind]
         lines.append(f"  {len(same)} x {kind}")

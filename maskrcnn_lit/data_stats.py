@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 
@@ -57,8 +58,7 @@ def _anchors(node: DictConfig) -> tuple[Choice, MakeGrids]:
         )
 
     def make(choice: Choice, padded: tuple[int, int]) -> Grids:
-        node.sizes, node.ratios = list(choice.sizes), list(choice.ratios)
-        return anchor_grids(build(node), padded)
+        return anchor_grids(build({**node, "sizes": choice.sizes, "ratios": choice.ratios}), padded)
 
     return Choice(tuple(node.sizes), tuple(map(float, node.ratios))), make
 
@@ -98,21 +98,26 @@ def fit(
     if search:
         better = improve(alone, padded, anchors, make, thresholds, seed)
         others[_typed(anchors, better)] = measured(alone, padded, better)
-        if float(torch.tensor(sides).median()) < TINY:
+        if np.median(sides) < TINY:
             for factor in (2, 4):
-                larger = image_size * factor if isinstance(image_size, int) else tuple(s * factor for s in image_size)
+                larger = _times(image_size, factor)
                 grown = alone._replace(sizes=alone.sizes * factor, boxes=alone.boxes * factor)
                 others[f"data.image_size={_shown(larger)}"] = measured(
                     grown, padded_sizes(grown.sizes, larger), anchors
                 )
-    gains = {name: [row["all"][key] - now["all"][key] for key in now["all"]] for name, row in others.items()}
+    gains = {name: [row["all"][key] - share for key, share in now["all"].items()] for name, row in others.items()}
+    worth = [name for name, gain in gains.items() if max(gain) >= GAIN and min(gain) > -GAIN]
     return {
         "model.anchors.sizes": list(anchors.sizes),
         "model.anchors.ratios": list(anchors.ratios),
         "searched": search,
         "now": now,
-        "others": {name: row for name, row in others.items() if max(gains[name]) >= GAIN > -min(gains[name])},
+        "others": {name: others[name] for name in worth},
     }
+
+
+def _times(image_size: ImageSize, factor: int) -> ImageSize:
+    return image_size * factor if isinstance(image_size, int) else (image_size[0] * factor, image_size[1] * factor)
 
 
 def _typed(now: Choice, better: Choice) -> str:
@@ -151,8 +156,8 @@ def table(numbers: dict[str, Any]) -> list[str]:
     ]
     if numbers["side"] and numbers["side"]["median"] < TINY:
         lines.append(
-            f"  Warning: the median object is {numbers['side']['median']:.0f} px after the resize, under {TINY:.0f} px: "
-            "the finest features have a cell for 4 px. Larger images help: data.image_size"
+            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after the resize, under "
+            f"{TINY:.0f}, and the finest features have a cell for 4 px. Larger images help: data.image_size"
         )
     return lines
 
@@ -186,7 +191,9 @@ def anchor_table(fitted: dict[str, Any]) -> list[str]:
         f"  {'':6}" + "".join(f"{size:>{8 * len(row)}}" for size, row in fitted["now"].items()),
     ]
     for name, row in rows.items():
-        lines.append(f"  {name:6}" + "".join(f"{share:>8.3f}" for size in fitted["now"] for share in row[size].values()))
+        lines.append(
+            f"  {name:6}" + "".join(f"{share:>8.3f}" for size in fitted["now"] for share in row[size].values())
+        )
     lines += [f"  ({n}) add {typed}" for n, typed in enumerate(fitted["others"], 1)]
     if fitted["searched"] and not fitted["others"]:
         lines.append(f"  No other sizes and ratios that were tried reach {GAIN} more.")

@@ -63,7 +63,9 @@ def read_objects(index: AnnotationIndex, image_size: ImageSize) -> Objects:
 
 
 def _joined(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    return np.concatenate([np.zeros((0, *arrays[0].shape[1:]), dtype), *arrays]).astype(dtype) if arrays else np.zeros(0)
+    return (
+        np.concatenate([np.zeros((0, *arrays[0].shape[1:]), dtype), *arrays]).astype(dtype) if arrays else np.zeros(0)
+    )
 
 
 def summarise(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
