@@ -140,7 +140,7 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             told.append(f"{part}: {others} images in {index.folder} are not in the json or were not checked")
     if {"train", "val"} <= findings.keys():
         train, val = findings["train"].index, findings["val"].index
-        both = {name for name in set(train.file_names) & set(val.file_names)}
+        both = set(train.file_names) & set(val.file_names)
         if both:
             told.append(
                 f"{len(both)} file names stand in train and in val, {min(both)} for one; only equal content is a fault"
