@@ -8,10 +8,17 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from maskrcnn_lit.config import build
-from maskrcnn_lit.data.checks import Findings, cleaned, cleaned_paths, find_faults, mark_leaks, notes
-from maskrcnn_lit.data.coco_json import Fault, load_json
+from maskrcnn_lit.data.checks import (
+    Findings,
+    cleaned,
+    cleaned_paths,
+    find_faults,
+    load_entries,
+    mark_leaks,
+    notes,
+)
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.data.index import read_index
+from maskrcnn_lit.data.index import Fault, read_index
 from maskrcnn_lit.data.parts import fill_parts, part_paths
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.overrides import typed
@@ -40,7 +47,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     remarks = notes(findings)
     print("\n".join(f"note: {remark}" for remark in remarks), end="\n" if remarks else "")
     for part, target in targets.items():
-        write_json(target, cleaned(load_json(originals[part]), findings[part]), indent=None)
+        write_json(target, cleaned(load_entries(originals[part]), findings[part]), indent=None)
         print(f"{part} without them: {typed(f'data.{part}.annotations', target.absolute())}")
     total = sum(map(len, faults.values()))
     if config.out is not None:
@@ -54,7 +61,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
 def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Findings:
     """Read a part and its files. The whole json, unless fewer images are asked for than it has."""
     take = config.data[f"{part}_images"]
-    if take is not None and take >= len(load_json(annotations)["images"]):
+    if take is not None and take >= len(load_entries(annotations)["images"]):
         take = None
     index = read_index(
         annotations,

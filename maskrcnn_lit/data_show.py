@@ -34,7 +34,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     names = [category.name for category in data.categories]
     pictures = []
     for position in sorted(order[: config.count].tolist()):
-        batch = as_seen(data.collate([dataset[config.epoch, position]]))
+        batch = as_seen({key: value[None] for key, value in dataset[config.epoch, position].items()})
         image, target = ground_truth_from_batch(batch, 0, names)
         pictures.append(titled(draw_instances(image, **target), dataset.index.file_names[position]))
     write_image(Path(config.out), grid(pictures, columns=math.ceil(math.sqrt(len(pictures)))))

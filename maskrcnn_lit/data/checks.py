@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco_json import Fault
 from maskrcnn_lit.data.image import UnreadableImageError, decode
-from maskrcnn_lit.data.index import AnnotationIndex
+from maskrcnn_lit.data.index import AnnotationIndex, Fault
 from maskrcnn_lit.data.media import SUFFIXES
 from maskrcnn_lit.errors import UserError
 
@@ -131,7 +131,7 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
     told = []
     for part, found in findings.items():
         index = found.index
-        used = set(index.store.labels.tolist())
+        used = {label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()}
         unused = [category.name for label, category in enumerate(index.categories, 1) if label not in used]
         if unused:
             some = ", ".join(unused[:12]) + (f" and {len(unused) - 12} more" if len(unused) > 12 else "")
@@ -162,6 +162,15 @@ def _files_beside(found: Findings) -> int:
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     )
     return sum(name not in known for name in files)
+
+
+def load_entries(path: Path) -> dict[str, Any]:
+    """The parsed json with every key, to count and to filter; UserError: it cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+        return {**content, "images": list(content["images"]), "annotations": list(content["annotations"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as a COCO instances json ({error!r}): give another file") from None
 
 
 def cleaned(content: Mapping[str, Any], found: Findings) -> dict[str, Any]:

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 from coco_file import coco_dict, write_coco
 
-from maskrcnn_lit.data.checks import Findings, cleaned, cleaned_paths, find_faults, mark_leaks, mask_extent, notes
-from maskrcnn_lit.data.coco_json import Fault
-from maskrcnn_lit.data.index import read_index
+from maskrcnn_lit.data.checks import (
+    Findings,
+    cleaned,
+    cleaned_paths,
+    find_faults,
+    load_entries,
+    mark_leaks,
+    mask_extent,
+    notes,
+)
+from maskrcnn_lit.data.index import Fault, read_index
 from maskrcnn_lit.errors import UserError
 
 
@@ -210,3 +218,11 @@ def test_where_cleaned_jsons_go(tmp_path: Path):
     assert cleaned_paths(Path("c"), {"train": one, "val": two}) == named
     with pytest.raises(UserError, match=r"cleaned=.*a would overwrite .*never changed: give another folder"):
         cleaned_paths(tmp_path / "b" / ".." / "a", {"train": tmp_path / one, "val": tmp_path / "b/other.json"})
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"images": 3, "annotations": []}'])
+def test_a_json_that_cannot_be_filtered_is_told(text: str | None, tmp_path: Path):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json cannot be read as a COCO instances json \(.*\): give another file"):
+        load_entries(tmp_path / "a.json")
