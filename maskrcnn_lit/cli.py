@@ -1,6 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something that the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, 2 something that the user can
+mend, 130 interrupted.
 """
 
 import errno
@@ -10,7 +11,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maskrcnn_lit import __version__
@@ -24,7 +25,8 @@ class Verb(NamedTuple):
     examples: tuple[str, ...]
 
 
-# Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in conf/.
+# Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in conf/; that of
+# "data stats" is data_stats. What `run` returns, if anything, is the exit code.
 VERBS = {
     "train": Verb(
         "train a model, score it, and leave a run folder",
@@ -50,6 +52,27 @@ VERBS = {
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),
+    "data stats": Verb(
+        "what the data holds: counts, sizes after the resize, crowding, what the anchors can reach",
+        (
+            "maskrcnn-lit data stats data=coco2017 data.root=DIR",
+            "maskrcnn-lit data stats data=shapes model=tiny out=stats.json",
+        ),
+    ),
+    "data check": Verb(
+        "every fault of the data by file and annotation id; exits with 1 if there are any",
+        (
+            "maskrcnn-lit data check data=coco2017 data.root=DIR",
+            "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
+        ),
+    ),
+    "data show": Verb(
+        "a picture of training samples as the model gets them: augmented, with boxes and masks",
+        (
+            "maskrcnn-lit data show data=shapes out=samples.png",
+            "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
+        ),
+    ),
     "backbones": Verb(
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
@@ -68,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # took ten times as long); those that sleep cost next to nothing, so that torch may keep one for each core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         return _say(_sentence(error), 2)
     except KeyboardInterrupt as error:
@@ -79,22 +102,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.filename is None:  # not about a file
             raise
         return _say(f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it", 2)
-    return 0
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return
+        print(_overview(VERBS))
+        return 0
     if arguments[0] in ("-V", "--version"):
         print(f"maskrcnn-lit {__version__}")
-        return
+        return 0
+    family = {name: verb for name, verb in VERBS.items() if name.startswith(f"{arguments[0]} ")}
+    if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
+        print(_overview(family))
+        return 0
     from maskrcnn_lit import config  # Hydra; it would only delay the lines above
     from maskrcnn_lit.overrides import suggest
 
-    verb, *rest = arguments
+    words = 2 if family else 1
+    verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb not in VERBS:
-        raise UserError(f"there is no verb '{verb}'{suggest(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+        known = family or VERBS
+        raise UserError(f"there is no verb '{verb}'{suggest(verb, known)}; the verbs are {', '.join(known)}")
     flags, overrides = (
         [text for text in rest if text.startswith("-")],
         [t for t in rest if not t.startswith("-")],
@@ -108,9 +136,10 @@ def _run(arguments: list[str]) -> None:
         print(config.to_yaml(config.show(verb, overrides)), end="")
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded, so that mistakes are told at once
-        module = importlib.import_module(f"maskrcnn_lit.{verb}")
+        module = importlib.import_module(f"maskrcnn_lit.{config.yaml_name(verb)}")
         _quiet()
-        module.run(composed, overrides)
+        return module.run(composed, overrides) or 0
+    return 0
 
 
 def _quiet() -> None:
@@ -126,10 +155,10 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-def _overview() -> str:
-    width = max(map(len, VERBS))
+def _overview(verbs: Mapping[str, Verb]) -> str:
+    width = max(map(len, verbs))
     lines = ["maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", ""]
-    for name, verb in VERBS.items():
+    for name, verb in verbs.items():
         lines += [f"  {name:{width}}  {verb.summary}", f"  {'':{width}}  $ {verb.examples[0]}", ""]
     lines += [
         "maskrcnn-lit VERB --help   the verb's options, their defaults and choices",

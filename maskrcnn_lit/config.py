@@ -33,11 +33,19 @@ __all__ = [
     "load_run_config",
     "show",
     "to_yaml",
+    "yaml_name",
 ]
 
 
 # Without a default, and yet not asked for: null until the data tells it, or where only validation images count.
-NOT_ASKED = {"train": ["model.num_classes"], "evaluate": ["data.train.images", "data.train.annotations"]}
+_TRAIN, _VAL = (["data.train.images", "data.train.annotations"], ["data.val.images", "data.val.annotations"])
+NOT_ASKED = {
+    "train": ["model.num_classes"],
+    "evaluate": _TRAIN,
+    "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
+    "data check": [*_TRAIN, *_VAL],
+    "data show": [*_TRAIN, *_VAL],
+}
 
 
 class Option(NamedTuple):
@@ -60,6 +68,11 @@ def conf_dir() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
+
+
+def yaml_name(verb: str) -> str:
+    """The name of the yaml of `verb`, and of its module: that of "data stats" is data_stats."""
+    return verb.replace(" ", "_")
 
 
 def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -93,14 +106,14 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
             if choices:
                 check_choice(override, verb, groups, choices)
         chosen = _chosen(loader, overrides)
-        composed = hydra.compose(verb, overrides=chosen)
+        composed = hydra.compose(yaml_name(verb), overrides=chosen)
         before = OmegaConf.to_container(composed)
         comments = _all_comments(loader, verb, chosen)
         for override in parsed:
             if override.input_line not in chosen:
                 check_value(override, verb, groups, before, comments)
         _check_experiment(verb, before, _groups(loader, verb, chosen))
-        return composed if len(chosen) == len(overrides) else hydra.compose(verb, overrides=list(overrides))
+        return composed if len(chosen) == len(overrides) else hydra.compose(yaml_name(verb), overrides=list(overrides))
 
 
 def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
@@ -182,7 +195,7 @@ def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
 
 def _groups(loader: Any, verb: str, chosen: list[str]) -> dict[str, str | None]:
     """Group -> choice, of the defaults list of `verb`."""
-    known = loader.compute_defaults_list(verb, chosen, RunMode.RUN).overrides.known_choices
+    known = loader.compute_defaults_list(yaml_name(verb), chosen, RunMode.RUN).overrides.known_choices
     return {name: choice for name, choice in known.items() if not name.startswith("hydra/")}
 
 
@@ -192,7 +205,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
     if choices.get("experiment") is None:
         return
     others = [f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"]
-    known = dict(flat(OmegaConf.to_container(hydra.compose(verb, overrides=others))))
+    known = dict(flat(OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=others))))
     named = dict(flat(config))
     objects = tuple(f"{name}." for name, value in named.items() if isinstance(value, dict) and "_target_" in value)
     for name in named:
@@ -204,7 +217,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
 def _all_comments(loader: Any, verb: str, chosen: list[str]) -> dict[str, str]:
     """Option -> the comment beside it, of every yaml file that `chosen` makes the config from."""
     comments: dict[str, str] = {}
-    for source in loader.compute_defaults_list(verb, chosen, RunMode.RUN).defaults:
+    for source in loader.compute_defaults_list(yaml_name(verb), chosen, RunMode.RUN).defaults:
         comments |= _comments(conf_dir() / f"{source.config_path}.yaml", source.package or "")
     return comments
 

@@ -29,9 +29,9 @@ def atomic_write(path: Path, data: bytes | str) -> None:
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically; NaN and infinity, which JSON has not, become null."""
-    atomic_write(path, json.dumps(_without_nan(value), indent=1) + "\n")
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write `value` as JSON, atomically; NaN and infinity, which JSON has not, become null. `indent` None: one line."""
+    atomic_write(path, json.dumps(_without_nan(value), indent=indent) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import types
@@ -42,14 +43,20 @@ def test_alone_it_lists_every_verb_with_an_example(arguments: list[str], capsys:
 
 def test_verbs_are_modules_with_a_yaml():
     yamls = {path.stem for path in config.conf_dir().glob("*.yaml")}
-    assert set(cli.VERBS) == yamls
-    for name in cli.VERBS:
-        assert "\ndef run(config: DictConfig, overrides: list[str]) -> None:" in (PACKAGE / f"{name}.py").read_text()
+    names = [config.yaml_name(verb) for verb in cli.VERBS]
+    assert set(names) == yamls and len(names) == len(yamls)
+    for name in names:
+        found = re.search(
+            r"^def run\(config: DictConfig, overrides: list\[str\]\) -> (None|int):",
+            (PACKAGE / f"{name}.py").read_text(),
+            re.MULTILINE,
+        )
+        assert found is not None, name
 
 
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_the_help_of_a_verb_shows_examples_groups_and_options(name: str, capsys: pytest.CaptureFixture):
-    assert cli.main([name, "--help"]) == 0
+    assert cli.main([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
     described = config.describe(name)
     for example in cli.VERBS[name].examples:
@@ -61,6 +68,26 @@ def test_the_help_of_a_verb_shows_examples_groups_and_options(name: str, capsys:
     for option in described.options:
         assert f"\n  {option.name} " in printed
     assert max(map(len, printed.splitlines())) <= 160
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["data", "--help"], ["data", "-h"], ["data", "help"]])
+def test_the_first_word_of_several_verbs_lists_these(arguments: list[str], capsys: pytest.CaptureFixture):
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[1] for line in printed.splitlines() if line.startswith("  data")] == [
+        "data stats",
+        "data check",
+        "data show",
+    ]
+    assert "train a model" not in printed
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_what_a_verb_returns_is_the_exit_code(returned: int | None, code: int, monkeypatch: pytest.MonkeyPatch):
+    module = types.ModuleType("maskrcnn_lit.data_check")
+    module.run = lambda config, overrides: returned
+    monkeypatch.setitem(sys.modules, "maskrcnn_lit.data_check", module)
+    assert cli.main(["data", "check", "seed=3"]) == code
 
 
 def test_the_help_shows_what_overrides_make_of_it(capsys: pytest.CaptureFixture):
@@ -94,6 +121,14 @@ def test_cfg_prints_the_config_and_runs_nothing(verb: types.ModuleType, capsys: 
     [
         (["trian"], "maskrcnn-lit: there is no verb 'trian'; did you mean train?; the verbs are train, evaluate,"),
         (["xyz"], "there is no verb 'xyz'; the verbs are"),
+        (
+            ["data", "chekc"],
+            "no verb 'data chekc'; did you mean data check?; the verbs are data stats, data check, data",
+        ),
+        (
+            ["data", "stats", "sede=1"],
+            "data stats has no option 'sede'; did you mean seed?; `maskrcnn-lit data stats --",
+        ),
         (["train", "-m"], "train has no flag '-m': it has --help, --cfg and options NAME=VALUE"),
         (["train", "--epochs", "3"], "train has no flag '--epochs'"),
         (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),

@@ -12,14 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from maskrcnn_lit import cli
-from maskrcnn_lit.config import build, compose, conf_dir, show
+from maskrcnn_lit.config import build, compose, conf_dir, show, yaml_name
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.overrides import flat
 from maskrcnn_lit.targets import ALLOWED_TARGETS
 from maskrcnn_lit.training.trainer import build_trainer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-VERBS = sorted(path.stem for path in CONF.glob("*.yaml"))
+VERBS = sorted(cli.VERBS)
 CHOICES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
 GROUPS = {"augment", "backbone", "callbacks", "data", "experiment", "logger", "model", "optimizer", "trainer"}
@@ -42,7 +42,7 @@ def test_every_yaml_is_a_verb_or_a_choice_of_a_known_group():
     files = list(CONF.rglob("*.yaml"))
     assert conf_dir() == CONF
     assert len(files) == len(VERBS) + len(CHOICES) >= 20
-    assert set(VERBS) == set(cli.VERBS)
+    assert {yaml_name(verb) for verb in VERBS} == {path.stem for path in CONF.glob("*.yaml")}
     assert {group for group, _ in CHOICES} == GROUPS
     assert {"demo", "overfit"} <= set(EXPERIMENTS)
 
@@ -55,7 +55,8 @@ def test_a_verb_composes(verb: str):
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_examples_of_a_verb_compose(verb: str):
     for example in cli.VERBS[verb].examples:
-        program, name, *overrides = shlex.split(example)
+        program, *words = shlex.split(example)
+        name, overrides = " ".join(words[: len(verb.split())]), words[len(verb.split()) :]
         assert (program, name) == ("maskrcnn-lit", verb)
         compose(verb, overrides)
 

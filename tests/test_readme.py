@@ -21,7 +21,15 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", ".ci/run"}
 OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
-NOT_OURS = {"config.yaml", "metrics.csv", "result.json", "detections.json", "subset_ids.json", "predictions.png"}
+NOT_OURS = {
+    "config.yaml",
+    "metrics.csv",
+    "result.json",
+    "detections.json",
+    "subset_ids.json",
+    "predictions.png",
+    "samples.png",
+}
 FILE = re.compile(r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])")
 
 
@@ -65,12 +73,13 @@ def check(words: list[str]) -> None:
     """Raise if a command could not work in a fresh clone."""
     first, *rest = words
     if first == "maskrcnn-lit":
-        verb = rest[0] if rest else "--help"
-        if verb.startswith("-") or "--help" in rest:
+        if not rest or rest[0].startswith("-") or "--help" in rest:
             assert cli.main(rest) == 0
             return
+        count = 1 if rest[0] in cli.VERBS else 2
+        verb = " ".join(rest[:count])
         assert verb in cli.VERBS, f"there is no verb {verb}"
-        config.compose(verb, [word for word in rest[1:] if word != "--cfg"])
+        config.compose(verb, [word for word in rest[count:] if word != "--cfg"])
     elif first == "make":
         done = subprocess.run(["make", "-n", *rest], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -190,6 +199,8 @@ def test_commands_and_files_are_found_wherever_they_stand():
     ("command", "error"),
     [
         ("maskrcnn-lit trian", AssertionError),
+        ("maskrcnn-lit data chekc", AssertionError),
+        ("maskrcnn-lit data check sede=1", UserError),
         ("maskrcnn-lit train optimiser.lr=1", UserError),
         ("maskrcnn-lit train experiment=none_such", UserError),
         ("make tset", AssertionError),

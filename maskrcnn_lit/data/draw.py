@@ -70,7 +70,7 @@ def draw_instances(
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
     """Two pictures in one, each under its title, e.g. ("ground truth", "prediction")."""
-    return grid([_titled(left, titles[0]), _titled(right, titles[1])], columns=2)
+    return grid([titled(left, titles[0]), titled(right, titles[1])], columns=2)
 
 
 def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -92,7 +92,8 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def _titled(picture: np.ndarray, title: str) -> np.ndarray:
+def titled(picture: np.ndarray, title: str) -> np.ndarray:
+    """A picture under its title."""
     size = max(14, picture.shape[1] // 26)
     strip = Image.new("RGB", (picture.shape[1], round(size * 1.7)), PAPER)
     ImageDraw.Draw(strip).text((2, strip.height // 2), title, INK, ImageFont.load_default(size), anchor="lm")
