@@ -34,13 +34,18 @@ def locked(path: Path) -> Iterator[None]:
 
     On a file system without locks nobody waits; what is written atomically is right all the same, if done twice.
     """
-    with open(path, "ab") as file:  # closing it, as the end of a process does, frees the lock
+    with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 raise
-        yield
+            yield
+            return
+        try:
+            yield
+        finally:  # closing the file would not do where a process that was forked meanwhile has it open too
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_json(path: Path, value: Any) -> None:
