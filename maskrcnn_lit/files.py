@@ -1,9 +1,13 @@
 """Writing files so that a reader, or a killed run, meets a complete file or none."""
 
+import errno
+import fcntl
 import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,26 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of `path`, an empty file that stays: one thread of one process at a time, the others wait.
+
+    On a file system without locks nobody waits; what is written atomically is right all the same, if done twice.
+    """
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            yield
+            return
+        try:
+            yield
+        finally:  # closing the file would not do where a process that was forked meanwhile has it open too
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

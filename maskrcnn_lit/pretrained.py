@@ -13,8 +13,8 @@ from torch import Tensor
 
 from maskrcnn_lit.config import compose
 from maskrcnn_lit.data.categories import UNUSED, Category
-from maskrcnn_lit.download import fetch, file_digest
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.fetch import fetch, file_digest
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone

@@ -1,13 +1,16 @@
+import errno
+import fcntl
 import json
 import math
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from maskrcnn_lit import files
-from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.files import atomic_write, locked, write_json
 
 
 @pytest.mark.parametrize("data", ["naïve\nlines\r\n", b"\x00\xff"])
@@ -61,3 +64,45 @@ def test_json_that_cannot_be_written_leaves_no_file(tmp_path: Path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", {"a": object()})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path):
+    inside: list[int] = []
+
+    def work(_: int) -> int:
+        with locked(tmp_path / "lock"):
+            inside.append(0)
+            found = len(inside)
+            inside.pop()
+            return found
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(200))) == {1}
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path):
+    (tmp_path / "count").write_text("0")
+    child = os.fork()
+    for _ in range(50):
+        with locked(tmp_path / "lock"):
+            (tmp_path / "count").write_text(str(int((tmp_path / "count").read_text()) + 1))
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "count").read_text() == "100"
+
+
+def test_where_the_file_system_has_no_locks_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(code: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOSYS)
+    with locked(tmp_path / "lock"):
+        pass
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock"):
+        pass

@@ -63,7 +63,7 @@ def find_faults(index: AnnotationIndex, progress: Callable[[int, int], None] = l
 def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None]:
     """The hash of the file of image i, and what is wrong with its pixels."""
     try:
-        data = index.path(i).read_bytes()
+        data = index.read(i)
         decode(data, index.size(i))
     except (OSError, UnreadableImageError) as error:
         return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error))
@@ -137,7 +137,7 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             some = ", ".join(unused[:12]) + (f" and {len(unused) - 12} more" if len(unused) > 12 else "")
             told.append(f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}")
         if (others := _files_beside(found)) > 0:
-            told.append(f"{part}: {others} images in {index.folder} are not in the json or were not checked")
+            told.append(f"{part}: {others} images in {index.source.where} are not in the json or were not checked")
     if {"train", "val"} <= findings.keys():
         train, val = findings["train"].index, findings["val"].index
         both = set(train.file_names) & set(val.file_names)
@@ -154,7 +154,7 @@ def _files_beside(found: Findings) -> int:
     """Images in the folder, subfolders too, that the index does not have, and that are not told as faults either."""
     known = {os.path.normpath(name) for name in found.index.file_names}
     known |= {os.path.normpath(fault.image) for fault in found.index.faults}
-    folder = str(found.index.folder)
+    folder = str(found.index.source.where)
     files = (
         os.path.relpath(os.path.join(where, name), folder)
         for where, _, names in os.walk(folder)

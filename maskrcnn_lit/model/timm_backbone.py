@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_lit.download import file_digest
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.fetch import file_digest
 from maskrcnn_lit.model.backbone import SIDE, STRIDES, choose, freeze, keep_frozen, measure, refuse_group_norm
 from maskrcnn_lit.model.norms import replace_norms
 

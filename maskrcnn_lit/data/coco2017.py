@@ -1,0 +1,114 @@
+"""COCO 2017 from nothing: the annotation archive once, then of the images those that a subset needs.
+
+root/annotations_trainval2017.zip       read in place (source.py); root/annotations/*.json will do too
+root/train2017/000000000009.jpg ...     what was asked for so far; root/train2017.zip will do too
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE
+from maskrcnn_lit.data.web_images import WebImage, fetch_images
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.fetch import download as download_file
+
+SERVER = "http://images.cocodataset.org"
+ANNOTATIONS_URL = f"{SERVER}/annotations/{ANNOTATION_ARCHIVE}"  # 252,907,541 bytes
+ANNOTATIONS_MD5 = "f4bbac642086de4f52a3fdda2de5fa2c"
+PARTS = ("train", "val")
+
+
+def prepare(
+    *,
+    root: str | Path,
+    train_images: int | None,
+    val_images: int | None,
+    subset: str,
+    seed: int,
+    image_ids: Sequence[int] | None,
+    keep_empty: bool,
+    download: bool,
+    mirror: str | None,
+    cache_dir: str | Path | None = None,
+    parts: Sequence[str] = PARTS,
+    archive_md5: str = ANNOTATIONS_MD5,
+    select: Callable[..., Sequence[WebImage]] | None = None,
+) -> None:
+    """Have in `root` what a run needs of COCO 2017. Where `root` is a URL there is nothing to do.
+
+    Args:
+        root: a folder, or a URL.
+        train_images, val_images: how many images of each part; None: all.
+        subset, seed, image_ids, keep_empty, cache_dir: which ones, see `index.select_images`.
+        download: false: nothing is fetched; images may be missing, the folders and the annotations may not.
+        mirror: takes the place of SERVER in every URL.
+        parts: of PARTS.
+        archive_md5: of the annotation archive.
+        select: in place of `index.select_images`.
+
+    Raises:
+        UserError: something is missing, after all retries or with `download` false.
+    """
+    if "://" in str(root):
+        return
+    root = Path(root)
+    if download:
+        fetch_annotations(root, mirrored(ANNOTATIONS_URL, mirror), archive_md5, parts)
+    else:
+        _check_there(root, parts)
+        return
+    counts = {"train": train_images, "val": val_images}
+    for part in parts:
+        folder = root / f"{part}2017"
+        if folder.with_name(f"{folder.name}.zip").is_file() and not folder.is_dir():
+            continue
+        chosen = (select or _select_images())(
+            str(_annotations(root, part)),
+            image_ids=image_ids,
+            keep_empty=keep_empty,
+            take=counts[part],
+            how=subset,
+            seed=seed,
+            cache_dir=cache_dir,
+        )
+        fetch_images([image._replace(url=mirrored(image.url, mirror)) for image in chosen], folder)
+
+
+def fetch_annotations(root: Path, archive_url: str, md5: str, parts: Sequence[str] = PARTS) -> None:
+    """Have the annotations in `root`: the jsons of `parts`, or the archive, which is read in place.
+
+    Raises:
+        UserError: it cannot be fetched, or is another file than that of `md5`.
+    """
+    if not all(_annotations(root, part).is_file() for part in parts):
+        download_file(archive_url, root / ANNOTATION_ARCHIVE, md5, "md5")
+
+
+def mirrored(url: str, mirror: str | None) -> str:
+    """The url at a mirror of COCO's server, say http://host/coco."""
+    if mirror is None or not url.startswith(f"{SERVER}/"):
+        return url
+    return mirror.rstrip("/") + url.removeprefix(SERVER)
+
+
+def _select_images() -> Callable[..., Sequence[WebImage]]:
+    from maskrcnn_lit.data.index import select_images  # type: ignore[attr-defined]
+
+    return select_images
+
+
+def _annotations(root: Path, part: str) -> Path:
+    return root / "annotations" / f"instances_{part}2017.json"
+
+
+def _check_there(root: Path, parts: Sequence[str]) -> None:
+    for part in parts:
+        for path, archive in (
+            (_annotations(root, part), root / ANNOTATION_ARCHIVE),
+            (root / f"{part}2017", root / f"{part}2017.zip"),
+        ):
+            if not path.exists() and not archive.is_file():
+                raise UserError(
+                    f"there is no {path}, nor {archive}, and data.download=false: give the folder of COCO 2017 with "
+                    "data.root=DIR, or have it fetched with data.download=true"
+                )
