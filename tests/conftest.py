@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-# What the data keeps for the next time goes into a folder of this process of the tests, and of those that it starts.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="maskrcnn_lit_tests_")
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it: threads that spin starve other processes
 
 import torch
 
 torch.set_num_threads(1)
+
+# What the data keeps for the next time goes into a folder of this process of the tests, and of those that it starts.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="maskrcnn_lit_tests_")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

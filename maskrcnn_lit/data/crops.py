@@ -43,4 +43,4 @@ class MaskCrops:
             crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
         else:
             crops = np.unpackbits(bits, axis=2, count=side)
-        return crops, bits.any((1, 2))
+        return crops, np.any(bits, axis=(1, 2))
