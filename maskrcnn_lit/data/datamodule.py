@@ -38,6 +38,7 @@ class CocoDataModule(LightningDataModule):
         mask_size: M.
         prepare: called without arguments in `prepare_data`, on one process, before anything is read: it writes or
             fetches the data and returns at once where they are there already.
+        download, mirror: for `prepare`, where the config gives them to it.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index` (with stage "fit"),
     `val_index` (whose `categories` have the same order and the val json's own ids), `train_dataset`, `val_dataset`.
@@ -66,6 +67,8 @@ class CocoDataModule(LightningDataModule):
         augment: Mapping[str, Any] | None = None,
         mask_size: int = 112,
         prepare: Callable[[], None] | None = None,
+        download: bool = True,
+        mirror: str | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name  # LightningDataModule has one that may be None
