@@ -50,6 +50,14 @@ VERBS = {
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),
+    "download": Verb(
+        "fetch or draw a data set, whole or as much as a run will use",
+        (
+            "maskrcnn-lit download data=coco2017 data.train_images=1000",
+            "maskrcnn-lit download data=coco2017 data.root=DIR data.mirror=http://HOST/PATH",
+            "maskrcnn-lit download data=shapes",
+        ),
+    ),
     "backbones": Verb(
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
