@@ -73,6 +73,14 @@ VERBS = {
             "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
         ),
     ),
+    "download": Verb(
+        "fetch or draw a data set, whole or as much as a run will use",
+        (
+            "maskrcnn-lit download data=coco2017 data.train_images=1000",
+            "maskrcnn-lit download data=coco2017 data.root=DIR data.mirror=http://HOST/PATH",
+            "maskrcnn-lit download data=shapes",
+        ),
+    ),
     "backbones": Verb(
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),

@@ -31,7 +31,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     folder = output_folder(config.run, config.run_dir, "evaluations")
     trained, categories, state = read(config.run, config.checkpoint)
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
-    data: CocoDataModule = build(described)
+    data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
@@ -68,7 +68,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     if config.get("data") is None:
         raise UserError("results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ...")
     results = read_results(Path(config.results))
-    data: CocoDataModule = build(config.data)
+    data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
     index = data.val_index
@@ -78,6 +78,13 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
     write_json(file, {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()})
     print(f"{results_table(scores.metrics)}\nWritten to {file}")
+
+
+def _validation_alone(data: DictConfig) -> DictConfig:
+    """No training image is fetched for an evaluation."""
+    if OmegaConf.select(data, "prepare.parts") is not None:
+        data.prepare.parts = ["val"]
+    return data
 
 
 def _as_trained(data: DictConfig, trained: DictConfig, overrides: list[str]) -> DictConfig:

@@ -3,7 +3,6 @@
 `fetch` is for published weights, `download` for one large file that a later run goes on with, `get` for small ones.
 """
 
-import hashlib
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.files import locked
+from maskrcnn_lit.files import file_digest, locked
 
 RETRIES = 5
 BACKOFF = 0.5  # seconds: 0, 1, 2, 4 and 8 between the tries
@@ -106,7 +105,7 @@ def get(url: str, fault: Callable[[bytes], str | None] | None = None) -> bytes:
     retries = _retries()
     while True:
         try:
-            response = _pool(url).request("GET", url, retries=retries, timeout=TIMEOUT)
+            response = _ask(url, retries)
         except HTTPError as error:
             raise OSError(reason(error)) from error
         _check_status(response)
@@ -118,12 +117,6 @@ def get(url: str, fault: Callable[[bytes], str | None] | None = None) -> bytes:
         except MaxRetryError:
             raise OSError(found) from None
         retries.sleep()
-
-
-def file_digest(path: Path, algorithm: str) -> str:
-    """In hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def reason(error: Exception) -> str:
@@ -154,6 +147,10 @@ def _new_pool(process: int, proxy: str | None) -> PoolManager:
     return ProxyManager(proxy, maxsize=16) if proxy else PoolManager(maxsize=16)
 
 
+def _ask(url: str, retries: Retry, **options: Any) -> BaseHTTPResponse:
+    return _pool(url).request("GET", url, retries=retries, timeout=TIMEOUT, **options)
+
+
 def _retries() -> Retry:
     return Retry(
         RETRIES,
@@ -178,14 +175,7 @@ def _receive(url: str, part: Path) -> None:
     retries, furthest = _retries(), 0
     with open(part, "ab") as file, progress_bar(unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar:
         while True:
-            response = _pool(url).request(
-                "GET",
-                url,
-                headers=_headers(part, file.tell()),
-                retries=retries,
-                timeout=TIMEOUT,
-                preload_content=False,
-            )
+            response = _ask(url, retries, headers=_headers(part, file.tell()), preload_content=False)
             retries = response.retries or retries
             try:
                 with response:

@@ -31,3 +31,13 @@ def test_light_heads_cost_a_quarter_at_most():
     whole, light = (report["models"][name] for name in names)
     assert report["size"] == 320 and whole["gflops"] >= 4 * light["gflops"] > 0
     assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0
+
+
+def test_prefetch(test_data: Path):
+    images = ["--images", str(test_data / "coco_mini" / "val2017"), "--count", "9", "--delay", "0.01"]
+    command = [sys.executable, "benchmarks/prefetch.py", *images]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["benchmark"] == "prefetch" and report["images"] == 9 and report["in_flight"] == 8
+    assert set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"} and report["ratio"] > 0

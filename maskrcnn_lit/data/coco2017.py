@@ -4,13 +4,16 @@ root/annotations_trainval2017.zip       read in place (source.py); root/annotati
 root/train2017/000000000009.jpg ...     what was asked for so far; root/train2017.zip will do too
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE
+from maskrcnn_lit.data.index import How, preferred, whole_index
+from maskrcnn_lit.data.packed import open_json
+from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE, Folder, open_annotations
 from maskrcnn_lit.data.web_images import WebImage, fetch_images
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.fetch import download as download_file
+from maskrcnn_lit.files import default_cache
 
 SERVER = "http://images.cocodataset.org"
 ANNOTATIONS_URL = f"{SERVER}/annotations/{ANNOTATION_ARCHIVE}"  # 252,907,541 bytes
@@ -23,7 +26,7 @@ def prepare(
     root: str | Path,
     train_images: int | None,
     val_images: int | None,
-    subset: str,
+    subset: How,
     seed: int,
     image_ids: Sequence[int] | None,
     keep_empty: bool,
@@ -32,19 +35,18 @@ def prepare(
     cache_dir: str | Path | None = None,
     parts: Sequence[str] = PARTS,
     archive_md5: str = ANNOTATIONS_MD5,
-    select: Callable[..., Sequence[WebImage]] | None = None,
 ) -> None:
     """Have in `root` what a run needs of COCO 2017. Where `root` is a URL there is nothing to do.
 
     Args:
         root: a folder, or a URL.
         train_images, val_images: how many images of each part; None: all.
-        subset, seed, image_ids, keep_empty, cache_dir: which ones, see `index.select_images`.
+        subset, seed, image_ids, keep_empty: which ones, see `index.read_index`.
+        cache_dir: where the packed annotations are kept; None: the user's cache.
         download: false: nothing is fetched; images may be missing, the folders and the annotations may not.
         mirror: takes the place of SERVER in every URL.
         parts: of PARTS.
         archive_md5: of the annotation archive.
-        select: in place of `index.select_images`.
 
     Raises:
         UserError: something is missing, after all retries or with `download` false.
@@ -58,20 +60,16 @@ def prepare(
         _check_there(root, parts)
         return
     counts = {"train": train_images, "val": val_images}
+    cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     for part in parts:
         folder = root / f"{part}2017"
         if folder.with_name(f"{folder.name}.zip").is_file() and not folder.is_dir():
             continue
-        chosen = (select or _select_images())(
-            str(_annotations(root, part)),
-            image_ids=image_ids,
-            keep_empty=keep_empty,
-            take=counts[part],
-            how=subset,
-            seed=seed,
-            cache_dir=cache_dir,
-        )
-        fetch_images([image._replace(url=mirrored(image.url, mirror)) for image in chosen], folder)
+        json_file = open_annotations(str(_annotations(root, part)), cache, cache_gb=0)
+        index = whole_index(open_json(*json_file, cache), Folder(folder))
+        index, count = preferred(index, image_ids, keep_empty, counts[part], subset, seed)
+        chosen = [WebImage(index.file_name(i), mirrored(index.urls[i], mirror), *index.size(i)) for i in range(count)]
+        fetch_images(chosen, folder)
 
 
 def fetch_annotations(root: Path, archive_url: str, md5: str, parts: Sequence[str] = PARTS) -> None:
@@ -89,12 +87,6 @@ def mirrored(url: str, mirror: str | None) -> str:
     if mirror is None or not url.startswith(f"{SERVER}/"):
         return url
     return mirror.rstrip("/") + url.removeprefix(SERVER)
-
-
-def _select_images() -> Callable[..., Sequence[WebImage]]:
-    from maskrcnn_lit.data.index import select_images  # type: ignore[attr-defined]
-
-    return select_images
 
 
 def _annotations(root: Path, part: str) -> Path:

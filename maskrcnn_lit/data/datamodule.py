@@ -1,6 +1,5 @@
 """LightningDataModule over two COCO jsons: write the data if need be, read and check it, load batches."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from maskrcnn_lit.data.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.padding import Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.resized import choose_resized
 from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
-from maskrcnn_lit.data.source import join
+from maskrcnn_lit.data.source import Remote, join
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
+from maskrcnn_lit.data.workers import FetchedAhead, choose_workers
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.files import default_cache
 
@@ -50,6 +50,7 @@ class CocoDataModule(LightningDataModule):
             images may take.
         prepare: called without arguments in `prepare_data`, on one process, before anything is read: it writes or
             fetches the data and returns at once where they are there already.
+        download, mirror: for `prepare`, where the config gives them to it.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index` (with stage "fit"),
     `val_index` (whose `categories` have the same order and the val json's own ids), `train_dataset`, `val_dataset`.
@@ -81,6 +82,8 @@ class CocoDataModule(LightningDataModule):
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
         prepare: Callable[[], None] | None = None,
+        download: bool = True,
+        mirror: str | None = None,
     ) -> None:
         super().__init__()
         self.name: str = name  # LightningDataModule has one that may be None
@@ -208,9 +211,10 @@ class CocoDataModule(LightningDataModule):
         workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=cuda)
         if self.workers == "auto":
             self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
+        source = dataset.index.source
         return DataLoader(
             dataset,
-            batch_sampler=batches,
+            batch_sampler=FetchedAhead(batches, dataset.index, source) if isinstance(source, Remote) else batches,
             num_workers=workers,  # in each torch itself keeps to one thread
             collate_fn=partial(collate, shapes=[shape for chain in shapes for shape in chain]),
             pin_memory=cuda,
@@ -233,15 +237,3 @@ def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) 
         if not paths.get(key):
             raise UserError(f"data.{part}.{key} is missing: give {what}")
     return join(root, str(paths["annotations"])), join(root, str(paths["images"]))
-
-
-def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:
-    """Loader processes of one training process. "auto": a GPU is fed by all cores but one, at most 16, shared among the
-    training processes of the machine; on the CPU training needs the cores, and one loader keeps up with it."""
-    if workers != "auto":
-        if not isinstance(workers, int) or workers < 0:
-            raise UserError(f"data.workers={workers} must be auto or a number of processes, 0 or more")
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    spare = max(0, cores // processes - 1)
-    return min(spare, 16 if cuda else 1)

@@ -204,15 +204,8 @@ def read_index(
     cache = cache or default_cache()
     packed = open_json(*open_annotations(str(annotations), cache, cache_gb), cache)
     source = open_images(str(images), cache, cache_gb)
-    index = whole_index(packed, source)
-    if image_ids is not None:
-        index = index.only(image_ids)
-    if not keep_empty:
-        index = index.take(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
-    count = len(index) if take is None else take
-    if count > len(index) or count < (take is not None):
-        raise UserError(f"{take} images were asked for of the {len(index)} in {annotations}: ask for fewer")
-    rows, bad = sound_files(packed, source, index.rows[index.preference(how, seed)], count, cache)
+    index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
+    rows, bad = sound_files(packed, source, index.rows, count, cache)
     # of an image that goes as a whole the annotations are no news: with the size wrong they are bound to look wrong
     gone = {fault.image for fault in bad}
     faults = [fault for fault in packed.faults if fault.image not in gone] + bad
@@ -225,6 +218,21 @@ def read_index(
         told = f" ({'; '.join(describe(faults))})" if faults else ""
         raise UserError(f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{told}")
     return replace(index, rows=np.sort(rows), faults=tuple(faults))
+
+
+def preferred(
+    index: AnnotationIndex, image_ids: Sequence[int] | None, keep_empty: bool, take: int | None, how: How, seed: int
+) -> tuple[AnnotationIndex, int]:
+    """The images that may be used, in the order in which a subset takes them, and how many it takes. Arguments: see
+    `read_index`."""
+    if image_ids is not None:
+        index = index.only(image_ids)
+    if not keep_empty:
+        index = index.take(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
+    count = len(index) if take is None else take
+    if count > len(index) or count < (take is not None):
+        raise UserError(f"{take} images were asked for of the {len(index)} in {index.source.where}: ask for fewer")
+    return index.take(index.preference(how, seed)), count
 
 
 def whole_index(packed: Packed, source: Source) -> AnnotationIndex:
