@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from http.client import responses
@@ -246,7 +247,5 @@ def _check_digest(arrived: Path, digest: str, algorithm: str, url: str, path: Pa
 
 def _remove(part: Path) -> None:
     for path in (part, _version(part)):
-        try:
+        with suppress(OSError):  # there is no folder, when that was the fault
             path.unlink(missing_ok=True)
-        except OSError:  # there is no folder, when that was the fault
-            return

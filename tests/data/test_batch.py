@@ -11,7 +11,7 @@ from maskrcnn_lit.data.dataset import CocoDataset, collate
 @pytest.fixture
 def batch(tmp_path: Path) -> Batch:
     dataset = CocoDataset(index=small_index(tmp_path), image_size=64, mask_size=28)
-    return collate([dataset[(0, i)] for i in (3, 5)], 64)
+    return collate([dataset[(0, i)] for i in (3, 5)], [(64, 64)])
 
 
 def test_a_batch_of_the_loader_keeps_the_contract(batch: Batch):

@@ -1,8 +1,7 @@
 import hashlib
-import json
 import socket
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,10 @@ from local_server import Server
 
 from maskrcnn_lit.data.coco2017 import ANNOTATIONS_MD5, ANNOTATIONS_URL, fetch_annotations, mirrored, prepare
 from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE, open_annotations, open_images
-from maskrcnn_lit.data.web_images import RECORD, WebImage
+from maskrcnn_lit.data.web_images import RECORD
 from maskrcnn_lit.errors import UserError
 
 pytest_plugins = ("local_server",)
-
-
-def select(annotations: str, *, take: int | None, cache_dir: Any, **options: Any) -> Sequence[WebImage]:
-    """In place of index.select_images: the first images of the json."""
-    assert set(options) == {"image_ids", "keep_empty", "how", "seed"}
-    source, name = open_annotations(annotations, Path("nowhere"), 0)
-    entries = json.loads(source.read(name))["images"]
-    assert all(entry["coco_url"].startswith("http://images.cocodataset.org/") for entry in entries)
-    return [WebImage(e["file_name"], e["coco_url"], e["height"], e["width"]) for e in entries][:take]
 
 
 def archive(server: Server, mini: Path, folder: Path) -> str:
@@ -55,7 +45,7 @@ def coco(server: Server, test_data: Path, tmp_path: Path) -> Callable[..., None]
         "download": True,
         "mirror": f"{server.address}/mirror/",
         "archive_md5": archive(server, mini, tmp_path),
-        "select": select,
+        "cache_dir": tmp_path / "cache",
     }
     return lambda **more: prepare(**(options | more))
 

@@ -7,8 +7,9 @@ import pytest
 from coco_file import coco_dict, small_index, write_coco
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco_json import describe
-from maskrcnn_lit.data.index import Category, read_index
+from maskrcnn_lit.data.categories import Category
+from maskrcnn_lit.data.faults import describe
+from maskrcnn_lit.data.index import read_index
 from maskrcnn_lit.errors import UserError
 
 BAD_IMAGES = {"missing.jpg", "zero_byte.jpg", "wrong_size.jpg", "../outside_of_the_folder.jpg"}
@@ -51,7 +52,7 @@ def test_compressed_rle_comes_back_as_it_was(test_data: Path):
 def test_an_image_tells_boxes_labels_and_shapes(tmp_path: Path):
     index = small_index(tmp_path)
     assert [c.name for c in index.categories] == ["ant", "mole", "zebra"]  # by name, whatever the ids
-    assert index.file_names[4] == "04.jpg" and index.size(4) == (100, 80) and index.path(4).is_file()
+    assert index.file_names[4] == "04.jpg" and index.size(4) == (100, 80) and Path(index.where(4)).is_file()
     found = index.annotations(4)
     assert found["boxes"].shape == (4, 4) and found["boxes"].dtype == np.float64 and found["crowd"].sum() == 1
     raw = {a["id"]: a for a in coco_dict()["annotations"]}
@@ -145,7 +146,7 @@ def test_a_name_never_leaves_the_folder(tmp_path: Path):
     content["images"][0]["file_name"] = "a/../00.jpg"  # roundabout, but inside
     (images / "a").mkdir()
     annotations.write_text(json.dumps(content))
-    assert read_index(annotations, images, "error").path(0).samefile(images / "00.jpg")
+    assert Path(read_index(annotations, images, "error").where(0)).samefile(images / "00.jpg")
 
 
 def test_subsets_are_nested_seeded_and_whole(tmp_path: Path):

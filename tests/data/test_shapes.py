@@ -112,7 +112,7 @@ def test_pictures_are_readable_and_match_their_entries(root: Path) -> None:
     index = read_index(root / "annotations" / "instances_val.json", root / "val", on_bad="error")
     assert (len(index), index.faults) == (10, ())
     for i, scene in enumerate(scenes(10, "val")):
-        with Image.open(index.path(i)) as image:
+        with Image.open(index.where(i)) as image:
             np.testing.assert_array_equal(np.array(image), scene.picture)
 
 
