@@ -85,9 +85,7 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
             _remove(part)
     except (OSError, HTTPError) as error:
         kept = part.stat().st_size / 1e6 if part.is_file() else 0
-        what = (
-            f"the {kept:.1f} MB that arrived are kept in {part}: run it again to go on" if kept else "nothing arrived"
-        )
+        what = f"{kept:.1f} MB arrived and are kept in {part}: run it again to go on" if kept else "nothing arrived"
         raise UserError(
             f"{url} cannot be fetched ({reason(error)}); {what}, or copy the file from elsewhere to {path}"
         ) from error

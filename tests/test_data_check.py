@@ -26,7 +26,7 @@ FAULTS = {
     "unknown_category.jpg": ("unknown category", 24, "category_id 9999 is not in categories"),
     "duplicate_annotation_id.jpg": ("duplicate annotation id", 25, "an earlier annotation has it"),
     "image id 999999": ("unknown image", 28, "no such id in images"),
-    "../outside_of_the_folder.jpg": ("file name outside of the folder", None, "never read, it leaves images/"),
+    "../outside_of_the_folder.jpg": ("file name outside of the folder", None, "never read, it leaves "),
 }
 SOUND = {
     *("valid.jpg", "no_annotations.jpg", "grayscale.jpg", "cmyk.jpg", "gray16.png", "rgb16.png"),

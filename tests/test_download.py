@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,8 @@ import pytest
 from tiny_verbs import verb
 
 from maskrcnn_lit.data import coco2017
+from maskrcnn_lit.data.coco2017 import SERVER
+from maskrcnn_lit.data.web_images import RECORD, WebImage
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -19,30 +22,36 @@ def test_shapes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture):
 def test_coco2017_is_prepared_with_the_options_of_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
+    """What is fetched is what a run with these options would read."""
+    content = {"categories": [{"id": 1, "name": "ant"}], "annotations": []}
+    sizes = {"height": 4, "width": 4}
+    content["images"] = [
+        {"id": n, "file_name": f"{n}.jpg", "coco_url": f"{SERVER}/x/{n}.jpg", **sizes} for n in range(1, 9)
+    ]
     told: dict[str, Any] = {}
 
     def fetch_annotations(root: Path, url: str, *_: object) -> None:
         told["url"] = url
+        (root / "annotations").mkdir(parents=True)
         for part in ("train", "val"):
-            (root / f"{part}2017").mkdir(parents=True)
-        (root / "train2017" / "a.jpg").write_bytes(bytes(2_500_000))
-        (root / "train2017" / ".sound.json").write_bytes(bytes(2_500_000))
+            (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(content))
 
-    def select(annotations: str, **options: Any) -> list[Any]:
-        told[Path(annotations).stem] = options
-        return []
+    def fetch_images(images: list[WebImage], folder: Path) -> None:
+        told[folder.name] = images
+        folder.mkdir()
+        (folder / "a.jpg").write_bytes(bytes(2_500_000))
+        (folder / RECORD).write_bytes(bytes(2_500_000))
 
     monkeypatch.setattr(coco2017, "fetch_annotations", fetch_annotations)
-    monkeypatch.setattr(coco2017, "_select_images", lambda: select)
-    options = ("data.train_images=7", "data.image_ids=[3,4]", "data.mirror=http://host/coco", "seed=5")
-    verb("download", "data=coco2017", f"data.root={tmp_path}", *options)
+    monkeypatch.setattr(coco2017, "fetch_images", fetch_images)
+    options = ("data.train_images=2", "data.image_ids=[3,4,8]", "data.mirror=http://host/coco", "data.subset=first")
+    verb("download", "data=coco2017", f"data.root={tmp_path}", f"data.cache_dir={tmp_path}/cache", *options)
     assert told["url"] == "http://host/coco/annotations/annotations_trainval2017.zip"
-    common = {"how": "random", "seed": 5, "image_ids": [3, 4], "keep_empty": True}
-    assert told["instances_train2017"] == common | {"take": 7, "cache_dir": None}
-    assert told["instances_val2017"] == common | {"take": None, "cache_dir": None}
+    assert told["train2017"] == [WebImage(f"{n}.jpg", f"http://host/coco/x/{n}.jpg", 4, 4) for n in (3, 4)]
+    assert [image.name for image in told["val2017"]] == ["3.jpg", "4.jpg", "8.jpg"]
     out = capsys.readouterr().out
     assert f"train: 1 images, 2.5 MB in {tmp_path / 'train2017'}" in out
-    assert f"val: 0 images, 0.0 MB in {tmp_path / 'val2017'}" in out
+    assert f"val: 1 images, 2.5 MB in {tmp_path / 'val2017'}" in out
 
 
 def test_what_is_not_fetched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -222,7 +222,7 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
         if not a["iscrowd"]
     ]
     (tmp_path / "a.json").write_text(json.dumps(results))
-    data = ("data=coco2017", f"data.root={folder}")
+    data = ("data=coco2017", f"data.root={folder}", "data.download=false")
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
     found = evaluated(tmp_path / "out")
     for name in ("box_ap", "mask_ap", "mask_ap50", "mask_ap_small", "mask_ar100"):

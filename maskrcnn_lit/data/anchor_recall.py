@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.data.padding import chains, padded_shapes
 from maskrcnn_lit.data.statistics import Floats, Ints, Objects, size_names
 from maskrcnn_lit.data.transforms import ImageSize
 
@@ -29,8 +30,13 @@ MakeGrids = Callable[[Choice, tuple[int, int]], Grids]  # for a padded height, w
 
 
 def padded_sizes(sizes: Ints, image_size: ImageSize) -> Ints:
-    """I 2 heights and widths as the loader pads an image that is alone in its batch."""
-    return np.full_like(sizes, image_size) if isinstance(image_size, int) else -(-sizes // 32) * 32
+    """I 2 heights and widths to which the loader pads images of these `sizes` (I 2, after the resize)."""
+    padded = np.empty_like(sizes)
+    shapes = padded_shapes(sizes, image_size)
+    for chain, groups in zip(shapes, chains(sizes, shapes), strict=True):
+        for shape, group in zip(chain, groups, strict=True):
+            padded[group] = shape
+    return padded
 
 
 def best_iou(boxes: Floats, grids: Grids) -> Floats:

@@ -26,7 +26,7 @@ def whole(entry: dict[str, Any], key: str) -> int:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
         kind = "incomplete image entry" if "file_name" in entry else "incomplete annotation"
-        raise BadEntryError(kind, f"{key} is {value!r}, not a whole number")
+        raise BadEntryError(kind, f"{key} is {entry.get(key)!r}, not a whole number")
     return value
 
 

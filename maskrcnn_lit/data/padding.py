@@ -17,15 +17,16 @@ _LENGTHS = 3  # of each orientation
 
 def padded_shapes(sizes: Ints, image_size: ImageSize) -> list[list[Shape]]:
     """The padded sizes for images of `sizes` (I 2: height, width after the resize): for each orientation that there is,
-    landscape first, at most three that grow. A square `image_size` has one in all.
+    landscape first, at most three that grow. A square `image_size` has one in all, and so has one that is padded to a
+    square.
 
     The short side of all is the same. The last long side is the longest that `image_size` allows; the others are chosen
     so that the padded area is least.
     """
-    if isinstance(image_size, int):
-        side = -(-image_size // _STEP) * _STEP
-        return [[(side, side)]]
-    short, longest = (-(-side // _STEP) * _STEP for side in image_size)
+    both = (image_size, image_size) if isinstance(image_size, int) else image_size
+    short, longest = (-(-side // _STEP) * _STEP for side in both)
+    if short == longest:
+        return [[(short, short)]]
     landscape = sizes[:, 1] >= sizes[:, 0]
     shapes = []
     for chosen, turned in ((landscape, False), (~landscape, True)):
@@ -50,10 +51,10 @@ def _lengths(needed: Ints, longest: int) -> list[int]:
 def chains(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
     """For each orientation and each of its shapes the positions of the images that fit into it and into none before:
     those of one shape may also be padded to any later one of its orientation."""
+    landscape = sizes[:, 1] >= sizes[:, 0]
+    orientations = [landscape, ~landscape] if len(shapes) == 2 else [np.ones(len(sizes), bool)]
     result = []
-    for chain in shapes:
-        square = len(shapes) == 1
-        mine = np.ones(len(sizes), bool) if square else (sizes[:, 1] >= sizes[:, 0]) == (chain[0][1] >= chain[0][0])
+    for chain, mine in zip(shapes, orientations, strict=True):
         first = np.full(len(sizes), -1)
         for k, (height, width) in reversed(list(enumerate(chain))):
             first[mine & (sizes[:, 0] <= height) & (sizes[:, 1] <= width)] = k

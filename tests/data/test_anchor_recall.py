@@ -5,6 +5,7 @@ from test_statistics import objects
 
 from maskrcnn_lit.data.anchor_recall import SAMPLE, Choice, Grids, best_iou, improve, padded_sizes, reach, recalls
 from maskrcnn_lit.data.dataset import collate
+from maskrcnn_lit.data.padding import padded_shapes
 from maskrcnn_lit.data_stats import anchor_grids
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.boxes import iou
@@ -35,7 +36,8 @@ def test_the_nearest_anchor_of_each_shape_is_the_best_of_all(padded: tuple[int, 
 @pytest.mark.parametrize("image_size", [100, (100, 170)])
 def test_an_image_is_padded_as_the_loader_pads_it(image_size):
     sizes = [(100, 61), (96, 100), (33, 100)]
-    expected = [tuple(collate([{"images": torch.zeros(3, *s)}], image_size)["images"].shape[2:]) for s in sizes]
+    shapes = [shape for chain in padded_shapes(np.array(sizes), image_size) for shape in chain]
+    expected = [tuple(collate([{"images": torch.zeros(3, *s)}], shapes)["images"].shape[2:]) for s in sizes]
     assert [tuple(s) for s in padded_sizes(np.array(sizes), image_size).tolist()] == expected
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import socket
 import zipfile
 from collections.abc import Callable

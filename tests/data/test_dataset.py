@@ -191,7 +191,7 @@ def test_every_sound_image_of_corrupt_loads_and_the_cut_one_counts_for_nothing(
 ):
     dataset = CocoDataset(index=corrupt, image_size=160, augment=Augment(flip=1.0), on_bad="skip")
     with caplog.at_level(logging.WARNING):
-        batch = collate([dataset[(0, i)] for i in range(len(dataset))], 160)
+        batch = collate([dataset[(0, i)] for i in range(len(dataset))], [(160, 160)])
     check_batch(batch, 80)
     cut = list(corrupt.file_names).index("truncated.jpg")
     assert (~batch["readable"]).nonzero().tolist() == [[cut]]

@@ -219,7 +219,9 @@ def test_faults_are_for_users(tmp_path: Path):
     annotations, images = write_coco(tmp_path, coco_dict(2))
     with pytest.raises(UserError, match="no annotation file"):
         read_index(tmp_path / "none.json", images, "error")
-    with pytest.raises(UserError, match=r"no image folder .*nowhere: check the path in data\.\*\.images"):
+    with pytest.raises(
+        UserError, match=r"no image folder .*nowhere, nor .*nowhere\.zip: check the path in data\.\*\.images"
+    ):
         read_index(annotations, tmp_path / "nowhere", "error")
     with pytest.raises(UserError, match=r"data\.on_bad=ignore is unknown: use error or skip"):
         read_index(annotations, images, "ignore")  # type: ignore[arg-type]  # what a user may type
