@@ -35,7 +35,7 @@ class ResizedImages:
         """Image i, if it is kept and its file has not changed since."""
         row = int(self.index.rows[i])
         piece = self._stored.get(row, self._stamp(i))
-        return None if piece is None else piece.reshape(*self.sizes[row], 3)
+        return None if piece is None else piece.reshape(*self.sizes[row], 3).copy()  # torch wants to write
 
     def put(self, i: int, pixels: NDArray[np.uint8]) -> None:
         self._stored.put(int(self.index.rows[i]), pixels, self._stamp(i))

@@ -54,7 +54,7 @@ def test_a_faulty_file_is_told_and_replaced_by_the_next(data: tuple[Packed, Fold
         assert [(fault.kind, fault.image) for fault in faults] == [
             ("missing file", "00.jpg"),
             ("empty file", "01.jpg"),
-            ("image of another size", "02.jpg"),
+            ("size differs", "02.jpg"),
         ]
     assert "05.jpg" not in opened
     assert len(sound_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")[0]) == 3

@@ -125,8 +125,11 @@ def test_two_that_write_at_once_leave_one_folder(written: Path, tmp_path: Path):
     assert open_packed(tmp_path / "key").categories == found.categories
 
 
-@pytest.mark.parametrize(("name", "said"), [("none.json", "there is no annotation file .*none.json"), (".", "folder")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("none.json", "there is no annotation file .*none.json"), ("folder", "is a folder: give")]
+)
 def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said: str):
+    (written.parent / "folder").mkdir()
     with pytest.raises(UserError, match=said):
         open_json(Folder(written.parent), name, tmp_path / "cache")
 
@@ -137,7 +140,8 @@ def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path
     np.save(tmp_path / "key" / "coordinates.npy", np.zeros(5_000_000))
     code = (
         "import sys, pathlib\nfrom maskrcnn_lit.data.packed import open_packed\n"
-        "own = lambda: sum(int(line.split()[1]) for line in open('/proc/self/smaps_rollup') if 'Private_Dirty' in line)\n"
+        "lines = lambda: open('/proc/self/smaps_rollup')\n"
+        "own = lambda: sum(int(line.split()[1]) for line in lines() if line.startswith('Anonymous'))\n"
         "before = own()\npacked = open_packed(pathlib.Path(sys.argv[1]))\n"
         "total = packed.arrays.coordinates.sum()\nprint(own() - before)"
     )
