@@ -106,7 +106,6 @@ def fit(
         atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
         write_json(run_dir / "subset_ids.json", data.subset_ids())
         write_result(run_dir / "result.json", result)
-    begun = load_plain(checkpoint)["global_step"] if checkpoint else 0
     started = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
@@ -120,8 +119,7 @@ def fit(
         result.status = "failed"
         raise
     finally:
-        steps = trainer.global_step - begun
-        images = steps * data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        images = int(module.images_seen) * trainer.world_size
         result.cost = run_cost(module.model, module.device, seconds=time.perf_counter() - started, images=images)
         if _first_process():
             write_result(run_dir / "result.json", result)

@@ -19,7 +19,7 @@ class Speed:
 
     def __init__(self) -> None:
         self._last = time.perf_counter()
-        self._images, self._seconds, self._waiting = 0, 0.0, 0.0
+        self._seconds, self._waiting = 0.0, 0.0
 
     def restart(self) -> None:
         """The time from the last batch until now is not counted."""
@@ -29,18 +29,17 @@ class Speed:
         """A batch is there, which training has been ready for since `ready_since`."""
         self._waiting += time.perf_counter() - ready_since
 
-    def done(self, images: int) -> None:
+    def done(self) -> None:
         """It has been trained on."""
         now = time.perf_counter()
         self._seconds += now - self._last
         self._last = now
-        self._images += images
 
-    def take(self) -> tuple[float, float]:
-        """Images a second, share of waiting (0 to 1)."""
+    def take(self, images: float) -> tuple[float, float]:
+        """Images a second when there were so many, share of waiting (0 to 1)."""
         seconds = max(self._seconds, 1e-9)
-        result = self._images / seconds, min(1.0, self._waiting / seconds)
-        self._images, self._seconds, self._waiting = 0, 0.0, 0.0
+        result = images / seconds, min(1.0, self._waiting / seconds)
+        self._seconds, self._waiting = 0.0, 0.0
         return result
 
 
@@ -59,6 +58,7 @@ class TrainMeter(Callback):
         self._sum: Tensor | None = None
         self._batches = 0
         self._step = 0
+        self._seen: Tensor | int = 0
         self._speed = Speed()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,7 +76,7 @@ class TrainMeter(Callback):
         values = torch.stack([loss.float() for loss in losses.values()])
         self._sum = values if self._sum is None else self._sum.to(values.device) + values
         self._batches += 1
-        self._speed.done(len(batch["images"]) * trainer.world_size)
+        self._speed.done()
         stepped = trainer.global_step > self._step  # False while gradients are accumulated
         self._step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
@@ -86,8 +86,9 @@ class TrainMeter(Callback):
                 self._log(trainer, pl_module, means)
 
     def _log(self, trainer: Trainer, pl_module: Any, means: Tensor) -> None:
-        images_per_second, data_wait = self._speed.take()
-        *losses, norm = torch.cat([means, pl_module.gradient_norm.float()[None]]).tolist()
+        seen, self._seen = pl_module.images_seen - self._seen, pl_module.images_seen
+        *losses, norm, images = torch.cat([means, pl_module.gradient_norm.float()[None], seen.float()[None]]).tolist()
+        images_per_second, data_wait = self._speed.take(images * trainer.world_size)
         metrics = {"epoch": trainer.current_epoch, "train/loss": sum(losses)}
         metrics |= {f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)}
         metrics |= {"train/gradient_norm": norm}

@@ -62,6 +62,7 @@ class DetectionModule(LightningModule):
         self.seed = seed
         self.gradient_norm: Tensor | None = None  # of the last optimizer step, before clipping
         self.learning_rates: dict[str, float] = {}  # of the last optimizer step, by part of the model
+        self.images_seen: Tensor | int = 0  # in training, by this process; those that fill a batch do not count
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
         self._guard = FiniteGuard()
 
@@ -81,6 +82,7 @@ class DetectionModule(LightningModule):
         losses = self.model(batch).losses
         detached = {name: loss.detach() for name, loss in losses.items()}
         self._guard.saw(batch, detached, seed)
+        self.images_seen = self.images_seen + batch["readable"].sum()  # a tensor: nothing waits for the device
         return {"loss": torch.stack(list(losses.values())).sum(), "losses": detached}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
@@ -92,7 +94,7 @@ class DetectionModule(LightningModule):
         if output.losses:
             total = torch.stack(list(output.losses.values())).sum()
             values = {"val/loss": total} | {f"val/loss_{name}": loss for name, loss in output.losses.items()}
-            self.log_dict(values, batch_size=len(batch["images"]), sync_dist=True, add_dataloader_idx=False)
+            self.log_dict(values, batch_size=int(batch["readable"].sum()), sync_dist=True, add_dataloader_idx=False)
         return output
 
     def configure_optimizers(self) -> Any:

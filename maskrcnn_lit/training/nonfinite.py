@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 
 
@@ -131,7 +131,7 @@ def write_step(
     save_plain(path, content)
     terms = "; ".join(", ".join(f"{name} {value:.4g}" for name, value in part.items()) for part in losses)
     rates = ", ".join(f"{name} {value:.3g}" for name, value in step.learning_rates.items())
-    ids = ", ".join(str(number) for part in image_ids for number in part)
+    ids = ", ".join(str(number) for part in image_ids for number in part if number != BLANK_ID)
     return (
         f"training stopped at step {step.number} (epoch {step.epoch}), the loss or its gradient is not finite: losses "
         f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images {ids}. All of it is in "

@@ -38,6 +38,7 @@ class ProgressLine(ProgressBar):
         self._height = 1  # of what the next one is written over
         self._names: list[str] = []
         self._smooth: Tensor | None = None
+        self._seen = 0  # images, when a line was last written
         self._speed = Speed()
         self._pace = _Pace()
 
@@ -64,9 +65,11 @@ class ProgressLine(ProgressBar):
         self._names = list(outputs["losses"])
         losses = torch.stack([loss.float() for loss in outputs["losses"].values()])
         self._smooth = losses if self._smooth is None else torch.lerp(losses, self._smooth, SMOOTHING)
-        self._speed.done(len(batch["images"]) * trainer.world_size)
+        self._speed.done()
         if self._due():
-            self._write(self._train_text(trainer, self._smooth.tolist()))
+            seen, before = int(pl_module.images_seen), self._seen
+            self._seen = seen
+            self._write(self._train_text(trainer, self._smooth.tolist(), (seen - before) * trainer.world_size))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.pause()
@@ -93,8 +96,8 @@ class ProgressLine(ProgressBar):
     def _due(self) -> bool:
         return self.is_enabled and time.monotonic() - self._shown >= self._interval
 
-    def _train_text(self, trainer: Trainer, losses: list[float]) -> str:
-        images_per_second, waiting = self._speed.take()
+    def _train_text(self, trainer: Trainer, losses: list[float], images: int) -> str:
+        images_per_second, waiting = self._speed.take(images)
         total = total_steps(trainer)
         parts = [f"{name.replace('_', ' ')} {loss:.3f}" for name, loss in zip(self._names, losses, strict=True)]
         pace = (

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import BATCH, LOSSES, Score, TinyData, tiny_module, tiny_trainer
+from tiny_run import BATCH, IMAGES, LOSSES, Score, TinyData, TinyImages, tiny_module, tiny_trainer
 
 from maskrcnn_lit.training import meter, module
 from maskrcnn_lit.training.meter import Speed
@@ -71,6 +72,19 @@ def test_accumulated_batches_count_as_one_step(tmp_path: Path):
     assert float(train[1]["train/loss_mask"]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_fills_a_batch_is_not_counted(tmp_path: Path, monkeypatch: Any):
+    module, speeds = tiny_module(), []
+    monkeypatch.setattr(Speed, "take", lambda _, images: speeds.append(images) or (1.0, 0.0))
+    collate = TinyImages.__getitem__
+    blank = {"readable": torch.tensor(False)}
+    monkeypatch.setattr(
+        TinyImages, "__getitem__", lambda self, i: collate(self, i) | (blank if i in (3, 9, 13) else {})
+    )
+    trainer = tiny_trainer(tmp_path, [], epochs=2, log_every_n_steps=7, accumulate=1)
+    trainer.fit(module, datamodule=TinyData())
+    assert speeds == [IMAGES - 3, IMAGES - 3] and int(module.images_seen) == 2 * (IMAGES - 3)
+
+
 class Clock:
     """Stands still but for what the test adds: how busy the machine is has no say."""
 
@@ -120,8 +134,8 @@ def test_speed_leaves_out_what_lies_before_a_restart(monkeypatch: Any):
     now = 151.0
     speed.arrived(150.0)
     now = 154.0
-    speed.done(8)
-    assert speed.take() == (2.0, 0.25)
+    speed.done()
+    assert speed.take(8) == (2.0, 0.25)
     now = 158.0
-    speed.done(8)
-    assert speed.take() == (2.0, 0.0)
+    speed.done()
+    assert speed.take(8) == (2.0, 0.0)
