@@ -17,6 +17,7 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.media import write_image
+from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
@@ -45,7 +46,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     checkpoint = None
     if config.resume is None:
         _check_new(Path(config.run_dir))
-        config.data.root = os.path.abspath(config.data.root or ".")  # resumed from elsewhere, it finds its data
+        config.data.root = join(Path.cwd(), config.data.root or ".")  # resumed from elsewhere, it finds its data
     else:
         checkpoint = last_checkpoint(config.resume)  # none if the run was killed before its first: it begins anew
         config = _resumed(config.resume, overrides)

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import pytest
 from urllib3 import Timeout
+
+from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE
 
 # Names of urls that end in a fault instead of a file.
 FAULTS = ("404", "500", "stops", "breaks", "stops_in_a_chunk", "says_nothing", "is_no_web_server")
@@ -61,6 +64,18 @@ class Server:
         with self._lock:
             self._failed[name] += files in name
             return fault if fault and files in name and self._failed[name] <= times else None
+
+
+def offer_archive(server: Server, mini: Path, folder: Path) -> str:
+    """Offer the annotation archive of coco_mini, as the official one is made; returns its md5."""
+    path = folder / ANNOTATION_ARCHIVE
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for file in sorted((mini / "annotations").iterdir()):
+            made.write(file, f"annotations/{file.name}")
+    content = path.read_bytes()
+    path.unlink()
+    server.offer(content, ANNOTATION_ARCHIVE)
+    return hashlib.md5(content).hexdigest()
 
 
 def _answer(server: Server, handler: BaseHTTPRequestHandler, name: str) -> None:

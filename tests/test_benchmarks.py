@@ -41,3 +41,38 @@ def test_prefetch(test_data: Path):
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["benchmark"] == "prefetch" and report["images"] == 9 and report["in_flight"] == 8
     assert set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"} and report["ratio"] > 0
+
+
+def test_index():
+    small = ["--images", "50", "--annotations", "400", "--workers", "2"]
+    command = [sys.executable, "benchmarks/index.py", *small]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["benchmark"] == "index" and report["annotations"] == 400 and report["json_mb"] >= 0
+    for task in ("json_load", "pycocotools", "packing", "opening"):
+        assert report[task]["seconds"] >= 0 and report[task]["peak_mb"] >= 0
+    assert report["sharing"]["workers"] == 2 and report["packing_times_json_load"] > 0
+
+
+def test_data_loading(test_data: Path, tmp_path: Path):
+    for folder in ("train2017", "annotations"):
+        (tmp_path / folder).mkdir()
+    content = json.loads((test_data / "coco_mini/annotations/instances_train2017.json").read_text())
+    content["images"] = content["images"][:4]
+    ids = {image["id"] for image in content["images"]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
+    (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content))
+    for image in content["images"]:
+        (tmp_path / "train2017" / image["file_name"]).symlink_to(test_data / "coco_mini/train2017" / image["file_name"])
+    command = [sys.executable, "benchmarks/data_loading.py", "--coco", str(tmp_path), "--sizes", "64", "100,160"]
+    done = subprocess.run(
+        [*command, "--rounds", "1"], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [report["image_size"] for report in reports] == [64, [100, 160]]
+    for report in reports:
+        assert report["benchmark"] == "data_loading" and report["images"] == 4
+        assert report["times_torchvision"]["torchvision"] == 1.0 and report["times_torchvision"]["maskrcnn_lit"] > 0
+        assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}

@@ -110,7 +110,7 @@ def draw_view(
         best = min(best, *(room / shown))
     low, high = augment.scale
     factor = best * (low + (high - low) * draws[2])
-    shown = np.minimum(shown, np.maximum(np.floor(room / factor + 1e-6), 1))
+    shown = np.minimum(shown, np.maximum(np.floor((room + 0.5) / factor + 1e-6), 1))  # what rounds to the room, fits
     size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
     start = (whole - shown) * draws[3:5] // _GRID * _GRID
     flip = bool(draws[5] < augment.flip)

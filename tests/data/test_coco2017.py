@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_server import Server
+from local_server import Server, offer_archive
 
 from maskrcnn_lit.data.coco2017 import ANNOTATIONS_MD5, ANNOTATIONS_URL, fetch_annotations, mirrored, prepare
 from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE, open_annotations, open_images
@@ -15,18 +15,6 @@ from maskrcnn_lit.data.web_images import RECORD
 from maskrcnn_lit.errors import UserError
 
 pytest_plugins = ("local_server",)
-
-
-def archive(server: Server, mini: Path, folder: Path) -> str:
-    """Offer the annotation archive of coco_mini, as the official one is made; returns its md5."""
-    path = folder / ANNOTATION_ARCHIVE
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
-        for file in sorted((mini / "annotations").iterdir()):
-            made.write(file, f"annotations/{file.name}")
-    content = path.read_bytes()
-    path.unlink()
-    server.offer(content, ANNOTATION_ARCHIVE)
-    return hashlib.md5(content).hexdigest()
 
 
 @pytest.fixture
@@ -45,7 +33,7 @@ def coco(server: Server, test_data: Path, tmp_path: Path) -> Callable[..., None]
         "keep_empty": True,
         "download": True,
         "mirror": f"{server.address}/mirror/",
-        "archive_md5": archive(server, mini, tmp_path),
+        "archive_md5": offer_archive(server, mini, tmp_path),
         "cache_dir": tmp_path / "cache",
     }
     return lambda **more: prepare(**(options | more))
@@ -135,7 +123,7 @@ def test_without_download_no_request_is_made(
 
 
 def test_an_archive_that_broke_off_is_resumed(server: Server, test_data: Path, tmp_path: Path):
-    md5 = archive(server, test_data / "coco_mini", tmp_path)
+    md5 = offer_archive(server, test_data / "coco_mini", tmp_path)
     root, url, half = tmp_path / "coco", f"{server.address}/{ANNOTATION_ARCHIVE}", 20_000
     root.mkdir()
     (root / f"{ANNOTATION_ARCHIVE}.part").write_bytes(server.files[ANNOTATION_ARCHIVE][:half])
@@ -149,7 +137,7 @@ def test_an_archive_that_broke_off_is_resumed(server: Server, test_data: Path, t
 
 
 def test_another_archive_is_refused(server: Server, test_data: Path, tmp_path: Path):
-    md5 = archive(server, test_data / "coco_mini", tmp_path)
+    md5 = offer_archive(server, test_data / "coco_mini", tmp_path)
     with pytest.raises(UserError, match=f"its md5 begins with {md5}, expected {ANNOTATIONS_MD5}; try again"):
         fetch_annotations(tmp_path / "coco", f"{server.address}/{ANNOTATION_ARCHIVE}", ANNOTATIONS_MD5)
     assert not (tmp_path / "coco" / ANNOTATION_ARCHIVE).exists()

@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 import logging
 import random
@@ -11,13 +12,16 @@ import torch
 from coco_file import coco_dict, small_index, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import functional as tv
 
 from maskrcnn_lit.data.batch import IMAGE_KEYS, Batch, check_batch
 from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, Sample, collate, image_batch
 from maskrcnn_lit.data.image import decode
 from maskrcnn_lit.data.index import AnnotationIndex, read_index
+from maskrcnn_lit.data.resized import ResizedImages
 from maskrcnn_lit.data.transforms import Augment, ImageSize, View, draw_view, map_boxes
 
 STRONG = Augment(flip=0.5, scale=(0.5, 1.6), crop=0.6, brightness=0.2, contrast=0.2, saturation=0.2)
@@ -169,6 +173,32 @@ def test_nuclei_come_back_exactly(test_data: Path, augment: Augment | None):
         view = draw_view(*index.size(i), 256, augment, np.random.default_rng((0, 0, i)))
         ious, distances, _ = compare(index, i, dataset[(0, i)], view)
         assert min(ious, default=1) > 0.999 and max(distances, default=0) < (0.01 if augment is None else 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "kept", "mean", "worst"),
+    [((800, 1333), False, 0, 0), (256, False, 0, 0), (128, False, 0.5, 1.0), (256, True, 2.2, 4), (128, True, 2.6, 5)],
+)
+def test_pixels_against_a_slow_reference(
+    test_data: Path, tmp_path: Path, size: ImageSize, kept: bool, mean: float, worst: float
+):
+    """Pillow's full decode, then torchvision's antialiased resize, of 255: exact unless the JPEG is decoded at a
+    fraction (128 px) or a kept image is resized a second time (a size jitter of 0.8 to 1 here)."""
+    folder = test_data / "coco_mini"
+    index = read_index(folder / "annotations/instances_val2017.json", folder / "val2017", "error", take=24)
+    augment = Augment(flip=0.5, scale=(0.8, 1.0))
+    resized = ResizedImages(index, size, tmp_path) if kept else None
+    dataset = CocoDataset(index=index, image_size=size, augment=augment, seed=1, resized=resized, cache=tmp_path)
+    differences = []
+    for i in range(len(index)):
+        view = draw_view(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
+        whole = tv.pil_to_tensor(Image.open(io.BytesIO(index.read(i))).convert("RGB"))
+        expected = tv.resize(whole, list(view.size), antialias=True)
+        expected = expected.flip(-1) if view.flip else expected
+        for _ in range(2):  # kept images come from the disk the second time
+            found = dataset[(0, i)]["images"]
+        differences.append(float((found.float() - expected.float()).abs().mean()))
+    assert np.mean(differences) <= mean and max(differences) <= worst
 
 
 def test_objects_out_of_sight_are_dropped(tmp_path: Path):

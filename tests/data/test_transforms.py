@@ -14,10 +14,12 @@ from maskrcnn_lit.data.transforms import (
     ImageSize,
     change_colours,
     draw_view,
+    fitted_sizes,
     map_boxes,
     read_augment,
     read_image_size,
     resample,
+    whole_view,
 )
 from maskrcnn_lit.errors import UserError
 
@@ -45,6 +47,14 @@ def test_sizes_without_augmentation(height: int, width: int, size: ImageSize, ex
     view = view_of(height, width, size)
     assert view.size == expected and view.window == (0, 0, height, width) and not view.flip
     assert np.allclose(view.matrix, [[expected[1] / width, 0, 0], [0, expected[0] / height, 0]])
+
+
+@given(sides, sides, st.one_of(sizes, st.just((800, 1333))))
+@settings(max_examples=300, deadline=None)
+def test_without_augmentation_no_row_is_cut(height: int, width: int, size: ImageSize):
+    view = whole_view(height, width, size)
+    assert view.window == (0, 0, height, width)
+    assert view.size == tuple(fitted_sizes(np.array([[height, width]]), size)[0])
 
 
 @given(sides, sides, sizes, st.integers(0, 10**6))

@@ -1,8 +1,15 @@
 import os
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
+from coco_file import small_index
 
-from maskrcnn_lit.data.workers import choose_workers
+from maskrcnn_lit.data import workers
+from maskrcnn_lit.data.sampling import BLANK, EpochBatches
+from maskrcnn_lit.data.source import Remote
+from maskrcnn_lit.data.workers import FetchedAhead, choose_workers
 from maskrcnn_lit.errors import UserError
 
 
@@ -16,7 +23,39 @@ def test_auto_workers(monkeypatch: pytest.MonkeyPatch, cores: int, processes: in
     assert choose_workers(3, processes=processes, cuda=cuda) == 3
 
 
-@pytest.mark.parametrize("workers", ["many", -1, 1.5])
-def test_another_number_of_workers_is_told(workers: object):
-    with pytest.raises(UserError, match=f"data.workers={workers} must be auto or a number of processes"):
-        choose_workers(workers, processes=1, cuda=False)  # type: ignore[arg-type]
+@pytest.mark.parametrize("number", ["many", -1, 1.5])
+def test_another_number_of_workers_is_told(number: object):
+    with pytest.raises(UserError, match=f"data.workers={number} must be auto or a number of processes"):
+        choose_workers(number, processes=1, cuda=False)  # type: ignore[arg-type]
+
+
+class Far(Remote):
+    """Files that are noted when they are asked for."""
+
+    def __init__(self, filled: list[str]) -> None:
+        self.filled = filled
+
+    def fill(self, name: str) -> None:
+        self.filled.append(name)
+
+
+def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "AHEAD", 2)
+    index, filled = small_index(tmp_path), list[str]()
+    batches = [[(0, 0), (0, 1)], [(0, 2), (0, BLANK)], [(0, 3)], [(0, 4)], [(0, 5)]]
+    ahead = FetchedAhead(batches, index, Far(filled))
+    walk = iter(ahead)
+    assert len(ahead) == 5 and next(walk) == batches[0]
+    waited = time.monotonic() + 30
+    while len(filled) < 4 and time.monotonic() < waited:
+        time.sleep(0.01)
+    assert sorted(filled) == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]  # of three batches, no file for the blank
+    assert list(walk) == batches[1:]
+    assert FetchedAhead(batches, index, Far(filled)).sampler is None
+
+
+def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
+    batches = EpochBatches(chains=[[np.arange(6)]], batch_size=2, seed=1)
+    ahead = FetchedAhead(batches, small_index(tmp_path), Far([]))
+    ahead.sampler.set_epoch(3)
+    assert list(ahead) == list(batches) and {epoch for batch in batches for epoch, _ in batch} == {3}
