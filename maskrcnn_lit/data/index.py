@@ -68,8 +68,13 @@ class AnnotationIndex:
 
     def size(self, i: int) -> tuple[int, int]:
         """Height, width of image i by the json."""
-        height, width = self.sizes[i].tolist()
-        return height, width
+        row, arrays = self.rows[i], self.packed.arrays
+        return int(arrays.heights[row]), int(arrays.widths[row])
+
+    def span(self, i: int) -> tuple[int, int]:
+        """Begin, end of the annotations of image i. Like `size`, it reads the shared file: a worker copies nothing."""
+        begin, end = self.packed.arrays.spans[self.rows[i]].tolist()
+        return begin, end
 
     def file_name(self, i: int) -> str:
         return self.packed.names[int(self.rows[i])]
@@ -85,7 +90,7 @@ class AnnotationIndex:
     def annotations(self, i: int) -> dict[str, NDArray[Any]]:
         """Of image i, with R annotations: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image), labels (R, 1..K),
         crowd (R bool), areas (R float64), ids (R)."""
-        part, (height, width) = slice(*self.spans[i]), self.size(i)
+        part, (height, width) = slice(*self.span(i)), self.size(i)
         arrays = self.packed.arrays
         boxes = arrays.boxes[part].copy()
         boxes[:, 2:] += boxes[:, :2]
@@ -95,7 +100,7 @@ class AnnotationIndex:
 
     def outline(self, i: int, j: int) -> Outline:
         """Annotation j of image i: its polygons as flat x y x y ... arrays, or the run lengths of its RLE."""
-        n, arrays = int(self.spans[i, 0]) + j, self.packed.arrays
+        n, arrays = self.span(i)[0] + j, self.packed.arrays
         begin, end = arrays.run_spans[n]
         if end > begin:
             return arrays.runs[begin:end]
@@ -153,7 +158,7 @@ class AnnotationIndex:
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _annotation(self, i: int, n: int) -> dict[str, Any]:
-        shape = self.segmentation(i, n - int(self.spans[i, 0]))
+        shape = self.segmentation(i, n - self.span(i)[0])
         if isinstance(shape, dict):
             shape = {**shape, "counts": shape["counts"].decode()}
         arrays = self.packed.arrays
