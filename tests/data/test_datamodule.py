@@ -110,9 +110,10 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("workers", [0, 1])
-def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, workers: int):
-    """Lightning tells our sampler the epoch, and after a stop in mid-epoch shows the rest of it, then whole epochs."""
+@pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (1, 2), (2, 0)])
+def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, workers: int, workers_later: int):
+    """Lightning tells our sampler the epoch, and after a stop in mid-epoch shows the rest of it, then whole epochs,
+    however many processes load before and after."""
     whole = Recorder()
     trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(whole, datamodule=data(folder, workers=workers))
     assert [epoch for epoch, *_ in whole.seen] == [0] * 6 + [1] * 6 + [2] * 6
@@ -121,7 +122,7 @@ def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, worker
 
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1)
     trainer(tmp_path, max_epochs=2, callbacks=[saver]).fit(Recorder(), datamodule=data(folder, workers=workers))
-    rest, resumed = Recorder(), data(folder, workers=workers)
+    rest, resumed = Recorder(), data(folder, workers=workers_later)
     resumed.resume(1, 2)
     trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(
         rest, datamodule=resumed, ckpt_path=tmp_path / "step=8.ckpt"
