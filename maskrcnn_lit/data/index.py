@@ -90,8 +90,7 @@ class AnnotationIndex:
     def annotations(self, i: int) -> dict[str, NDArray[Any]]:
         """Of image i, with R annotations: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image), labels (R, 1..K),
         crowd (R bool), areas (R float64), ids (R)."""
-        part, (height, width) = slice(*self.span(i)), self.size(i)
-        arrays = self.packed.arrays
+        arrays, part, (height, width) = self.packed.arrays, slice(*self.span(i)), self.size(i)
         boxes = arrays.boxes[part].copy()
         boxes[:, 2:] += boxes[:, :2]
         boxes = boxes.clip(0, [width, height, width, height])
