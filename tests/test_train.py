@@ -270,7 +270,7 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
 
 
 def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path):
-    endless = (*SCHEDULE, "trainer.epochs=1000", "trainer.check_val_every_n_epoch=1000")
+    endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [script(), "train", *coco_data(strange), *MODEL, *endless, "trainer.checkpoint_every_n_steps=null"]
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
