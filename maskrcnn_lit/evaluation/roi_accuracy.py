@@ -1,6 +1,6 @@
 """Class accuracy on ground-truth boxes: the kind of number that the reference study reports as "validation accuracy".
 
-It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false detections or of masks.
+It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false detections, of masks.
 """
 
 import math
@@ -97,7 +97,7 @@ def roi_accuracy_table(accuracy: float, per_class: Mapping[str, Mapping[str, flo
     """
     width = max(map(len, per_class), default=0)
     lines = [f"roi_accuracy {_number(accuracy)}", DEFINITIONS[boxes]]
-    return "\n".join(lines + [f"  {name:<{width}}  {_number(v["roi_accuracy"])}" for name, v in per_class.items()])
+    return "\n".join(lines + [f"  {name:<{width}}  {_number(v['roi_accuracy'])}" for name, v in per_class.items()])
 
 
 def _number(value: float) -> str:

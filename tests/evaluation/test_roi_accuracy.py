@@ -25,7 +25,9 @@ def test_counts_objects_only_and_background_as_wrong() -> None:
     accuracy = RoiAccuracy()
     accuracy.update(torch.tensor([[1, 0, 3, 0], [1, 2, 0, 0]]), None, _batch([5, 6]))  # 1 of 2 and 2 of 2
     assert accuracy.compute() == pytest.approx(3 / 4)
-    assert accuracy.per_class(NAMES) == pytest.approx({"ant": 1, "bee": 0.5, "cow": math.nan, "dog": math.nan}, nan_ok=True)
+    assert accuracy.per_class(NAMES) == pytest.approx(
+        {"ant": 1, "bee": 0.5, "cow": math.nan, "dog": math.nan}, nan_ok=True
+    )
 
 
 def test_unreadable_images_do_not_count() -> None:
@@ -69,7 +71,9 @@ def test_the_study_does_not_depend_on_what_else_is_in_the_batch() -> None:
         batch = {key: value[:, :2] if value.ndim == 2 else value for key, value in _batch([5]).items()}
         batch |= {key: torch.nn.functional.pad(batch[key], (0, slots - 2)) for key in ("labels", "valid", "crowd")}
         accuracy = RoiAccuracy("study")
-        accuracy.update(torch.nn.functional.pad(torch.tensor([[1, 2]]), (0, slots - 2), value=4), torch.tensor([0]), batch)
+        accuracy.update(
+            torch.nn.functional.pad(torch.tensor([[1, 2]]), (0, slots - 2), value=4), torch.tensor([0]), batch
+        )
         found.append(accuracy.compute())
     assert found == [1.0, 1.0]
 
