@@ -139,7 +139,7 @@ def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModu
     metrics: dict[str, float] = {}
     for evaluation in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
         if isinstance(evaluation, CocoEvaluation):
-            # A quick look saw a part; resumed at the very end, or without a look after the last epoch, nothing was seen.
+            # A quick look saw a part; resumed at the very end, or without a look after the last epoch, it saw nothing.
             if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
                 trainer.validate(module, datamodule=data, verbose=False)
             metrics |= evaluation.metrics
