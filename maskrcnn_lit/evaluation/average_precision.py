@@ -1,4 +1,4 @@
-"""Average precision from given IoU, by COCO's rules (cocodataset.org, "Detection evaluation"; pycocotools' cocoeval.py).
+"""Average precision from given IoU, by COCO's rules (cocodataset.org, "Detection evaluation"; pycocotools).
 
 Detections of a class are taken best first. Each takes the object of its class and image with the highest IoU, of at
 least the threshold, that none has taken yet. An *ignored* object is taken only where no other will do, and makes its
@@ -82,7 +82,7 @@ def judge(
         objects += np.bincount(image.object_labels[sound], minlength=classes)
         crowd = np.ones(len(image.crowd_labels), dtype=bool)
         ignore = np.concatenate([~sound, crowd])
-        reusable = ignore if ignored_reusable else np.concatenate([~sound & False, crowd])
+        reusable = ignore if ignored_reusable else np.concatenate([np.zeros_like(sound), crowd])
         taken = match(image.of_one_class(image.boundary_iou if boundary else None), thresholds, ignore, reusable)
         passed = np.zeros(taken.shape, dtype=bool) if false is None else (taken < 0) & ~false(image)
         if len(ignore):

@@ -29,7 +29,7 @@ class Crop(NamedTuple):
 
 def boundary_distance(height: int, width: int, ratio: float = DILATION_RATIO) -> int:
     """d, in pixels."""
-    return max(int(round(ratio * math.hypot(height, width))), 1)
+    return max(round(ratio * math.hypot(height, width)), 1)
 
 
 def boundary(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
@@ -76,8 +76,8 @@ def with_boundaries(
     detections, objects: compressed RLEs of one image.
     """
     result = np.zeros_like(iou)
-    of_detections, of_objects = ({n: boundary_crop(masks[n]) for n in np.flatnonzero(wanted.any(axis)).tolist()}
-                                 for axis, masks in ((1, detections), (0, objects)))  # fmt: skip
+    of_detections = {d: boundary_crop(detections[d]) for d in np.flatnonzero(wanted.any(1)).tolist()}
+    of_objects = {g: boundary_crop(objects[g]) for g in np.flatnonzero(wanted.any(0)).tolist()}
     for d, g in np.argwhere(wanted).tolist():
         result[d, g] = min(iou[d, g], crop_iou(of_detections[d], of_objects[g]))
     return result

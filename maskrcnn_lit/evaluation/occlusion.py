@@ -35,17 +35,13 @@ def covered_shares(boxes: Floats) -> Floats:
 
 
 def _union(low: Floats, high: Floats) -> float:
-    """Area of the union of N boxes, N 2 each: the plane is cut at every edge, and the cells that a box covers add up."""
-    if not len(low):
-        return 0.0
+    """Area of the union of N boxes, N 2 each: the plane is cut at every edge, and the covered cells are added up."""
     covers, lengths = [], []
     for axis in (0, 1):
         cuts = np.unique(np.r_[low[:, axis], high[:, axis]])
         covers.append((low[:, axis, None] <= cuts[:-1]) & (high[:, axis, None] >= cuts[1:]))
         lengths.append(np.diff(cuts))
-    cells = (covers[0][:, :, None] & covers[1][:, None]).any(0) if len(low) < 16 else (
-        covers[0].T.astype(np.float32) @ covers[1].astype(np.float32) > 0
-    )  # fmt: skip
+    cells = covers[0].T.astype(np.float64) @ covers[1] > 0
     return float(lengths[0] @ cells @ lengths[1])
 
 

@@ -103,18 +103,16 @@ def _pairs(
     kind = kind_of(results)
     objects = [n for n in annotated if not annotations[n].get("iscrowd", 0)]
     crowds = [n for n in annotated if annotations[n].get("iscrowd", 0)]
-    if len(detections):
-        shapes = [_shapes([source[n] for n in places], kind, image)
-                  for source, places in ((results, detections), (annotations, objects), (annotations, crowds))]  # fmt: skip
-    else:
-        shapes = [[], [], []]
+    sources = ((results, detections.tolist()), (annotations, objects), (annotations, crowds))
+    wanted = [[source[n] for n in places] if len(detections) else [] for source, places in sources]
+    shapes = [_shapes(entries, kind, image) for entries in wanted]
     found_labels = _of(results, detections, lambda entry: labels[entry["category_id"]], np.int64)
     object_labels = _of(annotations, objects, lambda entry: labels[entry["category_id"]], np.int64)
     iou = _iou(shapes[0], shapes[1], len(objects), crowd=False)
     boundary_iou = None
     if boundary:
-        wanted = (found_labels[:, None] == object_labels) & (iou >= LEAST_IOU)
-        boundary_iou = with_boundaries(iou, wanted, shapes[0], shapes[1])
+        may_match = (found_labels[:, None] == object_labels) & (iou >= LEAST_IOU)
+        boundary_iou = with_boundaries(iou, may_match, shapes[0], shapes[1])
     return Pairs(
         image_id=image["id"],
         detections=detections,
