@@ -142,13 +142,17 @@ def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}.{shown}",
     )
     if classes <= 20:
-        rows = [[label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)]
+        rows = [
+            [label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)
+        ]
         yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
 
 
 def _errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
     found = analysis["errors"]
-    rows = [[title, number(found[kind]), number(found.get("counts", {}).get(kind))] for kind, title in ERRORS.items()]
+    rows = [
+        [title, number(found[kind]), number(found.get("counts", {}).get(kind))] for kind, title in ERRORS.items()
+    ]
     yield html.pair(
         _plot(
             plots,

@@ -27,8 +27,8 @@ class ScorePlots(Callback):
     """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and curves pr/... in
     TensorBoard's PR CURVES tab, of the same images as the scores.
 
-    Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored; without one, and without
-    a TensorBoard logger, it does nothing.
+    Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored; without one, and
+    without a TensorBoard logger, it does nothing.
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,8 +80,8 @@ def drawn(
 
 
 def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
-    """True positives, false positives, true negatives, false negatives, precision and recall at each of THRESHOLDS, of a
-    class or (None) of all.
+    """Of a class, or (None) of all: true positives, false positives, true negatives, false negatives, precision and recall
+    at each of THRESHOLDS.
 
     A detector names no negatives, so the true ones are 0; where nothing is detected, precision is, and TensorBoard
     leaves the point out.

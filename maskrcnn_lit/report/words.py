@@ -50,7 +50,9 @@ def summary(analysis: Analysis) -> list[str]:
 
 def _scores(analysis: Analysis) -> Iterator[str]:
     found = [f"{kind} AP {number(analysis[f'{kind}_ap'])}" for kind in ("mask", "box") if analysis[f"{kind}_ap"]]
-    counts = " and ".join((plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}"))
+    counts = " and ".join(
+        (plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}")
+    )
     told = " and ".join(found) or f"AP {number(analysis['box_ap'])}"
     yield f"{told[0].upper()}{told[1:]} on {plural(analysis['images'], 'image')} with {counts}."
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
