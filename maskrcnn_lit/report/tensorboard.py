@@ -80,8 +80,8 @@ def drawn(
 
 
 def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
-    """Of a class, or (None) of all: true positives, false positives, true negatives, false negatives, precision and recall
-    at each of THRESHOLDS.
+    """Of a class, or (None) of all, at each of THRESHOLDS: true positives, false positives, true negatives, false
+    negatives, precision, recall.
 
     A detector names no negatives, so the true ones are 0; where nothing is detected, precision is, and TensorBoard
     leaves the point out.
