@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from maskrcnn_lit.evaluation.average_precision import Judged, judge
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
@@ -40,20 +41,26 @@ class ScorePlots(Callback):
         names = [category["name"] for category in truth["categories"]]
         judged = judged_at(truth, results, evaluation.max_detections[-1])
         shown = drawn(names, judged, evaluation.per_class, kind_of(results))
-        pictures = {
-            f"val_plots/{plot.__name__}": np.asarray(Image.open(io.BytesIO(render(plot, shown, LIGHT))).convert("RGB"))
-            for plot in (class_ap, precision_recall)
-        }
+        pictures = [
+            summary(f"val_plots/{plot.__name__}", render(plot, shown, LIGHT)) for plot in (class_ap, precision_recall)
+        ]
         curves = {f"pr/{POOLED}": threshold_counts(judged, None)}
         if 1 < len(names) <= CURVES:
             curves |= {f"pr/{name}": threshold_counts(judged, label) for label, name in enumerate(names)}
         step = validation_step(trainer)
         for writer in writers:
-            for tag, picture in pictures.items():
-                writer.add_image(tag, picture, step, dataformats="HWC")
+            for picture in pictures:
+                writer.file_writer.add_summary(picture, step)
             for tag, counts in curves.items():
                 writer.add_pr_curve_raw(tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS))
             writer.flush()
+
+
+def summary(tag: str, png: bytes) -> Summary:
+    """A picture as TensorBoard keeps it. (SummaryWriter.add_image would take pixels, and encode them once more.)"""
+    width, height = Image.open(io.BytesIO(png)).size
+    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
 def judged_at(truth: Mapping[str, Any], results: Sequence[dict[str, Any]], max_detections: int) -> Judged:
