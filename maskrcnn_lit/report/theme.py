@@ -43,9 +43,14 @@ Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gi
 Plot = Callable[[Analysis, Theme], Figure]
 
 
+def blank(rows: float, margin: float = 0.7) -> Figure:
+    """A figure of `rows` rows of text, and `margin` inches for what stands around them."""
+    return Figure(figsize=(WIDTH, rows * _ROW + margin), layout="constrained")
+
+
 def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, Axes]:
-    """A figure of `rows` rows of text and `margin` inches for what stands around them, and its axes."""
-    figure = Figure(figsize=(WIDTH, rows * _ROW + margin), layout="constrained")
+    """A `blank` figure and its only axes, with these titles."""
+    figure = blank(rows, margin)
     place = figure.add_subplot()
     place.set(xlabel=x, ylabel=y)
     return figure, place
@@ -53,7 +58,7 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 def render(plot: Plot, analysis: Analysis, theme: Theme) -> bytes:
     """The plot as a PNG, 960 pixels wide."""
-    look = {
+    look: dict[Any, Any] = {
         **{"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8},
         **{"figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper},
         **{"text.color": theme.ink, "axes.labelcolor": theme.ink, "xtick.color": theme.ink, "ytick.color": theme.ink},
