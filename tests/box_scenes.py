@@ -44,9 +44,7 @@ def scene(
     ]
     height, width = SIZE
     truth = {
-        "images": [
-            {"id": n, "height": height, "width": width, "file_name": f"{n}.png"} for n in range(images, 0, -1)
-        ],
+        "images": [{"id": n, "height": height, "width": width, "file_name": f"{n}.png"} for n in range(images, 0, -1)],
         "categories": [{"id": number, "name": name} for name, number in ids.items()],
         "annotations": annotations,
     }

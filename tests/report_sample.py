@@ -1,6 +1,7 @@
 """A made-up evaluation of three classes (or of many) for the tests of the report; its analysis has the schema of
 `maskrcnn_lit.evaluation.analysis`."""
 
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -103,3 +104,45 @@ def results() -> list[dict[str, Any]]:
         {"image_id": i, "category_id": 1, "score": 0.75, "bbox": box, "segmentation": box_rle(*box)}
         for i, *box in places
     ]
+
+
+class Page(HTMLParser):
+    """What stands on a page: `tables` (caption -> rows of cells, the head first), `images` (their sources), `ids`,
+    `text`, and `loads`, the values of all attributes by which a browser could load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.images: list[str] = []
+        self.ids: list[str] = []
+        self.loads: list[str] = []
+        self._open: list[str] = []
+        self._texts: list[str] = []
+        self.feed(html)
+        self.text = " ".join("".join(self._texts).split())
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attributes}
+        self._open.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        self.images += [given["src"]] if tag == "img" else []
+        self.loads += [given[key] for key in ("src", "srcset", "data", "href", "poster") if key in given]
+        if tag == "table":
+            self._rows: list[list[str]] = []
+        elif tag == "tr":
+            self._rows.append([])
+        elif tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self._texts.append(data)
+        if "caption" in self._open:
+            self.tables[data] = self._rows
+        elif self._open and self._open[-1] in ("td", "th"):
+            self._rows[-1][-1] += data

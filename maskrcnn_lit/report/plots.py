@@ -28,7 +28,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
     if key == "mask_ap":
         boxes = [_number(c["box_ap"]) for c in classes]
         place.plot(boxes, range(len(classes)), "o", ms=4, color=theme.colours[1], mec=theme.paper, label="box AP")
-        figure.legend(loc="outside upper right", ncols=2)
+        figure.legend(loc="outside upper right", ncols=2, reverse=True)
     return figure
 
 
@@ -66,6 +66,7 @@ def confusion(analysis: Analysis, theme: Theme) -> Figure:
     labels, counts = most_confused(analysis["confusion"])
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(1, keepdims=True)
+    shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
     size = len(labels)
     figure, place = axes(max(1.1 * size, 12), "detected as", "truth", margin=1.3)
     drawn = place.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")

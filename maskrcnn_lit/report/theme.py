@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTH = 4.8  # inches of every plot: its 9-point text can be read on a phone 390 pixels wide
@@ -29,14 +29,13 @@ class Theme:
     colours: tuple[str, ...]
 
     @property
-    def shades(self) -> LinearSegmentedColormap:
+    def shades(self) -> Colormap:
         """From 0, which is the paper, to 1; a cell without a number is the paper too."""
         shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colours[0]])
-        shades.set_bad(self.paper)
-        return shades
+        return shades.with_extremes(bad=self.paper)
 
 
-LIGHT = Theme("#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#b5588f", "#e69f00"))
+LIGHT = Theme("#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"))
 DARK = Theme("#161b22", "#dfe4ea", "#30363d", "#6b7480", ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e"))
 
 Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gives it
