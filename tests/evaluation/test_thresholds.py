@@ -43,5 +43,5 @@ def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"thresholds": {"ant": "high"}}', '{"thresholds": 3}'])
 def test_a_broken_file_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match="holds no thresholds .* write it anew with `maskrcnn-lit evaluate run="):
+    with pytest.raises(UserError, match=r"holds no thresholds .* write it anew with `maskrcnn-lit evaluate run="):
         read_thresholds(tmp_path, ["ant"])

@@ -34,14 +34,20 @@ def test_nothing_wrong() -> None:
 
 
 def test_classification() -> None:
-    bee = (1, "bee", (60, 60, 20, 20))
-    found = shares([ANT, bee, OTHER_ANT], [(*ANT, 0.9), (1, "bee", OTHER_ANT[2], 0.8), (*bee, 0.95)])
-    assert found["counts"]["classification"] == 0  # it is a duplicate of the bee in the same place as well: see below
     found = shares([ANT, OTHER_ANT], [(*ANT, 0.9), (1, "bee", OTHER_ANT[2], 0.8)])
     assert found["ap50"] == pytest.approx(HALF)
     one_error("classification", found, 1 - HALF)
     assert found["false_positives"] == 0  # it is one of a class without objects
     assert found["false_negatives"] == pytest.approx(1 - HALF)
+
+
+def test_the_order_of_the_kinds() -> None:
+    bee = (1, "bee", OTHER_ANT[2])
+    found = shares([ANT, OTHER_ANT, bee], [(*ANT, 0.9), (*bee, 0.95), (*bee, 0.8)])  # a duplicate, and on an ant
+    assert found["counts"]["classification"] == 1 and found["counts"]["duplicate"] == 0
+    moved = (1, "bee", (70, 60, 20, 20))  # IoU 1/3 with its own class, 1 with the other
+    found = shares([(1, "ant", moved[2]), bee], [(*moved, 0.8)])
+    assert found["counts"]["localisation"] == 1 and found["counts"]["classification"] == 0
 
 
 def test_localisation() -> None:
