@@ -75,6 +75,9 @@ def random_scene(seed: int, crowds: bool = True) -> tuple[dict[str, Any], list[d
             detections.append((image, found, box(np.array(place), spread), round(float(rng.random()), 1)))
     detections += [(int(rng.integers(1, 5)), str(rng.choice(CLASSES)), box(), 0.5) for _ in range(6)]
     if crowds:
-        objects += [(int(rng.integers(1, 5)), str(rng.choice(CLASSES)), box(), "crowd") for _ in range(3)]
+        regions = [(int(rng.integers(1, 5)), str(rng.choice(CLASSES)), box()) for _ in range(3)]
+        objects += [(*region, "crowd") for region in regions]
+        for image, name, (x, y, w, h) in regions:  # and what lies in them
+            detections.append((image, name, (x, y, max(w // 2, 1), max(h // 2, 1)), 0.6))
     order = rng.permutation(len(detections))
     return scene(objects, [detections[n] for n in order], images=4)
