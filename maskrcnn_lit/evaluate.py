@@ -12,16 +12,17 @@ from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.analysis import analyse, write_thresholds
+from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
-from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, results_table, score_results
+from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, Scores, results_table, score_results
 from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.predictor import output_folder
 from maskrcnn_lit.pretrained import read
 from maskrcnn_lit.report.report import write_report
-from maskrcnn_lit.report.worst import image_reader
+from maskrcnn_lit.report.worst_images import image_reader
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.progress import ProgressLine
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
@@ -70,7 +71,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     print(f"Written to {file}; the detections are beside it in detections.json")
     if config.report and data.val_index is not None:
         index = data.val_index.only(evaluation.image_ids)  # those that could be read, as in the scores
-        analysis = _report(folder, record, index, read_results(folder / "detections.json"), evaluation.max_detections)
+        scores = Scores(evaluation.metrics, evaluation.per_class)
+        results = read_results(folder / "detections.json")
+        analysis = _report(folder, record, index, results, scores, evaluation.max_detections)
         if config.get("data") is None and Path(config.run).is_dir():
             write_thresholds(Path(config.run), analysis)  # of the run's own validation data
 
@@ -92,7 +95,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     write_json(file, record)
     print(f"{results_table(scores.metrics)}\nWritten to {file}")
     if config.report:
-        _report(file.parent, record, index, results, MAX_DETECTIONS)
+        _report(file.parent, record, index, results, scores, MAX_DETECTIONS)
 
 
 def _report(
@@ -100,11 +103,12 @@ def _report(
     record: dict[str, Any],
     index: AnnotationIndex,
     results: list[dict[str, Any]],
+    scores: Scores,
     max_detections: Sequence[int],
 ) -> dict[str, Any]:
     """Write the page of an evaluation (`record`, as in evaluation.json) and say where it is; the analysis on it."""
     truth = index.coco_ground_truth()
-    analysis = analyse(truth, results, max_detections=max_detections[-1])
+    analysis = analyse(truth, results, scores=scores, max_detections=max_detections[-1])
     page = write_report(
         folder,
         evaluation=record,

@@ -119,7 +119,7 @@ class Page(HTMLParser):
         self._open: list[str] = []
         self._texts: list[str] = []
         self.feed(html)
-        self.text = " ".join("".join(self._texts).split())
+        self.text = " ".join(" ".join(self._texts).split())
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = {key: value or "" for key, value in attributes}

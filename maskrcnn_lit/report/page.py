@@ -9,7 +9,7 @@ from maskrcnn_lit.report import html
 from maskrcnn_lit.report.plots import CONFUSED
 from maskrcnn_lit.report.theme import Analysis
 from maskrcnn_lit.report.words import ERRORS, ROI_ACCURACY, headline, number, plural, summary
-from maskrcnn_lit.report.worst import COLOURS, Picture
+from maskrcnn_lit.report.worst_images import COLOURS, Picture
 
 Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 SECTIONS = {

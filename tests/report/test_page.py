@@ -8,7 +8,7 @@ from report_sample import NAMES, Page, analysis, evaluation, ground_truth, resul
 from maskrcnn_lit.report.page import SECTIONS, build_page
 from maskrcnn_lit.report.plots import PLOTS
 from maskrcnn_lit.report.words import ROI_ACCURACY, summary
-from maskrcnn_lit.report.worst import draw_worst
+from maskrcnn_lit.report.worst_images import draw_worst
 
 DRAWN = {name: (f"{name} light".encode(), f"{name} dark".encode()) for name in PLOTS}
 
