@@ -128,7 +128,7 @@ def _per_class(
     found = np.bincount(judged.labels, minlength=len(names)).tolist()
     rows = []
     for k, (name, points, place) in enumerate(zip(names, curves, best, strict=True)):
-        at_best = {"threshold": None, "precision": None, "recall": None, "f1": None}
+        at_best: dict[str, Any] = {"threshold": None, "precision": None, "recall": None, "f1": None}
         if place is not None:
             values = (points.thresholds, points.precision, points.recall, points.f1)
             at_best = {key: float(value[place]) for key, value in zip(at_best, values, strict=True)}

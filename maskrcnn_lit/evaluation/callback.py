@@ -33,7 +33,7 @@ class CocoEvaluation(Callback):
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
     class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process. val/images: how many images were scored, for
-    during training it may be a part of them. Until `on_validation_end`, `scored` holds in process 0 what was scored
+    during training it may be a part of them. `image_ids` are these images, in process 0. Until `on_validation_end`, `scored` holds in process 0 what was scored
     against each other, for callbacks that come after this one.
     """
 
@@ -51,6 +51,7 @@ class CocoEvaluation(Callback):
         self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = None  # COCO ground truth, COCO results
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
+        self.image_ids: list[int] = []
         self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,6 +120,7 @@ class CocoEvaluation(Callback):
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
         results = self._collector.results(index.categories)
+        self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
         truth = of_images(index.coco_ground_truth(), seen)

@@ -10,12 +10,12 @@ A crowded image holds at least CROWDED_FROM objects.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from maskrcnn_lit.evaluation.average_precision import Judged, average_precision, judge, mean
+from maskrcnn_lit.evaluation.average_precision import Bools, Judged, average_precision, judge, mean
 from maskrcnn_lit.evaluation.pairs import Floats, Pairs
 
 SLICES = {"0 to 0.1": (0.0, 0.1), "0.1 to 0.4": (0.1, 0.4), "over 0.4": (0.4, math.inf)}  # the lower end included
@@ -51,14 +51,14 @@ def occlusion_slices(pairs: Sequence[Pairs], classes: int, whole: Judged) -> lis
     shares = {image.image_id: covered_shares(image.boxes) for image in pairs}
     rows = []
     for name, (low, high) in SLICES.items():
-        judged = judge(
-            pairs,
-            classes,
-            counted=lambda image, low=low, high=high: (shares[image.image_id] >= low) & (shares[image.image_id] < high),
-            ignored_reusable=True,
-        )
+        within = {number: (share >= low) & (share < high) for number, share in shares.items()}
+        judged = judge(pairs, classes, counted=_look_up(within), ignored_reusable=True)
         rows.append(_row(name, judged))
     return [*rows, _row("crowded images", _crowded(pairs, classes, whole))]
+
+
+def _look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:
+    return lambda image: by_image[image.image_id]
 
 
 def _crowded(pairs: Sequence[Pairs], classes: int, whole: Judged) -> Judged:

@@ -69,9 +69,8 @@ def error_shares(pairs: Sequence[Pairs], classes: int) -> dict[str, Any]:
         corrected = labels.copy()
         corrected[mended] = verdicts.object_labels[verdicts.targets[mended]]
         shares[kind] = rise(corrected, right | mended, (verdicts.kinds != kind) | mended, objects)
-    shares["missed"] = rise(
-        labels, right, everything, objects - _count(verdicts.object_labels[verdicts.missed], classes)
-    )
+    unreachable = _count(verdicts.object_labels[verdicts.missed], classes)
+    shares["missed"] = rise(labels, right, everything, objects - unreachable)
     shares["false_positives"] = rise(labels, right, right, objects)
     shares["false_negatives"] = rise(labels, right, everything, _count(verdicts.object_labels[verdicts.found], classes))
     counts = {kind: int((verdicts.kinds == kind).sum()) for kind in KINDS}
@@ -86,7 +85,7 @@ def judge_errors(pairs: Sequence[Pairs]) -> Verdicts:
         begin += len(image.objects)
     if not parts:
         none = np.zeros(0, dtype=np.int64)
-        return Verdicts(none, none * 1.0, none.astype(str), none, none, none > 0, none > 0)
+        return Verdicts(none, np.zeros(0), none.astype(str), none, none, none > 0, none > 0)
     return Verdicts(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
@@ -114,8 +113,8 @@ def _image_verdicts(image: Pairs, begin: int) -> Verdicts:
     missed = ~found & ~np.isin(np.arange(count), targets)
     on_crowd = taken >= count
     targets = np.where(targets >= 0, targets + begin, -1)
-    kept = [values[~on_crowd] for values in (image.labels, image.scores, kinds, targets)]
-    return Verdicts(*kept, image.object_labels, found, missed)
+    labels, scores, kinds, targets = (values[~on_crowd] for values in (image.labels, image.scores, kinds, targets))
+    return Verdicts(labels, scores, kinds, targets, image.object_labels, found, missed)
 
 
 def _mended(verdicts: Verdicts, kind: str) -> Bools:

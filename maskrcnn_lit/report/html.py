@@ -1,4 +1,4 @@
-"""Parts of a page: tables, figures, sections. Text comes in as it is and is escaped here, nothing is loaded from afar."""
+"""Parts of a page: tables, figures, sections. Text comes in as it is and is escaped here; nothing is loaded."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -55,11 +55,11 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Large numbers: (what, number, a note or "")."""
+    """Large numbers: (what, number, a note or ""); a long note makes a wide tile."""
     return (
         '<dl class="tiles">\n'
         + "\n".join(
-            f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
+            f"<div{_class('wide' if len(note) > 40 else '')}><dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
             + (f'<dd class="note">{escape(note)}</dd>' if note else "")
             + "</div>"
             for what, value, note in entries

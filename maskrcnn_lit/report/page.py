@@ -6,9 +6,10 @@ from html import escape
 from typing import Any
 
 from maskrcnn_lit.report import html
+from maskrcnn_lit.report.plots import CONFUSED
 from maskrcnn_lit.report.theme import Analysis
-from maskrcnn_lit.report.words import ERRORS, POOLED, ROI_ACCURACY, headline, number, plural, summary
-from maskrcnn_lit.report.worst import COLOURS, Picture
+from maskrcnn_lit.report.words import ERRORS, ROI_ACCURACY, headline, number, plural, summary
+from maskrcnn_lit.report.worst_images import COLOURS, Picture
 
 Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 SECTIONS = {
@@ -133,26 +134,26 @@ def _curves(plots: Plots) -> Iterator[str]:
 def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
     found = analysis["confusion"]
     classes = len(found["labels"]) - 1
-    shown = f" Of {classes} classes those most mixed up are shown; all are in analysis.json." * (classes > 20)
-    yield _plot(
+    shown = f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json." * (
+        classes > CONFUSED
+    )
+    plot = _plot(
         plots,
         "confusion",
         "Confusion matrix",
         "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
         f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}.{shown}",
     )
-    if classes <= 20:
-        rows = [
-            [label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)
-        ]
-        yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
+    if classes > CONFUSED:
+        yield plot
+        return
+    rows = [[label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)]
+    yield html.pair(plot, html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows))
 
 
 def _errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
     found = analysis["errors"]
-    rows = [
-        [title, number(found[kind]), number(found.get("counts", {}).get(kind))] for kind, title in ERRORS.items()
-    ]
+    rows = [[title, number(found[kind]), number(found.get("counts", {}).get(kind))] for kind, title in ERRORS.items()]
     yield html.pair(
         _plot(
             plots,
@@ -210,7 +211,8 @@ def _worst(worst: Sequence[Picture]) -> Iterator[str]:
     figures = []
     for picture in worst:
         told = ", ".join(f"{count:,} {kind}" for kind, count in picture.counts.items() if count)
-        caption = f"{picture.name} (id {picture.image_id}): {told}"
+        unread = "" if picture.readable else "; the file cannot be read"
+        caption = f"{picture.name} (id {picture.image_id}): {told}{unread}"
         figures.append(html.photo(picture.jpeg, picture.width, picture.height, caption, caption))
     yield '<div class="gallery">\n' + "\n".join(figures) + "\n</div>"
 

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from maskrcnn_lit.report.theme import Analysis, Theme, axes
+from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
 from maskrcnn_lit.report.words import ERRORS, POOLED, headline
 
 NAMED = 5  # classes with a colour of their own in a plot of curves
@@ -22,14 +22,13 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
     """AP of each class, the best on top: masks as bars and boxes as dots, or boxes as bars."""
     key = headline(analysis)
     classes = sorted((c for c in analysis["per_class"] if c[key] is not None), key=lambda c: (c[key], c["name"]))
-    figure, place = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "")
+    figure, place = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "", margin=0.8)
     names, values = [c["name"] for c in classes], [c[key] for c in classes]
-    _bars(place, names, values, theme.colours[0])
+    _bars(place, names, values, theme.colours[0], "mask AP")
     if key == "mask_ap":
-        boxes = [np.nan if c["box_ap"] is None else c["box_ap"] for c in classes]
-        place.plot(boxes, range(len(classes)), "o", ms=4, color=theme.colours[1], mec=theme.paper, mew=0.5)
-        handles = [place.patches[0], place.lines[0]] if classes else []
-        place.legend(handles, ["mask AP", "box AP"][: len(handles)], loc="lower right")
+        boxes = [_number(c["box_ap"]) for c in classes]
+        place.plot(boxes, range(len(classes)), "o", ms=4, color=theme.colours[1], mec=theme.paper, label="box AP")
+        figure.legend(loc="outside upper right", ncols=2, reverse=True)
     return figure
 
 
@@ -53,8 +52,10 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
             best = int(np.nanargmax(f1))
             place.plot(thresholds[best], f1[best], "o", ms=5, color=style["color"], mec=theme.paper, zorder=5)
             if curve["name"] == POOLED:
-                told = f"F1 {f1[best]:.2f} at {thresholds[best]:.2f}"
-                place.annotate(told, (thresholds[best], f1[best]), (0, 7), textcoords="offset points", ha="center")
+                place.plot([thresholds[best]] * 2, [0, 1], color=theme.quiet, lw=0.8, ls=(0, (4, 3)), zorder=1)
+                side = "left" if thresholds[best] < 0.5 else "right"
+                told = f" F1 {f1[best]:.2f} from {thresholds[best]:.2f} on "
+                place.text(thresholds[best], 1.0, told, ha=side, va="top")
     _unit(place, both=True)
     place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
@@ -65,16 +66,17 @@ def confusion(analysis: Analysis, theme: Theme) -> Figure:
     labels, counts = most_confused(analysis["confusion"])
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(1, keepdims=True)
+    shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
     size = len(labels)
     figure, place = axes(max(1.1 * size, 12), "detected as", "truth", margin=1.3)
     drawn = place.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
-    small = {"fontsize": 8.5 if size <= 12 else 7}
-    place.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, **small)
-    place.set_yticks(range(size), labels, **small)
+    small = 8.5 if size <= 12 else 7
+    place.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, fontsize=small)
+    place.set_yticks(range(size), labels, fontsize=small)
     place.spines[:].set_visible(False)
     if size > WRITTEN:
         bar = figure.colorbar(drawn, ax=place, shrink=0.5, aspect=30, label="share of the row")
-        bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine, which the stubs of matplotlib do not know
+        bar.outline.set_visible(False)
         return figure
     for row, column in np.argwhere(np.isfinite(shares)).tolist():
         share = shares[row, column]
@@ -102,8 +104,6 @@ def errors(analysis: Analysis, theme: Theme) -> Figure:
     sides = ("false_positives", "false_negatives")
     colours = [theme.quiet if kind in sides else theme.colours[0] for kind in kinds]
     _bars(place, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colours)
-    top = max([found[kind] for kind in kinds], default=0)
-    place.set_xlim(0, top * 1.15 or 1)
     return figure
 
 
@@ -130,8 +130,7 @@ def occlusion(analysis: Analysis, theme: Theme) -> Figure:
 def calibration(analysis: Analysis, theme: Theme) -> Figure:
     """Which share of the detections of a score is right, beside the score itself; below, how many have that score."""
     bins = [entry for entry in analysis["calibration"]["bins"] if entry["count"]]
-    figure, place = axes(18, "", "precision")
-    figure.clear()
+    figure = blank(18)
     place, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     place.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)), label="as the score says")
     scores, precision = ([_number(entry[key]) for entry in bins] for key in ("score", "precision"))
@@ -175,13 +174,16 @@ def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], 
             yield curve, {"color": theme.ink, "lw": 2.2, "zorder": 3, "label": POOLED}
 
 
-def _bars(place: Axes, names: Sequence[str], values: Sequence[float], colours: str | Sequence[str]) -> None:
-    """Horizontal bars from below, each with its number at its end."""
-    bars = place.barh(range(len(names)), values, height=0.68, color=colours)
-    place.bar_label(bars, [f" {value:.3f}" for value in values], fontsize=8, padding=4)
+def _bars(
+    place: Axes, names: Sequence[str], values: Sequence[float], colours: str | Sequence[str], label: str = ""
+) -> None:
+    """Horizontal bars from below, each with its number at the right edge."""
+    place.barh(range(len(names)), values, height=0.68, color=colours, label=label)
+    for row, value in enumerate(values):
+        place.text(1.0, row, f"{value:.3f}", fontsize=8, ha="right", va="center", transform=place.get_yaxis_transform())
     place.set_yticks(range(len(names)), names)
     place.set_ylim(-0.6, max(len(names), 1) - 0.4)
-    place.set_xlim(0, max([*values, 0.05]) * 1.15)
+    place.set_xlim(0, max([*values, 0.01]) * 1.2)
     place.spines["left"].set_visible(False)
 
 

@@ -9,7 +9,7 @@ from maskrcnn_lit.files import atomic_write, write_json
 from maskrcnn_lit.report.page import build_page
 from maskrcnn_lit.report.plots import PLOTS
 from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, render
-from maskrcnn_lit.report.worst import ReadImage, draw_worst
+from maskrcnn_lit.report.worst_images import ReadImage, draw_worst
 
 
 def write_report(

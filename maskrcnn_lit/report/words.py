@@ -20,7 +20,14 @@ ERRORS = {
     "false_positives": "all false detections",
     "false_negatives": "all missed objects",
 }
-_KINDS = tuple(ERRORS)[:6]
+_LOST_TO = {
+    "classification": "objects given the wrong class",
+    "localisation": "detections that overlap their object too little",
+    "both": "detections of the wrong class that overlap too little",
+    "duplicate": "objects detected twice",
+    "background": "detections where nothing is",
+    "missed": "missed objects",
+}
 
 
 def headline(analysis: Analysis) -> str:
@@ -31,7 +38,7 @@ def headline(analysis: Analysis) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A number of the data as the page shows it; a dash where there is none."""
     if value is None or value != value:
-        return "–"
+        return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
@@ -50,9 +57,7 @@ def summary(analysis: Analysis) -> list[str]:
 
 def _scores(analysis: Analysis) -> Iterator[str]:
     found = [f"{kind} AP {number(analysis[f'{kind}_ap'])}" for kind in ("mask", "box") if analysis[f"{kind}_ap"]]
-    counts = " and ".join(
-        (plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}")
-    )
+    counts = " and ".join((plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}"))
     told = " and ".join(found) or f"AP {number(analysis['box_ap'])}"
     yield f"{told[0].upper()}{told[1:]} on {plural(analysis['images'], 'image')} with {counts}."
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
@@ -62,14 +67,14 @@ def _scores(analysis: Analysis) -> Iterator[str]:
 
 def _losses(analysis: Analysis) -> Iterator[str]:
     errors = analysis["errors"]
-    ranked = sorted((k for k in _KINDS if errors[k]), key=lambda k: -errors[k])
+    ranked = sorted((kind for kind in _LOST_TO if errors[kind]), key=lambda kind: -errors[kind])
     if not ranked or errors["ap50"] is None:
         return
-    first, *others = [f"“{ERRORS[kind]}” ({number(errors[kind])})" for kind in ranked]
-    then = f", then to {others[0]}" if others else ""
+    first, *others = ranked
+    then = f", then to {_LOST_TO[others[0]]} ({number(errors[others[0]])})" if others else ""
     yield (
-        f"AP50 is {number(errors['ap50'])}; most of what it lacks is lost to {first}{then}: "
-        "so much would it gain if these errors were mended."
+        f"AP50 is {number(errors['ap50'])}. Most of what it lacks is lost to {_LOST_TO[first]} "
+        f"({number(errors[first])}, if they alone were mended){then}."
     )
 
 
@@ -103,8 +108,8 @@ def _crowding(analysis: Analysis) -> Iterator[str]:
     if len(covered) > 1:
         low, high = covered[0], covered[-1]
         yield (
-            f"Of objects whose overlap with others is {low['slice']} AP is {number(low['ap'])}, "
-            f"{high['slice']} {number(high['ap'])}."
+            f"AP is {number(low['ap'])} for objects of which others cover {low['slice']}, "
+            f"and {number(high['ap'])} where they cover {high['slice']}."
         )
     for entry in crowds:
         yield f"In {entry['slice']} AP is {number(entry['ap'])} and recall {number(entry['recall'])}."

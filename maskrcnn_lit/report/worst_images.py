@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_lit.data.draw import Colour, draw_instances
+from maskrcnn_lit.data.image import UnreadableImageError, decode
+from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.evaluation.coco_results import mask_rle
 
 # Light, as labels are written on them in ink, and apart for the colour-blind (Okabe and Ito, lightened)
@@ -15,7 +17,9 @@ COLOURS: dict[str, Colour] = {"missed": (255, 176, 0), "false": (86, 190, 255), 
 LONGEST = 640  # pixels of the longest side of a picture
 _QUALITY = 82
 
-ReadImage = Callable[[int], np.ndarray]  # image id -> H W 3 uint8
+_GREY = 128
+
+ReadImage = Callable[[int], np.ndarray | None]  # image id -> H W 3 uint8; None: it cannot be read
 
 
 class Picture(NamedTuple):
@@ -27,6 +31,21 @@ class Picture(NamedTuple):
     height: int
     jpeg: bytes
     counts: dict[str, int]
+    readable: bool
+
+
+def image_reader(index: AnnotationIndex) -> ReadImage:
+    """Reads images by their id."""
+    places = {int(image_id): i for i, image_id in enumerate(index.image_ids)}
+
+    def read(image_id: int) -> np.ndarray | None:
+        i = places[image_id]
+        try:
+            return decode(index.read(i), index.size(i))[0]
+        except (OSError, UnreadableImageError):
+            return None
+
+    return read
 
 
 def draw_worst(
@@ -35,7 +54,8 @@ def draw_worst(
     results: Sequence[Mapping[str, Any]],
     read_image: ReadImage,
 ) -> Iterator[Picture]:
-    """A picture for each entry of an analysis' "worst", of a COCO ground truth and the results that were analysed."""
+    """A picture for each entry of an analysis' "worst", of a COCO ground truth and the results that were analysed. An
+    image that cannot be read is drawn grey."""
     images = {image["id"]: image for image in ground_truth["images"]}
     objects = {annotation["id"]: annotation for annotation in ground_truth["annotations"]}
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
@@ -44,11 +64,13 @@ def draw_worst(
         # what merges is false too, most often: it is drawn as what it is in the first place
         shown = {"missed": [objects[i] for i in entry["missed"]], "merged": [results[i] for i in entry["merged"]]}
         shown["false"] = [results[i] for i in entry["false"] if i not in set(entry["merged"])]
-        pixels = _draw(read_image(image["id"]), image, shown, names)
+        read = read_image(image["id"])
+        blank = np.full((image["height"], image["width"], 3), _GREY, np.uint8)
+        pixels = _draw(blank if read is None else read, image, shown, names)
         name = image.get("file_name", str(image["id"]))
         counts = {kind: len(shown[kind]) for kind in COLOURS}
         height, width, _ = pixels.shape
-        yield Picture(image["id"], name, width, height, _jpeg(pixels), counts)
+        yield Picture(image["id"], name, width, height, _jpeg(pixels), counts, read is not None)
 
 
 def _draw(
