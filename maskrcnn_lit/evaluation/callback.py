@@ -32,9 +32,9 @@ class CocoEvaluation(Callback):
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
-    class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process. val/images: how many images were scored, for
-    during training it may be a part of them. `image_ids` are these images, in process 0. Until `on_validation_end`, `scored` holds in process 0 what was scored
-    against each other, for callbacks that come after this one.
+    class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process. val/images: how many images were scored; a
+    quick look during training sees a part of them. In process 0 `image_ids` are these images, and `scored` is the
+    ground truth and the results, for callbacks that come after this one; it is dropped when the validation ends.
     """
 
     def __init__(
