@@ -185,8 +185,10 @@ def test_quick_looks_during_training_and_everything_at_the_end(trained: Path, st
     assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     best = max(float(row["val/mask_ap"]) for row in rows[:2])  # by the quick looks
     assert checkpoint(run_dir, "best")["callbacks"]["RunCheckpoints"]["best"] == pytest.approx(best)
-    panels = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"images": 0}).Reload().Tags()["images"]
-    assert len([tag for tag in panels if tag.startswith("val_images/")]) == 2  # of the images that are looked at
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert len([tag for tag in events.Tags()["images"] if tag.startswith("val_images/")]) == 2  # of those looked at
+    for tag in ("val_plots/class_ap", "val_plots/precision_recall"):
+        assert [event.step for event in events.Images(tag)] == [int(row["step"]) for row in rows]
 
 
 def test_no_look_during_training(strange: Path, run_dir: Path):
