@@ -189,6 +189,7 @@ def test_quick_looks_during_training_and_everything_at_the_end(trained: Path, st
     assert len([tag for tag in events.Tags()["images"] if tag.startswith("val_images/")]) == 2  # of those looked at
     for tag in ("val_plots/class_ap", "val_plots/precision_recall"):
         assert [event.step for event in events.Images(tag)] == [int(row["step"]) for row in rows]
+    assert [event.step for event in events.Scalars("val/mask_ap")] == [int(row["step"]) for row in rows]
 
 
 def test_no_look_during_training(strange: Path, run_dir: Path):

@@ -49,10 +49,10 @@ class ScorePlots(Callback):
             curves |= {f"pr/{name}": threshold_counts(judged, label) for label, name in enumerate(names)}
         step = validation_step(trainer)
         for writer in writers:
+            for tag, counts in curves.items():  # first: it opens the file anew that the end of training has closed
+                writer.add_pr_curve_raw(tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS))
             for picture in pictures:
                 writer.file_writer.add_summary(picture, step)
-            for tag, counts in curves.items():
-                writer.add_pr_curve_raw(tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS))
             writer.flush()
 
 
