@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maskrcnn_lit import __version__
@@ -98,8 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # spin while they wait for one another take the cores from the loader processes and from whatever else runs (a step
     # took ten times as long); those that sleep cost next to nothing, so that torch may keep one for each core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Do it and return the exit code; what a user can mend is told in a sentence."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return work() or 0
     except UserError as error:
         return _say(_sentence(error), 2)
     except KeyboardInterrupt as error:
@@ -145,12 +150,12 @@ def _run(arguments: list[str]) -> int:
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded, so that mistakes are told at once
         module = importlib.import_module(f"maskrcnn_lit.{config.yaml_name(verb)}")
-        _quiet()
+        quiet()
         return module.run(composed, overrides) or 0
     return 0
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation inside of it.
 
     To be called when it is imported, since it sets its level then."""

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
@@ -32,10 +34,13 @@ def build_trainer(
     log_every_n_steps: int,
     checkpoint_every_n_steps: int | None,
     evaluate_every_n_epochs: int,
+    environment: ClusterEnvironment | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly: the arguments are those of
     conf/trainer, and evaluation.every_n_epochs. Call `fit` with a data module that has `batch_size` and
     `resume(*, epoch, batch)`.
+
+    environment: what has started this process among others; None: it is the only one.
 
     Raises UserError for a device that is not there, an unknown precision, and a run without an end.
     """
@@ -58,7 +63,9 @@ def build_trainer(
         default_root_dir=run_dir,
         callbacks=[StopAtStep(steps=steps), *callbacks, checkpoints],
         logger=list(loggers),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
+        # Every parameter has a gradient in every step, also where no image has an object, and always in the same order.
+        strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True) if environment else "auto",
         max_epochs=-1 if epochs is None else epochs,
         accelerator=accelerator,
         devices=devices,
@@ -73,6 +80,17 @@ def build_trainer(
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
     )
+
+
+def count_devices(accelerator: str, devices: int | str) -> int:
+    """Processes on this machine for trainer.accelerator and trainer.devices; "auto": all GPUs, one CPU."""
+    if isinstance(devices, int):
+        check_whole(1, trainer__devices=devices)
+        resolve_accelerator(accelerator, devices)
+        return devices
+    if devices != "auto":
+        raise UserError(f"trainer.devices={devices} must be a number or auto")
+    return torch.cuda.device_count() if resolve_accelerator(accelerator, 1) == "gpu" else 1
 
 
 def resolve_accelerator(accelerator: str, devices: int | str, *, option: str = "trainer.accelerator") -> str:

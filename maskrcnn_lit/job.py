@@ -1,0 +1,190 @@
+"""A job: what a run folder's config.yaml says, done by one process or by several. The whole story of a run is `_train`.
+
+`python -m maskrcnn_lit.job RUN` is one rank of several (see ranks.py).
+"""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit import cli
+from maskrcnn_lit.config import build, load_run_config
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.dataset import collate
+from maskrcnn_lit.data.draw import grid
+from maskrcnn_lit.data.media import write_image
+from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.coco_ap import results_table
+from maskrcnn_lit.evaluation.cost import run_cost
+from maskrcnn_lit.evaluation.result import RunResult, describe_data, read_result, write_result
+from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.overrides import typed
+from maskrcnn_lit.pretrained import start
+from maskrcnn_lit.ranks import first_process, launched
+from maskrcnn_lit.training.checkpoint import last_checkpoint
+from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.panels import choose, draw_panel
+from maskrcnn_lit.training.trainer import build_trainer
+
+PICTURES = 6  # validation images in predictions.png
+
+
+def run_job(config: DictConfig) -> None:
+    """Train in this process, from the last checkpoint of the run folder if there is one; result.json tells the rest."""
+    with recorded(Path(config.run_dir)) as result:
+        steps = _train(config, result)
+    if first_process():
+        print(_ending(result, config.run_dir, steps))
+
+
+@contextmanager
+def recorded(run_dir: Path) -> Iterator[RunResult]:
+    """result.json, true at any time: running, then finished, interrupted or failed, and why. The first process writes
+    it, and whichever fails."""
+    file = run_dir / "result.json"
+    result = read_result(file) if first_process() else RunResult(status="running")
+    try:
+        yield result
+        result.status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
+        result.status = "interrupted"
+        raise KeyboardInterrupt(again(run_dir)) from error
+    except BaseException as error:
+        result = result if first_process() else read_result(file)
+        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        write_result(file, result)
+        raise
+    finally:
+        if first_process():
+            write_result(file, result)
+
+
+def _train(config: DictConfig, result: RunResult) -> int:
+    """conf -> data, model, module, trainer -> fit -> metrics. The number of steps."""
+    run_dir = Path(config.run_dir)
+    checkpoint = last_checkpoint(run_dir)
+    torch.manual_seed(config.seed)
+    trainer = build_trainer(
+        run_dir=run_dir,
+        callbacks=[build(node) for node in config.callbacks.values() if node is not None],
+        loggers=[build(node) for node in config.logger.values() if node is not None],
+        **config.trainer,
+        evaluate_every_n_epochs=config.evaluation.every_n_epochs,
+        environment=launched(),
+    )
+    data = _data(config)
+    config.model.num_classes = len(data.categories)
+    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
+        if config.model.weights not in (None, "none") and config.backbone[name] == "auto":
+            config.backbone[name] = value  # as where the backbone alone is pretrained
+    model = build(config.model)
+    if checkpoint is None:
+        data.tell(*start(model, config, data.categories))
+    module = DetectionModule(
+        model=model.to(memory_format=torch.channels_last),
+        optimizer=build(config.optimizer),
+        categories=data.categories,
+        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a dict
+        seed=config.seed,
+    )
+    result.data = describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories)
+    if first_process():
+        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
+        write_json(run_dir / "subset_ids.json", data.subset_ids())
+        write_result(run_dir / "result.json", result)
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        result.metrics = _final_metrics(trainer, module, data)
+    finally:
+        images = int(module.images_seen) * trainer.world_size
+        result.cost = run_cost(module.model, module.device, seconds=time.perf_counter() - started, images=images)
+    if first_process():
+        write_image(run_dir / "predictions.png", draw_predictions(module, data))
+    return trainer.global_step
+
+
+def _data(config: DictConfig) -> CocoDataModule:
+    data: CocoDataModule = build(config.data)
+    if config.evaluation.images is not None:
+        check_whole(1, evaluation__images=config.evaluation.images)
+    data.quick_images = config.evaluation.images
+    data.prepare_data()
+    data.setup("fit")
+    if config.model.num_classes not in (None, len(data.categories)):
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}, but the data has {len(data.categories)} categories: leave "
+            "it out, the data tells it"
+        )
+    return data
+
+
+def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
+    """The validation losses and scores, on all validation images, of the weights as they are at the end."""
+    metrics: dict[str, float] = {}
+    for evaluation in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
+        if isinstance(evaluation, CocoEvaluation):
+            # A quick look saw a part; resumed at the very end, or without a look after the last epoch, it saw nothing.
+            if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
+                trainer.validate(module, datamodule=data, verbose=False)
+            metrics |= evaluation.metrics
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    return logged | metrics
+
+
+def again(run_dir: str | Path) -> str:
+    return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
+
+
+def program(name: str) -> str:
+    """How to start a program of this environment from here: by its name, or by its path where it is not activated."""
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
+@torch.no_grad()
+def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
+    """Ground truth beside prediction for a few validation images, H W 3 uint8."""
+    ids = data.val_dataset.index.image_ids.tolist()
+    chosen = choose(ids, PICTURES, module.seed)
+    positions = [i for i, image_id in enumerate(ids) if image_id in chosen]
+    names = [category.name for category in module.categories]
+    module.model.eval()
+    panels = []
+    for position in positions:
+        batch = collate([data.val_dataset[0, position]])
+        output = module.model({key: value.to(module.device) for key, value in batch.items()})
+        panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
+    return grid(panels, columns=2)
+
+
+def _ending(result: RunResult, run_dir: str, steps: int) -> str:
+    score = result.metrics.get("val/mask_ap50", float("nan"))
+    return (
+        f"\n{results_table(result.metrics)}\n\n"
+        f"Trained {steps} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
+        f"{result.data['val']['images']} validation images of {result.data['name']}. "
+        f"Look at {run_dir}/predictions.png\n"
+        "Next:\n"
+        f"  {program('tensorboard')} --logdir {shlex.quote(run_dir)}\n"
+        f"  {program('maskrcnn-lit')} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER\n"
+        f"  {program('maskrcnn-lit')} train data=coco2017 data.root=DIR backbone=resnet50   "
+        "(DIR has train2017/, val2017/, annotations/)"
+    )
+
+
+if __name__ == "__main__":
+    cli.quiet()
+    sys.exit(cli.guarded(lambda: run_job(load_run_config(sys.argv[1]))))
