@@ -159,10 +159,12 @@ def quiet() -> None:
     """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation inside of it.
 
     To be called when it is imported, since it sets its level then."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.workers=auto has chosen
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*Grad strides do not match.*")  # of 1 x 1 convolutions, channels last
     warnings.filterwarnings("ignore", message=".*module.s. in eval mode.*")  # they are frozen, and are to be
     # of every resume in mid-epoch; ours goes on exactly (data/sampling.py), which Lightning cannot know
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")

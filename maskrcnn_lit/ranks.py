@@ -83,6 +83,7 @@ def start(run_dir: Path, processes: int) -> None:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
+        run_id=run_dir.name,
         max_restarts=0,
     )
     try:
