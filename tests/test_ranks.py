@@ -1,0 +1,140 @@
+"""Several processes of a run: each has the config and the folder of the first, and they end together."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_verbs import MODEL, checkpoint, coco_data, environment, result, run_script, same
+
+from maskrcnn_lit.ranks import first_process, from_first, launched, per_machine
+
+pytest_plugins = ("tiny_verbs",)
+WITNESS = Path(__file__).parent / "rank_witness.py"
+SHORT = ("trainer.epochs=1", "trainer.log_every_n_steps=1", "optimizer.lr=4.0e-3", "callbacks.panels=null")
+
+
+def torchrun(*arguments: object, processes: int = 2, **options: object) -> list[str]:
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *given]
+    return [*command, str(WITNESS), *map(str, arguments)]
+
+
+def witnesses(folder: Path) -> list[dict[str, str]]:
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("rank*.json"))]
+
+
+@pytest.fixture(scope="module")
+def two(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that the command starts itself."""
+    run_dir = tmp_path_factory.mktemp("two") / "run"
+    done = run_script(
+        "train", *coco_data(strange), *MODEL, *SHORT, "trainer.devices=2", f"run_dir={run_dir}", cwd=run_dir.parent
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("train: 8 images") == 1, "the first process tells, the others are silent"
+    return run_dir
+
+
+def test_a_run_starts_its_own_processes(two: Path):
+    told = result(two)
+    assert told["status"] == "finished" and "trainer.devices=2" in told["overrides"]
+    assert told["command"][1] == "train", "what the user typed, not how the processes were started"
+    assert checkpoint(two)["global_step"] == 2, "8 images, 2 processes with 2 images a step"
+    assert told["metrics"]["val/images"] == 3
+
+
+def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(strange: Path, two: Path, tmp_path: Path):
+    """No run_dir is given: the time of day, which differs between the processes, names it."""
+    options = (*coco_data(strange), *MODEL, *SHORT)
+    command = torchrun(tmp_path, "train", *options, standalone="")
+    command = [text.removesuffix("=") for text in command]
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=600)
+    first, second = witnesses(tmp_path)
+    assert first == second
+    (run_dir,) = [path.parent for path in tmp_path.glob("outputs/*/*/config.yaml")]
+    assert first["run_dir"] == str(run_dir.relative_to(tmp_path))
+    assert same(checkpoint(run_dir)["state_dict"], checkpoint(two)["state_dict"]), "whoever starts the processes"
+
+
+def test_two_machines_of_two_processes_are_four_processes(strange: Path, tmp_path: Path):
+    """Two agents of torchrun on this machine, as on two; and four processes of one."""
+    folders = [tmp_path / "machines", tmp_path / "one"]
+    for folder in folders:
+        folder.mkdir()
+    common = (*coco_data(strange), *MODEL, *SHORT, "data.batch_size=1")
+    arguments = (folders[0], "train", *common, f"run_dir={folders[0]}/run")
+    place = {"nnodes": 2, "rdzv_backend": "static", "master_addr": "127.0.0.1", "master_port": free_port()}
+    agents = [
+        subprocess.Popen(torchrun(*arguments, node_rank=rank, **place), cwd=tmp_path, env=environment())
+        for rank in (1, 0)
+    ]
+    assert [agent.wait(timeout=600) for agent in agents] == [0, 0]
+    command = torchrun(folders[1], "train", *common, f"run_dir={folders[1]}/run", processes=4, master_port=free_port())
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=600)
+    machines, one = witnesses(folders[0]), witnesses(folders[1])
+    assert len(machines) == len(one) == 4
+    assert len({told["config"] for told in machines}) == 1
+    assert len({told["weights"] for told in machines + one}) == 1
+    config = (folders[0] / "run" / "config.yaml").read_text()
+    assert "devices: 2\n" in config and "num_nodes: 2\n" in config, "what torchrun has started, whatever was typed"
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def test_a_batch_without_objects_does_not_hang_the_others(strange: Path, tmp_path: Path):
+    """One of the two processes meets images without any object."""
+    root = tmp_path / "data"
+    root.symlink_to(strange)
+    truth = json.loads((strange / "annotations" / "instances_train.json").read_text())
+    kept = sorted(image["id"] for image in truth["images"])[:1]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
+    file = tmp_path / "few.json"
+    file.write_text(json.dumps(truth))
+    options = (*coco_data(strange), *MODEL, *SHORT, f"data.train.annotations={file}", "trainer.devices=2")
+    done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["status"] == "finished"
+
+
+def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: Path):
+    options = (*coco_data(strange), *MODEL, *SHORT, "data.train_images=999", "trainer.devices=2")
+    done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "999 images were asked for" in done.stderr
+    told = result(tmp_path / "run")
+    assert told["status"] == "failed" and "999 images were asked for" in told["error"]
+
+
+def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):
+    done = run_script(
+        "train", *coco_data(strange), *MODEL, "trainer.num_nodes=2", f"run_dir={tmp_path}/run", cwd=tmp_path
+    )
+    assert done.returncode == 2 and "trainer.num_nodes=2 needs torchrun on each machine, or srun" in done.stderr
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
+        monkeypatch.delenv(name)
+    assert launched() is None and first_process() and from_first(lambda: "made") == "made"
+
+
+def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
+    told = {"NTASKS": "8", "NTASKS_PER_NODE": "4", "PROCID": "5", "LOCALID": "1", "NODEID": "1", "JOB_NAME": "train"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    found = launched()
+    assert found is not None and found.global_rank() == 5 and not first_process()
+    assert per_machine(found) == (4, 2)
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert launched() is None, "one task, that starts its own processes"
+    assert torch.distributed.is_available()
