@@ -8,6 +8,7 @@ from box_scenes import rle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.evaluation.boundary import (
     Crop,
@@ -15,6 +16,7 @@ from maskrcnn_lit.evaluation.boundary import (
     boundary_crop,
     boundary_distance,
     crop_iou,
+    mask_crop,
     with_boundaries,
 )
 
@@ -54,6 +56,17 @@ def test_a_crop_holds_the_boundary_pixel_by_pixel(seed: int, size: tuple[int, in
     expected = slow_boundary(mask, boundary_distance(*size))
     assert np.array_equal(on_canvas(boundary_crop(rle(mask)), *size), expected)
     assert expected.any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crop_holds_the_mask(seed: int) -> None:
+    mask = blobs(seed, 70, 90)
+    for made in (rle(mask), rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))):
+        crop = mask_crop(made)
+        assert np.array_equal(on_canvas(crop, 70, 90), mask)
+        assert crop.pixels.any(0)[[0, -1]].all()  # no column too many
+    for mask in (np.zeros((5, 7), bool), np.ones((5, 7), bool)):
+        assert np.array_equal(on_canvas(mask_crop(rle(mask)), 5, 7), mask)
 
 
 @settings(max_examples=60, deadline=None)
