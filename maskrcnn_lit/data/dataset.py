@@ -200,7 +200,7 @@ def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     whole = _zeros([len(columns), *shape], columns[0].dtype)
     held = whole.numpy()
     for i, column in enumerate(columns):
-        held[(i, *map(slice, column.shape))] = column.numpy()
+        held[(i, *[slice(n) for n in column.shape])] = column.numpy()
     return whole
 
 
