@@ -6,6 +6,7 @@ Letters: B images, G padded instances, N instances of one image, M mask crop sid
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,7 +201,8 @@ def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     whole = _zeros([len(columns), *shape], columns[0].dtype)
     held = whole.numpy()
     for i, column in enumerate(columns):
-        held[(i, *[slice(n) for n in column.shape])] = column.numpy()
+        corner: tuple[Any, ...] = (i, *map(slice, column.shape))
+        held[corner] = column.numpy()
     return whole
 
 
