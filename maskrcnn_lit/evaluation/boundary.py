@@ -39,7 +39,8 @@ def boundary(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     side = 2 * distance + 1
     if min(mask.shape) < side:  # no square of that side fits in
         return mask
-    sums = np.pad(mask.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)  # of the pixels above and to the left
+    sums[1:, 1:] = mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
     inside = (sums[side:, side:] - sums[side:, :-side] - sums[:-side, side:] + sums[:-side, :-side]) == side * side
     left = mask.copy()
     left[distance:-distance, distance:-distance] &= ~inside
