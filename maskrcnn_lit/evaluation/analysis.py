@@ -7,8 +7,9 @@
  "crowded_from": n,                     an image with at least so many objects is crowded
  "per_class": [{"name", "objects", "detections", "box_ap", "mask_ap", "mask_ap50", "mask_ap_small",
                 "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold", "precision", "recall", "f1"}],
-                                        AP 0..1, None without masks or without boxes in the results; threshold: the score of
-                                        the highest F1 at IoU 0.5, the three after it hold there
+                                        AP 0..1, None without masks, or boxes, in the results; threshold: the score of
+                                        the highest F1 at IoU 0.5, the three after it hold there. Confusion and the
+                                        worst images count detections from it on, or from 0.5 where it is None
  "curves": [{"name", "recall": [...], "precision": [...], "thresholds": [...], "f1": [...]}],
                                         one entry a class and the last one "all classes", pooled. Of one length, at
                                         most 201; thresholds fall, point i counts the detections from thresholds[i] on

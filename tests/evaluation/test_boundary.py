@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from box_scenes import rle
+from box_scenes import rle, slow_boundary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,16 +19,6 @@ from maskrcnn_lit.evaluation.boundary import (
     mask_crop,
     with_boundaries,
 )
-
-
-def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """H W: 3 x 3 erosions with a ring of zeros around the image, one after another."""
-    eroded = np.pad(mask.astype(bool), 1)
-    for _ in range(distance):
-        shifted = np.pad(eroded, 1)
-        height, width = eroded.shape
-        eroded = np.logical_and.reduce([shifted[y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    return mask.astype(bool) & ~eroded[1:-1, 1:-1]
 
 
 def blobs(seed: int, height: int, width: int) -> np.ndarray:
