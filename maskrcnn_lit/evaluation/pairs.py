@@ -146,7 +146,10 @@ def _shapes(entries: list[dict[str, Any]], kind: Kind, image: dict[str, Any]) ->
 def _areas(shapes: Any, kind: Kind) -> Floats:
     if not len(shapes):
         return np.zeros(0)
-    return np.asarray(rle_tools.area(shapes), dtype=np.float64) if kind == "mask" else shapes[:, 2] * shapes[:, 3]
+    if kind == "box":
+        return shapes[:, 2] * shapes[:, 3]
+    # one by one: pycocotools counts the masks of a list in 8 bits, and fails on more than 255
+    return np.array([rle_tools.area(mask) for mask in shapes], dtype=np.float64)
 
 
 def _iou(found: Any, others: Any, count: int, crowd: bool) -> Floats:
