@@ -8,6 +8,7 @@ high the box is. Where rounding could decide a pixel, torch's own resize of that
 Letters: D masks, m a mask's side with its ring of zeros (28 + 2), C the columns of pixels of all boxes, H W the image.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MASK_THRESHOLD = 0.5  # section 3.1: the mask is resized to the region and binarised at 0.5
-CHUNK_COLUMNS = 8192  # C at once, to bound the memory: 1 MB for a tensor of C x m float32
+CHUNK_COLUMNS = 4096  # C at once, to bound the memory: 1 MB for a tensor of C x m float32
 
 
 def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
@@ -85,11 +86,8 @@ def _changes_from_nodes(padded: Tensor, corners: Tensor, height: int, width: int
     )
     lower = coordinate.long()
     rows = padded.transpose(1, 2).flatten(0, 1)  # a row is a column of a mask, from top to bottom
-    nodes = torch.lerp(
-        rows[owner * side + lower],
-        rows[owner * side + (lower + 1).clamp(max=side - 1)],
-        (coordinate - lower)[:, None],
-    )
+    first, second = owner * side + lower, owner * side + (lower + 1).clamp(max=side - 1)
+    nodes = rows.index_select(0, first).lerp(rows.index_select(0, second), (coordinate - lower)[:, None])
 
     # A coordinate below `side` is off by one unit in the last place at most, and a bilinear value changes by 1.5 a
     # node at most where it is 0.5; the rest is for the products and the sums.
@@ -104,8 +102,9 @@ def _changes_from_nodes(padded: Tensor, corners: Tensor, height: int, width: int
     nearest = torch.minimum(row - before, before + 1 - row) * row_scale * (stop - start).abs()
 
     sure = torch.ones(len(padded), dtype=torch.bool, device=device)
-    sure[owner[~((nodes - MASK_THRESHOLD).abs() > margin).all(dim=1)]] = False  # written so that NaN is not sure
-    sure[crossed[~(nearest > margin)]] = False
+    near = ((nodes > MASK_THRESHOLD - margin) != (nodes > MASK_THRESHOLD + margin)).nonzero(as_tuple=True)[0]
+    sure[owner[near]] = False
+    sure[crossed[~(nearest > margin)]] = False  # written so that NaN is not sure
     y = (before.long() + 1 + top[crossed]).clamp(0, height)  # what is cut off begins and ends at the border
     places = crossed * _span(height, width) + x[column] * height + y
     return places[sure[crossed]], sure
@@ -129,9 +128,9 @@ def _encode(changes: np.ndarray, masks: int, height: int, width: int) -> list[di
     places, times = np.unique(changes, return_counts=True)
     places = places[times % 2 == 1]
     starts = np.arange(masks + 1) * _span(height, width)
-    cuts = np.searchsorted(places, starts)
+    counts = np.diff(np.sort(np.concatenate([starts[:-1], places, starts[1:] - 1])))
+    cuts = np.searchsorted(places, starts) + 2 * np.arange(masks + 1)
     rles = []
-    for d in range(masks):
-        counts = np.diff(places[cuts[d] : cuts[d + 1]] - starts[d], prepend=0, append=height * width)
-        rles.append({"size": [height, width], "counts": counts if counts[-1] else counts[:-1]})
+    for first, after in itertools.pairwise(cuts.tolist()):
+        rles.append({"size": [height, width], "counts": counts[first : after - (1 if counts[after - 2] else 2)]})
     return pycocotools.mask.frPyObjects(rles, height, width) if rles else []
