@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.model.run_lengths import masks_to_rle
+from maskrcnn_lit.data.run_lengths import masks_to_rle
 
 
 def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn_lit.model import run_lengths
-from maskrcnn_lit.model.run_lengths import masks_to_rle
+from maskrcnn_lit.data import run_lengths
+from maskrcnn_lit.data.run_lengths import masks_to_rle
 
 
 def encoded(image: np.ndarray) -> dict[str, Any]:
@@ -22,8 +22,10 @@ def encoded(image: np.ndarray) -> dict[str, Any]:
 
 def pasted(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> list[dict[str, Any]]:
     """Torchvision's way: the whole image."""
-    return [encoded((paste_masks_in_image(m[None, None], b[None], (height, width))[0, 0] > 0.5).numpy())
-            for m, b in zip(masks, boxes, strict=True)]
+    return [
+        encoded((paste_masks_in_image(m[None, None], b[None], (height, width))[0, 0] > 0.5).numpy())
+        for m, b in zip(masks, boxes, strict=True)
+    ]
 
 
 def probabilities(kind: str, seed: int, size: int = 28) -> torch.Tensor:

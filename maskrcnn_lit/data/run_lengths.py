@@ -73,41 +73,60 @@ def _changes_from_nodes(padded: Tensor, corners: Tensor, height: int, width: int
     padded: D m m. corners: D 4 int64 on the host, the first and the last pixel of each box.
     """
     side, device = padded.shape[-1], padded.device
-    left, right = corners[:, 0].clamp(min=0), (corners[:, 2] + 1).clamp(max=width)
-    counts = (right - left).clamp(min=0)
-    owner = torch.repeat_interleave(counts)  # the mask of each of C columns
-    x = torch.arange(len(owner)) + (left - counts.cumsum(0) + counts)[owner]
-    sides = (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)
-    # The share of a node that a pixel is; torch has it, and the coordinates, in float32.
-    scale = (torch.tensor(float(side)) / sides.float()).double()
-    coordinate = scale[owner, 0] * (x - corners[owner, 0] + 0.5) - 0.5
-    coordinate, owner, x, scale, top = (
-        tensor.to(device) for tensor in (coordinate.float().clamp(min=0), owner, x, scale, corners[:, 1])
-    )
+    owner, x, coordinate, scale = _columns(corners, side, width)
+    owner, x, coordinate, scale, top = (t.to(device) for t in (owner, x, coordinate, scale, corners[:, 1]))
     lower = coordinate.long()
     rows = padded.transpose(1, 2).flatten(0, 1)  # a row is a column of a mask, from top to bottom
-    first, second = owner * side + lower, owner * side + (lower + 1).clamp(max=side - 1)
-    nodes = rows.index_select(0, first).lerp(rows.index_select(0, second), (coordinate - lower)[:, None])
+    start = rows.index_select(0, owner * side + lower)
+    slope = rows.index_select(0, owner * side + (lower + 1).clamp(max=side - 1)) - start  # along x, a node's worth
+    nodes = torch.addcmul(start, slope, (coordinate - lower)[:, None]).flatten()
+    slope = slope.abs().flatten()
 
-    # A coordinate below `side` is off by one unit in the last place at most, and a bilinear value changes by 1.5 a
-    # node at most where it is 0.5; the rest is for the products and the sums.
-    margin = side * 2.0**-22
-    inside = nodes > MASK_THRESHOLD
-    column, above = (inside[:, 1:] != inside[:, :-1]).nonzero(as_tuple=True)
-    start, stop = nodes[column, above].double(), nodes[column, above + 1].double()
-    crossed = owner[column]
-    row_scale = scale[crossed, 1]
-    row = (above + (MASK_THRESHOLD - start) / (stop - start) + 0.5) / row_scale - 0.5  # of the box, with a fraction
+    # C x m in one row: a column ends, and the next begins, in the ring.
+    rounding, unit = _rounding(side)
+    margin = rounding + 2 * unit
+    inside = nodes > MASK_THRESHOLD + margin
+    near = inside != (nodes > MASK_THRESHOLD - margin)
+    i = ((inside[1:] != inside[:-1]) | near[1:] | near[:-1]).nonzero()[:, 0]
+    column = i // side
+    mask, above, below = owner[column], nodes[i].double(), nodes[i + 1].double()
+    step = (below - above).abs()
+    # Rows of the box from its first pixel's centre to where the line crosses: the first pixel beyond is on the other side.
+    row = (i - column * side + (MASK_THRESHOLD - above) / (below - above) + 0.5) / scale[mask, 1] - 0.5
     before = row.floor()
-    nearest = torch.minimum(row - before, before + 1 - row) * row_scale * (stop - start).abs()
-
+    nearest = torch.minimum(row - before, before + 1 - row) * scale[mask, 1] * step
+    # Next to a node the slope may be that of either side.
+    turning = (coordinate - coordinate.round()).abs() < 2 * unit
+    steepest = torch.where(turning[column], 1.0, torch.maximum(slope[i], slope[i + 1]))
+    # Written so that NaN is not sure.
+    is_sure = (nearest > rounding + unit * (steepest + step)) & ~near[i] & ~near[i + 1]
     sure = torch.ones(len(padded), dtype=torch.bool, device=device)
-    near = ((nodes > MASK_THRESHOLD - margin) != (nodes > MASK_THRESHOLD + margin)).nonzero(as_tuple=True)[0]
-    sure[owner[near]] = False
-    sure[crossed[~(nearest > margin)]] = False  # written so that NaN is not sure
-    y = (before.long() + 1 + top[crossed]).clamp(0, height)  # what is cut off begins and ends at the border
-    places = crossed * _span(height, width) + x[column] * height + y
-    return places[sure[crossed]], sure
+    sure[mask[~is_sure]] = False
+
+    y = (before.long() + 1 + top[mask]).clamp(0, height)  # what is cut off begins and ends at the border
+    return (mask * _span(height, width) + x[column] * height + y)[sure[mask]], sure
+
+
+def _columns(corners: Tensor, side: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """C columns of pixels: the mask of each, its x in the image, where it lies between the nodes (0..m-1, float32, as in
+    torch); and D 2, the share of a node that a pixel of the mask is (x y)."""
+    left, right = corners[:, 0].clamp(min=0), (corners[:, 2] + 1).clamp(max=width)
+    counts = (right - left).clamp(min=0)
+    owner = torch.repeat_interleave(counts)
+    x = torch.arange(len(owner)) + (left - counts.cumsum(0) + counts)[owner]
+    scale = (side / (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1).float()).double()
+    coordinate = scale[owner, 0] * (x - corners[owner, 0] + 0.5) - 0.5
+    return owner, x, coordinate.float().clamp(min=0), scale
+
+
+def _rounding(side: int) -> tuple[float, float]:
+    """How far torch's value of a pixel may be from ours, for each of two causes.
+
+    The first is for the products and sums of values up to 1: 8 halves of a float32's last bit (2^-24) there, 3 here.
+    The second is one unit in the last place of a coordinate, for each node that a value changes by: a
+    coordinate is a product and a difference, which a compiler may round once or twice.
+    """
+    return 2.0**-21, 2.0 ** (side.bit_length() - 24)
 
 
 def _changes_from_pixels(padded: Tensor, corners: list[int], height: int, width: int) -> Tensor:
