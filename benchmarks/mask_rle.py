@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from maskrcnn_lit.data.run_lengths import masks_to_rle
 from maskrcnn_lit.evaluation.cost import device_name
 from maskrcnn_lit.evaluation.result import package_commit, package_versions
-from maskrcnn_lit.data.run_lengths import masks_to_rle
 
 DETECTRON2 = {(640, 480): 0.25 / 0.09, (1920, 1080): 1.76 / 0.50}  # times torchvision's speed, as published
 
