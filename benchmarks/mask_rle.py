@@ -51,7 +51,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str, Any]:
     ways: dict[str, Callable[..., list[dict[str, Any]]]] = {"maskrcnn_lit": masks_to_rle, "torchvision": paste}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    runs = []
+    areas = []
     for round_ in range(arguments.rounds + 1):  # the first warms up
         random = np.random.default_rng(round_)
         boxes = shares(arguments, random) * torch.tensor([width, height, width, height])
@@ -64,7 +64,7 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
                 seconds[name].append(time.process_time() - start)
         if found["maskrcnn_lit"] != found["torchvision"]:
             raise RuntimeError(f"round {round_} at {width} x {height}: the two ways differ")
-        runs.append(np.mean([pycocotools.mask.area(rle) for rle in found["maskrcnn_lit"]]))
+        areas.append(np.mean([pycocotools.mask.area(rle) for rle in found["maskrcnn_lit"]]))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = median["torchvision"] / median["maskrcnn_lit"]
     published = DETECTRON2.get((width, height))
@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
         "size": [width, height],
         "detections": arguments.detections,
         "boxes": "instances_val2017" if arguments.coco else "log-normal",
-        "mean_mask_pixels": round(float(np.mean(runs))),
+        "mean_mask_pixels": round(float(np.mean(areas))),
         "rounds": arguments.rounds,
         "device": device_name(torch.device("cpu")),
         "milliseconds": {name: round(1000 * value, 1) for name, value in median.items()},
@@ -87,7 +87,9 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
     """As torchvision's references/detection/coco_eval.py does."""
     pasted = paste_masks_in_image(masks[:, None], boxes, (height, width)) > 0.5
-    return [pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0] for mask in pasted]
+    return [
+        pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0] for mask in pasted.numpy()
+    ]
 
 
 def shares(arguments: argparse.Namespace, random: np.random.Generator) -> Tensor:

@@ -67,7 +67,8 @@ def _chunks(corners: Tensor, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _span(height: int, width: int) -> int:
-    """Changes are numbered through all masks: mask d's, from d times this on, are its pixels and the end of the last."""
+    """Changes are numbered through all masks: those of mask d begin at d times this, a number for each pixel and one for
+    the image's end."""
     return height * width + 1
 
 
@@ -125,8 +126,8 @@ def _tolerances(side: int) -> tuple[float, float]:
     """How far torch's value of a pixel may be from ours, for two reasons.
 
     The first is for the products and sums of values up to 1: 8 times half of a float32's last bit there, 3 here.
-    The second is one unit in the last place of a coordinate, times the difference of the nodes on both sides: a compiler
-    may round the product and the sum of a coordinate once or twice.
+    The second is one unit in the last place of a coordinate, times the difference of the nodes on both sides: the
+    product and the difference that make a coordinate are rounded once or twice, as the compiler likes.
     """
     return 2.0**-21, 2.0 ** (side.bit_length() - 24)
 

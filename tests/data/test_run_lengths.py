@@ -99,19 +99,32 @@ def test_many_masks_in_chunks(monkeypatch: pytest.MonkeyPatch):
         assert masks_to_rle(*image) == expected
 
 
-def test_pixels_are_made_for_few_masks_only(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", ["noise", "blob", "coarse"])
+def test_every_size_of_a_box(kind: str):
+    """Where pixels lie on nodes, or a hair beside them, too: sizes that 30 divides, or that divide 30 or 90."""
+    for size in range(1, 280):
+        masks = torch.stack([probabilities(kind, size), probabilities(kind, 1000 + size)])
+        boxes = torch.tensor([[3.0, 2, 3 + size, 32], [2.0, 3, 32, 3 + size]])
+        image = (masks, boxes, 300, 300)
+        assert masks_to_rle(*image) == pasted(*image), size
+
+
+def test_few_columns_are_made_of_pixels(monkeypatch: pytest.MonkeyPatch):
     """What is near to the threshold goes the slow way, the rest must not."""
-    slow = []
-    monkeypatch.setattr(run_lengths, "_changes_from_pixels", lambda *rest: slow.append(1) or from_pixels(*rest))
+    slow: list[int] = []
+
+    def counted(padded: torch.Tensor, corners: list[int], x: torch.Tensor, height: int) -> torch.Tensor:
+        slow.append(len(x))
+        return from_pixels(padded, corners, x, height)
+
+    from_pixels = run_lengths._changes_from_pixels
+    monkeypatch.setattr(run_lengths, "_changes_from_pixels", counted)
     image = scene(60, 427, 640)
     assert masks_to_rle(*image) == pasted(*image)
-    assert len(slow) < 20
+    assert sum(slow) < 20
     slow.clear()
     masks_to_rle(torch.full((3, 28, 28), 0.5), *scene(3, 427, 640)[1:])
-    assert len(slow) == 3
-
-
-from_pixels = run_lengths._changes_from_pixels
+    assert len(slow) == 3 and sum(slow) > 200
 
 
 @pytest.mark.parametrize(
@@ -164,17 +177,6 @@ def test_a_gpu_gives_the_same_but_for_values_at_the_threshold(height: int, width
         if one != other:
             values = paste_masks_in_image(mask[None, None], box[None], (height, width))[0, 0]
             assert (values[as_image(one) != as_image(other)] - 0.5).abs().max() <= 1e-6
-
-
-@pytest.mark.gpu
-def test_only_runs_come_from_a_gpu():
-    """The host waits for a chunk's runs and its unsure masks, not for each mask."""
-    image = scene(100, 480, 640)
-    there = (image[0].cuda(), *image[1:])
-    masks_to_rle(*there)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        masks_to_rle(*there)
-    assert sum("DtoH" in event.name for event in profile.events()) < 60
 
 
 LARGE = """
