@@ -86,10 +86,8 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
 
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
     """As torchvision's references/detection/coco_eval.py does."""
-    pasted = paste_masks_in_image(masks[:, None], boxes, (height, width)) > 0.5
-    return [
-        pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0] for mask in pasted.numpy()
-    ]
+    pasted = (paste_masks_in_image(masks[:, None], boxes, (height, width)) > 0.5).numpy()
+    return [pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0] for mask in pasted]
 
 
 def shares(arguments: argparse.Namespace, random: np.random.Generator) -> Tensor:

@@ -67,8 +67,7 @@ def _chunks(corners: Tensor, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _span(height: int, width: int) -> int:
-    """Changes are numbered through all masks: those of mask d begin at d times this, a number for each pixel and one for
-    the image's end."""
+    """The changes of mask d are numbered from d times this on: one for each pixel, one for the image's end."""
     return height * width + 1
 
 
@@ -117,7 +116,8 @@ def _columns(corners: Tensor, side: int, width: int) -> tuple[Tensor, Tensor, Te
     left, counts = _visible(corners, width)
     mask = torch.repeat_interleave(counts)
     x = torch.arange(len(mask)) + (left - counts.cumsum(0) + counts)[mask]
-    share = (side / (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1).float()).double()
+    sides = (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)
+    share = (torch.full(sides.shape, float(side)) / sides.float()).double()  # number / tensor would be rounded twice
     coordinate = share[mask, 0] * (x - corners[mask, 0] + 0.5) - 0.5
     return mask, x, coordinate.float().clamp(min=0), share[:, 1].contiguous()
 

@@ -109,6 +109,14 @@ def test_every_size_of_a_box(kind: str):
         assert masks_to_rle(*image) == pasted(*image), size
 
 
+def test_a_pixels_share_of_a_node_is_rounded_once_as_in_torch():
+    """A scale that is off by its last bit moves a coordinate by more than the tolerance."""
+    sides = torch.arange(1, 5000)
+    corners = torch.stack([sides * 0, sides * 0, sides - 1, sides - 1], dim=1)
+    share = run_lengths._columns(corners, 30, 1)[3].numpy()
+    assert (share == (np.float32(30) / sides.numpy().astype(np.float32))).all()
+
+
 def test_few_columns_are_made_of_pixels(monkeypatch: pytest.MonkeyPatch):
     """What is near to the threshold goes the slow way, the rest must not."""
     slow: list[int] = []
