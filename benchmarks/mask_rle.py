@@ -7,8 +7,8 @@ RLEs of both are compared in every round. The masks are 28 x 28, an uneven disc 
 annotations/instances_val2017.json, the boxes are of real annotations, drawn at random and scaled with their image;
 without it their sides are log-normal shares of the image's.
 
-`times_detectron2` is derived: the ratio to torchvision, over that which Detectron2 publishes for its own paste
-(0.25 s to 0.09 s at 640 x 480, 1.76 s to 0.50 s at 1920 x 1080; detectron2/layers/mask_ops.py).
+`times_detectron2` is derived, not measured: the ratio to torchvision, over the published ratio of Detectron2's paste to
+torchvision's (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
         "size": [width, height],
         "detections": arguments.detections,
         "boxes": "instances_val2017" if arguments.coco else "log-normal",
+        "annotations": len(annotations(arguments.coco)[1]) if arguments.coco else None,
         "mean_mask_pixels": round(float(np.mean(areas))),
         "rounds": arguments.rounds,
         "device": device_name(torch.device("cpu")),
@@ -96,14 +98,18 @@ def shares(arguments: argparse.Namespace, random: np.random.Generator) -> Tensor
         sides = np.clip(np.exp(random.normal(-1.8, 0.9, (arguments.detections, 2))), 0.01, 1)
         corner = random.random((arguments.detections, 2)) * (1 - sides)
         return torch.from_numpy(np.concatenate([corner, corner + sides], axis=1)).float()
-    content = json.loads((arguments.coco / "annotations/instances_val2017.json").read_text())
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    chosen = random.choice(len(content["annotations"]), arguments.detections)
+    sizes, known = annotations(arguments.coco)
     boxes = []
-    for annotation in (content["annotations"][i] for i in chosen):
-        (x, y, w, h), (width, height) = annotation["bbox"], sizes[annotation["image_id"]]
+    for i in random.choice(len(known), arguments.detections).tolist():
+        (x, y, w, h), (width, height) = known[i]["bbox"], sizes[known[i]["image_id"]]
         boxes.append([x / width, y / height, (x + w) / width, (y + h) / height])
     return torch.tensor(boxes)
+
+
+@cache
+def annotations(coco: Path) -> tuple[dict[int, tuple[int, int]], list[dict[str, Any]]]:
+    content = json.loads((coco / "annotations/instances_val2017.json").read_text())
+    return {image["id"]: (image["width"], image["height"]) for image in content["images"]}, content["annotations"]
 
 
 def discs(random: np.random.Generator, count: int) -> Tensor:
