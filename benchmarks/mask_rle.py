@@ -7,8 +7,8 @@ RLEs of both are compared in every round. The masks are 28 x 28, an uneven disc 
 annotations/instances_val2017.json, the boxes are of real annotations, drawn at random and scaled with their image;
 without it their sides are log-normal shares of the image's.
 
-`times_detectron2` is derived, not measured: the ratio to torchvision, over the published ratio of Detectron2's paste to
-torchvision's (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
+`times_detectron2` is derived, not measured here: the ratio to torchvision, over that of Detectron2's paste and encode to
+torchvision's on another machine, one core (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
 """
 
 import argparse
@@ -33,7 +33,7 @@ from maskrcnn_lit.data.run_lengths import masks_to_rle
 from maskrcnn_lit.evaluation.cost import device_name
 from maskrcnn_lit.evaluation.result import package_commit, package_versions
 
-DETECTRON2 = {(640, 480): 0.25 / 0.09, (1920, 1080): 1.76 / 0.50}  # times torchvision's speed, as published
+DETECTRON2 = {(640, 480): 0.25 / 0.09, (1920, 1080): 1.76 / 0.50}  # times torchvision's speed, measured elsewhere
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
         areas.append(np.mean([pycocotools.mask.area(rle) for rle in found["maskrcnn_lit"]]))
     median = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = median["torchvision"] / median["maskrcnn_lit"]
-    published = DETECTRON2.get((width, height))
+    theirs = DETECTRON2.get((width, height))
     return {
         "benchmark": "mask_rle",
         "size": [width, height],
@@ -80,7 +80,7 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
         "device": device_name(torch.device("cpu")),
         "milliseconds": {name: round(1000 * value, 1) for name, value in median.items()},
         "times_torchvision": round(ratio, 1),
-        "times_detectron2": round(ratio / published, 1) if published else None,
+        "times_detectron2": round(ratio / theirs, 1) if theirs else None,
         "versions": package_versions(),
         "commit": package_commit(),
     }
