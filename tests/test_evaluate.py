@@ -11,6 +11,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from report_sample import Page
 from tiny_verbs import (
     SIZE,
     VAL_IMAGES,
@@ -27,6 +28,8 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit.data.shapes import NAMES
+from maskrcnn_lit.report.page import SECTIONS
+from maskrcnn_lit.report.plots import PLOTS
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -229,10 +232,53 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
         assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
     assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
     assert len(found["per_class"]) == 80
-    assert str(tmp_path / "out" / "evaluation.json") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "out" / "evaluation.json") in printed and str(tmp_path / "out" / "report.html") in printed
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.ids == list(SECTIONS)
+    worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
+    assert not any(entry["missed"] or entry["false"] for entry in worst)
     (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
+
+
+def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
+    """One page with every section, the numbers of the json files and the images, that loads nothing."""
+    shutil.copytree(trained, run_dir)
+    verb("evaluate", f"run={run_dir}")
+    (folder,) = (run_dir / "evaluations").iterdir()
+    assert f"The report is {folder / 'report.html'}" in capsys.readouterr().out
+    text = (folder / "report.html").read_text()
+    page, metrics = Page(text), evaluated(folder)["metrics"]
+    assert "http://" not in text and "https://" not in text
+    assert all(link.startswith(("data:image/", "#")) for link in page.loads)
+    assert page.ids == list(SECTIONS)
+    analysis = json.loads((folder / "analysis.json").read_text())
+    assert analysis["mask_ap"] == metrics["val/mask_ap"] and analysis["images"] == VAL_IMAGES
+    assert len(page.images) == 2 * len(PLOTS) + len(analysis["worst"]) > 2 * len(PLOTS)
+    assert len(list((folder / "plots").glob("*.png"))) == len(PLOTS)
+    head, mask, box = page.tables["COCO's numbers, of all classes"]
+    assert mask[1:3] == [f"{metrics['val/mask_ap']:.3f}", f"{metrics['val/mask_ap50']:.3f}"]
+    assert box[1:3] == [f"{metrics['val/box_ap']:.3f}", f"{metrics['val/box_ap50']:.3f}"]
+    head, *rows = page.tables["Each class, the best one first"]
+    shown = {row[0]: row[head.index("mask AP")] for row in rows}
+    found = {entry["name"]: entry["mask_ap"] for entry in analysis["per_class"]}
+    assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
+    thresholds = json.loads((run_dir / "thresholds.json").read_text())["thresholds"]
+    assert thresholds == {e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None}
+
+
+def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
+    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", "report=false")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["detections.json", "evaluation.json"]
+
+
+def test_other_data_leaves_the_thresholds_of_the_run_alone(trained: Path, elsewhere: Path, run_dir: Path):
+    shutil.copytree(trained, run_dir)
+    (run_dir / "thresholds.json").unlink(missing_ok=True)
+    verb("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
+    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

@@ -31,8 +31,8 @@ _CLASS = {
     **{"boundary_ap": "boundary AP", "box_ap": "box AP", "roi_accuracy": "roi_accuracy"},
     **{"threshold": "threshold", "precision": "precision", "recall": "recall", "f1": "F1"},
 }
-_PARTS = {"missed": "an object that no detection found", "false": "a detection that is wrong"}
-_PARTS |= {"merged": "a detection that takes several objects for one"}
+_PARTS = {"missed": "an object that no detection takes", "false": "a detection that takes no object"}
+_PARTS |= {"merged": "a detection that covers more than half of each of several objects of its class"}
 
 
 def build_page(
@@ -71,7 +71,7 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
         if f"val/{key}" in metrics
     ]
     if analysis["boundary_ap"] is not None:
-        entries.append(("boundary AP", number(analysis["boundary_ap"]), "of the outlines alone"))
+        entries.append(("boundary AP", number(analysis["boundary_ap"]), "where the outlines must agree too"))
     if "val/roi_accuracy" in metrics:
         entries.append(("roi_accuracy", number(metrics["val/roi_accuracy"]), ROI_ACCURACY))
     yield html.tiles(entries)
@@ -142,7 +142,8 @@ def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         "confusion",
         "Confusion matrix",
         "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}.{shown}",
+        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}, detections with a "
+        f"score from the threshold of their class on.{shown}",
     )
     if classes > CONFUSED:
         yield plot
@@ -173,7 +174,7 @@ def _occlusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
             plots,
             "occlusion",
             "AP, AP50 and recall by overlap",
-            "Objects by the share of them that the boxes of others cover. "
+            "Objects by the share of their box that the boxes of other objects cover. "
             f"Crowded images have {number(analysis['crowded_from'])} objects or more.",
         ),
         html.table("Objects by overlap with others", ["slice", *keys.values()], rows),
@@ -207,6 +208,7 @@ def _worst(worst: Sequence[Picture]) -> Iterator[str]:
     legend = "".join(
         f'<li style="--colour: {colours[kind]}"><b>{kind}</b>: {escape(text)}</li>' for kind, text in _PARTS.items()
     )
+    yield html.paragraph("Of detections with a score from the threshold of their class on, at IoU 0.50.", "soft")
     yield f'<ul class="legend">{legend}</ul>'
     figures = []
     for picture in worst:
