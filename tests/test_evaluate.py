@@ -46,13 +46,14 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
     trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     """To the last bit on the CPU: the same batches through the same kernels."""
-    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}")
+    options = [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}", "report=false"]
+    verb("evaluate", *options)
     found, reached = evaluated(tmp_path), without_time(result(trained)["metrics"])
     metrics = without_time(found["metrics"])
     assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
     assert (tmp_path / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     assert found["run"] == str(trained) and found["checkpoint"] == "last" and found["data"] == "coco_json"
-    assert found["overrides"] == [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}"]
+    assert found["overrides"] == options
     assert set(found["per_class"]) == {entry["name"] for entry in ground_truth(strange)["categories"]}
     printed = capsys.readouterr().out.splitlines()
     head = next(number for number, line in enumerate(printed) if "AP75" in line)
@@ -65,7 +66,7 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
     shutil.copytree(trained, run_dir)
-    verb("evaluate", f"run={run_dir}")
+    verb("evaluate", f"run={run_dir}", "report=false")
     (folder,) = (run_dir / "evaluations").iterdir()  # by default in the run, under the time of the evaluation
     best = max(float(row["val/mask_ap"]) for row in metric_rows(trained) if row["val/mask_ap"])
     assert evaluated(folder)["metrics"]["val/mask_ap"] == pytest.approx(best, rel=1e-6)
@@ -75,10 +76,10 @@ def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
 def test_a_checkpoint_can_be_given_as_a_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = trained / "checkpoints" / "last.ckpt"
     monkeypatch.chdir(tmp_path)
-    verb("evaluate", f"run={file}")
+    verb("evaluate", f"run={file}", "report=false")
     (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
     assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
-    verb("evaluate", f"run={file}", f"run_dir={tmp_path}")
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}", "report=false")
     assert evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
 
 
@@ -96,15 +97,17 @@ def elsewhere(trained: Path, strange: Path, tmp_path: Path) -> Path:
     return root
 
 
-def validation(root: Path) -> list[str]:
-    return [*(option for option in coco_data(root) if not option.startswith("data.train.")), "data.workers=0"]
+def validation(root: Path, *more: str) -> list[str]:
+    return [*(option for option in coco_data(root) if not option.startswith("data.train.")), "data.workers=0", *more]
 
 
 def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
     trained: Path, elsewhere: Path, tmp_path: Path
 ):
     """What the run detects is the truth, so it is found again; at another size it would not be, says the next test."""
-    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *validation(elsewhere))
+    verb(
+        "evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *validation(elsewhere, "report=false")
+    )
     metrics = evaluated(tmp_path / "a")["metrics"]
     assert metrics["val/box_ap"] == pytest.approx(1) and metrics["val/mask_ap"] == pytest.approx(1)
     truth = COCO(elsewhere / "annotations" / "instances_val.json")  # the results name its ids
@@ -112,7 +115,7 @@ def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
 
 
 def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path: Path):
-    other = [*validation(elsewhere), f"data.image_size={2 * SIZE}"]
+    other = validation(elsewhere, "report=false", f"data.image_size={2 * SIZE}")
     verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
     assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
 
@@ -124,7 +127,7 @@ def test_any_numbering_of_the_data_gives_the_same_scores(trained: Path, elsewher
     for name, numbered in (("a", truth), ("b", renumbered(truth, seed=8))):
         save_ground_truth(elsewhere, numbered)
         options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/{name}")
-        verb("evaluate", *options, *validation(elsewhere))
+        verb("evaluate", *options, *validation(elsewhere, "report=false"))
         found = evaluated(tmp_path / name)
         scores.append((without_time(found["metrics"]), found["per_class"]))
     assert scores[0] == scores[1]
