@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from maskrcnn_lit.report import html
-from maskrcnn_lit.report.plots import CONFUSED
+from maskrcnn_lit.report.plots import CONFUSED, WRITTEN
 from maskrcnn_lit.report.theme import Analysis
 from maskrcnn_lit.report.words import ERRORS, ROI_ACCURACY, headline, number, plural, summary
 from maskrcnn_lit.report.worst_images import COLOURS, Picture
@@ -137,7 +137,7 @@ def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
     shown = f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json." * (
         classes > CONFUSED
     )
-    plot = _plot(
+    yield _plot(
         plots,
         "confusion",
         "Confusion matrix",
@@ -145,11 +145,10 @@ def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}, detections with a "
         f"score from the threshold of their class on.{shown}",
     )
-    if classes > CONFUSED:
-        yield plot
+    if classes > WRITTEN:
         return
     rows = [[label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)]
-    yield html.pair(plot, html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows))
+    yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
 
 
 def _errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
