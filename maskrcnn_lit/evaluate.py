@@ -1,6 +1,8 @@
 """`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -8,14 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
-from maskrcnn_lit.evaluation.coco_ap import results_table, score_results
+from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, Scores, results_table, score_results
 from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.predictor import output_folder
 from maskrcnn_lit.pretrained import read
+from maskrcnn_lit.report.report import write_report
+from maskrcnn_lit.report.worst_images import image_reader
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.progress import ProgressLine
 from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision
@@ -58,9 +65,17 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     trainer.validate(module, datamodule=data, verbose=False)
     file = folder / "evaluation.json"
     record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
-    write_json(file, {**record, "metrics": evaluation.metrics, "per_class": evaluation.per_class})
+    record |= {"metrics": evaluation.metrics, "per_class": evaluation.per_class}
+    write_json(file, record)
     print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
     print(f"Written to {file}; the detections are beside it in detections.json")
+    if config.report:
+        index = _val_index(data).only(evaluation.image_ids)  # those that could be read, as in the scores
+        scores = Scores(evaluation.metrics, evaluation.per_class)
+        results = read_results(folder / "detections.json")
+        analysis = _report(folder, record, index, results, scores, evaluation.max_detections)
+        if config.get("data") is None and Path(config.run).is_dir():
+            write_thresholds(Path(config.run), analysis)  # of the run's own validation data
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> None:
@@ -71,13 +86,43 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
-    index = data.val_index
-    if index is None:
-        raise RuntimeError("setup leaves a validation index")
+    index = _val_index(data)
     scores = score_results(index.coco_ground_truth(), results)
     file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
-    write_json(file, {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()})
+    record = {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()}
+    write_json(file, record)
     print(f"{results_table(scores.metrics)}\nWritten to {file}")
+    if config.report:
+        _report(file.parent, record, index, results, scores, MAX_DETECTIONS)
+
+
+def _report(
+    folder: Path,
+    record: dict[str, Any],
+    index: AnnotationIndex,
+    results: list[dict[str, Any]],
+    scores: Scores,
+    max_detections: Sequence[int],
+) -> dict[str, Any]:
+    """Write the page of an evaluation (`record`, as in evaluation.json) and say where it is; the analysis on it."""
+    truth = index.coco_ground_truth()
+    analysis = analyse(truth, results, scores=scores, max_detections=max_detections[-1])
+    page = write_report(
+        folder,
+        evaluation=record,
+        analysis=analysis,
+        ground_truth=truth,
+        results=results,
+        read_image=image_reader(index),
+    )
+    print(f"The report is {page}")
+    return analysis
+
+
+def _val_index(data: CocoDataModule) -> AnnotationIndex:
+    if data.val_index is None:
+        raise RuntimeError("setup leaves a validation index")
+    return data.val_index
 
 
 def _validation_alone(data: DictConfig) -> DictConfig:

@@ -39,12 +39,14 @@ def draw_instances(
     masks: Sequence[Any],
     names: Sequence[str],
     scores: Sequence[float] | np.ndarray | None = None,
+    colours: Sequence[Colour] | None = None,
 ) -> np.ndarray:
     """`image` (H W 3 uint8) with R instances drawn on it; smaller images come back enlarged by a whole number.
 
     `boxes` R 4 are x1 y1 x2 y2 in pixels of `image`; `masks` are R bool arrays H W or COCO RLE dicts, or none at all;
-    `names` and `scores` become the labels. A colour stands for a class, but objects side by side differ in colour.
-    A label that finds no free place, or would hide too much of the picture, is left out; its object is drawn still.
+    `names` and `scores` become the labels. A colour stands for a class, but objects side by side differ in colour;
+    or `colours` are given, one each.
+    A label that is empty, finds no free place, or would hide too much of the picture, is left out; its object is drawn.
     """
     height, width = image.shape[:2]
     if not len(names) == len(boxes) == len(masks or names):
@@ -54,7 +56,7 @@ def draw_instances(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
     lines = np.clip(np.sqrt(abs(_areas(boxes))) / 14, 1, max(1.0, max(canvas.size) / 400)).tolist()
     order = np.argsort(-_areas(boxes), kind="stable").tolist()  # small ones over large ones
-    colours = _colours(boxes, names, order, near=0.04 * max(canvas.size))
+    colours = colours or _colours(boxes, names, order, near=0.04 * max(canvas.size))
     pixels = np.array(canvas)
     for i in order if len(masks) else ():
         _blend_mask(pixels, _decode(masks[i], height, width), colours[i], factor, lines[i])
@@ -64,7 +66,7 @@ def draw_instances(
         pencil.rectangle(_inside(boxes[i], canvas.size), outline=colours[i], width=round(lines[i]))
     texts = list(names) if scores is None else [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
     ranked = order if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
-    _write_labels(canvas, [(tuple(boxes[i].tolist()), texts[i], colours[i]) for i in ranked])
+    _write_labels(canvas, [(tuple(boxes[i].tolist()), texts[i], colours[i]) for i in ranked if texts[i]])
     return np.array(canvas)
 
 

@@ -31,7 +31,7 @@ class CocoEvaluation(Callback):
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
-    class name -> {"box_ap", "mask_ap"}, in every process.
+    class name -> {"box_ap", "mask_ap"}, in every process; `image_ids` are those that were scored, in process 0.
     """
 
     def __init__(self, *, run_dir: str | Path | None = None, max_detections: Sequence[int] = MAX_DETECTIONS) -> None:
@@ -40,6 +40,7 @@ class CocoEvaluation(Callback):
         self.step = -1  # of the training, at the last validation
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
+        self.image_ids: list[int] = []
         self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,6 +106,7 @@ class CocoEvaluation(Callback):
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
         results = self._collector.results(index.categories)
+        self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
         scores = score_results(index.coco_ground_truth(), results, image_ids=seen, max_detections=self.max_detections)

@@ -1,0 +1,75 @@
+"""The look of the plots, light and dark: no chart junk, and colours that the colour-blind can tell apart.
+
+The colours are those of Okabe and Ito, "Color Universal Design" (2008), for dark ground lightened.
+"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+WIDTH = 4.8  # inches of every plot: its 9-point text can be read on a phone 390 pixels wide
+DPI = 200
+_ROW = 0.19  # inches of a row of text
+
+
+@dataclass(frozen=True)
+class Theme:
+    """colours: of series, the first one the main one. quiet: what is there and not meant."""
+
+    paper: str
+    ink: str
+    grid: str
+    quiet: str
+    colours: tuple[str, ...]
+
+    @property
+    def shades(self) -> Colormap:
+        """From 0, which is the paper, to 1; a cell without a number is the paper too."""
+        shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colours[0]])
+        return shades.with_extremes(bad=self.paper)
+
+
+LIGHT = Theme(
+    "#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+)
+DARK = Theme(
+    "#161b22", "#dfe4ea", "#30363d", "#6b7480", ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff")
+)
+
+Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gives it
+Plot = Callable[[Analysis, Theme], Figure]
+
+
+def blank(rows: float, margin: float = 0.7) -> Figure:
+    """A figure of `rows` rows of text, and `margin` inches for what stands around them."""
+    return Figure(figsize=(WIDTH, rows * _ROW + margin), layout="constrained")
+
+
+def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, Axes]:
+    """A `blank` figure and its only axes, with these titles."""
+    figure = blank(rows, margin)
+    place = figure.add_subplot()
+    place.set(xlabel=x, ylabel=y)
+    return figure, place
+
+
+def render(plot: Plot, analysis: Analysis, theme: Theme) -> bytes:
+    """The plot as a PNG, 960 pixels wide."""
+    look: dict[Any, Any] = {
+        **{"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8},
+        **{"figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper},
+        **{"text.color": theme.ink, "axes.labelcolor": theme.ink, "xtick.color": theme.ink, "ytick.color": theme.ink},
+        **{"axes.edgecolor": theme.quiet, "axes.spines.top": False, "axes.spines.right": False},
+        **{"axes.grid": False, "grid.color": theme.grid, "grid.linewidth": 0.6, "axes.axisbelow": True},
+        **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "axes.linewidth": 0.8},
+    }
+    with rc_context(look):
+        file = io.BytesIO()
+        plot(analysis, theme).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
