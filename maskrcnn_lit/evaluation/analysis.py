@@ -7,8 +7,9 @@
  "crowded_from": n,                     an image with at least so many objects is crowded
  "per_class": [{"name", "objects", "detections", "box_ap", "mask_ap", "mask_ap50", "mask_ap_small",
                 "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold", "precision", "recall", "f1"}],
-                                        AP 0..1, mask_... and boundary_ap None without masks; threshold: the score of
-                                        the highest F1 at IoU 0.5, the three after it hold there
+                                        AP 0..1, None without masks, or boxes, in the results; threshold: the score of
+                                        the highest F1 at IoU 0.5, the three after it hold there. Confusion and the
+                                        worst images count detections from it on, or from 0.5 where it is None
  "curves": [{"name", "recall": [...], "precision": [...], "thresholds": [...], "f1": [...]}],
                                         one entry a class and the last one "all classes", pooled. Of one length, at
                                         most 201; thresholds fall, point i counts the detections from thresholds[i] on
@@ -18,7 +19,7 @@
                                         d: the AP50 that mending it would bring, 0..1
  "occlusion": [{"slice": "0 to 0.1", "objects": n, "ap": x, "ap50": x, "recall": x}, {"slice": "0.1 to 0.4", ...},
                {"slice": "over 0.4", ...}, {"slice": "crowded images", ...}],
- "box_ap": x, "mask_ap": x | None, "boundary_ap": x | None,
+ "box_ap": x | None, "mask_ap": x | None, "boundary_ap": x | None,
  "calibration": {"bins": [{"from", "to", "score", "precision", "count"}], "error": x},      ten bins; score: the mean
  "worst": [{"image_id", "missed": [annotation ids], "false": [indices into results], "merged": [indices]}]}
 """
@@ -65,19 +66,18 @@ def analyse(
     """
     kind, names = kind_of(results), [category["name"] for category in ground_truth["categories"]]
     if scores is None:
-        limits = (*MAX_DETECTIONS[:-1], max_detections)
-        scores = score_results(dict(ground_truth), results, max_detections=limits)
+        limits = [min(limit, max_detections) for limit in MAX_DETECTIONS[:-1]]
+        scores = score_results(dict(ground_truth), results, max_detections=[*limits, max_detections])
     pairs: list[Pairs] = []
     for image in image_pairs(ground_truth, results, max_detections=max_detections, boundary=kind == "mask"):
         pairs.append(image)
         if progress is not None:
             progress(len(pairs), len(ground_truth["images"]))
     judged = judge(pairs, len(names))
-    curves = [class_curve(judged, label) for label in range(len(names))]
-    best = [best_point(points) for points in curves]
-    thresholds = [None if p is None else float(c.thresholds[p]) for c, p in zip(curves, best, strict=True)]
-    used = np.array([DEFAULT if value is None else value for value in thresholds])
     boundary = average_precision(judge(pairs, len(names), boundary=True)) if kind == "mask" else None
+    curves = {name: class_curve(judged, label) for label, name in enumerate(names)}
+    rows = _per_class(judged, scores, _mask_columns(pairs, judged, boundary), curves)
+    thresholds = np.array([DEFAULT if row["threshold"] is None else row["threshold"] for row in rows])
     counted = ~judged.ignored[0]
     analysis = {
         "kind": kind,
@@ -85,15 +85,12 @@ def analyse(
         "objects": int(judged.objects.sum()),
         "detections": len(judged.labels),
         "crowded_from": CROWDED_FROM,
-        "per_class": _per_class(names, judged, scores, _mask_columns(pairs, judged, boundary), curves, best),
-        "curves": [
-            _drawn(name, points)
-            for name, points in zip([*names, "all classes"], [*curves, class_curve(judged, None)], strict=True)
-        ],
+        "per_class": rows,
+        "curves": [_drawn(*named) for named in (*curves.items(), ("all classes", class_curve(judged, None)))],
         "confusion": {
             "iou": IOU,
             "labels": [*names, "background"],
-            "counts": confusion_matrix(pairs, used, IOU).tolist(),
+            "counts": confusion_matrix(pairs, thresholds, IOU).tolist(),
         },
         "errors": error_shares(pairs, len(names)),
         "occlusion": occlusion_slices(pairs, len(names), judged),
@@ -101,7 +98,7 @@ def analyse(
         "mask_ap": scores.metrics.get("val/mask_ap") if kind == "mask" else None,
         "boundary_ap": mean(boundary) if boundary is not None else None,
         "calibration": calibration(judged.scores[counted], judged.right[0, counted]),
-        "worst": worst_images(pairs, ground_truth["annotations"], used),
+        "worst": worst_images(pairs, ground_truth["annotations"], thresholds),
     }
     return _plain(analysis)
 
@@ -117,19 +114,15 @@ def _mask_columns(pairs: Sequence[Pairs], judged: Judged, boundary: Floats | Non
 
 
 def _per_class(
-    names: Sequence[str],
-    judged: Judged,
-    scores: Scores,
-    columns: Mapping[str, Floats],
-    curves: Sequence[Curve],
-    best: Sequence[int | None],
+    judged: Judged, scores: Scores, columns: Mapping[str, Floats], curves: Mapping[str, Curve]
 ) -> list[dict[str, Any]]:
+    """`curves`: class name -> its curve, in the order of the labels."""
     masks = ("mask_ap50", *(f"mask_ap_{size}" for size in SIZES), "boundary_ap")
-    found = np.bincount(judged.labels, minlength=len(names)).tolist()
+    found = np.bincount(judged.labels, minlength=len(curves)).tolist()
     rows = []
-    for k, (name, points, place) in enumerate(zip(names, curves, best, strict=True)):
+    for k, (name, points) in enumerate(curves.items()):
         at_best: dict[str, Any] = {"threshold": None, "precision": None, "recall": None, "f1": None}
-        if place is not None:
+        if (place := best_point(points)) is not None:
             values = (points.thresholds, points.precision, points.recall, points.f1)
             at_best = {key: float(value[place]) for key, value in zip(at_best, values, strict=True)}
         aps = {key: scores.per_class[name].get(key) for key in ("box_ap", "mask_ap")}

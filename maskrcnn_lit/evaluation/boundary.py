@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
+from maskrcnn_lit.data.rasterise import expand_counts
+
 DILATION_RATIO = 0.02
 
 
@@ -37,7 +39,8 @@ def boundary(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     side = 2 * distance + 1
     if min(mask.shape) < side:  # no square of that side fits in
         return mask
-    sums = np.pad(mask.astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)  # of the pixels above and to the left
+    sums[1:, 1:] = mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
     inside = (sums[side:, side:] - sums[side:, :-side] - sums[:-side, side:] + sums[:-side, :-side]) == side * side
     left = mask.copy()
     left[distance:-distance, distance:-distance] &= ~inside
@@ -45,10 +48,21 @@ def boundary(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
 
 
 def boundary_crop(rle: dict[str, Any]) -> Crop:
-    """The boundary of a compressed COCO RLE; only the box around the mask is worked on."""
-    left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
-    mask = rle_tools.decode(rle)[top : top + height, left : left + width].astype(bool)
+    """The boundary of a compressed COCO RLE."""
+    top, left, mask = mask_crop(rle)
     return Crop(top, left, boundary(mask, boundary_distance(*rle["size"])))
+
+
+def mask_crop(rle: dict[str, Any]) -> Crop:
+    """The mask of a compressed COCO RLE in the box around it; the columns beside the box are not unpacked."""
+    left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
+    rows, counts = int(rle["size"][0]), rle["counts"]
+    ends = np.cumsum(expand_counts(counts if isinstance(counts, bytes) else counts.encode()))
+    first, last = left * rows, (left + width) * rows
+    begin, end = np.searchsorted(ends, [first, last], side="right")
+    lengths = np.diff(np.r_[first, ends[begin:end], last])
+    values = (np.arange(begin, begin + len(lengths)) & 1).astype(bool)  # every second run is of the mask
+    return Crop(top, left, np.repeat(values, lengths).reshape(width, rows)[:, top : top + height].T)
 
 
 def crop_iou(a: Crop, b: Crop) -> float:

@@ -81,7 +81,8 @@ def image_pairs(
         scores = np.array([results[n]["score"] for n in found[image["id"]]], dtype=np.float64)
         best = np.argsort(-scores, kind="stable")[:max_detections]
         detections = np.array(found[image["id"]], dtype=np.int64)[best]
-        yield _pairs(image, labels, ground_truth["annotations"], results, annotated[image["id"]], detections, boundary)
+        sources = (ground_truth["annotations"], annotated[image["id"]], results, detections)
+        yield _pairs(image, kind, labels, *sources, boundary)
 
 
 def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
@@ -93,14 +94,14 @@ def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 
 def _pairs(
     image: dict[str, Any],
+    kind: Kind,
     labels: dict[int, int],
     annotations: Sequence[dict[str, Any]],
-    results: Sequence[dict[str, Any]],
     annotated: list[int],
+    results: Sequence[dict[str, Any]],
     detections: Ints,
     boundary: bool,
 ) -> Pairs:
-    kind = kind_of(results)
     objects = [n for n in annotated if not annotations[n].get("iscrowd", 0)]
     crowds = [n for n in annotated if annotations[n].get("iscrowd", 0)]
     sources = ((results, detections.tolist()), (annotations, objects), (annotations, crowds))
@@ -145,7 +146,10 @@ def _shapes(entries: list[dict[str, Any]], kind: Kind, image: dict[str, Any]) ->
 def _areas(shapes: Any, kind: Kind) -> Floats:
     if not len(shapes):
         return np.zeros(0)
-    return np.asarray(rle_tools.area(shapes), dtype=np.float64) if kind == "mask" else shapes[:, 2] * shapes[:, 3]
+    if kind == "box":
+        return shapes[:, 2] * shapes[:, 3]
+    # one by one: pycocotools counts the masks of a list in 8 bits, and fails on more than 255
+    return np.array([rle_tools.area(mask) for mask in shapes], dtype=np.float64)
 
 
 def _iou(found: Any, others: Any, count: int, crowd: bool) -> Floats:

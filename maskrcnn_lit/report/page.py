@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from maskrcnn_lit.report import html
-from maskrcnn_lit.report.plots import CONFUSED
+from maskrcnn_lit.report.plots import CONFUSED, WRITTEN
 from maskrcnn_lit.report.theme import Analysis
 from maskrcnn_lit.report.words import ERRORS, ROI_ACCURACY, headline, number, plural, summary
 from maskrcnn_lit.report.worst_images import COLOURS, Picture
@@ -31,8 +31,8 @@ _CLASS = {
     **{"boundary_ap": "boundary AP", "box_ap": "box AP", "roi_accuracy": "roi_accuracy"},
     **{"threshold": "threshold", "precision": "precision", "recall": "recall", "f1": "F1"},
 }
-_PARTS = {"missed": "an object that no detection found", "false": "a detection that is wrong"}
-_PARTS |= {"merged": "a detection that takes several objects for one"}
+_PARTS = {"missed": "an object that no detection takes", "false": "a detection that takes no object"}
+_PARTS |= {"merged": "a detection that covers more than half of each of several objects of its class"}
 
 
 def build_page(
@@ -71,7 +71,7 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
         if f"val/{key}" in metrics
     ]
     if analysis["boundary_ap"] is not None:
-        entries.append(("boundary AP", number(analysis["boundary_ap"]), "of the outlines alone"))
+        entries.append(("boundary AP", number(analysis["boundary_ap"]), "where the outlines must agree too"))
     if "val/roi_accuracy" in metrics:
         entries.append(("roi_accuracy", number(metrics["val/roi_accuracy"]), ROI_ACCURACY))
     yield html.tiles(entries)
@@ -137,18 +137,18 @@ def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
     shown = f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json." * (
         classes > CONFUSED
     )
-    plot = _plot(
+    yield _plot(
         plots,
         "confusion",
         "Confusion matrix",
         "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}.{shown}",
+        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}, detections with a "
+        f"score from the threshold of their class on.{shown}",
     )
-    if classes > CONFUSED:
-        yield plot
+    if classes > WRITTEN:
         return
     rows = [[label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)]
-    yield html.pair(plot, html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows))
+    yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
 
 
 def _errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
@@ -173,7 +173,7 @@ def _occlusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
             plots,
             "occlusion",
             "AP, AP50 and recall by overlap",
-            "Objects by the share of them that the boxes of others cover. "
+            "Objects by the share of their box that the boxes of other objects cover. "
             f"Crowded images have {number(analysis['crowded_from'])} objects or more.",
         ),
         html.table("Objects by overlap with others", ["slice", *keys.values()], rows),
@@ -207,6 +207,7 @@ def _worst(worst: Sequence[Picture]) -> Iterator[str]:
     legend = "".join(
         f'<li style="--colour: {colours[kind]}"><b>{kind}</b>: {escape(text)}</li>' for kind, text in _PARTS.items()
     )
+    yield html.paragraph("Of detections with a score from the threshold of their class on, at IoU 0.50.", "soft")
     yield f'<ul class="legend">{legend}</ul>'
     figures = []
     for picture in worst:

@@ -1,15 +1,21 @@
 """The whole analysis: its schema, and that its parts agree with one another and with `score_results`."""
 
+import contextlib
+import copy
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from box_scenes import CLASSES, random_scene, rle, scene
+from box_scenes import CLASSES, random_scene, rle, scene, slow_boundary
 from pycocotools import mask as rle_tools
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_lit.evaluation.analysis import analyse
-from maskrcnn_lit.evaluation.coco_ap import score_results
+from maskrcnn_lit.evaluation.boundary import boundary_distance
+from maskrcnn_lit.evaluation.coco_ap import coco_ap, score_results
 from maskrcnn_lit.evaluation.tide import KINDS
 
 TOP = (
@@ -101,6 +107,49 @@ def test_the_arguments_are_not_changed() -> None:
     before = json.dumps([truth, results])
     analyse(truth, results)
     assert json.dumps([truth, results]) == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_boundary_ap_is_that_of_pycocotools_with_the_iou_of_the_paper(seed: int) -> None:
+    truth, results = random_scene(seed)
+    expected = boundary_ap_of_pycocotools(truth, results)
+    assert analyse(truth, results)["boundary_ap"] == pytest.approx(expected, abs=1e-9)
+    assert 0 < expected < coco_ap(truth, results, iou_type="segm")["ap"]
+
+
+def boundary_ap_of_pycocotools(truth: dict, results: list[dict]) -> float:
+    """COCOeval as the paper's authors changed it: the smaller IoU, and that of masks with crowd regions."""
+
+    class BoundaryEval(COCOeval):
+        def computeIoU(self, imgId, catId):
+            ious = super().computeIoU(imgId, catId)
+            found = self._dts[imgId, catId]
+            found = [found[n] for n in np.argsort([-d["score"] for d in found], kind="mergesort")]
+            for (d, g), iou in np.ndenumerate(ious):
+                if not self._gts[imgId, catId][g]["iscrowd"]:
+                    masks = [rle_tools.decode(e["segmentation"]) for e in (found[d], self._gts[imgId, catId][g])]
+                    a, b = (slow_boundary(mask, boundary_distance(*mask.shape)) for mask in masks)
+                    ious[d, g] = min(iou, (a & b).sum() / (a | b).sum())
+            return ious
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        api = COCO()
+        api.dataset = copy.deepcopy(truth)
+        api.createIndex()
+        found = api.loadRes([{k: v for k, v in r.items() if k != "bbox"} for r in copy.deepcopy(results)])
+        evaluation = BoundaryEval(api, found, "segm")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return float(evaluation.stats[0])
+
+
+def test_the_best_detections_of_each_image_count() -> None:
+    truth, results = random_scene(1)
+    found = analyse(truth, results, max_detections=2)
+    images = [entry["image_id"] for entry in results]
+    assert found["detections"] == sum(min(images.count(image), 2) for image in set(images)) < len(results)
+    assert sum(row["detections"] for row in found["per_class"]) == found["detections"]
 
 
 def test_boxes_alone() -> None:

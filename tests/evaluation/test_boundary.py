@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from box_scenes import rle
+from box_scenes import rle, slow_boundary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.evaluation.boundary import (
     Crop,
@@ -15,18 +16,9 @@ from maskrcnn_lit.evaluation.boundary import (
     boundary_crop,
     boundary_distance,
     crop_iou,
+    mask_crop,
     with_boundaries,
 )
-
-
-def slow_boundary(mask: np.ndarray, distance: int) -> np.ndarray:
-    """H W: 3 x 3 erosions with a ring of zeros around the image, one after another."""
-    eroded = np.pad(mask.astype(bool), 1)
-    for _ in range(distance):
-        shifted = np.pad(eroded, 1)
-        height, width = eroded.shape
-        eroded = np.logical_and.reduce([shifted[y : y + height, x : x + width] for y in range(3) for x in range(3)])
-    return mask.astype(bool) & ~eroded[1:-1, 1:-1]
 
 
 def blobs(seed: int, height: int, width: int) -> np.ndarray:
@@ -54,6 +46,17 @@ def test_a_crop_holds_the_boundary_pixel_by_pixel(seed: int, size: tuple[int, in
     expected = slow_boundary(mask, boundary_distance(*size))
     assert np.array_equal(on_canvas(boundary_crop(rle(mask)), *size), expected)
     assert expected.any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_crop_holds_the_mask(seed: int) -> None:
+    mask = blobs(seed, 70, 90)
+    for made in (rle(mask), rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))):
+        crop = mask_crop(made)
+        assert np.array_equal(on_canvas(crop, 70, 90), mask)
+        assert crop.pixels.any(0)[[0, -1]].all()  # no column too many
+    for mask in (np.zeros((5, 7), bool), np.ones((5, 7), bool)):
+        assert np.array_equal(on_canvas(mask_crop(rle(mask)), 5, 7), mask)
 
 
 @settings(max_examples=60, deadline=None)

@@ -69,6 +69,15 @@ def test_the_best_detections_of_an_image_are_kept_and_equal_ones_in_their_order(
     assert image.detections.tolist() == [1, 0, 2] and image.iou.shape == (3, 1)
 
 
+def test_hundreds_of_objects_and_detections() -> None:
+    boxes = [(4 * (n % 30), 4 * (n // 30), 3, 3) for n in range(300)]
+    objects, detections = [(1, "ant", box) for box in boxes], [(1, "ant", box, 0.5) for box in boxes]
+    for field in ("bbox", "segmentation"):
+        truth, results = scene(objects, detections)
+        (image,) = image_pairs(truth, without(results, field), max_detections=1000, boundary=field == "bbox")
+        assert np.array_equal(image.iou, np.eye(300)) and (image.areas == 9).all()
+
+
 def test_polygons_and_runs_in_the_ground_truth() -> None:
     truth, results = scene([(1, "ant", (10, 20, 30, 40))] * 2, [(1, "ant", (10, 20, 30, 40), 0.5)])
     truth["annotations"][0]["segmentation"] = [[10, 20, 40, 20, 40, 60, 10, 60]]
