@@ -60,7 +60,7 @@ def mask_crop(rle: dict[str, Any]) -> Crop:
     ends = np.cumsum(expand_counts(counts if isinstance(counts, bytes) else counts.encode()))
     first, last = left * rows, (left + width) * rows
     begin, end = np.searchsorted(ends, [first, last], side="right")
-    lengths = np.diff(np.r_[first, ends[begin:end], last])
+    lengths = np.diff(np.concatenate([[first], ends[begin:end], [last]]))
     values = (np.arange(begin, begin + len(lengths)) & 1).astype(bool)  # every second run is of the mask
     return Crop(top, left, np.repeat(values, lengths).reshape(width, rows)[:, top : top + height].T)
 
