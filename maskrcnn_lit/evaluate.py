@@ -73,8 +73,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     print(results_table(evaluation.metrics))
     print(roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes))
     print(f"Written to {file}; the detections are beside it in detections.json")
-    if config.report and data.val_index is not None:
-        index = data.val_index.only(evaluation.image_ids)  # those that could be read, as in the scores
+    if config.report:
+        index = _val_index(data).only(evaluation.image_ids)  # those that could be read, as in the scores
         scores = Scores(evaluation.metrics, evaluation.per_class)
         results = read_results(folder / "detections.json")
         analysis = _report(folder, record, index, results, scores, evaluation.max_detections)
@@ -90,9 +90,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
-    index = data.val_index
-    if index is None:
-        raise RuntimeError("setup leaves a validation index")
+    index = _val_index(data)
     scores = score_results(index.coco_ground_truth(), results)
     file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
     record = {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()}
@@ -123,6 +121,12 @@ def _report(
     )
     print(f"The report is {page}")
     return analysis
+
+
+def _val_index(data: CocoDataModule) -> AnnotationIndex:
+    if data.val_index is None:
+        raise RuntimeError("setup leaves a validation index")
+    return data.val_index
 
 
 def _validation_alone(data: DictConfig) -> DictConfig:

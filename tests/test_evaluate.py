@@ -11,6 +11,7 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from report_sample import Page
 from tiny_verbs import (
     SIZE,
     VAL_IMAGES,
@@ -28,6 +29,8 @@ from tiny_verbs import (
 
 from maskrcnn_lit.data.shapes import NAMES
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS
+from maskrcnn_lit.report.page import SECTIONS
+from maskrcnn_lit.report.plots import PLOTS
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -44,13 +47,14 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
     trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     """To the last bit on the CPU: the same batches through the same kernels."""
-    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}")
+    options = [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}", "report=false"]
+    verb("evaluate", *options)
     found, reached = evaluated(tmp_path), without_time(result(trained)["metrics"])
     metrics = without_time(found["metrics"])
     assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
     assert (tmp_path / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     assert found["run"] == str(trained) and found["checkpoint"] == "last" and found["data"] == "coco_json"
-    assert found["overrides"] == [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}"]
+    assert found["overrides"] == options
     assert set(found["per_class"]) == {entry["name"] for entry in ground_truth(strange)["categories"]}
     printed = capsys.readouterr().out.splitlines()
     head = next(number for number, line in enumerate(printed) if "AP75" in line)
@@ -66,7 +70,13 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
 
 
 def test_roi_accuracy_as_the_study_counted(trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}", "metrics.roi_accuracy.boxes=study")
+    options = (
+        f"run={trained}",
+        "checkpoint=last",
+        f"run_dir={tmp_path}",
+        "report=false",
+        "metrics.roi_accuracy.boxes=study",
+    )
     verb("evaluate", *options)
     found, reached = evaluated(tmp_path), result(trained)["metrics"]
     assert found["roi_accuracy"] == {"boxes": "study", "definition": DEFINITIONS["study"]}
@@ -81,7 +91,7 @@ def test_roi_accuracy_as_the_study_counted(trained: Path, strange: Path, tmp_pat
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
     shutil.copytree(trained, run_dir)
-    verb("evaluate", f"run={run_dir}")
+    verb("evaluate", f"run={run_dir}", "report=false")
     (folder,) = (run_dir / "evaluations").iterdir()  # by default in the run, under the time of the evaluation
     best = max(float(row["val/mask_ap"]) for row in metric_rows(trained) if row["val/mask_ap"])
     assert evaluated(folder)["metrics"]["val/mask_ap"] == pytest.approx(best, rel=1e-6)
@@ -91,10 +101,10 @@ def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
 def test_a_checkpoint_can_be_given_as_a_file(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = trained / "checkpoints" / "last.ckpt"
     monkeypatch.chdir(tmp_path)
-    verb("evaluate", f"run={file}")
+    verb("evaluate", f"run={file}", "report=false")
     (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
     assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
-    verb("evaluate", f"run={file}", f"run_dir={tmp_path}")
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}", "report=false")
     assert evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
 
 
@@ -112,15 +122,17 @@ def elsewhere(trained: Path, strange: Path, tmp_path: Path) -> Path:
     return root
 
 
-def validation(root: Path) -> list[str]:
-    return [*(option for option in coco_data(root) if not option.startswith("data.train.")), "data.workers=0"]
+def validation(root: Path, *more: str) -> list[str]:
+    return [*(option for option in coco_data(root) if not option.startswith("data.train.")), "data.workers=0", *more]
 
 
 def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
     trained: Path, elsewhere: Path, tmp_path: Path
 ):
     """What the run detects is the truth, so it is found again; at another size it would not be, says the next test."""
-    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *validation(elsewhere))
+    verb(
+        "evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *validation(elsewhere, "report=false")
+    )
     metrics = evaluated(tmp_path / "a")["metrics"]
     assert metrics["val/box_ap"] == pytest.approx(1) and metrics["val/mask_ap"] == pytest.approx(1)
     truth = COCO(elsewhere / "annotations" / "instances_val.json")  # the results name its ids
@@ -128,7 +140,7 @@ def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
 
 
 def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path: Path):
-    other = [*validation(elsewhere), f"data.image_size={2 * SIZE}"]
+    other = validation(elsewhere, "report=false", f"data.image_size={2 * SIZE}")
     verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
     assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
 
@@ -140,7 +152,7 @@ def test_any_numbering_of_the_data_gives_the_same_scores(trained: Path, elsewher
     for name, numbered in (("a", truth), ("b", renumbered(truth, seed=8))):
         save_ground_truth(elsewhere, numbered)
         options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/{name}")
-        verb("evaluate", *options, *validation(elsewhere))
+        verb("evaluate", *options, *validation(elsewhere, "report=false"))
         found = evaluated(tmp_path / name)
         scores.append((without_time(found["metrics"]), found["per_class"]))
     assert scores[0] == scores[1]
@@ -248,10 +260,53 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
         assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
     assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
     assert len(found["per_class"]) == 80
-    assert str(tmp_path / "out" / "evaluation.json") in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "out" / "evaluation.json") in printed and str(tmp_path / "out" / "report.html") in printed
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.ids == list(SECTIONS)
+    worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
+    assert not any(entry["missed"] or entry["false"] for entry in worst)
     (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
+
+
+def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
+    """One page with every section, the numbers of the json files and the images, that loads nothing."""
+    shutil.copytree(trained, run_dir)
+    verb("evaluate", f"run={run_dir}")
+    (folder,) = (run_dir / "evaluations").iterdir()
+    assert f"The report is {folder / 'report.html'}" in capsys.readouterr().out
+    text = (folder / "report.html").read_text()
+    page, metrics = Page(text), evaluated(folder)["metrics"]
+    assert "http://" not in text and "https://" not in text
+    assert all(link.startswith(("data:image/", "#")) for link in page.loads)
+    assert page.ids == list(SECTIONS)
+    analysis = json.loads((folder / "analysis.json").read_text())
+    assert analysis["mask_ap"] == metrics["val/mask_ap"] and analysis["images"] == VAL_IMAGES
+    assert len(page.images) == 2 * len(PLOTS) + len(analysis["worst"]) > 2 * len(PLOTS)
+    assert len(list((folder / "plots").glob("*.png"))) == len(PLOTS)
+    head, mask, box = page.tables["COCO's numbers, of all classes"]
+    assert mask[1:3] == [f"{metrics['val/mask_ap']:.3f}", f"{metrics['val/mask_ap50']:.3f}"]
+    assert box[1:3] == [f"{metrics['val/box_ap']:.3f}", f"{metrics['val/box_ap50']:.3f}"]
+    head, *rows = page.tables["Each class, the best one first"]
+    shown = {row[0]: row[head.index("mask AP")] for row in rows}
+    found = {entry["name"]: entry["mask_ap"] for entry in analysis["per_class"]}
+    assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
+    thresholds = json.loads((run_dir / "thresholds.json").read_text())["thresholds"]
+    assert thresholds == {e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None}
+
+
+def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
+    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", "report=false")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["detections.json", "evaluation.json"]
+
+
+def test_other_data_leaves_the_thresholds_of_the_run_alone(trained: Path, elsewhere: Path, run_dir: Path):
+    shutil.copytree(trained, run_dir)
+    (run_dir / "thresholds.json").unlink(missing_ok=True)
+    verb("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
+    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

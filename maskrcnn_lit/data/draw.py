@@ -46,7 +46,7 @@ def draw_instances(
     `boxes` R 4 are x1 y1 x2 y2 in pixels of `image`; `masks` are R bool arrays H W or COCO RLE dicts, or none at all;
     `names` and `scores` become the labels. A colour stands for a class, but objects side by side differ in colour;
     or `colours` are given, one each.
-    A label that finds no free place, or would hide too much of the picture, is left out; its object is drawn still.
+    A label that is empty, finds no free place, or would hide too much of the picture, is left out; its object is drawn.
     """
     height, width = image.shape[:2]
     if not len(names) == len(boxes) == len(masks or names):
@@ -66,7 +66,7 @@ def draw_instances(
         pencil.rectangle(_inside(boxes[i], canvas.size), outline=colours[i], width=round(lines[i]))
     texts = list(names) if scores is None else [f"{n} {s:.2f}" for n, s in zip(names, scores, strict=True)]
     ranked = order if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
-    _write_labels(canvas, [(tuple(boxes[i].tolist()), texts[i], colours[i]) for i in ranked])
+    _write_labels(canvas, [(tuple(boxes[i].tolist()), texts[i], colours[i]) for i in ranked if texts[i]])
     return np.array(canvas)
 
 

@@ -1,17 +1,16 @@
-"""The sections of the report: what stands where, and how each number came about, beside it."""
+"""The report as a page: its order, the scores, the classes; the error analysis is in sections.py."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from maskrcnn_lit.report import html
-from maskrcnn_lit.report.plots import CONFUSED
+from maskrcnn_lit.report import html, sections
+from maskrcnn_lit.report.sections import Plots
 from maskrcnn_lit.report.theme import Analysis
-from maskrcnn_lit.report.words import ERRORS, ROI_ACCURACY, headline, number, plural, summary
-from maskrcnn_lit.report.worst_images import COLOURS, Picture
+from maskrcnn_lit.report.words import ROI_ACCURACY, headline, number, plural, summary
+from maskrcnn_lit.report.worst_images import Picture
 
-Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 SECTIONS = {
     "summary": "Summary",
     "scores": "AP by size and limit",
@@ -25,14 +24,13 @@ SECTIONS = {
     "about": "About this evaluation",
 }
 _APS = {"ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
+_KINDS = {"val/mask_ap": "Mask AP", "val/box_ap": "Box AP"}
 _CLASS = {
     **{"objects": "objects", "detections": "detections", "mask_ap": "mask AP", "mask_ap50": "AP50"},
     **{"mask_ap_small": "small", "mask_ap_medium": "medium", "mask_ap_large": "large"},
     **{"boundary_ap": "boundary AP", "box_ap": "box AP", "roi_accuracy": "roi_accuracy"},
     **{"threshold": "threshold", "precision": "precision", "recall": "recall", "f1": "F1"},
 }
-_PARTS = {"missed": "an object that no detection found", "false": "a detection that is wrong"}
-_PARTS |= {"merged": "a detection that takes several objects for one"}
 
 
 def build_page(
@@ -41,14 +39,14 @@ def build_page(
     """The report as HTML. `evaluation` is the content of evaluation.json, `written` when the page was."""
     parts = {
         "summary": _summary(evaluation, analysis),
-        "scores": _scores(evaluation["metrics"]),
+        "scores": _scores(evaluation),
         "classes": _classes(evaluation, analysis, plots),
-        "curves": _curves(plots),
-        "confusion": _confusion(analysis, plots),
-        "errors": _errors(analysis, plots),
-        "occlusion": _occlusion(analysis, plots),
-        "calibration": _calibration(analysis, plots),
-        "worst": _worst(worst),
+        "curves": sections.curves(plots),
+        "confusion": sections.confusion(analysis, plots),
+        "errors": sections.errors(analysis, plots),
+        "occlusion": sections.occlusion(analysis, plots),
+        "calibration": sections.calibration(analysis, plots),
+        "worst": sections.worst(worst),
         "about": _about(evaluation, written),
     }
     title = f"Evaluation of {evaluation.get('run') or evaluation.get('results')}"
@@ -71,14 +69,15 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
         if f"val/{key}" in metrics
     ]
     if analysis["boundary_ap"] is not None:
-        entries.append(("boundary AP", number(analysis["boundary_ap"]), "of the outlines alone"))
+        entries.append(("boundary AP", number(analysis["boundary_ap"]), "where the outlines must agree too"))
     if "val/roi_accuracy" in metrics:
         entries.append(("roi_accuracy", number(metrics["val/roi_accuracy"]), ROI_ACCURACY))
     yield html.tiles(entries)
     yield html.bullets(summary(analysis))
 
 
-def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
+def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    metrics = evaluation["metrics"]
     limits = sorted({int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))})
     columns = _APS | {f"ar{limit}": f"AR{limit}" for limit in limits}
     rows = [
@@ -87,6 +86,12 @@ def _scores(metrics: Mapping[str, Any]) -> Iterator[str]:
         if f"val/{kind}_ap" in metrics
     ]
     yield html.table("COCO's numbers, of all classes", ["", *columns.values()], rows)
+    for name, found in (evaluation.get("differences") or {}).items():
+        yield html.paragraph(
+            f"{_KINDS[name]} is {found['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
+            f"{' to '.join(f'{end:+.3f}' for end in found['interval'])}, p = {number(found['p_value'])} (paired "
+            "bootstrap over images)."
+        )
     yield html.paragraph(
         "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 are of one "
         "threshold. Small objects have up to 32² pixels, large ones more than 96². AR is the recall that so many "
@@ -103,7 +108,9 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
     # classes without an object have no AP: they come last
     classes.sort(key=lambda c: (c[key] is None, -(c[key] or 0), c["name"]))
     rows = [[c["name"], *(number(c.get(name)) for name in columns)] for c in classes]
-    yield _plot(plots, "class_ap", "AP of each class", "The best class is on top. The numbers are in the table below.")
+    yield sections.plot(
+        plots, "class_ap", "AP of each class", "The best class is on top. The numbers are in the table below."
+    )
     yield html.table("Each class, the best one first", ["class", *columns.values()], rows)
     yield html.paragraph(
         "Threshold: the score from which on detections of the class count for the best F1; precision, recall and F1 "
@@ -112,109 +119,6 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
     )
     if "roi_accuracy" in columns:
         yield html.paragraph(f"roi_accuracy: {ROI_ACCURACY}.", "soft")
-
-
-def _curves(plots: Plots) -> Iterator[str]:
-    yield html.pair(
-        _plot(
-            plots,
-            "precision_recall",
-            "Precision against recall",
-            "What is found, and how much of what is said is right, at IoU 0.50, from the surest detection to all.",
-        ),
-        _plot(
-            plots,
-            "f1_threshold",
-            "F1 against the score threshold",
-            "The harmonic mean of precision and recall of the detections from a score on; a dot marks the best.",
-        ),
-    )
-
-
-def _confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["confusion"]
-    classes = len(found["labels"]) - 1
-    shown = f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json." * (
-        classes > CONFUSED
-    )
-    plot = _plot(
-        plots,
-        "confusion",
-        "Confusion matrix",
-        "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}.{shown}",
-    )
-    if classes > CONFUSED:
-        yield plot
-        return
-    rows = [[label, *map(number, row)] for label, row in zip(found["labels"], found["counts"], strict=True)]
-    yield html.pair(plot, html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows))
-
-
-def _errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["errors"]
-    rows = [[title, number(found[kind]), number(found.get("counts", {}).get(kind))] for kind, title in ERRORS.items()]
-    yield html.pair(
-        _plot(
-            plots,
-            "errors",
-            "AP50 that mending each kind of error would gain",
-            "Each kind mended alone, so the gains do not add up (TIDE: Bolya et al., 2020).",
-        ),
-        html.table(f"AP50 is {number(found['ap50'])}", ["error", "AP50 lost", "count"], rows),
-    )
-
-
-def _occlusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    keys = {"objects": "objects", "ap": "AP", "ap50": "AP50", "recall": "recall"}
-    rows = [[entry["slice"], *(number(entry[key]) for key in keys)] for entry in analysis["occlusion"]]
-    yield html.pair(
-        _plot(
-            plots,
-            "occlusion",
-            "AP, AP50 and recall by overlap",
-            "Objects by the share of them that the boxes of others cover. "
-            f"Crowded images have {number(analysis['crowded_from'])} objects or more.",
-        ),
-        html.table("Objects by overlap with others", ["slice", *keys.values()], rows),
-    )
-
-
-def _calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["calibration"]
-    rows = [
-        [f"{number(b['from'], 2)} to {number(b['to'], 2)}", *(number(b[k]) for k in ("count", "score", "precision"))]
-        for b in found["bins"]
-        if b["count"]
-    ]
-    yield html.pair(
-        _plot(
-            plots,
-            "calibration",
-            "Precision against score",
-            "On the dashed line, a score of 0.8 is right 8 times of 10. The mean distance from it, weighted by the "
-            f"number of detections, is {number(found['error'])} (expected calibration error).",
-        ),
-        html.table("Detections by score", ["score", "detections", "mean score", "share right"], rows),
-    )
-
-
-def _worst(worst: Sequence[Picture]) -> Iterator[str]:
-    if not worst:
-        yield html.paragraph("Nothing was missed, and nothing wrong was found.")
-        return
-    colours = {kind: "#{:02x}{:02x}{:02x}".format(*colour) for kind, colour in COLOURS.items()}
-    legend = "".join(
-        f'<li style="--colour: {colours[kind]}"><b>{kind}</b>: {escape(text)}</li>' for kind, text in _PARTS.items()
-    )
-    yield f'<ul class="legend">{legend}</ul>'
-    figures = []
-    for picture in worst:
-        told = ", ".join(f"{count:,} {kind}" for kind, count in picture.counts.items() if count)
-        unread = "" if picture.readable else "; the file cannot be read"
-        caption = f"{picture.name} (id {picture.image_id}): {told}{unread}"
-        figures.append(html.photo(picture.jpeg, picture.width, picture.height, caption, caption))
-    yield '<div class="gallery">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
@@ -228,11 +132,8 @@ def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
     )
 
 
-def _plot(plots: Plots, name: str, text: str, caption: str) -> str:
-    light, dark = plots[name]
-    return html.plot(light, dark, text, caption)
-
-
-def _interval(interval: Any) -> str:
-    """Of intervals as evaluation.json holds them: low and high."""
-    return f"{number(interval[0])} to {number(interval[1])}" if interval else ""
+def _interval(interval: Sequence[float | None] | None) -> str:
+    """The 95 % interval of an AP over images, low and high, as evaluation.json holds it."""
+    if interval is None or None in interval:
+        return ""
+    return f"{number(interval[0])} to {number(interval[1])}, 95 % of sets of as many images"

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
-from maskrcnn_lit.report.words import ERRORS, POOLED, headline
+from maskrcnn_lit.report.words import ERRORS, POOLED, headline, plural
 
-NAMED = 5  # classes with a colour of their own in a plot of curves
+NAMED = 6  # classes with a colour of their own in a plot of curves
 CONFUSED = 20  # classes of a confusion matrix; of more, the most confused ones
-WRITTEN = 10  # rows of it up to which each cell holds its number
+WRITTEN = 10  # classes up to which each cell of it holds its number
+_LEAST, _ROOM = 0.01, 1.2  # the longest bar, at least, and the axis beside it, where its number stands
 
 
 def class_ap(analysis: Analysis, theme: Theme) -> Figure:
@@ -28,6 +29,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
     if key == "mask_ap":
         boxes = [_number(c["box_ap"]) for c in classes]
         place.plot(boxes, range(len(classes)), "o", ms=4, color=theme.colours[1], mec=theme.paper, label="box AP")
+        place.set_xlim(0, np.nanmax([*values, *boxes, _LEAST]) * _ROOM)
         figure.legend(loc="outside upper right", ncols=2, reverse=True)
     return figure
 
@@ -68,13 +70,13 @@ def confusion(analysis: Analysis, theme: Theme) -> Figure:
         shares = counts / counts.sum(1, keepdims=True)
     shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
     size = len(labels)
-    figure, place = axes(max(1.1 * size, 12), "detected as", "truth", margin=1.3)
+    figure, place = axes(max(1.1 * size, min(3 + 1.6 * size, 12)), "detected as", "truth", margin=1.3)
     drawn = place.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
     small = 8.5 if size <= 12 else 7
     place.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, fontsize=small)
     place.set_yticks(range(size), labels, fontsize=small)
     place.spines[:].set_visible(False)
-    if size > WRITTEN:
+    if size > WRITTEN + 1:
         bar = figure.colorbar(drawn, ax=place, shrink=0.5, aspect=30, label="share of the row")
         bar.outline.set_visible(False)
         return figure
@@ -110,7 +112,7 @@ def errors(analysis: Analysis, theme: Theme) -> Figure:
 def occlusion(analysis: Analysis, theme: Theme) -> Figure:
     """AP, AP50 and recall of objects that others overlap more and more, and of crowded images."""
     slices = [entry for entry in analysis["occlusion"] if entry["objects"]][::-1]
-    figure, place = axes(2 * max(len(slices), 2), "AP, AP50, recall", "", margin=0.95)
+    figure, place = axes(2 * max(len(slices), 3), "AP, AP50, recall", "", margin=0.95)
     rows = np.arange(len(slices))
     kinds = (("ap", "AP", "o"), ("ap50", "AP50", "D"), ("recall", "recall", "^"))
     values = np.array([[_number(entry[key]) for entry in slices] for key, _, _ in kinds]).reshape(3, -1)
@@ -118,7 +120,9 @@ def occlusion(analysis: Analysis, theme: Theme) -> Figure:
         place.plot([np.nanmin(values[:, row]), np.nanmax(values[:, row])], [row, row], color=theme.quiet, lw=1.2)
     for (_, name, marker), column, colour in zip(kinds, values, theme.colours, strict=False):
         place.plot(column, rows, marker, ms=6, color=colour, mec=theme.paper, mew=0.5, label=name)
-    place.set_yticks(rows, [f"{entry['slice']}\n{entry['objects']:,} objects" for entry in slices])
+    names = [e["slice"] if e["slice"].startswith("crowded") else f"{e['slice']} covered" for e in slices]
+    counts = [plural(entry["objects"], "object") for entry in slices]
+    place.set_yticks(rows, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
     place.set_ylim(-0.6, len(slices) - 0.4)
     place.grid(axis="x")
     _unit(place)
@@ -144,6 +148,7 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     below.set(xlabel="score", ylabel="detections")
     if bins:
         below.set_yscale("log")
+        below.set_ylim(0.8)
     return figure
 
 
@@ -183,7 +188,7 @@ def _bars(
         place.text(1.0, row, f"{value:.3f}", fontsize=8, ha="right", va="center", transform=place.get_yaxis_transform())
     place.set_yticks(range(len(names)), names)
     place.set_ylim(-0.6, max(len(names), 1) - 0.4)
-    place.set_xlim(0, max([*values, 0.01]) * 1.2)
+    place.set_xlim(0, max([*values, _LEAST]) * _ROOM)
     place.spines["left"].set_visible(False)
 
 

@@ -35,8 +35,12 @@ class Theme:
         return shades.with_extremes(bad=self.paper)
 
 
-LIGHT = Theme("#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"))
-DARK = Theme("#161b22", "#dfe4ea", "#30363d", "#6b7480", ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e"))
+LIGHT = Theme(
+    "#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+)
+DARK = Theme(
+    "#161b22", "#dfe4ea", "#30363d", "#6b7480", ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff")
+)
 
 Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gives it
 Plot = Callable[[Analysis, Theme], Figure]

@@ -62,7 +62,8 @@ def _scores(analysis: Analysis) -> Iterator[str]:
     yield f"{told[0].upper()}{told[1:]} on {plural(analysis['images'], 'image')} with {counts}."
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
     if mask and boundary is not None:
-        yield f"Boundary AP, which sees only the outlines, is {number(boundary)}: {boundary / mask:.0%} of mask AP."
+        share = f"{boundary / mask:.0%} of mask AP"
+        yield f"Boundary AP, for which outlines must agree too, is {number(boundary)}: {share}."
 
 
 def _losses(analysis: Analysis) -> Iterator[str]:

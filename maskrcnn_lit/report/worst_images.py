@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from maskrcnn_lit.data.draw import Colour, draw_instances
+from maskrcnn_lit.data.draw import MANY, Colour, draw_instances
 from maskrcnn_lit.data.image import UnreadableImageError, decode
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.evaluation.coco_results import mask_rle
@@ -88,7 +88,7 @@ def _draw(
         pixels,
         boxes=boxes,
         masks=masks if len(masks) == len(drawn) else [],  # boxes alone, where the results have no masks
-        names=labels,
+        names=labels if len(drawn) < MANY else [""] * len(drawn),  # of a crowd, labels would hide half
         colours=[COLOURS[kind] for kind, _ in drawn],
     )
     return _shrunk(picture)

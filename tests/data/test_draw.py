@@ -181,6 +181,16 @@ def test_labels_lie_inside_and_not_on_each_other(monkeypatch: pytest.MonkeyPatch
             assert sides.min() <= 2 or sides.prod() < 0.15 * np.prod(one[2:] - one[:2])
 
 
+def test_colours_can_be_given_and_an_empty_label_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = labels_of(monkeypatch)
+    boxes = [(50, 50, 250, 250), (400, 50, 600, 250)]
+    picture = draw_boxes(boxes, ["", "b"], colours=[PALETTE[0], PALETTE[1]]).astype(float)
+    for (x1, y1, _, _), colour in zip(boxes, PALETTE[:2], strict=True):
+        tinted = picture[y1 + 100, x1 + 100] - 90
+        assert tinted == pytest.approx(0.35 * (np.array(colour) - 90), abs=3)
+    assert [text for text, _ in written] == ["b"]
+
+
 def test_labels_say_name_and_score(monkeypatch: pytest.MonkeyPatch) -> None:
     written = labels_of(monkeypatch)
     boxes = [(100, 100, 200, 200), (400, 300, 700, 500)]

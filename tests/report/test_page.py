@@ -52,25 +52,6 @@ def test_the_numbers_of_a_class_are_those_of_the_analysis():
         assert row[1:] == [shown(entry[key]) for key in keys]
 
 
-def test_the_other_tables_hold_the_numbers_of_the_analysis():
-    page, found = build(), analysis()
-    _, *rows = page.tables["AP50 is 0.613"]
-    assert [row[1] for row in rows] == [
-        shown(found["errors"][k]) for k in found["errors"] if k not in ("ap50", "counts")
-    ]
-    assert [row[2] for row in rows] == [*(shown(n) for n in found["errors"]["counts"].values()), "-", "-"]
-    _, *rows = page.tables["Objects by overlap with others"]
-    assert rows == [
-        [e["slice"], *(shown(e[k]) for k in ("objects", "ap", "ap50", "recall"))] for e in found["occlusion"]
-    ]
-    _, *rows = page.tables["The same as counts; rows are the truth"]
-    assert [row[1:] for row in rows] == [[shown(n) for n in row] for row in found["confusion"]["counts"]]
-    _, *rows = page.tables["Detections by score"]
-    bins = [b for b in found["calibration"]["bins"] if b["count"]]
-    assert [row[1:] for row in rows] == [[shown(b[k]) for k in ("count", "score", "precision")] for b in bins]
-    assert rows[0][0] == "0.10 to 0.20"
-
-
 def test_the_scores_are_those_of_the_evaluation():
     head, mask, box = build().tables["COCO's numbers, of all classes"]
     assert head == ["", "AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
@@ -78,13 +59,6 @@ def test_the_scores_are_those_of_the_evaluation():
     metrics = evaluation()["metrics"]
     assert mask == ["mask", *(shown(metrics.get(f"val/mask_{key}")) for key in keys)]
     assert box == ["box", *(shown(metrics.get(f"val/box_{key}")) for key in keys)]
-
-
-def test_many_classes_have_a_note_in_place_of_the_table_of_counts():
-    page = build(analysis(tuple(f"class {i}" for i in range(80))))
-    assert "The same as counts; rows are the truth" not in page.tables
-    assert "Of 80 classes the 20 most mixed up are shown; all are in analysis.json." in page.text
-    assert len(page.tables["Each class, the best one first"]) == 81
 
 
 def test_roi_accuracy_stands_beside_its_definition():
@@ -108,14 +82,16 @@ def test_results_without_masks():
     assert [row[0] for row in page.tables["Each class, the best one first"]][1:] == list(NAMES)
 
 
-def test_without_a_mistake_there_are_no_worst_images():
-    assert "Nothing was missed, and nothing wrong was found." in build(analysis() | {"worst": []}).text
-
-
-def test_captions_of_the_worst_images():
-    text = build().text
-    assert "7.png (id 7): 1 missed, 1 false, 1 merged; the file cannot be read" in text
-    assert "9.png (id 9): 1 false; the file cannot be read" in text
+def test_intervals_and_differences_stand_where_there_are_some():
+    found = {"value": -0.0125, "interval": (-0.03, 0.005), "p_value": 0.1875}
+    intervals = {"val/mask_ap": [0.48, 0.55], "val/box_ap": [None, None]}
+    page = build(intervals=intervals, against="other/run", differences={"val/mask_ap": found})
+    assert "mask AP 0.500 0.480 to 0.550, 95 % of sets of as many images" in page.text
+    assert (
+        "Mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, p = 0.188 (paired bootstrap over "
+        "images)."
+    ) in page.text
+    assert "95 %" not in build().text
 
 
 @pytest.mark.parametrize("name", ["run", "results"])

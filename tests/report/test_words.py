@@ -35,7 +35,7 @@ def test_the_largest_loss_is_named_first():
 
 
 def test_the_other_sentences():
-    assert said("Boundary") == "Boundary AP, which sees only the outlines, is 0.425: 80% of mask AP."
+    assert said("Boundary") == "Boundary AP, for which outlines must agree too, is 0.425: 80% of mask AP."
     assert said("The best") == (
         "The best class is circle (AP 0.890, 10 objects), the worst square <b> (AP 0.657, 10 objects)."
     )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from report_sample import HEIGHT, WIDTH, analysis, ground_truth, results
 
+from maskrcnn_lit.data.draw import MANY
 from maskrcnn_lit.data.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.shapes import write_shapes
 from maskrcnn_lit.report import worst_images
@@ -59,6 +60,10 @@ def test_labels_say_the_kind_the_class_and_the_score(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(worst_images, "draw_instances", keep)
     draw()
     assert labels == ["missed star", "merged circle 0.75", "false circle 0.75", "false circle 0.75"]
+
+    labels.clear()
+    draw(worst=[{"image_id": 7, "missed": [], "false": [0] * MANY, "merged": []}])
+    assert labels == [""] * MANY  # the legend says it
 
 
 def test_results_without_masks_are_drawn_as_boxes():
