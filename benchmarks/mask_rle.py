@@ -7,8 +7,8 @@ RLEs of both are compared in every round. The masks are 28 x 28, an uneven disc 
 annotations/instances_val2017.json, the boxes are of real annotations, drawn at random and scaled with their image;
 without it their sides are log-normal shares of the image's.
 
-`times_detectron2` is derived, not measured here: the ratio to torchvision, over that of Detectron2's paste and encode to
-torchvision's on another machine, one core (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
+`times_detectron2` is derived, not measured here: the ratio to torchvision, over that of Detectron2's paste and encode
+to torchvision's on another machine, one core (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
 """
 
 import argparse

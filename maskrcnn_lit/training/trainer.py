@@ -155,4 +155,6 @@ def total_steps(trainer: Trainer) -> int:
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps of a whole epoch."""
+    if trainer.train_dataloader is None:  # before training has begun, where no number of epochs has asked for it
+        trainer.fit_loop.setup_data()
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
