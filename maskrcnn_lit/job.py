@@ -32,7 +32,7 @@ from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.ranks import first_process, launched
 from maskrcnn_lit.training.checkpoint import last_checkpoint
-from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.panels import choose, draw_panel
 from maskrcnn_lit.training.trainer import build_trainer
 
@@ -97,6 +97,7 @@ def _train(config: DictConfig, result: RunResult) -> int:
         config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a dict
         seed=config.seed,
     )
+    result.config_sha256 = config_digest(module.config)
     result.data = describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories)
     if first_process():
         atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_lit import cli
-from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.module import DetectionModule, config_digest
 
 
 def on_fit_end(module: DetectionModule) -> None:
@@ -19,7 +19,7 @@ def on_fit_end(module: DetectionModule) -> None:
     for value in module.model.state_dict().values():
         weights.update(value.numpy().tobytes())
     told: dict[str, Any] = {
-        "config": hashlib.sha256(json.dumps(module.config, sort_keys=True).encode()).hexdigest(),
+        "config": config_digest(module.config),
         "run_dir": module.config["run_dir"],
         "weights": weights.hexdigest(),
     }

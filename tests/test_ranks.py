@@ -56,6 +56,7 @@ def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(strange
     first, second = witnesses(tmp_path)
     assert first == second
     (run_dir,) = [path.parent for path in tmp_path.glob("outputs/*/*/config.yaml")]
+    assert first["config"] == result(run_dir)["config_sha256"]
     assert first["run_dir"] == str(run_dir.relative_to(tmp_path))
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(two)["state_dict"]), "whoever starts the processes"
 

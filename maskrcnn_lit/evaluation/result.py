@@ -29,7 +29,7 @@ _PACKAGES = {name: name for name in ("torch", "torchvision", "lightning", "pycoc
 class RunResult:
     """What is known of a run.
 
-    error: why it failed.
+    error: why it failed; config_sha256: of its config, see `training.module.config_digest`.
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the file.
     overrides: what the user typed after the verb; command: the whole command line.
     versions: see `package_versions`; commit: see `package_commit`; data: see `describe_data`.
@@ -46,6 +46,7 @@ class RunResult:
     cost: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     error: str | None = None
+    config_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -1,5 +1,6 @@
 """The LightningModule: a training step, a validation step, the optimizer. It emits detections and scores nothing."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,11 @@ TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares on
 def step_seed(*numbers: int) -> int:
     """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of NumPy."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def config_digest(config: dict[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 class DetectionModule(LightningModule):
@@ -67,7 +73,13 @@ class DetectionModule(LightningModule):
         self._guard = FiniteGuard()
 
     def setup(self, stage: str) -> None:
-        """Raises UserError where torch would raise in the first step: its SyncBatchNorm gathers on GPUs alone."""
+        """Raises UserError for a process with another config than the first, and where torch would raise in the first
+        step: its SyncBatchNorm gathers on GPUs alone."""
+        own = config_digest(self.config)
+        if self.trainer.strategy.broadcast(own) != own:
+            raise UserError(
+                f"process {self.global_rank} has another config than process 0: start all of them with one command"
+            )
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         sync = any(isinstance(layer, nn.SyncBatchNorm) for layer in self.model.modules())
         if sync and on_cpu and self.trainer.world_size > 1:

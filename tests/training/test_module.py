@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.module import TRAIN, VALIDATE, DetectionModule, step_seed
+from maskrcnn_lit.training.module import TRAIN, VALIDATE, DetectionModule, config_digest, step_seed
 
 
 def batch_of(*image_ids: int) -> dict[str, torch.Tensor]:
@@ -157,3 +157,15 @@ def test_the_real_model_trains_and_validates(tmp_path: Path):
     assert sorted(values) == ["val/loss", *sorted(f"val/loss_{name}" for name in LOSSES)]
     assert all(torch.isfinite(torch.tensor(list(values.values()))))
     assert all(gradient.isfinite().all() for gradient in watch.gradients)  # and there is one for every parameter
+
+
+def test_a_process_with_another_config_than_the_first_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two ranks that composed for themselves trained with different learning rates elsewhere, without any error."""
+    trainer = tiny_trainer(tmp_path)
+    monkeypatch.setattr(trainer.strategy, "broadcast", lambda value: config_digest({"optimizer": {"lr": 0.1}}))
+    with pytest.raises(UserError, match="process 0 has another config than process 0: start all of them with one"):
+        trainer.fit(tiny_module(), datamodule=TinyData())
+
+
+def test_a_digest_is_of_the_values_not_of_their_order():
+    assert config_digest({"a": 1, "b": [2]}) == config_digest({"b": [2], "a": 1}) != config_digest({"a": 1, "b": [3]})

@@ -1,0 +1,54 @@
+"""result.json is true at any time, whatever ends a job."""
+
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.result import RunResult, read_result, write_result
+from maskrcnn_lit.job import program, recorded
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_result(tmp_path / "result.json", RunResult(status="running", overrides=["seed=1"]))
+    return tmp_path
+
+
+def test_a_job_that_ends_is_finished(folder: Path):
+    with recorded(folder) as result:
+        assert read_result(folder / "result.json").status == "running"
+        result.metrics["val/mask_ap"] = 0.5
+    told = read_result(folder / "result.json")
+    assert (told.status, told.metrics, told.overrides) == ("finished", {"val/mask_ap": 0.5}, ["seed=1"])
+
+
+@pytest.mark.parametrize("error", [UserError("no such file: give another"), ArithmeticError("a bug")])
+def test_a_job_that_fails_says_why(folder: Path, error: Exception):
+    with pytest.raises(type(error)), recorded(folder):
+        raise error
+    told = read_result(folder / "result.json")
+    assert told.status == "failed" and told.error == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupted_job_says_how_to_go_on(folder: Path, error: BaseException):
+    with pytest.raises(KeyboardInterrupt, match=f"go on with .*maskrcnn-lit train resume={folder}"), recorded(folder):
+        raise error
+    assert read_result(folder / "result.json").status == "interrupted"
+
+
+def test_of_several_processes_one_that_fails_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with recorded(folder):
+        pass
+    assert read_result(folder / "result.json").status == "running", "the first process writes"
+    with pytest.raises(UserError), recorded(folder):
+        raise UserError("no memory: take less")
+    told = read_result(folder / "result.json")
+    assert (told.status, told.error, told.overrides) == ("failed", "UserError: no memory: take less", ["seed=1"])
+
+
+def test_a_program_is_named_as_it_can_be_typed():
+    assert program("python3").endswith("python3") and " " not in program("no-such-program").strip("'")
