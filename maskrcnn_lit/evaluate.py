@@ -16,6 +16,7 @@ from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, Scores, results_table, score_results
 from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
@@ -49,7 +50,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         config=OmegaConf.to_container(trained),  # type: ignore[arg-type]  # a dict, as the checkpoint holds it
         seed=trained.seed,
     )
-    evaluation = CocoEvaluation(run_dir=folder)
+    boxes = config.metrics.roi_accuracy.boxes
+    evaluation = CocoEvaluation(run_dir=folder, roi_boxes=boxes)
     accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
@@ -65,9 +67,11 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     trainer.validate(module, datamodule=data, verbose=False)
     file = folder / "evaluation.json"
     record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
+    record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     record |= {"metrics": evaluation.metrics, "per_class": evaluation.per_class}
     write_json(file, record)
-    print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
+    print(results_table(evaluation.metrics))
+    print(roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes))
     print(f"Written to {file}; the detections are beside it in detections.json")
     if config.report:
         index = _val_index(data).only(evaluation.image_ids)  # those that could be read, as in the scores

@@ -59,9 +59,16 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     callbacks = {name: build(node) for name, node in config.callbacks.items() if node is not None}
     loggers = [build(node) for node in config.logger.values() if node is not None]
     trainer = build_trainer(
-        run_dir=config.run_dir, callbacks=list(callbacks.values()), loggers=loggers, **config.trainer
+        run_dir=config.run_dir,
+        callbacks=list(callbacks.values()),
+        loggers=loggers,
+        **config.trainer,
+        evaluate_every_n_epochs=config.evaluation.every_n_epochs,
     )
     data: CocoDataModule = build(config.data)
+    if config.evaluation.images is not None:
+        check_whole(1, evaluation__images=config.evaluation.images)
+    data.quick_images = config.evaluation.images
     data.prepare_data()
     data.setup("fit")
     if config.model.num_classes not in (None, len(data.categories)):
@@ -128,11 +135,12 @@ def fit(
 
 
 def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
-    """The validation losses and scores of the weights as they are at the end."""
+    """The validation losses and scores, on all validation images, of the weights as they are at the end."""
     metrics: dict[str, float] = {}
     for evaluation in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
         if isinstance(evaluation, CocoEvaluation):
-            if evaluation.step != trainer.global_step:  # resumed at the very end, or the last epoch had no validation
+            # A quick look saw a part; resumed at the very end, or without a look after the last epoch, it saw nothing.
+            if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
                 trainer.validate(module, datamodule=data, verbose=False)
             metrics |= evaluation.metrics
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}

@@ -76,3 +76,17 @@ def test_data_loading(test_data: Path, tmp_path: Path):
         assert report["benchmark"] == "data_loading" and report["images"] == 4
         assert report["times_torchvision"]["torchvision"] == 1.0 and report["times_torchvision"]["maskrcnn_lit"] > 0
         assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}
+
+
+def test_mask_rle(test_data: Path):
+    """It compares both ways' RLEs itself."""
+    small = ["--rounds", "1", "--detections", "5", "--sizes", "64,48", "50,70"]
+    for more, boxes in (([], "log-normal"), (["--coco", str(test_data / "coco_mini")], "instances_val2017")):
+        command = [sys.executable, "benchmarks/mask_rle.py", *small, *more]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        reports = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [report["size"] for report in reports] == [[64, 48], [50, 70]]
+        for report in reports:
+            assert report["benchmark"] == "mask_rle" and report["boxes"] == boxes and report["detections"] == 5
+            assert set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"} and report["times_torchvision"] > 0

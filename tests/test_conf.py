@@ -143,5 +143,12 @@ def build_trainer_of(config: DictConfig) -> None:
     assert callbacks and all(isinstance(callback, Callback) for callback in callbacks)
     assert loggers and all(isinstance(logger, Logger) for logger in loggers)
     config.trainer.accelerator = "cpu" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
-    trainer = build_trainer(run_dir=config.run_dir, callbacks=callbacks, loggers=loggers, **config.trainer)
+    every = config.evaluation.every_n_epochs
+    trainer = build_trainer(
+        run_dir=config.run_dir,
+        callbacks=callbacks,
+        loggers=loggers,
+        **config.trainer,
+        evaluate_every_n_epochs=every,
+    )
     assert set(callbacks) <= set(trainer.callbacks)

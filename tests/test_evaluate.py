@@ -28,6 +28,7 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit.data.shapes import NAMES
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS
 from maskrcnn_lit.report.page import SECTIONS
 from maskrcnn_lit.report.plots import PLOTS
 
@@ -60,8 +61,32 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
     assert printed[head].split() == ["AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
     for line, kind in zip(printed[head + 1 :], ("box", "mask"), strict=False):
         assert line.split()[:3] == [kind, f"{metrics[f'val/{kind}_ap']:.3f}", f"{metrics[f'val/{kind}_ap50']:.3f}"]
-    assert f"roi_accuracy {metrics['val/roi_accuracy']:.3f}" in printed
+    row = printed.index(f"roi_accuracy {metrics['val/roi_accuracy']:.3f}")
+    assert printed[row + 1] == found["roi_accuracy"]["definition"] == DEFINITIONS["all"]
+    for line, (name, values) in zip(printed[row + 2 :], found["per_class"].items(), strict=False):
+        accuracy = values["roi_accuracy"]
+        assert line.split() == [name, "-" if accuracy is None else f"{accuracy:.3f}"]
     assert str(tmp_path / "evaluation.json") in printed[-1]
+
+
+def test_roi_accuracy_as_the_study_counted(trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    options = (
+        f"run={trained}",
+        "checkpoint=last",
+        f"run_dir={tmp_path}",
+        "report=false",
+        "metrics.roi_accuracy.boxes=study",
+    )
+    verb("evaluate", *options)
+    found, reached = evaluated(tmp_path), result(trained)["metrics"]
+    assert found["roi_accuracy"] == {"boxes": "study", "definition": DEFINITIONS["study"]}
+    assert DEFINITIONS["study"] in capsys.readouterr().out
+    assert found["metrics"]["val/mask_ap"] == reached["val/mask_ap"]
+    objects = len(ground_truth(strange)["annotations"])
+    right = {round(reached["val/roi_accuracy"] * objects) + k for k in range(0, 15 * VAL_IMAGES - objects + 1)}
+    assert round(found["metrics"]["val/roi_accuracy"] * 15 * VAL_IMAGES, 6) in right
+    verb("evaluate", *options[:-1], "metrics.roi_accuracy.boxes=first", code=2)
+    assert "metrics.roi_accuracy.boxes=first is unknown: use all or study" in capsys.readouterr().err
 
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):

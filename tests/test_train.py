@@ -101,7 +101,8 @@ def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
     assert [event.step for event in events.Scalars("val/mask_ap")] == [STEPS // EPOCHS - 1, STEPS - 1]
     assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait"))
     images = {f"val_images/{image['id']}" for image in ground_truth(strange)["images"]}
-    assert images == set(tags["images"]) and len(events.Images(min(images))) == EPOCHS
+    assert images | {"val_plots/class_ap", "val_plots/precision_recall"} == set(tags["images"])
+    assert len(events.Images(min(images))) == EPOCHS
 
 
 def test_tensorboard_has_the_hyperparameters_with_the_final_metrics(trained: Path):
@@ -165,6 +166,38 @@ def test_predictions_are_drawn(trained: Path):
     height, width, channels = picture.shape
     assert channels == 3 and width >= 4 * 64 and height >= 2 * 64  # three pairs of pictures in two columns
     assert len(np.unique(picture[::8, ::8].reshape(-1, 3), axis=0)) > 100
+
+
+# Quick looks during training
+
+
+def test_quick_looks_during_training_and_everything_at_the_end(trained: Path, strange: Path, run_dir: Path):
+    """The weights are those of the run with whole validations, and so are its final scores."""
+    looks = ("evaluation.images=2", "evaluation.every_n_epochs=1")
+    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *looks, f"run_dir={run_dir}")
+    rows = [row for row in metric_rows(run_dir) if row["val/images"]]
+    assert [float(row["val/images"]) for row in rows] == [2, 2, VAL_IMAGES]
+    assert [int(row["step"]) for row in rows] == [STEPS // EPOCHS - 1, STEPS - 1, STEPS]
+    assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
+    ours, theirs = result(run_dir)["metrics"], result(trained)["metrics"]
+    assert ours.pop("val/evaluation_seconds") and theirs.pop("val/evaluation_seconds")
+    assert ours == pytest.approx(theirs, nan_ok=True) and ours["val/images"] == VAL_IMAGES
+    assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
+    best = max(float(row["val/mask_ap"]) for row in rows[:2])  # by the quick looks
+    assert checkpoint(run_dir, "best")["callbacks"]["RunCheckpoints"]["best"] == pytest.approx(best)
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"images": 0}).Reload()
+    assert len([tag for tag in events.Tags()["images"] if tag.startswith("val_images/")]) == 2  # of those looked at
+    for tag in ("val_plots/class_ap", "val_plots/precision_recall"):
+        assert [event.step for event in events.Images(tag)] == [int(row["step"]) for row in rows]
+    assert [event.step for event in events.Scalars("val/mask_ap")] == [int(row["step"]) for row in rows]
+
+
+def test_no_look_during_training(strange: Path, run_dir: Path):
+    """Every third epoch of two: the end alone is scored."""
+    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, "evaluation.every_n_epochs=3", f"run_dir={run_dir}")
+    rows = [row for row in metric_rows(run_dir) if row["val/images"]]
+    assert [(int(row["step"]), float(row["val/images"])) for row in rows] == [(STEPS, VAL_IMAGES)]
+    assert not (run_dir / "checkpoints" / "best.ckpt").exists()
 
 
 # The same numbers again
@@ -270,7 +303,7 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
 
 
 def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path):
-    endless = (*SCHEDULE, "trainer.epochs=1000", "trainer.check_val_every_n_epoch=1000")
+    endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [script(), "train", *coco_data(strange), *MODEL, *endless, "trainer.checkpoint_every_n_steps=null"]
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
@@ -397,6 +430,9 @@ def test_a_mistake_ends_in_one_sentence(arguments, words, spoilt: Path, run_dir:
         (["data.batch_size=2.5"], ["data.batch_size is a whole number"]),
         (["seed=null"], ["seed is a number"]),
         (["trainer.epochs=1.5"], ["trainer.epochs is a whole number"]),
+        (["evaluation.images=0"], ["evaluation.images=0 must be a whole number, 1 or more"]),
+        (["evaluation.every_n_epochs=0"], ["evaluation.every_n_epochs=0 must be a whole number, 1 or more"]),
+        (["metrics.roi_accuracy.boxes=first"], ["metrics.roi_accuracy.boxes=first is unknown: use all or study"]),
         (["data.mask_size=0"], ["data.mask_size=0 must be a whole number, 1 or more"]),
         (["data.workers=1.5"], ["data.workers=1.5 must be auto or a number of processes"]),
         (["model.fpn.channels=0"], ["model.fpn.channels=0 must be a whole number, 1 or more"]),

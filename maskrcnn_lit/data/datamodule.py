@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -102,12 +103,19 @@ class CocoDataModule(LightningDataModule):
         self.categories: tuple[Category, ...] = ()  # none yet
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
+        self.quick_images: int | None = None  # see `quick_index`
         self._resume_at = (0, 0)
         self._batches: EpochBatches | None = None
 
     def use_categories(self, categories: Sequence[Category]) -> None:
         """Before `setup`: number the labels by this table (that of a trained model), not by the training json."""
         self.categories = tuple(categories)
+
+    @property
+    def quick_index(self) -> AnnotationIndex:
+        """The validation images that `fit` looks at: `quick_images` of them, where fewer are a part of more, or all."""
+        index, count = self.val_dataset.index, self.quick_images
+        return index if count is None or count >= len(index) else index.subset(count, seed=self.seed)
 
     def prepare_data(self) -> None:
         if self.prepare is not None:
@@ -196,6 +204,9 @@ class CocoDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         dataset = self.val_dataset
         groups, shapes = self._shapes("val", dataset.index)
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            wanted = np.isin(dataset.index.rows, self.quick_index.rows)
+            groups = [[group[wanted[group]] for group in chain] for chain in groups]
         return self._loader(dataset, validation_batches(groups, self.batch_size, *self._ranks()), shapes)
 
     def _shapes(self, part: str, index: AnnotationIndex) -> tuple[list[list[Ints]], list[list[Shape]]]:

@@ -82,11 +82,11 @@ def validation_batches(
     chains: Sequence[Sequence[Ints]], batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[list[Key]]:
     """One rank's share of all images, none twice, from small to large shapes; the last batch of a chain is filled with
-    BLANK. Ranks may differ by one image a chain, and have none."""
+    BLANK. Ranks may differ by one image a chain; one that has none has a batch of BLANK, as Lightning wants one."""
     batches = []
     for k, chain in enumerate(chains):
         own = np.concatenate(chain)[(rank + k) % world_size :: world_size].tolist()  # not all ones more to one rank
         for start in range(0, len(own), batch_size):
             part = own[start : start + batch_size]
             batches.append([(0, position) for position in part + [BLANK] * (batch_size - len(part))])
-    return batches
+    return batches or [[(0, BLANK)] * batch_size]

@@ -14,7 +14,7 @@ import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
-from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, DetectionCollector, score_results
+from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, DetectionCollector, of_images, score_results
 from maskrcnn_lit.evaluation.coco_results import write_results
 from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
 from maskrcnn_lit.model.mask_rcnn import Output
@@ -28,16 +28,27 @@ class CocoEvaluation(Callback):
 
     run_dir: where detections.json, the COCO results of the last evaluation, is written (None: nowhere).
     max_detections: as for `coco_ap`.
+    roi_boxes: what roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
-    val/roi_accuracy, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
-    class name -> {"box_ap", "mask_ap"}, in every process; `image_ids` are those that were scored, in process 0.
+    val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
+    class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process. val/images: how many images were scored; a
+    quick look during training sees a part of them. In process 0 `image_ids` are these images, and `scored` is the
+    ground truth and the results, for callbacks that come after this one; it is dropped when the validation ends.
     """
 
-    def __init__(self, *, run_dir: str | Path | None = None, max_detections: Sequence[int] = MAX_DETECTIONS) -> None:
+    def __init__(
+        self,
+        *,
+        run_dir: str | Path | None = None,
+        max_detections: Sequence[int] = MAX_DETECTIONS,
+        roi_boxes: str = "all",
+    ) -> None:
         self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
         self.max_detections = tuple(max_detections)
+        self.roi_boxes = roi_boxes
         self.step = -1  # of the training, at the last validation
+        self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = None  # COCO ground truth, COCO results
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self.image_ids: list[int] = []
@@ -64,7 +75,7 @@ class CocoEvaluation(Callback):
             if entry["image_id"] != BLANK_ID:
                 self._collector.add([entry], [readable])
         if output.box_labels is not None:
-            self._roi_accuracy.update(output.box_labels, batch)
+            self._roi_accuracy.update(output.box_labels, output.empty_labels, batch)
         self._seconds += time.perf_counter() - started
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,9 +96,12 @@ class CocoEvaluation(Callback):
                 pl_module.log(name, value, reduce_fx="max", sync_dist=True)
         self._reset()  # the detections are not needed any more
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scored = None
+
     def _reset(self) -> None:
         self._collector = DetectionCollector()
-        self._roi_accuracy = RoiAccuracy()
+        self._roi_accuracy = RoiAccuracy(self.roi_boxes)
         self._seconds = 0.0
 
     def _gather(self) -> None:
@@ -109,7 +123,8 @@ class CocoEvaluation(Callback):
         self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
-        scores = score_results(index.coco_ground_truth(), results, image_ids=seen, max_detections=self.max_detections)
+        truth = of_images(index.coco_ground_truth(), seen)
+        scores = score_results(truth, results, max_detections=self.max_detections)
         if len(seen) < len(index):
             pl_module.print(
                 f"scored {len(seen)} of {len(index)} validation images: "
@@ -117,4 +132,8 @@ class CocoEvaluation(Callback):
             )
         if math.isnan(scores.metrics["val/box_ap"]):
             pl_module.print("the validation images hold no objects: AP is not defined")
-        return scores.metrics | {"val/roi_accuracy": self._roi_accuracy.compute()}, scores.per_class
+        self.scored = truth, results
+        accuracy = self._roi_accuracy.per_class([category.name for category in index.categories])
+        per_class = {n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()}
+        more = {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
+        return scores.metrics | more, per_class

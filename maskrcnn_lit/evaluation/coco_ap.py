@@ -115,11 +115,7 @@ def score_results(
     image_ids: score these images of the ground truth only (None: all of it).
     """
     if image_ids is not None:
-        kept = set(image_ids)
-        ground_truth = ground_truth | {
-            "images": [image for image in ground_truth["images"] if image["id"] in kept],
-            "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
-        }
+        ground_truth = of_images(ground_truth, image_ids)
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {c["name"]: {} for c in ground_truth["categories"]}
     for kind, iou_type in _IOU_TYPES.items():
@@ -132,6 +128,15 @@ def score_results(
     if not metrics:
         raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
     return Scores(metrics, per_class)
+
+
+def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+    """The ground truth of these images alone."""
+    kept = set(image_ids)
+    return ground_truth | {
+        "images": [image for image in ground_truth["images"] if image["id"] in kept],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
+    }
 
 
 def coco_ap(

@@ -1,37 +1,104 @@
-"""Class accuracy on ground-truth boxes: the number that the reference study reports as "validation accuracy".
+"""Class accuracy on ground-truth boxes: the kind of number that the reference study reports as "validation accuracy".
 
-It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them.
+It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false detections, of masks.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import UserError
+
+STUDY_SLOTS = 15  # boxes an image in the study
+
+DEFINITIONS = {
+    "all": (
+        "The share of ground-truth boxes that the box head, given the box as its region, puts into the right class: "
+        "arg-max over the classes and the background. Crowd regions and unreadable images do not count. "
+        "It says nothing of finding objects, so it is no AP."
+    ),
+    "study": (
+        f"As the reference study: {STUDY_SLOTS} slots an image, for its first {STUDY_SLOTS} ground-truth boxes in the "
+        "order of their left edges, the rest empty boxes with the label background. A slot is right where the arg-max "
+        "over the classes and the background is its label; empty slots count. It is no AP, and no match for boxes=all."
+    ),
+}
 
 
 class RoiAccuracy:
-    """The share of ground-truth boxes (objects of readable images, no crowd regions) whose region is
-    given its right class by the box head: arg-max over the classes and the background. Each image id
-    counts once."""
+    """How often the box head, given a ground-truth box, names its class. Each image id counts once.
 
-    def __init__(self) -> None:
-        self.by_image: dict[int, tuple[int, int]] = {}  # image id -> (right, objects)
+    boxes: "all", every object of the readable images, without crowd regions; background is never the right answer.
+        "study", the reference study's own way, as far as its description goes ("at most 15 ground-truth boxes an image,
+        labels without background removal"): targets of 15 slots. Its first 15 objects come in the order of the batch,
+        which is that of their left edges (data/index.py: the order in the json is not kept). The slots that are left
+        have a box of zeros and the label 0, and count: the answer for them is right where it is background. The region
+        of such a box is a point, the top left corner of the image, where RoIAlign reads its features (at least one cell
+        of p2, or with `aligned` the point alone); so all of them in an image get one answer, and an image without
+        objects counts 15. Images with few objects thus raise or lower the number by what the head says of a corner.
 
-    def update(self, box_labels: Tensor, batch: Batch) -> None:
-        """box_labels: B G int64, the class given to each ground-truth box (0 = background)."""
-        counted = batch["valid"] & batch["readable"][:, None]
-        right = (counted & (box_labels == batch["labels"])).sum(1).tolist()
-        ids, totals = batch["image_ids"].tolist(), counted.sum(1).tolist()
-        for image, correct, total in zip(ids, right, totals, strict=True):
-            self.by_image.setdefault(image, (correct, total))
+    Neither is an AP, and they cannot be compared with each other.
+    Raises UserError for another `boxes`.
+    """
+
+    def __init__(self, boxes: str = "all") -> None:
+        if boxes not in DEFINITIONS:
+            raise UserError(f"metrics.roi_accuracy.boxes={boxes} is unknown: use {' or '.join(DEFINITIONS)}")
+        self.boxes = boxes
+        self.by_image: dict[int, NDArray[np.int64]] = {}  # image id -> 2 N: label and answer of what counts
+
+    def update(self, box_labels: Tensor, empty_labels: Tensor | None, batch: Batch) -> None:
+        """box_labels: B G int64, the class given to each ground-truth box (0 = background). empty_labels: B int64, the
+        class given to a box of zeros; only "study" reads it."""
+        pairs = np.stack([batch["labels"].cpu().numpy(), box_labels.cpu().numpy()], 1)  # B 2 G
+        valid, readable = batch["valid"].cpu().numpy(), batch["readable"].tolist()
+        if self.boxes == "study" and empty_labels is None:
+            raise ValueError("boxes=study counts empty slots: it needs the model's empty_labels")
+        empty = [] if empty_labels is None else empty_labels.tolist()
+        for i, image in enumerate(batch["image_ids"].tolist()):
+            if not readable[i]:
+                continue
+            counted = pairs[i][:, valid[i]]
+            if self.boxes == "study":
+                counted = counted[:, :STUDY_SLOTS]
+                padding = np.repeat([[0], [empty[i]]], STUDY_SLOTS - counted.shape[1], axis=1)
+                counted = np.concatenate([counted, padding], 1)
+            self.by_image.setdefault(image, counted)
 
     def merge(self, other: "RoiAccuracy") -> None:
         """Take over the images of another process that are not here yet."""
         self.by_image = other.by_image | self.by_image
 
     def compute(self) -> float:
-        """In 0..1; NaN without any object."""
-        right = sum(correct for correct, _ in self.by_image.values())
-        total = sum(total for _, total in self.by_image.values())
-        return right / total if total else math.nan
+        """In 0..1; NaN where nothing counts."""
+        labels, answers = self._all()
+        return float((labels == answers).mean()) if labels.size else math.nan
+
+    def per_class(self, names: Sequence[str]) -> dict[str, float]:
+        """Class name -> share of its boxes that are right, 0..1, NaN without any; label l is `names[l - 1]`."""
+        labels, answers = self._all()
+        totals = np.bincount(labels, minlength=len(names) + 1)
+        right = np.bincount(labels[labels == answers], minlength=len(names) + 1)
+        return {n: float(right[k] / totals[k]) if totals[k] else math.nan for k, n in enumerate(names, start=1)}
+
+    def _all(self) -> NDArray[np.int64]:
+        """2 N."""
+        return np.concatenate([np.zeros((2, 0), np.int64), *self.by_image.values()], 1)
+
+
+def roi_accuracy_table(accuracy: float, per_class: Mapping[str, Mapping[str, float]], boxes: str) -> str:
+    """The number over all, its definition, and the number by class, aligned; "-" where there is no such object.
+
+    per_class: class name -> {"roi_accuracy": ...}, as `CocoEvaluation.per_class` has it.
+    """
+    width = max(map(len, per_class), default=0)
+    lines = [f"roi_accuracy {_number(accuracy)}", DEFINITIONS[boxes]]
+    return "\n".join(lines + [f"  {name:<{width}}  {_number(v['roi_accuracy'])}" for name, v in per_class.items()])
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

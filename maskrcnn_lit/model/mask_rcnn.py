@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
@@ -28,6 +29,7 @@ class Output(NamedTuple):
     losses: dict[str, Tensor]  # rpn_objectness, rpn_box, class, box, mask: scalars
     detections: dict[str, Tensor] | None  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
     box_labels: Tensor | None  # B G int64: the class (0 = background) that the box head gives each object's own box
+    empty_labels: Tensor | None = None  # B int64: and that which it gives a box of zeros, as padded slots have it
 
 
 class MaskRCNN(nn.Module):
@@ -71,7 +73,8 @@ class MaskRCNN(nn.Module):
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
 
         In training mode: the five losses. In evaluation mode: detections, and, where the batch has targets, the
-        five losses of the same sampling as in training and `box_labels`, all from one pass through the backbone.
+        five losses of the same sampling as in training, `box_labels` and `empty_labels`, all from one pass through the
+        backbone.
         """
         images = self.normalise(batch["images"], batch["image_sizes"])
         pyramid = self.fpn(self.backbone(images))
@@ -88,8 +91,10 @@ class MaskRCNN(nn.Module):
 
         proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "test")
         detections = self.detect(pyramid, proposals, valid, batch["image_sizes"])
-        box_labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
-        return Output(losses, detections, box_labels)
+        if "boxes" not in batch:
+            return Output(losses, detections, None)
+        labels = self.classify(pyramid, F.pad(batch["boxes"], (0, 0, 0, 1)))
+        return Output(losses, detections, labels[:, :-1], labels[:, -1])
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly zero outside."""

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -70,6 +72,19 @@ class CsvLogger(Logger):
         writer.writeheader()
         writer.writerows(rows)
         atomic_write(self.path, text.getvalue())
+
+
+def tensorboard_writers(trainer: Trainer) -> list[Any]:
+    """The SummaryWriters of a run; none but in process 0."""
+    if not trainer.is_global_zero:
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def validation_step(trainer: Trainer) -> int:
+    """The step that Lightning gives to the scores of the validation that runs: of the last optimizer step during `fit`,
+    and one more in a validation of its own at the end."""
+    return max(0, trainer.global_step - (trainer.state.fn == TrainerFn.FITTING))
 
 
 @rank_zero_only

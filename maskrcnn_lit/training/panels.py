@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch.utils.tensorboard.summary import hparams
 
@@ -13,6 +12,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.draw import detections_to_draw, draw_instances, ground_truth_from_batch, side_by_side
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.training.loggers import tensorboard_writers, validation_step
 
 LONGEST_SIDE = 1400  # of a panel, in pixels: two images beside each other stay legible, and a file stays small
 
@@ -21,7 +21,7 @@ class Panels(Callback):
     """Every validation, for the same `images` validation images (drawn by `seed`): ground truth | prediction.
 
     The predictions are those of the validation pass, from `score_threshold` on. With several processes, those of the
-    images appear that process 0 validates. Needs `trainer.datamodule.val_index` and a module with `categories`.
+    images appear that process 0 validates. Needs `trainer.datamodule.quick_index` and a module with `categories`.
     """
 
     def __init__(self, *, images: int, seed: int, score_threshold: float) -> None:
@@ -30,8 +30,8 @@ class Panels(Callback):
         self._panels: dict[int, np.ndarray] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if trainer.is_global_zero and _writers(trainer):
-            ids = trainer.datamodule.val_index.image_ids  # type: ignore[attr-defined]
+        if tensorboard_writers(trainer):
+            ids = trainer.datamodule.quick_index.image_ids  # type: ignore[attr-defined]
             self._chosen = choose(ids, self.images, self.seed)
 
     def on_validation_batch_end(
@@ -45,8 +45,8 @@ class Panels(Callback):
                 self._panels[image_id] = draw_panel(batch, outputs, i, names, self.score_threshold)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        step = max(0, trainer.global_step - 1)  # the step that Lightning gives to the scores of this validation
-        for writer in _writers(trainer):
+        step = validation_step(trainer)
+        for writer in tensorboard_writers(trainer):
             for image_id, panel in sorted(self._panels.items()):
                 writer.add_image(f"val_images/{image_id}", panel, step, dataformats="HWC")
             writer.flush()
@@ -65,7 +65,7 @@ class HyperParameters(Callback):
         final = {name: float(found[name]) for name in self.metrics if name in found}
         row = flat_values(pl_module.config, self.names)
         row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
-        for writer in _writers(trainer):
+        for writer in tensorboard_writers(trainer):
             for summary in hparams(row, final):
                 writer.file_writer.add_summary(summary)
             writer.flush()
@@ -102,9 +102,3 @@ def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, in
         if node is not None:
             values[name] = node if isinstance(node, (int, float, str, bool)) else str(node)
     return values
-
-
-def _writers(trainer: Trainer) -> list[Any]:
-    if not trainer.is_global_zero:
-        return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

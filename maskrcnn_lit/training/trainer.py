@@ -29,12 +29,13 @@ def build_trainer(
     precision: str,
     accumulate: int,
     clip_norm: float | None,
-    check_val_every_n_epoch: int,
     log_every_n_steps: int,
     checkpoint_every_n_steps: int | None,
+    evaluate_every_n_epochs: int,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly: the arguments are those of
-    conf/trainer. Call `fit` with a data module that has `batch_size` and `resume(*, epoch, batch)`.
+    conf/trainer, and evaluation.every_n_epochs. Call `fit` with a data module that has `batch_size` and
+    `resume(*, epoch, batch)`.
 
     Raises UserError for a device that is not there, an unknown precision, and a run without an end.
     """
@@ -44,8 +45,8 @@ def build_trainer(
         1,
         trainer__accumulate=accumulate,
         trainer__num_nodes=num_nodes,
-        trainer__check_val_every_n_epoch=check_val_every_n_epoch,
         trainer__log_every_n_steps=log_every_n_steps,
+        evaluation__every_n_epochs=evaluate_every_n_epochs,
     )
     counts = {"epochs": epochs, "steps": steps, "checkpoint_every_n_steps": checkpoint_every_n_steps}
     check_whole(1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None})
@@ -65,7 +66,7 @@ def build_trainer(
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]  # checked there
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_norm,
-        check_val_every_n_epoch=check_val_every_n_epoch,
+        check_val_every_n_epoch=evaluate_every_n_epochs,
         log_every_n_steps=log_every_n_steps,
         num_sanity_val_steps=0,  # it would come before the resumed state is loaded, and needs its own time
         use_distributed_sampler=False,  # the data module shares out the images: Lightning's would repeat some
@@ -136,4 +137,6 @@ def total_steps(trainer: Trainer) -> int:
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps of a whole epoch."""
+    if trainer.train_dataloader is None:  # before training has begun, where no number of epochs has asked for it
+        trainer.fit_loop.setup_data()
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

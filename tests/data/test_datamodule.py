@@ -1,11 +1,13 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from coco_file import coco_dict, write_coco
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
 from maskrcnn_lit.data.datamodule import CocoDataModule
@@ -137,6 +139,55 @@ def test_subsets_are_nested_and_told(folder: Path):
     assert first.subset_ids()["train"] == [1, 2, 3, 4]
     with pytest.raises(UserError, match="12 images were asked for of the 11"):
         data(folder, train_images=12)
+
+
+class Looked(Callback):
+    """Notes what validations see."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+        self.ids += [image_id for image_id in batch["image_ids"].tolist() if image_id != BLANK_ID]
+
+
+def looked_at(folder: Path, images: int | None, seed: int = 1) -> list[int]:
+    """The ids that a Trainer's validations during fit see; one of its own sees all."""
+    made, seen = data(folder, seed=seed), Looked()
+    made.quick_images = images
+    options = {"max_epochs": 1, "limit_train_batches": 1, "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    quiet = trainer(folder, callbacks=[seen], **options)
+    quiet.fit(Recorder(), datamodule=made)
+    during = sorted(seen.ids)
+    assert during == made.quick_index.image_ids.tolist()
+    seen.ids.clear()
+    quiet.validate(Recorder(), datamodule=made, verbose=False)
+    assert sorted(seen.ids) == made.val_index.image_ids.tolist(), "everything, outside of fit"
+    return during
+
+
+def test_quick_looks_are_nested_and_of_the_seed(folder: Path):
+    found = {n: looked_at(folder, n) for n in (1, 2, 3, 4)}
+    assert [len(ids) for ids in found.values()] == [1, 2, 3, 4]
+    assert set(found[1]) < set(found[2]) < set(found[3]) < set(found[4])
+    assert looked_at(folder, None) == looked_at(folder, 5) == looked_at(folder, 500) == [1, 2, 3, 4, 5]
+    assert len({tuple(looked_at(folder, 2, seed=seed)) for seed in range(4)}) > 1
+
+
+def test_processes_share_a_quick_look(folder: Path):
+    made = data(folder)
+    made.quick_images = 3
+    shares = []
+    for rank in range(2):
+        made.trainer = SimpleNamespace(
+            global_rank=rank,
+            world_size=2,
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        ids = torch.cat([batch["image_ids"] for batch in made.val_dataloader()]).tolist()
+        shares.append([image_id for image_id in ids if image_id != BLANK_ID])
+    assert sorted(shares[0] + shares[1]) == made.quick_index.image_ids.tolist() and all(shares)
 
 
 def test_labels_of_validation_follow_training(folder: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from pycocotools import mask as rle_tools
 from torch import Tensor
@@ -124,7 +124,9 @@ def test_validation_logs_what_the_written_detections_score(tmp_path: Path) -> No
         if not math.isnan(value):
             assert logged[name] == pytest.approx(value, abs=1e-6)
     assert "val/mask_ap_small" not in logged and math.isnan(evaluation.metrics["val/mask_ap_small"])
-    assert evaluation.per_class == per_class and set(per_class) == {"ant", "bee"}
+    accuracy = {"ant": {"roi_accuracy": 1 / 4}, "bee": {"roi_accuracy": 1 / 3}}
+    assert evaluation.per_class == {name: values | accuracy[name] for name, values in per_class.items()}
+    assert logged["val/images"] == 7
     assert logged["val/roi_accuracy"] == pytest.approx(2 / 7)
     assert logged["val/evaluation_seconds"] > 0
 
@@ -174,6 +176,34 @@ def test_second_epoch_replaces_the_first(tmp_path: Path) -> None:
     trainer.validate(module, Data(images=3), verbose=False)
     results = json.loads((tmp_path / "detections.json").read_text())
     assert len(results) == 6 and max(r["score"] for r in results) == pytest.approx(0.9)
+
+
+class Look(Callback):
+    """A callback after the evaluation, as TensorBoard's is: takes what was scored."""
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = next(c for c in trainer.callbacks if isinstance(c, CocoEvaluation))
+        self.scored = evaluation.scored
+
+
+def test_what_was_scored_is_kept_until_the_validation_ends(tmp_path: Path) -> None:
+    evaluation, look = CocoEvaluation(), Look()
+    trainer = _trainer(tmp_path, evaluation, look, limit_val_batches=3)
+    trainer.validate(Module(), Data(), verbose=False)
+    truth, results = look.scored
+    assert [image["id"] for image in truth["images"]] == list(range(100, 106)), "the last one was not asked for"
+    assert score_results(truth, results).metrics["val/mask_ap"] == evaluation.metrics["val/mask_ap"]
+    assert evaluation.scored is None
+
+
+def test_the_study_asks_the_model_about_empty_boxes(tmp_path: Path) -> None:
+    class Empty(Module):
+        def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+            return super().validation_step(batch, batch_idx)._replace(empty_labels=batch["image_ids"] - 100)
+
+    evaluation = CocoEvaluation(roi_boxes="study")
+    _trainer(tmp_path, evaluation).validate(Empty(), Data(), verbose=False)
+    assert evaluation.metrics["val/roi_accuracy"] == pytest.approx((2 + 14) / (7 * 15))  # image 0: 14 empty slots
 
 
 class WriteMetrics(ModelCheckpoint):

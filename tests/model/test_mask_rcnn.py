@@ -167,6 +167,8 @@ def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
         for j in range(4):
             features = model.pool([p[i : i + 1] for p in pyramid], batch["boxes"][i, j][None, None], 7)
             assert output.box_labels[i, j] == model.box_head(features)[0].argmax()
+        features = model.pool([p[i : i + 1] for p in pyramid], torch.zeros(1, 1, 4), 7)
+        assert output.empty_labels[i] == model.box_head(features)[0].argmax()
     for label in (0, 2):
         torch.nn.init.zeros_(model.box_head.classes.weight)
         model.box_head.classes.bias.data = torch.nn.functional.one_hot(torch.tensor(label), 4).float()

@@ -50,7 +50,7 @@ def test_accelerator(monkeypatch: Any, given: str, found: int, expected: str):
         ({"accumulate": 0}, "trainer.accumulate=0 must be a whole number, 1 or more"),
         ({"checkpoint_every_n_steps": 0}, "trainer.checkpoint_every_n_steps=0 must be a whole number, 1 or more"),
         ({"log_every_n_steps": 0}, "trainer.log_every_n_steps=0 must be"),
-        ({"check_val_every_n_epoch": 0}, "trainer.check_val_every_n_epoch=0 must be"),
+        ({"evaluate_every_n_epochs": 0}, "evaluation.every_n_epochs=0 must be"),
         ({"num_nodes": 0}, "trainer.num_nodes=0 must be"),
         ({"devices": 0}, "trainer.devices=0 must be a whole number, 1 or more"),
         ({"devices": -2}, "trainer.devices=-2 must be"),

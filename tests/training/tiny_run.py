@@ -123,7 +123,7 @@ class TinyData(LightningDataModule):
     def __init__(self, workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.workers, self.order = BATCH, workers, Order()
-        self.train_index = self.val_index = TinyIndex()
+        self.train_index = self.val_index = self.quick_index = TinyIndex()
 
     def resume(self, *, epoch: int, batch: int) -> None:
         self.order.epoch, self.order.start = epoch, batch
@@ -187,7 +187,7 @@ def tiny_module(seed: int = 3, lr: float = 0.05, **optimizer: Any) -> DetectionM
 def tiny_trainer(run_dir: Path, callbacks: list[Callback] | None = None, **kwargs: Any) -> Trainer:
     values: dict[str, Any] = {
         **{"epochs": 3, "steps": None, "accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "auto"},
-        **{"accumulate": 1, "clip_norm": 1.0, "check_val_every_n_epoch": 1, "log_every_n_steps": 2},
+        **{"accumulate": 1, "clip_norm": 1.0, "evaluate_every_n_epochs": 1, "log_every_n_steps": 2},
         **{"checkpoint_every_n_steps": 3, **kwargs},
     }
     loggers = [

@@ -1,0 +1,109 @@
+"""What TensorBoard shows of the scores beside their curves over time: AP by class, and precision against recall."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from maskrcnn_lit.evaluation.average_precision import Judged, judge
+from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.curves import class_curve, thinned
+from maskrcnn_lit.evaluation.pairs import image_pairs, kind_of
+from maskrcnn_lit.report.plots import class_ap, precision_recall
+from maskrcnn_lit.report.theme import LIGHT, render
+from maskrcnn_lit.report.words import POOLED
+from maskrcnn_lit.training.loggers import tensorboard_writers, validation_step
+
+IOU = 0.5  # of the curves, of masks where there are masks
+CURVES = 20  # classes up to which each has a curve in the PR CURVES tab; of more, all of them together have one
+THRESHOLDS = np.linspace(0, 1, 127)  # what the PR CURVES tab takes the points of a curve for
+
+
+class ScorePlots(Callback):
+    """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and curves pr/... in
+    TensorBoard's PR CURVES tab, of the same images as the scores.
+
+    Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored; without one, and
+    without a TensorBoard logger, it does nothing.
+    """
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = next((c for c in trainer.callbacks if isinstance(c, CocoEvaluation)), None)  # type: ignore[attr-defined]
+        writers = tensorboard_writers(trainer)
+        if evaluation is None or evaluation.scored is None or not writers:
+            return
+        truth, results = evaluation.scored
+        names = [category["name"] for category in truth["categories"]]
+        judged = judged_at(truth, results, evaluation.max_detections[-1])
+        shown = drawn(names, judged, evaluation.per_class, kind_of(results))
+        pictures = [
+            summary(f"val_plots/{plot.__name__}", render(plot, shown, LIGHT)) for plot in (class_ap, precision_recall)
+        ]
+        curves = {f"pr/{POOLED}": threshold_counts(judged, None)}
+        if 1 < len(names) <= CURVES:
+            curves |= {f"pr/{name}": threshold_counts(judged, label) for label, name in enumerate(names)}
+        step = validation_step(trainer)
+        for writer in writers:
+            for tag, counts in curves.items():  # first: it opens the file anew that the end of training has closed
+                writer.add_pr_curve_raw(tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS))
+            for picture in pictures:
+                writer.file_writer.add_summary(picture, step)
+            writer.flush()
+
+
+def summary(tag: str, png: bytes) -> Summary:
+    """A picture as TensorBoard keeps it. (SummaryWriter.add_image would take pixels, and encode them once more.)"""
+    width, height = Image.open(io.BytesIO(png)).size
+    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+
+
+def judged_at(truth: Mapping[str, Any], results: Sequence[dict[str, Any]], max_detections: int) -> Judged:
+    """What each detection is, right or wrong, at IOU; labels are those of the places of the categories."""
+    pairs = list(image_pairs(truth, results, max_detections=max_detections))
+    return judge(pairs, len(truth["categories"]), np.array([IOU]))
+
+
+def drawn(
+    names: Sequence[str], judged: Judged, per_class: Mapping[str, Mapping[str, float]], kind: str
+) -> dict[str, Any]:
+    """Of an analysis (evaluation/analysis.py) what the two plots read.
+
+    per_class: class name -> {"box_ap", "mask_ap"}, NaN where there is no such object.
+    """
+    rows = []
+    for name, objects in zip(names, judged.objects.tolist(), strict=True):
+        found = {key: per_class[name].get(key, math.nan) for key in ("box_ap", "mask_ap")}
+        rows.append({"name": name, "objects": objects} | {k: None if math.isnan(v) else v for k, v in found.items()})
+    points = {name: thinned(class_curve(judged, label)) for label, name in enumerate(names)}
+    points[POOLED] = thinned(class_curve(judged, None))
+    curves = [{"name": name, "recall": c.recall, "precision": c.precision} for name, c in points.items()]
+    return {"kind": kind, "per_class": rows, "curves": curves}
+
+
+def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
+    """Of a class, or (None) of all, at each of THRESHOLDS: true positives, false positives, true negatives, false
+    negatives, precision, recall.
+
+    A detector names no negatives, so the true ones are 0; where nothing is detected, precision is, and TensorBoard
+    leaves the point out.
+    """
+    kept = ~judged.ignored[0]
+    if label is not None:
+        kept &= judged.labels == label
+    objects = int(judged.objects.sum() if label is None else judged.objects[label])
+    scores, right = judged.scores[kept], judged.right[0, kept]
+    found, hits = _from(scores), _from(scores[right])
+    precision = hits / np.maximum(found, 1)
+    recall = hits / max(objects, 1)
+    return [hits, found - hits, np.zeros_like(hits), objects - hits, precision, recall]
+
+
+def _from(scores: np.ndarray) -> np.ndarray:
+    """How many scores are at least each of THRESHOLDS."""
+    return len(scores) - np.searchsorted(np.sort(scores), THRESHOLDS, side="left")
