@@ -1,40 +1,31 @@
 """COCO average precision of boxes and masks, as pycocotools computes it. No Lightning and no files in here.
 
-The numbers are pycocotools' own: COCOeval matches and accumulates. This file hands it ground truth and
-results in a form in which it makes no mistake, and names what comes out. Three of its traps are avoided
-on the way:
+Matching (coco_matching.py) and precision (coco_tables.py) follow COCOeval to the last bit, a data set at a time;
+pycocotools itself computes the IoU of masks. It has three traps, which are not copied:
 
-- It takes a ground-truth annotation with id 0 for "no match": annotations are renumbered from 1.
+- It takes a ground-truth annotation with id 0 for "no match": here ids of annotations say nothing.
 - A result that has a "bbox" gets the area of the box as its size even when masks are scored, which moves the
   small, medium and large mask AP. COCO's size of an object is the number of pixels of its mask
   (cocodataset.org, "Detection evaluation"): masks are scored with their own area, as in Detectron2 and
   torchvision's references.
 - It fails on an empty list of results: without a detection AP is 0.
-
-Letters: T IoU thresholds, R recall thresholds (results: detections of an image), K classes, A size ranges,
-M limits on the detections of an image.
 """
 
-import contextlib
-import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle_tools
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle
+from maskrcnn_lit.evaluation.coco_matching import FIELD, match_results
+from maskrcnn_lit.evaluation.coco_tables import Tables, coco_tables
 
 MAX_DETECTIONS = (1, 10, 100)
 _SIZES = ("small", "medium", "large")
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
-_FIELD = {"bbox": "bbox", "segm": "segmentation"}
 
 
 class Scores(NamedTuple):
@@ -123,7 +114,7 @@ def score_results(
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {c["name"]: {} for c in ground_truth["categories"]}
     for kind, iou_type in _IOU_TYPES.items():
-        if results and not any(isinstance(entry, dict) and _FIELD[iou_type] in entry for entry in results):
+        if results and not any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results):
             continue
         scores = coco_ap(ground_truth, results, iou_type=iou_type, max_detections=max_detections)
         for name, value in scores.pop("ap_per_class").items():
@@ -155,34 +146,9 @@ def coco_ap(
     ar_small, ar_medium, ar_large and "ap_per_class" (name -> AP): 0..1, or NaN without such ground truth.
     Raises UserError, naming them, for results of images or categories that the ground truth does not have.
     """
-    field = _FIELD[iou_type]
-    images = sorted(ground_truth["images"], key=lambda image: image["id"])
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    # Numbered in the order of the ids, which is pycocotools' order: ids of any size and with any gaps
-    # will do.
-    image_numbers = {image["id"]: number for number, image in enumerate(images)}
-    category_numbers = {category["id"]: number for number, category in enumerate(categories)}
-    check_results(results, image_numbers, category_numbers, field)
-
-    def annotation(source: dict[str, Any], number: int, fields: dict[str, Any]) -> dict[str, Any]:
-        image, category = image_numbers[source["image_id"]], category_numbers[source["category_id"]]
-        return {"id": number, "image_id": image, "category_id": category} | fields
-
-    truth = [
-        annotation(a, number, {"iscrowd": a.get("iscrowd", 0), "area": a["area"], field: a[field]})
-        for number, a in enumerate(ground_truth["annotations"], start=1)
-    ]
-    detected = [
-        annotation(r, number, {"score": r["score"]} | _shape(r, images[image_numbers[r["image_id"]]], iou_type))
-        for number, r in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_api(images, categories, truth), _api(images, categories, detected), iou_type)
-        evaluation.params.maxDets = list(max_detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    names = [category["name"] for category in categories]
-    return _summary(evaluation.eval["precision"], evaluation.eval["recall"], max_detections, names)
+    matches = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
+    names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda c: c["id"])]
+    return _summary(coco_tables(matches, max_detections), max_detections, names)
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:
@@ -199,36 +165,15 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
     return "\n".join(lines)
 
 
-def _shape(result: dict[str, Any], image: dict[str, Any], iou_type: str) -> dict[str, Any]:
-    """What of a result is scored, and its area."""
-    if iou_type == "bbox":
-        return {"bbox": result["bbox"], "area": result["bbox"][2] * result["bbox"][3]}
-    mask = mask_rle(result, image)
-    return {"segmentation": mask, "area": int(rle_tools.area(mask))}
-
-
-def _api(images: list[dict], categories: list[dict], annotations: list[dict[str, Any]]) -> COCO:
-    """pycocotools' index over these, with images and categories numbered by their place."""
-    api = COCO()
-    api.dataset = {
-        "images": [image | {"id": number} for number, image in enumerate(images)],
-        "categories": [category | {"id": number} for number, category in enumerate(categories)],
-        "annotations": annotations,
-    }
-    api.createIndex()
-    return api
-
-
-def _summary(
-    precision: np.ndarray, recall: np.ndarray, max_detections: Sequence[int], names: Sequence[str]
-) -> dict[str, Any]:
-    """precision: T R K A M, recall: T K A M, where T is 0.5, 0.55 .. 0.95 and A all, small, medium, large."""
-    summary: dict[str, Any] = {"ap": _mean(precision[..., 0, -1])}
-    summary |= {"ap50": _mean(precision[0, ..., 0, -1]), "ap75": _mean(precision[5, ..., 0, -1])}
-    summary |= {f"ap_{size}": _mean(precision[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
+def _summary(tables: Tables, max_detections: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """T is 0.5, 0.55 .. 0.95 and A all, small, medium, large."""
+    precision, recall, _ = tables
+    summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
+    summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}
+    summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(_SIZES, start=1)}
     summary |= {f"ar{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(max_detections)}
     summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
-    summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0]) for k, name in enumerate(names)}
     return summary
 
 

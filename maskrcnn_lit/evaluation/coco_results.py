@@ -58,15 +58,22 @@ def check_results(
 def mask_rle(result: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
     """The mask of a results entry (RLE, compressed or not, or polygons) as compressed RLE of its image."""
     mask, size = result["segmentation"], [image["height"], image["width"]]
+    if not isinstance(mask, list):
+        if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
+            raise UserError(f"a mask of image {result['image_id']} is {mask!r:.60}; give RLE: size and counts")
+        if list(mask["size"]) != size:
+            raise UserError(
+                f"a mask of image {result['image_id']} is {list(mask['size'])} (height, width) and the image is "
+                f"{size}; give masks in the pixels of the original image"
+            )
+    return compressed_rle(mask, image)
+
+
+def compressed_rle(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
+    """Polygons, run lengths or compressed RLE as compressed RLE."""
+    size = image["height"], image["width"]
     if isinstance(mask, list):
         return rle_tools.merge(rle_tools.frPyObjects(mask, *size))
-    if not isinstance(mask, dict) or not {"size", "counts"} <= set(mask):
-        raise UserError(f"a mask of image {result['image_id']} is {mask!r:.60}; give RLE: size and counts")
-    if list(mask["size"]) != size:
-        raise UserError(
-            f"a mask of image {result['image_id']} is {list(mask['size'])} (height, width) and the image is "
-            f"{size}; give masks in the pixels of the original image"
-        )
     return rle_tools.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
 
 
