@@ -152,11 +152,10 @@ def _mask_pairs(
     """masks: N compressed RLE; outlines: G segmentations with their image."""
     by_group, begin, end = spans
     kept = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    firsts = np.flatnonzero(np.diff(group, prepend=-1))
-    for first, stop in zip(firsts.tolist(), [*firsts[1:].tolist(), len(group)], strict=True):
+    firsts = np.flatnonzero((np.diff(group, prepend=-1) > 0) & (end > begin))
+    stops = np.searchsorted(group, group[firsts], side="right")
+    for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
         objects = by_group[begin[first] : end[first]]
-        if not len(objects):
-            continue
         truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
         iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
         found, place = np.nonzero(iou >= THRESHOLDS[0])

@@ -39,17 +39,21 @@ def plain(
     """The twelve numbers in the order of NAMES and AP by class name; -1 where there is no such ground truth.
 
     folder: pass the data through files there. drop_boxes: leave boxes out of results for masks, since pycocotools would
-    take their area for that of the masks.
+    take their area for that of the masks. The first number is taken from the precision: `summarize` looks for it under
+    a limit of 100, and there may be none.
     """
     evaluation = evaluated(ground_truth, results, iou_type, folder, drop_boxes, max_detections)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.summarize()
     per_class = {}
+    stats = evaluation.stats.tolist()
+    precision = evaluation.eval["precision"][..., 0, -1]
+    stats[0] = float(precision[precision > -1].mean()) if (precision > -1).any() else -1.0
     for k, category in enumerate(evaluation.params.catIds):
         precision = evaluation.eval["precision"][:, :, k, 0, 2]
         known = precision[precision > -1]
         per_class[evaluation.cocoGt.cats[category]["name"]] = float(known.mean()) if known.size else -1.0
-    return evaluation.stats.tolist(), per_class
+    return stats, per_class
 
 
 def evaluated(
