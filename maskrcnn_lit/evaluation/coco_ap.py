@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.data.categories import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_matching import FIELD, match_results
 from maskrcnn_lit.evaluation.coco_tables import Tables, coco_tables

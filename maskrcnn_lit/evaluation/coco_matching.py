@@ -82,7 +82,7 @@ def match_results(
         areas = boxes[:, 2] * boxes[:, 3]
         pairs = _box_pairs(boxes, np.array([a["bbox"] for a in truth], dtype=np.float64), crowd, spans)
     else:
-        masks = [mask_rle(results[n], images[image[n]]) for n in order]
+        masks = [mask_rle(results[n], images[i]) for n, i in zip(order.tolist(), image[order].tolist(), strict=True)]
         areas = _areas(masks)
         outlines = [(a["segmentation"], images[number]) for a, number in zip(truth, truth_image, strict=True)]
         pairs = _mask_pairs(masks, outlines, crowd, group, spans)
