@@ -12,6 +12,7 @@ pycocotools itself computes the IoU of masks. It has three traps, which are not 
 """
 
 import math
+import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ import numpy as np
 
 from maskrcnn_lit.data.categories import Category
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.coco_matching import FIELD, match_results
-from maskrcnn_lit.evaluation.coco_tables import Tables, coco_tables
+from maskrcnn_lit.evaluation.coco_matching import FIELD, Matches, match_results
+from maskrcnn_lit.evaluation.coco_tables import coco_tables
 
 MAX_DETECTIONS = (1, 10, 100)
 _SIZES = ("small", "medium", "large")
@@ -31,10 +32,12 @@ _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 class Scores(NamedTuple):
     """metrics: by logged name (val/box_ap, val/mask_ap50, ...), NaN where there is no ground truth of
     that kind.
-    per_class: class name -> {"box_ap": ..., "mask_ap": ...}."""
+    per_class: class name -> {"box_ap": ..., "mask_ap": ...}.
+    matches: "box" and "mask" -> what the numbers were made of."""
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    matches: dict[str, Matches]
 
 
 class DetectionCollector:
@@ -43,14 +46,14 @@ class DetectionCollector:
     area of the images."""
 
     def __init__(self) -> None:
-        self.by_image: dict[int, dict[str, Any]] = {}
+        self.by_image: dict[int, bytes] = {}  # pickled: a third of the memory, and ready to be sent
         self.unreadable: set[int] = set()
 
     def add(self, detections: Iterable[dict[str, Any]], readable: Iterable[bool]) -> None:
         """Take what `to_original` gives for a batch; an image that could not be read is only counted."""
         for entry, is_readable in zip(detections, readable, strict=True):
             if is_readable:
-                self.by_image.setdefault(entry["image_id"], entry)
+                self.by_image.setdefault(entry["image_id"], pickle.dumps(entry))
             else:
                 self.unreadable.add(entry["image_id"])
 
@@ -61,7 +64,7 @@ class DetectionCollector:
 
     def results(self, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """COCO results in the order of the image ids; label l is `categories[l - 1]`."""
-        return to_coco_results([self.by_image[image] for image in sorted(self.by_image)], categories)
+        return to_coco_results((pickle.loads(self.by_image[image]) for image in sorted(self.by_image)), categories)
 
 
 def to_coco_results(detections: Iterable[dict[str, Any]], categories: Sequence[Category]) -> list[dict[str, Any]]:
@@ -113,16 +116,18 @@ def score_results(
         }
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {c["name"]: {} for c in ground_truth["categories"]}
+    matches: dict[str, Matches] = {}
     for kind, iou_type in _IOU_TYPES.items():
         if results and not any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results):
             continue
-        scores = coco_ap(ground_truth, results, iou_type=iou_type, max_detections=max_detections)
+        matches[kind] = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
+        scores = _summary(matches[kind], max_detections, ground_truth["categories"])
         for name, value in scores.pop("ap_per_class").items():
             per_class[name][f"{kind}_ap"] = value
         metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
     if not metrics:
         raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
-    return Scores(metrics, per_class)
+    return Scores(metrics, per_class, matches)
 
 
 def coco_ap(
@@ -147,8 +152,37 @@ def coco_ap(
     Raises UserError, naming them, for results of images or categories that the ground truth does not have.
     """
     matches = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
-    names = [category["name"] for category in sorted(ground_truth["categories"], key=lambda c: c["id"])]
-    return _summary(coco_tables(matches, max_detections), max_detections, names)
+    return _summary(matches, max_detections, ground_truth["categories"])
+
+
+def check_limits(max_detections: Sequence[int]) -> tuple[int, ...]:
+    """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
+    limits = tuple(max_detections)
+    whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
+    if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
+        raise UserError(f"metrics.max_detections={list(limits)} must be three ascending whole numbers, as in [1,10,100]")
+    return limits
+
+
+def limit_warning(matches: Matches, max_detections: Sequence[int], model_limit: int | None = None) -> str | None:
+    """What to type where an image has more objects than count, or than the model gives (`model_limit`)."""
+    counted = matches.truth_counted[:, 0]
+    image, labels = matches.truth_image[counted], matches.truth_labels[counted]
+    of_image = int(np.bincount(image, minlength=1).max())
+    of_class = int(np.bincount(image * matches.classes + labels, minlength=1).max())
+    if of_class > max_detections[-1]:
+        first = ",".join(map(str, max_detections[:-1]))
+        return (
+            f"an image holds {of_class} objects of a class, but only {max_detections[-1]} detections count: add "
+            f"metrics.max_detections=[{first},{of_class}]"
+            + (f" model.box_head.max_detections={of_image}" if model_limit and of_image > model_limit else "")
+        )
+    if model_limit and of_image > model_limit:
+        return (
+            f"an image holds {of_image} objects, but the model gives {model_limit} detections at most: add "
+            f"model.box_head.max_detections={of_image}"
+        )
+    return None
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:
@@ -165,9 +199,11 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
     return "\n".join(lines)
 
 
-def _summary(tables: Tables, max_detections: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
-    """T is 0.5, 0.55 .. 0.95 and A all, small, medium, large."""
-    precision, recall, _ = tables
+def _summary(
+    matches: Matches, max_detections: Sequence[int], categories: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    precision, recall, _ = coco_tables(matches, max_detections)
+    names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
     summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
     summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}
     summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(_SIZES, start=1)}
