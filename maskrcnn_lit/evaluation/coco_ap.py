@@ -160,7 +160,9 @@ def check_limits(max_detections: Sequence[int]) -> tuple[int, ...]:
     limits = tuple(max_detections)
     whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
     if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
-        raise UserError(f"metrics.max_detections={list(limits)} must be three ascending whole numbers, as in [1,10,100]")
+        raise UserError(
+            f"metrics.max_detections={list(limits)} must be three ascending whole numbers, as in [1,10,100]"
+        )
     return limits
 
 
