@@ -5,9 +5,9 @@ A resample draws as many images as there are, with replacement: image i counts w
 detections. Nothing is matched again. Copies of a detection stand side by side among the scores. With each image drawn
 once the AP is that of coco_ap.
 
-AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images repeat, score higher
-than the data by half a point or so. The percentiles are shifted to the data's own value. What they cover is the AP that
-other sets of as many images would have.
+AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images repeat, score
+higher than the data by half a point or so. The percentiles are shifted to the data's own value. What they cover is the
+AP that other sets of as many images would have.
 
 Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a class.
 """
@@ -105,7 +105,7 @@ def _class_ap(image: Ints, outcome: NDArray[np.int8], weights: NDArray[np.int32]
     return total / outcome.shape[1]
 
 
-def _average_precision(right: Ints, shown: Ints, objects: Ints) -> Floats:
+def _average_precision(right: Any, shown: Any, objects: Ints) -> Floats:
     """B: the mean over the recalls of the highest precision at this recall or more.
 
     right, shown: H B, right ones and all up to each right one, itself included.
@@ -118,7 +118,7 @@ def _average_precision(right: Ints, shown: Ints, objects: Ints) -> Floats:
     return np.einsum("hb,hb->b", precision, reached) / len(RECALLS)
 
 
-def recalls_reached(right: Ints, objects: Ints) -> NDArray[np.int32]:
+def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
     """H B: how many of RECALLS `right` (H B) of `objects` (B) reach, by the comparison of floats that COCO makes."""
     recall = right / np.maximum(objects, 1)
     low = (recall * (len(RECALLS) - 1)).astype(np.int32)  # rounding may miss by one on either side

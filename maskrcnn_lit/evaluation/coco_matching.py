@@ -174,7 +174,7 @@ def _assign(
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # T 1
     taken = np.zeros((len(counted), *outcome.shape[1:]), dtype=bool)
     by = np.lexsort((pairs.truth, pairs.iou, pairs.found))  # of a detection the best object last
-    found, truth, iou = (values[by] for values in pairs)
+    found, truth, iou = pairs.found[by], pairs.truth[by], pairs.iou[by]
     slot = _place(found)  # of a pair among those of its detection
     seekers = found[slot == 0]
     turn = np.repeat(_place(group[seekers]), np.diff(np.append(np.flatnonzero(slot == 0), len(found))))

@@ -1,8 +1,8 @@
 """What several processes do together in an evaluation, so that one that fails ends them all with its message.
 
-A process that fails leaves its message in the store of the process group. The others look there whenever they may have
-to wait for it: after every batch, before they gather, and when a collective breaks off. Without a process group there is
-one process, and nothing of this.
+A process that fails leaves its message in the store of the process group. The others look there whenever they may
+have to wait for it: after every batch, before they gather, and when a collective breaks off. Without a process group
+there is one process, and nothing of this.
 """
 
 import json
