@@ -106,10 +106,11 @@ def score(name: str, folder: Path, resamples: int) -> dict[str, Any]:
 
 
 def ours(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, float], Any]:
-    from maskrcnn_lit.evaluation.coco_ap import score_results
+    from maskrcnn_lit.evaluation.coco_ap import match_all, score_matches
 
-    scores = score_results(truth, results)
-    return {name.removeprefix("val/"): value for name, value in scores.metrics.items()}, scores.matches
+    matches = match_all(truth, results)
+    metrics = score_matches(matches, truth["categories"]).metrics
+    return {name.removeprefix("val/"): value for name, value in metrics.items()}, matches
 
 
 def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]]) -> tuple[dict[str, float], Any]:

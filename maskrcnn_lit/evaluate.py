@@ -1,6 +1,7 @@
 """`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -9,9 +10,19 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
-from maskrcnn_lit.evaluation.coco_ap import results_table, score_results
-from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.coco_ap import (
+    MAX_DETECTIONS,
+    check_limits,
+    limit_warning,
+    match_all,
+    of_images,
+    results_table,
+    score_matches,
+)
+from maskrcnn_lit.evaluation.coco_matching import Matches
+from maskrcnn_lit.evaluation.coco_results import read_results, results_file
 from maskrcnn_lit.files import write_json
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.predictor import output_folder
@@ -33,6 +44,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
+    limits = config.metrics.max_detections or OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    if config.metrics.max_detections:
+        head = trained.model.box_head
+        head.max_detections = max(head.max_detections, check_limits(limits)[-1])
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
     module = DetectionModule(
@@ -42,7 +57,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         config=OmegaConf.to_container(trained),  # type: ignore[arg-type]  # a dict, as the checkpoint holds it
         seed=trained.seed,
     )
-    evaluation = CocoEvaluation(run_dir=folder)
+    evaluation = CocoEvaluation(run_dir=folder, max_detections=limits)
     accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
@@ -58,8 +73,12 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     trainer.validate(module, datamodule=data, verbose=False)
     file = folder / "evaluation.json"
     record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
-    write_json(file, {**record, "metrics": evaluation.metrics, "per_class": evaluation.per_class})
+    record |= {"metrics": evaluation.metrics, "per_class": evaluation.per_class}
+    truth = of_images(data.val_index.coco_ground_truth(), evaluation.image_ids)  # type: ignore[union-attr]
+    record |= _statistics(config.against, truth, evaluation.matches, evaluation.max_detections[-1])
+    write_json(file, record)
     print(f"{results_table(evaluation.metrics)}\nroi_accuracy {evaluation.metrics['val/roi_accuracy']:.3f}")
+    print(_told(record))
     print(f"Written to {file}; the detections are beside it in detections.json")
 
 
@@ -74,10 +93,39 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     index = data.val_index
     if index is None:
         raise RuntimeError("setup leaves a validation index")
-    scores = score_results(index.coco_ground_truth(), results)
+    truth, limits = index.coco_ground_truth(), check_limits(config.metrics.max_detections or MAX_DETECTIONS)
+    matches = match_all(truth, results, limits[-1])
+    scores = score_matches(matches, truth["categories"], limits)
     file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
-    write_json(file, {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()})
-    print(f"{results_table(scores.metrics)}\nWritten to {file}")
+    record = {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()}
+    record |= _statistics(config.against, truth, matches, limits[-1])
+    write_json(file, record)
+    warning = limit_warning(next(iter(matches.values())), limits)
+    print(*([warning] if warning else []), results_table(scores.metrics), _told(record), sep="\n")
+    print(f"Written to {file}")
+
+
+def _statistics(against: str | None, truth: dict[str, Any], matches: dict[str, Matches], limit: int) -> dict[str, Any]:
+    """For evaluation.json: the intervals of AP over images, and the differences from what `against` detected."""
+    found: dict[str, Any] = {"intervals": intervals(matches)}
+    if against is not None:
+        others = match_all(truth, read_results(results_file(Path(against))), limit)
+        found |= {"against": against, "differences": differences(matches, others)}
+    return found
+
+
+def _told(record: dict[str, Any]) -> str:
+    lines = []
+    for name, (low, high) in record["intervals"].items():
+        kind = name.removeprefix("val/").removesuffix("_ap")
+        lines.append(f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}")
+        if difference := record.get("differences", {}).get(name):
+            low, high = difference["interval"]
+            lines.append(
+                f"{kind} AP against {record['against']}: {difference['value']:+.3f}, 95 % interval {low:+.3f} to "
+                f"{high:+.3f}, p = {difference['p_value']:.3f}"
+            )
+    return "\n".join(lines)
 
 
 def _validation_alone(data: DictConfig) -> DictConfig:

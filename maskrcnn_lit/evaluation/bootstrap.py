@@ -13,6 +13,7 @@ Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H 
 """
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -60,6 +61,19 @@ def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMP
     deviations = _deviations(weighted_ap(first, weights) - weighted_ap(second, weights))
     beyond = np.count_nonzero(np.abs(deviations) >= abs(value))
     return Difference(value, _interval(value, deviations), (beyond + 1) / (len(deviations) + 1))
+
+
+def intervals(matches: Mapping[str, Matches], *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval."""
+    return {f"val/{kind}_ap": bootstrap_ap(found, seed=seed).interval for kind, found in matches.items()}
+
+
+def differences(
+    first: Mapping[str, Matches], second: Mapping[str, Matches], *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """ "val/box_ap" and "val/mask_ap", where both have them -> the fields of their `Difference`."""
+    both = [kind for kind in first if kind in second]
+    return {f"val/{kind}_ap": paired_bootstrap(first[kind], second[kind], seed=seed)._asdict() for kind in both}
 
 
 def draw_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:

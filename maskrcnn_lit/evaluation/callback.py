@@ -18,7 +18,9 @@ from maskrcnn_lit.evaluation.coco_ap import (
     DetectionCollector,
     check_limits,
     limit_warning,
-    score_results,
+    match_all,
+    of_images,
+    score_matches,
 )
 from maskrcnn_lit.evaluation.coco_matching import Matches
 from maskrcnn_lit.evaluation.coco_results import write_results
@@ -39,7 +41,8 @@ class CocoEvaluation(Callback):
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
-    class name -> {"box_ap", "mask_ap"}, in every process. In process 0 `matches` holds what they were made of.
+    class name -> {"box_ap", "mask_ap"}, in every process. In process 0 `matches` holds what they were made of
+    and `image_ids` the images that were scored.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class CocoEvaluation(Callback):
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self.matches: dict[str, Matches] = {}
+        self.image_ids: list[int] = []
         self._validations = 0
         self._warned: str | None = None
         self._reset()
@@ -127,9 +131,12 @@ class CocoEvaluation(Callback):
             self._roi_accuracy.merge(roi_accuracy)
         index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
         results = self._collector.results(index.categories)
+        self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
-        scores = score_results(index.coco_ground_truth(), results, image_ids=seen, max_detections=self.max_detections)
+        truth = of_images(index.coco_ground_truth(), seen)
+        self.matches = match_all(truth, results, self.max_detections[-1])
+        scores = score_matches(self.matches, truth["categories"], self.max_detections)
         if len(seen) < len(index):
             pl_module.print(
                 f"scored {len(seen)} of {len(index)} validation images: "
@@ -137,8 +144,8 @@ class CocoEvaluation(Callback):
             )
         if math.isnan(scores.metrics["val/box_ap"]):
             pl_module.print("the validation images hold no objects: AP is not defined")
-        warning = limit_warning(scores.matches["box"], self.max_detections, self.model_limit)
+        warning = limit_warning(self.matches["box"], self.max_detections, self.model_limit)
         if warning and warning != self._warned:
             pl_module.print(warning)
-        self.matches, self._warned = scores.matches, warning
+        self._warned = warning
         return scores.metrics | {"val/roi_accuracy": self._roi_accuracy.compute()}, scores.per_class

@@ -32,12 +32,10 @@ _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 class Scores(NamedTuple):
     """metrics: by logged name (val/box_ap, val/mask_ap50, ...), NaN where there is no ground truth of
     that kind.
-    per_class: class name -> {"box_ap": ..., "mask_ap": ...}.
-    matches: "box" and "mask" -> what the numbers were made of."""
+    per_class: class name -> {"box_ap": ..., "mask_ap": ...}."""
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]]
-    matches: dict[str, Matches]
 
 
 class DetectionCollector:
@@ -108,26 +106,47 @@ def score_results(
 
     image_ids: score these images of the ground truth only (None: all of it).
     """
-    if image_ids is not None:
-        kept = set(image_ids)
-        ground_truth = ground_truth | {
-            "images": [image for image in ground_truth["images"] if image["id"] in kept],
-            "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
-        }
+    truth = ground_truth if image_ids is None else of_images(ground_truth, image_ids)
+    return score_matches(match_all(truth, results, max_detections[-1]), truth["categories"], max_detections)
+
+
+def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+    """The part of a COCO json that these images are."""
+    kept = set(image_ids)
+    return ground_truth | {
+        "images": [image for image in ground_truth["images"] if image["id"] in kept],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
+    }
+
+
+def match_all(
+    ground_truth: Mapping[str, Any], results: Sequence[dict[str, Any]], limit: int = MAX_DETECTIONS[-1]
+) -> dict[str, Matches]:
+    """ "box" and "mask", where the results have them, -> their matches, to be scored and resampled."""
+    kinds = {
+        kind: iou_type
+        for kind, iou_type in _IOU_TYPES.items()
+        if not results or any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results)
+    }
+    if not kinds:
+        raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
+    return {kind: match_results(ground_truth, results, iou_type=of, limit=limit) for kind, of in kinds.items()}
+
+
+def score_matches(
+    matches: Mapping[str, Matches],
+    categories: Sequence[Mapping[str, Any]],
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+) -> Scores:
+    """categories: of the ground truth, id and name each."""
     metrics: dict[str, float] = {}
-    per_class: dict[str, dict[str, float]] = {c["name"]: {} for c in ground_truth["categories"]}
-    matches: dict[str, Matches] = {}
-    for kind, iou_type in _IOU_TYPES.items():
-        if results and not any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results):
-            continue
-        matches[kind] = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
-        scores = _summary(matches[kind], max_detections, ground_truth["categories"])
+    per_class: dict[str, dict[str, float]] = {category["name"]: {} for category in categories}
+    for kind, found in matches.items():
+        scores = _summary(found, max_detections, categories)
         for name, value in scores.pop("ap_per_class").items():
             per_class[name][f"{kind}_ap"] = value
         metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
-    if not metrics:
-        raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
-    return Scores(metrics, per_class, matches)
+    return Scores(metrics, per_class)
 
 
 def coco_ap(
