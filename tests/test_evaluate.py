@@ -58,6 +58,10 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
         assert line.split()[:3] == [kind, f"{metrics[f'val/{kind}_ap']:.3f}", f"{metrics[f'val/{kind}_ap50']:.3f}"]
     assert f"roi_accuracy {metrics['val/roi_accuracy']:.3f}" in printed
     assert str(tmp_path / "evaluation.json") in printed[-1]
+    for kind in ("box", "mask"):
+        low, high = found["intervals"][f"val/{kind}_ap"]
+        assert low <= metrics[f"val/{kind}_ap"] <= high
+        assert f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}" in printed
 
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
@@ -233,6 +237,42 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
     (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
+
+
+def test_a_run_against_another(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """Against itself in both forms, and against itself without the surest half of what it finds."""
+    run = (f"run={trained}", "checkpoint=last")
+    found = json.loads((trained / "detections.json").read_text())
+    score = sorted(entry["score"] for entry in found)[len(found) // 2]
+    (tmp_path / "half.json").write_text(json.dumps([entry for entry in found if entry["score"] <= score]))
+    for name, against in (("same", trained), ("half", tmp_path / "half.json")):
+        verb("evaluate", *run, f"against={against}", f"run_dir={tmp_path}/{name}")
+    same, half = (evaluated(tmp_path / name)["differences"] for name in ("same", "half"))
+    assert set(same) == {"val/box_ap", "val/mask_ap"}
+    assert all(row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0} for row in same.values())
+    ours = evaluated(tmp_path / "half")["metrics"]["val/box_ap"]
+    verb("evaluate", *run, f"against={tmp_path}/half/evaluation.json", f"run_dir={tmp_path}/again")
+    assert evaluated(tmp_path / "again")["differences"] == same
+    assert 0 < half["val/box_ap"]["value"] <= ours and 0 < half["val/box_ap"]["p_value"] <= 1
+    printed = capsys.readouterr().out
+    assert f"box AP against {tmp_path}/half.json: {half['val/box_ap']['value']:+.3f}, 95 % interval" in printed
+    (tmp_path / "half.json").write_text(json.dumps([found[0] | {"image_id": 1}]))
+    verb("evaluate", *run, f"against={tmp_path}/half.json", f"run_dir={tmp_path}/bad", code=2)
+    assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+
+
+def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """The limit that counts is raised in the model too: 50 in training."""
+    run = (f"run={trained}", "checkpoint=last")
+    for limit in (3, 200):
+        verb("evaluate", *run, f"metrics.max_detections=[1,2,{limit}]", f"run_dir={tmp_path}/{limit}")
+        metrics = evaluated(tmp_path / str(limit))["metrics"]
+        assert {f"val/box_ar{limit}", "val/box_ar2"} <= metrics.keys() and "val/box_ar100" not in metrics
+        assert f"AR{limit}" in capsys.readouterr().out
+    counts = [len(json.loads((folder / "detections.json").read_text())) for folder in (trained, tmp_path / "200")]
+    assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
+    verb("evaluate", *run, "metrics.max_detections=[1,2]", f"run_dir={tmp_path}/a", code=2)
+    assert "metrics.max_detections=[1, 2] must be three ascending whole numbers" in capsys.readouterr().err
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

@@ -18,7 +18,10 @@ from maskrcnn_lit.data.index import Category, read_index
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import (
     DetectionCollector,
+    check_limits,
     coco_ap,
+    limit_warning,
+    match_all,
     results_table,
     score_results,
     to_coco_results,
@@ -208,6 +211,24 @@ def test_wrong_results_are_named(change: dict, said: str) -> None:
     with pytest.raises(UserError) as error:
         score_results(truth, [good, good | change])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("limits", [[1, 10], [10, 10, 100], [100, 10, 1], [0, 1, 2], [1, 10, 100.0]])
+def test_limits_that_are_none_are_named(limits: list) -> None:
+    with pytest.raises(UserError, match="must be three ascending whole numbers"):
+        check_limits(limits)
+    assert check_limits([1, 10, 400]) == (1, 10, 400)
+
+
+def test_more_objects_than_count_are_told() -> None:
+    objects = [box(1, 1, [0, 0, n, n]) for n in range(1, 8)] + [box(1, 2, [0, 0, n, n]) for n in range(1, 5)]
+    matches = match_all(small_truth([*objects, box(1, 1, [0, 0, 9, 9], iscrowd=1)]), [])["mask"]
+    assert limit_warning(matches, (1, 2, 7)) is None and limit_warning(matches, (1, 2, 7), 11) is None
+    few, model, both = (limit_warning(matches, *some) for some in (((1, 2, 6),), ((1, 2, 7), 10), ((1, 2, 6), 10)))
+    assert few and few.endswith("only 6 detections count: add metrics.max_detections=[1,2,7]")
+    assert model and model.startswith("an image holds 11 objects, but the model gives 10 detections at most")
+    assert both and both.endswith("add metrics.max_detections=[1,2,7] model.box_head.max_detections=11")
+    assert limit_warning(match_all(small_truth([]), [])["box"], (1, 2, 7)) is None
 
 
 def test_results_table_is_aligned_and_shows_a_dash_for_no_number() -> None:
