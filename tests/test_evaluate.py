@@ -216,16 +216,38 @@ def test_a_mistake_is_told(arguments, message, trained: Path, tmp_path: Path, ca
     assert not (tmp_path / "a").exists()
 
 
-def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+@pytest.fixture
+def perfect(test_data: Path) -> list[dict[str, Any]]:
     """Ground truth turned into detections; crowd regions ask for none."""
-    folder = test_data / "coco_mini"
-    truth = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
-    results = [
+    truth = json.loads((test_data / "coco_mini" / "annotations" / "instances_val2017.json").read_text())
+    return [
         {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
         for a in truth["annotations"]
         if not a["iscrowd"]
     ]
-    (tmp_path / "a.json").write_text(json.dumps(results))
+
+
+def test_results_against_others(test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "all.json").write_text(json.dumps(perfect))
+    (tmp_path / "some.json").write_text(json.dumps([entry for n, entry in enumerate(perfect) if n % 3]))
+    data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
+    verb("evaluate", f"results={tmp_path}/some.json", *data, f"run_dir={tmp_path}/b")
+    verb("evaluate", f"results={tmp_path}/all.json", f"against={tmp_path}/some.json", *data, f"run_dir={tmp_path}/a")
+    (low, high), worse = evaluated(tmp_path / "a")["intervals"]["val/mask_ap"], evaluated(tmp_path / "b")
+    assert low == pytest.approx(1) and high == pytest.approx(1)  # without an error there is nothing to be unsure of
+    difference = evaluated(tmp_path / "a")["differences"]["val/mask_ap"]
+    assert difference["value"] == pytest.approx(1 - worse["metrics"]["val/mask_ap"])
+    assert 0.2 < difference["interval"][0] < difference["value"] < difference["interval"][1] < 0.5
+    assert difference["p_value"] == pytest.approx(1 / 1001)
+    said = f"mask AP against {tmp_path}/some.json: {difference['value']:+.3f}, 95 % interval"
+    assert said in capsys.readouterr().out
+
+
+def test_the_results_of_another_tool_are_scored(
+    test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    folder = test_data / "coco_mini"
+    (tmp_path / "a.json").write_text(json.dumps(perfect))
     data = ("data=coco2017", f"data.root={folder}", "data.download=false")
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
     found = evaluated(tmp_path / "out")
@@ -234,30 +256,21 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
     assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
     assert len(found["per_class"]) == 80
     assert str(tmp_path / "out" / "evaluation.json") in capsys.readouterr().out
-    (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
+    (tmp_path / "a.json").write_text(json.dumps([*perfect[:1], {"image_id": 1}]))
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
-def test_a_run_against_another(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    """Against itself in both forms, and against itself without the surest half of what it finds."""
+def test_a_run_against_itself(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     run = (f"run={trained}", "checkpoint=last")
-    found = json.loads((trained / "detections.json").read_text())
-    score = sorted(entry["score"] for entry in found)[len(found) // 2]
-    (tmp_path / "half.json").write_text(json.dumps([entry for entry in found if entry["score"] <= score]))
-    for name, against in (("same", trained), ("half", tmp_path / "half.json")):
-        verb("evaluate", *run, f"against={against}", f"run_dir={tmp_path}/{name}")
-    same, half = (evaluated(tmp_path / name)["differences"] for name in ("same", "half"))
-    assert set(same) == {"val/box_ap", "val/mask_ap"}
-    assert all(row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0} for row in same.values())
-    ours = evaluated(tmp_path / "half")["metrics"]["val/box_ap"]
-    verb("evaluate", *run, f"against={tmp_path}/half/evaluation.json", f"run_dir={tmp_path}/again")
-    assert evaluated(tmp_path / "again")["differences"] == same
-    assert 0 < half["val/box_ap"]["value"] <= ours and 0 < half["val/box_ap"]["p_value"] <= 1
-    printed = capsys.readouterr().out
-    assert f"box AP against {tmp_path}/half.json: {half['val/box_ap']['value']:+.3f}, 95 % interval" in printed
-    (tmp_path / "half.json").write_text(json.dumps([found[0] | {"image_id": 1}]))
-    verb("evaluate", *run, f"against={tmp_path}/half.json", f"run_dir={tmp_path}/bad", code=2)
+    verb("evaluate", *run, f"against={trained}", f"run_dir={tmp_path}/same")
+    found = evaluated(tmp_path / "same")
+    assert found["against"] == str(trained) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    for row in found["differences"].values():
+        assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    entry = json.loads((trained / "detections.json").read_text())[0]
+    (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
+    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
     assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
 
 
