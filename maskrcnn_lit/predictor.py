@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from maskrcnn_lit.data.media import read_images
 from maskrcnn_lit.data.transforms import read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import to_coco_results
+from maskrcnn_lit.evaluation.thresholds import read_thresholds
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
@@ -66,7 +67,7 @@ class Predictor:
     model: MaskRCNN
     categories: tuple[Category, ...]
     config: DictConfig
-    score_threshold: float
+    score_thresholds: np.ndarray  # K: of label l at l - 1
 
     @torch.inference_mode()
     def predict(self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]) -> Iterator[Detections]:
@@ -84,7 +85,7 @@ class Predictor:
         if output.detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
         found = to_original(output.detections, batch)[0]
-        kept = np.flatnonzero(found["scores"] >= self.score_threshold)
+        kept = np.flatnonzero(found["scores"] >= self.score_thresholds[found["labels"] - 1])
         return Detections(
             name=name,
             image=image,
@@ -100,7 +101,7 @@ class Predictor:
 def load_model(
     source: str | Path,
     *,
-    score_threshold: float = 0.5,
+    score_threshold: float | Literal["best"] = 0.5,
     max_detections: int = 100,
     accelerator: str = "auto",
     checkpoint: str = "best",
@@ -110,26 +111,33 @@ def load_model(
     Args:
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's Mask R-CNN, or the
             name of published weights (`pretrained.PUBLISHED`).
-        score_threshold: detections below it are left out, 0..1.
+        score_threshold: detections below it are left out, 0..1; "best": below the threshold of their class that
+            `maskrcnn-lit evaluate` found best on the run's validation images (0.5 for a class without one).
         max_detections: an image.
         accelerator: auto, cpu or gpu.
         checkpoint: best or last, of a run folder.
 
     Raises:
-        UserError: no such run or checkpoint, or a threshold outside of 0..1.
+        UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run that was not evaluated.
     """
-    if not 0 <= score_threshold <= 1:
-        raise UserError(f"score_threshold={score_threshold} must be from 0 (all detections) to 1")
+    if score_threshold != "best" and not (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
+        raise UserError(
+            f"score_threshold={score_threshold} must be from 0 (all detections) to 1, or best: each class's own"
+        )
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections} must be at least 1")
     config, categories, state = read(source, checkpoint)
+    if score_threshold == "best":
+        thresholds = np.array(read_thresholds(source, [category.name for category in categories]))
+    else:
+        thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections
-    config.model.box_head.score_threshold = min(score_threshold, config.model.box_head.score_threshold)
+    config.model.box_head.score_threshold = min(*thresholds.tolist(), config.model.box_head.score_threshold)
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
     model = model.to(device=device, memory_format=torch.channels_last).eval()
-    return Predictor(model, categories, config, score_threshold)
+    return Predictor(model, categories, config, thresholds)
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:

@@ -89,3 +89,17 @@ def test_scoring():
     for figure in ("seconds", "cpu_seconds", "peak_mb"):
         assert set(report[figure]) == {"maskrcnn_lit", "pycocotools"} and min(report[figure].values()) > 0
     assert report["times_faster"] > 0 and set(report["intervals"]) == {"box", "mask"}
+
+
+def test_mask_rle(test_data: Path):
+    """It compares both ways' RLEs itself."""
+    small = ["--rounds", "1", "--detections", "5", "--sizes", "64,48", "50,70"]
+    for more, boxes in (([], "log-normal"), (["--coco", str(test_data / "coco_mini")], "instances_val2017")):
+        command = [sys.executable, "benchmarks/mask_rle.py", *small, *more]
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        reports = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [report["size"] for report in reports] == [[64, 48], [50, 70]]
+        for report in reports:
+            assert report["benchmark"] == "mask_rle" and report["boxes"] == boxes and report["detections"] == 5
+            assert set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"} and report["times_torchvision"] > 0

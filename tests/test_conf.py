@@ -16,6 +16,7 @@ from maskrcnn_lit.config import build, compose, conf_dir, show, yaml_name
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.overrides import flat
 from maskrcnn_lit.targets import ALLOWED_TARGETS
+from maskrcnn_lit.training.optimizer import Length
 from maskrcnn_lit.training.trainer import build_trainer
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -118,7 +119,7 @@ def test_data_builds_with_every_augmentation(data: str, augment: str):
 def test_an_optimizer_builds(optimizer: str):
     made = build(composed("train", f"optimizer={optimizer}").optimizer)
     layer = nn.Linear(2, 2)
-    plan = made(layer, batch_size=4, total_steps=10, fused=False)
+    plan = made(layer, batch_size=4, steps=Length(10, 5), fused=False)
     assert {id(p) for group in plan.optimizer.param_groups for p in group["params"]} == set(map(id, layer.parameters()))
 
 

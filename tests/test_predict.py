@@ -12,6 +12,8 @@ from pycocotools.coco import COCO
 from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, one_sentence, run_script, verb
 
 from maskrcnn_lit.data.draw import draw_instances
+from maskrcnn_lit.data.shapes import NAMES
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -97,6 +99,28 @@ def test_results_lie_in_the_run_by_default(
     assert (folder / "detections.json").is_file()
 
 
+def test_the_best_thresholds_of_the_run_are_used_where_they_are_stored(
+    trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(trained, run_dir)
+    given = ("predict", f"run={run_dir}", f"source={shapes}/val")
+    verb(*given, f"run_dir={tmp_path}/before")
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    rows = [{"name": name, "threshold": 0.0 if name == NAMES[0] else 1.0} for name in NAMES]
+    write_thresholds(run_dir, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
+    verb(*given, f"run_dir={tmp_path}/best")
+    first, second, *_ = sorted(NAMES)
+    values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
+    told = f"score_threshold of each class, by its best F1 on the run's validation images: {values[first]}, "
+    assert told + values[second] in capsys.readouterr().out
+    found = json.loads((tmp_path / "best" / "detections.json").read_text())
+    assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
+    verb(*given, f"run_dir={tmp_path}/half", "score_threshold=0.5")
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -104,6 +128,8 @@ def test_results_lie_in_the_run_by_default(
         (["source={photos}/*.gif"], "*.gif holds no image"),
         (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
         (["source={photos}", "score_threshold=50"], "score_threshold=50 must be from 0 (all detections) to 1"),
+        (["source={photos}", "score_threshold=high"], "score_threshold=high must be from 0"),
+        (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),
         (["source={photos}", "max_detections=0"], "max_detections=0 must be at least 1"),
         (["source={photos}", "run=none"], "none does not exist: give the folder that `maskrcnn-lit train` wrote"),
         (["source={photos}", "accelerator=tpu"], "'tpu'; expected auto, cpu or gpu"),

@@ -14,6 +14,7 @@ from tiny_verbs import SIZE, ground_truth
 from maskrcnn_lit import load_model
 from maskrcnn_lit.data.shapes import NAMES
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.predictor import Detections, Predictor, output_folder, read
 
 pytest_plugins = ("tiny_verbs",)
@@ -110,6 +111,25 @@ def test_a_threshold_leaves_out_what_is_less_certain(trained: Path, found: Detec
     assert some.names == found.names[: len(some.names)]
 
 
+def test_each_class_has_its_best_threshold(trained: Path, found: Detections, picture: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.yaml", "checkpoints"):
+        (run / name).symlink_to(trained / name)
+    (first, *_), values = sorted(set(found.names)), found.scores[np.array(found.names) == min(found.names)]
+    threshold = float(values[len(values) // 2])
+    rows = [{"name": name, "threshold": threshold if name == first else None} for name in NAMES]
+    write_thresholds(run, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
+    model = load_model(run, score_threshold="best", accelerator="cpu")
+    assert model.score_thresholds.tolist() == [threshold if name == first else 0.5 for name in sorted(NAMES)]
+    (some,) = model.predict(picture)
+    kept = [
+        score >= (threshold if name == first else 0.5) for name, score in zip(found.names, found.scores, strict=True)
+    ]
+    assert 0 < sum(kept) < len(kept) and np.array_equal(some.scores, found.scores[kept])
+    assert some.names == [name for name, is_kept in zip(found.names, kept, strict=True) if is_kept]
+
+
 def test_max_detections_are_the_best(trained: Path, found: Detections, picture: Path):
     (some,) = load_model(trained, score_threshold=0.0, max_detections=3, accelerator="cpu").predict(picture)
     assert np.array_equal(some.scores, found.scores[:3]) and np.array_equal(some.boxes, found.boxes[:3])
@@ -141,6 +161,8 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
         ({"source": "none"}, "none does not exist: give the folder"),
         ({"score_threshold": -0.1}, r"score_threshold=-0.1 must be from 0 \(all detections\) to 1"),
         ({"score_threshold": 1.5}, "score_threshold=1.5 must be"),
+        ({"score_threshold": "high"}, "score_threshold=high must be from 0 .* to 1, or best: each class's own"),
+        ({"score_threshold": "best"}, "thresholds.json, which is not there: run `maskrcnn-lit evaluate run="),
         ({"max_detections": 0}, "max_detections=0 must be at least 1"),
         ({"checkpoint": "newest"}, "checkpoint=newest must be best or last"),
         ({"accelerator": "tpu"}, "'tpu'; expected auto, cpu or gpu"),

@@ -143,7 +143,7 @@ def test_its_options_compose():
     named = options(README)
     assert len(named) >= 8
     within = [option for option in named if "." in option.split("=")[0]]
-    config.show("train", within)
+    config.show("train", ["data=coco2017", *sorted(within)])  # of the sets it has the most options
     for choice in named - set(within):
         config.show("train", [choice])
 

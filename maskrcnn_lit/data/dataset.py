@@ -6,6 +6,7 @@ Letters: B images, G padded instances, N instances of one image, M mask crop sid
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -187,19 +188,22 @@ def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) ->
         height, width = min((s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1])
     most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
     slots = next((n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0])
-    images = _zeros([len(samples), height, width, 3], torch.uint8)  # the memory that convolutions want
-    for row, image in zip(images, (s["images"].permute(1, 2, 0) for s in samples), strict=True):
-        row[: image.shape[0], : image.shape[1]] = image
+    images = _padded([s["images"].permute(1, 2, 0) for s in samples], (height, width, 3))  # what convolutions want
     batch: Batch = {"images": images.permute(0, 3, 1, 2)}
     for key in samples[0].keys() - {"images"}:
-        columns = [s[key] for s in samples]
-        if key not in TARGET_KEYS:
-            batch[key] = torch.stack(columns)
-            continue
-        batch[key] = _zeros([len(samples), slots, *columns[0].shape[1:]], columns[0].dtype)
-        for row, sample in zip(batch[key], columns, strict=True):
-            row[: len(sample)] = sample
+        columns, rest = [s[key] for s in samples], samples[0][key].shape
+        batch[key] = _padded(columns, (slots, *rest[1:]) if key in TARGET_KEYS else rest)
     return batch
+
+
+def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """One tensor of all, each put into the first corner of `shape`. NumPy writes: a third of torch's time an array."""
+    whole = _zeros([len(columns), *shape], columns[0].dtype)
+    held = whole.numpy()
+    for i, column in enumerate(columns):
+        corner: tuple[Any, ...] = (i, *map(slice, column.shape))
+        held[corner] = column.numpy()
+    return whole
 
 
 def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:

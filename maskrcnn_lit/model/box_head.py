@@ -43,6 +43,7 @@ class BoxHead(nn.Module):
         object_iou: a proposal that overlaps an object this much is one, any other is background.
         batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section 3.1: 512, 1:3).
         box_weights: scale of the deltas.
+        label_smoothing: share of the class targets that is spread over all classes and the background.
         score_threshold, nms_iou, max_detections: of inference (section 3.1).
         candidates: boxes that may enter suppression, best first. The answer is that of any number as long as no
             more of an image's boxes pass the threshold.
@@ -67,6 +68,7 @@ class BoxHead(nn.Module):
         convs: int = 0,
         norm: str | None = None,
         fcs: int = 2,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         check_whole(1, model__box_head__width=width, model__box_head__pool=pool, model__box_head__batch_size=batch_size)
@@ -74,6 +76,7 @@ class BoxHead(nn.Module):
         check_within(0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold)
         check_within(0, 1, model__box_head__object_iou=object_iou)
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
+        check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
         check_whole(0, model__box_head__convs=convs)
         check_whole(1, model__box_head__fcs=fcs, model__box_head__conv_width=conv_width)
         inputs = [channels, *[conv_width] * convs]
@@ -88,7 +91,7 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.deltas.bias)
         self.pool, self.num_classes, self.box_weights = pool, num_classes, tuple(box_weights)
         self.object_iou, self.batch_size, self.positive_fraction = object_iou, batch_size, positive_fraction
-        self.score_threshold, self.nms_iou = score_threshold, nms_iou
+        self.label_smoothing, self.score_threshold, self.nms_iou = label_smoothing, score_threshold, nms_iou
         self.max_detections, self.candidates = max_detections, candidates
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +131,9 @@ class BoxHead(nn.Module):
         own = deltas.gather(1, channel).view(images, count, 4)  # (B S) K 4 -> B S 4
         targets = encode(take(batch["boxes"], regions.instance), regions.boxes, self.box_weights)
         return {
-            "class": class_loss(logits.view(images, count, -1), regions.labels, regions.valid),
+            "class": class_loss(
+                logits.view(images, count, -1), regions.labels, regions.valid, smoothing=self.label_smoothing
+            ),
             "box": box_loss(own, targets, regions.positive, regions.valid),
         }
 

@@ -26,9 +26,12 @@ def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -
     return (loss * positive[..., None]).sum() / count(valid)
 
 
-def class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy of sampled regions over background (0) and classes: B S K+1, B S int64, B S -> scalar."""
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of sampled regions over background (0) and classes: B S K+1, B S int64, B S -> scalar.
+
+    smoothing: the share of each target that is spread evenly over all K + 1 (Szegedy et al. 2016, section 7).
+    """
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
     return (loss * valid.flatten()).sum() / count(valid)
 
 

@@ -16,8 +16,8 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
-from maskrcnn_lit.training.optimizer import Plan
-from maskrcnn_lit.training.trainer import total_steps
+from maskrcnn_lit.training.optimizer import Length, Plan
+from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares one with a validation step
 
@@ -31,7 +31,7 @@ class DetectionModule(LightningModule):
     """Trains `model`, whose forward takes a batch and returns an Output (losses, detections, box_labels).
 
     model: in train mode it gives the losses, in eval mode detections, and losses too where the batch has targets.
-    optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, total_steps and fused given.
+    optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, steps and fused given.
     categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into every checkpoint.
     seed: >= 0; all randomness of the steps comes from it.
 
@@ -103,7 +103,7 @@ class DetectionModule(LightningModule):
         plan = self.optimizer(
             self.model,
             batch_size=trainer.datamodule.batch_size * world * accumulate,  # type: ignore[attr-defined]
-            total_steps=total_steps(trainer),
+            steps=Length(total_steps(trainer), steps_per_epoch(trainer)),
             # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused optimizers do later.
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )

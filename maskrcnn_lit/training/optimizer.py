@@ -18,7 +18,15 @@ from torch.optim.lr_scheduler import LambdaLR
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+STUDY_EPOCHS = 10  # T_max of the reference study
 WARMUP_START = 0.001  # the first step's share of the learning rate, as in Detectron2 and torchvision's references
+
+
+class Length(NamedTuple):
+    """Of a run, in optimizer steps."""
+
+    total: int
+    epoch: int  # of one epoch
 
 
 class Plan(NamedTuple):
@@ -33,7 +41,7 @@ def adamw(
     model: nn.Module,
     *,
     batch_size: int,
-    total_steps: int,
+    steps: Length,
     fused: bool,
     lr: float,
     reference_batch: int,
@@ -43,31 +51,40 @@ def adamw(
     betas: Sequence[float],
     warmup_steps: int,
     end_factor: float,
+    schedule: str = "cosine",
 ) -> Plan:
-    """AdamW with a linear warm-up and a cosine over the rest of the run, down to `end_factor` of the learning rate.
+    """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
-    batch_size: images an optimizer step, over all devices and accumulated batches; total_steps: of the whole run.
+    batch_size: images an optimizer step, over all devices and accumulated batches.
     fused: one kernel for all parameters.
+    schedule: "cosine", over the rest of the run; or "study_cosine", see `study_cosine`.
     """
     if len(betas) != 2:
         raise UserError(f"optimizer.betas is {list(betas)}; expected two numbers, [0.9, 0.999] for example")
     check_within(0, 0.999999, optimizer__betas=betas[0])
     check_within(0, 0.999999, optimizer__betas=betas[1])
     check_within(0, 1, optimizer__end_factor=end_factor)
+    if schedule not in ("cosine", "study_cosine"):
+        raise UserError(f"optimizer.schedule is {schedule!r}; expected cosine or study_cosine")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
-    warmup = _warmup(warmup_steps, total_steps)
+    warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
-    schedule = partial(warmup_cosine, total=total_steps, warmup=warmup, end_factor=end_factor)
-    text += f"; AdamW, warm-up to step {warmup}, cosine to {scaled * end_factor:.3g} at step {total_steps}"
-    return Plan(optimizer, LambdaLR(optimizer, schedule), text)
+    text += f"; AdamW, warm-up to step {warmup}, "
+    if schedule == "cosine":
+        factor = partial(warmup_cosine, total=steps.total, warmup=warmup, end_factor=end_factor)
+        text += f"cosine to {scaled * end_factor:.3g} at step {steps.total}"
+    else:
+        factor = partial(study_cosine, epoch=steps.epoch, warmup=warmup, end_factor=end_factor)
+        text += f"cosine down to {scaled * end_factor:.3g} and up again every {2 * STUDY_EPOCHS} epochs"
+    return Plan(optimizer, LambdaLR(optimizer, factor), text)
 
 
 def sgd(
     model: nn.Module,
     *,
     batch_size: int,
-    total_steps: int,
+    steps: Length,
     fused: bool,
     lr: float,
     reference_batch: int,
@@ -90,13 +107,13 @@ def sgd(
         )
     check_within(0, 1, optimizer__momentum=momentum)
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
-    warmup = _warmup(warmup_steps, total_steps)
+    warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
-    steps = [round(share * total_steps) for share in milestones]
-    schedule = partial(warmup_multi_step, warmup=warmup, milestones=steps, gamma=gamma)
-    text += f"; SGD, warm-up to step {warmup}, times {gamma:g} at the steps {', '.join(map(str, steps)) or '(none)'}"
-    return Plan(optimizer, LambdaLR(optimizer, schedule), text + f" of {total_steps}")
+    downs = [round(share * steps.total) for share in milestones]
+    factor = partial(warmup_multi_step, warmup=warmup, milestones=downs, gamma=gamma)
+    text += f"; SGD, warm-up to step {warmup}, times {gamma:g} at the steps {', '.join(map(str, downs)) or '(none)'}"
+    return Plan(optimizer, LambdaLR(optimizer, factor), text + f" of {steps.total}")
 
 
 def parameter_groups(
@@ -151,6 +168,15 @@ def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> f
         return _line(step, warmup)
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * done)) / 2
+
+
+def study_cosine(step: int, *, epoch: int, warmup: int, end_factor: float) -> float:
+    """Factor on the learning rate at `step` as the reference study had it: half a cosine down in STUDY_EPOCHS epochs of
+    `epoch` steps each and, without a restart, the same way up, and so on (torch's CosineAnnealingLR beyond its T_max).
+    It changes from epoch to epoch."""
+    if step < warmup:
+        return _line(step, warmup)
+    return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * (step // epoch) / STUDY_EPOCHS)) / 2
 
 
 def warmup_multi_step(step: int, *, warmup: int, milestones: Sequence[int], gamma: float) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.training.meter import Speed
-from maskrcnn_lit.training.trainer import total_steps
+from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 SMOOTHING = 0.9  # a loss from before n batches counts 0.9^n of the last one
 
@@ -150,8 +150,7 @@ class _Pace:
         """Seconds, while training."""
         step = trainer.global_step
         seconds_per_step = (self._trained + time.monotonic() - self._mark) / max(1, step - self._first)
-        steps_per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        validations = (total - step) / steps_per_epoch / (trainer.check_val_every_n_epoch or 1)
+        validations = (total - step) / steps_per_epoch(trainer) / (trainer.check_val_every_n_epoch or 1)
         return seconds_per_step * (total - step) + self._validated * math.ceil(validations)
 
 

@@ -132,3 +132,8 @@ def total_steps(trainer: Trainer) -> int:
     """Optimizer steps of the whole run."""
     limits = [callback.steps for callback in trainer.callbacks if isinstance(callback, StopAtStep)]  # type: ignore[attr-defined]
     return int(min([trainer.estimated_stepping_batches, *(limit for limit in limits if limit is not None)]))
+
+
+def steps_per_epoch(trainer: Trainer) -> int:
+    """Optimizer steps of a whole epoch."""
+    return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

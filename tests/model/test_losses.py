@@ -34,6 +34,13 @@ def test_class_by_hand():
     assert loss.item() == pytest.approx((math.log(3) + math.log(2)) / 2)
 
 
+def test_smoothed_class_by_hand():
+    logits = torch.tensor([[[math.log(4), 0.0, 0]]])
+    loss = class_loss(logits, torch.tensor([[0]]), flags([YES]), smoothing=0.3)
+    right, wrong = math.log(6 / 4), math.log(6)
+    assert loss.item() == pytest.approx(0.8 * right + 0.1 * wrong + 0.1 * wrong), "0.1 for each, and 0.7 for the right"
+
+
 def test_mask_by_hand():
     logits = torch.tensor([[[0.0, 0], [0, 0]], [[math.log(3), 0], [0, 0]], [[9.0, 9], [9, 9]]])
     targets = torch.tensor([[[1.0, 0], [1, 0]], [[1, 0.5], [0, 1]], [[0, 0], [0, 0]]])

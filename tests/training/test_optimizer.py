@@ -8,16 +8,18 @@ from torch import nn
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.optimizer import (
+    Length,
     adamw,
     parameter_groups,
     scale_lr,
     sgd,
+    study_cosine,
     warmup_cosine,
     warmup_multi_step,
 )
 
 COMMON: dict[str, Any] = {
-    **{"batch_size": 8, "total_steps": 100, "fused": False, "lr": 0.1, "reference_batch": 16, "scaling": "linear"},
+    **{"batch_size": 8, "steps": Length(100, 5), "fused": False, "lr": 0.1, "reference_batch": 16, "scaling": "linear"},
     **{"backbone_factor": 0.5, "weight_decay": 0.05, "warmup_steps": 4},
 }
 ADAMW = partial(adamw, **COMMON, betas=(0.9, 0.999), end_factor=0.01)
@@ -44,6 +46,17 @@ def test_cosine_by_hand():
 
 def test_cosine_without_warmup_begins_at_the_top():
     assert warmup_cosine(0, total=10, warmup=0, end_factor=0.0) == 1.0
+
+
+def test_study_cosine_is_torchs_beyond_its_t_max():
+    """The study stepped CosineAnnealingLR(T_max=10) once an epoch and never restarted it."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=0.01)
+    for epoch in range(100):
+        ours = [study_cosine(step, epoch=3, warmup=0, end_factor=0.01) for step in range(3 * epoch, 3 * epoch + 3)]
+        assert ours == pytest.approx([optimizer.param_groups[0]["lr"]] * 3, abs=1e-9)
+        optimizer.step()
+        theirs.step()
 
 
 def test_multi_step_by_hand():
@@ -88,6 +101,7 @@ def test_learning_rate_is_scaled_and_said():
         (ADAMW, {"lr": 0.0}, "optimizer.lr is 0.0; expected a number above 0"),
         (ADAMW, {"lr": math.nan}, "optimizer.lr is nan; expected a number above 0"),
         (ADAMW, {"scaling": "sqrt"}, "optimizer.scaling is 'sqrt'; expected linear or none"),
+        (ADAMW, {"schedule": "linear"}, "optimizer.schedule is 'linear'; expected cosine or study_cosine"),
         (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps is -1; expected 0 or more"),
         (SGD, {"milestones": [60000, 80000]}, r"optimizer.milestones is \[60000, 80000\]; expected ascending shares"),
         (SGD, {"milestones": [0.9, 0.6]}, "expected ascending shares of the run"),
@@ -121,6 +135,14 @@ def test_adamw_follows_its_schedule():
     )
 
 
+def test_adamw_follows_the_study():
+    plan = ADAMW(Model(), schedule="study_cosine")
+    expected = [0.05 * study_cosine(step, epoch=5, warmup=4, end_factor=0.01) for step in range(101)]
+    assert rates(plan, 101) == pytest.approx(expected)
+    assert min(expected[4:]) == pytest.approx(0.0005) and expected[100] == pytest.approx(0.05)
+    assert plan.text.endswith("AdamW, warm-up to step 4, cosine down to 0.0005 and up again every 20 epochs")
+
+
 def test_sgd_follows_its_schedule():
     plan = SGD(Model())
     assert plan.optimizer.param_groups[0]["momentum"] == 0.9
@@ -130,7 +152,7 @@ def test_sgd_follows_its_schedule():
 
 
 def test_a_short_run_warms_up_for_a_tenth():
-    assert "SGD, warm-up to step 2" in SGD(Model(), total_steps=20).text
+    assert "SGD, warm-up to step 2" in SGD(Model(), steps=Length(20, 5)).text
 
 
 def test_the_schedule_is_a_function_of_the_step_alone():

@@ -1,0 +1,51 @@
+"""thresholds.json of a run folder: the best score threshold of each class, as an evaluation has found it.
+
+{"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with the highest F1 at that
+IoU on the run's own validation images. A class without one, as it had no objects there or nothing right was found, is
+not in it, and has DEFAULT.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.files import write_json
+
+FILE = "thresholds.json"
+DEFAULT = 0.5
+
+
+def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Path:
+    """Store the thresholds of what `analyse` returned; returns the file. It is complete or as it was before."""
+    best = {row["name"]: row["threshold"] for row in analysis["per_class"] if row["threshold"] is not None}
+    path = Path(run_folder) / FILE
+    write_json(path, {"boxes_or_masks": analysis["kind"], "iou": analysis["confusion"]["iou"], "thresholds": best})
+    return path
+
+
+def has_thresholds(run: str | Path) -> bool:
+    """Whether `run` is a run folder in which thresholds are stored."""
+    return (Path(run) / FILE).is_file()
+
+
+def read_thresholds(run: str | Path, names: Sequence[str]) -> list[float]:
+    """Of the classes `names`; DEFAULT for one without.
+
+    Raises:
+        UserError: `run` is no folder with thresholds, or they cannot be read.
+    """
+    path = Path(run) / FILE
+    try:
+        stored = json.loads(path.read_text())["thresholds"]
+        return [float(stored.get(name, DEFAULT)) for name in names]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"score_threshold=best needs {path}, which is not there: run `maskrcnn-lit evaluate run={run}` first (of a "
+            "run folder, on its own validation images), or give a number from 0 to 1"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} holds no thresholds ({error!r}): write it anew with `maskrcnn-lit evaluate run={run}`"
+        ) from None

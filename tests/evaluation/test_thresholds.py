@@ -1,0 +1,47 @@
+"""thresholds.json: written by an evaluation, read by predict."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.thresholds import FILE, has_thresholds, read_thresholds, write_thresholds
+
+ANALYSIS = {
+    "kind": "mask",
+    "confusion": {"iou": 0.5},
+    "per_class": [{"name": "ant", "threshold": 0.625}, {"name": "bee", "threshold": None}],
+}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    assert not has_thresholds(tmp_path)
+    assert write_thresholds(tmp_path, ANALYSIS) == tmp_path / FILE
+    assert json.loads((tmp_path / FILE).read_text()) == {
+        "boxes_or_masks": "mask",
+        "iou": 0.5,
+        "thresholds": {"ant": 0.625},
+    }
+    assert has_thresholds(tmp_path) and not has_thresholds("torchvision_v2")
+    assert read_thresholds(tmp_path, ["cat", "ant", "bee"]) == [0.5, 0.625, 0.5]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=f"needs {tmp_path}/{FILE}, .* run `maskrcnn-lit evaluate run={tmp_path}` first"
+    ):
+        read_thresholds(tmp_path, ["ant"])
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.touch()
+    with pytest.raises(UserError, match="of a run folder, on its own validation images"):
+        read_thresholds(checkpoint, ["ant"])
+    assert not has_thresholds(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"thresholds": {"ant": "high"}}', '{"thresholds": 3}'])
+def test_a_broken_file_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(UserError, match=r"holds no thresholds .* write it anew with `maskrcnn-lit evaluate run="):
+        read_thresholds(tmp_path, ["ant"])
