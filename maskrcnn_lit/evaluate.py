@@ -1,6 +1,5 @@
 """`maskrcnn-lit evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,19 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis import analyse
+from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
-from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, Scores, results_table, score_results
-from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.coco_ap import (
+    MAX_DETECTIONS,
+    Scores,
+    check_limits,
+    limit_warning,
+    match_all,
+    results_table,
+    score_matches,
+)
+from maskrcnn_lit.evaluation.coco_matching import Matches
+from maskrcnn_lit.evaluation.coco_results import read_results, results_file
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
@@ -41,6 +50,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
+    limits = config.metrics.max_detections or OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    if config.metrics.max_detections:
+        head = trained.model.box_head
+        head.max_detections = max(head.max_detections, check_limits(limits)[-1])
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
     module = DetectionModule(
@@ -51,7 +64,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         seed=trained.seed,
     )
     boxes = config.metrics.roi_accuracy.boxes
-    evaluation = CocoEvaluation(run_dir=folder, roi_boxes=boxes)
+    model_limit = trained.model.box_head.max_detections
+    evaluation = CocoEvaluation(run_dir=folder, max_detections=limits, roi_boxes=boxes, model_limit=model_limit)
     accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
@@ -65,21 +79,16 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         default_root_dir=folder,
     )
     trainer.validate(module, datamodule=data, verbose=False)
-    file = folder / "evaluation.json"
     record = {"run": str(config.run), "checkpoint": config.checkpoint, "data": described.name, "overrides": overrides}
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
-    record |= {"metrics": evaluation.metrics, "per_class": evaluation.per_class}
-    write_json(file, record)
     print(results_table(evaluation.metrics))
     print(roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes))
-    print(f"Written to {file}; the detections are beside it in detections.json")
-    if config.report:
-        index = _val_index(data).only(evaluation.image_ids)  # those that could be read, as in the scores
-        scores = Scores(evaluation.metrics, evaluation.per_class)
-        results = read_results(folder / "detections.json")
-        analysis = _report(folder, record, index, results, scores, evaluation.max_detections)
-        if config.get("data") is None and Path(config.run).is_dir():
-            write_thresholds(Path(config.run), analysis)  # of the run's own validation data
+    index = _val_index(data).only(evaluation.image_ids)  # those that could be read, as in the scores
+    results = read_results(folder / "detections.json")
+    scores = Scores(evaluation.metrics, evaluation.per_class)
+    analysis = _write(config, folder, record, index, results, scores, evaluation.matches, evaluation.max_detections[-1])
+    if analysis and config.get("data") is None and Path(config.run).is_dir():
+        write_thresholds(Path(config.run), analysis)  # of the run's own validation data
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> None:
@@ -90,27 +99,35 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
-    index = _val_index(data)
-    scores = score_results(index.coco_ground_truth(), results)
-    file = output_folder(None, config.run_dir, "evaluations") / "evaluation.json"
-    record = {"results": config.results, "data": data.name, "overrides": overrides, **scores._asdict()}
-    write_json(file, record)
-    print(f"{results_table(scores.metrics)}\nWritten to {file}")
-    if config.report:
-        _report(file.parent, record, index, results, scores, MAX_DETECTIONS)
+    index, limits = _val_index(data), check_limits(config.metrics.max_detections or MAX_DETECTIONS)
+    truth = index.coco_ground_truth()
+    matches = match_all(truth, results, limits[-1])
+    scores = score_matches(matches, truth["categories"], limits)
+    warning = limit_warning(next(iter(matches.values())), limits)
+    print(*([warning] if warning else []), results_table(scores.metrics), sep="\n")
+    record = {"results": config.results, "data": data.name, "overrides": overrides}
+    folder = output_folder(None, config.run_dir, "evaluations")
+    _write(config, folder, record, index, results, scores, matches, limits[-1])
 
 
-def _report(
+def _write(
+    config: DictConfig,
     folder: Path,
     record: dict[str, Any],
     index: AnnotationIndex,
     results: list[dict[str, Any]],
     scores: Scores,
-    max_detections: Sequence[int],
-) -> dict[str, Any]:
-    """Write the page of an evaluation (`record`, as in evaluation.json) and say where it is; the analysis on it."""
+    matches: dict[str, Matches],
+    limit: int,
+) -> dict[str, Any] | None:
+    """evaluation.json (`record` and the scores) and, if it is wanted, the page; the analysis on it."""
     truth = index.coco_ground_truth()
-    analysis = analyse(truth, results, scores=scores, max_detections=max_detections[-1])
+    record = record | scores._asdict() | _statistics(config.against, truth, matches, limit)
+    write_json(folder / "evaluation.json", record)
+    print(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
+    if not config.report:
+        return None
+    analysis = analyse(truth, results, scores=scores, max_detections=limit)
     page = write_report(
         folder,
         evaluation=record,
@@ -121,6 +138,29 @@ def _report(
     )
     print(f"The report is {page}")
     return analysis
+
+
+def _statistics(against: str | None, truth: dict[str, Any], matches: dict[str, Matches], limit: int) -> dict[str, Any]:
+    """For evaluation.json: the intervals of AP over images, and the differences from what `against` detected."""
+    found: dict[str, Any] = {"intervals": intervals(matches)}
+    if against is not None:
+        others = match_all(truth, read_results(results_file(Path(against))), limit)
+        found |= {"against": against, "differences": differences(matches, others)}
+    return found
+
+
+def _told(record: dict[str, Any]) -> str:
+    lines = []
+    for name, (low, high) in record["intervals"].items():
+        kind = name.removeprefix("val/").removesuffix("_ap")
+        lines.append(f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}")
+        if difference := record.get("differences", {}).get(name):
+            low, high = difference["interval"]
+            lines.append(
+                f"{kind} AP against {record['against']}: {difference['value']:+.3f}, 95 % interval {low:+.3f} to "
+                f"{high:+.3f}, p = {difference['p_value']:.3f}"
+            )
+    return "\n".join(lines)
 
 
 def _val_index(data: CocoDataModule) -> AnnotationIndex:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS
+
 NAMES = ("circle", "square <b>", "star")
 WIDTH, HEIGHT = 80, 60
 
@@ -78,6 +80,7 @@ def evaluation() -> dict[str, Any]:
     metrics = {f"val/{kind}_{key}": 0.5 + i / 64 for kind in ("box", "mask") for i, key in enumerate(keys)}
     return {
         **{"run": "outputs/<run>", "checkpoint": "best", "data": "shapes", "overrides": ["run=outputs/<run>"]},
+        "roi_accuracy": {"boxes": "all", "definition": DEFINITIONS["all"]},
         "metrics": metrics | {"val/mask_ap_large": None, "val/roi_accuracy": 0.9375},
         "per_class": {name: {"mask_ap": 0.5, "box_ap": 0.5} for name in NAMES},
     }

@@ -78,6 +78,19 @@ def test_data_loading(test_data: Path, tmp_path: Path):
         assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}
 
 
+def test_scoring():
+    small = ["--images", "60", "--detections", "20", "--rounds", "1", "--resamples", "20"]
+    command = [sys.executable, "benchmarks/scoring.py", *small]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["benchmark"] == "scoring" and report["images"] == 60 and report["largest_difference"] <= 1e-9
+    assert len(report["numbers"]) == 24 and 0.02 < report["numbers"]["mask_ap"] < 0.98
+    for figure in ("seconds", "cpu_seconds", "peak_mb"):
+        assert set(report[figure]) == {"maskrcnn_lit", "pycocotools"} and min(report[figure].values()) > 0
+    assert report["times_faster"] > 0 and set(report["intervals"]) == {"box", "mask"}
+
+
 def test_mask_rle(test_data: Path):
     """It compares both ways' RLEs itself."""
     small = ["--rounds", "1", "--detections", "5", "--sizes", "64,48", "50,70"]

@@ -67,6 +67,10 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
         accuracy = values["roi_accuracy"]
         assert line.split() == [name, "-" if accuracy is None else f"{accuracy:.3f}"]
     assert str(tmp_path / "evaluation.json") in printed[-1]
+    for kind in ("box", "mask"):
+        low, high = found["intervals"][f"val/{kind}_ap"]
+        assert low <= metrics[f"val/{kind}_ap"] <= high
+        assert f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}" in printed
 
 
 def test_roi_accuracy_as_the_study_counted(trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -243,16 +247,38 @@ def test_a_mistake_is_told(arguments, message, trained: Path, tmp_path: Path, ca
     assert not (tmp_path / "a").exists()
 
 
-def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+@pytest.fixture
+def perfect(test_data: Path) -> list[dict[str, Any]]:
     """Ground truth turned into detections; crowd regions ask for none."""
-    folder = test_data / "coco_mini"
-    truth = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
-    results = [
+    truth = json.loads((test_data / "coco_mini" / "annotations" / "instances_val2017.json").read_text())
+    return [
         {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
         for a in truth["annotations"]
         if not a["iscrowd"]
     ]
-    (tmp_path / "a.json").write_text(json.dumps(results))
+
+
+def test_results_against_others(test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "all.json").write_text(json.dumps(perfect))
+    (tmp_path / "some.json").write_text(json.dumps([entry for n, entry in enumerate(perfect) if n % 3]))
+    data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
+    verb("evaluate", f"results={tmp_path}/some.json", *data, f"run_dir={tmp_path}/b")
+    verb("evaluate", f"results={tmp_path}/all.json", f"against={tmp_path}/some.json", *data, f"run_dir={tmp_path}/a")
+    (low, high), worse = evaluated(tmp_path / "a")["intervals"]["val/mask_ap"], evaluated(tmp_path / "b")
+    assert low == pytest.approx(1) and high == pytest.approx(1)  # without an error there is nothing to be unsure of
+    difference = evaluated(tmp_path / "a")["differences"]["val/mask_ap"]
+    assert difference["value"] == pytest.approx(1 - worse["metrics"]["val/mask_ap"])
+    assert 0.2 < difference["interval"][0] < difference["value"] < difference["interval"][1] < 0.5
+    assert difference["p_value"] == pytest.approx(1 / 1001)
+    said = f"mask AP against {tmp_path}/some.json: {difference['value']:+.3f}, 95 % interval"
+    assert said in capsys.readouterr().out
+
+
+def test_the_results_of_another_tool_are_scored(
+    test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    folder = test_data / "coco_mini"
+    (tmp_path / "a.json").write_text(json.dumps(perfect))
     data = ("data=coco2017", f"data.root={folder}", "data.download=false")
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
     found = evaluated(tmp_path / "out")
@@ -266,7 +292,7 @@ def test_the_results_of_another_tool_are_scored(test_data: Path, tmp_path: Path,
     assert page.ids == list(SECTIONS)
     worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
     assert not any(entry["missed"] or entry["false"] for entry in worst)
-    (tmp_path / "a.json").write_text(json.dumps([*results[:1], {"image_id": 1}]))
+    (tmp_path / "a.json").write_text(json.dumps([*perfect[:1], {"image_id": 1}]))
     verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
@@ -307,6 +333,33 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(trained: Path, elsewh
     (run_dir / "thresholds.json").unlink(missing_ok=True)
     verb("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
+
+
+def test_a_run_against_itself(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    run = (f"run={trained}", "checkpoint=last", "report=false")
+    verb("evaluate", *run, f"against={trained}", f"run_dir={tmp_path}/same")
+    found = evaluated(tmp_path / "same")
+    assert found["against"] == str(trained) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    for row in found["differences"].values():
+        assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    entry = json.loads((trained / "detections.json").read_text())[0]
+    (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
+    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
+    assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+
+
+def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """The limit that counts is raised in the model too: 50 in training."""
+    run = (f"run={trained}", "checkpoint=last", "report=false")
+    for limit in (3, 200):
+        verb("evaluate", *run, f"metrics.max_detections=[1,2,{limit}]", f"run_dir={tmp_path}/{limit}")
+        metrics = evaluated(tmp_path / str(limit))["metrics"]
+        assert {f"val/box_ar{limit}", "val/box_ar2"} <= metrics.keys() and "val/box_ar100" not in metrics
+        assert f"AR{limit}" in capsys.readouterr().out
+    counts = [len(json.loads((folder / "detections.json").read_text())) for folder in (trained, tmp_path / "200")]
+    assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
+    verb("evaluate", *run, "metrics.max_detections=[1,2]", f"run_dir={tmp_path}/a", code=2)
+    assert "metrics.max_detections=[1, 2] must be three ascending whole numbers" in capsys.readouterr().err
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

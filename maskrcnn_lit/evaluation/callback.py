@@ -1,7 +1,7 @@
 """Scores what validation detects: COCO AP of boxes and masks, and roi_accuracy, under the names val/...
 
 The module only returns detections; this callback turns them into compressed masks batch by batch, gathers
-them over the processes, scores them once, and logs the same numbers in every process.
+them over the processes as bytes by image id, scores them once, and logs the same numbers in every process.
 """
 
 import math
@@ -10,12 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
-from maskrcnn_lit.evaluation.coco_ap import MAX_DETECTIONS, DetectionCollector, of_images, score_results
+from maskrcnn_lit.evaluation.coco_ap import (
+    MAX_DETECTIONS,
+    DetectionCollector,
+    check_limits,
+    limit_warning,
+    match_all,
+    of_images,
+    score_matches,
+)
+from maskrcnn_lit.evaluation.coco_matching import Matches
 from maskrcnn_lit.evaluation.coco_results import write_results
+from maskrcnn_lit.evaluation.processes import raise_reported, report_failure, share
 from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original
@@ -27,14 +36,16 @@ class CocoEvaluation(Callback):
     """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's `Output`.
 
     run_dir: where detections.json, the COCO results of the last evaluation, is written (None: nowhere).
-    max_detections: as for `coco_ap`.
+    max_detections: as for `coco_ap`; model_limit: the most detections of an image that the model gives, if known.
+    Where an image has more objects, a line says what to type.
     roi_boxes: what roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth) and `per_class`
     class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process. val/images: how many images were scored; a
-    quick look during training sees a part of them. In process 0 `image_ids` are these images, and `scored` is the
-    ground truth and the results, for callbacks that come after this one; it is dropped when the validation ends.
+    quick look during training sees a part of them. In process 0 `image_ids` are these images, `matches` is what the
+    scores were made of, and `scored` is the ground truth and the results, for callbacks that come after this one; it is
+    dropped when the validation ends.
     """
 
     def __init__(
@@ -43,15 +54,20 @@ class CocoEvaluation(Callback):
         run_dir: str | Path | None = None,
         max_detections: Sequence[int] = MAX_DETECTIONS,
         roi_boxes: str = "all",
+        model_limit: int | None = None,
     ) -> None:
         self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
-        self.max_detections = tuple(max_detections)
+        self.max_detections = check_limits(max_detections)
         self.roi_boxes = roi_boxes
+        self.model_limit = model_limit
         self.step = -1  # of the training, at the last validation
         self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = None  # COCO ground truth, COCO results
         self.metrics: dict[str, float] = {}
         self.per_class: dict[str, dict[str, float]] = {}
         self.image_ids: list[int] = []
+        self.matches: dict[str, Matches] = {}
+        self._validations = 0
+        self._warned: str | None = None
         self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -66,6 +82,7 @@ class CocoEvaluation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        raise_reported()
         started = time.perf_counter()
         output: Output = outputs
         if output.detections is None:
@@ -82,9 +99,10 @@ class CocoEvaluation(Callback):
         if trainer.sanity_checking:  # a few batches, through an untrained model
             return
         started = time.perf_counter()
-        self._gather()
-        scored = self._score(trainer, pl_module) if trainer.is_global_zero else ({}, {})
-        self.metrics, self.per_class = trainer.strategy.broadcast(scored)
+        self._validations += 1
+        own = self._collector, self._roi_accuracy
+        scored = share(f"validation {self._validations}", own, lambda all_: self._score(trainer, pl_module, all_))
+        self.metrics, self.per_class = scored
         self.step = trainer.global_step
         self._seconds += time.perf_counter() - started
         self.metrics["val/evaluation_seconds"] = self._seconds
@@ -99,32 +117,35 @@ class CocoEvaluation(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.scored = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """No process waits for one that has failed."""
+        if isinstance(exception, Exception):
+            raise_reported(exception)
+            report_failure(exception)
+
     def _reset(self) -> None:
         self._collector = DetectionCollector()
         self._roi_accuracy = RoiAccuracy(self.roi_boxes)
         self._seconds = 0.0
 
-    def _gather(self) -> None:
-        """Bring the images of all processes to process 0. An image that a sampler gave twice counts once."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        first = torch.distributed.get_rank() == 0
-        gathered: list[Any] | None = [None] * torch.distributed.get_world_size() if first else None
-        torch.distributed.gather_object((self._collector, self._roi_accuracy), gathered)
-        for collector, roi_accuracy in gathered or []:
+    def _score(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        gathered: Sequence[tuple[DetectionCollector, RoiAccuracy]],
+    ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Of the images of all processes. An image that a sampler gave twice counts once."""
+        for collector, roi_accuracy in gathered:
             self._collector.merge(collector)
             self._roi_accuracy.merge(roi_accuracy)
-
-    def _score(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
         results = self._collector.results(index.categories)
         self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
         truth = of_images(index.coco_ground_truth(), seen)
-        scores = score_results(truth, results, max_detections=self.max_detections)
+        self.matches = match_all(truth, results, self.max_detections[-1])
+        scores = score_matches(self.matches, truth["categories"], self.max_detections)
         if len(seen) < len(index):
             pl_module.print(
                 f"scored {len(seen)} of {len(index)} validation images: "
@@ -132,6 +153,10 @@ class CocoEvaluation(Callback):
             )
         if math.isnan(scores.metrics["val/box_ap"]):
             pl_module.print("the validation images hold no objects: AP is not defined")
+        warning = limit_warning(self.matches["box"], self.max_detections, self.model_limit)
+        if warning and warning != self._warned:
+            pl_module.print(warning)
+        self._warned = warning
         self.scored = truth, results
         accuracy = self._roi_accuracy.per_class([category.name for category in index.categories])
         per_class = {n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()}

@@ -1,40 +1,32 @@
 """COCO average precision of boxes and masks, as pycocotools computes it. No Lightning and no files in here.
 
-The numbers are pycocotools' own: COCOeval matches and accumulates. This file hands it ground truth and
-results in a form in which it makes no mistake, and names what comes out. Three of its traps are avoided
-on the way:
+Matching (coco_matching.py) and precision (coco_tables.py) follow COCOeval to the last bit, a data set at a time;
+pycocotools itself computes the IoU of masks. It has three traps, which are not copied:
 
-- It takes a ground-truth annotation with id 0 for "no match": annotations are renumbered from 1.
+- It takes a ground-truth annotation with id 0 for "no match": here ids of annotations say nothing.
 - A result that has a "bbox" gets the area of the box as its size even when masks are scored, which moves the
   small, medium and large mask AP. COCO's size of an object is the number of pixels of its mask
   (cocodataset.org, "Detection evaluation"): masks are scored with their own area, as in Detectron2 and
   torchvision's references.
 - It fails on an empty list of results: without a detection AP is 0.
-
-Letters: T IoU thresholds, R recall thresholds (results: detections of an image), K classes, A size ranges,
-M limits on the detections of an image.
 """
 
-import contextlib
-import io
 import math
+import pickle
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools import mask as rle_tools
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.data.categories import Category
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle
+from maskrcnn_lit.evaluation.coco_matching import FIELD, Matches, match_results
+from maskrcnn_lit.evaluation.coco_tables import coco_tables
 
 MAX_DETECTIONS = (1, 10, 100)
 _SIZES = ("small", "medium", "large")
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
-_FIELD = {"bbox": "bbox", "segm": "segmentation"}
 
 
 class Scores(NamedTuple):
@@ -52,14 +44,14 @@ class DetectionCollector:
     area of the images."""
 
     def __init__(self) -> None:
-        self.by_image: dict[int, dict[str, Any]] = {}
+        self.by_image: dict[int, bytes] = {}  # pickled: a third of the memory, and ready to be sent
         self.unreadable: set[int] = set()
 
     def add(self, detections: Iterable[dict[str, Any]], readable: Iterable[bool]) -> None:
         """Take what `to_original` gives for a batch; an image that could not be read is only counted."""
         for entry, is_readable in zip(detections, readable, strict=True):
             if is_readable:
-                self.by_image.setdefault(entry["image_id"], entry)
+                self.by_image.setdefault(entry["image_id"], pickle.dumps(entry))
             else:
                 self.unreadable.add(entry["image_id"])
 
@@ -70,7 +62,7 @@ class DetectionCollector:
 
     def results(self, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """COCO results in the order of the image ids; label l is `categories[l - 1]`."""
-        return to_coco_results([self.by_image[image] for image in sorted(self.by_image)], categories)
+        return to_coco_results((pickle.loads(self.by_image[image]) for image in sorted(self.by_image)), categories)
 
 
 def to_coco_results(detections: Iterable[dict[str, Any]], categories: Sequence[Category]) -> list[dict[str, Any]]:
@@ -114,29 +106,47 @@ def score_results(
 
     image_ids: score these images of the ground truth only (None: all of it).
     """
-    if image_ids is not None:
-        ground_truth = of_images(ground_truth, image_ids)
-    metrics: dict[str, float] = {}
-    per_class: dict[str, dict[str, float]] = {c["name"]: {} for c in ground_truth["categories"]}
-    for kind, iou_type in _IOU_TYPES.items():
-        if results and not any(isinstance(entry, dict) and _FIELD[iou_type] in entry for entry in results):
-            continue
-        scores = coco_ap(ground_truth, results, iou_type=iou_type, max_detections=max_detections)
-        for name, value in scores.pop("ap_per_class").items():
-            per_class[name][f"{kind}_ap"] = value
-        metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
-    if not metrics:
-        raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
-    return Scores(metrics, per_class)
+    truth = ground_truth if image_ids is None else of_images(ground_truth, image_ids)
+    return score_matches(match_all(truth, results, max_detections[-1]), truth["categories"], max_detections)
 
 
 def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
-    """The ground truth of these images alone."""
+    """The part of a COCO json that these images are."""
     kept = set(image_ids)
     return ground_truth | {
         "images": [image for image in ground_truth["images"] if image["id"] in kept],
         "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
     }
+
+
+def match_all(
+    ground_truth: Mapping[str, Any], results: Sequence[dict[str, Any]], limit: int = MAX_DETECTIONS[-1]
+) -> dict[str, Matches]:
+    """ "box" and "mask", where the results have them, -> their matches, to be scored and resampled."""
+    kinds = {
+        kind: iou_type
+        for kind, iou_type in _IOU_TYPES.items()
+        if not results or any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results)
+    }
+    if not kinds:
+        raise UserError("the results have neither 'bbox' nor 'segmentation'; give a COCO results json")
+    return {kind: match_results(ground_truth, results, iou_type=of, limit=limit) for kind, of in kinds.items()}
+
+
+def score_matches(
+    matches: Mapping[str, Matches],
+    categories: Sequence[Mapping[str, Any]],
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+) -> Scores:
+    """categories: of the ground truth, id and name each."""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, dict[str, float]] = {category["name"]: {} for category in categories}
+    for kind, found in matches.items():
+        scores = _summary(found, max_detections, categories)
+        for name, value in scores.pop("ap_per_class").items():
+            per_class[name][f"{kind}_ap"] = value
+        metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
+    return Scores(metrics, per_class)
 
 
 def coco_ap(
@@ -160,34 +170,40 @@ def coco_ap(
     ar_small, ar_medium, ar_large and "ap_per_class" (name -> AP): 0..1, or NaN without such ground truth.
     Raises UserError, naming them, for results of images or categories that the ground truth does not have.
     """
-    field = _FIELD[iou_type]
-    images = sorted(ground_truth["images"], key=lambda image: image["id"])
-    categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
-    # Numbered in the order of the ids, which is pycocotools' order: ids of any size and with any gaps
-    # will do.
-    image_numbers = {image["id"]: number for number, image in enumerate(images)}
-    category_numbers = {category["id"]: number for number, category in enumerate(categories)}
-    check_results(results, image_numbers, category_numbers, field)
+    matches = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
+    return _summary(matches, max_detections, ground_truth["categories"])
 
-    def annotation(source: dict[str, Any], number: int, fields: dict[str, Any]) -> dict[str, Any]:
-        image, category = image_numbers[source["image_id"]], category_numbers[source["category_id"]]
-        return {"id": number, "image_id": image, "category_id": category} | fields
 
-    truth = [
-        annotation(a, number, {"iscrowd": a.get("iscrowd", 0), "area": a["area"], field: a[field]})
-        for number, a in enumerate(ground_truth["annotations"], start=1)
-    ]
-    detected = [
-        annotation(r, number, {"score": r["score"]} | _shape(r, images[image_numbers[r["image_id"]]], iou_type))
-        for number, r in enumerate(results, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_api(images, categories, truth), _api(images, categories, detected), iou_type)
-        evaluation.params.maxDets = list(max_detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    names = [category["name"] for category in categories]
-    return _summary(evaluation.eval["precision"], evaluation.eval["recall"], max_detections, names)
+def check_limits(max_detections: Sequence[int]) -> tuple[int, ...]:
+    """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
+    limits = tuple(max_detections)
+    whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
+    if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
+        raise UserError(
+            f"metrics.max_detections={list(limits)} must be three ascending whole numbers, as in [1,10,100]"
+        )
+    return limits
+
+
+def limit_warning(matches: Matches, max_detections: Sequence[int], model_limit: int | None = None) -> str | None:
+    """What to type where an image has more objects than count, or than the model gives (`model_limit`)."""
+    counted = matches.truth_counted[:, 0]
+    image, labels = matches.truth_image[counted], matches.truth_labels[counted]
+    of_image = int(np.bincount(image, minlength=1).max())
+    of_class = int(np.bincount(image * matches.classes + labels, minlength=1).max())
+    if of_class > max_detections[-1]:
+        first = ",".join(map(str, max_detections[:-1]))
+        return (
+            f"an image holds {of_class} objects of a class, but only {max_detections[-1]} detections count: add "
+            f"metrics.max_detections=[{first},{of_class}]"
+            + (f" model.box_head.max_detections={of_image}" if model_limit and of_image > model_limit else "")
+        )
+    if model_limit and of_image > model_limit:
+        return (
+            f"an image holds {of_image} objects, but the model gives {model_limit} detections at most: add "
+            f"model.box_head.max_detections={of_image}"
+        )
+    return None
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:
@@ -204,36 +220,17 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
     return "\n".join(lines)
 
 
-def _shape(result: dict[str, Any], image: dict[str, Any], iou_type: str) -> dict[str, Any]:
-    """What of a result is scored, and its area."""
-    if iou_type == "bbox":
-        return {"bbox": result["bbox"], "area": result["bbox"][2] * result["bbox"][3]}
-    mask = mask_rle(result, image)
-    return {"segmentation": mask, "area": int(rle_tools.area(mask))}
-
-
-def _api(images: list[dict], categories: list[dict], annotations: list[dict[str, Any]]) -> COCO:
-    """pycocotools' index over these, with images and categories numbered by their place."""
-    api = COCO()
-    api.dataset = {
-        "images": [image | {"id": number} for number, image in enumerate(images)],
-        "categories": [category | {"id": number} for number, category in enumerate(categories)],
-        "annotations": annotations,
-    }
-    api.createIndex()
-    return api
-
-
 def _summary(
-    precision: np.ndarray, recall: np.ndarray, max_detections: Sequence[int], names: Sequence[str]
+    matches: Matches, max_detections: Sequence[int], categories: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """precision: T R K A M, recall: T K A M, where T is 0.5, 0.55 .. 0.95 and A all, small, medium, large."""
-    summary: dict[str, Any] = {"ap": _mean(precision[..., 0, -1])}
-    summary |= {"ap50": _mean(precision[0, ..., 0, -1]), "ap75": _mean(precision[5, ..., 0, -1])}
-    summary |= {f"ap_{size}": _mean(precision[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
+    precision, recall, _ = coco_tables(matches, max_detections)
+    names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
+    summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
+    summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}
+    summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(_SIZES, start=1)}
     summary |= {f"ar{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(max_detections)}
     summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
-    summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0, -1]) for k, name in enumerate(names)}
+    summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0]) for k, name in enumerate(names)}
     return summary
 
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return results
 
 
+def results_file(source: Path) -> Path:
+    """The detections of a run or an evaluation: of its folder or its evaluation.json; any other file is taken as is."""
+    folder = source if source.is_dir() else source.parent
+    return folder / "detections.json" if source.is_dir() or source.name == "evaluation.json" else source
+
+
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Write a COCO results json, one entry a line; the file is complete or as it was before."""
     atomic_write(path, "[" + ",\n".join(json.dumps(entry) for entry in results) + "]\n")
@@ -35,17 +42,20 @@ def check_results(
 ) -> None:
     """Raise UserError unless every entry has image_id, category_id, score and `field` ("bbox" or
     "segmentation"), and names an image and a category of the ground truth."""
+    needed = {"image_id", "category_id", "score", field}
     for number, entry in enumerate(results):
-        missing = {"image_id", "category_id", "score", field} - set(entry if isinstance(entry, dict) else ())
-        if missing:
+        if not isinstance(entry, dict) or not needed <= entry.keys():
+            missing = needed - set(entry if isinstance(entry, dict) else ())
             raise UserError(
                 f"entry {number} of the results has no {', '.join(map(repr, sorted(missing)))}; "
                 "every entry needs image_id, category_id, score, and bbox or segmentation"
             )
-        if not _is_number(entry["score"]):
-            raise UserError(f"entry {number} of the results has score {entry['score']!r}; give a finite number")
-        if field == "bbox" and not _is_box(entry["bbox"]):
-            raise UserError(f"entry {number} of the results has bbox {entry['bbox']!r}; give [x, y, width, height]")
+    scores = [entry["score"] for entry in results]
+    for number in _bad(scores, _is_number) if not _all_numbers(scores) else ():
+        raise UserError(f"entry {number} of the results has score {scores[number]!r}; give a finite number")
+    boxes = [entry["bbox"] for entry in results] if field == "bbox" else []
+    for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
+        raise UserError(f"entry {number} of the results has bbox {boxes[number]!r}; give [x, y, width, height]")
     for what, key, known in (("image", "image_id", image_ids), ("category", "category_id", category_ids)):
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
@@ -58,16 +68,38 @@ def check_results(
 def mask_rle(result: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
     """The mask of a results entry (RLE, compressed or not, or polygons) as compressed RLE of its image."""
     mask, size = result["segmentation"], [image["height"], image["width"]]
+    if not isinstance(mask, list):
+        if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
+            raise UserError(f"a mask of image {result['image_id']} is {mask!r:.60}; give RLE: size and counts")
+        if mask["size"] != size and list(mask["size"]) != size:
+            raise UserError(
+                f"a mask of image {result['image_id']} is {list(mask['size'])} (height, width) and the image is "
+                f"{size}; give masks in the pixels of the original image"
+            )
+    return compressed_rle(mask, image)
+
+
+def compressed_rle(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
+    """Polygons, run lengths or compressed RLE as compressed RLE."""
+    size = image["height"], image["width"]
     if isinstance(mask, list):
-        return rle_tools.merge(rle_tools.frPyObjects(mask, *size))
-    if not isinstance(mask, dict) or not {"size", "counts"} <= set(mask):
-        raise UserError(f"a mask of image {result['image_id']} is {mask!r:.60}; give RLE: size and counts")
-    if list(mask["size"]) != size:
-        raise UserError(
-            f"a mask of image {result['image_id']} is {list(mask['size'])} (height, width) and the image is "
-            f"{size}; give masks in the pixels of the original image"
-        )
+        parts = rle_tools.frPyObjects(mask, *size)
+        return parts[0] if len(parts) == 1 else rle_tools.merge(parts)
     return rle_tools.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
+
+
+def _bad(values: Sequence[Any], is_good: Callable[[Any], bool]) -> Iterator[int]:
+    return (number for number, value in enumerate(values) if not is_good(value))
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    """Whether they are plain finite numbers; in milliseconds for hundreds of thousands."""
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+
+
+def _all_boxes(boxes: Sequence[Any]) -> bool:
+    shaped = set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}
+    return shaped and _all_numbers(list(chain.from_iterable(boxes)))
 
 
 def _is_number(value: Any) -> bool:

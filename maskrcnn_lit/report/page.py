@@ -8,7 +8,7 @@ from typing import Any
 from maskrcnn_lit.report import html, sections
 from maskrcnn_lit.report.sections import Plots
 from maskrcnn_lit.report.theme import Analysis
-from maskrcnn_lit.report.words import ROI_ACCURACY, headline, number, plural, summary
+from maskrcnn_lit.report.words import headline, number, plural, summary
 from maskrcnn_lit.report.worst_images import Picture
 
 SECTIONS = {
@@ -71,7 +71,7 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
     if analysis["boundary_ap"] is not None:
         entries.append(("boundary AP", number(analysis["boundary_ap"]), "where the outlines must agree too"))
     if "val/roi_accuracy" in metrics:
-        entries.append(("roi_accuracy", number(metrics["val/roi_accuracy"]), ROI_ACCURACY))
+        entries.append(("roi_accuracy", number(metrics["val/roi_accuracy"]), "no AP: see below the classes"))
     yield html.tiles(entries)
     yield html.bullets(summary(analysis))
 
@@ -117,8 +117,8 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
         "are those at this threshold, at IoU 0.50.",
         "soft",
     )
-    if "roi_accuracy" in columns:
-        yield html.paragraph(f"roi_accuracy: {ROI_ACCURACY}.", "soft")
+    if "roi_accuracy" in evaluation:
+        yield html.paragraph(f"roi_accuracy: {evaluation['roi_accuracy']['definition']}", "soft")
 
 
 def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:

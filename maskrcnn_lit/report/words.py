@@ -8,7 +8,6 @@ import numpy as np
 Analysis = Mapping[str, Any]
 
 POOLED = "all classes"  # the name of the curve of all classes together
-ROI_ACCURACY = "share of ground-truth boxes that the box head, given the box, puts in the right class; no AP"
 # The kinds of errors of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", 2020)
 ERRORS = {
     "classification": "wrong class",

@@ -5,6 +5,10 @@ Images are 64 x 64 and hold one rectangle each; the detection of image n lies n 
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import score_results
 from maskrcnn_lit.model.mask_rcnn import Output
@@ -219,18 +224,78 @@ class WriteMetrics(ModelCheckpoint):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
 
 
-def test_two_processes_score_seven_images_as_one_does(tmp_path: Path) -> None:
-    """Lightning's sampler gives one image twice so that both processes get four."""
+@pytest.mark.parametrize(("processes", "images"), [(2, 7), (3, 7), (3, 2)])
+def test_processes_score_as_one_does(processes: int, images: int, tmp_path: Path) -> None:
+    """Lightning's sampler gives some images twice so that all processes get as many."""
     alone, evaluation = CocoEvaluation(), CocoEvaluation(run_dir=tmp_path)
-    _trainer(tmp_path, alone).validate(Module(), Data(), verbose=False)
-    trainer = _trainer(tmp_path, evaluation, WriteMetrics(tmp_path, evaluation), devices=2, strategy="ddp_spawn")
-    trainer.validate(Module(), Data(), verbose=False)
-    assert len(json.loads((tmp_path / "detections.json").read_text())) == 14
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    assert first["logged"] == second["logged"] and first["per_class"] == second["per_class"]
-    for record in (first, second):
+    _trainer(tmp_path, alone).validate(Module(), Data(images), verbose=False)
+    watch = WriteMetrics(tmp_path, evaluation)
+    trainer = _trainer(tmp_path, evaluation, watch, devices=processes, strategy="ddp_spawn")
+    trainer.validate(Module(), Data(images), verbose=False)
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == 2 * images
+    first, *others = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(processes))
+    for record in (first, *others):
+        assert record["logged"] == first["logged"] and record["per_class"] == first["per_class"]
         metrics = {k: v for k, v in record["metrics"].items() if k != "val/evaluation_seconds"}
         assert metrics == pytest.approx(_without_time(alone), abs=1e-12, nan_ok=True)
+
+
+class Failing(Module):
+    """Process `rank` fails at its second batch."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+        if self.global_rank == self.rank and batch_idx == 1:
+            raise UserError("a mask of image 3 is damaged")
+        return super().validation_step(batch, batch_idx)
+
+
+def fit_and_fail(folder: str, failing: str) -> None:
+    """What each process of the next test runs."""
+    trainer = _trainer(Path(folder), CocoEvaluation(), devices=2, strategy="ddp", max_epochs=1, num_sanity_val_steps=0)
+    try:
+        trainer.fit(Failing(int(failing)), datamodule=Data())
+    except UserError as error:
+        Path(folder, f"{os.environ['RANK']}.txt").write_text(str(error))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_ends_all_with_its_message(failing: int, tmp_path: Path) -> None:
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.getsockname()[1]), "WORLD_SIZE": "2"}
+    shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1", "OMP_NUM_THREADS": "1"}
+    code = f"from test_callback import fit_and_fail; fit_and_fail({str(tmp_path)!r}, '{failing}')"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).resolve().parent,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in running:
+            process.wait(timeout=180)
+    finally:
+        for process in running:
+            process.kill()
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)]
+    assert said[failing] == "a mask of image 3 is damaged"
+    assert said[1 - failing] == f"process {failing} failed: a mask of image 3 is damaged"
+
+
+def test_more_objects_than_count_are_told_with_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The first image holds two objects."""
+    evaluation = CocoEvaluation(max_detections=[1, 2, 3], model_limit=1)
+    _trainer(tmp_path, evaluation).validate(Module(), Data(), verbose=False)
+    said = "an image holds 2 objects, but the model gives 1 detections at most: add model.box_head.max_detections=2"
+    assert said in capsys.readouterr().out and "val/box_ar3" in evaluation.metrics
+    with pytest.raises(UserError, match=r"metrics\.max_detections=\[1, 2\] must be three ascending whole numbers"):
+        CocoEvaluation(max_detections=[1, 2])
 
 
 def _without_time(evaluation: CocoEvaluation) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """coco_ap against plain pycocotools, on real ground truth and on small random sets."""
 
-import contextlib
 import copy
-import io
 import json
 import math
 import pickle
@@ -10,24 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_cases import CASES, Case, box, found, jitter, rle, small_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_coco import NAMES, api, largest_difference, plain
 from pycocotools import mask as rle_tools
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_lit.data.index import Category, read_index
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import (
     DetectionCollector,
+    check_limits,
     coco_ap,
+    limit_warning,
+    match_all,
     results_table,
     score_results,
     to_coco_results,
 )
-
-NAMES = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100"]
-NAMES += ["ar_small", "ar_medium", "ar_large"]
 
 
 @pytest.fixture(scope="module")
@@ -37,55 +35,29 @@ def ground_truth(test_data: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def jittered(ground_truth: dict) -> list[dict]:
-    """The ground truth moved a little, some of it dropped or of a wrong class, false positives, many
-    equal scores."""
-    rng = np.random.default_rng(0)
-    api, results = _api(ground_truth), []
-    classes = [category["id"] for category in ground_truth["categories"]]
-    for a in ground_truth["annotations"]:
-        if a["iscrowd"] or rng.random() < 0.2:
-            continue
-        mask = api.annToMask(a)
-        for _ in range(rng.integers(1, 3)):  # some objects are found twice
-            moved = np.roll(mask, rng.normal(0, 2, 2).round().astype(int), axis=(0, 1))
-            x, y, w, h = np.array(a["bbox"]) + rng.normal(0, 0.05, 4) * np.array(a["bbox"])[[2, 3, 2, 3]]
-            wrong = rng.random() < 0.1
-            results.append(
-                {
-                    "image_id": a["image_id"],
-                    "category_id": int(rng.choice(classes)) if wrong else a["category_id"],
-                    "bbox": [x, y, w, h],
-                    "score": round(rng.random(), 2),
-                    "segmentation": _rle(moved),
-                }
-            )
-    for image in ground_truth["images"]:  # and something that is nowhere, on images without objects too
-        mask = np.zeros((image["height"], image["width"]), np.uint8)
-        mask[10:60, 20:90] = 1
-        entry = {"image_id": image["id"], "category_id": int(rng.choice(classes)), "bbox": [20, 10, 70, 50]}
-        results.append(entry | {"score": round(rng.random(), 2), "segmentation": _rle(mask)})
-    rng.shuffle(results)
-    return results
+    return jitter(ground_truth)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_equals_pycocotools_on_real_ground_truth(
-    ground_truth: dict, jittered: list[dict], tmp_path: Path, iou_type: str
-) -> None:
-    ours = coco_ap(ground_truth, jittered, iou_type=iou_type)
-    stats, per_class = _plain(ground_truth, jittered, iou_type, tmp_path)
-    assert 0.2 < ours["ap"] < 0.8 and ours["ap_small"] < ours["ap_large"]  # neither trivial nor perfect
-    _assert_equal(ours, stats)
-    assert len(ours["ap_per_class"]) == 80
-    for name, value in per_class.items():
-        assert ours["ap_per_class"][name] == pytest.approx(value, abs=1e-9, nan_ok=True)
+@pytest.mark.parametrize("name", CASES)
+def test_equals_pycocotools(ground_truth: dict, jittered: list[dict], name: str, iou_type: str) -> None:
+    case: Case = CASES[name](ground_truth, jittered)
+    ours = coco_ap(case.truth, case.results, iou_type=iou_type, max_detections=case.max_detections)
+    theirs = plain(case.truth, case.results, iou_type, max_detections=case.max_detections)
+    assert largest_difference(ours, theirs) <= 1e-9
+    assert len(ours) == 13 and len(ours["ap_per_class"]) == len(case.truth["categories"])
+    assert case.trivial or 0.02 < ours["ap"] < 0.98
 
 
-def test_masks_are_sized_by_their_own_area_and_not_by_their_boxes(
-    ground_truth: dict, jittered: list[dict], tmp_path: Path
-) -> None:
+def test_the_json_files_score_as_their_content(ground_truth: dict, jittered: list[dict], tmp_path: Path) -> None:
     ours = coco_ap(ground_truth, jittered, iou_type="segm")
-    naive, _ = _plain(ground_truth, jittered, "segm", tmp_path, drop_boxes=False)
+    assert ours["ap_small"] < ours["ap_large"]
+    assert largest_difference(ours, plain(ground_truth, jittered, "segm", folder=tmp_path)) <= 1e-9
+
+
+def test_masks_are_sized_by_their_own_area_and_not_by_their_boxes(ground_truth: dict, jittered: list[dict]) -> None:
+    ours = coco_ap(ground_truth, jittered, iou_type="segm")
+    naive, _ = plain(ground_truth, jittered, "segm", drop_boxes=False)
     for name, value in zip(NAMES, naive, strict=True):
         if not name.startswith("ap_"):
             assert ours[name] == pytest.approx(value, abs=1e-9)
@@ -94,10 +66,10 @@ def test_masks_are_sized_by_their_own_area_and_not_by_their_boxes(
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_ground_truth_as_detections_scores_one(ground_truth: dict, iou_type: str) -> None:
-    api = _api(ground_truth)
+    coco = api(ground_truth)
     results = [
         {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
-        | {"segmentation": _rle(api.annToMask(a))}
+        | {"segmentation": rle(coco.annToMask(a))}
         for a in ground_truth["annotations"]
         if not a["iscrowd"]
     ]
@@ -118,20 +90,20 @@ def test_the_index_gives_ground_truth_that_scores_as_the_json_does(
 
 
 def test_detections_inside_a_crowd_region_are_no_false_positives() -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(1, 1, [60, 0, 50, 100], iscrowd=1)])
-    inside = [_found(1, 1, [0, 0, 50, 50], 0.5), _found(1, 1, [65, 10, 20, 20], 0.9)]
-    outside = [inside[0], _found(1, 1, [0, 90, 20, 20], 0.9)]
+    truth = small_truth([box(1, 1, [0, 0, 50, 50]), box(1, 1, [60, 0, 50, 100], iscrowd=1)])
+    inside = [found(1, 1, [0, 0, 50, 50], 0.5), found(1, 1, [65, 10, 20, 20], 0.9)]
+    outside = [inside[0], found(1, 1, [0, 90, 20, 20], 0.9)]
     assert coco_ap(truth, inside, iou_type="bbox")["ap"] == pytest.approx(1.0)
     assert coco_ap(truth, outside, iou_type="bbox")["ap"] == pytest.approx(0.5)
 
 
-def test_annotation_ids_from_zero_are_scored_as_others_are(tmp_path: Path) -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(2, 1, [0, 0, 40, 40])])
-    results = [_found(1, 1, [0, 0, 50, 50], 0.9), _found(2, 1, [0, 0, 40, 40], 0.8)]
+def test_annotation_ids_from_zero_are_scored_as_others_are() -> None:
+    truth = small_truth([box(1, 1, [0, 0, 50, 50]), box(2, 1, [0, 0, 40, 40])])
+    results = [found(1, 1, [0, 0, 50, 50], 0.9), found(2, 1, [0, 0, 40, 40], 0.8)]
     from_zero = truth | {"annotations": [a | {"id": n} for n, a in enumerate(truth["annotations"])]}
     assert coco_ap(truth, results, iou_type="bbox")["ap"] == pytest.approx(1.0)
     assert coco_ap(from_zero, results, iou_type="bbox") == coco_ap(truth, results, iou_type="bbox")
-    trapped, _ = _plain(from_zero, results, "bbox", tmp_path)
+    trapped, _ = plain(from_zero, results, "bbox")
     assert trapped[0] < 0.9  # this is what the renumbering is for
 
 
@@ -152,18 +124,18 @@ def test_ids_of_any_size_and_order_score_the_same(
 
 
 def test_no_detection_scores_zero_and_no_ground_truth_is_nan() -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50])])  # medium: there is nothing small or large
+    truth = small_truth([box(1, 1, [0, 0, 50, 50])])  # medium: there is nothing small or large
     for iou_type in ("bbox", "segm"):
         scores = coco_ap(truth, [], iou_type=iou_type)
         assert scores["ap"] == scores["ap50"] == scores["ap_medium"] == scores["ar100"] == 0.0
         assert math.isnan(scores["ap_small"]) and math.isnan(scores["ar_large"])
         assert scores["ap_per_class"]["one"] == 0.0 and math.isnan(scores["ap_per_class"]["two"])
-    assert math.isnan(coco_ap(_truth([]), [_found(1, 1, [0, 0, 5, 5], 0.5)], iou_type="bbox")["ap"])
+    assert math.isnan(coco_ap(small_truth([]), [found(1, 1, [0, 0, 5, 5], 0.5)], iou_type="bbox")["ap"])
 
 
 def test_false_positives_on_an_image_without_objects_cost() -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
-    right, wrong = _found(1, 1, [0, 0, 50, 50], 0.5), _found(2, 1, [0, 0, 50, 50], 0.9)
+    truth = small_truth([box(1, 1, [0, 0, 50, 50])])
+    right, wrong = found(1, 1, [0, 0, 50, 50], 0.5), found(2, 1, [0, 0, 50, 50], 0.9)
     assert coco_ap(truth, [right, wrong], iou_type="bbox")["ap"] == pytest.approx(0.5)
 
 
@@ -177,16 +149,16 @@ def test_arguments_stay_as_they_are_and_nothing_is_printed(
     assert capsys.readouterr() == ("", "")
 
 
-def test_more_detections_an_image_than_a_hundred(tmp_path: Path) -> None:
+def test_more_detections_an_image_than_a_hundred() -> None:
     boxes = [[x * 8, y * 8, 7, 7] for x in range(15) for y in range(15)]
-    truth = _truth([_box(1, 1, box) for box in boxes])
-    results = [_found(1, 1, box, 0.9 - n / 1000) for n, box in enumerate(boxes)]
+    truth = small_truth([box(1, 1, place) for place in boxes])
+    results = [found(1, 1, place, 0.9 - n / 1000) for n, place in enumerate(boxes)]
     limited = coco_ap(truth, results, iou_type="bbox")
     scores = coco_ap(truth, results, iou_type="bbox", max_detections=(1, 10, 300))
     assert limited["ar100"] == pytest.approx(100 / 225)
     assert scores["ar300"] == scores["ap"] == pytest.approx(1.0) and "ar100" not in scores
-    stats, _ = _plain(truth, results, "bbox", tmp_path, max_detections=[1, 10, 300])
-    assert [scores["ap50"], scores["ap_small"], scores["ar300"]] == pytest.approx([stats[1], stats[3], stats[8]])
+    theirs = plain(truth, results, "bbox", max_detections=[1, 10, 300])
+    assert largest_difference(scores, theirs) <= 1e-9
 
 
 _sides = st.integers(1, 110)
@@ -197,20 +169,21 @@ _ids = st.integers(1, 2)
 @settings(deadline=None, max_examples=60)
 @given(
     objects=st.lists(st.tuples(_ids, _ids, _boxes, st.integers(0, 1)), max_size=8),
-    found=st.lists(st.tuples(_ids, _ids, _boxes, st.sampled_from([0.1, 0.5, 0.9])), min_size=1, max_size=12),
+    seen=st.lists(st.tuples(_ids, _ids, _boxes, st.sampled_from([0.1, 0.5, 0.9])), max_size=12),
     copied=st.integers(0, 8),
 )
-def test_equals_pycocotools_on_random_sets(objects: list, found: list, copied: int) -> None:
-    truth = _truth([_box(image, category, box, crowd) for image, category, box, crowd in objects])
-    found += [(image, category, box, 0.7) for image, category, box, _ in objects[:copied]]
-    results = [_found(image, category, box, score) for image, category, box, score in found]
+def test_equals_pycocotools_on_random_sets(objects: list, seen: list, copied: int) -> None:
+    truth = small_truth([box(*some) for some in objects])
+    seen += [(image, category, box, 0.7) for image, category, box, _ in objects[:copied]]
+    results = [found(*some) for some in seen]
     for iou_type in ("bbox", "segm"):
-        _assert_equal(coco_ap(truth, results, iou_type=iou_type), _plain(truth, results, iou_type, None)[0])
+        ours, theirs = coco_ap(truth, results, iou_type=iou_type), plain(truth, results, iou_type)
+        assert largest_difference(ours, theirs) <= 1e-9
 
 
 def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50]), _box(2, 2, [0, 0, 40, 40])])
-    results = [_found(1, 1, [0, 0, 50, 50], 0.9)]
+    truth = small_truth([box(1, 1, [0, 0, 50, 50]), box(2, 2, [0, 0, 40, 40])])
+    results = [found(1, 1, [0, 0, 50, 50], 0.9)]
     metrics, per_class = score_results(truth, results)
     assert metrics["val/box_ap"] == metrics["val/mask_ap"] == pytest.approx(0.5)
     assert set(metrics) == {f"val/{kind}_{name}" for kind in ("box", "mask") for name in NAMES}
@@ -233,16 +206,34 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
     ],
 )
 def test_wrong_results_are_named(change: dict, said: str) -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
-    good = _found(1, 1, [0, 0, 50, 50], 0.9)
+    truth = small_truth([box(1, 1, [0, 0, 50, 50])])
+    good = found(1, 1, [0, 0, 50, 50], 0.9)
     with pytest.raises(UserError) as error:
         score_results(truth, [good, good | change])
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("limits", [[1, 10], [10, 10, 100], [100, 10, 1], [0, 1, 2], [1, 10, 100.0]])
+def test_limits_that_are_none_are_named(limits: list) -> None:
+    with pytest.raises(UserError, match="must be three ascending whole numbers"):
+        check_limits(limits)
+    assert check_limits([1, 10, 400]) == (1, 10, 400)
+
+
+def test_more_objects_than_count_are_told() -> None:
+    objects = [box(1, 1, [0, 0, n, n]) for n in range(1, 8)] + [box(1, 2, [0, 0, n, n]) for n in range(1, 5)]
+    matches = match_all(small_truth([*objects, box(1, 1, [0, 0, 9, 9], iscrowd=1)]), [])["mask"]
+    assert limit_warning(matches, (1, 2, 7)) is None and limit_warning(matches, (1, 2, 7), 11) is None
+    few, model, both = (limit_warning(matches, *some) for some in (((1, 2, 6),), ((1, 2, 7), 10), ((1, 2, 6), 10)))
+    assert few and few.endswith("only 6 detections count: add metrics.max_detections=[1,2,7]")
+    assert model and model.startswith("an image holds 11 objects, but the model gives 10 detections at most")
+    assert both and both.endswith("add metrics.max_detections=[1,2,7] model.box_head.max_detections=11")
+    assert limit_warning(match_all(small_truth([]), [])["box"], (1, 2, 7)) is None
+
+
 def test_results_table_is_aligned_and_shows_a_dash_for_no_number() -> None:
-    truth = _truth([_box(1, 1, [0, 0, 50, 50])])
-    table = results_table(score_results(truth, [_found(1, 1, [0, 0, 50, 50], 0.9)]).metrics)
+    truth = small_truth([box(1, 1, [0, 0, 50, 50])])
+    table = results_table(score_results(truth, [found(1, 1, [0, 0, 50, 50], 0.9)]).metrics)
     header, *rows = table.splitlines()
     assert header.split() == ["AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
     assert [row.split() for row in rows] == [
@@ -298,87 +289,3 @@ def test_collector_memory_does_not_grow_with_the_area_of_the_images() -> None:
 def _detections(image_id: int, score: float) -> dict:
     mask = rle_tools.encode(np.asfortranarray(np.ones((4, 4), np.uint8)))
     return {"image_id": image_id, "boxes": [[0, 0, 4, 4]], "scores": [score], "labels": [1], "masks": [mask]}
-
-
-def _truth(annotations: list[dict]) -> dict:
-    """Two images of 120 x 130, two categories."""
-    return {
-        "images": [{"id": n, "height": 120, "width": 130, "file_name": f"{n}.jpg"} for n in (1, 2)],
-        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
-        "annotations": [a | {"id": n} for n, a in enumerate(annotations, start=1)],
-    }
-
-
-def _box(image: int, category: int, box: list, iscrowd: int = 0) -> dict:
-    """An object that fills its box; the mask ends with the image."""
-    mask = _rle(_filled(box))
-    entry = {"image_id": image, "category_id": category, "bbox": box, "segmentation": mask}
-    return entry | {"iscrowd": iscrowd, "area": int(rle_tools.area(mask))}
-
-
-def _found(image: int, category: int, box: list, score: float) -> dict:
-    entry = {"image_id": image, "category_id": category, "bbox": box, "score": score}
-    return entry | {"segmentation": _rle(_filled(box))}
-
-
-def _filled(box: list) -> np.ndarray:
-    x, y, w, h = box
-    mask = np.zeros((120, 130), np.uint8)
-    mask[y : y + h, x : x + w] = 1
-    return mask
-
-
-def _rle(mask: np.ndarray) -> dict:
-    rle = rle_tools.encode(np.asfortranarray(mask))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode()}
-
-
-def _api(ground_truth: dict) -> COCO:
-    with contextlib.redirect_stdout(io.StringIO()):
-        api = COCO()
-        api.dataset = copy.deepcopy(ground_truth)
-        api.createIndex()
-    return api
-
-
-def _plain(
-    ground_truth: dict,
-    results: list[dict],
-    iou_type: str,
-    folder: Path | None,
-    *,
-    drop_boxes: bool = True,
-    max_detections: list[int] | None = None,
-) -> tuple[list[float], dict[str, float]]:
-    """The twelve numbers and AP by class as anybody gets them from pycocotools, through files where
-    `folder` is given.
-
-    For masks the boxes are left out of the results, as pycocotools would take their area for the masks'."""
-    left_out = {"bbox"} if drop_boxes and iou_type == "segm" else set()
-    given = [{key: value for key, value in r.items() if key not in left_out} for r in results]
-    with contextlib.redirect_stdout(io.StringIO()):
-        if folder:
-            (folder / "truth.json").write_text(json.dumps(ground_truth))
-            (folder / "results.json").write_text(json.dumps(given))
-            api = COCO(str(folder / "truth.json"))
-            found = api.loadRes(str(folder / "results.json"))
-        else:
-            api = _api(ground_truth)
-            found = api.loadRes(copy.deepcopy(given))
-        evaluation = COCOeval(api, found, iou_type)
-        if max_detections:
-            evaluation.params.maxDets = max_detections
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    per_class = {}
-    for k, category in enumerate(evaluation.params.catIds):
-        precision = evaluation.eval["precision"][:, :, k, 0, 2]
-        known = precision[precision > -1]
-        per_class[api.cats[category]["name"]] = known.mean() if known.size else math.nan
-    return evaluation.stats.tolist(), per_class
-
-
-def _assert_equal(ours: dict, stats: list[float]) -> None:
-    for name, value in zip(NAMES, stats, strict=True):
-        assert ours[name] == pytest.approx(math.nan if value == -1 else value, abs=1e-9, nan_ok=True), name

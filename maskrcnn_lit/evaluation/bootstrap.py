@@ -1,0 +1,186 @@
+"""How sure an AP is: bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13
+and 16), of one set of matches or of two on the same images.
+
+A resample draws as many images as there are, with replacement: image i counts w_i times, and so do its objects and
+detections. Nothing is matched again. Copies of a detection stand side by side among the scores. With each image drawn
+once the AP is that of coco_ap.
+
+AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images repeat, score
+higher than the data by half a point or so. The percentiles are shifted to the data's own value. What they cover is the
+AP that other sets of as many images would have.
+
+Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a class.
+"""
+
+import math
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.evaluation.coco_matching import IGNORED, RIGHT, Floats, Ints, Matches
+from maskrcnn_lit.evaluation.coco_tables import RECALLS
+
+RESAMPLES = 1000
+_AT_ONCE = 500  # resamples: enough for NumPy to be busy in each row
+
+
+class Interval(NamedTuple):
+    """value: of the data as it is; interval: 95 % around it."""
+
+    value: float
+    interval: tuple[float, float]
+
+
+class Difference(NamedTuple):
+    """Of the first minus the second, and its 95 % interval. p_value: two-sided, of no difference."""
+
+    value: float
+    interval: tuple[float, float]
+    p_value: float
+
+
+def bootstrap_ap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """AP with its interval; NaN where no image has an object."""
+    value, drawn = _value(matches), weighted_ap(matches, draw_weights(matches.images, resamples, seed))
+    return Interval(value, _interval(value, _deviations(drawn)))
+
+
+def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
+    """AP of `first` minus AP of `second`, both on every resample of the same images.
+
+    p_value: the share of resamples, the data itself among them, that deviate from their mean by the difference or more
+    (chapter 16.2: drawn as if there were none). ValueError: their objects are not the same.
+    """
+    if not np.array_equal(_objects(first), _objects(second)):
+        raise ValueError("a paired bootstrap needs matches with the same ground truth")
+    weights = draw_weights(first.images, resamples, seed)
+    value = _value(first) - _value(second)
+    deviations = _deviations(weighted_ap(first, weights) - weighted_ap(second, weights))
+    beyond = np.count_nonzero(np.abs(deviations) >= abs(value))
+    return Difference(value, _interval(value, deviations), (beyond + 1) / (len(deviations) + 1))
+
+
+def intervals(matches: Mapping[str, Matches], *, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval."""
+    return {f"val/{kind}_ap": bootstrap_ap(found, seed=seed).interval for kind, found in matches.items()}
+
+
+def differences(
+    first: Mapping[str, Matches], second: Mapping[str, Matches], *, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """ "val/box_ap" and "val/mask_ap", where both have them -> the fields of their `Difference`."""
+    both = [kind for kind in first if kind in second]
+    return {f"val/{kind}_ap": paired_bootstrap(first[kind], second[kind], seed=seed)._asdict() for kind in both}
+
+
+def draw_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
+    """I B: how often each resample draws each image."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(images, np.full(images, 1 / images), resamples) if images else np.zeros((resamples, 0))
+    return np.ascontiguousarray(drawn.T, dtype=np.int32)
+
+
+def weighted_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
+    """B: AP over classes and thresholds where image i counts weights[i] times (I B); NaN without an object."""
+    parts = [weights[:, b : b + _AT_ONCE] for b in range(0, weights.shape[1], _AT_ONCE)]
+    with ThreadPoolExecutor(2) as pool:  # NumPy leaves other threads the interpreter while it counts
+        return np.concatenate([np.zeros(0), *pool.map(lambda part: _mean_ap(matches, part), parts)])
+
+
+def _mean_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
+    weights = np.ascontiguousarray(weights)
+    starts = np.searchsorted(matches.labels, np.arange(matches.classes + 1))
+    counted = matches.truth_counted[:, 0]
+    total, present = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for k in np.unique(matches.truth_labels[counted]).tolist():
+        objects = weights[matches.truth_image[counted & (matches.truth_labels == k)]].sum(0)
+        own = slice(starts[k], starts[k + 1])
+        total += np.where(objects > 0, _class_ap(matches.image[own], matches.outcome[own, :, 0], weights, objects), 0)
+        present += objects > 0
+    return np.divide(total, present, out=np.full(len(total), np.nan), where=present > 0)
+
+
+def _class_ap(image: Ints, outcome: NDArray[np.int8], weights: NDArray[np.int32], objects: Ints) -> Floats:
+    """B: mean AP over T of a class. image: N, outcome: N T, from the best score down; objects: B."""
+    rights = outcome == RIGHT
+    at = np.flatnonzero(rights.any(1))  # right at some threshold: precision is asked for there alone
+    always = ~(outcome == IGNORED).any(1)
+    seen = _sums_at(image, np.flatnonzero(always), at, weights)
+    total = np.zeros(weights.shape[1])
+    for t in range(outcome.shape[1]):
+        hits = np.flatnonzero(rights[at, t])
+        if len(hits):
+            sometimes = np.flatnonzero(~always & (outcome[:, t] != IGNORED))
+            shown = seen[hits] + _sums_at(image, sometimes, at[hits], weights)
+            total += _average_precision(_running_sum(weights[image[at[hits]]]), shown, objects)
+    return total / outcome.shape[1]
+
+
+def _average_precision(right: Any, shown: Any, objects: Ints) -> Floats:
+    """B: the mean over the recalls of the highest precision at this recall or more.
+
+    right, shown: H B, right ones and all up to each right one, itself included.
+    """
+    precision = right / (shown + np.spacing(1))
+    for row in range(len(precision) - 2, -1, -1):
+        np.maximum(precision[row], precision[row + 1], out=precision[row])
+    reached = recalls_reached(right, objects)
+    reached[1:] -= reached[:-1].copy()
+    return np.einsum("hb,hb->b", precision, reached) / len(RECALLS)
+
+
+def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
+    """H B: how many of RECALLS `right` (H B) of `objects` (B) reach, by the comparison of floats that COCO makes."""
+    recall = right / np.maximum(objects, 1)
+    low = (recall * (len(RECALLS) - 1)).astype(np.int32)  # rounding may miss by one on either side
+    edges = np.append(RECALLS, np.inf)
+    return low + (edges[low] <= recall) + (edges[np.minimum(low + 1, len(RECALLS))] <= recall)
+
+
+def _sums_at(image: Ints, counted: Ints, at: Ints, weights: NDArray[np.int32]) -> Any:
+    """len(at) B: the weights of the detections `counted` up to each of `at`, itself included; both ascend."""
+    if not len(counted):
+        return 0
+    upto = np.searchsorted(counted, at, side="right")
+    sums = np.zeros((len(at), weights.shape[1]), dtype=np.int32)
+    begin = 0
+    for row, end in enumerate(upto.tolist()):
+        if row:
+            sums[row] = sums[row - 1]
+        if end > begin:
+            sums[row] += weights[image[counted[begin:end]]].sum(0, dtype=np.int32)
+        begin = end
+    return sums
+
+
+def _running_sum(rows: NDArray[np.int32]) -> NDArray[np.int32]:
+    for row in range(1, len(rows)):
+        rows[row] += rows[row - 1]
+    return rows
+
+
+def _value(matches: Matches) -> float:
+    return float(weighted_ap(matches, np.ones((matches.images, 1), dtype=np.int32))[0])
+
+
+def _objects(matches: Matches) -> Ints:
+    """One row for an object that counts: image and class."""
+    counted = matches.truth_counted[:, 0]
+    rows = np.stack([matches.truth_image[counted], matches.truth_labels[counted]], 1)
+    return np.concatenate([[[matches.images, matches.classes]], rows[np.lexsort(rows.T)]])
+
+
+def _deviations(drawn: Floats) -> Floats:
+    """Of the resamples that hold an object, from their mean."""
+    known = drawn[~np.isnan(drawn)]
+    return known - known.mean() if len(known) else known
+
+
+def _interval(value: float, deviations: Floats) -> tuple[float, float]:
+    if not len(deviations):
+        return math.nan, math.nan
+    low, high = np.percentile(deviations, [2.5, 97.5]).tolist()
+    return value + low, value + high
