@@ -37,7 +37,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     info = next(name.split("/")[0] for name in names if ".dist-info/" in name)
-    python = {path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "maskrcnn_lit").rglob("*.py")}
+    code = [path for path in (REPOSITORY / "maskrcnn_lit").rglob("*") if path.suffix in (".py", ".css")]
+    python = {path.relative_to(REPOSITORY).as_posix() for path in code}
     yaml = {f"maskrcnn_lit/{path.relative_to(REPOSITORY).as_posix()}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
     assert len(python) > 20 and len(yaml) > 15
     about = {f"{info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}

@@ -102,6 +102,7 @@ def test_a_disabled_line_is_silent(tmp_path: Path):
 def test_time_left_counts_steps_and_validations(monkeypatch: Any):
     class Run:
         global_step, num_training_batches, accumulate_grad_batches, check_val_every_n_epoch = 30, 40, 2, 1
+        train_dataloader = ()
 
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
