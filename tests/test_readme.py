@@ -18,7 +18,7 @@ from maskrcnn_lit.overrides import flat
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Commands that are not ours; what they name is checked as a path.
-OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", ".ci/run"}
+OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", "torchrun", "srun", ".ci/run"}
 OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
 NOT_OURS = {
