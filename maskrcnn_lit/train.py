@@ -71,6 +71,7 @@ def _place(config: DictConfig) -> None:
             f"trainer.num_nodes={config.trainer.num_nodes} needs torchrun on each machine, or srun: README, "
             '"Many GPUs, many machines"'
         )
+    count_devices(config.trainer.accelerator, config.trainer.devices)  # a mistake is told before anything is written
 
 
 def _ended(run_dir: Path, status: str, error: str | None = None) -> None:
