@@ -36,9 +36,12 @@ def first_process() -> bool:
 
 def per_machine(environment: ClusterEnvironment) -> tuple[int, int]:
     """Processes a machine, and machines."""
-    names = ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE")
-    here = next((int(os.environ[name]) for name in names if name in os.environ), environment.world_size())
-    return here, environment.world_size() // here
+    world = environment.world_size()
+    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, world // here
+    machines = int(os.environ.get("SLURM_NNODES", "1"))
+    return world // machines, machines
 
 
 def from_first(make: Callable[[], str]) -> str:

@@ -125,12 +125,12 @@ def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):
 
 def test_alone(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name)  # of a cluster's node that runs this test
     assert launched() is None and first_process() and from_first(lambda: "made") == "made"
 
 
 def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
-    told = {"NTASKS": "8", "NTASKS_PER_NODE": "4", "PROCID": "5", "LOCALID": "1", "NODEID": "1", "JOB_NAME": "train"}
+    told = {"NTASKS": "8", "NNODES": "2", "PROCID": "5", "LOCALID": "1", "NODEID": "1", "JOB_NAME": "train"}
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     found = launched()
