@@ -137,11 +137,11 @@ def test_the_name_of_a_class_is_no_formula(name: str):
 def test_counts_of_a_log_axis_are_plain_numbers():
     found = analysis()
     for number, entry in enumerate(found["calibration"]["bins"]):
-        entry["count"] = 10**number
+        entry["count"] = 10 ** (number % 4)
     below = place("calibration", found, 1)
     below.figure.canvas.draw()
     written = {label.get_text() for label in below.get_yticklabels()}
-    assert {"1,000", "100,000"} & written and not any("$" in text for text in written)
+    assert {"1", "10", "100", "1,000"} <= written and not any("$" in text for text in written)
     assert not any(label.get_text() for label in below.get_yticklabels(minor=True))
 
 
