@@ -65,7 +65,12 @@ def test_the_schema(analysis: dict) -> None:
         assert len(row["recall"]) == len(row["precision"]) == len(row["thresholds"]) == len(row["f1"]) <= 201
     assert analysis["confusion"]["labels"][-1] == "background" and len(analysis["confusion"]["counts"]) == 81
     assert set(analysis["errors"]) == {*KINDS, "ap50", "missed", "false_positives", "false_negatives", "counts"}
-    assert [row["slice"] for row in analysis["occlusion"]] == ["0 to 0.1", "0.1 to 0.4", "0.4 and more", "crowded images"]
+    assert [row["slice"] for row in analysis["occlusion"]] == [
+        "0 to 0.1",
+        "0.1 to 0.4",
+        "0.4 and more",
+        "crowded images",
+    ]
     assert len(analysis["calibration"]["bins"]) == 10
     assert all(tuple(row) == ("image_id", "missed", "false", "merged") for row in analysis["worst"])
 

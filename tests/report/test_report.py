@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from box_scenes import SIZE, random_scene
+from PIL import Image
 from report_sample import Page, analysis, evaluation, ground_truth, results
 
 from maskrcnn_lit.evaluation.analysis import analyse
