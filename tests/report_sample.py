@@ -49,7 +49,7 @@ def analysis(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
         "occlusion": [
             {"slice": "0 to 0.1", "objects": 12, "ap": 0.71, "ap50": 0.82, "recall": 0.9},
             {"slice": "0.1 to 0.4", "objects": 8, "ap": 0.52, "ap50": 0.66, "recall": 0.75},
-            {"slice": "over 0.4", "objects": 0, "ap": None, "ap50": None, "recall": None},
+            {"slice": "0.4 and more", "objects": 0, "ap": None, "ap50": None, "recall": None},
             {"slice": "crowded images", "objects": 9, "ap": 0.43, "ap50": 0.59, "recall": 0.667},
         ],
         **{"box_ap": 0.5625, "mask_ap": 0.53125, "boundary_ap": 0.425},

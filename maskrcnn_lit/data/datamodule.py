@@ -113,9 +113,10 @@ class CocoDataModule(LightningDataModule):
 
     @property
     def quick_index(self) -> AnnotationIndex:
-        """The validation images that `fit` looks at: `quick_images` of them, where fewer are a part of more, or all."""
+        """The validation images that `fit` looks at: `quick_images` of them, where fewer are a part of more, or all.
+        They do not depend on `seed`, so that the curves of runs with several seeds are of the same images."""
         index, count = self.val_dataset.index, self.quick_images
-        return index if count is None or count >= len(index) else index.subset(count, seed=self.seed)
+        return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
     def prepare_data(self) -> None:
         if self.prepare is not None:

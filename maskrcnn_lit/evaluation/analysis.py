@@ -3,7 +3,7 @@
 `analyse` returns a dict that json can hold. A number that is not defined (no such object) is None. Schema:
 
 {"kind": "mask" | "box",                what IoU means below: of masks where the results have them, else of boxes
- "images": n, "objects": n, "detections": n,    crowd regions are no objects; detections: after the limit an image
+ "images": n, "objects": n, "detections": n,    crowd regions are no objects; detections: after the limit
  "crowded_from": n,                     an image with at least so many objects is crowded
  "per_class": [{"name", "objects", "detections", "box_ap", "mask_ap", "mask_ap50", "mask_ap_small",
                 "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold", "precision", "recall", "f1"}],
@@ -11,21 +11,21 @@
                                         the highest F1 at IoU 0.5, the three after it hold there. Confusion and the
                                         worst images count detections from it on, or from 0.5 where it is None
  "curves": [{"name", "recall": [...], "precision": [...], "thresholds": [...], "f1": [...]}],
-                                        one entry a class and the last one "all classes", pooled. Of one length, at
+                                        one entry a class; the last one, "all classes", is pooled. Of one length, at
                                         most 201; thresholds fall, point i counts the detections from thresholds[i] on
  "confusion": {"iou": 0.5, "labels": [..., "background"], "counts": [[...]]},       rows truth, columns prediction
  "errors": {"ap50": x, "classification": d, "localisation": d, "both": d, "duplicate": d, "background": d,
             "missed": d, "false_positives": d, "false_negatives": d, "counts": {"classification": n, ..., "missed": n}},
                                         d: the AP50 that mending it would bring, 0..1
  "occlusion": [{"slice": "0 to 0.1", "objects": n, "ap": x, "ap50": x, "recall": x}, {"slice": "0.1 to 0.4", ...},
-               {"slice": "over 0.4", ...}, {"slice": "crowded images", ...}],
+               {"slice": "0.4 and more", ...}, {"slice": "crowded images", ...}],
  "box_ap": x | None, "mask_ap": x | None, "boundary_ap": x | None,
  "calibration": {"bins": [{"from", "to", "score", "precision", "count"}], "error": x},      ten bins; score: the mean
  "worst": [{"image_id", "missed": [annotation ids], "false": [indices into results], "merged": [indices]}]}
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,6 @@ def analyse(
     *,
     scores: Scores | None = None,
     max_detections: int = 100,
-    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The error analysis of `results`, by the schema above.
 
@@ -58,8 +57,7 @@ def analyse(
         ground_truth: a COCO instances json as a dict: of the images that are scored, and no others.
         results: entries of a COCO results json.
         scores: what `score_results` gives for the two, if it is known already.
-        max_detections: of an image, the best by score.
-        progress: called with the number of images that are done and that of all.
+        max_detections: of an image and class, the best by score.
 
     Raises:
         UserError: results of images or classes that the ground truth has not, or without what is needed.
@@ -68,11 +66,7 @@ def analyse(
     if scores is None:
         limits = [min(limit, max_detections) for limit in MAX_DETECTIONS[:-1]]
         scores = score_results(dict(ground_truth), results, max_detections=[*limits, max_detections])
-    pairs: list[Pairs] = []
-    for image in image_pairs(ground_truth, results, max_detections=max_detections, boundary=kind == "mask"):
-        pairs.append(image)
-        if progress is not None:
-            progress(len(pairs), len(ground_truth["images"]))
+    pairs = list(image_pairs(ground_truth, results, max_detections=max_detections, boundary=kind == "mask"))
     judged = judge(pairs, len(names))
     boundary = average_precision(judge(pairs, len(names), boundary=True)) if kind == "mask" else None
     curves = {name: class_curve(judged, label) for label, name in enumerate(names)}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.evaluation.coco_matching import IGNORED, RIGHT, Matches
 from maskrcnn_lit.evaluation.pairs import Floats, Ints, Pairs
 
 Bools = NDArray[np.bool_]
@@ -97,6 +98,13 @@ def judge(
         ignored=np.hstack([empty, *ignored]),
         objects=objects,
     )
+
+
+def judged_at_50(matches: Matches) -> Judged:
+    """What `match_results` found, at IoU 0.5 (T = 1) and of objects of all sizes."""
+    outcome = matches.outcome[None, :, 0, 0]
+    objects = np.bincount(matches.truth_labels[matches.truth_counted[:, 0]], minlength=matches.classes)
+    return Judged(matches.labels, matches.scores, outcome == RIGHT, outcome == IGNORED, objects)
 
 
 def judge_size(pairs: Sequence[Pairs], classes: int, size: str) -> Judged:

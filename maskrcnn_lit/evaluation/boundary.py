@@ -90,8 +90,9 @@ def with_boundaries(
     detections, objects: compressed RLEs of one image.
     """
     result = np.zeros_like(iou)
-    of_detections = {d: boundary_crop(detections[d]) for d in np.flatnonzero(wanted.any(1)).tolist()}
     of_objects = {g: boundary_crop(objects[g]) for g in np.flatnonzero(wanted.any(0)).tolist()}
-    for d, g in np.argwhere(wanted).tolist():
-        result[d, g] = min(iou[d, g], crop_iou(of_detections[d], of_objects[g]))
+    for d in np.flatnonzero(wanted.any(1)).tolist():
+        found = boundary_crop(detections[d])  # one at a time: they are many, and each may be as large as the image
+        for g in np.flatnonzero(wanted[d]).tolist():
+            result[d, g] = min(iou[d, g], crop_iou(found, of_objects[g]))
     return result

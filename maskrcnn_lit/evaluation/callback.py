@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
@@ -83,6 +84,8 @@ class CocoEvaluation(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         raise_reported()
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # the forward pass is no part of the evaluation's time
         started = time.perf_counter()
         output: Output = outputs
         if output.detections is None:
@@ -98,14 +101,12 @@ class CocoEvaluation(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:  # a few batches, through an untrained model
             return
-        started = time.perf_counter()
         self._validations += 1
         own = self._collector, self._roi_accuracy
         scored = share(f"validation {self._validations}", own, lambda all_: self._score(trainer, pl_module, all_))
         self.metrics, self.per_class = scored
         self.step = trainer.global_step
-        self._seconds += time.perf_counter() - started
-        self.metrics["val/evaluation_seconds"] = self._seconds
+        self.metrics["val/evaluation_seconds"] += self._seconds
         for name, value in self.metrics.items():
             # NaN says that there is no such object in the data. Only what a checkpoint may wait for is
             # logged so.
@@ -134,7 +135,9 @@ class CocoEvaluation(Callback):
         pl_module: LightningModule,
         gathered: Sequence[tuple[DetectionCollector, RoiAccuracy]],
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Of the images of all processes. An image that a sampler gave twice counts once."""
+        """Of the images of all processes. An image that a sampler gave twice counts once. val/evaluation_seconds is
+        that of this: processes that are ready sooner wait for the others before it."""
+        started = time.perf_counter()
         for collector, roi_accuracy in gathered:
             self._collector.merge(collector)
             self._roi_accuracy.merge(roi_accuracy)
@@ -161,4 +164,5 @@ class CocoEvaluation(Callback):
         accuracy = self._roi_accuracy.per_class([category.name for category in index.categories])
         per_class = {n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()}
         more = {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
+        more["val/evaluation_seconds"] = time.perf_counter() - started
         return scores.metrics | more, per_class

@@ -18,7 +18,7 @@ import numpy as np
 from maskrcnn_lit.evaluation.average_precision import Bools, Judged, average_precision, judge, mean
 from maskrcnn_lit.evaluation.pairs import Floats, Pairs
 
-SLICES = {"0 to 0.1": (0.0, 0.1), "0.1 to 0.4": (0.1, 0.4), "over 0.4": (0.4, math.inf)}  # the lower end included
+SLICES = {"0 to 0.1": (0.0, 0.1), "0.1 to 0.4": (0.1, 0.4), "0.4 and more": (0.4, math.inf)}  # the lower end included
 CROWDED_FROM = 10
 
 

@@ -65,7 +65,7 @@ def image_pairs(
     Args:
         ground_truth: a COCO instances json as a dict.
         results: entries of a COCO results json. IoU is that of masks if they have them, else of boxes.
-        max_detections: of an image, the best by score. (COCO's limit is one of an image and class.)
+        max_detections: of an image and class, the best by score: COCO's limit.
         boundary: make `Pairs.boundary_iou`, of masks.
 
     Raises:
@@ -78,9 +78,7 @@ def image_pairs(
     check_results(results, ids, labels, "segmentation" if kind == "mask" else "bbox")
     found, annotated = (_by_image(entries) for entries in (results, ground_truth["annotations"]))
     for image in images:
-        scores = np.array([results[n]["score"] for n in found[image["id"]]], dtype=np.float64)
-        best = np.argsort(-scores, kind="stable")[:max_detections]
-        detections = np.array(found[image["id"]], dtype=np.int64)[best]
+        detections = _best(results, found[image["id"]], max_detections)
         sources = (ground_truth["annotations"], annotated[image["id"]], results, detections)
         yield _pairs(image, kind, labels, *sources, boundary)
 
@@ -90,6 +88,17 @@ def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
     for n, entry in enumerate(entries):
         places[entry["image_id"]].append(n)
     return places
+
+
+def _best(results: Sequence[dict[str, Any]], places: list[int], limit: int) -> Ints:
+    """Which of the results at `places` are the `limit` best of their class: best first, equal ones in their order."""
+    of_class: dict[Any, int] = defaultdict(int)
+    best = []
+    for n in sorted(places, key=lambda n: -results[n]["score"]):
+        of_class[results[n]["category_id"]] += 1
+        if of_class[results[n]["category_id"]] <= limit:
+            best.append(n)
+    return np.array(best, dtype=np.int64)
 
 
 def _pairs(

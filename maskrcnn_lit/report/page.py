@@ -136,4 +136,4 @@ def _interval(interval: Sequence[float | None] | None) -> str:
     """The 95 % interval of an AP over images, low and high, as evaluation.json holds it."""
     if interval is None or None in interval:
         return ""
-    return f"{number(interval[0])} to {number(interval[1])}, 95 % of sets of as many images"
+    return f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap over images)"

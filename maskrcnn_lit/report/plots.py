@@ -53,7 +53,7 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
         if np.isfinite(f1).any() and style["zorder"] > 1:
             best = int(np.nanargmax(f1))
             place.plot(thresholds[best], f1[best], "o", ms=5, color=style["color"], mec=theme.paper, zorder=5)
-            if curve["name"] == POOLED:
+            if curve is analysis["curves"][-1]:  # all classes together
                 place.plot([thresholds[best]] * 2, [0, 1], color=theme.quiet, lw=0.8, ls=(0, (4, 3)), zorder=1)
                 side = "left" if thresholds[best] < 0.5 else "right"
                 told = f" F1 {f1[best]:.2f} from {thresholds[best]:.2f} on "
@@ -148,6 +148,8 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     below.set(xlabel="score", ylabel="detections")
     if bins:
         below.set_yscale("log")
+        below.yaxis.set_major_formatter("{x:,.0f}")  # its own one writes powers as mathtext: see `theme.render`
+        below.yaxis.set_minor_formatter("")
         below.set_ylim(0.8)
     return figure
 
@@ -166,7 +168,8 @@ PLOTS = {
 def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Each curve with its style: quiet ones first, then the classes with a colour, all classes together last."""
     objects = {entry["name"]: entry["objects"] for entry in analysis["per_class"]}
-    classes = sorted((c for c in analysis["curves"] if c["name"] != POOLED), key=lambda c: -objects.get(c["name"], 0))
+    *of_classes, pooled = analysis["curves"]
+    classes = sorted(of_classes, key=lambda c: -objects.get(c["name"], 0))
     if len(classes) > 1:  # a single class is all of them
         rest = len(classes) - NAMED
         for curve in classes[NAMED:]:
@@ -174,9 +177,7 @@ def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], 
             yield curve, {"color": theme.quiet, "lw": 0.5, "alpha": 0.7, "zorder": 1, **named}
         for curve, colour in zip(classes[:NAMED], theme.colours, strict=False):
             yield curve, {"color": colour, "lw": 1.2, "zorder": 2, "label": curve["name"]}
-    for curve in analysis["curves"]:
-        if curve["name"] == POOLED:
-            yield curve, {"color": theme.ink, "lw": 2.2, "zorder": 3, "label": POOLED}
+    yield pooled, {"color": theme.ink, "lw": 2.2, "zorder": 3, "label": POOLED}
 
 
 def _bars(

@@ -10,23 +10,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from maskrcnn_lit.evaluation.average_precision import Judged, judge
+from maskrcnn_lit.evaluation.average_precision import Judged, judged_at_50
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.curves import class_curve, thinned
-from maskrcnn_lit.evaluation.pairs import image_pairs, kind_of
 from maskrcnn_lit.report.plots import class_ap, precision_recall
 from maskrcnn_lit.report.theme import LIGHT, render
 from maskrcnn_lit.report.words import POOLED
 from maskrcnn_lit.training.loggers import tensorboard_writers, validation_step
 
-IOU = 0.5  # of the curves, of masks where there are masks
 CURVES = 20  # classes up to which each has a curve in the PR CURVES tab; of more, all of them together have one
 THRESHOLDS = np.linspace(0, 1, 127)  # what the PR CURVES tab takes the points of a curve for
 
 
 class ScorePlots(Callback):
-    """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and curves pr/... in
-    TensorBoard's PR CURVES tab, of the same images as the scores.
+    """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and in
+    TensorBoard's PR CURVES tab the curves pr/all classes and pr_class/..., of the same matches as the scores: at IoU
+    0.5, of masks where there are masks.
 
     Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored; without one, and
     without a TensorBoard logger, it does nothing.
@@ -37,16 +36,17 @@ class ScorePlots(Callback):
         writers = tensorboard_writers(trainer)
         if evaluation is None or evaluation.scored is None or not writers:
             return
-        truth, results = evaluation.scored
-        names = [category["name"] for category in truth["categories"]]
-        judged = judged_at(truth, results, evaluation.max_detections[-1])
-        shown = drawn(names, judged, evaluation.per_class, kind_of(results))
+        truth, _ = evaluation.scored
+        names = [c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])]  # as matches number them
+        kind = "mask" if "mask" in evaluation.matches else "box"
+        judged = judged_at_50(evaluation.matches[kind])
+        shown = drawn(names, judged, evaluation.per_class, kind)
         pictures = [
             summary(f"val_plots/{plot.__name__}", render(plot, shown, LIGHT)) for plot in (class_ap, precision_recall)
         ]
         curves = {f"pr/{POOLED}": threshold_counts(judged, None)}
         if 1 < len(names) <= CURVES:
-            curves |= {f"pr/{name}": threshold_counts(judged, label) for label, name in enumerate(names)}
+            curves |= {f"pr_class/{name}": threshold_counts(judged, label) for label, name in enumerate(names)}
         step = validation_step(trainer)
         for writer in writers:
             for tag, counts in curves.items():  # first: it opens the file anew that the end of training has closed
@@ -63,12 +63,6 @@ def summary(tag: str, png: bytes) -> Summary:
     return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
-def judged_at(truth: Mapping[str, Any], results: Sequence[dict[str, Any]], max_detections: int) -> Judged:
-    """What each detection is, right or wrong, at IOU; labels are those of the places of the categories."""
-    pairs = list(image_pairs(truth, results, max_detections=max_detections))
-    return judge(pairs, len(truth["categories"]), np.array([IOU]))
-
-
 def drawn(
     names: Sequence[str], judged: Judged, per_class: Mapping[str, Mapping[str, float]], kind: str
 ) -> dict[str, Any]:
@@ -80,9 +74,9 @@ def drawn(
     for name, objects in zip(names, judged.objects.tolist(), strict=True):
         found = {key: per_class[name].get(key, math.nan) for key in ("box_ap", "mask_ap")}
         rows.append({"name": name, "objects": objects} | {k: None if math.isnan(v) else v for k, v in found.items()})
-    points = {name: thinned(class_curve(judged, label)) for label, name in enumerate(names)}
-    points[POOLED] = thinned(class_curve(judged, None))
-    curves = [{"name": name, "recall": c.recall, "precision": c.precision} for name, c in points.items()]
+    points = [(name, thinned(class_curve(judged, label))) for label, name in enumerate(names)]
+    points.append((POOLED, thinned(class_curve(judged, None))))
+    curves = [{"name": name, "recall": c.recall, "precision": c.precision} for name, c in points]
     return {"kind": kind, "per_class": rows, "curves": curves}
 
 

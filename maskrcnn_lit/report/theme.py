@@ -67,6 +67,7 @@ def render(plot: Plot, analysis: Analysis, theme: Theme) -> bytes:
         **{"text.color": theme.ink, "axes.labelcolor": theme.ink, "xtick.color": theme.ink, "ytick.color": theme.ink},
         **{"axes.edgecolor": theme.quiet, "axes.spines.top": False, "axes.spines.right": False},
         **{"axes.grid": False, "grid.color": theme.grid, "grid.linewidth": 0.6, "axes.axisbelow": True},
+        **{"text.parse_math": False},  # the name of a class may hold a $
         **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "axes.linewidth": 0.8},
     }
     with rc_context(look):

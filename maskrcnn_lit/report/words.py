@@ -7,7 +7,7 @@ import numpy as np
 
 Analysis = Mapping[str, Any]
 
-POOLED = "all classes"  # the name of the curve of all classes together
+POOLED = "all classes"  # what the last curve, of all classes together, is called; a class may be called so too
 # The kinds of errors of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", 2020)
 ERRORS = {
     "classification": "wrong class",
@@ -19,7 +19,7 @@ ERRORS = {
     "false_positives": "all false detections",
     "false_negatives": "all missed objects",
 }
-_LOST_TO = {
+_COSTLY = {
     "classification": "objects given the wrong class",
     "localisation": "detections that overlap their object too little",
     "both": "detections of the wrong class that overlap too little",
@@ -67,14 +67,14 @@ def _scores(analysis: Analysis) -> Iterator[str]:
 
 def _losses(analysis: Analysis) -> Iterator[str]:
     errors = analysis["errors"]
-    ranked = sorted((kind for kind in _LOST_TO if errors[kind]), key=lambda kind: -errors[kind])
+    ranked = sorted((kind for kind in _COSTLY if errors[kind]), key=lambda kind: -errors[kind])
     if not ranked or errors["ap50"] is None:
         return
     first, *others = ranked
-    then = f", then to {_LOST_TO[others[0]]} ({number(errors[others[0]])})" if others else ""
+    then = f", then {_COSTLY[others[0]]} ({number(errors[others[0]])})" if others else ""
     yield (
-        f"AP50 is {number(errors['ap50'])}. Most of what it lacks is lost to {_LOST_TO[first]} "
-        f"({number(errors[first])}, if they alone were mended){then}."
+        f"AP50 is {number(errors['ap50'])}. The costliest kind of error is {_COSTLY[first]} "
+        f"({number(errors[first])} AP50 if it alone were fixed){then}."
     )
 
 
@@ -116,9 +116,9 @@ def _crowding(analysis: Analysis) -> Iterator[str]:
 
 
 def _threshold(analysis: Analysis) -> Iterator[str]:
-    for curve in analysis["curves"]:
+    for curve in analysis["curves"][-1:]:  # the pooled one
         known = [i for i, f1 in enumerate(curve["f1"]) if f1 is not None]
-        if curve["name"] == POOLED and known:
+        if known:
             i = max(known, key=lambda i: curve["f1"][i])
             yield (
                 f"Detections with a score of {number(curve['thresholds'][i], 2)} or more give the best F1, "

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.data.draw import MANY, Colour, draw_instances
 from maskrcnn_lit.data.image import UnreadableImageError, decode
@@ -78,7 +79,7 @@ def _draw(
 ) -> np.ndarray:
     drawn = [(kind, found) for kind, several in shown.items() for found in several]
     masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]  # type: ignore[arg-type]
-    boxes = np.array([found["bbox"] for _, found in drawn], np.float64).reshape(-1, 4)
+    boxes = np.array([_box(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = [
         f"{kind} {names[found['category_id']]}" + (f" {found['score']:.2f}" if "score" in found else "")
@@ -92,6 +93,11 @@ def _draw(
         colours=[COLOURS[kind] for kind, _ in drawn],
     )
     return _shrunk(picture)
+
+
+def _box(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
+    """x, y, w, h: of the mask, where the results have no boxes."""
+    return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))  # type: ignore[arg-type]
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:

@@ -166,12 +166,12 @@ def looked_at(folder: Path, images: int | None, seed: int = 1) -> list[int]:
     return during
 
 
-def test_quick_looks_are_nested_and_of_the_seed(folder: Path):
+def test_quick_looks_are_nested_and_the_same_with_every_seed(folder: Path):
     found = {n: looked_at(folder, n) for n in (1, 2, 3, 4)}
     assert [len(ids) for ids in found.values()] == [1, 2, 3, 4]
     assert set(found[1]) < set(found[2]) < set(found[3]) < set(found[4])
     assert looked_at(folder, None) == looked_at(folder, 5) == looked_at(folder, 500) == [1, 2, 3, 4, 5]
-    assert len({tuple(looked_at(folder, 2, seed=seed)) for seed in range(4)}) > 1
+    assert len({tuple(looked_at(folder, 2, seed=seed)) for seed in range(4)}) == 1
 
 
 def test_processes_share_a_quick_look(folder: Path):

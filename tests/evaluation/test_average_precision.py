@@ -13,10 +13,11 @@ from maskrcnn_lit.evaluation.average_precision import (
     interpolated,
     judge,
     judge_size,
+    judged_at_50,
     match,
     mean,
 )
-from maskrcnn_lit.evaluation.coco_ap import coco_ap
+from maskrcnn_lit.evaluation.coco_ap import coco_ap, match_all
 from maskrcnn_lit.evaluation.pairs import image_pairs
 
 
@@ -87,6 +88,22 @@ def test_objects_that_do_not_count_make_their_detections_neither_right_nor_wrong
     assert judged.ignored[0].tolist() == [True, True, False]
     assert average_precision(judged)[0].tolist() == [1.0] * 10
     assert np.isnan(average_precision(judged)[1:]).all()
+
+
+@pytest.mark.parametrize(("field", "kind"), [("segmentation", "mask"), ("bbox", "box")])
+@pytest.mark.parametrize("seed", range(4))
+def test_what_scoring_has_matched_is_what_pairs_are_judged_as(seed: int, field: str, kind: str) -> None:
+    truth, results = random_scene(seed)
+    results = [{key: r[key] for key in ("image_id", "category_id", "score", field)} for r in results]
+    truth["categories"].sort(key=lambda category: category["id"])  # as matches number them
+    found = judged_at_50(match_all(truth, results, 3)[kind])
+    judged = judge(list(image_pairs(truth, results, max_detections=3)), 3, np.array([0.5]))
+    assert found.objects.tolist() == judged.objects.tolist()
+    columns = [
+        sorted(zip(j.labels.tolist(), j.scores.tolist(), j.right[0].tolist(), j.ignored[0].tolist(), strict=True))
+        for j in (found, judged)
+    ]
+    assert columns[0] == columns[1] and found.right.any() and found.ignored.any()
 
 
 def test_nothing_at_all() -> None:

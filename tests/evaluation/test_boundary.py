@@ -1,6 +1,7 @@
 """Boundaries against an erosion of the whole image, step by step, as the authors' code has it."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -99,3 +100,17 @@ def test_a_hollow_shape_is_not_a_filled_one_and_only_what_is_wanted_is_made() ->
     assert result[0, 1] < 0.7 < iou[0, 1]  # a move of 4 pixels, half of the distance
     thin = [(full & ~np.roll(full, 3, axis=0)) | np.roll(full, -300), full]
     assert with_boundaries(np.ones((1, 1)) * 0.9, np.ones((1, 1), bool), [rle(thin[0])], [rle(full)]) <= 0.9
+
+
+def test_of_many_large_detections_one_boundary_is_held_at_a_time() -> None:
+    height, width = 3000, 4000  # 12 megapixels, of which each mask takes a quarter: 3 MB a boundary
+    rows = [500, 1500, 1000]  # outside, inside and below, of a column
+    counts = [1000 * height + rows[0], *([rows[1], rows[2] + rows[0]] * 1999), rows[1], rows[2] + 1000 * height]
+    mask = rle_tools.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    count = 40
+    tracemalloc.start()
+    result = with_boundaries(np.ones((count, 1)), np.ones((count, 1), bool), [mask] * count, [mask])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert result.tolist() == [[1.0]] * count
+    assert peak < 100e6 < count * 1500 * 1999  # the sums of one mask are 4 bytes a pixel, a few times

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation import callback
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import score_results
 from maskrcnn_lit.model.mask_rcnn import Output
@@ -296,6 +298,41 @@ def test_more_objects_than_count_are_told_with_what_to_type(tmp_path: Path, caps
     assert said in capsys.readouterr().out and "val/box_ar3" in evaluation.metrics
     with pytest.raises(UserError, match=r"metrics\.max_detections=\[1, 2\] must be three ascending whole numbers"):
         CocoEvaluation(max_detections=[1, 2])
+
+
+def test_the_time_is_that_of_scoring_and_not_of_the_wait_for_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, scoring, sharing = [0.0], callback.score_matches, callback.share
+
+    def wait_and_share(*given: Any) -> Any:
+        now[0] += 100
+        return sharing(*given)
+
+    def score_slowly(*given: Any) -> Any:
+        now[0] += 3
+        return scoring(*given)
+
+    monkeypatch.setattr(callback, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(callback, "share", wait_and_share)
+    monkeypatch.setattr(callback, "score_matches", score_slowly)
+    evaluation = CocoEvaluation()
+    (logged,) = _trainer(tmp_path, evaluation).validate(Module(), Data(), verbose=False)
+    assert logged["val/evaluation_seconds"] == evaluation.metrics["val/evaluation_seconds"] == 3
+
+
+def test_the_time_does_not_hold_the_forward_pass_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    monkeypatch.setattr(callback, "time", SimpleNamespace(perf_counter=lambda: done.append("clock") or 0.0))
+    monkeypatch.setattr(callback, "to_original", lambda *_: done.append("to_original") or [])
+    output, batch = SimpleNamespace(detections={}, box_labels=None), {"readable": torch.zeros(0)}
+    device = torch.device("cuda", 0)
+    CocoEvaluation().on_validation_batch_end(None, SimpleNamespace(device=device), output, batch, 0)
+    assert done == [device, "clock", "to_original", "clock"]
+    done.clear()
+    CocoEvaluation().on_validation_batch_end(None, SimpleNamespace(device=torch.device("cpu")), output, batch, 0)
+    assert done == ["clock", "to_original", "clock"]
 
 
 def _without_time(evaluation: CocoEvaluation) -> dict[str, float]:

@@ -42,7 +42,7 @@ def test_objects_of_a_slice_count_and_the_others_are_ignored() -> None:
     found = sliced([free, covered, cover], [(*free, 0.9), (*free, 0.8), (1, "ant", (100, 0, 20, 20), 0.7)])
     assert found["0 to 0.1"] == {"objects": 1, "ap": 1.0, "ap50": 1.0, "recall": 1.0}
     assert found["0.1 to 0.4"] == {"objects": 1, "ap": 0.0, "ap50": 0.0, "recall": 0.0}
-    assert found["over 0.4"] == {"objects": 1, "ap": 0.0, "ap50": 0.0, "recall": 0.0}
+    assert found["0.4 and more"] == {"objects": 1, "ap": 0.0, "ap50": 0.0, "recall": 0.0}
     assert found["crowded images"] == {"objects": 0, "ap": None, "ap50": None, "recall": None}
     # what is wrong is wrong in each slice; what lies on the object of another slice, and its duplicates, are nothing
     found = sliced([free, covered, cover], [(*free, 0.9), (*free, 0.85), (*covered, 0.8)])

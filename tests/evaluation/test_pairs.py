@@ -62,11 +62,12 @@ def test_boundaries_of_the_pairs_that_may_match() -> None:
     assert seen > 5
 
 
-def test_the_best_detections_of_an_image_are_kept_and_equal_ones_in_their_order() -> None:
+def test_the_best_detections_of_an_image_and_class_are_kept_and_equal_ones_in_their_order() -> None:
     boxes = [(n, 0, 5, 5) for n in range(4)]
     detections = [(1, "ant", box, score) for box, score in zip(boxes, (0.5, 0.9, 0.5, 0.1), strict=True)]
+    detections += [(1, "bee", boxes[0], 0.05), (1, "bee", boxes[1], 0.7)]
     (image,) = image_pairs(*scene([(1, "ant", (0, 0, 5, 5))], detections), max_detections=3)
-    assert image.detections.tolist() == [1, 0, 2] and image.iou.shape == (3, 1)
+    assert image.detections.tolist() == [1, 5, 0, 2, 4] and image.iou.shape == (5, 1)
 
 
 def test_hundreds_of_objects_and_detections() -> None:

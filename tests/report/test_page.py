@@ -91,7 +91,7 @@ def test_intervals_and_differences_stand_where_there_are_some():
     found = {"value": -0.0125, "interval": (-0.03, 0.005), "p_value": 0.1875}
     intervals = {"val/mask_ap": [0.48, 0.55], "val/box_ap": [None, None]}
     page = build(intervals=intervals, against="other/run", differences={"val/mask_ap": found})
-    assert "mask AP 0.500 0.480 to 0.550, 95 % of sets of as many images" in page.text
+    assert "mask AP 0.500 0.480 to 0.550, 95 % confidence interval (bootstrap over images)" in page.text
     assert (
         "Mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, p = 0.188 (paired bootstrap over "
         "images)."

@@ -119,6 +119,32 @@ def test_of_many_classes_those_with_most_objects_have_a_colour():
     assert len(lines) == 80 and lines[-1].get_label() == "all classes"
 
 
+def test_a_class_may_be_called_all_classes():
+    found = analysis(("all classes", "b", "none"))
+    found["curves"][0]["recall"] = [0.5, 0.25]
+    found["curves"][0]["precision"] = [0.5, 0.5]
+    lines = place("precision_recall", found).lines
+    assert [line.get_label() for line in lines] == ["all classes", "b", "all classes"]
+    assert [line.get_linewidth() for line in lines] == [1.2, 1.2, 2.2] and list(lines[0].get_xdata()) == [0.5, 0.25]
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_the_name_of_a_class_is_no_formula(name: str):
+    found = analysis(("a$b{$c", "$x^$ % \\ _", "none"))
+    assert render(PLOTS[name], found, LIGHT)
+
+
+def test_counts_of_a_log_axis_are_plain_numbers():
+    found = analysis()
+    for number, entry in enumerate(found["calibration"]["bins"]):
+        entry["count"] = 10 ** (number % 4)
+    below = place("calibration", found, 1)
+    below.figure.canvas.draw()
+    written = {label.get_text() for label in below.get_yticklabels()}
+    assert {"1", "1,000"} <= written and not any("$" in text for text in written)
+    assert not any(label.get_text() for label in below.get_yticklabels(minor=True))
+
+
 def test_a_single_class_is_drawn_once():
     found = analysis(("nucleus", "none"))
     assert [line.get_label() for line in place("precision_recall", found).lines] == ["all classes"]

@@ -4,10 +4,13 @@ import base64
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from box_scenes import SIZE, random_scene
 from PIL import Image
 from report_sample import Page, analysis, evaluation, ground_truth, results
 
+from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.report.plots import PLOTS
 from maskrcnn_lit.report.report import write_report
 
@@ -44,3 +47,15 @@ def test_the_page_holds_nothing_that_it_would_load(folder: Path):
     text = (folder / "report.html").read_text()
     assert "http://" not in text and "https://" not in text and "file:" not in text
     assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
+
+
+def test_results_with_masks_alone_have_a_page(tmp_path: Path):
+    truth, found = random_scene(0)
+    found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]
+    analysed = analyse(truth, found)
+    assert analysed["kind"] == "mask" and any(entry["false"] for entry in analysed["worst"])
+    pixels = np.zeros((*SIZE, 3), np.uint8)
+    given = {"analysis": analysed, "ground_truth": truth, "results": found, "read_image": lambda image_id: pixels}
+    per_class = {row["name"]: {} for row in analysed["per_class"]}
+    page = write_report(tmp_path, evaluation=evaluation() | {"per_class": per_class}, **given)
+    assert page.read_text().count("data:image/jpeg") >= len(analysed["worst"]) > 0

@@ -37,8 +37,8 @@ def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
 
 
 def test_a_curve_of_each_class_and_of_all_of_them(events: EventAccumulator):
-    curves = set(events.summary_metadata) & {tag for tag in events.Tags()["tensors"] if tag.startswith("pr/")}
-    assert curves == {"pr/all classes"} | {f"pr/{name}" for name in NAMES}
+    curves = set(events.summary_metadata) & {tag for tag in events.Tags()["tensors"] if tag.startswith("pr")}
+    assert curves == {"pr/all classes"} | {f"pr_class/{name}" for name in NAMES}
     for tag in curves:
         assert events.SummaryMetadata(tag).plugin_data.plugin_name == "pr_curves"
         assert [event.step for event in events.Tensors(tag)] == STEPS_SHOWN
@@ -95,3 +95,9 @@ def test_what_is_drawn():
     ]
     assert [curve["name"] for curve in shown["curves"]] == ["a", "b", "c", "all classes"]
     assert shown["curves"][0]["recall"].tolist() == [0.5, 0.5] and shown["curves"][0]["precision"].tolist() == [1, 0.5]
+
+
+def test_a_class_may_be_called_all_classes():
+    shown = drawn(["all classes", "b", "c"], JUDGED, {name: {} for name in ("all classes", "b", "c")}, "mask")
+    assert [curve["name"] for curve in shown["curves"]] == ["all classes", "b", "c", "all classes"]
+    assert shown["curves"][0]["recall"].tolist() == [0.5, 0.5] and len(shown["curves"][-1]["recall"]) == 3

@@ -24,13 +24,13 @@ def test_the_first_sentence_tells_the_scores():
 
 def test_the_largest_loss_is_named_first():
     assert said("AP50") == (
-        "AP50 is 0.613. Most of what it lacks is lost to missed objects (0.188, if they alone were mended), "
-        "then to detections where nothing is (0.098)."
+        "AP50 is 0.613. The costliest kind of error is missed objects (0.188 AP50 if it alone were fixed), "
+        "then detections where nothing is (0.098)."
     )
     errors = analysis()["errors"] | {"missed": 0.0, "background": 0.0, "localisation": 0.0, "duplicate": 0.0}
     assert said("AP50", errors=errors) == (
-        "AP50 is 0.613. Most of what it lacks is lost to objects given the wrong class (0.031, if they alone were "
-        "mended)."
+        "AP50 is 0.613. The costliest kind of error is objects given the wrong class (0.031 AP50 if it alone were "
+        "fixed)."
     )
 
 
@@ -62,6 +62,14 @@ def test_the_best_threshold_of_all_classes_is_told():
     assert said("Detections", curves=[curve]) == (
         "Detections with a score of 0.45 or more give the best F1, 0.615: precision 0.800, recall 0.500."
     )
+
+
+def test_the_threshold_is_not_that_of_a_class_called_all_classes():
+    curves = [
+        {"name": "all classes", "recall": [0.1], "precision": [0.3], "thresholds": [threshold], "f1": [0.15]}
+        for threshold in (0.25, 0.75)
+    ]
+    assert said("Detections", curves=curves).startswith("Detections with a score of 0.75 or more")
 
 
 def test_nothing_is_said_of_what_is_not_there():

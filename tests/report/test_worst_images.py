@@ -74,6 +74,11 @@ def test_results_without_masks_are_drawn_as_boxes():
     assert column[30 * factor] < 8 and column[39 * factor : 41 * factor].max() > 50  # inside, and on the edge
 
 
+def test_without_boxes_the_box_is_that_of_the_mask():
+    masks = [{key: value for key, value in entry.items() if key != "bbox"} for entry in results()]
+    assert [picture.jpeg for picture in draw(results=masks)] == [picture.jpeg for picture in draw()]
+
+
 @pytest.mark.parametrize(("height", "width"), [(60, 80), (2000, 1000), (30, 3000)])
 def test_a_picture_has_a_bound(height: int, width: int):
     truth = ground_truth()
