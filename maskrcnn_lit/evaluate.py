@@ -65,7 +65,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
-    evaluation = CocoEvaluation(run_dir=folder, max_detections=limits, roi_boxes=boxes, model_limit=model_limit)
+    evaluation = CocoEvaluation(
+        run_dir=folder, max_detections=limits, roi_boxes=boxes, model_limit=model_limit, raises_model=True
+    )
     accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
