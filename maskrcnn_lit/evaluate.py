@@ -50,10 +50,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
-    limits = config.metrics.max_detections or OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
-    if config.metrics.max_detections:
-        head = trained.model.box_head
-        head.max_detections = max(head.max_detections, check_limits(limits)[-1])
+    limits = OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    if config.metrics.max_detections is not None:
+        limits, head = check_limits(config.metrics.max_detections), trained.model.box_head
+        head.max_detections = max(head.max_detections, limits[-1])
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
     module = DetectionModule(
@@ -98,10 +98,13 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     if config.get("data") is None:
         raise UserError("results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ...")
     results = read_results(Path(config.results))
+    limits = MAX_DETECTIONS if config.metrics.max_detections is None else check_limits(config.metrics.max_detections)
+    if None in config.data.train.values():
+        config.data.train = config.data.val  # never read, and need not be given
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
-    index, limits = _val_index(data), check_limits(config.metrics.max_detections or MAX_DETECTIONS)
+    index = _val_index(data)
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -153,9 +156,12 @@ def _statistics(against: str | None, truth: dict[str, Any], matches: dict[str, M
 
 def _told(record: dict[str, Any]) -> str:
     lines = []
-    for name, (low, high) in record["intervals"].items():
+    for name, interval in record["intervals"].items():
         kind = name.removeprefix("val/").removesuffix("_ap")
-        lines.append(f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}")
+        if interval is None:  # without objects there is no difference either
+            lines.append(f"{kind} AP, 95 % interval over images: -")
+            continue
+        lines.append(f"{kind} AP, 95 % interval over images: {interval[0]:.3f} to {interval[1]:.3f}")
         if difference := record.get("differences", {}).get(name):
             low, high = difference["interval"]
             lines.append(

@@ -297,6 +297,19 @@ def test_the_results_of_another_tool_are_scored(
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
+def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    save_ground_truth(elsewhere, ground_truth(elsewhere) | {"annotations": []})
+    (tmp_path / "found.json").write_text("[]")
+    results = (f"results={tmp_path}/found.json", f"run_dir={tmp_path}/a", "report=false")
+    verb("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
+    record, said = evaluated(tmp_path / "a"), capsys.readouterr().out
+    assert record["data"] == "coco_json" and record["intervals"] == {"val/box_ap": None, "val/mask_ap": None}
+    assert record["differences"]["val/mask_ap"]["value"] is None
+    assert "mask AP, 95 % interval over images: -\n" in said and "nan" not in said.replace("instances", "")
+
+
 def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
     """One page with every section, the numbers of the json files and the images, that loads nothing."""
     shutil.copytree(trained, run_dir)
@@ -358,8 +371,9 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
         assert f"AR{limit}" in capsys.readouterr().out
     counts = [len(json.loads((folder / "detections.json").read_text())) for folder in (trained, tmp_path / "200")]
     assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
-    verb("evaluate", *run, "metrics.max_detections=[1,2]", f"run_dir={tmp_path}/a", code=2)
-    assert "metrics.max_detections=[1, 2] must be three ascending whole numbers" in capsys.readouterr().err
+    for limits, said in (("[1,2]", "[1, 2]"), (400, "400"), (0, "0")):
+        verb("evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2)
+        assert f"metrics.max_detections={said} must be three ascending whole numbers" in capsys.readouterr().err
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):
