@@ -11,6 +11,7 @@ from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.against import on_same_images, others
 from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
@@ -24,7 +25,8 @@ from maskrcnn_lit.evaluation.coco_ap import (
     score_matches,
 )
 from maskrcnn_lit.evaluation.coco_matching import Matches
-from maskrcnn_lit.evaluation.coco_results import read_results, results_file
+from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.result import ids_digest
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
@@ -42,6 +44,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """Score a run, or the results of another tool; `config` is that of conf/evaluate.yaml with `overrides`."""
     if (config.run is None) == (config.results is None):
         raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+    if config.against is not None:
+        others(Path(config.against), config.checkpoint)  # what is missing is told before the work
     if config.results is not None:
         _score_file(config, overrides)
         return
@@ -125,9 +129,15 @@ def _write(
     matches: dict[str, Matches],
     limit: int,
 ) -> dict[str, Any] | None:
-    """evaluation.json (`record` and the scores) and, if it is wanted, the page; the analysis on it."""
+    """evaluation.json (`record`, scores, intervals, differences from `against`) and, if wanted, the page; its analysis."""
     truth = index.coco_ground_truth()
-    record = record | scores._asdict() | _statistics(config.against, truth, matches, limit)
+    ids = [image["id"] for image in truth["images"]]
+    record = record | {"images": len(ids), "image_ids_sha256": ids_digest(ids)} | scores._asdict()
+    record["intervals"] = intervals(matches)
+    if config.against is not None:
+        other = on_same_images(others(Path(config.against), config.checkpoint), ids)
+        record |= {"against": config.against, "against_results": str(other.results)}
+        record["differences"] = differences(matches, match_all(truth, read_results(other.results), limit))
     write_json(folder / "evaluation.json", record)
     print(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
@@ -143,15 +153,6 @@ def _write(
     )
     print(f"The report is {page}")
     return analysis
-
-
-def _statistics(against: str | None, truth: dict[str, Any], matches: dict[str, Matches], limit: int) -> dict[str, Any]:
-    """For evaluation.json: the intervals of AP over images, and the differences from what `against` detected."""
-    found: dict[str, Any] = {"intervals": intervals(matches)}
-    if against is not None:
-        others = match_all(truth, read_results(results_file(Path(against))), limit)
-        found |= {"against": against, "differences": differences(matches, others)}
-    return found
 
 
 def _told(record: dict[str, Any]) -> str:

@@ -348,17 +348,27 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(trained: Path, elsewh
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
-def test_a_run_against_itself(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    run = (f"run={trained}", "checkpoint=last", "report=false")
-    verb("evaluate", *run, f"against={trained}", f"run_dir={tmp_path}/same")
+def test_a_run_against_itself(trained: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(trained, run_dir)
+    run = (f"run={run_dir}", "checkpoint=last", "report=false")
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
+    assert f"{run_dir} has no evaluation of its last weights: type `maskrcnn-lit" in capsys.readouterr().err
+    verb("evaluate", *run)
+    (folder,) = (run_dir / "evaluations").iterdir()
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
     found = evaluated(tmp_path / "same")
-    assert found["against"] == str(trained) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    assert found["against"] == str(run_dir) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    assert found["against_results"] == str(folder / "detections.json") and found["images"] == VAL_IMAGES
     for row in found["differences"].values():
         assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     entry = json.loads((trained / "detections.json").read_text())[0]
     (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
     verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
     assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+    edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
+    (folder / "evaluation.json").write_text(json.dumps(edited))
+    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/a", code=2)
+    assert f"scored 2 images, and here are {VAL_IMAGES}, not the same ones" in capsys.readouterr().err
 
 
 def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

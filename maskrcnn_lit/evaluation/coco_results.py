@@ -26,12 +26,6 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     return results
 
 
-def results_file(source: Path) -> Path:
-    """The detections of a run or an evaluation: of its folder or its evaluation.json; any other file is taken as is."""
-    folder = source if source.is_dir() else source.parent
-    return folder / "detections.json" if source.is_dir() or source.name == "evaluation.json" else source
-
-
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Write a COCO results json, one entry a line; the file is complete or as it was before."""
     atomic_write(path, "[" + ",\n".join(json.dumps(entry) for entry in results) + "]\n")

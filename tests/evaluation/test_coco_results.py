@@ -10,7 +10,7 @@ from pycocotools import mask as rle_tools
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import to_coco_results
-from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle, read_results, results_file, write_results
+from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle, read_results, write_results
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -79,12 +79,6 @@ def test_every_form_of_mask_becomes_compressed_rle() -> None:
 def test_a_mask_that_is_none_is_named(mask: object, said: str) -> None:
     with pytest.raises(UserError, match=f"a mask of image 3 is .*{said}"):
         mask_rle({"image_id": 3, "segmentation": mask}, {"height": 5, "width": 7})
-
-
-def test_the_results_of_a_run_are_found_from_its_folder_and_its_evaluation(tmp_path: Path) -> None:
-    for source in (tmp_path, tmp_path / "evaluation.json", tmp_path / "detections.json"):
-        assert results_file(source) == tmp_path / "detections.json"
-    assert results_file(tmp_path / "found.json") == tmp_path / "found.json"
 
 
 def formatted(entry: dict) -> bool:
