@@ -203,7 +203,7 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
         ({"category_id": 7}, "category ids that the ground truth does not have: 7 (it has 1, 2)"),
         ({"score": math.nan}, "entry 1 of the results has score nan"),
         ({"bbox": [1, 2, 3]}, "entry 1 of the results has bbox [1, 2, 3]"),
-        ({"segmentation": {"size": [9, 8], "counts": "0"}}, "is [9, 8] (height, width) and the"),
+        ({"segmentation": {"size": [9, 8], "counts": "0"}}, "has size [9, 8] (height, width), and the"),
     ],
 )
 def test_wrong_results_are_named(change: dict, said: str) -> None:
