@@ -93,8 +93,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
     analysis = _write(config, folder, record, index, results, scores, evaluation.matches, evaluation.max_detections[-1])
-    if analysis and config.get("data") is None and Path(config.run).is_dir():
-        write_thresholds(Path(config.run), analysis)  # of the run's own validation data
+    own = config.get("data") is None and Path(config.run).is_dir()  # the run's own validation data
+    if analysis and own and config.checkpoint == "best":
+        write_thresholds(Path(config.run), analysis)
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> None:

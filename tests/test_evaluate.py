@@ -334,6 +334,10 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
     thresholds = json.loads((run_dir / "thresholds.json").read_text())["thresholds"]
     assert thresholds == {e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None}
+    (run_dir / "thresholds.json").write_text("of the best weights")
+    verb("evaluate", f"run={run_dir}", "checkpoint=last", f"run_dir={run_dir}/last")
+    assert (run_dir / "last" / "analysis.json").is_file()
+    assert (run_dir / "thresholds.json").read_text() == "of the best weights"
 
 
 def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):

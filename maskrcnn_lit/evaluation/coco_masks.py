@@ -1,7 +1,7 @@
 """Whether the masks of a COCO results json are sound. pycocotools does not ask: damaged run lengths let it read on
 forever, or end the process.
 
-Compressed counts are unpacked for some thousands of masks in one go, as for each alone NumPy would be slow.
+Compressed counts are unpacked for a thousand masks in one go, as for each alone NumPy would be slow.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.rasterise import expand_counts
 from maskrcnn_lit.errors import UserError
 
-_AT_ONCE = 5000  # masks
+_AT_ONCE = 1000  # masks
 _FAR = 1e5  # pixels from the origin: no corner of a polygon is farther
 
 
