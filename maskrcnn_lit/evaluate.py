@@ -11,6 +11,7 @@ from maskrcnn_lit.config import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.against import on_same_images, others
 from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
@@ -24,7 +25,8 @@ from maskrcnn_lit.evaluation.coco_ap import (
     score_matches,
 )
 from maskrcnn_lit.evaluation.coco_matching import Matches
-from maskrcnn_lit.evaluation.coco_results import read_results, results_file
+from maskrcnn_lit.evaluation.coco_results import read_results
+from maskrcnn_lit.evaluation.result import ids_digest
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.files import write_json
@@ -42,6 +44,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """Score a run, or the results of another tool; `config` is that of conf/evaluate.yaml with `overrides`."""
     if (config.run is None) == (config.results is None):
         raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+    if config.against is not None:
+        others(Path(config.against), config.checkpoint)  # what is missing is told before the work
     if config.results is not None:
         _score_file(config, overrides)
         return
@@ -50,10 +54,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     described = trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # labels mean what they meant in training; other classes are an error
-    limits = config.metrics.max_detections or OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
-    if config.metrics.max_detections:
-        head = trained.model.box_head
-        head.max_detections = max(head.max_detections, check_limits(limits)[-1])
+    limits = OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    if config.metrics.max_detections is not None:
+        limits, head = check_limits(config.metrics.max_detections), trained.model.box_head
+        head.max_detections = max(head.max_detections, limits[-1])
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training, so that rounding is the same
     weights.load(model, state)
     module = DetectionModule(
@@ -65,7 +69,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
-    evaluation = CocoEvaluation(run_dir=folder, max_detections=limits, roi_boxes=boxes, model_limit=model_limit)
+    evaluation = CocoEvaluation(
+        run_dir=folder, max_detections=limits, roi_boxes=boxes, model_limit=model_limit, raises_model=True
+    )
     accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     trainer = Trainer(
         accelerator=accelerator,
@@ -87,8 +93,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
     analysis = _write(config, folder, record, index, results, scores, evaluation.matches, evaluation.max_detections[-1])
-    if analysis and config.get("data") is None and Path(config.run).is_dir():
-        write_thresholds(Path(config.run), analysis)  # of the run's own validation data
+    own = config.get("data") is None and Path(config.run).is_dir()  # the run's own validation data
+    if analysis and own and config.checkpoint == "best":
+        write_thresholds(Path(config.run), analysis)
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> None:
@@ -96,10 +103,13 @@ def _score_file(config: DictConfig, overrides: list[str]) -> None:
     if config.get("data") is None:
         raise UserError("results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ...")
     results = read_results(Path(config.results))
+    limits = MAX_DETECTIONS if config.metrics.max_detections is None else check_limits(config.metrics.max_detections)
+    if None in config.data.train.values():
+        config.data.train = config.data.val  # never read, and need not be given
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
-    index, limits = _val_index(data), check_limits(config.metrics.max_detections or MAX_DETECTIONS)
+    index = _val_index(data)
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -120,9 +130,15 @@ def _write(
     matches: dict[str, Matches],
     limit: int,
 ) -> dict[str, Any] | None:
-    """evaluation.json (`record` and the scores) and, if it is wanted, the page; the analysis on it."""
+    """evaluation.json (`record`, scores, intervals, differences from `against`) and, if wanted, the page; its analysis."""
     truth = index.coco_ground_truth()
-    record = record | scores._asdict() | _statistics(config.against, truth, matches, limit)
+    ids = [image["id"] for image in truth["images"]]
+    record = record | {"images": len(ids), "image_ids_sha256": ids_digest(ids)} | scores._asdict()
+    record["intervals"] = intervals(matches)
+    if config.against is not None:
+        other = on_same_images(others(Path(config.against), config.checkpoint), ids)
+        record |= {"against": config.against, "against_results": str(other.results)}
+        record["differences"] = differences(matches, match_all(truth, read_results(other.results), limit))
     write_json(folder / "evaluation.json", record)
     print(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
@@ -140,20 +156,14 @@ def _write(
     return analysis
 
 
-def _statistics(against: str | None, truth: dict[str, Any], matches: dict[str, Matches], limit: int) -> dict[str, Any]:
-    """For evaluation.json: the intervals of AP over images, and the differences from what `against` detected."""
-    found: dict[str, Any] = {"intervals": intervals(matches)}
-    if against is not None:
-        others = match_all(truth, read_results(results_file(Path(against))), limit)
-        found |= {"against": against, "differences": differences(matches, others)}
-    return found
-
-
 def _told(record: dict[str, Any]) -> str:
     lines = []
-    for name, (low, high) in record["intervals"].items():
+    for name, interval in record["intervals"].items():
         kind = name.removeprefix("val/").removesuffix("_ap")
-        lines.append(f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}")
+        if interval is None:  # without objects there is no difference either
+            lines.append(f"{kind} AP, 95 % interval over images: -")
+            continue
+        lines.append(f"{kind} AP, 95 % interval over images: {interval[0]:.3f} to {interval[1]:.3f}")
         if difference := record.get("differences", {}).get(name):
             low, high = difference["interval"]
             lines.append(

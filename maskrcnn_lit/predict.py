@@ -16,7 +16,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     folder = output_folder(config.run, config.run_dir, "predictions")
     threshold = config.score_threshold
     if threshold == "auto":
-        threshold = "best" if has_thresholds(config.run) else DEFAULT
+        threshold = "best" if has_thresholds(config.run, config.checkpoint) else DEFAULT
     model = load_model(
         config.run,
         score_threshold=threshold,

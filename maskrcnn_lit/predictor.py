@@ -112,7 +112,7 @@ def load_model(
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's Mask R-CNN, or the
             name of published weights (`pretrained.PUBLISHED`).
         score_threshold: detections below it are left out, 0..1; "best": below the threshold of their class that
-            `maskrcnn-lit evaluate` found best on the run's validation images (0.5 for a class without one).
+            `maskrcnn-lit evaluate` found best on the run's validation images (0.5 for a class without one); of its best weights.
         max_detections: an image.
         accelerator: auto, cpu or gpu.
         checkpoint: best or last, of a run folder.
@@ -128,7 +128,7 @@ def load_model(
         raise UserError(f"max_detections={max_detections} must be at least 1")
     config, categories, state = read(source, checkpoint)
     if score_threshold == "best":
-        thresholds = np.array(read_thresholds(source, [category.name for category in categories]))
+        thresholds = np.array(read_thresholds(source, [category.name for category in categories], checkpoint))
     else:
         thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections

@@ -89,6 +89,7 @@ def test_scoring():
     for figure in ("seconds", "cpu_seconds", "peak_mb"):
         assert set(report[figure]) == {"maskrcnn_lit", "pycocotools"} and min(report[figure].values()) > 0
     assert report["times_faster"] > 0 and set(report["intervals"]) == {"box", "mask"}
+    assert report["peak_mb_with_intervals"] >= report["peak_mb"]["maskrcnn_lit"]
 
 
 def test_mask_rle(test_data: Path):

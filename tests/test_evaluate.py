@@ -297,6 +297,19 @@ def test_the_results_of_another_tool_are_scored(
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
+def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    save_ground_truth(elsewhere, ground_truth(elsewhere) | {"annotations": []})
+    (tmp_path / "found.json").write_text("[]")
+    results = (f"results={tmp_path}/found.json", f"run_dir={tmp_path}/a", "report=false")
+    verb("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
+    record, said = evaluated(tmp_path / "a"), capsys.readouterr().out
+    assert record["data"] == "coco_json" and record["intervals"] == {"val/box_ap": None, "val/mask_ap": None}
+    assert record["differences"]["val/mask_ap"]["value"] is None
+    assert "mask AP, 95 % interval over images: -\n" in said and "nan" not in said.replace("instances", "")
+
+
 def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
     """One page with every section, the numbers of the json files and the images, that loads nothing."""
     shutil.copytree(trained, run_dir)
@@ -321,6 +334,10 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
     thresholds = json.loads((run_dir / "thresholds.json").read_text())["thresholds"]
     assert thresholds == {e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None}
+    (run_dir / "thresholds.json").write_text("of the best weights")
+    verb("evaluate", f"run={run_dir}", "checkpoint=last", f"run_dir={run_dir}/last")
+    assert (run_dir / "last" / "analysis.json").is_file()
+    assert (run_dir / "thresholds.json").read_text() == "of the best weights"
 
 
 def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
@@ -335,17 +352,27 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(trained: Path, elsewh
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
-def test_a_run_against_itself(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
-    run = (f"run={trained}", "checkpoint=last", "report=false")
-    verb("evaluate", *run, f"against={trained}", f"run_dir={tmp_path}/same")
+def test_a_run_against_itself(trained: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    shutil.copytree(trained, run_dir)
+    run = (f"run={run_dir}", "checkpoint=last", "report=false")
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
+    assert f"{run_dir} has no evaluation of its last weights: type `maskrcnn-lit" in capsys.readouterr().err
+    verb("evaluate", *run)
+    (folder,) = (run_dir / "evaluations").iterdir()
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
     found = evaluated(tmp_path / "same")
-    assert found["against"] == str(trained) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    assert found["against"] == str(run_dir) and set(found["differences"]) == {"val/box_ap", "val/mask_ap"}
+    assert found["against_results"] == str(folder / "detections.json") and found["images"] == VAL_IMAGES
     for row in found["differences"].values():
         assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     entry = json.loads((trained / "detections.json").read_text())[0]
     (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
     verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
     assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+    edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
+    (folder / "evaluation.json").write_text(json.dumps(edited))
+    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/a", code=2)
+    assert f"scored 2 images, and here are {VAL_IMAGES}, not the same ones" in capsys.readouterr().err
 
 
 def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
@@ -358,8 +385,9 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
         assert f"AR{limit}" in capsys.readouterr().out
     counts = [len(json.loads((folder / "detections.json").read_text())) for folder in (trained, tmp_path / "200")]
     assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
-    verb("evaluate", *run, "metrics.max_detections=[1,2]", f"run_dir={tmp_path}/a", code=2)
-    assert "metrics.max_detections=[1, 2] must be three ascending whole numbers" in capsys.readouterr().err
+    for limits, said in (("[1,2]", "[1, 2]"), (400, "400"), (0, "0")):
+        verb("evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2)
+        assert f"metrics.max_detections={said} must be three ascending whole numbers" in capsys.readouterr().err
 
 
 def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):

@@ -115,6 +115,8 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_stored(
     assert told + values[second] in capsys.readouterr().out
     found = json.loads((tmp_path / "best" / "detections.json").read_text())
     assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
+    verb(*given, f"run_dir={tmp_path}/last", "checkpoint=last")  # they are not of these weights
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
     verb(*given, f"run_dir={tmp_path}/half", "score_threshold=0.5")
     assert "score_threshold 0.5\n" in capsys.readouterr().out
     files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]

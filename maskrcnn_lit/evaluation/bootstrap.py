@@ -25,6 +25,7 @@ from maskrcnn_lit.evaluation.coco_tables import RECALLS
 
 RESAMPLES = 1000
 _AT_ONCE = 500  # resamples: enough for NumPy to be busy in each row
+_BYTES = 64 * 2**20  # the most that an array of a class takes: fewer resamples at once where it has many rows
 
 
 class Interval(NamedTuple):
@@ -45,7 +46,8 @@ class Difference(NamedTuple):
 def bootstrap_ap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """AP with its interval; NaN where no image has an object."""
     value, drawn = _value(matches), weighted_ap(matches, draw_weights(matches.images, resamples, seed))
-    return Interval(value, _interval(value, _deviations(drawn)))
+    low, high = np.clip(_interval(value, _deviations(drawn)), 0, 1).tolist()
+    return Interval(value, (low, high))
 
 
 def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
@@ -63,9 +65,10 @@ def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMP
     return Difference(value, _interval(value, deviations), (beyond + 1) / (len(deviations) + 1))
 
 
-def intervals(matches: Mapping[str, Matches], *, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval."""
-    return {f"val/{kind}_ap": bootstrap_ap(found, seed=seed).interval for kind, found in matches.items()}
+def intervals(matches: Mapping[str, Matches], *, seed: int = 0) -> dict[str, tuple[float, float] | None]:
+    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval; None where no image has an object."""
+    found = {f"val/{kind}_ap": bootstrap_ap(of_kind, seed=seed) for kind, of_kind in matches.items()}
+    return {name: None if math.isnan(ap.value) else ap.interval for name, ap in found.items()}
 
 
 def differences(
@@ -85,9 +88,20 @@ def draw_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
 
 def weighted_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
     """B: AP over classes and thresholds where image i counts weights[i] times (I B); NaN without an object."""
-    parts = [weights[:, b : b + _AT_ONCE] for b in range(0, weights.shape[1], _AT_ONCE)]
+    at_once = min(_AT_ONCE, max(1, _BYTES // (8 * _most_rows(matches))))
+    parts = [weights[:, b : b + at_once] for b in range(0, weights.shape[1], at_once)]
     with ThreadPoolExecutor(2) as pool:  # NumPy leaves other threads the interpreter while it counts
         return np.concatenate([np.zeros(0), *pool.map(lambda part: _mean_ap(matches, part), parts)])
+
+
+def _most_rows(matches: Matches) -> int:
+    """Of an array of B columns: the images, or of a class the objects, the right detections, or those between two."""
+    most = max(1, matches.images, int(np.bincount(matches.truth_labels, minlength=1).max()))
+    right = (matches.outcome[:, :, 0] == RIGHT).any(1)
+    for k in np.unique(matches.labels[right]).tolist():
+        at = np.flatnonzero(right[matches.labels == k])
+        most = max(most, len(at), int(np.diff(at, prepend=-1).max()))
+    return most
 
 
 def _mean_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:

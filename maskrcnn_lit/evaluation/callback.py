@@ -37,8 +37,8 @@ class CocoEvaluation(Callback):
     """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's `Output`.
 
     run_dir: where detections.json, the COCO results of the last evaluation, is written (None: nowhere).
-    max_detections: as for `coco_ap`; model_limit: the most detections of an image that the model gives, if known.
-    Where an image has more objects, a line says what to type.
+    max_detections: as for `check_limits`; model_limit: the most detections of an image that the model gives, if known.
+    Where an image has more objects, a line says what to type; raises_model: as for `limit_warning`.
     roi_boxes: what roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
@@ -56,11 +56,12 @@ class CocoEvaluation(Callback):
         max_detections: Sequence[int] = MAX_DETECTIONS,
         roi_boxes: str = "all",
         model_limit: int | None = None,
+        raises_model: bool = False,
     ) -> None:
         self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
         self.max_detections = check_limits(max_detections)
         self.roi_boxes = roi_boxes
-        self.model_limit = model_limit
+        self.model_limit, self.raises_model = model_limit, raises_model
         self.step = -1  # of the training, at the last validation
         self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = None  # COCO ground truth, COCO results
         self.metrics: dict[str, float] = {}
@@ -156,7 +157,9 @@ class CocoEvaluation(Callback):
             )
         if math.isnan(scores.metrics["val/box_ap"]):
             pl_module.print("the validation images hold no objects: AP is not defined")
-        warning = limit_warning(self.matches["box"], self.max_detections, self.model_limit)
+        warning = limit_warning(
+            self.matches["box"], self.max_detections, self.model_limit, raises_model=self.raises_model
+        )
         if warning and warning != self._warned:
             pl_module.print(warning)
         self._warned = warning

@@ -174,36 +174,40 @@ def coco_ap(
     return _summary(matches, max_detections, ground_truth["categories"])
 
 
-def check_limits(max_detections: Sequence[int]) -> tuple[int, ...]:
+def check_limits(max_detections: Any) -> tuple[int, ...]:
     """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
-    limits = tuple(max_detections)
+    several = isinstance(max_detections, Sequence) and not isinstance(max_detections, str)
+    limits = tuple(max_detections) if several else ()
     whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
     if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
-        raise UserError(
-            f"metrics.max_detections={list(limits)} must be three ascending whole numbers, as in [1,10,100]"
-        )
+        given = list(limits) if several else max_detections
+        raise UserError(f"metrics.max_detections={given} must be three ascending whole numbers, as in '[1,10,100]'")
     return limits
 
 
-def limit_warning(matches: Matches, max_detections: Sequence[int], model_limit: int | None = None) -> str | None:
-    """What to type where an image has more objects than count, or than the model gives (`model_limit`)."""
+def limit_warning(
+    matches: Matches, max_detections: Sequence[int], model_limit: int | None = None, *, raises_model: bool = False
+) -> str | None:
+    """What to type where an image has more objects than count, or than the model gives (`model_limit`).
+
+    raises_model: as in `evaluate`, where metrics.max_detections raises the model's limit too.
+    """
     counted = matches.truth_counted[:, 0]
     image, labels = matches.truth_image[counted], matches.truth_labels[counted]
     of_image = int(np.bincount(image, minlength=1).max())
     of_class = int(np.bincount(image * matches.classes + labels, minlength=1).max())
-    if of_class > max_detections[-1]:
-        first = ",".join(map(str, max_detections[:-1]))
-        return (
-            f"an image holds {of_class} objects of a class, but only {max_detections[-1]} detections count: add "
-            f"metrics.max_detections=[{first},{of_class}]"
-            + (f" model.box_head.max_detections={of_image}" if model_limit and of_image > model_limit else "")
-        )
-    if model_limit and of_image > model_limit:
-        return (
-            f"an image holds {of_image} objects, but the model gives {model_limit} detections at most: add "
-            f"model.box_head.max_detections={of_image}"
-        )
-    return None
+    more_counted, more_given = of_class > max_detections[-1], model_limit is not None and of_image > model_limit
+    last = max(max_detections[-1], of_image if more_given and raises_model else of_class)
+    typed = []
+    if more_counted or (more_given and raises_model):
+        typed.append(f"metrics.max_detections='[{','.join(map(str, [*max_detections[:-1], last]))}]'")
+    if more_given and not raises_model:
+        typed.append(f"model.box_head.max_detections={of_image}")
+    if more_counted:
+        problem = f"{of_class} objects of a class, but only {max_detections[-1]} detections count"
+    else:
+        problem = f"{of_image} objects, but the model gives {model_limit} detections at most"
+    return f"an image holds {problem}: add {' '.join(typed)}" if typed else None
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:

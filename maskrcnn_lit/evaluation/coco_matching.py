@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
+from maskrcnn_lit.evaluation.coco_masks import check_masks
 from maskrcnn_lit.evaluation.coco_results import check_results, compressed_rle, mask_rle
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # T; pycocotools' own, to the last bit
@@ -62,6 +63,8 @@ def match_results(
     class_ids = sorted(category["id"] for category in ground_truth["categories"])
     class_numbers = {category: number for number, category in enumerate(class_ids)}
     check_results(results, image_numbers, class_numbers, FIELD[iou_type])
+    if iou_type == "segm":
+        check_masks(results, {image["id"]: image for image in images})
 
     truth = ground_truth["annotations"]
     truth_labels, truth_image = _numbers(truth, class_numbers, image_numbers)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,6 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     if not isinstance(results, list):
         raise UserError(f"{path} holds no list; give a COCO results json: a list of detections")
     return results
-
-
-def results_file(source: Path) -> Path:
-    """The detections of a run or an evaluation: of its folder or its evaluation.json; any other file is taken as is."""
-    folder = source if source.is_dir() else source.parent
-    return folder / "detections.json" if source.is_dir() or source.name == "evaluation.json" else source
 
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
@@ -57,6 +51,8 @@ def check_results(
     for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
         raise UserError(f"entry {number} of the results has bbox {boxes[number]!r}; give [x, y, width, height]")
     for what, key, known in (("image", "image_id", image_ids), ("category", "category_id", category_ids)):
+        for number in _bad([entry[key] for entry in results], _is_id):
+            raise UserError(f"entry {number} of the results has {key} {results[number][key]!r}; give a number")
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
             raise UserError(
@@ -66,17 +62,8 @@ def check_results(
 
 
 def mask_rle(result: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
-    """The mask of a results entry (RLE, compressed or not, or polygons) as compressed RLE of its image."""
-    mask, size = result["segmentation"], [image["height"], image["width"]]
-    if not isinstance(mask, list):
-        if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
-            raise UserError(f"a mask of image {result['image_id']} is {mask!r:.60}; give RLE: size and counts")
-        if mask["size"] != size and list(mask["size"]) != size:
-            raise UserError(
-                f"a mask of image {result['image_id']} is {list(mask['size'])} (height, width) and the image is "
-                f"{size}; give masks in the pixels of the original image"
-            )
-    return compressed_rle(mask, image)
+    """The mask of a results entry (RLE, compressed or not, or polygons; `check_masks` passed it) as compressed RLE."""
+    return compressed_rle(result["segmentation"], image)
 
 
 def compressed_rle(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +91,10 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, Hashable)
 
 
 def _is_box(value: Any) -> bool:

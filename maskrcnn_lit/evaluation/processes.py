@@ -16,27 +16,28 @@ from maskrcnn_lit.errors import UserError
 
 _FAILED, _READ = "maskrcnn_lit/failed", "maskrcnn_lit/failure_read"
 _POLL_SECONDS = 0.02
+_WAIT_SECONDS = 1800.0  # as PyTorch waits in a collective: one that was killed has left no message
 _GRACE_SECONDS = 30.0  # process 0 keeps the store, and so it stays until the others have read why it fails
 
 
-def share(name: str, own: Any, combine: Callable[[list[Any]], Any]) -> Any:
+def share(name: str, own: Any, combine: Callable[[list[Any]], Any], *, wait_seconds: float = _WAIT_SECONDS) -> Any:
     """What `combine` makes, in process 0, of the `own` of all processes in the order of their ranks: given to all.
 
     name: the same in every process, and another one in every call. If `combine` fails, or another process has failed,
-    every process raises that error.
+    every process raises that error. RuntimeError: one did not come within `wait_seconds`.
     """
     if not _several():
         return combine([own])
     store, world = _store(), torch.distributed.get_world_size()
     arrived, made = f"maskrcnn_lit/{name}/arrived", f"maskrcnn_lit/{name}/made"
     store.add(arrived, 1)
-    _wait(lambda: store.add(arrived, 0) == world)
+    _wait(lambda: store.add(arrived, 0) == world, f"all {world} processes in {name!r}", wait_seconds)
     first = torch.distributed.get_rank() == 0
     gathered: list[Any] | None = [None] * world if first else None
     torch.distributed.gather_object(own, gathered)
     outcome = [None]
     if gathered is None:
-        _wait(lambda: store.check([made]))
+        _wait(lambda: store.check([made]), f"what process 0 makes in {name!r}", wait_seconds)
     else:
         try:
             outcome = [combine(gathered)]
@@ -73,9 +74,15 @@ def raise_reported(cause: Exception | None = None) -> None:
     raise kind(f"process {failure['rank']} failed: {failure['message']}") from cause
 
 
-def _wait(ready: Callable[[], bool]) -> None:
+def _wait(ready: Callable[[], bool], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
     while not ready():
         raise_reported()
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {what}: one was killed (out of "
+                "memory?) or hangs; see what the others printed last"
+            )
         time.sleep(_POLL_SECONDS)
 
 

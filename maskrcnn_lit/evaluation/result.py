@@ -9,7 +9,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -105,13 +105,14 @@ def describe_data(
     is the same for the same choice of images.
     """
     splits = {
-        split: {"images": len(ids), "ids_sha256": _digest(sorted(map(int, ids)))} for split, ids in subset_ids.items()
+        split: {"images": len(ids), "ids_sha256": ids_digest(ids)} for split, ids in subset_ids.items()
     }
     return {"name": name, **splits, "categories": [[int(number), title] for number, title in categories]}
 
 
-def _digest(ids: list[int]) -> str:
-    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+def ids_digest(ids: Collection[int]) -> str:
+    """SHA-256 of the image ids, whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(map(int, ids))).encode()).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -1,7 +1,7 @@
 """thresholds.json of a run folder: the best score threshold of each class, as an evaluation has found it.
 
 {"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with the highest F1 at that
-IoU on the run's own validation images. A class without one, as it had no objects there or nothing right was found, is
+IoU on the run's own validation images, of the run's best weights: those of others may be elsewhere. A class without one, as it had no objects there or nothing right was found, is
 not in it, and has DEFAULT.
 """
 
@@ -25,17 +25,22 @@ def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Pat
     return path
 
 
-def has_thresholds(run: str | Path) -> bool:
-    """Whether `run` is a run folder in which thresholds are stored."""
-    return (Path(run) / FILE).is_file()
+def has_thresholds(run: str | Path, checkpoint: str = "best") -> bool:
+    """Whether `run` is a run folder in which thresholds of these weights are stored."""
+    return checkpoint == "best" and (Path(run) / FILE).is_file()
 
 
-def read_thresholds(run: str | Path, names: Sequence[str]) -> list[float]:
+def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "best") -> list[float]:
     """Of the classes `names`; DEFAULT for one without.
 
     Raises:
-        UserError: `run` is no folder with thresholds, or they cannot be read.
+        UserError: `run` is no folder with thresholds, they cannot be read, or they are not of these weights.
     """
+    if checkpoint != "best":
+        raise UserError(
+            f"score_threshold=best is known of a run's best weights alone, not with checkpoint={checkpoint}: leave "
+            "that out, or give a number from 0 to 1"
+        )
     path = Path(run) / FILE
     try:
         stored = json.loads(path.read_text())["thresholds"]

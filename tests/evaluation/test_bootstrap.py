@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_coco import plain
 
+from maskrcnn_lit.evaluation import bootstrap
 from maskrcnn_lit.evaluation.bootstrap import (
     bootstrap_ap,
     draw_weights,
+    intervals,
     paired_bootstrap,
     recalls_reached,
     weighted_ap,
@@ -148,6 +150,43 @@ def test_other_ground_truth_is_refused() -> None:
 def test_no_objects_give_no_numbers() -> None:
     value, interval = bootstrap_ap(matched(small_truth([]), [found(1, 1, [0, 0, 9, 9], 0.5)]))
     assert math.isnan(value) and all(map(math.isnan, interval))
+    assert intervals({"box": matched(small_truth([]), [])}) == {"val/box_ap": None}
+
+
+def test_what_is_counted_at_once_does_not_matter(truth: dict, results: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    matches = matched(truth, results)
+    weights = draw_weights(matches.images, 40, seed=4)
+    expected, parts = weighted_ap(matches, weights), []
+
+    def mean_ap(matches: Matches, part: np.ndarray, count: Any = bootstrap._mean_ap) -> Any:
+        parts.append(part.shape[1])
+        return count(matches, part)
+
+    monkeypatch.setattr(bootstrap, "_mean_ap", mean_ap)
+    for room, sizes in ((8 * 7 * bootstrap._most_rows(matches), [7] * 5 + [5]), (1, [1] * 40)):
+        parts.clear()
+        monkeypatch.setattr(bootstrap, "_BYTES", room)
+        assert weighted_ap(matches, weights) == pytest.approx(expected, abs=1e-12) and sorted(parts)[::-1] == sizes
+
+
+def test_the_rows_of_the_largest_class_are_known() -> None:
+    """Of class one 3 objects and 2 right detections, the second after 4 wrong ones."""
+    truth = small_truth([box(1, 1, [0, 0, 9, 9]), box(2, 1, [0, 0, 9, 9]), box(2, 1, [50, 50, 9, 9])])
+    wrong = [found(1, 1, [80, 80, 9, 9], 0.8 - n / 100) for n in range(4)]
+    results = [found(1, 1, [0, 0, 9, 9], 0.9), *wrong, found(2, 1, [0, 0, 9, 9], 0.1)]
+    assert bootstrap._most_rows(matched(truth, results)) == 5
+    assert bootstrap._most_rows(matched(truth, results[:1])) == 3
+    assert bootstrap._most_rows(matched(small_truth([]), [])) == 2  # images
+
+
+def test_an_interval_of_ap_stays_between_0_and_1() -> None:
+    """One of two objects is found, after a wrong detection: the plain interval begins below 0."""
+    truth = small_truth([box(image, 1, [0, 0, 9, 9]) for image in (1, 2)])
+    results = [found(1, 1, [0, 0, 9, 9], 0.5), found(2, 1, [80, 80, 9, 9], 0.9)]
+    matches = matched(truth, results)
+    value, interval = bootstrap_ap(matches)
+    drawn = weighted_ap(matches, draw_weights(matches.images, 1000, seed=0))
+    assert value + np.percentile(drawn, 2.5) - drawn.mean() < -0.01 and interval[0] == 0 < value < interval[1] <= 1
 
 
 def test_recalls_are_counted_by_the_comparison_of_floats() -> None:

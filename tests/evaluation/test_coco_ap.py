@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
         ({"category_id": 7}, "category ids that the ground truth does not have: 7 (it has 1, 2)"),
         ({"score": math.nan}, "entry 1 of the results has score nan"),
         ({"bbox": [1, 2, 3]}, "entry 1 of the results has bbox [1, 2, 3]"),
-        ({"segmentation": {"size": [9, 8], "counts": "0"}}, "is [9, 8] (height, width) and the"),
+        ({"segmentation": {"size": [9, 8], "counts": "0"}}, "has size [9, 8] (height, width), and the"),
     ],
 )
 def test_wrong_results_are_named(change: dict, said: str) -> None:
@@ -213,9 +214,10 @@ def test_wrong_results_are_named(change: dict, said: str) -> None:
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("limits", [[1, 10], [10, 10, 100], [100, 10, 1], [0, 1, 2], [1, 10, 100.0]])
-def test_limits_that_are_none_are_named(limits: list) -> None:
-    with pytest.raises(UserError, match="must be three ascending whole numbers"):
+@pytest.mark.parametrize("limits", [[1, 10], [10, 10, 100], [100, 10, 1], [0, 1, 2], [1, 10, 100.0], 400, "all"])
+def test_limits_that_are_none_are_named(limits: object) -> None:
+    said = f"metrics.max_detections={limits} must be three ascending whole numbers, as in '[1,10,100]'"
+    with pytest.raises(UserError, match=re.escape(said)):
         check_limits(limits)
     assert check_limits([1, 10, 400]) == (1, 10, 400)
 
@@ -225,10 +227,16 @@ def test_more_objects_than_count_are_told() -> None:
     matches = match_all(small_truth([*objects, box(1, 1, [0, 0, 9, 9], iscrowd=1)]), [])["mask"]
     assert limit_warning(matches, (1, 2, 7)) is None and limit_warning(matches, (1, 2, 7), 11) is None
     few, model, both = (limit_warning(matches, *some) for some in (((1, 2, 6),), ((1, 2, 7), 10), ((1, 2, 6), 10)))
-    assert few and few.endswith("only 6 detections count: add metrics.max_detections=[1,2,7]")
+    assert few and few.endswith("only 6 detections count: add metrics.max_detections='[1,2,7]'")
     assert model and model.startswith("an image holds 11 objects, but the model gives 10 detections at most")
-    assert both and both.endswith("add metrics.max_detections=[1,2,7] model.box_head.max_detections=11")
+    assert both and both.endswith("add metrics.max_detections='[1,2,7]' model.box_head.max_detections=11")
     assert limit_warning(match_all(small_truth([]), [])["box"], (1, 2, 7)) is None
+    limits = (((1, 2, 6), 100), ((1, 2, 6), 10), ((1, 2, 7), 10), ((1, 2, 20), 10))
+    told = [limit_warning(matches, *some, raises_model=True) or "" for some in limits]
+    assert [text.split(": add ")[1] for text in told] == [
+        f"metrics.max_detections='[1,2,{last}]'" for last in (7, 11, 11, 20)
+    ]
+    assert limit_warning(matches, (1, 2, 20), 11, raises_model=True) is None
 
 
 def test_results_table_is_aligned_and_shows_a_dash_for_no_number() -> None:

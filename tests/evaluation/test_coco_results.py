@@ -10,7 +10,7 @@ from pycocotools import mask as rle_tools
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import to_coco_results
-from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle, read_results, results_file, write_results
+from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle, read_results, write_results
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -44,6 +44,8 @@ def test_a_file_that_is_no_results_json_is_named(tmp_path: Path, text: str | Non
         ("box", "entry 1 of the results has no 'bbox', 'category_id', 'image_id', 'score'"),
         (ENTRY | {"score": "high"}, "entry 1 of the results has score 'high'"),
         (ENTRY | {"bbox": None}, "entry 1 of the results has bbox None"),
+        (ENTRY | {"image_id": [1]}, "entry 1 of the results has image_id [1]; give a number"),
+        (ENTRY | {"category_id": {}}, "entry 1 of the results has category_id {}; give a number"),
     ],
 )
 def test_a_bad_entry_is_named(entry: object, said: str) -> None:
@@ -73,18 +75,6 @@ def test_every_form_of_mask_becomes_compressed_rle() -> None:
     ]
     for form in forms:
         assert (rle_tools.decode(mask_rle({"image_id": 1, "segmentation": form}, image)) == mask).all()
-
-
-@pytest.mark.parametrize("mask, said", [("x", "give RLE: size and counts"), ({"counts": "1"}, "give RLE")])
-def test_a_mask_that_is_none_is_named(mask: object, said: str) -> None:
-    with pytest.raises(UserError, match=f"a mask of image 3 is .*{said}"):
-        mask_rle({"image_id": 3, "segmentation": mask}, {"height": 5, "width": 7})
-
-
-def test_the_results_of_a_run_are_found_from_its_folder_and_its_evaluation(tmp_path: Path) -> None:
-    for source in (tmp_path, tmp_path / "evaluation.json", tmp_path / "detections.json"):
-        assert results_file(source) == tmp_path / "detections.json"
-    assert results_file(tmp_path / "found.json") == tmp_path / "found.json"
 
 
 def formatted(entry: dict) -> bool:

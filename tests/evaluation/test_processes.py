@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 # {body} is one process; what it raises, and for how long it lived, goes into a file.
 SCRIPT = """
-import json, sys, time
+import json, os, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from maskrcnn_lit.errors import UserError
@@ -113,6 +113,22 @@ dist.barrier()
 """
     first, _ = run(body + "\n", 2, tmp_path)
     assert first[0] == ["RuntimeError", "process 1 failed: ValueError: no such picture"] and first[1] < 25
+
+
+def test_one_that_is_killed_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    body = """
+if rank == 1:
+    with open(f"{out}/1.json", "w") as file:
+        json.dump([["killed", ""], 0], file)
+    os._exit(9)
+try:
+    share("turn", rank, len, wait_seconds=1)
+except RuntimeError as error:
+    said = ["RuntimeError", str(error)]
+"""
+    (said, seconds), _ = run(body, 2, tmp_path)
+    assert said[0] == "RuntimeError" and 1 <= seconds < 25
+    assert said[1].startswith("process 0 waited 1 s for all 2 processes in 'turn': one was killed (out of memory?)")
 
 
 def test_alone_nothing_is_sent(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
     assert not has_thresholds(checkpoint)
 
 
+def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
+    write_thresholds(tmp_path, ANALYSIS)
+    assert has_thresholds(tmp_path, "best") and not has_thresholds(tmp_path, "last")
+    assert read_thresholds(tmp_path, ["ant"], "best") == [0.625]
+    with pytest.raises(UserError, match="of a run's best weights alone, not with checkpoint=last: leave that out, or"):
+        read_thresholds(tmp_path, ["ant"], "last")
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"thresholds": {"ant": "high"}}', '{"thresholds": 3}'])
 def test_a_broken_file_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
