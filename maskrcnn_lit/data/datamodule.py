@@ -113,8 +113,7 @@ class CocoDataModule(LightningDataModule):
 
     @property
     def quick_index(self) -> AnnotationIndex:
-        """The validation images that `fit` looks at: `quick_images` of them, where fewer are a part of more, or all.
-        They do not depend on `seed`, so that the curves of runs with several seeds are of the same images."""
+        """The images that `fit` validates on: `quick_images` (fewer are a part of more), whatever `seed`, or all."""
         index, count = self.val_dataset.index, self.quick_images
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
