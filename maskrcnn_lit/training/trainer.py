@@ -36,13 +36,11 @@ def build_trainer(
     evaluate_every_n_epochs: int,
     environment: ClusterEnvironment | None = None,
 ) -> Trainer:
-    """A Trainer that writes to `run_dir` and whose runs can be resumed exactly: the arguments are those of
-    conf/trainer, and evaluation.every_n_epochs. Call `fit` with a data module that has `batch_size` and
-    `resume(*, epoch, batch)`.
+    """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a data module that has
+    `batch_size` and `resume(*, epoch, batch)`. The arguments are those of conf/trainer, and evaluation.every_n_epochs.
 
     environment: what has started this process among others; None: it is the only one.
-
-    Raises UserError for a device that is not there, an unknown precision, and a run without an end.
+    UserError: a device that is not there, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
         raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
@@ -64,7 +62,7 @@ def build_trainer(
         callbacks=[StopAtStep(steps=steps), *callbacks, checkpoints],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
-        # Every parameter has a gradient in every step, also where no image has an object, and always in the same order.
+        # Every parameter has a gradient in every step, also where no image has an object.
         strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True) if environment else "auto",
         max_epochs=-1 if epochs is None else epochs,
         accelerator=accelerator,
