@@ -130,7 +130,7 @@ def _write(
     matches: dict[str, Matches],
     limit: int,
 ) -> dict[str, Any] | None:
-    """evaluation.json (`record`, scores, intervals, differences from `against`) and, if wanted, the page; its analysis."""
+    """evaluation.json (`record`, scores, intervals, differences) and, if it is wanted, the page; the analysis on it."""
     truth = index.coco_ground_truth()
     ids = [image["id"] for image in truth["images"]]
     record = record | {"images": len(ids), "image_ids_sha256": ids_digest(ids)} | scores._asdict()

@@ -112,7 +112,8 @@ def load_model(
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's Mask R-CNN, or the
             name of published weights (`pretrained.PUBLISHED`).
         score_threshold: detections below it are left out, 0..1; "best": below the threshold of their class that
-            `maskrcnn-lit evaluate` found best on the run's validation images (0.5 for a class without one); of its best weights.
+            `maskrcnn-lit evaluate` found best for the run's best weights on its validation images (0.5 for a class
+            without one).
         max_detections: an image.
         accelerator: auto, cpu or gpu.
         checkpoint: best or last, of a run folder.

@@ -65,7 +65,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         evaluation = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as json ({error}); give an evaluation's folder, or evaluate anew") from None
+        raise UserError(
+            f"{file} cannot be read as json ({error}); give an evaluation's folder, or evaluate anew"
+        ) from None
     if not isinstance(evaluation, dict):
         raise UserError(f"{file} is no evaluation; give an evaluation's folder, or evaluate anew")
     return evaluation

@@ -99,15 +99,21 @@ def score_results(
     ground_truth: dict[str, Any],
     results: Sequence[dict[str, Any]],
     *,
-    image_ids: Iterable[int] | None = None,
     max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> Scores:
     """Box AP and mask AP of `results` under the names that are logged; without masks in them, box AP only.
 
-    image_ids: score these images of the ground truth only (None: all of it).
+    Equal to pycocotools' numbers of the same results. Changes neither argument.
+
+    ground_truth: a COCO json as a dict; all of its images are scored.
+    results: entries of a COCO results json: image_id, category_id, score, and "bbox" (x y w h) or "segmentation".
+    max_detections: three ascending limits on the detections of an image and class; all numbers but the AR named after
+        the others use the last one.
+
+    Raises UserError, naming them, for results that are none or not of this ground truth.
     """
-    truth = ground_truth if image_ids is None else of_images(ground_truth, image_ids)
-    return score_matches(match_all(truth, results, max_detections[-1]), truth["categories"], max_detections)
+    matches = match_all(ground_truth, results, max_detections[-1])
+    return score_matches(matches, ground_truth["categories"], max_detections)
 
 
 def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
@@ -147,31 +153,6 @@ def score_matches(
             per_class[name][f"{kind}_ap"] = value
         metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
     return Scores(metrics, per_class)
-
-
-def coco_ap(
-    ground_truth: Mapping[str, Any],
-    results: Sequence[dict[str, Any]],
-    *,
-    iou_type: str,
-    max_detections: Sequence[int] = MAX_DETECTIONS,
-) -> dict[str, Any]:
-    """The twelve COCO numbers of `results`, equal to pycocotools' on the same results. Changes neither
-    argument.
-
-    ground_truth: a COCO json as a dict; all of its images are scored.
-    results: entries of a COCO results json: image_id, category_id, score, "bbox" (x y w h) or
-        "segmentation" (RLE).
-    iou_type: "bbox" or "segm".
-    max_detections: three ascending limits on the detections of an image; all numbers but the AR named
-        after the others use the last one.
-
-    Returns ap, ap50, ap75, ap_small, ap_medium, ap_large, ar1, ar10, ar100 (named after `max_detections`),
-    ar_small, ar_medium, ar_large and "ap_per_class" (name -> AP): 0..1, or NaN without such ground truth.
-    Raises UserError, naming them, for results of images or categories that the ground truth does not have.
-    """
-    matches = match_results(ground_truth, results, iou_type=iou_type, limit=max_detections[-1])
-    return _summary(matches, max_detections, ground_truth["categories"])
 
 
 def check_limits(max_detections: Any) -> tuple[int, ...]:
@@ -227,7 +208,7 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
 def _summary(
     matches: Matches, max_detections: Sequence[int], categories: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    precision, recall, _ = coco_tables(matches, max_detections)
+    precision, recall = coco_tables(matches, max_detections)
     names = [category["name"] for category in sorted(categories, key=lambda category: category["id"])]
     summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
     summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}

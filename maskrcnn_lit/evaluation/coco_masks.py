@@ -42,7 +42,9 @@ def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[
 def _fault(mask: Any, size: tuple[int, int]) -> str | None:
     """What is wrong with a mask."""
     if isinstance(mask, list):
-        return None if mask and all(map(_is_polygon, mask)) else f"is {mask!r:.60}: no polygons [[x, y, x, y, ...], ...]"
+        return (
+            None if mask and all(map(_is_polygon, mask)) else f"is {mask!r:.60}: no polygons [[x, y, x, y, ...], ...]"
+        )
     if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
         return f"is {mask!r:.60}"
     counts, given = mask["counts"], mask["size"]

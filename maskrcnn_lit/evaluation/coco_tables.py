@@ -20,14 +20,13 @@ class Tables(NamedTuple):
 
     precision: Floats  # T R K A: the highest at this recall or more, 0 where it is not reached
     recall: Floats  # T K A M: with the best 1, 10, ... detections of each image and class
-    scores: Floats  # T R K A: of the detection that reaches this recall, 0 where none does
 
 
 def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
     """max_detections: the M limits; the last one may not be higher than that of the matches."""
     _, thresholds, sizes = matches.outcome.shape
     shape = (thresholds, len(RECALLS), matches.classes, sizes)
-    precision, scores = np.full(shape, -1.0), np.full(shape, -1.0)
+    precision = np.full(shape, -1.0)
     recall = np.full((thresholds, matches.classes, sizes, len(max_detections)), -1.0)
     starts = np.searchsorted(matches.labels, np.arange(matches.classes + 1))
     for a in range(sizes):
@@ -48,13 +47,10 @@ def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
                 best = np.maximum.accumulate((np.arange(1, len(right) + 1) / (seen + np.spacing(1)))[::-1])[::-1]
                 reached = needed[k] <= len(right)
                 place = np.maximum(needed[k][reached] - 1, 0)
-                precision[t, :, k, a] = scores[t, :, k, a] = 0.0
+                precision[t, :, k, a] = 0.0
                 if len(right):
                     precision[t, reached, k, a] = best[place]
-                    scores[t, reached, k, a] = matches.scores[right[place]]
-                if starts[k] < starts[k + 1]:  # a recall of 0 is reached by the first one, right or wrong
-                    scores[t, 0, k, a] = matches.scores[starts[k]]
-    return Tables(precision, recall, scores)
+    return Tables(precision, recall)
 
 
 def hits_needed(objects: int) -> np.ndarray:

@@ -104,9 +104,7 @@ def describe_data(
         so that it
     is the same for the same choice of images.
     """
-    splits = {
-        split: {"images": len(ids), "ids_sha256": ids_digest(ids)} for split, ids in subset_ids.items()
-    }
+    splits = {split: {"images": len(ids), "ids_sha256": ids_digest(ids)} for split, ids in subset_ids.items()}
     return {"name": name, **splits, "categories": [[int(number), title] for number, title in categories]}
 
 

@@ -1,8 +1,8 @@
 """thresholds.json of a run folder: the best score threshold of each class, as an evaluation has found it.
 
 {"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with the highest F1 at that
-IoU on the run's own validation images, of the run's best weights: those of others may be elsewhere. A class without one, as it had no objects there or nothing right was found, is
-not in it, and has DEFAULT.
+IoU on the run's own validation images, of the run's best weights; those of the last ones are not stored. A class
+without one, as it had no objects there or nothing right was found, is not in it, and has DEFAULT.
 """
 
 import json

@@ -1,11 +1,14 @@
 """Ground truth and detections on which scores must be pycocotools': real and jittered, and small ones made by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from plain_coco import api
 from pycocotools import mask as rle_tools
+
+from maskrcnn_lit.evaluation.coco_ap import score_matches
+from maskrcnn_lit.evaluation.coco_matching import match_results
 
 Entries = list[dict[str, Any]]
 
@@ -15,6 +18,20 @@ class Case(NamedTuple):
     results: Entries
     max_detections: tuple[int, ...] = (1, 10, 100)
     trivial: bool = False  # AP is 0, 1 or undefined
+
+
+def coco_ap(
+    truth: Mapping[str, Any],
+    results: Sequence[dict[str, Any]],
+    *,
+    iou_type: str,
+    max_detections: Sequence[int] = (1, 10, 100),
+) -> dict[str, Any]:
+    """Our twelve numbers of "bbox" or "segm", ap, ap50, ..., and "ap_per_class" (name -> AP)."""
+    matches = match_results(truth, results, iou_type=iou_type, limit=max_detections[-1])
+    metrics, per_class = score_matches({"kind": matches}, truth["categories"], max_detections)
+    numbers: dict[str, Any] = {name.removeprefix("val/kind_"): value for name, value in metrics.items()}
+    return numbers | {"ap_per_class": {name: found["kind_ap"] for name, found in per_class.items()}}
 
 
 def jitter(truth: dict[str, Any]) -> Entries:

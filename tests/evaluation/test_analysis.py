@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from box_scenes import CLASSES, random_scene, rle, scene, slow_boundary
+from coco_cases import coco_ap
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_lit.evaluation.analysis import analyse
 from maskrcnn_lit.evaluation.boundary import boundary_distance
-from maskrcnn_lit.evaluation.coco_ap import coco_ap, score_results
+from maskrcnn_lit.evaluation.coco_ap import score_results
 from maskrcnn_lit.evaluation.tide import KINDS
 
 TOP = (

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from box_scenes import CLASSES, random_scene, scene
+from coco_cases import coco_ap
 
 from maskrcnn_lit.evaluation.average_precision import (
     SIZES,
@@ -17,7 +18,7 @@ from maskrcnn_lit.evaluation.average_precision import (
     match,
     mean,
 )
-from maskrcnn_lit.evaluation.coco_ap import coco_ap, match_all
+from maskrcnn_lit.evaluation.coco_ap import match_all
 from maskrcnn_lit.evaluation.pairs import image_pairs
 
 

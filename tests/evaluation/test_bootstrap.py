@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_cases import box, found, jitter, small_truth
+from coco_cases import box, coco_ap, found, jitter, small_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_coco import plain
@@ -21,7 +21,6 @@ from maskrcnn_lit.evaluation.bootstrap import (
     recalls_reached,
     weighted_ap,
 )
-from maskrcnn_lit.evaluation.coco_ap import coco_ap
 from maskrcnn_lit.evaluation.coco_matching import Matches, match_results
 from maskrcnn_lit.evaluation.coco_tables import RECALLS
 

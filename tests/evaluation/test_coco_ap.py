@@ -1,4 +1,4 @@
-"""coco_ap against plain pycocotools, on real ground truth and on small random sets."""
+"""Our scores against plain pycocotools, on real ground truth and on small random sets."""
 
 import copy
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_cases import CASES, Case, box, found, jitter, rle, small_truth
+from coco_cases import CASES, Case, box, coco_ap, found, jitter, rle, small_truth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_coco import NAMES, api, largest_difference, plain
@@ -20,9 +20,9 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import (
     DetectionCollector,
     check_limits,
-    coco_ap,
     limit_warning,
     match_all,
+    of_images,
     results_table,
     score_results,
     to_coco_results,
@@ -190,7 +190,7 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
     assert set(metrics) == {f"val/{kind}_{name}" for kind in ("box", "mask") for name in NAMES}
     assert per_class["one"] == pytest.approx({"box_ap": 1.0, "mask_ap": 1.0})
     assert per_class["two"] == {"box_ap": 0.0, "mask_ap": 0.0}
-    assert score_results(truth, results, image_ids=[1]).metrics["val/mask_ap"] == pytest.approx(1.0)
+    assert score_results(of_images(truth, [1]), results).metrics["val/mask_ap"] == pytest.approx(1.0)
     assert len(truth["images"]) == 2
     boxes_only = [{key: value for key, value in r.items() if key != "segmentation"} for r in results]
     assert "val/mask_ap" not in score_results(truth, boxes_only).metrics

@@ -109,7 +109,9 @@ def test_scoring_asks() -> None:
 @given(st.lists(st.one_of(st.lists(st.integers(0, 2**20), min_size=1, max_size=9), st.text("0123OPQo_`n"))))
 def test_together_they_are_unpacked_as_each_alone_is(drawn: list) -> None:
     texts = [
-        rle_tools.frPyObjects({"size": [1, 1], "counts": one}, 1, 1)["counts"] if isinstance(one, list) else one.encode()
+        rle_tools.frPyObjects({"size": [1, 1], "counts": one}, 1, 1)["counts"]
+        if isinstance(one, list)
+        else one.encode()
         for one in drawn
     ]
     expected: list[int] | None = []

@@ -1,4 +1,4 @@
-"""Precision, recall and scores against pycocotools' accumulate, cell by cell."""
+"""Precision and recall against pycocotools' accumulate, cell by cell."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,6 @@ def test_every_cell_is_that_of_pycocotools(test_data: Path, name: str, iou_type:
     tables = coco_tables(match_results(case.truth, case.results, iou_type=iou_type, limit=100), (1, 10, 100))
     theirs = evaluated(case.truth, case.results, iou_type).eval
     assert (tables.precision == theirs["precision"][..., -1]).all()
-    assert (tables.scores == theirs["scores"][..., -1]).all()
     assert (tables.recall == theirs["recall"]).all()
     assert (tables.recall > 0).any() and (tables.recall == -1).any()
 
@@ -29,11 +28,10 @@ def test_by_hand() -> None:
     """Of class one, two objects: right, wrong, right. Of class two nothing is there to find."""
     truth = small_truth([box(1, 1, [0, 0, 50, 50]), box(2, 1, [0, 0, 50, 50])])
     results = [found(1, 1, [0, 0, 50, 50], 0.9), found(1, 1, [80, 80, 30, 30], 0.8), found(2, 1, [0, 0, 50, 50], 0.7)]
-    precision, recall, scores = coco_tables(match_results(truth, results, iou_type="bbox", limit=100), (1, 2))
+    precision, recall = coco_tables(match_results(truth, results, iou_type="bbox", limit=100), (1, 2))
     assert np.allclose(precision[:, :51, 0, 0], 1, atol=1e-12) and np.allclose(precision[:, 51:, 0, 0], 2 / 3)
-    assert (scores[:, :51, 0, 0] == 0.9).all() and (scores[:, 51:, 0, 0] == 0.7).all()
     assert (recall[:, 0, 0] == [1, 1]).all()
-    assert (precision[:, :, 1] == -1).all() and (recall[:, 1] == -1).all() and (scores[:, :, 1] == -1).all()
+    assert (precision[:, :, 1] == -1).all() and (recall[:, 1] == -1).all()
     assert precision.shape == (10, len(RECALLS), 2, 4) and recall.shape == (10, 2, 4, 2)
 
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 from box_scenes import random_scene, scene
+from coco_cases import coco_ap
 from pycocotools import mask as rle_tools
 
-from maskrcnn_lit.evaluation.coco_ap import coco_ap
 from maskrcnn_lit.evaluation.pairs import image_pairs
 from maskrcnn_lit.evaluation.tide import KINDS, error_shares, judge_errors
 
