@@ -130,7 +130,15 @@ def test_alone(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
-    told = {"NTASKS": "8", "NNODES": "2", "PROCID": "5", "LOCALID": "1", "NODEID": "1", "JOB_NAME": "train"}
+    told = {
+        "NTASKS": "8",
+        "NNODES": "2",
+        "NTASKS_PER_NODE": "4",
+        "PROCID": "5",
+        "LOCALID": "1",
+        "NODEID": "1",
+        "JOB_NAME": "train",
+    }
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     found = launched()
