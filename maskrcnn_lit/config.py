@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import hydra
 import yaml
@@ -32,6 +32,7 @@ __all__ = [
     "describe",
     "load_run_config",
     "show",
+    "to_dict",
     "to_yaml",
     "yaml_name",
 ]
@@ -137,6 +138,11 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
         and not str(value).startswith("${")  # follows another option
     ]
     return Description(groups, options)
+
+
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """`config` as plain data, references resolved: what a checkpoint holds."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def to_yaml(config: DictConfig) -> str:

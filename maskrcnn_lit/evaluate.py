@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config import build
+from maskrcnn_lit.config import build, to_dict
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
@@ -64,7 +64,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         model=model,
         optimizer=build(trained.optimizer),
         categories=categories,
-        config=OmegaConf.to_container(trained),  # type: ignore[arg-type]  # a dict, as the checkpoint holds it
+        config=to_dict(trained),
         seed=trained.seed,
     )
     boxes = config.metrics.roi_accuracy.boxes

@@ -17,13 +17,13 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit import cli
-from maskrcnn_lit.config import build, load_run_config
+from maskrcnn_lit.config import build, load_run_config, to_dict
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.errors import UserError, check_whole
-from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
 from maskrcnn_lit.evaluation.result import RunResult, describe_data, read_result, write_result
@@ -94,7 +94,7 @@ def _train(config: DictConfig, result: RunResult) -> int:
         model=model.to(memory_format=torch.channels_last),
         optimizer=build(config.optimizer),
         categories=data.categories,
-        config=OmegaConf.to_container(config, resolve=True),  # type: ignore[arg-type]  # a dict
+        config=to_dict(config),
         seed=config.seed,
     )
     result.config_sha256 = config_digest(module.config)
@@ -117,8 +117,6 @@ def _train(config: DictConfig, result: RunResult) -> int:
 
 def _data(config: DictConfig) -> CocoDataModule:
     data: CocoDataModule = build(config.data)
-    if not first_process():
-        data.tell = lambda *lines: None  # type: ignore[method-assign]  # once is enough
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
     data.quick_images = config.evaluation.images
@@ -135,12 +133,12 @@ def _data(config: DictConfig) -> CocoDataModule:
 def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
     """The validation losses and scores, on all validation images, of the weights as they are at the end."""
     metrics: dict[str, float] = {}
-    for evaluation in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it
-        if isinstance(evaluation, CocoEvaluation):
-            # A quick look saw a part; resumed at the very end, or without a look after the last epoch, it saw nothing.
-            if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
-                trainer.validate(module, datamodule=data, verbose=False)
-            metrics |= evaluation.metrics
+    evaluation = coco_evaluation(trainer)
+    if evaluation is not None:
+        # A quick look saw a part; resumed at the very end, or without a look after the last epoch, it saw nothing.
+        if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
+            trainer.validate(module, datamodule=data, verbose=False)
+        metrics |= evaluation.metrics
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return logged | metrics
 

@@ -27,5 +27,5 @@ def on_fit_end(module: DetectionModule) -> None:
 
 
 if __name__ == "__main__":
-    DetectionModule.on_fit_end = on_fit_end  # type: ignore[method-assign]
+    DetectionModule.on_fit_end = on_fit_end
     sys.exit(cli.main(sys.argv[2:]))

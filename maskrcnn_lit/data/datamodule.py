@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
@@ -236,10 +237,9 @@ class CocoDataModule(LightningDataModule):
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
+    @rank_zero_only
     def tell(self, *lines: str) -> None:
-        """Print on the first process only."""
-        if self._ranks()[0] == 0:
-            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
 
 def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:

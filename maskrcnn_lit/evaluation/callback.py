@@ -33,6 +33,12 @@ from maskrcnn_lit.model.postprocess import to_original
 _MONITORED = ("val/box_ap", "val/mask_ap")
 
 
+def coco_evaluation(trainer: Trainer) -> "CocoEvaluation | None":
+    """The one among the callbacks of `trainer`, if there is one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    return next((callback for callback in callbacks if isinstance(callback, CocoEvaluation)), None)
+
+
 class CocoEvaluation(Callback):
     """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's `Output`.
 

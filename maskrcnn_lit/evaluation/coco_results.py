@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,12 @@ def check_results(
             )
 
 
-def mask_rle(result: dict[str, Any], image: dict[str, Any]) -> dict[str, Any]:
+def mask_rle(result: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
     """The mask of a results entry (RLE, compressed or not, or polygons; `check_masks` passed it) as compressed RLE."""
     return compressed_rle(result["segmentation"], image)
 
 
-def compressed_rle(mask: Any, image: dict[str, Any]) -> dict[str, Any]:
+def compressed_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
     """Polygons, run lengths or compressed RLE as compressed RLE."""
     size = image["height"], image["width"]
     if isinstance(mask, list):

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from maskrcnn_lit.evaluation.average_precision import Judged, judged_at_50
-from maskrcnn_lit.evaluation.callback import CocoEvaluation
+from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.curves import class_curve, thinned
 from maskrcnn_lit.report.plots import class_ap, precision_recall
 from maskrcnn_lit.report.theme import LIGHT, render
@@ -32,7 +32,7 @@ class ScorePlots(Callback):
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = next((c for c in trainer.callbacks if isinstance(c, CocoEvaluation)), None)  # type: ignore[attr-defined]
+        evaluation = coco_evaluation(trainer)
         writers = tensorboard_writers(trainer)
         if evaluation is None or evaluation.scored is None or not writers:
             return

@@ -78,7 +78,7 @@ def _draw(
     pixels: np.ndarray, image: Mapping[str, Any], shown: Mapping[str, list[Any]], names: Mapping[int, str]
 ) -> np.ndarray:
     drawn = [(kind, found) for kind, several in shown.items() for found in several]
-    masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]  # type: ignore[arg-type]
+    masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]
     boxes = np.array([_box(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = [
@@ -97,7 +97,7 @@ def _draw(
 
 def _box(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
     """x, y, w, h: of the mask, where the results have no boxes."""
-    return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))  # type: ignore[arg-type]
+    return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))
 
 
 def _shrunk(picture: np.ndarray) -> np.ndarray:
