@@ -154,10 +154,10 @@ def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
     return low + (edges[low] <= recall) + (edges[np.minimum(low + 1, len(RECALLS))] <= recall)
 
 
-def _sums_at(image: Ints, counted: Ints, at: Ints, weights: NDArray[np.int32]) -> Any:
+def _sums_at(image: Ints, counted: Ints, at: Ints, weights: NDArray[np.int32]) -> NDArray[np.int32]:
     """len(at) B: the weights of the detections `counted` up to each of `at`, itself included; both ascend."""
     if not len(counted):
-        return 0
+        return np.broadcast_to(np.int32(0), (len(at), weights.shape[1]))
     upto = np.searchsorted(counted, at, side="right")
     sums = np.zeros((len(at), weights.shape[1]), dtype=np.int32)
     begin = 0

@@ -87,6 +87,15 @@ def test_weights_count_as_copies_of_images_do_in_small_sets(objects: list, seen:
     assert ap == pytest.approx(by_copying(truth, results, list(drawn), "bbox"), abs=1e-9, nan_ok=True)
 
 
+def test_a_class_whose_only_detection_is_ignored_at_some_thresholds() -> None:
+    """It covers an object by half, and lies in a crowd region: right at an IoU of 0.5, ignored from 0.55 on."""
+    truth = small_truth([box(1, 1, [0, 0, 10, 10], 0), box(1, 1, [0, 0, 10, 20], 1)])
+    matches = matched(truth, [found(1, 1, [0, 0, 10, 20], 0.9)])
+    assert bootstrap_ap(matches, resamples=20).value == pytest.approx(0.1)
+    weights = np.array([[2], [0]], np.int32)
+    assert weighted_ap(matches, weights) == pytest.approx([0.1])
+
+
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_every_image_once_gives_the_ap(truth: dict, iou_type: str) -> None:
     results = jitter(truth)  # with equal scores
