@@ -84,9 +84,6 @@ def _train(config: DictConfig, result: RunResult) -> int:
     )
     data = _data(config)
     config.model.num_classes = len(data.categories)
-    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
-        if config.model.weights not in (None, "none") and config.backbone[name] == "auto":
-            config.backbone[name] = value  # as where the backbone alone is pretrained
     model = build(config.model)
     if checkpoint is None:
         data.tell(*start(model, config, data.categories))

@@ -51,6 +51,9 @@ def freeze(config: DictConfig, overrides: list[str]) -> str:
         check_whole(0, seed=config.seed)
         _check_new(Path(config.run_dir))
         config.data.root = join(Path.cwd(), config.data.root or ".")  # resumed from elsewhere, it finds its data
+        for name, value in {"norm": "frozen", "freeze_at": 2}.items():
+            if config.model.weights not in (None, "none") and config.backbone[name] == "auto":
+                config.backbone[name] = value  # as where the backbone alone is pretrained; config.model refers to it
         result = RunResult(status="running", overrides=overrides, command=sys.argv, seed=config.seed)
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
