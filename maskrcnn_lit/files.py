@@ -62,14 +62,15 @@ def locked(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write `value` as JSON, atomically; NaN and infinity, which JSON has not, become null. `indent` None: one line."""
-    atomic_write(path, json.dumps(_without_nan(value), indent=indent) + "\n")
+    atomic_write(path, json.dumps(without_nan(value), indent=indent) + "\n")
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """Plain data with None in place of NaN and infinity, which JSON has not."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -24,7 +24,6 @@
  "worst": [{"image_id", "missed": [annotation ids], "false": [indices into results], "merged": [indices]}]}
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +39,7 @@ from maskrcnn_lit.evaluation.pairs import Floats, Pairs, image_pairs, kind_of
 from maskrcnn_lit.evaluation.thresholds import DEFAULT
 from maskrcnn_lit.evaluation.tide import error_shares
 from maskrcnn_lit.evaluation.worst import worst_images
+from maskrcnn_lit.files import without_nan
 
 IOU = 0.5  # of curves, thresholds, confusion, errors, calibration
 
@@ -94,7 +94,7 @@ def analyse(
         "calibration": calibration(judged.scores[counted], judged.right[0, counted]),
         "worst": worst_images(pairs, ground_truth["annotations"], thresholds),
     }
-    return _plain(analysis)
+    return without_nan(analysis)
 
 
 def _mask_columns(pairs: Sequence[Pairs], judged: Judged, boundary: Floats | None) -> dict[str, Floats]:
@@ -128,12 +128,3 @@ def _per_class(
 def _drawn(name: str, points: Curve) -> dict[str, Any]:
     kept = thinned(points)
     return {"name": name} | {key: getattr(kept, key).tolist() for key in ("recall", "precision", "thresholds", "f1")}
-
-
-def _plain(value: Any) -> Any:
-    """Without NaN, which JSON has not: None in its place."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

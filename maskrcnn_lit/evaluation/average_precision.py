@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_lit.evaluation.coco_matching import IGNORED, RIGHT, Matches
+from maskrcnn_lit.evaluation.coco_matching import IGNORED, RIGHT, THRESHOLDS, Matches
+from maskrcnn_lit.evaluation.coco_tables import RECALLS
 from maskrcnn_lit.evaluation.pairs import Floats, Ints, Pairs
 
 Bools = NDArray[np.bool_]
-THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALLS = np.linspace(0.0, 1.0, 101)
 SIZES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # pixels, both ends included
 
 

@@ -86,7 +86,7 @@ def match_results(
         pairs = _box_pairs(boxes, np.array([a["bbox"] for a in truth], dtype=np.float64), crowd, spans)
     else:
         masks = [mask_rle(results[n], images[i]) for n, i in zip(order.tolist(), image[order].tolist(), strict=True)]
-        areas = _areas(masks)
+        areas = mask_areas(masks)
         outlines = [(a["segmentation"], images[number]) for a, number in zip(truth, truth_image, strict=True)]
         pairs = _mask_pairs(masks, outlines, crowd, group, spans)
     outcome = np.where(_within(areas), WRONG, IGNORED).astype(np.int8)[:, None].repeat(len(THRESHOLDS), 1)  # N T A
@@ -116,7 +116,7 @@ def _spans(group: Ints, truth_group: Ints) -> tuple[Ints, Ints, Ints]:
     return by_group, begin, end
 
 
-def _areas(masks: list[dict[str, Any]]) -> Floats:
+def mask_areas(masks: list[dict[str, Any]]) -> Floats:
     """N: pixels. In parts: pycocotools 2.0 with NumPy 2 fails on more than 255 masks at once."""
     parts = [rle_tools.area(masks[n : n + 255]) for n in range(0, len(masks), 255)]
     return np.concatenate([np.zeros(0), *parts])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.evaluation.boundary import with_boundaries
+from maskrcnn_lit.evaluation.coco_matching import mask_areas
 from maskrcnn_lit.evaluation.coco_results import check_results, mask_rle
 
 Ints = NDArray[np.int64]
@@ -157,8 +158,7 @@ def _areas(shapes: Any, kind: Kind) -> Floats:
         return np.zeros(0)
     if kind == "box":
         return shapes[:, 2] * shapes[:, 3]
-    # one by one: pycocotools counts the masks of a list in 8 bits, and fails on more than 255
-    return np.array([rle_tools.area(mask) for mask in shapes], dtype=np.float64)
+    return mask_areas(shapes)
 
 
 def _iou(found: Any, others: Any, count: int, crowd: bool) -> Floats:
