@@ -207,7 +207,8 @@ def _groups(loader: Any, verb: str, chosen: list[str]) -> dict[str, str | None]:
 
 def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
     """An experiment sets options that exist without it, and may add objects (a callback, say), whose arguments `build`
-    checks. Hydra would take any other name as well, and nobody would read it."""
+    checks; what it names under `sweep` is checked when that begins. Hydra would take any other name as well, and nobody
+    would read it."""
     if choices.get("experiment") is None:
         return
     others = [f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"]
@@ -215,7 +216,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
     named = dict(flat(config))
     objects = tuple(f"{name}." for name, value in named.items() if isinstance(value, dict) and "_target_" in value)
     for name in named:
-        if name not in known and not f"{name}.".startswith(objects):
+        if name not in known and not f"{name}.".startswith((*objects, "sweep.")):
             text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
 

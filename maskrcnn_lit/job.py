@@ -22,13 +22,14 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.media import write_image
+from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
 from maskrcnn_lit.evaluation.result import RunResult, describe_data, read_result, write_result
-from maskrcnn_lit.files import atomic_write, write_json
-from maskrcnn_lit.overrides import typed
+from maskrcnn_lit.files import atomic_write, locked, write_json
+from maskrcnn_lit.overrides import FOR_SWEEPS, typed
 from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.ranks import first_process, launched
 from maskrcnn_lit.training.checkpoint import last_checkpoint
@@ -36,15 +37,45 @@ from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.panels import choose, draw_panel
 from maskrcnn_lit.training.trainer import build_trainer
 
+LOCK = ".lock"  # of a run folder: held by the process that trains
 PICTURES = 6  # validation images in predictions.png
+
+
+def settle(config: DictConfig) -> DictConfig:
+    """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads is gone."""
+    plain = OmegaConf.masked_copy(config, [str(name) for name in config if name not in FOR_SWEEPS])
+    plain.data.root = join(Path.cwd(), plain.data.root or ".")  # resumed from elsewhere, it finds its data
+    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
+        if plain.model.weights not in (None, "none") and plain.backbone[name] == "auto":
+            plain.backbone[name] = value  # as where the backbone alone is pretrained; model.backbone refers to it
+    return plain
 
 
 def run_job(config: DictConfig) -> None:
     """Train in this process, from the last checkpoint of the run folder if there is one; result.json tells the rest."""
-    with recorded(Path(config.run_dir)) as result:
+    with alone(Path(config.run_dir)), recorded(Path(config.run_dir)) as result:
         steps = _train(config, result)
     if first_process():
         print(_ending(result, config.run_dir, steps))
+
+
+@contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """One process at a time trains in a run folder (of several that train together, the first stands for all)."""
+    if not first_process():
+        yield
+        return
+    with locked(run_dir / LOCK, wait=False) as free:
+        if not free:
+            raise UserError(f"{run_dir} is being trained by another process: wait until it has ended")
+        yield
+
+
+def check_idle(run_dir: Path) -> None:
+    """Raises UserError where a process trains in `run_dir`: not a second one."""
+    if run_dir.is_dir() and first_process():
+        with alone(run_dir):
+            pass
 
 
 @contextmanager
@@ -82,18 +113,8 @@ def _train(config: DictConfig, result: RunResult) -> int:
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         environment=launched(),
     )
-    data = _data(config)
-    config.model.num_classes = len(data.categories)
-    model = build(config.model)
-    if checkpoint is None:
-        data.tell(*start(model, config, data.categories))
-    module = DetectionModule(
-        model=model.to(memory_format=torch.channels_last),
-        optimizer=build(config.optimizer),
-        categories=data.categories,
-        config=to_dict(config),
-        seed=config.seed,
-    )
+    data = load_data(config)
+    module = build_module(config, data, pretrained=checkpoint is None)
     result.config_sha256 = config_digest(module.config)
     result.data = describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories)
     if first_process():
@@ -112,7 +133,8 @@ def _train(config: DictConfig, result: RunResult) -> int:
     return trainer.global_step
 
 
-def _data(config: DictConfig) -> CocoDataModule:
+def load_data(config: DictConfig) -> CocoDataModule:
+    """The data of a run, there and read."""
     data: CocoDataModule = build(config.data)
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
@@ -125,6 +147,21 @@ def _data(config: DictConfig) -> CocoDataModule:
             "it out, the data tells it"
         )
     return data
+
+
+def build_module(config: DictConfig, data: CocoDataModule, *, pretrained: bool = True) -> DetectionModule:
+    """Model and optimizer for the classes of `data`, with the weights that `config` names if `pretrained`."""
+    config.model.num_classes = len(data.categories)
+    model = build(config.model)
+    if pretrained:
+        data.tell(*start(model, config, data.categories))
+    return DetectionModule(
+        model=model.to(memory_format=torch.channels_last),
+        optimizer=build(config.optimizer),
+        categories=data.categories,
+        config=to_dict(config),
+        seed=config.seed,
+    )
 
 
 def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:

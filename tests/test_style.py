@@ -17,7 +17,19 @@ PYTHON = sorted(
 FOLDERS = ("data", "model", "training", "evaluation", "report")  # each imports only from itself and from its left
 VERBS = {path.stem for path in (REPOSITORY / "conf").glob("*.yaml")}
 # The only ones that know Hydra: the command line, the config, the verbs, and what gives a verb's model to Python.
-TOP = {"cli", "config", "job", "overrides", "targets", "predictor", "pretrained"} | VERBS
+TOP = {
+    "cli",
+    "config",
+    "grid",
+    "job",
+    "overrides",
+    "plan",
+    "pretrained",
+    "predictor",
+    "sweep",
+    "targets",
+    "trial",
+} | VERBS
 
 
 def name(path: Path) -> str:
