@@ -52,7 +52,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
     experiment = [text for text in others if text.startswith("experiment=")][-1:]
     several = experiment and parse_any(experiment[0]).is_sweep_override()
     options = compose("train", [*([] if several else experiment), *own])
-    combinations = _combinations([*experiment, *_of_experiment(options), *others])
+    combinations = _combinations([*experiment, *of_experiment(options), *others])
     varied = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
     name = str(parse(experiment[0]).value()) if experiment and not several else "sweep"
     digest = hashlib.sha256(repr((combinations, options.sweep_scale)).encode()).hexdigest()[:8]
@@ -67,7 +67,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
     return Sweep(folder, _question(name), jobs, options)
 
 
-def _of_experiment(options: DictConfig) -> list[str]:
+def of_experiment(options: DictConfig) -> list[str]:
     """What the experiment says about its grid, as it would be typed."""
     if options.sweep_scale not in ("full", "demo"):
         raise UserError(f"sweep_scale is {options.sweep_scale!r}; expected full or demo")
