@@ -11,7 +11,7 @@ from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.result import RunResult, package_commit, package_versions, read_result, write_result
 from maskrcnn_lit.files import atomic_write
-from maskrcnn_lit.job import again, run_job
+from maskrcnn_lit.job import again, moved, run_job
 from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.ranks import from_first, launched, per_machine, start
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
@@ -58,7 +58,7 @@ def freeze(config: DictConfig, overrides: list[str]) -> str:
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result.status, result.error = "running", None
-    result.versions, result.commit = package_versions(), package_commit()
+    result.versions, result.commit = package_versions(), package_commit(changes=True)
     atomic_write(Path(config.run_dir) / "config.yaml", text)
     write_result(Path(config.run_dir) / "result.json", result)
     return text
@@ -111,14 +111,5 @@ def _resumed(source: str, overrides: list[str]) -> DictConfig:
     if read_result(Path(source) / "result.json").status == "finished":
         raise UserError(f"{source} is finished, nothing is left to resume; for more epochs start a new run")
     if Path(config.run_dir).resolve() != Path(source).resolve():
-        config = _moved(config, str(source))
-    return config
-
-
-def _moved(config: DictConfig, run_dir: str) -> DictConfig:
-    """Where the saved config wrote into its run folder, it writes into `run_dir`."""
-    places = ("run_dir", "callbacks.evaluation.run_dir", "logger.tensorboard.save_dir")
-    for name, place in {**dict.fromkeys(places, run_dir), "logger.csv.path": f"{run_dir}/metrics.csv"}.items():
-        if OmegaConf.select(config, name) is not None:  # a logger or callback may be switched off
-            OmegaConf.update(config, name, place)
+        config = moved(config, str(source))
     return config
