@@ -150,7 +150,7 @@ def test_a_config_that_was_tampered_with_is_told(
 def elsewhere(strange: Path, trained: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A run and its data, both at another place, with one box smaller than it was."""
     root = shutil.copytree(strange, tmp_path / "data")
-    run = tampered(trained, tmp_path / "run")
+    run = tampered(trained, tmp_path / "moved")
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace(str(strange), str(root)))
     content = ground_truth(root, "train")
