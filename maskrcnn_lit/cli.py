@@ -1,7 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
-Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, 2 something that the user can
-mend, 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of `reproduce`, other metrics,
+2 something that the user can mend, 130 interrupted.
 """
 
 import errno
@@ -85,6 +85,10 @@ VERBS = {
     "backbones": Verb(
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
+    ),
+    "reproduce": Verb(
+        "a run again from its frozen config, in a new folder; exits with 1 if its metrics come out otherwise",
+        ("maskrcnn-lit reproduce run=RUN", "maskrcnn-lit reproduce run=RUN run_dir=DIR tolerance=0.01"),
     ),
     "replay": Verb(
         "a training step whose loss was not finite, computed again from the file that it left",
@@ -224,3 +228,7 @@ def _sentence(error: UserError) -> str:
 def _say(sentence: str, code: int) -> int:
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

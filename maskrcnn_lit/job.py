@@ -21,13 +21,14 @@ from maskrcnn_lit.config import build, load_run_config, to_dict
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
+from maskrcnn_lit.data.fingerprint import fingerprint
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
-from maskrcnn_lit.evaluation.result import RunResult, describe_data, read_result, write_result
+from maskrcnn_lit.evaluation.result import RunResult, describe_data, describe_machine, read_result, write_result
 from maskrcnn_lit.files import atomic_write, locked, write_json
 from maskrcnn_lit.overrides import FOR_SWEEPS, typed
 from maskrcnn_lit.pretrained import start
@@ -113,11 +114,12 @@ def _train(config: DictConfig, result: RunResult) -> int:
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         environment=launched(),
     )
-    data = load_data(config)
+    data = read_data(config)
     module = build_module(config, data, pretrained=checkpoint is None)
     result.config_sha256 = config_digest(module.config)
-    result.data = describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories)
     if first_process():
+        result.data = described(data)
+        result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)
         atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
         write_json(run_dir / "subset_ids.json", data.subset_ids())
         write_result(run_dir / "result.json", result)
@@ -133,8 +135,8 @@ def _train(config: DictConfig, result: RunResult) -> int:
     return trainer.global_step
 
 
-def load_data(config: DictConfig) -> CocoDataModule:
-    """The data of a run, there and read."""
+def read_data(config: DictConfig) -> CocoDataModule:
+    """The data module of a run's config, with its images chosen and its annotations read."""
     data: CocoDataModule = build(config.data)
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
@@ -164,6 +166,17 @@ def build_module(config: DictConfig, data: CocoDataModule, *, pretrained: bool =
     )
 
 
+def described(data: CocoDataModule) -> dict[str, Any]:
+    """The `data` of result.json for what `read_data` gives."""
+    parts = {"train": data.train_index, "val": data.val_index}
+    return describe_data(
+        name=data.name,
+        subset_ids=data.subset_ids(),
+        categories=data.categories,
+        fingerprints={part: fingerprint(index) for part, index in parts.items() if index is not None},
+    )
+
+
 def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
     """The validation losses and scores, on all validation images, of the weights as they are at the end."""
     metrics: dict[str, float] = {}
@@ -175,6 +188,21 @@ def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModu
         metrics |= evaluation.metrics
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return logged | metrics
+
+
+def moved(config: DictConfig, run_dir: str) -> DictConfig:
+    """Where a run's config writes into its run folder, it writes into `run_dir`."""
+    before = str(config.run_dir)
+
+    def place(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: place(value) for key, value in node.items()}
+        inside = isinstance(node, str) and (node == before or node.startswith(f"{before}/"))
+        return f"{run_dir}{node[len(before) :]}" if inside else node
+
+    for name in ("run_dir", "callbacks", "logger"):
+        config[name] = place(to_dict(config)[name])
+    return config
 
 
 def again(run_dir: str | Path) -> str:

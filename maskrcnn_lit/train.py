@@ -10,7 +10,7 @@ from maskrcnn_lit.config import load_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.result import RunResult, package_commit, package_versions, read_result, write_result
 from maskrcnn_lit.files import atomic_write
-from maskrcnn_lit.job import again, check_idle, run_job, settle
+from maskrcnn_lit.job import again, check_idle, moved, run_job, settle
 from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.ranks import from_first, launched, per_machine, start
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
@@ -56,7 +56,7 @@ def freeze(config: DictConfig, overrides: list[str]) -> str:
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result.status, result.error = "running", None
-    result.versions, result.commit = package_versions(), package_commit()
+    result.versions, result.commit = package_versions(), package_commit(changes=True)
     atomic_write(Path(config.run_dir) / "config.yaml", text)
     write_result(Path(config.run_dir) / "result.json", result)
     return text
@@ -120,14 +120,5 @@ def _resumed(source: str, overrides: list[str]) -> DictConfig:
     if read_result(Path(source) / "result.json").status == "finished":
         raise UserError(f"{source} is finished, nothing is left to resume; for more epochs start a new run")
     if Path(config.run_dir).resolve() != Path(source).resolve():
-        config = _moved(config, str(source))
-    return config
-
-
-def _moved(config: DictConfig, run_dir: str) -> DictConfig:
-    """Where the saved config wrote into its run folder, it writes into `run_dir`."""
-    places = ("run_dir", "callbacks.evaluation.run_dir", "logger.tensorboard.save_dir")
-    for name, place in {**dict.fromkeys(places, run_dir), "logger.csv.path": f"{run_dir}/metrics.csv"}.items():
-        if OmegaConf.select(config, name) is not None:  # a logger or callback may be switched off
-            OmegaConf.update(config, name, place)
+        config = moved(config, str(source))
     return config

@@ -15,7 +15,7 @@ from maskrcnn_lit import cli
 from maskrcnn_lit.config import to_dict
 from maskrcnn_lit.evaluation.cost import device_name, peak_memory_bytes
 from maskrcnn_lit.files import write_json
-from maskrcnn_lit.job import build_module, load_data
+from maskrcnn_lit.job import build_module, read_data
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.trainer import build_trainer, count_devices
 
@@ -73,7 +73,7 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
         )
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
         trainer.limit_val_batches = VALIDATION_BATCHES
-        data = load_data(config)
+        data = read_data(config)
         module = build_module(config, data)
         trainer.fit(module, datamodule=data)
     loops = sum(watch.training[1:]) + sum(watch.validation)

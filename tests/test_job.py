@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.result import RunResult, read_result, write_result
-from maskrcnn_lit.job import program, recorded
+from maskrcnn_lit.job import moved, program, recorded
 
 
 @pytest.fixture
@@ -52,3 +53,20 @@ def test_of_several_processes_one_that_fails_says_so_too(folder: Path, monkeypat
 
 def test_a_program_is_named_as_it_can_be_typed():
     assert program("python3").endswith("python3") and " " not in program("no-such-program").strip("'")
+
+
+def test_a_run_that_moves_writes_into_its_new_folder_alone():
+    config = OmegaConf.create(
+        {
+            "run_dir": "outputs/a",
+            "data": {"root": "outputs/a"},
+            "callbacks": {"evaluation": {"run_dir": "outputs/a", "limits": [1, 2]}, "panels": None},
+            "logger": {"csv": {"path": "outputs/a/metrics.csv"}, "other": {"name": "outputs/ab"}},
+        }
+    )
+    assert OmegaConf.to_container(moved(config, "b")) == {
+        "run_dir": "b",
+        "data": {"root": "outputs/a"},
+        "callbacks": {"evaluation": {"run_dir": "b", "limits": [1, 2]}, "panels": None},
+        "logger": {"csv": {"path": "b/metrics.csv"}, "other": {"name": "outputs/ab"}},
+    }
