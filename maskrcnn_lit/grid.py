@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import compose, conf_dir
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.job import settle
 from maskrcnn_lit.overrides import assign, is_sweep, parse, parse_any
+from maskrcnn_lit.run_folder import settle
 
 LONGEST_NAME = 120  # characters
 

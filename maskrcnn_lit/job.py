@@ -4,11 +4,8 @@
 """
 
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +20,22 @@ from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.fingerprint import fingerprint
 from maskrcnn_lit.data.media import write_image
-from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import run_cost
-from maskrcnn_lit.evaluation.result import RunResult, describe_data, describe_machine, read_result, write_result
-from maskrcnn_lit.files import atomic_write, locked, write_json
-from maskrcnn_lit.overrides import FOR_SWEEPS, typed
+from maskrcnn_lit.evaluation.result import RunResult, describe_data, describe_machine, write_result
+from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.ranks import first_process, launched
+from maskrcnn_lit.run_folder import alone, program, recorded
 from maskrcnn_lit.training.checkpoint import last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.panels import choose, draw_panel
 from maskrcnn_lit.training.trainer import build_trainer
 
-LOCK = ".lock"  # of a run folder: held by the process that trains
 PICTURES = 6  # validation images in predictions.png
-
-
-def settle(config: DictConfig) -> DictConfig:
-    """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads is gone."""
-    plain = OmegaConf.masked_copy(config, [str(name) for name in config if name not in FOR_SWEEPS])
-    plain.data.root = join(Path.cwd(), plain.data.root or ".")  # resumed from elsewhere, it finds its data
-    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
-        if plain.model.weights not in (None, "none") and plain.backbone[name] == "auto":
-            plain.backbone[name] = value  # as where the backbone alone is pretrained; model.backbone refers to it
-    return plain
 
 
 def run_job(config: DictConfig) -> None:
@@ -58,47 +44,6 @@ def run_job(config: DictConfig) -> None:
         steps = _train(config, result)
     if first_process():
         print(_ending(result, config.run_dir, steps))
-
-
-@contextmanager
-def alone(run_dir: Path) -> Iterator[None]:
-    """One process at a time trains in a run folder (of several that train together, the first stands for all)."""
-    if not first_process():
-        yield
-        return
-    with locked(run_dir / LOCK, wait=False) as free:
-        if not free:
-            raise UserError(f"{run_dir} is being trained by another process: wait until it has ended")
-        yield
-
-
-def check_idle(run_dir: Path) -> None:
-    """Raises UserError where a process trains in `run_dir`: not a second one."""
-    if run_dir.is_dir() and first_process():
-        with alone(run_dir):
-            pass
-
-
-@contextmanager
-def recorded(run_dir: Path) -> Iterator[RunResult]:
-    """result.json, true at any time: running, then finished, interrupted or failed, and why. The first process writes
-    it, and whichever fails."""
-    file = run_dir / "result.json"
-    result = read_result(file) if first_process() else RunResult(status="running")
-    try:
-        yield result
-        result.status = "finished"
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
-        result.status = "interrupted"
-        raise KeyboardInterrupt(again(run_dir)) from error
-    except BaseException as error:
-        result = result if first_process() else read_result(file)
-        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-        write_result(file, result)
-        raise
-    finally:
-        if first_process():
-            write_result(file, result)
 
 
 def _train(config: DictConfig, result: RunResult) -> int:
@@ -188,33 +133,6 @@ def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModu
         metrics |= evaluation.metrics
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return logged | metrics
-
-
-def moved(config: DictConfig, run_dir: str) -> DictConfig:
-    """Where a run's config writes into its run folder, it writes into `run_dir`."""
-    before = str(config.run_dir)
-
-    def place(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: place(value) for key, value in node.items()}
-        inside = isinstance(node, str) and (node == before or node.startswith(f"{before}/"))
-        return f"{run_dir}{node[len(before) :]}" if inside else node
-
-    for name in ("run_dir", "callbacks", "logger"):
-        config[name] = place(to_dict(config)[name])
-    return config
-
-
-def again(run_dir: str | Path) -> str:
-    return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
-
-
-def program(name: str) -> str:
-    """How to start a program of this environment from here: by its name, or by its path where it is not activated."""
-    if shutil.which(name):
-        return name
-    path = Path(sys.executable).with_name(name)
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 @torch.no_grad()

@@ -18,10 +18,10 @@ from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.result import RunResult, read_result, write_result
 from maskrcnn_lit.files import atomic_write, locked, write_json
 from maskrcnn_lit.grid import Job, Sweep, read_sweep
-from maskrcnn_lit.job import LOCK, program
 from maskrcnn_lit.launchers import Command
 from maskrcnn_lit.overrides import assign
 from maskrcnn_lit.plan import kind, plan_table
+from maskrcnn_lit.run_folder import LOCK, program
 
 PYTHON = (sys.executable, "-m", "maskrcnn_lit")
 

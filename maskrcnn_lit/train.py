@@ -10,9 +10,10 @@ from maskrcnn_lit.config import load_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.result import RunResult, package_commit, package_versions, read_result, write_result
 from maskrcnn_lit.files import atomic_write
-from maskrcnn_lit.job import again, check_idle, moved, run_job, settle
+from maskrcnn_lit.job import run_job
 from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.ranks import from_first, launched, per_machine, start
+from maskrcnn_lit.run_folder import again, check_idle, moved, settle
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.trainer import count_devices
 

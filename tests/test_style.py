@@ -26,6 +26,7 @@ TOP = {
     "plan",
     "pretrained",
     "predictor",
+    "run_folder",
     "sweep",
     "targets",
     "trial",
