@@ -1,5 +1,6 @@
 """TensorBoard on the folder of a sweep: what it serves, and what a browser shows of it."""
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ from urllib.request import Request, urlopen
 
 import browser
 import pytest
+from PIL import Image
 from tiny_verbs import MODEL, coco_data, environment, ground_truth, result, verb
 
 from maskrcnn_lit.data.shapes import NAMES
@@ -138,9 +140,8 @@ def test_every_run_has_pictures_and_curves(address: str, strange: Path):
     for run in RUNS:
         assert set(tags[run]) == expected | {"val_plots/class_ap", "val_plots/precision_recall"}
         (picture,) = asked(address, "plugin/images/images", run=run, tag=min(expected), sample="0")
-        assert picture["width"] > 1.9 * picture["height"], "ground truth | prediction"
-        shown = asked(address, f"plugin/images/individualImage?{picture['query']}&")
-        assert shown.startswith(b"\x89PNG")
+        shown = Image.open(io.BytesIO(asked(address, f"plugin/images/individualImage?{picture['query']}&")))
+        assert shown.width > 1.9 * shown.height, "ground truth | prediction"
     curves = asked(address, "plugin/pr_curves/tags")
     assert all(set(curves[run]) == {"pr/all classes", *(f"pr_class/{name}" for name in NAMES)} for run in RUNS)
 
