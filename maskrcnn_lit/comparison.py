@@ -1,4 +1,4 @@
-"""The report over many runs: reads them, scores what they found on the same resamples of their images, writes it all."""
+"""The report over many runs: reads them, scores what they found on the same resamples of their images, writes it."""
 
 import hashlib
 import shlex
@@ -22,7 +22,7 @@ from maskrcnn_lit.report.jobs import APS, Arena, Job, Setting, arenas, limit, op
 from maskrcnn_lit.report.theme import DARK, LIGHT, render
 from maskrcnn_lit.report.words import number
 from maskrcnn_lit.report.worst_images import image_reader
-from maskrcnn_lit.run_folders import read_runs, validation_data
+from maskrcnn_lit.run_folders import read_runs, validation_index
 from maskrcnn_lit.training.panels import choose
 
 IMAGES = 6  # validation images that are drawn
@@ -42,12 +42,12 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
     truths = _truths(runs.jobs, notes)
     jobs = [replace(job, truth=truths[job.name].digest) if job.name in truths else job for job in runs.jobs]
     ranked = []
-    for number, arena in enumerate(arenas(jobs), start=1):
+    for place, arena in enumerate(arenas(jobs)):
         resampled, examples = _against_truth(arena, truths, notes)
         drawn = {
             name: (render(plot, arena, LIGHT), render(plot, arena, DARK)) for name, plot in plots_of(arena).items()
         }
-        ranked.append(Ranked(arena, resampled, drawn, examples, f"{number}_" if number > 1 else ""))
+        ranked.append(Ranked(arena, resampled, drawn, examples, f"{place + 1}_" if place else ""))
     names = ", ".join(source.name or str(source) for source in sources)
     report = Report(
         title=f"Comparison of {names}",
@@ -70,7 +70,7 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
 class Truth(NamedTuple):
     """The validation images of a job: what is there (COCO json), and a digest of it."""
 
-    index: AnnotationIndex
+    images: AnnotationIndex
     coco: dict[str, Any]
     digest: str
 
@@ -83,14 +83,13 @@ def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
         if not job.scored:
             continue
         described = {k: v for k, v in (option_value(job, "data") or {}).items() if k not in _NOT_VALIDATION}
-        key = str(described)
+        key = str((described, job.result.data.get("val")))
         if key not in read:
-            index, fault = validation_data(job)
-            if index is None:
-                notes.append(
-                    f"The validation images of {job.name} cannot be read, so it is not drawn or tested: {fault}"
-                )
-            read[key] = None if index is None else _truth(index)
+            try:
+                read[key] = _truth(validation_index(job))
+            except UserError as error:
+                read[key] = None
+                notes.append(f"The validation images of {job.name} and its like are not drawn or tested on: {error}")
         if (truth := read[key]) is not None:
             found[job.name] = truth
     return found
@@ -102,7 +101,17 @@ def _truth(index: AnnotationIndex) -> Truth:
     return Truth(index, coco, hashlib.sha256(repr(sorted(objects)).encode()).hexdigest())
 
 
-_NOT_VALIDATION = ("train", "train_images", "batch_size", "workers", "augment", "image_size", "mask_size", "prepare")
+_NOT_VALIDATION = (
+    "seed",
+    "train",
+    "train_images",
+    "batch_size",
+    "workers",
+    "augment",
+    "image_size",
+    "mask_size",
+    "prepare",
+)
 
 
 def _against_truth(
@@ -113,7 +122,7 @@ def _against_truth(
     if not known:
         return {}, []
     truth = truths[known[0].name]
-    ids = choose(truth.index.image_ids.tolist(), IMAGES, seed=0)
+    ids = choose(truth.images.image_ids.tolist(), IMAGES, seed=0)
     drawn = {setting.jobs[0].name: setting.label for setting in _shown(arena)}
     found: dict[str, list[dict[str, Any]]] = {}
     resampled = {}
@@ -128,15 +137,15 @@ def _against_truth(
         told = job.metric(arena.ap)
         if told is None or abs(one.value - told) > _SAME:
             notes.append(
-                f"{job.name} is not drawn or tested: its detections.json has {APS[arena.ap]} {number(one.value, 6)}, and "
-                f"its result.json {number(told, 6)}, so they are not of the same weights"
+                f"{job.name} is not drawn or tested: {APS[arena.ap]} is {number(one.value, 6)} by its detections.json "
+                f"and {number(told, 6)} by its result.json, so they are not of the same weights"
             )
             continue
         resampled[job.name] = one
         if job.name in drawn:
             found[job.name] = [entry for entry in results if entry["image_id"] in ids]
     runs = [(drawn[name], found[name]) for name in drawn if name in found]
-    return resampled, draw_examples(ids, truth.coco, runs, image_reader(truth.index))
+    return resampled, draw_examples(ids, truth.coco, runs, image_reader(truth.images))
 
 
 def _shown(arena: Arena) -> list[Setting]:

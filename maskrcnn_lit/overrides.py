@@ -14,6 +14,7 @@ from maskrcnn_lit.errors import UserError
 
 PATHS = {  # options that are always text
     *("run_dir", "resume", "run", "source", "file", "results", "against", "out", "cleaned"),
+    "runs",
     *("data.root", "data.train.images", "data.val.images", "data.train.annotations", "data.val.annotations"),
 }
 

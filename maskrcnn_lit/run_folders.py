@@ -50,15 +50,12 @@ def read_runs(sources: Sequence[Path]) -> Runs:
     return found._replace(jobs=_named(found.jobs))
 
 
-class Validation(NamedTuple):
-    """index: of the validation images of some runs; fault: why it could not be read, and there is none."""
+def validation_index(job: Job) -> AnnotationIndex:
+    """The validation images that `job` was scored on, from its config; nothing is downloaded.
 
-    index: AnnotationIndex | None
-    fault: str | None
-
-
-def validation_data(job: Job) -> Validation:
-    """The validation images that `job` was scored on, from its config; nothing is downloaded."""
+    Raises:
+        UserError: they cannot be read.
+    """
     data = json.loads(json.dumps(dict(job.config["data"])))
     for node in (data, data.get("prepare") or {}):
         if "download" in node:
@@ -70,9 +67,11 @@ def validation_data(job: Job) -> Validation:
         module: CocoDataModule = build(data)
         module.prepare_data()
         module.setup("validate")
-    except (UserError, OSError) as error:
-        return Validation(None, str(error))
-    return Validation(module.val_index, None)
+    except OSError as error:
+        raise UserError(str(error)) from error
+    if module.val_index is None:
+        raise RuntimeError("setup leaves a validation index")
+    return module.val_index
 
 
 def _results(source: Path) -> Iterator[str]:
@@ -112,7 +111,7 @@ def _curves(file: Path) -> Iterator[dict[str, float]]:
 
 
 def _add_sweep(found: Runs, folder: Path) -> None:
-    """What sweep.json of `folder` says: its question, its command, the order of its jobs, and those without a folder."""
+    """What sweep.json of `folder` says: question, command, the order of its jobs, and those that have no folder."""
     try:
         sweep: dict[str, Any] = json.loads((folder / SWEEP).read_text())
         planned = {folder / str(job["name"]): [str(text) for text in job["overrides"]] for job in sweep["jobs"]}

@@ -1,4 +1,4 @@
-"""What a run cost: parameters, time, images a second, peak memory, energy, and on which device; what inference costs."""
+"""What a run cost: parameters, time, images a second, peak memory, energy, on which device; what inference costs."""
 
 import importlib
 import platform
@@ -73,8 +73,8 @@ def inference_batch(index: AnnotationIndex, image_size: ImageSize, count: int) -
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """How long `work` takes: the median of up to `ROUNDS` calls that begin within `SECONDS`, after one that warms up. If
-    that one alone takes longer, it is all that is measured."""
+    """How long `work` takes: the median of up to `ROUNDS` calls that begin within `SECONDS`, after one that warms up.
+    If that one alone takes longer, it is all that is measured."""
     times: list[float] = []
     begin = time.perf_counter()
     while len(times) <= ROUNDS and (not times or time.perf_counter() - begin < SECONDS):
@@ -104,7 +104,7 @@ def energy_joules(devices: Sequence[torch.device]) -> float | None:
 
 
 def _uuid(device: torch.device) -> str:
-    return str(torch.cuda.get_device_properties(device).uuid)  # type: ignore[attr-defined]  # not in its stubs
+    return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -1,5 +1,5 @@
-"""How sure a mean over seeds is, and the difference of two: Student's t, and Welch's test (Welch, "The generalization of
-'Student's' problem when several different population variances are involved", 1947)."""
+"""How sure a mean over seeds is, and the difference of two: Student's t, and Welch's test (Welch, "The generalization
+of 'Student's' problem when several different population variances are involved", 1947)."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The comparison as a page and as Markdown: what stands where. Numbers and sentences come from job_table and job_words."""
+"""The comparison as a page and as Markdown: what stands where. What it says comes from job_table and job_words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from html import escape
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report import html
 from maskrcnn_lit.report.job_pictures import SCORE, Example
+from maskrcnn_lit.report.job_plots import CURVES
 from maskrcnn_lit.report.job_table import (
     command,
     cost_rows,
@@ -15,11 +16,15 @@ from maskrcnn_lit.report.job_table import (
     score_rows,
     setting_rows,
 )
-from maskrcnn_lit.report.job_tradeoffs import CELLS, COSTS
+from maskrcnn_lit.report.job_tradeoffs import AGAINST, CELLS, COSTS
 from maskrcnn_lit.report.job_words import DEFINITIONS, cautions, counts, ranking
 from maskrcnn_lit.report.jobs import APS, Arena, Job
 from maskrcnn_lit.report.words import number, plural
 
+REPRODUCE = (
+    "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce RUN` runs what the folder of a "
+    "finished job holds once more, and compares."
+)
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
 
@@ -65,7 +70,10 @@ def build_page(report: Report) -> str:
                 parts[name + suffix] = (title + more, content)
     parts["costs"] = ("Costs", list(_costs(report)))
     if any(job.status != "finished" for job in report.jobs):
-        parts["failures"] = ("Not finished", [html.table("Jobs that have not finished", *failure_rows(report.jobs))])
+        parts["failures"] = (
+            "Not finished",
+            [html.table("Jobs that have not finished", *failure_rows(report.jobs), "told")],
+        )
     parts["reproduce"] = ("How to reproduce each row", list(_reproduce(report)))
     parts["about"] = ("About this comparison", list(_about(report)))
     links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in parts.items())
@@ -92,15 +100,9 @@ def build_markdown(report: Report) -> str:
     lines += ["## Costs", markdown(*cost_rows(report.jobs))]
     if any(job.status != "finished" for job in report.jobs):
         lines += ["## Not finished", markdown(*failure_rows(report.jobs))]
-    lines += ["## How to reproduce each row", *DEFINITIONS_OF_ROWS, _commands(report.jobs)]
+    lines += ["## How to reproduce each row", REPRODUCE, _commands(report.jobs)]
     lines += ["## About", *DEFINITIONS]
     return "\n\n".join(line for line in lines if line) + "\n"
-
-
-DEFINITIONS_OF_ROWS = (
-    "`maskrcnn-lit train` with these options trains a job again, into a new folder. `maskrcnn-lit reproduce RUN` runs what "
-    "the folder of a finished job holds once more, and compares.",
-)
 
 
 def _commands(jobs: Sequence[Job]) -> str:
@@ -126,48 +128,53 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
 def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
     """Name, title, content of each section about an arena."""
     arena, plots = ranked.arena, ranked.plots
-    caption = "Settings, the best first: means over seeds"
-    yield (
-        "settings",
-        "Settings",
-        [
-            *_plots(plots, "scores", "AP of each setting; a dot for each seed, the bar is their mean."),
-            html.table(caption, *setting_rows(arena)),
-        ],
-    )
+    ap = APS[arena.ap]
+    best_first = html.table("Settings, the best first: means over seeds", *setting_rows(arena))
+    bars = _figures(plots, {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"})
+    yield "settings", "Settings", [*bars, best_first]
     yield "jobs", "Jobs", [html.table("Every scored job", *score_rows(arena, report.numbers))]
-    band = "The mean over seeds, in a band from the lowest to the highest seed."
-    curves = [part for name in plots if name.startswith("curve_") for part in _plots(plots, name, band)]
-    yield "curves", "Curves over epochs", [html.pair(*curves)] if curves else []
-    front = "Letters as in the table of settings. Diamonds: the Pareto front, where nothing cheaper is as good."
-    tradeoffs = [part for name in COSTS for part in _plots(plots, f"cost_{name}", front)]
-    yield "cost", "AP against cost", [html.pair(*tradeoffs)] if tradeoffs else []
-    whiskers = "The mean over seeds; the bar goes from the lowest to the highest seed."
-    varied = [part for name in ("data_size", "epochs", "learning_rate") for part in _plots(plots, name, whiskers)]
-    map_ = f"AP by epochs and learning rate, means over seeds; of several maps the best {CELLS}."
-    varied += _plots(plots, "epochs_learning_rate", map_)
-    yield "varied", "AP against what was varied", [html.pair(*varied)] if varied else []
+    curves = _figures(plots, {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()})
+    yield (
+        "curves",
+        "Curves over epochs",
+        _told("Mean over seeds, in a band from the lowest to the highest seed.", curves),
+    )
+    costs = _figures(plots, {f"cost_{name}": f"{ap} against {title}" for name, (title, _) in COSTS.items()})
+    letters = (
+        "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
+        "are the Pareto front: nothing that costs as little is better."
+    )
+    yield "cost", f"{ap} against cost", _told(letters, costs)
+    varied = _figures(plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()})
+    varied += _figures(plots, {"epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps"})
+    seeds = "Means over seeds; a bar goes from the lowest to the highest seed."
+    yield "varied", f"{ap} against what was varied", _told(seeds, varied)
     yield "examples", "Examples", list(_examples(ranked.examples))
 
 
-def _plots(plots: Pngs, name: str, caption: str) -> list[str]:
-    return [html.plot(*plots[name], name.replace("_", " "), caption)] if name in plots else []
+def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[str]:
+    return [html.plot(*plots[name], title, title) for name, title in titles.items() if name in plots]
+
+
+def _told(text: str, figures: Sequence[str]) -> list[str]:
+    return [html.paragraph(text, "soft"), html.pair(*figures)] if figures else []
 
 
 def _examples(examples: Sequence[Example]) -> Iterator[str]:
-    if examples:
-        yield html.paragraph(
-            f"The same validation images, chosen at random. Drawn are detections with a score of {SCORE:.2f} or more; the "
-            "number behind a name is how many there are.",
-            "soft",
-        )
+    if not examples:
+        return
+    yield html.paragraph(
+        "The same validation images, chosen at random. Detections with a score of "
+        f"{SCORE:.2f} or more are drawn; the number behind a name is how many there are.",
+        "soft",
+    )
     for example in examples:
         figures = [
             html.photo(jpeg, width, height, f"{example.name}, {title}", title)
             for title, jpeg, width, height in example.pictures
         ]
         yield f"<h3>{escape(example.name)} (id {example.image_id})</h3>"
-        yield '<div class="gallery">\n' + "\n".join(figures) + "\n</div>"
+        yield '<div class="side">\n' + "\n".join(figures) + "\n</div>"
 
 
 def _costs(report: Report) -> Iterator[str]:
@@ -178,7 +185,7 @@ def _costs(report: Report) -> Iterator[str]:
 
 
 def _reproduce(report: Report) -> Iterator[str]:
-    yield html.paragraph(DEFINITIONS_OF_ROWS[0].replace("`", ""), "soft")
+    yield html.paragraph(REPRODUCE.replace("`", ""), "soft")
     lines = [f"<li><code>{escape(command(job))}</code></li>" for job in report.jobs]
     yield '<ol class="commands">\n' + "\n".join(lines) + "\n</ol>"
 

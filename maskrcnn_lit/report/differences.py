@@ -31,7 +31,7 @@ class Comparison(NamedTuple):
 
 
 def compare(arena: Arena, resampled: Mapping[str, Resampled]) -> list[Comparison]:
-    """`resampled`: name of a job -> its AP on each resample of the images; jobs that it lacks are not tested over them."""
+    """`resampled`: name of a job -> its AP on each resample of the images; those that it lacks are not tested so."""
     known = [setting for setting in arena.settings if setting.values(arena.ap)]
     if len(known) < 2:
         return []
@@ -56,8 +56,8 @@ def sentences(arena: Arena, comparisons: list[Comparison]) -> list[str]:
     return [
         *told,
         f"{count} with the best setting{more}. A difference counts where p is below {level(comparisons):.4g} "
-        f"({LEVEL:g} / {len(told)}, Bonferroni) over the validation images (paired bootstrap) and, where both sides have "
-        "several seeds, over seeds (Welch's t-test).",
+        f"({LEVEL:g} / {len(told)}, Bonferroni) over the validation images (paired bootstrap) and, where both sides "
+        "have several seeds, over seeds (Welch's t-test).",
     ]
 
 

@@ -26,7 +26,7 @@ def draw_examples(
     runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     read_image: ReadImage,
 ) -> list[Example]:
-    """Of a COCO ground truth, and of each run its name and its COCO results; images that cannot be read are left out."""
+    """Of a COCO ground truth, and of each run its name and COCO results; an image that cannot be read is left out."""
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     objects = _by_image(ground_truth["annotations"], image_ids)
     found = [(title, _by_image((r for r in results if r["score"] >= SCORE), image_ids)) for title, results in runs]

@@ -43,7 +43,7 @@ def scores(arena: Arena, theme: Theme) -> Figure:
         place.plot(values, [row] * len(values), "o", ms=5, color=theme.colours[0], mec=theme.paper, mew=0.6)
         end = place.get_yaxis_transform()
         place.text(1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end)
-    place.set_yticks(range(len(shown)), [short(setting.label) for setting, _ in shown])
+    place.set_yticks(range(len(shown)), [short(setting.label, 30) for setting, _ in shown])
     place.set_ylim(-0.6, len(shown) - 0.4)
     most = max((value for setting, _ in shown for value in setting.values(arena.ap)), default=0)
     place.set_xlim(0, max(most, 0.01) * 1.2)

@@ -3,10 +3,9 @@
 import csv
 import io
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskrcnn_lit.evaluation.seeds import Mean
 from maskrcnn_lit.report.jobs import APS, PLACES, Arena, Job, Setting, option_value, varying
 from maskrcnn_lit.report.words import number
 
@@ -63,13 +62,14 @@ def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
     aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
     head = ["", *map(_last, options), "seeds"]
     for name in aps:
-        head += [APS[name], "95 % over seeds"]
+        head.append(f"{APS[name]} (95 % over seeds)")
     head += [_accuracy(kind) for kind in accuracies]
     rows = []
     for letter, setting in zip(arena.letters, arena.settings, strict=True):
         row = [letter, *setting.options.values(), str(len(setting.runs(arena.ap)))]
         for name in aps:
-            row += _mean_cells(setting.mean(name))
+            mean = setting.mean(name)
+            row.append(_with_interval(mean.value, mean.interval) if mean else "-")
         rows.append([*row, *(number(_mean_accuracy(setting, kind)) for kind in accuracies)])
     return head, rows
 
@@ -81,17 +81,14 @@ def score_rows(arena: Arena, numbers: Mapping[str, int]) -> tuple[list[str], Row
     accuracies = kinds(arena.jobs)
     head = ["job", "setting", *map(_last, options), "seed"]
     for name in aps:
-        head += [APS[name], "95 % over images", f"{APS[name]}50"]
+        head += [f"{APS[name]} (95 % over images)", f"{APS[name]}50"]
     rows = []
     for letter, setting in zip(arena.letters, arena.settings, strict=True):
         for job in setting.jobs:
             row = [str(numbers[job.name]), letter, *setting.options.values(), _seed(job)]
             for name in aps:
-                row += [
-                    number(job.metric(name)),
-                    interval(job.result.intervals.get(name)),
-                    number(job.metric(f"{name}50")),
-                ]
+                row.append(_with_interval(job.metric(name), job.result.intervals.get(name)))
+                row.append(number(job.metric(f"{name}50")))
             values = [job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None for kind in accuracies]
             rows.append([*row, *map(number, values)])
     return [*head, *map(_accuracy, accuracies)], rows
@@ -163,8 +160,9 @@ def markdown(head: Sequence[str], rows: Rows) -> str:
     )
 
 
-def _mean_cells(mean: Mean | None) -> list[str]:
-    return ["-", "-"] if mean is None else [number(mean.value), interval(mean.interval)]
+def _with_interval(value: float | None, ends: Sequence[float | None] | None) -> str:
+    told = interval(ends)
+    return number(value) if told == "-" else f"{number(value)} ({told})"
 
 
 def _mean_accuracy(setting: Setting, kind: str) -> float | None:

@@ -6,22 +6,23 @@ from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.differences import compare, sentences
 from maskrcnn_lit.report.job_table import interval, kinds, roi_boxes
 from maskrcnn_lit.report.job_tradeoffs import COSTS, cost_points
-from maskrcnn_lit.report.jobs import APS, NOT_RUN, Arena, Job, limit, pareto, repeated_seeds
+from maskrcnn_lit.report.jobs import APS, Arena, Job, limit, pareto, repeated_seeds
 from maskrcnn_lit.report.words import number, plural
 
 _COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
 DEFINITIONS = (
     "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, of the weights at the end of the "
-    "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over seeds: "
-    "mean and 95 % interval by Student's t of trainings that differ in the seed alone, which two or more can tell.",
-    "Images/s in training: images trained on over the time of the whole training, its validations included. Inference: a "
-    "forward pass of the model alone, images in the device's memory, in batches of the training's size; latency and FLOPs "
-    "(two for a multiply-add) are of one image, the one of median size. Peak memory: of tensors on a GPU, of the whole "
-    "process on a CPU. Energy: of the GPUs over the training, whatever ran on them.",
+    "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over "
+    "seeds: mean and 95 % interval by Student's t of trainings that differ in the seed alone; one has no interval.",
+    "Images/s in training: images trained on over the time of the whole training, its validations included (of a "
+    "resumed run since then). Inference: a forward pass of the model alone, images in the device's memory, in batches "
+    "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one of median size. Peak "
+    "memory: of tensors on a GPU, of the whole process on a CPU. Energy: of the GPUs over the training, whatever ran "
+    "on them.",
 )
 _ACCURACY = (
-    "roi_accuracy is the share of ground-truth boxes that the box head, given the box, puts into the right class: no AP, "
-    "and no part of the ranking."
+    "roi_accuracy is the share of ground-truth boxes that the box head, given the box, puts into the right class: no "
+    "AP, and no part of the ranking."
 )
 
 
@@ -63,23 +64,26 @@ def _best(arena: Arena) -> Iterator[str]:
 
 
 def _fronts(arena: Arena) -> Iterator[str]:
+    fronts: dict[tuple[str, ...], list[str]] = {}
     for name in COSTS:
         points = cost_points(arena, name)
-        if len({cost for _, cost, _ in points}) < 2:
-            continue
-        front = [points[i][0].label for i in pareto((cost, score) for _, cost, score in points)]
+        if len({cost for _, cost, _ in points}) > 1:
+            front = tuple(points[i][0].label for i in pareto((cost, score) for _, cost, score in points))
+            fronts.setdefault(front, []).append(_COSTS[name])
+    for front, costs in fronts.items():
+        against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
         if len(front) == 1:
-            yield f"No setting beats {front[0]} in {APS[arena.ap]} or has less {_COSTS[name]}."
+            yield f"{front[0]} has the best {APS[arena.ap]}, and none has less {against}."
         else:
-            yield f"Pareto front of {APS[arena.ap]} against {_COSTS[name]}, from the cheapest: {'; '.join(front)}."
+            yield f"Pareto front of {APS[arena.ap]} against {against}, from the cheapest: {'; '.join(front)}."
 
 
 def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
     if len(arenas) > 1:
         titles = "; ".join(f"{arena.title} ({plural(len(arena.jobs), 'job')})" for arena in arenas)
         yield (
-            f"These jobs were not all scored on the same images, objects and classes with the same number of detections: "
-            f"{titles}. They are {len(arenas)} rankings, and an AP of one says nothing about an AP of another."
+            "These jobs were not all scored on the same images, objects and classes with the same number of "
+            f"detections: {titles}. They are {len(arenas)} rankings: an AP of one says nothing about that of another."
         )
     if len({arena.ap for arena in arenas}) > 1:
         yield "Some jobs have a mask AP, and others a box AP alone: these two are not compared."
@@ -98,7 +102,7 @@ def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
         for setting in arena.settings:
             if repeated := repeated_seeds(setting):
                 seeds = ", ".join(map(str, repeated))
-                yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts as the seed."
+                yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts."
     yield from _limits(arenas)
 
 
@@ -106,7 +110,3 @@ def _limits(arenas: Sequence[Arena]) -> Iterator[str]:
     limits = sorted({limit(job) for arena in arenas for job in arena.jobs})
     if limits and limits != [100]:
         yield f"AP counts up to {' or '.join(map(str, limits))} detections of an image and class, where COCO has 100."
-
-
-def missing(jobs: Sequence[Job]) -> list[Job]:
-    return [job for job in jobs if job.status in (NOT_RUN, "failed", "interrupted", "running")]

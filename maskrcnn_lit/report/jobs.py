@@ -1,5 +1,5 @@
-"""The runs that a comparison is about: what varies among them, which differ in nothing but the seed, which may be ranked
-together."""
+"""The runs that a comparison is about: what varies among them, which differ in nothing but the seed, which may be
+ranked together."""
 
 import json
 import math
@@ -60,8 +60,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Setting:
-    """Finished jobs that differ in nothing but the seed. options: those that vary among all jobs; label: what text calls
-    it, which no other setting is called."""
+    """Finished jobs that differ in nothing but the seed. options: those that vary among all jobs; label: what text
+    calls it, and no other setting."""
 
     jobs: tuple[Job, ...]
     options: Mapping[str, str]
@@ -105,7 +105,7 @@ class Arena:
 
 
 def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """Option -> its value in each of `jobs`, for what somebody typed and is not the same in all; the seed is left out."""
+    """Option -> its value in each of `jobs`, of what somebody typed and is not the same in all, but for the seed."""
     names = dict.fromkeys(name for job in jobs for name in _typed(job))
     found = {name: [option(job, name) for job in jobs] for name in names if name not in _SKIPPED}
     return {name: values for name, values in found.items() if len(set(values)) > 1}
@@ -154,16 +154,23 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
 
 def arenas(jobs: Sequence[Job]) -> list[Arena]:
     """The settings of each set of validation images, the largest number of jobs first."""
-    options = varying(jobs)
-    found: dict[str, list[Setting]] = {}
-    for setting in settings(jobs, options):
-        found.setdefault(_images(setting.jobs[0]), []).append(setting)
-    result = []
-    for members in found.values():
+    found: dict[tuple[str, str | None], list[Setting]] = {}
+    truths: dict[str, set[str | None]] = {}
+    every = settings(jobs, varying(jobs))
+    for setting in every:
+        truths.setdefault(_images(setting.jobs[0]), set()).update(job.truth for job in setting.jobs)
+    for setting in every:
+        images = _images(setting.jobs[0])
+        known = truths[images] - {None}  # one alone: then it is that of the jobs whose images nobody could read, too
+        found.setdefault((images, setting.jobs[0].truth if len(known) > 1 else None), []).append(setting)
+    result: list[Arena] = []
+    for members in sorted(found.values(), key=lambda members: -sum(len(setting.jobs) for setting in members)):
         ap = next(name for name in APS if any(setting.values(name) for setting in members))
         best_first = sorted(members, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))
-        result.append(Arena(_title(members[0].jobs[0]), tuple(best_first), ap))
-    return sorted(result, key=lambda arena: -len(arena.jobs))
+        title = _title(members[0].jobs[0])
+        alike = sum(arena.title.startswith(title) for arena in result)
+        result.append(Arena(f"{title} ({alike + 1})" if alike else title, tuple(best_first), ap))
+    return result
 
 
 def limit(job: Job) -> int:
@@ -215,9 +222,10 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _images(job: Job) -> str:
-    """What must be the same for two AP to be comparable: images, objects, classes, and how many detections count."""
+    """What must be the same for two AP to be comparable: images, classes, how many detections count (and the objects:
+    see `Job.truth`)."""
     data = {key: value for key, value in job.result.data.items() if key != "train"}
-    return json.dumps([data, job.metric("val/images"), limit(job), job.truth], sort_keys=True, default=str)
+    return json.dumps([data, job.metric("val/images"), limit(job)], sort_keys=True, default=str)
 
 
 def _title(job: Job) -> str:

@@ -60,7 +60,7 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
-    """Of line `i` of `count`, the most important ones first: a colour each, as long as there are any, the rest quiet."""
+    """Of line `i` of `count`, the most important ones first: a colour each while there are any, the rest quiet."""
     if i < len(theme.colours):
         return {"color": theme.colours[i], "label": name, "zorder": 3}
     rest = count - len(theme.colours)
