@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.bootstrap import Resampled, resample
 from maskrcnn_lit.evaluation.coco_ap import match_all
+from maskrcnn_lit.evaluation.coco_matching import Matches
 from maskrcnn_lit.evaluation.coco_results import read_results
 from maskrcnn_lit.files import atomic_write
 from maskrcnn_lit.report.comparison_page import Ranked, Report, build_markdown, build_page
@@ -27,6 +28,7 @@ from maskrcnn_lit.training.panels import choose
 
 IMAGES = 6  # validation images that are drawn
 COLUMNS = 5  # runs beside each other
+_VALIDATION = ("root", "val", "image_ids", "val_images", "subset", "keep_empty", "on_bad")  # of a config's data
 _SAME = 1e-6  # an AP of detections.json and of result.json that differ more are not of the same weights
 
 
@@ -82,8 +84,8 @@ def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
     for job in jobs:
         if not job.scored:
             continue
-        described = {k: v for k, v in (option_value(job, "data") or {}).items() if k not in _NOT_VALIDATION}
-        key = str((described, job.result.data.get("val")))
+        described = [option_value(job, f"data.{name}") for name in _VALIDATION]
+        key = str([*described, job.result.data.get("val")])
         if key not in read:
             try:
                 read[key] = _truth(validation_index(job))
@@ -101,19 +103,6 @@ def _truth(index: AnnotationIndex) -> Truth:
     return Truth(index, coco, hashlib.sha256(repr(sorted(objects)).encode()).hexdigest())
 
 
-_NOT_VALIDATION = (
-    "seed",
-    "train",
-    "train_images",
-    "batch_size",
-    "workers",
-    "augment",
-    "image_size",
-    "mask_size",
-    "prepare",
-)
-
-
 def _against_truth(
     arena: Arena, truths: dict[str, Truth], notes: list[str]
 ) -> tuple[dict[str, Resampled], list[Example]]:
@@ -129,23 +118,27 @@ def _against_truth(
     for job in known:
         try:
             results = read_results(_folder(job) / "detections.json")
-            matches = match_all(truth.coco, results, limit(job))
+            one = _resampled(job, arena.ap, match_all(truth.coco, results, limit(job)))
         except UserError as error:
             notes.append(f"{job.name} is not drawn or tested: {error}")
-            continue
-        one = resample(matches[APS[arena.ap].partition(" ")[0]])
-        told = job.metric(arena.ap)
-        if told is None or abs(one.value - told) > _SAME:
-            notes.append(
-                f"{job.name} is not drawn or tested: {APS[arena.ap]} is {number(one.value, 6)} by its detections.json "
-                f"and {number(told, 6)} by its result.json, so they are not of the same weights"
-            )
             continue
         resampled[job.name] = one
         if job.name in drawn:
             found[job.name] = [entry for entry in results if entry["image_id"] in ids]
     runs = [(drawn[name], found[name]) for name in drawn if name in found]
     return resampled, draw_examples(ids, truth.coco, runs, image_reader(truth.images))
+
+
+def _resampled(job: Job, ap: str, matches: Mapping[str, Matches]) -> Resampled:
+    """UserError: its detections.json is not what its result.json tells of."""
+    kind = APS[ap].partition(" ")[0]
+    one, told = resample(matches[kind]) if kind in matches else None, job.metric(ap)
+    if one is None or told is None or abs(one.value - told) > _SAME:
+        raise UserError(
+            f"{APS[ap]} is {number(one.value if one else None, 6)} by its detections.json and {number(told, 6)} by its "
+            "result.json, so they are not of the same weights"
+        )
+    return one
 
 
 def _shown(arena: Arena) -> list[Setting]:

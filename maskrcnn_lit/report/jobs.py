@@ -210,7 +210,8 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
         place = str(config.get("run_dir"))
         held = {name: config.get(name) for name in names if place not in str(config.get(name))}
         follows = {n for n, value in held.items() if n.rpartition(".")[2] == "seed" and value == job.seed}
-        keys.append(json.dumps({n: value for n, value in held.items() if n not in follows}, default=str))
+        told = json.dumps({n: value for n, value in held.items() if n not in follows}, default=str)
+        keys.append(told if config else job.name)  # without a config nobody knows what it is like
     return keys
 
 
