@@ -45,6 +45,13 @@ VERBS = {
             "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
         ),
     ),
+    "compare": Verb(
+        "one report over many runs: tables, curves, trade-offs, and which differences are chance",
+        (
+            "maskrcnn-lit compare runs=outputs/sweeps/NAME",
+            "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
+        ),
+    ),
     "predict": Verb(
         "detections of a trained model on images: drawn, and as COCO results json",
         (

@@ -21,9 +21,10 @@ from maskrcnn_lit.data.draw import grid
 from maskrcnn_lit.data.fingerprint import fingerprint
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
-from maskrcnn_lit.evaluation.cost import run_cost
+from maskrcnn_lit.evaluation.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.evaluation.result import RunResult, describe_data, describe_machine, write_result
 from maskrcnn_lit.files import atomic_write, write_json
 from maskrcnn_lit.overrides import typed
@@ -68,14 +69,24 @@ def _train(config: DictConfig, result: RunResult) -> int:
         atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
         write_json(run_dir / "subset_ids.json", data.subset_ids())
         write_result(run_dir / "result.json", result)
-    started = time.perf_counter()
+    device = trainer.strategy.root_device  # when it is done, Lightning takes the module back to the CPU
+    started, joules = time.perf_counter(), _joules(trainer)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         result.metrics = _final_metrics(trainer, module, data)
     finally:
         images = int(module.images_seen) * trainer.world_size
-        result.cost = run_cost(module.model, module.device, seconds=time.perf_counter() - started, images=images)
+        result.cost = run_cost(
+            module.model,
+            device,
+            seconds=time.perf_counter() - started,
+            images=images,
+            joules=None if joules is None else (_joules(trainer) or joules) - joules,
+        )
     if first_process():
+        evaluation = coco_evaluation(trainer)
+        result.intervals = intervals(evaluation.matches) if evaluation is not None else {}
+        result.cost |= _inference_cost(trainer, module, data)
         write_image(run_dir / "predictions.png", draw_predictions(module, data))
     return trainer.global_step
 
@@ -133,6 +144,25 @@ def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModu
         metrics |= evaluation.metrics
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
     return logged | metrics
+
+
+def _joules(trainer: Trainer) -> float | None:
+    """Of all GPUs of the run, where this process sees them all; see `energy_joules`."""
+    if trainer.strategy.root_device.type != "cuda" or trainer.num_nodes > 1:
+        return None
+    return energy_joules([torch.device("cuda", number) for number in trainer.device_ids])
+
+
+def _inference_cost(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, Any]:
+    """On the device and in the precision of the training."""
+    device = trainer.strategy.root_device
+    model = module.to(device).model.eval()
+    batches = [
+        {key: value.to(device) for key, value in inference_batch(data.val_dataset.index, data.image_size, n).items()}
+        for n in (1, data.batch_size)
+    ]
+    with trainer.precision_plugin.forward_context():
+        return inference_cost(model, *batches)
 
 
 @torch.no_grad()

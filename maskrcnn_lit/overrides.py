@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from maskrcnn_lit.errors import UserError
 
 PATHS = {  # options that are always text
-    *("run_dir", "sweep_dir", "resume", "run", "source", "file", "results", "against", "out", "cleaned"),
+    *("run_dir", "sweep_dir", "resume", "run", "runs", "source", "file", "results", "against", "out", "cleaned"),
     *("data.root", "data.train.images", "data.val.images", "data.train.annotations", "data.val.annotations"),
 }
 
