@@ -1,7 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
 Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of `reproduce`, other metrics,
-2 something that the user can mend, 130 interrupted.
+of a sweep a job that failed, 2 something that the user can mend, 130 interrupted.
 """
 
 import errno

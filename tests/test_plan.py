@@ -46,6 +46,7 @@ def test_steps_and_epochs_of_a_job():
     [
         ([], 10 + 3 * 7 * 2 + 3 * 40 / 16),
         (["evaluation.every_n_epochs=3"], 10 + 3 * 7 * 2 + 40 / 16),
+        (["evaluation.every_n_epochs=2"], 10 + 3 * 7 * 2 + 2 * 40 / 16),
         (["evaluation.images=8"], 10 + 3 * 7 * 2 + (3 * 8 + 40) / 16),
         (["trainer.accumulate=2"], 10 + 3 * 4 * 2 * 2 + 3 * 40 / 16),
     ],
