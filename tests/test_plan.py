@@ -70,5 +70,5 @@ def test_the_table_has_a_line_for_each_job_that_is_to_run():
 
 
 def test_durations_as_one_says_them():
-    told = [duration(seconds) for seconds in (40, 700, 5399, 12000, 190000)]
-    assert told == ["40 s", "12 min", "90 min", "3 h 20 min", "2 d 4 h"]
+    told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
+    assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]
