@@ -24,10 +24,11 @@ from maskrcnn_lit.evaluation.result import (
     write_result,
 )
 from maskrcnn_lit.files import atomic_write, without_nan, write_json
-from maskrcnn_lit.job import again, described, moved, read_data
+from maskrcnn_lit.job import described, read_data
 from maskrcnn_lit.overrides import flat, typed
 from maskrcnn_lit.predictor import output_folder
 from maskrcnn_lit.ranks import launched
+from maskrcnn_lit.run_folder import again, moved
 from maskrcnn_lit.training.module import config_digest
 from maskrcnn_lit.training.trainer import resolve_accelerator
 

@@ -38,14 +38,16 @@ class RunResult:
 
     error: why it failed; config_sha256: of its config, see `training.module.config_digest`.
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the file.
+    intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images hold no object.
     overrides: what the user typed after the verb; command: the whole command line.
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see `describe_machine`;
     data: see `describe_data`.
-    cost: see `maskrcnn_lit.evaluation.cost.run_cost`.
+    cost: see `run_cost` and, of a run that has finished, `inference_cost` in `maskrcnn_lit.evaluation.cost`.
     """
 
     status: str
     metrics: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)

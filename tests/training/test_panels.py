@@ -38,7 +38,7 @@ def test_the_same_images_every_epoch(tmp_path: Path):
 
 def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
     batch = default_collate([image(100), image(101)])
-    output = Output({}, detections(batch), None)
+    output = Output({}, {}, detections(batch), None)
     names = ["circle", "square"]
     panel = draw_panel(batch, output, 1, names, 0.5)
     height, width = panel.shape[:2]
@@ -50,7 +50,7 @@ def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
 
 def test_a_panel_needs_detections():
     with pytest.raises(ValueError, match="holds no detections: they come from a model in eval mode"):
-        draw_panel(default_collate([image(100)]), Output({}, None, None), 0, ["a", "b"], 0.5)
+        draw_panel(default_collate([image(100)]), Output({}, {}, None, None), 0, ["a", "b"], 0.5)
 
 
 def test_the_panel_arrives_whole(tmp_path: Path):
@@ -61,7 +61,7 @@ def test_the_panel_arrives_whole(tmp_path: Path):
     (tag,) = found.Tags()["images"]
     picture = np.array(Image.open(io.BytesIO(found.Images(tag)[0].encoded_image_string)))
     batch = default_collate([image(int(tag.split("/")[1]))])
-    expected = draw_panel(batch, Output({}, detections(batch), None), 0, ["circle", "square"], 0.5)
+    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5)
     assert np.array_equal(picture, expected)
 
 
