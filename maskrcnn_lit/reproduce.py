@@ -141,7 +141,7 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult) -> bool:
 def _train(folder: Path) -> int:
     """`maskrcnn-lit train resume=FOLDER` as a process of its own, which starts those that it needs; its exit code."""
     resume = shlex.split(typed("resume", folder))
-    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit.cli", "train", *resume])
+    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit", "train", *resume])
     try:
         code = process.wait()
     except KeyboardInterrupt:
