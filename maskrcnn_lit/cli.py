@@ -235,7 +235,3 @@ def _sentence(error: UserError) -> str:
 def _say(sentence: str, code: int) -> int:
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -250,7 +250,7 @@ def test_a_launcher_is_refused(trained: Path, tmp_path: Path):
         "--standalone",
         "--nproc-per-node=1",
         "-m",
-        "maskrcnn_lit.cli",
+        "maskrcnn_lit",
     ]
 
     done = subprocess.run(
