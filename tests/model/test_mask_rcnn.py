@@ -502,7 +502,7 @@ def test_a_few_steps_lower_the_losses():
     model, batch = make_model(norm="group"), make_batch(objects=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     first = {name: loss.item() for name, loss in learn(model, batch).items()}
-    for _ in range(12):
+    for _ in range(16):
         losses = learn(model, batch)
         optimizer.step()
     for name in ("rpn_objectness", "class", "mask"):
