@@ -13,7 +13,7 @@ Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -43,24 +43,48 @@ class Difference(NamedTuple):
     p_value: float
 
 
+class Resampled(NamedTuple):
+    """value: the AP of the data as it is; drawn: B, of each resample; objects: N 2, image and class of each object."""
+
+    value: float
+    drawn: Floats
+    objects: Ints
+
+
+def resample(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
+    """AP on each of the resamples, which are the same for the same number of images."""
+    drawn = weighted_ap(matches, draw_weights(matches.images, resamples, seed))
+    return Resampled(_value(matches), drawn, _objects(matches))
+
+
+def mean_resampled(several: Sequence[Resampled]) -> Resampled:
+    """The mean AP of several runs on the same images. ValueError: their objects are not the same."""
+    _check_same(several)
+    value = float(np.mean([one.value for one in several]))
+    return Resampled(value, np.mean([one.drawn for one in several], axis=0), several[0].objects)
+
+
 def bootstrap_ap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """AP with its interval; NaN where no image has an object."""
-    value, drawn = _value(matches), weighted_ap(matches, draw_weights(matches.images, resamples, seed))
-    low, high = np.clip(_interval(value, _deviations(drawn)), 0, 1).tolist()
-    return Interval(value, (low, high))
+    drawn = resample(matches, resamples=resamples, seed=seed)
+    low, high = np.clip(_interval(drawn.value, _deviations(drawn.drawn)), 0, 1).tolist()
+    return Interval(drawn.value, (low, high))
 
 
 def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """AP of `first` minus AP of `second`, both on every resample of the same images.
+    """AP of `first` minus AP of `second`, both on every resample of the same images; see `difference`."""
+    return difference(*(resample(one, resamples=resamples, seed=seed) for one in (first, second)))
+
+
+def difference(first: Resampled, second: Resampled) -> Difference:
+    """AP of `first` minus AP of `second`.
 
     p_value: the share of resamples, the data itself among them, that deviate from their mean by the difference or more
     (chapter 16.2: drawn as if there were none). ValueError: their objects are not the same.
     """
-    if not np.array_equal(_objects(first), _objects(second)):
-        raise ValueError("a paired bootstrap needs matches with the same ground truth")
-    weights = draw_weights(first.images, resamples, seed)
-    value = _value(first) - _value(second)
-    deviations = _deviations(weighted_ap(first, weights) - weighted_ap(second, weights))
+    _check_same([first, second])
+    value = first.value - second.value
+    deviations = _deviations(first.drawn - second.drawn)
     beyond = np.count_nonzero(np.abs(deviations) >= abs(value))
     return Difference(value, _interval(value, deviations), (beyond + 1) / (len(deviations) + 1))
 
@@ -178,6 +202,11 @@ def _running_sum(rows: NDArray[np.int32]) -> NDArray[np.int32]:
 
 def _value(matches: Matches) -> float:
     return float(weighted_ap(matches, np.ones((matches.images, 1), dtype=np.int32))[0])
+
+
+def _check_same(several: Sequence[Resampled]) -> None:
+    if not all(np.array_equal(several[0].objects, one.objects) for one in several):
+        raise ValueError("a paired bootstrap needs matches with the same ground truth")
 
 
 def _objects(matches: Matches) -> Ints:

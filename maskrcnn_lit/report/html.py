@@ -39,15 +39,16 @@ def pair(*parts: str) -> str:
     return '<div class="pair">\n' + "\n".join(parts) + "\n</div>"
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first cell of a row names it, the others are numbers. It scrolls by itself where it is too wide."""
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """The first cell of a row names it, the others are numbers; the last one is text, if `kind` is "told". It scrolls
+    by itself where it is too wide."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
         for first, *cells in rows
     ]
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table{_class(kind)}>\n'
         f"<caption>{escape(caption)}</caption>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
         + "\n</tbody>\n</table>\n</div>"

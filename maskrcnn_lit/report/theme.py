@@ -6,7 +6,7 @@ The colours are those of Okabe and Ito, "Color Universal Design" (2008), for dar
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ DARK = Theme(
 )
 
 Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gives it
-Plot = Callable[[Analysis, Theme], Figure]
+Data = TypeVar("Data")
 
 
 def blank(rows: float, margin: float = 0.7) -> Figure:
@@ -59,7 +59,23 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
     return figure, place
 
 
-def render(plot: Plot, analysis: Analysis, theme: Theme) -> bytes:
+def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
+    """Of line `i` of `count`, the most important ones first: a colour each while there are any, the rest quiet."""
+    if i < len(theme.colours):
+        return {"color": theme.colours[i], "label": name, "zorder": 3}
+    rest = count - len(theme.colours)
+    named = {"label": f"{rest} more"} if i == len(theme.colours) else {}
+    return {"color": theme.quiet, "alpha": 0.7, "zorder": 1, **named}
+
+
+def legend_below(figure: Figure, place: Axes) -> None:
+    """Of lines that were drawn from the least important one on, so that the others lie over it."""
+    handles, names = place.get_legend_handles_labels()
+    columns = 1 if max(map(len, names), default=0) > 24 else 2
+    figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=columns)
+
+
+def render(plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme) -> bytes:
     """The plot as a PNG, 960 pixels wide."""
     look: dict[Any, Any] = {
         **{"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8},
@@ -72,5 +88,5 @@ def render(plot: Plot, analysis: Analysis, theme: Theme) -> bytes:
     }
     with rc_context(look):
         file = io.BytesIO()
-        plot(analysis, theme).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        plot(data, theme).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()

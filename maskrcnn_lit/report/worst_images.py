@@ -71,7 +71,7 @@ def draw_worst(
         name = image.get("file_name", str(image["id"]))
         counts = {kind: len(shown[kind]) for kind in COLOURS}
         height, width, _ = pixels.shape
-        yield Picture(image["id"], name, width, height, _jpeg(pixels), counts, read is not None)
+        yield Picture(image["id"], name, width, height, to_jpeg(pixels), counts, read is not None)
 
 
 def _draw(
@@ -79,7 +79,7 @@ def _draw(
 ) -> np.ndarray:
     drawn = [(kind, found) for kind, several in shown.items() for found in several]
     masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]
-    boxes = np.array([_box(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
+    boxes = np.array([box_of(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = [
         f"{kind} {names[found['category_id']]}" + (f" {found['score']:.2f}" if "score" in found else "")
@@ -92,15 +92,15 @@ def _draw(
         names=labels if len(drawn) < MANY else [""] * len(drawn),  # of a crowd, labels would hide half
         colours=[COLOURS[kind] for kind, _ in drawn],
     )
-    return _shrunk(picture)
+    return shrunk(picture)
 
 
-def _box(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
+def box_of(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
     """x, y, w, h: of the mask, where the results have no boxes."""
     return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))
 
 
-def _shrunk(picture: np.ndarray) -> np.ndarray:
+def shrunk(picture: np.ndarray) -> np.ndarray:
     height, width, _ = picture.shape
     share = LONGEST / max(height, width)
     if share >= 1:
@@ -109,7 +109,7 @@ def _shrunk(picture: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
 
 
-def _jpeg(picture: np.ndarray) -> bytes:
+def to_jpeg(picture: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()

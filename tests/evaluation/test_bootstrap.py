@@ -17,8 +17,10 @@ from maskrcnn_lit.evaluation.bootstrap import (
     bootstrap_ap,
     draw_weights,
     intervals,
+    mean_resampled,
     paired_bootstrap,
     recalls_reached,
+    resample,
     weighted_ap,
 )
 from maskrcnn_lit.evaluation.coco_matching import Matches, match_results
@@ -139,6 +141,19 @@ def test_a_clear_difference_is_told_from_none(truth: dict, results: list) -> Non
     assert back.value == -difference.value and back.interval[1] == pytest.approx(-difference.interval[0])
     none = paired_bootstrap(matches, matches, resamples=200)
     assert none == (0.0, (0.0, 0.0), 1.0)
+
+
+def test_the_mean_of_runs_is_resampled_as_they_are(truth: dict, results: list) -> None:
+    first, second = (resample(matched(truth, some), resamples=50) for some in (results, results[::2]))
+    mean = mean_resampled([first, second])
+    assert mean.value == pytest.approx((first.value + second.value) / 2)
+    assert mean.drawn == pytest.approx((first.drawn + second.drawn) / 2)
+    assert bootstrap.difference(mean, mean) == (0.0, (0.0, 0.0), 1.0)
+    alone = bootstrap.difference(first, second)
+    assert alone == paired_bootstrap(matched(truth, results), matched(truth, results[::2]), resamples=50)
+    other = resample(matched(small_truth([box(1, 1, [0, 0, 9, 9])]), []), resamples=50)
+    with pytest.raises(ValueError, match="the same ground truth"):
+        mean_resampled([first, other])
 
 
 def test_a_small_difference_between_noisy_runs_is_not_called_one(truth: dict, results: list) -> None:

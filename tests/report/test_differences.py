@@ -1,0 +1,94 @@
+"""Which differences are told as such, and which as chance."""
+
+import numpy as np
+import pytest
+from comparison_sample import job
+
+from maskrcnn_lit.evaluation.bootstrap import Resampled
+from maskrcnn_lit.evaluation.seeds import welch
+from maskrcnn_lit.report.differences import MOST, compare, level, sentences
+from maskrcnn_lit.report.jobs import arenas
+
+OBJECTS = np.array([[0, 1], [1, 1]])
+
+
+def group(name: str, *aps: float, **options: object):
+    typed = [f"backbone={name}", *(f"{key}={value}" for key, value in options.items())]
+    config = {"backbone": {"name": name}, **options}
+    return [job(f"{name}-{seed}-{options}", *typed, ap=ap, seed=seed, config=config) for seed, ap in enumerate(aps)]
+
+
+def drawn(jobs, noise: float = 0.0):
+    """The AP of each on 1000 resamples: the same ones but for `noise` of its own."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(0, 0.05, 1000)
+    aps = {j.name: j.metric("val/mask_ap") for j in jobs}
+    return {name: Resampled(ap, ap + common + rng.normal(0, noise, 1000), OBJECTS) for name, ap in aps.items()}
+
+
+def test_equal_results_are_said_to_be_no_difference():
+    jobs = [*group("resnet50", 0.3, 0.32), *group("resnet18", 0.3, 0.32)]
+    (arena,) = arenas(jobs)
+    (found,) = compare(arena, drawn(jobs))
+    assert found.value == 0 and found.over_images.p_value == 1 and found.over_seeds.p_value == 1
+    told, judged = sentences(arena, [found])
+    assert told.startswith(
+        "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over images"
+    )
+    assert (
+        "1 comparison with the best setting. A difference counts where p is below 0.05 (0.05 / 1, Bonferroni)" in judged
+    )
+
+
+def test_a_clear_difference_is_told_with_its_numbers():
+    jobs = [*group("resnet50", 0.50, 0.51, 0.49), *group("resnet18", 0.20, 0.21, 0.19)]
+    (arena,) = arenas(jobs)
+    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    assert found.significant(0.05) is True and found.value == pytest.approx(0.3)
+    assert found.over_seeds == welch([0.50, 0.51, 0.49], [0.20, 0.21, 0.19])
+    low, high = found.over_seeds.interval
+    told = sentences(arena, [found])[0]
+    assert told.startswith("resnet50 is better than resnet18 by 0.300 mask AP (over images 95 % interval +0.2")
+    assert f"over seeds 95 % interval {low:+.3f} to {high:+.3f}, p < 0.001)." in told
+
+
+def test_one_test_that_says_chance_is_enough():
+    jobs = [*group("resnet50", 0.9, 0.3), *group("resnet18", 0.2, 0.25)]  # sure over images, not over seeds
+    (arena,) = arenas(jobs)
+    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    assert found.over_images.p_value < 0.01 < found.over_seeds.p_value and found.significant(0.05) is False
+
+
+def test_of_one_seed_the_images_alone_speak_and_it_is_said():
+    jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
+    (arena,) = arenas(jobs)
+    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    assert found.over_seeds is None and found.significant(0.05) is True
+    assert "one seed on a side, so nothing is known of what another seed would give" in sentences(arena, [found])[0]
+
+
+def test_without_detections_nothing_is_claimed():
+    jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
+    (arena,) = arenas(jobs)
+    (found,) = compare(arena, drawn(jobs[:2]))  # one of the second setting's is missing
+    assert found.over_images is None and found.significant(0.05) is None
+    assert sentences(arena, [found])[0].endswith("above resnet18; the difference was not tested.")
+
+
+def test_the_level_falls_with_the_number_of_comparisons_and_those_nearest_to_the_best_come_first():
+    jobs = [j for i, name in enumerate("abcdefgh") for j in group(name, 0.1 + i / 100, width=1)]
+    jobs += [j for i, name in enumerate("abh") for j in group(name, 0.3 + i / 100, width=2)]
+    (arena,) = arenas(jobs)
+    found = compare(arena, drawn(jobs))
+    assert len(found) == MOST and level(found) == pytest.approx(0.05 / MOST)
+    assert found[0].best.label == "h, 2"
+    assert {c.other.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
+    assert (
+        "8 comparisons with the best setting; the other 2 settings, which differ in more options, were not tested"
+        in (sentences(arena, found)[-1])
+    )
+
+
+def test_a_single_setting_has_nothing_to_be_compared_with():
+    (arena,) = arenas(group("resnet50", 0.5, 0.6))
+    assert compare(arena, {}) == [] and sentences(arena, []) == []
