@@ -306,6 +306,44 @@ def test_an_unreadable_image_changes_nothing(side: int):
     assert all(level[2].any() for level in gradients), "as a black image without objects it would"
 
 
+def test_what_is_sampled_of_an_image_hangs_on_its_seed_alone():
+    """Not on its place in the batch, nor on the other images, nor on torch's generator."""
+    model, batch = make_model(norm="frozen"), make_batch(3)
+
+    def sampled(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        pyramid, prediction = model.trunk(batch["images"], batch["image_sizes"])
+        anchors = model.anchors(pyramid, batch["images"].shape[-2:])
+        chosen, regions = model.targets(prediction, anchors, batch)
+        return chosen.indices, regions.boxes
+
+    anchors, boxes = sampled(batch)
+    order = [2, 0]
+    again, boxes_again = sampled({key: value[order] for key, value in batch.items()})
+    assert torch.equal(again, anchors[order])
+    assert torch.allclose(boxes_again, boxes[order], atol=1e-3)
+    other, _ = sampled(batch | {"seeds": batch["seeds"] + 100})
+    assert all(not torch.equal(a, b) for a, b in zip(other, anchors, strict=True))
+
+
+def test_without_seeds_torchs_generator_draws():
+    model, batch = make_model(norm="frozen"), make_batch(2)
+    del batch["seeds"]
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model(batch).losses["rpn_objectness"].item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_counts_say_how_many_each_loss_is_the_mean_of():
+    output = make_model()(joined(make_batch(1), unreadable()))
+    counts = {name: count.item() for name, count in output.counts.items()}
+    assert list(counts) == list(output.losses)
+    assert counts["rpn_objectness"] == counts["rpn_box"] == 256
+    assert counts["class"] == counts["box"] == 32 and 2 <= counts["mask"] <= 8
+    assert [c.item() for c in make_model()(unreadable()).counts.values()] == [0] * 5
+
+
 def test_more_padded_slots_change_nothing():
     model, batch = make_model(norm="frozen"), make_batch(slots=4)
     more = dict(batch)
@@ -502,7 +540,7 @@ def test_a_few_steps_lower_the_losses():
     model, batch = make_model(norm="group"), make_batch(objects=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     first = {name: loss.item() for name, loss in learn(model, batch).items()}
-    for _ in range(12):
+    for _ in range(16):
         losses = learn(model, batch)
         optimizer.step()
     for name in ("rpn_objectness", "class", "mask"):

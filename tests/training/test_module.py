@@ -82,8 +82,8 @@ def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Pa
 
 def test_validation_without_targets_logs_no_loss(tmp_path: Path):
     module = tiny_module().eval()
-    batch = {key: value for key, value in batch_of(100).items() if key in ("images", "labels", "valid")}
-    output = module.model({**batch, "boxes": torch.zeros(1, 2, 4)})
+    batch = {key: value for key, value in batch_of(100).items() if key in ("images", "labels", "valid", "readable")}
+    output = module.model({**batch, "boxes": torch.zeros(1, 2, 4), "seeds": torch.ones(1, dtype=torch.int64)})
     assert output.losses and output.detections is not None
 
     class NoTargets(TinyModel):
