@@ -1,9 +1,12 @@
 """What the hot spots read (hot_spots.py): objects, anchors, proposals and features of a batch, and the heads."""
 
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.model.anchors import Anchors
@@ -44,3 +47,25 @@ def heads(scene: Scene) -> tuple[Any, Any]:
     node = compose("train", ["model=mask_rcnn"]).model
     made = [build(node[name], channels=CHANNELS, num_classes=CLASSES)() for name in ("box_head", "mask_head")]
     return tuple(head.to(device=scene.boxes.device, memory_format=torch.channels_last).eval() for head in made)
+
+
+@contextmanager
+def random_by(keys: Tensor, kind: Tensor) -> Any:
+    """Torchvision's sampler permutes each image's objects, then its background: by falling `keys` instead."""
+    orders = (own[of == value].argsort(descending=True) for own, of in zip(keys, kind, strict=True) for value in (1, 0))
+    with mock.patch("torch.randperm", side_effect=lambda *args, **options: next(orders)):
+        yield
+
+
+def torchvision_mask_head(head: Any) -> Any:
+    """Torchvision's, with the weights of `head`; its channel 0 is the background's."""
+    theirs = torch.nn.Sequential(
+        MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, 1), MaskRCNNPredictor(CHANNELS, CHANNELS, CLASSES + 1)
+    ).to(head.logits.weight.device)
+    with torch.no_grad():
+        for mine, other in zip(head.convs, (layer[0] for layer in theirs[0]), strict=True):
+            other.weight.copy_(mine.weight), other.bias.copy_(mine.bias)
+        theirs[1].conv5_mask.load_state_dict(head.deconv.state_dict())
+        theirs[1].mask_fcn_logits.weight[1:] = head.logits.weight
+        theirs[1].mask_fcn_logits.bias[1:] = head.logits.bias
+    return theirs
