@@ -27,6 +27,7 @@ from scene import (
     heads,
     make_scene,
     random_by,
+    torchvision_mask_head,
 )
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, BoxCoder, Matcher
@@ -62,15 +63,12 @@ def main() -> None:
     rows = {name: measure(name, SPOTS[name](scene), arguments.rounds, device) for name in arguments.only}
     report = {
         "benchmark": "hot_spots",
-        "size": list(arguments.size),
-        "batch": arguments.batch,
-        "rounds": arguments.rounds,
+        **{key: vars(arguments)[key] for key in ("size", "batch", "rounds")},
         "device": device_name(device),
         "date": time.strftime("%Y-%m-%d"),
         "milliseconds": {name: {who: round(ms, 2) for who, ms in row.items()} for name, row in rows.items()},
         "times_torchvision": {name: round(r["torchvision"] / r["maskrcnn_lit"], 2) for name, r in rows.items()},
-        "versions": package_versions(),
-        "commit": package_commit(),
+        **{"versions": package_versions(), "commit": package_commit()},
     }
     print(json.dumps(report))
 
@@ -207,7 +205,6 @@ def post_processing(scene: Scene) -> Pair:
     theirs.box_coder = BoxCoder(head.box_weights)
 
     def equal(mine: dict[str, Tensor], other: tuple[list[Tensor], ...]) -> bool:
-        """Torchvision's order among boxes is by score, too; its suppression moves boxes by class before it compares."""
         for number, (boxes, scores, labels) in enumerate(zip(*other, strict=True)):
             found = {key: mine[key][number][mine["valid"][number]] for key in ("boxes", "scores", "labels")}
             near = torch.allclose(found["boxes"], boxes, atol=1e-2), torch.allclose(found["scores"], scores, atol=1e-5)
@@ -215,11 +212,12 @@ def post_processing(scene: Scene) -> Pair:
                 return False
         return True
 
-    def run() -> dict[str, Tensor]:
-        return head.detect(logits, deltas[:, 1:], scene.proposals, held, sizes)
-
     arguments = (logits, deltas.flatten(1), list(scene.proposals), [scene.size] * images)
-    return Pair(run, torch.no_grad()(lambda: theirs.postprocess_detections(*arguments)), equal)
+    return Pair(
+        lambda: head.detect(logits, deltas[:, 1:], scene.proposals, held, sizes),
+        torch.no_grad()(lambda: theirs.postprocess_detections(*arguments)),
+        equal,
+    )
 
 
 SPOTS: dict[str, Callable[[Scene], Pair]] = {
