@@ -26,8 +26,8 @@ def test_the_best_setting_is_told_with_its_interval():
     (arena,) = arenas([*group("a", 0.1), *group("b", 0.2, 0.3)])
     first, *_ = ranking(arena, {})
     assert first == (
-        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, 95 % "
-        "interval -0.385 to 0.885)."
+        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, "
+        "95 % interval -0.385 to 0.885)."
     )
 
 
