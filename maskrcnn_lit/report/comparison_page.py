@@ -144,16 +144,16 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
         "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
         "are the Pareto front: nothing that costs as little is better."
     )
-    yield "cost", f"{ap} against cost", _told(letters, costs)
+    yield "cost", f"{_upper(ap)} against cost", _told(letters, costs)
     varied = _figures(plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()})
     varied += _figures(plots, {"epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps"})
     seeds = "Means over seeds; a bar goes from the lowest to the highest seed."
-    yield "varied", f"{ap} against what was varied", _told(seeds, varied)
+    yield "varied", f"{_upper(ap)} against what was varied", _told(seeds, varied)
     yield "examples", "Examples", list(_examples(ranked.examples))
 
 
 def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[str]:
-    return [html.plot(*plots[name], title, title) for name, title in titles.items() if name in plots]
+    return [html.plot(*plots[name], title, _upper(title)) for name, title in titles.items() if name in plots]
 
 
 def _told(text: str, figures: Sequence[str]) -> list[str]:
@@ -198,6 +198,10 @@ def _about(report: Report) -> Iterator[str]:
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield from (html.paragraph(text, "soft") for text in DEFINITIONS)
     yield html.paragraph("All numbers are in results.csv beside this page, its plots in plots/.", "soft")
+
+
+def _upper(title: str) -> str:
+    return title if "_" in title.split()[0] else f"{title[0].upper()}{title[1:]}"
 
 
 def _commit(job: Job) -> str:
