@@ -1,7 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
-Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, 2 something that the user can
-mend, 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of `reproduce`, other metrics,
+2 something that the user can mend, 130 interrupted.
 """
 
 import errno
@@ -33,6 +33,7 @@ VERBS = {
         (
             "maskrcnn-lit train experiment=demo",
             "maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50 trainer.epochs=12",
+            "maskrcnn-lit train -m backbone=resnet18,resnet50 seed=1,2,3 sweep_dir=DIR",
             "maskrcnn-lit train resume=RUN",
         ),
     ),
@@ -92,6 +93,10 @@ VERBS = {
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
     ),
+    "reproduce": Verb(
+        "a run again from its frozen config, in a new folder; exits with 1 if its metrics come out otherwise",
+        ("maskrcnn-lit reproduce run=RUN", "maskrcnn-lit reproduce run=RUN run_dir=DIR tolerance=0.01"),
+    ),
     "replay": Verb(
         "a training step whose loss was not finite, computed again from the file that it left",
         ("maskrcnn-lit replay file=RUN/nonfinite_step7.pt",),
@@ -136,7 +141,7 @@ def _run(arguments: list[str]) -> int:
         print(_overview(family))
         return 0
     from maskrcnn_lit import config  # Hydra; it would only delay the lines above
-    from maskrcnn_lit.overrides import suggest
+    from maskrcnn_lit.overrides import is_sweep, suggest
 
     words = 2 if family else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
@@ -147,13 +152,20 @@ def _run(arguments: list[str]) -> int:
         [text for text in rest if text.startswith("-")],
         [t for t in rest if not t.startswith("-")],
     )
-    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg")]
+    many = ("-m", "--multirun") if verb == "train" else ()
+    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", *many)]
     if unknown:
-        raise UserError(f"{verb} has no flag '{unknown[0]}': it has --help, --cfg and options NAME=VALUE")
+        told = "--help, --cfg, -m" if many else "--help, --cfg"
+        raise UserError(f"{verb} has no flag '{unknown[0]}': it has {told} and options NAME=VALUE")
     if "-h" in flags or "--help" in flags:
         print(_help(verb, config.describe(verb, overrides)))
     elif "--cfg" in flags:
         print(config.to_yaml(config.show(verb, overrides)), end="")
+    elif verb == "train" and (set(flags) & set(many) or is_sweep(overrides)):
+        from maskrcnn_lit import sweep
+
+        quiet()
+        return sweep.run(overrides)
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded, so that mistakes are told at once
         module = importlib.import_module(f"maskrcnn_lit.{config.yaml_name(verb)}")
@@ -223,3 +235,7 @@ def _sentence(error: UserError) -> str:
 def _say(sentence: str, code: int) -> int:
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

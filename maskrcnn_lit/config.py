@@ -8,6 +8,7 @@ what `--help` prints.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,19 +24,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.overrides import as_path, check_choice, check_value, flat, parse, suggest
 from maskrcnn_lit.targets import build
 
-__all__ = [
-    "Description",
-    "Option",
-    "build",
-    "compose",
-    "conf_dir",
-    "describe",
-    "load_run_config",
-    "show",
-    "to_dict",
-    "to_yaml",
-    "yaml_name",
-]
+__all__ = ["build", "compose", "conf_dir", "describe", "load_run_config", "show", "to_dict", "to_yaml", "yaml_name"]
 
 
 # Without a default, and yet not asked for: null until the data tells it, or where only validation images count.
@@ -100,21 +89,36 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
-        groups = _groups(loader, verb, [])
+        groups = _known(conf_dir(), verb, ()).choices
         for override in parsed:
             name = override.key_or_group
             choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
             if choices:
                 check_choice(override, verb, groups, choices)
         chosen = _chosen(loader, overrides)
-        composed = hydra.compose(yaml_name(verb), overrides=chosen)
-        before = OmegaConf.to_container(composed)
-        comments = _all_comments(loader, verb, chosen)
+        known = _known(conf_dir(), verb, tuple(chosen))
         for override in parsed:
             if override.input_line not in chosen:
-                check_value(override, verb, groups, before, comments)
-        _check_experiment(verb, before, _groups(loader, verb, chosen))
-        return composed if len(chosen) == len(overrides) else hydra.compose(yaml_name(verb), overrides=list(overrides))
+                check_value(override, verb, groups, known.config, known.comments)
+        return hydra.compose(yaml_name(verb), overrides=overrides)
+
+
+class _Known(NamedTuple):
+    """What a verb has once its groups are chosen: group -> choice, the config as plain data, option -> comment."""
+
+    choices: dict[str, str | None]
+    config: Any
+    comments: dict[str, str]
+
+
+@lru_cache(maxsize=64)  # many runs of a sweep choose alike
+def _known(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Known:
+    """Of the yaml files in `folder`, where the loader of the moment reads them."""
+    loader = GlobalHydra.instance().config_loader()
+    config = OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=list(chosen)))
+    choices = _groups(loader, verb, list(chosen))
+    _check_experiment(verb, config, choices)
+    return _Known(choices, config, _all_comments(loader, verb, list(chosen)))
 
 
 def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
@@ -207,7 +211,8 @@ def _groups(loader: Any, verb: str, chosen: list[str]) -> dict[str, str | None]:
 
 def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
     """An experiment sets options that exist without it, and may add objects (a callback, say), whose arguments `build`
-    checks. Hydra would take any other name as well, and nobody would read it."""
+    checks; what it names under `sweep` is checked when that begins. Hydra would take any other name as well, and nobody
+    would read it."""
     if choices.get("experiment") is None:
         return
     others = [f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"]
@@ -215,7 +220,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
     named = dict(flat(config))
     objects = tuple(f"{name}." for name, value in named.items() if isinstance(value, dict) and "_target_" in value)
     for name in named:
-        if name not in known and not f"{name}.".startswith(objects):
+        if name not in known and not f"{name}.".startswith((*objects, "sweep.")):
             text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
 

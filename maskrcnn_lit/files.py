@@ -41,21 +41,25 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of `path`, an empty file that stays: one thread of one process at a time, the others wait.
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of `path`, an empty file that stays: one thread of one process at a time, the others wait, or, with
+    `wait` false, go on at once and get False.
 
     On a file system without locks nobody waits; what is written atomically is right all the same, if done twice.
     """
     with open(path, "ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
         except OSError as error:
             if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                 raise
-            yield
+            yield True
             return
         try:
-            yield
+            yield True
         finally:  # closing the file would not do where a process that was forked meanwhile has it open too
             fcntl.flock(file, fcntl.LOCK_UN)
 

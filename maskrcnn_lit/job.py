@@ -4,11 +4,8 @@
 """
 
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +18,19 @@ from maskrcnn_lit.config import build, load_run_config, to_dict
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import collate
 from maskrcnn_lit.data.draw import grid
+from maskrcnn_lit.data.fingerprint import fingerprint
 from maskrcnn_lit.data.media import write_image
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.callback import coco_evaluation
 from maskrcnn_lit.evaluation.coco_ap import results_table
 from maskrcnn_lit.evaluation.cost import energy_joules, inference_batch, inference_cost, run_cost
-from maskrcnn_lit.evaluation.result import RunResult, describe_data, read_result, write_result
+from maskrcnn_lit.evaluation.result import RunResult, describe_data, describe_machine, write_result
 from maskrcnn_lit.files import atomic_write, write_json
 from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.ranks import first_process, launched
+from maskrcnn_lit.run_folder import alone, program, recorded
 from maskrcnn_lit.training.checkpoint import last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.panels import choose, draw_panel
@@ -42,32 +41,10 @@ PICTURES = 6  # validation images in predictions.png
 
 def run_job(config: DictConfig) -> None:
     """Train in this process, from the last checkpoint of the run folder if there is one; result.json tells the rest."""
-    with recorded(Path(config.run_dir)) as result:
+    with alone(Path(config.run_dir)), recorded(Path(config.run_dir)) as result:
         steps = _train(config, result)
     if first_process():
         print(_ending(result, config.run_dir, steps))
-
-
-@contextmanager
-def recorded(run_dir: Path) -> Iterator[RunResult]:
-    """result.json, true at any time: running, then finished, interrupted or failed, and why. The first process writes
-    it, and whichever fails."""
-    file = run_dir / "result.json"
-    result = read_result(file) if first_process() else RunResult(status="running")
-    try:
-        yield result
-        result.status = "finished"
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
-        result.status = "interrupted"
-        raise KeyboardInterrupt(again(run_dir)) from error
-    except BaseException as error:
-        result = result if first_process() else read_result(file)
-        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-        write_result(file, result)
-        raise
-    finally:
-        if first_process():
-            write_result(file, result)
 
 
 def _train(config: DictConfig, result: RunResult) -> int:
@@ -83,21 +60,12 @@ def _train(config: DictConfig, result: RunResult) -> int:
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         environment=launched(),
     )
-    data = _data(config)
-    config.model.num_classes = len(data.categories)
-    model = build(config.model)
-    if checkpoint is None:
-        data.tell(*start(model, config, data.categories))
-    module = DetectionModule(
-        model=model.to(memory_format=torch.channels_last),
-        optimizer=build(config.optimizer),
-        categories=data.categories,
-        config=to_dict(config),
-        seed=config.seed,
-    )
+    data = read_data(config)
+    module = build_module(config, data, pretrained=checkpoint is None)
     result.config_sha256 = config_digest(module.config)
-    result.data = describe_data(name=data.name, subset_ids=data.subset_ids(), categories=data.categories)
     if first_process():
+        result.data = described(data)
+        result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)
         atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
         write_json(run_dir / "subset_ids.json", data.subset_ids())
         write_result(run_dir / "result.json", result)
@@ -123,7 +91,8 @@ def _train(config: DictConfig, result: RunResult) -> int:
     return trainer.global_step
 
 
-def _data(config: DictConfig) -> CocoDataModule:
+def read_data(config: DictConfig) -> CocoDataModule:
+    """The data module of a run's config, with its images chosen and its annotations read."""
     data: CocoDataModule = build(config.data)
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
@@ -136,6 +105,32 @@ def _data(config: DictConfig) -> CocoDataModule:
             "it out, the data tells it"
         )
     return data
+
+
+def build_module(config: DictConfig, data: CocoDataModule, *, pretrained: bool = True) -> DetectionModule:
+    """Model and optimizer for the classes of `data`, with the weights that `config` names if `pretrained`."""
+    config.model.num_classes = len(data.categories)
+    model = build(config.model)
+    if pretrained:
+        data.tell(*start(model, config, data.categories))
+    return DetectionModule(
+        model=model.to(memory_format=torch.channels_last),
+        optimizer=build(config.optimizer),
+        categories=data.categories,
+        config=to_dict(config),
+        seed=config.seed,
+    )
+
+
+def described(data: CocoDataModule) -> dict[str, Any]:
+    """The `data` of result.json for what `read_data` gives."""
+    parts = {"train": data.train_index, "val": data.val_index}
+    return describe_data(
+        name=data.name,
+        subset_ids=data.subset_ids(),
+        categories=data.categories,
+        fingerprints={part: fingerprint(index) for part, index in parts.items() if index is not None},
+    )
 
 
 def _final_metrics(trainer: Trainer, module: DetectionModule, data: CocoDataModule) -> dict[str, float]:
@@ -168,18 +163,6 @@ def _inference_cost(trainer: Trainer, module: DetectionModule, data: CocoDataMod
     ]
     with trainer.precision_plugin.forward_context():
         return inference_cost(model, *batches)
-
-
-def again(run_dir: str | Path) -> str:
-    return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
-
-
-def program(name: str) -> str:
-    """How to start a program of this environment from here: by its name, or by its path where it is not activated."""
-    if shutil.which(name):
-        return name
-    path = Path(sys.executable).with_name(name)
-    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 @torch.no_grad()

@@ -13,27 +13,42 @@ from hydra.errors import HydraException
 from maskrcnn_lit.errors import UserError
 
 PATHS = {  # options that are always text
-    *("run_dir", "resume", "run", "source", "file", "results", "against", "out", "cleaned"),
-    "runs",
+    *("run_dir", "sweep_dir", "resume", "run", "runs", "source", "file", "results", "against", "out", "cleaned"),
     *("data.root", "data.train.images", "data.val.images", "data.train.annotations", "data.val.annotations"),
 }
+
+FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")  # options of `train` that no run of a sweep reads
+
+
+def is_sweep(overrides: Iterable[str]) -> bool:
+    """Whether one of them is for a sweep."""
+    return any(text.partition("=")[0].split(".")[0] in FOR_SWEEPS for text in overrides)
 
 
 def parse(text: str) -> Override:
     """One override in Hydra's grammar; UserError if it has no name, no value or several values."""
+    override = parse_any(text)
+    if override.is_sweep_override():
+        name = override.key_or_group
+        raise UserError(
+            f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; "
+            "`maskrcnn-lit train -m` makes a run of each"
+        )
+    return override
+
+
+def parse_any(text: str) -> Override:
+    """As `parse`, and several values are one override too."""
     name, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
         raise UserError(f"'{text}' is no override: write NAME=VALUE, for example seed=1")
     try:
-        override = OverridesParser.create().parse_override(text)
+        return OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise UserError(
             f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
             f"in quotes twice, '{name}=\"{value}\"'"
         ) from error
-    if override.is_sweep_override():
-        raise UserError(f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{value}]'")
-    return override
 
 
 def check_choice(override: Override, verb: str, groups: Iterable[str], choices: list[str]) -> None:
@@ -87,11 +102,16 @@ def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
     return None
 
 
-def typed(name: str, value: Any) -> str:
-    """NAME=VALUE as it is typed in a shell, whatever the value has in it."""
+def assign(name: str, value: Any) -> str:
+    """NAME=VALUE in Hydra's grammar, whatever the value has in it."""
     text = str(value)
     plain = re.fullmatch(r"[\w./:+-]+", text) is not None
-    return f"{name}={text}" if plain else shlex.quote(f"{name}=" + '"' + text.replace('"', '\\"') + '"')
+    return f"{name}={text}" if plain else f"{name}=" + '"' + text.replace('"', '\\"') + '"'
+
+
+def typed(name: str, value: Any) -> str:
+    """The same as it is typed in a shell."""
+    return shlex.quote(assign(name, value)) if assign(name, value) != f"{name}={value}" else f"{name}={value}"
 
 
 def as_path(text: str) -> str:

@@ -25,6 +25,7 @@ from maskrcnn_lit.data.transforms import read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco_ap import to_coco_results
 from maskrcnn_lit.evaluation.thresholds import read_thresholds
+from maskrcnn_lit.inference import for_inference
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
@@ -137,8 +138,7 @@ def load_model(
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
-    model = model.to(device=device, memory_format=torch.channels_last).eval()
-    return Predictor(model, categories, config, thresholds)
+    return Predictor(for_inference(model.to(device)), categories, config, thresholds)
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:

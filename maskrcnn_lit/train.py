@@ -7,13 +7,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import load_run_config
-from maskrcnn_lit.data.source import join
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.result import RunResult, package_commit, package_versions, read_result, write_result
 from maskrcnn_lit.files import atomic_write
-from maskrcnn_lit.job import again, run_job
+from maskrcnn_lit.job import run_job
 from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.ranks import from_first, launched, per_machine, start
+from maskrcnn_lit.run_folder import again, check_idle, moved, settle
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.trainer import count_devices
 
@@ -42,6 +42,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 def freeze(config: DictConfig, overrides: list[str]) -> str:
     """Write config.yaml, every reference resolved, and the first result.json; the text of config.yaml."""
     if config.resume is not None:
+        check_idle(Path(config.resume))
         checkpoint = last_checkpoint(config.resume)  # none if the run was killed before its first: it begins anew
         config = _resumed(config.resume, overrides)
         step = load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint yet"
@@ -50,18 +51,27 @@ def freeze(config: DictConfig, overrides: list[str]) -> str:
     else:
         check_whole(0, seed=config.seed)
         _check_new(Path(config.run_dir))
-        config.data.root = join(Path.cwd(), config.data.root or ".")  # resumed from elsewhere, it finds its data
-        for name, value in {"norm": "frozen", "freeze_at": 2}.items():
-            if config.model.weights not in (None, "none") and config.backbone[name] == "auto":
-                config.backbone[name] = value  # as where the backbone alone is pretrained; config.model refers to it
+        _check_one(config, overrides)
+        config = settle(config)
         result = RunResult(status="running", overrides=overrides, command=sys.argv, seed=config.seed)
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result.status, result.error = "running", None
-    result.versions, result.commit = package_versions(), package_commit()
+    result.versions, result.commit = package_versions(), package_commit(changes=True)
     atomic_write(Path(config.run_dir) / "config.yaml", text)
     write_result(Path(config.run_dir) / "result.json", result)
     return text
+
+
+def _check_one(config: DictConfig, overrides: list[str]) -> None:
+    """Of an experiment's grid, one point must be named: else it is a sweep."""
+    given = {text.partition("=")[0].lstrip("+") for text in overrides}
+    free = [name for name in config.sweep.grid if name not in given]
+    if free:
+        raise UserError(
+            f"this experiment is a grid over {', '.join(config.sweep.grid)}: add -m to run all of it, or give one "
+            f"value each, {' '.join(typed(name, config.sweep.grid[name][0]) for name in free)}"
+        )
 
 
 def _place(config: DictConfig) -> None:
@@ -111,14 +121,5 @@ def _resumed(source: str, overrides: list[str]) -> DictConfig:
     if read_result(Path(source) / "result.json").status == "finished":
         raise UserError(f"{source} is finished, nothing is left to resume; for more epochs start a new run")
     if Path(config.run_dir).resolve() != Path(source).resolve():
-        config = _moved(config, str(source))
-    return config
-
-
-def _moved(config: DictConfig, run_dir: str) -> DictConfig:
-    """Where the saved config wrote into its run folder, it writes into `run_dir`."""
-    places = ("run_dir", "callbacks.evaluation.run_dir", "logger.tensorboard.save_dir")
-    for name, place in {**dict.fromkeys(places, run_dir), "logger.csv.path": f"{run_dir}/metrics.csv"}.items():
-        if OmegaConf.select(config, name) is not None:  # a logger or callback may be switched off
-            OmegaConf.update(config, name, place)
+        config = moved(config, str(source))
     return config

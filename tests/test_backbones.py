@@ -15,7 +15,7 @@ from torchvision.models import get_model_weights
 from maskrcnn_lit.backbones import cost
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.model.backbone import Backbone
-from maskrcnn_lit.model.norms import FrozenBatchNorm
+from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm
 from maskrcnn_lit.training.optimizer import parameter_groups
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "backbone"
@@ -71,6 +71,27 @@ def test_the_maps_are_those_inside_of_the_classifier(choice: str):
         whole(images)
         for stride, ours in zip(built.strides, built.eval()(images), strict=True):
             assert torch.allclose(ours, seen[stride], rtol=1e-4, atol=1e-4), stride
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_folded_frozen_norms_give_the_same_maps(choice: str):
+    """A norm that follows a convolution among its parent's children follows it in the forward pass too."""
+    torch.manual_seed(0)
+    built = backbone(choice, norm="frozen")
+    norms = [m for m in built.modules() if isinstance(m, FrozenBatchNorm)]
+    for norm in norms:
+        norm.running_mean.normal_(0, 0.1), norm.bias.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5), norm.weight.uniform_(0.5, 1.5)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        folded = built.double().eval()(images.double())
+        for layer in (m for m in built.modules() if isinstance(m, FoldedConv)):
+            layer.__class__ = nn.Conv2d
+        assert any(norm.folded for norm in norms) is (choice != "timm" and "convnext" not in choice)
+        for norm in norms:
+            norm.folded = False
+        for ours, expected in zip(folded, built(images.double()), strict=True):
+            assert torch.allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("freeze_at", range(6))

@@ -23,7 +23,18 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 VERBS = sorted(cli.VERBS)
 CHOICES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml"))
 EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
-GROUPS = {"augment", "backbone", "callbacks", "data", "experiment", "logger", "model", "optimizer", "trainer"}
+GROUPS = {
+    "augment",
+    "backbone",
+    "callbacks",
+    "data",
+    "experiment",
+    "launcher",
+    "logger",
+    "model",
+    "optimizer",
+    "trainer",
+}
 
 
 def composed(verb: str, *overrides: str) -> DictConfig:

@@ -1,54 +1,32 @@
-"""result.json is true at any time, whatever ends a job."""
+"""What a job is made of: the data that its config names, and a model for their classes. (Whole runs: test_train.py.)"""
 
 from pathlib import Path
 
 import pytest
+import torch
+from tiny_verbs import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
+from maskrcnn_lit.config import compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.result import RunResult, read_result, write_result
-from maskrcnn_lit.job import program, recorded
+from maskrcnn_lit.job import build_module, described, read_data
+from maskrcnn_lit.run_folder import settle
+
+pytest_plugins = ("tiny_verbs",)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_result(tmp_path / "result.json", RunResult(status="running", overrides=["seed=1"]))
-    return tmp_path
+def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
+    config = settle(compose("train", [*coco_data(strange), *MODEL, "run_dir=there"]))
+    data = read_data(config)
+    told = described(data)
+    assert (told["train"]["images"], told["val"]["images"]) == (TRAIN_IMAGES, VAL_IMAGES)
+    torch.manual_seed(0)
+    module = build_module(config, data)
+    assert module.categories == tuple(data.categories)
+    assert module.model.box_head.num_classes == len(data.categories) == module.config["model"]["num_classes"]
+    assert module.config["run_dir"] == "there" and "sweep" not in module.config
 
 
-def test_a_job_that_ends_is_finished(folder: Path):
-    with recorded(folder) as result:
-        assert read_result(folder / "result.json").status == "running"
-        result.metrics["val/mask_ap"] = 0.5
-    told = read_result(folder / "result.json")
-    assert (told.status, told.metrics, told.overrides) == ("finished", {"val/mask_ap": 0.5}, ["seed=1"])
-
-
-@pytest.mark.parametrize("error", [UserError("no such file: give another"), ArithmeticError("a bug")])
-def test_a_job_that_fails_says_why(folder: Path, error: Exception):
-    with pytest.raises(type(error)), recorded(folder):
-        raise error
-    told = read_result(folder / "result.json")
-    assert told.status == "failed" and told.error == f"{type(error).__name__}: {error}"
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
-def test_an_interrupted_job_says_how_to_go_on(folder: Path, error: BaseException):
-    with pytest.raises(KeyboardInterrupt, match=f"go on with .*maskrcnn-lit train resume={folder}"), recorded(folder):
-        raise error
-    assert read_result(folder / "result.json").status == "interrupted"
-
-
-def test_of_several_processes_one_that_fails_says_so_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
-        monkeypatch.setenv(name, value)
-    with recorded(folder):
-        pass
-    assert read_result(folder / "result.json").status == "running", "the first process writes"
-    with pytest.raises(UserError), recorded(folder):
-        raise UserError("no memory: take less")
-    told = read_result(folder / "result.json")
-    assert (told.status, told.error, told.overrides) == ("failed", "UserError: no memory: take less", ["seed=1"])
-
-
-def test_a_program_is_named_as_it_can_be_typed():
-    assert program("python3").endswith("python3") and " " not in program("no-such-program").strip("'")
+def test_another_number_of_classes_is_a_mistake(strange: Path):
+    config = settle(compose("train", [*coco_data(strange), *MODEL, "model.num_classes=80"]))
+    with pytest.raises(UserError, match=r"model\.num_classes=80, but the data has \d+ categories: leave it out"):
+        read_data(config)

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from maskrcnn_lit import cli, config
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.overrides import flat
+from maskrcnn_lit.grid import read_sweep
+from maskrcnn_lit.overrides import flat, is_sweep
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -79,6 +80,9 @@ def check(words: list[str]) -> None:
         count = 1 if rest[0] in cli.VERBS else 2
         verb = " ".join(rest[:count])
         assert verb in cli.VERBS, f"there is no verb {verb}"
+        if "-m" in rest or is_sweep(rest[count:]):
+            assert read_sweep([word for word in rest[count:] if word != "-m"]).jobs
+            return
         config.compose(verb, [word for word in rest[count:] if word != "--cfg"])
     elif first == "make":
         done = subprocess.run(["make", "-n", *rest], cwd=REPOSITORY, capture_output=True, text=True)

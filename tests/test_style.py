@@ -17,7 +17,20 @@ PYTHON = sorted(
 FOLDERS = ("data", "model", "training", "evaluation", "report")  # each imports only from itself and from its left
 VERBS = {path.stem for path in (REPOSITORY / "conf").glob("*.yaml")}
 # The only ones that know Hydra: the command line, the config, the verbs, and what gives a verb's model to Python.
-TOP = {"cli", "config", "job", "overrides", "targets", "predictor", "pretrained"} | VERBS
+TOP = {
+    "cli",
+    "config",
+    "grid",
+    "job",
+    "overrides",
+    "plan",
+    "pretrained",
+    "predictor",
+    "run_folder",
+    "sweep",
+    "targets",
+    "trial",
+} | VERBS
 
 
 def name(path: Path) -> str:
@@ -132,11 +145,12 @@ def test_imports_are_declared():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     declared = {line.split(">")[0] for line in project["dependencies"]}
     declared |= {line.split(">")[0] for line in project["optional-dependencies"]["timm"]}
+    declared |= {line.split(">")[0] for line in project["optional-dependencies"]["slurm"]}
     packages = {"PIL": "pillow", "yaml": "omegaconf", "hydra": "hydra-core"}  # omegaconf reads and writes with PyYAML
     standard = {"maskrcnn_lit", *__import__("sys").stdlib_module_names}
     used = {module.split(".")[0] for path in MODULES for module in imports(path)} - standard
     assert {packages.get(module, module) for module in used} <= declared
     pinned = {line.split("==")[0] for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line}
     extra = {line.split(">")[0] for line in project["optional-dependencies"]["dev"]}
-    assert declared | extra - {"maskrcnn_lit[timm]"} <= pinned
+    assert declared | extra - {"maskrcnn_lit[slurm,timm]"} <= pinned
     assert "://" not in (REPOSITORY / "constraints.txt").read_text()

@@ -18,6 +18,9 @@ Letters: B images, G padded instances, M mask crop side, H W the padded image, K
 | crowd          | B G bool        | the slot holds a crowd region: never positive, and nothing inside is negative  |
 | masks          | B G M M uint8   | 0 or 1: the mask cropped to its mask box and resampled to M x M                |
 | mask_boxes     | B G 4 float32   | what the crop covers: the box, or the uncut one where the image was cropped    |
+| seeds          | B int64         | optional: which anchors and regions are sampled of an image is a function of   |
+|                |                 | its seed alone. Training sets it from (run's seed, epoch, image id); without   |
+|                |                 | it, torch's generator draws one                                                |
 
 A slot is valid, crowd or padding, never two of them. Everything has a static shape: objects are padded to one of a few
 numbers of slots, so that the training step needs no synchronisation between host and device.
@@ -46,7 +49,9 @@ _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
     "crowd": ("BG", torch.bool),
     "masks": ("BGMM", torch.uint8),
     "mask_boxes": ("BG4", torch.float32),
+    "seeds": ("B", torch.int64),
 }
+_OPTIONAL = ("seeds",)
 
 
 def check_batch(batch: Batch, num_classes: int) -> None:
@@ -54,6 +59,8 @@ def check_batch(batch: Batch, num_classes: int) -> None:
     it reads values, so it synchronises with the device."""
     sizes: dict[str, int] = {}
     for key, (letters, dtype) in _LAYOUT.items():
+        if key in _OPTIONAL and key not in batch:
+            continue
         if key not in batch:
             raise ValueError(f"batch has no '{key}'; it needs {', '.join(_LAYOUT)}")
         _check_layout(key, batch[key], letters, dtype, sizes)

@@ -19,10 +19,17 @@ import torch
 
 import maskrcnn_lit
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.cost import device_name
 from maskrcnn_lit.files import write_json
 
 STATUSES = ("running", "finished", "failed", "interrupted")
-_PACKAGES = {name: name for name in ("torch", "torchvision", "lightning", "pycocotools")} | {"hydra": "hydra-core"}
+DIFF_CHARACTERS = 100_000  # of the changes to a commit that a result keeps
+UNTRACKED_FILES = 100  # names of them that it keeps
+_SOURCES = (".py", ".yaml", ".yml", ".toml", ".sh", ".cpp", ".cu")
+_PACKAGES = {
+    **{name: name for name in ("torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")},
+    "hydra": "hydra-core",
+}
 
 
 @dataclass
@@ -33,7 +40,8 @@ class RunResult:
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the file.
     intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images hold no object.
     overrides: what the user typed after the verb; command: the whole command line.
-    versions: see `package_versions`; commit: see `package_commit`; data: see `describe_data`.
+    versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see `describe_machine`;
+    data: see `describe_data`.
     cost: see `run_cost` and, of a run that has finished, `inference_cost` in `maskrcnn_lit.evaluation.cost`.
     """
 
@@ -44,6 +52,7 @@ class RunResult:
     command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     commit: dict[str, Any] | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
@@ -81,32 +90,72 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version(), "maskrcnn_lit": maskrcnn_lit.__version__} | found
 
 
-def package_commit(folder: Path | None = None) -> dict[str, Any] | None:
+def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict[str, Any] | None:
     """{"hash", "dirty"} of the checkout that the code runs from; None where the code is in no commit.
 
     dirty: a file of the checkout, other than ignored ones, differs from the commit.
-    folder: of the code; by default this package's own. An installed copy that merely lies in somebody's
-        checkout (a .venv in it) is not tracked there, and has no commit.
+    folder: of the code; by default this package's own. An installed copy that merely lies in somebody's checkout (a
+        .venv in it) is not tracked there, and has no commit.
+    changes: tell these, too. "diff" is `git diff HEAD`, no more than DIFF_CHARACTERS of it and a note; whole, it is for
+        `git apply`. "untracked" are the names of source files that git does not know, UNTRACKED_FILES at most.
     """
     folder = folder or Path(maskrcnn_lit.__file__).parent
-    head, tracked = _git(folder, "rev-parse", "HEAD"), _git(folder, "ls-files", "__init__.py")
-    changes = _git(folder, "status", "--porcelain")
-    if not head or not tracked or changes is None:
+    head, top = _git(folder, "rev-parse", "HEAD"), _git(folder, "rev-parse", "--show-toplevel")
+    if not head or not top or not _git(folder, "ls-files", "__init__.py"):
         return None
-    return {"hash": head, "dirty": bool(changes)}
+    checkout = Path(top.strip())
+    status = _git(checkout, "status", "--porcelain")
+    if status is None:
+        return None
+    commit = {"hash": head.strip(), "dirty": bool(status)}
+    return commit | _changes(checkout) if changes else commit
+
+
+def _changes(checkout: Path) -> dict[str, Any]:
+    diff = _git(checkout, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or ""
+    if len(diff) > DIFF_CHARACTERS:
+        diff = f"{diff[:DIFF_CHARACTERS]}\n[cut: the first {DIFF_CHARACTERS} of {len(diff)} characters]\n"
+    others = (_git(checkout, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    names = sorted(name for name in others if name.endswith(_SOURCES))
+    if len(names) > UNTRACKED_FILES:
+        names = [*names[:UNTRACKED_FILES], f"[cut: the first {UNTRACKED_FILES} of {len(names)} names]"]
+    return {"diff": diff, "untracked": names}
+
+
+def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
+    """The `machine` of result.json: the device by name, the processes of the run on all machines, the threads of each,
+    and the GPUs of this machine with their driver, or None where the run is on the CPU."""
+    found: dict[str, Any] = {
+        "device": device_name(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "gpu": None,
+    }
+    if device.type == "cuda":
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        driver = _printed(Path.cwd(), "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or ""
+        built = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        found["gpu"] = {"names": names, "count": len(names), "driver": next(iter(driver.split()), None), **built}
+    return found
 
 
 def describe_data(
-    *, name: str, subset_ids: Mapping[str, Sequence[int]], categories: Sequence[tuple[int, str]]
+    *,
+    name: str,
+    subset_ids: Mapping[str, Sequence[int]],
+    categories: Sequence[tuple[int, str]],
+    fingerprints: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """The `data` of result.json: the number of images of each split, a digest of their ids, and the
-    categories.
+    """The `data` of result.json: of each split the number of images, a digest of their ids and, of `fingerprints`, what
+    else tells it from others (data/fingerprint.py); and the categories.
 
-    subset_ids: {"train": image ids, "val": image ids}. The digest is that of the ids in ascending order,
-        so that it
-    is the same for the same choice of images.
+    subset_ids: {"train": image ids, "val": image ids}. The digest is that of the ids in ascending order, so that it is
+        the same for the same choice of images.
     """
-    splits = {split: {"images": len(ids), "ids_sha256": ids_digest(ids)} for split, ids in subset_ids.items()}
+    splits = {
+        split: {"images": len(ids), "ids_sha256": ids_digest(ids), **(fingerprints or {}).get(split, {})}
+        for split, ids in subset_ids.items()
+    }
     return {"name": name, **splits, "categories": [[int(number), title] for number, title in categories]}
 
 
@@ -116,9 +165,13 @@ def ids_digest(ids: Collection[int]) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or None where there is no git, no checkout or no right to read it."""
+    return _printed(folder, "git", *arguments)
+
+
+def _printed(folder: Path, *command: str) -> str | None:
+    """What a program prints, or None where there is none, or it fails: no checkout, no right to read it."""
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

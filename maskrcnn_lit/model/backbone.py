@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.norms import NORMS, replace_norms
+from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 SIDE = 64  # of the dummy image
@@ -96,6 +96,7 @@ class Backbone(nn.Module):
         if stride_in_1x1:
             _stride_in_1x1(trunk)
         replace_norms(trunk, norm, norm_eps)
+        fold_frozen(trunk)
         self._paths = {path.rsplit(".", 1)[-1]: path for path in layers or _children(trunk)}
         found = {key: trunk.get_submodule(path) for key, path in self._paths.items()}
         strides = _strides(found)

@@ -13,7 +13,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
-from maskrcnn_lit.model.matching import match, sample, take
+from maskrcnn_lit.model.matching import REGIONS, match, random_keys, sample, take
 from maskrcnn_lit.model.norms import conv
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
@@ -118,7 +118,7 @@ class BoxHead(nn.Module):
             background_iou=self.object_iou,
             keep_best=False,
         )
-        keys = torch.where(real, torch.rand(real.shape, device=real.device), -1)  # padding is never drawn
+        keys = torch.where(real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1)  # padding is never drawn
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
         instance = take(instance, drawn.indices)
         labels = torch.where(drawn.positive, take(batch["labels"], instance), 0)

@@ -47,13 +47,18 @@ class MaskHead(nn.Module):
         """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
-        features = F.relu(self.deconv(features), inplace=True)  # R C m m
+        # Each cell becomes 2 x 2 that no other cell reaches: the deconvolution is a linear layer, and the next one too.
+        weight = self.deconv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # C O 2 2 -> (2 2 O) C
+        cells = features.permute(0, 2, 3, 1)  # R p p C
+        hidden = F.relu(F.linear(cells, weight, self.deconv.get_parameter("bias").repeat(4)), inplace=True)
+        hidden = hidden.view(len(cells), 4 * self.pool**2, -1)  # R (p p 2 2) O
         # Only the channel of the region's class is wanted: one row of the 1x1 convolution a region.
         channel = (labels - 1).clamp(min=0)
-        weight = self.logits.weight.flatten(1)[channel]  # K C 1 1 -> R C
+        row = self.logits.weight.flatten(1)[channel]  # K O 1 1 -> R O
         bias = torch.index_select(self.logits.get_parameter("bias"), 0, channel)
-        logits = torch.bmm(weight[:, None], features.flatten(2)) + bias[:, None, None]
-        return full_precision(logits).view(-1, self.mask_size, self.mask_size)
+        logits = full_precision(torch.bmm(hidden, row[..., None])[..., 0] + bias[:, None])
+        fine = logits.view(-1, self.pool, self.pool, 2, 2).permute(0, 1, 3, 2, 4)  # R p 2 p 2
+        return fine.reshape(-1, self.mask_size, self.mask_size)
 
 
 @torch.no_grad()

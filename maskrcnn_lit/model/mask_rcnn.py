@@ -19,14 +19,15 @@ from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
-from maskrcnn_lit.model.rpn import RPN
+from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
 
 class Output(NamedTuple):
     """What a forward gives, by mode (see `MaskRCNN.forward`)."""
 
-    losses: dict[str, Tensor]  # rpn_objectness, rpn_box, class, box, mask: scalars
+    losses: dict[str, Tensor]  # rpn_objectness, rpn_box, class, box, mask: scalars, each the mean of a sample
+    counts: dict[str, Tensor]  # how many each of them is the mean of; with none it is 0
     detections: dict[str, Tensor] | None  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
     box_labels: Tensor | None  # B G int64: the class (0 = background) that the box head gives each object's own box
     empty_labels: Tensor | None = None  # B int64: and that which it gives a box of zeros, as padded slots have it
@@ -76,25 +77,43 @@ class MaskRCNN(nn.Module):
         five losses of the same sampling as in training, `box_labels` and `empty_labels`, all from one pass through the
         backbone.
         """
-        images = self.normalise(batch["images"], batch["image_sizes"])
-        pyramid = self.fpn(self.backbone(images))
-        anchors = self.anchors(pyramid, images.shape[-2:])
-        prediction = self.rpn(pyramid)
+        pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
+        anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
         losses: dict[str, Tensor] = {}
+        counts: dict[str, Tensor] = {}
         if "boxes" in batch:
-            losses = self.rpn.losses(prediction, anchors, batch)
-            proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
-            losses |= self.head_losses(pyramid, self.box_head.sample_regions(proposals, valid, batch), batch)
+            if "seeds" not in batch:
+                batch = batch | {"seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)}
+            chosen, regions = self.targets(prediction, anchors, batch)
+            losses, counts = self.losses(pyramid, prediction, chosen, regions, batch)
         if self.training:
-            return Output(losses, None, None)
+            return Output(losses, counts, None, None)
 
         proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "test")
         detections = self.detect(pyramid, proposals, valid, batch["image_sizes"])
         if "boxes" not in batch:
-            return Output(losses, detections, None)
+            return Output(losses, counts, detections, None)
         labels = self.classify(pyramid, F.pad(batch["boxes"], (0, 0, 0, 1)))
-        return Output(losses, detections, labels[:, :-1], labels[:, -1])
+        return Output(losses, counts, detections, labels[:, :-1], labels[:, -1])
+
+    def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
+        """Pixels -> p2..p6 and what the RPN says of every anchor."""
+        pyramid = self.fpn(self.backbone(self.normalise(images, image_sizes)))
+        return pyramid, self.rpn(pyramid)
+
+    def targets(self, prediction: Prediction, anchors: Tensor, batch: Batch) -> tuple[AnchorSample, Regions]:
+        """The anchors and the regions that this step learns from, and what each should become."""
+        proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
+        return self.rpn.sample_anchors(anchors, batch), self.box_head.sample_regions(proposals, valid, batch)
+
+    def losses(
+        self, pyramid: Sequence[Tensor], prediction: Prediction, chosen: AnchorSample, regions: Regions, batch: Batch
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The five losses, and how many each is the mean of."""
+        losses = self.rpn.losses(prediction, chosen) | self.head_losses(pyramid, regions, batch)
+        anchors, boxes, masks = (flags.sum() for flags in (chosen.valid, regions.valid, regions.positive))
+        return losses, dict(zip(losses, (anchors, anchors, boxes, boxes, masks), strict=True))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly zero outside."""
@@ -156,6 +175,9 @@ class MaskRCNN(nn.Module):
         """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
         found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes)
+        if valid.device.type == "cpu" and not torch.compiler.is_compiling():  # reading a count costs nothing here
+            most = max(1, int(found["valid"].sum(dim=1).max()))  # masks of the boxes that are there, and of no slots
+            found = {key: value[:, :most] for key, value in found.items()}
         images, count = found["labels"].shape
         masks = self.mask_head(self.pool(pyramid, found["boxes"], self.mask_head.pool), found["labels"].flatten())
         found["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])

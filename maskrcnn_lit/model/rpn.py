@@ -14,7 +14,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
-from maskrcnn_lit.model.matching import IGNORED, match, sample, take
+from maskrcnn_lit.model.matching import ANCHORS, IGNORED, match, random_keys, sample, take
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
 MIN_SIDE = 1e-3  # pixels; a proposal without area is none
@@ -24,6 +24,15 @@ class Prediction(NamedTuple):
     logits: Tensor  # B A float32, objectness
     deltas: Tensor  # B A 4 float32
     level_sizes: list[int]  # anchors of each level, summing to A
+
+
+class AnchorSample(NamedTuple):
+    """A sample of anchors and what each should become."""
+
+    indices: Tensor  # B S int64 into A
+    targets: Tensor  # B S 4, deltas onto the matched object
+    positive: Tensor  # B S bool
+    valid: Tensor  # B S bool
 
 
 class RPN(nn.Module):
@@ -108,26 +117,29 @@ class RPN(nn.Module):
         # Chosen, not multiplied: the boxes of a network that has diverged are NaN, and no table has such a row.
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
-    def losses(self, prediction: Prediction, anchors: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Objectness and box loss of a random sample of anchors."""
-        with torch.no_grad():
-            index, kind = match(
-                anchors[None],
-                batch["boxes"],
-                batch["valid"],
-                batch["crowd"],
-                object_iou=self.object_iou,
-                background_iou=self.background_iou,
-                keep_best=True,
-            )
-            # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
-            kind = torch.where(batch["readable"][:, None], kind, IGNORED)
-            keys = torch.rand(kind.shape, device=kind.device)
-            drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
-            boxes = take(batch["boxes"], take(index, drawn.indices))
-            targets = encode(boxes, anchors[drawn.indices], UNIT)
-        logits, deltas = take(prediction.logits, drawn.indices), take(prediction.deltas, drawn.indices)
+    @torch.no_grad()
+    def sample_anchors(self, anchors: Tensor, batch: Batch) -> AnchorSample:
+        """Draw from A 4 anchors, and match them."""
+        index, kind = match(
+            anchors[None],
+            batch["boxes"],
+            batch["valid"],
+            batch["crowd"],
+            object_iou=self.object_iou,
+            background_iou=self.background_iou,
+            keep_best=True,
+        )
+        # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
+        kind = torch.where(batch["readable"][:, None], kind, IGNORED)
+        keys = random_keys(batch["seeds"], ANCHORS, kind.shape[1])
+        drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
+        boxes = take(batch["boxes"], take(index, drawn.indices))
+        return AnchorSample(drawn.indices, encode(boxes, anchors[drawn.indices], UNIT), drawn.positive, drawn.valid)
+
+    def losses(self, prediction: Prediction, chosen: AnchorSample) -> dict[str, Tensor]:
+        """Objectness and box loss of the sampled anchors."""
+        logits, deltas = take(prediction.logits, chosen.indices), take(prediction.deltas, chosen.indices)
         return {
-            "rpn_objectness": objectness_loss(logits, drawn.positive, drawn.valid),
-            "rpn_box": box_loss(deltas, targets, drawn.positive, drawn.valid),
+            "rpn_objectness": objectness_loss(logits, chosen.positive, chosen.valid),
+            "rpn_box": box_loss(deltas, chosen.targets, chosen.positive, chosen.valid),
         }

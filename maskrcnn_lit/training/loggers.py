@@ -1,18 +1,25 @@
-"""metrics.csv, and what loggers must do when a run goes on from a checkpoint: forget what came after it."""
+"""metrics.csv, Weights & Biases and MLflow, and what loggers must do when a run goes on from a checkpoint: forget what
+came after it, where they can."""
 
 import csv
 import io
+import os
+import secrets
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
-from maskrcnn_lit.files import atomic_write
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.files import atomic_write, locked
+from maskrcnn_lit.ranks import first_process
 
 
 class CsvLogger(Logger):
@@ -72,6 +79,54 @@ class CsvLogger(Logger):
         writer.writeheader()
         writer.writerows(rows)
         atomic_write(self.path, text.getvalue())
+
+
+def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
+    """Weights & Biases: the run is called as its folder, and a resumed one goes on. WANDB_MODE=offline keeps it in the
+    folder. UserError where it is not installed; what no process but the first has is a logger of nothing."""
+    if not first_process():
+        return DummyLogger()
+    file = Path(run_dir) / "wandb_id"
+    number = file.read_text() if file.is_file() else secrets.token_hex(4)
+    try:
+        logger = WandbLogger(name=Path(run_dir).name, project=project, save_dir=run_dir, id=number)
+    except ModuleNotFoundError as error:
+        raise UserError("logger=wandb needs a package that is not there: pip install 'maskrcnn_lit[wandb]'") from error
+    atomic_write(file, number)
+    return logger
+
+
+class OnceConfiguredMLFlowLogger(MLFlowLogger):
+    """One that takes a config once: MLflow refuses other values of what it knows, and a resumed run may have moved."""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        if not self.experiment.get_run(self.run_id).data.params:
+            super().log_hyperparams(params)
+
+
+def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | None) -> Logger:
+    """MLflow, as `wandb_logger`. tracking_uri None: MLFLOW_TRACKING_URI, or the file mlflow.db of the working
+    directory."""
+    if not first_process():
+        return DummyLogger()
+    where = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    path = where.removeprefix("sqlite:///")
+    one_at_a_time = locked(Path(f"{path}.lock")) if path != where else nullcontext()  # else jobs make its tables twice
+    file, name = Path(run_dir) / "mlflow_run_id", Path(run_dir).name
+    known = file.read_text() if file.is_file() else None
+    try:
+        with one_at_a_time:
+            logger = OnceConfiguredMLFlowLogger(
+                experiment_name=experiment, run_name=name, tracking_uri=where, run_id=known
+            )
+            number = logger.run_id  # it is made now
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "logger=mlflow needs a package that is not there: pip install 'maskrcnn_lit[mlflow]'"
+        ) from error
+    atomic_write(file, str(number))
+    return logger
 
 
 def tensorboard_writers(trainer: Trainer) -> list[Any]:

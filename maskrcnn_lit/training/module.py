@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.matching import scramble
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, Plan
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
@@ -26,6 +28,28 @@ TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares on
 def step_seed(*numbers: int) -> int:
     """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of NumPy."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def image_seeds(image_ids: Tensor, *numbers: int) -> Tensor:
+    """A seed for each image, a function of its id and `numbers` alone: B int64 -> B int64, on their device."""
+    key = step_seed(*numbers)
+    return scramble(image_ids ^ (key if key < 2**63 else key - 2**64))
+
+
+def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Means over this process's samples -> means over those of all, and the weights of this process's own.
+
+    losses: L, each the mean of so many as `counts` (L) says, and 0 where it is of none.
+
+    DDP averages the gradients of the processes. With `losses * weights` on each, what it gets is the gradient of the
+    mean over all samples, so that two processes learn as one with both batches does. Nothing is read by the host.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return losses.detach(), torch.ones_like(losses)
+    total = torch.stack([losses.detach() * counts, counts.to(losses.dtype)])
+    dist.all_reduce(total)
+    sums, every = total[0], total[1].clamp(min=1)
+    return sums / every, counts * dist.get_world_size() / every
 
 
 def config_digest(config: dict[str, Any]) -> str:
@@ -41,11 +65,14 @@ class DetectionModule(LightningModule):
     categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into every checkpoint.
     seed: >= 0; all randomness of the steps comes from it.
 
-    The random state is set anew before every step from (seed, process, epoch, batch): it depends on nothing that was
-    done before, so a resumed run draws what the unbroken one would have drawn, whatever else (a validation, a callback,
-    the start of loader processes) has drawn from torch's generators in between.
+    What is sampled of an image hangs on (seed, epoch, image) alone: not on the process, nor on its place in a batch.
+    Layers that draw for themselves (dropout, stochastic depth) find a random state that is set anew before every step
+    from (seed, process, epoch, batch). None of it depends on what was done before, so a resumed run draws what the
+    unbroken one would have drawn, whatever else (a validation, a callback, the start of loader processes) has drawn
+    from torch's generators in between.
 
-    `training_step` logs nothing: its losses go to `TrainMeter`, which reads them from the device every few steps.
+    `training_step` logs nothing: its losses, those of the batches of all processes together, go to `TrainMeter`, which
+    reads them from the device every few steps.
     """
 
     def __init__(
@@ -91,18 +118,18 @@ class DetectionModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         seed = step_seed(TRAIN, self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(seed)
-        losses = self.model(batch).losses
-        detached = {name: loss.detach() for name, loss in losses.items()}
-        self._guard.saw(batch, detached, seed)
+        batch = batch | {"seeds": image_seeds(batch["image_ids"], TRAIN, self.seed, self.current_epoch)}
+        output = self.model(batch)
+        own, counts = (torch.stack(list(values.values())) for values in (output.losses, output.counts))
+        means, weights = over_all_processes(own, counts)
+        own = own * weights
+        self._guard.saw(batch, dict(zip(output.losses, own.detach(), strict=True)), seed, weights)
         self.images_seen = self.images_seen + batch["readable"].sum()  # a tensor: nothing waits for the device
-        return {"loss": torch.stack(list(losses.values())).sum(), "losses": detached}
+        return {"loss": own.sum(), "losses": dict(zip(output.losses, means, strict=True))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The model's Output for `batch`; logs the mean of each loss over all images."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(step_seed(VALIDATE, self.seed, self.global_rank, batch_idx))
-            output = self.model(batch)
+        output = self.model(batch | {"seeds": image_seeds(batch["image_ids"], VALIDATE, self.seed)})
         if output.losses:
             total = torch.stack(list(output.losses.values())).sum()
             values = {"val/loss": total} | {f"val/loss_{name}": loss for name, loss in output.losses.items()}

@@ -27,6 +27,7 @@ class Part(NamedTuple):
     batch: Batch
     losses: dict[str, Tensor]
     seed: int  # of torch's random state before the forward pass
+    weights: Tensor  # of this process's losses, in their order: 1 where it is the only one
 
 
 class Step(NamedTuple):
@@ -56,9 +57,9 @@ class FiniteGuard:
         self._steps: deque[Step] = deque()
         self._bad: Tensor | None = None
 
-    def saw(self, batch: Batch, losses: dict[str, Tensor], seed: int) -> None:
+    def saw(self, batch: Batch, losses: dict[str, Tensor], seed: int, weights: Tensor) -> None:
         """Remember a batch (on its device, where it was needed anyway) until its answer is in."""
-        self._parts.append(Part(batch, losses, seed))
+        self._parts.append(Part(batch, losses, seed, weights))
 
     def check(
         self,
@@ -108,9 +109,9 @@ def write_step(
 ) -> str:
     """Write `step` and the weights of `model` to `path`, for `replay`; returns what to tell the user.
 
-    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds, learning_rates,
-    gradient_norm, step, epoch, precision, accumulate, model (state dict; running statistics of a BatchNorm that is not
-    frozen have seen the step) and what is in `extra`.
+    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds, weights,
+    learning_rates, gradient_norm, step, epoch, precision, accumulate, model (state dict; running statistics of a
+    BatchNorm that is not frozen have seen the step) and what is in `extra`.
     """
     losses = [{name: float(loss) for name, loss in part.losses.items()} for part in step.parts]
     image_ids = [part.batch["image_ids"].tolist() for part in step.parts]
@@ -122,6 +123,7 @@ def write_step(
         "learning_rates": step.learning_rates,
         "gradient_norm": float(step.gradient_norm),
         "seeds": [part.seed for part in step.parts],
+        "weights": [part.weights.cpu() for part in step.parts],
         "precision": precision,
         "accumulate": accumulate,
         "batches": [{key: value.cpu() for key, value in part.batch.items()} for part in step.parts],
@@ -153,11 +155,12 @@ def replay(path: str | Path, model: nn.Module) -> Replay:
     device = next(model.parameters()).device
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(saved["precision"])
     losses = []
-    for batch, seed in zip(saved["batches"], saved["seeds"], strict=True):
+    for batch, seed, weights in zip(saved["batches"], saved["seeds"], saved["weights"], strict=True):
         torch.manual_seed(seed)
         with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
             found = model({key: value.to(device) for key, value in batch.items()}).losses
-        (torch.stack(list(found.values())).sum() / saved["accumulate"]).backward()
-        losses.append({name: loss.item() for name, loss in found.items()})
+        own = torch.stack(list(found.values())) * weights.to(device)
+        (own.sum() / saved["accumulate"]).backward()
+        losses.append(dict(zip(found, own.tolist(), strict=True)))
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replay(losses, float(torch.nn.utils.get_total_norm(gradients)))

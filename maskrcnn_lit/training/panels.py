@@ -1,12 +1,11 @@
-"""What TensorBoard shows beside curves: validation images with ground truth and prediction, and the table of runs."""
+"""What TensorBoard shows beside curves: validation images with ground truth and prediction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
-from torch.utils.tensorboard.summary import hparams
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.draw import detections_to_draw, draw_instances, ground_truth_from_batch, side_by_side
@@ -53,24 +52,6 @@ class Panels(Callback):
         self._panels.clear()
 
 
-class HyperParameters(Callback):
-    """At the end of training: one row of TensorBoard's HPARAMS table, the options `names` (dotted names of the config)
-    and the number of training images against the final `metrics`."""
-
-    def __init__(self, *, names: Sequence[str], metrics: Sequence[str] = ("val/mask_ap", "val/box_ap")) -> None:
-        self.names, self.metrics = names, metrics
-
-    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        found = trainer.callback_metrics
-        final = {name: float(found[name]) for name in self.metrics if name in found}
-        row = flat_values(pl_module.config, self.names)
-        row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
-        for writer in tensorboard_writers(trainer):
-            for summary in hparams(row, final):
-                writer.file_writer.add_summary(summary)
-            writer.flush()
-
-
 def choose(ids: Iterable[int], count: int, seed: int) -> set[int]:
     """`count` of `ids`, or all of them; the same for the same seed and the same set of ids."""
     known = np.sort(np.asarray(list(ids)))
@@ -90,15 +71,3 @@ def draw_panel(batch: Batch, output: Output, i: int, names: Sequence[str], score
     panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
     panel.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return np.array(panel)
-
-
-def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, int | float | str | bool]:
-    """The values of the dotted `names` that `config` has, as TensorBoard takes them: a list becomes text."""
-    values: dict[str, int | float | str | bool] = {}
-    for name in names:
-        node: Any = config
-        for key in name.split("."):
-            node = node.get(key) if isinstance(node, Mapping) else None
-        if node is not None:
-            values[name] = node if isinstance(node, (int, float, str, bool)) else str(node)
-    return values

@@ -103,7 +103,7 @@ class Module(LightningModule):
             "valid": torch.tensor([True, True, False]).expand(len(number), -1),
         }
         right = torch.where(number < 2, batch["labels"][:, 0], 0)  # the box head is right on images 0 and 1
-        return Output({}, detections, right[:, None].expand(-1, 2))
+        return Output({}, {}, detections, right[:, None].expand(-1, 2))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)

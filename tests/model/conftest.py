@@ -94,4 +94,5 @@ def make_batch(images: int = 2, side: int = 64, objects: int = 2, slots: int = 4
         "crowd": torch.zeros(images, slots, dtype=torch.bool),
         "masks": (labels > 0)[..., None, None].expand(-1, -1, mask_size, mask_size).to(torch.uint8),
         "mask_boxes": boxes.clone(),
+        "seeds": torch.arange(images),
     }

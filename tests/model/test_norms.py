@@ -1,10 +1,12 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torchvision.ops.misc import Conv2dNormActivation
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.norms import FrozenBatchNorm, conv, groups, norm_of, replace_norms
+from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm, conv, fold_frozen, groups, norm_of, replace_norms
 
 
 def trained(channels: int = 6) -> nn.BatchNorm2d:
@@ -75,3 +77,28 @@ def test_a_convolution_keeps_the_size(size: int, norm: str | None):
     assert layer(torch.randn(2, 4, 7, 9)).shape == (2, 8, 7, 9)
     assert isinstance(layer, nn.Conv2d) is (norm is None)
     assert (layer if norm is None else layer[0]).bias is None or norm is None
+
+
+def test_a_folded_norm_is_in_the_convolution_and_keeps_its_name():
+    torch.manual_seed(0)
+    pair = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), norm_of("frozen", 6, like=trained()), nn.ReLU())
+    plain, x = copy.deepcopy(pair), torch.randn(2, 3, 8, 8)
+    fold_frozen(pair)
+    assert type(pair[0]) is FoldedConv and list(pair.state_dict()) == list(plain.state_dict())
+    again = copy.deepcopy(pair)  # it does the norm beside it, and not the one that it was copied from
+    again[1].bias.add_(1)
+    assert torch.allclose(pair(x), plain(x), atol=1e-5) and not torch.allclose(again(x), pair(x))
+    pair(x).sum().backward()
+    plain(x).sum().backward()
+    assert torch.allclose(pair[0].weight.grad, plain[0].weight.grad, atol=1e-4)
+    pair.load_state_dict({name: value + 0.5 for name, value in plain.state_dict().items()})
+    plain.load_state_dict(pair.state_dict())
+    assert torch.allclose(pair(x), plain(x), atol=1e-4)
+
+
+def test_a_convolution_with_a_bias_is_folded_too():
+    pair = nn.Sequential(nn.Conv2d(3, 6, 3), norm_of("frozen", 6, like=trained()))
+    x = torch.randn(2, 3, 8, 8)
+    expected = pair(x)
+    fold_frozen(pair)
+    assert torch.allclose(pair(x), expected, atol=1e-5)

@@ -15,9 +15,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.model import rpn, weights
+from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_head import mask_targets
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.matching import ANCHORS, REGIONS, random_keys
 from maskrcnn_lit.model.postprocess import to_original
 from tests.model.conftest import make_model
 
@@ -77,6 +78,7 @@ def _batch(images: Any, sizes: Any, scales: Any, original_sizes: Any, targets: l
         "crowd": torch.zeros(count, slots, dtype=torch.bool),
         "masks": torch.zeros(count, slots, SIDE, SIDE, dtype=torch.uint8),
         "mask_boxes": torch.tensor([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5]).expand(count, slots, 4),
+        "seeds": torch.arange(count),
     }
     for i, target in enumerate(targets):
         for key, value in target.items():
@@ -185,7 +187,7 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
         close(prediction.deltas, torch.cat([t.permute(0, 2, 3, 1).reshape(2, -1, 4) for t in deltas], dim=1))
 
 
-def test_losses_and_gradients(models: Any, scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_losses_and_gradients(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, targets = scene
     ours.train(), theirs.train()
@@ -193,11 +195,9 @@ def test_losses_and_gradients(models: Any, scene: Any, monkeypatch: pytest.Monke
     sizes = [tuple(s) for s in batch["image_sizes"].tolist()]
 
     cells = sum(3 * (SIDE // s) ** 2 for s in (4, 8, 16, 32, 64))
-    rpn_keys, region_keys = torch.rand(2, cells), torch.rand(2, 400 + batch["labels"].shape[1])
-    draws = iter([rpn_keys, region_keys])
-    monkeypatch.setattr(rpn.torch, "rand", lambda *_, **__: next(draws))
+    rpn_keys = random_keys(batch["seeds"], ANCHORS, cells)
+    region_keys = random_keys(batch["seeds"], REGIONS, 400 + batch["labels"].shape[1])
     losses = ours(batch).losses
-    monkeypatch.undo()
     ours.zero_grad()
     sum(losses.values()).backward()
 

@@ -140,13 +140,18 @@ def perfect(batch: Batch) -> Prediction:
     return prediction(torch.where(is_object, 30.0, -30.0), encode(target, anchors(), UNIT))
 
 
+def learnt(built: RPN, predicted: Prediction, batch: Batch) -> dict[str, torch.Tensor]:
+    """The losses of a sample of the anchors."""
+    return built.losses(predicted, built.sample_anchors(anchors(), batch))
+
+
 def test_a_perfect_prediction_has_no_loss_and_another_has():
     batch = make_batch(objects=3)
-    losses = rpn().losses(perfect(batch), anchors(), batch)
+    losses = learnt(rpn(), perfect(batch), batch)
     assert set(losses) == {"rpn_objectness", "rpn_box"}
     assert max(loss.item() for loss in losses.values()) < 1e-6
     wrong = perfect(batch)
-    losses = rpn().losses(wrong._replace(logits=-wrong.logits, deltas=wrong.deltas + 1), anchors(), batch)
+    losses = learnt(rpn(), wrong._replace(logits=-wrong.logits, deltas=wrong.deltas + 1), batch)
     assert losses["rpn_objectness"].item() == pytest.approx(30, rel=1e-3)
     assert losses["rpn_box"].item() > 0.01
 
@@ -155,8 +160,7 @@ def test_the_gradient_reaches_the_sampled_anchors_only():
     batch = make_batch(objects=3)
     logits = torch.zeros(2, len(anchors()), requires_grad=True)
     deltas = torch.zeros(2, len(anchors()), 4, requires_grad=True)
-    built = rpn(batch_size=64)
-    losses = built.losses(prediction(logits, deltas), anchors(), batch)
+    losses = learnt(rpn(batch_size=64), prediction(logits, deltas), batch)
     assert losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5)
     sum(losses.values()).backward()
     assert (logits.grad != 0).sum(dim=1).tolist() == [64, 64]
@@ -169,7 +173,7 @@ def test_images_without_objects_learn_background():
     batch = make_batch(objects=0)
     logits = torch.zeros(2, len(anchors()), requires_grad=True)
     deltas = torch.zeros(2, len(anchors()), 4, requires_grad=True)
-    losses = rpn(batch_size=64).losses(prediction(logits, deltas), anchors(), batch)
+    losses = learnt(rpn(batch_size=64), prediction(logits, deltas), batch)
     assert losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5) and losses["rpn_box"].item() == 0
     sum(losses.values()).backward()
     assert (logits.grad > 0).sum() == 128 and not (logits.grad < 0).any() and not deltas.grad.any()

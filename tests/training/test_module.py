@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.module import TRAIN, VALIDATE, DetectionModule, config_digest, step_seed
+from maskrcnn_lit.training.module import TRAIN, VALIDATE, DetectionModule, config_digest, image_seeds, step_seed
 
 
 def batch_of(*image_ids: int) -> dict[str, torch.Tensor]:
@@ -72,9 +72,9 @@ def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Pa
     # The mean over images, not over batches: 4, 4, 4 and 2 of them.
     module.eval()
     total = dict.fromkeys(LOSSES, 0.0)
-    for i, batch in enumerate(data.val_dataloader()):
-        torch.manual_seed(step_seed(VALIDATE, module.seed, 0, i))
-        for name, loss in module.model(batch).losses.items():
+    for batch in data.val_dataloader():
+        seeds = image_seeds(batch["image_ids"], VALIDATE, module.seed)
+        for name, loss in module.model(batch | {"seeds": seeds}).losses.items():
             total[name] += loss.item() * len(batch["images"])
     expected = {f"val/loss_{name}": value / IMAGES for name, value in total.items()}
     assert found == pytest.approx(expected | {"val/loss": sum(expected.values())}, rel=1e-5)

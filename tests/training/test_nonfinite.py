@@ -105,7 +105,7 @@ def test_no_checkpoint_is_written_after_it(tmp_path: Path):
 
 
 def checked(guard: FiniteGuard, optimizer: torch.optim.Optimizer, number: int, loss: float, **kwargs: Any) -> Any:
-    guard.saw({"image_ids": torch.tensor([number])}, {"box": torch.tensor(loss)}, seed=number)
+    guard.saw({"image_ids": torch.tensor([number])}, {"box": torch.tensor(loss)}, seed=number, weights=torch.ones(1))
     settings: dict[str, Any] = {"gradient_norm": torch.tensor(1.0), "norm_counts": True, **kwargs}
     return guard.check(optimizer, number=number, epoch=0, learning_rates={}, **settings)
 

@@ -8,12 +8,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import plugin_data_pb2
 from tiny_run import IMAGES, SIZE, Score, TinyData, detections, image, tiny_module, tiny_trainer
 from torch.utils.data import default_collate
 
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.training.panels import HyperParameters, Panels, choose, draw_panel, flat_values
+from maskrcnn_lit.training.panels import Panels, choose, draw_panel
 
 ALL = {"images": 0, "scalars": 0, "tensors": 0}
 
@@ -39,7 +38,7 @@ def test_the_same_images_every_epoch(tmp_path: Path):
 
 def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
     batch = default_collate([image(100), image(101)])
-    output = Output({}, detections(batch), None)
+    output = Output({}, {}, detections(batch), None)
     names = ["circle", "square"]
     panel = draw_panel(batch, output, 1, names, 0.5)
     height, width = panel.shape[:2]
@@ -51,7 +50,7 @@ def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
 
 def test_a_panel_needs_detections():
     with pytest.raises(ValueError, match="holds no detections: they come from a model in eval mode"):
-        draw_panel(default_collate([image(100)]), Output({}, None, None), 0, ["a", "b"], 0.5)
+        draw_panel(default_collate([image(100)]), Output({}, {}, None, None), 0, ["a", "b"], 0.5)
 
 
 def test_the_panel_arrives_whole(tmp_path: Path):
@@ -62,7 +61,7 @@ def test_the_panel_arrives_whole(tmp_path: Path):
     (tag,) = found.Tags()["images"]
     picture = np.array(Image.open(io.BytesIO(found.Images(tag)[0].encoded_image_string)))
     batch = default_collate([image(int(tag.split("/")[1]))])
-    expected = draw_panel(batch, Output({}, detections(batch), None), 0, ["circle", "square"], 0.5)
+    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5)
     assert np.array_equal(picture, expected)
 
 
@@ -79,31 +78,6 @@ def test_without_tensorboard_nothing_is_drawn(tmp_path: Path):
     trainer.loggers = []
     trainer.fit(tiny_module(), datamodule=TinyData())
     assert not (tmp_path / "tensorboard").exists()
-
-
-def test_the_table_of_runs(tmp_path: Path):
-    names = ["optimizer.lr", "data.image_size", "not.there"]
-    row = HyperParameters(names=names)
-    tiny_trainer(tmp_path, [row, Score()], epochs=2).fit(tiny_module(), datamodule=TinyData())
-    found = events(tmp_path).summary_metadata
-    start = plugin_data_pb2.HParamsPluginData.FromString(
-        found["_hparams_/session_start_info"].plugin_data.content
-    ).session_start_info
-    assert start.hparams["optimizer.lr"].number_value == 0.05
-    assert start.hparams["data.image_size"].string_value == "[16, 16]"
-    assert start.hparams["train_images"].number_value == IMAGES
-    assert set(start.hparams) == {"optimizer.lr", "data.image_size", "train_images"}
-    experiment = plugin_data_pb2.HParamsPluginData.FromString(found["_hparams_/experiment"].plugin_data.content)
-    assert [info.name.tag for info in experiment.experiment.metric_infos] == ["val/mask_ap"]
-    assert "_hparams_/session_end_info" in found
-
-
-def test_values_by_dotted_names():
-    config = {"seed": 1, "data": {"image_size": [800, 1333], "subset": None, "keep": True}, "backbone": {"name": "r"}}
-    names = ["seed", "data.image_size", "data.subset", "data.keep", "backbone.name", "seed.deeper"]
-    assert flat_values(config, names) == {
-        **{"seed": 1, "data.image_size": "[800, 1333]", "data.keep": True, "backbone.name": "r"}
-    }
 
 
 class Stop(Callback):

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.model.matching import ANCHORS, random_keys
 from maskrcnn_lit.training import checkpoint
 from maskrcnn_lit.training.loggers import CsvLogger
 from maskrcnn_lit.training.meter import TrainMeter
@@ -43,12 +44,15 @@ class TinyModel(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         features = self.backbone(batch["images"] / 255).relu().mean((2, 3))  # B 4
-        noisy = features + 0.1 * torch.rand_like(features)
+        # As of a layer that draws for itself in training, and as the samplers do of each image's seed.
+        drawn = torch.rand_like(features) if self.training else 0
+        noisy = features + 0.1 * (drawn + random_keys(batch["seeds"], ANCHORS, 4) / 2**31)
         terms = (self.head(noisy) - batch["labels"][:, :1].float()).square().mean(0)
         losses = dict(zip(LOSSES, terms, strict=True)) if "boxes" in batch else {}
+        counts = dict.fromkeys(losses, batch["readable"].sum())
         if self.training:
-            return Output(losses, None, None)
-        return Output(losses, detections(batch), None)
+            return Output(losses, counts, None, None)
+        return Output(losses, counts, detections(batch), None)
 
 
 def detections(batch: Batch) -> dict[str, Tensor]:
