@@ -199,7 +199,7 @@ def test_runs_on_other_images_are_ranked_apart(sweep: Path, tmp_path: Path):
 
 def test_one_run_alone_has_a_report(sweep: Path, tmp_path: Path):
     page = Page(write_comparison(copied(sweep, tmp_path, 2), tmp_path / "out").read_text())
-    assert "mask AP on the 16 validation images of shapes is" in page.text and "scores" not in page.ids
+    assert "The mask AP on the 16 validation images of shapes is" in page.text and "scores" not in page.ids
 
 
 def test_only_failures_have_a_report_too(sweep: Path, tmp_path: Path):

@@ -45,6 +45,15 @@ def level(comparisons: list[Comparison]) -> float:
     return LEVEL / max(1, len(comparisons))
 
 
+def verdicts(comparisons: list[Comparison]) -> list[str]:
+    """In short: what the best setting is better than, and what it may not be better than."""
+    told = []
+    for outcome, text in ((True, "It is better than {}."), (False, "Its difference from {} is not significant.")):
+        others = [found.other.label for found in comparisons if found.significant(level(comparisons)) is outcome]
+        told += [text.format("; ".join(others))] if others else []
+    return told
+
+
 def sentences(arena: Arena, comparisons: list[Comparison]) -> list[str]:
     """One for each comparison, and how they were judged."""
     if not comparisons:

@@ -9,7 +9,7 @@ from maskrcnn_lit.report.comparison_page import Ranked, Report, build_markdown, 
 from maskrcnn_lit.report.job_pictures import Example
 from maskrcnn_lit.report.job_plots import plots_of
 from maskrcnn_lit.report.job_table import command, cost_rows, failure_rows, score_rows, setting_rows
-from maskrcnn_lit.report.job_words import DEFINITIONS, cautions, ranking
+from maskrcnn_lit.report.job_words import DEFINITIONS, cautions, differences, ranking
 from maskrcnn_lit.report.jobs import Job, arenas
 
 
@@ -53,7 +53,19 @@ def failed() -> tuple[Job, Job]:
 def test_every_section_stands_and_is_linked():
     page = Page(build_page(report(*failed())))
     assert page.ids == [
-        *("summary", "settings", "jobs", "curves", "cost", "examples", "costs", "failures", "reproduce", "about")
+        *(
+            "summary",
+            "settings",
+            "differences",
+            "jobs",
+            "curves",
+            "cost",
+            "examples",
+            "costs",
+            "failures",
+            "reproduce",
+            "about",
+        )
     ]
     assert [link for link in page.loads if not link.startswith("data:")] == [f"#{name}" for name in page.ids]
     assert "failures" not in Page(build_page(report())).ids
@@ -77,6 +89,7 @@ def test_the_sentences_stand_on_the_page_and_in_the_markdown():
     page, text = Page(build_page(made)).text, build_markdown(made)
     told = [
         *ranking(made.arenas[0], {}),
+        *differences(made.arenas[0], {}),
         *cautions(made.jobs, made.arenas),
         "Which one?",
         "b cannot be read",
@@ -117,7 +130,7 @@ def test_a_second_ranking_has_sections_of_its_own():
     made = report(*other)
     page = Page(build_page(made))
     assert {"settings", "settings-2", "jobs-2"} <= set(page.ids)
-    assert "Settings, 50 validation images of easy" in page.text and "They are 2 rankings" in page.text
+    assert "Settings (2) On the 50 validation images of easy." in page.text and "They are 2 rankings" in page.text
     assert "(plots/2_scores.png)" in build_markdown(made)
 
 
