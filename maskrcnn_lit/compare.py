@@ -5,11 +5,14 @@ from pathlib import Path
 from omegaconf import DictConfig, ListConfig
 
 from maskrcnn_lit.comparison import write_comparison
+from maskrcnn_lit.errors import UserError
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Compare; `config` is that of conf/compare.yaml with `overrides`."""
     several = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
+    if not several:
+        raise UserError("runs=[] names no run: give a folder, or several, runs=[A,B]")
     sources = [Path(str(source)).expanduser() for source in several]
     page = write_comparison(sources, Path(config.out) if config.out is not None else sources[0] / "report")
     print(f"The report is {page}; beside it are report.md, results.csv and plots/")

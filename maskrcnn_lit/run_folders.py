@@ -38,10 +38,11 @@ def read_runs(sources: Sequence[Path]) -> Runs:
         if not source.is_dir():
             raise UserError(f"{source} is no folder: give run folders, or folders that hold some, runs=[DIR,DIR]")
         folders = [Path(file).parent for file in _results(source)]
-        sweeps = [folder for folder in (source, *sorted({f.parent for f in folders} - {source})) if _has_sweep(folder)]
+        homes = sorted({source, *(folder.parent for folder in folders if folder != source)})
         found.jobs.extend(_job(folder, str(folder.relative_to(source)), found.notes) for folder in folders)
-        for sweep in sweeps:
-            _add_sweep(found, sweep)
+        for home in homes:
+            if (home / SWEEP).is_file():
+                _add_sweep(found, home)
     if not found.jobs:
         raise UserError(
             f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
@@ -51,21 +52,15 @@ def read_runs(sources: Sequence[Path]) -> Runs:
 
 
 def validation_index(job: Job) -> AnnotationIndex:
-    """The validation images that `job` was scored on, from its config; nothing is downloaded.
+    """The validation images that `job` was scored on, from its config, as they lie there: nothing is written.
 
     Raises:
         UserError: they cannot be read.
     """
-    data = json.loads(json.dumps(dict(job.config["data"])))
-    for node in (data, data.get("prepare") or {}):
-        if "download" in node:
-            node["download"] = False
-        if "parts" in node:
-            node["parts"] = ["val"]
-    data["train"] = data["val"]  # never read
+    data = dict(job.config.get("data") or {})
+    data |= {"train": data.get("val"), "prepare": None}  # never read; never drawn or fetched
     try:
         module: CocoDataModule = build(data)
-        module.prepare_data()
         module.setup("validate")
     except OSError as error:
         raise UserError(str(error)) from error
@@ -81,10 +76,6 @@ def _results(source: Path) -> Iterator[str]:
             names.clear()
             yield os.path.join(folder, "result.json")
         names.sort()
-
-
-def _has_sweep(folder: Path) -> bool:
-    return (folder / SWEEP).is_file()
 
 
 def _job(folder: Path, name: str, notes: list[str]) -> Job:

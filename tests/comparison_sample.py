@@ -46,7 +46,8 @@ def detections(truth: dict[str, Any], share: float, seed: int = 0) -> list[dict[
     for entry in truth["annotations"]:
         if rng.random() < share and not entry["iscrowd"]:
             mask = compressed_rle(entry["segmentation"], images[entry["image_id"]])
-            mask = {"size": [int(side) for side in mask["size"]], "counts": mask["counts"].decode()}
+            counts = mask["counts"] if isinstance(mask["counts"], str) else mask["counts"].decode()
+            mask = {"size": [int(side) for side in mask["size"]], "counts": counts}
             kept = {key: entry[key] for key in ("image_id", "category_id", "bbox")}
             found.append(kept | {"segmentation": mask, "score": round(float(rng.uniform(0.6, 1)), 3)})
     return found
@@ -68,15 +69,13 @@ def make_run(
         f"data.root={root}",
         f"data.val_images={IMAGES}",
         "model=tiny",
-        "backbone=resnet18",
         *overrides,
     ]
+    if not any(text.startswith("backbone=") for text in overrides):
+        typed.insert(0, "backbone=resnet18")
     config = compose("train", [*typed, f"run_dir='{folder}'"])
     ids = [image["id"] for image in truth["images"]]
     seed = int(config.seed)
-    typed = [
-        text for text in typed if text != "backbone=resnet18" or not any(o.startswith("backbone=") for o in overrides)
-    ]
     told = RunResult(status="finished", seed=seed, overrides=[*typed, f"run_dir={folder}"])
     told.data = describe_data(
         name="shapes",

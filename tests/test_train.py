@@ -22,6 +22,7 @@ from tiny_verbs import (
     EPOCHS,
     MODEL,
     SCHEDULE,
+    SIZE,
     STEPS,
     TRAIN_IMAGES,
     VAL_IMAGES,
@@ -138,6 +139,12 @@ def test_the_result_says_what_was_run_and_reached(trained: Path, strange: Path):
     assert {name: number for number, name in found["data"]["categories"]} == ids
     assert found["cost"]["parameters"] > 1e6 and found["cost"]["seconds"] > 0
     assert found["cost"]["images_per_second"] * found["cost"]["seconds"] == pytest.approx(STEPS * 2)
+    assert found["cost"]["inference_size"] == [SIZE, SIZE] and found["cost"]["inference_batch"] == 2
+    assert found["cost"]["flops"] > 1e8 and found["cost"]["latency_seconds"] > 0
+    assert found["cost"]["inference_images_per_second"] > 0 and found["cost"]["energy_joules"] is None
+    for name in ("val/box_ap", "val/mask_ap"):
+        low, high = found["intervals"][name]
+        assert 0 <= low <= found["metrics"][name] <= high <= 1
     last = [row for row in metric_rows(trained) if row["val/loss"]][-1]
     for name in ("val/loss", "val/mask_ap", "val/box_ap50", "val/roi_accuracy"):
         assert found["metrics"][name] == pytest.approx(float(last[name]), rel=1e-6)

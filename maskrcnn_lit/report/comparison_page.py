@@ -17,7 +17,7 @@ from maskrcnn_lit.report.job_table import (
     setting_rows,
 )
 from maskrcnn_lit.report.job_tradeoffs import AGAINST, CELLS, COSTS
-from maskrcnn_lit.report.job_words import DEFINITIONS, cautions, counts, ranking
+from maskrcnn_lit.report.job_words import DEFINITIONS, cautions, counts, differences, ranking
 from maskrcnn_lit.report.jobs import APS, Arena, Job
 from maskrcnn_lit.report.words import number, plural
 
@@ -63,11 +63,12 @@ class Report:
 def build_page(report: Report) -> str:
     parts: dict[str, tuple[str, list[str]]] = {"summary": ("Summary", list(_summary(report)))}
     for i, ranked in enumerate(report.ranked, start=1):
-        suffix = f"-{i}" if i > 1 else ""
-        more = f", {ranked.arena.title}" if len(report.ranked) > 1 else ""
         for name, title, content in _arena(report, ranked):
             if content:
-                parts[name + suffix] = (title + more, content)
+                parts[f"{name}-{i}" if i > 1 else name] = (
+                    f"{title} ({i})" if len(report.ranked) > 1 else title,
+                    content,
+                )
     parts["costs"] = ("Costs", list(_costs(report)))
     if any(job.status != "finished" for job in report.jobs):
         parts["failures"] = (
@@ -96,6 +97,7 @@ def build_markdown(report: Report) -> str:
         lines.append(f"## {arena.title[0].upper()}{arena.title[1:]}")
         lines.append("\n".join(f"- {text}" for text in ranking(arena, ranked.resampled)))
         lines += [markdown(*setting_rows(arena)), markdown(*score_rows(arena, report.numbers))]
+        lines.append("\n".join(f"- {text}" for text in differences(arena, ranked.resampled)))
         lines += [f"![{name}](plots/{ranked.prefix}{name}.png)" for name in ranked.plots]
     lines += ["## Costs", markdown(*cost_rows(report.jobs))]
     if any(job.status != "finished" for job in report.jobs):
@@ -131,7 +133,9 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
     ap = APS[arena.ap]
     best_first = html.table("Settings, the best first: means over seeds", *setting_rows(arena))
     bars = _figures(plots, {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"})
-    yield "settings", "Settings", [*bars, best_first]
+    yield "settings", "Settings", [html.paragraph(f"On the {arena.title}.", "soft"), *bars, best_first]
+    told = differences(arena, ranked.resampled)
+    yield "differences", "Differences from the best setting", [html.bullets(told)] if told else []
     yield "jobs", "Jobs", [html.table("Every scored job", *score_rows(arena, report.numbers))]
     curves = _figures(plots, {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()})
     yield (
@@ -144,16 +148,16 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
         "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
         "are the Pareto front: nothing that costs as little is better."
     )
-    yield "cost", f"{ap} against cost", _told(letters, costs)
+    yield "cost", f"{_upper(ap)} against cost", _told(letters, costs)
     varied = _figures(plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()})
     varied += _figures(plots, {"epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps"})
     seeds = "Means over seeds; a bar goes from the lowest to the highest seed."
-    yield "varied", f"{ap} against what was varied", _told(seeds, varied)
+    yield "varied", f"{_upper(ap)} against what was varied", _told(seeds, varied)
     yield "examples", "Examples", list(_examples(ranked.examples))
 
 
 def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[str]:
-    return [html.plot(*plots[name], title, title) for name, title in titles.items() if name in plots]
+    return [html.plot(*plots[name], title, _upper(title)) for name, title in titles.items() if name in plots]
 
 
 def _told(text: str, figures: Sequence[str]) -> list[str]:
@@ -198,6 +202,10 @@ def _about(report: Report) -> Iterator[str]:
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield from (html.paragraph(text, "soft") for text in DEFINITIONS)
     yield html.paragraph("All numbers are in results.csv beside this page, its plots in plots/.", "soft")
+
+
+def _upper(title: str) -> str:
+    return title if "_" in title.split()[0] else f"{title[0].upper()}{title[1:]}"
 
 
 def _commit(job: Job) -> str:

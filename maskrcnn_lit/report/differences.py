@@ -45,19 +45,31 @@ def level(comparisons: list[Comparison]) -> float:
     return LEVEL / max(1, len(comparisons))
 
 
+def verdicts(comparisons: list[Comparison]) -> list[str]:
+    """In short: what the best setting is better than, and what it may not be better than."""
+    told = []
+    for outcome, text in ((True, "It is better than {}."), (False, "Its difference from {} is not significant.")):
+        others = [found.other.label for found in comparisons if found.significant(level(comparisons)) is outcome]
+        told += [text.format("; ".join(others))] if others else []
+    return told
+
+
 def sentences(arena: Arena, comparisons: list[Comparison]) -> list[str]:
     """One for each comparison, and how they were judged."""
     if not comparisons:
         return []
     told = [_sentence(comparison, APS[arena.ap], level(comparisons)) for comparison in comparisons]
     others = len(arena.settings) - 1 - len(comparisons)
+    alone = " Of one seed alone nobody knows what another one would give." * any(
+        c.over_seeds is None for c in comparisons
+    )
     count = "1 comparison" if len(told) == 1 else f"{len(told)} comparisons"
     more = f"; the other {others} settings, which differ in more options, were not tested" if others > 0 else ""
     return [
         *told,
         f"{count} with the best setting{more}. A difference counts where p is below {level(comparisons):.4g} "
         f"({LEVEL:g} / {len(told)}, Bonferroni) over the validation images (paired bootstrap) and, where both sides "
-        "have several seeds, over seeds (Welch's t-test).",
+        f"have several seeds, over seeds (Welch's t-test).{alone}",
     ]
 
 
@@ -86,7 +98,7 @@ def _sentence(found: Comparison, ap: str, level: float) -> str:
     if (seeds := found.over_seeds) is not None:
         tests.append(f"over seeds {_interval(seeds.interval)}, p {_p(seeds.p_value)}")
     else:
-        tests.append("one seed on a side, so nothing is known of what another seed would give")
+        tests.append("too few seeds to test over them")
     told = "; ".join(tests)
     if significant:
         return f"{found.best.label} is better than {found.other.label} by {numbers} ({told})."

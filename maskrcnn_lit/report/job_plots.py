@@ -1,6 +1,7 @@
 """The plots of a comparison, and which of them a set of jobs has: AP of each setting, curves over epochs; AP against
 what was varied and what it costs is in job_tradeoffs.py."""
 
+import textwrap
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,7 @@ from maskrcnn_lit.report.jobs import APS, Arena, Job, option_value
 from maskrcnn_lit.report.theme import Theme, axes, legend_below, line_style
 
 ROWS = 30  # settings in the plot of scores, the best ones
+_WIDE, _LINES = 26, 3  # letters of a line of their names, and lines
 CURVES = {"train/loss": "training loss", "val/loss": "validation loss", "val/roi_accuracy": "roi_accuracy"} | APS
 
 Draw = Callable[[Arena, Theme], Figure]
@@ -36,14 +38,16 @@ def plots_of(arena: Arena) -> dict[str, Draw]:
 def scores(arena: Arena, theme: Theme) -> Figure:
     """AP of each setting, the best on top: a dot for each seed on a bar that is their mean."""
     shown = [(setting, mean) for setting in arena.settings if (mean := setting.mean(arena.ap))][:ROWS][::-1]
-    figure, place = axes(max(1.5 * len(shown), 3), APS[arena.ap], "")
+    names = ["\n".join(textwrap.wrap(setting.label, _WIDE)[:_LINES]) for setting, _ in shown]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure, place = axes(max((0.5 + 0.9 * lines) * len(shown), 3), APS[arena.ap], "")
     place.barh(range(len(shown)), [mean.value for _, mean in shown], height=0.6, color=theme.colours[0], alpha=0.45)
     for row, (setting, mean) in enumerate(shown):
         values = setting.values(arena.ap)
         place.plot(values, [row] * len(values), "o", ms=5, color=theme.colours[0], mec=theme.paper, mew=0.6)
         end = place.get_yaxis_transform()
         place.text(1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end)
-    place.set_yticks(range(len(shown)), [short(setting.label, 30) for setting, _ in shown])
+    place.set_yticks(range(len(shown)), names)
     place.set_ylim(-0.6, len(shown) - 0.4)
     most = max((value for setting, _ in shown for value in setting.values(arena.ap)), default=0)
     place.set_xlim(0, max(most, 0.01) * 1.2)

@@ -8,7 +8,7 @@ from maskrcnn_lit.report.jobs import APS, Arena, Setting, label, option_value, p
 from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
 
 CELLS = 4  # heat maps in one figure: those of the best settings
-_LONG = 44  # letters of a label in a plot
+LONG = 44  # letters of a label in a plot
 
 COSTS = {  # of result.json -> title, factor
     "parameters": ("parameters, million", 1e-6),
@@ -116,8 +116,8 @@ def heat_map(arena: Arena, theme: Theme) -> Figure:
     return figure
 
 
-def short(text: str, longest: int = _LONG) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+def short(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
 
 
 def _rest(setting: Setting, *names: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from maskrcnn_lit.evaluation.bootstrap import Resampled
-from maskrcnn_lit.report.differences import compare, sentences
+from maskrcnn_lit.report.differences import compare, sentences, verdicts
 from maskrcnn_lit.report.job_table import interval, kinds, roi_boxes
 from maskrcnn_lit.report.job_tradeoffs import COSTS, cost_points
 from maskrcnn_lit.report.jobs import APS, Arena, Job, limit, pareto, repeated_seeds
@@ -36,8 +36,13 @@ def counts(jobs: Sequence[Job]) -> str:
 
 
 def ranking(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
-    """The best setting, and how sure it is better than which others; the fronts."""
-    return [*_best(arena), *sentences(arena, compare(arena, resampled)), *_fronts(arena)]
+    """The best setting, which others it is better than, and which are worth their cost."""
+    return [" ".join([*_best(arena), *verdicts(compare(arena, resampled))]), *_fronts(arena)]
+
+
+def differences(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
+    """How sure it is that the best setting is better than each of the others."""
+    return sentences(arena, compare(arena, resampled))
 
 
 def cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> list[str]:
@@ -55,7 +60,7 @@ def _best(arena: Arena) -> Iterator[str]:
     else:
         sure = f"one seed, 95 % interval over images {interval(best.runs(arena.ap)[0].result.intervals.get(arena.ap))}"
     if len(arena.settings) == 1:
-        yield f"{APS[arena.ap]} on the {arena.title} is {number(mean.value)} ({sure})."
+        yield f"The {APS[arena.ap]} on the {arena.title} is {number(mean.value)} ({sure})."
         return
     yield (
         f"Of {len(arena.settings)} settings on the {arena.title}, {best.label} has the highest {APS[arena.ap]}: "

@@ -15,7 +15,7 @@ from maskrcnn_lit.evaluation.seeds import Mean, mean
 NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 APS = {"val/mask_ap": "mask AP", "val/box_ap": "box AP"}  # the first one that is known is what runs are ranked by
 PLACES = ("run_dir", "sweep_dir", "resume")  # options that say where, and nothing of the result
-_SKIPPED = (*PLACES, "seed", "launcher", "sweep_scale", "sweep")
+_SKIPPED = (*PLACES, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Setting:
-    """Finished jobs that differ in nothing but the seed. options: those that vary among all jobs; label: what text
-    calls it, and no other setting."""
+    """Finished jobs that differ in nothing but the seed. options: those that vary among the jobs of its arena;
+    label: what text calls it, and no other setting."""
 
     jobs: tuple[Job, ...]
     options: Mapping[str, str]
@@ -154,23 +154,25 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
 
 def arenas(jobs: Sequence[Job]) -> list[Arena]:
     """The settings of each set of validation images, the largest number of jobs first."""
-    found: dict[tuple[str, str | None], list[Setting]] = {}
+    scored = [job for job in jobs if job.scored]
     truths: dict[str, set[str | None]] = {}
-    every = settings(jobs, varying(jobs))
-    for setting in every:
-        truths.setdefault(_images(setting.jobs[0]), set()).update(job.truth for job in setting.jobs)
-    for setting in every:
-        images = _images(setting.jobs[0])
-        known = truths[images] - {None}  # one alone: then it is that of the jobs whose images nobody could read, too
-        found.setdefault((images, setting.jobs[0].truth if len(known) > 1 else None), []).append(setting)
+    for job in scored:
+        truths.setdefault(_images(job), set()).add(job.truth)
+    found: dict[tuple[str, str | None], list[Job]] = {}
+    for job in scored:
+        known = truths[_images(job)] - {None}  # one alone: then jobs whose images nobody could read have it, too
+        found.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
     result: list[Arena] = []
-    for members in sorted(found.values(), key=lambda members: -sum(len(setting.jobs) for setting in members)):
-        ap = next(name for name in APS if any(setting.values(name) for setting in members))
-        best_first = sorted(members, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))
-        title = _title(members[0].jobs[0])
-        alike = sum(arena.title.startswith(title) for arena in result)
-        result.append(Arena(f"{title} ({alike + 1})" if alike else title, tuple(best_first), ap))
+    for members in sorted(found.values(), key=lambda members: -len(members)):
+        alike = sum(arena.title.startswith(_title(members[0])) for arena in result)
+        result.append(_arena(members, f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0])))
     return result
+
+
+def _arena(jobs: Sequence[Job], title: str) -> Arena:
+    found = settings(jobs, varying(jobs))
+    ap = next(name for name in APS if any(setting.values(name) for setting in found))
+    return Arena(title, tuple(sorted(found, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap)
 
 
 def limit(job: Job) -> int:

@@ -93,7 +93,7 @@ def test_a_time_is_the_median_without_the_warm_up_and_a_slow_call_is_made_once(m
 
 def test_the_image_of_median_size_is_taken_as_it_is_evaluated(tmp_path: Path) -> None:
     write_shapes(root=tmp_path, train_images=1, val_images=3, size=64, seed=0)
-    index = read_index(tmp_path / "annotations/instances_val.json", tmp_path / "val")
+    index = read_index(tmp_path / "annotations/instances_val.json", tmp_path / "val", "error")
     batch = inference_batch(index, 128, 2)
     assert batch["images"].shape == (2, 3, 128, 128) and "boxes" not in batch
     assert torch.equal(batch["images"][0], batch["images"][1]) and batch["images"].float().std() > 1

@@ -64,7 +64,9 @@ def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     (arena,) = arenas(jobs)
     (found,) = compare(arena, drawn(jobs, noise=0.001))
     assert found.over_seeds is None and found.significant(0.05) is True
-    assert "one seed on a side, so nothing is known of what another seed would give" in sentences(arena, [found])[0]
+    told, judged = sentences(arena, [found])
+    assert told.endswith("; too few seeds to test over them).")
+    assert judged.endswith("Of one seed alone nobody knows what another one would give.")
 
 
 def test_without_detections_nothing_is_claimed():

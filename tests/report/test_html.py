@@ -35,6 +35,11 @@ def test_a_table_scrolls_and_can_be_reached_by_keyboard():
     assert '<th scope="row">hare</th>' in text and '<th scope="col">km/h</th>' in text
 
 
+def test_text_in_the_last_cell_may_wrap():
+    assert '<table class="told">' in html.table("faults", ["", "why"], [["a", "no memory"]], "told")
+    assert ".told td:last-child" in html.page("a", []) and "<table>" in html.table("speeds", [], [])
+
+
 def test_images_are_inlined():
     page = Page(html.plot(b"light", b"dark", "a plot", "") + html.photo(b"jpeg", 3, 4, "a photo", ""))
     assert [base64.b64decode(source.split(",")[1]) for source in page.images] == [b"light", b"dark", b"jpeg"]

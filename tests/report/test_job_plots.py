@@ -80,6 +80,16 @@ def test_scores_show_each_seed_and_the_mean():
     assert [label.get_text() for label in axes.get_yticklabels()] == ["resnet18", "resnet50"]
 
 
+def test_a_long_name_takes_several_lines():
+    names = ("a_backbone_of_a_long_name", "another_backbone_of_a_long_name")
+    made = [job(n, f"backbone={n}", "data.train_images=1000", ap=0.1, config={"backbone": n}) for n in names]
+    made.append(job("x", "backbone=x", "data.train_images=50", ap=0.2, config={"data": {"train_images": 50}}))
+    (found,) = arenas(made)
+    (axes,) = scores(found, LIGHT).axes
+    assert axes.get_yticklabels()[-1].get_text() == "x, train_images=50"
+    assert "a_backbone_of_a_long_name,\ntrain_images=1000" in [label.get_text() for label in axes.get_yticklabels()]
+
+
 def test_of_many_settings_the_best_are_drawn():
     made = [job(str(i), f"x={i}", ap=i / 100, config={"x": i}) for i in range(ROWS + 5)]
     (found,) = arenas(made)

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from comparison_sample import job
 
-from maskrcnn_lit.report.job_tradeoffs import against, against_cost, cost_points, heat_map, position, series, short
+from maskrcnn_lit.report.job_tradeoffs import (
+    LONG,
+    against,
+    against_cost,
+    cost_points,
+    heat_map,
+    position,
+    series,
+    short,
+)
 from maskrcnn_lit.report.jobs import Arena, arenas
 from maskrcnn_lit.report.theme import LIGHT
 
@@ -88,4 +97,4 @@ def test_cells_of_the_heat_map_are_means_and_missing_ones_are_empty():
 
 
 def test_long_names_are_cut():
-    assert short("x" * 10, 10) == "x" * 10 and short("x" * 11, 10) == "x" * 7 + "..."
+    assert short("x" * LONG) == "x" * LONG and short("x" * (LONG + 1)) == "x" * (LONG - 3) + "..."

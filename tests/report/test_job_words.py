@@ -3,7 +3,7 @@
 from comparison_sample import job
 
 from maskrcnn_lit.evaluation.result import RunResult
-from maskrcnn_lit.report.job_words import cautions, counts, ranking
+from maskrcnn_lit.report.job_words import cautions, counts, differences, ranking
 from maskrcnn_lit.report.jobs import Job, arenas
 
 
@@ -34,8 +34,17 @@ def test_the_best_setting_is_told_with_its_interval():
 def test_a_single_run_is_told_with_its_interval_over_images():
     (arena,) = arenas(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
     assert ranking(arena, {}) == [
-        "mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to 0.150)."
+        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to "
+        "0.150)."
     ]
+
+
+def test_what_is_tested_stands_in_short_and_at_length():
+    (arena,) = arenas([*group("a", 0.1, 0.11), *group("b", 0.2, 0.21), *group("c", 0.2, 0.205)])
+    first, *_ = ranking(arena, {})
+    assert first.endswith(". It is better than a. Its difference from c is not significant.")
+    told = differences(arena, {})
+    assert len(told) == 3 and told[-1].startswith("2 comparisons with the best setting.")
 
 
 def test_fronts_that_are_the_same_are_one_sentence():

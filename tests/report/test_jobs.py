@@ -100,6 +100,15 @@ def test_what_was_scored_on_something_else_is_ranked_apart(other: dict):
     assert first.title != second.title or "truth" not in other
 
 
+def test_what_varies_between_rankings_alone_is_no_option_of_either():
+    jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3)]
+    other = job(
+        "o", "backbone=vgg", "data.name=other", ap=0.4, config={"data": {"name": "other"}}, data={"name": "other"}
+    )
+    first, second = arenas([*jobs, other])
+    assert [list(s.options) for s in first.settings] == [["backbone"], ["backbone"]] and second.settings[0].label == "o"
+
+
 def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids():
     jobs = [backbone("resnet18", 1, 0.2, truth=None), backbone("resnet50", 1, 0.3)]
     assert len(arenas(jobs)) == 1

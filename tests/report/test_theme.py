@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, Theme, axes, render
+from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, Theme, axes, legend_below, line_style, render
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 
@@ -28,6 +28,24 @@ def test_a_plot_is_a_png_on_the_paper_of_its_theme(theme: Theme):
     assert picture.width == 960 and picture.height == round((4 * 0.19 + 0.7) * 200)
     assert picture.getpixel((0, 0)) == tuple(round(255 * channel) for channel in to_rgb(theme.paper))
     assert dict(matplotlib.rcParams) == before
+
+
+def test_of_many_lines_the_first_have_a_colour_and_the_rest_one_name():
+    count = len(LIGHT.colours) + 3
+    styles = [line_style(i, count, f"line {i}", LIGHT) for i in range(count)]
+    assert [style["color"] for style in styles] == [*LIGHT.colours, *[LIGHT.quiet] * 3]
+    names = [style.get("label") for style in styles]
+    assert names == [*(f"line {i}" for i in range(len(LIGHT.colours))), "3 more", None, None]
+
+
+@pytest.mark.parametrize(("name", "columns"), [("short", 2), ("a name that is rather long", 1)])
+def test_the_legend_names_the_most_important_line_first(name: str, columns: int):
+    figure, place = axes(4, "x", "y")
+    for i in (1, 0):  # drawn last, it lies over the others
+        place.plot([0, 1], [0, i], **line_style(i, 2, f"{name} {i}", LIGHT))
+    legend_below(figure, place)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{name} 0", f"{name} 1"] and legend._ncols == columns
 
 
 def luminance(colour: str) -> float:
