@@ -12,7 +12,7 @@ from tiny_run import IMAGES, SIZE, Score, TinyData, detections, image, tiny_modu
 from torch.utils.data import default_collate
 
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.training.panels import Panels, choose, draw_panel
+from maskrcnn_lit.training.panels import IN_TENSORBOARD, Panels, choose, draw_panel
 
 ALL = {"images": 0, "scalars": 0, "tensors": 0}
 
