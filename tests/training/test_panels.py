@@ -61,7 +61,8 @@ def test_the_panel_arrives_whole(tmp_path: Path):
     (tag,) = found.Tags()["images"]
     picture = np.array(Image.open(io.BytesIO(found.Images(tag)[0].encoded_image_string)))
     batch = default_collate([image(int(tag.split("/")[1]))])
-    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5)
+    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5, IN_TENSORBOARD)
+    assert max(picture.shape) == IN_TENSORBOARD
     assert np.array_equal(picture, expected)
 
 
