@@ -55,7 +55,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     before = read_result(Path(config.run) / "result.json")
     if before.status != "finished":
         raise UserError(f"{config.run} is {before.status} and has no final metrics: give the folder of a finished run")
-    folder = output_folder(config.run, config.run_dir, "reproductions")
+    folder = output_folder(None, config.run_dir, "reproductions")  # in the run it would be one more run of its sweep
     _say_before(config.run, before, frozen, config.other_data)
     frozen = _as_here(moved(frozen, str(folder)), before.machine)
     if _prepared(folder, frozen, before):
