@@ -6,7 +6,7 @@ GradScaler asks in every step whether to skip it (it needs an optimizer that is 
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,9 @@ class Scenes(LightningDataModule):
         raise NotImplementedError
 
 
-def real_module(*, channels_last: bool = True) -> DetectionModule:
-    """The tiny Mask R-CNN on a ResNet-18, from the same random weights each time."""
-    config = compose("train", ["model=tiny", "backbone=resnet18", "data=shapes", "optimizer.lr=1e-3"])
+def real_module(*, channels_last: bool = True, options: Sequence[str] = ("model=tiny",)) -> DetectionModule:
+    """A Mask R-CNN, by default the tiny one, on a ResNet-18, from the same random weights each time."""
+    config = compose("train", ["backbone=resnet18", "data=shapes", "optimizer.lr=1e-3", *options])
     config.model.num_classes = len(CATEGORIES)
     torch.manual_seed(0)
     model = build(config.model)
