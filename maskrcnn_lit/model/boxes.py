@@ -13,6 +13,15 @@ from torchvision.ops import nms
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
 
 
+READ = True  # False: no host reads, on the CPU too; for tests of what a GPU and torch.compile run
+
+
+def free_to_read(values: Tensor) -> bool:
+    """Whether the host may read numbers of `values`, on which shapes then depend, to save work. On the CPU that costs
+    nothing; on a GPU it would wait for the device, and compiled regions have fixed shapes. The result is the same."""
+    return READ and values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def full_precision(values: Tensor) -> Tensor:
     """float16 and bfloat16 -> float32; float32 and float64 stay."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
@@ -104,8 +113,9 @@ def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iter
         rivals &= groups[:, :, None] == groups[:, None]
     rivals = rivals.triu_(diagonal=1)  # the better box comes first
     keep = torch.ones_like(rivals[:, 0])
-    for _ in range(boxes.shape[1] if boxes.device.type == "cpu" else iterations):
+    reads = free_to_read(boxes)
+    for _ in range(boxes.shape[1] if reads else iterations):
         last, keep = keep, ~(rivals & keep[:, :, None]).any(dim=1)
-        if boxes.device.type == "cpu" and torch.equal(last, keep):
+        if reads and torch.equal(last, keep):
             break
     return keep

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
-from maskrcnn_lit.model import roi_align
+from maskrcnn_lit.model import boxes, roi_align
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from tests.model.conftest import make_batch, make_model
+from tests.shapes_from_data import ShapesFromData
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -389,26 +389,6 @@ def test_a_batch_of_images_is_each_image_alone():
 # Shapes and numbers
 
 
-BY_DATA = ("nonzero", "masked_select", "unique", "nms", "_local_scalar_dense")
-
-
-class ShapesFromData(TorchDispatchMode):
-    """Counts the operators whose output's shape, or the program's way, hangs on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: dict[str, int] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        by_mask = name in ("index", "index_put", "index_put_", "_unsafe_index") and any(
-            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        )
-        if by_mask or name == "equal" or any(word in name for word in BY_DATA):
-            self.count[name] = self.count.get(name, 0) + 1
-        return function(*args, **(kwargs or {}))
-
-
 def test_the_guard_sees_what_it_should():
     x = torch.tensor([1.0, 0, 2])
     offences: dict[str, Callable[[], Any]] = {
@@ -425,15 +405,41 @@ def test_the_guard_sees_what_it_should():
         assert guard.count.get(name) == 1, name
 
 
-def test_no_shape_of_a_training_step_hangs_on_data():
-    model, batch = make_model(), make_batch()
+@pytest.mark.parametrize("training", [True, False])
+def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(training: bool, monkeypatch: pytest.MonkeyPatch):
+    """The CPU reads counts to save work (boxes.free_to_read); a GPU and torch.compile do all of it. One result."""
+    model, batch = spread(make_model(norm="frozen")).train(training), make_batch(objects=4)
+    model.box_head.score_threshold = 0.6  # fewer detections than slots
+
+    def run() -> tuple[Any, list[torch.Tensor]]:
+        if not training:
+            with torch.no_grad():
+                return model(batch), []
+        model.zero_grad()
+        output = model(batch)
+        sum(output.losses.values()).backward()
+        return output, [p.grad.clone() for p in model.parameters()]
+
+    with ShapesFromData() as reading:
+        expected, gradients = run()
+    # The number of positives, and whether a round of suppression changed something; in inference the detections' too.
+    assert reading.count.keys() == {"_local_scalar_dense", "equal"}
+    assert reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["equal"] >= 5
+    monkeypatch.setattr(boxes, "READ", False)
     with ShapesFromData() as guard:
-        learn(model, batch)
-    # On the CPU alone, where reading a number costs nothing: the number of positives, by which the mask head skips
-    # empty slots (MaskRCNN.with_masks), and whether a round of suppression changed something (boxes.suppress).
-    assert guard.count.pop("_local_scalar_dense") == 1
-    assert guard.count.pop("equal") >= 5
-    assert guard.count == {}
+        output, found = run()
+    assert guard.count == {} and guard.calls > 500
+    for name, loss in expected.losses.items():
+        assert output.losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
+        assert output.counts[name] == expected.counts[name] > 0
+    for one, two in zip(gradients, found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-7)
+    if not training:
+        most = expected.detections["valid"].shape[1]
+        assert most < output.detections["valid"].shape[1] and not output.detections["valid"][:, most:].any()
+        valid = expected.detections["valid"]
+        for key, value in expected.detections.items():
+            assert torch.allclose(output.detections[key][:, :most][valid].float(), value[valid].float(), atol=1e-4), key
 
 
 @pytest.mark.parametrize("training", [True, False])
