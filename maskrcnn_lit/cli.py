@@ -89,6 +89,13 @@ VERBS = {
             "maskrcnn-lit download data=shapes",
         ),
     ),
+    "bench": Verb(
+        "how fast loader, training step and inference are here, what holds them up, what to change",
+        (
+            "maskrcnn-lit bench experiment=demo",
+            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
+        ),
+    ),
     "backbones": Verb(
         "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),

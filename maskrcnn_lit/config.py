@@ -31,6 +31,7 @@ __all__ = ["build", "compose", "conf_dir", "describe", "load_run_config", "show"
 _TRAIN, _VAL = (["data.train.images", "data.train.annotations"], ["data.val.images", "data.val.annotations"])
 NOT_ASKED = {
     "train": ["model.num_classes"],
+    "bench": ["model.num_classes"],
     "evaluate": _TRAIN,
     "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
     "data check": [*_TRAIN, *_VAL],
