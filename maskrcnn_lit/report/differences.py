@@ -1,15 +1,17 @@
 """Which differences between settings are more than chance: the best one of an arena against the others.
 
-Over images by a paired bootstrap, and over seeds by Welch's test where both sides have several. A difference counts
-only if all tests that there are say so, each at 0.05 divided by the number of comparisons (Bonferroni).
+Over images by a paired bootstrap, and over seeds by Welch's test where both sides have several. The p of a difference
+is the larger one, so that it counts only if both tests say so; of several comparisons, by Holm's method (Holm, "A
+simple sequentially rejective multiple test procedure", 1979).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
 from maskrcnn_lit.evaluation.seeds import Welch, welch
 from maskrcnn_lit.report.jobs import APS, Arena, Setting
+from maskrcnn_lit.report.words import plural
 
 LEVEL = 0.05  # of all comparisons together
 MOST = 8  # comparisons of an arena: first the settings that differ from the best one in the fewest options
@@ -24,10 +26,10 @@ class Comparison(NamedTuple):
     over_images: Difference | None
     over_seeds: Welch | None
 
-    def significant(self, level: float) -> bool | None:
-        """None: nothing was tested."""
-        tests = [test for test in (self.over_images, self.over_seeds) if test is not None]
-        return all(test.p_value < level for test in tests) if tests else None
+    @property
+    def p_value(self) -> float | None:
+        """The larger one of the tests; None: nothing was tested."""
+        return max((test.p_value for test in (self.over_images, self.over_seeds) if test is not None), default=None)
 
 
 def compare(arena: Arena, resampled: Mapping[str, Resampled]) -> list[Comparison]:
@@ -40,36 +42,44 @@ def compare(arena: Arena, resampled: Mapping[str, Resampled]) -> list[Comparison
     return [_compare(best, other, arena.ap, resampled) for other in chosen]
 
 
-def level(comparisons: list[Comparison]) -> float:
-    """Below which p counts."""
-    return LEVEL / max(1, len(comparisons))
+def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
+    """Of each whether it is more than chance, None where nothing was tested: the smallest p below LEVEL divided by the
+    number of comparisons, the next one by one less, and so on up to the first that is not."""
+    found: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
+    tested = [(p, i) for i, one in enumerate(comparisons) if (p := one.p_value) is not None]
+    for rank, (p, i) in enumerate(sorted(tested)):
+        if p >= LEVEL / (len(tested) - rank):
+            break
+        found[i] = True
+    return found
 
 
-def verdicts(comparisons: list[Comparison]) -> list[str]:
+def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
     """In short: what the best setting is better than, and what it may not be better than."""
     told = []
-    for outcome, text in ((True, "It is better than {}."), (False, "Its difference from {} is not significant.")):
-        others = [found.other.label for found in comparisons if found.significant(level(comparisons)) is outcome]
+    outcomes = list(zip(comparisons, significant(comparisons), strict=True))
+    texts = {True: "It is significantly better than {}.", False: "Its difference from {} is not significant."}
+    for outcome, text in texts.items():
+        others = [found.other.label for found, is_so in outcomes if is_so is outcome]
         told += [text.format("; ".join(others))] if others else []
     return told
 
 
-def sentences(arena: Arena, comparisons: list[Comparison]) -> list[str]:
+def sentences(arena: Arena, comparisons: Sequence[Comparison]) -> list[str]:
     """One for each comparison, and how they were judged."""
     if not comparisons:
         return []
-    told = [_sentence(comparison, APS[arena.ap], level(comparisons)) for comparison in comparisons]
+    outcomes = zip(comparisons, significant(comparisons), strict=True)
+    told = [_sentence(comparison, APS[arena.ap], is_so) for comparison, is_so in outcomes]
     others = len(arena.settings) - 1 - len(comparisons)
-    alone = " Of one seed alone nobody knows what another one would give." * any(
-        c.over_seeds is None for c in comparisons
-    )
-    count = "1 comparison" if len(told) == 1 else f"{len(told)} comparisons"
     more = f"; the other {others} settings, which differ in more options, were not tested" if others > 0 else ""
+    single = any(one.over_seeds is None for one in comparisons)
+    alone = " Of one seed alone nobody knows what another one would give." if single else ""
     return [
         *told,
-        f"{count} with the best setting{more}. A difference counts where p is below {level(comparisons):.4g} "
-        f"({LEVEL:g} / {len(told)}, Bonferroni) over the validation images (paired bootstrap) and, where both sides "
-        f"have several seeds, over seeds (Welch's t-test).{alone}",
+        f"{plural(len(told), 'comparison')} with the best setting{more}. Tested over the validation images (paired "
+        "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of which the larger p "
+        f"counts, at {LEVEL:g} for all comparisons together (Holm's method).{alone}",
     ]
 
 
@@ -87,10 +97,9 @@ def _apart(best: Setting, other: Setting) -> int:
     return sum(value != other.options.get(name) for name, value in best.options.items())
 
 
-def _sentence(found: Comparison, ap: str, level: float) -> str:
-    significant = found.significant(level)
+def _sentence(found: Comparison, ap: str, is_so: bool | None) -> str:
     numbers = f"{found.value:.3f} {ap}"
-    if significant is None:
+    if is_so is None:
         return f"{found.best.label} is {numbers} above {found.other.label}; the difference was not tested."
     tests = []
     if (images := found.over_images) is not None:
@@ -100,7 +109,7 @@ def _sentence(found: Comparison, ap: str, level: float) -> str:
     else:
         tests.append("too few seeds to test over them")
     told = "; ".join(tests)
-    if significant:
+    if is_so:
         return f"{found.best.label} is better than {found.other.label} by {numbers} ({told})."
     return f"The difference between {found.best.label} and {found.other.label}, {numbers}, is not significant ({told})."
 

@@ -75,23 +75,24 @@ def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
 
 
 def score_rows(arena: Arena, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
-    """Head and rows: each scored job of an arena by its number, with its intervals over images."""
+    """Head and rows: each scored job of an arena by its number, with its intervals over images. Its options come last:
+    a phone shows the first columns."""
     options = list(arena.settings[0].options)
     aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
     accuracies = kinds(arena.jobs)
-    head = ["job", "setting", *map(_last, options), "seed"]
+    head = ["job", "setting", "seed"]
     for name in aps:
         head += [f"{APS[name]} (95 % over images)", f"{APS[name]}50"]
     rows = []
     for letter, setting in zip(arena.letters, arena.settings, strict=True):
         for job in setting.jobs:
-            row = [str(numbers[job.name]), letter, *setting.options.values(), _seed(job)]
+            row = [str(numbers[job.name]), letter, _seed(job)]
             for name in aps:
                 row.append(_with_interval(job.metric(name), job.result.intervals.get(name)))
                 row.append(number(job.metric(f"{name}50")))
             values = [job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None for kind in accuracies]
-            rows.append([*row, *map(number, values)])
-    return [*head, *map(_accuracy, accuracies)], rows
+            rows.append([*row, *map(number, values), *setting.options.values()])
+    return [*head, *map(_accuracy, accuracies), *map(_last, options)], rows
 
 
 def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from comparison_sample import job
 
-from maskrcnn_lit.evaluation.bootstrap import Resampled
+from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled
 from maskrcnn_lit.evaluation.seeds import welch
-from maskrcnn_lit.report.differences import MOST, compare, level, sentences
+from maskrcnn_lit.report.differences import MOST, Comparison, compare, sentences, significant
 from maskrcnn_lit.report.jobs import arenas
 
 OBJECTS = np.array([[0, 1], [1, 1]])
@@ -35,16 +35,15 @@ def test_equal_results_are_said_to_be_no_difference():
     assert told.startswith(
         "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over images"
     )
-    assert (
-        "1 comparison with the best setting. A difference counts where p is below 0.05 (0.05 / 1, Bonferroni)" in judged
-    )
+    assert judged.startswith("1 comparison with the best setting. Tested over the validation images (paired bootstrap)")
+    assert judged.endswith("at 0.05 for all comparisons together (Holm's method).")
 
 
 def test_a_clear_difference_is_told_with_its_numbers():
     jobs = [*group("resnet50", 0.50, 0.51, 0.49), *group("resnet18", 0.20, 0.21, 0.19)]
     (arena,) = arenas(jobs)
     (found,) = compare(arena, drawn(jobs, noise=0.001))
-    assert found.significant(0.05) is True and found.value == pytest.approx(0.3)
+    assert significant([found]) == [True] and found.value == pytest.approx(0.3)
     assert found.over_seeds == welch([0.50, 0.51, 0.49], [0.20, 0.21, 0.19])
     low, high = found.over_seeds.interval
     told = sentences(arena, [found])[0]
@@ -56,14 +55,14 @@ def test_one_test_that_says_chance_is_enough():
     jobs = [*group("resnet50", 0.9, 0.3), *group("resnet18", 0.2, 0.25)]  # sure over images, not over seeds
     (arena,) = arenas(jobs)
     (found,) = compare(arena, drawn(jobs, noise=0.001))
-    assert found.over_images.p_value < 0.01 < found.over_seeds.p_value and found.significant(0.05) is False
+    assert found.over_images.p_value < 0.01 < found.over_seeds.p_value and significant([found]) == [False]
 
 
 def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
     (arena,) = arenas(jobs)
     (found,) = compare(arena, drawn(jobs, noise=0.001))
-    assert found.over_seeds is None and found.significant(0.05) is True
+    assert found.over_seeds is None and significant([found]) == [True]
     told, judged = sentences(arena, [found])
     assert told.endswith("; too few seeds to test over them).")
     assert judged.endswith("Of one seed alone nobody knows what another one would give.")
@@ -73,22 +72,40 @@ def test_without_detections_nothing_is_claimed():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
     (arena,) = arenas(jobs)
     (found,) = compare(arena, drawn(jobs[:2]))  # one of the second setting's is missing
-    assert found.over_images is None and found.significant(0.05) is None
+    assert found.over_images is None and significant([found]) == [None]
     assert sentences(arena, [found])[0].endswith("above resnet18; the difference was not tested.")
 
 
-def test_the_level_falls_with_the_number_of_comparisons_and_those_nearest_to_the_best_come_first():
+def test_the_settings_nearest_to_the_best_are_compared_first():
     jobs = [j for i, name in enumerate("abcdefgh") for j in group(name, 0.1 + i / 100, width=1)]
     jobs += [j for i, name in enumerate("abh") for j in group(name, 0.3 + i / 100, width=2)]
     (arena,) = arenas(jobs)
     found = compare(arena, drawn(jobs))
-    assert len(found) == MOST and level(found) == pytest.approx(0.05 / MOST)
+    assert len(found) == MOST
     assert found[0].best.label == "h, 2"
     assert {c.other.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
     assert (
         "8 comparisons with the best setting; the other 2 settings, which differ in more options, were not tested"
         in (sentences(arena, found)[-1])
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.04,), [True]),
+        ((0.04, 0.03), [False, False]),  # 0.03 is above 0.05 / 2
+        ((0.04, 0.02), [True, True]),
+        ((0.02, 0.016, 0.03), [True, True, True]),
+        ((0.02, 0.017, 0.03), [False, False, False]),
+        ((0.001, None, 0.06), [True, None, False]),
+    ],
+)
+def test_of_several_comparisons_the_smaller_p_must_be_smaller(values, expected):
+    (one,) = arenas([*group("a", 0.2), *group("b", 0.1)])
+    best, other = one.settings
+    tests = [None if p is None else Difference(0.1, (0.0, 0.2), p) for p in values]
+    assert significant([Comparison(best, other, 0.1, test, None) for test in tests]) == expected
 
 
 def test_a_single_setting_has_nothing_to_be_compared_with():

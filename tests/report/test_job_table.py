@@ -78,9 +78,9 @@ def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
     assert rows[0][:5] == ["A", "b", "it's", "1", "0.500"]
     assert rows[1][:5] == ["B", "a", "default", "2", "0.250 (-0.385 to 0.885)"] and rows[1][-1] == "-"
     head, rows = score_rows(arena, {"a1": 1, "a2": 2, "b1": 3})
-    assert head[-2:] == ["box AP50", "roi_accuracy"]
-    assert rows[0][:6] == ["3", "A", "b", "it's", "1", "0.500"]
-    assert rows[1][:7] == ["1", "B", "a", "default", "1", "0.200 (0.100 to 0.300)", "0.400"]
+    assert head[-4:] == ["box AP50", "roi_accuracy", "backbone", "note"]
+    assert rows[0][:4] == ["3", "A", "1", "0.500"] and rows[0][-3:] == ["0.750", "b", "it's"]
+    assert rows[1][:5] == ["1", "B", "1", "0.200 (0.100 to 0.300)", "0.400"]
 
 
 def test_costs_are_in_readable_units_and_unknown_ones_have_no_column():

@@ -42,7 +42,7 @@ def test_a_single_run_is_told_with_its_interval_over_images():
 def test_what_is_tested_stands_in_short_and_at_length():
     (arena,) = arenas([*group("a", 0.1, 0.11), *group("b", 0.2, 0.21), *group("c", 0.2, 0.205)])
     first, *_ = ranking(arena, {})
-    assert first.endswith(". It is better than a. Its difference from c is not significant.")
+    assert first.endswith(". It is significantly better than a. Its difference from c is not significant.")
     told = differences(arena, {})
     assert len(told) == 3 and told[-1].startswith("2 comparisons with the best setting.")
 
