@@ -22,7 +22,7 @@ from maskrcnn_lit.report.jobs import APS, Arena, Job
 from maskrcnn_lit.report.words import number, plural
 
 REPRODUCE = (
-    "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce RUN` runs what the folder of a "
+    "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce run=RUN` runs what the folder of a "
     "finished job holds once more, and compares."
 )
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
