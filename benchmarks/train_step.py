@@ -1,6 +1,7 @@
 """A training step (forward, backward, AdamW) of our R50-FPN Mask R-CNN and of torchvision's on the same real batch.
 
     python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds 3] [--device cpu]
+        [--precision 32-true]
 
 DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
 batch norm, train res3 to res5, keep 1000 proposals and sample 512 regions. Each runs in a process of its own, in turn;
@@ -44,6 +45,8 @@ def main() -> None:
         "benchmark": "train_step",
         **{key: rows[MODELS[0]][0][key] for key in ("device", "threads", "images", "objects", "versions", "commit")},
         "rounds": arguments.rounds,
+        "precision": arguments.precision,
+        "date": time.strftime("%Y-%m-%d"),
         "seconds": {m: round(value, 3) for m, value in seconds.items()},
         "peak_mb": {m: round(value / 2**20) for m, value in memory.items()},
         "cpu_seconds": {m: round(value, 3) for m, value in busy.items()},
@@ -62,6 +65,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--model", choices=MODELS, help="measure this one here (used by the program itself)")
     return parser.parse_args()
 
@@ -73,6 +77,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     from maskrcnn_lit.evaluation.cost import device_name
     from maskrcnn_lit.evaluation.result import package_commit
+    from maskrcnn_lit.stages import autocast
 
     torch.manual_seed(0)
     batch = real_batch(arguments)
@@ -83,7 +88,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     baseline = peak = 0
     for number in range(arguments.steps + 1):
         start, began = time.perf_counter(), time.process_time()
-        sum(step().values()).backward()
+        with autocast(arguments.precision, device):
+            loss = sum(step().values())
+        loss.backward()
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -144,7 +151,7 @@ def real_batch(arguments: argparse.Namespace) -> Any:
     objects = {i: len(dataset.index.annotations(i)["labels"]) for i in landscape}
     crowds = {i: bool(dataset.index.annotations(i)["crowd"].any()) for i in landscape}
     chosen = sorted((i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i])
-    return collate([dataset[0, i] for i in chosen[: arguments.batch]])
+    return collate([dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)])
 
 
 def ours(batch: Any, device: Any) -> tuple[Any, list[Any]]:

@@ -1,7 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
 Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of `reproduce`, other metrics,
-2 something that the user can mend, 130 interrupted.
+of a sweep a job that failed, 2 something that the user can mend, 130 interrupted.
 """
 
 import errno
@@ -87,6 +87,13 @@ VERBS = {
             "maskrcnn-lit download data=coco2017 data.train_images=1000",
             "maskrcnn-lit download data=coco2017 data.root=DIR data.mirror=http://HOST/PATH",
             "maskrcnn-lit download data=shapes",
+        ),
+    ),
+    "bench": Verb(
+        "how fast loader, training step and inference are here, what holds them up, what to change",
+        (
+            "maskrcnn-lit bench experiment=demo",
+            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
         ),
     ),
     "backbones": Verb(
@@ -235,7 +242,3 @@ def _sentence(error: UserError) -> str:
 def _say(sentence: str, code: int) -> int:
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

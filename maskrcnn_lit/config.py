@@ -31,6 +31,7 @@ __all__ = ["build", "compose", "conf_dir", "describe", "load_run_config", "show"
 _TRAIN, _VAL = (["data.train.images", "data.train.annotations"], ["data.val.images", "data.val.annotations"])
 NOT_ASKED = {
     "train": ["model.num_classes"],
+    "bench": ["model.num_classes"],
     "evaluate": _TRAIN,
     "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
     "data check": [*_TRAIN, *_VAL],
@@ -89,7 +90,7 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
-        groups = _known(conf_dir(), verb, ()).choices
+        groups = _defaults(conf_dir(), verb, ()).choices
         for override in parsed:
             name = override.key_or_group
             choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
@@ -103,10 +104,16 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
         return hydra.compose(yaml_name(verb), overrides=overrides)
 
 
-class _Known(NamedTuple):
-    """What a verb has once its groups are chosen: group -> choice, the config as plain data, option -> comment."""
+class _Defaults(NamedTuple):
+    """What `chosen` makes of the defaults list of a verb: group -> choice, and option -> the comment beside it."""
 
     choices: dict[str, str | None]
+    comments: dict[str, str]
+
+
+class _Known(NamedTuple):
+    """The config of a verb once its groups are chosen, as plain data, and option -> comment."""
+
     config: Any
     comments: dict[str, str]
 
@@ -114,11 +121,22 @@ class _Known(NamedTuple):
 @lru_cache(maxsize=64)  # many runs of a sweep choose alike
 def _known(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Known:
     """Of the yaml files in `folder`, where the loader of the moment reads them."""
-    loader = GlobalHydra.instance().config_loader()
     config = OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=list(chosen)))
-    choices = _groups(loader, verb, list(chosen))
-    _check_experiment(verb, config, choices)
-    return _Known(choices, config, _all_comments(loader, verb, list(chosen)))
+    defaults = _defaults(folder, verb, chosen)
+    _check_experiment(verb, config, defaults.choices)
+    return _Known(config, defaults.comments)
+
+
+@lru_cache(maxsize=64)
+def _defaults(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Defaults:
+    """Of the yaml files in `folder`, as `_known`."""
+    loader = GlobalHydra.instance().config_loader()
+    found = loader.compute_defaults_list(yaml_name(verb), list(chosen), RunMode.RUN)
+    choices = {name: choice for name, choice in found.overrides.known_choices.items() if not name.startswith("hydra/")}
+    comments: dict[str, str] = {}
+    for source in found.defaults:
+        comments |= _comments(folder / f"{source.config_path}.yaml", source.package or "")
+    return _Defaults(choices, comments)
 
 
 def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
@@ -126,12 +144,8 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
     and those without default."""
     config = OmegaConf.to_container(show(verb, overrides))
     with _loader() as loader:
-        chosen = _chosen(loader, overrides)
-        groups = {
-            name: (sorted(loader.get_group_options(name)), choice)
-            for name, choice in sorted(_groups(loader, verb, chosen).items())
-        }
-        comments = _all_comments(loader, verb, chosen)
+        choices, comments = _defaults(conf_dir(), verb, tuple(_chosen(loader, overrides)))
+        groups = {name: (sorted(loader.get_group_options(name)), choice) for name, choice in sorted(choices.items())}
     options = [
         Option(name, value, comments.get(name, ""))
         for name, value in flat(config)
@@ -203,12 +217,6 @@ def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _groups(loader: Any, verb: str, chosen: list[str]) -> dict[str, str | None]:
-    """Group -> choice, of the defaults list of `verb`."""
-    known = loader.compute_defaults_list(yaml_name(verb), chosen, RunMode.RUN).overrides.known_choices
-    return {name: choice for name, choice in known.items() if not name.startswith("hydra/")}
-
-
 def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
     """An experiment sets options that exist without it, and may add objects (a callback, say), whose arguments `build`
     checks; what it names under `sweep` is checked when that begins. Hydra would take any other name as well, and nobody
@@ -223,14 +231,6 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
         if name not in known and not f"{name}.".startswith((*objects, "sweep.")):
             text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
-
-
-def _all_comments(loader: Any, verb: str, chosen: list[str]) -> dict[str, str]:
-    """Option -> the comment beside it, of every yaml file that `chosen` makes the config from."""
-    comments: dict[str, str] = {}
-    for source in loader.compute_defaults_list(yaml_name(verb), chosen, RunMode.RUN).defaults:
-        comments |= _comments(conf_dir() / f"{source.config_path}.yaml", source.package or "")
-    return comments
 
 
 def _comments(file: Path, package: str) -> dict[str, str]:

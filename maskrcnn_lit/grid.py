@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config import compose, conf_dir
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.overrides import assign, is_sweep, parse, parse_any
+from maskrcnn_lit.overrides import as_path, assign, is_sweep, parse, parse_any
 from maskrcnn_lit.run_folder import settle
 
 LONGEST_NAME = 120  # characters
@@ -63,6 +63,8 @@ def read_sweep(overrides: list[str]) -> Sweep:
         texts = [f"{key}={value}" for key, value in combination.items()]
         run_dir = folder / title
         config = compose("train", [*texts, assign("run_dir", run_dir)])
+        if several and config.sweep.grid:
+            raise UserError(f"{combination['experiment']} has a grid of its own: sweep one such experiment at a time")
         jobs.append(Job(title, texts, run_dir, settle(config)))
     return Sweep(folder, _question(name), jobs, options)
 
@@ -88,7 +90,7 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
     """Option -> value, of each job; of two that name one option the later one counts."""
     latest: dict[str, Override] = {}
     for text in texts:
-        override = parse_any(text)
+        override = parse_any(as_path(text))
         if override.is_delete():
             raise UserError(f"'{text}' takes an option away, which a sweep cannot: set it to null")
         latest.pop(override.key_or_group, None)
@@ -97,7 +99,7 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
         jobs = BasicSweeper.split_arguments(list(latest.values()), None)[0]
     except HydraException as error:
         raise UserError(f"{error}: give the values themselves, NAME=A,B,C") from error
-    return [dict(text.split("=", 1) for text in job) for job in jobs]
+    return [dict(text.split("=", 1) for text in job) for job in dict.fromkeys(map(tuple, jobs))]
 
 
 def _name(values: dict[str, str]) -> str:
@@ -108,7 +110,7 @@ def _name(values: dict[str, str]) -> str:
         for key, short, value in zip(values, last, values.values(), strict=True)
     ]
     whole = ",".join(parts) or "run"
-    plain = re.sub(r"[^\w.,=+-]", "-", whole)
+    plain = re.sub(r"[^\w.,=+-]", "-", whole, flags=re.ASCII)
     if plain == whole and len(plain) <= LONGEST_NAME:
         return plain
     return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
@@ -120,8 +122,10 @@ def _text(value: Any) -> str:
         return f"[{','.join(map(_text, value))}]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    return text if not isinstance(value, str) or re.fullmatch(r"[\w./+-]+", text) else f"'{text}'"
+    if not isinstance(value, str):
+        return str(value)
+    plain = re.fullmatch(r"[\w./+-]+", value, re.ASCII) and parse(f"x={value}").value() == value
+    return value if plain else "'" + value.replace("'", "\\'") + "'"
 
 
 def _question(experiment: str) -> str | None:

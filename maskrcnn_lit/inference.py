@@ -26,6 +26,10 @@ def for_inference(model: MaskRCNN) -> MaskRCNN:
     for layer in model.modules():
         if type(layer) is nn.Conv2d and WinogradConv.suits(layer):
             layer.__class__ = WinogradConv
+        if isinstance(
+            layer, nn.MaxPool2d
+        ):  # this, and the stem, are faster with the channels last; what follows is not
+            layer.register_forward_hook(lambda pool, inputs, pooled: pooled.contiguous())
     return model.to(memory_format=torch.contiguous_format)  # NNPACK's
 
 

@@ -31,7 +31,7 @@ from maskrcnn_lit.overrides import typed
 from maskrcnn_lit.pretrained import start
 from maskrcnn_lit.ranks import first_process, launched
 from maskrcnn_lit.run_folder import alone, program, recorded
-from maskrcnn_lit.training.checkpoint import last_checkpoint
+from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.panels import choose, draw_panel
 from maskrcnn_lit.training.trainer import build_trainer
@@ -75,13 +75,13 @@ def _train(config: DictConfig, result: RunResult) -> int:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         result.metrics = _final_metrics(trainer, module, data)
     finally:
-        images = int(module.images_seen) * trainer.world_size
+        before = next(c for c in trainer.callbacks if isinstance(c, RunCheckpoints)).spent  # type: ignore[attr-defined]
         result.cost = run_cost(
             module.model,
             device,
-            seconds=time.perf_counter() - started,
-            images=images,
-            joules=None if joules is None else (_joules(trainer) or joules) - joules,
+            seconds=before["seconds"] + time.perf_counter() - started,
+            images=int(before["images"]) + int(module.images_seen) * trainer.world_size,
+            joules=None if joules is None or checkpoint else (_joules(trainer) or joules) - joules,
         )
     if first_process():
         evaluation = coco_evaluation(trainer)

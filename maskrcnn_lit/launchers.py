@@ -40,17 +40,20 @@ def local_gpus(commands: Sequence[Command], *, devices: Sequence[int | str] | No
     """
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     names = [str(device) for device in devices] if devices is not None else _visible_devices()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not names:
         raise UserError(
             f"launcher=local_gpus, but torch {torch.__version__} sees no CUDA device here: use launcher=sequential"
         )
     for name in names:
         free.put(name)
+    # Each has its share of the cores, or every job would start as many loaders as the machine has cores.
+    shares = {name: cores[number :: len(names)] for number, name in enumerate(names)}
 
     def on_a_free_one(command: Command) -> tuple[str, int]:
         device = free.get()
         try:
-            return command.name, run(command, {"CUDA_VISIBLE_DEVICES": device})
+            return command.name, run(command, {"CUDA_VISIBLE_DEVICES": device}, shares[device])
         finally:
             free.put(device)
 
@@ -92,24 +95,33 @@ def slurm(
     if partition is not None:
         executor.update_parameters(slurm_partition=partition)
     running = {command.name: executor.submit(run, command) for command in commands}
-    while running:
-        for name in [name for name, job in running.items() if job.done()]:
-            job = running.pop(name)
-            failure = job.exception()
-            if failure is not None:  # SLURM ended it, or never began it
-                with open(next(c.log for c in commands if c.name == name), "a") as log:
-                    log.write(f"{failure}\n")
-            yield name, 1 if failure is not None else job.result()
-        sleep(POLL_SECONDS if running else 0)
+    try:
+        while running:
+            for name in [name for name, job in running.items() if job.done()]:
+                job = running.pop(name)
+                failure = job.exception()
+                if failure is not None:  # SLURM ended it, or never began it
+                    with open(next(c.log for c in commands if c.name == name), "a") as log:
+                        log.write(f"{failure}\n")
+                yield name, 1 if failure is not None else job.result()
+            sleep(POLL_SECONDS if running else 0)
+    finally:  # interrupted: nothing stays in the queue
+        for job in running.values():
+            job.cancel()
 
 
-def run(command: Command, environment: Mapping[str, str] | None = None) -> int:
-    """The exit code; below 0 the signal that killed it. Interrupted, it waits until the process has ended too."""
+def run(command: Command, environment: Mapping[str, str] | None = None, cores: Sequence[int] = ()) -> int:
+    """The exit code; below 0 the signal that killed it. Interrupted, it waits until the process has ended too.
+
+    cores: the processor cores that it may use; none: all.
+    """
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with open(command.log, "ab") as log:
         process = subprocess.Popen(
             command.words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
         )
+        if cores:
+            os.sched_setaffinity(process.pid, cores)
         try:
             return process.wait()
         except KeyboardInterrupt:

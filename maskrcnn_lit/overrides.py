@@ -105,8 +105,10 @@ def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
 def assign(name: str, value: Any) -> str:
     """NAME=VALUE in Hydra's grammar, whatever the value has in it."""
     text = str(value)
-    plain = re.fullmatch(r"[\w./:+-]+", text) is not None
-    return f"{name}={text}" if plain else f"{name}=" + '"' + text.replace('"', '\\"') + '"'
+    if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+        return f"{name}={text}"
+    ends = text[len(text.rstrip("\\")) :]  # in front of a quote a backslash counts double
+    return f"{name}=" + '"' + re.sub(r'(\\*)"', r"\1\1\"", text) + ends + '"'
 
 
 def typed(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from maskrcnn_lit.config import to_dict
 from maskrcnn_lit.grid import Job
 
 # Neither a step's time nor its memory depends on these; the others make kinds of job.
-_SAME = (("seed",), ("run_dir",), ("optimizer",), ("evaluation",), ("logger",), ("callbacks",), ("metrics",))
+_SAME = (("seed",), ("run_dir",), ("evaluation",), ("logger",), ("callbacks",), ("metrics",))
 _SAME_INSIDE = (("trainer", "epochs"), ("trainer", "steps"), ("data", "seed"))
 
 
@@ -21,6 +22,7 @@ def kind(job: Job) -> str:
         for name in path:
             node = node[name]
         node.pop(last, None)
+    config["optimizer"] = config["optimizer"]["_target_"]  # its state takes memory
     if isinstance(config["data"].get("prepare"), dict):
         config["data"]["prepare"].pop("seed", None)
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
@@ -65,8 +67,11 @@ def estimate(job: Job, trial: Mapping[str, Any]) -> float:
     """Seconds of the job: its start, its training steps, its validations."""
     epochs, steps = length(job, trial)
     evaluation, processes = job.config.evaluation, trial["processes"]
-    looks = trial["val_images"] if evaluation.images is None else min(evaluation.images, trial["val_images"])
-    seen = looks * (epochs // evaluation.every_n_epochs) + (trial["val_images"] if looks < trial["val_images"] else 0)
+    every, images = evaluation.every_n_epochs, trial["val_images"]
+    look = images if evaluation.images is None else min(evaluation.images, images)
+    seen = look * (math.ceil(epochs) // every)
+    if look < images or math.ceil(epochs) % every:  # all images are scored at the end
+        seen += images
     validation = seen / (trial["batch_size"] * processes) * trial["validation_step_seconds"]
     return trial["start_seconds"] + steps * job.config.trainer.accumulate * trial["step_seconds"] + validation
 

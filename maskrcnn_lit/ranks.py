@@ -68,6 +68,11 @@ def from_first(make: Callable[[], str]) -> str:
     return made
 
 
+def memory_hint(signal: int) -> str:
+    """What to say of a process that ended by `signal`: a system without memory sends 9."""
+    return ": if the memory was full, take a smaller data.batch_size" if signal == 9 else ""
+
+
 def start(run_dir: Path, processes: int) -> None:
     """Run `python -m maskrcnn_lit.job run_dir` in so many processes of this machine; they end together.
 
@@ -100,6 +105,5 @@ def start(run_dir: Path, processes: int) -> None:
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
         raise UserError(
-            f"process {rank} of {processes} was killed by signal {-failure.exitcode}: if the memory was full, take a "
-            "smaller data.batch_size"
+            f"process {rank} of {processes} was killed by signal {-failure.exitcode}{memory_hint(-failure.exitcode)}"
         ) from error

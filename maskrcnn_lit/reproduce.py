@@ -23,7 +23,7 @@ from maskrcnn_lit.evaluation.result import (
     read_result,
     write_result,
 )
-from maskrcnn_lit.files import atomic_write, write_json
+from maskrcnn_lit.files import atomic_write, without_nan, write_json
 from maskrcnn_lit.job import described, read_data
 from maskrcnn_lit.overrides import flat, typed
 from maskrcnn_lit.predictor import output_folder
@@ -55,7 +55,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     before = read_result(Path(config.run) / "result.json")
     if before.status != "finished":
         raise UserError(f"{config.run} is {before.status} and has no final metrics: give the folder of a finished run")
-    folder = output_folder(config.run, config.run_dir, "reproductions")
+    folder = output_folder(None, config.run_dir, "reproductions")  # in the run it would be one more run of its sweep
     _say_before(config.run, before, frozen, config.other_data)
     frozen = _as_here(moved(frozen, str(folder)), before.machine)
     if _prepared(folder, frozen, before):
@@ -73,9 +73,10 @@ def origin(result: RunResult) -> dict[str, Any]:
 
 
 def differing(run: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """By name, in the order of `run`. NaN is equal to NaN."""
-    pairs = [Difference(name, run.get(name), now.get(name)) for name in [*run, *(now.keys() - run.keys())]]
-    return [pair for pair in pairs if pair.run != pair.now and not (pair.run != pair.run and pair.now != pair.now)]
+    """By name, those of `run` first. NaN is equal to NaN."""
+    names = [*run, *(name for name in now if name not in run)]
+    pairs = [Difference(name, run.get(name), now.get(name)) for name in names]
+    return [pair for pair in pairs if without_nan(pair.run) != without_nan(pair.now)]
 
 
 def distance(run: float | None, now: float | None) -> float:
@@ -103,8 +104,8 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
     digest = config_digest(to_dict(frozen))
     if digest != before.config_sha256:
         found.insert(0, Difference("config_sha256", before.config_sha256, digest))
-    told = "differs already" if found else "is as it was: config, commit, versions, machine and data"
-    print(f"Of what {run} was made from, this {told}", _table(found), sep="\n")
+    told = f"differs already\n{_table(found)}" if found else "is as it was: config, commit, versions, machine and data"
+    print(f"Of what {run} was made from, this {told}\n")
     changed = [pair.name for pair in found if pair.name.startswith("data.") and pair.run is not None]
     if changed and not other_data:
         raise UserError(
@@ -140,7 +141,7 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult) -> bool:
 def _train(folder: Path) -> int:
     """`maskrcnn-lit train resume=FOLDER` as a process of its own, which starts those that it needs; its exit code."""
     resume = shlex.split(typed("resume", folder))
-    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit.cli", "train", *resume])
+    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit", "train", *resume])
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -162,7 +163,7 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     largest = max((distance(pair.run, pair.now) for pair in metrics), default=0.0)
     equal = largest <= tolerance
     if found or metrics:
-        print(f"\nOf {run} and {folder} this differs", _table([*found, *metrics]), sep="\n")
+        print(f"\nOf {run} and {folder} this differs\n{_table([*found, *metrics])}")
     where = f", of {metrics[0].name}" if metrics else ""
     same, all_ = len(kept[0]) - len(metrics), len(kept[0])
     print(f"\n{same} of {all_} metrics are equal to the last bit; the largest difference is {largest:.3g}{where}.")
@@ -175,13 +176,11 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
 
 def _table(found: list[Difference]) -> str:
     """A line for each, numbers with their difference."""
-    rows = [
-        ("", "the run", "now", "difference"),
-        *((pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in found),
-    ]
+    rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in found]
+    rows.insert(0, ("", "the run", "now", "difference" if any(gap for *_, gap in rows) else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines) if found else ""
+    return "\n".join(lines)
 
 
 def _gap(pair: Difference) -> str:
@@ -190,7 +189,7 @@ def _gap(pair: Difference) -> str:
 
 def _short(value: Any) -> str:
     """As it is where that is short, else the begin of its digest."""
-    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value) or "none"
-    if len(text) <= 40:
-        return text
-    return f"{hashlib.sha256(text.encode()).hexdigest()[:10]} ({len(text)} characters)"
+    if value is None or value in ("", []):
+        return "-" if value is None else "none"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else f"{hashlib.sha256(text.encode()).hexdigest()[:10]} ({len(text)} characters)"

@@ -80,7 +80,7 @@ def check_idle(run_dir: Path) -> None:
 @contextmanager
 def recorded(run_dir: Path) -> Iterator[RunResult]:
     """result.json, true at any time: running, then finished, interrupted or failed, and why. The first process writes
-    it, and whichever fails."""
+    it, and whichever fails; the first to fail has the last word, since it ends the others."""
     file = run_dir / "result.json"
     result = read_result(file) if first_process() else RunResult(status="running")
     try:
@@ -91,9 +91,11 @@ def recorded(run_dir: Path) -> Iterator[RunResult]:
         raise KeyboardInterrupt(again(run_dir)) from error
     except BaseException as error:
         result = result if first_process() else read_result(file)
-        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-        write_result(file, result)
+        if read_result(file).status != "failed":
+            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+            write_result(file, result)
         raise
     finally:
-        if first_process():
+        told = read_result(file)
+        if first_process() and told.status != "failed":
             write_result(file, result)

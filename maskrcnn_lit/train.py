@@ -58,8 +58,8 @@ def freeze(config: DictConfig, overrides: list[str]) -> str:
     text = OmegaConf.to_yaml(config, resolve=True)
     result.status, result.error = "running", None
     result.versions, result.commit = package_versions(), package_commit(changes=True)
+    write_result(Path(config.run_dir) / "result.json", result)  # first: a folder with a config has a result
     atomic_write(Path(config.run_dir) / "config.yaml", text)
-    write_result(Path(config.run_dir) / "result.json", result)
     return text
 
 

@@ -58,6 +58,7 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
     process), train_images, val_images, batch_size (of one process), processes (that the job will have),
     peak_memory_bytes, device.
     """
+    data = read_data(config)  # what it may have to fetch or draw first is no part of the time
     started = time.perf_counter()
     processes = count_devices(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes
     changed = {"devices": 1, "num_nodes": 1, "steps": steps + 1, "epochs": None, "checkpoint_every_n_steps": None}
@@ -73,7 +74,6 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
         )
         trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
         trainer.limit_val_batches = VALIDATION_BATCHES
-        data = read_data(config)
         module = build_module(config, data)
         trainer.fit(module, datamodule=data)
     loops = sum(watch.training[1:]) + sum(watch.validation)

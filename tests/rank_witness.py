@@ -1,6 +1,7 @@
 """One rank of `maskrcnn-lit ARGUMENTS` that leaves behind what it ran and what it ended with: a program for torchrun.
 
 torchrun --nproc-per-node 2 rank_witness.py FOLDER train ...
+WITNESS_DOUBLE=1: the model computes in float64, so that two ways of adding the same numbers stay close.
 """
 
 import hashlib
@@ -26,6 +27,13 @@ def on_fit_end(module: DetectionModule) -> None:
     Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
 
 
+def in_double(module: DetectionModule, stage: str) -> None:
+    module.model.double()
+    setup(module, stage)
+
+
 if __name__ == "__main__":
+    if os.environ.get("WITNESS_DOUBLE"):
+        setup, DetectionModule.setup = DetectionModule.setup, in_double
     DetectionModule.on_fit_end = on_fit_end
     sys.exit(cli.main(sys.argv[2:]))

@@ -104,3 +104,14 @@ def test_mask_rle(test_data: Path):
         for report in reports:
             assert report["benchmark"] == "mask_rle" and report["boxes"] == boxes and report["detections"] == 5
             assert set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"} and report["times_torchvision"] > 0
+
+
+def test_hot_spots():
+    """Each compares its results with torchvision's itself."""
+    command = [sys.executable, "benchmarks/hot_spots.py", "--size", "96", "128", "--batch", "2", "--rounds", "1"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
+    assert set(report["times_torchvision"]) >= {"matching", "sampling", "suppression", "roi_align", "mask_targets"}
+    assert all(row["maskrcnn_lit"] > 0 < row["torchvision"] for row in report["milliseconds"].values())

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from maskrcnn_lit.config import compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.grid import Sweep, of_experiment, read_sweep
-from maskrcnn_lit.overrides import is_sweep
+from maskrcnn_lit.overrides import assign, is_sweep
 
 
 def names(sweep: Sweep) -> list[str]:
@@ -57,10 +58,19 @@ def test_the_demo_of_an_experiment_is_small_and_synthetic():
         assert job.config.backbone.weights is None and job.config.model.box_head.label_smoothing == 0.2
 
 
-@pytest.mark.parametrize("experiment", ["study", "data_size", "coco_r50_lsj100", "study_r101_50k_100e"])
+@pytest.mark.parametrize("experiment", ["study", "coco_r50_lsj100", "study_r101_50k_100e", "nuclei", "overfit"])
 def test_every_kind_of_experiment_has_a_demo(experiment: str):
     for job in read_sweep([f"experiment={experiment}", "sweep_scale=demo"]).jobs:
-        assert job.config.data.name == "shapes" and job.config.data.image_size == 128
+        data = job.config.data
+        assert (data.name, data.image_size, data.image_ids, data.train.images) == ("shapes", 128, None, "train")
+
+
+def test_paths_are_taken_as_they_are(tmp_path: Path):
+    for name in ("größe", "a, b", 'a "b"', "a\\"):
+        text = assign("run_dir", tmp_path / name)
+        assert compose("train", [text]).run_dir == str(tmp_path / name), text
+    (job,) = read_sweep(["data.root=2024_05_01"]).jobs
+    assert Path(job.config.data.root).name == "2024_05_01"
 
 
 def test_weights_of_a_whole_model_freeze_the_norms_as_in_a_run_of_its_own():
@@ -77,6 +87,7 @@ def test_names_are_folders():
     ]
     both = names(read_sweep(["model.fpn.norm=group,batch", "model.box_head.norm=group,batch"]))
     assert both[1] == "model.fpn.norm=group,model.box_head.norm=batch", "both end in norm"
+    assert names(read_sweep(["seed=1,1", "optimizer.lr=1e-3,0.001"])) == ["run"], "one is as good as two"
     values = ",".join(f"a/b{number}" for number in range(2))
     assert len(set(names(read_sweep([f"data.root={values}"])))) == 2
     long = read_sweep([f"data.name={'x' * 300},{'x' * 301}"])
@@ -94,6 +105,7 @@ def test_names_are_folders():
         (["backbone=resnet18,resnet5"], "there is no backbone 'resnet5'"),
         (["optimiser.lr=1,2"], "did you mean optimizer.lr"),
         (["seed=1,two"], "does not fit"),
+        (["experiment=backbones,demo"], "backbones has a grid of its own: sweep one such experiment at a time"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(overrides: list[str], said: str):

@@ -1,6 +1,7 @@
 """Each command runs once, where the launcher says, and gives its exit code."""
 
 import json
+import os
 import sys
 import time
 from itertools import pairwise
@@ -46,6 +47,15 @@ def test_each_gpu_has_one_at_a_time_and_the_others_wait(tmp_path: Path):
         assert times, "both are used"
         assert all(end <= began for (_, end), (began, _) in pairwise(times))
     assert {where for where, _, _ in seen} == {"0", "3"}
+
+
+def test_each_gpu_has_its_share_of_the_cores(tmp_path: Path):
+    code = "import json, os, sys; json.dump(sorted(os.sched_getaffinity(0)), open(sys.argv[1], 'w'))"
+    cores = sorted(os.sched_getaffinity(0))
+    slow = f"import time; time.sleep(0.5); {code}"  # not before it is told which
+    assert len(list(local_gpus([command(tmp_path, name, slow) for name in "ab"], devices=[0, 1]))) == 2
+    shares = [json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab"]
+    assert sorted(shares[0] + shares[1]) == cores or len(cores) < 2
 
 
 def test_the_gpus_are_those_that_the_user_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

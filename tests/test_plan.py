@@ -46,6 +46,7 @@ def test_steps_and_epochs_of_a_job():
     [
         ([], 10 + 3 * 7 * 2 + 3 * 40 / 16),
         (["evaluation.every_n_epochs=3"], 10 + 3 * 7 * 2 + 40 / 16),
+        (["evaluation.every_n_epochs=2"], 10 + 3 * 7 * 2 + 2 * 40 / 16),
         (["evaluation.images=8"], 10 + 3 * 7 * 2 + (3 * 8 + 40) / 16),
         (["trainer.accumulate=2"], 10 + 3 * 4 * 2 * 2 + 3 * 40 / 16),
     ],
@@ -69,5 +70,5 @@ def test_the_table_has_a_line_for_each_job_that_is_to_run():
 
 
 def test_durations_as_one_says_them():
-    told = [duration(seconds) for seconds in (40, 700, 5399, 12000, 190000)]
-    assert told == ["40 s", "12 min", "90 min", "3 h 20 min", "2 d 4 h"]
+    told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
+    assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]

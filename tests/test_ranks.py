@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_verbs import MODEL, checkpoint, coco_data, environment, result, run_script, same
+from tiny_verbs import (
+    MODEL,
+    checkpoint,
+    coco_data,
+    environment,
+    ground_truth,
+    metric_rows,
+    result,
+    run_script,
+    same,
+    save_ground_truth,
+)
 
 from maskrcnn_lit.ranks import first_process, from_first, launched, per_machine
 
@@ -92,19 +103,52 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def annotated(root: Path, folder: Path, images: int) -> Path:
+    """The data set of `root` with objects in its first `images` training images alone."""
+    few = folder / "few"
+    (few / "annotations").mkdir(parents=True)
+    for name in ("train", "val", "annotations/instances_val.json"):
+        (few / name).symlink_to(root / name)
+    truth = ground_truth(root, "train")
+    kept = sorted(image["id"] for image in truth["images"])[:images]
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
+    save_ground_truth(few, truth, "train")
+    return few
+
+
 def test_a_batch_without_objects_does_not_hang_the_others(strange: Path, tmp_path: Path):
     """One of the two processes meets images without any object."""
-    root = tmp_path / "data"
-    root.symlink_to(strange)
-    truth = json.loads((strange / "annotations" / "instances_train.json").read_text())
-    kept = sorted(image["id"] for image in truth["images"])[:1]
-    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
-    file = tmp_path / "few.json"
-    file.write_text(json.dumps(truth))
-    options = (*coco_data(strange), *MODEL, *SHORT, f"data.train.annotations={file}", "trainer.devices=2")
+    options = (*coco_data(annotated(strange, tmp_path, 1)), *MODEL, *SHORT, "trainer.devices=2")
     done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert result(tmp_path / "run")["status"] == "finished"
+
+
+@pytest.mark.parametrize("with_objects", [8, 1])
+def test_two_processes_learn_as_one_with_both_batches(strange: Path, tmp_path: Path, with_objects: int):
+    """Losses of every step and the weights after six: the same samples of each image, and means over all of them.
+
+    With objects in one of the eight images, one process or both meet none in every step.
+    """
+    few = annotated(strange, tmp_path, with_objects)
+    options = (*coco_data(few), *MODEL, *SHORT, "backbone.norm=group", "trainer.epochs=3", "callbacks.evaluation=null")
+    weights, losses = [], []
+    for processes in (1, 2):
+        run_dir = tmp_path / f"of{processes}"
+        run_dir.mkdir()
+        arguments = (run_dir, "train", *options, f"data.batch_size={4 // processes}", f"run_dir={run_dir}/run")
+        command = torchrun(*arguments, processes=processes, master_port=free_port())
+        subprocess.run(command, cwd=tmp_path, env=environment(WITNESS_DOUBLE="1"), check=True, timeout=600)
+        rows = [row for row in metric_rows(run_dir / "run") if row["train/loss"]]
+        losses.append([[float(row[name]) for name in sorted(row) if name.startswith("train/")] for row in rows])
+        weights.append(checkpoint(run_dir / "run")["state_dict"])
+    assert len(losses[0]) == 6 and len(losses[0][0]) == 7, "five terms, their sum, the norm of the gradient"
+    for one, two in zip(*losses, strict=True):
+        assert two == pytest.approx(one, rel=1e-6)
+    if with_objects == 8:
+        assert all(term > 0 for step in losses[0] for term in step)
+    for name, value in weights[0].items():
+        assert value.dtype == torch.float64 and torch.allclose(value, weights[1][name], rtol=1e-7, atol=1e-9), name
 
 
 def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: Path):

@@ -22,6 +22,11 @@ from tiny_verbs import (
     script,
 )
 
+from maskrcnn_lit import cli
+from maskrcnn_lit.evaluation.result import RunResult, read_result, write_result
+from maskrcnn_lit.grid import read_sweep
+from maskrcnn_lit.sweep import begin, settled
+
 pytest_plugins = ("tiny_verbs",)
 SHORT = ("trainer.epochs=1", "trainer.log_every_n_steps=1", "optimizer.lr=4.0e-3", "sweep.trial_steps=0")
 QUIET = ("callbacks.panels=null", "callbacks.score_plots=null")
@@ -70,7 +75,8 @@ def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange
 
 def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], strange: Path):
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
-    assert "holds a run of other options" in one_sentence(run_script(*command, cwd=swept[0].parent))
+    said = one_sentence(run_script(*command, cwd=swept[0].parent))
+    assert "holds a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it" in said
 
 
 def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
@@ -113,7 +119,7 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(s
     wait_for(folder / "seed=2" / last, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert "seed=1 is still running, from a sweep that was stopped" in (tmp_path / "second.txt").read_text()
+    assert "it is still running, from a sweep that was stopped" in (folder / "logs" / "seed=1.txt").read_text()
     assert result(folder / "seed=1")["status"] == "finished" and result(folder / "seed=2")["status"] == "running"
 
     done = run_script(*command, cwd=tmp_path)
@@ -143,6 +149,45 @@ def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights
         assert first["run_dir"] == str(tmp_path / "sweep" / f"seed={seed}")
         assert first["config"] == result(tmp_path / "sweep" / f"seed={seed}")["config_sha256"]
     assert len({entry["weights"] for entry in told}) == 2
+
+
+def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One that has a config goes on, one that failed before its first checkpoint begins anew, a finished one ends."""
+    typed: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda words: typed.append(words) or 0)
+    run = tmp_path / "lr=0.1,seed=1"
+    new, again = ["train", "seed=1", f'run_dir="{run}"'], ["train", f'resume="{run}"']
+
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    write_result(run / "result.json", RunResult(status="running"))
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    (run / "config.yaml").write_text("seed: 1\n")
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    write_result(run / "result.json", RunResult(status="failed", error="no space"))
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    write_result(run / "result.json", RunResult(status="finished"))
+    assert begin(run, ["seed=1"]) == 0 and len(typed) == 5
+
+
+def test_what_a_job_could_not_say_itself(tmp_path: Path):
+    job = read_sweep(["experiment=demo", f"sweep_dir={tmp_path}"]).jobs[0]
+    log = tmp_path / "log.txt"
+    assert settled(job, -9, log).error == "killed by signal 9: if the memory was full, take a smaller data.batch_size"
+    file = job.run_dir / "result.json"
+    write_result(file, RunResult(status="running"))
+    log.write_text("epoch 1\nmaskrcnn-lit: the disk is full\n\n")
+    told = settled(job, 2, log)
+    assert (told.status, told.error, read_result(file).error) == ("failed", "the disk is full", "the disk is full")
+    write_result(file, RunResult(status="finished"))
+    assert settled(job, 1, log).status == "finished", "it is done, however its process ended"
+
+
+def test_a_gpu_each_and_two_gpus_do_not_go_together(tmp_path: Path):
+    command = ("train", "-m", "experiment=demo", "seed=1,2", "trainer.devices=2", "launcher=local_gpus")
+    assert "use launcher=sequential" in one_sentence(run_script(*command, cwd=tmp_path))
 
 
 def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake(tmp_path: Path):

@@ -141,7 +141,7 @@ def test_every_run_has_pictures_and_curves(address: str, strange: Path):
         assert set(tags[run]) == expected | {"val_plots/class_ap", "val_plots/precision_recall"}
         (picture,) = asked(address, "plugin/images/images", run=run, tag=min(expected), sample="0")
         shown = Image.open(io.BytesIO(asked(address, f"plugin/images/individualImage?{picture['query']}&")))
-        assert shown.width > 1.9 * shown.height, "ground truth | prediction"
+        assert shown.width > 1.8 * shown.height, "ground truth | prediction"
     curves = asked(address, "plugin/pr_curves/tags")
     assert all(set(curves[run]) == {"pr/all classes", *(f"pr_class/{name}" for name in NAMES)} for run in RUNS)
 

@@ -110,7 +110,7 @@ def test_tensorboard_has_the_hyperparameters_with_the_final_metrics(trained: Pat
     events = EventAccumulator(str(trained / "tensorboard")).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     values = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert values["backbone.name"].string_value == "resnet18" and values["optimizer.lr"].number_value == 4e-3
+    assert values["backbone"].string_value == "resnet18" and values["optimizer.lr"].number_value == 4e-3
     assert values["train_images"].number_value == TRAIN_IMAGES
     metrics = HParamsPluginData.FromString(events.SummaryMetadata("_hparams_/experiment").plugin_data.content)
     assert "val/mask_ap" in {metric.name.tag for metric in metrics.experiment.metric_infos}
@@ -132,9 +132,13 @@ def test_the_result_says_what_was_run_and_reached(trained: Path, strange: Path):
     assert found["status"] == "finished" and found["seed"] == 1
     assert "model=tiny" in found["overrides"] and f"run_dir={trained}" in found["overrides"]
     assert found["versions"]["maskrcnn_lit"] == __version__ and found["versions"]["torch"] == str(torch.__version__)
-    assert set(found["commit"] or {"hash": "", "dirty": ""}) == {"hash", "dirty"}
+    commit = {"hash", "dirty", "diff", "untracked"}  # none where the code is in no commit
+    assert set(found["commit"] or commit) == commit
+    assert found["machine"]["processes"] == 1 and found["machine"]["threads"] == torch.get_num_threads()
     assert found["data"]["name"] == "coco_json"
     assert found["data"]["train"]["images"] == TRAIN_IMAGES and found["data"]["val"]["images"] == VAL_IMAGES
+    for part in ("train", "val"):
+        assert {"images", "ids_sha256", "annotations_sha256", "images_sha256"} == set(found["data"][part])
     ids = {entry["name"]: entry["id"] for entry in ground_truth(strange)["categories"]}
     assert {name: number for number, name in found["data"]["categories"]} == ids
     assert found["cost"]["parameters"] > 1e6 and found["cost"]["seconds"] > 0

@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.seeds import REGIONS, random_keys
 from maskrcnn_lit.errors import check_whole, check_within
-from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
+from maskrcnn_lit.model.boxes import clip, decode, encode, free_to_read, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
-from maskrcnn_lit.model.matching import REGIONS, match, random_keys, sample, take
+from maskrcnn_lit.model.matching import match, sample, take
 from maskrcnn_lit.model.norms import conv
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
@@ -153,7 +154,7 @@ class BoxHead(nn.Module):
         real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (scores > self.score_threshold)
         scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
         limit = min(self.candidates, scores.shape[1])
-        if scores.device.type == "cpu":  # reading a count costs nothing here, and suppression is quadratic in it
+        if free_to_read(scores):  # suppression is quadratic in it
             limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1

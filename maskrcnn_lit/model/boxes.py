@@ -8,8 +8,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
+
+
+READ = True  # False: no host reads, on the CPU too; for tests of what a GPU and torch.compile run
+
+
+def free_to_read(values: Tensor) -> bool:
+    """Whether the host may read numbers of `values`, on which shapes then depend, to save work. On the CPU that costs
+    nothing; on a GPU it would wait for the device, and compiled regions have fixed shapes. The result is the same."""
+    return READ and values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -91,14 +101,21 @@ def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iter
         iterations: a box that only suppressed boxes overlap must come back, and so on: each round settles one more
             link of such chains, and a state that a round does not change is the greedy answer. 800 px images needed
             at most 18 rounds. The CPU stops at that state; a GPU, which must not wait for the host, runs them all.
+
+    In inference on the CPU it is torchvision's operator, of which nothing else has to know the shape.
     """
+    if groups is None and boxes.device.type == "cpu" and torch.is_inference_mode_enabled():
+        order = -torch.arange(boxes.shape[1], dtype=boxes.dtype)
+        kept = [nms(of_image, order, threshold) for of_image in boxes]
+        return torch.stack([torch.zeros_like(order, dtype=torch.bool).index_fill(0, rows, True) for rows in kept])
     rivals = iou(boxes, boxes) > threshold
     if groups is not None:
         rivals &= groups[:, :, None] == groups[:, None]
     rivals = rivals.triu_(diagonal=1)  # the better box comes first
     keep = torch.ones_like(rivals[:, 0])
-    for _ in range(boxes.shape[1] if boxes.device.type == "cpu" else iterations):
+    reads = free_to_read(boxes)
+    for _ in range(boxes.shape[1] if reads else iterations):
         last, keep = keep, ~(rivals & keep[:, :, None]).any(dim=1)
-        if boxes.device.type == "cpu" and torch.equal(last, keep):
+        if reads and torch.equal(last, keep):
             break
     return keep

@@ -15,6 +15,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.box_head import BoxHead, Regions
+from maskrcnn_lit.model.boxes import free_to_read
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
@@ -80,8 +81,7 @@ class MaskRCNN(nn.Module):
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
-        losses: dict[str, Tensor] = {}
-        counts: dict[str, Tensor] = {}
+        losses, counts = dict[str, Tensor](), dict[str, Tensor]()
         if "boxes" in batch:
             if "seeds" not in batch:
                 batch = batch | {"seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)}
@@ -90,7 +90,7 @@ class MaskRCNN(nn.Module):
         if self.training:
             return Output(losses, counts, None, None)
 
-        proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "test")
+        proposals, valid = self.proposals(prediction, anchors, batch["image_sizes"])
         detections = self.detect(pyramid, proposals, valid, batch["image_sizes"])
         if "boxes" not in batch:
             return Output(losses, counts, detections, None)
@@ -106,6 +106,11 @@ class MaskRCNN(nn.Module):
         """The anchors and the regions that this step learns from, and what each should become."""
         proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
         return self.rpn.sample_anchors(anchors, batch), self.box_head.sample_regions(proposals, valid, batch)
+
+    def proposals(self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of inference: B P 4 in pixels, and which of them there are, B P."""
+        boxes, _, valid = self.rpn.propose(prediction, anchors, image_sizes, "test")
+        return boxes, valid
 
     def losses(
         self, pyramid: Sequence[Tensor], prediction: Prediction, chosen: AnchorSample, regions: Regions, batch: Batch
@@ -151,7 +156,7 @@ class MaskRCNN(nn.Module):
         """
         images, count = positive.shape
         slots = images * max(1, int(count * self.box_head.positive_fraction))
-        if positive.device.type == "cpu" or self.mask_head.needs_positives:
+        if free_to_read(positive) or self.mask_head.needs_positives:
             slots = max(1, int(positive.sum()))  # never none: each parameter gets a gradient in each step
         return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
 
@@ -175,7 +180,7 @@ class MaskRCNN(nn.Module):
         """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
         found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes)
-        if valid.device.type == "cpu" and not torch.compiler.is_compiling():  # reading a count costs nothing here
+        if free_to_read(valid):
             most = max(1, int(found["valid"].sum(dim=1).max()))  # masks of the boxes that are there, and of no slots
             found = {key: value[:, :most] for key, value in found.items()}
         images, count = found["labels"].shape
@@ -185,8 +190,7 @@ class MaskRCNN(nn.Module):
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The likeliest class (0 = background) of each given box: B G 4 -> B G."""
-        logits, _ = self.box_head(self.pool(pyramid, boxes, self.box_head.pool))
-        return logits.argmax(dim=-1).view(boxes.shape[:2])
+        return self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0].argmax(dim=-1).view(boxes.shape[:2])
 
 
 def build_mask_rcnn(

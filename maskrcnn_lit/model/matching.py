@@ -12,7 +12,6 @@ from torch import Tensor
 from maskrcnn_lit.model.boxes import area, intersection, over_union
 
 OBJECT, BACKGROUND, IGNORED = 1, 0, -1
-ANCHORS, REGIONS = 0, 1  # what `random_keys` draws for
 CROWD_COVER = 0.5  # a candidate with more of its area than this in a crowd region is no background
 
 
@@ -60,7 +59,7 @@ def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) 
 
     Args:
         kind: B N of OBJECT, BACKGROUND, IGNORED.
-        keys: B N random numbers >= 0 (`random_keys`); the candidates with the largest are drawn, so independent uniform
+        keys: B N random numbers >= 0 (data/seeds.py); the candidates with the largest are drawn, so independent uniform
             keys draw without replacement and uniformly.
     """
     count = min(count, kind.shape[1])
@@ -73,33 +72,6 @@ def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) 
     rest = other_index.gather(1, (slot - positives).clamp(min=0))
     index = torch.where(slot < positives, object_index.gather(1, slot.clamp(max=most - 1)), rest)
     return Sample(index, slot < positives, slot < positives + negatives)
-
-
-def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
-    """Uniform numbers for `count` candidates of each image: B int64 -> B count int32 >= 0.
-
-    A function of (seed, purpose, candidate number) alone: neither the other images of the batch nor the process has a
-    say, and no generator holds a state. It is SplitMix64 (Steele, Lea and Flood 2014) from a scrambled seed on; 31 bits
-    of each of its numbers.
-    """
-    candidate = torch.arange(1, count + 1, device=seeds.device)
-    state = scramble(seeds + purpose * _GOLDEN)[:, None] + candidate * _GOLDEN
-    return (scramble(state) & 0x7FFFFFFF).int()
-
-
-def scramble(values: Tensor) -> Tensor:
-    """SplitMix64's one-to-one mix of 64 bits: int64 -> int64. Products wrap around, as they do on every device."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        values = (values ^ _shifted(values, shift)) * (factor - 2**64)
-    return values ^ _shifted(values, 31)
-
-
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-
-
-def _shifted(values: Tensor, bits: int) -> Tensor:
-    """To the right, zeros from the left: int64 has a sign."""
-    return (values >> bits) & (2 ** (64 - bits) - 1)
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def roi_align(
     rows = torch.cat([p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid])  # (B h w of each level) C
     with torch.no_grad():
         cells = tuple((len(p), p.shape[-2], p.shape[-1]) for p in pyramid)
-        layout = _layout(cells, tuple(strides), rows.device)
+        layout = _constant_layout(cells, tuple(strides), rows.device)
         tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
     out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))  # (R s s of each) C
@@ -75,32 +75,26 @@ def _as_many_as_cells(pyramid: Sequence[Tensor], wanted: Pooled, strides: Sequen
     return out
 
 
-class Layout(NamedTuple):
-    """Where the levels lie in the table of rows; each L int64."""
-
-    heights: Tensor
-    widths: Tensor
-    first: Tensor  # the level's first row
-    strides: Tensor
+@torch.compiler.assume_constant_result  # what compiled regions hold, and do not make
+def _constant_layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
+    return _layout(cells, strides, device)
 
 
 @lru_cache(maxsize=64)  # a few padded sizes: a tensor made anew would be a copy to the device in each step
-def _layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Layout:
-    """`cells` has B, h, w of each level."""
+def _layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
+    """Of each level height, width, first row in the table, stride: 4 L int64. `cells` has B, h, w of each."""
     images, heights, widths = torch.tensor(cells).unbind(1)
     rows = images * heights * widths
-    parts = (heights, widths, rows.cumsum(0) - rows, torch.tensor(strides))
-    return Layout(*(part.to(device) for part in parts))
+    return torch.stack([heights, widths, rows.cumsum(0) - rows, torch.tensor(strides)]).to(device)
 
 
-def _rows_and_weights(layout: Layout, wanted: Pooled, points: int, aligned: bool) -> tuple[Tensor, Tensor]:
+def _rows_and_weights(layout: Tensor, wanted: Pooled, points: int, aligned: bool) -> tuple[Tensor, Tensor]:
     """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted
     regions = len(boxes)
-    level = level_of(boxes, len(layout.strides))
-    height, width = layout.heights[level], layout.widths[level]  # R
-    first = layout.first[level] + image * height * width  # R: the first row of the level's map of this image
-    scaled = boxes / layout.strides[level][:, None] - (0.5 if aligned else 0)
+    height, width, start, stride = layout[:, level_of(boxes, layout.shape[1])]  # R of each
+    first = start + image * height * width  # R: the first row of the level's map of this image
+    scaled = boxes / stride[:, None] - (0.5 if aligned else 0)
     least = 0 if aligned else 1
     y, y_weight = _neighbours(scaled[:, 1], scaled[:, 3], height, size, points, least)
     x, x_weight = _neighbours(scaled[:, 0], scaled[:, 2], width, size, points, least)

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.seeds import ANCHORS, random_keys
 from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
-from maskrcnn_lit.model.matching import ANCHORS, IGNORED, match, random_keys, sample, take
+from maskrcnn_lit.model.matching import IGNORED, match, sample, take
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
 MIN_SIDE = 1e-3  # pixels; a proposal without area is none

@@ -58,7 +58,10 @@ class HyperParameters(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         run_dir = Path(trainer.default_root_dir)
         typed = typed_options(run_dir / "result.json")
-        row = flat_values(pl_module.config, [*self.names, *typed])
+        names = [
+            name for name in self.names if name.removesuffix(".name") not in typed
+        ]  # backbone=X tells backbone.name
+        row = flat_values(pl_module.config, [*names, *typed])
         row |= {name: value for name, value in typed.items() if name not in row}  # a choice of a group
         row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
         for writer in tensorboard_writers(trainer):

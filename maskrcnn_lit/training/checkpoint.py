@@ -2,10 +2,11 @@
 
 A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
 `config` (the resolved config), `categories` ([[id, name], ...]), both by the module, `position` (where the order of the
-data goes on) and `batches` (training batches an epoch).
+data goes on, and the training batches of an epoch) and `spent` (seconds and images that its steps have taken).
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class RunCheckpoints(Checkpoint):
     that is not the last of its epoch, and after a whole epoch with its validation. (Between the last step and the end
     of its validation, Lightning 2.6 would leave that validation out; with gradients half accumulated, their sum is
     lost.) On the way back it hands the position to the data module, whose training order is a pure function of it,
-    and takes back what the loggers had written after it.
+    and takes back what the loggers had written after it. Seconds and images of the steps before go with it.
     """
 
     def __init__(self, *, folder: Path, every_n_steps: int | None, monitor: str = "val/mask_ap") -> None:
@@ -111,10 +112,13 @@ class RunCheckpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.best: float | None = None
+        self.spent: dict[str, float] = {"seconds": 0.0, "images": 0.0}  # on the steps before this process began
+        self._began = 0.0
         self._step = 0
         self._position: dict[str, int] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = time.perf_counter()
         if trainer.ckpt_path is None:
             rewind(trainer.loggers, 0)  # a run that was killed before its first checkpoint may have logged something
 
@@ -151,11 +155,14 @@ class RunCheckpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["position"] = self._position
+        images = float(pl_module.images_seen) * trainer.world_size  # type: ignore[arg-type]
+        own = {"seconds": time.perf_counter() - self._began, "images": images}
+        checkpoint["spent"] = {name: self.spent[name] + own[name] for name in own}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self._position = checkpoint.get("position")
+        self._position, self.spent = checkpoint.get("position"), checkpoint.get("spent", self.spent)
         if self._position is None:
             raise UserError("this checkpoint does not say where its run stood: resume from last.ckpt of a run")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it

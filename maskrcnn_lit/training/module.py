@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
@@ -16,24 +15,13 @@ from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.data.seeds import image_seeds, step_seed
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.matching import scramble
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, Plan
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares one with a validation step
-
-
-def step_seed(*numbers: int) -> int:
-    """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of NumPy."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def image_seeds(image_ids: Tensor, *numbers: int) -> Tensor:
-    """A seed for each image, a function of its id and `numbers` alone: B int64 -> B int64, on their device."""
-    key = step_seed(*numbers)
-    return scramble(image_ids ^ (key if key < 2**63 else key - 2**64))
 
 
 def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.training.loggers import tensorboard_writers, validation_step
 
 LONGEST_SIDE = 1400  # of a panel, in pixels: two images beside each other stay legible, and a file stays small
+IN_TENSORBOARD = 700  # the same there: it leaves out pixels where it shows a picture smaller, and with them thin lines
 
 
 class Panels(Callback):
@@ -41,7 +42,8 @@ class Panels(Callback):
         names = [category.name for category in pl_module.categories]
         for i, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id in self._chosen:
-                self._panels[image_id] = draw_panel(batch, outputs, i, names, self.score_threshold)
+                panel = draw_panel(batch, outputs, i, names, self.score_threshold, longest_side=IN_TENSORBOARD)
+                self._panels[image_id] = panel
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         step = validation_step(trainer)
@@ -59,7 +61,14 @@ def choose(ids: Iterable[int], count: int, seed: int) -> set[int]:
     return {int(image_id) for image_id in picked}
 
 
-def draw_panel(batch: Batch, output: Output, i: int, names: Sequence[str], score_threshold: float) -> np.ndarray:
+def draw_panel(
+    batch: Batch,
+    output: Output,
+    i: int,
+    names: Sequence[str],
+    score_threshold: float,
+    longest_side: int = LONGEST_SIDE,
+) -> np.ndarray:
     """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
     if output.detections is None:
         raise ValueError("the output holds no detections: they come from a model in eval mode")
@@ -69,5 +78,5 @@ def draw_panel(batch: Batch, output: Output, i: int, names: Sequence[str], score
     left = draw_instances(image, **truth)
     right = draw_instances(image, **detections_to_draw(found, names, score_threshold))
     panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
-    panel.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    panel.thumbnail((longest_side, longest_side))
     return np.array(panel)

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
+from maskrcnn_lit.training.compiling import CompileRegions
 
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 
@@ -34,6 +35,7 @@ def build_trainer(
     log_every_n_steps: int,
     checkpoint_every_n_steps: int | None,
     evaluate_every_n_epochs: int,
+    compile: str = "auto",
     environment: ClusterEnvironment | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a data module that has
@@ -59,7 +61,7 @@ def build_trainer(
     checkpoints = RunCheckpoints(folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps)
     return Trainer(
         default_root_dir=run_dir,
-        callbacks=[StopAtStep(steps=steps), *callbacks, checkpoints],
+        callbacks=[StopAtStep(steps=steps), CompileRegions(compile), *callbacks, checkpoints],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
         # Every parameter has a gradient in every step, also where no image has an object.

@@ -28,6 +28,12 @@ def test_a_missing_key_and_another_type_are_named(batch: Batch, key: str):
         check_batch(batch, 3)
 
 
+def test_seeds_are_optional(batch: Batch):
+    check_batch(batch | {"seeds": torch.tensor([3, -4])}, 3)
+    with pytest.raises(ValueError, match=r"batch\['seeds'\] is torch.int32 \(2,\); expected torch.int64 B"):
+        check_batch(batch | {"seeds": torch.tensor([3, -4], dtype=torch.int32)}, 3)
+
+
 def test_sizes_must_agree(batch: Batch):
     with pytest.raises(ValueError, match=r"batch\['masks'\] is .*expected BGMM with M = 28"):
         check_batch({**batch, "masks": batch["masks"][..., :-1]}, 3)

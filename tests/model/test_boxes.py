@@ -139,6 +139,8 @@ def test_suppression_equals_torchvision(threshold: float):
         assert 0.02 < expected.double().mean() < 0.98, "the comparison needs boxes of both kinds"
         assert torch.equal(suppress(boxes, threshold), expected)
         assert torch.equal(as_elsewhere(boxes, threshold), expected)
+        with torch.inference_mode():
+            assert torch.equal(suppress(boxes, threshold), expected)
 
 
 def test_suppression_by_group_equals_torchvision():

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
-from maskrcnn_lit.model import roi_align
+from maskrcnn_lit.model import boxes, roi_align
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from tests.model.conftest import make_batch, make_model
+from tests.shapes_from_data import ShapesFromData
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -306,6 +306,44 @@ def test_an_unreadable_image_changes_nothing(side: int):
     assert all(level[2].any() for level in gradients), "as a black image without objects it would"
 
 
+def test_what_is_sampled_of_an_image_hangs_on_its_seed_alone():
+    """Not on its place in the batch, nor on the other images, nor on torch's generator."""
+    model, batch = make_model(norm="frozen"), make_batch(3)
+
+    def sampled(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        pyramid, prediction = model.trunk(batch["images"], batch["image_sizes"])
+        anchors = model.anchors(pyramid, batch["images"].shape[-2:])
+        chosen, regions = model.targets(prediction, anchors, batch)
+        return chosen.indices, regions.boxes
+
+    anchors, boxes = sampled(batch)
+    order = [2, 0]
+    again, boxes_again = sampled({key: value[order] for key, value in batch.items()})
+    assert torch.equal(again, anchors[order])
+    assert torch.allclose(boxes_again, boxes[order], atol=1e-3)
+    other, _ = sampled(batch | {"seeds": batch["seeds"] + 100})
+    assert all(not torch.equal(a, b) for a, b in zip(other, anchors, strict=True))
+
+
+def test_without_seeds_torchs_generator_draws():
+    model, batch = make_model(norm="frozen"), make_batch(2)
+    del batch["seeds"]
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(model(batch).losses["rpn_objectness"].item())
+    assert found[0] == found[1] != found[2]
+
+
+def test_counts_say_how_many_each_loss_is_the_mean_of():
+    output = make_model()(joined(make_batch(1), unreadable()))
+    counts = {name: count.item() for name, count in output.counts.items()}
+    assert list(counts) == list(output.losses)
+    assert counts["rpn_objectness"] == counts["rpn_box"] == 256
+    assert counts["class"] == counts["box"] == 32 and 2 <= counts["mask"] <= 8
+    assert [c.item() for c in make_model()(unreadable()).counts.values()] == [0] * 5
+
+
 def test_more_padded_slots_change_nothing():
     model, batch = make_model(norm="frozen"), make_batch(slots=4)
     more = dict(batch)
@@ -351,26 +389,6 @@ def test_a_batch_of_images_is_each_image_alone():
 # Shapes and numbers
 
 
-BY_DATA = ("nonzero", "masked_select", "unique", "nms", "_local_scalar_dense")
-
-
-class ShapesFromData(TorchDispatchMode):
-    """Counts the operators whose output's shape, or the program's way, hangs on values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: dict[str, int] = {}
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = function.overloadpacket.__name__
-        by_mask = name in ("index", "index_put", "index_put_", "_unsafe_index") and any(
-            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        )
-        if by_mask or name == "equal" or any(word in name for word in BY_DATA):
-            self.count[name] = self.count.get(name, 0) + 1
-        return function(*args, **(kwargs or {}))
-
-
 def test_the_guard_sees_what_it_should():
     x = torch.tensor([1.0, 0, 2])
     offences: dict[str, Callable[[], Any]] = {
@@ -387,15 +405,41 @@ def test_the_guard_sees_what_it_should():
         assert guard.count.get(name) == 1, name
 
 
-def test_no_shape_of_a_training_step_hangs_on_data():
-    model, batch = make_model(), make_batch()
+@pytest.mark.parametrize("training", [True, False])
+def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(training: bool, monkeypatch: pytest.MonkeyPatch):
+    """The CPU reads counts to save work (boxes.free_to_read); a GPU and torch.compile do all of it. One result."""
+    model, batch = spread(make_model(norm="frozen")).train(training), make_batch(objects=4)
+    model.box_head.score_threshold = 0.6  # fewer detections than slots
+
+    def run() -> tuple[Any, list[torch.Tensor]]:
+        if not training:
+            with torch.no_grad():
+                return model(batch), []
+        model.zero_grad()
+        output = model(batch)
+        sum(output.losses.values()).backward()
+        return output, [p.grad.clone() for p in model.parameters()]
+
+    with ShapesFromData() as reading:
+        expected, gradients = run()
+    # The number of positives, and whether a round of suppression changed something; in inference the detections' too.
+    assert reading.count.keys() == {"_local_scalar_dense", "equal"}
+    assert reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["equal"] >= 5
+    monkeypatch.setattr(boxes, "READ", False)
     with ShapesFromData() as guard:
-        learn(model, batch)
-    # On the CPU alone, where reading a number costs nothing: the number of positives, by which the mask head skips
-    # empty slots (MaskRCNN.with_masks), and whether a round of suppression changed something (boxes.suppress).
-    assert guard.count.pop("_local_scalar_dense") == 1
-    assert guard.count.pop("equal") >= 5
-    assert guard.count == {}
+        output, found = run()
+    assert guard.count == {} and guard.calls > 500
+    for name, loss in expected.losses.items():
+        assert output.losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
+        assert output.counts[name] == expected.counts[name] > 0
+    for one, two in zip(gradients, found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-7)
+    if not training:
+        most = expected.detections["valid"].shape[1]
+        assert most < output.detections["valid"].shape[1] and not output.detections["valid"][:, most:].any()
+        valid = expected.detections["valid"]
+        for key, value in expected.detections.items():
+            assert torch.allclose(output.detections[key][:, :most][valid].float(), value[valid].float(), atol=1e-4), key
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -502,7 +546,7 @@ def test_a_few_steps_lower_the_losses():
     model, batch = make_model(norm="group"), make_batch(objects=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     first = {name: loss.item() for name, loss in learn(model, batch).items()}
-    for _ in range(12):
+    for _ in range(16):
         losses = learn(model, batch)
         optimizer.step()
     for name in ("rpn_objectness", "class", "mask"):

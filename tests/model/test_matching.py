@@ -3,6 +3,7 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
+from maskrcnn_lit.data.seeds import REGIONS, random_keys
 from maskrcnn_lit.model.matching import BACKGROUND, IGNORED, OBJECT, match, sample, take
 
 RPN = {"object_iou": 0.7, "background_iou": 0.3, "keep_best": True}
@@ -161,6 +162,14 @@ def test_the_same_keys_draw_what_torchvision_draws(monkeypatch: pytest.MonkeyPat
         ours = [drawn.indices[i][m] for m in (drawn.positive[i], drawn.valid[i] & ~drawn.positive[i])]
         assert torch.equal(ours[0].sort().values, positive.nonzero()[:, 0])
         assert torch.equal(ours[1].sort().values, negative.nonzero()[:, 0])
+
+
+def test_every_candidate_is_drawn_as_often_with_them():
+    kind = torch.tensor([OBJECT] * 20 + [BACKGROUND] * 40)[None].expand(20000, -1)
+    drawn = sample(kind, random_keys(torch.arange(20000), REGIONS, 60), count=16, positive_fraction=0.25)
+    often = torch.zeros(60).index_add(0, drawn.indices.flatten(), drawn.valid.flatten().float()) / 20000
+    assert torch.allclose(often[:20], torch.full((20,), 4 / 20), atol=0.012)
+    assert torch.allclose(often[20:], torch.full((40,), 12 / 40), atol=0.014)
 
 
 def test_take():

@@ -15,10 +15,10 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.seeds import ANCHORS, REGIONS, random_keys
 from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_head import mask_targets
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.model.matching import ANCHORS, REGIONS, random_keys
 from maskrcnn_lit.model.postprocess import to_original
 from tests.model.conftest import make_model
 

@@ -23,7 +23,7 @@ from maskrcnn_lit.report.overview import (
 CONFIG = {
     "seed": 2,
     "backbone": {"name": "resnet18"},
-    "data": {"image_size": [800, 1333], "subset": None},
+    "data": {"name": "shapes", "image_size": [800, 1333], "subset": None},
     "optimizer": {"lr": 5e-4},
 }
 OVERRIDES = ["experiment=demo", "backbone=resnet18", "optimizer.lr=5e-4", "seed=2", "data.workers=0", "run_dir=x"]
@@ -65,12 +65,15 @@ def job(tmp_path: Path) -> Path:
 
 
 def test_the_row_of_a_run(job: Path):
-    callback, trainer = HyperParameters(names=["backbone.name", "data.image_size", "not.there"]), trainer_of(job)
+    callback, trainer = (
+        HyperParameters(names=["backbone.name", "data.name", "data.image_size", "not.there"]),
+        trainer_of(job),
+    )
     callback.on_train_start(trainer, SimpleNamespace(config=CONFIG))
     start = hparams(job, "session_start_info")
     row = {name: getattr(value, str(value.WhichOneof("kind"))) for name, value in start.hparams.items()}
     typed = {"experiment": "demo", "backbone": "resnet18", "optimizer.lr": 5e-4, "seed": 2}
-    chosen = {"backbone.name": "resnet18", "data.image_size": "[800, 1333]"}
+    chosen = {"data.name": "shapes", "data.image_size": "[800, 1333]"}
     assert row == typed | chosen | {"train_images": 14}
     assert "_hparams_/session_end_info" not in events(job).summary_metadata, "it may yet be killed"
     callback.on_train_end(trainer, SimpleNamespace(config=CONFIG))

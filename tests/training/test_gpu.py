@@ -1,12 +1,13 @@
 """Training steps of the real model on a GPU: close to float32 in every precision, and no waiting between them.
 
 What waits today, outside of the model's step: `TrainMeter` reads its sums every `log_every_n_steps` steps, the progress
-line reads the losses about once a second, `FiniteGuard.finish` waits before a checkpoint, and with 16-mixed torch's
-GradScaler asks in every step whether to skip it (it needs an optimizer that is not fused, see DetectionModule).
+line reads the losses for each line that it shows, `FiniteGuard.finish` waits before a checkpoint, and with 16-mixed
+torch's GradScaler asks in every step whether to skip it (it needs an optimizer that is not fused, see DetectionModule).
 """
 
+import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.progress import ProgressLine
 
 pytestmark = pytest.mark.gpu
 
-SIZE, BATCH, STEPS, SLOTS = 128, 4, 12, 4
+SIZE, BATCH, STEPS, SLOTS = 128, 4, 16, 4
 
 
 def scene(i: int) -> Batch:
@@ -58,9 +60,9 @@ class Scenes(LightningDataModule):
         raise NotImplementedError
 
 
-def real_module(*, channels_last: bool = True) -> DetectionModule:
-    """The tiny Mask R-CNN on a ResNet-18, from the same random weights each time."""
-    config = compose("train", ["model=tiny", "backbone=resnet18", "data=shapes", "optimizer.lr=1e-3"])
+def real_module(*, channels_last: bool = True, options: Sequence[str] = ("model=tiny",)) -> DetectionModule:
+    """A Mask R-CNN, by default the tiny one, on a ResNet-18, from the same random weights each time."""
+    config = compose("train", ["backbone=resnet18", "data=shapes", "optimizer.lr=1e-3", *options])
     config.model.num_classes = len(CATEGORIES)
     torch.manual_seed(0)
     model = build(config.model)
@@ -81,6 +83,7 @@ def train(tmp_path: Path, *callbacks: Callback, module: DetectionModule, **train
     losses = Losses()
     settings: dict[str, Any] = {
         **{"accelerator": "gpu", "epochs": 1, "log_every_n_steps": 1000, "checkpoint_every_n_steps": None},
+        "compile": "off",
         **trainer,
     }
     tiny_trainer(tmp_path, [losses, *callbacks], **settings).fit(module, datamodule=Scenes())
@@ -106,16 +109,17 @@ def test_steps_are_finite_and_close_to_float32(tmp_path: Path, precision: str, c
 
 
 class Waiting(Callback):
-    """From the end of step 3 to the end of step 9: what makes the host wait for the device raises, or warns."""
+    """From the end of step 3 to the end of step 13: what makes the host wait for the device raises, or warns."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        # The steps before fill the caches: anchors, the layout of the pyramid, cuDNN's choices, the optimizer's state.
+        # The steps before fill the caches (anchors, the layout of the pyramid, cuDNN's choices, the optimizer's state)
+        # and compile.
         if trainer.global_step == 3:
             torch.cuda.set_sync_debug_mode(self.mode)
-        if trainer.global_step == 9:
+        if trainer.global_step == 13:
             torch.cuda.set_sync_debug_mode("default")
 
 
@@ -125,11 +129,24 @@ def no_debug_mode_left() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("compile", ["off", "auto"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.usefixtures("no_debug_mode_left")
-def test_the_host_never_waits_between_two_steps(tmp_path: Path, precision: str):
-    losses = train(tmp_path, Waiting("error"), module=real_module(), precision=precision)
+def test_the_host_never_waits_between_two_steps(tmp_path: Path, precision: str, compile: str):
+    line = ProgressLine(seconds_between_lines=1e9, out=io.StringIO())  # it reads the losses for a line
+    losses = train(tmp_path, line, Waiting("error"), module=real_module(), precision=precision, compile=compile)
     assert len(losses) == STEPS  # all of Lightning's loop is inside: loader, transfer, hooks, clipping, optimizer
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_compiled_steps_have_the_losses_of_the_others(tmp_path: Path, precision: str):
+    plain, compiled = (
+        train(tmp_path / how, module=real_module(), precision=precision, compile=how) for how in ("off", "auto")
+    )
+    loose = precision != "32-true"
+    assert torch.allclose(compiled[0, :2], plain[0, :2], rtol=0.02 if loose else 1e-3)
+    assert torch.allclose(compiled[0, 2:], plain[0, 2:], rtol=0.15 if loose else 0.02, atol=0.02)
+    assert torch.allclose(compiled.sum(1).mean(), plain.sum(1).mean(), rtol=0.15)
 
 
 @pytest.mark.usefixtures("no_debug_mode_left")

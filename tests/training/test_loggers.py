@@ -1,10 +1,13 @@
 import csv
 from pathlib import Path
 
+import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from maskrcnn_lit.training.loggers import CsvLogger, rewind
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.loggers import CsvLogger, OnceConfiguredMLFlowLogger, mlflow_logger, rewind, wandb_logger
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -69,3 +72,54 @@ def test_tensorboard_forgets_what_a_resumed_run_logs_again(tmp_path: Path):
         *((0, 0.0), (1, 1.0), (2, 2.0)),
         *((3, 30.0), (4, 40.0), (5, 50.0)),
     ]
+
+
+def test_a_logger_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As Lightning finds it, or the package finds what it needs itself."""
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
+    with pytest.raises(UserError, match=r"logger=wandb needs .* not there: pip install 'maskrcnn_lit\[wandb\]'$"):
+        wandb_logger(run_dir=tmp_path, project="any")
+    message = r"logger=mlflow needs .* not there: pip install 'maskrcnn_lit\[mlflow\]'$"
+    where = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
+    with pytest.raises(UserError, match=message):
+        mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=where)
+
+    def no_sqlalchemy(*args: object, **kwargs: object) -> None:
+        raise ModuleNotFoundError("No module named 'sqlalchemy'")
+
+    monkeypatch.setattr(OnceConfiguredMLFlowLogger, "__init__", no_sqlalchemy)
+    with pytest.raises(UserError, match=message):
+        mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=where)
+    assert not (tmp_path / "wandb_id").exists() and not (tmp_path / "mlflow_run_id").exists()
+
+
+def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("maskrcnn_lit.training.loggers.first_process", lambda: False)
+    assert isinstance(wandb_logger(run_dir=tmp_path, project="any"), DummyLogger)
+    assert isinstance(mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=None), DummyLogger)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path):
+    pytest.importorskip("wandb")
+    first, second = (wandb_logger(run_dir=tmp_path / "seed=1", project="any") for _ in range(2))
+    assert first.version == second.version == (tmp_path / "seed=1" / "wandb_id").read_text()
+    assert first.version != wandb_logger(run_dir=tmp_path / "seed=2", project="any").version
+    assert first.name == "any"  # Lightning's name of a project
+
+
+def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for run_dir in ("outputs/seed=1", "moved/seed=1"):
+        logger = mlflow_logger(run_dir=tmp_path / "seed=1", experiment="any", tracking_uri=None)
+        logger.log_hyperparams({"run_dir": run_dir, "optimizer": {"lr": 0.1}})
+        logger.log_metrics({"val/mask_ap": 0.5}, step=1)
+        logger.finalize("success")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("any").experiment_id])
+    assert run.info.run_name == "seed=1" and run.info.run_id == (tmp_path / "seed=1" / "mlflow_run_id").read_text()
+    assert run.data.params == {"run_dir": "outputs/seed=1", "optimizer/lr": "0.1"}
+    assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, "of both: MLflow forgets nothing"

@@ -12,7 +12,7 @@ from tiny_run import IMAGES, SIZE, Score, TinyData, detections, image, tiny_modu
 from torch.utils.data import default_collate
 
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.training.panels import Panels, choose, draw_panel
+from maskrcnn_lit.training.panels import IN_TENSORBOARD, Panels, choose, draw_panel
 
 ALL = {"images": 0, "scalars": 0, "tensors": 0}
 
@@ -61,7 +61,8 @@ def test_the_panel_arrives_whole(tmp_path: Path):
     (tag,) = found.Tags()["images"]
     picture = np.array(Image.open(io.BytesIO(found.Images(tag)[0].encoded_image_string)))
     batch = default_collate([image(int(tag.split("/")[1]))])
-    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5)
+    expected = draw_panel(batch, Output({}, {}, detections(batch), None), 0, ["circle", "square"], 0.5, IN_TENSORBOARD)
+    assert max(picture.shape) == IN_TENSORBOARD
     assert np.array_equal(picture, expected)
 
 

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
+from maskrcnn_lit.data.seeds import ANCHORS, random_keys
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.model.matching import ANCHORS, random_keys
 from maskrcnn_lit.training import checkpoint
 from maskrcnn_lit.training.loggers import CsvLogger
 from maskrcnn_lit.training.meter import TrainMeter

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Everything that a GPU is wanted for, in one call of under 9 minutes: the gpu tests, then the benchmarks.
+#
+#   benchmarks/gpu.sh COCO [RESULTS]
+#
+# COCO holds val2017/ and annotations/instances_val2017.json. Each line of JSON is kept in RESULTS (benchmarks/results)
+# under the name of its benchmark; one that fails or takes too long leaves what was there, and the others go on. Commit
+# first: the results say whether the code was changed after its commit. DEVICE=cpu SMALL=1 tries the script itself.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+coco=${1:?give a folder with val2017/ and annotations/instances_val2017.json}
+results=${2:-benchmarks/results}
+device=${DEVICE:-cuda}
+python=${PYTHON:-.venv/bin/python}
+failed=0
+mkdir -p "$results"
+
+# keep NAME SECONDS COMMAND...: the last line that it prints into NAME_DEVICE.json
+keep() {
+    local file="$results/$1_$device.json" limit=$2 line
+    shift 2
+    echo "+ $*" >&2
+    if line=$(timeout "$limit" "$python" "$@" | tail -n 1) && [[ $line == \{* ]]; then
+        echo "$line" | tee "$file"
+    else
+        echo "failed, or took more than $limit s: $*" >&2
+        failed=1
+    fi
+}
+
+if [[ -n ${SMALL:-} ]]; then
+    large=(--size 96 128 --batch 2 --steps 1 --rounds 1) small=(--size 64 64 --batch 2 --steps 1 --rounds 1)
+    spots=(--size 96 128 --batch 2 --rounds 1) images=(--images 1 --rounds 1)
+else
+    large=(--size 800 1344 --batch 12 --steps 10 --rounds 1) small=(--size 128 128 --batch 12 --steps 30 --rounds 1)
+    spots=(--size 800 1344 --batch 12 --rounds 20) images=(--images 6 --rounds 10)
+fi
+
+if [[ $device == cuda ]]; then
+    timeout 150 "$python" -m pytest -q -m gpu || failed=1
+fi
+keep train_step_800 120 benchmarks/train_step.py --coco "$coco" "${large[@]}" --precision bf16-mixed --device "$device"
+keep train_step_128 70 benchmarks/train_step.py --coco "$coco" "${small[@]}" --precision bf16-mixed --device "$device"
+keep hot_spots 70 benchmarks/hot_spots.py "${spots[@]}" --device "$device"
+keep inference 110 benchmarks/inference.py --coco "$coco" "${images[@]}" --device "$device"
+exit $failed

@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from maskrcnn_lit.data.batch import BLANK_ID
+from maskrcnn_lit.data.seeds import ANCHORS, REGIONS, image_seeds, random_keys, scramble, step_seed
+
+
+def test_a_seed_is_a_function_of_its_numbers():
+    assert step_seed(0, 1, 0, 2, 3) == 15648590059981880493  # of every NumPy, on every machine
+    numbers = [(kind, seed, epoch, batch) for kind in (0, 1) for seed in (0, 1) for epoch in (0, 1) for batch in (0, 1)]
+    assert len({step_seed(*n) for n in numbers}) == len(numbers)
+    assert 0 <= step_seed(1, 2**40, 5) < 2**64
+
+
+def test_an_images_seed_is_a_function_of_its_id_and_the_numbers():
+    ids = torch.tensor([3, 2**62, BLANK_ID])
+    seeds = image_seeds(ids, 0, 7, 2)
+    assert torch.equal(image_seeds(ids[[1, 0]], 0, 7, 2), seeds[[1, 0]])
+    drawn = torch.cat(
+        [image_seeds(torch.arange(1000), *numbers) for numbers in ((0, 7, 2), (0, 7, 3), (0, 8, 2), (1, 7))]
+    )
+    assert len(drawn.unique()) == 4000
+
+
+def splitmix64(state: int) -> int:
+    """As Steele, Lea and Flood have it, in Python's whole numbers."""
+    z = state % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def test_scramble_is_splitmix64s():
+    values = [0, 1, -1, 2**63 - 1, -(2**63), 0x9E3779B97F4A7C15 - 2**64, 123456789]
+    found = scramble(torch.tensor(values))
+    assert [value % 2**64 for value in found.tolist()] == [splitmix64(value) for value in values]
+    assert splitmix64(0x9E3779B97F4A7C15) == 0xE220A8397B1DCDAF, "the first number of the published generator of seed 0"
+
+
+def test_a_key_is_a_function_of_seed_purpose_and_candidate_alone():
+    seeds = torch.tensor([5, -(2**63), 7])
+    keys = random_keys(seeds, REGIONS, 100)
+    assert keys.shape == (3, 100) and keys.dtype == torch.int32 and (keys >= 0).all()
+    assert torch.equal(random_keys(seeds[[2, 0]], REGIONS, 60), keys[[2, 0], :60])
+    assert not torch.equal(random_keys(seeds, ANCHORS, 100), keys)
+
+
+def test_keys_are_uniform_and_independent():
+    """Of images with consecutive seeds, which a weak mix would betray. Bounds are five standard deviations or so."""
+    seeds, count = torch.arange(400), 2000
+    keys = random_keys(seeds, ANCHORS, count).double() / 2**31
+    cells = torch.histc(keys, 64, 0, 1)
+    expected = keys.numel() / 64
+    assert ((cells - expected) ** 2 / expected).sum() < 63 + 5 * (2 * 63) ** 0.5
+    for bit in range(31):
+        share = ((random_keys(seeds, ANCHORS, count) >> bit) & 1).double().mean()
+        assert abs(share - 0.5) < 5 * 0.5 / keys.numel() ** 0.5, bit
+    z = (keys - 0.5) * 12**0.5
+    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 5 / keys.numel() ** 0.5, "neighbouring candidates"
+    assert abs((z[1:] * z[:-1]).mean()) < 5 / keys.numel() ** 0.5, "images with neighbouring seeds"
+    other = (random_keys(seeds, REGIONS, count).double() / 2**31 - 0.5) * 12**0.5
+    assert abs((z * other).mean()) < 5 / keys.numel() ** 0.5, "anchors and regions"
+    between = (z @ z.T / count)[~torch.eye(400, dtype=torch.bool)]  # any two images
+    assert between.abs().max() < 6.5 / count**0.5 and between.std().item() == pytest.approx(count**-0.5, rel=0.03)
+    assert len(random_keys(seeds, ANCHORS, count).unique()) > keys.numel() * 0.999, "hardly any ties"
