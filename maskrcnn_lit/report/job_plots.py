@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from matplotlib.figure import Figure
 
-from maskrcnn_lit.report.job_tradeoffs import AGAINST, COSTS, against, against_cost, heat_map, position, short
+from maskrcnn_lit.report.job_tradeoffs import AGAINST, against, against_cost, heat_map, position, short, varied_costs
 from maskrcnn_lit.report.jobs import APS, Arena, Job, option_value
 from maskrcnn_lit.report.theme import Theme, axes, legend_below, line_style
 
@@ -25,9 +25,7 @@ def plots_of(arena: Arena) -> dict[str, Draw]:
     for column, title in CURVES.items():
         if any(over_epochs(job, column) for job in arena.jobs):
             found[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
-    for name in COSTS:
-        if len({setting.cost(name) for setting in arena.settings} - {None}) > 1:
-            found[f"cost_{name}"] = partial(against_cost, name=name)
+    found |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(arena)}
     varied = [name for name in AGAINST if len({position(s, name) for s in arena.settings} - {None}) > 1]
     if {"epochs", "learning_rate"} <= set(varied):
         found["epochs_learning_rate"] = heat_map

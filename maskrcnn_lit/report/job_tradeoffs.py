@@ -31,6 +31,13 @@ def position(setting: Setting, name: str) -> float | None:
     return value if isinstance(value, (int, float)) else None
 
 
+def varied_costs(arena: Arena) -> list[str]:
+    """Which of COSTS differ among the settings. The latency of one and the same network differs by chance alone, so it
+    counts only where parameters or FLOPs do."""
+    varied = [name for name in COSTS if len({setting.cost(name) for setting in arena.settings} - {None}) > 1]
+    return [] if varied == ["latency_seconds"] else varied
+
+
 def cost_points(arena: Arena, name: str) -> list[tuple[Setting, float, float]]:
     """Setting, cost and AP, for all that have both."""
     found = [(setting, setting.cost(name), setting.mean(arena.ap)) for setting in arena.settings]

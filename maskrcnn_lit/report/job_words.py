@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.differences import compare, sentences, verdicts
 from maskrcnn_lit.report.job_table import interval, kinds, roi_boxes
-from maskrcnn_lit.report.job_tradeoffs import COSTS, cost_points
+from maskrcnn_lit.report.job_tradeoffs import cost_points, varied_costs
 from maskrcnn_lit.report.jobs import APS, Arena, Job, limit, pareto, repeated_seeds
 from maskrcnn_lit.report.words import number, plural
 
@@ -70,11 +70,10 @@ def _best(arena: Arena) -> Iterator[str]:
 
 def _fronts(arena: Arena) -> Iterator[str]:
     fronts: dict[tuple[str, ...], list[str]] = {}
-    for name in COSTS:
+    for name in varied_costs(arena):
         points = cost_points(arena, name)
-        if len({cost for _, cost, _ in points}) > 1:
-            front = tuple(points[i][0].label for i in pareto((cost, score) for _, cost, score in points))
-            fronts.setdefault(front, []).append(_COSTS[name])
+        front = tuple(points[i][0].label for i in pareto((cost, score) for _, cost, score in points))
+        fronts.setdefault(front, []).append(_COSTS[name])
     for front, costs in fronts.items():
         against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
         if len(front) == 1:

@@ -13,6 +13,7 @@ from maskrcnn_lit.report.job_tradeoffs import (
     position,
     series,
     short,
+    varied_costs,
 )
 from maskrcnn_lit.report.jobs import Arena, arenas
 from maskrcnn_lit.report.theme import LIGHT
@@ -51,6 +52,13 @@ def test_points_stand_at_cost_and_mean_ap_and_the_front_is_marked():
     assert marks["D"] == [(9.0, 0.4), (2.0, 0.25)] and marks["o"] == [(5.0, 0.1)]
     assert list(axes.lines[0].get_xdata()) == [2.0, 9.0]  # the steps of the front
     assert [text.get_text() for text in axes.texts] == ["A", "B", "C"]
+
+
+def test_the_latency_of_the_same_network_is_no_difference():
+    times = [one("a", 0.1, epochs=n, cost={"latency_seconds": n / 100}) for n in (1, 2)]
+    assert varied_costs(arena(*times)) == []
+    other = one("b", 0.1, cost={"parameters": 5, "latency_seconds": 0.3})
+    assert varied_costs(arena(*times, other)) == ["parameters", "latency_seconds"]
 
 
 def test_against_data_size_there_is_a_line_for_each_of_the_rest_on_a_logarithmic_axis():
