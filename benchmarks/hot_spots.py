@@ -64,8 +64,7 @@ def main() -> None:
     report = {
         "benchmark": "hot_spots",
         **{key: vars(arguments)[key] for key in ("size", "batch", "rounds")},
-        "device": device_name(device),
-        "date": time.strftime("%Y-%m-%d"),
+        **{"device": device_name(device), "date": time.strftime("%Y-%m-%d")},
         "milliseconds": {name: {who: round(ms, 2) for who, ms in row.items()} for name, row in rows.items()},
         "times_torchvision": {name: round(r["torchvision"] / r["maskrcnn_lit"], 2) for name, r in rows.items()},
         **{"versions": package_versions(), "commit": package_commit()},
@@ -136,10 +135,8 @@ def regions(scene: Scene, backward: bool) -> Pair:
     gradient = torch.rand(len(image), CHANNELS, 7, 7, device=boxes.device)
 
     def run(pool: Callable[[], Tensor]) -> Any:
-        if not backward:
-            with torch.no_grad():
-                return [pool()]
-        return torch.autograd.grad(pool(), pyramid, gradient)
+        with torch.set_grad_enabled(backward):
+            return torch.autograd.grad(pool(), pyramid, gradient) if backward else [pool()]
 
     def close(mine: Any, other: Any) -> bool:
         return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(mine, other, strict=True))

@@ -13,14 +13,14 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent / "results"
 HEAD = ("what", "ours", "torchvision's", "times as fast", "where, when")
 SPOTS = {
-    "matching": "anchors to objects",
-    "sampling": "of 256 anchors an image",
-    "suppression": "of 1000 proposals an image",
+    "matching": "matching of all anchors with 20 objects an image",
+    "sampling": "sampling of 256 anchors an image",
+    "suppression": "suppression in 1000 proposals an image, as in training",
     "roi_align": "RoIAlign over four levels, 512 regions an image",
-    "roi_align_and_backward": "the same, and its backward pass",
+    "roi_align_and_backward": "the same RoIAlign and its backward pass",
     "mask_targets": "mask targets of 64 regions an image",
     "mask_head": "mask head on 64 regions",
-    "post_processing": "1000 regions an image to detections",
+    "post_processing": "post-processing of 1000 regions an image",
 }
 
 

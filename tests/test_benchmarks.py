@@ -115,3 +115,47 @@ def test_hot_spots():
     assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
     assert set(report["times_torchvision"]) >= {"matching", "sampling", "suppression", "roi_align", "mask_targets"}
     assert all(row["maskrcnn_lit"] > 0 < row["torchvision"] for row in report["milliseconds"].values())
+
+
+def test_the_speed_table_of_the_readme_is_of_the_results():
+    done = subprocess.run([sys.executable, "benchmarks/table.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    inside = readme.split("<!-- speed -->\n")[1].split("<!-- /speed -->")[0]
+    assert inside.strip() == done.stdout.strip(), "run python benchmarks/table.py and put its table between the marks"
+
+
+def test_a_row_says_where_and_when(tmp_path: Path):
+    """And what does not is left out."""
+    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+    try:
+        import table
+    finally:
+        sys.path.pop(0)
+    times = {"maskrcnn_lit": 0.5, "torchvision": 1.25}
+    report = {"benchmark": "train_step", "device": "A GPU", "images": [2, 3, 8, 9], "precision": "bf16-mixed"}
+    report |= {"seconds": times, "cpu_seconds": {"maskrcnn_lit": 9, "torchvision": 9}}
+    assert list(table.of(report)) == [] and list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
+    (row,) = table.of(report | {"date": "2026-01-02"})
+    what = "training step, R50-FPN, 2 x 8 x 9, bf16-mixed"
+    assert row == (what, "500 ms", "1250 ms", "2.50", "A GPU, 2026-01-02")
+
+
+def test_the_gpu_script_is_sound(tmp_path: Path):
+    script = str(REPOSITORY / "benchmarks" / "gpu.sh")
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    done = subprocess.run(["bash", script], capture_output=True, text=True)
+    assert done.returncode != 0 and "give a folder with val2017/" in done.stderr
+
+
+def test_inference(test_data: Path):
+    """It needs a minute: both models are of full size."""
+    command = [sys.executable, "benchmarks/inference.py", "--coco", str(test_data / "coco_mini")]
+    done = subprocess.run(
+        [*command, "--images", "1", "--rounds", "1"], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["benchmark"] == "inference" and report["size"] == [480, 640] and sum(report["detections"]) > 5
+    assert min(row["share"] for row in report["reproduced"].values()) > 0.9
+    assert report["cpu_times_torchvision"]["torchvision"] == 1.0 < 2 * report["cpu_times_torchvision"]["maskrcnn_lit"]
