@@ -26,6 +26,11 @@ def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
     assert module.config["run_dir"] == "there" and "sweep" not in module.config
 
 
+def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path):
+    config = settle(compose("train", ["experiment=overfit", f"data.root={test_data}/coco_mini"]))
+    assert read_data(config).subset_ids() == dict.fromkeys(("train", "val"), [223747, 318080, 346638, 416256])
+
+
 def test_another_number_of_classes_is_a_mistake(strange: Path):
     config = settle(compose("train", [*coco_data(strange), *MODEL, "model.num_classes=80"]))
     with pytest.raises(UserError, match=r"model\.num_classes=80, but the data has \d+ categories: leave it out"):

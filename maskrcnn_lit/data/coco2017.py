@@ -67,7 +67,11 @@ def prepare(
             continue
         json_file = open_annotations(str(_annotations(root, part)), cache, cache_gb=0)
         index = whole_index(open_json(*json_file, cache), Folder(folder))
-        index, count = preferred(index, image_ids, keep_empty, counts[part], subset, seed)
+        # The parts of a run may both be images of one: see experiment=overfit.
+        ids = None if image_ids is None else sorted(set(image_ids) & set(index.image_ids.tolist()))
+        if ids == []:
+            continue
+        index, count = preferred(index, ids, keep_empty, counts[part], subset, seed)
         chosen = [WebImage(index.file_name(i), mirrored(index.urls[i], mirror), *index.size(i)) for i in range(count)]
         fetch_images(chosen, folder)
 

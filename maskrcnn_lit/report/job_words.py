@@ -14,8 +14,8 @@ DEFINITIONS = (
     "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, of the weights at the end of the "
     "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over "
     "seeds: mean and 95 % interval by Student's t of trainings that differ in the seed alone; one has no interval.",
-    "Images/s in training: images trained on over the time of the whole training, its validations included (of a "
-    "resumed run since then). Inference: a forward pass of the model alone, images in the device's memory, in batches "
+    "Images/s in training: images trained on over the time of the whole training, its validations included. "
+    "Inference: a forward pass of the model alone, images in the device's memory, in batches "
     "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one of median size. Peak "
     "memory: of tensors on a GPU, of the whole process on a CPU. Energy: of the GPUs over the training, whatever ran "
     "on them.",
