@@ -28,7 +28,7 @@ def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
 
 def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path):
     config = settle(compose("train", ["experiment=overfit", f"data.root={test_data}/coco_mini"]))
-    assert read_data(config).subset_ids() == dict.fromkeys(("train", "val"), [223747, 318080, 346638, 416256])
+    assert read_data(config).subset_ids() == {part: [223747, 318080, 346638, 416256] for part in ("train", "val")}
 
 
 def test_another_number_of_classes_is_a_mistake(strange: Path):
