@@ -29,7 +29,8 @@ def main() -> None:
 
 
 def lines() -> list[str]:
-    rows = [row for path in sorted(RESULTS.glob("*.json")) for row in of(json.loads(path.read_text().splitlines()[0]))]
+    reports = [json.loads(line) for path in sorted(RESULTS.glob("*.json")) for line in path.read_text().splitlines()]
+    rows = [row for report in reports for row in of(report)]
     return [f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows)]
 
 
@@ -47,7 +48,8 @@ def inference(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     counts = sorted(report["detections"])
     # The processor's time on the CPU, which others may use too; a GPU is waited for, so there it is the clock's.
     times = report["milliseconds" if "threads" not in report["device"] else "cpu_milliseconds"]
-    what = f"inference, R50-FPN, one image of {height} x {width}, {counts[0]} to {counts[-1]} detections"
+    found = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+    what = f"inference, R50-FPN, one image of {height} x {width}, {found} detections"
     yield what, *_both(times)
 
 
