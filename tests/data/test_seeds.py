@@ -63,3 +63,10 @@ def test_keys_are_uniform_and_independent():
     between = (z @ z.T / count)[~torch.eye(400, dtype=torch.bool)]  # any two images
     assert between.abs().max() < 6.5 / count**0.5 and between.std().item() == pytest.approx(count**-0.5, rel=0.03)
     assert len(random_keys(seeds, ANCHORS, count).unique()) > keys.numel() * 0.999, "hardly any ties"
+
+
+def test_compiled_keys_are_the_same():
+    """Of C++ that Inductor writes: products wrap around there too."""
+    seeds = torch.tensor([5, -(2**63), 7])
+    compiled = torch.compile(random_keys, fullgraph=True)
+    assert torch.equal(compiled(seeds, REGIONS, 1000), random_keys(seeds, REGIONS, 1000))

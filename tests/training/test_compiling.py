@@ -79,6 +79,7 @@ def test_every_region_is_one_graph_in_training_and_inference_for_each_padded_siz
     assert kept.train()(batch).losses["mask"] != compiled.train()(batch).losses["mask"]
 
 
+@pytest.mark.slow  # minutes of a C++ compiler
 def test_with_inductor_the_step_is_the_same(said: list[str]):
     plain, compiled = pair()
     same_losses_and_gradients(plain, compiled, make_batch(), 1e-4)
