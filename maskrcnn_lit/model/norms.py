@@ -74,11 +74,9 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
         return nn.GroupNorm(groups(channels), channels)
     if kind not in NORMS:
         raise UserError(f"norm={kind} is unknown; choose one of {', '.join(NORMS)}")
-    made = (
-        FrozenBatchNorm(channels, eps=like.eps)
-        if kind == "frozen"
-        else nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
-    )
+    made: nn.Module = FrozenBatchNorm(channels, eps=like.eps)
+    if kind == "sync":
+        made = nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
     made.load_state_dict(like.state_dict())
     return made
 
@@ -98,11 +96,9 @@ def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> Non
             replace_norms(child, kind, eps)
             continue
         child.eps = child.eps if eps is None else eps
-        if kind == "batch":
-            continue
-        new = norm_of(kind, child.num_features, like=child)
-        after = list(child.children())
-        setattr(module, name, nn.Sequential(new, *after) if after else new)
+        if kind != "batch":
+            new = [norm_of(kind, child.num_features, like=child), *child.children()]
+            setattr(module, name, nn.Sequential(*new) if len(new) > 1 else new[0])
 
 
 def conv(inputs: int, outputs: int, size: int, norm: str | None) -> nn.Module:
