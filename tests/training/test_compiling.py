@@ -162,6 +162,6 @@ def test_what_was_compiled_is_kept_in_the_users_cache_unless_told_otherwise(
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     compile_regions(make_model(), backend="eager")
     assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "maskrcnn_lit" / "compiled")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "elsewhere"))
     compile_regions(make_model(), backend="eager")
-    assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert compiling.os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "elsewhere")
