@@ -14,6 +14,7 @@ from torch import nn
 from maskrcnn_lit import cli
 from maskrcnn_lit.config import build, compose, conf_dir, show, yaml_name
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.grid import read_sweep
 from maskrcnn_lit.overrides import flat
 from maskrcnn_lit.targets import ALLOWED_TARGETS
 from maskrcnn_lit.training.optimizer import Length
@@ -70,7 +71,10 @@ def test_the_examples_of_a_verb_compose(verb: str):
         program, *words = shlex.split(example)
         name, overrides = " ".join(words[: len(verb.split())]), words[len(verb.split()) :]
         assert (program, name) == ("maskrcnn-lit", verb)
-        compose(verb, overrides)
+        if overrides[:1] == ["-m"]:
+            assert read_sweep(overrides[1:]).jobs
+        else:
+            compose(verb, overrides)
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=str)

@@ -104,14 +104,12 @@ def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iter
 
     In inference on the CPU it is torchvision's operator, of which nothing else has to know the shape.
     """
-    if groups is None and boxes.device.type == "cpu" and torch.is_inference_mode_enabled():
+    if groups is None and free_to_read(boxes) and torch.is_inference_mode_enabled():
         order = -torch.arange(boxes.shape[1], dtype=boxes.dtype)
         kept = [nms(of_image, order, threshold) for of_image in boxes]
         return torch.stack([torch.zeros_like(order, dtype=torch.bool).index_fill(0, rows, True) for rows in kept])
-    rivals = iou(boxes, boxes) > threshold
-    if groups is not None:
-        rivals &= groups[:, :, None] == groups[:, None]
-    rivals = rivals.triu_(diagonal=1)  # the better box comes first
+    same: Tensor | bool = True if groups is None else groups[:, :, None] == groups[:, None]
+    rivals = ((iou(boxes, boxes) > threshold) & same).triu_(diagonal=1)  # the better box comes first
     keep = torch.ones_like(rivals[:, 0])
     reads = free_to_read(boxes)
     for _ in range(boxes.shape[1] if reads else iterations):

@@ -47,7 +47,11 @@ def build_trainer(
     if epochs is None and steps is None:
         raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
     check_whole(1, evaluation__every_n_epochs=evaluate_every_n_epochs)
-    counts = {"accumulate": accumulate, "num_nodes": num_nodes, "log_every_n_steps": log_every_n_steps}
+    counts: dict[str, int | None] = {
+        "accumulate": accumulate,
+        "num_nodes": num_nodes,
+        "log_every_n_steps": log_every_n_steps,
+    }
     counts |= {"epochs": epochs, "steps": steps, "checkpoint_every_n_steps": checkpoint_every_n_steps}
     check_whole(1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None})
     if clip_norm is not None:
