@@ -29,6 +29,7 @@ NOT_OURS = {
     "detections.json",
     "subset_ids.json",
     "predictions.png",
+    "report.md",
     "samples.png",
 }
 FILE = re.compile(r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])")
