@@ -1,5 +1,6 @@
 """What a job is made of: the data that its config names, and a model for their classes. (Whole runs: test_train.py.)"""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,15 @@ def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
     assert module.config["run_dir"] == "there" and "sweep" not in module.config
 
 
-def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path):
-    config = settle(compose("train", ["experiment=overfit", f"data.root={test_data}/coco_mini"]))
-    assert read_data(config).subset_ids() == {part: [223747, 318080, 346638, 416256] for part in ("train", "val")}
+def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path, tmp_path: Path):
+    ids = [223747, 318080, 346638, 416256]
+    (tmp_path / "annotations").symlink_to(test_data / "coco_mini" / "annotations")
+    (tmp_path / "train2017").mkdir()
+    (tmp_path / "val2017").mkdir()
+    for number in ids:
+        shutil.copy(test_data / "coco_mini" / "val2017" / f"{number:012}.jpg", tmp_path / "val2017")
+    config = settle(compose("train", ["experiment=overfit", f"data.root={tmp_path}"]))
+    assert read_data(config).subset_ids() == {"train": ids, "val": ids}
 
 
 def test_another_number_of_classes_is_a_mistake(strange: Path):
