@@ -106,7 +106,7 @@ def test_each_job_can_be_reproduced():
     page, text = Page(build_page(made)).text, build_markdown(made)
     for one in made.jobs:
         assert command(one) in page and f"`{command(one)}`" in text
-    assert "maskrcnn-lit reproduce RUN" in page
+    assert "maskrcnn-lit reproduce run=RUN" in page
 
 
 def test_plots_and_examples_stand_in_light_and_dark():
