@@ -72,7 +72,7 @@ def alone(run_dir: Path) -> Iterator[None]:
 
 def check_idle(run_dir: Path) -> None:
     """Raises UserError where a process trains in `run_dir`: not a second one."""
-    if run_dir.is_dir() and first_process():
+    if (run_dir / "config.yaml").is_file() and first_process():
         with alone(run_dir):
             pass
 

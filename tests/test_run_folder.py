@@ -74,6 +74,7 @@ def test_a_run_that_moves_writes_into_its_new_folder_alone():
 
 
 def test_one_process_at_a_time_trains_in_a_folder(folder: Path):
+    (folder / "config.yaml").touch()
     with alone(folder), pytest.raises(UserError, match="is being trained by another process: wait until it has ended"):
         check_idle(folder)
     check_idle(folder)

@@ -98,8 +98,9 @@ def started(command: tuple[str, ...], folder: Path, log: str) -> subprocess.Pope
         )
 
 
-def wait_for(path: Path, driver: subprocess.Popen[bytes]) -> None:
-    while not path.exists():
+def wait_for(path: Path, driver: subprocess.Popen[bytes], text: str = "") -> None:
+    """Until the driver or its job has written `path`, with `text` in it."""
+    while not path.exists() or (text and text not in path.read_text()):
         assert driver.poll() is None, f"it ended without {path}"
         time.sleep(0.05)
 
@@ -113,13 +114,16 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(s
 
     driver = started(command, tmp_path, "first.txt")
     wait_for(folder / "seed=1" / last, driver)
+    job = int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()[0])
+    os.kill(job, signal.SIGSTOP)  # so that it is still there, however long the next driver takes to begin
     driver.kill()
     driver.wait()
     driver = started(command, tmp_path, "second.txt")
+    wait_for(folder / "logs" / "seed=1.txt", driver, "it is still running, from a sweep that was stopped")
+    os.kill(job, signal.SIGCONT)
     wait_for(folder / "seed=2" / last, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert "it is still running, from a sweep that was stopped" in (folder / "logs" / "seed=1.txt").read_text()
     assert result(folder / "seed=1")["status"] == "finished" and result(folder / "seed=2")["status"] == "running"
 
     done = run_script(*command, cwd=tmp_path)

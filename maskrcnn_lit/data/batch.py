@@ -19,8 +19,8 @@ Letters: B images, G padded instances, M mask crop side, H W the padded image, K
 | masks          | B G M M uint8   | 0 or 1: the mask cropped to its mask box and resampled to M x M                |
 | mask_boxes     | B G 4 float32   | what the crop covers: the box, or the uncut one where the image was cropped    |
 | seeds          | B int64         | optional: which anchors and regions are sampled of an image is a function of   |
-|                |                 | its seed alone. Training sets it from (run's seed, epoch, image id); without   |
-|                |                 | it, torch's generator draws one                                                |
+|                |                 | its seed alone, here one of (run's seed, epoch, the file's place by name);     |
+|                |                 | without it, torch's generator draws one                                        |
 
 A slot is valid, crowd or padding, never two of them. Everything has a static shape: objects are padded to one of a few
 numbers of slots, so that the training step needs no synchronisation between host and device.

@@ -94,6 +94,7 @@ class CocoDataset(Dataset[Sample]):
         elif self.augment is not None:
             image = change_colours(image, self.augment, rng)
         sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
+        sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
         return sample | (self._targets(i, view) if readable else _hidden(view.size, self.mask_size))
 
     def _image(self, i: int, view: View) -> Tensor | None:
@@ -174,7 +175,8 @@ def _hidden(size: tuple[int, int], side: int) -> Sample:
 def _blank(side: int) -> Sample:
     view = whole_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
     image = torch.zeros(3, *view.size, dtype=torch.uint8)
-    return _describe(image, view.size, BLANK_ID, view, readable=False) | _hidden(view.size, side)
+    sample = _describe(image, view.size, BLANK_ID, view, readable=False) | _hidden(view.size, side)
+    return sample | {"seeds": torch.zeros((), dtype=torch.int64)}
 
 
 def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) -> Batch:

@@ -16,12 +16,6 @@ def step_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def image_seeds(image_ids: Tensor, *numbers: int) -> Tensor:
-    """A seed for each image, a function of its id and `numbers` alone: B int64 -> B int64, on their device."""
-    key = step_seed(*numbers)
-    return scramble(image_ids ^ (key if key < 2**63 else key - 2**64))
-
-
 def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
     """Uniform numbers for `count` candidates of each image: B int64 -> B count int32 >= 0.
 

@@ -15,13 +15,11 @@ from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.index import Category
-from maskrcnn_lit.data.seeds import image_seeds, step_seed
+from maskrcnn_lit.data.seeds import step_seed
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, Plan
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
-
-TRAIN, VALIDATE = 0, 1  # the first number of a seed: no training step shares one with a validation step
 
 
 def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +51,7 @@ class DetectionModule(LightningModule):
     categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into every checkpoint.
     seed: >= 0; all randomness of the steps comes from it.
 
-    What is sampled of an image hangs on (seed, epoch, image) alone: not on the process, nor on its place in a batch.
+    What is sampled of an image hangs on its seed in the batch alone: not on the process, nor on its place in a batch.
     Layers that draw for themselves (dropout, stochastic depth) find a random state that is set anew before every step
     from (seed, process, epoch, batch). None of it depends on what was done before, so a resumed run draws what the
     unbroken one would have drawn, whatever else (a validation, a callback, the start of loader processes) has drawn
@@ -104,9 +102,8 @@ class DetectionModule(LightningModule):
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        seed = step_seed(TRAIN, self.seed, self.global_rank, self.current_epoch, batch_idx)
+        seed = step_seed(0, self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(seed)
-        batch = batch | {"seeds": image_seeds(batch["image_ids"], TRAIN, self.seed, self.current_epoch)}
         output = self.model(batch)
         own, counts = (torch.stack(list(values.values())) for values in (output.losses, output.counts))
         means, weights = over_all_processes(own, counts)
@@ -117,7 +114,7 @@ class DetectionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """The model's Output for `batch`; logs the mean of each loss over all images."""
-        output = self.model(batch | {"seeds": image_seeds(batch["image_ids"], VALIDATE, self.seed)})
+        output = self.model(batch)
         if output.losses:
             total = torch.stack(list(output.losses.values())).sum()
             values = {"val/loss": total} | {f"val/loss_{name}": loss for name, loss in output.losses.items()}

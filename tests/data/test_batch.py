@@ -16,7 +16,7 @@ def batch(tmp_path: Path) -> Batch:
 
 def test_a_batch_of_the_loader_keeps_the_contract(batch: Batch):
     check_batch(batch, num_classes=3)
-    assert set(batch) == {*IMAGE_KEYS, *TARGET_KEYS}
+    assert set(batch) == {*IMAGE_KEYS, *TARGET_KEYS, "seeds"}
 
 
 @pytest.mark.parametrize("key", [*IMAGE_KEYS, *TARGET_KEYS])
@@ -29,6 +29,7 @@ def test_a_missing_key_and_another_type_are_named(batch: Batch, key: str):
 
 
 def test_seeds_are_optional(batch: Batch):
+    check_batch({key: value for key, value in batch.items() if key != "seeds"}, 3)
     check_batch(batch | {"seeds": torch.tensor([3, -4])}, 3)
     with pytest.raises(ValueError, match=r"batch\['seeds'\] is torch.int32 \(2,\); expected torch.int64 B"):
         check_batch(batch | {"seeds": torch.tensor([3, -4], dtype=torch.int32)}, 3)

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from maskrcnn_lit.data.batch import BLANK_ID
-from maskrcnn_lit.data.seeds import ANCHORS, REGIONS, image_seeds, random_keys, scramble, step_seed
+from maskrcnn_lit.data.seeds import ANCHORS, REGIONS, random_keys, scramble, step_seed
 
 
 def test_a_seed_is_a_function_of_its_numbers():
@@ -10,16 +9,6 @@ def test_a_seed_is_a_function_of_its_numbers():
     numbers = [(kind, seed, epoch, batch) for kind in (0, 1) for seed in (0, 1) for epoch in (0, 1) for batch in (0, 1)]
     assert len({step_seed(*n) for n in numbers}) == len(numbers)
     assert 0 <= step_seed(1, 2**40, 5) < 2**64
-
-
-def test_an_images_seed_is_a_function_of_its_id_and_the_numbers():
-    ids = torch.tensor([3, 2**62, BLANK_ID])
-    seeds = image_seeds(ids, 0, 7, 2)
-    assert torch.equal(image_seeds(ids[[1, 0]], 0, 7, 2), seeds[[1, 0]])
-    drawn = torch.cat(
-        [image_seeds(torch.arange(1000), *numbers) for numbers in ((0, 7, 2), (0, 7, 3), (0, 8, 2), (1, 7))]
-    )
-    assert len(drawn.unique()) == 4000
 
 
 def splitmix64(state: int) -> int:

@@ -43,7 +43,12 @@ def scene(i: int) -> Batch:
     valid = labels > 0
     return {
         **{"images": images, "image_sizes": torch.tensor([SIZE, SIZE]), "original_sizes": torch.tensor([SIZE, SIZE])},
-        **{"scales": torch.ones(2), "image_ids": torch.tensor(i), "readable": torch.tensor(True)},
+        **{
+            "scales": torch.ones(2),
+            "image_ids": torch.tensor(i),
+            "readable": torch.tensor(True),
+            "seeds": torch.tensor(i),
+        },
         **{"boxes": boxes, "labels": labels, "valid": valid, "crowd": torch.zeros_like(valid)},
         **{"masks": valid[:, None, None].repeat(1, 28, 28).byte(), "mask_boxes": boxes.clone()},
     }

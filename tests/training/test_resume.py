@@ -60,6 +60,7 @@ def assert_same_run(unbroken: Path, resumed: Path) -> None:
     """Weights, optimizer, schedule, loops, meters and best score; best.ckpt; metrics.csv; TensorBoard's curves."""
     for name in ("last", "best"):
         a, b = (load_plain(folder / "checkpoints" / f"{name}.ckpt") for folder in (unbroken, resumed))
+        assert b["spent"].pop("seconds") > 0 and a["spent"].pop("seconds") > 0  # what no two runs share
         assert_same(a, b, name)
     assert rows(unbroken) == rows(resumed)
     assert curves(unbroken) == curves(resumed)

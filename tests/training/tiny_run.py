@@ -104,6 +104,7 @@ def image(image_id: int) -> Batch:
         "scales": torch.ones(2),
         "original_sizes": torch.tensor([SIZE, SIZE]),
         "image_ids": torch.tensor(image_id),
+        "seeds": torch.tensor(image_id),
         "readable": torch.tensor(True),
         "boxes": torch.tensor([[2.0, 2.0, 12.0, 12.0], [0.0, 0.0, 0.0, 0.0]]),
         "labels": torch.tensor([label, 0]),
