@@ -151,13 +151,14 @@ def test_the_machine_of_a_run_on_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path:
     """What torch and nvidia-smi say, here from a stand-in for each."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A100")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 580.65.06\necho 580.65.06\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     told = describe_machine(torch.device("cuda", 0), 2)
     assert told["device"] == "A100" and told["processes"] == 2
-    built = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    built = {"cuda": torch.version.cuda, "cudnn": 91900}
     assert told["gpu"] == {"names": ["A100", "A100"], "count": 2, "driver": "580.65.06", **built}
     monkeypatch.setenv("PATH", "")
     assert describe_machine(torch.device("cuda", 0), 2)["gpu"]["driver"] is None
