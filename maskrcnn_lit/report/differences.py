@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
-from maskrcnn_lit.evaluation.seeds import Welch, welch
+from maskrcnn_lit.evaluation.over_seeds import Welch, welch
 from maskrcnn_lit.report.jobs import APS, Arena, Setting
 from maskrcnn_lit.report.words import plural
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_lit.evaluation.over_seeds import Mean, mean
 from maskrcnn_lit.evaluation.result import RunResult
-from maskrcnn_lit.evaluation.seeds import Mean, mean
 
 NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 APS = {"val/mask_ap": "mask AP", "val/box_ap": "box AP"}  # the first one that is known is what runs are ranked by

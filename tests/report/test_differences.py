@@ -5,7 +5,7 @@ import pytest
 from comparison_sample import job
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled
-from maskrcnn_lit.evaluation.seeds import welch
+from maskrcnn_lit.evaluation.over_seeds import welch
 from maskrcnn_lit.report.differences import MOST, Comparison, compare, sentences, significant
 from maskrcnn_lit.report.jobs import arenas
 

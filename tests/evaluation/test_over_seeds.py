@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from maskrcnn_lit.evaluation.seeds import Mean, mean, t_beyond, t_quantile, welch
+from maskrcnn_lit.evaluation.over_seeds import Mean, mean, t_beyond, t_quantile, welch
 
 
 @pytest.mark.parametrize(
