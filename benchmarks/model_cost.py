@@ -32,7 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     batch = image(arguments.size)
-    models = {name: model(*name.split(",")) for name in arguments.models}
+    models = {name: model(*name.split(","), arguments.size) for name in arguments.models}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for round_ in range(arguments.rounds + 1):  # the first warms up
         for name, built in models.items():
@@ -61,9 +61,10 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def model(name: str, backbone: str) -> Any:
+def model(name: str, backbone: str, size: int) -> Any:
     torch.manual_seed(0)
-    config = compose("train", [f"model={name}", f"backbone={backbone}", "model.box_head.score_threshold=0.0"])
+    options = [f"model={name}", f"backbone={backbone}", f"data.image_size={size}"]
+    config = compose("train", [*options, "model.box_head.score_threshold=0.0"])
     built = build(config.model, num_classes=80)
     return built.to(memory_format=torch.channels_last).eval()
 

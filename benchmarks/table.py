@@ -63,7 +63,9 @@ def train_step(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     count, _, height, width = report["images"]
     key = "seconds" if "threads" not in report["device"] else "cpu_seconds"
     times = {who: 1000 * seconds for who, seconds in report[key].items()}
-    yield f"training step, R50-FPN, {count} x {height} x {width}, {report['precision']}", *_both(times)
+    ours, theirs = (report["regions"][who] for who in ("maskrcnn_lit", "torchvision"))
+    regions = f"{ours} regions an image" if ours == theirs else f"{ours} regions an image against {theirs}"
+    yield f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}", *_both(times)
 
 
 def _both(times: dict[str, float]) -> tuple[str, str, str]:

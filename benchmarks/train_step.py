@@ -4,9 +4,10 @@
         [--precision 32-true]
 
 DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
-batch norm, train res3 to res5, keep 1000 proposals and sample 512 regions. Each runs in a process of its own, in turn;
-the line that is printed holds the medians, their ratio, and the peak of memory above weights, gradients and optimizer
-state.
+batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and samples 512 regions, and ours has what
+model=mask_rcnn has at the size of the images: the same at 800 x 1333, fewer at smaller ones (`regions`). Each runs in a
+process of its own, in turn; the line that is printed holds the medians, their ratio, and the peak of memory above weights,
+gradients and optimizer state.
 """
 
 import argparse
@@ -44,6 +45,7 @@ def main() -> None:
     report = {
         "benchmark": "train_step",
         **{key: rows[MODELS[0]][0][key] for key in ("device", "threads", "images", "objects", "versions", "commit")},
+        "regions": {model: rows[model][0]["regions"] for model in MODELS},
         "rounds": arguments.rounds,
         "precision": arguments.precision,
         "date": time.strftime("%Y-%m-%d"),
@@ -82,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     batch = real_batch(arguments)
     device = torch.device(arguments.device)
-    step, parameters = (ours if arguments.model == "maskrcnn_lit" else theirs)(batch, device)
+    step, parameters, regions = (ours if arguments.model == "maskrcnn_lit" else theirs)(batch, device, arguments)
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=False)
     seconds, busy = [], []
     baseline = peak = 0
@@ -108,6 +110,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "images": list(batch["images"].shape),
         "objects": int(batch["valid"].sum()),
+        "regions": regions,
         "versions": {
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
@@ -154,19 +157,20 @@ def real_batch(arguments: argparse.Namespace) -> Any:
     return collate([dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)])
 
 
-def ours(batch: Any, device: Any) -> tuple[Any, list[Any]]:
+def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
     import torch
 
     from maskrcnn_lit.config import build, compose
     from maskrcnn_lit.model import weights
 
     options = ["model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbone.freeze_at=2"]
-    config = compose("train", options)
+    config = compose("train", [*options, f"data.image_size={list(arguments.size)}"])
     model = build(config.model, num_classes=90)
     weights.load(model, weights.from_torchvision(torchvision_model().state_dict()))  # so that both find the same
     model = model.to(device=device, memory_format=torch.channels_last).train()
     moved = {key: value.to(device) for key, value in batch.items()}
-    return lambda: model(moved).losses, [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return lambda: model(moved).losses, trained, config.model.box_head.batch_size
 
 
 def torchvision_model() -> Any:
@@ -180,7 +184,7 @@ def torchvision_model() -> Any:
     return MaskRCNN(backbone, num_classes=91, rpn_post_nms_top_n_train=1000, _skip_resize=True)
 
 
-def theirs(batch: Any, device: Any) -> tuple[Any, list[Any]]:
+def theirs(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
     """Torchvision's model on the same pixels; its masks are of the whole image, as it wants them."""
     import torch
 
@@ -195,7 +199,8 @@ def theirs(batch: Any, device: Any) -> tuple[Any, list[Any]]:
         images.append((batch["images"][i, :, :height, :width] / 255).to(device))
         target = {"boxes": batch["boxes"][i][valid], "labels": batch["labels"][i][valid], "masks": torch.stack(masks)}
         targets.append({key: value.to(device) for key, value in target.items()})
-    return lambda: model(images, targets), [p for p in model.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return lambda: model(images, targets), trained, model.roi_heads.fg_bg_sampler.batch_size_per_image
 
 
 def whole_mask(crop: Any, box: list[float], height: int, width: int) -> Any:

@@ -20,12 +20,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from maskrcnn_lit import by_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.overrides import as_path, check_choice, check_value, flat, parse, suggest
 from maskrcnn_lit.targets import build
 
 __all__ = ["build", "compose", "conf_dir", "describe", "load_run_config", "show", "to_dict", "to_yaml", "yaml_name"]
 
+by_size.register()
 
 # Without a default, and yet not asked for: null until the data tells it, or where only validation images count.
 _TRAIN, _VAL = (["data.train.images", "data.train.annotations"], ["data.val.images", "data.val.annotations"])
@@ -121,7 +123,7 @@ class _Known(NamedTuple):
 @lru_cache(maxsize=64)  # many runs of a sweep choose alike
 def _known(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Known:
     """Of the yaml files in `folder`, where the loader of the moment reads them."""
-    config = OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=list(chosen)))
+    config = by_size.plain(hydra.compose(yaml_name(verb), overrides=list(chosen)))
     defaults = _defaults(folder, verb, chosen)
     _check_experiment(verb, config, defaults.choices)
     return _Known(config, defaults.comments)

@@ -1,5 +1,6 @@
 """`maskrcnn-lit data stats`: what the data holds, and which share of it the anchors of the model can reach."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskrcnn_lit.model.anchors import Anchors
 
 LEVELS = 5  # p2..p6
 GAIN = 0.05  # of recall, from which on other anchors are worth a line
+ChooseAnchors = Callable[[ImageSize], Choice]  # those of the model at a size of the images
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -26,7 +28,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     parts = fill_parts(config.data)
     config.data.batch_size = 1  # a set smaller than a batch has numbers too
     data: CocoDataModule = build(config.data)
-    anchors, make = _anchors(config.model.anchors)
+    choose, make = _anchors(config)
+    choose(data.image_size)  # what is wrong with the sizes is told before the annotations are read
     thresholds = sorted({0.5, float(config.model.rpn.object_iou)})
     data.prepare_data()
     data.setup("fit")
@@ -41,7 +44,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         alone = objects.without_crowd()
         if len(alone.image):
             numbers["anchors"] = fit(
-                alone, data.image_size, anchors, make, thresholds, seed=data.seed, search=part == parts[0]
+                alone, data.image_size, choose, make, thresholds, seed=data.seed, search=part == parts[0]
             )
             print("\n".join(anchor_table(numbers["anchors"])))
         found[part] = numbers
@@ -50,17 +53,23 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         print(f"\nWritten to {config.out}")
 
 
-def _anchors(node: DictConfig) -> tuple[Choice, MakeGrids]:
-    """The sizes and ratios of the model, and what makes its anchors with these or others."""
-    if len(node.sizes) != LEVELS:
-        raise UserError(
-            f"model.anchors.sizes has {len(node.sizes)} numbers, and the pyramid {LEVELS} levels: give one each"
-        )
+def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
+    """The sizes and ratios of the model for images of a size, and what makes its anchors with these or others."""
+
+    def choose(image_size: ImageSize) -> Choice:
+        at_size = config.copy()
+        at_size.data.image_size = image_size
+        node = at_size.model.anchors
+        if len(node.sizes) != LEVELS:
+            raise UserError(
+                f"model.anchors.sizes has {len(node.sizes)} numbers, and the pyramid {LEVELS} levels: give one each"
+            )
+        return Choice(tuple(node.sizes), tuple(map(float, node.ratios)))
 
     def make(choice: Choice, padded: tuple[int, int]) -> Grids:
-        return anchor_grids(build({**node, "sizes": choice.sizes, "ratios": choice.ratios}), padded)
+        return anchor_grids(build({**config.model.anchors, "sizes": choice.sizes, "ratios": choice.ratios}), padded)
 
-    return Choice(tuple(node.sizes), tuple(map(float, node.ratios))), make
+    return choose, make
 
 
 def anchor_grids(anchors: Anchors, padded: tuple[int, int]) -> Grids:
@@ -76,7 +85,7 @@ def anchor_grids(anchors: Anchors, padded: tuple[int, int]) -> Grids:
 def fit(
     alone: Objects,
     image_size: ImageSize,
-    anchors: Choice,
+    choose: ChooseAnchors,
     make: MakeGrids,
     thresholds: list[float],
     *,
@@ -89,6 +98,7 @@ def fit(
         the anchors, "searched", "now": recalls, and "others": recalls by what to type for them, if they gain GAIN.
     """
     padded, sides = padded_sizes(alone.sizes, image_size), alone.sides()
+    anchors = choose(image_size)
 
     def measured(objects: Objects, padded: Any, choice: Choice) -> dict[str, dict[str, float]]:
         return recalls(reach(objects, padded, choice, make), sides, thresholds)  # the same objects in each row
@@ -103,7 +113,7 @@ def fit(
                 larger = _times(image_size, factor)
                 grown = alone._replace(sizes=alone.sizes * factor, boxes=alone.boxes * factor)
                 others[f"data.image_size={_shown(larger)}"] = measured(
-                    grown, padded_sizes(grown.sizes, larger), anchors
+                    grown, padded_sizes(grown.sizes, larger), choose(larger)
                 )
     gains = {name: [row["all"][key] - share for key, share in now["all"].items()] for name, row in others.items()}
     worth = [name for name, gain in gains.items() if max(gain) >= GAIN and min(gain) > -GAIN]

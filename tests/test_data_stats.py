@@ -77,7 +77,7 @@ def test_both_parts_are_counted_and_measured(shapes: Path, tmp_path: Path, capsy
 
 def test_what_it_suggests_for_tiny_objects_raises_the_recall(tmp_path: Path, capsys: pytest.CaptureFixture):
     """The suggestion is what to type; typed, it is the current one, and reaches what was said."""
-    data = tiny_objects(tmp_path / "data")
+    data = (*tiny_objects(tmp_path / "data"), "model=torchvision_v1")
     stats(*data, f"out={tmp_path}/a.json")
     printed = capsys.readouterr().out
     fitted = found(tmp_path / "a.json")["anchors"]
@@ -95,6 +95,20 @@ def test_what_it_suggests_for_tiny_objects_raises_the_recall(tmp_path: Path, cap
         assert reached["0.5"] > 0.1
     reached = fitted["others"][typed[0]]["all"]
     assert reached["0.5"] > 0.6 and reached["0.7"] > 0.05
+
+
+def test_larger_images_are_measured_with_the_anchors_that_the_model_has_there(tmp_path: Path):
+    """Those of model=mask_rcnn follow the size of the images."""
+    data = tiny_objects(tmp_path / "data")
+    stats(*data, f"out={tmp_path}/a.json")
+    fitted = found(tmp_path / "a.json")["anchors"]
+    assert fitted["model.anchors.sizes"] == [8, 16, 32, 64, 128]
+    kept = [option for option in data if not option.startswith("data.image_size=")]
+    for size, sizes in ((256, [16, 32, 64, 128, 256]), (512, [32, 64, 128, 256, 512])):
+        stats(*kept, f"data.image_size={size}", f"out={tmp_path}/b.json")
+        there = found(tmp_path / "b.json")["anchors"]
+        assert there["model.anchors.sizes"] == sizes
+        assert there["now"]["all"] == pytest.approx(fitted["others"][f"data.image_size={size}"]["all"])
 
 
 def test_anchors_that_fit_get_no_other(tmp_path: Path):

@@ -164,7 +164,7 @@ def test_torchvision_files_give_torchvision_s_detections(
         box, score, mask = agree(found, expected)
         print(f"{version}: boxes {box:.1e} px, scores {score:.1e}, masks 1 - IoU {mask:.1e}")
         assert len(found.boxes) >= 20 and len(set(found.names)) >= 2
-        assert box <= 0.01 and score <= 1e-4 and mask <= 0.01
+        assert box <= 0.01 and score <= 1e-4 and mask <= 0.03  # one of a small mask's 80 pixels
 
 
 # What a file is
@@ -634,7 +634,8 @@ def test_options_that_change_the_numbers_are_told(run: tuple[Path, State]):
 
 def test_options_of_published_weights_are_told_where_the_model_has_others(v1_names: State, tmp_path: Path):
     torch.save(v1_names, tmp_path / "weights.pth")
-    resnet = ("backbone=resnet50", "backbone.norm=frozen", f"model.weights={tmp_path / 'weights.pth'}")
+    weights = f"model.weights={tmp_path / 'weights.pth'}"
+    resnet = ("data=coco2017", "backbone=resnet50", "backbone.norm=frozen", weights)
     names = [category.name for category in coco_categories(80)]
     for option, differences in (("mask_rcnn", ["measured_strides"]), ("torchvision_v1", [])):
         _, told = begun(composed(*resnet, f"model={option}", classes=80), names)

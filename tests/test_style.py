@@ -18,6 +18,7 @@ FOLDERS = ("data", "model", "training", "evaluation", "report")  # each imports 
 VERBS = {path.stem for path in (REPOSITORY / "conf").glob("*.yaml")}
 # The only ones that know Hydra: the command line, the config, the verbs, and what gives a verb's model to Python.
 TOP = {
+    "by_size",
     "cli",
     "config",
     "grid",
