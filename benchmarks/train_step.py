@@ -6,8 +6,8 @@
 DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
 batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and samples 512 regions, and ours has what
 model=mask_rcnn has at the size of the images: the same at 800 x 1333, fewer at smaller ones (`regions`). Each runs in a
-process of its own, in turn; the line that is printed holds the medians, their ratio, and the peak of memory above weights,
-gradients and optimizer state.
+process of its own, in turn; the line that is printed holds the medians, their ratio, and the peak of memory above
+weights, gradients and optimizer state.
 """
 
 import argparse
