@@ -65,7 +65,8 @@ def train_step(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     times = {who: 1000 * seconds for who, seconds in report[key].items()}
     ours, theirs = (report["regions"][who] for who in ("maskrcnn_lit", "torchvision"))
     regions = f"{ours} regions an image" if ours == theirs else f"{ours} regions an image against {theirs}"
-    yield f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}", *_both(times)
+    how = {"off": "", "auto": ", compiled", "graphs": ", compiled, CUDA graphs"}[report["compile"]]
+    yield f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}{how}", *_both(times)
 
 
 def _both(times: dict[str, float]) -> tuple[str, str, str]:

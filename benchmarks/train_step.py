@@ -1,13 +1,16 @@
 """A training step (forward, backward, AdamW) of our R50-FPN Mask R-CNN and of torchvision's on the same real batch.
 
     python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds 3] [--device cpu]
-        [--precision 32-true]
+        [--precision 32-true] [--compile off]
 
 DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
 batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and samples 512 regions, and ours has what
 model=mask_rcnn has at the size of the images: the same at 800 x 1333, fewer at smaller ones (`regions`). Each runs in a
 process of its own, in turn; the line that is printed holds the medians, their ratio, and the peak of memory above
 weights, gradients and optimizer state.
+
+--compile auto compiles our regions as trainer.compile=auto does, and graphs also has a GPU replay each as a CUDA graph.
+Torchvision's model, whose shapes hang on the data, stays as it is.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 MODELS = ("maskrcnn_lit", "torchvision")
+WARM_UP = {"off": 1, "auto": 2, "graphs": 4}  # steps: a graph is recorded in the second or third
 
 
 def main() -> None:
@@ -48,6 +52,7 @@ def main() -> None:
         "regions": {model: rows[model][0]["regions"] for model in MODELS},
         "rounds": arguments.rounds,
         "precision": arguments.precision,
+        "compile": arguments.compile,
         "date": time.strftime("%Y-%m-%d"),
         "seconds": {m: round(value, 3) for m, value in seconds.items()},
         "peak_mb": {m: round(value / 2**20) for m, value in memory.items()},
@@ -68,12 +73,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
+    parser.add_argument("--compile", choices=("off", "auto", "graphs"), default="off")
     parser.add_argument("--model", choices=MODELS, help="measure this one here (used by the program itself)")
     return parser.parse_args()
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step after a first one, and the peak of memory within a step."""
+    """Seconds of each step after the first ones, and the peak of memory within a step."""
     import torch
     import torchvision
 
@@ -88,8 +94,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=False)
     seconds, busy = [], []
     baseline = peak = 0
-    for number in range(arguments.steps + 1):
+    for number in range(arguments.steps + WARM_UP[arguments.compile]):
         start, began = time.perf_counter(), time.process_time()
+        torch.compiler.cudagraph_mark_step_begin()
         with autocast(arguments.precision, device):
             loss = sum(step().values())
         loss.backward()
@@ -98,13 +105,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - began)
-        if number == 0:  # gradients and optimizer state are there now, and stay
+        if number == WARM_UP[arguments.compile] - 1:  # gradients and optimizer state are there now, and stay
             baseline = reset_peak(device)
         optimizer.zero_grad(set_to_none=False)
     peak = read_peak(device) - baseline
     return {
-        "seconds": seconds[1:],
-        "cpu_seconds": busy[1:],
+        "seconds": seconds[-arguments.steps :],
+        "cpu_seconds": busy[-arguments.steps :],
         "peak_bytes": peak,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -162,12 +169,15 @@ def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, l
 
     from maskrcnn_lit.config import build, compose
     from maskrcnn_lit.model import weights
+    from maskrcnn_lit.training.compiling import compile_regions
 
     options = ["model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbone.freeze_at=2"]
     config = compose("train", [*options, f"data.image_size={list(arguments.size)}"])
     model = build(config.model, num_classes=90)
     weights.load(model, weights.from_torchvision(torchvision_model().state_dict()))  # so that both find the same
     model = model.to(device=device, memory_format=torch.channels_last).train()
+    if arguments.compile != "off":
+        compile_regions(model, mode="reduce-overhead" if arguments.compile == "graphs" else None)
     moved = {key: value.to(device) for key, value in batch.items()}
     trained = [p for p in model.parameters() if p.requires_grad]
     return lambda: model(moved).losses, trained, config.model.box_head.batch_size

@@ -136,10 +136,10 @@ def test_a_row_says_where_and_when(tmp_path: Path):
     times = {"maskrcnn_lit": 0.5, "torchvision": 1.25}
     report = {"benchmark": "train_step", "device": "A GPU", "images": [2, 3, 8, 9], "precision": "bf16-mixed"}
     report |= {"seconds": times, "cpu_seconds": {"maskrcnn_lit": 9, "torchvision": 9}}
-    report["regions"] = {"maskrcnn_lit": 128, "torchvision": 512}
+    report |= {"regions": {"maskrcnn_lit": 128, "torchvision": 512}, "compile": "auto"}
     assert list(table.of(report)) == [] and list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
     (row,) = table.of(report | {"date": "2026-01-02"})
-    what = "training step, R50-FPN, 2 x 8 x 9, 128 regions an image against 512, bf16-mixed"
+    what = "training step, R50-FPN, 2 x 8 x 9, 128 regions an image against 512, bf16-mixed, compiled"
     assert row == (what, "500 ms", "1250 ms", "2.50", "A GPU, 2026-01-02")
 
 

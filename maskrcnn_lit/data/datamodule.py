@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.categories import Category
-from maskrcnn_lit.data.dataset import CocoDataset, Sample, collate
+from maskrcnn_lit.data.dataset import CocoDataset, collate
 from maskrcnn_lit.data.faults import describe
 from maskrcnn_lit.data.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.padding import Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.resized import choose_resized
 from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
-from maskrcnn_lit.data.source import Remote, join
+from maskrcnn_lit.data.source import join
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
-from maskrcnn_lit.data.workers import FetchedAhead, choose_workers
+from maskrcnn_lit.data.workers import CopiedAhead, Loader, choose_workers, fetched_ahead
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.files import default_cache
 
@@ -192,7 +192,7 @@ class CocoDataModule(LightningDataModule):
         if self._batches is not None:
             self._batches.resume(epoch, batch)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> Loader:
         dataset = self.train_dataset
         rank, world_size = self._ranks()
         groups, shapes = self._shapes("train", dataset.index)
@@ -202,7 +202,7 @@ class CocoDataModule(LightningDataModule):
         self._batches.resume(*self._resume_at)
         return self._loader(dataset, self._batches, shapes)
 
-    def val_dataloader(self) -> DataLoader[Sample]:
+    def val_dataloader(self) -> Loader:
         dataset = self.val_dataset
         groups, shapes = self._shapes("val", dataset.index)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
@@ -218,21 +218,21 @@ class CocoDataModule(LightningDataModule):
         self.tell(f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have")
         return chains(sizes, shapes), shapes
 
-    def _loader(self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]) -> DataLoader[Sample]:
-        cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=cuda)
+    def _loader(self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]) -> Loader:
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=device.type == "cuda")
         if self.workers == "auto":
             self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
-        source = dataset.index.source
-        return DataLoader(
+        loader = DataLoader(
             dataset,
-            batch_sampler=FetchedAhead(batches, dataset.index, source) if isinstance(source, Remote) else batches,
+            batch_sampler=fetched_ahead(batches, dataset.index),
             num_workers=workers,  # in each torch itself keeps to one thread
             collate_fn=partial(collate, shapes=[shape for chain in shapes for shape in chain]),
-            pin_memory=cuda,
+            pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else every epoch draws from the global one, and a resumed run differs
         )
+        return CopiedAhead(loader, device) if device.type == "cuda" else loader
 
     def _ranks(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

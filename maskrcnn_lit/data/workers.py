@@ -1,9 +1,13 @@
-"""Who loads: how many processes, and what is fetched ahead of them from far away."""
+"""Who loads: how many processes, what is fetched ahead of them from far away, and what is copied ahead to a GPU."""
 
 import os
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
+from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.cache import Prefetch, told_ahead
 from maskrcnn_lit.data.index import AnnotationIndex
 from maskrcnn_lit.data.sampling import BLANK, Key
@@ -36,6 +40,46 @@ class FetchedAhead:
     def sampler(self) -> Any:
         """Lightning looks for `set_epoch` at `dataloader.batch_sampler.sampler`."""
         return getattr(self.batches, "sampler", None)
+
+
+def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
+    """The same `batches`, fetched ahead where their images are far away."""
+    return FetchedAhead(batches, index, index.source) if isinstance(index.source, Remote) else batches
+
+
+class CopiedAhead:
+    """The batches of `loader` on a GPU, each copied from pinned memory on a stream of its own while a step before it
+    computes. Where a batch is handed out, the device waits for its copy, and the host for nothing."""
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+        self.batch_sampler = loader.batch_sampler  # where Lightning sets the epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = torch.cuda.Stream(self.device)
+        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        for batch in self.loader:
+            with torch.cuda.stream(stream):
+                copy = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+                copied = stream.record_event()
+            if ahead is not None:
+                yield self._ready(*ahead)
+            ahead = copy, copied
+        if ahead is not None:
+            yield self._ready(*ahead)
+
+    def _ready(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(copied)
+        for value in batch.values():
+            value.record_stream(stream)  # else its memory might be given to the next copy while a step still reads it
+        return batch
+
+
+Loader = DataLoader[Any] | CopiedAhead
 
 
 def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:

@@ -1,15 +1,19 @@
 import os
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from coco_file import small_index
+from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data import workers
 from maskrcnn_lit.data.sampling import BLANK, EpochBatches
 from maskrcnn_lit.data.source import Remote
-from maskrcnn_lit.data.workers import FetchedAhead, choose_workers
+from maskrcnn_lit.data.workers import CopiedAhead, FetchedAhead, choose_workers, fetched_ahead
 from maskrcnn_lit.errors import UserError
 
 
@@ -59,3 +63,54 @@ def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
     ahead = FetchedAhead(batches, small_index(tmp_path), Far([]))
     ahead.sampler.set_epoch(3)
     assert list(ahead) == list(batches) and {epoch for batch in batches for epoch, _ in batch} == {3}
+
+
+def test_only_images_from_far_away_are_fetched_ahead(tmp_path: Path):
+    index, batches = small_index(tmp_path), [[(0, 0)]]
+    assert fetched_ahead(batches, index) is batches
+    assert isinstance(fetched_ahead(batches, replace(index, source=Far([]))), FetchedAhead)
+
+
+class Noted:
+    """What a stream of a GPU is told, in a list of its own and of all streams."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name, self.told, self.events = name, told, 0
+
+    def record_event(self) -> str:
+        self.events += 1
+        self.told.append(f"{self.name} recorded {self.events}")
+        return f"{self.name} {self.events}"
+
+    def wait_event(self, event: str) -> None:
+        self.told.append(f"{self.name} waits for {event}")
+
+
+def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(monkeypatch: pytest.MonkeyPatch):
+    """On noted streams in place of a GPU's; tests/training/test_gpu.py has the real ones."""
+    told: list[str] = []
+    current = Noted("the step", told)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Noted("the copy", told))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append(f"{stream.name} reads"))
+    loader = DataLoader([{"images": torch.tensor(i)} for i in range(3)], batch_size=None)  # type: ignore[arg-type]
+    ahead = CopiedAhead(loader, torch.device("cpu"))
+    assert len(ahead) == 3 and ahead.batch_sampler is loader.batch_sampler
+    for epoch in range(2):
+        for number, batch in enumerate(ahead):
+            told.append(f"step {int(batch['images'])}")
+            assert int(batch["images"]) == number
+        assert told == [
+            *(
+                "the copy recorded 1",
+                "the copy recorded 2",
+                "the step waits for the copy 1",
+                "the step reads",
+                "step 0",
+            ),
+            *("the copy recorded 3", "the step waits for the copy 2", "the step reads", "step 1"),
+            *("the step waits for the copy 3", "the step reads", "step 2"),
+        ], epoch
+        told.clear()
+    assert list(CopiedAhead(DataLoader([]), torch.device("cpu"))) == []  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.workers import CopiedAhead, Loader
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
@@ -57,9 +58,11 @@ def scene(i: int) -> Batch:
 class Scenes(LightningDataModule):
     batch_size = BATCH
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Loader:
         scenes = [scene(i) for i in range(BATCH * STEPS)]
-        return DataLoader(scenes, batch_size=BATCH, pin_memory=torch.cuda.is_available())  # type: ignore[arg-type]
+        cuda = torch.cuda.is_available()
+        loader: DataLoader = DataLoader(scenes, batch_size=BATCH, pin_memory=cuda)  # type: ignore[arg-type]
+        return CopiedAhead(loader, torch.device("cuda")) if cuda else loader
 
     def resume(self, *, epoch: int, batch: int) -> None:
         raise NotImplementedError
@@ -152,6 +155,19 @@ def test_compiled_steps_have_the_losses_of_the_others(tmp_path: Path, precision:
     assert torch.allclose(compiled[0, :2], plain[0, :2], rtol=0.02 if loose else 1e-3)
     assert torch.allclose(compiled[0, 2:], plain[0, 2:], rtol=0.15 if loose else 0.02, atol=0.02)
     assert torch.allclose(compiled.sum(1).mean(), plain.sum(1).mean(), rtol=0.15)
+
+
+def test_batches_that_are_copied_ahead_arrive_whole():
+    """While the device is busy, so that a copy, or memory that is used again too early, would be seen."""
+    sent = [{"images": torch.randint(0, 256, (2000, 2000), dtype=torch.uint8)} for _ in range(8)]
+    loader: DataLoader = DataLoader(sent, batch_size=None, pin_memory=True)  # type: ignore[arg-type]
+    busy = torch.ones(4000, 4000, device="cuda")
+    sums = []
+    for batch in CopiedAhead(loader, torch.device("cuda")):
+        for _ in range(5):
+            busy = busy @ busy / 4000
+        sums.append(batch["images"].sum())
+    assert [int(found) for found in sums] == [int(one["images"].sum()) for one in sent]
 
 
 @pytest.mark.usefixtures("no_debug_mode_left")
