@@ -23,7 +23,9 @@ def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
     say, and no generator holds a state. It is SplitMix64 (Steele, Lea and Flood 2014) from a scrambled seed on; 31 bits
     of each of its numbers.
     """
-    candidate = torch.arange(1, count + 1, device=seeds.device)
+    # 1 to `count`, through a bitwise not: of a plain range Inductor (torch 2.14) would make products with _GOLDEN as if
+    # they were indices into memory, which are other numbers.
+    candidate = ~torch.arange(-2, -count - 2, -1, device=seeds.device)
     state = scramble(seeds + purpose * _GOLDEN)[:, None] + candidate * _GOLDEN
     return (scramble(state) & 0x7FFFFFFF).int()
 
