@@ -18,28 +18,29 @@ from maskrcnn_lit.files import default_cache
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
 REGIONS = ("trunk", "targets", "losses", "proposals", "detect", "classify")  # methods of MaskRCNN
-CHOICES = ("auto", "off")
+CHOICES = ("auto", "always", "off")
 LIMIT = 256  # graphs of one region; a run with a dozen padded sizes, four numbers of slots and two modes has 96
 
 
 class CompileRegions(Callback):
-    """Compiles the model before the first step, on a GPU; the CPU, where compiling takes longer than it saves in short
-    runs, stays as it is.
+    """Compiles the model before the first step.
 
     Args:
-        how: "auto" or "off" (trainer.compile).
+        how: of trainer.compile. "auto": on a GPU. "always": on the CPU as well, where compiling takes minutes, which is
+            more than it saves in a short run. "off".
     """
 
     def __init__(self, how: str) -> None:
         if how not in CHOICES:
-            raise UserError(f"trainer.compile is {how!r}; expected {' or '.join(CHOICES)}")
+            raise UserError(f"trainer.compile is {how!r}; expected {', '.join(CHOICES)}")
         self.how = how
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        model = pl_module.model
-        if self.how == "off" or trainer.strategy.root_device.type != "cuda" or not isinstance(model, MaskRCNN):
+        model, device = pl_module.model, trainer.strategy.root_device
+        wanted = self.how == "always" or (self.how == "auto" and device.type == "cuda")
+        if not wanted or not isinstance(model, MaskRCNN):
             return
-        reason = obstacle(model, trainer.strategy.root_device)
+        reason = obstacle(model, device)
         if reason is None:
             compile_regions(model)
         else:

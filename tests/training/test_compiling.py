@@ -139,6 +139,8 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(
     model = make_model()
     callback.setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
     assert compiled == []
+    CompileRegions("always").setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
+    assert compiled.pop() == model
     monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
     CompileRegions("off").setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
     assert compiled == []
@@ -151,7 +153,7 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(
 
 
 def test_another_word_than_auto_or_off(tmp_path: Path):
-    with pytest.raises(UserError, match=r"trainer.compile is 'yes'; expected auto or off"):
+    with pytest.raises(UserError, match=r"trainer.compile is 'yes'; expected auto, always, off"):
         tiny_trainer(tmp_path, compile="yes")
 
 
