@@ -13,7 +13,7 @@ from torchvision.ops import nms
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
 
 
-READ = True  # False: no host reads, on the CPU too; for tests of what a GPU and torch.compile run
+READ = True  # False: no host reads, on the CPU too: for tests and counts of what a GPU and torch.compile run
 
 
 def free_to_read(values: Tensor) -> bool:

@@ -14,6 +14,7 @@ from maskrcnn_lit.data.shapes import write_shapes
 from maskrcnn_lit.evaluation import cost
 from maskrcnn_lit.evaluation.cost import (
     ROUNDS,
+    count_flops,
     count_parameters,
     device_name,
     energy_joules,
@@ -23,6 +24,7 @@ from maskrcnn_lit.evaluation.cost import (
     peak_memory_bytes,
     run_cost,
 )
+from tests.model.conftest import make_batch, make_model
 
 CPU = torch.device("cpu")
 
@@ -71,6 +73,18 @@ def test_inference_is_counted_for_one_image_and_timed_for_one_and_for_several() 
     assert model.seen.count((1, 3, 32, 64)) == 2 + ROUNDS and model.seen.count((4, 3, 32, 64)) == 1 + ROUNDS
     alone = inference_cost(model, one, one)
     assert alone["inference_images_per_second"] == 1 / alone["latency_seconds"]
+
+
+def test_flops_are_of_the_architecture_whatever_is_found() -> None:
+    model = make_model(norm="frozen", channels=8).eval()
+    batch = {key: value for key, value in make_batch().items() if key in ("images", "image_sizes")}
+    counts = []
+    for bias in (-20.0, 20.0):  # of the background: everything is found, or nothing
+        with torch.no_grad():
+            model.box_head.classes.bias[0] = bias
+            counts.append((count_flops(model, batch), int(model(batch).detections["valid"].sum())))
+    (everything, many), (nothing, none) = counts
+    assert everything == nothing > 0 and many > none == 0
 
 
 def test_a_time_is_the_median_without_the_warm_up_and_a_slow_call_is_made_once(monkeypatch) -> None:
