@@ -100,20 +100,20 @@ def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iter
         groups: B N; only boxes of one group (class) suppress each other.
         iterations: a box that only suppressed boxes overlap must come back, and so on: each round settles one more
             link of such chains, and a state that a round does not change is the greedy answer. 800 px images needed
-            at most 18 rounds. The CPU stops at that state; a GPU, which must not wait for the host, runs them all.
+            at most 18 rounds. A GPU, which must not wait for the host, runs them all.
 
-    In inference on the CPU it is torchvision's operator, of which nothing else has to know the shape.
+    On the CPU it is torchvision's operator, group by group.
     """
-    if groups is None and free_to_read(boxes) and torch.is_inference_mode_enabled():
-        order = -torch.arange(boxes.shape[1], dtype=boxes.dtype)
-        kept = [nms(of_image, order, threshold) for of_image in boxes]
-        return torch.stack([torch.zeros_like(order, dtype=torch.bool).index_fill(0, rows, True) for rows in kept])
+    if free_to_read(boxes):
+        keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
+        for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
+            counts = own.unique(return_counts=True)[1].tolist()
+            for rows in own.argsort(stable=True).split(counts):
+                keep[image, rows[nms(boxes[image, rows], -rows.to(boxes.dtype), threshold)]] = True
+        return keep
     same: Tensor | bool = True if groups is None else groups[:, :, None] == groups[:, None]
     rivals = ((iou(boxes, boxes) > threshold) & same).triu_(diagonal=1)  # the better box comes first
     keep = torch.ones_like(rivals[:, 0])
-    reads = free_to_read(boxes)
-    for _ in range(boxes.shape[1] if reads else iterations):
-        last, keep = keep, ~(rivals & keep[:, :, None]).any(dim=1)
-        if reads and torch.equal(last, keep):
-            break
+    for _ in range(iterations):
+        keep = ~(rivals & keep[:, :, None]).any(dim=1)
     return keep

@@ -73,4 +73,4 @@ def test_the_guard_would_tell(tmp_path: Path):
     trainer = tiny_trainer(tmp_path, [watched], epochs=1, steps=2, checkpoint_every_n_steps=None)
     trainer.limit_val_batches = 0
     trainer.fit(real_module(), datamodule=Few())
-    assert watched.guard.count["_local_scalar_dense"] > 1 and watched.guard.count["equal"] > 1
+    assert watched.guard.count["_local_scalar_dense"] >= 1 and watched.guard.count["nms"] > 1
