@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it: threads t
 import torch
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of those that a test starts
 
 # What the data keeps for the next time goes into a folder of this process of the tests, and of those that it starts.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="maskrcnn_lit_tests_")

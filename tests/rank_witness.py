@@ -1,6 +1,7 @@
 """One rank of `maskrcnn-lit ARGUMENTS` that leaves behind what it ran and what it ended with: a program for torchrun.
 
 torchrun --nproc-per-node 2 rank_witness.py FOLDER train ...
+python rank_witness.py FOLDER train ... (the only one)
 WITNESS_DOUBLE=1: the model computes in float64, so that two ways of adding the same numbers stay close.
 """
 
@@ -24,7 +25,7 @@ def on_fit_end(module: DetectionModule) -> None:
         "run_dir": module.config["run_dir"],
         "weights": weights.hexdigest(),
     }
-    Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(told))
+    Path(sys.argv[1], f"rank{os.environ.get('RANK', 0)}.json").write_text(json.dumps(told))
 
 
 def in_double(module: DetectionModule, stage: str) -> None:

@@ -1,6 +1,7 @@
 """The backbone contract, over every choice of conf/backbone: a table of what passed is in the tests' names."""
 
-from functools import partial
+import copy
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torchvision
 from omegaconf import OmegaConf
 from tiny_verbs import verb
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
+from torchvision.models import get_model, get_model_weights
 
 from maskrcnn_lit.backbones import cost
 from maskrcnn_lit.config import build, compose
@@ -22,13 +23,41 @@ CONF = Path(__file__).resolve().parent.parent / "conf" / "backbone"
 CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
 NORMS = {"frozen": FrozenBatchNorm, "batch": nn.BatchNorm2d, "sync": nn.SyncBatchNorm, "group": nn.GroupNorm}
 IMAGES = (2, 3, 64, 96)
+TORCHVISIONS = pytest.mark.parametrize("choice", [c for c in CHOICES if c != "timm"], indirect=True, scope="module")
+
+
+@cache
+def options_of(choice: str) -> dict[str, Any]:
+    # of timm's a small one
+    name = ["backbone.name=test_resnet"] if choice == "timm" else []
+    return OmegaConf.to_container(compose("train", [f"backbone={choice}", *name]).backbone, resolve=True)
 
 
 def backbone(choice: str, **options: Any) -> nn.Module:
-    # of timm's a small one
-    name = ["backbone.name=test_resnet"] if choice == "timm" else []
-    node = OmegaConf.to_container(compose("train", [f"backbone={choice}", *name]).backbone, resolve=True)
-    return build(node | options)
+    return build(options_of(choice) | options)
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def choice(request: pytest.FixtureRequest) -> str:
+    """All tests of a choice follow one another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def classifier(choice: str) -> nn.Module | None:
+    return None if choice == "timm" else get_model(options_of(choice)["name"], weights=None)
+
+
+@pytest.fixture
+def drawn(classifier: nn.Module | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights are drawn once for a choice: each backbone gets a copy of the same classifier."""
+    if classifier is not None:
+        monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: copy.deepcopy(classifier))
+
+
+@pytest.fixture(scope="module")
+def batch_norms(choice: str) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in backbone(choice, norm="batch").modules())
 
 
 def test_every_family_of_the_issue_is_there():
@@ -39,8 +68,7 @@ def test_every_family_of_the_issue_is_there():
     assert len(CHOICES) >= 30
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_strides_channels_and_gradients(choice: str):
+def test_strides_channels_and_gradients(choice: str, drawn: None):
     """Four maps at strides 4 to 32 with the channels that were measured, and a finite gradient for every parameter."""
     built = backbone(choice)
     maps = built(torch.randn(IMAGES))
@@ -52,12 +80,12 @@ def test_strides_channels_and_gradients(choice: str):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "timm"])
+@TORCHVISIONS
 def test_the_maps_are_those_inside_of_the_classifier(choice: str):
     """The layers, one after the other, are what torchvision's own forward computes."""
     built = backbone(choice, norm="batch", freeze_at=0)
     torch.manual_seed(0)
-    whole = torchvision.models.get_model(built.name, weights=None).eval()
+    whole = get_model(built.name, weights=None).eval()
     built.load_pretrained(whole.state_dict())
     if "caffe" in choice:
         return  # it halves elsewhere: tests/model/test_backbone.py
@@ -73,8 +101,7 @@ def test_the_maps_are_those_inside_of_the_classifier(choice: str):
             assert torch.allclose(ours, seen[stride], rtol=1e-4, atol=1e-4), stride
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_folded_frozen_norms_give_the_same_maps(choice: str):
+def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
     """A norm that follows a convolution among its parent's children follows it in the forward pass too."""
     torch.manual_seed(0)
     built = backbone(choice, norm="frozen")
@@ -95,11 +122,10 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str):
 
 
 @pytest.mark.parametrize("freeze_at", range(6))
-@pytest.mark.parametrize("choice", CHOICES)
-def test_freezing(choice: str, freeze_at: int):
+def test_freezing(choice: str, drawn: None, freeze_at: int):
     """No gradient flows into what is frozen, its statistics stay, and the optimizer does not hold it."""
     built = backbone(choice, freeze_at=freeze_at, norm="batch").train()
-    before = {name: value.clone() for name, value in built.state_dict().items()}
+    means = {name: value.clone() for name, value in built.named_buffers() if name.endswith("running_mean")}
     maps = built(torch.randn(IMAGES))
     for stage, m in zip((2, 3, 4, 5), maps, strict=True):
         assert not m.requires_grad if stage <= freeze_at else m.requires_grad or choice == "shufflenet_v2"
@@ -111,7 +137,7 @@ def test_freezing(choice: str, freeze_at: int):
         assert (parameter.grad is None) is (name in frozen), name
     for name, module in built.named_modules():
         if isinstance(module, nn.BatchNorm2d):
-            moved = not torch.equal(module.running_mean, before[f"{name}.running_mean"])
+            moved = not torch.equal(module.running_mean, means[f"{name}.running_mean"])
             assert moved is module.weight.requires_grad, name
     if freeze_at < 5:
         model = nn.Module()
@@ -122,17 +148,14 @@ def test_freezing(choice: str, freeze_at: int):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("choice", CHOICES)
-def test_norms(choice: str, norm: str):
+def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
     built = backbone(choice, norm=norm).train()
-    batch = sum(isinstance(m, nn.BatchNorm2d) for m in backbone(choice, norm="batch").modules())
-    assert sum(type(m) is NORMS[norm] or isinstance(m, NORMS[norm]) for m in built.modules()) >= batch
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in built.modules()) or norm == "batch" or batch == 0
+    assert sum(type(m) is NORMS[norm] or isinstance(m, NORMS[norm]) for m in built.modules()) >= batch_norms
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in built.modules()) or norm == "batch" or batch_norms == 0
     assert all(m.isfinite().all() for m in built(torch.randn(IMAGES)))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_channels_last_and_bfloat16(choice: str):
+def test_channels_last_and_bfloat16(choice: str, drawn: None):
     built, images = backbone(choice).eval(), torch.randn(IMAGES)
     with torch.no_grad():
         expected = built(images)
@@ -144,8 +167,7 @@ def test_channels_last_and_bfloat16(choice: str):
                 assert (ours.float() - theirs).abs().mean() < 0.05 * theirs.abs().mean() + 1e-3
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_the_features_are_exported(choice: str):
+def test_the_features_are_exported(choice: str, drawn: None):
     built, images = (
         backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
         torch.randn(1, 3, 64, 64),
@@ -195,9 +217,9 @@ def test_the_verb_lists_every_choice(capsys: pytest.CaptureFixture, monkeypatch:
     assert "size=8 must be a whole number, 32 or more" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice != "timm"])
+@TORCHVISIONS
 def test_pretrained_weights_exist(choice: str):
     """By their name, with a hash in their address."""
-    built = compose("train", [f"backbone={choice}"]).backbone
-    assert built._target_ == f"{Backbone.__module__}.Backbone"
-    assert len(list(get_model_weights(built.name))) >= 1
+    built = options_of(choice)
+    assert built["_target_"] == f"{Backbone.__module__}.Backbone"
+    assert len(list(get_model_weights(built["name"]))) >= 1

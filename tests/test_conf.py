@@ -1,7 +1,9 @@
 """Every yaml under conf/ composes, and what it describes builds: from random weights, without a download."""
 
+import copy
 import re
 import shlex
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,23 @@ GROUPS = {
 }
 
 
+@cache
+def shown(verb: str, *overrides: str) -> DictConfig:
+    """Composed once, for what it holds and for what it builds. Not to be written to."""
+    return show(verb, overrides)
+
+
 def composed(verb: str, *overrides: str) -> DictConfig:
     """The config with something given for every option that has no default."""
-    config = show(verb, overrides)
+    config = copy.deepcopy(shown(verb, *overrides))
     for name, value in flat(OmegaConf.to_container(config)):
         if value == "???":
             OmegaConf.update(config, name, "given")
     return config
+
+
+def pair(model: str = "tiny", backbone: str = "resnet18") -> tuple[str, str]:
+    return f"model={model}", f"backbone={backbone}"
 
 
 def of_group(group: str) -> list[str]:
@@ -79,7 +91,8 @@ def test_the_examples_of_a_verb_compose(verb: str):
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=str)
 def test_a_choice_composes_and_holds(group: str, choice: str):
-    config = OmegaConf.to_container(show("train", [f"{group}={choice}"]))
+    chosen = pair(**{group: choice}) if group in ("model", "backbone") else (f"{group}={choice}",)
+    config = OmegaConf.to_container(shown("train", *chosen))
     own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
     own.pop("defaults", None)
     within: Any = config if group == "experiment" else config[group]
@@ -111,7 +124,7 @@ def test_an_experiment_builds(choice: str):
     [(model, "resnet18") for model in of_group("model")] + [("tiny", backbone) for backbone in of_group("backbone")],
 )
 def test_every_model_and_every_backbone_builds(model: str, backbone: str):
-    config = composed("train", f"model={model}", f"backbone={backbone}")
+    config = composed("train", *pair(model, backbone))
     built = build(config.model, num_classes=2)
     assert isinstance(built, nn.Module)
     assert all(parameter.device.type == "cpu" for parameter in built.parameters())

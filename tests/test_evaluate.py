@@ -19,10 +19,9 @@ from tiny_verbs import (
     coco_data,
     ground_truth,
     metric_rows,
-    one_sentence,
+    refused,
     renumbered,
     result,
-    run_script,
     save_ground_truth,
     verb,
 )
@@ -390,6 +389,7 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
         assert f"metrics.max_detections={said} must be three ascending whole numbers" in capsys.readouterr().err
 
 
-def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):
+def test_a_mistake_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "photo.ckpt").write_bytes(b"no checkpoint")
-    assert "photo.ckpt is " in one_sentence(run_script("evaluate", "run=photo.ckpt", "run_dir=a", cwd=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert "photo.ckpt is " in refused("evaluate", "run=photo.ckpt", "run_dir=a")

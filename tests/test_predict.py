@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, one_sentence, run_script, verb
+from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, refused, verb
 
 from maskrcnn_lit.data.draw import draw_instances
 from maskrcnn_lit.data.shapes import NAMES
@@ -146,6 +146,6 @@ def test_a_mistake_is_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path):
-    said = one_sentence(run_script("predict", f"run={trained}", "source=none.jpg", "run_dir=out", cwd=tmp_path))
-    assert "source=none.jpg does not exist" in said
+def test_a_mistake_ends_in_one_sentence(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    assert "source=none.jpg does not exist" in refused("predict", f"run={trained}", "source=none.jpg", "run_dir=out")

@@ -15,6 +15,7 @@ from tiny_verbs import (
     environment,
     ground_truth,
     metric_rows,
+    refused,
     result,
     run_script,
     same,
@@ -138,6 +139,8 @@ def test_two_processes_learn_as_one_with_both_batches(strange: Path, tmp_path: P
         run_dir.mkdir()
         arguments = (run_dir, "train", *options, f"data.batch_size={4 // processes}", f"run_dir={run_dir}/run")
         command = torchrun(*arguments, processes=processes, master_port=free_port())
+        if processes == 1:
+            command = [sys.executable, str(WITNESS), *map(str, arguments)]
         subprocess.run(command, cwd=tmp_path, env=environment(WITNESS_DOUBLE="1"), check=True, timeout=600)
         rows = [row for row in metric_rows(run_dir / "run") if row["train/loss"]]
         losses.append([[float(row[name]) for name in sorted(row) if name.startswith("train/")] for row in rows])
@@ -161,10 +164,8 @@ def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: 
 
 
 def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):
-    done = run_script(
-        "train", *coco_data(strange), *MODEL, "trainer.num_nodes=2", f"run_dir={tmp_path}/run", cwd=tmp_path
-    )
-    assert done.returncode == 2 and "trainer.num_nodes=2 needs torchrun on each machine, or srun" in done.stderr
+    said = refused("train", *coco_data(strange), *MODEL, "trainer.num_nodes=2", f"run_dir={tmp_path}/run")
+    assert "trainer.num_nodes=2 needs torchrun on each machine, or srun" in said
 
 
 def test_alone(monkeypatch: pytest.MonkeyPatch):

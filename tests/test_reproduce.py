@@ -3,11 +3,11 @@
 import json
 import math
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,10 +15,10 @@ from tiny_verbs import (
     MODEL,
     checkpoint,
     coco_data,
-    environment,
     ground_truth,
     metric_rows,
-    one_sentence,
+    printed_by,
+    refused,
     result,
     run_script,
     same,
@@ -36,14 +36,20 @@ pytest_plugins = ("tiny_verbs",)
 
 SHORT = ("trainer.epochs=1", "trainer.log_every_n_steps=1", "optimizer.lr=4.0e-3", "callbacks.panels=null")
 
+TORCHRUN = {  # what it tells the only process that it starts
+    **{"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
+    **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "none"},
+}
+
 
 @pytest.fixture(scope="module")
 def reproduced(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The folder of a reproduction of `trained`, and what was printed."""
     folder = tmp_path_factory.mktemp("reproduced")
-    done = run_script("reproduce", f"run={trained}", f"run_dir={folder}/run", cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield folder / "run", done.stdout
+    arguments = ["reproduce", f"run={trained}", f"run_dir={folder}/run"]
+    with patch.object(sys, "argv", ["maskrcnn-lit", *arguments]):
+        printed = printed_by(*arguments)
+    yield folder / "run", printed
     shutil.rmtree(folder)
 
 
@@ -159,31 +165,30 @@ def elsewhere(strange: Path, trained: Path, tmp_path: Path) -> tuple[Path, Path]
     return run, root
 
 
-def test_other_data_are_refused(elsewhere: tuple[Path, Path], tmp_path: Path):
+def test_other_data_are_refused(elsewhere: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture):
     run, _ = elsewhere
-    done = run_script("reproduce", f"run={run}", f"run_dir={tmp_path}/again", cwd=tmp_path)
-    said = one_sentence(done)
+    said = refused("reproduce", f"run={run}", f"run_dir={tmp_path}/again")
     assert f"the data are not those of {run} (data.train.annotations_sha256)" in said and "other_data=true" in said
-    assert "data.train.annotations_sha256" in rows(done.stdout)
+    assert "data.train.annotations_sha256" in rows(capsys.readouterr().out)
     assert not (tmp_path / "again").exists()
 
 
-def test_other_data_where_they_are_allowed(elsewhere: tuple[Path, Path], tmp_path: Path, run_dir: Path):
+def test_other_data_where_they_are_allowed(elsewhere: tuple[Path, Path], run_dir: Path):
     run, _ = elsewhere
-    done = run_script("reproduce", f"run={run}", f"run_dir={run_dir}", "other_data=true", cwd=tmp_path)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Not reproduced: the tolerance is 0." in done.stdout and result(run_dir)["status"] == "finished"
+    printed = printed_by("reproduce", f"run={run}", f"run_dir={run_dir}", "other_data=true", code=1)
+    assert "Not reproduced: the tolerance is 0." in printed and result(run_dir)["status"] == "finished"
     names = [entry["name"] for entry in json.loads((run_dir / "reproduction.json").read_text())["differences"]]
     assert {"data.train.annotations_sha256", "val/loss"} <= set(names)
 
 
-def test_data_that_are_gone(elsewhere: tuple[Path, Path], tmp_path: Path):
+def test_data_that_are_gone(elsewhere: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, root = elsewhere
     shutil.rmtree(root)
-    assert "there is no annotation file" in one_sentence(run_script("reproduce", f"run={run}", cwd=tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert "there is no annotation file" in refused("reproduce", f"run={run}")
 
 
-def test_a_run_of_two_processes(strange: Path, run_dir: Path, tmp_path: Path):
+def test_a_run_of_two_processes(strange: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """By whatever name their number was given: here as two machines with one each."""
     options = (*coco_data(strange), *MODEL, *SHORT)
     done = run_script("train", *options, "trainer.devices=2", f"run_dir={run_dir}", cwd=tmp_path)
@@ -193,9 +198,8 @@ def test_a_run_of_two_processes(strange: Path, run_dir: Path, tmp_path: Path):
     (run_dir / "config.yaml").write_text(
         config.replace("num_nodes: 1", "num_nodes: 2").replace("devices: 2", "devices: 1")
     )
-    done = run_script("reproduce", f"run={run_dir}", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.endswith("Reproduced: the tolerance is 0.\n")
+    monkeypatch.chdir(tmp_path)
+    assert printed_by("reproduce", f"run={run_dir}").endswith("Reproduced: the tolerance is 0.\n")
     (again,) = (tmp_path / "outputs" / "reproductions").iterdir()
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(again)["state_dict"])
     assert checkpoint(again)["global_step"] == 2, "8 images, 2 processes with 2 images a step"
@@ -242,21 +246,10 @@ def test_a_run_that_did_not_finish_has_nothing_to_compare(trained: Path, tmp_pat
     assert f"{run} is failed and has no final metrics: give the folder of a finished run" in capsys.readouterr().err
 
 
-def test_a_launcher_is_refused(trained: Path, tmp_path: Path):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=1",
-        "-m",
-        "maskrcnn_lit",
-    ]
-
-    done = subprocess.run(
-        [*command, "reproduce", f"run={trained}"], cwd=tmp_path, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode != 0 and "leave out torchrun or srun" in done.stderr
+def test_a_launcher_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert "leave out torchrun or srun" in refused("reproduce", f"run={trained}")
 
 
 def test_a_killed_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,11 +15,12 @@ from tiny_verbs import (
     coco_data,
     environment,
     metric_rows,
-    one_sentence,
+    printed_by,
+    refused,
     result,
-    run_script,
     same,
     script,
+    verb,
 )
 
 from maskrcnn_lit import cli
@@ -41,9 +42,7 @@ def options(data: Path, folder: Path) -> tuple[str, ...]:
 def swept(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Three jobs of which one cannot be done, and what the command printed."""
     folder = tmp_path_factory.mktemp("swept") / "sweep"
-    done = run_script(*options(strange, folder), "data.train_images=999,2,4", cwd=folder.parent)
-    assert done.returncode == 1, done.stderr
-    yield folder, done.stdout
+    yield folder, printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
 
 
 def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: tuple[Path, str]):
@@ -67,26 +66,24 @@ def test_a_sweep_says_what_it_is(swept: tuple[Path, str]):
 def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange: Path):
     folder, _ = swept
     before = {path: path.stat().st_mtime_ns for path in folder.glob("train_images=[24]/**/*") if path.name != ".lock"}
-    done = run_script(*options(strange, folder), "data.train_images=999,2,4", cwd=folder.parent)
-    assert done.returncode == 1 and "3 jobs, 2 finished" in done.stdout
-    assert "[1/1] train_images=999: failed" in done.stdout
+    printed = printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
+    assert "3 jobs, 2 finished" in printed and "[1/1] train_images=999: failed" in printed
     assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) > 10
 
 
 def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], strange: Path):
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
-    said = one_sentence(run_script(*command, cwd=swept[0].parent))
+    said = refused(*command)
     assert "holds a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it" in said
 
 
 def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
     command = [text for text in options(strange, tmp_path / "sweep") if text != "sweep.trial_steps=0"]
-    done = run_script(*command, "seed=1,2", "sweep.trial_steps=1", "sweep.plan_only=true", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "measuring 1 kinds of job, 1 steps each" in done.stdout, "seeds are of one kind"
+    printed = printed_by(*command, "seed=1,2", "sweep.trial_steps=1", "sweep.plan_only=true")
+    assert "measuring 1 kinds of job, 1 steps each" in printed, "seeds are of one kind"
     for seed in (1, 2):
-        assert f"seed={seed}  8 images x 1 epochs = 4 steps" in done.stdout
-    assert "2 of 2 jobs to run: about " in done.stdout and " GB" in done.stdout
+        assert f"seed={seed}  8 images x 1 epochs = 4 steps" in printed
+    assert "2 of 2 jobs to run: about " in printed and " GB" in printed
     assert not list((tmp_path / "sweep").glob("seed=*"))
 
 
@@ -126,25 +123,27 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(s
     driver.wait()
     assert result(folder / "seed=1")["status"] == "finished" and result(folder / "seed=2")["status"] == "running"
 
-    done = run_script(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "2 jobs, 1 finished" in done.stdout and "[1/1] seed=2: finished" in done.stdout
+    printed = printed_by(*command)
+    assert "2 jobs, 1 finished" in printed and "[1/1] seed=2: finished" in printed
     assert "goes on from step" in (folder / "logs" / "seed=2.txt").read_text()
     for seed in (1, 2):
         alone = tmp_path / f"alone{seed}"
         arguments = [text for text in command[2:] if not text.startswith(("sweep", "seed="))]
-        assert run_script("train", *arguments, f"seed={seed}", f"run_dir={alone}", cwd=tmp_path).returncode == 0
+        verb("train", *arguments, f"seed={seed}", f"run_dir={alone}")
         assert metric_rows(alone) == metric_rows(folder / f"seed={seed}")
         assert same(checkpoint(alone)["state_dict"], checkpoint(folder / f"seed={seed}")["state_dict"])
 
 
-def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights(strange: Path, tmp_path: Path):
+def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights(
+    strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     witnesses = tmp_path / "witnesses"
     witnesses.mkdir()
     path = os.pathsep.join([str(WITNESS), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = (*options(strange, tmp_path / "sweep"), "seed=1,2", "trainer.devices=2")
-    done = run_script(*command, cwd=tmp_path, PYTHONPATH=path, WITNESS=str(witnesses))
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("WITNESS", str(witnesses))
+    verb(*command)
     told = [json.loads(file.read_text()) for file in witnesses.iterdir()]
     assert sorted((entry["seed"], entry["rank"]) for entry in told) == [(1, 0), (1, 1), (2, 0), (2, 1)]
     for seed in (1, 2):
@@ -189,13 +188,12 @@ def test_what_a_job_could_not_say_itself(tmp_path: Path):
     assert settled(job, 1, log).status == "finished", "it is done, however its process ended"
 
 
-def test_a_gpu_each_and_two_gpus_do_not_go_together(tmp_path: Path):
+def test_a_gpu_each_and_two_gpus_do_not_go_together():
     command = ("train", "-m", "experiment=demo", "seed=1,2", "trainer.devices=2", "launcher=local_gpus")
-    assert "use launcher=sequential" in one_sentence(run_script(*command, cwd=tmp_path))
+    assert "use launcher=sequential" in refused(*command)
 
 
-def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake(tmp_path: Path):
-    said = one_sentence(run_script("train", "experiment=backbones", "seed=1", cwd=tmp_path))
+def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake():
+    said = refused("train", "experiment=backbones", "seed=1")
     assert "this experiment is a grid over backbone, seed: add -m" in said and "backbone=resnet50" in said
-    said = one_sentence(run_script("train", "experiment=demo", "seed=1,2", cwd=tmp_path))
-    assert "`maskrcnn-lit train -m` makes a run of each" in said
+    assert "`maskrcnn-lit train -m` makes a run of each" in refused("train", "experiment=demo", "seed=1,2")

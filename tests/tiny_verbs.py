@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,24 @@ def run_script(*arguments: object, cwd: Path, **more: str) -> subprocess.Complet
     """Run the console script; its exit code is for the test to judge."""
     command = [script(), *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=600)
+
+
+def printed_by(*arguments: object, code: int = 0) -> str:
+    """What a verb prints in this process. (Not what processes print that it starts.)"""
+    with redirect_stdout(StringIO()) as printed:
+        verb(*arguments, code=code)
+    return printed.getvalue()
+
+
+def refused(*arguments: object) -> str:
+    """The one sentence that a mistake ends in, in this process."""
+    with redirect_stderr(StringIO()) as said:
+        verb(*arguments, code=2)
+    text = said.getvalue()
+    assert "Traceback" not in text and text.count("maskrcnn-lit: ") == 1
+    last = text.splitlines()[-1]
+    assert last.startswith("maskrcnn-lit: ")
+    return last
 
 
 def one_sentence(done: subprocess.CompletedProcess[str]) -> str:

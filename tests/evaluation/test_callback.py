@@ -5,10 +5,9 @@ Images are 64 x 64 and hold one rectangle each; the detection of image n lies n 
 
 import json
 import math
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import torch
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
 from pycocotools import mask as rle_tools
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -29,6 +29,10 @@ from maskrcnn_lit.evaluation import callback
 from maskrcnn_lit.evaluation.callback import CocoEvaluation
 from maskrcnn_lit.evaluation.coco_ap import score_results
 from maskrcnn_lit.model.mask_rcnn import Output
+
+# Processes are forked from one that has imported Lightning once.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["maskrcnn_lit.training.trainer"])
 
 CATEGORIES = (Category(9, "ant"), Category(2, "bee"))
 
@@ -232,7 +236,8 @@ def test_processes_score_as_one_does(processes: int, images: int, tmp_path: Path
     alone, evaluation = CocoEvaluation(), CocoEvaluation(run_dir=tmp_path)
     _trainer(tmp_path, alone).validate(Module(), Data(images), verbose=False)
     watch = WriteMetrics(tmp_path, evaluation)
-    trainer = _trainer(tmp_path, evaluation, watch, devices=processes, strategy="ddp_spawn")
+    strategy = DDPStrategy(start_method="forkserver")
+    trainer = _trainer(tmp_path, evaluation, watch, devices=processes, strategy=strategy)
     trainer.validate(Module(), Data(images), verbose=False)
     assert len(json.loads((tmp_path / "detections.json").read_text())) == 2 * images
     first, *others = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(processes))
@@ -255,13 +260,14 @@ class Failing(Module):
         return super().validation_step(batch, batch_idx)
 
 
-def fit_and_fail(folder: str, failing: str) -> None:
+def fit_and_fail(folder: Path, failing: int, environment: dict[str, str]) -> None:
     """What each process of the next test runs."""
-    trainer = _trainer(Path(folder), CocoEvaluation(), devices=2, strategy="ddp", max_epochs=1, num_sanity_val_steps=0)
+    os.environ.update(environment)
+    trainer = _trainer(folder, CocoEvaluation(), devices=2, strategy="ddp", max_epochs=1, num_sanity_val_steps=0)
     try:
-        trainer.fit(Failing(int(failing)), datamodule=Data())
+        trainer.fit(Failing(failing), datamodule=Data())
     except UserError as error:
-        Path(folder, f"{os.environ['RANK']}.txt").write_text(str(error))
+        (folder / f"{os.environ['RANK']}.txt").write_text(str(error))
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -270,18 +276,17 @@ def test_a_process_that_fails_ends_all_with_its_message(failing: int, tmp_path: 
         port.bind(("127.0.0.1", 0))
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port.getsockname()[1]), "WORLD_SIZE": "2"}
     shared |= {"LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "1", "OMP_NUM_THREADS": "1"}
-    code = f"from test_callback import fit_and_fail; fit_and_fail({str(tmp_path)!r}, '{failing}')"
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).resolve().parent,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        PROCESSES.Process(
+            target=fit_and_fail, args=(tmp_path, failing, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         )
         for rank in (0, 1)
     ]
+    for process in running:
+        process.start()
     try:
         for process in running:
-            process.wait(timeout=180)
+            process.join(timeout=180)
     finally:
         for process in running:
             process.kill()
