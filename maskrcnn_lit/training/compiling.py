@@ -82,8 +82,8 @@ def _compiled(name: str, **options: Any) -> Any:
             return compiled(model, *args)
         except torch._dynamo.exc.TorchDynamoException as error:  # while compiling: nothing has been computed yet
             tell(f"trainer.compile: {name} is not compiled, since {type(error).__name__}: {str(error).splitlines()[0]}")
-            setattr(model, name, MethodType(plain, model))
-            return plain(model, *args)
+        setattr(model, name, MethodType(plain, model))
+        return plain(model, *args)
 
     return run
 
