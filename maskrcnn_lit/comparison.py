@@ -50,9 +50,9 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
             name: (render(plot, arena, LIGHT), render(plot, arena, DARK)) for name, plot in plots_of(arena).items()
         }
         ranked.append(Ranked(arena, resampled, drawn, examples, f"{place + 1}_" if place else ""))
-    names = ", ".join(source.name or str(source) for source in sources)
+    names = [source.name or str(source) for source in sources]
     report = Report(
-        title=f"Comparison of {names}",
+        title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
         written=time.strftime("%Y-%m-%d %H:%M"),
         jobs=jobs,
         ranked=ranked,

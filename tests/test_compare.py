@@ -34,6 +34,8 @@ def test_several_runs_and_another_place(folder: Path, tmp_path: Path, monkeypatc
     ap = json.loads((folder / "b/result.json").read_text())["metrics"]["val/mask_ap"]
     assert text.startswith("# Comparison of 7, b") and f"{ap:.3f}" in text
     assert cli.main(["compare", "runs=7", f"out={tmp_path}/one"]) == 0
+    assert cli.main(["compare", "runs=[7,b,7,b,7]", f"out={tmp_path}/many"]) == 0
+    assert (tmp_path / "many/report.md").read_text().startswith("# Comparison of 5 folders\n")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from tiny_run import tiny_trainer
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.cost import count_flops
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.training import compiling
 from maskrcnn_lit.training.compiling import REGIONS, CompileRegions, compile_regions, obstacle
@@ -92,6 +93,15 @@ def test_the_weights_keep_their_names():
     assert [name for name, _ in compiled.named_parameters()] == [name for name, _ in plain.named_parameters()]
     compiled.load_state_dict(plain.state_dict())
     assert all(isinstance(vars(compiled)[name].__self__, MaskRCNN) for name in REGIONS)
+
+
+def test_the_flops_of_a_compiled_model_are_counted():
+    """At the end of a run, of the model as it was trained."""
+    plain, compiled = pair(backend="eager")
+    batch = {key: value for key, value in make_batch().items() if key in ("images", "image_sizes")}
+    compiled.eval()(batch)
+    assert count_flops(compiled.eval(), batch) == count_flops(plain.eval(), batch) > 0
+    compiled.eval()(batch)
 
 
 def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
