@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from tiny_verbs import (
 from maskrcnn_lit import __version__
 from maskrcnn_lit.config import load_run_config
 from maskrcnn_lit.data.shapes import NAMES
+from maskrcnn_lit.training import compiling
 from maskrcnn_lit.training.module import DetectionModule
 
 pytest_plugins = ("tiny_verbs",)
@@ -230,6 +232,24 @@ def test_a_seed_gives_the_same_weights_again_and_another_one_others(trained: Pat
     )
 
 
+def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
+    strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """All of a run, as a GPU has it: captured in graphs of fixed shapes, which torch's own operators then run."""
+    monkeypatch.setattr(compiling, "compile_regions", partial(compiling.compile_regions, backend="eager"))
+    run = ("train", *coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.epochs=1")
+    verb(*run, f"run_dir={run_dir}/plain")
+    verb(*run, f"run_dir={run_dir}/compiled", "trainer.compile=always")
+    plain, compiled = (result(run_dir / name) for name in ("plain", "compiled"))
+    assert plain["cost"]["flops"] == compiled["cost"]["flops"]
+    for name in ("val/loss", "val/mask_ap", "val/box_ap"):
+        assert compiled["metrics"][name] == pytest.approx(plain["metrics"][name], rel=1e-3, abs=1e-3), name
+    file = run_dir / "compiled" / "result.json"
+    file.write_text(file.read_text().replace('"finished"', '"failed"'))  # as if it had been killed at its end
+    verb("train", f"resume={run_dir}/compiled")
+    assert result(run_dir / "compiled")["metrics"]["val/loss"] == pytest.approx(compiled["metrics"]["val/loss"])
+
+
 def test_any_numbering_of_the_data_trains_alike(trained: Path, strange: Path, shapes: Path, run_dir: Path):
     """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another order."""
     verb("train", *shapes_data(shapes), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
@@ -258,6 +278,7 @@ def by_names(run_dir: Path, truth: dict[str, Any]) -> list[Any]:
 KILLED = """
 import os, signal, sys
 from maskrcnn_lit.cli import main
+from maskrcnn_lit.training import compiling
 from maskrcnn_lit.training.module import DetectionModule
 
 training_step = DetectionModule.training_step
