@@ -3,7 +3,7 @@
     python experiments/write.py REPORT experiments/02_data_size
 
 Copies results.csv and the plots, and puts the report's tables between the marks <!-- compare --> and <!-- /compare -->
-of README.md; what stands around them is written by hand. Where data lay on the machine of the runs is left out.
+of README.md; what stands around them is written by hand. Where data lay on the machine of the runs becomes DIR.
 """
 
 import re
@@ -12,21 +12,27 @@ import sys
 from pathlib import Path
 
 MARKS = ("<!-- compare -->", "<!-- /compare -->")
-PLACES = re.compile(r" data\.(root|cache_dir)=[^\s`,\"]+")
+CACHE = re.compile(r" data\.cache_dir=[^\s`,\"]+")
+PLACE = re.compile(r"=/[^\s`,\"]+")
 
 
 def main() -> None:
     report, folder = map(Path, sys.argv[1:])
-    text = PLACES.sub("", (report / "report.md").read_text(encoding="utf-8"))
+    text = anywhere((report / "report.md").read_text(encoding="utf-8"))
     tables = "## " + text.partition("\n## ")[2].partition("\n## About")[0].strip()
     page = folder / "README.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     page.write_text(f"{before}{MARKS[0]}\n{tables}\n{MARKS[1]}{after}", encoding="utf-8")
     results = (report / "results.csv").read_text(encoding="utf-8")
-    (folder / "results.csv").write_text(PLACES.sub("", results), encoding="utf-8")
+    (folder / "results.csv").write_text(anywhere(results), encoding="utf-8")
     shutil.rmtree(folder / "plots", ignore_errors=True)
     shutil.copytree(report / "plots", folder / "plots")
+
+
+def anywhere(text: str) -> str:
+    """`text` with data.root=DIR and the like in its commands."""
+    return PLACE.sub("=DIR", CACHE.sub("", text))
 
 
 if __name__ == "__main__":
