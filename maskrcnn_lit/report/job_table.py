@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskrcnn_lit.report.jobs import APS, PLACES, Arena, Job, Setting, option_value, varying
+from maskrcnn_lit.report.jobs import APS, PLACES, Arena, Job, Setting, endings, option_value, varying
 from maskrcnn_lit.report.words import number
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
@@ -60,7 +60,7 @@ def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
     options = list(arena.settings[0].options)
     accuracies = kinds(arena.jobs)
     aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
-    head = ["", *map(_last, options), "seeds"]
+    head = ["", *endings(options), "seeds"]
     for name in aps:
         head.append(f"{APS[name]} (95 % over seeds)")
     head += [_accuracy(kind) for kind in accuracies]
@@ -92,7 +92,7 @@ def score_rows(arena: Arena, numbers: Mapping[str, int]) -> tuple[list[str], Row
                 row.append(number(job.metric(f"{name}50")))
             values = [job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None for kind in accuracies]
             rows.append([*row, *map(number, values), *setting.options.values()])
-    return [*head, *map(_accuracy, accuracies), *map(_last, options)], rows
+    return [*head, *map(_accuracy, accuracies), *endings(options)], rows
 
 
 def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
@@ -100,7 +100,7 @@ def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
     ran = [(i + 1, job) for i, job in enumerate(jobs) if job.result.cost]
     known = [name for name in COSTS if any(job.result.cost.get(name) is not None for _, job in ran)]
     options = varying(jobs)
-    head = ["job", *map(_last, options), "seed", *(COSTS[name][0] for name in known)]
+    head = ["job", *endings(options), "seed", *(COSTS[name][0] for name in known)]
     rows = [
         [str(i), *(options[name][i - 1] for name in options), _seed(job), *(cost(job, name) for name in known)]
         for i, job in ran
@@ -186,7 +186,3 @@ def _accuracy(kind: str) -> str:
 
 def _plain(metric: str) -> str:
     return metric.removeprefix("val/")
-
-
-def _last(option: str) -> str:
-    return option.rpartition(".")[2]

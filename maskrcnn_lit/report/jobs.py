@@ -4,7 +4,7 @@ ranked together."""
 import json
 import math
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,19 @@ def option_value(job: Job, name: str, missing: Any = None) -> Any:
 
 def label(options: Mapping[str, str]) -> str:
     """How text calls a setting: "resnet50, train_images=1000"; a group is called by its choice."""
-    return ", ".join(f"{n.rpartition('.')[2]}={value}" if "." in n else value for n, value in options.items())
+    called = zip(options, endings(options), options.values(), strict=True)
+    return ", ".join(f"{ending}={value}" if "." in name else value for name, ending, value in called)
+
+
+def endings(names: Collection[str]) -> list[str]:
+    """What tables call options: by as many parts from the end as no other of them ends with."""
+
+    def ending(name: str) -> str:
+        parts = name.split(".")
+        own = (".".join(parts[-count:]) for count in range(1, len(parts)))
+        return next((end for end in own if sum(f".{other}".endswith(f".{end}") for other in names) == 1), name)
+
+    return [ending(name) for name in names]
 
 
 def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[Setting]:

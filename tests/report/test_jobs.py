@@ -6,7 +6,19 @@ import pytest
 from comparison_sample import job
 
 from maskrcnn_lit.evaluation.result import RunResult
-from maskrcnn_lit.report.jobs import NOT_RUN, Job, arenas, limit, option, pareto, repeated_seeds, settings, varying
+from maskrcnn_lit.report.jobs import (
+    NOT_RUN,
+    Job,
+    arenas,
+    endings,
+    label,
+    limit,
+    option,
+    pareto,
+    repeated_seeds,
+    settings,
+    varying,
+)
 
 
 def backbone(name: str, seed: int, ap: float, **more):
@@ -131,3 +143,10 @@ def test_the_pareto_front_holds_what_nothing_beats():
     points = [(4, 0.3), (1, 0.1), (2, 0.3), (3, 0.2), (5, 0.5), (2, 0.3), (1, 0.05)]
     assert pareto(points) == [1, 2, 5, 4]  # two are equal, and neither beats the other
     assert pareto([]) == [] and pareto([(1, 0.0)]) == [0]
+
+
+def test_options_are_called_by_their_end_and_by_more_of_it_where_two_end_alike():
+    names = ["backbone", "model.rpn.pre_nms.train", "model.rpn.post_nms.train", "data.train_images", "a.post_nms.train"]
+    assert endings(names) == ["backbone", "pre_nms.train", "rpn.post_nms.train", "train_images", "a.post_nms.train"]
+    assert label({"backbone": "resnet18", "optimizer.lr": "0.1", "x.lr": "2"}) == "resnet18, optimizer.lr=0.1, x.lr=2"
+    assert endings([]) == [] and endings(["seed"]) == ["seed"]
