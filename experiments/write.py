@@ -13,7 +13,7 @@ from pathlib import Path
 
 MARKS = ("<!-- compare -->", "<!-- /compare -->")
 CACHE = re.compile(r" data\.cache_dir=[^\s`,\"]+")
-PLACE = re.compile(r"=/[^\s`,\"]+")
+PLACE = re.compile(r"(?<=[=,| ])/\w[^\s`,\"|]*")
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 def anywhere(text: str) -> str:
     """`text` with data.root=DIR and the like in its commands."""
-    return PLACE.sub("=DIR", CACHE.sub("", text))
+    return PLACE.sub("DIR", CACHE.sub("", text))
 
 
 if __name__ == "__main__":
