@@ -120,7 +120,8 @@ def tuned(theirs: nn.Module, picture: np.ndarray) -> nn.Module:
 
 
 def agree(ours: Detections, theirs: dict[str, Tensor]) -> tuple[float, float, float]:
-    """Assert the same detections; returns the largest differences of a box, a score, a mask (1 - IoU)."""
+    """Assert the same detections; returns the largest differences of a box, a score, a mask (1 - IoU, of which the
+    rounding of one pixel is taken off: some masks have 80)."""
     boxes, scores, labels = (theirs[key].numpy() for key in ("boxes", "scores", "labels"))
     ids = np.array([entry["category_id"] for entry in ours.to_coco()])
     assert len(ours.boxes) == len(boxes)
@@ -131,12 +132,12 @@ def agree(ours: Detections, theirs: dict[str, Tensor]) -> tuple[float, float, fl
     pasted = (theirs["masks"][partner, 0] > 0.5).numpy().astype(np.uint8)
     masks = [coco_mask.encode(np.asfortranarray(mask)) for mask in pasted]
     assert sum(map(coco_mask.area, masks)) > 0
-    overlap = [
-        coco_mask.iou([mine], [other], [0])[0, 0]
-        for mine, other in zip(ours.masks, masks, strict=True)
-        if coco_mask.area(mine) or coco_mask.area(other)
-    ]
-    return apart.min(axis=1).max(), np.abs(ours.scores - scores[partner]).max(), 1 - min(overlap)
+    apart_masks = []
+    for mine, other in zip(ours.masks, masks, strict=True):
+        union = coco_mask.area(coco_mask.merge([mine, other]))
+        differ = union - coco_mask.area(coco_mask.merge([mine, other], intersect=True))
+        apart_masks.append(max(0, int(differ) - 1) / max(1, int(union)))
+    return apart.min(axis=1).max(), np.abs(ours.scores - scores[partner]).max(), max(apart_masks)
 
 
 @pytest.mark.parametrize(("version", "images", "proposals"), [("v1", 2, 1000), ("v2", 1, 200)])
@@ -164,7 +165,7 @@ def test_torchvision_files_give_torchvision_s_detections(
         box, score, mask = agree(found, expected)
         print(f"{version}: boxes {box:.1e} px, scores {score:.1e}, masks 1 - IoU {mask:.1e}")
         assert len(found.boxes) >= 20 and len(set(found.names)) >= 2
-        assert box <= 0.01 and score <= 1e-4 and mask <= 0.03  # one of a small mask's 80 pixels
+        assert box <= 0.01 and score <= 1e-4 and mask <= 0.01
 
 
 # What a file is

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from coco_file import small_index
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_lit.data import workers
+from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.sampling import BLANK, EpochBatches
 from maskrcnn_lit.data.source import Remote
 from maskrcnn_lit.data.workers import CopiedAhead, FetchedAhead, choose_workers, fetched_ahead
@@ -71,6 +72,17 @@ def test_only_images_from_far_away_are_fetched_ahead(tmp_path: Path):
     assert isinstance(fetched_ahead(batches, replace(index, source=Far([]))), FetchedAhead)
 
 
+class Numbered(Dataset[Batch]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch:
+        return {"images": torch.tensor(index)}
+
+
 class Noted:
     """What a stream of a GPU is told, in a list of its own and of all streams."""
 
@@ -94,7 +106,7 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(monkeypat
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: told.append(f"{stream.name} reads"))
-    loader = DataLoader([{"images": torch.tensor(i)} for i in range(3)], batch_size=None)  # type: ignore[arg-type]
+    loader = DataLoader(Numbered(3), batch_size=None)
     ahead = CopiedAhead(loader, torch.device("cpu"))
     assert len(ahead) == 3 and ahead.batch_sampler is loader.batch_sampler
     for epoch in range(2):
@@ -113,4 +125,4 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(monkeypat
             *("the step waits for the copy 3", "the step reads", "step 2"),
         ], epoch
         told.clear()
-    assert list(CopiedAhead(DataLoader([]), torch.device("cpu"))) == []  # type: ignore[arg-type]
+    assert list(CopiedAhead(DataLoader(Numbered(0), batch_size=None), torch.device("cpu"))) == []

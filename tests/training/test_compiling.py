@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from tiny_run import tiny_trainer
 
 from maskrcnn_lit.errors import UserError
@@ -132,7 +133,7 @@ def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch):
     assert "does not compile here" in (obstacle(make_model(), CPU) or "")
 
 
-class Module(torch.nn.Module):
+class Module(LightningModule):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
@@ -147,16 +148,16 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(
     monkeypatch.setattr(compiling, "compile_regions", compiled.append)
     monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)
     model = make_model()
-    callback.setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
+    callback.setup(trainer, Module(model), "fit")
     assert compiled == []
-    CompileRegions("always").setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
+    CompileRegions("always").setup(trainer, Module(model), "fit")
     assert compiled.pop() == model
     monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
-    CompileRegions("off").setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
+    CompileRegions("off").setup(trainer, Module(model), "fit")
     assert compiled == []
-    callback.setup(trainer, Module(model), "fit")  # type: ignore[arg-type]
+    callback.setup(trainer, Module(model), "fit")
     assert compiled == [model] and said == []
-    callback.setup(trainer, Module(make_model(roi_align={"points": 0})), "fit")  # type: ignore[arg-type]
+    callback.setup(trainer, Module(make_model(roi_align={"points": 0})), "fit")
     assert compiled == [model] and said[0].startswith(
         "trainer.compile=auto: not compiled, since model.roi_align.points=0"
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from tiny_run import CATEGORIES, LOSSES, tiny_trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_lit.config import build, compose
 from maskrcnn_lit.data.batch import Batch
@@ -55,13 +55,26 @@ def scene(i: int) -> Batch:
     }
 
 
+class Held(Dataset[Batch]):
+    """What is in a list."""
+
+    def __init__(self, batches: Sequence[Batch]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.batches[index]
+
+
 class Scenes(LightningDataModule):
     batch_size = BATCH
 
     def train_dataloader(self) -> Loader:
-        scenes = [scene(i) for i in range(BATCH * STEPS)]
+        scenes = Held([scene(i) for i in range(BATCH * STEPS)])
         cuda = torch.cuda.is_available()
-        loader: DataLoader = DataLoader(scenes, batch_size=BATCH, pin_memory=cuda)  # type: ignore[arg-type]
+        loader = DataLoader(scenes, batch_size=BATCH, pin_memory=cuda)
         return CopiedAhead(loader, torch.device("cuda")) if cuda else loader
 
     def resume(self, *, epoch: int, batch: int) -> None:
@@ -160,7 +173,7 @@ def test_compiled_steps_have_the_losses_of_the_others(tmp_path: Path, precision:
 def test_batches_that_are_copied_ahead_arrive_whole():
     """While the device is busy, so that a copy, or memory that is used again too early, would be seen."""
     sent = [{"images": torch.randint(0, 256, (2000, 2000), dtype=torch.uint8)} for _ in range(8)]
-    loader: DataLoader = DataLoader(sent, batch_size=None, pin_memory=True)  # type: ignore[arg-type]
+    loader = DataLoader(Held(sent), batch_size=None, pin_memory=True)
     busy = torch.ones(4000, 4000, device="cuda")
     sums = []
     for batch in CopiedAhead(loader, torch.device("cuda")):
