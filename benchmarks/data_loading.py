@@ -1,12 +1,14 @@
-"""Images a second of one core: our loader, torchvision's reference pipeline, and the decoder alone, in the same run.
+"""Images a second of one core: our loader, torchvision's reference pipeline, and the decoder alone,
+in the same run.
 
     python benchmarks/data_loading.py --coco DIR [--sizes 800,1333 512 256 128] [--rounds 5]
 
-DIR holds train2017/ and annotations/instances_train2017.json. All give one image after the other in this process, with
-boxes, masks, a mirror in half of the cases and a size jitter of 0.8 to 1. torchvision's is that of its references:
-Pillow, full masks from pycocotools, a mirror of both, then GeneralizedRCNNTransform, which resizes and normalises image
-and masks as its model does. They take turns; a rate is that of the median round, by processor time. The first round,
-which fills what ours keeps on the disk (mask crops, and at 512 pixels and below resized images), is told apart.
+DIR holds train2017/ and annotations/instances_train2017.json. All give one image after the other in
+this process, with boxes, masks, a mirror in half of the cases and a size jitter of 0.8 to 1.
+torchvision's is that of its references: Pillow, full masks from pycocotools, a mirror of both, then
+GeneralizedRCNNTransform, which resizes and normalises image and masks as its model does. They take
+turns; a rate is that of the median round, by processor time. The first round, which fills what ours
+keeps on the disk (mask crops, and at 512 pixels and below resized images), is told apart.
 """
 
 import argparse
@@ -26,7 +28,9 @@ BATCH = 2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--sizes", nargs="+", default=["800,1333", "512", "256", "128"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -38,12 +42,14 @@ def main() -> None:
     for text in arguments.sizes:
         sides = [int(side) for side in text.split(",")]
         with tempfile.TemporaryDirectory() as cache:
-            report = measure(arguments.coco, sides if len(sides) > 1 else sides[0], Path(cache), arguments.rounds)
+            report = measure(
+                arguments.coco, sides if len(sides) > 1 else sides[0], Path(cache), arguments.rounds
+            )
             print(json.dumps(report), flush=True)
 
 
 def measure(coco: Path, size: Any, cache: Path, rounds: int) -> dict[str, Any]:
-    from maskrcnn_lit.evaluation.result import package_commit, package_versions
+    from maskrcnn_lit.runs.provenance import package_commit, package_versions
 
     data = datamodule(coco, size, cache, "auto")
     dataset = data.train_dataset
@@ -66,7 +72,9 @@ def measure(coco: Path, size: Any, cache: Path, rounds: int) -> dict[str, Any]:
         "images": len(dataset),
         "objects": sum(len(dataset.index.annotations(i)["ids"]) for i in range(len(dataset))),
         "images_per_cpu_second": {name: round(1 / value, 1) for name, value in typical.items()},
-        "times_torchvision": {name: round(typical["torchvision"] / value, 2) for name, value in typical.items()},
+        "times_torchvision": {
+            name: round(typical["torchvision"] / value, 2) for name, value in typical.items()
+        },
         "first_round_images_per_cpu_second": round(1 / seconds["maskrcnn_lit"][0], 1),
         "stages_ms": stages(dataset, rounds),
         "rounds": rounds,
@@ -108,7 +116,7 @@ def loading(data: Any) -> Callable[[int], None]:
 
 
 def decode_all(dataset: Any) -> None:
-    from maskrcnn_lit.data.image import decode
+    from maskrcnn_lit.storage.images import decode
 
     for i in range(len(dataset)):
         decode(dataset.index.read(i), dataset.index.size(i))
@@ -121,10 +129,14 @@ def torchvision_pipeline(coco: Path, size: Any) -> Callable[[int], None]:
     from torchvision.transforms import functional
 
     with contextlib.redirect_stdout(io.StringIO()):
-        images = CocoDetection(str(coco / "train2017"), str(coco / "annotations/instances_train2017.json"))
+        images = CocoDetection(
+            str(coco / "train2017"), str(coco / "annotations/instances_train2017.json")
+        )
     short, long = size if isinstance(size, list) else (size, size)
     choices = [round(short * factor) for factor in (0.8, 0.84, 0.88, 0.92, 0.96, 1.0)]
-    resize = GeneralizedRCNNTransform(choices, long, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).train()
+    resize = GeneralizedRCNNTransform(
+        choices, long, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    ).train()
 
     def run(epoch: int) -> None:
         torch.manual_seed(epoch)
@@ -140,12 +152,16 @@ def torchvision_pipeline(coco: Path, size: Any) -> Callable[[int], None]:
 
 
 def targets(annotations: list[dict[str, Any]], width: int, height: int) -> dict[str, Any]:
-    """What torchvision's references make of an image's annotations: no crowds, a whole mask for each object."""
+    """What torchvision's references make of an image's annotations: no crowds, a whole mask for
+    each object.
+    """
     import torch
     from pycocotools import mask as coco_mask
 
     objects = [entry for entry in annotations if not entry["iscrowd"]]
-    boxes = torch.as_tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(-1, 4)
+    boxes = torch.as_tensor([entry["bbox"] for entry in objects], dtype=torch.float32).reshape(
+        -1, 4
+    )
     boxes[:, 2:] += boxes[:, :2]
     boxes[:, 0::2].clamp_(min=0, max=width)
     boxes[:, 1::2].clamp_(min=0, max=height)
@@ -160,16 +176,19 @@ def targets(annotations: list[dict[str, Any]], width: int, height: int) -> dict[
 
 
 def stages(dataset: Any, rounds: int) -> dict[str, float]:
-    """Milliseconds an image of what our loader does, stage by stage; the last is the whole, with what lies between."""
+    """Milliseconds an image of what our loader does, stage by stage; the last is the whole, with
+    what lies between.
+    """
     import numpy as np
 
-    from maskrcnn_lit.data.dataset import collate
-    from maskrcnn_lit.data.image import decode
+    from maskrcnn_lit.data.collate import collate
     from maskrcnn_lit.data.transforms import draw_view, resample
+    from maskrcnn_lit.storage.images import decode
 
     index, count = dataset.index, len(dataset)
     views = [
-        draw_view(*index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i)) for i in range(count)
+        draw_view(*index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i))
+        for i in range(count)
     ]
     files = [index.read(i) for i in range(count)]
 
@@ -180,10 +199,14 @@ def stages(dataset: Any, rounds: int) -> dict[str, float]:
     kept = dataset.resized is not None
     pixels = [(dataset.resized.get(i), 1) if kept else decoded(i) for i in range(count)]
     if kept:
-        views = [v._replace(window=(0, 0, *p.shape[:2])) for v, (p, _) in zip(views, pixels, strict=True)]
+        views = [
+            v._replace(window=(0, 0, *p.shape[:2])) for v, (p, _) in zip(views, pixels, strict=True)
+        ]
     samples = [dataset[1, i] for i in range(count)]
     work: dict[str, Callable[[int], Any]] = {
-        "view": lambda i: draw_view(*index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i)),
+        "view": lambda i: draw_view(
+            *index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i)
+        ),
         "read": lambda i: dataset.resized.get(i) if kept else index.read(i),
         "decode": (lambda i: None) if kept else decoded,
         "resize and mirror": lambda i: resample(*pixels[i], views[i]),

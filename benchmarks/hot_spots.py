@@ -1,10 +1,13 @@
-"""Each hot spot of the model against torchvision's operator on the same tensors; equal results come first, then time.
+"""Each hot spot of the model against torchvision's operator on the same tensors; equal results come
+first, then time.
 
-    python benchmarks/hot_spots.py [--size 480 640] [--batch 2] [--rounds 7] [--device cpu] [--only matching ...]
+    python benchmarks/hot_spots.py [--size 480 640] [--batch 2] [--rounds 7] [--device cpu] [--only
+    matching ...]
 
-Anchors, proposals and features are those of a pyramid over a batch of this size with 20 objects an image; boxes and
-numbers are random. Both take turns; the CPU is one thread, and its time the processor's, as others may use the machine.
-Prints one line of JSON: median milliseconds of each, and how many times as long torchvision's operator takes.
+Anchors, proposals and features are those of a pyramid over a batch of this size with 20 objects an
+image; boxes and numbers are random. Both take turns; the CPU is one thread, and its time the
+processor's, as others may use the machine. Prints one line of JSON: median milliseconds of each,
+and how many times as long torchvision's operator takes.
 """
 
 import argparse
@@ -34,12 +37,13 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou
 
-from maskrcnn_lit.evaluation.cost import device_name
-from maskrcnn_lit.evaluation.result import package_commit, package_versions
 from maskrcnn_lit.model.boxes import suppress
 from maskrcnn_lit.model.mask_head import mask_targets
-from maskrcnn_lit.model.matching import BACKGROUND, OBJECT, match, sample
+from maskrcnn_lit.model.matching import BACKGROUND, OBJECT, match
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
+from maskrcnn_lit.model.sampling import sample
+from maskrcnn_lit.runs.provenance import package_commit, package_versions
+from maskrcnn_lit.training.devices import device_name
 
 
 class Pair(NamedTuple):
@@ -49,7 +53,9 @@ class Pair(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, nargs=2, default=(480, 640))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
@@ -60,13 +66,19 @@ def main() -> None:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     scene = make_scene(arguments.batch, tuple(arguments.size), device)
-    rows = {name: measure(name, SPOTS[name](scene), arguments.rounds, device) for name in arguments.only}
+    rows = {
+        name: measure(name, SPOTS[name](scene), arguments.rounds, device) for name in arguments.only
+    }
     report = {
         "benchmark": "hot_spots",
         **{key: vars(arguments)[key] for key in ("size", "batch", "rounds")},
         **{"device": device_name(device), "date": time.strftime("%Y-%m-%d")},
-        "milliseconds": {name: {who: round(ms, 2) for who, ms in row.items()} for name, row in rows.items()},
-        "times_torchvision": {name: round(r["torchvision"] / r["maskrcnn_lit"], 2) for name, r in rows.items()},
+        "milliseconds": {
+            name: {who: round(ms, 2) for who, ms in row.items()} for name, row in rows.items()
+        },
+        "times_torchvision": {
+            name: round(r["torchvision"] / r["maskrcnn_lit"], 2) for name, r in rows.items()
+        },
         **{"versions": package_versions(), "commit": package_commit()},
     }
     print(json.dumps(report))
@@ -93,7 +105,9 @@ def matching(scene: Scene) -> Pair:
 
 
 def sampling(scene: Scene) -> Pair:
-    """256 anchors an image, at most half of them objects. Given the same random numbers, the same ones."""
+    """256 anchors an image, at most half of them objects. Given the same random numbers, the same
+    ones.
+    """
     kind = matching(scene).ours()[1]
     keys = torch.rand(kind.shape, device=kind.device, dtype=torch.float64)
     sampler = BalancedPositiveNegativeSampler(256, 0.5)
@@ -105,7 +119,8 @@ def sampling(scene: Scene) -> Pair:
         with random_by(keys, kind):
             other = theirs()
         chosen = [
-            torch.zeros_like(one).index_fill(0, rows[ok], True) for one, rows, ok in zip(other, *mine[::2], strict=True)
+            torch.zeros_like(one).index_fill(0, rows[ok], True)
+            for one, rows, ok in zip(other, *mine[::2], strict=True)
         ]
         return torch.equal(torch.stack(chosen), torch.stack(other))
 
@@ -120,7 +135,9 @@ def suppression(scene: Scene) -> Pair:
 
     def theirs() -> Tensor:
         kept = batched_nms(scene.proposals.flatten(0, 1), scores.repeat(images), image, 0.7)
-        return torch.zeros_like(image, dtype=torch.bool).index_fill(0, kept, True).view(images, count)
+        return (
+            torch.zeros_like(image, dtype=torch.bool).index_fill(0, kept, True).view(images, count)
+        )
 
     return Pair(lambda: suppress(scene.proposals, 0.7), theirs, torch.equal)
 
@@ -139,7 +156,9 @@ def regions(scene: Scene, backward: bool) -> Pair:
             return torch.autograd.grad(pool(), pyramid, gradient) if backward else [pool()]
 
     def close(mine: Any, other: Any) -> bool:
-        return all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(mine, other, strict=True))
+        return all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(mine, other, strict=True)
+        )
 
     pooled = [Pooled(boxes.flatten(0, 1), image, 7)]
     return Pair(
@@ -150,8 +169,10 @@ def regions(scene: Scene, backward: bool) -> Pair:
 
 
 def targets(scene: Scene) -> Pair:
-    """Masks of 64 positives an image. Ours read crops of 112 x 112, torchvision's whole images: first they are compared
-    with crops that are the whole image, whose pixels' corners lie where torchvision has their centres."""
+    """Masks of 64 positives an image. Ours read crops of 112 x 112, torchvision's whole images:
+    first they are compared with crops that are the whole image, whose pixels' corners lie where
+    torchvision has their centres.
+    """
     images, device = len(scene.boxes), scene.boxes.device
     whole = (torch.rand(images * OBJECTS, *scene.size, device=device) > 0.5).to(torch.uint8)
     crops = (torch.rand(images * OBJECTS, 112, 112, device=device) > 0.5).to(torch.uint8)
@@ -166,20 +187,28 @@ def targets(scene: Scene) -> Pair:
 
     def equal(mine: Tensor, other: Tensor) -> bool:
         square = torch.nn.functional.pad(whole, (0, side - scene.size[1], 0, side - scene.size[0]))
-        corners = torch.tensor([-0.5, -0.5, side - 0.5, side - 0.5], device=device).expand(len(square), 4)
+        corners = torch.tensor([-0.5, -0.5, side - 0.5, side - 0.5], device=device).expand(
+            len(square), 4
+        )
         mine = mask_targets(positives.flatten(0, 1), square, corners, instance, 28)
-        inside = (positives.flatten(0, 1) < torch.tensor(scene.size, device=device).flip(0).repeat(2) - 1).all(1)
+        inside = (
+            positives.flatten(0, 1) < torch.tensor(scene.size, device=device).flip(0).repeat(2) - 1
+        ).all(1)
         return bool((mine - other)[inside].abs().max() < 1e-3) and bool(inside.sum() > 10)
 
     boxes = scene.boxes.flatten(0, 1)
-    return Pair(lambda: mask_targets(positives.flatten(0, 1), crops, boxes, instance, 28), theirs, equal)
+    return Pair(
+        lambda: mask_targets(positives.flatten(0, 1), crops, boxes, instance, 28), theirs, equal
+    )
 
 
 def masks_of_positives(scene: Scene) -> Pair:
     """The mask head's logits of 64 regions, each of its own class."""
     _, head = heads(scene)
     device, theirs = scene.boxes.device, torchvision_mask_head(head)
-    features = torch.randn(POSITIVES, CHANNELS, 14, 14, device=device).to(memory_format=torch.channels_last)
+    features = torch.randn(POSITIVES, CHANNELS, 14, 14, device=device).to(
+        memory_format=torch.channels_last
+    )
     labels = torch.randint(1, CLASSES + 1, (POSITIVES,), device=device)
     rows = torch.arange(POSITIVES, device=device)
     return Pair(
@@ -198,13 +227,21 @@ def post_processing(scene: Scene) -> Pair:
     deltas = torch.randn(images * PROPOSALS, CLASSES + 1, 4, device=device) * 0.3
     sizes = torch.tensor([scene.size] * images, device=device)
     held = torch.ones(images, PROPOSALS, dtype=torch.bool, device=device)
-    theirs = RoIHeads(*[None] * 3, 0.5, 0.5, 1, 1.0, head.box_weights, head.score_threshold, head.nms_iou, 100)
+    theirs = RoIHeads(
+        *[None] * 3, 0.5, 0.5, 1, 1.0, head.box_weights, head.score_threshold, head.nms_iou, 100
+    )
     theirs.box_coder = BoxCoder(head.box_weights)
 
     def equal(mine: dict[str, Tensor], other: tuple[list[Tensor], ...]) -> bool:
         for number, (boxes, scores, labels) in enumerate(zip(*other, strict=True)):
-            found = {key: mine[key][number][mine["valid"][number]] for key in ("boxes", "scores", "labels")}
-            near = torch.allclose(found["boxes"], boxes, atol=1e-2), torch.allclose(found["scores"], scores, atol=1e-5)
+            found = {
+                key: mine[key][number][mine["valid"][number]]
+                for key in ("boxes", "scores", "labels")
+            }
+            near = (
+                torch.allclose(found["boxes"], boxes, atol=1e-2),
+                torch.allclose(found["scores"], scores, atol=1e-5),
+            )
             if not all(near) or not torch.equal(found["labels"], labels):
                 return False
         return True

@@ -1,14 +1,19 @@
-"""Time and memory of the annotation index on a json of train2017's size, against json.load and pycocotools.
+"""Time and memory of the annotation index on a json of train2017's size, against json.load and
+pycocotools.
 
     python benchmarks/index.py [--images 118287] [--annotations 860001] [--workers 8] [--folder DIR]
 
-The json is made by make_index_json.py (440 MB; in DIR, or in a temporary folder). Each figure is of a process of its
-own: seconds of processor time, and memory beyond what it had after its imports, in MB.
+The json is made by make_index_json.py (440 MB; in DIR, or in a temporary folder). Each figure is of
+a process of its own: seconds of processor time, and memory beyond what it had after its imports, in
+MB.
 
-- json.load: the file as Python objects. pycocotools: a COCO object. packing: read_instances and write_packed.
-- opening: what open_json does when the index is there. Private is memory that no other process shares.
-- workers: forked after the opening, each touches every annotation of every image. `per_worker` is the private memory
-  of one; `share_growth` is the proportional set size of all of them and their parent, against that of one and its.
+- json.load: the file as Python objects. pycocotools: a COCO object. packing: read_instances and
+write_packed.
+- opening: what open_json does when the index is there. Private is memory that no other process
+shares.
+- workers: forked after the opening, each touches every annotation of every image. `per_worker` is
+    the private memory of one; `share_growth` is the proportional set size of all of them and their
+    parent, against that of one and its.
 """
 
 import argparse
@@ -26,7 +31,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--annotations", type=int, default=860_001)
     parser.add_argument("--workers", type=int, default=8)
@@ -44,7 +51,7 @@ def main() -> None:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from make_index_json import write
 
-    from maskrcnn_lit.evaluation.result import package_commit, package_versions
+    from maskrcnn_lit.runs.provenance import package_commit, package_versions
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "index.json").is_file():
@@ -56,16 +63,33 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "annotations": arguments.annotations,
         "json_mb": round((folder / "index.json").stat().st_size / 1e6),
         **figures,
-        "packing_times_json_load": round(figures["packing"]["seconds"] / figures["json_load"]["seconds"], 2),
-        "packing_peak_of_pycocotools": round(figures["packing"]["peak_mb"] / figures["pycocotools"]["peak_mb"], 2),
+        "packing_times_json_load": round(
+            figures["packing"]["seconds"] / figures["json_load"]["seconds"], 2
+        ),
+        "packing_peak_of_pycocotools": round(
+            figures["packing"]["peak_mb"] / figures["pycocotools"]["peak_mb"], 2
+        ),
         "versions": package_versions(),
         "commit": package_commit(),
     }
 
 
 def alone(task: str, folder: Path, workers: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--task", task, "--folder", str(folder), "--workers", str(workers)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--task",
+        task,
+        "--folder",
+        str(folder),
+        "--workers",
+        str(workers),
+    ]
+    return json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[
+            -1
+        ]
+    )
 
 
 def load_json(folder: Path, workers: int) -> dict[str, float]:
@@ -86,40 +110,47 @@ def pack(folder: Path, workers: int) -> dict[str, float]:
     """Also leaves the index for the tasks after it."""
     import shutil
 
-    from maskrcnn_lit.data.packed import open_json
-    from maskrcnn_lit.data.source import Folder
+    from maskrcnn_lit.data.coco.arrays import open_json
+    from maskrcnn_lit.storage.sources import Folder
 
     shutil.rmtree(folder / "cache", ignore_errors=True)
     return measured(lambda: open_json(Folder(folder), "index.json", folder / "cache"))
 
 
 def open_again(folder: Path, workers: int) -> dict[str, float]:
-    from maskrcnn_lit.data.packed import open_json
-    from maskrcnn_lit.data.source import Folder
+    from maskrcnn_lit.data.coco.arrays import open_json
+    from maskrcnn_lit.storage.sources import Folder
 
     return measured(lambda: open_json(Folder(folder), "index.json", folder / "cache"))
 
 
 def share(folder: Path, workers: int) -> dict[str, float]:
-    from maskrcnn_lit.data.index import whole_index
-    from maskrcnn_lit.data.packed import open_json
-    from maskrcnn_lit.data.source import Folder
+    from maskrcnn_lit.data.coco.arrays import open_json
+    from maskrcnn_lit.data.coco.index import whole_index
+    from maskrcnn_lit.storage.sources import Folder
 
     index = whole_index(open_json(Folder(folder), "index.json", folder / "cache"), Folder(folder))
     one, private = touching(index, 1)
     many, _ = touching(index, workers)
-    return {"workers": workers, "per_worker_private_mb": round(private, 1), "share_growth": round(many / one, 3)}
+    return {
+        "workers": workers,
+        "per_worker_private_mb": round(private, 1),
+        "share_growth": round(many / one, 3),
+    }
 
 
 def touching(index: Any, workers: int) -> tuple[float, float]:
-    """MB: proportional set size of this process and so many forked ones that have touched everything; the most that one
-    of them has for itself, beyond what it had when it began."""
+    """MB: proportional set size of this process and so many forked ones that have touched
+    everything; the most that one of them has for itself, beyond what it had when it began.
+    """
     finished, go = os.pipe(), os.pipe()
     children = []
     for _ in range(workers):
         child = os.fork()
         if child == 0:
-            before = memory("Private_Dirty")  # what it has in common with its parent becomes its own when written to
+            before = memory(
+                "Private_Dirty"
+            )  # what it has in common with its parent becomes its own when written to
             for i in range(len(index)):
                 for j in range(len(index.annotations(i)["ids"])):
                     index.outline(i, j)

@@ -1,17 +1,20 @@
-"""Inference of our R50-FPN Mask R-CNN and of torchvision's on the same real images with the same weights.
+"""Inference of our R50-FPN Mask R-CNN and of torchvision's on the same real images with the same
+weights.
 
-    python benchmarks/inference.py --coco DIR [--detections 30] [--images 6] [--rounds 5] [--device cpu] [--compile]
+    python benchmarks/inference.py --coco DIR [--detections 30] [--images 6] [--rounds 5] [--device
+    cpu] [--compile]
 
-DIR holds val2017/; its first images of 480 x 640 pixels are taken. The models take turns, on one thread.
-Torchvision's is eager, and gives masks of the whole image; ours is what `load_model` makes, and gives COCO RLEs of the
-whole image. Both are measured from 8-bit pixels to these. `unchanged` is ours without `for_inference`, `compiled` with
-its backbone, pyramid and RPN under torch.compile.
+DIR holds val2017/; its first images of 480 x 640 pixels are taken. The models take turns, on one
+thread. Torchvision's is eager, and gives masks of the whole image; ours is what `load_model` makes,
+and gives COCO RLEs of the whole image. Both are measured from 8-bit pixels to these. `unchanged` is
+ours without `for_inference`, `compiled` with its backbone, pyramid and RPN under torch.compile.
 
-The weights are random, so each layer is scaled on the images themselves until its outputs have a mean of 0 and a
-standard deviation of 1 (Mishkin and Matas 2016): then one object differs from another as much as in a trained network,
-and rounding errors do not grow. The bias of the background is what gives so many detections an image. Which of them are
-right is told by torchvision's model in float64: `reproduced` is the share of its detections that a model in float32 has
-too, with the same label, an IoU over 0.99 and a score that differs by less than 0.01.
+The weights are random, so each layer is scaled on the images themselves until its outputs have a
+mean of 0 and a standard deviation of 1 (Mishkin and Matas 2016): then one object differs from
+another as much as in a trained network, and rounding errors do not grow. The bias of the background
+is what gives so many detections an image. Which of them are right is told by torchvision's model in
+float64: `reproduced` is the share of its detections that a model in float32 has too, with the same
+label, an IoU over 0.99 and a score that differs by less than 0.01.
 """
 
 import argparse
@@ -29,14 +32,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import maskrcnn_resnet50_fpn
 from torchvision.ops import box_iou
 
-from maskrcnn_lit.config import build, compose
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.media import read_images
-from maskrcnn_lit.evaluation.cost import device_name
-from maskrcnn_lit.evaluation.result import package_commit, package_versions
-from maskrcnn_lit.inference import for_inference
-from maskrcnn_lit.model import weights
+from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.runs.provenance import package_commit, package_versions
+from maskrcnn_lit.storage.images import read_images
+from maskrcnn_lit.training.devices import device_name
 
 HEIGHT, WIDTH = 480, 640
 SPREAD = {
@@ -65,7 +68,9 @@ def main() -> None:
     if arguments.compile:
         models["compiled"] = on_ours(compiled(ours(theirs).to(device)))
     with torch.inference_mode():
-        found = {name: [find(image) for image in images] for name, find in models.items()}  # this warms up, too
+        found = {
+            name: [find(image) for image in images] for name, find in models.items()
+        }  # this warms up, too
         seconds, busy = measure(models, images, arguments.rounds, device)
     report = {
         "benchmark": "inference",
@@ -79,17 +84,28 @@ def main() -> None:
         "reproduced": {name: agreement(exact, rows) for name, rows in found.items()},
         "milliseconds": {name: round(1000 * value) for name, value in seconds.items()},
         "cpu_milliseconds": {name: round(1000 * value) for name, value in busy.items()},
-        "times_torchvision": {name: round(seconds["torchvision"] / value, 2) for name, value in seconds.items()},
-        "cpu_times_torchvision": {name: round(busy["torchvision"] / value, 2) for name, value in busy.items()},
+        "times_torchvision": {
+            name: round(seconds["torchvision"] / value, 2) for name, value in seconds.items()
+        },
+        "cpu_times_torchvision": {
+            name: round(busy["torchvision"] / value, 2) for name, value in busy.items()
+        },
         **{"versions": package_versions(), "commit": package_commit()},
     }
     print(json.dumps(report))
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coco", type=Path, required=True)
-    parser.add_argument("--detections", type=float, default=30, help="an image, on average, as near as a bias can come")
+    parser.add_argument(
+        "--detections",
+        type=float,
+        default=30,
+        help="an image, on average, as near as a bias can come",
+    )
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -111,13 +127,17 @@ def pixels(image: np.ndarray) -> Tensor:
 def torchvision_model(images: list[np.ndarray], detections: float) -> nn.Module:
     """Its random weights, made so that it finds something: see above."""
     torch.manual_seed(0)
-    model = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, min_size=HEIGHT, max_size=WIDTH)
+    model = maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, min_size=HEIGHT, max_size=WIDTH
+    )
     pictures = [pixels(image) for image in images]
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.momentum = None  # the statistics of the images themselves
     model.train().backbone(model.transform(pictures)[0].tensors)
     heads = [
-        (name, m) for name, m in model.named_modules() if not name.startswith("backbone.body") and isinstance(m, LAYERS)
+        (name, m)
+        for name, m in model.named_modules()
+        if not name.startswith("backbone.body") and isinstance(m, LAYERS)
     ]
     hooks = [layer.register_forward_hook(rescaling(name)) for name, layer in heads]
     model.eval()(pictures)
@@ -128,7 +148,9 @@ def torchvision_model(images: list[np.ndarray], detections: float) -> nn.Module:
 
 
 def rescaling(name: str) -> Callable[..., Tensor | None]:
-    """A hook: when the layer is first called, its outputs get a mean of 0 and the standard deviation wanted."""
+    """A hook: when the layer is first called, its outputs get a mean of 0 and the standard
+    deviation wanted.
+    """
     spread = next((value for part, value in SPREAD.items() if part in name), 1.0)
     done: list[bool] = []
 
@@ -138,7 +160,9 @@ def rescaling(name: str) -> Callable[..., Tensor | None]:
         done.append(True)
         channels = output.movedim(1, 0).flatten(1)
         mean, scale = channels.mean(1), spread / channels.std(1)
-        across = 1 if isinstance(layer, nn.ConvTranspose2d) else 0  # the dimension of its weights that is the output's
+        across = (
+            1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        )  # the dimension of its weights that is the output's
         shape = [-1 if n == across else 1 for n in range(layer.weight.ndim)]
         layer.weight.mul_(scale.view(shape))
         layer.bias.sub_(mean).mul_(scale)
@@ -151,9 +175,13 @@ def rescaling(name: str) -> Callable[..., Tensor | None]:
 def set_background(model: Any, pictures: list[Tensor], detections: float) -> None:
     """The bias of the background that leaves so many detections an image, by bisection."""
     heads, seen = model.roi_heads, []
-    keep = heads.box_predictor.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    keep = heads.box_predictor.register_forward_hook(
+        lambda layer, inputs, output: seen.append(output)
+    )
     proposals = []
-    watch = model.rpn.register_forward_hook(lambda layer, inputs, output: proposals.append(output[0]))
+    watch = model.rpn.register_forward_hook(
+        lambda layer, inputs, output: proposals.append(output[0])
+    )
     for picture in pictures:
         model([picture])
     keep.remove(), watch.remove()
@@ -164,7 +192,9 @@ def set_background(model: Any, pictures: list[Tensor], detections: float) -> Non
         for (logits, deltas), boxes in zip(seen, proposals, strict=True):
             shifted = logits.clone()
             shifted[:, 0] += bias
-            count += len(heads.postprocess_detections(shifted, deltas, boxes, [(HEIGHT, WIDTH)])[0][0])
+            count += len(
+                heads.postprocess_detections(shifted, deltas, boxes, [(HEIGHT, WIDTH)])[0][0]
+            )
         low, high = (bias, high) if count > detections * len(pictures) else (low, bias)
     heads.box_predictor.cls_score.bias[0] += high
 
@@ -220,14 +250,21 @@ def measure(
                     torch.cuda.synchronize()
                 seconds[name].append(time.perf_counter() - start)
                 busy[name].append(time.process_time() - began)
-    return [{name: statistics.median(row) for name, row in rows.items()} for rows in (seconds, busy)]
+    return [
+        {name: statistics.median(row) for name, row in rows.items()} for rows in (seconds, busy)
+    ]
 
 
 def agreement(exact: list[dict[str, Tensor]], found: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Of the detections of `exact` the share that is in `found`, and how far boxes (px) and scores of these are off."""
+    """Of the detections of `exact` the share that is in `found`, and how far boxes (px) and scores
+    of these are off.
+    """
     hits, boxes, scores = 0, [0.0], [0.0]
     for want, have in zip(exact, found, strict=True):
-        want, have = ({key: one[key].cpu().double() for key in ("boxes", "labels", "scores")} for one in (want, have))
+        want, have = (
+            {key: one[key].cpu().double() for key in ("boxes", "labels", "scores")}
+            for one in (want, have)
+        )
         if not len(want["scores"]) or not len(have["scores"]):
             continue  # torch has no maximum of nothing
         alike = want["labels"][:, None] == have["labels"]

@@ -2,9 +2,9 @@
 
     python benchmarks/make_index_json.py FILE [--images 118287] [--annotations 860001] [--seed 0]
 
-No image belongs to it. What takes the time and memory of a reader is as in train2017: 80 categories with gaps in their
-ids, polygons of 22 points on average in hundredths of a pixel, a tenth with a second part, 1 % crowd regions as
-uncompressed RLE, all in random order.
+No image belongs to it. What takes the time and memory of a reader is as in train2017: 80 categories
+with gaps in their ids, polygons of 22 points on average in hundredths of a pixel, a tenth with a
+second part, 1 % crowd regions as uncompressed RLE, all in random order.
 """
 
 import argparse
@@ -20,7 +20,9 @@ SIDES = (640, 427)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--images", type=int, default=118_287)
     parser.add_argument("--annotations", type=int, default=860_001)
@@ -35,16 +37,22 @@ def write(file: Path, images: int, annotations: int, seed: int = 0) -> None:
     image_ids = rng.permutation(5 * images)[:images] + 1
     annotation_ids = rng.permutation(3 * annotations)[:annotations] + 1
     with open(file, "w", encoding="ascii") as out:
-        out.write('{"info": {"description": "of train2017\'s size, drawn at random"}, "licenses": [], "images": [')
+        out.write(
+            '{"info": {"description": "of train2017\'s size, drawn at random"}, "licenses": [], "images": ['
+        )
         for begin in range(0, images, CHUNK):
-            out.write(", " * (begin > 0) + _joined(map(image, image_ids[begin : begin + CHUNK].tolist())))
+            out.write(
+                ", " * (begin > 0) + _joined(map(image, image_ids[begin : begin + CHUNK].tolist()))
+            )
         out.write('], "annotations": [')
         for begin in range(0, annotations, CHUNK):
             part = annotation_ids[begin : begin + CHUNK].tolist()
             owners = rng.choice(image_ids, len(part)).tolist()
             entries = (annotation(i, owner, rng) for i, owner in zip(part, owners, strict=True))
             out.write(", " * (begin > 0) + _joined(entries))
-        categories = [{"supercategory": "thing", "id": i, "name": f"thing {i}"} for i in CATEGORY_IDS]
+        categories = [
+            {"supercategory": "thing", "id": i, "name": f"thing {i}"} for i in CATEGORY_IDS
+        ]
         out.write(f'], "categories": {json.dumps(categories)}}}')
 
 
@@ -81,13 +89,19 @@ def annotation(number: int, owner: int, rng: np.random.Generator) -> dict[str, A
     }
 
 
-def _polygons(x: float, y: float, width: float, height: float, rng: np.random.Generator) -> list[list[float]]:
+def _polygons(
+    x: float, y: float, width: float, height: float, rng: np.random.Generator
+) -> list[list[float]]:
     parts = []
     for _ in range(1 + (rng.random() < 0.1)):
         angles = np.linspace(0, 2 * np.pi, int(rng.integers(6, 36)), endpoint=False)
         radius = rng.uniform(0.3, 0.5, len(angles))
         points = np.stack(
-            [x + width * (0.5 + radius * np.cos(angles)), y + height * (0.5 + radius * np.sin(angles))], 1
+            [
+                x + width * (0.5 + radius * np.cos(angles)),
+                y + height * (0.5 + radius * np.sin(angles)),
+            ],
+            1,
         )
         parts.append(points.round(2).ravel().tolist())
     return parts

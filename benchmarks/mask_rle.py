@@ -1,14 +1,18 @@
-"""Predicted masks to COCO RLE: ours against torchvision's paste, threshold and pycocotools' encode, in turns.
+"""Predicted masks to COCO RLE: ours against torchvision's paste, threshold and pycocotools' encode,
+in turns.
 
-    python benchmarks/mask_rle.py [--coco DIR] [--detections 100] [--rounds 9] [--sizes 640,480 1920,1080]
+    python benchmarks/mask_rle.py [--coco DIR] [--detections 100] [--rounds 9] [--sizes 640,480
+    1920,1080]
 
-Each line that is printed is an image size (width,height): medians of processor time, one thread, and their ratio. The
-RLEs of both are compared in every round. The masks are 28 x 28, an uneven disc each. With DIR, which holds
-annotations/instances_val2017.json, the boxes are of real annotations, drawn at random and scaled with their image;
-without it their sides are log-normal shares of the image's.
+Each line that is printed is an image size (width,height): medians of processor time, one thread,
+and their ratio. The RLEs of both are compared in every round. The masks are 28 x 28, an uneven disc
+each. With DIR, which holds annotations/instances_val2017.json, the boxes are of real annotations,
+drawn at random and scaled with their image; without it their sides are log-normal shares of the
+image's.
 
-`times_detectron2` is derived, not measured here: the ratio to torchvision, over that of Detectron2's paste and encode
-to torchvision's on another machine, one core (0.09 s to 0.25 s at 640 x 480, 0.50 s to 1.76 s at 1920 x 1080).
+`times_detectron2` is derived, not measured here: the ratio to torchvision, over that of
+Detectron2's paste and encode to torchvision's on another machine, one core (0.09 s to 0.25 s at 640
+x 480, 0.50 s to 1.76 s at 1920 x 1080).
 """
 
 import argparse
@@ -29,15 +33,20 @@ import torch
 from torch import Tensor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from maskrcnn_lit.data.run_lengths import masks_to_rle
-from maskrcnn_lit.evaluation.cost import device_name
-from maskrcnn_lit.evaluation.result import package_commit, package_versions
+from maskrcnn_lit.model.paste_masks import masks_to_rle
+from maskrcnn_lit.runs.provenance import package_commit, package_versions
+from maskrcnn_lit.training.devices import device_name
 
-DETECTRON2 = {(640, 480): 0.25 / 0.09, (1920, 1080): 1.76 / 0.50}  # times torchvision's speed, measured elsewhere
+DETECTRON2 = {
+    (640, 480): 0.25 / 0.09,
+    (1920, 1080): 1.76 / 0.50,
+}  # times torchvision's speed, measured elsewhere
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coco", type=Path)
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=9)
@@ -50,7 +59,10 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str, Any]:
-    ways: dict[str, Callable[..., list[dict[str, Any]]]] = {"maskrcnn_lit": masks_to_rle, "torchvision": paste}
+    ways: dict[str, Callable[..., list[dict[str, Any]]]] = {
+        "maskrcnn_lit": masks_to_rle,
+        "torchvision": paste,
+    }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     areas = []
     for round_ in range(arguments.rounds + 1):  # the first warms up
@@ -89,7 +101,10 @@ def measure(arguments: argparse.Namespace, width: int, height: int) -> dict[str,
 def paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
     """As torchvision's references/detection/coco_eval.py does."""
     pasted = (paste_masks_in_image(masks[:, None], boxes, (height, width)) > 0.5).numpy()
-    return [pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0] for mask in pasted]
+    return [
+        pycocotools.mask.encode(np.array(mask[0, :, :, None], dtype=np.uint8, order="F"))[0]
+        for mask in pasted
+    ]
 
 
 def shares(arguments: argparse.Namespace, random: np.random.Generator) -> Tensor:
@@ -109,7 +124,9 @@ def shares(arguments: argparse.Namespace, random: np.random.Generator) -> Tensor
 @cache
 def annotations(coco: Path) -> tuple[dict[int, tuple[int, int]], list[dict[str, Any]]]:
     content = json.loads((coco / "annotations/instances_val2017.json").read_text())
-    return {image["id"]: (image["width"], image["height"]) for image in content["images"]}, content["annotations"]
+    return {image["id"]: (image["width"], image["height"]) for image in content["images"]}, content[
+        "annotations"
+    ]
 
 
 def discs(random: np.random.Generator, count: int) -> Tensor:

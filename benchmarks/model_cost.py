@@ -1,10 +1,11 @@
 """Parameters, FLOPs and CPU latency of whole models at one image size: what light heads save.
 
-    python benchmarks/model_cost.py [--size 320] [--rounds 15] [--models mask_rcnn,mobilenet_v3_large ...]
+    python benchmarks/model_cost.py [--size 320] [--rounds 15] [--models
+    mask_rcnn,mobilenet_v3_large ...]
 
-A model is MODEL,BACKBONE of conf/. FLOPs (two for a multiply-add) are counted while it detects on one square image of
-noise, with every region slot full, as in the first steps of a training; latency is the median over rounds in which the
-models take turns, on one thread. Prints one line of JSON.
+A model is MODEL,BACKBONE of conf/. FLOPs (two for a multiply-add) are counted while it detects on
+one square image of noise, with every region slot full, as in the first steps of a training; latency
+is the median over rounds in which the models take turns, on one thread. Prints one line of JSON.
 """
 
 import argparse
@@ -17,15 +18,22 @@ from typing import Any
 import torch
 import torchvision
 
-from maskrcnn_lit.config import build, compose
-from maskrcnn_lit.evaluation.cost import count_flops, count_parameters, device_name
-from maskrcnn_lit.evaluation.result import package_commit
+from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.measure.cost import count_flops, count_parameters
+from maskrcnn_lit.runs.provenance import package_commit
+from maskrcnn_lit.training.devices import device_name
 
-MODELS = ("mask_rcnn,mobilenet_v3_large", "mask_rcnn_light,mobilenet_v3_large", "mask_rcnn,resnet50")
+MODELS = (
+    "mask_rcnn,mobilenet_v3_large",
+    "mask_rcnn_light,mobilenet_v3_large",
+    "mask_rcnn,resnet50",
+)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--models", nargs="+", default=MODELS)

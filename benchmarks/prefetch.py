@@ -1,9 +1,11 @@
-"""Images behind a slow server, read one after the other and fetched eight at a time ahead of their reader.
+"""Images behind a slow server, read one after the other and fetched eight at a time ahead of their
+reader.
 
     python benchmarks/prefetch.py --images DIR [--count 64] [--delay 0.05]
 
-A server on this machine, in a process of its own, waits `--delay` seconds before each answer. The line that is printed
-holds the images a second of both ways, their ratio, and those of a second pass, which reads the cache alone.
+A server on this machine, in a process of its own, waits `--delay` seconds before each answer. The
+line that is printed holds the images a second of both ways, their ratio, and those of a second
+pass, which reads the cache alone.
 """
 
 import argparse
@@ -43,23 +45,29 @@ def main() -> None:
     import torch
     import urllib3
 
-    from maskrcnn_lit.data.cache import Cache, Prefetch
-    from maskrcnn_lit.data.source import Remote
-    from maskrcnn_lit.evaluation.cost import device_name
-    from maskrcnn_lit.evaluation.result import package_commit
+    from maskrcnn_lit.runs.provenance import package_commit
+    from maskrcnn_lit.storage.cache import Cache, Prefetch
+    from maskrcnn_lit.storage.sources import Remote
+    from maskrcnn_lit.training.devices import device_name
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--delay", type=float, default=0.05)
     arguments = parser.parse_args()
     names = sorted(path.name for path in arguments.images.glob("*.jpg"))[: arguments.count]
     port: Any = multiprocessing.Queue()
-    server = multiprocessing.Process(target=serve, args=(arguments.images, arguments.delay, port), daemon=True)
+    server = multiprocessing.Process(
+        target=serve, args=(arguments.images, arguments.delay, port), daemon=True
+    )
     server.start()
     url = f"http://127.0.0.1:{port.get()}"
     with tempfile.TemporaryDirectory() as folder:
-        Remote(url, Cache(Path(folder, "warm"), 1)).read(names[0])  # what is imported and connected once
+        Remote(url, Cache(Path(folder, "warm"), 1)).read(
+            names[0]
+        )  # what is imported and connected once
         sequential = rate(Remote(url, Cache(Path(folder, "one"), 1)), names)
         remote = Remote(url, Cache(Path(folder, "ahead"), 1))
         ahead = Prefetch(remote.fill, IN_FLIGHT)

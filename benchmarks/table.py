@@ -1,8 +1,10 @@
-"""The speed table of the README, from benchmarks/results/: a row for each that was measured, and for no other.
+"""The speed table of the README, from benchmarks/results/: a row for each that was measured, and
+for no other.
 
     python benchmarks/table.py
 
-It stands between the marks <!-- speed --> and <!-- /speed -->, and a test holds that it is what this prints.
+It stands between the marks <!-- speed --> and <!-- /speed -->, and a test holds that it is what
+this prints.
 """
 
 import json
@@ -29,7 +31,11 @@ def main() -> None:
 
 
 def lines() -> list[str]:
-    reports = [json.loads(line) for path in sorted(RESULTS.glob("*.json")) for line in path.read_text().splitlines()]
+    reports = [
+        json.loads(line)
+        for path in sorted(RESULTS.glob("*.json"))
+        for line in path.read_text().splitlines()
+    ]
     rows = [row for report in reports for row in of(report)]
     return [f"| {' | '.join(row)} |" for row in (HEAD, ("---",) * len(HEAD), *rows)]
 
@@ -46,7 +52,8 @@ def of(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 def inference(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     height, width = report["size"]
     counts = sorted(report["detections"])
-    # The processor's time on the CPU, which others may use too; a GPU is waited for, so there it is the clock's.
+    # The processor's time on the CPU, which others may use too; a GPU is waited for, so there it is
+    # the clock's.
     times = report["milliseconds" if "threads" not in report["device"] else "cpu_milliseconds"]
     found = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
     what = f"inference, R50-FPN, one image of {height} x {width}, {found} detections"
@@ -64,9 +71,16 @@ def train_step(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     key = "seconds" if "threads" not in report["device"] else "cpu_seconds"
     times = {who: 1000 * seconds for who, seconds in report[key].items()}
     ours, theirs = (report["regions"][who] for who in ("maskrcnn_lit", "torchvision"))
-    regions = f"{ours} regions an image" if ours == theirs else f"{ours} regions an image against {theirs}"
+    regions = (
+        f"{ours} regions an image"
+        if ours == theirs
+        else f"{ours} regions an image against {theirs}"
+    )
     how = {"off": "", "auto": ", compiled", "graphs": ", compiled, CUDA graphs"}[report["compile"]]
-    yield f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}{how}", *_both(times)
+    yield (
+        f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}{how}",
+        *_both(times),
+    )
 
 
 def _both(times: dict[str, float]) -> tuple[str, str, str]:

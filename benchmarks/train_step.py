@@ -1,16 +1,18 @@
-"""A training step (forward, backward, AdamW) of our R50-FPN Mask R-CNN and of torchvision's on the same real batch.
+"""A training step (forward, backward, AdamW) of our R50-FPN Mask R-CNN and of torchvision's on the
+same real batch.
 
-    python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds 3] [--device cpu]
-        [--precision 32-true] [--compile off]
+    python benchmarks/train_step.py --coco DIR [--size 800 1333] [--batch 2] [--steps 5] [--rounds
+        3] [--device cpu] [--precision 32-true] [--compile off]
 
-DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random weights, have frozen
-batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and samples 512 regions, and ours has what
-model=mask_rcnn has at the size of the images: the same at 800 x 1333, fewer at smaller ones (`regions`). Each runs in a
-process of its own, in turn; the line that is printed holds the medians, their ratio, and the peak of memory above
-weights, gradients and optimizer state.
+DIR holds val2017/ and annotations/instances_val2017.json. Both models start from the same random
+weights, have frozen batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and
+samples 512 regions, and ours has what model=mask_rcnn has at the size of the images: the same at
+800 x 1333, fewer at smaller ones (`regions`). Each runs in a process of its own, in turn; the line
+that is printed holds the medians, their ratio, and the peak of memory above weights, gradients and
+optimizer state.
 
---compile auto compiles our regions as trainer.compile=auto does, and graphs also has a GPU replay each as a CUDA graph.
-Torchvision's model, whose shapes hang on the data, stays as it is.
+--compile auto compiles our regions as trainer.compile=auto does, and graphs also has a GPU replay
+each as a CUDA graph. Torchvision's model, whose shapes hang on the data, stays as it is.
 """
 
 import argparse
@@ -35,20 +37,30 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     rows: dict[str, list[dict[str, Any]]] = {model: [] for model in MODELS}
-    # Large tensors come from the system and go back to it, so that the resident size is what is in use.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+    # Large tensors come from the system and go back to it, so that the resident size is what is in
+    # use.
+    environment = os.environ | {
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+    }
     for _ in range(arguments.rounds):
         for model in MODELS:
             command = [sys.executable, __file__, *sys.argv[1:], "--model", model]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            )
             rows[model].append(json.loads(done.stdout.splitlines()[-1]))
     seconds = {m: statistics.median(s for row in rows[m] for s in row["seconds"]) for m in MODELS}
-    # What the processor did for it: on a machine that others use too, this says more than the clock.
+    # What the processor did for it: on a machine that others use too, this says more than the
+    # clock.
     busy = {m: statistics.median(s for row in rows[m] for s in row["cpu_seconds"]) for m in MODELS}
     memory = {m: statistics.median(row["peak_bytes"] for row in rows[m]) for m in MODELS}
     report = {
         "benchmark": "train_step",
-        **{key: rows[MODELS[0]][0][key] for key in ("device", "threads", "images", "objects", "versions", "commit")},
+        **{
+            key: rows[MODELS[0]][0][key]
+            for key in ("device", "threads", "images", "objects", "versions", "commit")
+        },
         "regions": {model: rows[model][0]["regions"] for model in MODELS},
         "rounds": arguments.rounds,
         "precision": arguments.precision,
@@ -65,7 +77,9 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1333))
     parser.add_argument("--batch", type=int, default=2)
@@ -74,7 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--compile", choices=("off", "auto", "graphs"), default="off")
-    parser.add_argument("--model", choices=MODELS, help="measure this one here (used by the program itself)")
+    parser.add_argument(
+        "--model", choices=MODELS, help="measure this one here (used by the program itself)"
+    )
     return parser.parse_args()
 
 
@@ -83,14 +99,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     import torchvision
 
-    from maskrcnn_lit.evaluation.cost import device_name
-    from maskrcnn_lit.evaluation.result import package_commit
-    from maskrcnn_lit.stages import autocast
+    from maskrcnn_lit.measure.timing import autocast
+    from maskrcnn_lit.runs.provenance import package_commit
+    from maskrcnn_lit.training.devices import device_name
 
     torch.manual_seed(0)
     batch = real_batch(arguments)
     device = torch.device(arguments.device)
-    step, parameters, regions = (ours if arguments.model == "maskrcnn_lit" else theirs)(batch, device, arguments)
+    step, parameters, regions = (ours if arguments.model == "maskrcnn_lit" else theirs)(
+        batch, device, arguments
+    )
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=False)
     seconds, busy = [], []
     baseline = peak = 0
@@ -105,7 +123,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
         busy.append(time.process_time() - began)
-        if number == WARM_UP[arguments.compile] - 1:  # gradients and optimizer state are there now, and stay
+        if (
+            number == WARM_UP[arguments.compile] - 1
+        ):  # gradients and optimizer state are there now, and stay
             baseline = reset_peak(device)
         optimizer.zero_grad(set_to_none=False)
     peak = read_peak(device) - baseline
@@ -149,32 +169,47 @@ def read_peak(device: Any) -> int:
 
 
 def real_batch(arguments: argparse.Namespace) -> Any:
-    """The images of `--coco` with the most objects up to 20, without crowds, resized: a batch of the contract."""
+    """The images of `--coco` with the most objects up to 20, without crowds, resized: a batch of
+    the contract.
+    """
+    from maskrcnn_lit.data.collate import collate
     from maskrcnn_lit.data.datamodule import CocoDataModule
-    from maskrcnn_lit.data.dataset import collate
 
     part = {"images": "val2017", "annotations": "annotations/instances_val2017.json"}
-    data = CocoDataModule(name="coco", root=arguments.coco, train=part, val=part, image_size=tuple(arguments.size))
+    data = CocoDataModule(
+        name="coco", root=arguments.coco, train=part, val=part, image_size=tuple(arguments.size)
+    )
     data.setup("validate")
     dataset = data.val_dataset
-    landscape = [i for i in range(len(dataset)) if dataset.index.size(i)[0] < dataset.index.size(i)[1]]
+    landscape = [
+        i for i in range(len(dataset)) if dataset.index.size(i)[0] < dataset.index.size(i)[1]
+    ]
     objects = {i: len(dataset.index.annotations(i)["labels"]) for i in landscape}
     crowds = {i: bool(dataset.index.annotations(i)["crowd"].any()) for i in landscape}
-    chosen = sorted((i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i])
+    chosen = sorted(
+        (i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i]
+    )
     return collate([dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)])
 
 
 def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
     import torch
 
-    from maskrcnn_lit.config import build, compose
-    from maskrcnn_lit.model import weights
-    from maskrcnn_lit.training.compiling import compile_regions
+    from maskrcnn_lit.config.compose import build, compose
+    from maskrcnn_lit.model.pretrained import convert as weights
+    from maskrcnn_lit.training.compile import compile_regions
 
-    options = ["model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbone.freeze_at=2"]
+    options = [
+        "model=mask_rcnn",
+        "backbone=resnet50",
+        "backbone.norm=frozen",
+        "backbone.freeze_at=2",
+    ]
     config = compose("train", [*options, f"data.image_size={list(arguments.size)}"])
     model = build(config.model, num_classes=90)
-    weights.load(model, weights.from_torchvision(torchvision_model().state_dict()))  # so that both find the same
+    weights.load(
+        model, weights.from_torchvision(torchvision_model().state_dict())
+    )  # so that both find the same
     model = model.to(device=device, memory_format=torch.channels_last).train()
     if arguments.compile != "off":
         compile_regions(model, mode="reduce-overhead" if arguments.compile == "graphs" else None)
@@ -204,13 +239,23 @@ def theirs(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any,
         valid = batch["valid"][i]
         masks = [
             whole_mask(crop, box, height, width)
-            for crop, box in zip(batch["masks"][i][valid], batch["mask_boxes"][i][valid].tolist(), strict=True)
+            for crop, box in zip(
+                batch["masks"][i][valid], batch["mask_boxes"][i][valid].tolist(), strict=True
+            )
         ]
         images.append((batch["images"][i, :, :height, :width] / 255).to(device))
-        target = {"boxes": batch["boxes"][i][valid], "labels": batch["labels"][i][valid], "masks": torch.stack(masks)}
+        target = {
+            "boxes": batch["boxes"][i][valid],
+            "labels": batch["labels"][i][valid],
+            "masks": torch.stack(masks),
+        }
         targets.append({key: value.to(device) for key, value in target.items()})
     trained = [p for p in model.parameters() if p.requires_grad]
-    return lambda: model(images, targets), trained, model.roi_heads.fg_bg_sampler.batch_size_per_image
+    return (
+        lambda: model(images, targets),
+        trained,
+        model.roi_heads.fg_bg_sampler.batch_size_per_image,
+    )
 
 
 def whole_mask(crop: Any, box: list[float], height: int, width: int) -> Any:

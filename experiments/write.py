@@ -2,8 +2,9 @@
 
     python experiments/write.py REPORT experiments/02_data_size
 
-Copies results.csv and the plots, and puts the report's tables between the marks <!-- compare --> and <!-- /compare -->
-of README.md; what stands around them is written by hand. Where data lay on the machine of the runs becomes DIR.
+Copies results.csv and the plots, and puts the report's tables between the marks <!-- compare -->
+and <!-- /compare --> of README.md; what stands around them is written by hand. Where data lay on
+the machine of the runs becomes DIR.
 """
 
 import re

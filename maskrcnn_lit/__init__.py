@@ -10,7 +10,9 @@ __all__ = ["load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load_model` brings torch with it, so it is imported when it is asked for: `maskrcnn-lit --help` is quick."""
+    """`load_model` brings torch with it, so it is imported when it is asked for: `maskrcnn-lit
+    --help` is quick.
+    """
     if name == "load_model":
         from maskrcnn_lit.predictor import load_model
 

@@ -6,7 +6,6 @@ for found in model.predict(["a.jpg", "b.jpg"]):
     print(found.names, found.scores, found.boxes)
 """
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +15,21 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 
-from maskrcnn_lit.config import build
+from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.draw import draw_instances
-from maskrcnn_lit.data.index import Category
-from maskrcnn_lit.data.media import read_images
 from maskrcnn_lit.data.transforms import read_image_size
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.coco_ap import to_coco_results
+from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 from maskrcnn_lit.evaluation.thresholds import read_thresholds
-from maskrcnn_lit.inference import for_inference
-from maskrcnn_lit.model import weights
+from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
-from maskrcnn_lit.pretrained import read
-from maskrcnn_lit.training.trainer import resolve_accelerator
+from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.report.draw import draw_instances
+from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.storage.images import read_images
+from maskrcnn_lit.training.devices import resolve_accelerator
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,17 @@ class Detections:
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of a COCO results json, with the category ids of the training data."""
-        entry = {"image_id": image_id, **{key: getattr(self, key) for key in ("boxes", "scores", "labels", "masks")}}
+        entry = {
+            "image_id": image_id,
+            **{key: getattr(self, key) for key in ("boxes", "scores", "labels", "masks")},
+        }
         return to_coco_results([entry], self.categories)
 
     def draw(self) -> np.ndarray:
         """The image with boxes, masks, class names and scores, H W 3 uint8."""
-        return draw_instances(self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores)
+        return draw_instances(
+            self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ class Predictor:
     score_thresholds: np.ndarray  # K: of label l at l - 1
 
     @torch.inference_mode()
-    def predict(self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]) -> Iterator[Detections]:
+    def predict(
+        self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]
+    ) -> Iterator[Detections]:
         """Detections of each image: files, folders, globs, or arrays H W 3 uint8 RGB."""
         several = sources if not isinstance(sources, (str, Path, np.ndarray)) else [sources]
         for source in several:
@@ -109,20 +115,19 @@ def load_model(
 ) -> Predictor:
     """A trained model, ready to predict.
 
-    Args:
-        source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's Mask R-CNN, or the
-            name of published weights (`pretrained.PUBLISHED`).
-        score_threshold: detections below it are left out, 0..1; "best": below the threshold of their class that
-            `maskrcnn-lit evaluate` found best for the run's best weights on its validation images (0.5 for a class
-            without one).
-        max_detections: an image.
-        accelerator: auto, cpu or gpu.
+    Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
+        Mask R-CNN, or the name of published weights (`pretrained.PUBLISHED`). score_threshold:
+        detections below it are left out, 0..1; "best": below the threshold of their class that
+        `maskrcnn-lit evaluate` found best for the run's best weights on its validation images (0.5
+        for a class without one). max_detections: an image. accelerator: auto, cpu or gpu.
         checkpoint: best or last, of a run folder.
 
-    Raises:
-        UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run that was not evaluated.
+    Raises: UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run
+        that was not evaluated.
     """
-    if score_threshold != "best" and not (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
+    if score_threshold != "best" and not (
+        isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1
+    ):
         raise UserError(
             f"score_threshold={score_threshold} must be from 0 (all detections) to 1, or best: each class's own"
         )
@@ -130,21 +135,16 @@ def load_model(
         raise UserError(f"max_detections={max_detections} must be at least 1")
     config, categories, state = read(source, checkpoint)
     if score_threshold == "best":
-        thresholds = np.array(read_thresholds(source, [category.name for category in categories], checkpoint))
+        thresholds = np.array(
+            read_thresholds(source, [category.name for category in categories], checkpoint)
+        )
     else:
         thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections
-    config.model.box_head.score_threshold = min(*thresholds.tolist(), config.model.box_head.score_threshold)
+    config.model.box_head.score_threshold = min(
+        *thresholds.tolist(), config.model.box_head.score_threshold
+    )
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
     return Predictor(for_inference(model.to(device)), categories, config, thresholds)
-
-
-def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
-    """Where a verb writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/ where there is no run
-    folder, but a checkpoint or nothing."""
-    if run_dir is not None:
-        return Path(run_dir)
-    home = Path(run) if run is not None and Path(run).is_dir() else Path("outputs")
-    return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")

@@ -5,15 +5,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+from repository import REPOSITORY
 from tiny_verbs import environment
-
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def test_the_training_step(test_data: Path):
     small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]
-    command = [sys.executable, "benchmarks/train_step.py", "--coco", str(test_data / "coco_mini"), *small]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "benchmarks/train_step.py",
+        "--coco",
+        str(test_data / "coco_mini"),
+        *small,
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["benchmark"] == "train_step" and report["images"][:2] == [1, 3]
@@ -26,7 +33,9 @@ def test_the_training_step(test_data: Path):
 def test_light_heads_cost_a_quarter_at_most():
     command = [sys.executable, "benchmarks/model_cost.py", "--rounds", "1", "--models"]
     names = ["mask_rcnn,mobilenet_v3_large", "mask_rcnn_light,mobilenet_v3_large"]
-    done = subprocess.run([*command, *names], cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *names], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     whole, light = (report["models"][name] for name in names)
@@ -35,22 +44,38 @@ def test_light_heads_cost_a_quarter_at_most():
 
 
 def test_prefetch(test_data: Path):
-    images = ["--images", str(test_data / "coco_mini" / "val2017"), "--count", "9", "--delay", "0.01"]
+    images = [
+        "--images",
+        str(test_data / "coco_mini" / "val2017"),
+        "--count",
+        "9",
+        "--delay",
+        "0.01",
+    ]
     command = [sys.executable, "benchmarks/prefetch.py", *images]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["benchmark"] == "prefetch" and report["images"] == 9 and report["in_flight"] == 8
-    assert set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"} and report["ratio"] > 0
+    assert (
+        set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"}
+        and report["ratio"] > 0
+    )
 
 
 def test_index():
     small = ["--images", "50", "--annotations", "400", "--workers", "2"]
     command = [sys.executable, "benchmarks/index.py", *small]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
-    assert report["benchmark"] == "index" and report["annotations"] == 400 and report["json_mb"] >= 0
+    assert (
+        report["benchmark"] == "index" and report["annotations"] == 400 and report["json_mb"] >= 0
+    )
     for task in ("json_load", "pycocotools", "packing", "opening"):
         assert report[task]["seconds"] >= 0 and report[task]["peak_mb"] >= 0
     assert report["sharing"]["workers"] == 2 and report["packing_times_json_load"] > 0
@@ -65,30 +90,56 @@ def test_data_loading(test_data: Path, tmp_path: Path):
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(content))
     for image in content["images"]:
-        (tmp_path / "train2017" / image["file_name"]).symlink_to(test_data / "coco_mini/train2017" / image["file_name"])
-    command = [sys.executable, "benchmarks/data_loading.py", "--coco", str(tmp_path), "--sizes", "64", "100,160"]
+        (tmp_path / "train2017" / image["file_name"]).symlink_to(
+            test_data / "coco_mini/train2017" / image["file_name"]
+        )
+    command = [
+        sys.executable,
+        "benchmarks/data_loading.py",
+        "--coco",
+        str(tmp_path),
+        "--sizes",
+        "64",
+        "100,160",
+    ]
     done = subprocess.run(
-        [*command, "--rounds", "1"], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+        [*command, "--rounds", "1"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert [report["image_size"] for report in reports] == [64, [100, 160]]
     for report in reports:
         assert report["benchmark"] == "data_loading" and report["images"] == 4
-        assert report["times_torchvision"]["torchvision"] == 1.0 and report["times_torchvision"]["maskrcnn_lit"] > 0
+        assert (
+            report["times_torchvision"]["torchvision"] == 1.0
+            and report["times_torchvision"]["maskrcnn_lit"] > 0
+        )
         assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}
 
 
 def test_scoring():
     small = ["--images", "60", "--detections", "20", "--rounds", "1", "--resamples", "20"]
     command = [sys.executable, "benchmarks/scoring.py", *small]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["benchmark"] == "scoring" and report["images"] == 60 and report["largest_difference"] <= 1e-9
+    assert (
+        report["benchmark"] == "scoring"
+        and report["images"] == 60
+        and report["largest_difference"] <= 1e-9
+    )
     assert len(report["numbers"]) == 24 and 0.02 < report["numbers"]["mask_ap"] < 0.98
     for figure in ("seconds", "cpu_seconds", "peak_mb"):
-        assert set(report[figure]) == {"maskrcnn_lit", "pycocotools"} and min(report[figure].values()) > 0
+        assert (
+            set(report[figure]) == {"maskrcnn_lit", "pycocotools"}
+            and min(report[figure].values()) > 0
+        )
     assert report["times_faster"] > 0 and set(report["intervals"]) == {"box", "mask"}
     assert report["peak_mb_with_intervals"] >= report["peak_mb"]["maskrcnn_lit"]
 
@@ -96,34 +147,70 @@ def test_scoring():
 def test_mask_rle(test_data: Path):
     """It compares both ways' RLEs itself."""
     small = ["--rounds", "1", "--detections", "5", "--sizes", "64,48", "50,70"]
-    for more, boxes in (([], "log-normal"), (["--coco", str(test_data / "coco_mini")], "instances_val2017")):
+    for more, boxes in (
+        ([], "log-normal"),
+        (["--coco", str(test_data / "coco_mini")], "instances_val2017"),
+    ):
         command = [sys.executable, "benchmarks/mask_rle.py", *small, *more]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         reports = [json.loads(line) for line in done.stdout.splitlines()]
         assert [report["size"] for report in reports] == [[64, 48], [50, 70]]
         for report in reports:
-            assert report["benchmark"] == "mask_rle" and report["boxes"] == boxes and report["detections"] == 5
-            assert set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"} and report["times_torchvision"] > 0
+            assert (
+                report["benchmark"] == "mask_rle"
+                and report["boxes"] == boxes
+                and report["detections"] == 5
+            )
+            assert (
+                set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"}
+                and report["times_torchvision"] > 0
+            )
 
 
 def test_hot_spots():
     """Each compares its results with torchvision's itself."""
-    command = [sys.executable, "benchmarks/hot_spots.py", "--size", "96", "128", "--batch", "2", "--rounds", "1"]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "benchmarks/hot_spots.py",
+        "--size",
+        "96",
+        "128",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
-    assert set(report["times_torchvision"]) >= {"matching", "sampling", "suppression", "roi_align", "mask_targets"}
-    assert all(row["maskrcnn_lit"] > 0 < row["torchvision"] for row in report["milliseconds"].values())
+    assert set(report["times_torchvision"]) >= {
+        "matching",
+        "sampling",
+        "suppression",
+        "roi_align",
+        "mask_targets",
+    }
+    assert all(
+        row["maskrcnn_lit"] > 0 < row["torchvision"] for row in report["milliseconds"].values()
+    )
 
 
 def test_the_speed_table_of_the_readme_is_of_the_results():
-    done = subprocess.run([sys.executable, "benchmarks/table.py"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "benchmarks/table.py"], cwd=REPOSITORY, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     inside = readme.split("<!-- speed -->\n")[1].split("<!-- /speed -->")[0]
-    assert inside.strip() == done.stdout.strip(), "run python benchmarks/table.py and put its table between the marks"
+    assert inside.strip() == done.stdout.strip(), (
+        "run python benchmarks/table.py and put its table between the marks"
+    )
 
 
 def test_a_row_says_where_and_when(tmp_path: Path):
@@ -134,12 +221,22 @@ def test_a_row_says_where_and_when(tmp_path: Path):
     finally:
         sys.path.pop(0)
     times = {"maskrcnn_lit": 0.5, "torchvision": 1.25}
-    report = {"benchmark": "train_step", "device": "A GPU", "images": [2, 3, 8, 9], "precision": "bf16-mixed"}
+    report = {
+        "benchmark": "train_step",
+        "device": "A GPU",
+        "images": [2, 3, 8, 9],
+        "precision": "bf16-mixed",
+    }
     report |= {"seconds": times, "cpu_seconds": {"maskrcnn_lit": 9, "torchvision": 9}}
     report |= {"regions": {"maskrcnn_lit": 128, "torchvision": 512}, "compile": "auto"}
-    assert list(table.of(report)) == [] and list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
+    assert (
+        list(table.of(report)) == []
+        and list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
+    )
     (row,) = table.of(report | {"date": "2026-01-02"})
-    what = "training step, R50-FPN, 2 x 8 x 9, 128 regions an image against 512, bf16-mixed, compiled"
+    what = (
+        "training step, R50-FPN, 2 x 8 x 9, 128 regions an image against 512, bf16-mixed, compiled"
+    )
     assert row == (what, "500 ms", "1250 ms", "2.50", "A GPU, 2026-01-02")
 
 
@@ -154,10 +251,22 @@ def test_inference(test_data: Path):
     """It needs a minute: both models are of full size."""
     command = [sys.executable, "benchmarks/inference.py", "--coco", str(test_data / "coco_mini")]
     done = subprocess.run(
-        [*command, "--images", "1", "--rounds", "1"], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
+        [*command, "--images", "1", "--rounds", "1"],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["benchmark"] == "inference" and report["size"] == [480, 640] and sum(report["detections"]) > 5
+    assert (
+        report["benchmark"] == "inference"
+        and report["size"] == [480, 640]
+        and sum(report["detections"]) > 5
+    )
     assert min(row["share"] for row in report["reproduced"].values()) > 0.9
-    assert report["cpu_times_torchvision"]["torchvision"] == 1.0 < 2 * report["cpu_times_torchvision"]["maskrcnn_lit"]
+    assert (
+        report["cpu_times_torchvision"]["torchvision"]
+        == 1.0
+        < 2 * report["cpu_times_torchvision"]["maskrcnn_lit"]
+    )

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repository import REPOSITORY
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = REPOSITORY / "experiments"
 FOLDERS = sorted(path.parent for path in EXPERIMENTS.glob("*/README.md"))
 PLACE = re.compile(r"=/|cache_dir|(?<![\w.])/(tmp|work|home|root)/")
 
@@ -51,4 +52,8 @@ def test_it_was_read_by_hand_and_its_plots_are_there(folder: Path):
 @pytest.mark.parametrize("folder", FOLDERS, ids=named)
 def test_nothing_names_the_machine(folder: Path):
     texts: Any = [folder / "README.md", folder / "results.csv"]
-    assert not [match.group() for path in texts for match in PLACE.finditer(path.read_text(encoding="utf-8"))]
+    assert not [
+        match.group()
+        for path in texts
+        for match in PLACE.finditer(path.read_text(encoding="utf-8"))
+    ]

@@ -1,4 +1,6 @@
-"""Every yaml under conf/ composes, and what it describes builds: from random weights, without a download."""
+"""Every yaml under conf/ composes, and what it describes builds: from random weights, without a
+download.
+"""
 
 import copy
 import re
@@ -11,20 +13,23 @@ import pytest
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
+from repository import REPOSITORY
 from torch import nn
 
-from maskrcnn_lit import cli
-from maskrcnn_lit.config import build, compose, conf_dir, show, yaml_name
+from maskrcnn_lit.cli import main as cli
+from maskrcnn_lit.config.compose import build, compose, conf_dir, show, yaml_name
+from maskrcnn_lit.config.instantiate import ALLOWED_TARGETS
+from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.grid import read_sweep
-from maskrcnn_lit.overrides import flat
-from maskrcnn_lit.targets import ALLOWED_TARGETS
+from maskrcnn_lit.launch.grid import read_sweep
 from maskrcnn_lit.training.optimizer import Length
 from maskrcnn_lit.training.trainer import build_trainer
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = REPOSITORY / "conf"
 VERBS = sorted(cli.VERBS)
-CHOICES = sorted((path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml"))
+CHOICES = sorted(
+    (path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml")
+)
 EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
 GROUPS = {
     "augment",
@@ -97,7 +102,9 @@ def test_a_choice_composes_and_holds(group: str, choice: str):
     own.pop("defaults", None)
     within: Any = config if group == "experiment" else config[group]
     for name, value in flat(own):
-        if not isinstance(value, dict):  # a `???` would not hold over a value of the yaml that it builds on
+        if not isinstance(
+            value, dict
+        ):  # a `???` would not hold over a value of the yaml that it builds on
             assert dict(flat(within))[name] == value, name
 
 
@@ -121,7 +128,8 @@ def test_an_experiment_builds(choice: str):
 
 @pytest.mark.parametrize(
     ("model", "backbone"),
-    [(model, "resnet18") for model in of_group("model")] + [("tiny", backbone) for backbone in of_group("backbone")],
+    [(model, "resnet18") for model in of_group("model")]
+    + [("tiny", backbone) for backbone in of_group("backbone")],
 )
 def test_every_model_and_every_backbone_builds(model: str, backbone: str):
     config = composed("train", *pair(model, backbone))
@@ -132,7 +140,9 @@ def test_every_model_and_every_backbone_builds(model: str, backbone: str):
 
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_options_of_a_timm_model_need_no_plus(plus: str):
-    config = compose("train", ["backbone=timm", f"{plus}backbone.options={{strict_img_size: false}}"])
+    config = compose(
+        "train", ["backbone=timm", f"{plus}backbone.options={{strict_img_size: false}}"]
+    )
     assert config.model.backbone.options == {"strict_img_size": False}
 
 
@@ -148,7 +158,9 @@ def test_an_optimizer_builds(optimizer: str):
     made = build(composed("train", f"optimizer={optimizer}").optimizer)
     layer = nn.Linear(2, 2)
     plan = made(layer, batch_size=4, steps=Length(10, 5), fused=False)
-    assert {id(p) for group in plan.optimizer.param_groups for p in group["params"]} == set(map(id, layer.parameters()))
+    assert {id(p) for group in plan.optimizer.param_groups for p in group["params"]} == set(
+        map(id, layer.parameters())
+    )
 
 
 @pytest.mark.parametrize("trainer", of_group("trainer"))
@@ -158,14 +170,23 @@ def test_a_trainer_builds_with_its_loggers_and_callbacks(
     trainer: str, logger: str, callbacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     if logger != "default":
-        pytest.importorskip(logger)  # an extra; the message without it: tests/training/test_loggers.py
+        pytest.importorskip(
+            logger
+        )  # an extra; the message without it: tests/training/test_loggers.py
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    chosen = (f"trainer={trainer}", f"logger={logger}", f"callbacks={callbacks}", f"run_dir={tmp_path}")
+    chosen = (
+        f"trainer={trainer}",
+        f"logger={logger}",
+        f"callbacks={callbacks}",
+        f"run_dir={tmp_path}",
+    )
     build_trainer_of(composed("train", *chosen))
 
 
 def test_every_target_is_one_that_build_allows():
-    targets = re.findall(r"_target_: *(\S+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml")))
+    targets = re.findall(
+        r"_target_: *(\S+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    )
     assert len(targets) > 15
     assert all(target.startswith(ALLOWED_TARGETS) for target in targets)
 
@@ -175,7 +196,9 @@ def build_trainer_of(config: DictConfig) -> None:
     loggers = list(build(config.logger).values())
     assert callbacks and all(isinstance(callback, Callback) for callback in callbacks)
     assert loggers and all(isinstance(logger, Logger) for logger in loggers)
-    config.trainer.accelerator = "cpu" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
+    config.trainer.accelerator = (
+        "cpu" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
+    )
     every = config.evaluation.every_n_epochs
     trainer = build_trainer(
         run_dir=config.run_dir,

@@ -14,7 +14,9 @@ def test_it_comes_back_from_another_process_as_it_was():
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "3", math.nan])
 def test_what_is_no_whole_number_is_named(value: object):
-    with pytest.raises(UserError, match=f"data.batch_size={value} must be a whole number, 1 or more"):
+    with pytest.raises(
+        UserError, match=f"data.batch_size={value} must be a whole number, 1 or more"
+    ):
         check_whole(1, data__batch_size=value)
     check_whole(0, a=0, b=7)
 

@@ -1,4 +1,6 @@
-"""The experiments reach what their yaml promises. Minutes each, so they are asked for: pytest -m slow."""
+"""The experiments reach what their yaml promises. Minutes each, so they are asked for: pytest -m
+slow.
+"""
 
 import csv
 import json
@@ -20,7 +22,9 @@ def test_demo(tmp_path: Path):
 
 
 def test_overfit_memorises_four_real_images(test_data: Path, tmp_path: Path):
-    verb("train", "experiment=overfit", f"data.root={test_data}/coco_mini", f"run_dir={tmp_path}/run")
+    verb(
+        "train", "experiment=overfit", f"data.root={test_data}/coco_mini", f"run_dir={tmp_path}/run"
+    )
     assert metrics(tmp_path / "run")["val/mask_ap50"] >= 0.9
 
 

@@ -1,4 +1,6 @@
-"""`make demo` and `make test` up to the point where pip would load torch: a stand-in for Python plays its part."""
+"""`make demo` and `make test` up to the point where pip would load torch: a stand-in for Python
+plays its part.
+"""
 
 import os
 import shutil
@@ -8,8 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from repository import REPOSITORY
 
 
 @pytest.fixture
@@ -37,7 +38,9 @@ def checkout(tmp_path: Path) -> Path:
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
-    return subprocess.run(["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def installs(folder: Path) -> int:
@@ -70,10 +73,14 @@ def test_a_full_disk_and_a_missing_python_are_told_in_a_sentence(checkout: Path,
     assert done.returncode != 0
     sentence = done.stderr.splitlines()[0]
     assert (
-        sentence.startswith("The disk is too full: the environment needs 10000000 GB, and ") and "Make room" in sentence
+        sentence.startswith("The disk is too full: the environment needs 10000000 GB, and ")
+        and "Make room" in sentence
     )
     done = make(checkout, target, "PYTHON=no-such-python")
-    assert done.returncode != 0 and done.stdout == "There is no no-such-python: install Python 3.11 or newer.\n"
+    assert (
+        done.returncode != 0
+        and done.stdout == "There is no no-such-python: install Python 3.11 or newer.\n"
+    )
     assert installs(checkout) == 0 and not (checkout / ".venv").exists()
 
 

@@ -1,4 +1,6 @@
-"""What the README tells a reader to type works, and what it names is there; commands are read, not run."""
+"""What the README tells a reader to type works, and what it names is there; commands are read, not
+run.
+"""
 
 import ast
 import importlib
@@ -6,20 +8,32 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from repository import REPOSITORY
 
-from maskrcnn_lit import cli, config
+from maskrcnn_lit.cli import main as cli
+from maskrcnn_lit.config import compose as config
+from maskrcnn_lit.config.overrides import flat, is_sweep
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.grid import read_sweep
-from maskrcnn_lit.overrides import flat, is_sweep
+from maskrcnn_lit.launch.grid import read_sweep
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 # Commands that are not ours; what they name is checked as a path.
-OTHERS = {"git", "cd", "pip", "python", "pytest", "tensorboard", "source", "export", "torchrun", "srun", ".ci/run"}
+OTHERS = {
+    "git",
+    "cd",
+    "pip",
+    "python",
+    "pytest",
+    "tensorboard",
+    "source",
+    "export",
+    "torchrun",
+    "srun",
+    ".ci/run",
+}
 OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
 NOT_OURS = {
@@ -32,12 +46,16 @@ NOT_OURS = {
     "report.md",
     "samples.png",
 }
-FILE = re.compile(r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])")
+FILE = re.compile(
+    r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])"
+)
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
     """(language, content) of every fenced block, and ("", content) of every indented one."""
-    for language, content in re.findall(r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for language, content in re.findall(
+        r"^```(\w*)[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL
+    ):
         yield language, content
     outside = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     for content in re.findall(r"(?:^(?: {4}|\t).*\n?)+", outside, re.MULTILINE):
@@ -45,11 +63,16 @@ def blocks(text: str) -> Iterator[tuple[str, str]]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Every command of the text, in words: in its shell blocks, and in other blocks and `code` that begin with one."""
+    """Every command of the text, in words: in its shell blocks, and in other blocks and `code` that
+    begin with one.
+    """
     lines = []
     for language, content in blocks(text):
         if language in ("", "bash", "sh", "shell", "console"):
-            lines += [(language in ("bash", "sh", "shell"), line) for line in content.replace("\\\n", " ").splitlines()]
+            lines += [
+                (language in ("bash", "sh", "shell"), line)
+                for line in content.replace("\\\n", " ").splitlines()
+            ]
     lines += [(False, code) for code in spans(text) if " " in code]
     found = []
     for is_shell, line in lines:
@@ -61,7 +84,9 @@ def commands(text: str) -> list[list[str]]:
 
 def spans(text: str) -> list[str]:
     """What stands between single backticks."""
-    return re.findall(r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+    return re.findall(
+        r"(?<!`)`([^`\n]+)`(?!`)", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    )
 
 
 def options(text: str) -> set[str]:
@@ -96,7 +121,9 @@ def check(words: list[str]) -> None:
 
 
 def files(text: str) -> set[str]:
-    """Everything in the text that looks like a file of this repository, in prose, figures and links."""
+    """Everything in the text that looks like a file of this repository, in prose, figures and
+    links.
+    """
     named = {match.group() for match in FILE.finditer(re.sub(r"https?://\S+", "", text))}
     return {name for name in named if name not in NOT_OURS}
 
@@ -106,11 +133,17 @@ def there(name: str) -> bool:
     if (REPOSITORY / name).exists():
         return True
     folders = ("maskrcnn_lit", "conf", "tests", "benchmarks", "docs", "experiments")
-    return any(str(path).endswith(f"/{name}") for folder in folders for path in (REPOSITORY / folder).rglob("*.*"))
+    return any(
+        str(path).endswith(f"/{name}")
+        for folder in folders
+        for path in (REPOSITORY / folder).rglob("*.*")
+    )
 
 
 def links(text: str) -> list[str]:
-    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) + re.findall(r"(?:src|href)=\"([^\"#]+)\"", text)
+    targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text) + re.findall(
+        r"(?:src|href)=\"([^\"#]+)\"", text
+    )
     return [target for target in targets if "://" not in target]
 
 
@@ -164,7 +197,7 @@ def test_its_python_imports_what_exists():
 
 
 SAMPLE = """
-Text with `maskrcnn_lit/cli.py` and [a link](conf/train.yaml).
+Text with `maskrcnn_lit/cli/main.py` and [a link](conf/train.yaml).
 
 ```bash
 make demo   # minutes
@@ -195,7 +228,13 @@ def test_commands_and_files_are_found_wherever_they_stand():
         ["make", "test"],
     ]
     assert options(SAMPLE) == {"trainer.epochs=3", "seed=1"}
-    assert files(SAMPLE) == {"maskrcnn_lit/cli.py", "conf/train.yaml", "cli.py", "config.py", "no_such_file.py"}
+    assert files(SAMPLE) == {
+        "maskrcnn_lit/cli/main.py",
+        "conf/train.yaml",
+        "cli.py",
+        "config.py",
+        "no_such_file.py",
+    }
     assert [name for name in sorted(files(SAMPLE)) if not there(name)] == ["no_such_file.py"]
     assert links(SAMPLE) == ["conf/train.yaml"]
 

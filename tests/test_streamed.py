@@ -8,7 +8,7 @@ import pytest
 from local_server import Server, offer_archive
 from tiny_verbs import MODEL, metric_rows, result, verb
 
-from maskrcnn_lit.data.source import ANNOTATION_ARCHIVE
+from maskrcnn_lit.storage.sources import ANNOTATION_ARCHIVE
 
 pytest_plugins = ("local_server", "tiny_verbs")
 
@@ -46,7 +46,11 @@ def of_the_run(run_dir: Path, mini: Path) -> set[str]:
 def test_from_nothing(server: Server, mini: Path, tmp_path: Path, run_dir: Path):
     """The archive once and the images of the subset alone; then the network is not needed any more."""
     md5 = offer_archive(server, mini, tmp_path)
-    data = ("data=coco2017", f"data.root={tmp_path / 'coco'}", f"data.cache_dir={tmp_path / 'cache'}")
+    data = (
+        "data=coco2017",
+        f"data.root={tmp_path / 'coco'}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+    )
     fetched = (f"data.mirror={server.address}/mirror", f"+data.prepare.archive_md5={md5}")
     verb("train", *data, *fetched, *RUN, f"run_dir={run_dir}")
     assert result(run_dir)["status"] == "finished" and len(metric_rows(run_dir)) == 2
@@ -56,7 +60,10 @@ def test_from_nothing(server: Server, mini: Path, tmp_path: Path, run_dir: Path)
     verb("train", *data, "data.download=false", *RUN, f"run_dir={run_dir / 'offline'}")
     assert server.asked == []
     assert of_the_run(run_dir / "offline", mini) == of_the_run(run_dir, mini)
-    losses = [[row["val/loss"] for row in metric_rows(folder)] for folder in (run_dir, run_dir / "offline")]
+    losses = [
+        [row["val/loss"] for row in metric_rows(folder)]
+        for folder in (run_dir, run_dir / "offline")
+    ]
     assert losses[0] == losses[1]
 
 
@@ -64,8 +71,19 @@ def test_from_nothing(server: Server, mini: Path, tmp_path: Path, run_dir: Path)
 def test_from_a_url_each_file_comes_once_for_all_epochs(
     server: Server, mini: Path, tmp_path: Path, run_dir: Path, workers: int
 ):
-    options = (f"data.cache_dir={tmp_path / 'cache'}", f"data.workers={workers}", "data.image_cache=off")
-    verb("train", "data=coco2017", f"data.root={server.address}/coco", *RUN, *options, f"run_dir={run_dir}")
+    options = (
+        f"data.cache_dir={tmp_path / 'cache'}",
+        f"data.workers={workers}",
+        "data.image_cache=off",
+    )
+    verb(
+        "train",
+        "data=coco2017",
+        f"data.root={server.address}/coco",
+        *RUN,
+        *options,
+        f"run_dir={run_dir}",
+    )
     assert result(run_dir)["status"] == "finished"
     jsons = [f"instances_{part}2017.json" for part in ("train", "val")]
     assert names_asked(server) == Counter([*jsons, *of_the_run(run_dir, mini)])
@@ -74,7 +92,9 @@ def test_from_a_url_each_file_comes_once_for_all_epochs(
     assert not {name for name in names_asked(server) if name.endswith(".jpg")}  # the cache has them
 
 
-def test_what_cannot_be_had_is_told(server: Server, mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_what_cannot_be_had_is_told(
+    server: Server, mini: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     del mini
     server.files.pop("instances_val2017.json")
     options = (f"data.cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}")

@@ -1,37 +1,39 @@
-"""The rules of the house, held: who imports whom, how long a file and a function may be, where tests lie."""
+"""The rules of the house: who imports whom, what stands at the root, where tests lie.
+
+Each test checks one rule on every file and lists all offenders. Complexity and line length are
+ruff's (pyproject.toml).
+"""
 
 import ast
-import tokenize
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
+from repository import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "maskrcnn_lit"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
-PYTHON = sorted(
-    path for folder in ("maskrcnn_lit", "tests", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py")
+
+# A module imports only from its own room and from rooms to its left.
+ROOMS = (
+    *("errors", "storage", "config", "data", "model", "training", "evaluation", "measure"),
+    *("runs", "report", "callbacks", "predictor", "launch", "cli", "__main__"),
 )
-FOLDERS = ("data", "model", "training", "evaluation", "report")  # each imports only from itself and from its left
-VERBS = {path.stem for path in (REPOSITORY / "conf").glob("*.yaml")}
-# The only ones that know Hydra: the command line, the config, the verbs, and what gives a verb's model to Python.
-TOP = {
-    "by_size",
-    "cli",
-    "config",
-    "grid",
-    "job",
-    "overrides",
-    "plan",
-    "pretrained",
-    "predictor",
-    "run_folder",
-    "sweep",
-    "targets",
-    "trial",
-} | VERBS
+# The same inside a room: groups of its modules and folders, from left to right. Those of one group
+# may import each other.
+FLOORS = {
+    "data": (
+        {"batch", "transforms", "buckets", "samplers"},
+        {"coco"},
+        {"stores"},
+        {"dataset", "collate", "loaders", "datamodule"},
+        {"datasets", "inspection"},
+    ),
+}
+# Folders of one room that do not know each other.
+STRANGERS = (("data", "datasets", "inspection"), ("report", "evaluation", "comparison"))
+KNOWS_HYDRA = {"config", "runs", "predictor", "launch", "cli"}
 
 
 def name(path: Path) -> str:
@@ -44,115 +46,175 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name(path)}:{node.lineno} imports relatively"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names)
 
 
-def ours(path: Path) -> Iterator[list[str]]:
-    """What a file imports from this package, in parts: ["data", "index", ...]."""
+def our_imports(path: Path) -> Iterator[list[str]]:
+    """What a file imports from this package, in parts: ["data", "coco", "index", ...]."""
     for module in imports(path):
         if module.startswith("maskrcnn_lit."):
             yield module.split(".")[1:]
 
 
-def test_the_tree_is_the_one_that_these_tests_know():
-    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders <= set(FOLDERS)
-    assert len(MODULES) > 20 and len(VERBS) >= 3
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_folder_imports_only_from_its_left(path: Path):
-    own = path.relative_to(PACKAGE).parts[0]
-    if own not in FOLDERS:
-        return
-    for first, *_ in ours(path):
-        assert first not in FOLDERS or FOLDERS.index(first) <= FOLDERS.index(own), f"{own} imports {first}"
-        assert first not in TOP, f"{name(path)} imports {first}, which stands above it"
+def floor(path: Path) -> str:
+    """The module or folder inside of its room that a file belongs to."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[1].removesuffix(".py") if len(parts) > 1 else ""
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name)
-def test_nobody_imports_a_verb(path: Path):
-    assert not [module for module in ours(path) if module[0] in VERBS]
+def offenders(paths: list[Path], faults: Callable[[Path], Iterator[str]]) -> str:
+    """One line a fault; empty where there is none."""
+    return "\n".join(f"{name(path)}: {fault}" for path in paths for fault in faults(path))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_the_top_knows_hydra(path: Path):
-    if path.parent == PACKAGE and path.stem in TOP:
-        return
-    assert not [module for module in imports(path) if module.split(".")[0] in ("hydra", "omegaconf", "antlr4")]
+def test_the_root_has_three_modules_and_the_rooms():
+    modules = {path.stem for path in PACKAGE.glob("*.py")}
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+    assert modules == {"__init__", "__main__", "errors", "predictor"}
+    assert folders | (modules - {"__init__"}) == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name)
-def test_a_file_has_at_most_250_lines(path: Path):
-    if path.parent.name == "tests" or "tests" in path.relative_to(REPOSITORY).parts:
-        return
-    assert len(path.read_text().splitlines()) <= 250
+def test_a_room_imports_only_from_its_left():
+    def faults(path: Path) -> Iterator[str]:
+        own = ROOMS.index(room(path))
+        for first, *_ in our_imports(path):
+            if first in ROOMS and ROOMS.index(first) > own:
+                yield f"imports {first}, which stands to the right of {ROOMS[own]}"
+
+    assert not offenders(MODULES, faults)
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=name)
-def test_a_function_has_at_most_60_lines(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            lines = (node.end_lineno or 0) - node.lineno + 1
-            assert lines <= 60, f"{node.name} has {lines} lines"
+def test_a_floor_imports_only_from_its_left():
+    def faults(path: Path) -> Iterator[str]:
+        floors = FLOORS.get(room(path), ())
+        level = {member: number for number, group in enumerate(floors) for member in group}
+        if floors and floor(path) not in level:
+            yield f"{floor(path)} has no place in FLOORS"
+            return
+        for first, *rest in our_imports(path):
+            if first == room(path) and rest and level.get(rest[0], -1) > level[floor(path)]:
+                yield f"imports {rest[0]}, which stands to the right of {floor(path)}"
+
+    assert not offenders([path for path in MODULES if room(path) in FLOORS], faults)
 
 
-def code_lines(path: Path) -> int:
-    """Lines that hold code: no blank ones, comments or docstrings."""
-    tree = ast.parse(path.read_text())
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    docstrings = {
-        line
-        for node in ast.walk(tree)
-        if isinstance(node, documented) and ast.get_docstring(node) is not None
-        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
-    }
-    silent = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
-    with path.open("rb") as file:
-        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in (*silent, tokenize.ENCODING)]
-    return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - docstrings)
+def test_some_folders_do_not_know_each_other():
+    def faults(path: Path) -> Iterator[str]:
+        for house, *pair in STRANGERS:
+            if room(path) == house and floor(path) in pair:
+                other = next(member for member in pair if member != floor(path))
+                if [house, other] in [parts[:2] for parts in our_imports(path)]:
+                    yield f"imports {house}/{other}"
+
+    assert not offenders(MODULES, faults)
 
 
-def test_code_lines_are_counted_as_said(tmp_path: Path):
-    file = tmp_path / "a.py"
-    file.write_text(
-        '"""Doc\n\nstring."""\n\nimport os  # why\n\n\n# alone\ndef f():\n    """Doc."""\n    return """a\nb"""\n'
-    )
-    assert code_lines(file) == 4
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or not (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    groups: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for neighbor in graph[node]:
+            if neighbor not in index:
+                visit(neighbor)
+            if neighbor in stack:
+                low[node] = min(low[node], low[neighbor])
+        if low[node] == index[node]:
+            members = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(members) > 1:
+                groups.append(sorted(members))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return groups
 
 
-def test_the_model_is_short():
-    counted = {name(path): code_lines(path) for path in (PACKAGE / "model").glob("*.py")}
-    assert 300 < sum(counted.values()) <= 1200, counted
+def import_graph() -> dict[str, set[str]]:
+    dotted = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in MODULES}
+    graph: dict[str, set[str]] = {module: set() for module in dotted}
+    for module, path in dotted.items():
+        for parts in our_imports(path):
+            heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+            target = next((head for head in heads if head in dotted), module)
+            graph[module] |= {target} - {module}
+    return graph
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_a_module_has_its_test_at_the_same_path(path: Path):
-    relative = path.relative_to(PACKAGE)
-    test = REPOSITORY / "tests" / relative.with_name(f"test_{relative.name}")
-    assert test.is_file(), f"{name(test)} is missing"
-    assert "def test_" in test.read_text()
+def test_no_modules_import_each_other():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    graph = import_graph()
+    assert sum(map(len, graph.values())) > 300
+    assert circles(graph) == []
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name)
-def test_checks_are_errors_not_asserts(path: Path):
+def test_imports_are_absolute():
+    def faults(path: Path) -> Iterator[str]:
+        yield from (f"imports {module}" for module in imports(path) if module.startswith("."))
+
+    assert not offenders(MODULES, faults)
+
+
+def test_only_some_rooms_know_hydra():
+    def faults(path: Path) -> Iterator[str]:
+        for module in imports(path):
+            if module.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
+                yield f"imports {module}"
+
+    assert not offenders([path for path in MODULES if room(path) not in KNOWS_HYDRA], faults)
+
+
+def test_a_module_has_its_test_at_the_same_path():
+    def faults(path: Path) -> Iterator[str]:
+        relative = path.relative_to(PACKAGE)
+        test = REPOSITORY / "tests" / relative.with_name(f"test_{relative.name}")
+        if not test.is_file() or "def test_" not in test.read_text():
+            yield f"{name(test)} is missing"
+
+    assert not offenders(MODULES, faults)
+
+
+def test_checks_are_errors_not_asserts():
     """A bare assert says nothing to the one who meets it, and is gone under `python -O`."""
-    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+
+    def faults(path: Path) -> Iterator[str]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                yield f"line {node.lineno} asserts"
+
+    assert not offenders(MODULES, faults)
 
 
 def test_imports_are_declared():
-    """Every package that the code imports stands in pyproject.toml, and with an exact version in constraints.txt."""
+    """Every package that the code imports stands in pyproject.toml, and with an exact version in
+    constraints.txt.
+    """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    declared = {line.split(">")[0] for line in project["dependencies"]}
-    declared |= {line.split(">")[0] for line in project["optional-dependencies"]["timm"]}
-    declared |= {line.split(">")[0] for line in project["optional-dependencies"]["slurm"]}
-    packages = {"PIL": "pillow", "yaml": "omegaconf", "hydra": "hydra-core"}  # omegaconf reads and writes with PyYAML
-    standard = {"maskrcnn_lit", *__import__("sys").stdlib_module_names}
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["timm"], *extras["slurm"]]
+    declared = {line.split(">")[0] for line in lines}
+    # omegaconf reads and writes with PyYAML
+    packages = {"PIL": "pillow", "yaml": "omegaconf", "hydra": "hydra-core"}
+    standard = {"maskrcnn_lit", *sys.stdlib_module_names}
     used = {module.split(".")[0] for path in MODULES for module in imports(path)} - standard
     assert {packages.get(module, module) for module in used} <= declared
-    pinned = {line.split("==")[0] for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line}
-    extras = project["optional-dependencies"]
-    installed = [line for name in ("dev", "slurm", "wandb", "mlflow") for line in extras[name] if "[" not in line]
+    constraints = (REPOSITORY / "constraints.txt").read_text()
+    pinned = {line.split("==")[0] for line in constraints.splitlines() if "==" in line}
+    installed = [
+        line
+        for extra in ("dev", "slurm", "wandb", "mlflow")
+        for line in extras[extra]
+        if "[" not in line
+    ]
     assert declared | {line.split(">")[0] for line in installed} <= pinned
-    assert "://" not in (REPOSITORY / "constraints.txt").read_text()
+    assert "://" not in constraints

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from tiny_verbs import MODEL, coco_data, environment, ground_truth, result, verb
 
-from maskrcnn_lit.data.shapes import NAMES
-from maskrcnn_lit.report.overview import CHARTS
+from maskrcnn_lit.callbacks.hparams import CHARTS
+from maskrcnn_lit.data.datasets.shapes import NAMES
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -37,7 +37,11 @@ def sweep(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     """Three jobs of a sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     model = [text for text in MODEL if not text.startswith("backbone=")]
-    length = (f"trainer.steps={STEPS}", "trainer.log_every_n_steps=1", "trainer.checkpoint_every_n_steps=null")
+    length = (
+        f"trainer.steps={STEPS}",
+        "trainer.log_every_n_steps=1",
+        "trainer.checkpoint_every_n_steps=null",
+    )
     for name, options in JOBS.items():
         varied = [f"{option}={value}" for option, value in options.items()]
         verb("train", *coco_data(strange), *model, *length, *varied, f"run_dir='{folder / name}'")
@@ -49,14 +53,32 @@ def sweep(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 @pytest.fixture(scope="module")
 def address(sweep: Path) -> Iterator[str]:
     """Of a TensorBoard that has read the folder."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(sweep), "--port", "0", "--host", "127.0.0.1"]
-    server = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(sweep),
+        "--port",
+        "0",
+        "--host",
+        "127.0.0.1",
+    ]
+    server = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         assert server.stdout is not None
-        found = next(match[0] for line in server.stdout if (match := re.search(r"http://\S+/", line)))
+        found = next(
+            match[0] for line in server.stdout if (match := re.search(r"http://\S+/", line))
+        )
         asked(found, "runs", until=lambda runs: len(runs) == len(RUNS))
         last = {"run": RUNS[-1], "tag": "val/mask_ap"}
-        asked(found, "plugin/scalars/tags", until=lambda tags: all(last["tag"] in tags.get(run, ()) for run in RUNS))
+        asked(
+            found,
+            "plugin/scalars/tags",
+            until=lambda tags: all(last["tag"] in tags.get(run, ()) for run in RUNS),
+        )
         yield found
     finally:
         server.kill()
@@ -64,13 +86,19 @@ def address(sweep: Path) -> Iterator[str]:
 
 
 def asked(
-    address: str, path: str, post: Any = None, until: Callable[[Any], bool] = lambda answer: True, **query: str
+    address: str,
+    path: str,
+    post: Any = None,
+    until: Callable[[Any], bool] = lambda answer: True,
+    **query: str,
 ) -> Any:
     """What TensorBoard answers to its own page, as soon as `until` holds of it."""
     url = f"{address}data/{path}?{urlencode(query)}"
     body = None if post is None else json.dumps(post).encode()
     for _ in range(240):
-        with urlopen(Request(url, body, {"Content-Type": "application/json"}), timeout=60) as answer:
+        with urlopen(
+            Request(url, body, {"Content-Type": "application/json"}), timeout=60
+        ) as answer:
             content = answer.read()
         found = json.loads(content) if "json" in answer.headers["Content-Type"] else content
         if until(found):
@@ -86,16 +114,26 @@ def test_runs_are_named_by_what_varies(address: str):
 def test_scalars_are_those_of_the_run(address: str, sweep: Path):
     tags = asked(address, "plugin/scalars/tags")
     for folder, run in zip(JOBS, RUNS, strict=True):
-        assert {"train/loss", "val/loss_mask", "val/box_ap", "speed/images_per_second", "lr/heads"} <= set(tags[run])
+        assert {
+            "train/loss",
+            "val/loss_mask",
+            "val/box_ap",
+            "speed/images_per_second",
+            "lr/heads",
+        } <= set(tags[run])
         points = asked(address, "plugin/scalars/scalars", run=run, tag="train/loss")
         assert [step for _, step, _ in points] == list(range(STEPS))
-        (_, step, value), *others = asked(address, "plugin/scalars/scalars", run=run, tag="val/loss")
+        (_, step, value), *others = asked(
+            address, "plugin/scalars/scalars", run=run, tag="val/loss"
+        )
         assert step == STEPS - 1 and not others
         assert value == pytest.approx(result(sweep / folder)["metrics"]["val/loss"], rel=1e-6)
 
 
 def test_the_table_of_runs_has_options_and_final_metrics(address: str, sweep: Path):
-    table = asked(address, "plugin/hparams/experiment", post={"experimentName": "", "includeMetrics": True})
+    table = asked(
+        address, "plugin/hparams/experiment", post={"experimentName": "", "includeMetrics": True}
+    )
     names = [info["name"] for info in table["hparamInfos"]]
     assert names[:2] == ["backbone", "seed"], "what varies stands first"
     assert {"optimizer.lr", "data.image_size", "train_images"} <= set(names)
@@ -103,7 +141,8 @@ def test_the_table_of_runs_has_options_and_final_metrics(address: str, sweep: Pa
     request = {
         "experimentName": "",
         "allowedStatuses": ["STATUS_SUCCESS"],
-        "colParams": [{"hparam": name} for name in names] + [{"metric": {"tag": tag}} for tag in metrics],
+        "colParams": [{"hparam": name} for name in names]
+        + [{"metric": {"tag": tag}} for tag in metrics],
         "startIndex": 0,
         "sliceSize": 10,
     }
@@ -129,7 +168,9 @@ def test_custom_scalars_group_losses_ap_and_speed(address: str):
                 assert found["regex_valid"]
                 of_sizes = curves == "val/mask_ap_"  # 64-pixel images hold nothing large
                 assert found["tag_to_events"] or of_sizes, f"{chart['title']} is empty"
-    terms = asked(address, "plugin/custom_scalars/scalars", run=RUNS[0], tag="train/loss_")["tag_to_events"]
+    terms = asked(address, "plugin/custom_scalars/scalars", run=RUNS[0], tag="train/loss_")[
+        "tag_to_events"
+    ]
     names = ("rpn_objectness", "rpn_box", "class", "box", "mask")
     assert set(terms) == {f"train/loss_{name}" for name in names}
 
@@ -140,10 +181,15 @@ def test_every_run_has_pictures_and_curves(address: str, strange: Path):
     for run in RUNS:
         assert set(tags[run]) == expected | {"val_plots/class_ap", "val_plots/precision_recall"}
         (picture,) = asked(address, "plugin/images/images", run=run, tag=min(expected), sample="0")
-        shown = Image.open(io.BytesIO(asked(address, f"plugin/images/individualImage?{picture['query']}&")))
+        shown = Image.open(
+            io.BytesIO(asked(address, f"plugin/images/individualImage?{picture['query']}&"))
+        )
         assert shown.width > 1.8 * shown.height, "ground truth | prediction"
     curves = asked(address, "plugin/pr_curves/tags")
-    assert all(set(curves[run]) == {"pr/all classes", *(f"pr_class/{name}" for name in NAMES)} for run in RUNS)
+    assert all(
+        set(curves[run]) == {"pr/all classes", *(f"pr_class/{name}" for name in NAMES)}
+        for run in RUNS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +213,14 @@ SHOWN = {
     ],
     "images": ["val_images", "val_plots", "img "],
     "pr_curves": ["pr/all classes", *(f"pr_class/{name}" for name in NAMES)],
-    "hparams": ["backbone", "seed", "val/mask_ap", "val/box_ap", "val/roi_accuracy", "mobilenet_v3_small"],
+    "hparams": [
+        "backbone",
+        "seed",
+        "val/mask_ap",
+        "val/box_ap",
+        "val/roi_accuracy",
+        "mobilenet_v3_small",
+    ],
 }
 
 

@@ -1,4 +1,6 @@
-"""Runs with logger=wandb and logger=mlflow, off line. What is said without these packages: training/test_loggers.py."""
+"""Runs with logger=wandb and logger=mlflow, off line. What is said without these packages:
+training/test_loggers.py.
+"""
 
 import json
 import shutil
@@ -12,7 +14,11 @@ from tiny_verbs import MODEL, coco_data, metric_rows, result, run_script
 
 pytest_plugins = ("tiny_verbs",)
 
-QUIET = {"WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+QUIET = {
+    "WANDB_MODE": "offline",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 STEPS = 2
 
 
@@ -20,7 +26,14 @@ def trained_with(logger: str, data: Path, folder: Path, *options: str) -> Path:
     """The folder of a short run, seed=1 in `folder`."""
     run_dir = folder / "seed=1"
     short = (f"trainer.steps={STEPS}", "trainer.log_every_n_steps=1", "callbacks.panels=null")
-    arguments = (*coco_data(data), *MODEL, *short, f"logger={logger}", *options, f"run_dir='{run_dir}'")
+    arguments = (
+        *coco_data(data),
+        *MODEL,
+        *short,
+        f"logger={logger}",
+        *options,
+        f"run_dir='{run_dir}'",
+    )
     done = run_script("train", *arguments, cwd=folder, **QUIET)
     assert done.returncode == 0, done.stdout + done.stderr
     shutil.rmtree(run_dir / "checkpoints")
@@ -53,20 +66,37 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
     (run,) = [record.run for record in told if record.HasField("run")]
     assert (run.project, run.display_name) == ("maskrcnn_lit", "seed=1")
     assert run.run_id == (run_dir / "wandb_id").read_text()
-    config = {item.key: json.loads(item.value_json) for record in told for item in record.config.update if item.key}
+    config = {
+        item.key: json.loads(item.value_json)
+        for record in told
+        for item in record.config.update
+        if item.key
+    }
     config |= {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["seed"] == 1 and config["optimizer"]["lr"] > 0
     rows: list[dict[str, Any]] = []
     for record in told:
         if record.HasField("history"):
             items = record.history.item
-            rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+            rows.append(
+                {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in items
+                }
+            )
     losses = {row["trainer/global_step"]: row["train/loss"] for row in rows if "train/loss" in row}
-    expected = {int(row["step"]): float(row["train/loss"]) for row in metric_rows(run_dir) if row["train/loss"]}
+    expected = {
+        int(row["step"]): float(row["train/loss"])
+        for row in metric_rows(run_dir)
+        if row["train/loss"]
+    }
     assert losses == expected and len(losses) == STEPS, "as in metrics.csv"
     (scores,) = [row for row in rows if "val/mask_ap" in row]
     final = result(run_dir)["metrics"]
-    assert scores["val/loss"] == pytest.approx(final["val/loss"]) and scores["val/mask_ap"] == final["val/mask_ap"]
+    assert (
+        scores["val/loss"] == pytest.approx(final["val/loss"])
+        and scores["val/mask_ap"] == final["val/mask_ap"]
+    )
     assert (run_dir / "tensorboard").is_dir(), "besides"
 
 

@@ -10,18 +10,21 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from repository import REPOSITORY
 
 from maskrcnn_lit import __version__
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 def run(*command: object, cwd: Path, path: Path | None = None) -> str:
-    """Run a command that must succeed, with `path` as the only place that Python looks in before its own."""
+    """Run a command that must succeed, with `path` as the only place that Python looks in before
+    its own.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -37,18 +40,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     info = next(name.split("/")[0] for name in names if ".dist-info/" in name)
-    code = [path for path in (REPOSITORY / "maskrcnn_lit").rglob("*") if path.suffix in (".py", ".css")]
+    code = [
+        path for path in (REPOSITORY / "maskrcnn_lit").rglob("*") if path.suffix in (".py", ".css")
+    ]
     python = {path.relative_to(REPOSITORY).as_posix() for path in code}
-    yaml = {f"maskrcnn_lit/{path.relative_to(REPOSITORY).as_posix()}" for path in (REPOSITORY / "conf").rglob("*.yaml")}
+    yaml = {
+        f"maskrcnn_lit/{path.relative_to(REPOSITORY).as_posix()}"
+        for path in (REPOSITORY / "conf").rglob("*.yaml")
+    }
     assert len(python) > 20 and len(yaml) > 15
-    about = {f"{info}/{file}" for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")}
+    about = {
+        f"{info}/{file}"
+        for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    }
     assert names == python | yaml | about
 
 
 def test_the_licence_is_apaches_and_the_citation_says_the_same(wheel: Path):
     archive = zipfile.ZipFile(wheel)
-    metadata = archive.read(next(name for name in archive.namelist() if name.endswith("/METADATA"))).decode()
-    assert f"\nVersion: {__version__}\n" in metadata and "\nLicense-Expression: Apache-2.0\n" in metadata
+    metadata = archive.read(
+        next(name for name in archive.namelist() if name.endswith("/METADATA"))
+    ).decode()
+    assert (
+        f"\nVersion: {__version__}\n" in metadata
+        and "\nLicense-Expression: Apache-2.0\n" in metadata
+    )
     citation = OmegaConf.load(REPOSITORY / "CITATION.cff")
     assert citation.version == __version__ and citation.license == "Apache-2.0"
     # of https://www.apache.org/licenses/LICENSE-2.0.txt
@@ -59,13 +75,40 @@ def test_the_licence_is_apaches_and_the_citation_says_the_same(wheel: Path):
 def test_an_installed_wheel_trains(wheel: Path, tmp_path: Path):
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel, cwd=work)
-    found = run(
-        sys.executable, "-c", "import maskrcnn_lit.config as c; print(c.__file__, c.conf_dir())", cwd=work, path=site
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        site,
+        wheel,
+        cwd=work,
     )
-    assert found.split() == [str(site / "maskrcnn_lit" / "config.py"), str(site / "maskrcnn_lit" / "conf")]
+    found = run(
+        sys.executable,
+        "-c",
+        "import maskrcnn_lit.config.compose as c; print(c.__file__, c.conf_dir())",
+        cwd=work,
+        path=site,
+    )
+    assert found.split() == [
+        str(site / "maskrcnn_lit" / "config.py"),
+        str(site / "maskrcnn_lit" / "conf"),
+    ]
     tiny = ("data.train_images=8", "data.val_images=4", "data.workers=0", "trainer.steps=3")
-    run(site / "bin" / "maskrcnn-lit", "train", "experiment=demo", *tiny, "run_dir=run", cwd=work, path=site)
+    run(
+        site / "bin" / "maskrcnn-lit",
+        "train",
+        "experiment=demo",
+        *tiny,
+        "run_dir=run",
+        cwd=work,
+        path=site,
+    )
     result = json.loads((work / "run" / "result.json").read_text())
     assert result["status"] == "finished"
     assert 0 <= result["metrics"]["val/mask_ap"] <= 1

@@ -1,29 +1,34 @@
-"""The contract between the loader, the model and the losses: keys, shapes, dtypes and ranges of a batch.
+"""The contract between the loader, the model and the losses: keys, shapes, dtypes and ranges of a
+batch.
 
 Letters: B images, G padded instances, M mask crop side, H W the padded image, K classes.
 
-| key            | shape, dtype    | meaning                                                                        |
+| key            | shape, dtype    | meaning
+|
 |----------------|-----------------|--------------------------------------------------------------------------------|
-| images         | B 3 H W uint8   | RGB, zero padded at right and bottom; normalised on the device                 |
-| image_sizes    | B 2 int64       | height, width of the valid part                                                |
-| scales         | B 2 float32     | resized / original, for y and for x: `box / scale` is in the file's own pixels |
-| original_sizes | B 2 int64       | height, width of the image as the json describes it                            |
-| image_ids      | B int64         | as in the json                                                                 |
-| readable       | B bool          | False: the file could not be decoded and `data.on_bad=skip`: a black image     |
-|                |                 | under one crowd region, which no loss looks at and no metric counts. So is a   |
-|                |                 | slot that fills up a batch, with the image id BLANK_ID                         |
-| boxes          | B G 4 float32   | x1 y1 x2 y2 in pixels of `images`; 0 <= x1 < x2 <= width; zeros where padded   |
-| labels         | B G int64       | 1..K contiguous; 0 = padding                                                   |
-| valid          | B G bool        | the slot holds an object                                                       |
-| crowd          | B G bool        | the slot holds a crowd region: never positive, and nothing inside is negative  |
-| masks          | B G M M uint8   | 0 or 1: the mask cropped to its mask box and resampled to M x M                |
-| mask_boxes     | B G 4 float32   | what the crop covers: the box, or the uncut one where the image was cropped    |
-| seeds          | B int64         | optional: which anchors and regions are sampled of an image is a function of   |
-|                |                 | its seed alone, here one of (run's seed, epoch, the file's place by name);     |
-|                |                 | without it, torch's generator draws one                                        |
+| images         | B 3 H W uint8   | RGB, zero padded at right and bottom; normalised on the device
+| | image_sizes    | B 2 int64       | height, width of the valid part
+| | scales         | B 2 float32     | resized / original, for y and for x: `box / scale` is in the
+file's own pixels | | original_sizes | B 2 int64       | height, width of the image as the json
+describes it                            | | image_ids      | B int64         | as in the json
+| | readable       | B bool          | False: the file could not be decoded and `data.on_bad=skip`:
+a black image     | |                |                 | under one crowd region, which no loss looks
+at and no metric counts. So is a   | |                |                 | slot that fills up a
+batch, with the image id BLANK_ID                         | | boxes          | B G 4 float32   | x1
+y1 x2 y2 in pixels of `images`; 0 <= x1 < x2 <= width; zeros where padded   | | labels         | B G
+int64       | 1..K contiguous; 0 = padding                                                   | |
+valid          | B G bool        | the slot holds an object
+| | crowd          | B G bool        | the slot holds a crowd region: never positive, and nothing
+inside is negative  | | masks          | B G M M uint8   | 0 or 1: the mask cropped to its mask box
+and resampled to M x M                | | mask_boxes     | B G 4 float32   | what the crop covers:
+the box, or the uncut one where the image was cropped    | | seeds          | B int64         |
+optional: which anchors and regions are sampled of an image is a function of   | |                |
+| its seed alone, here one of (run's seed, epoch, the file's place by name);     | |
+|                 | without it, torch's generator draws one                                        |
 
-A slot is valid, crowd or padding, never two of them. Everything has a static shape: objects are padded to one of a few
-numbers of slots, so that the training step needs no synchronisation between host and device.
+A slot is valid, crowd or padding, never two of them. Everything has a static shape: objects are
+padded to one of a few numbers of slots, so that the training step needs no synchronisation between
+host and device.
 """
 
 import torch
@@ -34,6 +39,7 @@ Batch = dict[str, Tensor]
 BLANK_ID = -(2**63)  # the image id of a slot that only fills the batch; no json can have it
 
 IMAGE_KEYS = ("images", "image_sizes", "scales", "original_sizes", "image_ids", "readable")
+
 TARGET_KEYS = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")
 
 _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
@@ -51,12 +57,14 @@ _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
     "mask_boxes": ("BG4", torch.float32),
     "seeds": ("B", torch.int64),
 }
+
 _OPTIONAL = ("seeds",)
 
 
 def check_batch(batch: Batch, num_classes: int) -> None:
-    """Raise ValueError, naming key, value and expectation, if `batch` breaks the contract. For tests and debugging:
-    it reads values, so it synchronises with the device."""
+    """Raise ValueError, naming key, value and expectation, if `batch` breaks the contract. For
+    tests and debugging: it reads values, so it synchronises with the device.
+    """
     sizes: dict[str, int] = {}
     for key, (letters, dtype) in _LAYOUT.items():
         if key in _OPTIONAL and key not in batch:
@@ -68,7 +76,9 @@ def check_batch(batch: Batch, num_classes: int) -> None:
     if (batch["valid"] & batch["crowd"]).any():
         raise ValueError("a slot is valid and crowd at once; crowd regions are not objects")
     limit = batch["image_sizes"].flip(-1).repeat(1, 2)[:, None]  # B 2 (h, w) -> B 1 4 (w, h, w, h)
-    inside = (boxes >= 0).all(-1) & (boxes <= limit).all(-1) & (boxes[..., :2] < boxes[..., 2:]).all(-1)
+    inside = (
+        (boxes >= 0).all(-1) & (boxes <= limit).all(-1) & (boxes[..., :2] < boxes[..., 2:]).all(-1)
+    )
     if not (inside | ~held).all():
         b, g = (~(inside | ~held)).nonzero()[0].tolist()
         raise ValueError(
@@ -76,13 +86,21 @@ def check_batch(batch: Batch, num_classes: int) -> None:
             f"and 0 <= y1 < y2 <= height of its size {batch['image_sizes'][b].tolist()}"
         )
     if not ((labels >= 1) & (labels <= num_classes) | ~held).all() or (labels[~held] != 0).any():
-        raise ValueError(f"labels must be 1..{num_classes} in held slots and 0 in padding, got {labels.tolist()}")
+        raise ValueError(
+            f"labels must be 1..{num_classes} in held slots and 0 in padding, got {labels.tolist()}"
+        )
 
 
-def _check_layout(key: str, value: Tensor, letters: str, dtype: torch.dtype, sizes: dict[str, int]) -> None:
+def _check_layout(
+    key: str, value: Tensor, letters: str, dtype: torch.dtype, sizes: dict[str, int]
+) -> None:
     if value.dtype != dtype or value.ndim != len(letters):
-        raise ValueError(f"batch['{key}'] is {value.dtype} {tuple(value.shape)}; expected {dtype} {letters}")
+        raise ValueError(
+            f"batch['{key}'] is {value.dtype} {tuple(value.shape)}; expected {dtype} {letters}"
+        )
     for letter, size in zip(letters, value.shape, strict=True):
         expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
         if size != expected:
-            raise ValueError(f"batch['{key}'] is {tuple(value.shape)}; expected {letters} with {letter} = {expected}")
+            raise ValueError(
+                f"batch['{key}'] is {tuple(value.shape)}; expected {letters} with {letter} = {expected}"
+            )

@@ -1,4 +1,6 @@
-"""LightningDataModule over two COCO jsons: write the data if need be, read and check it, load batches."""
+"""LightningDataModule over two COCO jsons: write the data if need be, read and check it, load
+batches.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,53 +15,50 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from maskrcnn_lit.data.categories import Category
-from maskrcnn_lit.data.dataset import CocoDataset, collate
-from maskrcnn_lit.data.faults import describe
-from maskrcnn_lit.data.index import AnnotationIndex, How, OnBad, read_index
-from maskrcnn_lit.data.padding import Shape, chains, padded_shapes, padding
-from maskrcnn_lit.data.resized import choose_resized
-from maskrcnn_lit.data.sampling import EpochBatches, validation_batches
-from maskrcnn_lit.data.source import join
+from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
+from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.data.coco.faults import describe
+from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
+from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.dataset import CocoDataset
+from maskrcnn_lit.data.loaders import CopiedAhead, Loader, choose_workers, fetched_ahead
+from maskrcnn_lit.data.samplers import EpochBatches, validation_batches
+from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
-from maskrcnn_lit.data.workers import CopiedAhead, Loader, choose_workers, fetched_ahead
 from maskrcnn_lit.errors import UserError, check_whole
-from maskrcnn_lit.files import default_cache
+from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
 
 
 class CocoDataModule(LightningDataModule):
-    """Training and validation batches (batch.py) of any COCO data. What each argument means to a user:
-    conf/data/coco_json.yaml.
+    """Training and validation batches (batch.py) of any COCO data. What each argument means to a
+    user: conf/data/coco_json.yaml.
 
-    Args:
-        name: what reports call the data set.
-        train, val: {"images": folder, "annotations": json}; relative paths start from `root`. source.py says what else
-            they may be: official zips, URLs.
-        root: a folder or a URL, or None for the working directory.
-        image_ids: of both parts only the images with these ids; None: all.
-        train_images, val_images, subset: see `AnnotationIndex.subset`; None: all.
-        image_size: side of a square, or (short, long).
-        batch_size: images a batch and process.
-        workers: loader processes, or "auto".
-        on_bad, keep_empty: see `read_index`.
-        seed: of order, augmentation and subsets.
-        augment: plain numbers, see `transforms.Augment`; for training images only.
-        mask_size: M.
-        image_cache: auto, on or off: see `choose_resized`.
-        cache_dir, cache_gb: where what can be made again is kept (None: the user's cache), and the most that copies of
-            images may take.
-        prepare: called without arguments in `prepare_data`, on one process, before anything is read: it writes or
-            fetches the data and returns at once where they are there already.
-        download, mirror: for `prepare`, where the config gives them to it.
+    Args: name: what reports call the data set. train, val: {"images": folder, "annotations": json};
+        relative paths start from `root`. source.py says what else they may be: official zips, URLs.
+        root: a folder or a URL, or None for the working directory. image_ids: of both parts only
+        the images with these ids; None: all. train_images, val_images, subset: see
+        `AnnotationIndex.subset`; None: all. image_size: side of a square, or (short, long).
+        batch_size: images a batch and process. workers: loader processes, or "auto". on_bad,
+        keep_empty: see `read_index`. seed: of order, augmentation and subsets. augment: plain
+        numbers, see `transforms.Augment`; for training images only. mask_size: M. image_cache:
+        auto, on or off: see `choose_resized`. cache_dir, cache_gb: where what can be made again is
+        kept (None: the user's cache), and the most that copies of images may take. prepare: called
+        without arguments in `prepare_data`, on one process, before anything is read: it writes or
+        fetches the data and returns at once where they are there already. download, mirror: for
+        `prepare`, where the config gives them to it.
 
-    After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index` (with stage "fit"),
-    `val_index` (whose `categories` have the same order and the val json's own ids), `train_dataset`, `val_dataset`.
-    Training batches are a function of (seed, epoch, batch number): whatever the workers, and after `resume`.
+    After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index`
+    (with stage "fit"), `val_index` (whose `categories` have the same order and the val json's own
+    ids), `train_dataset`, `val_dataset`. Training batches are a function of (seed, epoch, batch
+    number): whatever the workers, and after `resume`.
     """
 
-    allow_zero_length_dataloader_with_multiple_devices = True  # fewer validation images than processes
+    allow_zero_length_dataloader_with_multiple_devices = (
+        True  # fewer validation images than processes
+    )
 
     def __init__(
         self,
@@ -90,17 +89,25 @@ class CocoDataModule(LightningDataModule):
         super().__init__()
         self.name: str = name  # LightningDataModule has one that may be None
         self.seed, self.subset, self.prepare = seed, subset, prepare
-        self._paths = {part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))}
+        self._paths = {
+            part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))
+        }
         self.image_ids = image_ids
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
         check_whole(1, data__batch_size=batch_size, data__mask_size=mask_size)
-        for name, count in {"data__train_images": train_images, "data__val_images": val_images}.items():
+        for name, count in {
+            "data__train_images": train_images,
+            "data__val_images": val_images,
+        }.items():
             if count is not None:
                 check_whole(1, **{name: count})
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
-        self.cache, self.cache_gb = Path(cache_dir).expanduser() if cache_dir else default_cache(), cache_gb
+        self.cache, self.cache_gb = (
+            Path(cache_dir).expanduser() if cache_dir else default_cache(),
+            cache_gb,
+        )
         self.categories: tuple[Category, ...] = ()  # none yet
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
@@ -109,12 +116,16 @@ class CocoDataModule(LightningDataModule):
         self._batches: EpochBatches | None = None
 
     def use_categories(self, categories: Sequence[Category]) -> None:
-        """Before `setup`: number the labels by this table (that of a trained model), not by the training json."""
+        """Before `setup`: number the labels by this table (that of a trained model), not by the
+        training json.
+        """
         self.categories = tuple(categories)
 
     @property
     def quick_index(self) -> AnnotationIndex:
-        """The images that `fit` validates on: `quick_images` (fewer are a part of more), whatever `seed`, or all."""
+        """The images that `fit` validates on: `quick_images` (fewer are a part of more), whatever
+        `seed`, or all.
+        """
         index, count = self.val_dataset.index, self.quick_images
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
@@ -147,10 +158,17 @@ class CocoDataModule(LightningDataModule):
         self.categories = self.categories or index.categories
         index = index.with_categories(self.categories)
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
-        self.tell(f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})")
+        self.tell(
+            f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})"
+        )
         if index.faults:
             self.tell(
-                "\n  ".join([f"{part}: left out {len(index.faults)} (data.on_bad=skip):", *describe(index.faults)])
+                "\n  ".join(
+                    [
+                        f"{part}: left out {len(index.faults)} (data.on_bad=skip):",
+                        *describe(index.faults),
+                    ]
+                )
             )
         return index
 
@@ -166,7 +184,9 @@ class CocoDataModule(LightningDataModule):
         if index is None:
             raise RuntimeError("call setup() first")
         augment = self.augment if training else None
-        resized, told = choose_resized(self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb)
+        resized, told = choose_resized(
+            self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb
+        )
         if told and training:
             self.tell(told)
         return CocoDataset(
@@ -183,11 +203,15 @@ class CocoDataModule(LightningDataModule):
     def subset_ids(self) -> dict[str, list[int]]:
         """The ids of the images in use, by part."""
         indices = {"train": self.train_index, "val": self.val_index}
-        return {part: index.image_ids.tolist() for part, index in indices.items() if index is not None}
+        return {
+            part: index.image_ids.tolist() for part, index in indices.items() if index is not None
+        }
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Go on in `epoch` after its first `batch` batches (of each process): before or after the loader is made, but
-        before it is iterated. Its length stays that of a whole epoch; later epochs are whole."""
+        """Go on in `epoch` after its first `batch` batches (of each process): before or after the
+        loader is made, but before it is iterated. Its length stays that of a whole epoch; later
+        epochs are whole.
+        """
         self._resume_at = (epoch, batch)
         if self._batches is not None:
             self._batches.resume(epoch, batch)
@@ -197,7 +221,11 @@ class CocoDataModule(LightningDataModule):
         rank, world_size = self._ranks()
         groups, shapes = self._shapes("train", dataset.index)
         self._batches = EpochBatches(
-            chains=groups, batch_size=self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+            chains=groups,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
         )
         self._batches.resume(*self._resume_at)
         return self._loader(dataset, self._batches, shapes)
@@ -208,19 +236,29 @@ class CocoDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             wanted = np.isin(dataset.index.rows, self.quick_index.rows)
             groups = [[group[wanted[group]] for group in chain] for chain in groups]
-        return self._loader(dataset, validation_batches(groups, self.batch_size, *self._ranks()), shapes)
+        return self._loader(
+            dataset, validation_batches(groups, self.batch_size, *self._ranks()), shapes
+        )
 
-    def _shapes(self, part: str, index: AnnotationIndex) -> tuple[list[list[Ints]], list[list[Shape]]]:
+    def _shapes(
+        self, part: str, index: AnnotationIndex
+    ) -> tuple[list[list[Ints]], list[list[Shape]]]:
         """The images that share a padded size, and these sizes."""
         sizes = fitted_sizes(index.sizes, self.image_size)
         shapes = padded_shapes(sizes, self.image_size)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
-        self.tell(f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have")
+        self.tell(
+            f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have"
+        )
         return chains(sizes, shapes), shapes
 
-    def _loader(self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]) -> Loader:
+    def _loader(
+        self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]
+    ) -> Loader:
         device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=device.type == "cuda")
+        workers = choose_workers(
+            self.workers, processes=self._ranks()[1], cuda=device.type == "cuda"
+        )
         if self.workers == "auto":
             self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
         loader = DataLoader(
@@ -230,12 +268,15 @@ class CocoDataModule(LightningDataModule):
             collate_fn=partial(collate, shapes=[shape for chain in shapes for shape in chain]),
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # else every epoch draws from the global one, and a resumed run differs
+            # else every epoch draws from the global one, and a resumed run differs
+            generator=torch.Generator(),
         )
         return CopiedAhead(loader, device) if device.type == "cuda" else loader
 
     def _ranks(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return (
+            (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        )
 
     @rank_zero_only
     def tell(self, *lines: str) -> None:

@@ -6,22 +6,20 @@ Letters: B images, G padded instances, N instances of one image, M mask crop sid
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
-from maskrcnn_lit.data.batch import BLANK_ID, TARGET_KEYS, Batch
-from maskrcnn_lit.data.crops import MaskCrops
-from maskrcnn_lit.data.image import UnreadableImageError, decode
-from maskrcnn_lit.data.index import AnnotationIndex, OnBad
-from maskrcnn_lit.data.padding import Shape
-from maskrcnn_lit.data.rasterise import visible_boxes
-from maskrcnn_lit.data.resized import ResizedImages
-from maskrcnn_lit.data.sampling import BLANK, Key
+from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.data.coco.index import AnnotationIndex, OnBad
+from maskrcnn_lit.data.coco.rasterize import visible_boxes
+from maskrcnn_lit.data.collate import Sample, collate
+from maskrcnn_lit.data.samplers import BLANK, Key
+from maskrcnn_lit.data.stores.mask_crops import MaskCrops
+from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import (
     Augment,
     ImageSize,
@@ -33,31 +31,32 @@ from maskrcnn_lit.data.transforms import (
     whole_view,
 )
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.files import default_cache
+from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.images import UnreadableImageError, decode
 
-Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
-_SLOTS = (8, 16, 32)  # G; beyond it doubles
 _BLANK_SIDE = 32
+
 _log = logging.getLogger(__name__)
 
 
 class BadImageError(UserError):
-    """An image file that cannot be decoded. torch rebuilds what a loader process raised from a report with its whole
-    traceback: only the sentence at its end is for the user."""
+    """An image file that cannot be decoded. torch rebuilds what a loader process raised from a
+    report with its whole traceback: only the sentence at its end is for the user.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rsplit("BadImageError: ", 1)[-1].strip())
 
 
 class CocoDataset(Dataset[Sample]):
-    """Samples of an index. A key is (epoch, position) and gives the same sample in whatever process and order.
+    """Samples of an index. A key is (epoch, position) and gives the same sample in whatever process
+    and order.
 
-    Args:
-        augment: None: the whole image, resized (validation).
-        on_bad: an image that cannot be decoded is a UserError, or with "skip" a black one under a crowd region, with
-            `readable` False (the loader has to fill its slot: batches of another size would be other training).
-        resized: where resized images are kept, if they are.
-        cache: where mask crops are kept; None: the user's cache.
+    Args: augment: None: the whole image, resized (validation). on_bad: an image that cannot be
+        decoded is a UserError, or with "skip" a black one under a crowd region, with `readable`
+        False (the loader has to fill its slot: batches of another size would be other training).
+        resized: where resized images are kept, if they are. cache: where mask crops are kept; None:
+        the user's cache.
 
     The position BLANK gives what fills a batch: such a black image, of a size that fits everywhere.
     """
@@ -122,13 +121,17 @@ class CocoDataset(Dataset[Sample]):
                     f"{where} cannot be decoded ({error}): mend or remove the file, or go on without its pixels with "
                     "data.on_bad=skip"
                 ) from error
-            _log.warning("%s cannot be decoded (%s): it counts for nothing (data.on_bad=skip)", where, error)
+            _log.warning(
+                "%s cannot be decoded (%s): it counts for nothing (data.on_bad=skip)", where, error
+            )
             return None
         return resample(pixels, factor, view)
 
     def _targets(self, i: int, view: View) -> Sample:
-        """Boxes, labels and mask crops. A crop covers the uncut box, so it shows what it would without the window; the
-        box is cut to the window and shrunk to the mask inside. What is under 1 pixel or without mask is dropped."""
+        """Boxes, labels and mask crops. A crop covers the uncut box, so it shows what it would
+        without the window; the box is cut to the window and shrunk to the mask inside. What is
+        under 1 pixel or without mask is dropped.
+        """
         annotations = self.index.annotations(i)
         height, width = view.size
         uncut = map_boxes(annotations["boxes"], view.matrix)
@@ -147,7 +150,9 @@ class CocoDataset(Dataset[Sample]):
         }
 
 
-def _describe(image: Tensor, original: tuple[int, int], image_id: int, view: View, readable: bool = True) -> Sample:
+def _describe(
+    image: Tensor, original: tuple[int, int], image_id: int, view: View, readable: bool = True
+) -> Sample:
     scales = view.size[0] / view.window[2], view.size[1] / view.window[3]
     return {
         "images": image,
@@ -160,7 +165,9 @@ def _describe(image: Tensor, original: tuple[int, int], image_id: int, view: Vie
 
 
 def _hidden(size: tuple[int, int], side: int) -> Sample:
-    """A crowd region over the whole image: anchors and regions inside are neither positives nor negatives."""
+    """A crowd region over the whole image: anchors and regions inside are neither positives nor
+    negatives.
+    """
     box = torch.tensor([[0, 0, size[1], size[0]]], dtype=torch.float32)
     return {
         "boxes": box,
@@ -179,46 +186,12 @@ def _blank(side: int) -> Sample:
     return sample | {"seeds": torch.zeros((), dtype=torch.int64)}
 
 
-def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) -> Batch:
-    """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32, 64, ... slots,
-    images to the smallest of `shapes` that holds them all (None: to their largest height and width, rounded up to 32).
+def image_batch(
+    images: Sequence[NDArray[np.uint8]], image_ids: Sequence[int], image_size: ImageSize
+) -> Batch:
+    """A batch without targets of RGB images (H W 3) of any size, resized as validation images are:
+    for prediction.
     """
-    height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
-    if shapes is None:
-        height, width = -(-height // 32) * 32, -(-width // 32) * 32
-    else:
-        height, width = min((s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1])
-    most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
-    slots = next((n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0])
-    images = _padded([s["images"].permute(1, 2, 0) for s in samples], (height, width, 3))  # what convolutions want
-    batch: Batch = {"images": images.permute(0, 3, 1, 2)}
-    for key in samples[0].keys() - {"images"}:
-        columns, rest = [s[key] for s in samples], samples[0][key].shape
-        batch[key] = _padded(columns, (slots, *rest[1:]) if key in TARGET_KEYS else rest)
-    return batch
-
-
-def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """One tensor of all, each put into the first corner of `shape`. NumPy writes: a third of torch's time an array."""
-    whole = _zeros([len(columns), *shape], columns[0].dtype)
-    held = whole.numpy()
-    for i, column in enumerate(columns):
-        corner: tuple[Any, ...] = (i, *map(slice, column.shape))
-        held[corner] = column.numpy()
-    return whole
-
-
-def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:
-    """In a loader process in memory that the training process shares, as torch's own collate has it: else the batch
-    would be copied once more on its way."""
-    if get_worker_info() is None:
-        return torch.zeros(shape, dtype=dtype)
-    storage = torch.UntypedStorage._new_shared(int(np.prod(shape)) * dtype.itemsize)  # the system gives zeros
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
-
-
-def image_batch(images: Sequence[NDArray[np.uint8]], image_ids: Sequence[int], image_size: ImageSize) -> Batch:
-    """A batch without targets of RGB images (H W 3) of any size, resized as validation images are: for prediction."""
     samples = []
     for image, image_id in zip(images, image_ids, strict=True):
         size = (image.shape[0], image.shape[1])

@@ -1,7 +1,9 @@
-"""What happens to a training image: one affine map for pixels, boxes and masks; colour changes on the pixels apart.
+"""What happens to a training image: one affine map for pixels, boxes and masks; colour changes on
+the pixels apart.
 
-The map is drawn once a sample (`draw_view`): a window of whole pixels of the image, resized, perhaps mirrored. It is
-composed as matrices, and the pixels are resampled once. Coordinates are continuous: pixel i reaches from i to i + 1.
+The map is drawn once a sample (`draw_view`): a window of whole pixels of the image, resized,
+perhaps mirrored. It is composed as matrices, and the pixels are resampled once. Coordinates are
+continuous: pixel i reaches from i to i + 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +18,17 @@ from torch import Tensor
 from maskrcnn_lit.errors import UserError
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
-_GRID = 8  # windows begin at multiples of this, so that a JPEG decoded at 1/8 still begins with a whole pixel
+
+# windows begin at multiples of this, so that a JPEG decoded at 1/8 still begins with a whole pixel
+_GRID = 8
+
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 
 class Augment(NamedTuple):
-    """Random changes to a training image; the values here change nothing. Meanings: conf/augment/default.yaml."""
+    """Random changes to a training image; the values here change nothing. Meanings:
+    conf/augment/default.yaml.
+    """
 
     flip: float = 0.0
     scale: tuple[float, float] = (1.0, 1.0)
@@ -34,17 +41,23 @@ class Augment(NamedTuple):
 class View(NamedTuple):
     """How a training image shows its file's image."""
 
-    window: tuple[int, int, int, int]  # y, x, height, width: the part that is shown, in pixels of the file
+    window: tuple[
+        int, int, int, int
+    ]  # y, x, height, width: the part that is shown, in pixels of the file
     size: tuple[int, int]  # height, width to which it is resized
     flip: bool  # mirrored left to right after that
-    matrix: NDArray[np.float64]  # 2 3, the file's x, y, 1 -> the training image's x, y; it keeps the axes
+    matrix: NDArray[
+        np.float64
+    ]  # 2 3, the file's x, y, 1 -> the training image's x, y; it keeps the axes
 
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
     """Plain numbers as in conf/augment. UserError: an unknown name or a value out of its range."""
     unknown = sorted(set(values) - set(Augment._fields))
     if unknown:
-        raise UserError(f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}")
+        raise UserError(
+            f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}"
+        )
     numbers: dict[str, Any] = {}
     for name, value in values.items():
         try:
@@ -54,9 +67,13 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
             raise UserError(f"augment.{name}={value} must be {wanted}") from None
     augment = Augment(**numbers)
     if len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1] <= 4:
-        raise UserError(f"augment.scale={list(augment.scale)} must be [low, high] with 0 < low <= high <= 4")
+        raise UserError(
+            f"augment.scale={list(augment.scale)} must be [low, high] with 0 < low <= high <= 4"
+        )
     if not 0 < augment.crop <= 1:
-        raise UserError(f"augment.crop={augment.crop} must be above 0 (the least share kept) and at most 1 (no crop)")
+        raise UserError(
+            f"augment.crop={augment.crop} must be above 0 (the least share kept) and at most 1 (no crop)"
+        )
     for name in ("flip", "brightness", "contrast", "saturation"):
         if not 0 <= getattr(augment, name) <= 1:
             raise UserError(f"augment.{name}={getattr(augment, name)} must be from 0 to 1")
@@ -76,9 +93,11 @@ def read_image_size(value: int | Sequence[int]) -> ImageSize:
 
 
 def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:
-    """The factors (...) that resize images of `sizes` (... 2) as large as `image_size` allows, aspect ratios kept.
+    """The factors (...) that resize images of `sizes` (... 2) as large as `image_size` allows,
+    aspect ratios kept.
 
-    (short, long): Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long one came out too long.
+    (short, long): Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long one
+    came out too long.
     """
     if isinstance(image_size, int):
         return image_size / sizes.max(-1)
@@ -87,34 +106,48 @@ def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:
 
 
 def fitted_sizes(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.int64]:
-    """... 2: height, width of whole images of `sizes` once resized. Training images are never larger."""
+    """... 2: height, width of whole images of `sizes` once resized. Training images are never
+    larger.
+    """
     return np.maximum(np.rint(sizes * fit(sizes, image_size)[..., None]), 1).astype(np.int64)
 
 
 def draw_view(
-    height: int, width: int, image_size: ImageSize, augment: Augment | None, rng: np.random.Generator
+    height: int,
+    width: int,
+    image_size: ImageSize,
+    augment: Augment | None,
+    rng: np.random.Generator,
 ) -> View:
     """Draw crop, scale and flip for an image of this size; `augment` None: the whole image, fitted.
 
-    A random crop is resized as an image of its size would be, if it then fits into what the whole image would take (or
-    into the square), else to fit in. Then the scale factor; what thereby grows beyond that room is cut, at a random
-    place. Always the same count of random numbers.
+    A random crop is resized as an image of its size would be, if it then fits into what the whole
+    image would take (or into the square), else to fit in. Then the scale factor; what thereby grows
+    beyond that room is cut, at a random place. Always the same count of random numbers.
     """
     augment = augment or Augment()
     draws = rng.random(6)
     whole = np.array([height, width])
     shown = np.maximum(np.rint(whole * (augment.crop + (1 - augment.crop) * draws[:2])), 1)
-    room = np.full(2, image_size) if isinstance(image_size, int) else fitted_sizes(whole, image_size)
+    room = (
+        np.full(2, image_size) if isinstance(image_size, int) else fitted_sizes(whole, image_size)
+    )
     best = fit(shown, image_size)
     if augment.crop < 1:
         best = min(best, *(room / shown))
     low, high = augment.scale
     factor = best * (low + (high - low) * draws[2])
-    shown = np.minimum(shown, np.maximum(np.floor((room + 0.5) / factor + 1e-6), 1))  # what rounds to the room, fits
+    shown = np.minimum(
+        shown, np.maximum(np.floor((room + 0.5) / factor + 1e-6), 1)
+    )  # what rounds to the room, fits
     size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
     start = (whole - shown) * draws[3:5] // _GRID * _GRID
     flip = bool(draws[5] < augment.flip)
-    (y, x), (tall, wide), (h, w) = start.astype(int).tolist(), shown.astype(int).tolist(), size.astype(int).tolist()
+    (y, x), (tall, wide), (h, w) = (
+        start.astype(int).tolist(),
+        shown.astype(int).tolist(),
+        size.astype(int).tolist(),
+    )
     return View((y, x, tall, wide), (h, w), flip, _matrix((y, x, tall, wide), (h, w), flip))
 
 
@@ -123,12 +156,16 @@ def whole_view(height: int, width: int, image_size: ImageSize) -> View:
     return draw_view(height, width, image_size, None, np.random.default_rng(0))
 
 
-def _matrix(window: tuple[int, int, int, int], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
+def _matrix(
+    window: tuple[int, int, int, int], size: tuple[int, int], flip: bool
+) -> NDArray[np.float64]:
     """The window's corner to the origin, the resize, the mirror: one after the other."""
     y, x, height, width = window
     down, across = size[0] / height, size[1] / width
     mirror, shift = (-1.0, size[1]) if flip else (1.0, 0)
-    return np.array([[mirror * across, 0, mirror * across * -x + shift], [0, down, down * -y]], np.float64)
+    return np.array(
+        [[mirror * across, 0, mirror * across * -x + shift], [0, down, down * -y]], np.float64
+    )
 
 
 def map_boxes(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -138,18 +175,27 @@ def map_boxes(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArra
 
 
 def resample(pixels: NDArray[np.uint8], factor: int, view: View) -> Tensor:
-    """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor` already (see `decode`).
+    """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor`
+    already (see `decode`).
 
-    Bilinear, antialiased when it shrinks, on 8 bits; pixel centres as everywhere in torch (align_corners=False). The
+    Bilinear, antialiased when it shrinks, on 8 bits; pixel centres as everywhere in torch
+    (align_corners=False). The
     memory of the result is H W 3, too: what torch resizes thus it resizes 2.5 times as fast.
     """
     y, x, height, width = view.window
-    bottom, right = -(-(y + height) // factor), -(-(x + width) // factor)  # rounded up: the last may reach over
+    bottom, right = (
+        -(-(y + height) // factor),
+        -(-(x + width) // factor),
+    )  # rounded up: the last may reach over
     part = torch.from_numpy(pixels[y // factor : bottom, x // factor : right])
     part = part[None].permute(0, 3, 1, 2)  # H W 3 -> 1 3 H W
-    if height % factor or width % factor:  # the part reaches over the window: the scale is given, the rest is cut off
+    if (
+        height % factor or width % factor
+    ):  # the part reaches over the window: the scale is given, the rest is cut off
         scale = (view.size[0] * factor / height, view.size[1] * factor / width)
-        image = F.interpolate(part, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False)
+        image = F.interpolate(
+            part, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False
+        )
         image = image[..., : view.size[0], : view.size[1]]
     else:
         image = F.interpolate(part, size=view.size, mode="bilinear", antialias=True)
@@ -157,7 +203,8 @@ def resample(pixels: NDArray[np.uint8], factor: int, view: View) -> Tensor:
 
 
 def change_colours(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
-    """Brightness, then contrast about the mean grey, then saturation about each pixel's grey, as one 3 x 3 matrix.
+    """Brightness, then contrast about the mean grey, then saturation about each pixel's grey, as
+    one 3 x 3 matrix.
 
     As torchvision's ColorJitter in that order, but rounded and clamped to 0..255 once, at the end.
     """
@@ -168,6 +215,8 @@ def change_colours(image: Tensor, augment: Augment, rng: np.random.Generator) ->
     grey = torch.tensor(_GREY)
     values = image.flatten(1).float()  # 3 H W -> 3 (H W)
     mean = float(grey @ values.mean(1)) * brightness
-    matrix = contrast * brightness * (saturation * torch.eye(3) + (1 - saturation) * grey.expand(3, 3))
+    matrix = (
+        contrast * brightness * (saturation * torch.eye(3) + (1 - saturation) * grey.expand(3, 3))
+    )
     values = torch.addmm(torch.full((3, 1), (1 - contrast) * mean), matrix.float(), values)
     return values.round_().clamp_(0, 255).to(torch.uint8).view(image.shape)

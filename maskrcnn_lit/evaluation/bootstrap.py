@@ -1,15 +1,16 @@
-"""How sure an AP is: bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13
-and 16), of one set of matches or of two on the same images.
+"""How sure an AP is: bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapters 13 and 16), of one set of matches or of two on the same images.
 
-A resample draws as many images as there are, with replacement: image i counts w_i times, and so do its objects and
-detections. Nothing is matched again. Copies of a detection stand side by side among the scores. With each image drawn
-once the AP is that of coco_ap.
+A resample draws as many images as there are, with replacement: image i counts w_i times, and so do
+its objects and detections. Nothing is matched again. Copies of a detection stand side by side among
+the scores. With each image drawn once the AP is that of coco_ap.
 
-AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images repeat, score
-higher than the data by half a point or so. The percentiles are shifted to the data's own value. What they cover is the
-AP that other sets of as many images would have.
+AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images
+repeat, score higher than the data by half a point or so. The percentiles are shifted to the data's
+own value. What they cover is the AP that other sets of as many images would have.
 
-Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a class.
+Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a
+class.
 """
 
 import math
@@ -20,12 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_lit.evaluation.coco_matching import IGNORED, RIGHT, Floats, Ints, Matches
-from maskrcnn_lit.evaluation.coco_tables import RECALLS
+from maskrcnn_lit.evaluation.coco.matching import IGNORED, RIGHT, Floats, Ints, Matches
+from maskrcnn_lit.evaluation.coco.precision import RECALLS
 
 RESAMPLES = 1000
+
 _AT_ONCE = 500  # resamples: enough for NumPy to be busy in each row
-_BYTES = 64 * 2**20  # the most that an array of a class takes: fewer resamples at once where it has many rows
+
+_BYTES = (
+    64 * 2**20
+)  # the most that an array of a class takes: fewer resamples at once where it has many rows
 
 
 class Interval(NamedTuple):
@@ -44,7 +49,9 @@ class Difference(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """value: the AP of the data as it is; drawn: B, of each resample; objects: N 2, image and class of each object."""
+    """value: the AP of the data as it is; drawn: B, of each resample; objects: N 2, image and class
+    of each object.
+    """
 
     value: float
     drawn: Floats
@@ -71,16 +78,21 @@ def bootstrap_ap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0)
     return Interval(drawn.value, (low, high))
 
 
-def paired_bootstrap(first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
-    """AP of `first` minus AP of `second`, both on every resample of the same images; see `difference`."""
+def paired_bootstrap(
+    first: Matches, second: Matches, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Difference:
+    """AP of `first` minus AP of `second`, both on every resample of the same images; see
+    `difference`.
+    """
     return difference(*(resample(one, resamples=resamples, seed=seed) for one in (first, second)))
 
 
 def difference(first: Resampled, second: Resampled) -> Difference:
     """AP of `first` minus AP of `second`.
 
-    p_value: the share of resamples, the data itself among them, that deviate from their mean by the difference or more
-    (chapter 16.2: drawn as if there were none). ValueError: their objects are not the same.
+    p_value: the share of resamples, the data itself among them, that deviate from their mean by the
+    difference or more (chapter 16.2: drawn as if there were none). ValueError: their objects are
+    not the same.
     """
     _check_same([first, second])
     value = first.value - second.value
@@ -89,9 +101,13 @@ def difference(first: Resampled, second: Resampled) -> Difference:
     return Difference(value, _interval(value, deviations), (beyond + 1) / (len(deviations) + 1))
 
 
-def intervals(matches: Mapping[str, Matches], *, seed: int = 0) -> dict[str, tuple[float, float] | None]:
+def intervals(
+    matches: Mapping[str, Matches], *, seed: int = 0
+) -> dict[str, tuple[float, float] | None]:
     """ "val/box_ap" and "val/mask_ap" -> the 95 % interval; None where no image has an object."""
-    found = {f"val/{kind}_ap": bootstrap_ap(of_kind, seed=seed) for kind, of_kind in matches.items()}
+    found = {
+        f"val/{kind}_ap": bootstrap_ap(of_kind, seed=seed) for kind, of_kind in matches.items()
+    }
     return {name: None if math.isnan(ap.value) else ap.interval for name, ap in found.items()}
 
 
@@ -100,26 +116,39 @@ def differences(
 ) -> dict[str, dict[str, Any]]:
     """ "val/box_ap" and "val/mask_ap", where both have them -> the fields of their `Difference`."""
     both = [kind for kind in first if kind in second]
-    return {f"val/{kind}_ap": paired_bootstrap(first[kind], second[kind], seed=seed)._asdict() for kind in both}
+    return {
+        f"val/{kind}_ap": paired_bootstrap(first[kind], second[kind], seed=seed)._asdict()
+        for kind in both
+    }
 
 
 def draw_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
     """I B: how often each resample draws each image."""
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(images, np.full(images, 1 / images), resamples) if images else np.zeros((resamples, 0))
+    drawn = (
+        rng.multinomial(images, np.full(images, 1 / images), resamples)
+        if images
+        else np.zeros((resamples, 0))
+    )
     return np.ascontiguousarray(drawn.T, dtype=np.int32)
 
 
 def weighted_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
-    """B: AP over classes and thresholds where image i counts weights[i] times (I B); NaN without an object."""
+    """B: AP over classes and thresholds where image i counts weights[i] times (I B); NaN without an
+    object.
+    """
     at_once = min(_AT_ONCE, max(1, _BYTES // (8 * _most_rows(matches))))
     parts = [weights[:, b : b + at_once] for b in range(0, weights.shape[1], at_once)]
-    with ThreadPoolExecutor(2) as pool:  # NumPy leaves other threads the interpreter while it counts
+    with ThreadPoolExecutor(
+        2
+    ) as pool:  # NumPy leaves other threads the interpreter while it counts
         return np.concatenate([np.zeros(0), *pool.map(lambda part: _mean_ap(matches, part), parts)])
 
 
 def _most_rows(matches: Matches) -> int:
-    """Of an array of B columns: the images, or of a class the objects, the right detections, or those between two."""
+    """Of an array of B columns: the images, or of a class the objects, the right detections, or
+    those between two.
+    """
     most = max(1, matches.images, int(np.bincount(matches.truth_labels, minlength=1).max()))
     right = (matches.outcome[:, :, 0] == RIGHT).any(1)
     for k in np.unique(matches.labels[right]).tolist():
@@ -136,15 +165,23 @@ def _mean_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
     for k in np.unique(matches.truth_labels[counted]).tolist():
         objects = weights[matches.truth_image[counted & (matches.truth_labels == k)]].sum(0)
         own = slice(starts[k], starts[k + 1])
-        total += np.where(objects > 0, _class_ap(matches.image[own], matches.outcome[own, :, 0], weights, objects), 0)
+        total += np.where(
+            objects > 0,
+            _class_ap(matches.image[own], matches.outcome[own, :, 0], weights, objects),
+            0,
+        )
         present += objects > 0
     return np.divide(total, present, out=np.full(len(total), np.nan), where=present > 0)
 
 
-def _class_ap(image: Ints, outcome: NDArray[np.int8], weights: NDArray[np.int32], objects: Ints) -> Floats:
+def _class_ap(
+    image: Ints, outcome: NDArray[np.int8], weights: NDArray[np.int32], objects: Ints
+) -> Floats:
     """B: mean AP over T of a class. image: N, outcome: N T, from the best score down; objects: B."""
     rights = outcome == RIGHT
-    at = np.flatnonzero(rights.any(1))  # right at some threshold: precision is asked for there alone
+    at = np.flatnonzero(
+        rights.any(1)
+    )  # right at some threshold: precision is asked for there alone
     always = ~(outcome == IGNORED).any(1)
     seen = _sums_at(image, np.flatnonzero(always), at, weights)
     total = np.zeros(weights.shape[1])
@@ -171,7 +208,9 @@ def _average_precision(right: Any, shown: Any, objects: Ints) -> Floats:
 
 
 def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
-    """H B: how many of RECALLS `right` (H B) of `objects` (B) reach, by the comparison of floats that COCO makes."""
+    """H B: how many of RECALLS `right` (H B) of `objects` (B) reach, by the comparison of floats
+    that COCO makes.
+    """
     recall = right / np.maximum(objects, 1)
     low = (recall * (len(RECALLS) - 1)).astype(np.int32)  # rounding may miss by one on either side
     edges = np.append(RECALLS, np.inf)
@@ -179,7 +218,9 @@ def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
 
 
 def _sums_at(image: Ints, counted: Ints, at: Ints, weights: NDArray[np.int32]) -> NDArray[np.int32]:
-    """len(at) B: the weights of the detections `counted` up to each of `at`, itself included; both ascend."""
+    """len(at) B: the weights of the detections `counted` up to each of `at`, itself included; both
+    ascend.
+    """
     if not len(counted):
         return np.broadcast_to(np.int32(0), (len(at), weights.shape[1]))
     upto = np.searchsorted(counted, at, side="right")

@@ -1,6 +1,8 @@
-"""Class accuracy on ground-truth boxes: the kind of number that the reference study reports as "validation accuracy".
+"""Class accuracy on ground-truth boxes: the kind of number that the reference study reports as
+"validation accuracy".
 
-It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false detections, of masks.
+It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false
+detections, of masks.
 """
 
 import math
@@ -32,14 +34,16 @@ DEFINITIONS = {
 class RoiAccuracy:
     """How often the box head, given a ground-truth box, names its class. Each image id counts once.
 
-    boxes: "all", every object of the readable images, without crowd regions; background is never the right answer.
-        "study", the reference study's own way, as far as its description goes ("at most 15 ground-truth boxes an image,
-        labels without background removal"): targets of 15 slots. Its first 15 objects come in the order of the batch,
-        which is that of their left edges (data/index.py: the order in the json is not kept). The slots that are left
-        have a box of zeros and the label 0, and count: the answer for them is right where it is background. The region
-        of such a box is a point, the top left corner of the image, where RoIAlign reads its features (at least one cell
-        of p2, or with `aligned` the point alone); so all of them in an image get one answer, and an image without
-        objects counts 15. Images with few objects thus raise or lower the number by what the head says of a corner.
+    boxes: "all", every object of the readable images, without crowd regions; background is never
+        the right answer. "study", the reference study's own way, as far as its description goes
+        ("at most 15 ground-truth boxes an image, labels without background removal"): targets of 15
+        slots. Its first 15 objects come in the order of the batch, which is that of their left
+        edges (data/coco/index.py: the order in the json is not kept). The slots that are left have a box
+        of zeros and the label 0, and count: the answer for them is right where it is background.
+        The region of such a box is a point, the top left corner of the image, where RoIAlign reads
+        its features (at least one cell of p2, or with `aligned` the point alone); so all of them in
+        an image get one answer, and an image without objects counts 15. Images with few objects
+        thus raise or lower the number by what the head says of a corner.
 
     Neither is an AP, and they cannot be compared with each other.
     Raises UserError for another `boxes`.
@@ -47,13 +51,18 @@ class RoiAccuracy:
 
     def __init__(self, boxes: str = "all") -> None:
         if boxes not in DEFINITIONS:
-            raise UserError(f"metrics.roi_accuracy.boxes={boxes} is unknown: use {' or '.join(DEFINITIONS)}")
+            raise UserError(
+                f"metrics.roi_accuracy.boxes={boxes} is unknown: use {' or '.join(DEFINITIONS)}"
+            )
         self.boxes = boxes
-        self.by_image: dict[int, NDArray[np.int64]] = {}  # image id -> 2 N: label and answer of what counts
+        self.by_image: dict[
+            int, NDArray[np.int64]
+        ] = {}  # image id -> 2 N: label and answer of what counts
 
     def update(self, box_labels: Tensor, empty_labels: Tensor | None, batch: Batch) -> None:
-        """box_labels: B G int64, the class given to each ground-truth box (0 = background). empty_labels: B int64, the
-        class given to a box of zeros; only "study" reads it."""
+        """box_labels: B G int64, the class given to each ground-truth box (0 = background).
+        empty_labels: B int64, the class given to a box of zeros; only "study" reads it.
+        """
         pairs = np.stack([batch["labels"].cpu().numpy(), box_labels.cpu().numpy()], 1)  # B 2 G
         valid, readable = batch["valid"].cpu().numpy(), batch["readable"].tolist()
         if self.boxes == "study" and empty_labels is None:
@@ -79,25 +88,36 @@ class RoiAccuracy:
         return float((labels == answers).mean()) if labels.size else math.nan
 
     def per_class(self, names: Sequence[str]) -> dict[str, float]:
-        """Class name -> share of its boxes that are right, 0..1, NaN without any; label l is `names[l - 1]`."""
+        """Class name -> share of its boxes that are right, 0..1, NaN without any; label l is
+        `names[l - 1]`.
+        """
         labels, answers = self._all()
         totals = np.bincount(labels, minlength=len(names) + 1)
         right = np.bincount(labels[labels == answers], minlength=len(names) + 1)
-        return {n: float(right[k] / totals[k]) if totals[k] else math.nan for k, n in enumerate(names, start=1)}
+        return {
+            n: float(right[k] / totals[k]) if totals[k] else math.nan
+            for k, n in enumerate(names, start=1)
+        }
 
     def _all(self) -> NDArray[np.int64]:
         """2 N."""
         return np.concatenate([np.zeros((2, 0), np.int64), *self.by_image.values()], 1)
 
 
-def roi_accuracy_table(accuracy: float, per_class: Mapping[str, Mapping[str, float]], boxes: str) -> str:
-    """The number over all, its definition, and the number by class, aligned; "-" where there is no such object.
+def roi_accuracy_table(
+    accuracy: float, per_class: Mapping[str, Mapping[str, float]], boxes: str
+) -> str:
+    """The number over all, its definition, and the number by class, aligned; "-" where there is no
+    such object.
 
     per_class: class name -> {"roi_accuracy": ...}, as `CocoEvaluation.per_class` has it.
     """
     width = max(map(len, per_class), default=0)
     lines = [f"roi_accuracy {_number(accuracy)}", DEFINITIONS[boxes]]
-    return "\n".join(lines + [f"  {name:<{width}}  {_number(v['roi_accuracy'])}" for name, v in per_class.items()])
+    return "\n".join(
+        lines
+        + [f"  {name:<{width}}  {_number(v['roi_accuracy'])}" for name, v in per_class.items()]
+    )
 
 
 def _number(value: float) -> str:

@@ -1,8 +1,10 @@
-"""thresholds.json of a run folder: the best score threshold of each class, as an evaluation has found it.
+"""thresholds.json of a run folder: the best score threshold of each class, as an evaluation has
+found it.
 
-{"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with the highest F1 at that
-IoU on the run's own validation images, of the run's best weights; those of the last ones are not stored. A class
-without one, as it had no objects there or nothing right was found, is not in it, and has DEFAULT.
+{"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with
+the highest F1 at that IoU on the run's own validation images, of the run's best weights; those of
+the last ones are not stored. A class without one, as it had no objects there or nothing right was
+found, is not in it, and has DEFAULT.
 """
 
 import json
@@ -11,17 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.files import write_json
+from maskrcnn_lit.storage.files import write_json
 
 FILE = "thresholds.json"
+
 DEFAULT = 0.5
 
 
 def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Path:
-    """Store the thresholds of what `analyse` returned; returns the file. It is complete or as it was before."""
-    best = {row["name"]: row["threshold"] for row in analysis["per_class"] if row["threshold"] is not None}
+    """Store the thresholds of what `analyse` returned; returns the file. It is complete or as it
+    was before.
+    """
+    best = {
+        row["name"]: row["threshold"]
+        for row in analysis["per_class"]
+        if row["threshold"] is not None
+    }
     path = Path(run_folder) / FILE
-    write_json(path, {"boxes_or_masks": analysis["kind"], "iou": analysis["confusion"]["iou"], "thresholds": best})
+    write_json(
+        path,
+        {
+            "boxes_or_masks": analysis["kind"],
+            "iou": analysis["confusion"]["iou"],
+            "thresholds": best,
+        },
+    )
     return path
 
 
@@ -33,8 +49,8 @@ def has_thresholds(run: str | Path, checkpoint: str = "best") -> bool:
 def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "best") -> list[float]:
     """Of the classes `names`; DEFAULT for one without.
 
-    Raises:
-        UserError: `run` is no folder with thresholds, they cannot be read, or they are not of these weights.
+    Raises: UserError: `run` is no folder with thresholds, they cannot be read, or they are not of
+        these weights.
     """
     if checkpoint != "best":
         raise UserError(

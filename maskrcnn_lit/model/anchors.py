@@ -1,4 +1,5 @@
-"""Reference boxes of the region proposal network (Faster R-CNN, Ren et al. 2015, section 3.1.1; FPN section 4.1).
+"""Reference boxes of the region proposal network (Faster R-CNN, Ren et al. 2015, section 3.1.1; FPN
+section 4.1).
 
 Letters: L levels, A anchors of all levels, a anchors a cell, h w a level's cells.
 """
@@ -12,14 +13,13 @@ from torch import Tensor
 class Anchors:
     """Boxes of one size a level and several aspect ratios, centred at the corner of each cell.
 
-    Args:
-        round_corners: round the corners of the anchors to whole pixels around their centre, as torchvision does.
-        offset: of the first centre from the image's corner, in strides (0: at the corner).
-        sizes: the side of a square anchor in pixels for p2..p6.
-        ratios: height / width; the area stays.
-        measured_strides: take a level's stride as padded side // cells, as torchvision does, and not 4, 8, 16, 32, 64.
-            They differ at p6 where the padded side is no multiple of 64 (800 px: 61 and not 64); a network that was
-            trained with torchvision wants this.
+    Args: round_corners: round the corners of the anchors to whole pixels around their centre, as
+        torchvision does. offset: of the first centre from the image's corner, in strides (0: at the
+        corner). sizes: the side of a square anchor in pixels for p2..p6. ratios: height / width;
+        the area stays. measured_strides: take a level's stride as padded side // cells, as
+        torchvision does, and not 4, 8, 16, 32, 64. They differ at p6 where the padded side is no
+        multiple of 64 (800 px: 61 and not 64); a network that was trained with torchvision wants
+        this.
     """
 
     def __init__(
@@ -36,7 +36,8 @@ class Anchors:
         self._made: dict[object, Tensor] = {}
 
     def __call__(self, pyramid: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
-        """Maps p2..p6 (each B C h w) and the padded height, width -> A 4, x1 y1 x2 y2, by level, row, column, ratio.
+        """Maps p2..p6 (each B C h w) and the padded height, width -> A 4, x1 y1 x2 y2, by level,
+        row, column, ratio.
 
         They depend on shapes alone: made once for each padded size.
         """
@@ -50,7 +51,9 @@ class Anchors:
             self._made[key] = torch.cat(levels).to(pyramid[0].device)
         return self._made[key]
 
-    def _stride(self, level: int, cells: tuple[int, int], image_size: Sequence[int]) -> tuple[int, int]:
+    def _stride(
+        self, level: int, cells: tuple[int, int], image_size: Sequence[int]
+    ) -> tuple[int, int]:
         if self.measured_strides:
             return image_size[0] // cells[0], image_size[1] // cells[1]
         return 4 << level, 4 << level
@@ -60,6 +63,10 @@ class Anchors:
         half = torch.stack([size / high, size * high], dim=1) / 2  # a 2: half width, half height
         base = torch.cat([-half, half], dim=1)  # a 4
         base = base.round() if self.round_corners else base
-        y, x = ((torch.arange(n) + self.offset) * step for n, step in zip(cells, stride, strict=True))
-        shifts = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).repeat(1, 1, 2)  # h w 4
+        y, x = (
+            (torch.arange(n) + self.offset) * step for n, step in zip(cells, stride, strict=True)
+        )
+        shifts = torch.stack(torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1).repeat(
+            1, 1, 2
+        )  # h w 4
         return (shifts[:, :, None] + base).reshape(-1, 4)  # h w a 4 -> (h w a) 4

@@ -1,7 +1,9 @@
-"""An image classifier -> c2..c5, the feature maps at strides 4, 8, 16 and 32 (Mask R-CNN, section 3.1).
+"""An image classifier -> c2..c5, the feature maps at strides 4, 8, 16 and 32 (Mask R-CNN, section
+3.1).
 
-Which of its layers give them is measured on a dummy image, for any classifier of torchvision whose layers follow one
-another (timm's are in timm_backbone.py). Letters: B images, C channels, H W the padded image.
+Which of its layers give them is measured on a dummy image, for any classifier of torchvision whose
+layers follow one another (timm's are in timm_backbone.py). Letters: B images, C channels, H W the
+padded image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,23 +19,34 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
+
 SIDE = 64  # of the dummy image
-RANDOM = (StochasticDepth, nn.Dropout, nn.Dropout2d)  # what these drop the second time is something else
+
+RANDOM = (
+    StochasticDepth,
+    nn.Dropout,
+    nn.Dropout2d,
+)  # what these drop the second time is something else
 
 
 class Stages(nn.ModuleDict):
-    """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer at its stride.
+    """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer
+    at its stride.
 
-    `strides` has each layer's; those at stride 8 are computed again in the backward pass with `recompute`, unless
-    they drop something at random.
+    `strides` has each layer's; those at stride 8 are computed again in the backward pass with
+    `recompute`, unless they drop something at random.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool) -> None:
+    def __init__(
+        self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool
+    ) -> None:
         super().__init__(layers)
         self.strides = dict(zip(layers, strides, strict=True))
         self._last = {max(n for n, s in enumerate(strides) if s == stride) for stride in STRIDES}
         again = {name for name, stride in self.strides.items() if stride == 8 and recompute}
-        self._again = {name for name in again if not any(isinstance(m, RANDOM) for m in layers[name].modules())}
+        self._again = {
+            name for name in again if not any(isinstance(m, RANDOM) for m in layers[name].modules())
+        }
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
@@ -46,29 +59,35 @@ class Stages(nn.ModuleDict):
     def parameters_by_stage(self) -> list[list[nn.Parameter]]:
         """Of the stem (all below stride 4; where there is nothing, the first layer) and of c2..c5."""
         first = next(iter(self))
-        stem = [name for name, stride in self.strides.items() if stride < 4 or (name == first and stride == 4)]
-        stages = [[n for n, stride in self.strides.items() if stride == s and n not in stem] for s in STRIDES]
+        stem = [
+            name
+            for name, stride in self.strides.items()
+            if stride < 4 or (name == first and stride == 4)
+        ]
+        stages = [
+            [n for n, stride in self.strides.items() if stride == s and n not in stem]
+            for s in STRIDES
+        ]
         return [[p for name in names for p in self[name].parameters()] for names in (stem, *stages)]
 
 
 class Backbone(nn.Module):
     """Image -> [c2, c3, c4, c5]; `channels` and `strides` of the four are measured on a dummy pass.
 
-    Args:
-        name: a classifier of torchvision.models, built with random weights.
-        norm: what its batch norms become: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
-            weights, batch from scratch. Layer norms (ConvNeXt) stay.
-        freeze_at: how many stages get no gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all;
-            or auto: 2 with pretrained weights, 0 from scratch.
-        recompute: in the backward pass compute c3's stage, whose maps are the largest that are trained after c2's,
-            again instead of keeping them. Not with norm=batch or sync, whose statistics would see each batch twice, and
-            not where layers are dropped at random (EfficientNet, ConvNeXt), which would be others the second time.
-        weights: what `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
-            (IMAGENET1K_V2), or a file; None or "none" leaves it random.
-        layers: paths of its layers in their order, where they are not simply its children or those of `features`.
-        stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1, convolution (the original ResNet, of
-            the paper and of Detectron2's weights) and not in the 3x3 one (torchvision's).
-        norm_eps: of the batch norms; None: the architecture's own.
+    Args: name: a classifier of torchvision.models, built with random weights. norm: what its batch
+        norms become: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
+        weights, batch from scratch. Layer norms (ConvNeXt) stay. freeze_at: how many stages get no
+        gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all; or auto: 2 with
+        pretrained weights, 0 from scratch. recompute: in the backward pass compute c3's stage,
+        whose maps are the largest that are trained after c2's, again instead of keeping them. Not
+        with norm=batch or sync, whose statistics would see each batch twice, and not where layers
+        are dropped at random (EfficientNet, ConvNeXt), which would be others the second time.
+        weights: what `load_pretrained` shall load: "imagenet", another name of its weights in
+        torchvision (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of
+        its layers in their order, where they are not simply its children or those of `features`.
+        stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1, convolution (the
+        original ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one
+        (torchvision's). norm_eps: of the batch norms; None: the architecture's own.
     """
 
     def __init__(
@@ -124,10 +143,11 @@ class Backbone(nn.Module):
         return self
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state dict of the whole classifier; its last layers, which a detector has not, are left out.
+        """Load the state dict of the whole classifier; its last layers, which a detector has not,
+        are left out.
 
-        Raises:
-            UserError: a weight is missing or of another shape, or the norms are group norms, which it has none for.
+        Raises: UserError: a weight is missing or of another shape, or the norms are group norms,
+            which it has none for.
         """
         refuse_group_norm(self.norm)
         own = self.body.state_dict()
@@ -137,8 +157,14 @@ class Backbone(nn.Module):
             for name, value in state.items()
             if name.startswith(f"{path}.")
         }
-        given |= {key: value for key, value in own.items() if key.endswith("num_batches_tracked") and key not in given}
-        wrong = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
+        given |= {
+            key: value
+            for key, value in own.items()
+            if key.endswith("num_batches_tracked") and key not in given
+        }
+        wrong = [
+            key for key, value in own.items() if key not in given or given[key].shape != value.shape
+        ]
         if wrong:
             raise UserError(
                 f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} are missing or of "
@@ -148,13 +174,19 @@ class Backbone(nn.Module):
 
 
 def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, int]:
-    """The norm and the number of frozen stages, where "auto" follows from whether the weights are pretrained."""
+    """The norm and the number of frozen stages, where "auto" follows from whether the weights are
+    pretrained.
+    """
     norm = {True: "frozen", False: "batch"}[pretrained] if norm == "auto" else norm
     freeze_at = (2 if pretrained else 0) if freeze_at == "auto" else freeze_at
     if norm not in NORMS:
-        raise UserError(f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)} or auto")
+        raise UserError(
+            f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)} or auto"
+        )
     if not isinstance(freeze_at, int) or freeze_at not in range(6):
-        raise UserError(f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto")
+        raise UserError(
+            f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto"
+        )
     return norm, freeze_at
 
 
@@ -165,7 +197,9 @@ def freeze(stages: Sequence[Sequence[nn.Parameter]]) -> None:
 
 
 def keep_frozen(module: nn.Module) -> None:
-    """Put whatever has parameters, but none that learns, into evaluation (with the dropout that it has inside)."""
+    """Put whatever has parameters, but none that learns, into evaluation (with the dropout that it
+    has inside).
+    """
     if any(parameter.requires_grad for parameter in module.parameters()):
         for child in module.children():
             keep_frozen(child)
@@ -185,7 +219,9 @@ def measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
 def _children(trunk: nn.Module) -> Iterator[str]:
     inner = getattr(trunk, "features", None)
     within = inner if isinstance(inner, nn.Sequential) else trunk
-    yield from (name if within is trunk else f"features.{name}" for name, _ in within.named_children())
+    yield from (
+        name if within is trunk else f"features.{name}" for name, _ in within.named_children()
+    )
 
 
 @torch.no_grad()
@@ -206,9 +242,15 @@ def _strides(layers: Mapping[str, nn.Module]) -> list[int]:
 
 
 def _stride_in_1x1(trunk: nn.Module) -> None:
-    halving = [m for m in trunk.modules() if isinstance(m, torchvision.models.resnet.Bottleneck) and m.stride == 2]
+    halving = [
+        m
+        for m in trunk.modules()
+        if isinstance(m, torchvision.models.resnet.Bottleneck) and m.stride == 2
+    ]
     if not halving:
-        raise UserError("backbone.stride_in_1x1=true needs a ResNet with bottlenecks, of 50 layers or more")
+        raise UserError(
+            "backbone.stride_in_1x1=true needs a ResNet with bottlenecks, of 50 layers or more"
+        )
     for block in halving:
         block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
 
@@ -222,7 +264,9 @@ def refuse_group_norm(norm: str) -> None:
 
 
 def recomputed(part: nn.Module, inputs: Any) -> Any:
-    """`part(inputs)`, whose inner activations are computed again in the backward pass instead of kept until then."""
+    """`part(inputs)`, whose inner activations are computed again in the backward pass instead of
+    kept until then.
+    """
     if not torch.is_grad_enabled():
         return part(inputs)
     return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)

@@ -1,6 +1,8 @@
-"""Region features -> class scores and box deltas (Fast R-CNN heads on FPN; Mask R-CNN, figure 4 right).
+"""Region features -> class scores and box deltas (Fast R-CNN heads on FPN; Mask R-CNN, figure 4
+right).
 
-Letters: B images, P proposals, S sampled regions an image, C channels, K classes, G instances, D detections.
+Letters: B images, P proposals, S sampled regions an image, C channels, K classes, G instances, D
+detections.
 """
 
 from typing import NamedTuple
@@ -10,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.seeds import REGIONS, random_keys
 from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, free_to_read, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
-from maskrcnn_lit.model.matching import match, sample, take
+from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import conv
+from maskrcnn_lit.model.sampling import REGIONS, random_keys, sample
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
 
@@ -31,23 +33,19 @@ class Regions(NamedTuple):
 
 
 class BoxHead(nn.Module):
-    """Convolutions (none in the paper) and fully connected layers, then K + 1 class logits (0 = background) and 4
-    deltas a class.
+    """Convolutions (none in the paper) and fully connected layers, then K + 1 class logits (0 =
+    background) and 4 deltas a class.
 
-    Args:
-        channels: of the pyramid.
-        pool: side of the region features.
-        conv_width, convs: of the convolutions and their number (Wu and He 2018, section 5.2: 256 and 4).
-        norm: after each of them (see norms.py); None: none.
-        width, fcs: of the fully connected layers and their number.
-        num_classes: K.
-        object_iou: a proposal that overlaps an object this much is one, any other is background.
-        batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section 3.1: 512, 1:3).
-        box_weights: scale of the deltas.
-        label_smoothing: share of the class targets that is spread over all classes and the background.
-        score_threshold, nms_iou, max_detections: of inference (section 3.1).
-        candidates: boxes that may enter suppression, best first. The answer is that of any number as long as no
-            more of an image's boxes pass the threshold.
+    Args: channels: of the pyramid. pool: side of the region features. conv_width, convs: of the
+        convolutions and their number (Wu and He 2018, section 5.2: 256 and 4). norm: after each of
+        them (see norms.py); None: none. width, fcs: of the fully connected layers and their number.
+        num_classes: K. object_iou: a proposal that overlaps an object this much is one, any other
+        is background. batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section
+        3.1: 512, 1:3). box_weights: scale of the deltas. label_smoothing: share of the class
+        targets that is spread over all classes and the background. score_threshold, nms_iou,
+        max_detections: of inference (section 3.1). candidates: boxes that may enter suppression,
+        best first. The answer is that of any number as long as no more of an image's boxes pass the
+        threshold.
     """
 
     def __init__(
@@ -72,9 +70,20 @@ class BoxHead(nn.Module):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        check_whole(1, model__box_head__width=width, model__box_head__pool=pool, model__box_head__batch_size=batch_size)
-        check_whole(1, model__box_head__max_detections=max_detections, model__box_head__candidates=candidates)
-        check_within(0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold)
+        check_whole(
+            1,
+            model__box_head__width=width,
+            model__box_head__pool=pool,
+            model__box_head__batch_size=batch_size,
+        )
+        check_whole(
+            1,
+            model__box_head__max_detections=max_detections,
+            model__box_head__candidates=candidates,
+        )
+        check_within(
+            0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold
+        )
         check_within(0, 1, model__box_head__object_iou=object_iou)
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
         check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
@@ -82,7 +91,9 @@ class BoxHead(nn.Module):
         check_whole(1, model__box_head__fcs=fcs, model__box_head__conv_width=conv_width)
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
-        self.fcs = nn.ModuleList(nn.Linear(c, width) for c in [inputs[-1] * pool**2, *[width] * (fcs - 1)])
+        self.fcs = nn.ModuleList(
+            nn.Linear(c, width) for c in [inputs[-1] * pool**2, *[width] * (fcs - 1)]
+        )
         self.classes = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
         # As in the published configurations: classes begin about equal, boxes at the proposals.
@@ -91,15 +102,25 @@ class BoxHead(nn.Module):
         nn.init.zeros_(self.classes.bias)
         nn.init.zeros_(self.deltas.bias)
         self.pool, self.num_classes, self.box_weights = pool, num_classes, tuple(box_weights)
-        self.object_iou, self.batch_size, self.positive_fraction = object_iou, batch_size, positive_fraction
-        self.label_smoothing, self.score_threshold, self.nms_iou = label_smoothing, score_threshold, nms_iou
+        self.object_iou, self.batch_size, self.positive_fraction = (
+            object_iou,
+            batch_size,
+            positive_fraction,
+        )
+        self.label_smoothing, self.score_threshold, self.nms_iou = (
+            label_smoothing,
+            score_threshold,
+            nms_iou,
+        )
         self.max_detections, self.candidates = max_detections, candidates
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """R C pool pool -> class logits R K+1 and deltas R K 4."""
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
-        hidden = features.permute(0, 2, 3, 1).flatten(1)  # R (pool pool C), as RoIAlign laid it out: nothing is copied
+        hidden = features.permute(0, 2, 3, 1).flatten(
+            1
+        )  # R (pool pool C), as RoIAlign laid it out: nothing is copied
         for layer in self.fcs:
             hidden = F.relu(layer(hidden))
         logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
@@ -107,7 +128,9 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def sample_regions(self, proposals: Tensor, valid: Tensor, batch: Batch) -> Regions:
-        """Draw regions from proposals B P 4 and the objects themselves (so that there are positives from the start)."""
+        """Draw regions from proposals B P 4 and the objects themselves (so that there are positives
+        from the start).
+        """
         candidates = torch.cat([proposals, batch["boxes"]], dim=1)  # B (P+G) 4
         real = torch.cat([valid, batch["valid"]], dim=1)
         instance, kind = match(
@@ -119,21 +142,32 @@ class BoxHead(nn.Module):
             background_iou=self.object_iou,
             keep_best=False,
         )
-        keys = torch.where(real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1)  # padding is never drawn
+        keys = torch.where(
+            real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1
+        )  # padding is never drawn
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
         instance = take(instance, drawn.indices)
         labels = torch.where(drawn.positive, take(batch["labels"], instance), 0)
-        return Regions(take(candidates, drawn.indices), labels, instance, drawn.positive, drawn.valid)
+        return Regions(
+            take(candidates, drawn.indices), labels, instance, drawn.positive, drawn.valid
+        )
 
-    def losses(self, logits: Tensor, deltas: Tensor, regions: Regions, batch: Batch) -> dict[str, Tensor]:
-        """Class and box loss of the sampled regions; the box loss reads the four deltas of the true class."""
+    def losses(
+        self, logits: Tensor, deltas: Tensor, regions: Regions, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Class and box loss of the sampled regions; the box loss reads the four deltas of the true
+        class.
+        """
         images, count = regions.labels.shape
         channel = (regions.labels - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, 4)
         own = deltas.gather(1, channel).view(images, count, 4)  # (B S) K 4 -> B S 4
         targets = encode(take(batch["boxes"], regions.instance), regions.boxes, self.box_weights)
         return {
             "class": class_loss(
-                logits.view(images, count, -1), regions.labels, regions.valid, smoothing=self.label_smoothing
+                logits.view(images, count, -1),
+                regions.labels,
+                regions.valid,
+                smoothing=self.label_smoothing,
             ),
             "box": box_loss(own, targets, regions.positive, regions.valid),
         }
@@ -142,16 +176,21 @@ class BoxHead(nn.Module):
     def detect(
         self, logits: Tensor, deltas: Tensor, proposals: Tensor, valid: Tensor, image_sizes: Tensor
     ) -> dict[str, Tensor]:
-        """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B D, valid B D.
+        """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
+        D, valid B D.
 
         Slots beyond an image's detections hold zeros. Suppression is by class.
         """
         images = len(valid)
-        scores = logits.softmax(dim=-1)[:, 1:].reshape(images, -1)  # (B P) K+1 -> B (P K), without background
+        scores = logits.softmax(dim=-1)[:, 1:].reshape(
+            images, -1
+        )  # (B P) K+1 -> B (P K), without background
         reference = proposals.view(-1, 1, 4)
         boxes = decode(deltas, reference, self.box_weights).view(images, -1, 4)  # B (P K) 4
         boxes = clip(boxes, image_sizes)
-        real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (scores > self.score_threshold)
+        real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (
+            scores > self.score_threshold
+        )
         scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
         limit = min(self.candidates, scores.shape[1])
         if free_to_read(scores):  # suppression is quadratic in it

@@ -1,4 +1,5 @@
-"""Arithmetic on boxes x1 y1 x2 y2: overlap, the deltas that the heads predict, suppression of duplicates.
+"""Arithmetic on boxes x1 y1 x2 y2: overlap, the deltas that the heads predict, suppression of
+duplicates.
 
 Letters: B images, N M boxes. Never in half precision, which cannot hold pixel coordinates.
 """
@@ -12,13 +13,15 @@ from torchvision.ops import nms
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
 
-
-READ = True  # False: no host reads, on the CPU too: for tests and counts of what a GPU and torch.compile run
+# False: no host reads, on the CPU too: for tests and counts of what a GPU and torch.compile run
+READ = True
 
 
 def free_to_read(values: Tensor) -> bool:
-    """Whether the host may read numbers of `values`, on which shapes then depend, to save work. On the CPU that costs
-    nothing; on a GPU it would wait for the device, and compiled regions have fixed shapes. The result is the same."""
+    """Whether the host may read numbers of `values`, on which shapes then depend, to save work. On
+    the CPU that costs nothing; on a GPU it would wait for the device, and compiled regions have
+    fixed shapes. The result is the same.
+    """
     return READ and values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -34,7 +37,8 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(first: Tensor, second: Tensor) -> Tensor:
     """B N 4 and B M 4 -> B N M, in square pixels."""
-    # One axis after the other and in place: of these matrices there may be millions of numbers an image.
+    # One axis after the other and in place: of these matrices there may be millions of numbers an
+    # image.
     sides = []
     for low, high in ((0, 2), (1, 3)):
         side = torch.minimum(first[:, :, None, high], second[:, None, :, high])
@@ -55,9 +59,11 @@ def over_union(shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor:
-    """Deltas that move `reference` onto `boxes` (R-CNN, Girshick et al. 2014, appendix C): ... 4 -> ... 4.
+    """Deltas that move `reference` onto `boxes` (R-CNN, Girshick et al. 2014, appendix C): ... 4 ->
+    ... 4.
 
-    `weights` scale them to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5 in the box head).
+    `weights` scale them to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5 in the
+    box head).
     """
     width, height, x, y = _centre(reference)
     target_width, target_height, target_x, target_y = _centre(boxes)
@@ -91,16 +97,17 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iterations: int = 24) -> Tensor:
+def suppress(
+    boxes: Tensor, threshold: float, groups: Tensor | None = None, iterations: int = 24
+) -> Tensor:
     """Greedy non-maximum suppression with static shapes: which boxes stay, B N bool.
 
-    Args:
-        boxes: B N 4, each row sorted by falling score.
-        threshold: a box goes if a better one that stays overlaps it with a larger IoU.
-        groups: B N; only boxes of one group (class) suppress each other.
-        iterations: a box that only suppressed boxes overlap must come back, and so on: each round settles one more
-            link of such chains, and a state that a round does not change is the greedy answer. 800 px images needed
-            at most 18 rounds. A GPU, which must not wait for the host, runs them all.
+    Args: boxes: B N 4, each row sorted by falling score. threshold: a box goes if a better one that
+        stays overlaps it with a larger IoU. groups: B N; only boxes of one group (class) suppress
+        each other. iterations: a box that only suppressed boxes overlap must come back, and so on:
+        each round settles one more link of such chains, and a state that a round does not change is
+        the greedy answer. 800 px images needed at most 18 rounds. A GPU, which must not wait for
+        the host, runs them all.
 
     On the CPU it is torchvision's operator, group by group.
     """
@@ -112,7 +119,9 @@ def suppress(boxes: Tensor, threshold: float, groups: Tensor | None = None, iter
                 keep[image, rows[nms(boxes[image, rows], -rows.to(boxes.dtype), threshold)]] = True
         return keep
     same: Tensor | bool = True if groups is None else groups[:, :, None] == groups[:, None]
-    rivals = ((iou(boxes, boxes) > threshold) & same).triu_(diagonal=1)  # the better box comes first
+    rivals = ((iou(boxes, boxes) > threshold) & same).triu_(
+        diagonal=1
+    )  # the better box comes first
     keep = torch.ones_like(rivals[:, 0])
     for _ in range(iterations):
         keep = ~(rivals & keep[:, :, None]).any(dim=1)

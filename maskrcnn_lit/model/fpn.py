@@ -1,4 +1,6 @@
-"""c2..c5 -> p2..p6, one width at every stride (Feature Pyramid Networks, Lin et al. 2017, section 3)."""
+"""c2..c5 -> p2..p6, one width at every stride (Feature Pyramid Networks, Lin et al. 2017, section
+3).
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +12,8 @@ from maskrcnn_lit.model.norms import conv
 
 
 class FPN(nn.Module):
-    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6 subsamples p5.
+    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6
+    subsamples p5.
 
     Args:
         in_channels: of c2..c5.
@@ -18,7 +21,9 @@ class FPN(nn.Module):
         norm: after each convolution (see norms.py); None: none.
     """
 
-    def __init__(self, *, in_channels: Sequence[int], channels: int, norm: str | None = None) -> None:
+    def __init__(
+        self, *, in_channels: Sequence[int], channels: int, norm: str | None = None
+    ) -> None:
         super().__init__()
         check_whole(1, model__fpn__channels=channels)
         self.channels = channels
@@ -33,10 +38,13 @@ class FPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
         merged = [lateral(c) for lateral, c in zip(self.lateral, maps, strict=True)]
-        for level in range(len(maps) - 2, -1, -1):  # top-down: the coarser map, twice as large, is added
+        for level in range(
+            len(maps) - 2, -1, -1
+        ):  # top-down: the coarser map, twice as large, is added
             merged[level] = merged[level] + F.interpolate(
                 merged[level + 1], size=maps[level].shape[-2:], mode="nearest"
             )
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
-        # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two subsampling of p5.
+        # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two
+        # subsampling of p5.
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]

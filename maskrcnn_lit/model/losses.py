@@ -1,14 +1,18 @@
-"""The five losses of Mask R-CNN as functions of tensors (He et al. 2017, section 3; Faster R-CNN, equation 1).
+"""The five losses of Mask R-CNN as functions of tensors (He et al. 2017, section 3; Faster R-CNN,
+equation 1).
 
-Each is a sum over what was sampled, weighed by masks instead of picked by indices, over the number sampled: the same
-numbers as with indices, at static shapes. The callers give full precision. S is the number of sampled boxes.
+Each is a sum over what was sampled, weighed by masks instead of picked by indices, over the number
+sampled: the same numbers as with indices, at static shapes. The callers give full precision. S is
+the number of sampled boxes.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMOOTH_L1_BETA = 1 / 9  # where the RPN's and the box head's L1 turns quadratic; Detectron's choice for both
+SMOOTH_L1_BETA = (
+    1 / 9
+)  # where the RPN's and the box head's L1 turns quadratic; Detectron's choice for both
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -18,8 +22,11 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 
 
 def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Smooth L1 of the positives' deltas, over the number of all sampled: B S 4, B S 4, B S, B S -> scalar."""
-    # Targets of what is not positive may be infinite (no such box): out before the subtraction, so that no NaN is made.
+    """Smooth L1 of the positives' deltas, over the number of all sampled: B S 4, B S 4, B S, B S ->
+    scalar.
+    """
+    # Targets of what is not positive may be infinite (no such box): out before the subtraction, so
+    # that no NaN is made.
     difference = deltas - torch.where(positive[..., None], targets, deltas.detach())
     zero = torch.zeros_like(difference)
     loss = F.smooth_l1_loss(difference, zero, beta=SMOOTH_L1_BETA, reduction="none")
@@ -27,17 +34,23 @@ def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of sampled regions over background (0) and classes: B S K+1, B S int64, B S -> scalar.
+    """Cross-entropy of sampled regions over background (0) and classes: B S K+1, B S int64, B S ->
+    scalar.
 
-    smoothing: the share of each target that is spread evenly over all K + 1 (Szegedy et al. 2016, section 7).
+    smoothing: the share of each target that is spread evenly over all K + 1 (Szegedy et al. 2016,
+    section 7).
     """
-    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing)
+    loss = F.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
+    )
     return (loss * valid.flatten()).sum() / count(valid)
 
 
 def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the pixels of the positives' masks, each of its own class only (section 3,
-    "decouples mask and class prediction"): S m m logits, S m m in [0, 1], S bool -> scalar."""
+    """Mean binary cross-entropy over the pixels of the positives' masks, each of its own class only
+    (section 3, "decouples mask and class prediction"): S m m logits, S m m in [0, 1], S bool ->
+    scalar.
+    """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=(1, 2))
     return (loss * valid).sum() / count(valid)
 

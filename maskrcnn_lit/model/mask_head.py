@@ -1,6 +1,7 @@
 """Region features -> a mask for the region's class (Mask R-CNN, section 3 and figure 4 right).
 
-Letters: R regions, C channels, K classes, m mask side, B images, G instances, S sampled regions, M crop side.
+Letters: R regions, C channels, K classes, m mask side, B images, G instances, S sampled regions, M
+crop side.
 """
 
 import torch
@@ -25,16 +26,31 @@ class MaskHead(nn.Module):
     """
 
     def __init__(
-        self, *, channels: int, width: int, depth: int, pool: int, num_classes: int, norm: str | None = None
+        self,
+        *,
+        channels: int,
+        width: int,
+        depth: int,
+        pool: int,
+        num_classes: int,
+        norm: str | None = None,
     ) -> None:
         super().__init__()
-        check_whole(1, model__mask_head__width=width, model__mask_head__depth=depth, model__mask_head__pool=pool)
+        check_whole(
+            1,
+            model__mask_head__width=width,
+            model__mask_head__depth=depth,
+            model__mask_head__pool=pool,
+        )
         inputs = [channels, *[width] * (depth - 1)]
         self.convs = nn.ModuleList(conv(c, width, 3, norm) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         self.pool, self.mask_size = pool, 2 * pool
-        self.needs_positives = norm in ("batch", "sync")  # or its statistics would be of other regions too
+        self.needs_positives = norm in (
+            "batch",
+            "sync",
+        )  # or its statistics would be of other regions too
         for layer in (*self.convs.modules(), self.deconv):
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -47,10 +63,13 @@ class MaskHead(nn.Module):
         """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
-        # Each cell becomes 2 x 2 that no other cell reaches: the deconvolution is a linear layer, and the next one too.
+        # Each cell becomes 2 x 2 that no other cell reaches: the deconvolution is a linear layer,
+        # and the next one too.
         weight = self.deconv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # C O 2 2 -> (2 2 O) C
         cells = features.permute(0, 2, 3, 1)  # R p p C
-        hidden = F.relu(F.linear(cells, weight, self.deconv.get_parameter("bias").repeat(4)), inplace=True)
+        hidden = F.relu(
+            F.linear(cells, weight, self.deconv.get_parameter("bias").repeat(4)), inplace=True
+        )
         hidden = hidden.view(len(cells), 4 * self.pool**2, -1)  # R (p p 2 2) O
         # Only the channel of the region's class is wanted: one row of the 1x1 convolution a region.
         channel = (labels - 1).clamp(min=0)
@@ -62,7 +81,9 @@ class MaskHead(nn.Module):
 
 
 @torch.no_grad()
-def mask_targets(boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Tensor, size: int) -> Tensor:
+def mask_targets(
+    boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Tensor, size: int
+) -> Tensor:
     """What the mask of each region should be: R size size in [0, 1].
 
     Args:
@@ -70,12 +91,16 @@ def mask_targets(boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Ten
         masks, mask_boxes: I M M uint8 and I 4, the crops of all instances (data/batch.py).
         instance: R int64 into I.
 
-    The paper (and torchvision) samples a mask of the whole image; a crop of M x M holds the same shape at a fraction of
-    the memory. The region is mapped into the crop, whose pixel centres lie half a pixel inside as geometry has it;
-    torchvision's `project_masks_on_boxes` samples at pixel corners instead, which moves its targets by half a pixel
-    of the image. A test bounds the difference of the two.
+    The paper (and torchvision) samples a mask of the whole image; a crop of M x M holds the same
+    shape at a fraction of the memory. The region is mapped into the crop, whose pixel centres lie
+    half a pixel inside as geometry has it; torchvision's `project_masks_on_boxes` samples at pixel
+    corners instead, which moves its targets by half a pixel of the image. A test bounds the
+    difference of the two.
     """
-    origin, side = mask_boxes[instance, :2].repeat(1, 2), mask_boxes[instance, 2:] - mask_boxes[instance, :2]
+    origin, side = (
+        mask_boxes[instance, :2].repeat(1, 2),
+        mask_boxes[instance, 2:] - mask_boxes[instance, :2],
+    )
     side = side.clamp(min=1e-6).repeat(1, 2)
     crop = masks.shape[-1]
     # One row and column of zeros around each crop, so that what lies outside of it is background.

@@ -1,6 +1,8 @@
-"""Start here: Mask R-CNN (He et al. 2017) as one forward. Image -> backbone -> pyramid -> proposals -> box and mask.
+"""Start here: Mask R-CNN (He et al. 2017) as one forward. Image -> backbone -> pyramid -> proposals
+-> box and mask.
 
-Letters: B images, G padded instances, P proposals, S sampled regions, D detections, R regions, m mask side, K classes.
+Letters: B images, G padded instances, P proposals, S sampled regions, D detections, R regions, m
+mask side, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,22 +29,27 @@ from maskrcnn_lit.model.timm_backbone import TimmBackbone
 class Output(NamedTuple):
     """What a forward gives, by mode (see `MaskRCNN.forward`)."""
 
-    losses: dict[str, Tensor]  # rpn_objectness, rpn_box, class, box, mask: scalars, each the mean of a sample
+    losses: dict[
+        str, Tensor
+    ]  # rpn_objectness, rpn_box, class, box, mask: scalars, each the mean of a sample
     counts: dict[str, Tensor]  # how many each of them is the mean of; with none it is 0
-    detections: dict[str, Tensor] | None  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
-    box_labels: Tensor | None  # B G int64: the class (0 = background) that the box head gives each object's own box
-    empty_labels: Tensor | None = None  # B int64: and that which it gives a box of zeros, as padded slots have it
+    detections: (
+        dict[str, Tensor] | None
+    )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
+    box_labels: (
+        Tensor | None
+    )  # B G int64: the class (0 = background) that the box head gives each object's own box
+    empty_labels: Tensor | None = (
+        None  # B int64: and that which it gives a box of zeros, as padded slots have it
+    )
 
 
 class MaskRCNN(nn.Module):
     """The paper's figure 1 on the pyramid of its section 3.1.
 
-    Args:
-        mean, std: of the pixels in [0, 1], by channel R G B.
-        points, aligned: of RoIAlign (see roi_align.py).
-        weights: of a whole model, which whoever trains this one shall load (weights.py); here it is only kept. None or
-            "none": there are none.
-        The parts, built.
+    Args: mean, std: of the pixels in [0, 1], by channel R G B. points, aligned: of RoIAlign (see
+        roi_align.py). weights: of a whole model, which whoever trains this one shall load
+        (convert.py); here it is only kept. None or "none": there are none. The parts, built.
     """
 
     mean: Tensor
@@ -68,15 +75,19 @@ class MaskRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
-        self.points, self.aligned, self.weights = points, aligned, None if weights == "none" else weights
+        self.points, self.aligned, self.weights = (
+            points,
+            aligned,
+            None if weights == "none" else weights,
+        )
         self.strides = backbone.strides  # of the levels that regions read: p2..p5
 
     def forward(self, batch: Batch) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
 
-        In training mode: the five losses. In evaluation mode: detections, and, where the batch has targets, the
-        five losses of the same sampling as in training, `box_labels` and `empty_labels`, all from one pass through the
-        backbone.
+        In training mode: the five losses. In evaluation mode: detections, and, where the batch has
+        targets, the five losses of the same sampling as in training, `box_labels` and
+        `empty_labels`, all from one pass through the backbone.
         """
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
@@ -84,7 +95,9 @@ class MaskRCNN(nn.Module):
         losses, counts = dict[str, Tensor](), dict[str, Tensor]()
         if "boxes" in batch:
             if "seeds" not in batch:
-                batch = batch | {"seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)}
+                batch = batch | {
+                    "seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)
+                }
             chosen, regions = self.targets(prediction, anchors, batch)
             losses, counts = self.losses(pyramid, prediction, chosen, regions, batch)
         if self.training:
@@ -102,26 +115,41 @@ class MaskRCNN(nn.Module):
         pyramid = self.fpn(self.backbone(self.normalise(images, image_sizes)))
         return pyramid, self.rpn(pyramid)
 
-    def targets(self, prediction: Prediction, anchors: Tensor, batch: Batch) -> tuple[AnchorSample, Regions]:
+    def targets(
+        self, prediction: Prediction, anchors: Tensor, batch: Batch
+    ) -> tuple[AnchorSample, Regions]:
         """The anchors and the regions that this step learns from, and what each should become."""
         proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
-        return self.rpn.sample_anchors(anchors, batch), self.box_head.sample_regions(proposals, valid, batch)
+        return self.rpn.sample_anchors(anchors, batch), self.box_head.sample_regions(
+            proposals, valid, batch
+        )
 
-    def proposals(self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    def proposals(
+        self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Those of inference: B P 4 in pixels, and which of them there are, B P."""
         boxes, _, valid = self.rpn.propose(prediction, anchors, image_sizes, "test")
         return boxes, valid
 
     def losses(
-        self, pyramid: Sequence[Tensor], prediction: Prediction, chosen: AnchorSample, regions: Regions, batch: Batch
+        self,
+        pyramid: Sequence[Tensor],
+        prediction: Prediction,
+        chosen: AnchorSample,
+        regions: Regions,
+        batch: Batch,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The five losses, and how many each is the mean of."""
         losses = self.rpn.losses(prediction, chosen) | self.head_losses(pyramid, regions, batch)
-        anchors, boxes, masks = (flags.sum() for flags in (chosen.valid, regions.valid, regions.positive))
+        anchors, boxes, masks = (
+            flags.sum() for flags in (chosen.valid, regions.valid, regions.positive)
+        )
         return losses, dict(zip(losses, (anchors, anchors, boxes, boxes, masks), strict=True))
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
-        """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly zero outside."""
+        """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
+        zero outside.
+        """
         height, width = images.shape[-2:]
         rows = torch.arange(height, device=images.device) < image_sizes[:, 0, None]  # B H
         columns = torch.arange(width, device=images.device) < image_sizes[:, 1, None]  # B W
@@ -129,7 +157,9 @@ class MaskRCNN(nn.Module):
         normal = torch.where(inside, (images / 255 - self.mean) / self.std, 0)
         return normal.contiguous(memory_format=torch.channels_last)
 
-    def head_losses(self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch) -> dict[str, Tensor]:
+    def head_losses(
+        self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch
+    ) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled regions."""
         every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive)
@@ -140,24 +170,31 @@ class MaskRCNN(nn.Module):
         losses = self.box_head.losses(logits, deltas, regions, batch)
 
         mask_logits = self.mask_head(mask_features, regions.labels.flatten()[chosen])
-        instance = regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]  # into (B G)
+        instance = (
+            regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
+        )  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
         positive = regions.positive.flatten()[chosen]
-        # A slot without an object learns nothing, and its region may be any number of times as large as its crop.
+        # A slot without an object learns nothing, and its region may be any number of times as
+        # large as its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
         targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
         return losses | {"mask": mask_loss(mask_logits, targets, positive)}
 
     def with_masks(self, positive: Tensor) -> Tensor:
-        """The regions that have a mask to learn, which are the positives (section 3): B S bool -> indices into (B S).
+        """The regions that have a mask to learn, which are the positives (section 3): B S bool ->
+        indices into (B S).
 
-        Those of all images are at the front of a number of slots, so that the mask head does not compute what no loss
-        reads. The CPU counts them; a GPU would have to wait for the host, so there it is as many as may be drawn.
+        Those of all images are at the front of a number of slots, so that the mask head does not
+        compute what no loss reads. The CPU counts them; a GPU would have to wait for the host, so
+        there it is as many as may be drawn.
         """
         images, count = positive.shape
         slots = images * max(1, int(count * self.box_head.positive_fraction))
         if free_to_read(positive) or self.mask_head.needs_positives:
-            slots = max(1, int(positive.sum()))  # never none: each parameter gets a gradient in each step
+            slots = max(
+                1, int(positive.sum())
+            )  # never none: each parameter gets a gradient in each step
         return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
 
     def regions(self, boxes: Tensor, size: int) -> Pooled:
@@ -168,7 +205,9 @@ class MaskRCNN(nn.Module):
     def align(self, pyramid: Sequence[Tensor], wanted: Sequence[Pooled]) -> list[Tensor]:
         """Features R C size size of each of the `wanted`, from p2..p5."""
         levels = pyramid[: len(self.strides)]
-        return roi_align(levels, wanted, strides=self.strides, points=self.points, aligned=self.aligned)
+        return roi_align(
+            levels, wanted, strides=self.strides, points=self.points, aligned=self.aligned
+        )
 
     def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
         """B R 4 -> (B R) C size size."""
@@ -181,16 +220,24 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
         found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes)
         if free_to_read(valid):
-            most = max(1, int(found["valid"].sum(dim=1).max()))  # masks of the boxes that are there, and of no slots
+            most = max(
+                1, int(found["valid"].sum(dim=1).max())
+            )  # masks of the boxes that are there, and of no slots
             found = {key: value[:, :most] for key, value in found.items()}
         images, count = found["labels"].shape
-        masks = self.mask_head(self.pool(pyramid, found["boxes"], self.mask_head.pool), found["labels"].flatten())
+        masks = self.mask_head(
+            self.pool(pyramid, found["boxes"], self.mask_head.pool), found["labels"].flatten()
+        )
         found["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
         return found
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The likeliest class (0 = background) of each given box: B G 4 -> B G."""
-        return self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0].argmax(dim=-1).view(boxes.shape[:2])
+        return (
+            self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0]
+            .argmax(dim=-1)
+            .view(boxes.shape[:2])
+        )
 
 
 def build_mask_rcnn(
@@ -207,14 +254,12 @@ def build_mask_rcnn(
     mask_head: Callable[..., MaskHead],
     weights: str | None = None,
 ) -> MaskRCNN:
-    """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or the data decides.
+    """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or
+    the data decides.
 
-    Args:
-        num_classes: K, without background.
-        fpn, rpn, box_head, mask_head: constructors that lack in_channels; channels and anchors_per_cell; channels
-            and num_classes; channels and num_classes.
-        roi_align: points and aligned.
-        weights: see MaskRCNN; nothing is loaded here.
+    Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that lack
+        in_channels; channels and anchors_per_cell; channels and num_classes; channels and
+        num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
     """
     pyramid = fpn(in_channels=backbone.channels)
     width, levels = pyramid.channels, len(backbone.channels) + 1

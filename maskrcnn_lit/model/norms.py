@@ -1,4 +1,6 @@
-"""Normalisation layers by one word, in the backbone and in the heads, and a convolution that is followed by one."""
+"""Normalisation layers by one word, in the backbone and in the heads, and a convolution that is
+followed by one.
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -29,7 +31,8 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution that does the frozen norm behind it too, as conv(x, W scale, shift): one pass over the map less.
+    """A convolution that does the frozen norm behind it too, as conv(x, W scale, shift): one pass
+    over the map less.
 
     The norm stays where it is, by its name and with its numbers, and hands on what it gets.
     """
@@ -51,8 +54,10 @@ def fold_frozen(module: nn.Module) -> None:
 
 
 def convs_with_norms(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module, str, nn.Module]]:
-    """Each convolution that the next child of its parent, a batch norm, frozen or not, follows: with that parent, and
-    the norm's name in it. A test holds, for every backbone of torchvision, that it follows in the forward pass too."""
+    """Each convolution that the next child of its parent, a batch norm, frozen or not, follows:
+    with that parent, and the norm's name in it. A test holds, for every backbone of torchvision,
+    that it follows in the forward pass too.
+    """
     for parent in module.modules():
         for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm)):
@@ -62,10 +67,9 @@ def convs_with_norms(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module, 
 def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.Module:
     """A norm of `channels`.
 
-    Args:
-        kind: frozen (statistics and scale stay as they are: for pretrained weights), batch, sync (batch, over all
-            processes: for few images a device; it needs CUDA), group (Wu and He 2018: for few images a device).
-        like: take its eps, momentum, weights and statistics.
+    Args: kind: frozen (statistics and scale stay as they are: for pretrained weights), batch, sync
+        (batch, over all processes: for few images a device; it needs CUDA), group (Wu and He 2018:
+        for few images a device). like: take its eps, momentum, weights and statistics.
     """
     like = like or nn.BatchNorm2d(channels)
     if kind == "batch":
@@ -87,7 +91,8 @@ def groups(channels: int) -> int:
 
 
 def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> None:
-    """Make every batch norm below `module` one of `kind`, with another `eps` if it is given. Other norms stay.
+    """Make every batch norm below `module` one of `kind`, with another `eps` if it is given. Other
+    norms stay.
 
     What a batch norm does besides (timm's have an activation inside) comes after the new one.
     """

@@ -1,4 +1,5 @@
-"""Detections on the padded, resized batch -> detections in each original image's pixels, masks as COCO RLE.
+"""Detections on the padded, resized batch -> detections in each original image's pixels, masks as
+COCO RLE.
 
 Letters: B images, D detections, m mask side (28), H W the original image.
 """
@@ -9,14 +10,16 @@ import torch
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.run_lengths import masks_to_rle
+from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 
 def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
-    """One dict an image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's pixels), scores R,
-    labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Best first, as the model gives them.
+    """One dict an image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
+    pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Best
+    first, as the model gives them.
 
-    The masks stay on their device, where the ends of their runs are found. Memory: never detections x image area.
+    The masks stay on their device, where the ends of their runs are found. Memory: never detections
+    x image area.
     """
     held = {key: value.detach().cpu() for key, value in detections.items() if key != "masks"}
     scales, sizes = batch["scales"].cpu(), batch["original_sizes"].cpu()
@@ -39,6 +42,10 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
 
 
 def original_boxes(boxes: Tensor, scale: Tensor, height: int, width: int) -> Tensor:
-    """D 4 in pixels of the batch -> D 4 in pixels of the original image, inside of it; `scale` is (y, x)."""
+    """D 4 in pixels of the batch -> D 4 in pixels of the original image, inside of it; `scale` is
+    (y, x).
+    """
     boxes = boxes / scale.flip(0).repeat(2)
-    return torch.minimum(boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=boxes.dtype))
+    return torch.minimum(
+        boxes.clamp(min=0), torch.tensor([width, height, width, height], dtype=boxes.dtype)
+    )

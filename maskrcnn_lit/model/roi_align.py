@@ -1,6 +1,8 @@
-"""Features of regions of any size at one size: RoIAlign (Mask R-CNN, section 3) on the level that fits each region.
+"""Features of regions of any size at one size: RoIAlign (Mask R-CNN, section 3) on the level that
+fits each region.
 
-Letters: B images, C channels, R regions of all images, s output side, n sample points a bin side, h w a level's cells.
+Letters: B images, C channels, R regions of all images, s output side, n sample points a bin side, h
+w a level's cells.
 """
 
 from collections.abc import Sequence
@@ -38,57 +40,83 @@ def roi_align(
     points: int = 2,
     aligned: bool = False,
 ) -> list[Tensor]:
-    """p2.., each B C h w -> R C s s for each of the `wanted`: one call for both heads has one gradient to hold.
+    """p2.., each B C h w -> R C s s for each of the `wanted`: one call for both heads has one
+    gradient to hold.
 
-    A bin is the mean of points x points bilinear samples of one level, as in `torchvision.ops.roi_align`. All levels
-    lie in one table of rows of C numbers; each output cell is a weighted sum of 4 points^2 of its rows. So no shape
-    depends on which level a region reads, and one call serves all levels.
+    A bin is the mean of points x points bilinear samples of one level, as in
+    `torchvision.ops.roi_align`. All levels lie in one table of rows of C numbers; each output cell
+    is a weighted sum of 4 points^2 of its rows. So no shape depends on which level a region reads,
+    and one call serves all levels.
 
-    Args:
-        points: samples a side of a bin; 0: as many as the bin has cells, as Detectron2 takes them. How many that is
-            depends on the data, so then it is torchvision's operator, level by level.
-        aligned: the centre of a cell lies at half a cell, and a region may be smaller than one (Detectron2); otherwise
-            at its corner, and it is a cell wide at least (the first RoIAlign, and torchvision's models).
+    Args: points: samples a side of a bin; 0: as many as the bin has cells, as Detectron2 takes
+        them. How many that is depends on the data, so then it is torchvision's operator, level by
+        level. aligned: the centre of a cell lies at half a cell, and a region may be smaller than
+        one (Detectron2); otherwise at its corner, and it is a cell wide at least (the first
+        RoIAlign, and torchvision's models).
     """
     if points == 0:
         return [_as_many_as_cells(pyramid, regions, strides, aligned) for regions in wanted]
-    rows = torch.cat([p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid])  # (B h w of each level) C
+    rows = torch.cat(
+        [p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid]
+    )  # (B h w of each level) C
     with torch.no_grad():
         cells = tuple((len(p), p.shape[-2], p.shape[-1]) for p in pyramid)
         layout = _constant_layout(cells, tuple(strides), rows.device)
         tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
-    out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))  # (R s s of each) C
+    out = F.embedding_bag(
+        index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype)
+    )  # (R s s of each) C
     sizes = [regions.size for regions in wanted]
     parts = out.split([len(regions.boxes) * regions.size**2 for regions in wanted])
-    return [part.view(-1, s, s, part.shape[1]).permute(0, 3, 1, 2) for part, s in zip(parts, sizes, strict=True)]
+    return [
+        part.view(-1, s, s, part.shape[1]).permute(0, 3, 1, 2)
+        for part, s in zip(parts, sizes, strict=True)
+    ]
 
 
-def _as_many_as_cells(pyramid: Sequence[Tensor], wanted: Pooled, strides: Sequence[int], aligned: bool) -> Tensor:
+def _as_many_as_cells(
+    pyramid: Sequence[Tensor], wanted: Pooled, strides: Sequence[int], aligned: bool
+) -> Tensor:
     boxes, image, size = wanted
-    level, rois = level_of(boxes, len(strides)), torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    level, rois = (
+        level_of(boxes, len(strides)),
+        torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1),
+    )
     out = pyramid[0].new_zeros(len(boxes), pyramid[0].shape[1], size, size)
     for number, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
         here = (level == number).nonzero()[:, 0]
-        pooled = torchvision.ops.roi_align(features, rois[here].to(features.dtype), size, 1 / stride, 0, aligned)
+        pooled = torchvision.ops.roi_align(
+            features, rois[here].to(features.dtype), size, 1 / stride, 0, aligned
+        )
         out = out.index_copy(0, here, pooled)
     return out
 
 
 @torch.compiler.assume_constant_result  # what compiled regions hold, and do not make
-def _constant_layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
+def _constant_layout(
+    cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> Tensor:
     return _layout(cells, strides, device)
 
 
-@lru_cache(maxsize=64)  # a few padded sizes: a tensor made anew would be a copy to the device in each step
-def _layout(cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device) -> Tensor:
-    """Of each level height, width, first row in the table, stride: 4 L int64. `cells` has B, h, w of each."""
+@lru_cache(
+    maxsize=64
+)  # a few padded sizes: a tensor made anew would be a copy to the device in each step
+def _layout(
+    cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """Of each level height, width, first row in the table, stride: 4 L int64. `cells` has B, h, w
+    of each.
+    """
     images, heights, widths = torch.tensor(cells).unbind(1)
     rows = images * heights * widths
     return torch.stack([heights, widths, rows.cumsum(0) - rows, torch.tensor(strides)]).to(device)
 
 
-def _rows_and_weights(layout: Tensor, wanted: Pooled, points: int, aligned: bool) -> tuple[Tensor, Tensor]:
+def _rows_and_weights(
+    layout: Tensor, wanted: Pooled, points: int, aligned: bool
+) -> tuple[Tensor, Tensor]:
     """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted
     regions = len(boxes)
@@ -113,9 +141,11 @@ def _rows_and_weights(layout: Tensor, wanted: Pooled, points: int, aligned: bool
     return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
 
 
-def _neighbours(low: Tensor, high: Tensor, extent: Tensor, size: int, points: int, least: int) -> tuple[Tensor, Tensor]:
-    """The two cells beside each sample point of one axis and their weights: each R (s n) 2. A region is `least` cells
-    wide at least.
+def _neighbours(
+    low: Tensor, high: Tensor, extent: Tensor, size: int, points: int, least: int
+) -> tuple[Tensor, Tensor]:
+    """The two cells beside each sample point of one axis and their weights: each R (s n) 2. A
+    region is `least` cells wide at least.
 
     Points more than a cell outside of the map count nothing; the others are held at its edge.
     """

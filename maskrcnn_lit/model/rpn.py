@@ -1,6 +1,8 @@
-"""The region proposal network: pyramid -> objectness and deltas of anchors -> proposals (Faster R-CNN, section 3.1).
+"""The region proposal network: pyramid -> objectness and deltas of anchors -> proposals (Faster
+R-CNN, section 3.1).
 
-Letters: B images, C channels, L levels, a anchors a cell, A anchors of all levels, P proposals an image, G instances.
+Letters: B images, C channels, L levels, a anchors a cell, A anchors of all levels, P proposals an
+image, G instances.
 """
 
 from collections.abc import Sequence
@@ -11,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.seeds import ANCHORS, random_keys
 from maskrcnn_lit.errors import check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
-from maskrcnn_lit.model.matching import IGNORED, match, sample, take
+from maskrcnn_lit.model.matching import IGNORED, match, take
+from maskrcnn_lit.model.sampling import ANCHORS, random_keys, sample
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
+
 MIN_SIDE = 1e-3  # pixels; a proposal without area is none
 
 
@@ -37,16 +40,14 @@ class AnchorSample(NamedTuple):
 
 
 class RPN(nn.Module):
-    """3x3 convolutions, then two 1x1: objectness and four deltas for each anchor; shared by all levels.
+    """3x3 convolutions, then two 1x1: objectness and four deltas for each anchor; shared by all
+    levels.
 
-    Args:
-        channels: of the pyramid.
-        anchors_per_cell: number of aspect ratios.
-        depth: number of the 3x3 convolutions.
-        object_iou, background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN; a sample an image.
-        nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
+    Args: channels: of the pyramid. anchors_per_cell: number of aspect ratios. depth: number of the
+        3x3 convolutions. object_iou, background_iou, batch_size, positive_fraction: section 3.1.3
+        of Faster R-CNN; a sample an image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
         pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
-            `train` and `test`.
+        `train` and `test`.
     """
 
     def __init__(
@@ -65,9 +66,15 @@ class RPN(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(1, model__rpn__batch_size=batch_size, model__rpn__depth=depth)
-        check_within(0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou)
-        check_within(0, 1, model__rpn__nms_iou=nms_iou, model__rpn__positive_fraction=positive_fraction)
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth))
+        check_within(
+            0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou
+        )
+        check_within(
+            0, 1, model__rpn__nms_iou=nms_iou, model__rpn__positive_fraction=positive_fraction
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)
+        )
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
         for layer in (*self.convs, self.objectness, self.deltas):
@@ -86,24 +93,35 @@ class RPN(nn.Module):
         for features in pyramid:
             for conv in self.convs:
                 features = F.relu(conv(features), inplace=True)
-            both = F.conv2d(features, weight, bias).permute(0, 2, 3, 1)  # B (a + a 4) h w -> B h w (a + a 4)
+            both = F.conv2d(features, weight, bias).permute(
+                0, 2, 3, 1
+            )  # B (a + a 4) h w -> B h w (a + a 4)
             parts = both.split([len(self.objectness.weight), len(self.deltas.weight)], dim=-1)
             logits.append(parts[0].flatten(1))  # B (h w a)
             deltas.append(parts[1].reshape(len(both), -1, 4))  # B (h w a) 4
         sizes = [level.shape[1] for level in logits]
-        return Prediction(full_precision(torch.cat(logits, dim=1)), full_precision(torch.cat(deltas, dim=1)), sizes)
+        return Prediction(
+            full_precision(torch.cat(logits, dim=1)),
+            full_precision(torch.cat(deltas, dim=1)),
+            sizes,
+        )
 
     @torch.no_grad()
     def propose(
         self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor, phase: str
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train" or "test".
+        """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train"
+        or "test".
 
         Images with fewer than P are padded with boxes of zeros.
         """
         boxes, logits, keep = [], [], []
         sizes = prediction.level_sizes
-        levels = (prediction.logits.split(sizes, 1), prediction.deltas.split(sizes, 1), anchors.split(sizes))
+        levels = (
+            prediction.logits.split(sizes, 1),
+            prediction.deltas.split(sizes, 1),
+            anchors.split(sizes),
+        )
         for level, deltas, reference in zip(*levels, strict=True):
             best, index = level.topk(min(self.pre_nms[phase], level.shape[1]), dim=1)
             proposals = clip(decode(take(deltas, index), reference[index], UNIT), image_sizes)
@@ -115,7 +133,8 @@ class RPN(nn.Module):
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
-        # Chosen, not multiplied: the boxes of a network that has diverged are NaN, and no table has such a row.
+        # Chosen, not multiplied: the boxes of a network that has diverged are NaN, and no table has
+        # such a row.
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
     @torch.no_grad()
@@ -135,11 +154,16 @@ class RPN(nn.Module):
         keys = random_keys(batch["seeds"], ANCHORS, kind.shape[1])
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
         boxes = take(batch["boxes"], take(index, drawn.indices))
-        return AnchorSample(drawn.indices, encode(boxes, anchors[drawn.indices], UNIT), drawn.positive, drawn.valid)
+        return AnchorSample(
+            drawn.indices, encode(boxes, anchors[drawn.indices], UNIT), drawn.positive, drawn.valid
+        )
 
     def losses(self, prediction: Prediction, chosen: AnchorSample) -> dict[str, Tensor]:
         """Objectness and box loss of the sampled anchors."""
-        logits, deltas = take(prediction.logits, chosen.indices), take(prediction.deltas, chosen.indices)
+        logits, deltas = (
+            take(prediction.logits, chosen.indices),
+            take(prediction.deltas, chosen.indices),
+        )
         return {
             "rpn_objectness": objectness_loss(logits, chosen.positive, chosen.valid),
             "rpn_box": box_loss(deltas, chosen.targets, chosen.positive, chosen.valid),

@@ -1,4 +1,6 @@
-"""Any model of timm that gives feature maps -> c2..c5 (extra `timm`). Letters: B images, C channels, H W the image."""
+"""Any model of timm that gives feature maps -> c2..c5 (extra `timm`). Letters: B images, C
+channels, H W the image.
+"""
 
 import re
 from collections.abc import Mapping
@@ -9,22 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.fetch import file_digest
-from maskrcnn_lit.model.backbone import SIDE, STRIDES, choose, freeze, keep_frozen, measure, refuse_group_norm
+from maskrcnn_lit.model.backbone import (
+    SIDE,
+    STRIDES,
+    choose,
+    freeze,
+    keep_frozen,
+    measure,
+    refuse_group_norm,
+)
 from maskrcnn_lit.model.norms import replace_norms
+from maskrcnn_lit.storage.download import file_digest
 
 UNUSUAL = 0x20170320  # a seed that no published weights began with
 
 
 class TimmBackbone(nn.Module):
-    """Image -> [c2, c3, c4, c5] of a timm model; `channels` and `strides` are measured on a dummy pass.
+    """Image -> [c2, c3, c4, c5] of a timm model; `channels` and `strides` are measured on a dummy
+    pass.
 
-    Args:
-        name: as timm.list_models() has it.
-        norm, freeze_at: as in Backbone. A stage is what its map depends on and the map before does not.
-        weights: what `load_pretrained` shall load: "imagenet" (the model's default weights; another tag goes with the
-            name, `resnet50.a1_in1k`), or a file; None or "none" leaves it random.
-        options: of timm.create_model, for example {"strict_img_size": false} for Swin.
+    Args: name: as timm.list_models() has it. norm, freeze_at: as in Backbone. A stage is what its
+        map depends on and the map before does not. weights: what `load_pretrained` shall load:
+        "imagenet" (the model's default weights; another tag goes with the name,
+        `resnet50.a1_in1k`), or a file; None or "none" leaves it random. options: of
+        timm.create_model, for example {"strict_img_size": false} for Swin.
     """
 
     def __init__(
@@ -37,7 +47,11 @@ class TimmBackbone(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.weights, self._options = name, None if weights == "none" else weights, options or {}
+        self.name, self.weights, self._options = (
+            name,
+            None if weights == "none" else weights,
+            options or {},
+        )
         self.norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
         self.body = self._build()
         reductions = list(self.body.feature_info.reduction())
@@ -47,7 +61,9 @@ class TimmBackbone(nn.Module):
                 f"backbone {name} has maps at strides {reductions}, and a pyramid needs {list(STRIDES)}: choose "
                 "another timm model, a convolutional or hierarchical one"
             )
-        self._maps = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]  # the last at each
+        self._maps = [
+            len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES
+        ]  # the last at each
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         try:
             if frozen:
@@ -71,12 +87,15 @@ class TimmBackbone(nn.Module):
         keep_frozen(self.body)
         return self
 
-    def load_pretrained(self, state: Mapping[str, Tensor] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Load the state dict of a whole model of timm, as it was published (None: from timm's hub, into its cache),
-        and tell the mean and the standard deviation of the pixels, R G B, that it was trained with.
+    def load_pretrained(
+        self, state: Mapping[str, Tensor] | None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Load the state dict of a whole model of timm, as it was published (None: from timm's hub,
+        into its cache), and tell the mean and the standard deviation of the pixels, R G B, that it
+        was trained with.
 
-        Raises:
-            UserError: the state dict is of another model, the hub cannot be reached, it has no weights for the model.
+        Raises: UserError: the state dict is of another model, the hub cannot be reached, it has no
+            weights for the model.
         """
         refuse_group_norm(self.norm)
         whose = "from its hub" if state is None else "from the file"
@@ -88,13 +107,21 @@ class TimmBackbone(nn.Module):
             random = self._build_seeded()
             try:
                 pretrained = self._build_seeded(pretrained=True, **overlay)
-            except Exception as error:  # of the hub, of timm's filters: another model's weights can raise anything
+            except (
+                Exception
+            ) as error:  # of the hub, of timm's filters: another model's weights can raise anything
                 raise UserError(
                     f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
                     f"{'check the network and the name, or ' if state is None else ''}{advice}"
                 ) from error
-        layers = {n: p for n, p in random.named_parameters() if p.ndim > 1 and p.min() < p.max()}  # no constant scales
-        left = [name for name, value in layers.items() if torch.equal(value, pretrained.get_parameter(name))]
+        layers = {
+            n: p for n, p in random.named_parameters() if p.ndim > 1 and p.min() < p.max()
+        }  # no constant scales
+        left = [
+            name
+            for name, value in layers.items()
+            if torch.equal(value, pretrained.get_parameter(name))
+        ]
         if left:
             raise UserError(
                 f"the weights {whose} are not those of timm's {self.name}: {len(left)} of {len(layers)} layers are not "
@@ -107,7 +134,9 @@ class TimmBackbone(nn.Module):
         return tuple(config["mean"]), tuple(config["std"])
 
     def _build_seeded(self, **pretrained: Any) -> Any:
-        """The same each time, but for what is pretrained: timm leaves a layer random that it finds no weights for."""
+        """The same each time, but for what is pretrained: timm leaves a layer random that it finds
+        no weights for.
+        """
         torch.default_generator.manual_seed(UNUSUAL)  # of the CPU alone
         return self._build(**pretrained)
 
@@ -129,23 +158,39 @@ class TimmBackbone(nn.Module):
         return body
 
     def _parameters_by_stage(self, reductions: list[int]) -> list[list[nn.Parameter]]:
-        """Of the stem and of c2..c5: the stem is what the map at stride 2 depends on, or where there is none (patches
-        of 4 x 4), the first module."""
+        """Of the stem and of c2..c5: the stem is what the map at stride 2 depends on, or where
+        there is none (patches of 4 x 4), the first module.
+        """
         self.body.eval()
         maps = self.body(torch.zeros(1, 3, SIDE, SIDE))
         self.body.train()
         parameters = list(self.body.parameters())
         stages, seen = [], set[nn.Parameter]()
         for i in ([reductions.index(2)] if 2 in reductions else []) + self._maps:
-            gradients = torch.autograd.grad(maps[i].sum(), parameters, retain_graph=True, allow_unused=True)
-            used = {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+            gradients = torch.autograd.grad(
+                maps[i].sum(), parameters, retain_graph=True, allow_unused=True
+            )
+            used = {
+                p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+            }
             stages.append([p for p in parameters if p in used - seen])
             seen |= used
         if len(stages) == len(STRIDES):
             children = list(self.body.named_children())
-            first = children[0][0].split("_")[0]  # stem_0, stem_1: timm joins what it has flattened by "_"
-            stem = {p for name, child in children if name.split("_")[0] == first for p in child.parameters()}
-            stages = [[p for p in stages[0] if p in stem], [p for p in stages[0] if p not in stem], *stages[1:]]
+            first = children[0][0].split("_")[
+                0
+            ]  # stem_0, stem_1: timm joins what it has flattened by "_"
+            stem = {
+                p
+                for name, child in children
+                if name.split("_")[0] == first
+                for p in child.parameters()
+            }
+            stages = [
+                [p for p in stages[0] if p in stem],
+                [p for p in stages[0] if p not in stem],
+                *stages[1:],
+            ]
         return stages
 
 
@@ -156,7 +201,11 @@ def check_hub_file(repository: str) -> None:
     for name in ("model.safetensors", "pytorch_model.bin"):
         cached = try_to_load_from_cache(repository, name)
         path = Path(cached).resolve() if isinstance(cached, str) else None
-        if path is not None and re.fullmatch(r"[0-9a-f]{64}", path.name) and file_digest(path, "sha256") != path.name:
+        if (
+            path is not None
+            and re.fullmatch(r"[0-9a-f]{64}", path.name)
+            and file_digest(path, "sha256") != path.name
+        ):
             raise UserError(
                 f"{path} is not the file that was published, its sha256 is another: remove it, then try again"
             )

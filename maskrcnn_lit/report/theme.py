@@ -1,4 +1,5 @@
-"""The look of the plots, light and dark: no chart junk, and colours that the colour-blind can tell apart.
+"""The look of the plots, light and dark: no chart junk, and colours that the colour-blind can tell
+apart.
 
 The colours are those of Okabe and Ito, "Color Universal Design" (2008), for dark ground lightened.
 """
@@ -14,7 +15,9 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTH = 4.8  # inches of every plot: its 9-point text can be read on a phone 390 pixels wide
+
 DPI = 200
+
 _ROW = 0.19  # inches of a row of text
 
 
@@ -36,13 +39,23 @@ class Theme:
 
 
 LIGHT = Theme(
-    "#ffffff", "#1f2328", "#e3e6ea", "#a9b1ba", ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-)
-DARK = Theme(
-    "#161b22", "#dfe4ea", "#30363d", "#6b7480", ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff")
+    "#ffffff",
+    "#1f2328",
+    "#e3e6ea",
+    "#a9b1ba",
+    ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
 )
 
-Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse` gives it
+DARK = Theme(
+    "#161b22",
+    "#dfe4ea",
+    "#30363d",
+    "#6b7480",
+    ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff"),
+)
+
+Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse.analyse` gives it
+
 Data = TypeVar("Data")
 
 
@@ -60,7 +73,9 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
-    """Of line `i` of `count`, the most important ones first: a colour each while there are any, the rest quiet."""
+    """Of line `i` of `count`, the most important ones first: a colour each while there are any, the
+    rest quiet.
+    """
     if i < len(theme.colours):
         return {"color": theme.colours[i], "label": name, "zorder": 3}
     rest = count - len(theme.colours)
@@ -78,13 +93,38 @@ def legend_below(figure: Figure, place: Axes) -> None:
 def render(plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme) -> bytes:
     """The plot as a PNG, 960 pixels wide."""
     look: dict[Any, Any] = {
-        **{"font.size": 9, "axes.labelsize": 9, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8},
-        **{"figure.facecolor": theme.paper, "axes.facecolor": theme.paper, "savefig.facecolor": theme.paper},
-        **{"text.color": theme.ink, "axes.labelcolor": theme.ink, "xtick.color": theme.ink, "ytick.color": theme.ink},
+        **{
+            "font.size": 9,
+            "axes.labelsize": 9,
+            "xtick.labelsize": 8.5,
+            "ytick.labelsize": 8.5,
+            "legend.fontsize": 8,
+        },
+        **{
+            "figure.facecolor": theme.paper,
+            "axes.facecolor": theme.paper,
+            "savefig.facecolor": theme.paper,
+        },
+        **{
+            "text.color": theme.ink,
+            "axes.labelcolor": theme.ink,
+            "xtick.color": theme.ink,
+            "ytick.color": theme.ink,
+        },
         **{"axes.edgecolor": theme.quiet, "axes.spines.top": False, "axes.spines.right": False},
-        **{"axes.grid": False, "grid.color": theme.grid, "grid.linewidth": 0.6, "axes.axisbelow": True},
+        **{
+            "axes.grid": False,
+            "grid.color": theme.grid,
+            "grid.linewidth": 0.6,
+            "axes.axisbelow": True,
+        },
         **{"text.parse_math": False},  # the name of a class may hold a $
-        **{"legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0, "axes.linewidth": 0.8},
+        **{
+            "legend.frameon": False,
+            "xtick.major.size": 0,
+            "ytick.major.size": 0,
+            "axes.linewidth": 0.8,
+        },
     }
     with rc_context(look):
         file = io.BytesIO()

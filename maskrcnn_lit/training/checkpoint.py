@@ -1,8 +1,9 @@
 """Checkpoints: plain data in files that are complete or absent, and when a run writes them.
 
 A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
-`config` (the resolved config), `categories` ([[id, name], ...]), both by the module, `position` (where the order of the
-data goes on, and the training batches of an epoch) and `spent` (seconds and images that its steps have taken).
+`config` (the resolved config), `categories` ([[id, name], ...]), both by the module, `position`
+(where the order of the data goes on, and the training batches of an epoch) and `spent` (seconds and
+images that its steps have taken).
 """
 
 import os
@@ -22,10 +23,11 @@ from maskrcnn_lit.training.loggers import rewind
 
 
 def save_plain(path: Path, value: Any) -> None:
-    """torch.save to a temporary file in the same folder, flushed to the disk, then renamed over `path`.
+    """torch.save to a temporary file in the same folder, flushed to the disk, then renamed over
+    `path`.
 
-    The temporary name is always the same, so that what a killed run left behind is overwritten by the next. Raises
-    OSError if the file cannot be written.
+    The temporary name is always the same, so that what a killed run left behind is overwritten by
+    the next. Raises OSError if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -43,15 +45,20 @@ def save_plain(path: Path, value: Any) -> None:
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """What `save_plain` wrote, on the CPU. Nothing in the file is ever run: tensors and plain data are all it may hold.
+    """What `save_plain` wrote, on the CPU. Nothing in the file is ever run: tensors and plain data
+    are all it may hold.
 
     Raises UserError if there is no such file, if it is damaged, or if it holds anything else.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}: give the folder of a run that has trained") from None
-    except Exception as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
+        raise UserError(
+            f"there is no checkpoint {path}: give the folder of a run that has trained"
+        ) from None
+    except (
+        Exception
+    ) as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
         raise UserError(
             f"{path} is not loaded, it is damaged or holds more than tensors and plain data ({type(error).__name__}): "
             "take one that `maskrcnn-lit train` wrote"
@@ -59,17 +66,23 @@ def load_plain(path: Path) -> dict[str, Any]:
 
 
 def last_checkpoint(run_dir: str | Path) -> Path | None:
-    """Where a run goes on; None if it was killed before its first checkpoint, so that it begins anew."""
+    """Where a run goes on; None if it was killed before its first checkpoint, so that it begins
+    anew.
+    """
     path = Path(run_dir) / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
 
 
 def best_checkpoint(run_dir: str | Path) -> Path:
-    """What to evaluate: best.ckpt, or last.ckpt where no validation has found a best one. UserError without either."""
+    """What to evaluate: best.ckpt, or last.ckpt where no validation has found a best one. UserError
+    without either.
+    """
     best = Path(run_dir) / "checkpoints" / "best.ckpt"
     path = best if best.is_file() else last_checkpoint(run_dir)
     if path is None:
-        raise UserError(f"{best.parent} holds no checkpoint: let the run go on first, train resume={run_dir}")
+        raise UserError(
+            f"{best.parent} holds no checkpoint: let the run go on first, train resume={run_dir}"
+        )
     return path
 
 
@@ -85,7 +98,9 @@ def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 class AtomicCheckpointIO(CheckpointIO):
     """Lets Lightning write and read checkpoints by `save_plain` and `load_plain`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         save_plain(Path(path), checkpoint)
 
     def load_checkpoint(
@@ -98,21 +113,28 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class RunCheckpoints(Checkpoint):
-    """Writes last.ckpt every `every_n_steps` optimizer steps and after every epoch, and best.ckpt by `monitor` (max).
+    """Writes last.ckpt every `every_n_steps` optimizer steps and after every epoch, and best.ckpt
+    by `monitor` (max).
 
-    Lightning resumes exactly from two places, so these are the only ones where this writes: after an optimizer step
-    that is not the last of its epoch, and after a whole epoch with its validation. (Between the last step and the end
-    of its validation, Lightning 2.6 would leave that validation out; with gradients half accumulated, their sum is
-    lost.) On the way back it hands the position to the data module, whose training order is a pure function of it,
-    and takes back what the loggers had written after it. Seconds and images of the steps before go with it.
+    Lightning resumes exactly from two places, so these are the only ones where this writes: after
+    an optimizer step that is not the last of its epoch, and after a whole epoch with its
+    validation. (Between the last step and the end of its validation, Lightning 2.6 would leave that
+    validation out; with gradients half accumulated, their sum is lost.) On the way back it hands
+    the position to the data module, whose training order is a pure function of it, and takes back
+    what the loggers had written after it. Seconds and images of the steps before go with it.
     """
 
-    def __init__(self, *, folder: Path, every_n_steps: int | None, monitor: str = "val/mask_ap") -> None:
+    def __init__(
+        self, *, folder: Path, every_n_steps: int | None, monitor: str = "val/mask_ap"
+    ) -> None:
         self.folder = folder
         self.every_n_steps = every_n_steps
         self.monitor = monitor
         self.best: float | None = None
-        self.spent: dict[str, float] = {"seconds": 0.0, "images": 0.0}  # on the steps before this process began
+        self.spent: dict[str, float] = {
+            "seconds": 0.0,
+            "images": 0.0,
+        }  # on the steps before this process began
         self._began = 0.0
         self._step = 0
         self._position: dict[str, int] | None = None
@@ -120,7 +142,9 @@ class RunCheckpoints(Checkpoint):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
         if trainer.ckpt_path is None:
-            rewind(trainer.loggers, 0)  # a run that was killed before its first checkpoint may have logged something
+            rewind(
+                trainer.loggers, 0
+            )  # a run that was killed before its first checkpoint may have logged something
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._position and self._position["batches"] != trainer.num_training_batches:
@@ -136,35 +160,53 @@ class RunCheckpoints(Checkpoint):
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
-        if self.every_n_steps and stepped and not epoch_ends and self._step % self.every_n_steps == 0:
+        if (
+            self.every_n_steps
+            and stepped
+            and not epoch_ends
+            and self._step % self.every_n_steps == 0
+        ):
             self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
         better = score > (-torch.inf if self.best is None else self.best)  # False for NaN
         if better:
-            # Before last.ckpt, which tells of it: killed in between, the run finds the same best again.
+            # Before last.ckpt, which tells of it: killed in between, the run finds the same best
+            # again.
             self.best = score
             self._save(trainer, "best", epoch=trainer.current_epoch + 1, batch=0)
         self._save(trainer, "last", epoch=trainer.current_epoch + 1, batch=0)
 
     def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
-        self._position = {"epoch": epoch, "batch": batch, "batches": int(trainer.num_training_batches)}
-        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)  # the optimizer too
+        self._position = {
+            "epoch": epoch,
+            "batch": batch,
+            "batches": int(trainer.num_training_batches),
+        }
+        trainer.save_checkpoint(
+            self.folder / f"{name}.ckpt", weights_only=False
+        )  # the optimizer too
         self._position = None
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         checkpoint["position"] = self._position
         images = float(pl_module.images_seen) * trainer.world_size  # type: ignore[arg-type]
         own = {"seconds": time.perf_counter() - self._began, "images": images}
         checkpoint["spent"] = {name: self.spent[name] + own[name] for name in own}
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self._position, self.spent = checkpoint.get("position"), checkpoint.get("spent", self.spent)
         if self._position is None:
-            raise UserError("this checkpoint does not say where its run stood: resume from last.ckpt of a run")
+            raise UserError(
+                "this checkpoint does not say where its run stood: resume from last.ckpt of a run"
+            )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
         data.resume(epoch=self._position["epoch"], batch=self._position["batch"])
         rewind(trainer.loggers, checkpoint["global_step"])

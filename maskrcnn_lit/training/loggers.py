@@ -1,5 +1,6 @@
-"""metrics.csv, Weights & Biases and MLflow, and what loggers must do when a run goes on from a checkpoint: forget what
-came after it, where they can."""
+"""metrics.csv, Weights & Biases and MLflow, and what loggers must do when a run goes on from a
+checkpoint: forget what came after it, where they can.
+"""
 
 import csv
 import io
@@ -10,24 +11,24 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.files import atomic_write, locked
-from maskrcnn_lit.ranks import first_process
+from maskrcnn_lit.storage.files import atomic_write, locked
+from maskrcnn_lit.training.processes import first_process
 
 
 class CsvLogger(Logger):
-    """Writes one table: a row whenever something is logged, a column for every name, empty where there was no value.
+    """Writes one table: a row whenever something is logged, a column for every name, empty where
+    there was no value.
 
-    `step` counts finished optimizer steps from 0, as in TensorBoard. Rows are appended and flushed at once; the file is
-    written anew, atomically, when a name comes up for the first time. (Lightning's CSVLogger chooses folders of its
-    own, and deletes the file that a resumed run should add to.)
+    `step` counts finished optimizer steps from 0, as in TensorBoard. Rows are appended and flushed
+    at once; the file is written anew, atomically, when a name comes up for the first time.
+    (Lightning's CSVLogger chooses folders of its own, and deletes the file that a resumed run
+    should add to.)
     """
 
     def __init__(self, *, path: str | Path) -> None:
@@ -82,8 +83,10 @@ class CsvLogger(Logger):
 
 
 def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
-    """Weights & Biases: the run is called as its folder, and a resumed one goes on. WANDB_MODE=offline keeps it in the
-    folder. UserError where it is not installed; what no process but the first has is a logger of nothing."""
+    """Weights & Biases: the run is called as its folder, and a resumed one goes on.
+    WANDB_MODE=offline keeps it in the folder. UserError where it is not installed; what no process
+    but the first has is a logger of nothing.
+    """
     if not first_process():
         return DummyLogger()
     file = Path(run_dir) / "wandb_id"
@@ -91,13 +94,17 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     try:
         logger = WandbLogger(name=Path(run_dir).name, project=project, save_dir=run_dir, id=number)
     except ModuleNotFoundError as error:
-        raise UserError("logger=wandb needs a package that is not there: pip install 'maskrcnn_lit[wandb]'") from error
+        raise UserError(
+            "logger=wandb needs a package that is not there: pip install 'maskrcnn_lit[wandb]'"
+        ) from error
     atomic_write(file, number)
     return logger
 
 
 class OnceConfiguredMLFlowLogger(MLFlowLogger):
-    """One that takes a config once: MLflow refuses other values of what it knows, and a resumed run may have moved."""
+    """One that takes a config once: MLflow refuses other values of what it knows, and a resumed run
+    may have moved.
+    """
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
@@ -106,13 +113,16 @@ class OnceConfiguredMLFlowLogger(MLFlowLogger):
 
 
 def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | None) -> Logger:
-    """MLflow, as `wandb_logger`. tracking_uri None: MLFLOW_TRACKING_URI, or the file mlflow.db of the working
-    directory."""
+    """MLflow, as `wandb_logger`. tracking_uri None: MLFLOW_TRACKING_URI, or the file mlflow.db of
+    the working directory.
+    """
     if not first_process():
         return DummyLogger()
     where = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     path = where.removeprefix("sqlite:///")
-    one_at_a_time = locked(Path(f"{path}.lock")) if path != where else nullcontext()  # else jobs make its tables twice
+    one_at_a_time = (
+        locked(Path(f"{path}.lock")) if path != where else nullcontext()
+    )  # else jobs make its tables twice
     file, name = Path(run_dir) / "mlflow_run_id", Path(run_dir).name
     known = file.read_text() if file.is_file() else None
     try:
@@ -129,19 +139,6 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
     return logger
 
 
-def tensorboard_writers(trainer: Trainer) -> list[Any]:
-    """The SummaryWriters of a run; none but in process 0."""
-    if not trainer.is_global_zero:
-        return []
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-
-
-def validation_step(trainer: Trainer) -> int:
-    """The step that Lightning gives to the scores of the validation that runs: of the last optimizer step during `fit`,
-    and one more in a validation of its own at the end."""
-    return max(0, trainer.global_step - (trainer.state.fn == TrainerFn.FITTING))
-
-
 @rank_zero_only
 def rewind(loggers: Iterable[Logger], step: int) -> None:
     """Make `loggers` forget what they were told for `step` (0 is the first) and later."""
@@ -149,7 +146,8 @@ def rewind(loggers: Iterable[Logger], step: int) -> None:
         if isinstance(logger, CsvLogger):
             logger.rewind(step)
         elif isinstance(logger, TensorBoardLogger):
-            # TensorBoard drops what it has read with this step or a later one when it meets the mark of a restart.
+            # TensorBoard drops what it has read with this step or a later one when it meets the
+            # mark of a restart.
             restart = SessionLog(status=SessionLog.START)
             logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
             logger.experiment.flush()

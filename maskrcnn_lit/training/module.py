@@ -1,4 +1,6 @@
-"""The LightningModule: a training step, a validation step, the optimizer. It emits detections and scores nothing."""
+"""The LightningModule: a training step, a validation step, the optimizer. It emits detections and
+scores nothing.
+"""
 
 import hashlib
 import json
@@ -7,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
@@ -14,21 +17,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.index import Category
-from maskrcnn_lit.data.seeds import step_seed
+from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, Plan
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 
+def step_seed(*numbers: int) -> int:
+    """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of
+    NumPy.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
 def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over this process's samples -> means over those of all, and the weights of this process's own.
+    """Means over this process's samples -> means over those of all, and the weights of this
+    process's own.
 
     losses: L, each the mean of so many as `counts` (L) says, and 0 where it is of none.
 
-    DDP averages the gradients of the processes. With `losses * weights` on each, what it gets is the gradient of the
-    mean over all samples, so that two processes learn as one with both batches does. Nothing is read by the host.
+    DDP averages the gradients of the processes. With `losses * weights` on each, what it gets is
+    the gradient of the mean over all samples, so that two processes learn as one with both batches
+    does. Nothing is read by the host.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return losses.detach(), torch.ones_like(losses)
@@ -44,21 +55,26 @@ def config_digest(config: dict[str, Any]) -> str:
 
 
 class DetectionModule(LightningModule):
-    """Trains `model`, whose forward takes a batch and returns an Output (losses, detections, box_labels).
+    """Trains `model`, whose forward takes a batch and returns an Output (losses, detections,
+    box_labels).
 
-    model: in train mode it gives the losses, in eval mode detections, and losses too where the batch has targets.
-    optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, steps and fused given.
-    categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into every checkpoint.
+    model: in train mode it gives the losses, in eval mode detections, and losses too where the
+        batch has targets.
+    optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, steps and
+        fused given.
+    categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into
+        every checkpoint.
     seed: >= 0; all randomness of the steps comes from it.
 
-    What is sampled of an image hangs on its seed in the batch alone: not on the process, nor on its place in a batch.
-    Layers that draw for themselves (dropout, stochastic depth) find a random state that is set anew before every step
-    from (seed, process, epoch, batch). None of it depends on what was done before, so a resumed run draws what the
-    unbroken one would have drawn, whatever else (a validation, a callback, the start of loader processes) has drawn
-    from torch's generators in between.
+    What is sampled of an image hangs on its seed in the batch alone: not on the process, nor on its
+    place in a batch. Layers that draw for themselves (dropout, stochastic depth) find a random
+    state that is set anew before every step from (seed, process, epoch, batch). None of it depends
+    on what was done before, so a resumed run draws what the unbroken one would have drawn, whatever
+    else (a validation, a callback, the start of loader processes) has drawn from torch's generators
+    in between.
 
-    `training_step` logs nothing: its losses, those of the batches of all processes together, go to `TrainMeter`, which
-    reads them from the device every few steps.
+    `training_step` logs nothing: its losses, those of the batches of all processes together, go to
+    `TrainMeter`, which reads them from the device every few steps.
     """
 
     def __init__(
@@ -73,21 +89,28 @@ class DetectionModule(LightningModule):
         super().__init__()
         if seed < 0:
             raise UserError(f"seed is {seed}; expected 0 or more")
-        json.dumps(config)  # raises if it is not plain: the checkpoints would not load with weights_only=True
+        json.dumps(
+            config
+        )  # raises if it is not plain: the checkpoints would not load with weights_only=True
         self.model = model
         self.optimizer = optimizer
         self.categories = tuple(categories)
         self.config = config
         self.seed = seed
         self.gradient_norm: Tensor | None = None  # of the last optimizer step, before clipping
-        self.learning_rates: dict[str, float] = {}  # of the last optimizer step, by part of the model
-        self.images_seen: Tensor | int = 0  # in training, by this process; those that fill a batch do not count
+        self.learning_rates: dict[
+            str, float
+        ] = {}  # of the last optimizer step, by part of the model
+        self.images_seen: Tensor | int = (
+            0  # in training, by this process; those that fill a batch do not count
+        )
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
         self._guard = FiniteGuard()
 
     def setup(self, stage: str) -> None:
-        """Raises UserError for a process with another config than the first, and where torch would raise in the first
-        step: its SyncBatchNorm gathers on GPUs alone."""
+        """Raises UserError for a process with another config than the first, and where torch would
+        raise in the first step: its SyncBatchNorm gathers on GPUs alone.
+        """
         own = config_digest(self.config)
         if self.trainer.strategy.broadcast(own) != own:
             raise UserError(
@@ -105,11 +128,15 @@ class DetectionModule(LightningModule):
         seed = step_seed(0, self.seed, self.global_rank, self.current_epoch, batch_idx)
         torch.manual_seed(seed)
         output = self.model(batch)
-        own, counts = (torch.stack(list(values.values())) for values in (output.losses, output.counts))
+        own, counts = (
+            torch.stack(list(values.values())) for values in (output.losses, output.counts)
+        )
         means, weights = over_all_processes(own, counts)
         own = own * weights
         self._guard.saw(batch, dict(zip(output.losses, own.detach(), strict=True)), seed, weights)
-        self.images_seen = self.images_seen + batch["readable"].sum()  # a tensor: nothing waits for the device
+        self.images_seen = (
+            self.images_seen + batch["readable"].sum()
+        )  # a tensor: nothing waits for the device
         return {"loss": own.sum(), "losses": dict(zip(output.losses, means, strict=True))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
@@ -117,8 +144,15 @@ class DetectionModule(LightningModule):
         output = self.model(batch)
         if output.losses:
             total = torch.stack(list(output.losses.values())).sum()
-            values = {"val/loss": total} | {f"val/loss_{name}": loss for name, loss in output.losses.items()}
-            self.log_dict(values, batch_size=int(batch["readable"].sum()), sync_dist=True, add_dataloader_idx=False)
+            values = {"val/loss": total} | {
+                f"val/loss_{name}": loss for name, loss in output.losses.items()
+            }
+            self.log_dict(
+                values,
+                batch_size=int(batch["readable"].sum()),
+                sync_dist=True,
+                add_dataloader_idx=False,
+            )
         return output
 
     def configure_optimizers(self) -> Any:
@@ -128,12 +162,16 @@ class DetectionModule(LightningModule):
             self.model,
             batch_size=trainer.datamodule.batch_size * world * accumulate,  # type: ignore[attr-defined]
             steps=Length(total_steps(trainer), steps_per_epoch(trainer)),
-            # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused optimizers do later.
+            # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused
+            # optimizers do later.
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )
         if trainer.is_global_zero:
             print(plan.text)
-        return {"optimizer": plan.optimizer, "lr_scheduler": {"scheduler": plan.schedule, "interval": "step"}}
+        return {
+            "optimizer": plan.optimizer,
+            "lr_scheduler": {"scheduler": plan.schedule, "interval": "step"},
+        }
 
     def configure_gradient_clipping(
         self,
@@ -141,9 +179,16 @@ class DetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, and stop if it or a loss is not finite. Lightning calls this before
-        every optimizer step, with unscaled gradients, whether there is a limit or not."""
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        """Clip by the norm over all parameters, and stop if it or a loss is not finite. Lightning
+        calls this before every optimizer step, with unscaled gradients, whether there is a limit or
+        not.
+        """
+        gradients = [
+            p.grad
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p.grad is not None
+        ]
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
         if gradient_clip_val:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -163,7 +208,9 @@ class DetectionModule(LightningModule):
         self.ready_since = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.ready_since = time.perf_counter()  # after the callbacks, whose time is no waiting for data
+        self.ready_since = (
+            time.perf_counter()
+        )  # after the callbacks, whose time is no waiting for data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._stop_at(self._guard.finish())

@@ -1,10 +1,12 @@
-"""When a loss or the gradient is not finite: the run stops, and leaves a file from which the step can be done again.
+"""When a loss or the gradient is not finite: the run stops, and leaves a file from which the step
+can be done again.
 
-Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient was not finite, and
-it stays up. On the CPU it is read at once. On a GPU reading it would make the host wait for the device, so a copy is
-sent for, and read when it has arrived, a step or two later; by then later batches have been computed, but no weight has
-changed: the fused optimizers leave the weights alone while their `found_inf` is up, which is how torch's GradScaler
-skips steps too. With 16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its
+Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient
+was not finite, and it stays up. On the CPU it is read at once. On a GPU reading it would make the
+host wait for the device, so a copy is sent for, and read when it has arrived, a step or two later;
+by then later batches have been computed, but no weight has changed: the fused optimizers leave the
+weights alone while their `found_inf` is up, which is how torch's GradScaler skips steps too. With
+16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its
 scale, so there only the losses count, and the weights in the file may be a step or two younger.
 """
 
@@ -43,7 +45,9 @@ class Step(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What `replay` computed: the losses of each batch of the step, and the norm of the gradient of their mean."""
+    """What `replay` computed: the losses of each batch of the step, and the norm of the gradient of
+    their mean.
+    """
 
     losses: list[dict[str, float]]
     gradient_norm: float
@@ -85,7 +89,9 @@ class FiniteGuard:
             copied.record()
         else:
             host = self._bad
-        self._steps.append(Step(number, epoch, self._parts, learning_rates, gradient_norm, host, copied))
+        self._steps.append(
+            Step(number, epoch, self._parts, learning_rates, gradient_norm, host, copied)
+        )
         self._parts = []
         return self._first_bad()
 
@@ -105,13 +111,20 @@ class FiniteGuard:
 
 
 def write_step(
-    path: Path, step: Step, *, model: nn.Module, precision: str, accumulate: int, extra: Mapping[str, Any]
+    path: Path,
+    step: Step,
+    *,
+    model: nn.Module,
+    precision: str,
+    accumulate: int,
+    extra: Mapping[str, Any],
 ) -> str:
-    """Write `step` and the weights of `model` to `path`, for `replay`; returns what to tell the user.
+    """Write `step` and the weights of `model` to `path`, for `replay`; returns what to tell the
+    user.
 
-    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds, weights,
-    learning_rates, gradient_norm, step, epoch, precision, accumulate, model (state dict; running statistics of a
-    BatchNorm that is not frozen have seen the step) and what is in `extra`.
+    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds,
+    weights, learning_rates, gradient_norm, step, epoch, precision, accumulate, model (state dict;
+    running statistics of a BatchNorm that is not frozen have seen the step) and what is in `extra`.
     """
     losses = [{name: float(loss) for name, loss in part.losses.items()} for part in step.parts]
     image_ids = [part.batch["image_ids"].tolist() for part in step.parts]
@@ -131,7 +144,9 @@ def write_step(
         **extra,
     }
     save_plain(path, content)
-    terms = "; ".join(", ".join(f"{name} {value:.4g}" for name, value in part.items()) for part in losses)
+    terms = "; ".join(
+        ", ".join(f"{name} {value:.4g}" for name, value in part.items()) for part in losses
+    )
     rates = ", ".join(f"{name} {value:.3g}" for name, value in step.learning_rates.items())
     ids = ", ".join(str(number) for part in image_ids for number in part if number != BLANK_ID)
     return (
@@ -145,8 +160,9 @@ def write_step(
 def replay(path: str | Path, model: nn.Module) -> Replay:
     """Compute again, from the file at `path` that a stopped run left, the step that was not finite.
 
-    model: built from the run's config, on any device; takes over the weights of the file, and its gradients are those
-    of the step afterwards (of this process's share of it, where several trained together).
+    model: built from the run's config, on any device; takes over the weights of the file, and its
+    gradients are those of the step afterwards (of this process's share of it, where several trained
+    together).
     """
     saved = load_plain(Path(path))
     model.load_state_dict(saved["model"])
@@ -155,7 +171,9 @@ def replay(path: str | Path, model: nn.Module) -> Replay:
     device = next(model.parameters()).device
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(saved["precision"])
     losses = []
-    for batch, seed, weights in zip(saved["batches"], saved["seeds"], saved["weights"], strict=True):
+    for batch, seed, weights in zip(
+        saved["batches"], saved["seeds"], saved["weights"], strict=True
+    ):
         torch.manual_seed(seed)
         with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
             found = model({key: value.to(device) for key, value in batch.items()}).losses

@@ -1,8 +1,8 @@
 """Which parameters learn how fast, and when: parameter groups, schedules, AdamW and SGD.
 
-The learning rate is stated for a reference batch and scaled to the effective one (Goyal et al., 2017, section 2.1), so
-that a config means the same on one device and on eight. A schedule is a pure function of the step: a resumed run needs
-nothing but the number of its step to go on.
+The learning rate is stated for a reference batch and scaled to the effective one (Goyal et al.,
+2017, section 2.1), so that a config means the same on one device and on eight. A schedule is a pure
+function of the step: a resumed run needs nothing but the number of its step to go on.
 """
 
 import math
@@ -18,8 +18,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
 STUDY_EPOCHS = 10  # T_max of the reference study
-WARMUP_START = 0.001  # the first step's share of the learning rate, as in Detectron2 and torchvision's references
+
+# the first step's share of the learning rate, as in Detectron2 and torchvision's references
+WARMUP_START = 0.001
 
 
 class Length(NamedTuple):
@@ -30,7 +33,9 @@ class Length(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """An optimizer, its schedule (to be stepped after every optimizer step), and both told in a sentence."""
+    """An optimizer, its schedule (to be stepped after every optimizer step), and both told in a
+    sentence.
+    """
 
     optimizer: Optimizer
     schedule: LambdaLR
@@ -60,7 +65,9 @@ def adamw(
     schedule: "cosine", over the rest of the run; or "study_cosine", see `study_cosine`.
     """
     if len(betas) != 2:
-        raise UserError(f"optimizer.betas is {list(betas)}; expected two numbers, [0.9, 0.999] for example")
+        raise UserError(
+            f"optimizer.betas is {list(betas)}; expected two numbers, [0.9, 0.999] for example"
+        )
     check_within(0, 0.999999, optimizer__betas=betas[0])
     check_within(0, 0.999999, optimizer__betas=betas[1])
     check_within(0, 1, optimizer__end_factor=end_factor)
@@ -68,7 +75,9 @@ def adamw(
         raise UserError(f"optimizer.schedule is {schedule!r}; expected cosine or study_cosine")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
-    groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
+    groups = parameter_groups(
+        model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay
+    )
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     text += f"; AdamW, warm-up to step {warmup}, "
     if schedule == "cosine":
@@ -76,7 +85,9 @@ def adamw(
         text += f"cosine to {scaled * end_factor:.3g} at step {steps.total}"
     else:
         factor = partial(study_cosine, epoch=steps.epoch, warmup=warmup, end_factor=end_factor)
-        text += f"cosine down to {scaled * end_factor:.3g} and up again every {2 * STUDY_EPOCHS} epochs"
+        text += (
+            f"cosine down to {scaled * end_factor:.3g} and up again every {2 * STUDY_EPOCHS} epochs"
+        )
     return Plan(optimizer, LambdaLR(optimizer, factor), text)
 
 
@@ -96,7 +107,8 @@ def sgd(
     milestones: Sequence[float],
     gamma: float,
 ) -> Plan:
-    """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of `milestones`.
+    """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of
+    `milestones`.
 
     milestones: ascending shares of the run, 0 to 1. The other arguments are those of `adamw`.
     """
@@ -108,7 +120,9 @@ def sgd(
     check_within(0, 1, optimizer__momentum=momentum)
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
-    groups = parameter_groups(model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay)
+    groups = parameter_groups(
+        model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay
+    )
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
     downs = [round(share * steps.total) for share in milestones]
     factor = partial(warmup_multi_step, warmup=warmup, milestones=downs, gamma=gamma)
@@ -119,18 +133,27 @@ def sgd(
 def parameter_groups(
     model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The parameters that learn, by part (the submodule `backbone`, and "heads": all the rest) and by weight decay.
+    """The parameters that learn, by part (the submodule `backbone`, and "heads": all the rest) and
+    by weight decay.
 
-    Norms and biases, and whatever else has one dimension, do not decay. The backbone learns with `backbone_factor`
-    times the learning rate. A group's key "part" names its learning rate in the logs.
+    Norms and biases, and whatever else has one dimension, do not decay. The backbone learns with
+    `backbone_factor` times the learning rate. A group's key "part" names its learning rate in the
+    logs.
     """
-    check_within(0, math.inf, optimizer__backbone_factor=backbone_factor, optimizer__weight_decay=weight_decay)
+    check_within(
+        0,
+        math.inf,
+        optimizer__backbone_factor=backbone_factor,
+        optimizer__weight_decay=weight_decay,
+    )
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
         part = "backbone" if path.split(".")[0] == "backbone" else "heads"
         for parameter in module.parameters(recurse=False):
-            if not parameter.requires_grad or id(parameter) in seen:  # frozen, or shared with another module
+            if (
+                not parameter.requires_grad or id(parameter) in seen
+            ):  # frozen, or shared with another module
                 continue
             seen.add(id(parameter))
             decays = parameter.ndim > 1 and not isinstance(module, NORMS)
@@ -151,19 +174,25 @@ def parameter_groups(
 def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> tuple[float, str]:
     """The learning rate for `batch_size` images a step, and how it came about."""
     if not (math.isfinite(lr) and lr > 0):
-        raise UserError(f"optimizer.lr is {lr}; expected a number above 0, for example optimizer.lr=1e-4")
+        raise UserError(
+            f"optimizer.lr is {lr}; expected a number above 0, for example optimizer.lr=1e-4"
+        )
     if scaling == "none":
         return lr, f"learning rate {lr:.3g} for a batch of {batch_size}, not scaled"
     if scaling != "linear":
         raise UserError(f"optimizer.scaling is {scaling!r}; expected linear or none")
     check_whole(1, optimizer__reference_batch=reference_batch)
     scaled = lr * batch_size / reference_batch
-    return scaled, f"learning rate {lr:.3g} x {batch_size} / {reference_batch} (batch / reference) = {scaled:.3g}"
+    return (
+        scaled,
+        f"learning rate {lr:.3g} x {batch_size} / {reference_batch} (batch / reference) = {scaled:.3g}",
+    )
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> float:
-    """Factor on the learning rate at `step` (0 is the first): up in a line for `warmup` steps, down half a cosine
-    (Loshchilov and Hutter, 2017, eq. 5), `end_factor` from `total` on."""
+    """Factor on the learning rate at `step` (0 is the first): up in a line for `warmup` steps, down
+    half a cosine (Loshchilov and Hutter, 2017, eq. 5), `end_factor` from `total` on.
+    """
     if step < warmup:
         return _line(step, warmup)
     done = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -171,16 +200,21 @@ def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> f
 
 
 def study_cosine(step: int, *, epoch: int, warmup: int, end_factor: float) -> float:
-    """Factor on the learning rate at `step` as the reference study had it: half a cosine down in STUDY_EPOCHS epochs of
-    `epoch` steps each and, without a restart, the same way up, and so on (torch's CosineAnnealingLR beyond its T_max).
-    It changes from epoch to epoch."""
+    """Factor on the learning rate at `step` as the reference study had it: half a cosine down in
+    STUDY_EPOCHS epochs of `epoch` steps each and, without a restart, the same way up, and so on
+    (torch's CosineAnnealingLR beyond its T_max). It changes from epoch to epoch.
+    """
     if step < warmup:
         return _line(step, warmup)
-    return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * (step // epoch) / STUDY_EPOCHS)) / 2
+    return (
+        end_factor + (1 - end_factor) * (1 + math.cos(math.pi * (step // epoch) / STUDY_EPOCHS)) / 2
+    )
 
 
 def warmup_multi_step(step: int, *, warmup: int, milestones: Sequence[int], gamma: float) -> float:
-    """Factor on the learning rate at `step`: up in a line for `warmup` steps, times `gamma` from each milestone on."""
+    """Factor on the learning rate at `step`: up in a line for `warmup` steps, times `gamma` from
+    each milestone on.
+    """
     factor: float = gamma ** sum(step >= milestone for milestone in milestones)
     return factor * (_line(step, warmup) if step < warmup else 1.0)
 

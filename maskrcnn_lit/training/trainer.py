@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -14,9 +13,8 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
-from maskrcnn_lit.training.compiling import CompileRegions
-
-PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+from maskrcnn_lit.training.compile import CompileRegions
+from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 
 
 def build_trainer(
@@ -38,33 +36,46 @@ def build_trainer(
     compile: str = "auto",
     environment: ClusterEnvironment | None = None,
 ) -> Trainer:
-    """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a data module that has
-    `batch_size` and `resume(*, epoch, batch)`. The arguments are those of conf/trainer, and evaluation.every_n_epochs.
+    """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
+    data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
+    conf/trainer, and evaluation.every_n_epochs.
 
     environment: what has started this process among others; None: it is the only one.
     UserError: a device that is not there, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
-        raise UserError("trainer.epochs and trainer.steps are both null, so the run has no end: set one of them")
+        raise UserError(
+            "trainer.epochs and trainer.steps are both null, so the run has no end: set one of them"
+        )
     check_whole(1, evaluation__every_n_epochs=evaluate_every_n_epochs)
     counts: dict[str, int | None] = {
         "accumulate": accumulate,
         "num_nodes": num_nodes,
         "log_every_n_steps": log_every_n_steps,
     }
-    counts |= {"epochs": epochs, "steps": steps, "checkpoint_every_n_steps": checkpoint_every_n_steps}
-    check_whole(1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None})
+    counts |= {
+        "epochs": epochs,
+        "steps": steps,
+        "checkpoint_every_n_steps": checkpoint_every_n_steps,
+    }
+    check_whole(
+        1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None}
+    )
     if clip_norm is not None:
         check_within(0, math.inf, trainer__clip_norm=clip_norm)
     accelerator = resolve_accelerator(accelerator, devices)
-    checkpoints = RunCheckpoints(folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps)
+    checkpoints = RunCheckpoints(
+        folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
+    )
     return Trainer(
         default_root_dir=run_dir,
         callbacks=[StopAtStep(steps=steps), CompileRegions(compile), *callbacks, checkpoints],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
         # Every parameter has a gradient in every step, also where no image has an object.
-        strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True) if environment else "auto",
+        strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
+        if environment
+        else "auto",
         max_epochs=-1 if epochs is None else epochs,
         accelerator=accelerator,
         devices=devices,
@@ -74,62 +85,21 @@ def build_trainer(
         gradient_clip_val=clip_norm,
         check_val_every_n_epoch=evaluate_every_n_epochs,
         log_every_n_steps=log_every_n_steps,
-        num_sanity_val_steps=0,  # it would come before the resumed state is loaded, and needs its own time
-        use_distributed_sampler=False,  # the data module shares out the images: Lightning's would repeat some
+        # it would come before the resumed state is loaded, and needs its own time
+        num_sanity_val_steps=0,
+        # the data module shares out the images: Lightning's would repeat some
+        use_distributed_sampler=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
     )
 
 
-def count_devices(accelerator: str, devices: int | str) -> int:
-    """Processes on this machine for trainer.accelerator and trainer.devices; "auto": all GPUs, one CPU."""
-    if isinstance(devices, int):
-        check_whole(1, trainer__devices=devices)
-        resolve_accelerator(accelerator, devices)
-        return devices
-    if devices != "auto":
-        raise UserError(f"trainer.devices={devices} must be a number or auto")
-    return torch.cuda.device_count() if resolve_accelerator(accelerator, 1) == "gpu" else 1
-
-
-def resolve_accelerator(accelerator: str, devices: int | str, *, option: str = "trainer.accelerator") -> str:
-    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for. `option` is what the user
-    may set."""
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise UserError(f"{option} is {accelerator!r}; expected auto, cpu or gpu")
-    if devices != "auto":
-        check_whole(1, trainer__devices=devices)
-    found = torch.cuda.device_count()
-    if accelerator == "gpu" and not found:
-        raise UserError(
-            f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
-            "CUDA build of torch and its driver"
-        )
-    use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
-    if use_gpu and isinstance(devices, int) and devices > found:
-        raise UserError(f"trainer.devices={devices}, but there are {found} CUDA devices: use trainer.devices={found}")
-    return "gpu" if use_gpu else "cpu"
-
-
-def resolve_precision(precision: str | int, accelerator: str, *, option: str = "trainer.precision") -> str:
-    """Lightning's name of the precision; "auto" is bf16-mixed on a GPU that computes in bfloat16 itself (compute
-    capability 8.0, an A100, and later), 16-mixed on an older one, and 32-true on the CPU."""
-    precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(str(precision), str(precision))
-    if precision not in PRECISIONS:
-        raise UserError(f"{option} is {precision!r}; expected {', '.join(PRECISIONS)}")
-    if precision == "16-mixed" and accelerator == "cpu":
-        raise UserError(f"{option}=16-mixed needs a GPU: use {option}=auto")
-    if precision != "auto":
-        return precision
-    if accelerator == "cpu":
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-
-
 class StopAtStep(Callback):
-    """Ends the run after `steps` optimizer steps, with a validation and a checkpoint as after a whole epoch.
+    """Ends the run after `steps` optimizer steps, with a validation and a checkpoint as after a
+    whole epoch.
 
-    In place of Trainer(max_steps), with which Lightning 2.6 counts an epoch twice when it resumes from its end.
+    In place of Trainer(max_steps), with which Lightning 2.6 counts an epoch twice when it resumes
+    from its end.
     """
 
     def __init__(self, *, steps: int | None) -> None:
@@ -149,11 +119,15 @@ class StopAtStep(Callback):
 def total_steps(trainer: Trainer) -> int:
     """Optimizer steps of the whole run."""
     limits = [callback.steps for callback in trainer.callbacks if isinstance(callback, StopAtStep)]  # type: ignore[attr-defined]
-    return int(min([trainer.estimated_stepping_batches, *(limit for limit in limits if limit is not None)]))
+    return int(
+        min([trainer.estimated_stepping_batches, *(limit for limit in limits if limit is not None)])
+    )
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
     """Optimizer steps of a whole epoch."""
-    if trainer.train_dataloader is None:  # before training has begun, where no number of epochs has asked for it
+    if (
+        trainer.train_dataloader is None
+    ):  # before training has begun, where no number of epochs has asked for it
         trainer.fit_loop.setup_data()
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

@@ -5,7 +5,8 @@ import torch
 from coco_file import small_index
 
 from maskrcnn_lit.data.batch import IMAGE_KEYS, TARGET_KEYS, Batch, check_batch
-from maskrcnn_lit.data.dataset import CocoDataset, collate
+from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.dataset import CocoDataset
 
 
 @pytest.fixture
@@ -31,7 +32,9 @@ def test_a_missing_key_and_another_type_are_named(batch: Batch, key: str):
 def test_seeds_are_optional(batch: Batch):
     check_batch({key: value for key, value in batch.items() if key != "seeds"}, 3)
     check_batch(batch | {"seeds": torch.tensor([3, -4])}, 3)
-    with pytest.raises(ValueError, match=r"batch\['seeds'\] is torch.int32 \(2,\); expected torch.int64 B"):
+    with pytest.raises(
+        ValueError, match=r"batch\['seeds'\] is torch.int32 \(2,\); expected torch.int64 B"
+    ):
         check_batch(batch | {"seeds": torch.tensor([3, -4], dtype=torch.int32)}, 3)
 
 

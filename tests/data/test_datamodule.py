@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
+from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.data.index import Category
 from maskrcnn_lit.errors import UserError
 
 AUGMENT = {"flip": 0.5, "scale": [0.8, 1.2], "crop": 0.8}
@@ -49,7 +49,9 @@ def data(folder: Path, **options: Any) -> CocoDataModule:
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
-    return len(one) == len(other) and all(torch.equal(a[k], b[k]) for a, b in zip(one, other, strict=True) for k in a)
+    return len(one) == len(other) and all(
+        torch.equal(a[k], b[k]) for a, b in zip(one, other, strict=True) for k in a
+    )
 
 
 def test_both_loaders_keep_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]):
@@ -89,7 +91,9 @@ class Recorder(LightningModule):
         self.seen: list[tuple[int, list[int], int]] = []
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        self.seen.append((self.current_epoch, batch["image_ids"].tolist(), int(batch["images"].sum())))
+        self.seen.append(
+            (self.current_epoch, batch["image_ids"].tolist(), int(batch["images"].sum()))
+        )
         return self.weight.sum()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -113,17 +117,24 @@ def trainer(folder: Path, **options: Any) -> Trainer:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (1, 2), (2, 0)])
-def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, workers: int, workers_later: int):
-    """Lightning tells our sampler the epoch, and after a stop in mid-epoch shows the rest of it, then whole epochs,
-    however many processes load before and after."""
+def test_lightning_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, workers: int, workers_later: int
+):
+    """Lightning tells our sampler the epoch, and after a stop in mid-epoch shows the rest of it,
+    then whole epochs, however many processes load before and after.
+    """
     whole = Recorder()
-    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(whole, datamodule=data(folder, workers=workers))
+    trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(
+        whole, datamodule=data(folder, workers=workers)
+    )
     assert [epoch for epoch, *_ in whole.seen] == [0] * 6 + [1] * 6 + [2] * 6
     epochs = [whole.seen[k : k + 6] for k in (0, 6, 12)]
     assert epochs[0][0][1:] != epochs[1][0][1:] != epochs[2][0][1:]
 
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1)
-    trainer(tmp_path, max_epochs=2, callbacks=[saver]).fit(Recorder(), datamodule=data(folder, workers=workers))
+    trainer(tmp_path, max_epochs=2, callbacks=[saver]).fit(
+        Recorder(), datamodule=data(folder, workers=workers)
+    )
     rest, resumed = Recorder(), data(folder, workers=workers_later)
     resumed.resume(1, 2)
     trainer(tmp_path, max_epochs=3, enable_checkpointing=False).fit(
@@ -134,7 +145,9 @@ def test_lightning_goes_on_where_it_stopped(folder: Path, tmp_path: Path, worker
 
 def test_subsets_are_nested_and_told(folder: Path):
     few, more = (data(folder, train_images=n, val_images=2).subset_ids() for n in (3, 7))
-    assert set(few["train"]) < set(more["train"]) and len(few["train"]) == 3 and len(few["val"]) == 2
+    assert (
+        set(few["train"]) < set(more["train"]) and len(few["train"]) == 3 and len(few["val"]) == 2
+    )
     first = data(folder, train_images=4, subset="first")
     assert first.subset_ids()["train"] == [1, 2, 3, 4]
     with pytest.raises(UserError, match="12 images were asked for of the 11"):
@@ -147,7 +160,9 @@ class Looked(Callback):
     def __init__(self) -> None:
         self.ids: list[int] = []
 
-    def on_validation_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, *args: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: Trainer, module: Any, outputs: Any, batch: Batch, *args: Any
+    ) -> None:
         self.ids += [image_id for image_id in batch["image_ids"].tolist() if image_id != BLANK_ID]
 
 
@@ -155,7 +170,12 @@ def looked_at(folder: Path, images: int | None, seed: int = 1) -> list[int]:
     """The ids that a Trainer's validations during fit see; one of its own sees all."""
     made, seen = data(folder, seed=seed), Looked()
     made.quick_images = images
-    options = {"max_epochs": 1, "limit_train_batches": 1, "num_sanity_val_steps": 0, "enable_checkpointing": False}
+    options = {
+        "max_epochs": 1,
+        "limit_train_batches": 1,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+    }
     quiet = trainer(folder, callbacks=[seen], **options)
     quiet.fit(Recorder(), datamodule=made)
     during = sorted(seen.ids)
@@ -170,7 +190,9 @@ def test_quick_looks_are_nested_and_the_same_with_every_seed(folder: Path):
     found = {n: looked_at(folder, n) for n in (1, 2, 3, 4)}
     assert [len(ids) for ids in found.values()] == [1, 2, 3, 4]
     assert set(found[1]) < set(found[2]) < set(found[3]) < set(found[4])
-    assert looked_at(folder, None) == looked_at(folder, 5) == looked_at(folder, 500) == [1, 2, 3, 4, 5]
+    assert (
+        looked_at(folder, None) == looked_at(folder, 5) == looked_at(folder, 500) == [1, 2, 3, 4, 5]
+    )
     assert len({tuple(looked_at(folder, 2, seed=seed)) for seed in range(4)}) == 1
 
 
@@ -205,15 +227,23 @@ def test_labels_of_validation_follow_training(folder: Path, tmp_path: Path):
     assert same(list(other.val_dataloader()), expected)
     content["categories"][0]["name"] = "yak"  # was mole
     annotations, images = write_coco(tmp_path, content)
-    with pytest.raises(UserError, match=r"ant, yak, zebra.*ant, mole, zebra.*only here yak, only there mole"):
+    with pytest.raises(
+        UserError, match=r"ant, yak, zebra.*ant, mole, zebra.*only here yak, only there mole"
+    ):
         data(folder, val={"annotations": annotations, "images": images})
 
 
 def test_validation_alone_uses_the_table_of_the_model(folder: Path):
-    made = CocoDataModule(name="test", root=folder, train={"annotations": "no", "images": "no"}, val=paths("val"))
+    made = CocoDataModule(
+        name="test", root=folder, train={"annotations": "no", "images": "no"}, val=paths("val")
+    )
     made.use_categories([Category(5, "zebra"), Category(6, "ant"), Category(7, "mole")])
     made.setup("validate")
-    assert made.train_index is None and [c.name for c in made.val_index.categories] == ["zebra", "ant", "mole"]
+    assert made.train_index is None and [c.name for c in made.val_index.categories] == [
+        "zebra",
+        "ant",
+        "mole",
+    ]
     assert list(made.subset_ids()) == ["val"]
 
 

@@ -18,11 +18,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tv
 
 from maskrcnn_lit.data.batch import IMAGE_KEYS, Batch, check_batch
-from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, Sample, collate, image_batch
-from maskrcnn_lit.data.image import decode
-from maskrcnn_lit.data.index import AnnotationIndex, read_index
-from maskrcnn_lit.data.resized import ResizedImages
+from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
+from maskrcnn_lit.data.collate import Sample, collate
+from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, image_batch
+from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import Augment, ImageSize, View, draw_view, map_boxes
+from maskrcnn_lit.storage.images import decode
 
 STRONG = Augment(flip=0.5, scale=(0.5, 1.6), crop=0.6, brightness=0.2, contrast=0.2, saturation=0.2)
 
@@ -31,13 +32,17 @@ def shapes_of(size: ImageSize) -> list[tuple[int, int]] | None:
     return [(size, size)] if isinstance(size, int) else None
 
 
-def whole_epoch(index: AnnotationIndex, augment: Augment | None = STRONG, size: ImageSize = 64) -> list[Batch]:
+def whole_epoch(
+    index: AnnotationIndex, augment: Augment | None = STRONG, size: ImageSize = 64
+) -> list[Batch]:
     dataset = CocoDataset(index=index, image_size=size, augment=augment, mask_size=28, seed=3)
     samples = [dataset[(2, i)] for i in range(len(dataset))]
     return [collate(samples[k : k + 3], shapes_of(size)) for k in range(0, len(samples), 3)]
 
 
-def relabelled(content: dict[str, Any], how: str, shuffle: random.Random) -> tuple[dict[str, Any], dict[str, dict]]:
+def relabelled(
+    content: dict[str, Any], how: str, shuffle: random.Random
+) -> tuple[dict[str, Any], dict[str, dict]]:
     """The same data under other ids, in another order; and the maps from new ids to old."""
     content, maps = copy.deepcopy(content), {}
     for kind in ("images", "annotations", "categories"):
@@ -66,9 +71,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Batch]]:
     return images, whole_epoch(read_index(annotations, images, "error"))
 
 
-@given(st.sampled_from(["from 0", "gaps", "huge", "negative", "shuffled"]), st.randoms(use_true_random=False))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_id_changes_a_batch(plain: tuple[Path, list[Batch]], tmp_path: Path, how: str, shuffle: random.Random):
+@given(
+    st.sampled_from(["from 0", "gaps", "huge", "negative", "shuffled"]),
+    st.randoms(use_true_random=False),
+)
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_no_id_changes_a_batch(
+    plain: tuple[Path, list[Batch]], tmp_path: Path, how: str, shuffle: random.Random
+):
     content, old = relabelled(coco_dict(), how, shuffle)
     file = tmp_path / "relabelled.json"
     file.write_text(json.dumps(content))
@@ -77,9 +89,13 @@ def test_no_id_changes_a_batch(plain: tuple[Path, list[Batch]], tmp_path: Path, 
         assert batch.keys() == expected.keys()
         for key in batch.keys() - {"image_ids"}:
             assert torch.equal(batch[key], expected[key]), key
-        assert [old["images"][number] for number in batch["image_ids"].tolist()] == expected["image_ids"].tolist()
+        assert [old["images"][number] for number in batch["image_ids"].tolist()] == expected[
+            "image_ids"
+        ].tolist()
     names = {c["id"]: c["name"] for c in content["categories"]}
-    assert [names[category.id] for category in index.categories] == [category.name for category in index.categories]
+    assert [names[category.id] for category in index.categories] == [
+        category.name for category in index.categories
+    ]
 
 
 def test_a_sample_depends_on_seed_epoch_and_position_alone(tmp_path: Path):
@@ -87,8 +103,14 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(tmp_path: Path):
     dataset = CocoDataset(index=index, image_size=64, augment=STRONG, seed=3)
     again = CocoDataset(index=index, image_size=64, augment=STRONG, seed=3)
     _ = again[(0, 1)], torch.rand(7), np.random.default_rng()
-    assert all(torch.equal(a, b) for a, b in zip(dataset[(5, 4)].values(), again[(5, 4)].values(), strict=True))
-    for other in (dataset[(6, 4)], CocoDataset(index=index, image_size=64, augment=STRONG, seed=4)[(5, 4)]):
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(dataset[(5, 4)].values(), again[(5, 4)].values(), strict=True)
+    )
+    for other in (
+        dataset[(6, 4)],
+        CocoDataset(index=index, image_size=64, augment=STRONG, seed=4)[(5, 4)],
+    ):
         assert other["images"].shape != dataset[(5, 4)]["images"].shape or not torch.equal(
             other["images"], dataset[(5, 4)]["images"]
         )
@@ -99,19 +121,35 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(tmp_path: Path):
 def put_back(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
     """H W bool: the crop drawn over its box, each pixel asking for what lies at its centre."""
     side = len(crop)
-    rows = np.floor((np.arange(height) + 0.5 - box[1]) / (box[3] - box[1]) * side).astype(int).clip(-1, side) + 1
-    columns = np.floor((np.arange(width) + 0.5 - box[0]) / (box[2] - box[0]) * side).astype(int).clip(-1, side) + 1
+    rows = (
+        np.floor((np.arange(height) + 0.5 - box[1]) / (box[3] - box[1]) * side)
+        .astype(int)
+        .clip(-1, side)
+        + 1
+    )
+    columns = (
+        np.floor((np.arange(width) + 0.5 - box[0]) / (box[2] - box[0]) * side)
+        .astype(int)
+        .clip(-1, side)
+        + 1
+    )
     return np.pad(crop, 1)[rows][:, columns].astype(bool)
 
 
-def compare(index: AnnotationIndex, i: int, sample: Sample, view: View) -> tuple[list[float], list[float], float]:
-    """Of each object of the sample, put back on the file's image: IoU with pycocotools' mask in the window, and the
-    distance of the box from that mask's tight one, in pixels of the file. And the least area that was left out."""
+def compare(
+    index: AnnotationIndex, i: int, sample: Sample, view: View
+) -> tuple[list[float], list[float], float]:
+    """Of each object of the sample, put back on the file's image: IoU with pycocotools' mask in the
+    window, and the distance of the box from that mask's tight one, in pixels of the file. And the
+    least area that was left out.
+    """
     height, width = index.size(i)
     y, x, tall, wide = view.window
     back = np.linalg.inv(np.vstack([view.matrix, [0, 0, 1]]))[:2]
     annotations = index.annotations(i)
-    mask_boxes, boxes = (map_boxes(sample[key].double().numpy(), back) for key in ("mask_boxes", "boxes"))
+    mask_boxes, boxes = (
+        map_boxes(sample[key].double().numpy(), back) for key in ("mask_boxes", "boxes")
+    )
     ious, distances, seen = [], [], set()
     truths = []
     for j in range(len(annotations["ids"])):
@@ -125,10 +163,18 @@ def compare(index: AnnotationIndex, i: int, sample: Sample, view: View) -> tuple
     for k, box in enumerate(mask_boxes):
         j = int(np.abs(annotations["boxes"] - box).sum(1).argmin())
         seen.add(j)
-        assert annotations["labels"][j] == sample["labels"][k] and annotations["crowd"][j] == sample["crowd"][k]
+        assert (
+            annotations["labels"][j] == sample["labels"][k]
+            and annotations["crowd"][j] == sample["crowd"][k]
+        )
         crop = sample["masks"][k].numpy()
         drawn = put_back(crop[:, ::-1] if view.flip else crop, box, height, width)
-        drawn[:y], drawn[y + tall :], drawn[:, :x], drawn[:, x + wide :] = False, False, False, False
+        drawn[:y], drawn[y + tall :], drawn[:, :x], drawn[:, x + wide :] = (
+            False,
+            False,
+            False,
+            False,
+        )
         if truths[j].sum() > 32**2:
             ious.append((drawn & truths[j]).sum() / (drawn | truths[j]).sum())
             rows, columns = np.flatnonzero(truths[j].any(1)), np.flatnonzero(truths[j].any(0))
@@ -145,9 +191,13 @@ def compare(index: AnnotationIndex, i: int, sample: Sample, view: View) -> tuple
 def test_coco_comes_back_from_a_batch(
     test_data: Path, size: ImageSize, augment: Augment | None, iou: float, distance: float
 ):
-    """Masks: mean IoU and the 99th percentile of the boxes' distance, over objects of more than 32 x 32 pixels."""
+    """Masks: mean IoU and the 99th percentile of the boxes' distance, over objects of more than 32
+    x 32 pixels.
+    """
     index = read_index(
-        test_data / "coco_mini/annotations/instances_val2017.json", test_data / "coco_mini/val2017", "error"
+        test_data / "coco_mini/annotations/instances_val2017.json",
+        test_data / "coco_mini/val2017",
+        "error",
     )
     dataset = CocoDataset(index=index, image_size=size, augment=augment, seed=1)
     ious, distances = [], []
@@ -166,29 +216,47 @@ def test_coco_comes_back_from_a_batch(
 def test_nuclei_come_back_exactly(test_data: Path, augment: Augment | None):
     """RLE masks under 112 pixels a side lose nothing."""
     index = read_index(
-        test_data / "nuclei/annotations/instances_val.json", test_data / "nuclei/val", "error", take=12, seed=1
+        test_data / "nuclei/annotations/instances_val.json",
+        test_data / "nuclei/val",
+        "error",
+        take=12,
+        seed=1,
     )
     dataset = CocoDataset(index=index, image_size=256, augment=augment)
     for i in range(len(index)):
         view = draw_view(*index.size(i), 256, augment, np.random.default_rng((0, 0, i)))
         ious, distances, _ = compare(index, i, dataset[(0, i)], view)
-        assert min(ious, default=1) > 0.999 and max(distances, default=0) < (0.01 if augment is None else 2)
+        assert min(ious, default=1) > 0.999 and max(distances, default=0) < (
+            0.01 if augment is None else 2
+        )
 
 
 @pytest.mark.parametrize(
     ("size", "kept", "mean", "worst"),
-    [((800, 1333), False, 0, 0), (256, False, 0, 0), (128, False, 0.5, 1.0), (256, True, 2.2, 4), (128, True, 2.6, 5)],
+    [
+        ((800, 1333), False, 0, 0),
+        (256, False, 0, 0),
+        (128, False, 0.5, 1.0),
+        (256, True, 2.2, 4),
+        (128, True, 2.6, 5),
+    ],
 )
 def test_pixels_against_a_slow_reference(
     test_data: Path, tmp_path: Path, size: ImageSize, kept: bool, mean: float, worst: float
 ):
-    """Pillow's full decode, then torchvision's antialiased resize, of 255: exact unless the JPEG is decoded at a
-    fraction (128 px) or a kept image is resized a second time (a size jitter of 0.8 to 1 here)."""
+    """Pillow's full decode, then torchvision's antialiased resize, of 255: exact unless the JPEG is
+    decoded at a fraction (128 px) or a kept image is resized a second time (a size jitter of 0.8 to
+    1 here).
+    """
     folder = test_data / "coco_mini"
-    index = read_index(folder / "annotations/instances_val2017.json", folder / "val2017", "error", take=24)
+    index = read_index(
+        folder / "annotations/instances_val2017.json", folder / "val2017", "error", take=24
+    )
     augment = Augment(flip=0.5, scale=(0.8, 1.0))
     resized = ResizedImages(index, size, tmp_path) if kept else None
-    dataset = CocoDataset(index=index, image_size=size, augment=augment, seed=1, resized=resized, cache=tmp_path)
+    dataset = CocoDataset(
+        index=index, image_size=size, augment=augment, seed=1, resized=resized, cache=tmp_path
+    )
     differences = []
     for i in range(len(index)):
         view = draw_view(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
@@ -228,20 +296,32 @@ def test_every_sound_image_of_corrupt_loads_and_the_cut_one_counts_for_nothing(
     height, width = corrupt.size(cut)
     assert not batch["images"][cut].any() and not batch["valid"][cut].any()
     assert batch["crowd"][cut].tolist() == [True] + [False] * 7
-    assert batch["boxes"][cut, 0].tolist() == [0, 0, width, height] == batch["mask_boxes"][cut, 0].tolist()
+    assert (
+        batch["boxes"][cut, 0].tolist()
+        == [0, 0, width, height]
+        == batch["mask_boxes"][cut, 0].tolist()
+    )
     assert batch["masks"][cut, 0].all() and batch["image_ids"][cut] == 2
     assert "truncated.jpg" in caplog.text and len(caplog.records) == 1
     readable = batch["images"][batch["readable"]]
     assert all(image.float().std() > 20 for image in readable) and len(readable) == 17
-    faulty = [list(corrupt.file_names).index(f"{n}.jpg") for n in ("bbox_zero_width", "duplicate_annotation_id")]
-    assert batch["valid"][faulty].sum(1).tolist() == [1, 1]  # of two annotations the sound one is left
+    faulty = [
+        list(corrupt.file_names).index(f"{n}.jpg")
+        for n in ("bbox_zero_width", "duplicate_annotation_id")
+    ]
+    assert batch["valid"][faulty].sum(1).tolist() == [
+        1,
+        1,
+    ]  # of two annotations the sound one is left
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_cut_file_is_an_error_in_one_sentence(corrupt: AnnotationIndex, workers: int):
     dataset = CocoDataset(index=corrupt, image_size=160, on_bad="error")
     position = list(corrupt.file_names).index("truncated.jpg")
-    loader = DataLoader(dataset, batch_sampler=[[(0, position)]], num_workers=workers, collate_fn=lambda s: s)
+    loader = DataLoader(
+        dataset, batch_sampler=[[(0, position)]], num_workers=workers, collate_fn=lambda s: s
+    )
     with pytest.raises(BadImageError) as caught:
         list(loader)
     message = str(caught.value)
@@ -254,32 +334,6 @@ def test_a_file_that_went_away_is_an_error_too(tmp_path: Path):
     Path(index.where(2)).unlink()
     with pytest.raises(BadImageError, match=r"02\.jpg cannot be decoded .*No such file"):
         CocoDataset(index=index, image_size=64)[(0, 2)]
-
-
-def test_batches_have_few_shapes(tmp_path: Path):
-    index = small_index(tmp_path, 8)
-    dataset = CocoDataset(index=index, image_size=(64, 100), mask_size=28)
-    samples = [dataset[(0, i)] for i in range(len(dataset))]
-    for chosen in ([0], [1, 4], list(range(8))):
-        batch = collate([samples[i] for i in chosen])
-        shapes = np.array([samples[i]["images"].shape for i in chosen])
-        assert batch["images"].shape[2:] == tuple(-(-shapes[:, d].max() // 32) * 32 for d in (1, 2))
-        assert batch["boxes"].shape == (len(chosen), 8, 4) and batch["masks"].shape == (len(chosen), 8, 28, 28)
-        for b, i in enumerate(chosen):
-            height, width = batch["image_sizes"][b]
-            assert torch.equal(batch["images"][b, :, :height, :width], samples[i]["images"])
-            assert not batch["images"][b, :, height:].any() and not batch["images"][b, :, :, width:].any()
-            assert torch.allclose(batch["scales"][b] * batch["original_sizes"][b], batch["image_sizes"][b].float())
-    square = CocoDataset(index=index, image_size=96, mask_size=28)
-    assert collate([square[(0, 3)]], [(96, 96)])["images"].shape == (1, 3, 96, 96)
-
-
-@pytest.mark.parametrize(("most", "slots"), [(0, 8), (8, 8), (9, 16), (32, 32), (33, 64), (64, 64), (375, 512)])
-def test_slots_are_powers_of_two(tmp_path: Path, most: int, slots: int):
-    sample = CocoDataset(index=small_index(tmp_path), image_size=64, mask_size=14)[(0, 0)]
-    keys = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")
-    full = sample | {key: sample[key].new_ones(most, *sample[key].shape[1:]) for key in keys}
-    assert collate([sample, full], [(64, 64)])["boxes"].shape[1] == slots
 
 
 def test_a_batch_for_prediction_is_what_validation_shows(tmp_path: Path):

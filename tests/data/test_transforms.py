@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from maskrcnn_lit.data.image import decode
 from maskrcnn_lit.data.transforms import (
     Augment,
     ImageSize,
@@ -22,13 +21,16 @@ from maskrcnn_lit.data.transforms import (
     whole_view,
 )
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.images import decode
 
 STRONG = Augment(flip=0.5, scale=(0.4, 2.0), crop=0.5)
 sides = st.integers(20, 700)
 sizes = st.one_of(st.integers(32, 300), st.tuples(st.integers(64, 200), st.integers(200, 400)))
 
 
-def view_of(height: int, width: int, size: ImageSize, augment: Augment | None = None, seed: int = 0):
+def view_of(
+    height: int, width: int, size: ImageSize, augment: Augment | None = None, seed: int = 0
+):
     return draw_view(height, width, size, augment, np.random.default_rng(seed))
 
 
@@ -43,7 +45,9 @@ def view_of(height: int, width: int, size: ImageSize, augment: Augment | None = 
         (1, 4000, 128, (1, 128)),
     ],
 )
-def test_sizes_without_augmentation(height: int, width: int, size: ImageSize, expected: tuple[int, int]):
+def test_sizes_without_augmentation(
+    height: int, width: int, size: ImageSize, expected: tuple[int, int]
+):
     view = view_of(height, width, size)
     assert view.size == expected and view.window == (0, 0, height, width) and not view.flip
     assert np.allclose(view.matrix, [[expected[1] / width, 0, 0], [0, expected[0] / height, 0]])
@@ -59,7 +63,9 @@ def test_without_augmentation_no_row_is_cut(height: int, width: int, size: Image
 
 @given(sides, sides, sizes, st.integers(0, 10**6))
 @settings(max_examples=300, deadline=None)
-def test_a_view_stays_inside_the_image_and_the_size(height: int, width: int, size: ImageSize, seed: int):
+def test_a_view_stays_inside_the_image_and_the_size(
+    height: int, width: int, size: ImageSize, seed: int
+):
     view = view_of(height, width, size, STRONG, seed)
     y, x, tall, wide = view.window
     assert min(y, x) >= 0 and y + tall <= height and x + wide <= width and min(tall, wide) >= 1
@@ -71,13 +77,25 @@ def test_a_view_stays_inside_the_image_and_the_size(height: int, width: int, siz
 
 
 def test_what_is_drawn_covers_its_range():
-    views = [view_of(400, 600, 200, Augment(flip=0.5, scale=(0.5, 1.5), crop=1.0), seed) for seed in range(300)]
+    views = [
+        view_of(400, 600, 200, Augment(flip=0.5, scale=(0.5, 1.5), crop=1.0), seed)
+        for seed in range(300)
+    ]
     factors = np.array([view.matrix[1, 1] for view in views]) / (200 / 600)
     assert 0.5 <= factors.min() < 0.55 and 1.45 < factors.max() <= 1.52
     assert 110 < sum(view.flip for view in views) < 190
-    assert all(view.window == (0, 0, 400, 600) for view, factor in zip(views, factors, strict=True) if factor < 0.98)
-    assert len({view.window[:2] for view, factor in zip(views, factors, strict=True) if factor > 1.3}) > 10
-    shares = [view_of(400, 600, 200, Augment(crop=0.5), seed).window[2] / 400 for seed in range(300)]
+    assert all(
+        view.window == (0, 0, 400, 600)
+        for view, factor in zip(views, factors, strict=True)
+        if factor < 0.98
+    )
+    assert (
+        len({view.window[:2] for view, factor in zip(views, factors, strict=True) if factor > 1.3})
+        > 10
+    )
+    shares = [
+        view_of(400, 600, 200, Augment(crop=0.5), seed).window[2] / 400 for seed in range(300)
+    ]
     assert 0.5 <= min(shares) < 0.52 and 0.98 < max(shares) <= 1 and 0.7 < np.mean(shares) < 0.8
 
 
@@ -88,7 +106,9 @@ def test_boxes_go_with_the_map():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_pixels_boxes_and_map_agree(seed: int):
-    """A white rectangle on black lies, after any view, where the map sends its box: to half a pixel."""
+    """A white rectangle on black lies, after any view, where the map sends its box: to half a
+    pixel.
+    """
     pixels = np.zeros((203, 301, 3), np.uint8)
     pixels[90:130, 130:200] = 255
     view = view_of(203, 301, 160, Augment(flip=0.5, scale=(0.5, 1.2), crop=0.9), seed)
@@ -119,7 +139,9 @@ def test_resampling_is_torchvisions_of_the_window(test_data: Path, size: ImageSi
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
 def test_reduced_pixels_keep_their_place(factor: int):
-    """A ramp over a side that the factor does not divide: reduced first or not, each pixel shows the same place."""
+    """A ramp over a side that the factor does not divide: reduced first or not, each pixel shows
+    the same place.
+    """
     height, width = 8 * 37 + 3, 8 * 41 + 5
     ramp = np.repeat(np.linspace(0, 255, width)[None], height, 0)
     padded = np.pad(ramp, ((0, -height % factor), (0, -width % factor)), "edge")
@@ -127,17 +149,23 @@ def test_reduced_pixels_keep_their_place(factor: int):
     for seed in range(4):
         view = view_of(height, width, 40, Augment(flip=0.5, scale=(0.5, 1.1), crop=0.8), seed)
         images = [
-            resample(np.repeat(values[..., None], 3, 2).round().astype(np.uint8), reduced, view).float()
+            resample(
+                np.repeat(values[..., None], 3, 2).round().astype(np.uint8), reduced, view
+            ).float()
             for values, reduced in ((ramp, 1), (small, factor))
         ]
-        inner = [image[:, :, 2:-2] for image in images]  # at the edges the two see different neighbours
+        inner = [
+            image[:, :, 2:-2] for image in images
+        ]  # at the edges the two see different neighbours
         assert images[0].shape == images[1].shape and (inner[0] - inner[1]).abs().max() <= 3
 
 
 def test_colours_are_those_of_torchvision():
     image = torch.randint(60, 190, (3, 12, 17), dtype=torch.uint8)
     augment = Augment(brightness=0.2, contrast=0.3, saturation=0.4)
-    brightness, contrast, saturation = 1 + np.array([0.2, 0.3, 0.4]) * np.random.default_rng(1).uniform(-1, 1, 3)
+    brightness, contrast, saturation = 1 + np.array([0.2, 0.3, 0.4]) * np.random.default_rng(
+        1
+    ).uniform(-1, 1, 3)
     ours = change_colours(image, augment, np.random.default_rng(1))
     theirs = tv.adjust_saturation(
         tv.adjust_contrast(tv.adjust_brightness(image / 255, brightness), contrast), saturation

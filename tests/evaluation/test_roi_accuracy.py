@@ -23,7 +23,9 @@ def _batch(ids: list[int]) -> dict[str, torch.Tensor]:
 
 def test_counts_objects_only_and_background_as_wrong() -> None:
     accuracy = RoiAccuracy()
-    accuracy.update(torch.tensor([[1, 0, 3, 0], [1, 2, 0, 0]]), None, _batch([5, 6]))  # 1 of 2 and 2 of 2
+    accuracy.update(
+        torch.tensor([[1, 0, 3, 0], [1, 2, 0, 0]]), None, _batch([5, 6])
+    )  # 1 of 2 and 2 of 2
     assert accuracy.compute() == pytest.approx(3 / 4)
     assert accuracy.per_class(NAMES) == pytest.approx(
         {"ant": 1, "bee": 0.5, "cow": math.nan, "dog": math.nan}, nan_ok=True
@@ -55,24 +57,35 @@ def test_nothing_seen_is_nan() -> None:
 
 
 def test_the_study_counts_fifteen_slots_and_the_empty_ones_too() -> None:
-    """Of two objects one is right; 13 slots are empty, and right where the head says background to an empty box."""
+    """Of two objects one is right; 13 slots are empty, and right where the head says background to
+    an empty box.
+    """
     answers, batch = torch.tensor([[1, 0, 3, 2], [1, 0, 3, 2]]), _batch([5, 6])
     for empty, expected in (([0, 0], 28 / 30), ([0, 1], 15 / 30), ([3, 1], 2 / 30)):
         accuracy = RoiAccuracy("study")
         accuracy.update(answers, torch.tensor(empty), batch)
         assert accuracy.compute() == pytest.approx(expected)
-        assert accuracy.per_class(NAMES[:2]) == {"ant": 1.0, "bee": 0.0}, "the empty slots are of no class"
+        assert accuracy.per_class(NAMES[:2]) == {"ant": 1.0, "bee": 0.0}, (
+            "the empty slots are of no class"
+        )
 
 
 def test_the_study_does_not_depend_on_what_else_is_in_the_batch() -> None:
     """The two objects in a batch without any padding, and in one with much of it."""
     found = []
     for slots in (2, 32):
-        batch = {key: value[:, :2] if value.ndim == 2 else value for key, value in _batch([5]).items()}
-        batch |= {key: torch.nn.functional.pad(batch[key], (0, slots - 2)) for key in ("labels", "valid", "crowd")}
+        batch = {
+            key: value[:, :2] if value.ndim == 2 else value for key, value in _batch([5]).items()
+        }
+        batch |= {
+            key: torch.nn.functional.pad(batch[key], (0, slots - 2))
+            for key in ("labels", "valid", "crowd")
+        }
         accuracy = RoiAccuracy("study")
         accuracy.update(
-            torch.nn.functional.pad(torch.tensor([[1, 2]]), (0, slots - 2), value=4), torch.tensor([0]), batch
+            torch.nn.functional.pad(torch.tensor([[1, 2]]), (0, slots - 2), value=4),
+            torch.tensor([0]),
+            batch,
         )
         found.append(accuracy.compute())
     assert found == [1.0, 1.0]
@@ -88,18 +101,32 @@ def test_the_study_takes_the_first_fifteen_objects() -> None:
     }
     accuracy = RoiAccuracy("study")
     accuracy.update(torch.tensor([[0, 3, *[1] * 14, 2, 0]]), torch.tensor([0]), batch)
-    assert accuracy.compute() == pytest.approx(14 / 15) and math.isnan(accuracy.per_class(NAMES)["bee"])
+    assert accuracy.compute() == pytest.approx(14 / 15) and math.isnan(
+        accuracy.per_class(NAMES)["bee"]
+    )
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(UserError, match=r"metrics.roi_accuracy.boxes=first is unknown: use all or study"):
+    with pytest.raises(
+        UserError, match=r"metrics.roi_accuracy.boxes=first is unknown: use all or study"
+    ):
         RoiAccuracy("first")
-    with pytest.raises(ValueError, match="boxes=study counts empty slots: it needs the model's empty_labels"):
+    with pytest.raises(
+        ValueError, match="boxes=study counts empty slots: it needs the model's empty_labels"
+    ):
         RoiAccuracy("study").update(torch.tensor([[1, 0, 3, 2]]), None, _batch([5]))
 
 
 def test_the_table_has_the_definition_beside_the_numbers() -> None:
-    per_class = {"ant": {"box_ap": 0.1, "roi_accuracy": 0.25}, "bumblebee": {"roi_accuracy": math.nan}}
+    per_class = {
+        "ant": {"box_ap": 0.1, "roi_accuracy": 0.25},
+        "bumblebee": {"roi_accuracy": math.nan},
+    }
     lines = roi_accuracy_table(0.5, per_class, "study").splitlines()
-    assert lines == ["roi_accuracy 0.500", DEFINITIONS["study"], "  ant        0.250", "  bumblebee  -"]
+    assert lines == [
+        "roi_accuracy 0.500",
+        DEFINITIONS["study"],
+        "  ant        0.250",
+        "  bumblebee  -",
+    ]
     assert all("no AP" in text for text in DEFINITIONS.values())

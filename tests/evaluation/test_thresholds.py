@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.thresholds import FILE, has_thresholds, read_thresholds, write_thresholds
+from maskrcnn_lit.evaluation.thresholds import (
+    FILE,
+    has_thresholds,
+    read_thresholds,
+    write_thresholds,
+)
 
 ANALYSIS = {
     "kind": "mask",
@@ -30,7 +35,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=f"needs {tmp_path}/{FILE}, .* run `maskrcnn-lit evaluate run={tmp_path}` first"
+        UserError,
+        match=f"needs {tmp_path}/{FILE}, .* run `maskrcnn-lit evaluate run={tmp_path}` first",
     ):
         read_thresholds(tmp_path, ["ant"])
     checkpoint = tmp_path / "last.ckpt"
@@ -44,12 +50,19 @@ def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
     write_thresholds(tmp_path, ANALYSIS)
     assert has_thresholds(tmp_path, "best") and not has_thresholds(tmp_path, "last")
     assert read_thresholds(tmp_path, ["ant"], "best") == [0.625]
-    with pytest.raises(UserError, match="of a run's best weights alone, not with checkpoint=last: leave that out, or"):
+    with pytest.raises(
+        UserError,
+        match="of a run's best weights alone, not with checkpoint=last: leave that out, or",
+    ):
         read_thresholds(tmp_path, ["ant"], "last")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"thresholds": {"ant": "high"}}', '{"thresholds": 3}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"thresholds": {"ant": "high"}}', '{"thresholds": 3}']
+)
 def test_a_broken_file_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
-    with pytest.raises(UserError, match=r"holds no thresholds .* write it anew with `maskrcnn-lit evaluate run="):
+    with pytest.raises(
+        UserError, match=r"holds no thresholds .* write it anew with `maskrcnn-lit evaluate run="
+    ):
         read_thresholds(tmp_path, ["ant"])

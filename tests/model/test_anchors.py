@@ -10,7 +10,9 @@ SIZES = (32, 64, 128, 256, 512)
 
 
 def pyramid(height: int, width: int) -> list[torch.Tensor]:
-    """Empty p2..p6 of an image, each level half of the one before, rounded up, as strided convolutions give it."""
+    """Empty p2..p6 of an image, each level half of the one before, rounded up, as strided
+    convolutions give it.
+    """
     maps = [torch.zeros(1, 1, -(-height // 4), -(-width // 4))]
     for _ in range(4):
         maps.append(torch.zeros(1, 1, -(-maps[-1].shape[2] // 2), -(-maps[-1].shape[3] // 2)))
@@ -24,11 +26,17 @@ def test_boxes_of_one_cell_by_hand():
 
 
 def test_corners_are_exact_and_centres_moved_where_asked():
-    (made,) = Anchors(sizes=(32,), ratios=(0.5,), round_corners=False)([torch.zeros(1, 1, 1, 1)], (4, 4)).tolist()
+    (made,) = Anchors(sizes=(32,), ratios=(0.5,), round_corners=False)(
+        [torch.zeros(1, 1, 1, 1)], (4, 4)
+    ).tolist()
     assert made == pytest.approx([-(2**4.5), -(2**3.5), 2**4.5, 2**3.5])
     maps = [torch.zeros(1, 1, 1, 2), torch.zeros(1, 1, 1, 1)]
     moved = Anchors(sizes=(32, 64), ratios=(1.0,), offset=0.5)(maps, (4, 8))
-    assert ((moved[:, :2] + moved[:, 2:]) / 2).tolist() == [[2, 2], [6, 2], [4, 4]]  # half of strides 4 and 8
+    assert ((moved[:, :2] + moved[:, 2:]) / 2).tolist() == [
+        [2, 2],
+        [6, 2],
+        [4, 4],
+    ]  # half of strides 4 and 8
 
 
 def test_a_ratio_is_height_over_width():
@@ -53,7 +61,9 @@ def strides(made: torch.Tensor, maps: list[torch.Tensor]) -> list[list[float]]:
     steps = []
     for level, cells in zip(made.split([3 * m[0, 0].numel() for m in maps]), maps, strict=True):
         grid = level.view(*cells.shape[-2:], 3, 4)
-        steps.append([float(grid[0, 1, 0, 0] - grid[0, 0, 0, 0]), float(grid[1, 0, 0, 1] - grid[0, 0, 0, 1])])
+        steps.append(
+            [float(grid[0, 1, 0, 0] - grid[0, 0, 0, 0]), float(grid[1, 0, 0, 1] - grid[0, 0, 0, 1])]
+        )
     return steps
 
 
@@ -71,7 +81,9 @@ def test_measured_strides_equal_torchvision(size: tuple[int, int]):
     maps = pyramid(*size)
     theirs = AnchorGenerator(tuple((s,) for s in SIZES), (RATIOS,) * 5)
     (expected,) = theirs(ImageList(torch.zeros(1, 3, *size), [size]), maps)
-    assert torch.equal(Anchors(sizes=SIZES, ratios=RATIOS, measured_strides=True)(maps, size), expected)
+    assert torch.equal(
+        Anchors(sizes=SIZES, ratios=RATIOS, measured_strides=True)(maps, size), expected
+    )
 
 
 def test_nominal_strides_equal_torchvision_where_the_side_is_a_multiple_of_64():

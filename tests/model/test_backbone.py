@@ -11,7 +11,9 @@ STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
 
 def backbone(name: str = "resnet18", **options: object) -> Backbone:
-    return Backbone(**{"name": name, "norm": "batch", "freeze_at": 0, "recompute": False, **options})
+    return Backbone(
+        **{"name": name, "norm": "batch", "freeze_at": 0, "recompute": False, **options}
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,18 +43,23 @@ def test_channels_and_strides_are_measured(name: str, channels: list[int]):
 
 def test_the_numbers_are_those_of_torchvisions_resnet():
     built, theirs = backbone().eval(), resnet18(weights=None).eval()
-    theirs.load_state_dict({k.removeprefix("body."): v for k, v in built.state_dict().items()}, strict=False)
+    theirs.load_state_dict(
+        {k.removeprefix("body."): v for k, v in built.state_dict().items()}, strict=False
+    )
     images = torch.randn(1, 3, 64, 96)
     pooled = theirs.avgpool(built(images)[-1]).flatten(1)
     assert torch.allclose(theirs.fc(pooled), theirs(images), atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("norm", "kind"), [("frozen", FrozenBatchNorm), ("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)]
+    ("norm", "kind"),
+    [("frozen", FrozenBatchNorm), ("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)],
 )
 def test_norms(norm: str, kind: type[nn.Module]):
     built = backbone(norm=norm)
-    norms = [m for m in built.modules() if isinstance(m, (FrozenBatchNorm, nn.BatchNorm2d, nn.GroupNorm))]
+    norms = [
+        m for m in built.modules() if isinstance(m, (FrozenBatchNorm, nn.BatchNorm2d, nn.GroupNorm))
+    ]
     assert len(norms) == 20 and all(type(m) is kind for m in norms)
     parameters = {p for m in norms for p in m.parameters()}
     assert len(parameters) == (0 if norm == "frozen" else 40)
@@ -73,8 +80,12 @@ def test_the_frozen_norm_is_batch_norm_in_evaluation():
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze_at: int):
     built = backbone(freeze_at=freeze_at).train()
-    frozen = {0: (), 1: STAGES[:2], 2: STAGES[:3], 3: STAGES[:4], 4: STAGES[:5], 5: STAGES}[freeze_at]
-    before = {k: v.clone() for k, v in built.state_dict().items() if "running" in k or "tracked" in k}
+    frozen = {0: (), 1: STAGES[:2], 2: STAGES[:3], 3: STAGES[:4], 4: STAGES[:5], 5: STAGES}[
+        freeze_at
+    ]
+    before = {
+        k: v.clone() for k, v in built.state_dict().items() if "running" in k or "tracked" in k
+    }
     maps = built(torch.randn(2, 3, 64, 64))
     if freeze_at < 5:
         sum(m.square().mean() for m in maps).backward()
@@ -111,8 +122,12 @@ def test_computing_again_gives_identical_gradients(norm: str):
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"])
 def test_what_is_dropped_at_random_is_not_computed_again(name: str):
-    """Other layers would be dropped the second time: the same seed gives the same gradients either way."""
-    kept, again = (backbone(name, norm="frozen", recompute=recompute) for recompute in (False, True))
+    """Other layers would be dropped the second time: the same seed gives the same gradients either
+    way.
+    """
+    kept, again = (
+        backbone(name, norm="frozen", recompute=recompute) for recompute in (False, True)
+    )
     again.load_state_dict(kept.state_dict())
     images = torch.randn(2, 3, 64, 64)
     for seed in range(3):
@@ -127,7 +142,9 @@ def test_what_is_dropped_at_random_is_not_computed_again(name: str):
 def test_batch_norm_sees_each_batch_once():
     built = backbone(recompute=True)
     sum(m.mean() for m in built(torch.randn(2, 3, 64, 64))).backward()
-    assert {int(v) for k, v in built.state_dict().items() if k.endswith("num_batches_tracked")} == {1}
+    assert {int(v) for k, v in built.state_dict().items() if k.endswith("num_batches_tracked")} == {
+        1
+    }
 
 
 def test_nothing_is_kept_for_later_without_gradients():
@@ -146,16 +163,28 @@ def test_nothing_is_kept_for_later_without_gradients():
 def test_the_original_resnet_halves_in_the_1x1_convolution():
     built, theirs = backbone("resnet50", stride_in_1x1=True), backbone("resnet50")
     for layer, stride in (("layer1", (1, 1)), ("layer2", (2, 2)), ("layer4", (2, 2))):
-        assert (built.body[layer][0].conv1.stride, built.body[layer][0].conv2.stride) == (stride, (1, 1))
-        assert (theirs.body[layer][0].conv1.stride, theirs.body[layer][0].conv2.stride) == ((1, 1), stride)
+        assert (built.body[layer][0].conv1.stride, built.body[layer][0].conv2.stride) == (
+            stride,
+            (1, 1),
+        )
+        assert (theirs.body[layer][0].conv1.stride, theirs.body[layer][0].conv2.stride) == (
+            (1, 1),
+            stride,
+        )
     assert built.strides == theirs.strides and built.channels == theirs.channels
-    assert {k: v.shape for k, v in built.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert {k: v.shape for k, v in built.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
+    }
 
 
 def test_the_epsilon_of_the_norms():
-    norms = [m for m in backbone(norm="frozen", norm_eps=0.0).modules() if isinstance(m, FrozenBatchNorm)]
+    norms = [
+        m for m in backbone(norm="frozen", norm_eps=0.0).modules() if isinstance(m, FrozenBatchNorm)
+    ]
     assert len(norms) == 20 and all(m.eps == 0 for m in norms)
-    assert backbone("mobilenet_v3_large", norm="frozen").body["0"][1].eps == 1e-3, "the architecture's own stays"
+    assert backbone("mobilenet_v3_large", norm="frozen").body["0"][1].eps == 1e-3, (
+        "the architecture's own stays"
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +192,9 @@ def test_the_epsilon_of_the_norms():
     [(None, nn.BatchNorm2d, 0), ("none", nn.BatchNorm2d, 0), ("x.pth", FrozenBatchNorm, 2)],
 )
 def test_auto_follows_from_the_weights(weights: str | None, norm: type[nn.Module], frozen: int):
-    built = backbone(norm="auto", freeze_at="auto", weights=weights)  # nothing is loaded yet, nor looked for
+    built = backbone(
+        norm="auto", freeze_at="auto", weights=weights
+    )  # nothing is loaded yet, nor looked for
     assert type(built.body["bn1"]) is norm
     assert built.body["layer1"][0].conv1.weight.requires_grad is (frozen == 0)
     assert built.body["layer2"][0].conv1.weight.requires_grad
@@ -179,12 +210,16 @@ def test_pretrained_weights_arrive(norm: str):
     built.load_pretrained(theirs.state_dict())
     built.eval()
     images = torch.randn(2, 3, 64, 96)
-    assert torch.allclose(theirs.fc(theirs.avgpool(built(images)[-1]).flatten(1)), theirs(images), atol=1e-4)
+    assert torch.allclose(
+        theirs.fc(theirs.avgpool(built(images)[-1]).flatten(1)), theirs(images), atol=1e-4
+    )
 
 
 def test_weights_of_another_backbone_are_told():
     built = backbone()
-    with pytest.raises(UserError, match=r"not those of backbone resnet18.*layer1\.0\.conv1.*torchvision's resnet18"):
+    with pytest.raises(
+        UserError, match=r"not those of backbone resnet18.*layer1\.0\.conv1.*torchvision's resnet18"
+    ):
         built.load_pretrained(backbone("resnet50").body.state_dict())
     with pytest.raises(UserError, match="norm=group has no pretrained weights"):
         backbone(norm="group").load_pretrained(resnet18(weights=None).state_dict())
@@ -192,7 +227,8 @@ def test_weights_of_another_backbone_are_told():
 
 def test_what_is_frozen_is_in_evaluation_with_its_dropout():
     module = nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout()), nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout())
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout()),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout()),
     )
     module[0].requires_grad_(False)
     keep_frozen(module.train())
@@ -204,7 +240,10 @@ def test_what_is_frozen_is_in_evaluation_with_its_dropout():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"norm": "layer"}, "backbone.norm=layer is unknown; choose one of frozen, batch, sync, group"),
+        (
+            {"norm": "layer"},
+            "backbone.norm=layer is unknown; choose one of frozen, batch, sync, group",
+        ),
         ({"freeze_at": 6}, "backbone.freeze_at=6 must be 0"),
         ({"freeze_at": -1}, "backbone.freeze_at=-1 must be 0"),
         ({"freeze_at": "most"}, "backbone.freeze_at=most must be 0"),

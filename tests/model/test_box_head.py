@@ -2,13 +2,13 @@ import math
 
 import pytest
 import torch
+from models import make_batch
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops.boxes import _batched_nms_vanilla
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.box_head import BoxHead, Regions
 from maskrcnn_lit.model.boxes import encode, iou
-from tests.model.conftest import make_batch
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 SIZES = torch.tensor([[64, 64], [64, 64]])
@@ -23,7 +23,9 @@ def head(**options: object) -> BoxHead:
 
 def proposals(images: int = 2, count: int = 80, side: float = 64) -> torch.Tensor:
     corner = torch.rand(images, count, 2) * side * 0.7
-    return torch.cat([corner, (corner + 2 + torch.rand(images, count, 2) * side / 2).clamp(max=side)], dim=-1)
+    return torch.cat(
+        [corner, (corner + 2 + torch.rand(images, count, 2) * side / 2).clamp(max=side)], dim=-1
+    )
 
 
 def near(batch: Batch, copies: int) -> torch.Tensor:
@@ -37,7 +39,9 @@ def test_forward_equals_torchvision():
     for parameter in ours.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     with torch.no_grad():  # ours reads row, column, channel, and has no deltas of background
-        mlp.fc6.weight.copy_(ours.fcs[0].weight.unflatten(1, (7, 7, 6)).permute(0, 3, 1, 2).flatten(1))
+        mlp.fc6.weight.copy_(
+            ours.fcs[0].weight.unflatten(1, (7, 7, 6)).permute(0, 3, 1, 2).flatten(1)
+        )
         mlp.fc6.bias.copy_(ours.fcs[0].bias)
         mlp.fc7.load_state_dict(ours.fcs[1].state_dict())
         predictor.cls_score.load_state_dict(ours.classes.state_dict())
@@ -58,7 +62,9 @@ def test_a_new_head_has_no_opinion():
 def test_a_sample_holds_objects_and_background():
     batch = make_batch(objects=2)
     candidates = torch.cat([near(batch, 20), proposals()], dim=1)
-    regions = head().sample_regions(candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), batch)
+    regions = head().sample_regions(
+        candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), batch
+    )
     assert regions.boxes.shape == (2, 32, 4)
     assert regions.positive.sum(1).tolist() == [8, 8] and regions.valid.all()
     overlap = iou(regions.boxes, batch["boxes"])
@@ -76,7 +82,9 @@ def test_objects_are_candidates_themselves():
     assert regions.valid.sum(1).tolist() == regions.positive.sum(1).tolist() == [3, 3]
     for i in range(2):
         held = regions.boxes[i][regions.positive[i]]
-        assert torch.equal(held[held[:, 0].argsort()], batch["boxes"][i, :3][batch["boxes"][i, :3, 0].argsort()])
+        assert torch.equal(
+            held[held[:, 0].argsort()], batch["boxes"][i, :3][batch["boxes"][i, :3, 0].argsort()]
+        )
 
 
 def test_padding_is_never_drawn():
@@ -100,14 +108,18 @@ def test_images_without_objects_give_background():
 
 def test_losses_read_the_deltas_of_the_true_class():
     batch = make_batch(objects=2)
-    boxes = torch.stack([batch["boxes"][:, 0] + 1, batch["boxes"][:, 1] - 1, batch["boxes"][:, 0]], dim=1)
+    boxes = torch.stack(
+        [batch["boxes"][:, 0] + 1, batch["boxes"][:, 1] - 1, batch["boxes"][:, 0]], dim=1
+    )
     labels = torch.tensor([[1, 2, 0]]).expand(2, -1)
     instance = torch.tensor([[0, 1, 0]]).expand(2, -1)
     every = torch.ones(2, 3, dtype=torch.bool)
     regions = Regions(boxes, labels, instance, labels > 0, every)
     logits = torch.zeros(6, 4, requires_grad=True)
     deltas = torch.zeros(6, 3, 4)
-    targets = encode(batch["boxes"].gather(1, instance[..., None].expand(-1, -1, 4)), boxes, WEIGHTS).view(6, 4)
+    targets = encode(
+        batch["boxes"].gather(1, instance[..., None].expand(-1, -1, 4)), boxes, WEIGHTS
+    ).view(6, 4)
     for region, label in enumerate(labels.flatten().tolist()):
         if label:
             deltas[region, label - 1] = targets[region]
@@ -117,7 +129,9 @@ def test_losses_read_the_deltas_of_the_true_class():
     assert losses["class"].item() == pytest.approx(math.log(4))
     assert losses["box"].item() == pytest.approx(0, abs=1e-6)
     shifted = head().losses(logits, deltas + 1, regions, batch)
-    assert shifted["box"].item() == pytest.approx(4 * (1 - 1 / 18) * 4 / 6, rel=1e-4), "four positives of six regions"
+    assert shifted["box"].item() == pytest.approx(4 * (1 - 1 / 18) * 4 / 6, rel=1e-4), (
+        "four positives of six regions"
+    )
     (gradient,) = torch.autograd.grad(shifted["box"], deltas)
     expected = torch.zeros(6, 3, dtype=torch.bool)
     expected[[0, 1, 3, 4], [0, 1, 0, 1]] = True
@@ -145,9 +159,13 @@ def test_detections_by_hand():
     kept = found["valid"][0]
     assert kept.tolist() == [True] * 4 + [False] * (len(kept) - 4)
     assert found["scores"][0][kept].tolist() == pytest.approx([0.8, 0.6, 0.4, 0.1])
-    assert found["labels"][0][kept].tolist() == [3, 1, 2, 1], "the two that overlap suppress each other by class"
+    assert found["labels"][0][kept].tolist() == [3, 1, 2, 1], (
+        "the two that overlap suppress each other by class"
+    )
     expected = [[40, 40, 64, 60], [0, 0, 20, 20], [1, 0, 21, 20], [40, 40, 64, 60]]
-    assert torch.allclose(found["boxes"][0][kept], torch.tensor(expected, dtype=torch.float32), atol=1e-4)
+    assert torch.allclose(
+        found["boxes"][0][kept], torch.tensor(expected, dtype=torch.float32), atol=1e-4
+    )
     for key in ("boxes", "scores", "labels"):
         assert not found[key][0][~kept].any()
 
@@ -155,10 +173,14 @@ def test_detections_by_hand():
 def test_each_class_has_its_own_box():
     boxes = torch.tensor([[[10.0, 10, 30, 30]]])
     deltas = torch.zeros(1, 3, 4)
-    deltas[0, 1] = torch.tensor([5.0, 0, 0, 5 * math.log(2)])  # half a width to the right, twice as high
+    deltas[0, 1] = torch.tensor(
+        [5.0, 0, 0, 5 * math.log(2)]
+    )  # half a width to the right, twice as high
     found = detect(head(), scored([0.5, 0.4, 0.01]), boxes, deltas=deltas)
     assert found["labels"][0].tolist()[:2] == [1, 2]
-    assert torch.allclose(found["boxes"][0, :2], torch.tensor([[10.0, 10, 30, 30], [20, 0, 40, 40]]), atol=1e-4)
+    assert torch.allclose(
+        found["boxes"][0, :2], torch.tensor([[10.0, 10, 30, 30], [20, 0, 40, 40]]), atol=1e-4
+    )
 
 
 def random_scene() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,7 +194,9 @@ def test_detections_equal_torchvisions_suppression():
     found = detect(head(max_detections=480), logits, boxes, deltas=deltas)
     for i in range(2):
         real = every["valid"][i]
-        kept = _batched_nms_vanilla(every["boxes"][i][real], every["scores"][i][real], every["labels"][i][real], 0.5)
+        kept = _batched_nms_vanilla(
+            every["boxes"][i][real], every["scores"][i][real], every["labels"][i][real], 0.5
+        )
         assert 20 < len(kept) < real.sum()
         for key in ("boxes", "scores", "labels"):
             assert torch.equal(found[key][i][found["valid"][i]], every[key][i][real][kept]), key
@@ -190,7 +214,8 @@ def test_as_many_candidates_as_pass_the_threshold_are_as_good_as_all():
     logits, deltas, boxes = random_scene()
     passing = int((logits.softmax(1)[:, 1:] > 0.05).view(2, -1).sum(1).max())
     every, some, less = (
-        detect(head(candidates=n, max_detections=30), logits, boxes, deltas=deltas) for n in (480, passing, 25)
+        detect(head(candidates=n, max_detections=30), logits, boxes, deltas=deltas)
+        for n in (480, passing, 25)
     )
     assert passing < 480
     assert all(torch.equal(every[key], some[key]) for key in every)
@@ -222,5 +247,7 @@ def test_no_detection_is_zeros():
 
 
 def test_deltas_that_are_not_finite_give_numbers():
-    found = detect(head(), torch.zeros(2, 4), proposals(1, 2), deltas=torch.full((2, 3, 4), math.nan))
+    found = detect(
+        head(), torch.zeros(2, 4), proposals(1, 2), deltas=torch.full((2, 3, 4), math.nan)
+    )
     assert found["boxes"].isfinite().all() and not found["valid"].any()

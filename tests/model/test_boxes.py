@@ -11,14 +11,25 @@ from torchvision.ops import box_area, box_iou, clip_boxes_to_image, nms
 from torchvision.ops.boxes import _batched_nms_vanilla
 
 from maskrcnn_lit.model import boxes as boxes_module
-from maskrcnn_lit.model.boxes import area, clip, decode, encode, full_precision, intersection, iou, suppress
+from maskrcnn_lit.model.boxes import (
+    area,
+    clip,
+    decode,
+    encode,
+    full_precision,
+    intersection,
+    iou,
+    suppress,
+)
 
 BOX_HEAD = (10.0, 10.0, 5.0, 5.0)
 
 
 def random_boxes(*shape: int, extent: float = 100, side: float = 60) -> torch.Tensor:
     corner = torch.rand(*shape, 2, dtype=torch.float64) * extent
-    return torch.cat([corner, corner + 0.5 + torch.rand(*shape, 2, dtype=torch.float64) * side], dim=-1)
+    return torch.cat(
+        [corner, corner + 0.5 + torch.rand(*shape, 2, dtype=torch.float64) * side], dim=-1
+    )
 
 
 def test_full_precision_lifts_halves_only():
@@ -68,7 +79,9 @@ box_of = st.builds(lambda x, y, w, h: [x, y, x + w, y + h], corners, corners, si
 def test_decode_is_the_inverse_of_encode(reference: Any, target: Any, weights: Any):
     reference, target = (torch.tensor(b, dtype=torch.float64) for b in (reference, target))
     deltas = encode(target, reference, weights)
-    if (target[2:] - target[:2] < 62 * (reference[2:] - reference[:2])).all():  # more than that is cut off
+    if (
+        target[2:] - target[:2] < 62 * (reference[2:] - reference[:2])
+    ).all():  # more than that is cut off
         assert torch.allclose(decode(deltas, reference, weights), target, rtol=1e-9, atol=1e-7)
 
 
@@ -77,7 +90,10 @@ def test_deltas_equal_torchvision(weights: tuple[float, float, float, float]):
     coder = BoxCoder(weights)
     reference, target = random_boxes(50), random_boxes(50)
     assert torch.allclose(
-        encode(target, reference, weights), coder.encode_single(target, reference), rtol=1e-12, atol=1e-12
+        encode(target, reference, weights),
+        coder.encode_single(target, reference),
+        rtol=1e-12,
+        atol=1e-12,
     )
     deltas = torch.randn(50, 4, dtype=torch.float64) * 30  # many beyond the largest scale
     decoded = coder.decode_single(deltas, reference)
@@ -92,7 +108,9 @@ def test_a_side_grows_at_most_62_times():
 def test_clip_cuts_each_image_to_its_own_size():
     boxes = random_boxes(2, 40, extent=200, side=200) - 80
     sizes = torch.tensor([[60, 150], [150, 60]])
-    expected = torch.stack([clip_boxes_to_image(b, s) for b, s in zip(boxes, [(60, 150), (150, 60)], strict=True)])
+    expected = torch.stack(
+        [clip_boxes_to_image(b, s) for b, s in zip(boxes, [(60, 150), (150, 60)], strict=True)]
+    )
     assert torch.equal(clip(boxes, sizes), expected)
     assert clip(torch.tensor([[[-5.0, 70, 200, 80]]]), sizes[:1]).tolist() == [[[0, 60, 150, 60]]]
 
@@ -109,7 +127,9 @@ def as_elsewhere(boxes: torch.Tensor, *args: Any, **options: Any) -> torch.Tenso
     return suppress(boxes.as_subclass(Elsewhere), *args, **options).as_subclass(torch.Tensor)
 
 
-def greedy(boxes: torch.Tensor, threshold: float, groups: torch.Tensor | None = None) -> torch.Tensor:
+def greedy(
+    boxes: torch.Tensor, threshold: float, groups: torch.Tensor | None = None
+) -> torch.Tensor:
     """Torchvision's answer for rows sorted by falling score."""
     keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
     for i, row in enumerate(boxes):
@@ -151,8 +171,9 @@ def test_suppression_by_group_equals_torchvision():
 
 
 def chain(length: int) -> torch.Tensor:
-    """Each box overlaps the next with an IoU of 0.6 and the one after it with 1/3: the answer is every second one,
-    and a box's fate hangs on all before it."""
+    """Each box overlaps the next with an IoU of 0.6 and the one after it with 1/3: the answer is
+    every second one, and a box's fate hangs on all before it.
+    """
     x = torch.arange(length, dtype=torch.float64)
     return torch.stack([x, torch.zeros(length), x + 4, torch.ones(length)], dim=-1)[None]
 
@@ -165,7 +186,9 @@ def test_a_chain_is_settled_link_by_link():
         assert torch.equal(suppress(boxes, 0.5), every_second)
         if length <= 24:
             assert torch.equal(as_elsewhere(boxes, 0.5), every_second)
-    unsettled = as_elsewhere(chain(60), 0.5)  # too long for 24 rounds: the end keeps duplicates, and loses nothing
+    unsettled = as_elsewhere(
+        chain(60), 0.5
+    )  # too long for 24 rounds: the end keeps duplicates, and loses nothing
     assert torch.equal(unsettled[:, :24], greedy(chain(60), 0.5)[:, :24])
     assert unsettled[greedy(chain(60), 0.5)].all()
 
@@ -176,7 +199,9 @@ def test_rounds_after_the_last_change_change_nothing():
         assert torch.equal(as_elsewhere(boxes, 0.5), as_elsewhere(boxes, 0.5, iterations=100))
 
 
-def test_only_the_cpu_asks_an_operator_whose_shape_hangs_on_the_data(monkeypatch: pytest.MonkeyPatch):
+def test_only_the_cpu_asks_an_operator_whose_shape_hangs_on_the_data(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def read(*_: Any) -> torch.Tensor:
         raise AssertionError("a number that the host must wait for")
 
@@ -187,5 +212,7 @@ def test_only_the_cpu_asks_an_operator_whose_shape_hangs_on_the_data(monkeypatch
 
 
 def test_an_overlap_of_exactly_the_threshold_stays():
-    boxes = torch.tensor([[[0.0, 0, 2, 1], [1, 0, 2, 1], [0, 0, 2, 1.125]]])  # IoU with the first: 0.5 and 8/9
+    boxes = torch.tensor(
+        [[[0.0, 0, 2, 1], [1, 0, 2, 1], [0, 0, 2, 1.125]]]
+    )  # IoU with the first: 0.5 and 8/9
     assert suppress(boxes, 0.5).tolist() == [[True, True, False]]

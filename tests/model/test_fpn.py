@@ -16,7 +16,9 @@ def test_equals_torchvision(sides: tuple[int, ...]):
         for conv, block in zip(kind, blocks, strict=True):
             torch.nn.init.normal_(conv.bias)
             block[0].load_state_dict(conv.state_dict())
-    maps = [torch.randn(2, w, s, s + 3, dtype=torch.float64) for w, s in zip(widths, sides, strict=True)]
+    maps = [
+        torch.randn(2, w, s, s + 3, dtype=torch.float64) for w, s in zip(widths, sides, strict=True)
+    ]
     expected = theirs(OrderedDict(enumerate(maps)))
     pyramid = ours(maps)
     assert len(pyramid) == 5
@@ -30,13 +32,16 @@ def test_the_coarsest_map_reaches_every_level_and_the_finest_only_its_own():
     pyramid = fpn(maps)
     for source, reached in ((3, [True] * 5), (0, [True, False, False, False, False])):
         gradients = [
-            torch.autograd.grad(p.sum(), maps[source], retain_graph=True, allow_unused=True)[0] for p in pyramid
+            torch.autograd.grad(p.sum(), maps[source], retain_graph=True, allow_unused=True)[0]
+            for p in pyramid
         ]
         assert [g is not None and bool(g.any()) for g in gradients] == reached
 
 
 def test_p6_is_every_second_cell_of_p5():
-    *_, p5, p6 = FPN(in_channels=(4, 4, 4, 4), channels=4)([torch.randn(1, 4, s, s) for s in (40, 20, 10, 5)])
+    *_, p5, p6 = FPN(in_channels=(4, 4, 4, 4), channels=4)(
+        [torch.randn(1, 4, s, s) for s in (40, 20, 10, 5)]
+    )
     assert torch.equal(p6, p5[:, :, ::2, ::2])
 
 
@@ -48,4 +53,6 @@ def test_biases_begin_at_zero():
 
 def test_a_map_too_many_is_an_error():
     with pytest.raises(ValueError, match="longer"):
-        FPN(in_channels=(4, 8), channels=4)([torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)])
+        FPN(in_channels=(4, 8), channels=4)(
+            [torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)]
+        )

@@ -3,7 +3,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models.detection.roi_heads import fastrcnn_loss, maskrcnn_loss, project_masks_on_boxes
+from torchvision.models.detection.roi_heads import (
+    fastrcnn_loss,
+    maskrcnn_loss,
+    project_masks_on_boxes,
+)
 
 from maskrcnn_lit.model.losses import box_loss, class_loss, count, mask_loss, objectness_loss
 
@@ -25,7 +29,9 @@ def test_box_by_hand():
     targets = torch.tensor([[[0.05, -0.05, 1, -2], [9, 9, 9, 9]]])
     loss = box_loss(deltas, targets, flags([YES, NO]), flags([YES, YES]))
     quadratic, linear = 0.05**2 / 2 * 9, (1 - 1 / 18) + (2 - 1 / 18)
-    assert loss.item() == pytest.approx((2 * quadratic + linear) / 2), "over all sampled, not over the positives"
+    assert loss.item() == pytest.approx((2 * quadratic + linear) / 2), (
+        "over all sampled, not over the positives"
+    )
 
 
 def test_class_by_hand():
@@ -38,7 +44,9 @@ def test_smoothed_class_by_hand():
     logits = torch.tensor([[[math.log(4), 0.0, 0]]])
     loss = class_loss(logits, torch.tensor([[0]]), flags([YES]), smoothing=0.3)
     right, wrong = math.log(6 / 4), math.log(6)
-    assert loss.item() == pytest.approx(0.8 * right + 0.1 * wrong + 0.1 * wrong), "0.1 for each, and 0.7 for the right"
+    assert loss.item() == pytest.approx(0.8 * right + 0.1 * wrong + 0.1 * wrong), (
+        "0.1 for each, and 0.7 for the right"
+    )
 
 
 def test_mask_by_hand():
@@ -62,7 +70,9 @@ def test_class_and_box_equal_torchvision():
     every, positive = torch.ones(2, 30, dtype=torch.bool), labels > 0
     own = regression[torch.arange(60), labels.flatten()].view(2, 30, 4)
     assert class_loss(logits, labels, every).item() == pytest.approx(theirs[0].item(), rel=1e-12)
-    assert box_loss(own, targets, positive, every).item() == pytest.approx(theirs[1].item(), rel=1e-12)
+    assert box_loss(own, targets, positive, every).item() == pytest.approx(
+        theirs[1].item(), rel=1e-12
+    )
 
 
 def test_mask_equals_torchvision():
@@ -73,7 +83,9 @@ def test_mask_equals_torchvision():
     labels, instance = torch.tensor([1, 2, 4]), torch.tensor([0, 1, 2, 2, 1, 0])
     theirs = maskrcnn_loss(logits, [boxes], [masks], [labels], [instance])
     targets = project_masks_on_boxes(masks, boxes, instance, 28)
-    ours = mask_loss(logits[torch.arange(6), labels[instance]], targets, torch.ones(6, dtype=torch.bool))
+    ours = mask_loss(
+        logits[torch.arange(6), labels[instance]], targets, torch.ones(6, dtype=torch.bool)
+    )
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
 
 
@@ -82,21 +94,36 @@ def test_objectness_and_deltas_equal_torchvisions_sum_over_the_sampled():
     positive, valid = torch.rand(2, 40) < 0.3, torch.rand(2, 40) < 0.8
     positive &= valid
     expected = F.binary_cross_entropy_with_logits(logits[valid], positive[valid].float())
-    assert objectness_loss(logits, positive, valid).item() == pytest.approx(expected.item(), rel=1e-6)
-    expected = F.smooth_l1_loss(deltas[positive], targets[positive], beta=1 / 9, reduction="sum") / valid.sum()
-    assert box_loss(deltas, targets, positive, valid).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert objectness_loss(logits, positive, valid).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
+    expected = (
+        F.smooth_l1_loss(deltas[positive], targets[positive], beta=1 / 9, reduction="sum")
+        / valid.sum()
+    )
+    assert box_loss(deltas, targets, positive, valid).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
 
 
 def all_losses(extra: int, rubbish: float) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The four losses of the same ten samples and of `extra` padded ones, and the gradients of the ten."""
+    """The four losses of the same ten samples and of `extra` padded ones, and the gradients of the
+    ten.
+    """
     torch.manual_seed(7)
     values = [torch.randn(1, 10, dtype=torch.float64), torch.randn(1, 10, 4, dtype=torch.float64)]
-    values += [torch.randn(1, 10, 3, dtype=torch.float64), torch.randn(1, 10, 4, 4, dtype=torch.float64)]
+    values += [
+        torch.randn(1, 10, 3, dtype=torch.float64),
+        torch.randn(1, 10, 4, 4, dtype=torch.float64),
+    ]
     targets = torch.randn(1, 10, 4, dtype=torch.float64)
     masks = torch.rand(10, 4, 4, dtype=torch.float64)
     labels = torch.randint(0, 3, (1, 10))
     leaves = [v.requires_grad_() for v in values]
-    padded = [torch.cat([v, torch.randn(1, extra, *v.shape[2:], dtype=torch.float64)], dim=1) for v in leaves]
+    padded = [
+        torch.cat([v, torch.randn(1, extra, *v.shape[2:], dtype=torch.float64)], dim=1)
+        for v in leaves
+    ]
     logits, deltas, classes, mask_logits = padded
     labels = F.pad(labels, (0, extra))
     targets = F.pad(targets, (0, 0, 0, extra), value=rubbish)

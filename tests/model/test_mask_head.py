@@ -6,7 +6,9 @@ from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 
 
 def head(**options: int) -> MaskHead:
-    built = MaskHead(**{"channels": 6, "width": 8, "depth": 2, "pool": 7, "num_classes": 5, **options}).double()
+    built = MaskHead(
+        **{"channels": 6, "width": 8, "depth": 2, "pool": 7, "num_classes": 5, **options}
+    ).double()
     for parameter in built.parameters():  # far from the first step's zeros
         torch.nn.init.normal_(parameter, std=0.2)
     return built
@@ -14,7 +16,10 @@ def head(**options: int) -> MaskHead:
 
 def test_only_the_channel_of_the_class_is_computed_and_equals_the_whole_convolution():
     mask_head = head()
-    features, labels = torch.randn(9, 6, 7, 7, dtype=torch.float64), torch.tensor([1, 2, 3, 4, 5, 5, 1, 3, 2])
+    features, labels = (
+        torch.randn(9, 6, 7, 7, dtype=torch.float64),
+        torch.tensor([1, 2, 3, 4, 5, 5, 1, 3, 2]),
+    )
     hidden = features
     for conv in mask_head.convs:
         hidden = F.relu(conv(hidden))
@@ -34,7 +39,9 @@ def test_only_the_channel_of_the_class_is_computed_and_equals_the_whole_convolut
 
 def test_other_classes_get_no_gradient():
     mask_head = head()
-    mask_head(torch.randn(4, 6, 7, 7, dtype=torch.float64), torch.tensor([2, 4, 2, 4])).sum().backward()
+    mask_head(
+        torch.randn(4, 6, 7, 7, dtype=torch.float64), torch.tensor([2, 4, 2, 4])
+    ).sum().backward()
     for gradient in (mask_head.logits.weight.grad, mask_head.logits.bias.grad):
         assert [bool(row.any()) for row in gradient] == [False, True, False, True, False]
 
@@ -42,7 +49,10 @@ def test_other_classes_get_no_gradient():
 def test_background_reads_some_channel():
     """A slot without an object has label 0; no loss reads its mask, but it must be a number."""
     mask_head, features = head(), torch.randn(1, 6, 7, 7, dtype=torch.float64)
-    assert torch.equal(mask_head(features.clone(), torch.tensor([0])), mask_head(features.clone(), torch.tensor([1])))
+    assert torch.equal(
+        mask_head(features.clone(), torch.tensor([0])),
+        mask_head(features.clone(), torch.tensor([1])),
+    )
 
 
 def test_masks_begin_near_a_half():
@@ -57,11 +67,17 @@ def test_depth_is_the_number_of_convolutions(depth: int):
     assert [conv.in_channels for conv in head(depth=depth).convs] == [6, 8, 8, 8][:depth]
 
 
-def targets(region: list[float], crop: torch.Tensor, mask_box: list[float], size: int) -> torch.Tensor:
-    """Of one region and the second of two instances: the first is all object, so that a wrong index is seen."""
+def targets(
+    region: list[float], crop: torch.Tensor, mask_box: list[float], size: int
+) -> torch.Tensor:
+    """Of one region and the second of two instances: the first is all object, so that a wrong index
+    is seen.
+    """
     masks = torch.stack([torch.ones_like(crop), crop])
     boxes = torch.tensor([[0.0, 0, 500, 500], mask_box])
-    return mask_targets(torch.tensor([region], dtype=torch.float32), masks, boxes, torch.tensor([1]), size)[0]
+    return mask_targets(
+        torch.tensor([region], dtype=torch.float32), masks, boxes, torch.tensor([1]), size
+    )[0]
 
 
 def test_a_rectangle_in_a_crop():
@@ -72,10 +88,14 @@ def test_a_rectangle_in_a_crop():
     expected[1, 2:] = 1
     got = targets(box, crop, box, 4)
     assert torch.allclose(got, expected, atol=1e-5)
-    assert torch.equal(targets([24.5, 27.5, 37.5, 33.5], crop, box, 6), torch.ones(6, 6)), "inside of the rectangle"
+    assert torch.equal(targets([24.5, 27.5, 37.5, 33.5], crop, box, 6), torch.ones(6, 6)), (
+        "inside of the rectangle"
+    )
     assert not targets([11, 35, 37, 47], crop, box, 6).any(), "below it"
     stretched = targets([20.0, 40, 76, 96], crop, [20.0, 40, 76, 96], 4)
-    assert torch.allclose(stretched, got, atol=1e-5), "and where the crop lies, or how large it is, is no matter"
+    assert torch.allclose(stretched, got, atol=1e-5), (
+        "and where the crop lies, or how large it is, is no matter"
+    )
 
 
 def test_a_region_equal_to_the_mask_box_gets_the_crop():
@@ -98,7 +118,9 @@ def test_beyond_the_crop_is_background():
 def test_a_part_of_the_crop_is_enlarged():
     crop = torch.zeros(8, 8, dtype=torch.uint8)
     crop[:4, :4] = 1
-    got = targets([20.0, 20, 60, 60], crop, [0, 0, 80, 80], 4)  # the middle: a quarter of it is object
+    got = targets(
+        [20.0, 20, 60, 60], crop, [0, 0, 80, 80], 4
+    )  # the middle: a quarter of it is object
     assert got[0, 0] == 1 and not got[2:].any() and not got[:, 2:].any()
     assert ((got >= 0) & (got <= 1)).all()
 

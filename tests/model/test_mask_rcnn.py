@@ -1,24 +1,30 @@
-"""The whole forward: what it gives in each mode, what must have no influence, and that no shape hangs on data."""
+"""The whole forward: what it gives in each mode, what must have no influence, and that no shape
+hangs on data.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from models import make_batch, make_model
+from shapes_from_data import ShapesFromData
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
 from maskrcnn_lit.model import boxes, roi_align
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from tests.model.conftest import make_batch, make_model
-from tests.shapes_from_data import ShapesFromData
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
 
 def spread(model: MaskRCNN) -> MaskRCNN:
     """Weights that have opinions, so that there are proposals and detections of several classes."""
-    for layer, std in ((model.rpn.objectness, 0.5), (model.box_head.classes, 0.5), (model.mask_head.logits, 0.5)):
+    for layer, std in (
+        (model.rpn.objectness, 0.5),
+        (model.box_head.classes, 0.5),
+        (model.mask_head.logits, 0.5),
+    ):
         torch.nn.init.normal_(layer.weight, std=std)
     return model
 
@@ -50,7 +56,9 @@ def crowded(batch: Batch, box: list[float], image: int = 0) -> Batch:
 
 
 def unreadable(side: int = 64) -> Batch:
-    """As data/dataset.py fills the slot of a file that could not be decoded; a smaller side than the batch's too."""
+    """As data/dataset.py fills the slot of a file that could not be decoded; a smaller side than
+    the batch's too.
+    """
     batch = crowded(without_objects(1), [0, 0, side, side])
     return batch | {
         "images": torch.zeros_like(batch["images"]),
@@ -60,7 +68,13 @@ def unreadable(side: int = 64) -> Batch:
 
 
 def test_the_batches_of_these_tests_keep_the_contract():
-    for batch in (make_batch(), without_objects(), unreadable(), unreadable(40), crowded(make_batch(), [0, 0, 9, 9])):
+    for batch in (
+        make_batch(),
+        without_objects(),
+        unreadable(),
+        unreadable(40),
+        crowded(make_batch(), [0, 0, 9, 9]),
+    ):
         check_batch(batch, 3)
 
 
@@ -80,12 +94,21 @@ def test_evaluation_without_targets_gives_detections():
     assert output.losses == {} and output.box_labels is None
     found = output.detections
     count = found["scores"].shape[1]
-    shapes = {"boxes": (2, count, 4), "scores": (2, count), "labels": (2, count), "valid": (2, count)}
+    shapes = {
+        "boxes": (2, count, 4),
+        "scores": (2, count),
+        "labels": (2, count),
+        "valid": (2, count),
+    }
     assert {k: tuple(v.shape) for k, v in found.items()} == shapes | {"masks": (2, count, 28, 28)}
     valid = found["valid"]
     assert valid.any() and count <= 100
-    assert ((found["labels"] >= 1) & (found["labels"] <= 3))[valid].all() and not found["labels"][~valid].any()
-    assert (found["scores"][valid] > 0.05).all() and (found["scores"][:, :-1] >= found["scores"][:, 1:]).all()
+    assert ((found["labels"] >= 1) & (found["labels"] <= 3))[valid].all() and not found["labels"][
+        ~valid
+    ].any()
+    assert (found["scores"][valid] > 0.05).all() and (
+        found["scores"][:, :-1] >= found["scores"][:, 1:]
+    ).all()
     assert ((found["masks"] > 0) & (found["masks"] < 1)).all() and found["masks"].std() > 0.01
     assert (found["boxes"] >= 0).all() and (found["boxes"] <= 64).all()
 
@@ -104,7 +127,9 @@ def test_each_mask_is_of_its_own_box_and_class():
     found = model(batch).detections
     pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
     image, slot = 1, int(found["valid"][1].sum()) - 1
-    features = model.pool([p[image : image + 1] for p in pyramid], found["boxes"][image, slot][None, None], 14)
+    features = model.pool(
+        [p[image : image + 1] for p in pyramid], found["boxes"][image, slot][None, None], 14
+    )
     expected = model.mask_head(features, found["labels"][image, slot][None]).sigmoid()[0]
     assert torch.allclose(found["masks"][image, slot], expected, atol=1e-5)
 
@@ -114,7 +139,9 @@ def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm
     model, batch = spread(make_model(norm=norm)), make_batch()
     with torch.no_grad():
         training = model.train()(batch).losses if norm == "frozen" else None
-        statistics = {k: v.clone() for k, v in model.state_dict().items() if "running" in k or "tracked" in k}
+        statistics = {
+            k: v.clone() for k, v in model.state_dict().items() if "running" in k or "tracked" in k
+        }
         passes: list[object] = []
         hook = model.backbone.register_forward_hook(lambda *_: passes.append(1))
         output = model.eval()(batch)
@@ -123,7 +150,9 @@ def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm
     assert len(passes) == 1
     assert set(output.losses) == LOSSES and all(loss.isfinite() for loss in output.losses.values())
     if training is not None:
-        assert {k: v.item() for k, v in output.losses.items()} == {k: v.item() for k, v in training.items()}
+        assert {k: v.item() for k, v in output.losses.items()} == {
+            k: v.item() for k, v in training.items()
+        }
     for name, value in statistics.items():
         assert torch.equal(model.state_dict()[name], value), name
     assert alone["valid"].any()
@@ -131,10 +160,14 @@ def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm
         assert torch.equal(output.detections[key], value), "targets have no say in detections"
 
 
-def test_losses_sample_from_trainings_proposals_and_detections_from_those_of_inference(monkeypatch: pytest.MonkeyPatch):
+def test_losses_sample_from_trainings_proposals_and_detections_from_those_of_inference(
+    monkeypatch: pytest.MonkeyPatch,
+):
     model, batch, phases = make_model(), make_batch(), []
     propose = model.rpn.propose
-    monkeypatch.setattr(model.rpn, "propose", lambda *args: phases.append(args[-1]) or propose(*args))
+    monkeypatch.setattr(
+        model.rpn, "propose", lambda *args: phases.append(args[-1]) or propose(*args)
+    )
     for training, targets, expected in (
         (True, True, ["train"]),
         (False, True, ["train", "test"]),
@@ -151,13 +184,17 @@ def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
     pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
     for i in range(2):
         for j in range(4):
-            features = model.pool([p[i : i + 1] for p in pyramid], batch["boxes"][i, j][None, None], 7)
+            features = model.pool(
+                [p[i : i + 1] for p in pyramid], batch["boxes"][i, j][None, None], 7
+            )
             assert output.box_labels[i, j] == model.box_head(features)[0].argmax()
         features = model.pool([p[i : i + 1] for p in pyramid], torch.zeros(1, 1, 4), 7)
         assert output.empty_labels[i] == model.box_head(features)[0].argmax()
     for label in (0, 2):
         torch.nn.init.zeros_(model.box_head.classes.weight)
-        model.box_head.classes.bias.data = torch.nn.functional.one_hot(torch.tensor(label), 4).float()
+        model.box_head.classes.bias.data = torch.nn.functional.one_hot(
+            torch.tensor(label), 4
+        ).float()
         assert (model(batch).box_labels == label).all(), "background is a class too"
 
 
@@ -216,7 +253,9 @@ CROWD = [4.0, 8.0, 44.0, 60.0]
 
 
 def gradient_at_anchors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of the RPN's logits and deltas, where every anchor is in the sample; and the anchors."""
+    """Gradients of the RPN's logits and deltas, where every anchor is in the sample; and the
+    anchors.
+    """
     torch.manual_seed(2)
     model = make_model()
     model.rpn.batch_size, model.rpn.positive_fraction = 10**6, 1.0
@@ -234,10 +273,14 @@ def test_anchors_in_a_crowd_region_get_no_gradient():
     plain = make_batch(1, objects=0)
     logits, _, anchors = gradient_at_anchors(plain)
     hidden = inside(anchors, CROWD)
-    assert hidden.sum() > 50 and (logits[0] != 0).all(), "without the crowd region all of them are background"
+    assert hidden.sum() > 50 and (logits[0] != 0).all(), (
+        "without the crowd region all of them are background"
+    )
     logits, deltas, _ = gradient_at_anchors(crowded(plain, CROWD))
     assert not logits[0, hidden].any() and not deltas[0, hidden].any()
-    apart = (anchors[:, 0] >= 44) | (anchors[:, 1] >= 60) | (anchors[:, 2] <= 4) | (anchors[:, 3] <= 8)
+    apart = (
+        (anchors[:, 0] >= 44) | (anchors[:, 1] >= 60) | (anchors[:, 2] <= 4) | (anchors[:, 3] <= 8)
+    )
     assert apart.sum() > 50 and (logits[0, apart] > 0).all(), "elsewhere all is as before"
 
 
@@ -252,7 +295,9 @@ def test_an_object_in_a_crowd_region_is_learnt():
 
 
 def gradient_at_regions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the class logits of every proposal that is drawn (all that may be), and which slots are in CROWD."""
+    """Gradient of the class logits of every proposal that is drawn (all that may be), and which
+    slots are in CROWD.
+    """
     torch.manual_seed(2)
     head = make_model(regions=500).box_head
     corner = torch.rand(1, 300, 2) * 50
@@ -274,7 +319,9 @@ def test_regions_in_a_crowd_region_get_no_gradient():
     assert not got[hidden].any() and got[~hidden].sum() > 30
 
 
-def pyramid_gradients(model: MaskRCNN, batch: Batch) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+def pyramid_gradients(
+    model: MaskRCNN, batch: Batch
+) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     held: list[torch.Tensor] = []
 
     def keep(_: Any, __: Any, maps: list[torch.Tensor]) -> None:
@@ -299,7 +346,9 @@ def test_an_unreadable_image_changes_nothing(side: int):
         assert not level[2].any()
         assert torch.allclose(level[:2], expected_level, rtol=1e-3, atol=1e-7)
     readable = joined(
-        batch, unreadable(side) | {"readable": torch.tensor([True]), "crowd": torch.zeros(1, 4, dtype=torch.bool)}
+        batch,
+        unreadable(side)
+        | {"readable": torch.tensor([True]), "crowd": torch.zeros(1, 4, dtype=torch.bool)},
     )
     model.rpn.batch_size = 10**6  # or the few anchors of p6 may not be in the sample
     _, gradients = pyramid_gradients(model, readable)
@@ -370,9 +419,13 @@ def test_what_padded_slots_and_pixels_hold_changes_nothing():
     garbage["mask_boxes"][:, 2:] = torch.tensor([3.0, 4, 30, 31])
     for mode in (True, False):
         clean, dirty = (model.train(mode)(b) for b in (batch, garbage))
-        assert {k: v.item() for k, v in clean.losses.items()} == {k: v.item() for k, v in dirty.losses.items()}
+        assert {k: v.item() for k, v in clean.losses.items()} == {
+            k: v.item() for k, v in dirty.losses.items()
+        }
     assert clean.detections["valid"].any()
-    assert all(torch.equal(clean.detections[key], dirty.detections[key]) for key in clean.detections)
+    assert all(
+        torch.equal(clean.detections[key], dirty.detections[key]) for key in clean.detections
+    )
 
 
 def test_a_batch_of_images_is_each_image_alone():
@@ -406,8 +459,12 @@ def test_the_guard_sees_what_it_should():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(training: bool, monkeypatch: pytest.MonkeyPatch):
-    """The CPU reads counts to save work (boxes.free_to_read); a GPU and torch.compile do all of it. One result."""
+def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
+    training: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """The CPU reads counts to save work (boxes.free_to_read); a GPU and torch.compile do all of it.
+    One result.
+    """
     model, batch = spread(make_model(norm="frozen")).train(training), make_batch(objects=4)
     model.box_head.score_threshold = 0.6  # fewer detections than slots
 
@@ -422,9 +479,12 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(training:
 
     with ShapesFromData() as reading:
         expected, gradients = run()
-    # The number of positives, and what suppression keeps of each group of boxes; in inference the detections' too.
+    # The number of positives, and what suppression keeps of each group of boxes; in inference the
+    # detections' too.
     assert reading.count.keys() == {"_local_scalar_dense", "_unique2", "nms"}
-    assert reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["nms"] >= 5
+    assert (
+        reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["nms"] >= 5
+    )
     monkeypatch.setattr(boxes, "READ", False)
     with ShapesFromData() as guard:
         output, found = run()
@@ -436,16 +496,22 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(training:
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-7)
     if not training:
         most = expected.detections["valid"].shape[1]
-        assert most < output.detections["valid"].shape[1] and not output.detections["valid"][:, most:].any()
+        assert (
+            most < output.detections["valid"].shape[1]
+            and not output.detections["valid"][:, most:].any()
+        )
         valid = expected.detections["valid"]
         for key, value in expected.detections.items():
-            assert torch.allclose(output.detections[key][:, :most][valid].float(), value[valid].float(), atol=1e-4), key
+            assert torch.allclose(
+                output.detections[key][:, :most][valid].float(), value[valid].float(), atol=1e-4
+            ), key
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_on_a_gpu_nothing_is_read_by_the_host(training: bool):
-    """A forward on tensors without values that say they lie on a GPU: what needs a value, or makes a shape of one,
-    raises; so does an operator between devices."""
+    """A forward on tensors without values that say they lie on a GPU: what needs a value, or makes
+    a shape of one, raises; so does an operator between devices.
+    """
     model, batch = make_model().train(training), make_batch()
     with FakeTensorMode():
 
@@ -454,9 +520,13 @@ def test_on_a_gpu_nothing_is_read_by_the_host(training: bool):
 
         state = {name: torch.nn.Parameter(far(p)) for name, p in model.named_parameters()}
         state |= {name: far(b) for name, b in model.named_buffers()}
-        output = torch.func.functional_call(model, state, ({key: far(value) for key, value in batch.items()},))
+        output = torch.func.functional_call(
+            model, state, ({key: far(value) for key, value in batch.items()},)
+        )
     roi_align._layout.cache_clear()  # it holds tensors without values now
-    assert {loss.device.type for loss in output.losses.values()} == {"cuda"} and len(output.losses) == 5
+    assert {loss.device.type for loss in output.losses.values()} == {"cuda"} and len(
+        output.losses
+    ) == 5
     if not training:
         assert output.detections["boxes"].shape == (2, 100, 4)
         assert output.detections["masks"].shape == (2, 100, 28, 28)
@@ -467,14 +537,17 @@ def test_the_masks_slots_hold_every_positive():
     model = make_model(regions=8)
     positive = torch.tensor([[0, 1, 0, 0, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 1]], dtype=torch.bool)
     assert model.with_masks(positive).tolist() == [1, 4, 15]
-    assert model.with_masks(torch.zeros_like(positive)).tolist() == [0], "never none: every weight gets a gradient"
+    assert model.with_masks(torch.zeros_like(positive)).tolist() == [0], (
+        "never none: every weight gets a gradient"
+    )
 
 
 def test_each_region_learns_the_mask_of_its_own_image():
     model, batch = make_model(), joined(without_objects(1), make_batch(1))
     torch.nn.init.zeros_(model.mask_head.logits.weight)
     torch.nn.init.constant_(model.mask_head.logits.bias, 20.0)
-    # Every pixel says object: a loss of 20 where there is none. The second image's masks are full, the first has none.
+    # Every pixel says object: a loss of 20 where there is none. The second image's masks are full,
+    # the first has none.
     assert model(batch).losses["mask"].item() < 8
     assert model(batch | {"masks": batch["masks"] * 0}).losses["mask"].item() == pytest.approx(20)
 
@@ -491,7 +564,9 @@ def test_bfloat16_is_finite_and_near():
         assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.03), name
     assert all(p.grad.isfinite().all() for p in model.parameters())
     cosine = torch.nn.functional.cosine_similarity(
-        torch.cat([g.flatten() for g in gradients]), torch.cat([p.grad.flatten() for p in model.parameters()]), dim=0
+        torch.cat([g.flatten() for g in gradients]),
+        torch.cat([p.grad.flatten() for p in model.parameters()]),
+        dim=0,
     )
     assert cosine > 0.9
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
@@ -528,12 +603,16 @@ def test_frozen_stages_hold_no_gradient_and_every_other_weight_one():
     frozen = ("backbone.body.conv1", "backbone.body.bn1", "backbone.body.layer1")
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) is name.startswith(frozen), name
-    moved = {name for name, value in before.items() if not torch.equal(model.state_dict()[name], value)}
+    moved = {
+        name for name, value in before.items() if not torch.equal(model.state_dict()[name], value)
+    }
     assert moved == {name for name in before if not name.startswith(frozen)}
 
 
 def test_training_goes_on_after_an_inference():
-    """Lightning validates in inference mode before the first step: what is kept from there must not spoil a step."""
+    """Lightning validates in inference mode before the first step: what is kept from there must not
+    spoil a step.
+    """
     roi_align._layout.cache_clear()
     model, batch = make_model(), make_batch()
     with torch.inference_mode():
@@ -560,17 +639,25 @@ def test_building_joins_the_parts():
     assert model.box_head.classes.out_features == 8 and model.box_head.deltas.out_features == 28
     assert model.mask_head.logits.out_channels == 7 and model.mask_head.convs[0].in_channels == 24
     assert model.strides == [4, 8, 16, 32]
-    assert {"mean", "std"}.isdisjoint(model.state_dict()), "of the configuration, not of the weights"
+    assert {"mean", "std"}.isdisjoint(model.state_dict()), (
+        "of the configuration, not of the weights"
+    )
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
 def test_heads_with_norms_and_more_layers_learn(norm: str):
-    """Those of torchvision's second version, small: a gradient for every parameter, detections in evaluation."""
+    """Those of torchvision's second version, small: a gradient for every parameter, detections in
+    evaluation.
+    """
     model, batch = make_model(rpn_depth=2, convs=2, fcs=1, head_norm=norm, depth=2), make_batch()
     losses = model(batch).losses
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert len(model.rpn.convs) == 2 and len(model.box_head.convs) == 2 and len(model.box_head.fcs) == 1
+    assert (
+        len(model.rpn.convs) == 2
+        and len(model.box_head.convs) == 2
+        and len(model.box_head.fcs) == 1
+    )
     assert model.mask_head.needs_positives is (norm == "batch")
     assert model.eval()(batch).detections is not None

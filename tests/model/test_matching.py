@@ -3,8 +3,8 @@ import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
-from maskrcnn_lit.data.seeds import REGIONS, random_keys
-from maskrcnn_lit.model.matching import BACKGROUND, IGNORED, OBJECT, match, sample, take
+from maskrcnn_lit.model.matching import BACKGROUND, IGNORED, OBJECT, match, take
+from maskrcnn_lit.model.sampling import REGIONS, random_keys, sample
 
 RPN = {"object_iou": 0.7, "background_iou": 0.3, "keep_best": True}
 HEAD = {"object_iou": 0.5, "background_iou": 0.5, "keep_best": False}
@@ -12,24 +12,36 @@ HEAD = {"object_iou": 0.5, "background_iou": 0.5, "keep_best": False}
 
 def random_boxes(*shape: int) -> torch.Tensor:
     corner = torch.rand(*shape, 2, dtype=torch.float64) * 100
-    return torch.cat([corner, corner + 20 + torch.rand(*shape, 2, dtype=torch.float64) * 40], dim=-1)
+    return torch.cat(
+        [corner, corner + 20 + torch.rand(*shape, 2, dtype=torch.float64) * 40], dim=-1
+    )
 
 
 def scene(images: int = 3, slots: int = 6, candidates: int = 500) -> tuple[torch.Tensor, ...]:
-    """Candidates, many of them near the boxes; boxes; valid: image 0 is full, others have fewer, the last has none."""
+    """Candidates, many of them near the boxes; boxes; valid: image 0 is full, others have fewer,
+    the last has none.
+    """
     boxes = random_boxes(images, slots)
     valid = torch.arange(slots) < torch.linspace(slots, 0, images).long()[:, None]
     near = boxes.repeat(1, 30, 1) + torch.randn(images, 30 * slots, 4, dtype=torch.float64) * 3
-    return torch.cat([near, random_boxes(images, candidates)], dim=1), boxes * valid[..., None], valid
+    return (
+        torch.cat([near, random_boxes(images, candidates)], dim=1),
+        boxes * valid[..., None],
+        valid,
+    )
 
 
 @pytest.mark.parametrize(
-    "rule", [RPN, HEAD, HEAD | {"object_iou": 0.6, "background_iou": 0.4}], ids=["rpn", "head", "gap"]
+    "rule",
+    [RPN, HEAD, HEAD | {"object_iou": 0.6, "background_iou": 0.4}],
+    ids=["rpn", "head", "gap"],
 )
 def test_equals_torchvision(rule: dict[str, float]):
     candidates, boxes, valid = scene()
     index, kind = match(candidates, boxes, valid, torch.zeros_like(valid), **rule)
-    matcher = Matcher(rule["object_iou"], rule["background_iou"], allow_low_quality_matches=rule["keep_best"])
+    matcher = Matcher(
+        rule["object_iou"], rule["background_iou"], allow_low_quality_matches=rule["keep_best"]
+    )
     for i in range(2):
         expected = matcher(box_iou(boxes[i][valid[i]], candidates[i]))
         assert torch.equal(kind[i] == OBJECT, expected >= 0)
@@ -37,30 +49,44 @@ def test_equals_torchvision(rule: dict[str, float]):
         assert torch.equal(kind[i] == IGNORED, expected == Matcher.BETWEEN_THRESHOLDS)
         assert torch.equal(index[i][expected >= 0], expected[expected >= 0])
         assert (expected >= 0).sum() > 10 and (expected == -1).sum() > 10
-    assert not valid[2].any() and (kind[2] == BACKGROUND).all(), "without an object all is background"
+    assert not valid[2].any() and (kind[2] == BACKGROUND).all(), (
+        "without an object all is background"
+    )
 
 
 def test_every_object_keeps_its_best_candidate_only_where_asked():
     box = torch.tensor([[[0.0, 0, 10, 10]]])
-    candidates = torch.tensor([[[0.0, 0, 10, 2], [0, 0, 4, 10], [6, 0, 10, 10], [50, 50, 60, 60]]])  # 0.2, 0.4, 0.4, 0
+    candidates = torch.tensor(
+        [[[0.0, 0, 10, 2], [0, 0, 4, 10], [6, 0, 10, 10], [50, 50, 60, 60]]]
+    )  # 0.2, 0.4, 0.4, 0
     valid, crowd = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
-    _, kind = match(candidates, box, valid, crowd, object_iou=0.7, background_iou=0.3, keep_best=True)
+    _, kind = match(
+        candidates, box, valid, crowd, object_iou=0.7, background_iou=0.3, keep_best=True
+    )
     assert kind.tolist() == [[BACKGROUND, OBJECT, OBJECT, BACKGROUND]]
-    _, kind = match(candidates, box, valid, crowd, object_iou=0.7, background_iou=0.3, keep_best=False)
+    _, kind = match(
+        candidates, box, valid, crowd, object_iou=0.7, background_iou=0.3, keep_best=False
+    )
     assert kind.tolist() == [[BACKGROUND, IGNORED, IGNORED, BACKGROUND]]
 
 
 def test_at_the_limits():
     box = torch.tensor([[[0.0, 0, 10, 10]]])
-    candidates = torch.tensor([[[0.0, 0, 10, 5], [0, 0, 10, 2.5], [0, 0, 10, 2.4]]])  # IoU 0.5, 0.25, 0.24
+    candidates = torch.tensor(
+        [[[0.0, 0, 10, 5], [0, 0, 10, 2.5], [0, 0, 10, 2.4]]]
+    )  # IoU 0.5, 0.25, 0.24
     valid, crowd = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
-    _, kind = match(candidates, box, valid, crowd, object_iou=0.5, background_iou=0.25, keep_best=False)
+    _, kind = match(
+        candidates, box, valid, crowd, object_iou=0.5, background_iou=0.25, keep_best=False
+    )
     assert kind.tolist() == [[OBJECT, IGNORED, BACKGROUND]], "at least the one, less than the other"
 
 
 def test_padding_is_never_matched():
     candidates, boxes, valid = scene()
-    garbage = torch.where(valid[..., None], boxes, candidates[:, : boxes.shape[1]])  # boxes that candidates hit exactly
+    garbage = torch.where(
+        valid[..., None], boxes, candidates[:, : boxes.shape[1]]
+    )  # boxes that candidates hit exactly
     crowd = torch.zeros_like(valid)
     for rule in (RPN, HEAD):
         index, kind = match(candidates, garbage, valid, crowd, **rule)
@@ -113,14 +139,20 @@ def test_the_sample_has_the_counts_asked_for_and_no_candidate_twice():
     positives = drawn.positive.sum(1)
     assert torch.equal(positives, objects.clamp(max=16))
     assert torch.equal(drawn.valid.sum(1), positives + torch.minimum(background, 64 - positives))
-    assert positives.tolist()[1:] == [16, 16, 0] and 0 < positives[0] < 16 and drawn.valid[2].sum() < 64
+    assert (
+        positives.tolist()[1:] == [16, 16, 0]
+        and 0 < positives[0] < 16
+        and drawn.valid[2].sum() < 64
+    )
     for i in range(4):
         chosen = drawn.indices[i][drawn.valid[i]]
         assert len(chosen.unique()) == len(chosen)
         assert (kind[i][drawn.indices[i][drawn.positive[i]]] == OBJECT).all()
         assert (kind[i][drawn.indices[i][drawn.valid[i] & ~drawn.positive[i]]] == BACKGROUND).all()
         assert not (drawn.positive[i] & ~drawn.valid[i]).any()
-    assert (drawn.indices >= 0).all() and (drawn.indices < kind.shape[1]).all(), "empty slots point at something too"
+    assert (drawn.indices >= 0).all() and (drawn.indices < kind.shape[1]).all(), (
+        "empty slots point at something too"
+    )
 
 
 def test_a_sample_larger_than_the_candidates_takes_them_all():
@@ -140,14 +172,22 @@ def test_every_candidate_is_drawn_as_often():
     torch.manual_seed(1)
     kind = torch.tensor([OBJECT] * 20 + [BACKGROUND] * 40 + [IGNORED] * 5)[None].expand(20000, -1)
     drawn = sample(kind, torch.rand(kind.shape), count=16, positive_fraction=0.25)
-    often = torch.zeros(65).index_add(0, drawn.indices.flatten(), drawn.valid.flatten().float()) / 20000
-    assert torch.allclose(often[:20], torch.full((20,), 4 / 20), atol=0.012)  # four standard deviations
+    often = (
+        torch.zeros(65).index_add(0, drawn.indices.flatten(), drawn.valid.flatten().float()) / 20000
+    )
+    assert torch.allclose(
+        often[:20], torch.full((20,), 4 / 20), atol=0.012
+    )  # four standard deviations
     assert torch.allclose(often[20:60], torch.full((40,), 12 / 40), atol=0.014)
     assert not often[60:].any()
-    pairs = torch.zeros(20000, 20)  # and two of them together as often as chance has it: independent draws
+    pairs = torch.zeros(
+        20000, 20
+    )  # and two of them together as often as chance has it: independent draws
     pairs.scatter_(1, torch.where(drawn.positive, drawn.indices, 0), 1.0)
     together = (pairs.T @ pairs / 20000)[1:, 1:]
-    assert torch.allclose(together[~torch.eye(19, dtype=torch.bool)], torch.tensor(4 / 20 * 3 / 19), atol=0.008)
+    assert torch.allclose(
+        together[~torch.eye(19, dtype=torch.bool)], torch.tensor(4 / 20 * 3 / 19), atol=0.008
+    )
 
 
 def test_the_same_keys_draw_what_torchvision_draws(monkeypatch: pytest.MonkeyPatch):
@@ -159,15 +199,21 @@ def test_the_same_keys_draw_what_torchvision_draws(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(torch, "randperm", lambda *_, held=held, **__: held.pop(0))
         (positive,), (negative,) = theirs([kind[i]])
         monkeypatch.undo()
-        ours = [drawn.indices[i][m] for m in (drawn.positive[i], drawn.valid[i] & ~drawn.positive[i])]
+        ours = [
+            drawn.indices[i][m] for m in (drawn.positive[i], drawn.valid[i] & ~drawn.positive[i])
+        ]
         assert torch.equal(ours[0].sort().values, positive.nonzero()[:, 0])
         assert torch.equal(ours[1].sort().values, negative.nonzero()[:, 0])
 
 
 def test_every_candidate_is_drawn_as_often_with_them():
     kind = torch.tensor([OBJECT] * 20 + [BACKGROUND] * 40)[None].expand(20000, -1)
-    drawn = sample(kind, random_keys(torch.arange(20000), REGIONS, 60), count=16, positive_fraction=0.25)
-    often = torch.zeros(60).index_add(0, drawn.indices.flatten(), drawn.valid.flatten().float()) / 20000
+    drawn = sample(
+        kind, random_keys(torch.arange(20000), REGIONS, 60), count=16, positive_fraction=0.25
+    )
+    often = (
+        torch.zeros(60).index_add(0, drawn.indices.flatten(), drawn.valid.flatten().float()) / 20000
+    )
     assert torch.allclose(often[:20], torch.full((20,), 4 / 20), atol=0.012)
     assert torch.allclose(often[20:], torch.full((40,), 12 / 40), atol=0.014)
 

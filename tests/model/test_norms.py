@@ -6,7 +6,15 @@ from torch import nn
 from torchvision.ops.misc import Conv2dNormActivation
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm, conv, fold_frozen, groups, norm_of, replace_norms
+from maskrcnn_lit.model.norms import (
+    FoldedConv,
+    FrozenBatchNorm,
+    conv,
+    fold_frozen,
+    groups,
+    norm_of,
+    replace_norms,
+)
 
 
 def trained(channels: int = 6) -> nn.BatchNorm2d:
@@ -34,7 +42,8 @@ def test_a_frozen_norm_does_not_move():
 
 
 @pytest.mark.parametrize(
-    ("channels", "expected"), [(256, 32), (64, 32), (48, 16), (24, 8), (40, 8), (16, 8), (6, 2), (7, 1), (2, 1), (1, 1)]
+    ("channels", "expected"),
+    [(256, 32), (64, 32), (48, 16), (24, 8), (40, 8), (16, 8), (6, 2), (7, 1), (2, 1), (1, 1)],
 )
 def test_groups_divide_the_channels_and_have_two_each(channels: int, expected: int):
     assert groups(channels) == expected
@@ -42,7 +51,9 @@ def test_groups_divide_the_channels_and_have_two_each(channels: int, expected: i
 
 
 def test_an_unknown_norm_is_told():
-    with pytest.raises(UserError, match="norm=layer is unknown; choose one of frozen, batch, sync, group"):
+    with pytest.raises(
+        UserError, match="norm=layer is unknown; choose one of frozen, batch, sync, group"
+    ):
         norm_of("layer", 4)
 
 
@@ -58,13 +69,17 @@ class WithActivation(nn.BatchNorm2d):
 
 
 def test_every_batch_norm_is_replaced_and_its_activation_stays():
-    net = nn.Sequential(Conv2dNormActivation(3, 4), nn.Sequential(WithActivation(4)), nn.LayerNorm([4, 8, 8])).eval()
+    net = nn.Sequential(
+        Conv2dNormActivation(3, 4), nn.Sequential(WithActivation(4)), nn.LayerNorm([4, 8, 8])
+    ).eval()
     nn.init.normal_(net[1][0].bias)
     x = torch.randn(2, 3, 8, 8)
     expected = net(x)
     replace_norms(net, "frozen")
     assert sum(type(m) is FrozenBatchNorm for m in net.modules()) == 2
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) and isinstance(net[2], nn.LayerNorm)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) and isinstance(
+        net[2], nn.LayerNorm
+    )
     assert torch.allclose(net(x), expected, atol=1e-6)
     replace_norms(other := nn.Sequential(nn.BatchNorm2d(4)), "batch", eps=0.5)
     assert type(other[0]) is nn.BatchNorm2d and other[0].eps == 0.5
@@ -81,11 +96,15 @@ def test_a_convolution_keeps_the_size(size: int, norm: str | None):
 
 def test_a_folded_norm_is_in_the_convolution_and_keeps_its_name():
     torch.manual_seed(0)
-    pair = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), norm_of("frozen", 6, like=trained()), nn.ReLU())
+    pair = nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False), norm_of("frozen", 6, like=trained()), nn.ReLU()
+    )
     plain, x = copy.deepcopy(pair), torch.randn(2, 3, 8, 8)
     fold_frozen(pair)
     assert type(pair[0]) is FoldedConv and list(pair.state_dict()) == list(plain.state_dict())
-    again = copy.deepcopy(pair)  # it does the norm beside it, and not the one that it was copied from
+    again = copy.deepcopy(
+        pair
+    )  # it does the norm beside it, and not the one that it was copied from
     again[1].bias.add_(1)
     assert torch.allclose(pair(x), plain(x), atol=1e-5) and not torch.allclose(again(x), pair(x))
     pair(x).sum().backward()

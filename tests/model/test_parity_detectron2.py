@@ -1,6 +1,8 @@
-"""Detectron2 from its equations: what its Mask R-CNN on a ResNet-50 with FPN computes in inference, written plainly
-from the layouts of its weights and compared with ours layer by layer, on a real image, in float64 (then a top-k or a
-suppression that hangs on the last digit does not decide). Its own code is not needed, and not installed."""
+"""Detectron2 from its equations: what its Mask R-CNN on a ResNet-50 with FPN computes in inference,
+written plainly from the layouts of its weights and compared with ours layer by layer, on a real
+image, in float64 (then a top-k or a suppression that hangs on the last digit does not decide). Its
+own code is not needed, and not installed.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -10,14 +12,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.ops
+from detectron2_names import BLOCKS, published_shapes
 from PIL import Image
 from torch import Tensor
 
-from maskrcnn_lit.config import build, compose
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from tests.detectron2_names import BLOCKS, published_shapes
+from maskrcnn_lit.model.pretrained import convert as weights
 
 State = dict[str, Tensor]
 HEIGHT, WIDTH = 120, 150  # of the image
@@ -43,7 +45,9 @@ def conv(state: State, name: str, x: Tensor, stride: int = 1) -> Tensor:
 def normed(state: State, name: str, x: Tensor, stride: int = 1) -> Tensor:
     """FrozenBatchNorm2d after a convolution without bias."""
     x = conv(state, name, x, stride)
-    weight, bias, mean, var = (state[f"{name}.norm.{k}"] for k in ("weight", "bias", "running_mean", "running_var"))
+    weight, bias, mean, var = (
+        state[f"{name}.norm.{k}"] for k in ("weight", "bias", "running_mean", "running_var")
+    )
     scale = weight / torch.sqrt(var + 1e-5)
     return x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
 
@@ -61,7 +65,10 @@ def bottom_up(state: State, image: Tensor, depth: int = 50) -> list[Tensor]:
     maps = []
     for stage, blocks in enumerate(BLOCKS[depth], start=2):
         for block in range(blocks):
-            name, stride = f"backbone.bottom_up.res{stage}.{block}", 2 if block == 0 and stage > 2 else 1
+            name, stride = (
+                f"backbone.bottom_up.res{stage}.{block}",
+                2 if block == 0 and stage > 2 else 1,
+            )
             shortcut = normed(state, f"{name}.shortcut", x, stride) if block == 0 else x
             out = F.relu(normed(state, f"{name}.conv1", x, stride))
             out = F.relu(normed(state, f"{name}.conv2", out))
@@ -82,7 +89,9 @@ def fpn(state: State, maps: list[Tensor]) -> list[Tensor]:
 
 
 def anchors_of(pyramid: list[Tensor]) -> list[Tensor]:
-    """Each level's: by row, column, ratio; the first centre is at 0, 0 (offset 0); corners are not rounded."""
+    """Each level's: by row, column, ratio; the first centre is at 0, 0 (offset 0); corners are not
+    rounded.
+    """
     levels = []
     for features, stride, size in zip(pyramid, STRIDES, (32, 64, 128, 256, 512), strict=True):
         cell = []
@@ -101,7 +110,9 @@ def anchors_of(pyramid: list[Tensor]) -> list[Tensor]:
 
 
 def rpn_head(state: State, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Objectness (h w a) and deltas (h w a) 4 of each level; channel 4 a + k is delta k of anchor a."""
+    """Objectness (h w a) and deltas (h w a) 4 of each level; channel 4 a + k is delta k of anchor
+    a.
+    """
     logits, deltas = [], []
     for features in pyramid:
         hidden = F.relu(conv(state, "proposal_generator.rpn_head.conv", features))
@@ -120,7 +131,9 @@ def apply_deltas(deltas: Tensor, boxes: Tensor, scale: tuple[float, ...]) -> Ten
     x, y = deltas[..., 0] / scale[0] * width + x, deltas[..., 1] / scale[1] * height + y
     width = torch.exp((deltas[..., 2] / scale[2]).clamp(max=limit)) * width
     height = torch.exp((deltas[..., 3] / scale[3]).clamp(max=limit)) * height
-    return torch.stack([x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], dim=-1)
+    return torch.stack(
+        [x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], dim=-1
+    )
 
 
 def clip(boxes: Tensor) -> Tensor:
@@ -139,7 +152,9 @@ def suppress_by(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: float)
     return kept[scores[kept].argsort(descending=True)]
 
 
-def proposals_of(anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor]) -> tuple[Tensor, Tensor]:
+def proposals_of(
+    anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     """1000 a level enter suppression at 0.7, level by level; 1000 leave it."""
     boxes, scores, levels = [], [], []
     for level, (a, score, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
@@ -179,7 +194,9 @@ def box_head(state: State, pyramid: list[Tensor], proposals: Tensor) -> tuple[Te
     hidden = F.relu(linear(state, "roi_heads.box_head.fc1", hidden))
     hidden = F.relu(linear(state, "roi_heads.box_head.fc2", hidden))
     logits = linear(state, "roi_heads.box_predictor.cls_score", hidden)
-    return logits, linear(state, "roi_heads.box_predictor.bbox_pred", hidden).view(len(hidden), 80, 4)
+    return logits, linear(state, "roi_heads.box_predictor.bbox_pred", hidden).view(
+        len(hidden), 80, 4
+    )
 
 
 def detect(logits: Tensor, deltas: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -213,12 +230,16 @@ def double() -> Any:
 def rgb(test_data: Any) -> Tensor:
     """A real image, 3 H W uint8."""
     file = min((test_data / "coco_mini" / "val2017").glob("*.jpg"))
-    return torch.from_numpy(np.array(Image.open(file).convert("RGB").resize((WIDTH, HEIGHT)))).permute(2, 0, 1)
+    return torch.from_numpy(
+        np.array(Image.open(file).convert("RGB").resize((WIDTH, HEIGHT)))
+    ).permute(2, 0, 1)
 
 
 @pytest.fixture(scope="module")
 def batch(rgb: Tensor) -> Batch:
-    images = torch.full((1, 3, *PADDED), 77, dtype=torch.uint8)  # what lies in the padding must not matter
+    images = torch.full(
+        (1, 3, *PADDED), 77, dtype=torch.uint8
+    )  # what lies in the padding must not matter
     images[0, :, :HEIGHT, :WIDTH] = rgb
     return {"images": images, "image_sizes": torch.tensor([[HEIGHT, WIDTH]])}
 
@@ -252,7 +273,9 @@ def state(rgb: Tensor) -> State:
     scale("proposal_generator.rpn_head.anchor_deltas", torch.cat(deltas), 0.5)
     proposals, _ = proposals_of(anchors_of(pyramid), *rpn_head(made, pyramid))
     logits, deltas = box_head(made, pyramid, proposals[:100])
-    made["roi_heads.box_predictor.cls_score.bias"] -= logits.mean(dim=0)  # or the same classes win everywhere
+    made["roi_heads.box_predictor.cls_score.bias"] -= logits.mean(
+        dim=0
+    )  # or the same classes win everywhere
     scale("roi_heads.box_predictor.cls_score", logits - logits.mean(dim=0), 0.43)
     scale("roi_heads.box_predictor.bbox_pred", deltas, 2)
     return made
@@ -260,7 +283,9 @@ def state(rgb: Tensor) -> State:
 
 @pytest.fixture(scope="module")
 def ours(state: State) -> MaskRCNN:
-    config = compose("train", ["model=detectron2", "backbone=resnet50_caffe", "backbone.norm=frozen"]).model
+    config = compose(
+        "train", ["model=detectron2", "backbone=resnet50_caffe", "backbone.norm=frozen"]
+    ).model
     config.num_classes = 80
     model = build(config).eval()
     weights.load(model, weights.from_detectron2(state, std=config.std))
@@ -292,7 +317,9 @@ def theirs(state: State, rgb: Tensor) -> Reference:
     class_logits, box_deltas = box_head(state, pyramid, proposals)
     boxes, box_scores, label = detect(class_logits, box_deltas, proposals)
     found = Found(boxes, box_scores, label, masks_of(state, pyramid, boxes, label))
-    return Reference(maps, pyramid, anchors, logits, deltas, proposals, scores, class_logits, box_deltas, found)
+    return Reference(
+        maps, pyramid, anchors, logits, deltas, proposals, scores, class_logits, box_deltas, found
+    )
 
 
 def close(got: Tensor, expected: Tensor, bound: float) -> None:
@@ -327,7 +354,9 @@ def test_objectness_and_deltas(ours: MaskRCNN, theirs: Reference):
 @torch.no_grad()
 def test_proposals(ours: MaskRCNN, theirs: Reference, batch: Batch):
     prediction = ours.rpn(theirs.pyramid)
-    boxes, scores, valid = ours.rpn.propose(prediction, torch.cat(theirs.anchors), batch["image_sizes"], "test")
+    boxes, scores, valid = ours.rpn.propose(
+        prediction, torch.cat(theirs.anchors), batch["image_sizes"], "test"
+    )
     assert 500 < len(theirs.proposals) == int(valid.sum())
     close(boxes[0][valid[0]], theirs.proposals, 1e-12)
     close(scores[0][valid[0]], theirs.proposal_scores, 1e-12)
@@ -352,7 +381,9 @@ def test_box_head(ours: MaskRCNN, theirs: Reference):
 
 
 @torch.no_grad()
-def test_boxes_scores_classes_and_masks_of_the_whole(ours: MaskRCNN, theirs: Reference, batch: Batch):
+def test_boxes_scores_classes_and_masks_of_the_whole(
+    ours: MaskRCNN, theirs: Reference, batch: Batch
+):
     """From pixels to detections, all of ours."""
     expected, got = theirs.found, ours(batch).detections
     assert got is not None and 20 <= len(expected.boxes) == int(got["valid"].sum())
@@ -374,7 +405,9 @@ def test_boxes_scores_classes_and_masks_of_the_whole(ours: MaskRCNN, theirs: Ref
         ("anchors", "ratios", (2.0, 1.0, 0.5)),
     ],
 )
-def test_the_comparison_of_anchors_would_see_it(theirs: Reference, part: str, option: str, value: Any):
+def test_the_comparison_of_anchors_would_see_it(
+    theirs: Reference, part: str, option: str, value: Any
+):
     config = compose("train", ["model=detectron2", "backbone=resnet50_caffe"]).model
     config[part][option] = value
     other = build(config[part])
@@ -400,9 +433,16 @@ def test_the_comparison_of_features_would_see_where_a_block_halves_the_map(
     backbone = build(config.backbone).eval()
     converted = weights.from_detectron2(state, std=config.model.std)
     prefix = "backbone."
-    weights.load(backbone, {k[len(prefix) :]: v for k, v in converted.items() if k.startswith(prefix)})
+    weights.load(
+        backbone, {k[len(prefix) :]: v for k, v in converted.items() if k.startswith(prefix)}
+    )
     maps = backbone(_normalised(batch["images"]))
-    assert (maps[0] - theirs.maps[0]).abs().max() < 1e-9 < 1e-2 < (maps[1] - theirs.maps[1]).abs().max()
+    assert (
+        (maps[0] - theirs.maps[0]).abs().max()
+        < 1e-9
+        < 1e-2
+        < (maps[1] - theirs.maps[1]).abs().max()
+    )
 
 
 def _normalised(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Torchvision as the second source of truth: with the same weights, the same images and the same sampled anchors and
-regions, everything agrees with `maskrcnn_resnet50_fpn` to float precision. Real images, float64: then a top-k or a
-suppression that hangs on the last digit does not decide."""
+"""Torchvision as the second source of truth: with the same weights, the same images and the same
+sampled anchors and regions, everything agrees with `maskrcnn_resnet50_fpn` to float precision. Real
+images, float64: then a top-k or a suppression that hangs on the last digit does not decide.
+"""
 
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pycocotools.mask
 import pytest
 import torch
+from models import make_model
 from PIL import Image
 from pycocotools.coco import COCO
 from torchvision.models.detection import maskrcnn_resnet50_fpn
@@ -15,12 +17,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.seeds import ANCHORS, REGIONS, random_keys
-from maskrcnn_lit.model import weights
 from maskrcnn_lit.model.mask_head import mask_targets
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
-from tests.model.conftest import make_model
+from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.model.sampling import ANCHORS, REGIONS, random_keys
 
 SIDE = 192  # every image fits into SIDE - 32, so that no object touches the padded border
 
@@ -34,7 +35,9 @@ def double() -> Any:
 
 @pytest.fixture(scope="module")
 def scene(test_data: Any) -> tuple[Batch, list[dict[str, torch.Tensor]]]:
-    """Real images and objects as our batch, and the same as torchvision's targets (full masks on the padded image)."""
+    """Real images and objects as our batch, and the same as torchvision's targets (full masks on
+    the padded image).
+    """
     folder = test_data / "coco_mini"
     coco = COCO(folder / "annotations" / "instances_val2017.json")
     ids = [i for i in sorted(coco.imgs) if 3 <= len(coco.getAnnIds([i], iscrowd=False)) <= 20][:2]
@@ -45,7 +48,9 @@ def scene(test_data: Any) -> tuple[Batch, list[dict[str, torch.Tensor]]]:
         picture = Image.open(folder / "val2017" / info["file_name"]).convert("RGB")
         scale = (SIDE - 32) / max(picture.size)
         width, height = round(picture.width * scale), round(picture.height * scale)
-        images[slot, :, :height, :width] = torch.from_numpy(np.array(picture.resize((width, height)))).permute(2, 0, 1)
+        images[slot, :, :height, :width] = torch.from_numpy(
+            np.array(picture.resize((width, height)))
+        ).permute(2, 0, 1)
         sizes.append((height, width))
         scales.append((height / picture.height, width / picture.width))
         boxes, masks = [], []
@@ -54,17 +59,37 @@ def scene(test_data: Any) -> tuple[Batch, list[dict[str, torch.Tensor]]]:
             masks.append(torch.zeros(SIDE, SIDE, dtype=torch.uint8))
             masks[-1][:height, :width] = torch.from_numpy(np.array(mask))
             x, y, w, h = annotation["bbox"]
-            boxes.append([x * scales[-1][1], y * scales[-1][0], (x + w) * scales[-1][1], (y + h) * scales[-1][0]])
+            boxes.append(
+                [
+                    x * scales[-1][1],
+                    y * scales[-1][0],
+                    (x + w) * scales[-1][1],
+                    (y + h) * scales[-1][0],
+                ]
+            )
         labels = torch.arange(len(boxes)) % 4 + 1
-        targets.append({"boxes": torch.tensor(boxes), "labels": labels, "masks": torch.stack(masks)})
+        targets.append(
+            {"boxes": torch.tensor(boxes), "labels": labels, "masks": torch.stack(masks)}
+        )
     return _batch(
-        images, sizes, scales, [(coco.imgs[i]["height"], coco.imgs[i]["width"]) for i in ids], targets
+        images,
+        sizes,
+        scales,
+        [(coco.imgs[i]["height"], coco.imgs[i]["width"]) for i in ids],
+        targets,
     ), targets
 
 
-def _batch(images: Any, sizes: Any, scales: Any, original_sizes: Any, targets: list[dict[str, torch.Tensor]]) -> Batch:
-    """Masks are crops of the whole padded image; mask boxes lie half a pixel up and left, which is where
-    torchvision's mask targets read (see `mask_targets`)."""
+def _batch(
+    images: Any,
+    sizes: Any,
+    scales: Any,
+    original_sizes: Any,
+    targets: list[dict[str, torch.Tensor]],
+) -> Batch:
+    """Masks are crops of the whole padded image; mask boxes lie half a pixel up and left, which is
+    where torchvision's mask targets read (see `mask_targets`).
+    """
     count, slots = len(images), 24
     batch = {
         "images": images,
@@ -88,7 +113,9 @@ def _batch(images: Any, sizes: Any, scales: Any, original_sizes: Any, targets: l
 
 @pytest.fixture(scope="module")
 def models(scene: Any) -> tuple[MaskRCNN, Any]:
-    """Torchvision's model with random weights that find something, and ours with the same through `weights.py`."""
+    """Torchvision's model with random weights that find something, and ours with the same through
+    `weights.py`.
+    """
     torch.manual_seed(3)
     theirs = maskrcnn_resnet50_fpn(
         weights=None,
@@ -104,11 +131,13 @@ def models(scene: Any) -> tuple[MaskRCNN, Any]:
     )
     with torch.no_grad():
         for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-            norm.momentum = None  # statistics of the images themselves, so that evaluation mode is not degenerate
+            # statistics of the images themselves, so that evaluation mode is not degenerate
+            norm.momentum = None
         normal = _normalised(scene[0]["images"], scene[0]["image_sizes"])
         features = theirs.train().backbone(normal)
         for pool in (theirs.roi_heads.box_roi_pool, theirs.roi_heads.mask_roi_pool):
-            # It guesses the strides once, from the first images' sizes: here these are far below the padded one.
+            # It guesses the strides once, from the first images' sizes: here these are far below
+            # the padded one.
             pool(features, [torch.zeros(1, 4)] * len(normal), [(SIDE, SIDE)] * len(normal))
         for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             norm.momentum = 0.1
@@ -143,18 +172,24 @@ def _normalised(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
 
 
 class KeyedSampler:
-    """Torchvision's sampler with our random numbers: the candidates with the largest keys. `keys` is B N."""
+    """Torchvision's sampler with our random numbers: the candidates with the largest keys. `keys`
+    is B N.
+    """
 
     def __init__(self, keys: torch.Tensor, count: int, fraction: float) -> None:
         self.keys, self.count, self.most = keys, count, int(count * fraction)
 
-    def __call__(self, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def __call__(
+        self, matched: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         chosen: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for kind, keys in zip(matched, self.keys, strict=True):
             keys = keys[: len(kind)]
             positive, negative = (kind >= 1).nonzero()[:, 0], (kind == 0).nonzero()[:, 0]
             positive = positive[keys[positive].argsort(descending=True)[: self.most]]
-            negative = negative[keys[negative].argsort(descending=True)[: self.count - len(positive)]]
+            negative = negative[
+                keys[negative].argsort(descending=True)[: self.count - len(positive)]
+            ]
             for mask, index in zip(chosen, (positive, negative), strict=True):
                 mask.append(torch.zeros(len(kind), dtype=torch.uint8).index_fill(0, index, 1))
         return chosen
@@ -173,7 +208,10 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
         images = ours.normalise(batch["images"], batch["image_sizes"])
         expected_images = _normalised(batch["images"], batch["image_sizes"])
         close(images, expected_images, 1e-12)
-        pyramid, expected = ours.fpn(ours.backbone(images)), list(theirs.backbone(expected_images).values())
+        pyramid, expected = (
+            ours.fpn(ours.backbone(images)),
+            list(theirs.backbone(expected_images).values()),
+        )
         for level, expected_level in zip(pyramid, expected, strict=True):
             close(level, expected_level)
         anchors = ours.anchors(pyramid, images.shape[-2:])
@@ -183,8 +221,13 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
         close(anchors, expected_anchors, 1e-12)
         prediction = ours.rpn(pyramid)
         logits, deltas = theirs.rpn.head(expected)
-        close(prediction.logits, torch.cat([t.permute(0, 2, 3, 1).flatten(1) for t in logits], dim=1))
-        close(prediction.deltas, torch.cat([t.permute(0, 2, 3, 1).reshape(2, -1, 4) for t in deltas], dim=1))
+        close(
+            prediction.logits, torch.cat([t.permute(0, 2, 3, 1).flatten(1) for t in logits], dim=1)
+        )
+        close(
+            prediction.deltas,
+            torch.cat([t.permute(0, 2, 3, 1).reshape(2, -1, 4) for t in deltas], dim=1),
+        )
 
 
 def test_losses_and_gradients(models: Any, scene: Any) -> None:
@@ -262,14 +305,18 @@ def test_proposals_and_detections(models: Any, scene: Any) -> None:
 
 
 def test_mask_targets_from_crops_differ_little(scene: Any) -> None:
-    """On purpose: a 112 x 112 crop of each mask in place of the whole image, and pixel centres in place of corners."""
+    """On purpose: a 112 x 112 crop of each mask in place of the whole image, and pixel centres in
+    place of corners.
+    """
     _, targets = scene
     differences = []
     for target in targets:
         noise = 1 + (torch.rand(len(target["boxes"]), 4) - 0.5) * 0.2
         side = (target["boxes"][:, 2:] - target["boxes"][:, :2]).repeat(1, 2)
         regions = (target["boxes"] + side * (noise - 1)).clamp(min=0)
-        expected = project_masks_on_boxes(target["masks"].double(), regions, torch.arange(len(regions)), 28)
+        expected = project_masks_on_boxes(
+            target["masks"].double(), regions, torch.arange(len(regions)), 28
+        )
         got = mask_targets(regions, _crops(target), target["boxes"], torch.arange(len(regions)), 28)
         large = (side > 16).all(dim=1)  # half a pixel of a smaller object is more than its outline
         differences.append((got - expected).abs().mean(dim=(1, 2))[large])

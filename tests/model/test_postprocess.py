@@ -14,7 +14,9 @@ def test_boxes_go_back_to_the_original_image():
 
 def detections() -> dict[str, torch.Tensor]:
     return {
-        "boxes": torch.tensor([[[2.0, 4, 10, 20], [4, 4, 8, 8], [0, 0, 0, 0]], [[0.0, 0, 30, 10], [0] * 4, [0] * 4]]),
+        "boxes": torch.tensor(
+            [[[2.0, 4, 10, 20], [4, 4, 8, 8], [0, 0, 0, 0]], [[0.0, 0, 30, 10], [0] * 4, [0] * 4]]
+        ),
         "scores": torch.tensor([[0.9, 0.4, 0], [0.8, 0, 0]]),
         "labels": torch.tensor([[2, 1, 0], [3, 0, 0]]),
         "masks": torch.ones(2, 3, 28, 28),
@@ -45,6 +47,10 @@ def test_to_original():
 def test_an_image_without_detections():
     empty = detections()
     empty["valid"][:] = False
-    sizes = {"scales": torch.ones(2, 2), "original_sizes": torch.full((2, 2), 20), "image_ids": torch.tensor([1, 2])}
+    sizes = {
+        "scales": torch.ones(2, 2),
+        "original_sizes": torch.full((2, 2), 20),
+        "image_ids": torch.tensor([1, 2]),
+    }
     for image in to_original(empty, sizes):
         assert image["boxes"].shape == (0, 4) and image["masks"] == [] and len(image["scores"]) == 0

@@ -17,7 +17,9 @@ def pyramid(images: int = 2, channels: int = 3) -> list[torch.Tensor]:
 
 
 def regions() -> list[torch.Tensor]:
-    """For two images: ordinary regions, and those at and over the border, tiny, empty, huge, long and thin."""
+    """For two images: ordinary regions, and those at and over the border, tiny, empty, huge, long
+    and thin.
+    """
     corner = torch.rand(60, 2, dtype=torch.float64) * torch.tensor([WIDTH, HEIGHT]) - 10
     ordinary = torch.cat([corner, corner + torch.rand(60, 2, dtype=torch.float64) * 120], dim=1)
     special = [
@@ -45,7 +47,9 @@ def pooled(boxes: list[torch.Tensor], size: int) -> Pooled:
     return Pooled(torch.cat(boxes), image, size)
 
 
-def torchvisions(maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int) -> torch.Tensor:
+def torchvisions(
+    maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int
+) -> torch.Tensor:
     pool = MultiScaleRoIAlign([str(s) for s in STRIDES], size, points)
     features = OrderedDict(zip(map(str, STRIDES), maps, strict=True))
     return pool(features, boxes, [(HEIGHT, WIDTH)] * len(boxes))
@@ -61,18 +65,25 @@ def test_equals_torchvision_forward_and_backward(size: int, points: int):
     assert (ours - theirs).abs().max() < 1e-12
     incoming = torch.randn_like(ours)
     for own, expected in zip(
-        torch.autograd.grad(ours, maps, incoming), torch.autograd.grad(theirs, maps, incoming), strict=True
+        torch.autograd.grad(ours, maps, incoming),
+        torch.autograd.grad(theirs, maps, incoming),
+        strict=True,
     ):
         assert expected.any()
         assert (own - expected).abs().max() < 1e-12
 
 
-def aligned(maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int) -> torch.Tensor:
+def aligned(
+    maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int
+) -> torch.Tensor:
     """Torchvision's operator at the pixels' centres, each region on the level that equation 1 says."""
     image = torch.cat([torch.full((len(b), 1), i, dtype=b.dtype) for i, b in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(boxes)], dim=1)
     levels = level_of(rois[:, 1:], 4)
-    every = [torchvision_roi_align(m, rois, size, 1 / s, points, True) for m, s in zip(maps, STRIDES, strict=True)]
+    every = [
+        torchvision_roi_align(m, rois, size, 1 / s, points, True)
+        for m, s in zip(maps, STRIDES, strict=True)
+    ]
     return torch.stack(every)[levels, torch.arange(len(rois))]
 
 
@@ -97,7 +108,9 @@ def test_two_sizes_in_one_call_equal_two_calls():
     incoming = [torch.randn_like(t) for t in together]
     gradients = torch.autograd.grad(together, maps, incoming)
     for own, *parts in zip(
-        gradients, *(torch.autograd.grad(a, maps, i) for a, i in zip(alone, incoming, strict=True)), strict=True
+        gradients,
+        *(torch.autograd.grad(a, maps, i) for a, i in zip(alone, incoming, strict=True)),
+        strict=True,
     ):
         assert torch.allclose(own, sum(parts), rtol=1e-12, atol=1e-12)
 
@@ -114,7 +127,10 @@ def test_maps_that_are_no_multiple_of_their_stride():
 
 
 def test_a_region_reads_its_own_image_and_level():
-    maps = [torch.stack([torch.full((1, 64 >> i, 64 >> i), 10.0 * i + image) for image in (1, 2)]) for i in range(4)]
+    maps = [
+        torch.stack([torch.full((1, 64 >> i, 64 >> i), 10.0 * i + image) for image in (1, 2)])
+        for i in range(4)
+    ]
     sides = [20, 111, 113, 223, 225, 250]
     boxes = torch.tensor([[0.0, 0, side, side] for side in sides])
     image = torch.tensor([0, 1, 0, 1, 0, 1])

@@ -3,18 +3,24 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from models import make_batch
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.boxes import encode, iou
 from maskrcnn_lit.model.rpn import RPN, UNIT, Prediction
-from tests.model.conftest import make_batch
 
 SIDES = (16, 8, 4, 2, 1)  # of p2..p6 of 64 pixels
 
 
 def rpn(**options: object) -> RPN:
-    thresholds = {"object_iou": 0.7, "background_iou": 0.3, "batch_size": 256, "positive_fraction": 0.5, "nms_iou": 0.7}
+    thresholds = {
+        "object_iou": 0.7,
+        "background_iou": 0.3,
+        "batch_size": 256,
+        "positive_fraction": 0.5,
+        "nms_iou": 0.7,
+    }
     counts = {"pre_nms": {"train": 100, "test": 50}, "post_nms": {"train": 60, "test": 20}}
     return RPN(**{"channels": 8, "anchors_per_cell": 3, **thresholds, **counts, **options})
 
@@ -39,15 +45,28 @@ def test_forward_equals_three_convolutions():
         torch.nn.init.normal_(parameter, std=0.3)
     logits, deltas, sizes = built(maps)
     assert (
-        sizes == [3 * s * s for s in SIDES] and logits.shape == (2, sum(sizes)) and deltas.shape == (2, sum(sizes), 4)
+        sizes == [3 * s * s for s in SIDES]
+        and logits.shape == (2, sum(sizes))
+        and deltas.shape == (2, sum(sizes), 4)
     )
     hidden = [F.relu(built.convs[0](m)) for m in maps]
-    for level, (h, start) in enumerate(zip(hidden, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False)):
+    for level, (h, start) in enumerate(
+        zip(hidden, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False)
+    ):
         side, objectness, four = SIDES[level], built.objectness(h), built.deltas(h)
-        for row, column, ratio in ((0, 0, 0), (side - 1, 0, 1), (0, side - 1, 2), (side - 1, side // 2, 1)):
-            at = start + (row * side + column) * 3 + ratio  # level, row, column, ratio: as the anchors
+        for row, column, ratio in (
+            (0, 0, 0),
+            (side - 1, 0, 1),
+            (0, side - 1, 2),
+            (side - 1, side // 2, 1),
+        ):
+            at = (
+                start + (row * side + column) * 3 + ratio
+            )  # level, row, column, ratio: as the anchors
             assert torch.allclose(logits[:, at], objectness[:, ratio, row, column], atol=1e-5)
-            assert torch.allclose(deltas[:, at], four[:, 4 * ratio : 4 * ratio + 4, row, column], atol=1e-5)
+            assert torch.allclose(
+                deltas[:, at], four[:, 4 * ratio : 4 * ratio + 4, row, column], atol=1e-5
+            )
 
 
 def test_a_new_network_proposes_its_anchors():
@@ -57,11 +76,17 @@ def test_a_new_network_proposes_its_anchors():
 
 def test_proposals_are_the_best_of_each_level_without_duplicates():
     logits = torch.randn(2, len(anchors()))
-    boxes, scores, valid = rpn().propose(prediction(logits), anchors(), torch.tensor([[64, 64], [40, 60]]), "train")
+    boxes, scores, valid = rpn().propose(
+        prediction(logits), anchors(), torch.tensor([[64, 64], [40, 60]]), "train"
+    )
     assert boxes.shape == (2, 60, 4) and scores.shape == valid.shape == (2, 60)
     assert valid.all() and (scores[:, :-1] >= scores[:, 1:]).all()
     for i, (height, width) in enumerate([(64, 64), (40, 60)]):
-        assert (boxes[i, :, :2] >= 0).all() and (boxes[i, :, 2] <= width).all() and (boxes[i, :, 3] <= height).all()
+        assert (
+            (boxes[i, :, :2] >= 0).all()
+            and (boxes[i, :, 2] <= width).all()
+            and (boxes[i, :, 3] <= height).all()
+        )
         clipped = anchors().clamp(min=0).minimum(torch.tensor([width, height, width, height]))
         for box, score in zip(boxes[i], scores[i], strict=True):
             (source,) = (logits[i] == score).nonzero()[:, 0].tolist()
@@ -70,21 +95,30 @@ def test_proposals_are_the_best_of_each_level_without_duplicates():
 
 def test_suppression_is_by_level():
     far = -100 * torch.ones(1, len(anchors()))
-    same, other = 3 * 17 + 1, 3 * 16**2 + 3 * 9 + 1  # square anchors of p2 and p3 at (4, 4) and (8, 8)
+    same, other = (
+        3 * 17 + 1,
+        3 * 16**2 + 3 * 9 + 1,
+    )  # square anchors of p2 and p3 at (4, 4) and (8, 8)
     deltas = torch.zeros(1, len(anchors()), 4)
     target = torch.tensor([10.0, 10, 30, 30])
     for index, logit in ((same, 3.0), (same + 3, 2.0), (other, 1.0)):
         far[0, index] = logit
         deltas[0, index] = encode(target, anchors()[index], UNIT)
-    boxes, scores, _ = rpn().propose(prediction(far, deltas), anchors(), torch.tensor([[64, 64]]), "test")
-    assert scores[0, :2].tolist() == [3, 1] and scores[0, 2] < -50, "of p2's two equal boxes one stays, and p3's"
+    boxes, scores, _ = rpn().propose(
+        prediction(far, deltas), anchors(), torch.tensor([[64, 64]]), "test"
+    )
+    assert scores[0, :2].tolist() == [3, 1] and scores[0, 2] < -50, (
+        "of p2's two equal boxes one stays, and p3's"
+    )
     assert torch.allclose(boxes[0, :2], target.expand(2, 4), atol=1e-4)
 
 
 @pytest.mark.parametrize(("phase", "kept"), [("train", 60), ("test", 20)])
 def test_the_phase_decides_how_many(phase: str, kept: int):
     logits = torch.randn(1, len(anchors()))
-    boxes, scores, valid = rpn(nms_iou=1.0).propose(prediction(logits), anchors(), torch.tensor([[64, 64]]), phase)
+    boxes, scores, valid = rpn(nms_iou=1.0).propose(
+        prediction(logits), anchors(), torch.tensor([[64, 64]]), phase
+    )
     assert boxes.shape[1] == kept and valid.all()
     assert torch.equal(scores[0], logits[0].sort(descending=True).values[:kept])
 
@@ -95,13 +129,17 @@ def test_only_the_best_of_a_level_enter_suppression():
     _, scores, valid = few.propose(prediction(logits), anchors(), torch.tensor([[64, 64]]), "train")
     kept = [level[-5:] for level in logits[0].split([3 * s * s for s in SIDES])]
     expected = torch.cat(kept).sort(descending=True).values
-    assert scores.shape[1] == len(expected) == 23 and torch.equal(scores[0], expected) and valid.all()
+    assert (
+        scores.shape[1] == len(expected) == 23 and torch.equal(scores[0], expected) and valid.all()
+    )
 
 
 def test_images_with_fewer_proposals_are_padded_with_zeros():
     logits = torch.zeros(1, len(anchors()))
     deltas = encode(torch.tensor([5.0, 5, 25, 25]).expand(1, len(anchors()), 4), anchors(), UNIT)
-    boxes, _, valid = rpn().propose(prediction(logits, deltas), anchors(), torch.tensor([[64, 64]]), "train")
+    boxes, _, valid = rpn().propose(
+        prediction(logits, deltas), anchors(), torch.tensor([[64, 64]]), "train"
+    )
     assert valid.sum() == 5, "one a level"
     assert torch.allclose(boxes[valid], torch.tensor([5.0, 5, 25, 25]).expand(5, 4), atol=1e-3)
     assert not boxes[~valid].any()
@@ -126,7 +164,9 @@ def test_a_network_that_has_diverged_proposes_numbers(broken: float):
         (torch.zeros(1, count), torch.full((1, count, 4), broken)),
         (torch.full((1, count), broken), torch.full((1, count, 4), broken)),
     ):
-        boxes, _, _ = built.propose(prediction(logits, deltas), anchors(), torch.tensor([[64, 64]]), "train")
+        boxes, _, _ = built.propose(
+            prediction(logits, deltas), anchors(), torch.tensor([[64, 64]]), "train"
+        )
         assert boxes.isfinite().all()
 
 
@@ -174,6 +214,9 @@ def test_images_without_objects_learn_background():
     logits = torch.zeros(2, len(anchors()), requires_grad=True)
     deltas = torch.zeros(2, len(anchors()), 4, requires_grad=True)
     losses = learnt(rpn(batch_size=64), prediction(logits, deltas), batch)
-    assert losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5) and losses["rpn_box"].item() == 0
+    assert (
+        losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5)
+        and losses["rpn_box"].item() == 0
+    )
     sum(losses.values()).backward()
     assert (logits.grad > 0).sum() == 128 and not (logits.grad < 0).any() and not deltas.grad.any()

@@ -28,10 +28,16 @@ def backbone(name: str = "test_resnet", **options: object) -> TimmBackbone:
         ("resnet18", {}, [64, 128, 256, 512]),
         ("convnext_atto", {}, [40, 80, 160, 320]),
         ("mobilenetv3_small_050", {}, None),
-        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}, [96, 192, 384, 768]),  # channels last
+        (
+            "swin_tiny_patch4_window7_224",
+            {"strict_img_size": False},
+            [96, 192, 384, 768],
+        ),  # channels last
     ],
 )
-def test_channels_and_strides_are_measured(name: str, options: dict[str, object], channels: list[int] | None):
+def test_channels_and_strides_are_measured(
+    name: str, options: dict[str, object], channels: list[int] | None
+):
     built = backbone(name, options=options).eval()
     with torch.no_grad():
         maps = built(torch.randn(2, 3, 96, 160))
@@ -59,10 +65,14 @@ def test_frozen_stages_get_no_gradient_and_the_others_do(name: str, freeze_at: i
 
 
 @pytest.mark.parametrize(
-    ("norm", "kind"), [("frozen", FrozenBatchNorm), ("sync", nn.SyncBatchNorm), ("group", nn.GroupNorm)]
+    ("norm", "kind"),
+    [("frozen", FrozenBatchNorm), ("sync", nn.SyncBatchNorm), ("group", nn.GroupNorm)],
 )
 def test_norms(norm: str, kind: type[nn.Module]):
-    batch, built = backbone("mobilenetv3_small_050").eval(), backbone("mobilenetv3_small_050", norm=norm).eval()
+    batch, built = (
+        backbone("mobilenetv3_small_050").eval(),
+        backbone("mobilenetv3_small_050", norm=norm).eval(),
+    )
     count = sum(isinstance(m, nn.BatchNorm2d) for m in batch.modules())
     assert sum(isinstance(m, kind) for m in built.modules()) == count > 10
     images = torch.randn(2, 3, 64, 64)
@@ -90,11 +100,17 @@ def test_a_model_of_one_image_size_is_told_with_what_to_try(freeze_at: int):
 @pytest.mark.parametrize("headless", [False, True])
 def test_a_state_dict_arrives(norm: str, headless: bool):
     whole = timm.create_model("test_resnet").eval()
-    state = {name: value for name, value in whole.state_dict().items() if not (headless and name.startswith("fc."))}
+    state = {
+        name: value
+        for name, value in whole.state_dict().items()
+        if not (headless and name.startswith("fc."))
+    }
     built = backbone(norm=norm, weights="a file")
     chance = torch.get_rng_state()
     mean, std = built.load_pretrained(state)
-    assert torch.equal(torch.get_rng_state(), chance), "what is random afterwards is as without weights"
+    assert torch.equal(torch.get_rng_state(), chance), (
+        "what is random afterwards is as without weights"
+    )
     assert (mean, std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -112,7 +128,11 @@ def test_a_scale_that_stayed_where_it_began_is_no_layer_that_is_missing():
 def test_timm_renames_what_it_published_under_other_names():
     """ConvNeXt's own file: timm's filter reads it, and drops the classifier."""
     renames = (("stem.", "downsample_layers.0."), (".blocks.", "."), (".conv_dw.", ".dwconv."))
-    renames += ((".mlp.fc1.", ".pwconv1."), (".mlp.fc2.", ".pwconv2."), (".downsample.", ".downsample_layers."))
+    renames += (
+        (".mlp.fc1.", ".pwconv1."),
+        (".mlp.fc2.", ".pwconv2."),
+        (".downsample.", ".downsample_layers."),
+    )
     whole = timm.create_model("convnext_atto").eval()
     theirs = {}
     for name, value in whole.state_dict().items():
@@ -144,18 +164,25 @@ def test_weights_of_another_model_are_told():
         assert all(torch.equal(value, before[key]) for key, value in built.state_dict().items())
     part = timm.create_model("test_resnet").state_dict()
     part.pop("layer3.0.conv1.weight")
-    with pytest.raises(UserError, match=r": 1 of \d+ layers are not in them \(layer3\.0\.conv1\.weight and so on\)"):
+    with pytest.raises(
+        UserError, match=r": 1 of \d+ layers are not in them \(layer3\.0\.conv1\.weight and so on\)"
+    ):
         backbone().load_pretrained(part)
     with pytest.raises(
-        UserError, match=r"there are no weights in the file: give a file with timm's weights of test_res"
+        UserError,
+        match=r"there are no weights in the file: give a file with timm's weights of test_res",
     ):
         backbone().load_pretrained({})
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match=r"timm cannot build backbone\.name=resnet_none.*list_models"):
+    with pytest.raises(
+        UserError, match=r"timm cannot build backbone\.name=resnet_none.*list_models"
+    ):
         backbone("resnet_none")
-    with pytest.raises(UserError, match=r"strides \[16, 16, 16\].*needs \[4, 8, 16, 32\]: choose another"):
+    with pytest.raises(
+        UserError, match=r"strides \[16, 16, 16\].*needs \[4, 8, 16, 32\]: choose another"
+    ):
         backbone("vit_tiny_patch16_224")
     with pytest.raises(UserError, match="norm=group has no pretrained weights"):
         backbone(norm="group").load_pretrained(None)
@@ -175,11 +202,17 @@ def test_a_file_of_the_hub_is_checked_by_its_hash(tmp_path: Path, monkeypatch: p
         link = tmp_path / f"model-{name[:4]}.safetensors"
         link.symlink_to(tmp_path / name)
         found = {"model.safetensors": str(link)}
-        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, name, found=found: found.get(name))
+        monkeypatch.setattr(
+            huggingface_hub,
+            "try_to_load_from_cache",
+            lambda repo, name, found=found: found.get(name),
+        )
         if whole:
             check_hub_file("timm/test_resnet.r160_in1k")
         else:
-            with pytest.raises(UserError, match=f"{name} is not the file that was published, its sha256"):
+            with pytest.raises(
+                UserError, match=f"{name} is not the file that was published, its sha256"
+            ):
                 check_hub_file("timm/test_resnet.r160_in1k")
 
 
@@ -188,8 +221,14 @@ def test_without_a_network_the_hub_is_told(tmp_path: Path):
         "from maskrcnn_lit.model.timm_backbone import TimmBackbone\n"
         "TimmBackbone(name='test_resnet', norm='auto', freeze_at='auto', weights='imagenet').load_pretrained(None)"
     )
-    offline = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True)
+    offline = {
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_CACHE": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True
+    )
     last = done.stderr.splitlines()[-1]
     assert last.startswith(
         "maskrcnn_lit.errors.UserError: timm's weights of test_resnet cannot be loaded from its hub ("

@@ -10,7 +10,16 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, Theme, axes, legend_below, line_style, render
+from maskrcnn_lit.report.theme import (
+    DARK,
+    LIGHT,
+    Analysis,
+    Theme,
+    axes,
+    legend_below,
+    line_style,
+    render,
+)
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 
@@ -26,7 +35,9 @@ def test_a_plot_is_a_png_on_the_paper_of_its_theme(theme: Theme):
     before = dict(matplotlib.rcParams)
     picture = Image.open(io.BytesIO(render(line, {}, theme))).convert("RGB")
     assert picture.width == 960 and picture.height == round((4 * 0.19 + 0.7) * 200)
-    assert picture.getpixel((0, 0)) == tuple(round(255 * channel) for channel in to_rgb(theme.paper))
+    assert picture.getpixel((0, 0)) == tuple(
+        round(255 * channel) for channel in to_rgb(theme.paper)
+    )
     assert dict(matplotlib.rcParams) == before
 
 
@@ -45,7 +56,10 @@ def test_the_legend_names_the_most_important_line_first(name: str, columns: int)
         place.plot([0, 1], [0, i], **line_style(i, 2, f"{name} {i}", LIGHT))
     legend_below(figure, place)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [f"{name} 0", f"{name} 1"] and legend._ncols == columns
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{name} 0",
+        f"{name} 1",
+    ] and legend._ncols == columns
 
 
 def luminance(colour: str) -> float:
@@ -79,11 +93,15 @@ def seen(colours: tuple[str, ...]) -> Iterator[np.ndarray]:
 @THEMES
 def test_the_colour_blind_can_tell_the_colours_apart(theme: Theme):
     for points in seen(theme.colours):
-        gaps = np.linalg.norm(points[:, None] - points[None], axis=2)[np.triu_indices(len(points), 1)]
+        gaps = np.linalg.norm(points[:, None] - points[None], axis=2)[
+            np.triu_indices(len(points), 1)
+        ]
         assert gaps.min() > 0.12
 
 
 @THEMES
 def test_a_cell_without_a_number_is_paper(theme: Theme):
     for value in (np.nan, 0.0):
-        assert theme.shades(np.ma.masked_invalid([value]))[0, :3] == pytest.approx(to_rgb(theme.paper))
+        assert theme.shades(np.ma.masked_invalid([value]))[0, :3] == pytest.approx(
+            to_rgb(theme.paper)
+        )

@@ -53,14 +53,19 @@ def test_a_file_is_complete_or_as_it_was(tmp_path: Path, monkeypatch: Any):
     monkeypatch.undo()
     save_plain(path, {"step": 3})
     assert load_plain(path) == {"step": 3}
-    assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]  # the half file was overwritten
+    assert [file.name for file in path.parent.iterdir()] == [
+        "last.ckpt"
+    ]  # the half file was overwritten
 
 
 def test_nothing_in_a_checkpoint_is_run(tmp_path: Path):
     for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         save({"state_dict": Bomb(tmp_path / "exploded")}, tmp_path / "bomb.ckpt")
         for load in (load_plain, AtomicCheckpointIO().load_checkpoint):
-            with pytest.raises(UserError, match=r"bomb.ckpt is not loaded, it is damaged or holds more than tensors"):
+            with pytest.raises(
+                UserError,
+                match=r"bomb.ckpt is not loaded, it is damaged or holds more than tensors",
+            ):
                 load(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "exploded").exists()
 
@@ -74,16 +79,25 @@ def test_a_damaged_file_is_named(tmp_path: Path, size: int):
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(UserError, match=r"there is no checkpoint .*none.ckpt: give the folder of a run that has"):
+    with pytest.raises(
+        UserError, match=r"there is no checkpoint .*none.ckpt: give the folder of a run that has"
+    ):
         load_plain(tmp_path / "none.ckpt")
 
 
 def test_where_checkpoints_are(tmp_path: Path):
     assert last_checkpoint(tmp_path) is None
-    with pytest.raises(UserError, match=rf"{tmp_path}.* holds no checkpoint: let the run go on first, train resume="):
+    with pytest.raises(
+        UserError,
+        match=rf"{tmp_path}.* holds no checkpoint: let the run go on first, train resume=",
+    ):
         best_checkpoint(tmp_path)
     save_plain(tmp_path / "checkpoints" / "last.ckpt", {})
-    assert best_checkpoint(tmp_path) == last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "last.ckpt"
+    assert (
+        best_checkpoint(tmp_path)
+        == last_checkpoint(tmp_path)
+        == tmp_path / "checkpoints" / "last.ckpt"
+    )
     save_plain(tmp_path / "checkpoints" / "best.ckpt", {})
     assert best_checkpoint(tmp_path) == tmp_path / "checkpoints" / "best.ckpt"
 
@@ -99,9 +113,15 @@ def test_a_checkpoint_is_plain_and_says_what_it_is(run: Path):
 
 
 def test_best_is_neither_first_nor_last(run: Path):
-    steps = {name: load_plain(run / "checkpoints" / f"{name}.ckpt")["global_step"] for name in ("best", "last")}
+    steps = {
+        name: load_plain(run / "checkpoints" / f"{name}.ckpt")["global_step"]
+        for name in ("best", "last")
+    }
     assert steps == {"best": 14, "last": 21}
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
 
 
 class Saves(Callback):
@@ -110,7 +130,9 @@ class Saves(Callback):
     def __init__(self) -> None:
         self.positions: list[tuple[int, int, int]] = []
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]
+    ) -> None:
         loops = checkpoint["loops"]["fit_loop"]
         done = loops["epoch_loop.batch_progress"]["current"]["ready"]
         self.positions.append((trainer.current_epoch, done, checkpoint["global_step"]))
@@ -120,7 +142,8 @@ class Saves(Callback):
     ("accumulate", "expected"),
     [
         (1, [(0, 3, 3), (0, 6, 6), (0, 7, 7), (1, 2, 9), (1, 5, 12), (1, 7, 14)]),
-        # 7 batches are 4 steps, the last of one batch; a step that is the last of its epoch waits for the validation
+        # 7 batches are 4 steps, the last of one batch; a step that is the last of its epoch waits
+        # for the validation
         (2, [(0, 6, 3), (0, 7, 4), (1, 4, 6), (1, 7, 8)]),
     ],
 )
@@ -128,8 +151,12 @@ def test_saves_are_at_step_boundaries_and_after_validation(
     tmp_path: Path, accumulate: int, expected: list[tuple[int, int, int]]
 ):
     saves = Saves()
-    tiny_trainer(tmp_path, [saves], accumulate=accumulate, epochs=2).fit(tiny_module(), datamodule=TinyData())
-    assert saves.positions == expected  # every 3 steps, and at the end of an epoch; no val/mask_ap, no best.ckpt
+    tiny_trainer(tmp_path, [saves], accumulate=accumulate, epochs=2).fit(
+        tiny_module(), datamodule=TinyData()
+    )
+    assert (
+        saves.positions == expected
+    )  # every 3 steps, and at the end of an epoch; no val/mask_ap, no best.ckpt
     assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
 
 
@@ -142,7 +169,9 @@ def test_without_a_number_of_steps_only_epochs_are_saved(tmp_path: Path):
 
 def test_resuming_with_other_batches_is_refused(run: Path, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr("tiny_run.BATCH", 7)
-    with pytest.raises(UserError, match="the run had 7 training batches an epoch and now has 2: resume it with the"):
+    with pytest.raises(
+        UserError, match="the run had 7 training batches an epoch and now has 2: resume it with the"
+    ):
         tiny_trainer(tmp_path, epochs=4).fit(
             tiny_module(), datamodule=TinyData(), ckpt_path=run / "checkpoints" / "last.ckpt"
         )
@@ -151,15 +180,24 @@ def test_resuming_with_other_batches_is_refused(run: Path, tmp_path: Path, monke
 def test_a_checkpoint_of_somewhere_else_is_refused(run: Path, tmp_path: Path):
     saved = load_plain(run / "checkpoints" / "last.ckpt")
     save_plain(tmp_path / "mine.ckpt", {**saved, "position": None})
-    with pytest.raises(UserError, match=r"does not say where its run stood: resume from last.ckpt of a run"):
-        tiny_trainer(tmp_path).fit(tiny_module(), datamodule=TinyData(), ckpt_path=tmp_path / "mine.ckpt")
+    with pytest.raises(
+        UserError, match=r"does not say where its run stood: resume from last.ckpt of a run"
+    ):
+        tiny_trainer(tmp_path).fit(
+            tiny_module(), datamodule=TinyData(), ckpt_path=tmp_path / "mine.ckpt"
+        )
 
 
 def test_validating_a_checkpoint_leaves_the_tables_alone(run: Path):
     before = (run / "metrics.csv").read_text()
     trainer = tiny_trainer(run, [Score()])
     trainer.logger = False
-    trainer.validate(tiny_module(), datamodule=TinyData(), ckpt_path=run / "checkpoints" / "best.ckpt", verbose=False)
+    trainer.validate(
+        tiny_module(),
+        datamodule=TinyData(),
+        ckpt_path=run / "checkpoints" / "best.ckpt",
+        verbose=False,
+    )
     assert (run / "metrics.csv").read_text() == before
 
 

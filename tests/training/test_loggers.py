@@ -7,7 +7,13 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.loggers import CsvLogger, OnceConfiguredMLFlowLogger, mlflow_logger, rewind, wandb_logger
+from maskrcnn_lit.training.loggers import (
+    CsvLogger,
+    OnceConfiguredMLFlowLogger,
+    mlflow_logger,
+    rewind,
+    wandb_logger,
+)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -23,7 +29,9 @@ def test_a_new_name_becomes_a_column(tmp_path: Path):
     assert (tmp_path / "metrics.csv").read_text() == (
         "step,epoch,train/loss,val/mask_ap\n0,0,1.5,\n1,0,,0.25\n2,1,0.30000000000000004,\n"
     )
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"]  # nothing temporary, no folder of versions
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "metrics.csv"
+    ]  # nothing temporary, no folder of versions
 
 
 def test_rewind_drops_later_rows_and_what_was_cut_off(tmp_path: Path):
@@ -45,7 +53,10 @@ def test_rewind_drops_later_rows_and_what_was_cut_off(tmp_path: Path):
 def test_a_logger_that_was_not_rewound_adds_to_the_table(tmp_path: Path):
     CsvLogger(path=tmp_path / "metrics.csv").log_metrics({"a": 1.0}, step=0)
     CsvLogger(path=tmp_path / "metrics.csv").log_metrics({"b": 2.0}, step=1)
-    assert rows(tmp_path / "metrics.csv") == [{"step": "0", "a": "1.0", "b": ""}, {"step": "1", "a": "", "b": "2.0"}]
+    assert rows(tmp_path / "metrics.csv") == [
+        {"step": "0", "a": "1.0", "b": ""},
+        {"step": "1", "a": "", "b": "2.0"},
+    ]
 
 
 def test_rewind_of_nothing(tmp_path: Path):
@@ -74,10 +85,14 @@ def test_tensorboard_forgets_what_a_resumed_run_logs_again(tmp_path: Path):
     ]
 
 
-def test_a_logger_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_logger_that_is_not_installed_is_named_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """As Lightning finds it, or the package finds what it needs itself."""
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
-    with pytest.raises(UserError, match=r"logger=wandb needs .* not there: pip install 'maskrcnn_lit\[wandb\]'$"):
+    with pytest.raises(
+        UserError, match=r"logger=wandb needs .* not there: pip install 'maskrcnn_lit\[wandb\]'$"
+    ):
         wandb_logger(run_dir=tmp_path, project="any")
     message = r"logger=mlflow needs .* not there: pip install 'maskrcnn_lit\[mlflow\]'$"
     where = f"sqlite:///{tmp_path}/mlflow.db"
@@ -97,7 +112,9 @@ def test_a_logger_that_is_not_installed_is_named_with_its_extra(tmp_path: Path, 
 def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("maskrcnn_lit.training.loggers.first_process", lambda: False)
     assert isinstance(wandb_logger(run_dir=tmp_path, project="any"), DummyLogger)
-    assert isinstance(mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=None), DummyLogger)
+    assert isinstance(
+        mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=None), DummyLogger
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -120,6 +137,11 @@ def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
         logger.finalize("success")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("any").experiment_id])
-    assert run.info.run_name == "seed=1" and run.info.run_id == (tmp_path / "seed=1" / "mlflow_run_id").read_text()
+    assert (
+        run.info.run_name == "seed=1"
+        and run.info.run_id == (tmp_path / "seed=1" / "mlflow_run_id").read_text()
+    )
     assert run.data.params == {"run_dir": "outputs/seed=1", "optimizer/lr": "0.1"}
-    assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, "of both: MLflow forgets nothing"
+    assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, (
+        "of both: MLflow forgets nothing"
+    )

@@ -6,10 +6,20 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from omegaconf import OmegaConf
-from tiny_run import BATCH, CATEGORIES, IMAGES, LOSSES, TinyData, TinyModel, image, tiny_module, tiny_trainer
+from tiny_run import (
+    BATCH,
+    CATEGORIES,
+    IMAGES,
+    LOSSES,
+    TinyData,
+    TinyModel,
+    image,
+    tiny_module,
+    tiny_trainer,
+)
 from torch.utils.data import default_collate
 
-from maskrcnn_lit.config import build, compose
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 
@@ -19,14 +29,18 @@ def batch_of(*image_ids: int) -> dict[str, torch.Tensor]:
 
 
 class Watch(Callback):
-    """Notes the parameters before and the gradients at each optimizer step (after clipping), and each step's output."""
+    """Notes the parameters before and the gradients at each optimizer step (after clipping), and
+    each step's output.
+    """
 
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
         self.norms: list[float] = []
         self.losses: list[dict[str, torch.Tensor]] = []
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.losses.append(outputs["losses"])
         learning = [p for p in pl_module.parameters() if p.requires_grad]
         self.gradients.append(torch.cat([p.grad.flatten() for p in learning]))
@@ -50,8 +64,12 @@ def test_a_training_step_does_not_depend_on_what_was_drawn_before():
 def test_the_loss_is_the_sum_of_the_five():
     output = tiny_module().training_step(batch_of(100, 101), 0)
     assert list(output["losses"]) == list(LOSSES)
-    assert output["loss"].item() == pytest.approx(sum(loss.item() for loss in output["losses"].values()))
-    assert output["loss"].requires_grad and not any(loss.requires_grad for loss in output["losses"].values())
+    assert output["loss"].item() == pytest.approx(
+        sum(loss.item() for loss in output["losses"].values())
+    )
+    assert output["loss"].requires_grad and not any(
+        loss.requires_grad for loss in output["losses"].values()
+    )
 
 
 def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Path):
@@ -60,7 +78,9 @@ def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Pa
     state = torch.get_rng_state()
     found = trainer.validate(module, datamodule=data, verbose=False)[0]
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())  # BatchNorm too
+    assert all(
+        torch.equal(value, before[name]) for name, value in module.state_dict().items()
+    )  # BatchNorm too
 
     # The mean over images, not over batches: 4, 4, 4 and 2 of them.
     module.eval()
@@ -74,8 +94,14 @@ def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Pa
 
 def test_validation_without_targets_logs_no_loss(tmp_path: Path):
     module = tiny_module().eval()
-    batch = {key: value for key, value in batch_of(100).items() if key in ("images", "labels", "valid", "readable")}
-    output = module.model({**batch, "boxes": torch.zeros(1, 2, 4), "seeds": torch.ones(1, dtype=torch.int64)})
+    batch = {
+        key: value
+        for key, value in batch_of(100).items()
+        if key in ("images", "labels", "valid", "readable")
+    }
+    output = module.model(
+        {**batch, "boxes": torch.zeros(1, 2, 4), "seeds": torch.ones(1, dtype=torch.int64)}
+    )
     assert output.losses and output.detections is not None
 
     class NoTargets(TinyModel):
@@ -83,13 +109,17 @@ def test_validation_without_targets_logs_no_loss(tmp_path: Path):
             return super().forward(batch)._replace(losses={})
 
     module.model = NoTargets().eval()
-    assert module.validation_step(batch_of(100), 0).losses == {}  # would raise on self.log: it has no trainer
+    assert (
+        module.validation_step(batch_of(100), 0).losses == {}
+    )  # would raise on self.log: it has no trainer
 
 
 def test_gradients_are_clipped_by_their_norm(tmp_path: Path):
     free, clipped = Watch(), Watch()
     for watch, limit in ((free, None), (clipped, 0.5)):
-        tiny_trainer(tmp_path, [watch], steps=1, clip_norm=limit).fit(tiny_module(), datamodule=TinyData())
+        tiny_trainer(tmp_path, [watch], steps=1, clip_norm=limit).fit(
+            tiny_module(), datamodule=TinyData()
+        )
     norm = free.gradients[0].norm().item()
     assert norm > 0.5 and free.norms == pytest.approx([norm])
     assert clipped.norms == pytest.approx([norm])  # what is logged is the norm before
@@ -111,7 +141,10 @@ def test_accumulated_batches_are_averaged(tmp_path: Path):
 def test_the_effective_batch_sets_the_learning_rate_and_is_said(tmp_path: Path, capsys: Any):
     module = tiny_module(lr=0.01)
     tiny_trainer(tmp_path, epochs=1, accumulate=3).fit(module, datamodule=TinyData())
-    assert f"learning rate 0.01 x {BATCH * 3} / {BATCH} (batch / reference) = 0.03; AdamW" in capsys.readouterr().out
+    assert (
+        f"learning rate 0.01 x {BATCH * 3} / {BATCH} (batch / reference) = 0.03; AdamW"
+        in capsys.readouterr().out
+    )
     assert module.learning_rates["backbone"] == pytest.approx(module.learning_rates["heads"] / 2)
     assert not module.trainer.optimizers[0].param_groups[0]["fused"]  # on the CPU
 
@@ -134,11 +167,17 @@ def test_what_a_module_refuses():
 
 
 def test_the_real_model_trains_and_validates(tmp_path: Path):
-    """The tiny Mask R-CNN for two steps and a validation: five finite losses in both, and a gradient everywhere."""
+    """The tiny Mask R-CNN for two steps and a validation: five finite losses in both, and a
+    gradient everywhere.
+    """
     config = compose("train", ["model=tiny", "backbone=resnet18", "data=shapes"])
     config.model.num_classes = len(CATEGORIES)
     module = DetectionModule(
-        model=build(config.model), optimizer=build(config.optimizer), categories=CATEGORIES, config={}, seed=1
+        model=build(config.model),
+        optimizer=build(config.optimizer),
+        categories=CATEGORIES,
+        config={},
+        seed=1,
     )
     watch = Watch()
     trainer = tiny_trainer(tmp_path, [watch], steps=2)
@@ -148,16 +187,30 @@ def test_the_real_model_trains_and_validates(tmp_path: Path):
     values = {name: float(value) for name, value in trainer.callback_metrics.items()}
     assert sorted(values) == ["val/loss", *sorted(f"val/loss_{name}" for name in LOSSES)]
     assert all(torch.isfinite(torch.tensor(list(values.values()))))
-    assert all(gradient.isfinite().all() for gradient in watch.gradients)  # and there is one for every parameter
+    assert all(
+        gradient.isfinite().all() for gradient in watch.gradients
+    )  # and there is one for every parameter
 
 
-def test_a_process_with_another_config_than_the_first_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Two ranks that composed for themselves trained with different learning rates elsewhere, without any error."""
+def test_a_process_with_another_config_than_the_first_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Two ranks that composed for themselves trained with different learning rates elsewhere,
+    without any error.
+    """
     trainer = tiny_trainer(tmp_path)
-    monkeypatch.setattr(trainer.strategy, "broadcast", lambda value: config_digest({"optimizer": {"lr": 0.1}}))
-    with pytest.raises(UserError, match="process 0 has another config than process 0: start all of them with one"):
+    monkeypatch.setattr(
+        trainer.strategy, "broadcast", lambda value: config_digest({"optimizer": {"lr": 0.1}})
+    )
+    with pytest.raises(
+        UserError, match="process 0 has another config than process 0: start all of them with one"
+    ):
         trainer.fit(tiny_module(), datamodule=TinyData())
 
 
 def test_a_digest_is_of_the_values_not_of_their_order():
-    assert config_digest({"a": 1, "b": [2]}) == config_digest({"b": [2], "a": 1}) != config_digest({"a": 1, "b": [3]})
+    assert (
+        config_digest({"a": 1, "b": [2]})
+        == config_digest({"b": [2], "a": 1})
+        != config_digest({"a": 1, "b": [3]})
+    )

@@ -1,4 +1,6 @@
-"""A training step, all of it, on the CPU in the form that a GPU runs: nothing of it may make the host wait."""
+"""A training step, all of it, on the CPU in the form that a GPU runs: nothing of it may make the
+host wait.
+"""
 
 import io
 from pathlib import Path
@@ -7,19 +9,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from test_gpu import Scenes, real_module, scene
+from scenes import Scenes, real_module, scene
+from shapes_from_data import ShapesFromData
 from tiny_run import tiny_trainer
 from torch.utils.data import DataLoader
 
+from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.model import boxes
 from maskrcnn_lit.training.nonfinite import FiniteGuard
-from maskrcnn_lit.training.progress import ProgressLine
-from tests.shapes_from_data import ShapesFromData
 
 
 class Guarded(Callback):
-    """The guard from the end of the first step to the end of step `last`: loader, hooks and callbacks between included.
-    It comes after all other callbacks, and so is on when theirs begin."""
+    """The guard from the end of the first step to the end of step `last`: loader, hooks and
+    callbacks between included. It comes after all other callbacks, and so is on when theirs begin.
+    """
 
     def __init__(self, last: int) -> None:
         self.last, self.guard, self.on = last, ShapesFromData(), False
@@ -46,19 +49,30 @@ class Few(Scenes):
         return DataLoader(scenes, batch_size=2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("options", [("model=tiny",), ("model=mask_rcnn", "model.box_head.batch_size=32")])
+@pytest.mark.parametrize(
+    "options", [("model=tiny",), ("model=mask_rcnn", "model.box_head.batch_size=32")]
+)
 def test_the_host_reads_nothing_in_a_training_step(
     tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    """Forward, backward, clipping, optimizer step, Lightning's loop, TrainMeter and ProgressLine between two lines."""
+    """Forward, backward, clipping, optimizer step, Lightning's loop, TrainMeter and ProgressLine
+    between two lines.
+    """
     monkeypatch.setattr(boxes, "READ", False)
-    monkeypatch.setattr(FiniteGuard, "_first_bad", lambda self: self._steps.clear())  # a GPU's answers come later
+    monkeypatch.setattr(
+        FiniteGuard, "_first_bad", lambda self: self._steps.clear()
+    )  # a GPU's answers come later
     module = real_module(options=options)
     plan = module.optimizer
     module.optimizer = lambda *args, fused, **rest: plan(*args, fused=True, **rest)  # as on a GPU
     watched = Guarded(last=3)
     line = ProgressLine(seconds_between_lines=1e9, out=io.StringIO())
-    settings = {"epochs": 1, "steps": 3, "log_every_n_steps": 1000, "checkpoint_every_n_steps": None}
+    settings = {
+        "epochs": 1,
+        "steps": 3,
+        "log_every_n_steps": 1000,
+        "checkpoint_every_n_steps": None,
+    }
     trainer = tiny_trainer(tmp_path, [line, watched], clip_norm=0.5, **settings)
     trainer.limit_val_batches = 0
     line._shown = 1e12  # a line has just been written

@@ -16,7 +16,9 @@ from maskrcnn_lit.training.nonfinite import FiniteGuard, replay
 
 
 class Breaks(TinyModel):
-    """A term that is not finite once the image with id `culprit` comes up: its loss, or its gradient alone."""
+    """A term that is not finite once the image with id `culprit` comes up: its loss, or its
+    gradient alone.
+    """
 
     def __init__(self, culprit: int, what: str) -> None:
         super().__init__()
@@ -35,16 +37,22 @@ class Breaks(TinyModel):
 class KeepWeights(Callback):
     """Copies the parameters as they are before step 4."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
+    ) -> None:
         if trainer.global_step == 4:
-            pl_module.kept = {name: value.detach().clone() for name, value in pl_module.model.named_parameters()}
+            pl_module.kept = {
+                name: value.detach().clone() for name, value in pl_module.model.named_parameters()
+            }
 
 
 def batches_of_epoch_0() -> list[list[int]]:
     return [batch["image_ids"].tolist() for batch in TinyData().train_dataloader()]
 
 
-def stopped(tmp_path: Path, *, at_batch: int, what: str, **trainer: Any) -> tuple[str, dict[str, Any], Path]:
+def stopped(
+    tmp_path: Path, *, at_batch: int, what: str, **trainer: Any
+) -> tuple[str, dict[str, Any], Path]:
     """Message and file of a run that meets the culprit in batch `at_batch` of its first epoch."""
     module, culprit = tiny_module(), batches_of_epoch_0()[at_batch][1]
     torch.manual_seed(0)  # the same weights as those of tiny_module
@@ -61,7 +69,8 @@ def test_the_run_stops_and_says_what_to_do(tmp_path: Path, what: str):
     ids = batches_of_epoch_0()[4]
     assert file.name == "nonfinite_step4.pt"
     assert (
-        "training stopped at step 4 (epoch 0), the loss or its gradient is not finite: losses rpn_objectness" in message
+        "training stopped at step 4 (epoch 0), the loss or its gradient is not finite: losses rpn_objectness"
+        in message
     )
     assert f"images {ids[0]}, {ids[1]}" in message
     assert "gradient norm nan; learning rate backbone 0.02" in message
@@ -86,7 +95,9 @@ def test_the_weights_in_the_file_are_those_before_the_step(tmp_path: Path):
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_replay_gives_the_same_numbers(tmp_path: Path, precision: str, accumulate: int):
-    _, saved, file = stopped(tmp_path, at_batch=5, what="loss", precision=precision, accumulate=accumulate)
+    _, saved, file = stopped(
+        tmp_path, at_batch=5, what="loss", precision=precision, accumulate=accumulate
+    )
     assert len(saved["batches"]) == accumulate
     model = Breaks(batches_of_epoch_0()[5][1], "loss")
     again = replay(file, model)
@@ -104,15 +115,24 @@ def test_no_checkpoint_is_written_after_it(tmp_path: Path):
     assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
 
 
-def checked(guard: FiniteGuard, optimizer: torch.optim.Optimizer, number: int, loss: float, **kwargs: Any) -> Any:
-    guard.saw({"image_ids": torch.tensor([number])}, {"box": torch.tensor(loss)}, seed=number, weights=torch.ones(1))
+def checked(
+    guard: FiniteGuard, optimizer: torch.optim.Optimizer, number: int, loss: float, **kwargs: Any
+) -> Any:
+    guard.saw(
+        {"image_ids": torch.tensor([number])},
+        {"box": torch.tensor(loss)},
+        seed=number,
+        weights=torch.ones(1),
+    )
     settings: dict[str, Any] = {"gradient_norm": torch.tensor(1.0), "norm_counts": True, **kwargs}
     return guard.check(optimizer, number=number, epoch=0, learning_rates={}, **settings)
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
 def test_fused_optimizers_leave_the_weights_alone_from_then_on(make: Any):
-    """On a GPU the host hears of it steps later. The fused kernels of the CPU keep to the same protocol."""
+    """On a GPU the host hears of it steps later. The fused kernels of the CPU keep to the same
+    protocol.
+    """
     parameter = nn.Parameter(torch.ones(3))
     optimizer, guard = make([parameter], lr=0.1, fused=True), FiniteGuard()
     values = []
@@ -127,7 +147,10 @@ def test_fused_optimizers_leave_the_weights_alone_from_then_on(make: Any):
 
 def test_a_gradient_that_is_not_finite_is_normal_with_a_scaler():
     optimizer, guard = torch.optim.SGD([nn.Parameter(torch.ones(1))]), FiniteGuard()
-    assert checked(guard, optimizer, 0, 1.0, gradient_norm=torch.tensor(math.inf), norm_counts=False) is None
+    assert (
+        checked(guard, optimizer, 0, 1.0, gradient_norm=torch.tensor(math.inf), norm_counts=False)
+        is None
+    )
     assert not hasattr(optimizer, "found_inf")
     assert checked(guard, optimizer, 1, math.nan, norm_counts=False).number == 1
 
@@ -155,7 +178,9 @@ def test_answers_that_come_late_name_the_first_bad_step():
     guard._first_bad = first_bad  # type: ignore[method-assign]
     assert guard._first_bad() is None and len(guard._steps) == 3
     events[0].over = True
-    assert guard._first_bad() is None and len(guard._steps) == 2  # step 0 was fine, and its batch is let go
+    assert (
+        guard._first_bad() is None and len(guard._steps) == 2
+    )  # step 0 was fine, and its batch is let go
     found = guard.finish()  # before a checkpoint it waits
     assert found is not None and found.number == 1
     assert [part.batch["image_ids"].tolist() for part in found.parts] == [[1]]

@@ -19,7 +19,14 @@ from maskrcnn_lit.training.optimizer import (
 )
 
 COMMON: dict[str, Any] = {
-    **{"batch_size": 8, "steps": Length(100, 5), "fused": False, "lr": 0.1, "reference_batch": 16, "scaling": "linear"},
+    **{
+        "batch_size": 8,
+        "steps": Length(100, 5),
+        "fused": False,
+        "lr": 0.1,
+        "reference_batch": 16,
+        "scaling": "linear",
+    },
     **{"backbone_factor": 0.5, "weight_decay": 0.05, "warmup_steps": 4},
 }
 ADAMW = partial(adamw, **COMMON, betas=(0.9, 0.999), end_factor=0.01)
@@ -31,7 +38,9 @@ class Model(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4))
         self.backbone[2].requires_grad_(False)
-        self.head = nn.Sequential(nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.LayerNorm((4, 2, 2)), nn.Linear(4, 4))
+        self.head = nn.Sequential(
+            nn.Linear(4, 4), nn.GroupNorm(2, 4), nn.LayerNorm((4, 2, 2)), nn.Linear(4, 4)
+        )
         self.head[3].weight = self.head[0].weight  # shared
 
 
@@ -53,7 +62,10 @@ def test_study_cosine_is_torchs_beyond_its_t_max():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10, eta_min=0.01)
     for epoch in range(100):
-        ours = [study_cosine(step, epoch=3, warmup=0, end_factor=0.01) for step in range(3 * epoch, 3 * epoch + 3)]
+        ours = [
+            study_cosine(step, epoch=3, warmup=0, end_factor=0.01)
+            for step in range(3 * epoch, 3 * epoch + 3)
+        ]
         assert ours == pytest.approx([optimizer.param_groups[0]["lr"]] * 3, abs=1e-9)
         optimizer.step()
         theirs.step()
@@ -61,7 +73,9 @@ def test_study_cosine_is_torchs_beyond_its_t_max():
 
 def test_multi_step_by_hand():
     factor = partial(warmup_multi_step, warmup=2, milestones=[4, 6], gamma=0.1)
-    assert [factor(step) for step in range(8)] == pytest.approx([0.001, 0.5005, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert [factor(step) for step in range(8)] == pytest.approx(
+        [0.001, 0.5005, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
 
 
 def test_groups_by_part_and_decay():
@@ -84,7 +98,9 @@ def test_groups_by_part_and_decay():
 
 def test_a_wholly_frozen_model_is_refused():
     with pytest.raises(UserError, match="no parameter that learns"):
-        parameter_groups(nn.Linear(1, 1).requires_grad_(False), lr=1.0, backbone_factor=1.0, weight_decay=0.0)
+        parameter_groups(
+            nn.Linear(1, 1).requires_grad_(False), lr=1.0, backbone_factor=1.0, weight_decay=0.0
+        )
 
 
 def test_learning_rate_is_scaled_and_said():
@@ -92,7 +108,10 @@ def test_learning_rate_is_scaled_and_said():
         5e-5,
         "learning rate 0.0001 x 8 / 16 (batch / reference) = 5e-05",
     )
-    assert scale_lr(1e-4, 16, 8, "none") == (1e-4, "learning rate 0.0001 for a batch of 8, not scaled")
+    assert scale_lr(1e-4, 16, 8, "none") == (
+        1e-4,
+        "learning rate 0.0001 for a batch of 8, not scaled",
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,9 +120,17 @@ def test_learning_rate_is_scaled_and_said():
         (ADAMW, {"lr": 0.0}, "optimizer.lr is 0.0; expected a number above 0"),
         (ADAMW, {"lr": math.nan}, "optimizer.lr is nan; expected a number above 0"),
         (ADAMW, {"scaling": "sqrt"}, "optimizer.scaling is 'sqrt'; expected linear or none"),
-        (ADAMW, {"schedule": "linear"}, "optimizer.schedule is 'linear'; expected cosine or study_cosine"),
+        (
+            ADAMW,
+            {"schedule": "linear"},
+            "optimizer.schedule is 'linear'; expected cosine or study_cosine",
+        ),
         (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps is -1; expected 0 or more"),
-        (SGD, {"milestones": [60000, 80000]}, r"optimizer.milestones is \[60000, 80000\]; expected ascending shares"),
+        (
+            SGD,
+            {"milestones": [60000, 80000]},
+            r"optimizer.milestones is \[60000, 80000\]; expected ascending shares",
+        ),
         (SGD, {"milestones": [0.9, 0.6]}, "expected ascending shares of the run"),
     ],
 )
@@ -137,17 +164,23 @@ def test_adamw_follows_its_schedule():
 
 def test_adamw_follows_the_study():
     plan = ADAMW(Model(), schedule="study_cosine")
-    expected = [0.05 * study_cosine(step, epoch=5, warmup=4, end_factor=0.01) for step in range(101)]
+    expected = [
+        0.05 * study_cosine(step, epoch=5, warmup=4, end_factor=0.01) for step in range(101)
+    ]
     assert rates(plan, 101) == pytest.approx(expected)
     assert min(expected[4:]) == pytest.approx(0.0005) and expected[100] == pytest.approx(0.05)
-    assert plan.text.endswith("AdamW, warm-up to step 4, cosine down to 0.0005 and up again every 20 epochs")
+    assert plan.text.endswith(
+        "AdamW, warm-up to step 4, cosine down to 0.0005 and up again every 20 epochs"
+    )
 
 
 def test_sgd_follows_its_schedule():
     plan = SGD(Model())
     assert plan.optimizer.param_groups[0]["momentum"] == 0.9
     found = rates(plan, 100)
-    assert [found[i] for i in (4, 49, 50, 74, 75, 99)] == pytest.approx([0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005])
+    assert [found[i] for i in (4, 49, 50, 74, 75, 99)] == pytest.approx(
+        [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005]
+    )
     assert plan.text.endswith("SGD, warm-up to step 4, times 0.1 at the steps 50, 75 of 100")
 
 
@@ -156,7 +189,9 @@ def test_a_short_run_warms_up_for_a_tenth():
 
 
 def test_the_schedule_is_a_function_of_the_step_alone():
-    """State that went through a file leads to the same rates, although no schedule function is in it."""
+    """State that went through a file leads to the same rates, although no schedule function is in
+    it.
+    """
     plan = ADAMW(Model())
     first = rates(plan, 30)
     state = plan.schedule.state_dict()

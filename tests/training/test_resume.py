@@ -47,7 +47,10 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
 def rows(run_dir: Path) -> list[dict[str, str]]:
     """metrics.csv without what is measured by the clock."""
     with open(run_dir / "metrics.csv", newline="") as file:
-        return [{k: v for k, v in row.items() if not k.startswith("speed/")} for row in csv.DictReader(file)]
+        return [
+            {k: v for k, v in row.items() if not k.startswith("speed/")}
+            for row in csv.DictReader(file)
+        ]
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -57,10 +60,16 @@ def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def assert_same_run(unbroken: Path, resumed: Path) -> None:
-    """Weights, optimizer, schedule, loops, meters and best score; best.ckpt; metrics.csv; TensorBoard's curves."""
+    """Weights, optimizer, schedule, loops, meters and best score; best.ckpt; metrics.csv;
+    TensorBoard's curves.
+    """
     for name in ("last", "best"):
-        a, b = (load_plain(folder / "checkpoints" / f"{name}.ckpt") for folder in (unbroken, resumed))
-        assert b["spent"].pop("seconds") > 0 and a["spent"].pop("seconds") > 0  # what no two runs share
+        a, b = (
+            load_plain(folder / "checkpoints" / f"{name}.ckpt") for folder in (unbroken, resumed)
+        )
+        assert (
+            b["spent"].pop("seconds") > 0 and a["spent"].pop("seconds") > 0
+        )  # what no two runs share
         assert_same(a, b, name)
     assert rows(unbroken) == rows(resumed)
     assert curves(unbroken) == curves(resumed)
@@ -78,15 +87,26 @@ def unbroken(tmp_path_factory: Any) -> dict[tuple[int, int], Path]:
     return made
 
 
-# step:N: after N batches. save:N, saved:N: in the Nth save, before or right after the file gets its name. The saves are
-# last (3 steps), last (6), best and last (7, end of the first epoch), last (9), last (12), best and last (14), ...
+# step:N: after N batches. save:N, saved:N: in the Nth save, before or right after the file gets its
+# name. The saves are last (3 steps), last (6), best and last (7, end of the first epoch), last (9),
+# last (12), best and last (14), ...
 KILLS = {
-    (0, 1): ("step:1", "step:4", "step:7", "step:13", "step:20", *("save:1", "save:2", "save:4", "save:7")),
+    (0, 1): (
+        "step:1",
+        "step:4",
+        "step:7",
+        "step:13",
+        "step:20",
+        *("save:1", "save:2", "save:4", "save:7"),
+    ),
     (1, 1): ("step:5", "step:7", "save:2", "saved:3"),
-    # 4 steps an epoch: last (3 steps, 6 batches), best and last (4, 7), last (6, 11), best and last (8, 14), ...
+    # 4 steps an epoch: last (3 steps, 6 batches), best and last (4, 7), last (6, 11), best and last
+    # (8, 14), ...
     (0, 2): ("step:8", "step:12", "step:13", "saved:1", "saved:3"),
 }
-CASES = [(workers, accumulate, kill) for (workers, accumulate), kills in KILLS.items() for kill in kills]
+CASES = [
+    (workers, accumulate, kill) for (workers, accumulate), kills in KILLS.items() for kill in kills
+]
 CASES += [(0, 1, kill) for kill in ("saved:1", "saved:3", "saved:4", "saved:6", "saved:8")]
 
 

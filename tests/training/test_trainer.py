@@ -7,48 +7,35 @@ from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
-from maskrcnn_lit.training.trainer import resolve_accelerator, resolve_precision, total_steps
+from maskrcnn_lit.training.trainer import total_steps
 
 PER_EPOCH = IMAGES // BATCH
 
 
 @pytest.mark.parametrize(
-    ("given", "accelerator", "capability", "expected"),
-    [
-        ("auto", "cpu", (0, 0), "32-true"),
-        ("auto", "gpu", (7, 0), "16-mixed"),  # V100
-        ("auto", "gpu", (7, 5), "16-mixed"),  # T4: torch emulates bfloat16 there, slowly
-        ("auto", "gpu", (8, 0), "bf16-mixed"),  # A100
-        ("auto", "gpu", (9, 0), "bf16-mixed"),
-        (32, "gpu", (9, 0), "32-true"),
-        ("bf16-mixed", "cpu", (0, 0), "bf16-mixed"),
-    ],
-)
-def test_precision(monkeypatch: Any, given: Any, accelerator: str, capability: tuple[int, int], expected: str):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert resolve_precision(given, accelerator) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "found", "expected"), [("auto", 0, "cpu"), ("auto", 2, "gpu"), ("cpu", 2, "cpu"), ("gpu", 2, "gpu")]
-)
-def test_accelerator(monkeypatch: Any, given: str, found: int, expected: str):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
-    assert resolve_accelerator(given, 1) == expected
-
-
-@pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accelerator": "gpu"}, "trainer.accelerator=gpu, but torch .* sees no CUDA device here: use trainer.accel"),
+        (
+            {"accelerator": "gpu"},
+            "trainer.accelerator=gpu, but torch .* sees no CUDA device here: use trainer.accel",
+        ),
         ({"accelerator": "tpu"}, "trainer.accelerator is 'tpu'; expected auto, cpu or gpu"),
-        ({"precision": "fp8"}, "trainer.precision is 'fp8'; expected auto, 32-true, 16-mixed, bf16-mixed"),
-        ({"precision": "16-mixed"}, "trainer.precision=16-mixed needs a GPU: use trainer.precision=auto"),
+        (
+            {"precision": "fp8"},
+            "trainer.precision is 'fp8'; expected auto, 32-true, 16-mixed, bf16-mixed",
+        ),
+        (
+            {"precision": "16-mixed"},
+            "trainer.precision=16-mixed needs a GPU: use trainer.precision=auto",
+        ),
         ({"epochs": None}, "trainer.epochs and trainer.steps are both null, so the run has no end"),
         ({"epochs": 0}, "trainer.epochs=0 must be a whole number, 1 or more"),
         ({"steps": 0}, "trainer.steps=0 must be a whole number, 1 or more"),
         ({"accumulate": 0}, "trainer.accumulate=0 must be a whole number, 1 or more"),
-        ({"checkpoint_every_n_steps": 0}, "trainer.checkpoint_every_n_steps=0 must be a whole number, 1 or more"),
+        (
+            {"checkpoint_every_n_steps": 0},
+            "trainer.checkpoint_every_n_steps=0 must be a whole number, 1 or more",
+        ),
         ({"log_every_n_steps": 0}, "trainer.log_every_n_steps=0 must be"),
         ({"evaluate_every_n_epochs": 0}, "evaluation.every_n_epochs=0 must be"),
         ({"num_nodes": 0}, "trainer.num_nodes=0 must be"),
@@ -63,14 +50,12 @@ def test_mistakes_are_named(monkeypatch: Any, tmp_path: Path, change: dict[str, 
         tiny_trainer(tmp_path, **change)
 
 
-def test_more_devices_than_there_are(monkeypatch: Any):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match=r"trainer.devices=4, but there are 2 CUDA devices: use trainer.devices=2"):
-        resolve_accelerator("gpu", 4)
-
-
-@pytest.mark.parametrize(("epochs", "steps", "expected"), [(3, None, 21), (3, 10, 10), (1, 10, 7), (None, 10, 10)])
-def test_the_shorter_limit_counts(tmp_path: Path, epochs: int | None, steps: int | None, expected: int):
+@pytest.mark.parametrize(
+    ("epochs", "steps", "expected"), [(3, None, 21), (3, 10, 10), (1, 10, 7), (None, 10, 10)]
+)
+def test_the_shorter_limit_counts(
+    tmp_path: Path, epochs: int | None, steps: int | None, expected: int
+):
     trainer = tiny_trainer(tmp_path, [Score()], epochs=epochs, steps=steps)
     module = tiny_module()
     trainer.fit(module, datamodule=TinyData())
@@ -84,7 +69,9 @@ def test_the_shorter_limit_counts(tmp_path: Path, epochs: int | None, steps: int
 def test_a_run_of_steps_ends_with_a_validation(tmp_path: Path):
     trainer = tiny_trainer(tmp_path, [Score()], epochs=None, steps=PER_EPOCH + 3)
     trainer.fit(tiny_module(), datamodule=TinyData())
-    assert float(trainer.callback_metrics["val/mask_ap"]) == pytest.approx(0.6)  # that of the second, cut epoch
+    assert float(trainer.callback_metrics["val/mask_ap"]) == pytest.approx(
+        0.6
+    )  # that of the second, cut epoch
     assert load_plain(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == PER_EPOCH + 3
 
 

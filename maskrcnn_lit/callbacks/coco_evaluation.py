@@ -1,0 +1,202 @@
+"""Scores what validation detects: COCO AP of boxes and masks, and roi_accuracy, under the names
+val/...
+
+The module only returns detections; this callback turns them into compressed masks batch by batch,
+gathers them over the processes as bytes by image id, scores them once, and logs the same numbers in
+every process.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+
+from maskrcnn_lit.callbacks.gather import raise_reported, report_failure, share
+from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.evaluation.coco.matching import Matches
+from maskrcnn_lit.evaluation.coco.results import write_results
+from maskrcnn_lit.evaluation.coco.scores import (
+    MAX_DETECTIONS,
+    DetectionCollector,
+    check_limits,
+    limit_warning,
+    match_all,
+    of_images,
+    score_matches,
+)
+from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
+from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.model.postprocess import to_original
+
+_MONITORED = ("val/box_ap", "val/mask_ap")
+
+
+def coco_evaluation(trainer: Trainer) -> "CocoEvaluation | None":
+    """The one among the callbacks of `trainer`, if there is one."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    return next((callback for callback in callbacks if isinstance(callback, CocoEvaluation)), None)
+
+
+class CocoEvaluation(Callback):
+    """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's
+    `Output`.
+
+    run_dir: where detections.json, the COCO results of the last evaluation, is written (None:
+        nowhere).
+    max_detections: as for `check_limits`; model_limit: the most detections of an image that the
+        model gives, if known. Where an image has more objects, a line says what to type;
+        raises_model: as for `limit_warning`.
+    roi_boxes: what roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
+
+    After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
+    val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth)
+    and `per_class` class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process.
+    val/images: how many images were scored; a quick look during training sees a part of them. In
+    process 0 `image_ids` are these images, `matches` is what the scores were made of, and `scored`
+    is the ground truth and the results, for callbacks that come after this one; it is dropped when
+    the validation ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: str | Path | None = None,
+        max_detections: Sequence[int] = MAX_DETECTIONS,
+        roi_boxes: str = "all",
+        model_limit: int | None = None,
+        raises_model: bool = False,
+    ) -> None:
+        self.path = Path(run_dir) / "detections.json" if run_dir is not None else None
+        self.max_detections = check_limits(max_detections)
+        self.roi_boxes = roi_boxes
+        self.model_limit, self.raises_model = model_limit, raises_model
+        self.step = -1  # of the training, at the last validation
+        self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = (
+            None  # COCO ground truth, COCO results
+        )
+        self.metrics: dict[str, float] = {}
+        self.per_class: dict[str, dict[str, float]] = {}
+        self.image_ids: list[int] = []
+        self.matches: dict[str, Matches] = {}
+        self._validations = 0
+        self._warned: str | None = None
+        self._reset()
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        raise_reported()
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(
+                pl_module.device
+            )  # the forward pass is no part of the evaluation's time
+        started = time.perf_counter()
+        output: Output = outputs
+        if output.detections is None:
+            raise ValueError(
+                "validation_step returned no detections; the model must be in evaluation mode"
+            )
+        found = zip(to_original(output.detections, batch), batch["readable"].tolist(), strict=True)
+        for entry, readable in found:
+            if entry["image_id"] != BLANK_ID:
+                self._collector.add([entry], [readable])
+        if output.box_labels is not None:
+            self._roi_accuracy.update(output.box_labels, output.empty_labels, batch)
+        self._seconds += time.perf_counter() - started
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking:  # a few batches, through an untrained model
+            return
+        self._validations += 1
+        own = self._collector, self._roi_accuracy
+        scored = share(
+            f"validation {self._validations}",
+            own,
+            lambda all_: self._score(trainer, pl_module, all_),
+        )
+        self.metrics, self.per_class = scored
+        self.step = trainer.global_step
+        self.metrics["val/evaluation_seconds"] += self._seconds
+        for name, value in self.metrics.items():
+            # NaN says that there is no such object in the data. Only what a checkpoint may wait for
+            # is logged so.
+            if not math.isnan(value) or name in _MONITORED:
+                # Equal in all processes; the maximum of equal values is exact, a mean may not be.
+                pl_module.log(name, value, reduce_fx="max", sync_dist=True)
+        self._reset()  # the detections are not needed any more
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.scored = None
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """No process waits for one that has failed."""
+        if isinstance(exception, Exception):
+            raise_reported(exception)
+            report_failure(exception)
+
+    def _reset(self) -> None:
+        self._collector = DetectionCollector()
+        self._roi_accuracy = RoiAccuracy(self.roi_boxes)
+        self._seconds = 0.0
+
+    def _score(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        gathered: Sequence[tuple[DetectionCollector, RoiAccuracy]],
+    ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """Of the images of all processes. An image that a sampler gave twice counts once.
+        val/evaluation_seconds is that of this: processes that are ready sooner wait for the others
+        before it.
+        """
+        started = time.perf_counter()
+        for collector, roi_accuracy in gathered:
+            self._collector.merge(collector)
+            self._roi_accuracy.merge(roi_accuracy)
+        index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
+        results = self._collector.results(index.categories)
+        self.image_ids = sorted(seen)
+        if self.path is not None:
+            write_results(self.path, results)
+        truth = of_images(index.coco_ground_truth(), seen)
+        self.matches = match_all(truth, results, self.max_detections[-1])
+        scores = score_matches(self.matches, truth["categories"], self.max_detections)
+        if len(seen) < len(index):
+            pl_module.print(
+                f"scored {len(seen)} of {len(index)} validation images: "
+                f"{len(self._collector.unreadable)} could not be read, the rest was not asked for"
+            )
+        if math.isnan(scores.metrics["val/box_ap"]):
+            pl_module.print("the validation images hold no objects: AP is not defined")
+        warning = limit_warning(
+            self.matches["box"],
+            self.max_detections,
+            self.model_limit,
+            raises_model=self.raises_model,
+        )
+        if warning and warning != self._warned:
+            pl_module.print(warning)
+        self._warned = warning
+        self.scored = truth, results
+        accuracy = self._roi_accuracy.per_class([category.name for category in index.categories])
+        per_class = {
+            n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()
+        }
+        more = {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
+        more["val/evaluation_seconds"] = time.perf_counter() - started
+        return scores.metrics | more, per_class

@@ -1,0 +1,126 @@
+"""What several processes do together in an evaluation, so that one that fails ends them all with
+its message.
+
+A process that fails leaves its message in the store of the process group. The others look there
+whenever they may have to wait for it: after every batch, before they gather, and when a collective
+breaks off. Without a process group there is one process, and nothing of this.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed
+
+from maskrcnn_lit.errors import UserError
+
+_FAILED, _READ = "maskrcnn_lit/failed", "maskrcnn_lit/failure_read"
+
+_POLL_SECONDS = 0.02
+
+_WAIT_SECONDS = 1800.0  # as PyTorch waits in a collective: one that was killed has left no message
+
+_GRACE_SECONDS = (
+    30.0  # process 0 keeps the store, and so it stays until the others have read why it fails
+)
+
+
+def share(
+    name: str, own: Any, combine: Callable[[list[Any]], Any], *, wait_seconds: float = _WAIT_SECONDS
+) -> Any:
+    """What `combine` makes, in process 0, of the `own` of all processes in the order of their
+    ranks: given to all.
+
+    name: the same in every process, and another one in every call. If `combine` fails, or another
+    process has failed, every process raises that error. RuntimeError: one did not come within
+    `wait_seconds`.
+    """
+    if not _several():
+        return combine([own])
+    store, world = _store(), torch.distributed.get_world_size()
+    arrived, made = f"maskrcnn_lit/{name}/arrived", f"maskrcnn_lit/{name}/made"
+    store.add(arrived, 1)
+    _wait(
+        lambda: store.add(arrived, 0) == world, f"all {world} processes in {name!r}", wait_seconds
+    )
+    first = torch.distributed.get_rank() == 0
+    gathered: list[Any] | None = [None] * world if first else None
+    torch.distributed.gather_object(own, gathered)
+    outcome = [None]
+    if gathered is None:
+        _wait(lambda: store.check([made]), f"what process 0 makes in {name!r}", wait_seconds)
+    else:
+        try:
+            outcome = [combine(gathered)]
+        except Exception as error:
+            report_failure(error)
+            raise
+        store.set(made, "")
+    torch.distributed.broadcast_object_list(outcome)
+    return outcome[0]
+
+
+def report_failure(error: Exception) -> None:
+    """Tell the other processes, if none has told of a failure yet; process 0 waits until they have
+    heard it.
+    """
+    if not _several():
+        return
+    store, rank = _store(), torch.distributed.get_rank()
+    if _reported() is not None:
+        store.set(f"{_READ}/{rank}", "")
+        return
+    store.set(
+        _FAILED,
+        json.dumps(
+            {"rank": rank, "user": isinstance(error, UserError), "message": _message(error)}
+        ),
+    )
+    others = [
+        f"{_READ}/{other}" for other in range(torch.distributed.get_world_size()) if other != rank
+    ]
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while rank == 0 and not store.check(others) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+
+
+def raise_reported(cause: Exception | None = None) -> None:
+    """Raise what another process has reported: a UserError where it was one there, else a
+    RuntimeError.
+    """
+    failure = _reported() if _several() else None
+    if failure is None or failure["rank"] == torch.distributed.get_rank():
+        return
+    _store().set(f"{_READ}/{torch.distributed.get_rank()}", "")
+    kind = UserError if failure["user"] else RuntimeError
+    raise kind(f"process {failure['rank']} failed: {failure['message']}") from cause
+
+
+def _wait(ready: Callable[[], bool], what: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not ready():
+        raise_reported()
+        if time.monotonic() > deadline:
+            raise RuntimeError(
+                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {what}: one was killed (out of "
+                "memory?) or hangs; see what the others printed last"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _reported() -> dict[str, Any] | None:
+    store = _store()
+    return json.loads(store.get(_FAILED)) if store.check([_FAILED]) else None
+
+
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _store() -> Any:
+    return torch.distributed.distributed_c10d._get_default_store()

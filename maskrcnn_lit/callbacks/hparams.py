@@ -1,0 +1,186 @@
+"""What a run shows of itself among others: a row of TensorBoard's HPARAMS table, the charts of
+CUSTOM SCALARS, and its config where a logger keeps one.
+"""
+
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers
+from maskrcnn_lit.runs.result import read_result
+
+Value = int | float | str | bool
+
+METRICS = (
+    "val/mask_ap",
+    "val/mask_ap50",
+    "val/box_ap",
+    "val/roi_accuracy",
+    "speed/images_per_second",
+)
+
+# Category -> chart -> its curves, as regular expressions of their names; a chart has those of every
+# chosen run.
+CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Losses": {
+        "total": ("train/loss$", "val/loss$"),
+        "terms in training": ("train/loss_",),
+        "terms in validation": ("val/loss_",),
+    },
+    "AP": {
+        "mask AP": ("val/mask_ap$",),
+        "box AP": ("val/box_ap$",),
+        "mask AP50, AP75": ("val/mask_ap50$", "val/mask_ap75$"),
+        "mask AP of small, medium, large objects": ("val/mask_ap_",),
+        "roi accuracy": ("val/roi_accuracy$",),
+    },
+    "Speed": {
+        "images a second": ("speed/images_per_second$",),
+        "share of time that waits for data": ("speed/data_wait$",),
+        "seconds of an evaluation": ("val/evaluation_seconds$",),
+    },
+}
+
+# Options that say where and by what means a run was made, and not what it is.
+_MEANS = (
+    *("run_dir", "resume", "sweep", "launcher", "logger", "callbacks", "evaluation"),
+    *(
+        "data.root",
+        "data.train.",
+        "data.val.",
+        "data.prepare",
+        "data.cache",
+        "data.image_cache",
+        "data.workers",
+    ),
+    *("data.download", "data.mirror", "trainer.log_every", "trainer.checkpoint"),
+)
+
+
+class HyperParameters(Callback):
+    """At the start of training: the options `names` (dotted names of the config), those that the
+    user typed and the number of training images, against METRICS, whose last values TensorBoard
+    takes from their curves. At the end: that it is there. Other loggers get the whole config.
+    """
+
+    def __init__(self, *, names: Sequence[str]) -> None:
+        self.names = names
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        run_dir = Path(trainer.default_root_dir)
+        typed = typed_options(run_dir / "result.json")
+        names = [
+            name for name in self.names if name.removesuffix(".name") not in typed
+        ]  # backbone=X tells backbone.name
+        row = flat_values(pl_module.config, [*names, *typed])
+        row |= {
+            name: value for name, value in typed.items() if name not in row
+        }  # a choice of a group
+        row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
+        for writer in tensorboard_writers(trainer):
+            for summary in (table_summary(row, varying(run_dir.name, row)), row_summary(row)):
+                writer.file_writer.add_summary(summary)
+            writer.flush()
+        for logger in trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):  # which would make a table of its own
+                logger.log_hyperparams(pl_module.config)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        for writer in tensorboard_writers(trainer):
+            end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+            writer.file_writer.add_summary(
+                _summary(metadata.SESSION_END_INFO_TAG, session_end_info=end)
+            )
+            writer.flush()
+
+
+class ScalarLayout(Callback):
+    """At the start of training: CHARTS, for TensorBoard's CUSTOM SCALARS tab."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        layout = {
+            category: {title: ["Multiline", list(curves)] for title, curves in charts.items()}
+            for category, charts in CHARTS.items()
+        }
+        for writer in tensorboard_writers(trainer):
+            writer.add_custom_scalars(layout)
+            writer.flush()
+
+
+def typed_options(file: Path) -> dict[str, Value]:
+    """The options of result.json's overrides that say what the run is; none where there is no such
+    file.
+    """
+    overrides = read_result(file).overrides if file.is_file() else []
+    pairs = (text.lstrip("+").partition("=") for text in overrides if not text.startswith("~"))
+    return {name: _value(value) for name, _, value in pairs if not name.startswith(_MEANS)}
+
+
+def varying(folder: str, names: Iterable[str]) -> set[str]:
+    """Those of `names` that the folder of a sweep's job is named by: NAME=VALUE,NAME=VALUE, the
+    last part of a name being enough.
+    """
+    told = {part.partition("=")[0] for part in folder.split(",") if "=" in part}
+    return {name for name in names if not told.isdisjoint({name, name.rpartition(".")[2]})}
+
+
+def _value(text: str) -> Value:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, (bool, int, float)) else text
+
+
+def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Value]:
+    """The values of the dotted `names` that `config` has, as TensorBoard takes them: a list becomes
+    text. Groups of options are left out.
+    """
+    values: dict[str, Value] = {}
+    for name in names:
+        node: Any = config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node is not None and not isinstance(node, Mapping):
+            values[name] = node if isinstance(node, (int, float, str, bool)) else str(node)
+    return values
+
+
+def table_summary(row: Mapping[str, Value], varies: Container[str]) -> Summary:
+    """The columns of the table. TensorBoard takes them from one of the runs that it shows, and puts
+    those that vary first.
+    """
+    kinds: dict[type, Any] = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
+    columns = [
+        api_pb2.HParamInfo(
+            name=name,
+            type=kinds.get(type(value), api_pb2.DATA_TYPE_FLOAT64),
+            differs=name in varies,
+        )
+        for name, value in row.items()
+    ]
+    metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=name)) for name in METRICS]
+    return _summary(
+        metadata.EXPERIMENT_TAG,
+        experiment=api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics),
+    )
+
+
+def row_summary(row: Mapping[str, Value]) -> Summary:
+    """The values of a run."""
+    start = plugin_data_pb2.SessionStartInfo()
+    for name, value in row.items():
+        kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")
+        setattr(start.hparams[name], kind, value)
+    return _summary(metadata.SESSION_START_INFO_TAG, session_start_info=start)
+
+
+def _summary(tag: str, **content: Any) -> Summary:
+    described = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(**content))
+    return Summary(value=[Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)])

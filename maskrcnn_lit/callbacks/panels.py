@@ -1,0 +1,60 @@
+"""What TensorBoard shows beside curves: validation images with ground truth and prediction."""
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, Trainer
+
+from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_step
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.report.pictures import choose, draw_panel
+
+# the same there: it leaves out pixels where it shows a picture smaller, and with them thin lines
+IN_TENSORBOARD = 700
+
+
+class Panels(Callback):
+    """Every validation, for the same `images` validation images (drawn by `seed`): ground truth |
+    prediction.
+
+    The predictions are those of the validation pass, from `score_threshold` on. With several
+    processes, those of the images appear that process 0 validates. Needs
+    `trainer.datamodule.quick_index` and a module with `categories`.
+    """
+
+    def __init__(self, *, images: int, seed: int, score_threshold: float) -> None:
+        self.images, self.seed, self.score_threshold = images, seed, score_threshold
+        self._chosen: set[int] = set()
+        self._panels: dict[int, np.ndarray] = {}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if tensorboard_writers(trainer):
+            ids = trainer.datamodule.quick_index.image_ids  # type: ignore[attr-defined]
+            self._chosen = choose(ids, self.images, self.seed)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        *args: Any,
+    ) -> None:
+        if not self._chosen or outputs.detections is None:
+            return
+        names = [category.name for category in pl_module.categories]
+        for i, image_id in enumerate(batch["image_ids"].tolist()):
+            if image_id in self._chosen:
+                panel = draw_panel(
+                    batch, outputs, i, names, self.score_threshold, longest_side=IN_TENSORBOARD
+                )
+                self._panels[image_id] = panel
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        step = validation_step(trainer)
+        for writer in tensorboard_writers(trainer):
+            for image_id, panel in sorted(self._panels.items()):
+                writer.add_image(f"val_images/{image_id}", panel, step, dataformats="HWC")
+            writer.flush()
+        self._panels.clear()

@@ -1,0 +1,215 @@
+"""The line that a run shows while it trains."""
+
+import math
+import os
+import sys
+import textwrap
+import time
+from typing import Any, TextIO
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+
+from maskrcnn_lit.callbacks.train_meter import Speed
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
+
+SMOOTHING = 0.9  # a loss from before n batches counts 0.9^n of the last one
+
+
+class ProgressLine(ProgressBar):
+    """One line for the whole run: epoch, step, time left, images/s, share of time spent waiting for
+    data, losses.
+
+    In a terminal it is broken before the losses, so that it fits into 80 columns, and written over
+    itself about every second; in a file or a pipe a new line comes every `seconds_between_lines`.
+    Only then are losses read from the device. A line with the scores ends every validation.
+    """
+
+    def __init__(self, *, seconds_between_lines: float = 10.0, out: TextIO | None = None) -> None:
+        super().__init__()
+        self._out = out or sys.stdout
+        self._overwrites = self._out.isatty()
+        self._interval = 1.0 if self._overwrites else seconds_between_lines
+        self.is_enabled = True  # Lightning asks for it
+        self._shown = -math.inf  # when a line was last written
+        self._height = 1  # of what the next one is written over
+        self._names: list[str] = []
+        self._smooth: Tensor | None = None
+        self._seen = 0  # images, when a line was last written
+        self._speed = Speed()
+        self._pace = _Pace()
+
+    def enable(self) -> None:
+        self.is_enabled = True
+
+    def disable(self) -> None:
+        self.is_enabled = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the line: what `pl_module.print` calls."""
+        self._write(" ".join(map(str, args)), stays=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pace.start(trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._speed.restart()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._speed.arrived(pl_module.ready_since)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._names = list(outputs["losses"])
+        losses = torch.stack([loss.float() for loss in outputs["losses"].values()])
+        self._smooth = (
+            losses if self._smooth is None else torch.lerp(losses, self._smooth, SMOOTHING)
+        )
+        self._speed.done()
+        if self._due():
+            seen, before = int(pl_module.images_seen), self._seen
+            self._seen = seen
+            self._write(
+                self._train_text(
+                    trainer, self._smooth.tolist(), (seen - before) * trainer.world_size
+                )
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pace.pause()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        *args: Any,
+    ) -> None:
+        if self._due():
+            batches = sum(map(int, trainer.num_val_batches))
+            self._write(f"{_epoch(trainer)}validation: batch {batch_idx + 1} of {batches}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pace.resume()
+        scores = {
+            "val/loss": "loss",
+            "val/box_ap": "box AP",
+            "val/mask_ap": "mask AP",
+            "val/mask_ap50": "mask AP50",
+        }
+        metrics = trainer.callback_metrics
+        found = [
+            f"{title} {float(metrics[name]):.3f}"
+            for name, title in scores.items()
+            if name in metrics
+        ]
+        step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
+        self._write(f"{_epoch(trainer)}{step}validation: {', '.join(found) or 'done'}", stays=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._overwrites:
+            self._write("", stays=False)
+
+    def _due(self) -> bool:
+        return self.is_enabled and time.monotonic() - self._shown >= self._interval
+
+    def _train_text(self, trainer: Trainer, losses: list[float], images: int) -> str:
+        images_per_second, waiting = self._speed.take(images)
+        total = total_steps(trainer)
+        parts = [
+            f"{name.replace('_', ' ')} {loss:.3f}"
+            for name, loss in zip(self._names, losses, strict=True)
+        ]
+        pace = (
+            f"{_epoch(trainer)}step {trainer.global_step}/{total}  "
+            f"{_clock(self._pace.left(trainer, total))} left  {images_per_second:.1f} images/s  "
+            f"{waiting:.0%} waiting for data"
+        )
+        found = f"loss {sum(losses):.3f}: {', '.join(parts)}"
+        return (
+            f"{pace}\n{found.replace('rpn objectness', 'objectness')}"
+            if self._overwrites
+            else f"{pace}  {found}"
+        )
+
+    def _write(self, text: str, *, stays: bool = False) -> None:
+        if not self.is_enabled:
+            return
+        if self._overwrites:
+            # Back to the first line, erase from there; one column is left free, or the terminal
+            # would break the line.
+            limit = max(20, _columns(self._out) - 1)
+            back = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
+            lines = [line[:limit] for line in text.split("\n")]
+            if stays:  # whole, broken between words
+                lines = [
+                    part for line in text.split("\n") for part in textwrap.wrap(line, limit) or [""]
+                ]
+            self._out.write(f"{back}\r\x1b[J" + "\n".join(lines) + ("\n" if stays else ""))
+            self._height = 1 if stays else len(lines)
+        elif text:
+            self._out.write(text + "\n")
+        self._out.flush()
+        self._shown = time.monotonic()
+
+
+class _Pace:
+    """How long the rest of the run will take: the steps that are left, and the validations, as long
+    as the last was.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0  # step at which this process began
+        self._trained = 0.0  # seconds of training before `_mark`
+        self._validated = 0.0  # seconds of the last validation
+        self._mark = time.monotonic()  # when training, or the validation that runs, began
+
+    def start(self, step: int) -> None:
+        self._first, self._mark = step, time.monotonic()
+
+    def pause(self) -> None:
+        self._trained += time.monotonic() - self._mark
+        self._mark = time.monotonic()
+
+    def resume(self) -> None:
+        self._validated = time.monotonic() - self._mark
+        self._mark = time.monotonic()
+
+    def left(self, trainer: Trainer, total: int) -> float:
+        """Seconds, while training."""
+        step = trainer.global_step
+        seconds_per_step = (self._trained + time.monotonic() - self._mark) / max(
+            1, step - self._first
+        )
+        validations = (
+            (total - step) / steps_per_epoch(trainer) / (trainer.check_val_every_n_epoch or 1)
+        )
+        return seconds_per_step * (total - step) + self._validated * math.ceil(validations)
+
+
+def _epoch(trainer: Trainer) -> str:
+    if trainer.state.fn != TrainerFn.FITTING:
+        return ""
+    epochs = trainer.max_epochs
+    return f"epoch {trainer.current_epoch + 1}{f'/{epochs}' if epochs and epochs > 0 else ''}  "
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _columns(out: TextIO) -> int:
+    try:
+        return os.get_terminal_size(out.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

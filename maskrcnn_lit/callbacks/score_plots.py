@@ -1,0 +1,125 @@
+"""What TensorBoard shows of the scores beside their curves over time: AP by class, and precision
+against recall.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
+from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_step
+from maskrcnn_lit.evaluation.analysis.average_precision import Judged, judged_at_50
+from maskrcnn_lit.evaluation.analysis.curves import class_curve, thinned
+from maskrcnn_lit.report.evaluation.plots import class_ap, precision_recall
+from maskrcnn_lit.report.format import POOLED
+from maskrcnn_lit.report.theme import LIGHT, render
+
+# classes up to which each has a curve in the PR CURVES tab; of more, all of them together have one
+CURVES = 20
+
+THRESHOLDS = np.linspace(0, 1, 127)  # what the PR CURVES tab takes the points of a curve for
+
+
+class ScorePlots(Callback):
+    """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and in
+    TensorBoard's PR CURVES tab the curves pr/all classes and pr_class/..., of the same matches as
+    the scores: at IoU 0.5, of masks where there are masks.
+
+    Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored;
+    without one, and without a TensorBoard logger, it does nothing.
+    """
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluation = coco_evaluation(trainer)
+        writers = tensorboard_writers(trainer)
+        if evaluation is None or evaluation.scored is None or not writers:
+            return
+        truth, _ = evaluation.scored
+        names = [
+            c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])
+        ]  # as matches number them
+        kind = "mask" if "mask" in evaluation.matches else "box"
+        judged = judged_at_50(evaluation.matches[kind])
+        shown = drawn(names, judged, evaluation.per_class, kind)
+        pictures = [
+            summary(f"val_plots/{plot.__name__}", render(plot, shown, LIGHT))
+            for plot in (class_ap, precision_recall)
+        ]
+        curves = {f"pr/{POOLED}": threshold_counts(judged, None)}
+        if 1 < len(names) <= CURVES:
+            curves |= {
+                f"pr_class/{name}": threshold_counts(judged, label)
+                for label, name in enumerate(names)
+            }
+        step = validation_step(trainer)
+        for writer in writers:
+            for (
+                tag,
+                counts,
+            ) in (
+                curves.items()
+            ):  # first: it opens the file anew that the end of training has closed
+                writer.add_pr_curve_raw(
+                    tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS)
+                )
+            for picture in pictures:
+                writer.file_writer.add_summary(picture, step)
+            writer.flush()
+
+
+def summary(tag: str, png: bytes) -> Summary:
+    """A picture as TensorBoard keeps it. (SummaryWriter.add_image would take pixels, and encode
+    them once more.)
+    """
+    width, height = Image.open(io.BytesIO(png)).size
+    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+
+
+def drawn(
+    names: Sequence[str], judged: Judged, per_class: Mapping[str, Mapping[str, float]], kind: str
+) -> dict[str, Any]:
+    """Of an analysis (evaluation/analysis/analyse.py) what the two plots read.
+
+    per_class: class name -> {"box_ap", "mask_ap"}, NaN where there is no such object.
+    """
+    rows = []
+    for name, objects in zip(names, judged.objects.tolist(), strict=True):
+        found = {key: per_class[name].get(key, math.nan) for key in ("box_ap", "mask_ap")}
+        rows.append(
+            {"name": name, "objects": objects}
+            | {k: None if math.isnan(v) else v for k, v in found.items()}
+        )
+    points = [(name, thinned(class_curve(judged, label))) for label, name in enumerate(names)]
+    points.append((POOLED, thinned(class_curve(judged, None))))
+    curves = [{"name": name, "recall": c.recall, "precision": c.precision} for name, c in points]
+    return {"kind": kind, "per_class": rows, "curves": curves}
+
+
+def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
+    """Of a class, or (None) of all, at each of THRESHOLDS: true positives, false positives, true
+    negatives, false negatives, precision, recall.
+
+    A detector names no negatives, so the true ones are 0; where nothing is detected, precision is,
+    and TensorBoard leaves the point out.
+    """
+    kept = ~judged.ignored[0]
+    if label is not None:
+        kept &= judged.labels == label
+    objects = int(judged.objects.sum() if label is None else judged.objects[label])
+    scores, right = judged.scores[kept], judged.right[0, kept]
+    found, hits = _from(scores), _from(scores[right])
+    precision = hits / np.maximum(found, 1)
+    recall = hits / max(objects, 1)
+    return [hits, found - hits, np.zeros_like(hits), objects - hits, precision, recall]
+
+
+def _from(scores: np.ndarray) -> np.ndarray:
+    """How many scores are at least each of THRESHOLDS."""
+    return len(scores) - np.searchsorted(np.sort(scores), THRESHOLDS, side="left")

@@ -1,0 +1,257 @@
+"""`maskrcnn-lit bench`: how fast loader, training step and inference are here, what holds them up,
+what to change.
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from maskrcnn_lit.config.compose import build, to_dict
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.loaders import choose_workers
+from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.measure.cost import count_parameters
+from maskrcnn_lit.measure.timing import (
+    Rows,
+    time_calls,
+    time_inference,
+    time_loading,
+    time_training,
+)
+from maskrcnn_lit.measure.torchvision_reference import inputs_for_twin, torchvision_twin
+from maskrcnn_lit.model.backbone import choose
+from maskrcnn_lit.model.fuse import for_inference
+from maskrcnn_lit.runs.provenance import package_commit, package_versions
+from maskrcnn_lit.storage.files import atomic_write
+from maskrcnn_lit.training.devices import (
+    device_name,
+    peak_memory_bytes,
+    resolve_accelerator,
+    resolve_precision,
+)
+from maskrcnn_lit.training.optimizer import Length
+
+MOST_WORKERS = 16
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Measure, tell, and write a line of JSON; `config` is that of conf/bench.yaml with
+    `overrides`.
+    """
+    check_whole(1, steps=config.steps)
+    check_whole(0, warmup=config.warmup, seed=config.seed)
+    if config.against not in (None, "torchvision"):
+        raise UserError(
+            f"against={config.against} is unknown: use against=torchvision, or leave it out"
+        )
+    accelerator = resolve_accelerator(config.trainer.accelerator, 1)
+    precision = resolve_precision(config.trainer.precision, accelerator)
+    device = torch.device("cuda" if accelerator == "gpu" else "cpu")
+    torch.manual_seed(config.seed)
+    data, workers = _data(config, device)
+    config.model.num_classes = len(data.categories)
+    counts = {"warmup": config.warmup, "steps": config.steps}
+    rows, batches = time_loading(_endless(data), **counts)
+    batches = [
+        {key: value.to(device) for key, value in batch.items()}
+        for batch in batches[-config.steps :]
+    ]
+    report: dict[str, Any] = {
+        "benchmark": "bench",
+        "date": time.strftime("%Y-%m-%d"),
+        "device": device_name(device),
+        "cores": cores(),
+        "workers": workers,
+        "precision": precision,
+        "images": list(batches[0]["images"].shape),
+        "loader": summary(rows, data.batch_size),
+    }
+    settings = {"precision": precision, "device": device, **counts}
+    report |= _ours(config, batches, settings)
+    if config.against is not None:
+        report["torchvision"] = _theirs(config, batches, settings)
+    report["bottleneck"], report["change"] = advice(
+        report, cuda=device.type == "cuda", memory=_gpu_memory(device)
+    )
+    report |= {"versions": package_versions(), "commit": package_commit(), "overrides": overrides}
+    print("\n".join(table(report)))
+    line = json.dumps(report | {"config": to_dict(config)})
+    if config.out is None:
+        print(f"\n{json.dumps(report)}")
+    else:
+        atomic_write(Path(config.out), line + "\n")
+        print(f"\nWritten to {config.out}")
+
+
+def _data(config: DictConfig, device: torch.device) -> tuple[CocoDataModule, int]:
+    """What trains, and how many loader processes."""
+    workers = choose_workers(config.data.workers, processes=1, cuda=device.type == "cuda")
+    config.data.workers = workers
+    data: CocoDataModule = build(config.data)
+    data.prepare_data()
+    data.setup("fit")
+    return data, workers
+
+
+def _endless(data: CocoDataModule) -> Any:
+    loader = data.train_dataloader()
+    if len(loader) == 0:
+        raise UserError(
+            f"data.batch_size={data.batch_size} is more than there are images: use a smaller one"
+        )
+    while True:
+        yield from loader
+
+
+def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]) -> dict[str, Any]:
+    """Training step and inference of our model, from random weights."""
+    model = build(config.model).to(device=settings["device"], memory_format=torch.channels_last)
+    rows = _train(config, model, lambda n: model(batches[n % len(batches)]).losses, settings)
+    memory = {"training": _megabytes(settings["device"])}
+    inference, found = time_inference(for_inference(model), batches, **settings)
+    memory["inference"] = _megabytes(settings["device"])
+    images = len(batches[0]["images"])
+    return {
+        **count_parameters(model),
+        "training": summary(rows, images),
+        "inference": summary(inference, images),
+        "detections": round(found / (settings["steps"] * images), 1),
+        "peak_megabytes": memory,
+    }
+
+
+def _theirs(
+    config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Torchvision's model on the same batches; in inference it gives masks of whole images."""
+    device, images = settings["device"], len(batches[0]["images"])
+    plain = to_dict(config)["model"]
+    pretrained = plain["backbone"]["weights"] not in (None, "none")
+    norm, frozen = choose(
+        plain["backbone"]["norm"], plain["backbone"]["freeze_at"], pretrained=pretrained
+    )
+    model = torchvision_twin(plain, plain["num_classes"], norm, frozen).to(device)
+    inputs = [inputs_for_twin(batch) for batch in batches]
+    rows = _train(config, model, lambda n: model(*inputs[n % len(inputs)]), settings)
+    model.eval()
+    counts = {key: settings[key] for key in ("device", "warmup", "steps")}
+    inference = time_calls(lambda n: model(inputs[n % len(inputs)][0]), **counts)
+    return {"training": summary(rows, images), "inference": summary(inference, images)}
+
+
+def _train(config: DictConfig, model: nn.Module, losses: Any, settings: dict[str, Any]) -> Rows:
+    if settings["device"].type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    fused = settings["device"].type == "cuda"
+    plan = build(config.optimizer)(
+        model, batch_size=config.data.batch_size, steps=Length(1000, 100), fused=fused
+    )
+    return time_training(losses, plan.optimizer, **settings)
+
+
+def summary(rows: Rows, images: int) -> dict[str, Any]:
+    """Milliseconds a batch, of each stage and of all: [5th percentile, median, 95th percentile];
+    images a second.
+    """
+    whole = np.sum([seconds for seconds in rows.values()], axis=0)
+    stages = (
+        {name: _percentiles(seconds) for name, seconds in rows.items()} if len(rows) > 1 else {}
+    )
+    return {
+        "milliseconds": _percentiles(whole),
+        "images_per_second": round(images / float(np.median(whole)), 2),
+        "stages": stages,
+    }
+
+
+def _percentiles(seconds: Any) -> list[float]:
+    return [round(1000 * float(value), 2) for value in np.percentile(seconds, [5, 50, 95])]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _megabytes(device: torch.device) -> int | None:
+    peak = peak_memory_bytes(device)
+    return None if peak is None else round(peak / 2**20)
+
+
+def _gpu_memory(device: torch.device) -> int | None:
+    return (
+        torch.cuda.get_device_properties(device).total_memory >> 20
+        if device.type == "cuda"
+        else None
+    )
+
+
+def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[str, list[str]]:
+    """What holds a training up, in a sentence, and what to type or to change. `memory`: of the GPU,
+    megabytes.
+    """
+    loading, step = (report[part]["milliseconds"][1] for part in ("loader", "training"))
+    if loading > step:
+        change = ["data.image_cache=on, where images fit into 512 px", "a smaller data.image_size"]
+        most = min(report["cores"] - 1, MOST_WORKERS)
+        if report["workers"] < most:
+            change.insert(0, f"data.workers={most}")
+        return f"the loader: {loading:.0f} ms a batch, and a training step takes {step:.0f}", change
+    stages = report["training"]["stages"]
+    slowest = max(stages, key=lambda name: stages[name][1])
+    told = f"the training step, {step:.0f} ms a batch, the most of it ({stages[slowest][1]:.0f}) in the {slowest}"
+    if not cuda:
+        return told, [
+            "a GPU",
+            "a smaller data.image_size",
+            "model=mask_rcnn_light backbone=mobilenet_v3_large",
+        ]
+    change = ["a smaller data.image_size or backbone"]
+    if report["precision"] == "32-true":
+        change.insert(0, "trainer.precision=auto")
+    if memory is not None and report["peak_megabytes"]["training"] < memory / 2:
+        change.insert(
+            0, f"data.batch_size={2 * report['images'][0]}: less than half of the memory is in use"
+        )
+    return told, change
+
+
+def table(report: dict[str, Any]) -> list[str]:
+    """Lines to print."""
+    count, _, height, width = report["images"]
+    lines = [
+        f"\n{report['device']}, {report['precision']}, batches of {count} x {height} x {width}, "
+        f"{report['workers']} loader processes; random weights, {report['detections']} detections an image",
+        f"  {'milliseconds a batch':34}{'5 %':>10}{'median':>10}{'95 %':>10}{'images/s':>10}",
+    ]
+    for title, part in (("loader", report["loader"]), *_parts(report)):
+        lines.append(_row(title, part["milliseconds"]) + f"{part['images_per_second']:>10.1f}")
+        lines += [_row(f"  {name}", values) for name, values in part["stages"].items()]
+    peak = ", ".join(f"{name} {value} MB" for name, value in report["peak_megabytes"].items())
+    lines += [
+        f"  peak memory: {peak}",
+        f"\nWhat holds it up: {report['bottleneck']}.",
+        "What to change:",
+    ]
+    return lines + [f"  {change}" for change in report["change"]]
+
+
+def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    owners = [("", report)] + (
+        [(", torchvision", report["torchvision"])] if "torchvision" in report else []
+    )
+    return [
+        (f"{part}{whose}", of[part]) for part in ("training", "inference") for whose, of in owners
+    ]
+
+
+def _row(title: str, values: Sequence[float]) -> str:
+    return f"  {title:34}" + "".join(f"{value:>10.1f}" for value in values)

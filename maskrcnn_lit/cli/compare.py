@@ -1,0 +1,22 @@
+"""`maskrcnn-lit compare`: many runs -> one report: tables, curves, trade-offs, and which
+differences are chance.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, ListConfig
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.report.comparison.write import write_comparison
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Compare; `config` is that of conf/compare.yaml with `overrides`."""
+    several = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
+    if not several:
+        raise UserError("runs=[] names no run: give a folder, or several, runs=[A,B]")
+    sources = [Path(str(source)).expanduser() for source in several]
+    page = write_comparison(
+        sources, Path(config.out) if config.out is not None else sources[0] / "report"
+    )
+    print(f"The report is {page}; beside it are report.md, results.csv and plots/")

@@ -1,0 +1,268 @@
+"""`maskrcnn-lit data stats`: what the data holds, and which share of it the anchors of the model
+can reach.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.inspection.anchor_recall import (
+    Choice,
+    Grids,
+    MakeGrids,
+    improve,
+    padded_sizes,
+    reach,
+    recalls,
+)
+from maskrcnn_lit.data.inspection.parts import fill_parts
+from maskrcnn_lit.data.inspection.summary import MOST, TINY, Objects, read_objects, summarise
+from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.anchors import Anchors
+from maskrcnn_lit.storage.files import write_json
+
+LEVELS = 5  # p2..p6
+
+GAIN = 0.05  # of recall, from which on other anchors are worth a line
+
+ChooseAnchors = Callable[[ImageSize], Choice]  # those of the model at a size of the images
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Count and measure; `config` is that of conf/data_stats.yaml with `overrides`."""
+    parts = fill_parts(config.data)
+    config.data.batch_size = 1  # a set smaller than a batch has numbers too
+    data: CocoDataModule = build(config.data)
+    choose, make = _anchors(config)
+    choose(data.image_size)  # what is wrong with the sizes is told before the annotations are read
+    thresholds = sorted({0.5, float(config.model.rpn.object_iou)})
+    data.prepare_data()
+    data.setup("fit")
+    found: dict[str, Any] = {}
+    for part in parts:
+        index = data.train_index if part == "train" else data.val_index
+        if index is None:
+            raise RuntimeError("setup leaves both indices")
+        objects = read_objects(index, data.image_size)
+        numbers = summarise(objects, [category.name for category in index.categories])
+        print(
+            f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
+            + "\n".join(table(numbers))
+        )
+        alone = objects.without_crowd()
+        if len(alone.image):
+            numbers["anchors"] = fit(
+                alone,
+                data.image_size,
+                choose,
+                make,
+                thresholds,
+                seed=data.seed,
+                search=part == parts[0],
+            )
+            print("\n".join(anchor_table(numbers["anchors"])))
+        found[part] = numbers
+    if config.out is not None:
+        write_json(Path(config.out), found)
+        print(f"\nWritten to {config.out}")
+
+
+def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
+    """The sizes and ratios of the model for images of a size, and what makes its anchors with these
+    or others.
+    """
+
+    def choose(image_size: ImageSize) -> Choice:
+        at_size = config.copy()
+        at_size.data.image_size = image_size
+        node = at_size.model.anchors
+        if len(node.sizes) != LEVELS:
+            raise UserError(
+                f"model.anchors.sizes has {len(node.sizes)} numbers, and the pyramid {LEVELS} levels: give one each"
+            )
+        return Choice(tuple(node.sizes), tuple(map(float, node.ratios)))
+
+    def make(choice: Choice, padded: tuple[int, int]) -> Grids:
+        return anchor_grids(
+            build({**config.model.anchors, "sizes": choice.sizes, "ratios": choice.ratios}), padded
+        )
+
+    return choose, make
+
+
+def anchor_grids(anchors: Anchors, padded: tuple[int, int]) -> Grids:
+    """The anchors of p2..p6 of an image of this padded height and width, h w a 4 each. Convolutions
+    and pooling with stride 2 round up: p2 has 1/4 of the pixels a side, and each level half of the
+    one before.
+    """
+    cells = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in (4, 8, 16, 32, 64)]
+    pyramid = [torch.empty(1).expand(1, 1, *grid) for grid in cells]
+    shapes = len(anchors.ratios)
+    levels = anchors(pyramid, padded).split([h * w * shapes for h, w in cells])
+    return [
+        level.view(h, w, shapes, 4).numpy() for level, (h, w) in zip(levels, cells, strict=True)
+    ]
+
+
+def fit(
+    alone: Objects,
+    image_size: ImageSize,
+    choose: ChooseAnchors,
+    make: MakeGrids,
+    thresholds: list[float],
+    *,
+    seed: int,
+    search: bool,
+) -> dict[str, Any]:
+    """The recall that the model's anchors can reach and, with `search`, that of others that reach
+    more.
+
+    Returns: the anchors, "searched", "now": recalls, and "others": recalls by what to type for
+        them, if they gain GAIN.
+    """
+    padded, sides = padded_sizes(alone.sizes, image_size), alone.sides()
+    anchors = choose(image_size)
+
+    def measured(objects: Objects, padded: Any, choice: Choice) -> dict[str, dict[str, float]]:
+        return recalls(
+            reach(objects, padded, choice, make), sides, thresholds
+        )  # the same objects in each row
+
+    now = measured(alone, padded, anchors)
+    others: dict[str, dict[str, dict[str, float]]] = {}
+    if search:
+        better = improve(alone, padded, anchors, make, thresholds, seed)
+        others[_typed(anchors, better)] = measured(alone, padded, better)
+        if np.median(sides) < TINY:
+            for factor in (2, 4):
+                larger = _times(image_size, factor)
+                grown = alone._replace(sizes=alone.sizes * factor, boxes=alone.boxes * factor)
+                others[f"data.image_size={_shown(larger)}"] = measured(
+                    grown, padded_sizes(grown.sizes, larger), choose(larger)
+                )
+    gains = {
+        name: [row["all"][key] - share for key, share in now["all"].items()]
+        for name, row in others.items()
+    }
+    worth = [name for name, gain in gains.items() if max(gain) >= GAIN and min(gain) > -GAIN]
+    return {
+        "model.anchors.sizes": list(anchors.sizes),
+        "model.anchors.ratios": list(anchors.ratios),
+        "searched": search,
+        "now": now,
+        "others": {name: others[name] for name in worth},
+    }
+
+
+def _times(image_size: ImageSize, factor: int) -> ImageSize:
+    return (
+        image_size * factor
+        if isinstance(image_size, int)
+        else (image_size[0] * factor, image_size[1] * factor)
+    )
+
+
+def _typed(now: Choice, better: Choice) -> str:
+    """Overrides, in quotes, as some shells read brackets."""
+    changes = {
+        name: getattr(better, name)
+        for name in Choice._fields
+        if getattr(better, name) != getattr(now, name)
+    }
+    return " ".join(f"'model.anchors.{name}={_shown(value)}'" for name, value in changes.items())
+
+
+def _shown(value: Any) -> str:
+    return (
+        f"[{','.join(f'{number:g}' for number in value)}]"
+        if isinstance(value, (tuple, list))
+        else str(value)
+    )
+
+
+def table(numbers: dict[str, Any]) -> list[str]:
+    """Lines to print, of `summarise`."""
+    per_image = numbers["objects_per_image"]
+    over = per_image[f"share_of_images_over_{MOST}"]
+    lines = [
+        f"  images {numbers['images']}, of these without objects {numbers['images_without_objects']}; objects "
+        f"{numbers['objects']}, crowd regions {numbers['crowd_regions']}",
+        f"  objects an image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, most {per_image['max']}; "
+        f"{over:.1%} of the images have over {MOST}, and COCO's AP looks at {MOST} detections of each",
+        "",
+        *_classes(numbers["classes"]),
+        "",
+        f"  {'':34}"
+        + "".join(f"{name:>8}" for name in ("least", "5%", "25%", "median", "75%", "95%", "most")),
+        _row("height of the files, px", numbers["file_height"]),
+        _row("width of the files, px", numbers["file_width"]),
+        _row("height after the resize, px", numbers["height"]),
+        _row("width after the resize, px", numbers["width"]),
+        _row("object's side after the resize, px", numbers["side"]),
+        _row("object's height / width", numbers["height_by_width"]),
+        "",
+        "  sizes after the resize (by 32 and 96 px): " + _shares(numbers["sizes"]),
+        "  sizes as COCO's AP counts them, of masks in the files: "
+        + _shares(numbers["sizes_in_file"]),
+        "  share of a box under other boxes: " + _shares(numbers["crowding"]),
+    ]
+    if numbers["side"] and numbers["side"]["median"] < TINY:
+        lines.append(
+            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after the resize, under "
+            f"{TINY:.0f}, and the finest features have a cell for 4 px. Larger images help: data.image_size"
+        )
+    return lines
+
+
+def _classes(counts: dict[str, int]) -> list[str]:
+    """Every class with its objects, by number, in three columns."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    width = max(map(len, counts))
+    cells = [f"{name:{width}} {count:>7}" for name, count in ranked]
+    rows = -(-len(cells) // 3)
+    return ["  " + "    ".join(cells[row::rows]) for row in range(rows)]
+
+
+def _row(title: str, values: dict[str, float] | None) -> str:
+    shown = (
+        []
+        if values is None
+        else [f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in values.values()]
+    )
+    return f"  {title:34}" + "".join(f"{value:>8}" for value in shown)
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+
+
+def anchor_table(fitted: dict[str, Any]) -> list[str]:
+    """Lines to print, of `fit`: a row of recalls for the anchors as they are, and for each of the
+    others.
+    """
+    thresholds = " and ".join(fitted["now"]["all"])
+    sizes, ratios = _shown(fitted["model.anchors.sizes"]), _shown(fitted["model.anchors.ratios"])
+    rows = {"now": fitted["now"]} | {
+        f"({n})": row for n, row in enumerate(fitted["others"].values(), 1)
+    }
+    lines = [
+        "",
+        f"  Share of the objects that an anchor of sizes {sizes}, ratios {ratios} meets with an IoU of {thresholds}:",
+        f"  {'':6}" + "".join(f"{size:>{8 * len(row)}}" for size, row in fitted["now"].items()),
+    ]
+    for name, row in rows.items():
+        lines.append(
+            f"  {name:6}"
+            + "".join(f"{share:>8.3f}" for size in fitted["now"] for share in row[size].values())
+        )
+    lines += [f"  ({n}) add {typed}" for n, typed in enumerate(fitted["others"], 1)]
+    if fitted["searched"] and not fitted["others"]:
+        lines.append(f"  No other sizes and ratios that were tried reach {GAIN} more.")
+    return lines

@@ -1,0 +1,36 @@
+"""`maskrcnn-lit download`: what a data set needs, fetched or drawn before a run asks for it."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.sources import join
+
+
+def run(config: DictConfig, overrides: list[str]) -> None:
+    """Prepare the data and say what is there; `config` is that of conf/download.yaml with
+    `overrides`.
+    """
+    data: CocoDataModule = build(config.data)
+    if data.prepare is None:
+        raise UserError(
+            f"data={config.data.name} has nothing to download: it reads the files that data.train and data.val name; "
+            "data=coco2017 and data=shapes have"
+        )
+    data.prepare_data()
+    for part in ("train", "val"):
+        print(f"{part}: {_there(join(config.data.root, config.data[part].images))}")
+
+
+def _there(where: str) -> str:
+    if "://" in where:
+        return f"read from {where} when a run needs it"
+    if not Path(where).is_dir():
+        return f"read from {where}.zip, in place"
+    files = [path for path in Path(where).iterdir() if not path.name.startswith(".")]
+    return (
+        f"{len(files)} images, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {where}"
+    )

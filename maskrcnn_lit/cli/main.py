@@ -1,0 +1,212 @@
+"""`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
+
+Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of
+`reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can mend, 130
+interrupted.
+"""
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from maskrcnn_lit import __version__
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.launch.console import guarded, quiet
+
+
+class Verb(NamedTuple):
+    """One line on what a verb does, and command lines to begin with."""
+
+    summary: str
+    examples: tuple[str, ...]
+
+
+# Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in
+# conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
+VERBS = {
+    "train": Verb(
+        "train a model, score it, and leave a run folder",
+        (
+            "maskrcnn-lit train experiment=demo",
+            "maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50 trainer.epochs=12",
+            "maskrcnn-lit train -m backbone=resnet18,resnet50 seed=1,2,3 sweep_dir=DIR",
+            "maskrcnn-lit train resume=RUN",
+        ),
+    ),
+    "evaluate": Verb(
+        "COCO AP of a trained model, on its own validation images or on other data",
+        (
+            "maskrcnn-lit evaluate run=RUN",
+            "maskrcnn-lit evaluate run=RUN data=coco2017 data.root=DIR",
+            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
+        ),
+    ),
+    "compare": Verb(
+        "one report over many runs: tables, curves, trade-offs, and which differences are chance",
+        (
+            "maskrcnn-lit compare runs=outputs/sweeps/NAME",
+            "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
+        ),
+    ),
+    "predict": Verb(
+        "detections of a trained model on images: drawn, and as COCO results json",
+        (
+            "maskrcnn-lit predict run=RUN source=photo.jpg",
+            "maskrcnn-lit predict run=RUN source=photos/",
+            "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
+        ),
+    ),
+    "data stats": Verb(
+        "what the data holds: counts, sizes after the resize, crowding, what the anchors can reach",
+        (
+            "maskrcnn-lit data stats data=coco2017 data.root=DIR",
+            "maskrcnn-lit data stats data=shapes model=tiny out=stats.json",
+        ),
+    ),
+    "data check": Verb(
+        "every fault of the data by file and annotation id; exits with 1 if there are any",
+        (
+            "maskrcnn-lit data check data=coco2017 data.root=DIR",
+            "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
+        ),
+    ),
+    "data show": Verb(
+        "a picture of training samples as the model gets them: augmented, with boxes and masks",
+        (
+            "maskrcnn-lit data show data=shapes out=samples.png",
+            "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
+        ),
+    ),
+    "download": Verb(
+        "fetch or draw a data set, whole or as much as a run will use",
+        (
+            "maskrcnn-lit download data=coco2017 data.train_images=1000",
+            "maskrcnn-lit download data=coco2017 data.root=DIR data.mirror=http://HOST/PATH",
+            "maskrcnn-lit download data=shapes",
+        ),
+    ),
+    "bench": Verb(
+        "how fast loader, training step and inference are here, what holds them up, what to change",
+        (
+            "maskrcnn-lit bench experiment=demo",
+            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
+        ),
+    ),
+    "backbones": Verb(
+        "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
+        ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
+    ),
+    "reproduce": Verb(
+        "a run again from its frozen config, in a new folder; exits with 1 if its metrics come out otherwise",
+        (
+            "maskrcnn-lit reproduce run=RUN",
+            "maskrcnn-lit reproduce run=RUN run_dir=DIR tolerance=0.01",
+        ),
+    ),
+    "replay": Verb(
+        "a training step whose loss was not finite, computed again from the file that it left",
+        ("maskrcnn-lit replay file=RUN/nonfinite_step7.pt",),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line `arguments` (those of the process by default) and return the exit code."""
+    # OpenMP reads this once, when torch is loaded, so nothing that this file imports may import
+    # torch. Threads that spin while they wait for one another take the cores from the loader
+    # processes and from whatever else runs (a step took ten times as long); those that sleep cost
+    # next to nothing, so that torch may keep one for each core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview(VERBS))
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"maskrcnn-lit {__version__}")
+        return 0
+    family = {name: verb for name, verb in VERBS.items() if name.startswith(f"{arguments[0]} ")}
+    if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
+        print(_overview(family))
+        return 0
+    from maskrcnn_lit.config import compose as config  # Hydra; it would only delay the lines above
+    from maskrcnn_lit.config.overrides import is_sweep, suggest
+
+    words = 2 if family else 1
+    verb, rest = " ".join(arguments[:words]), arguments[words:]
+    if verb not in VERBS:
+        known = family or VERBS
+        raise UserError(
+            f"there is no verb '{verb}'{suggest(verb, known)}; the verbs are {', '.join(known)}"
+        )
+    flags, overrides = (
+        [text for text in rest if text.startswith("-")],
+        [t for t in rest if not t.startswith("-")],
+    )
+    many = ("-m", "--multirun") if verb == "train" else ()
+    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", *many)]
+    if unknown:
+        told = "--help, --cfg, -m" if many else "--help, --cfg"
+        raise UserError(f"{verb} has no flag '{unknown[0]}': it has {told} and options NAME=VALUE")
+    if "-h" in flags or "--help" in flags:
+        print(_help(verb, config.describe(verb, overrides)))
+    elif "--cfg" in flags:
+        print(config.to_yaml(config.show(verb, overrides)), end="")
+    elif verb == "train" and (set(flags) & set(many) or is_sweep(overrides)):
+        from maskrcnn_lit.launch import sweep
+
+        quiet()
+        return sweep.run(overrides)
+    else:
+        composed = config.compose(
+            verb, overrides
+        )  # before torch is loaded, so that mistakes are told at once
+        module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
+        quiet()
+        return module.run(composed, overrides) or 0
+    return 0
+
+
+def _overview(verbs: Mapping[str, Verb]) -> str:
+    width = max(map(len, verbs))
+    lines = ["maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", ""]
+    for name, verb in verbs.items():
+        lines += [f"  {name:{width}}  {verb.summary}", f"  {'':{width}}  $ {verb.examples[0]}", ""]
+    lines += [
+        "maskrcnn-lit VERB --help   the verb's options, their defaults and choices",
+        "maskrcnn-lit --version     the version",
+    ]
+    return "\n".join(lines)
+
+
+def _help(verb: str, description: Any) -> str:
+    lines = [f"maskrcnn-lit {verb} [NAME=VALUE ...]: {VERBS[verb].summary}", "", "Examples"]
+    lines += [f"  {example}" for example in VERBS[verb].examples]
+    if description.groups:
+        width = max(map(len, description.groups))
+        lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
+    for group, (choices, chosen) in description.groups.items():
+        marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
+        indent = " " * (width + 4)
+        lines += textwrap.wrap(
+            f"  {group:{width}}  {marked}", 110, subsequent_indent=indent, break_long_words=False
+        )
+    width = max(len(option.name) for option in description.options)
+    lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
+    for option in description.options:
+        comment = f"  # {option.comment}" if option.comment else ""
+        lines.append(f"  {option.name:{width}}  {_shown(option.value):12}{comment}".rstrip())
+    lines += ["", f"maskrcnn-lit {verb} --cfg [NAME=VALUE ...] prints the whole config."]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,233 @@
+"""`maskrcnn-lit reproduce`: a run folder -> the run again, in a new folder, and what comes out
+otherwise.
+"""
+
+import hashlib
+import math
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config.compose import load_run_config, to_dict
+from maskrcnn_lit.config.overrides import flat, typed
+from maskrcnn_lit.errors import UserError, check_within
+from maskrcnn_lit.launch.run import described, read_data
+from maskrcnn_lit.runs.folder import again, moved, output_folder
+from maskrcnn_lit.runs.provenance import describe_machine, package_commit, package_versions
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.storage.files import atomic_write, without_nan, write_json
+from maskrcnn_lit.training.devices import resolve_accelerator
+from maskrcnn_lit.training.module import config_digest
+from maskrcnn_lit.training.processes import launched
+
+# where other sums are to be expected: two threads for one moved the demo's mask AP by 0.019
+TOLERANCE = 0.03
+
+TIMES = ("val/evaluation_seconds",)  # metrics that no two runs share
+
+
+class Difference(NamedTuple):
+    """Of what result.json tells: its dotted name, in the run, now (None: not told)."""
+
+    name: str
+    run: Any
+    now: Any
+
+
+def run(config: DictConfig, overrides: list[str]) -> int:
+    """Run `config.run` again and compare: 0 where the metrics are equal within the tolerance, else
+    1; the exit code of the run where that failed.
+    """
+    if config.tolerance is not None:
+        check_within(0, math.inf, tolerance=config.tolerance)
+    if launched() is not None:
+        raise UserError(
+            "reproduce starts the processes of the run itself: leave out torchrun or srun"
+        )
+    frozen = load_run_config(config.run)
+    before = read_result(Path(config.run) / "result.json")
+    if before.status != "finished":
+        raise UserError(
+            f"{config.run} is {before.status} and has no final metrics: give the folder of a finished run"
+        )
+    folder = output_folder(
+        None, config.run_dir, "reproductions"
+    )  # in the run it would be one more run of its sweep
+    _say_before(config.run, before, frozen, config.other_data)
+    frozen = _as_here(moved(frozen, str(folder)), before.machine)
+    if _prepared(folder, frozen, before):
+        print(f"The same again, in {folder}:", flush=True)
+        code = _train(folder)
+        if code:
+            return code
+    return _compare(config.run, folder, before, config.tolerance)
+
+
+def origin(result: RunResult) -> dict[str, Any]:
+    """What metrics may depend on beside the config, by dotted name."""
+    parts = {name: getattr(result, name) for name in ("commit", "versions", "machine", "data")}
+    return {name: value for name, value in flat(parts) if not isinstance(value, dict)}
+
+
+def differing(run: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """By name, those of `run` first. NaN is equal to NaN."""
+    names = [*run, *(name for name in now if name not in run)]
+    pairs = [Difference(name, run.get(name), now.get(name)) for name in names]
+    return [pair for pair in pairs if without_nan(pair.run) != without_nan(pair.now)]
+
+
+def distance(run: float | None, now: float | None) -> float:
+    """Between two values of a metric; relative to the larger where that is above 1, infinite where
+    one is missing.
+    """
+    if run is None or now is None or math.isnan(run) != math.isnan(now):
+        return math.inf
+    return 0.0 if run == now or math.isnan(run) else abs(run - now) / max(1.0, abs(run), abs(now))
+
+
+def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: bool) -> None:
+    """Print what differs from the run already; raise UserError for other data, unless they are
+    allowed.
+    """
+    threads = before.machine.get("threads")
+    if threads:  # the same sums; what is started from here inherits it
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
+    kind = resolve_accelerator(frozen.trainer.accelerator, 1)
+    here = RunResult(
+        status="running",
+        versions=package_versions(),
+        commit=package_commit(changes=True),
+        machine=describe_machine(
+            torch.device("cuda", 0) if kind == "gpu" else torch.device("cpu"), _processes(before)
+        ),
+        data=described(read_data(frozen.copy())),
+    )
+    found = differing(origin(before), origin(here))
+    digest = config_digest(to_dict(frozen))
+    if digest != before.config_sha256:
+        found.insert(0, Difference("config_sha256", before.config_sha256, digest))
+    told = (
+        f"differs already\n{_table(found)}"
+        if found
+        else "is as it was: config, commit, versions, machine and data"
+    )
+    print(f"Of what {run} was made from, this {told}\n")
+    changed = [
+        pair.name for pair in found if pair.name.startswith("data.") and pair.run is not None
+    ]
+    if changed and not other_data:
+        raise UserError(
+            f"the data are not those of {run} ({', '.join(changed)}): bring back what they were, or give "
+            "other_data=true to run it on what they are now"
+        )
+
+
+def _processes(before: RunResult) -> int:
+    return int(before.machine.get("processes", 1))
+
+
+def _as_here(frozen: DictConfig, machine: Mapping[str, Any]) -> DictConfig:
+    """As many processes as the run had, whoever started them on however many machines, on this one."""
+    if "processes" in machine:
+        frozen.trainer.devices, frozen.trainer.num_nodes = machine["processes"], 1
+    return frozen
+
+
+def _prepared(folder: Path, frozen: DictConfig, before: RunResult) -> bool:
+    """Write config.yaml and the first result.json, unless they are there; whether anything is left
+    to run.
+    """
+    if (folder / "config.yaml").exists():
+        if to_dict(load_run_config(folder)) != to_dict(frozen):
+            raise UserError(
+                f"run_dir={folder} holds another run: give a new folder, or that of a reproduction"
+            )
+        return read_result(folder / "result.json").status != "finished"
+    atomic_write(folder / "config.yaml", OmegaConf.to_yaml(frozen))
+    write_result(
+        folder / "result.json",
+        RunResult("running", overrides=before.overrides, command=sys.argv, seed=before.seed),
+    )
+    return True
+
+
+def _train(folder: Path) -> int:
+    """`maskrcnn-lit train resume=FOLDER` as a process of its own, which starts those that it needs;
+    its exit code.
+    """
+    resume = shlex.split(typed("resume", folder))
+    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit", "train", *resume])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it was interrupted, too, and leaves its folder in order
+        raise KeyboardInterrupt(again(folder)) from None
+    if code < 0:
+        raise UserError(f"the run was killed by signal {-code}; {again(folder)}")
+    return code
+
+
+def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None) -> int:
+    after = read_result(folder / "result.json")
+    found = differing(origin(before), origin(after))
+    if tolerance is None:
+        elsewhere = any(pair.name.startswith(("versions.", "machine.")) for pair in found)
+        tolerance = TOLERANCE if elsewhere or after.machine["gpu"] is not None else 0.0
+    kept = [
+        {k: v for k, v in result.metrics.items() if k not in TIMES} for result in (before, after)
+    ]
+    metrics = sorted(differing(*kept), key=lambda pair: -distance(pair.run, pair.now))
+    largest = max((distance(pair.run, pair.now) for pair in metrics), default=0.0)
+    equal = largest <= tolerance
+    if found or metrics:
+        print(f"\nOf {run} and {folder} this differs\n{_table([*found, *metrics])}")
+    where = f", of {metrics[0].name}" if metrics else ""
+    same, all_ = len(kept[0]) - len(metrics), len(kept[0])
+    print(
+        f"\n{same} of {all_} metrics are equal to the last bit; the largest difference is {largest:.3g}{where}."
+    )
+    print(f"{'Reproduced' if equal else 'Not reproduced'}: the tolerance is {tolerance:g}.")
+    record = {"run": run, "equal": equal, "tolerance": tolerance, "largest_difference": largest}
+    record["differences"] = [pair._asdict() for pair in [*found, *metrics]]
+    write_json(folder / "reproduction.json", record)
+    return 0 if equal else 1
+
+
+def _table(found: list[Difference]) -> str:
+    """A line for each, numbers with their difference."""
+    rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in found]
+    rows.insert(0, ("", "the run", "now", "difference" if any(gap for *_, gap in rows) else ""))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+    return "\n".join(lines)
+
+
+def _gap(pair: Difference) -> str:
+    return (
+        f"{pair.now - pair.run:+.3g}"
+        if isinstance(pair.run, float) and isinstance(pair.now, float)
+        else ""
+    )
+
+
+def _short(value: Any) -> str:
+    """As it is where that is short, else the begin of its digest."""
+    if value is None or value in ("", []):
+        return "-" if value is None else "none"
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return (
+        text
+        if len(text) <= 60
+        else f"{hashlib.sha256(text.encode()).hexdigest()[:10]} ({len(text)} characters)"
+    )

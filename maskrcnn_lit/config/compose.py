@@ -1,0 +1,289 @@
+"""From yaml files and overrides to one config, and from a config to objects: all that a verb needs
+of Hydra.
+
+`compose` is Hydra's compose API with errors that say what to do next, `build` (instantiate.py) is
+Hydra's `instantiate` for the targets that we allow, `load_run_config` reads back what a run was,
+and `describe` is what `--help` prints.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from maskrcnn_lit.config import resolvers as by_size
+from maskrcnn_lit.config.instantiate import build
+from maskrcnn_lit.config.overrides import as_path, check_choice, check_value, flat, parse, suggest
+from maskrcnn_lit.errors import UserError
+
+__all__ = [
+    "build",
+    "compose",
+    "conf_dir",
+    "describe",
+    "load_run_config",
+    "show",
+    "to_dict",
+    "to_yaml",
+    "yaml_name",
+]
+
+by_size.register()
+
+# Without a default, and yet not asked for: null until the data tells it, or where only validation
+# images count.
+_TRAIN, _VAL = (
+    ["data.train.images", "data.train.annotations"],
+    ["data.val.images", "data.val.annotations"],
+)
+
+NOT_ASKED = {
+    "train": ["model.num_classes"],
+    "bench": ["model.num_classes"],
+    "evaluate": _TRAIN,
+    "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
+    "data check": [*_TRAIN, *_VAL],
+    "data show": [*_TRAIN, *_VAL],
+}
+
+
+class Option(NamedTuple):
+    """What to type, the value that holds when nothing is typed, the comment that the yaml has
+    beside it.
+    """
+
+    name: str
+    value: Any
+    comment: str
+
+
+class Description(NamedTuple):
+    """What a verb can be told: group -> (its choices, the one that holds), and its options."""
+
+    groups: dict[str, tuple[list[str], str | None]]
+    options: list[Option]
+
+
+def conf_dir() -> Path:
+    """The folder of the yaml files: inside the package of a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def yaml_name(verb: str) -> str:
+    """The name of the yaml of `verb`, and of its module: that of "data stats" is data_stats."""
+    return verb.replace(" ", "_")
+
+
+def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The whole config of `verb`: nothing is missing, every interpolation resolves, unknown keys
+    are refused.
+
+    Raises UserError for an override that cannot be read, an unknown option, group or choice (with
+    the nearest right one), a value of another kind than the default, and an option without default
+    that is not given.
+    """
+    config = show(verb, overrides)
+    missing = [name for name, value in flat(OmegaConf.to_container(config)) if value == "???"]
+    for name in set(missing) & set(NOT_ASKED.get(verb, ())):
+        missing.remove(name)
+        OmegaConf.update(config, name, None)
+    if missing:
+        given = " ".join(f"{name}=..." for name in missing)
+        raise UserError(f"{verb} needs {', '.join(missing)}, without a default: add {given}")
+    with _readable_errors():
+        OmegaConf.to_container(config, resolve=True)
+    return config
+
+
+def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """As `compose`, to look at: options without default may be missing (`???`)."""
+    overrides = [as_path(text) for text in overrides]
+    parsed = [parse(text) for text in overrides]
+    with _loader() as loader, _readable_errors():
+        groups = _defaults(conf_dir(), verb, ()).choices
+        for override in parsed:
+            name = override.key_or_group
+            choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
+            if choices:
+                check_choice(override, verb, groups, choices)
+        chosen = _chosen(loader, overrides)
+        known = _known(conf_dir(), verb, tuple(chosen))
+        for override in parsed:
+            if override.input_line not in chosen:
+                check_value(override, verb, groups, known.config, known.comments)
+        return hydra.compose(yaml_name(verb), overrides=overrides)
+
+
+class _Defaults(NamedTuple):
+    """What `chosen` makes of the defaults list of a verb: group -> choice, and option -> the
+    comment beside it.
+    """
+
+    choices: dict[str, str | None]
+    comments: dict[str, str]
+
+
+class _Known(NamedTuple):
+    """The config of a verb once its groups are chosen, as plain data, and option -> comment."""
+
+    config: Any
+    comments: dict[str, str]
+
+
+@lru_cache(maxsize=64)  # many runs of a sweep choose alike
+def _known(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Known:
+    """Of the yaml files in `folder`, where the loader of the moment reads them."""
+    config = by_size.plain(hydra.compose(yaml_name(verb), overrides=list(chosen)))
+    defaults = _defaults(folder, verb, chosen)
+    _check_experiment(verb, config, defaults.choices)
+    return _Known(config, defaults.comments)
+
+
+@lru_cache(maxsize=64)
+def _defaults(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Defaults:
+    """Of the yaml files in `folder`, as `_known`."""
+    loader = GlobalHydra.instance().config_loader()
+    found = loader.compute_defaults_list(yaml_name(verb), list(chosen), RunMode.RUN)
+    choices = {
+        name: choice
+        for name, choice in found.overrides.known_choices.items()
+        if not name.startswith("hydra/")
+    }
+    comments: dict[str, str] = {}
+    for source in found.defaults:
+        comments |= _comments(folder / f"{source.config_path}.yaml", source.package or "")
+    return _Defaults(choices, comments)
+
+
+def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
+    """The groups of `verb`, and its options as they are with `overrides`: those of one or two names
+    (`optimizer.lr`), and those without default.
+    """
+    config = OmegaConf.to_container(show(verb, overrides))
+    with _loader() as loader:
+        choices, comments = _defaults(conf_dir(), verb, tuple(_chosen(loader, overrides)))
+        groups = {
+            name: (sorted(loader.get_group_options(name)), choice)
+            for name, choice in sorted(choices.items())
+        }
+    options = [
+        Option(name, value, comments.get(name, ""))
+        for name, value in flat(config)
+        if (name.count(".") < 2 or value == "???")
+        and not any(
+            part.startswith("_") for part in name.split(".")
+        )  # _target_ and the like are not for typing
+        and not isinstance(value, dict)
+        and name not in NOT_ASKED.get(verb, ())
+        and not str(value).startswith("${")  # follows another option
+    ]
+    return Description(groups, options)
+
+
+def to_dict(config: DictConfig) -> dict[str, Any]:
+    """`config` as plain data, references resolved: what a checkpoint holds."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+
+
+def to_yaml(config: DictConfig) -> str:
+    """`config` as it is written in yaml, references unresolved."""
+    return OmegaConf.to_yaml(config)
+
+
+def load_run_config(run_dir: str | Path) -> DictConfig:
+    """The resolved config that a run wrote into its folder; UserError if `run_dir` is no run
+    folder.
+    """
+    folder = Path(run_dir).expanduser()
+    file = folder / "config.yaml"
+    if not folder.exists():
+        raise UserError(
+            f"{folder} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)"
+        )
+    if not file.is_file():
+        fault = "has no config.yaml" if folder.is_dir() else "is a file"
+        raise UserError(
+            f"{folder} {fault}, so it is no run folder: give the one that holds config.yaml"
+        )
+    try:
+        config = OmegaConf.load(file)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{file} cannot be read, give another run: {_line(error)}") from error
+    if not isinstance(config, DictConfig) or not config:
+        raise UserError(f"{file} holds no config, give another run")
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+@contextmanager
+def _loader() -> Iterator[Any]:
+    """Hydra on our folder of yaml files, and the part of it that knows the groups."""
+    with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """What Hydra and OmegaConf find, in a yaml file for example, as one sentence."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"the config cannot be composed: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    lines = (line.strip() for line in str(error).partition("Config search path")[0].splitlines())
+    return " ".join(line for line in lines if line and not line.startswith("object_type"))
+
+
+def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
+    """Those of `overrides` that choose from a group."""
+    return [
+        text
+        for text in overrides
+        if loader.get_group_options(parse(text).key_or_group)
+        and not isinstance(parse(text).value(), dict)
+    ]
+
+
+def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
+    """An experiment sets options that exist without it, and may add objects (a callback, say),
+    whose arguments `build` checks; what it names under `sweep` is checked when that begins. Hydra
+    would take any other name as well, and nobody would read it.
+    """
+    if choices.get("experiment") is None:
+        return
+    others = [
+        f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"
+    ]
+    known = dict(flat(OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=others))))
+    named = dict(flat(config))
+    objects = tuple(
+        f"{name}."
+        for name, value in named.items()
+        if isinstance(value, dict) and "_target_" in value
+    )
+    for name in named:
+        if name not in known and not f"{name}.".startswith((*objects, "sweep.")):
+            text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
+            raise UserError(f"{text}{suggest(name, known)}")
+
+
+def _comments(file: Path, package: str) -> dict[str, str]:
+    """Option -> the comment beside it, for the outermost keys of a yaml file."""
+    if not file.is_file():
+        return {}
+    found = re.findall(r"^(\w+):.*?\s# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {f"{package}.{name}" if package else name: comment.strip() for name, comment in found}

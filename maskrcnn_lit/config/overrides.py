@@ -1,0 +1,202 @@
+"""What a user types behind a verb, NAME=VALUE, against what there is: every mistake becomes one
+sentence.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from maskrcnn_lit.errors import UserError
+
+PATHS = {  # options that are always text
+    *(
+        "run_dir",
+        "sweep_dir",
+        "resume",
+        "run",
+        "runs",
+        "source",
+        "file",
+        "results",
+        "against",
+        "out",
+        "cleaned",
+    ),
+    *(
+        "data.root",
+        "data.train.images",
+        "data.val.images",
+        "data.train.annotations",
+        "data.val.annotations",
+    ),
+}
+
+FOR_SWEEPS = (
+    "sweep",
+    "sweep_dir",
+    "sweep_scale",
+    "launcher",
+)  # options of `train` that no run of a sweep reads
+
+
+def is_sweep(overrides: Iterable[str]) -> bool:
+    """Whether one of them is for a sweep."""
+    return any(text.partition("=")[0].split(".")[0] in FOR_SWEEPS for text in overrides)
+
+
+def parse(text: str) -> Override:
+    """One override in Hydra's grammar; UserError if it has no name, no value or several values."""
+    override = parse_any(text)
+    if override.is_sweep_override():
+        name = override.key_or_group
+        raise UserError(
+            f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; "
+            "`maskrcnn-lit train -m` makes a run of each"
+        )
+    return override
+
+
+def parse_any(text: str) -> Override:
+    """As `parse`, and several values are one override too."""
+    name, equals, value = text.partition("=")
+    if not equals and not text.startswith("~"):
+        raise UserError(f"'{text}' is no override: write NAME=VALUE, for example seed=1")
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(
+            f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
+            f"in quotes twice, '{name}=\"{value}\"'"
+        ) from error
+
+
+def check_choice(override: Override, verb: str, groups: Iterable[str], choices: list[str]) -> None:
+    """`override` chooses from a group: it must be one of the `groups` of `verb`, and have that
+    choice.
+    """
+    group, value = override.key_or_group, override.value()
+    if group not in groups and not override.is_add():
+        raise UserError(
+            f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
+        )
+    for choice in value if isinstance(value, list) else ["null" if value is None else value]:
+        if not override.is_delete() and str(choice) not in choices:
+            raise UserError(
+                f"there is no {group} '{choice}'{suggest(str(choice), choices)}; "
+                f"the choices are {', '.join(sorted(choices))}"
+            )
+
+
+def check_value(
+    override: Override, verb: str, groups: Iterable[str], config: Any, comments: Mapping[str, str]
+) -> None:
+    """`override` sets an option: `config`, nested dicts, must have it, with a value of the same
+    kind.
+
+    Same kind: true or false for a switch, no text for a number (except `auto`), a whole number for
+    a whole number, no single value for a group of options; null for a switch or a number where the
+    comment beside it speaks of null. `+name=value` adds an option to an object, which takes or
+    refuses it (instantiate.py); nobody would read it elsewhere.
+    """
+    name, value, known = override.key_or_group, override.value(), dict(flat(config))
+    objects = [
+        f"{key}." for key, held in known.items() if isinstance(held, dict) and "_target_" in held
+    ]
+    if override.is_add() and (name in known or name.startswith(tuple(objects))):
+        return
+    if name not in known:
+        hint = suggest(name, [*groups, *known])
+        raise UserError(
+            f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
+        )
+    nullable = "null" in comments.get(name, "")
+    fault = None if override.is_delete() else _fault(name, known[name], value, nullable)
+    if fault:
+        raise UserError(f"'{override.input_line}' does not fit: {fault}")
+
+
+def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
+    if (isinstance(value, str) and value.startswith("${")) or (
+        value is None and isinstance(default, dict)
+    ):
+        return None  # a group of options may be switched off
+    if isinstance(default, dict):
+        inside = ", ".join(f"{name}.{key}" for key in default if not str(key).startswith("_"))
+        return (
+            None
+            if isinstance(value, dict)
+            else f"{name} is a group of options, set one of {inside}"
+        )
+    if value is None and nullable:
+        return None
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else f"{name} is true or false"
+    text = isinstance(value, str) and value != "auto"
+    if isinstance(default, (int, float)) and (value is None or isinstance(value, bool) or text):
+        return f"{name} is a number, {default} by default"
+    if isinstance(default, int) and isinstance(value, float):
+        return f"{name} is a whole number, {default} by default"
+    return None
+
+
+def assign(name: str, value: Any) -> str:
+    """NAME=VALUE in Hydra's grammar, whatever the value has in it."""
+    text = str(value)
+    if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+        return f"{name}={text}"
+    ends = text[len(text.rstrip("\\")) :]  # in front of a quote a backslash counts double
+    return f"{name}=" + '"' + re.sub(r'(\\*)"', r"\1\1\"", text) + ends + '"'
+
+
+def typed(name: str, value: Any) -> str:
+    """The same as it is typed in a shell."""
+    return (
+        shlex.quote(assign(name, value))
+        if assign(name, value) != f"{name}={value}"
+        else f"{name}={value}"
+    )
+
+
+def as_path(text: str) -> str:
+    """An override of PATHS, so that Hydra takes a folder named 7 for no number."""
+    name, _, value = text.partition("=")
+    return (
+        f"{name}='{value}'"
+        if name in PATHS and re.fullmatch(r"[\w.+-]+", value) and value != "null"
+        else text
+    )
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the nearest of `known`, by the whole name or else by its last part,
+    or nothing.
+    """
+    scores = {
+        other: max(_likeness(name, other), 0.9 * _likeness(_last(name), _last(other)))
+        for other in known
+    }
+    best = max(scores.values(), default=0.0)
+    near = [other for other, score in scores.items() if score == best >= 0.6][:3]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _last(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every entry of nested dicts, and every dict in them, by its dotted name."""
+    for key, value in node.items():
+        yield f"{prefix}{key}", value
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}.")

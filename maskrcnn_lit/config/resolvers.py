@@ -1,0 +1,68 @@
+"""How the work of a model follows the size of its images: the resolvers of
+conf/model/mask_rcnn.yaml.
+
+The published numbers are those of images with a short side of 800 pixels. On 128 x 128 they would
+spend on regions many times what the backbone costs, and most of their anchors would be larger than
+the image.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config.overrides import flat
+
+PUBLISHED = 800  # pixels of the short side
+
+STEP = 128  # numbers of regions are multiples of it
+
+SMALLEST = 1 / 4  # of the published anchors: 8 pixels at p2, whose cells have 4
+
+
+def short_side(image_size: Any) -> int:
+    """Of `data.image_size`: a number, the side of a square that an image fits into, or [short,
+    long]. What is neither counts as published; the data module refuses it.
+    """
+    side = image_size[0] if isinstance(image_size, Sequence) and len(image_size) else image_size
+    return side if isinstance(side, int) and side > 0 else PUBLISHED
+
+
+def regions(published: int, image_size: Any) -> int:
+    """So many proposals or samples of an image: in proportion to its short side, rounded up to a
+    multiple of 128.
+    """
+    return min(published, STEP * math.ceil(published * short_side(image_size) / PUBLISHED / STEP))
+
+
+def pixels(published: Sequence[int], image_size: Any) -> list[int]:
+    """The sides of anchors: the published ones, their halves or quarters, whichever is next above
+    the proportion of the images' sides. So images from 401 pixels on have the published anchors,
+    and those up to 200 pixels the quarters.
+    """
+    share = 2.0 ** math.ceil(math.log2(short_side(image_size) / PUBLISHED))
+    return [round(side * min(1.0, max(SMALLEST, share))) for side in published]
+
+
+def register() -> None:
+    """Make `${regions:512}` and `${pixels:[32]}` known in yaml files: the numbers at the config's
+    `data.image_size`.
+    """
+    for name, rule in (("regions", regions), ("pixels", pixels)):
+        OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
+
+
+def plain(config: DictConfig) -> Any:
+    """`config` as plain data: these numbers as they come out, every other reference as it is
+    written.
+    """
+    for name, value in list(flat(OmegaConf.to_container(config))):
+        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:")):
+            OmegaConf.update(config, name, OmegaConf.select(config, name))
+    return OmegaConf.to_container(config)
+
+
+def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictConfig) -> Any:
+    return rule(published, OmegaConf.select(_root_, "data.image_size"))

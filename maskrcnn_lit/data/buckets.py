@@ -1,0 +1,78 @@
+"""The few padded sizes that batches have, and which images share one. Letters: I images."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.data.transforms import ImageSize
+
+Ints = NDArray[np.int64]
+
+Shape = tuple[int, int]  # height, width
+
+_STEP = 32  # what the coarsest stage of a backbone divides by
+
+_LENGTHS = 3  # of each orientation
+
+
+def padded_shapes(sizes: Ints, image_size: ImageSize) -> list[list[Shape]]:
+    """The padded sizes for images of `sizes` (I 2: height, width after the resize): for each
+    orientation that there is, landscape first, at most three that grow. A square `image_size` has
+    one in all, and so has one that is padded to a square.
+
+    The short side of all is the same. The last long side is the longest that `image_size` allows;
+    the others are chosen so that the padded area is least.
+    """
+    both = (image_size, image_size) if isinstance(image_size, int) else image_size
+    short, longest = (-(-side // _STEP) * _STEP for side in both)
+    if short == longest:
+        return [[(short, short)]]
+    landscape = sizes[:, 1] >= sizes[:, 0]
+    shapes = []
+    for chosen, turned in ((landscape, False), (~landscape, True)):
+        if chosen.any():
+            lengths = _lengths(-(-sizes[chosen].max(1) // _STEP) * _STEP, longest)
+            shapes.append([(length, short) if turned else (short, length) for length in lengths])
+    return shapes
+
+
+def _lengths(needed: Ints, longest: int) -> list[int]:
+    """At most three lengths up to `longest`, of which each image takes the first that is long
+    enough.
+    """
+    candidates, counts = np.unique(needed, return_counts=True)
+    best: tuple[float, list[int]] = (np.inf, [])
+    for several in itertools.combinations_with_replacement(candidates.tolist(), _LENGTHS - 1):
+        lengths = sorted({*several, longest})
+        area = float((counts * np.array(lengths)[np.searchsorted(lengths, candidates)]).sum())
+        best = min(best, (area, lengths))
+    used = np.searchsorted(best[1], candidates)
+    return [length for k, length in enumerate(best[1]) if k in used or k == len(best[1]) - 1]
+
+
+def chains(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
+    """For each orientation and each of its shapes the positions of the images that fit into it and
+    into none before: those of one shape may also be padded to any later one of its orientation.
+    """
+    landscape = sizes[:, 1] >= sizes[:, 0]
+    orientations = [landscape, ~landscape] if len(shapes) == 2 else [np.ones(len(sizes), bool)]
+    result = []
+    for chain, mine in zip(shapes, orientations, strict=True):
+        first = np.full(len(sizes), -1)
+        for k, (height, width) in reversed(list(enumerate(chain))):
+            first[mine & (sizes[:, 0] <= height) & (sizes[:, 1] <= width)] = k
+        result.append([np.flatnonzero(first == k) for k in range(len(chain))])
+    return result
+
+
+def padding(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> float:
+    """Padded pixels for each real one, each image alone in the first shape that it fits."""
+    area = 0
+    for chain, groups in zip(shapes, chains(sizes, shapes), strict=True):
+        area += sum(
+            height * width * len(group)
+            for (height, width), group in zip(chain, groups, strict=True)
+        )
+    return area / int(sizes.prod(1).sum()) - 1

@@ -1,0 +1,98 @@
+"""Which image files of an index are there and are what the json says, as far as their headers tell."""
+
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.data.coco.arrays import Packed
+from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.storage.files import atomic_write, safe_path
+from maskrcnn_lit.storage.images import file_fault
+from maskrcnn_lit.storage.sources import Folder, Source
+
+Ints = NDArray[np.int64]
+
+_CHUNK = 256  # files a task
+
+
+def sound_files(
+    packed: Packed, source: Source, rows: Ints, wanted: int, cache: Path
+) -> tuple[Ints, list[Fault]]:
+    """The first `wanted` of `rows` whose file is sound, and the faults of those before that are
+    not.
+
+    What was found sound is kept in `cache` with size and time of the file: next time only those
+    that have changed are opened. Files that are far away are not looked at: that would fetch them
+    all.
+    """
+    if not source.local:
+        return rows[:wanted], []
+    file = (
+        cache
+        / "sound"
+        / f"{packed.key}-{hashlib.sha256(source.where.encode()).hexdigest()[:16]}.npy"
+    )
+    stamps = _read_stamps(file, len(packed.arrays.image_ids))
+    before = stamps.copy()
+
+    def check(part: Ints) -> list[Fault | None]:
+        return [_check(packed, source, int(row), stamps) for row in part]
+
+    sound: list[Ints] = []
+    found, bad = 0, list[Fault]()
+    with ThreadPoolExecutor(
+        min(16, 4 * (os.cpu_count() or 1))
+    ) as pool:  # mostly waiting for the disk
+        while found < wanted and len(rows):
+            part, rows = np.split(rows, [wanted - found])
+            pieces = [part[k : k + _CHUNK] for k in range(0, len(part), _CHUNK)]
+            faults = [fault for piece in pool.map(check, pieces) for fault in piece]
+            bad += [fault for fault in faults if fault is not None]
+            sound.append(part[[fault is None for fault in faults]])
+            found += len(sound[-1])
+    if not np.array_equal(stamps, before):
+        buffer = io.BytesIO()
+        np.save(buffer, stamps)
+        atomic_write(file, buffer.getvalue())
+    return np.concatenate([rows[:0], *sound]), bad
+
+
+def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | None:
+    arrays = packed.arrays
+    name = packed.names[row]
+    if safe_path(Path(), name) is None:
+        return Fault(
+            "file name outside of the folder", name, None, f"never read, it leaves {source.where}"
+        )
+    stamp = source.stamp(name)
+    if stamp is not None and stamps[row].tolist() == list(stamp):
+        return None
+    if stamp is None:
+        return Fault("missing file", name, None, "no such file")
+    size = int(arrays.heights[row]), int(arrays.widths[row])
+    fault = file_fault(
+        source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name)), *size
+    )
+    if fault is None:
+        stamps[row] = stamp
+    return Fault(fault[0], name, None, fault[1]) if fault else None
+
+
+def _read_stamps(file: Path, count: int) -> Ints:
+    """I 2: size, and time or what else changes with the content, of each file when it was found
+    sound; 0: unknown.
+    """
+    try:
+        stamps = np.load(file)
+    except (OSError, ValueError, EOFError):
+        stamps = None
+    return (
+        stamps
+        if stamps is not None and stamps.shape == (count, 2)
+        else np.zeros((count, 2), np.int64)
+    )

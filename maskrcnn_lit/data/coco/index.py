@@ -1,0 +1,288 @@
+"""Images of a COCO json with their annotations: what the loader's processes share, and what is
+scored against.
+
+`read_index` is the way in. Images stand in the order of their file names, categories in that of
+their names, the annotations of an image in that of their boxes: no id has a say, so that any
+renumbering of a json trains alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, open_json
+from maskrcnn_lit.data.coco.categories import Category, match_categories
+from maskrcnn_lit.data.coco.faults import Fault, describe
+from maskrcnn_lit.data.coco.image_files import sound_files
+from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.sources import Source, open_annotations, open_images
+
+OnBad = Literal["error", "skip"]
+
+How = Literal["first", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotationIndex:
+    """I images and their annotations. Label l (1..K) is `categories[l - 1]`, whose id is the one in
+    this json.
+    """
+
+    source: Source  # of the image files
+    packed: Packed  # the whole json
+    rows: Ints  # I: which of its images
+    categories: tuple[Category, ...]
+    labels: Ints  # 1 + the json's own K: its label -> label here
+    faults: tuple[Fault, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def image_ids(self) -> Ints:
+        """I, as in the json."""
+        return self.packed.arrays.image_ids[self.rows]
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """I 2: height, width by the json."""
+        return np.stack(
+            [self.packed.arrays.heights[self.rows], self.packed.arrays.widths[self.rows]], 1
+        )
+
+    @cached_property
+    def spans(self) -> Ints:
+        """I 2: begin, end of each image's annotations among those of the json."""
+        return self.packed.arrays.spans[self.rows]
+
+    @property
+    def file_names(self) -> Names:
+        return Names(self.packed.arrays.name_text, self.packed.arrays.name_spans[self.rows])
+
+    @property
+    def urls(self) -> Names:
+        """Where each image is on the web by the json (its coco_url), or ""."""
+        return Names(self.packed.arrays.url_text, self.packed.arrays.url_spans[self.rows])
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height, width of image i by the json."""
+        row, arrays = self.rows[i], self.packed.arrays
+        return int(arrays.heights[row]), int(arrays.widths[row])
+
+    def span(self, i: int) -> tuple[int, int]:
+        """Begin, end of the annotations of image i. Like `size`, it reads the shared file: a worker
+        copies nothing.
+        """
+        begin, end = self.packed.arrays.spans[self.rows[i]].tolist()
+        return begin, end
+
+    def file_name(self, i: int) -> str:
+        return self.packed.names[int(self.rows[i])]
+
+    def where(self, i: int) -> str:
+        """What messages call the file of image i."""
+        return f"{self.source.where}/{self.file_name(i)}"
+
+    def read(self, i: int) -> bytes:
+        """The file of image i; OSError if it cannot be read."""
+        return self.source.read(self.file_name(i))
+
+    def annotations(self, i: int) -> dict[str, NDArray[Any]]:
+        """Of image i, with R annotations: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image),
+        labels (R, 1..K), crowd (R bool), areas (R float64), ids (R).
+        """
+        arrays, part, (height, width) = self.packed.arrays, slice(*self.span(i)), self.size(i)
+        boxes = arrays.boxes[part].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.clip(0, [width, height, width, height])
+        fields = {"crowd": arrays.crowd[part], "areas": arrays.areas[part], "ids": arrays.ids[part]}
+        return {"boxes": boxes, "labels": self.labels[arrays.labels[part]], **fields}
+
+    def outline(self, i: int, j: int) -> Outline:
+        """Annotation j of image i: its polygons as flat x y x y ... arrays, or the run lengths of
+        its RLE.
+        """
+        n, arrays = self.span(i)[0] + j, self.packed.arrays
+        begin, end = arrays.run_spans[n]
+        if end > begin:
+            return arrays.runs[begin:end]
+        return [
+            arrays.coordinates[a:b]
+            for a, b in arrays.coordinate_spans[slice(*arrays.part_spans[n])]
+        ]
+
+    def segmentation(self, i: int, j: int) -> list[Floats] | dict[str, Any]:
+        """Annotation j of image i: polygons (P 2 float64 each) or a compressed RLE, {"size",
+        "counts": bytes}.
+        """
+        outline = self.outline(i, j)
+        if isinstance(outline, np.ndarray):
+            return compress_runs(outline, self.size(i))
+        return [part.reshape(-1, 2) for part in outline]
+
+    def take(self, positions: Ints) -> AnnotationIndex:
+        """The images at `positions`, in that order."""
+        return replace(self, rows=self.rows[positions])
+
+    def preference(self, how: How, seed: int) -> Ints:
+        """All positions in the order in which a subset takes them."""
+        if how not in ("first", "random"):
+            raise UserError(f"data.subset={how} is unknown: use first or random")
+        count = len(self)
+        return (
+            np.random.default_rng((seed, 0)).permutation(count)
+            if how == "random"
+            else np.arange(count)
+        )
+
+    def subset(self, n: int, how: How = "random", seed: int = 0) -> AnnotationIndex:
+        """`n` of the images: the first by file name, or random ones, of which a smaller `n` of that
+        seed is a part.
+        """
+        if not 1 <= n <= len(self):
+            raise UserError(
+                f"{n} images were asked for of the {len(self)} in {self.source.where}: ask for 1 to {len(self)}"
+            )
+        return self.take(np.sort(self.preference(how, seed)[:n]))
+
+    def only(self, image_ids: Sequence[int]) -> AnnotationIndex:
+        """The images with these ids."""
+        unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
+        if unknown:
+            raise UserError(
+                f"data.image_ids has {unknown[0]}, which is no image of the json: take ids from its images"
+            )
+        return self.take(np.flatnonzero(np.isin(self.image_ids, image_ids)))
+
+    def with_categories(self, categories: Sequence[Category]) -> AnnotationIndex:
+        """The same images with labels by the names of the given table (that of training). The
+        result's categories are in the order of that table with the ids of this json, as its ground
+        truth and its results need them.
+        """
+        table, labels = match_categories(self.categories, categories, self.source.where)
+        return replace(self, categories=table, labels=labels[self.labels])
+
+    def coco_ground_truth(self) -> dict[str, Any]:
+        """A COCO instances dict of these images: original ids, boxes, areas, shapes; annotations in
+        their old order.
+        """
+        images = [
+            {"id": int(self.image_ids[i]), "file_name": self.file_names[i], "height": h, "width": w}
+            for i, (h, w) in enumerate(map(self.size, range(len(self))))
+        ]
+        order = self.packed.arrays.order
+        found = [(int(order[n]), i, n) for i, span in enumerate(self.spans) for n in range(*span)]
+        categories = [category._asdict() for category in self.categories]
+        annotations = [self._annotation(i, n) for _, i, n in sorted(found)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _annotation(self, i: int, n: int) -> dict[str, Any]:
+        shape = self.segmentation(i, n - self.span(i)[0])
+        if isinstance(shape, dict):
+            shape = {**shape, "counts": shape["counts"].decode()}
+        arrays = self.packed.arrays
+        return {
+            "id": int(arrays.ids[n]),
+            "image_id": int(self.image_ids[i]),
+            "category_id": self.categories[self.labels[arrays.labels[n]] - 1].id,
+            "bbox": arrays.boxes[n].tolist(),
+            "area": float(arrays.areas[n]),
+            "iscrowd": int(arrays.crowd[n]),
+            "segmentation": shape
+            if isinstance(shape, dict)
+            else [part.ravel().tolist() for part in shape],
+        }
+
+
+def read_index(
+    annotations: str | Path,
+    images: str | Path,
+    on_bad: OnBad,
+    keep_empty: bool = True,
+    *,
+    image_ids: Sequence[int] | None = None,
+    take: int | None = None,
+    how: How = "random",
+    seed: int = 0,
+    cache: Path | None = None,
+    cache_gb: float = 50.0,
+) -> AnnotationIndex:
+    """Read and check a COCO json and the headers of its image files.
+
+    Args: annotations: the json: a file, one in an archive of COCO's, or a URL. images: what its
+        file names start from: a folder, a zip or a URL (see `source.open_images`). on_bad: "error":
+        any fault is a UserError that counts them by kind and names the first of each; "skip": an
+        image that is missing, empty, no image, of another size or outside of the folder is left
+        out, and so is an annotation that is faulty in itself; `.faults` of the result tells them.
+        keep_empty: keep images without annotations. image_ids: these images only. take, how, seed:
+        only so many images, see `AnnotationIndex.subset`; a faulty file is replaced by the next
+        one. Files are looked at in that order until there are enough, so a small part of a large
+        set costs little. cache: where the packed json and what is known of the files are kept;
+        None: the user's cache. cache_gb: bound of what is kept of remote files.
+
+    Raises: UserError: no such file or folder, not a COCO json, no image, fewer images than `take`,
+        faults with "error".
+    """
+    if on_bad not in ("error", "skip"):
+        raise UserError(f"data.on_bad={on_bad} is unknown: use error or skip")
+    cache = cache or default_cache()
+    packed = open_json(*open_annotations(str(annotations), cache, cache_gb), cache)
+    source = open_images(str(images), cache, cache_gb)
+    index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
+    rows, bad = sound_files(packed, source, index.rows, count, cache)
+    # of an image that goes as a whole the annotations are no news: with the size wrong they are
+    # bound to look wrong
+    gone = {fault.image for fault in bad}
+    faults = [fault for fault in packed.faults if fault.image not in gone] + bad
+    if faults and on_bad == "error":
+        raise UserError(
+            f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: {'; '.join(describe(faults))}. "
+            "Mend them, or leave the faulty images and annotations out with data.on_bad=skip"
+        )
+    if not len(rows) or (take is not None and len(rows) < take):
+        told = f" ({'; '.join(describe(faults))})" if faults else ""
+        raise UserError(f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{told}")
+    return replace(index, rows=np.sort(rows), faults=tuple(faults))
+
+
+def preferred(
+    index: AnnotationIndex,
+    image_ids: Sequence[int] | None,
+    keep_empty: bool,
+    take: int | None,
+    how: How,
+    seed: int,
+) -> tuple[AnnotationIndex, int]:
+    """The images that may be used, in the order in which a subset takes them, and how many it
+    takes. Arguments: see `read_index`.
+    """
+    if image_ids is not None:
+        index = index.only(image_ids)
+    if not keep_empty:
+        index = index.take(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
+    count = len(index) if take is None else take
+    if count > len(index) or count < (take is not None):
+        raise UserError(
+            f"{take} images were asked for of the {len(index)} in {index.source.where}: ask for fewer"
+        )
+    return index.take(index.preference(how, seed)), count
+
+
+def whole_index(packed: Packed, source: Source) -> AnnotationIndex:
+    """All images of a json, unchecked."""
+    return AnnotationIndex(
+        source=source,
+        packed=packed,
+        rows=np.arange(len(packed.arrays.image_ids)),
+        categories=packed.categories,
+        labels=np.arange(len(packed.categories) + 1),
+    )

@@ -1,0 +1,66 @@
+"""Samples -> a batch with few shapes: padded slots, padded images."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
+from maskrcnn_lit.data.buckets import Shape
+
+Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
+
+_SLOTS = (8, 16, 32)  # G; beyond it doubles
+
+
+def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) -> Batch:
+    """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32,
+    64, ... slots, images to the smallest of `shapes` that holds them all (None: to their largest
+    height and width, rounded up to 32).
+    """
+    height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
+    if shapes is None:
+        height, width = -(-height // 32) * 32, -(-width // 32) * 32
+    else:
+        height, width = min(
+            (s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1]
+        )
+    most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
+    slots = next(
+        (n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0]
+    )
+    images = _padded(
+        [s["images"].permute(1, 2, 0) for s in samples], (height, width, 3)
+    )  # what convolutions want
+    batch: Batch = {"images": images.permute(0, 3, 1, 2)}
+    for key in samples[0].keys() - {"images"}:
+        columns, rest = [s[key] for s in samples], samples[0][key].shape
+        batch[key] = _padded(columns, (slots, *rest[1:]) if key in TARGET_KEYS else rest)
+    return batch
+
+
+def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """One tensor of all, each put into the first corner of `shape`. NumPy writes: a third of
+    torch's time an array.
+    """
+    whole = _zeros([len(columns), *shape], columns[0].dtype)
+    held = whole.numpy()
+    for i, column in enumerate(columns):
+        corner: tuple[Any, ...] = (i, *map(slice, column.shape))
+        held[corner] = column.numpy()
+    return whole
+
+
+def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:
+    """In a loader process in memory that the training process shares, as torch's own collate has
+    it: else the batch would be copied once more on its way.
+    """
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(
+        int(np.prod(shape)) * dtype.itemsize
+    )  # the system gives zeros
+    return torch.empty(0, dtype=dtype).set_(storage).view(shape)

@@ -1,0 +1,293 @@
+"""The synthetic set: pictures of shapes on textured ground, with COCO jsons, drawn in seconds
+instead of downloaded.
+
+    root/train/000000.png ...    root/annotations/instances_train.json
+    root/val/000000.png ...      root/annotations/instances_val.json
+
+Six classes (circle, cross, rectangle, ring, star, triangle) that only the outline tells apart:
+colour, texture and size say nothing. Later shapes hide earlier ones; an annotation is the visible
+part, and a shape that would leave less than a quarter of an earlier one in sight is not drawn.
+About one picture in twenty is empty, and one in twenty has a crowd region: a cluster of tiny shapes
+under one annotation with `iscrowd` 1.
+
+A pixel belongs to a shape that covers at least half of it. Segmentations say exactly that set of
+pixels, whoever rasterises them: polygons run along pixel edges, one for each part of the mask; a
+mask with a hole, which COCO's polygons cannot say, is compressed RLE; a crowd region is
+uncompressed RLE, as in COCO. Box and area are the mask's.
+
+Every picture depends on (seed, split, position, size) alone, and every file has the same bytes on
+every machine: the first 100 pictures of 100 and of 400 are the same.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskrcnn_lit.data.datasets.shape_annotation import annotate
+from maskrcnn_lit.data.datasets.shape_drawing import (
+    OUTLINES,
+    STEPS,
+    VIVID,
+    Colour,
+    Dice,
+    Stamp,
+    background,
+    paint,
+    png,
+    stamp,
+)
+from maskrcnn_lit.errors import UserError
+
+NAMES = tuple(OUTLINES)
+
+FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
+
+VERSION = 1  # of the pictures: raise it with every change of a pixel or an annotation
+
+TURN = 16  # up to 28 degrees each way: what a small model learns within some hundred steps
+
+_MARKER, _COUNTS = "shapes.json", ("train_images", "val_images")
+
+_log = logging.getLogger(__name__)
+
+
+class Instance(NamedTuple):
+    """One annotation in the making."""
+
+    name: str
+    mask: np.ndarray  # size size bool: what is in sight
+    whole: int  # pixels before anything hid it
+    crowd: bool
+
+
+class Scene(NamedTuple):
+    """A picture, size size 3 int32 in 0..255, and what is in it."""
+
+    picture: np.ndarray
+    instances: list[Instance]
+
+
+def write_shapes(
+    *, root: str | Path, train_images: int, val_images: int, size: int, seed: int
+) -> None:
+    """Draw the set into `root`, unless it is there: a set of the same size and seed with at least
+    as many pictures.
+
+    Another set is drawn in full beside it and takes its place when it is complete, so that a
+    reader, and whoever comes after a killed run, finds a whole set or none. Raises UserError where
+    something else lies in `root`.
+    """
+    root = Path(root)
+    wanted = {
+        "version": VERSION,
+        "size": size,
+        "seed": seed,
+        "train_images": train_images,
+        "val_images": val_images,
+    }
+    _check(wanted)
+    present = _present(root)
+    if _serves(present, wanted):
+        return
+    if present is not None and _same_pictures(
+        present, wanted
+    ):  # let it grow, not shrink: another run may read it
+        wanted |= {key: max(wanted[key], present[key]) for key in _COUNTS}
+    strange = _strange(root, drawn_here=present is not None)
+    if strange:
+        raise UserError(
+            f"{root} holds {strange}, which is no part of the synthetic set, so nothing is drawn there; "
+            "give an empty or a new folder: data.root=DIR"
+        )
+    _log.info(
+        "drawing %d + %d pictures of %d px into %s",
+        wanted["train_images"],
+        wanted["val_images"],
+        size,
+        root,
+    )
+    try:
+        _replace(root, wanted)
+    except OSError as error:
+        if _serves(_present(root), wanted):  # another process was faster
+            return
+        needs = (train_images + val_images) * size * size * 3 / 1e6 + 1
+        raise UserError(
+            f"cannot write the synthetic set into {root}: {error.strerror or error}; "
+            f"make {needs:.0f} MB free there or give another folder: data.root=DIR"
+        ) from error
+
+
+def _check(wanted: dict[str, int]) -> None:
+    for key, least in (("train_images", 1), ("val_images", 1), ("size", 64), ("seed", 0)):
+        if not isinstance(wanted[key], int) or wanted[key] < least:
+            name = f"data.{key}" if key.endswith("images") else f"data.prepare.{key}"
+            raise UserError(
+                f"{name}={wanted[key]} cannot be drawn: the synthetic set needs a whole number from {least} on; "
+                f"give it, e.g. {name}={max(least, 100)}"
+            )
+
+
+def _present(root: Path) -> dict[str, int] | None:
+    """What the set in `root` was drawn from; None if there is none."""
+    try:
+        return dict(json.loads((root / _MARKER).read_text()))
+    except (OSError, ValueError):
+        return None
+
+
+def _serves(present: dict[str, int] | None, wanted: dict[str, int]) -> bool:
+    return (
+        present is not None
+        and _same_pictures(present, wanted)
+        and all(present[k] >= wanted[k] for k in _COUNTS)
+    )
+
+
+def _same_pictures(present: dict[str, int], wanted: dict[str, int]) -> bool:
+    return all(present.get(key) == wanted[key] for key in ("version", "size", "seed"))
+
+
+def _strange(root: Path, drawn_here: bool) -> str | None:
+    """The name of something in `root` that is not ours to replace."""
+    if not root.exists():
+        return None
+    if not root.is_dir():
+        return "a file"
+    ours = {_MARKER, "annotations", *FIRST_IMAGE_ID} if drawn_here else set()
+    return next((repr(path.name) for path in sorted(root.iterdir()) if path.name not in ours), None)
+
+
+def _replace(root: Path, wanted: dict[str, int]) -> None:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
+    try:
+        new = beside / "new"
+        for split in FIRST_IMAGE_ID:
+            _write_split(new, split, wanted)
+        (new / _MARKER).write_text(json.dumps(wanted, indent=1) + "\n")
+        if root.exists():
+            root.rename(beside / "old")
+        new.rename(root)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_split(root: Path, split: str, wanted: dict[str, int]) -> None:
+    folder = root / split
+    folder.mkdir(parents=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    size = wanted["size"]
+    for position in range(wanted[f"{split}_images"]):
+        image_id = FIRST_IMAGE_ID[split] + position
+        scene = draw_scene(Dice(wanted["seed"], FIRST_IMAGE_ID[split], position), size)
+        name = f"{position:06d}.png"
+        (folder / name).write_bytes(png(scene.picture.astype(np.uint8)))
+        images.append({"id": image_id, "file_name": name, "height": size, "width": size})
+        annotations += [
+            {
+                "id": image_id * 100 + number,
+                "image_id": image_id,
+                "category_id": NAMES.index(instance.name) + 1,
+                **annotate(instance.mask, instance.crowd),
+            }
+            for number, instance in enumerate(scene.instances)
+        ]
+    content = {
+        "info": {
+            "description": f"synthetic shapes, {split}, version {VERSION}, seed {wanted['seed']}"
+        },
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [
+            {"id": i, "name": name, "supercategory": "shape"} for i, name in enumerate(NAMES, 1)
+        ],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(
+        json.dumps(content, separators=(",", ":")) + "\n"
+    )
+
+
+def draw_scene(dice: Dice, size: int) -> Scene:
+    """A picture of `size` x `size` pixels: ground; perhaps a crowd; one large shape with few
+    others, or up to six.
+    """
+    scene = Scene(background(dice, size), [])
+    if dice.chance(5):
+        return scene
+    if dice.chance(5):
+        _add_crowd(scene, dice, size)
+    pixel = size * STEPS // 128  # lengths below are in pixels of a picture of 128 x 128
+    most = 6
+    if dice.chance(6):
+        # With its visible part over 96 x 96 pixels, which is what COCO calls large.
+        _add_shape(
+            scene, dice, size, dice.pick(("circle", "ring")), dice.number(64 * pixel, 70 * pixel)
+        )
+        most = 2
+    for _ in range(dice.number(min(2, most), most)):
+        _add_shape(scene, dice, size, dice.pick(NAMES), dice.number(8 * pixel, 31 * pixel))
+    return scene
+
+
+def _add_shape(scene: Scene, dice: Dice, size: int, name: str, radius: int) -> None:
+    """Put the shape where it fits at one of six random places; a picture too full for it goes
+    without.
+
+    One in four may hide three quarters of an earlier one, the others an eighth.
+    """
+    margin = min(radius * 3 // 4, size * STEPS * 7 // 16)
+    in_sight = 2 if dice.chance(25) else 7  # eighths
+    for _ in range(6):
+        x, y = (dice.number(margin, size * STEPS - margin) for _ in range(2))
+        shape = stamp(name, size=size, x=x, y=y, radius=radius, turn=dice.number(-TURN, TURN))
+        mask = shape.mask_of(size)
+        if all(
+            int((earlier.mask & ~mask).sum()) * 8 >= earlier.whole * in_sight
+            for earlier in scene.instances
+        ):
+            paint(scene.picture, shape, dice, _contrasting(scene.picture, shape, dice))
+            for earlier in scene.instances:
+                earlier.mask[mask] = False
+            scene.instances.append(Instance(name, mask, int(mask.sum()), crowd=False))
+            return
+
+
+def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
+    """A cluster of tiny shapes of one class and colour; the region is what lies within three pixels
+    of them.
+    """
+    pixel = size * STEPS // 128
+    name, spread = dice.pick(NAMES), dice.number(14 * pixel, 22 * pixel)
+    x, y = (dice.number(26 * pixel, 102 * pixel) for _ in range(2))
+    region = np.zeros((size, size), bool)
+    colour: Colour | None = None
+    for _ in range(dice.number(14, 22)):
+        place = {"x": x + dice.number(-spread, spread), "y": y + dice.number(-spread, spread)}
+        radius, turn = dice.number(4 * pixel, 5 * pixel), dice.number(-TURN, TURN)
+        shape = stamp(name, size=size, radius=radius, turn=turn, **place)
+        colour = colour or _contrasting(scene.picture, shape, dice)
+        paint(scene.picture, shape, dice, colour)
+        region |= stamp("circle", size=size, radius=radius + 3 * pixel, turn=0, **place).mask_of(
+            size
+        )
+    scene.instances.append(Instance(name, region, int(region.sum()), crowd=True))
+
+
+def _contrasting(picture: np.ndarray, shape: Stamp, dice: Dice) -> Colour:
+    """A random colour that stands out from what lies under the shape."""
+    under = picture[shape.part][shape.cover > 0]
+    mean = (under.sum(0) // len(under)).tolist()
+    for _ in range(8):
+        colour = dice.pick(VIVID)
+        if sum(abs(a - b) for a, b in zip(colour, mean, strict=True)) > 200:
+            break
+    return colour

@@ -1,0 +1,260 @@
+"""Images that are fetched one by one into a folder: each is decoded before it counts, and none is
+fetched twice.
+"""
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.download import get, progress_bar
+from maskrcnn_lit.storage.files import atomic_write, locked, safe_path
+from maskrcnn_lit.storage.images import UnreadableImageError, decode
+
+THREADS = 16
+
+IN_A_ROW = (
+    32  # so many failures with no success between them: the server is down, or the address is wrong
+)
+
+RECORD = (
+    ".sound.json"  # in the folder: name -> size in bytes and time of each file when it was decoded
+)
+
+Item = TypeVar("Item")
+
+Stamp = list[int]
+
+
+class WebImage(NamedTuple):
+    """An image file of a COCO json: its name in the folder, where it comes from, the size that it
+    must have.
+    """
+
+    name: str
+    url: str
+    height: int
+    width: int
+
+
+def fetch_images(images: Sequence[WebImage], folder: Path) -> None:
+    """Have all of `images` in `folder`. Files that are there stay, unless they cannot be decoded or
+    have another size.
+
+    A file that was found sound is not decoded again as long as its size and time stay. A folder
+    with all of the images in it, none of them changed since, is only read; one that cannot be
+    written is taken as it is.
+
+    Raises:
+        UserError: some images are still missing after all retries; the others are kept.
+        KeyboardInterrupt: says how many are there.
+    """
+    record = _read_record(folder)
+    stamps = {image.name: _stamp(_path(folder, image)) for image in images}
+    unknown = [
+        image
+        for image in images
+        if stamps[image.name] is None or stamps[image.name] != record.get(image.name)
+    ]
+    if not unknown:
+        return
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # another run may be filling the same folder: its images are there afterwards
+            stack.enter_context(locked(folder / ".lock"))
+        except OSError as error:
+            if None in stamps.values():
+                raise _unwritable(folder, images, error) from error
+            return  # all are there, in a folder that is only to be read
+        try:
+            _complete(unknown, folder, len(images))
+        except OSError as error:
+            raise _unwritable(folder, images, error) from error
+
+
+def _unwritable(folder: Path, images: Sequence[WebImage], error: OSError) -> UserError:
+    missing = sum(_stamp(_path(folder, image)) is None for image in images)
+    return UserError(
+        f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} images are missing "
+        "there: free some space, or give another folder with data.root=DIR, and run it again; what is there is kept"
+    )
+
+
+def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
+    record = _read_record(folder)
+    failures: dict[str, str] = {}
+    try:
+        absent = _check(unknown, folder, record)
+        _fetch(absent, folder, record, failures)
+    except KeyboardInterrupt:
+        there = wanted - sum(image.name not in record for image in unknown)
+        raise KeyboardInterrupt(
+            f"{there} of {wanted} images are in {folder}, run it again to go on"
+        ) from None
+    finally:
+        with suppress(OSError):  # a full disk: they are decoded once more
+            atomic_write(folder / RECORD, json.dumps(record))
+    missing = [image.name for image in absent if image.name not in record]
+    if missing:
+        reasons = "; ".join(
+            [f"{name} ({failures[name]})" for name in missing if name in failures][:3]
+        )
+        untried = sum(name not in failures for name in missing)
+        stopped = (
+            f", {untried} of them not tried after {IN_A_ROW} failures in a row" if untried else ""
+        )
+        raise UserError(
+            f"{len(missing)} of {wanted} images could not be fetched{stopped}: {reasons}"
+            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} are kept in {folder}. "
+            "Run it again to go on, or use what is there with data.download=false"
+        )
+
+
+def _check(images: Sequence[WebImage], folder: Path, record: dict[str, Stamp]) -> list[WebImage]:
+    """Decode the files that are there and not in `record`; returns the images that are to be
+    fetched.
+    """
+    absent: list[WebImage] = []
+    present: list[WebImage] = []
+    for image in images:
+        stamp = _stamp(_path(folder, image))
+        if stamp is None or stamp != record.get(image.name):
+            record.pop(image.name, None)
+            (absent if stamp is None else present).append(image)
+    if present:
+        with progress_bar(total=len(present), unit="image", desc=f"checking {folder.name}") as bar:
+            for image, found in in_threads(partial(_found, folder=folder), present):
+                bar.update()
+                if isinstance(found, list):
+                    record[image.name] = found
+                else:
+                    absent.append(image)
+    return absent
+
+
+def _found(image: WebImage, folder: Path) -> Stamp:
+    path = _path(folder, image)
+    stamp = _stamp(path)
+    if stamp is None or (fault := _fault(path.read_bytes(), image)) is not None:
+        raise OSError(fault)
+    return stamp
+
+
+def _fetch(
+    images: Sequence[WebImage], folder: Path, record: dict[str, Stamp], failures: dict[str, str]
+) -> None:
+    """Fetch `images`, in their order; what worked is in `record`, what did not in `failures`."""
+    stop, row, arrived = threading.Event(), 0, 0
+
+    def fetch(image: WebImage) -> Stamp | str:
+        try:
+            data = get(image.url, lambda data: _fault(data, image))
+        except OSError as error:
+            return str(error)
+        if stop.is_set():
+            return "interrupted"
+        path = _path(folder, image)
+        atomic_write(path, data)
+        return _stamp(path) or "removed"
+
+    if not images:
+        return
+    results = in_threads(fetch, images)
+    try:
+        with progress_bar(total=len(images), unit="image", desc=f"fetching {folder.name}") as bar:
+            for image, result in results:
+                if isinstance(result, Exception):  # of the disk
+                    raise result
+                if isinstance(result, str):
+                    failures[image.name] = result
+                    row += 1
+                else:
+                    record[image.name] = result
+                    row, arrived = 0, arrived + result[0]
+                    bar.update()
+                    bar.set_postfix_str(
+                        f"{arrived / 1e6 / max(bar.format_dict['elapsed'], 1e-3):.1f} MB/s", False
+                    )
+                if row >= IN_A_ROW:
+                    return
+    finally:
+        stop.set()
+        results.close()
+
+
+def in_threads(
+    function: Callable[[Item], Any], items: Iterable[Item], threads: int = THREADS
+) -> Generator[tuple[Item, Any], None, None]:
+    """Each item with what the function gave or raised, as they come. Whoever stops iterating waits
+    for no thread that hangs: they hold up no exit, as those of a ThreadPoolExecutor do.
+    """
+    todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Item, Any]] = queue.SimpleQueue()
+    stop = threading.Event()
+    for item in items:
+        todo.put(item)
+    count = todo.qsize()
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((item, function(item)))
+            except Exception as error:
+                done.put((item, error))
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, count))]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(count):
+            yield done.get()
+    finally:
+        stop.set()
+        for worker in (
+            workers
+        ):  # what is being written gets its name; a server that says nothing is left alone
+            worker.join(1 / len(workers))
+
+
+def _fault(data: bytes, image: WebImage) -> str | None:
+    """What is wrong with the content of the image."""
+    try:
+        decode(data, (image.height, image.width))
+    except UnreadableImageError as error:
+        return f"not this image: {error}"
+    return None
+
+
+def _path(folder: Path, image: WebImage) -> Path:
+    path = safe_path(folder, image.name)
+    if path is None:
+        raise UserError(
+            f"file name {image.name!r} leaves {folder}: it is not fetched; mend the json"
+        )
+    return path
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _read_record(folder: Path) -> dict[str, Stamp]:
+    try:
+        found = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,294 @@
+"""Faults of a data set that reading its json and its files' headers cannot find, and a json without
+any.
+
+`read_index(on_bad="skip")` has found the others: they are in its `faults` and not in its images and
+annotations.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from maskrcnn_lit.data.coco.index import AnnotationIndex, Fault
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.images import SUFFIXES, UnreadableImageError, decode
+
+LEAST_IOU = 0.5  # of an annotation's box and the extent of its mask
+
+SLACK = 2.0  # pixels by which they may differ whatever their IoU: of tiny objects that is nothing
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is wrong with what is left in `index`: with whole images by their position in it, with
+    annotations by id.
+    """
+
+    index: AnnotationIndex
+    images: dict[int, Fault] = field(default_factory=dict)
+    annotations: dict[int, Fault] = field(default_factory=dict)
+    digests: dict[int, bytes] = field(
+        default_factory=dict
+    )  # of the files that could be read, by position
+
+    def faults(self) -> list[Fault]:
+        """All of them, with those that reading the json has found. Of an image that is at fault as
+        a whole the annotations are no news.
+        """
+        gone = {n for i in self.images for n in self.index.annotations(i)["ids"].tolist()}
+        told = [fault for number, fault in self.annotations.items() if number not in gone]
+        return [*self.index.faults, *self.images.values(), *told]
+
+
+def find_faults(
+    index: AnnotationIndex, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Findings:
+    """Read and decode every image file wholly, in parallel, and compare every mask with its box.
+
+    `progress` is called with the images that are done, and all of them.
+    """
+    found = Findings(index)
+    with ThreadPoolExecutor(
+        os.cpu_count() or 1
+    ) as pool:  # decoding and hashing let other threads run
+        for i, (digest, fault) in enumerate(
+            pool.map(lambda i: _look_at(index, i), range(len(index)))
+        ):
+            if digest is not None:
+                found.digests[i] = digest
+            if fault is not None:
+                found.images[i] = fault
+            found.annotations.update(_of_annotations(index, i))
+            progress(i + 1, len(index))
+    _mark_repeated_images(found)
+    return found
+
+
+def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None]:
+    """The hash of the file of image i, and what is wrong with its pixels."""
+    try:
+        data = index.read(i)
+        decode(data, index.size(i))
+    except (OSError, UnreadableImageError) as error:
+        return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error))
+    return hashlib.sha256(data).digest(), None
+
+
+def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault]]:
+    """By id, of image i: boxes far from their masks, and all but the first of those with one class
+    and box.
+    """
+    found, name = index.annotations(i), index.file_names[i]
+    seen: dict[tuple[Any, ...], int] = {}
+    for j, (number, label, box) in enumerate(
+        zip(found["ids"].tolist(), found["labels"].tolist(), found["boxes"], strict=True)
+    ):
+        extent = mask_extent(index, i, j)
+        if _disagree(box, extent):
+            sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
+            yield (
+                number,
+                Fault(
+                    "box and mask disagree",
+                    name,
+                    number,
+                    f"box {sides[0]}, the mask reaches over {sides[1]}",
+                ),
+            )
+        elif (first := seen.setdefault((label, *box.tolist()), number)) != number:
+            yield (
+                number,
+                Fault(
+                    "same annotation twice", name, number, f"class and box of annotation {first}"
+                ),
+            )
+
+
+def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
+    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, on the image; without area
+    if outside.
+    """
+    shape, (height, width) = index.segmentation(i, j), index.size(i)
+    if isinstance(shape, dict):
+        x, y, w, h = coco_mask.toBbox(shape).tolist()
+        return np.array([x, y, x + w, y + h])
+    points = np.concatenate(shape)
+    return np.r_[points.min(0), points.max(0)].clip(0, [width, height, width, height])
+
+
+def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
+    shared = (np.minimum(box[2:], extent[2:]) - np.maximum(box[:2], extent[:2])).clip(0).prod()
+    union = (box[2:] - box[:2]).prod() + (extent[2:] - extent[:2]).prod() - shared
+    return bool(shared < LEAST_IOU * union and np.abs(box - extent).max() > SLACK)
+
+
+def _mark_repeated_images(found: Findings) -> None:
+    """Of images with one content that with the most annotations is kept, of equal ones the first by
+    name.
+    """
+    index = found.index
+    counts = (index.spans[:, 1] - index.spans[:, 0]).tolist()
+    kept: dict[bytes, int] = {}
+    for i in sorted(found.digests, key=lambda i: (-counts[i], i)):
+        first = kept.setdefault(found.digests[i], i)
+        if first != i:
+            what = (
+                f"the content of image id {int(index.image_ids[first])}, {index.file_names[first]}"
+            )
+            found.images[i] = Fault("same image twice", index.file_names[i], None, what)
+
+
+def mark_leaks(train: Findings, val: Findings) -> None:
+    """Add the training images that are validation images too: it is training that goes without
+    them, so that scores stay comparable.
+    """
+    names = {digest: val.index.file_names[i] for i, digest in val.digests.items()}
+    for i, digest in train.digests.items():
+        if digest in names and i not in train.images:
+            what = f"the content of val's {names[digest]}: what is learnt by heart scores well"
+            train.images[i] = Fault(
+                "training image in val too", train.index.file_names[i], None, what
+            )
+
+
+def notes(findings: Mapping[str, Findings]) -> list[str]:
+    """What is no fault and yet good to know, by part."""
+    told = []
+    for part, found in findings.items():
+        index = found.index
+        used = {
+            label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
+        }
+        unused = [
+            category.name for label, category in enumerate(index.categories, 1) if label not in used
+        ]
+        if unused:
+            some = ", ".join(unused[:12]) + (
+                f" and {len(unused) - 12} more" if len(unused) > 12 else ""
+            )
+            told.append(
+                f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}"
+            )
+        if (others := _files_beside(found)) > 0:
+            told.append(
+                f"{part}: {others} images in {index.source.where} are not in the json or were not checked"
+            )
+    if {"train", "val"} <= findings.keys():
+        train, val = findings["train"].index, findings["val"].index
+        both = set(train.file_names) & set(val.file_names)
+        if both:
+            told.append(
+                f"{len(both)} file names stand in train and in val, {min(both)} for one; only equal content is a fault"
+            )
+        if {c.name for c in train.categories} != {c.name for c in val.categories}:
+            told.append("train and val have not the same categories: training refuses that")
+    return told
+
+
+def _files_beside(found: Findings) -> int:
+    """Images in the folder, subfolders too, that the index does not have, and that are not told as
+    faults either.
+    """
+    known = {os.path.normpath(name) for name in found.index.file_names}
+    known |= {os.path.normpath(fault.image) for fault in found.index.faults}
+    folder = str(found.index.source.where)
+    files = (
+        os.path.relpath(os.path.join(where, name), folder)
+        for where, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    )
+    return sum(name not in known for name in files)
+
+
+def load_entries(path: Path) -> dict[str, Any]:
+    """The parsed json with every key, to count and to filter; UserError: it cannot be read."""
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            **content,
+            "images": list(content["images"]),
+            "annotations": list(content["annotations"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as a COCO instances json ({error!r}): give another file"
+        ) from None
+
+
+def cleaned(content: Mapping[str, Any], found: Findings) -> dict[str, Any]:
+    """`content`, the parsed json that `found.index` was read from, without what is faulty, and else
+    as it is: the entries keep their order, ids and every key.
+    """
+    index = found.index
+    owners = {}  # annotation id -> image id
+    images = set()
+    for i in range(len(index)):
+        if i not in found.images:
+            images.add((int(index.image_ids[i]), index.file_names[i], *index.size(i)))
+            ids = index.annotations(i)["ids"].tolist()
+            owners.update(
+                dict.fromkeys(
+                    (n for n in ids if n not in found.annotations), int(index.image_ids[i])
+                )
+            )
+
+    def kept_image(entry: Any) -> bool:
+        key = tuple(entry.get(name) for name in ("id", "file_name", "height", "width"))
+        sound = key in images
+        images.discard(key)  # of several with one id the first is the one that was read
+        return sound
+
+    def kept_annotation(entry: Any) -> bool:
+        sound = entry.get("image_id") == owners.get(entry.get("id"), _NOBODY)
+        if sound:
+            del owners[entry["id"]]
+        return sound
+
+    return {
+        **content,
+        "images": [entry for entry in content["images"] if _plain(entry) and kept_image(entry)],
+        "annotations": [
+            entry for entry in content["annotations"] if _plain(entry) and kept_annotation(entry)
+        ],
+    }
+
+
+_NOBODY = object()
+
+
+def _plain(entry: Any) -> bool:
+    """Whether its ids and names can be looked up."""
+    keys = ("id", "image_id", "file_name", "height", "width")
+    return isinstance(entry, dict) and all(
+        isinstance(entry.get(key, 0), (int, float, str)) for key in keys
+    )
+
+
+def cleaned_paths(folder: Path, originals: Mapping[str, Path]) -> dict[str, Path]:
+    """Where the cleaned jsons go, by part: the names of the originals, behind the part's where two
+    are alike.
+
+    Raises:
+        UserError: an original lies there.
+    """
+    alike = len({path.name for path in originals.values()}) < len(originals)
+    targets = {
+        part: folder / (f"{part}_{path.name}" if alike else path.name)
+        for part, path in originals.items()
+    }
+    for target in targets.values():
+        if target.resolve() in {path.resolve() for path in originals.values()}:
+            raise UserError(
+                f"cleaned={folder} would overwrite {target}, which is never changed: give another folder"
+            )
+    return targets

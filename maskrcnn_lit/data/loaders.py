@@ -1,0 +1,115 @@
+"""Who loads: how many processes, what is fetched ahead of them from far away, and what is copied
+ahead to a GPU.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.samplers import BLANK, Key
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.cache import Prefetch, told_ahead
+from maskrcnn_lit.storage.sources import Remote
+
+# batches: more than the loader processes hold, and at 50 ms a request enough for 8 at a time
+AHEAD = 32
+
+
+class FetchedAhead:
+    """The same `batches`, of an index whose images are far away: when one is handed out, the images
+    of the batch that is AHEAD behind it are asked for, and wait in the cache when a loader process
+    wants them.
+    """
+
+    def __init__(self, batches: Any, index: AnnotationIndex, source: Remote) -> None:
+        self.batches, self.index, self.source = batches, index, source
+        self._prefetch: Prefetch | None = (
+            None  # its threads begin after the loader processes are forked
+        )
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return told_ahead(self.batches, self._tell, AHEAD)
+
+    def _tell(self, batch: list[Key]) -> None:
+        if self._prefetch is None:
+            self._prefetch = Prefetch(self.source.fill)
+        self._prefetch.submit(self.index.file_name(i) for _, i in batch if i != BLANK)
+
+    @property
+    def sampler(self) -> Any:
+        """Lightning looks for `set_epoch` at `dataloader.batch_sampler.sampler`."""
+        return getattr(self.batches, "sampler", None)
+
+
+def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
+    """The same `batches`, fetched ahead where their images are far away."""
+    return (
+        FetchedAhead(batches, index, index.source) if isinstance(index.source, Remote) else batches
+    )
+
+
+class CopiedAhead:
+    """The batches of `loader` on a GPU, each copied from pinned memory on a stream of its own while
+    a step before it computes. Where a batch is handed out, the device waits for its copy, and the
+    host for nothing.
+    """
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+        self.batch_sampler = loader.batch_sampler  # where Lightning sets the epoch
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = torch.cuda.Stream(self.device)
+        ahead: tuple[Batch, torch.cuda.Event] | None = None
+        for batch in self.loader:
+            with torch.cuda.stream(stream):
+                copy = {
+                    key: value.to(self.device, non_blocking=True) for key, value in batch.items()
+                }
+                copied = stream.record_event()
+            if ahead is not None:
+                yield self._ready(*ahead)
+            ahead = copy, copied
+        if ahead is not None:
+            yield self._ready(*ahead)
+
+    def _ready(self, batch: Batch, copied: torch.cuda.Event) -> Batch:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(copied)
+        for value in batch.values():
+            value.record_stream(
+                stream
+            )  # else its memory might be given to the next copy while a step still reads it
+        return batch
+
+
+Loader = DataLoader[Any] | CopiedAhead
+
+
+def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:
+    """Loader processes of one training process. "auto": a GPU is fed by all cores but one, at most
+    16, shared among the training processes of the machine; on the CPU training needs the cores, and
+    one loader keeps up with it.
+    """
+    if workers != "auto":
+        if not isinstance(workers, int) or workers < 0:
+            raise UserError(
+                f"data.workers={workers} must be auto or a number of processes, 0 or more"
+            )
+        return workers
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    spare = max(0, cores // processes - 1)
+    return min(spare, 16 if cuda else 1)

@@ -1,0 +1,52 @@
+"""The mask crops of a whole json, M x M pixels each as bits: a polygon is rasterised once for all
+epochs and runs.
+
+A crop covers its annotation's box in the file's own pixels. Views resize and mirror but do not
+turn, so that the crop is the same in all of them, but for the mirror.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.coco.rasterize import mask_crops
+from maskrcnn_lit.data.stores.memmap import Stored
+
+
+class MaskCrops:
+    """The crops of the images of `index`, kept in `cache`/masks (1.35 GB for all of train2017 at M
+    = 112).
+    """
+
+    def __init__(self, index: AnnotationIndex, side: int, cache: Path) -> None:
+        self.index, self.side = index, side
+        self._row = -(-side // 8)  # bytes of a row of a crop
+        spans = index.packed.arrays.spans * side * self._row
+        self._stored = Stored(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
+
+    def of(
+        self, i: int, boxes: NDArray[np.float64], mirrored: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The masks of all R annotations of image i, R M M of 0 or 1, and which of them hold
+        anything (R).
+
+        Args:
+            boxes: R 4, theirs in the pixels of the file, x1 y1 x2 y2.
+            mirrored: left to right.
+        """
+        row, side = int(self.index.rows[i]), self.side
+        bits = self._stored.get(row)
+        if bits is None:
+            outlines = [self.index.outline(i, j) for j in range(len(boxes))]
+            bits = np.packbits(mask_crops(outlines, boxes, self.index.size(i), side), axis=2)
+            self._stored.put(row, bits)
+        bits = bits.reshape(len(boxes), side, self._row)
+        if (
+            mirrored
+        ):  # bytes from last to first, bits likewise; what fills the last byte comes first
+            crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
+        else:
+            crops = np.unpackbits(bits, axis=2, count=side)
+        return crops, np.any(bits, axis=(1, 2))

@@ -1,0 +1,81 @@
+"""Pieces of bytes that are computed once, by whichever process first needs them, and kept in one
+memory-mapped file.
+
+The file has its final size from the start, with holes for what is not there yet: a subset of a data
+set takes only its own space. A checksum for each piece says whether it is there and whole, whatever
+killed the process that wrote it.
+"""
+
+import logging
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
+
+
+class Stored:
+    """Piece i are the bytes `spans[i]` (begin, end) of `file`.
+
+    Processes may share it, by fork or by pickle, and read and write at once: all would write the
+    same.
+    """
+
+    def __init__(self, file: Path, spans: Ints) -> None:
+        self.file, self.spans = file, spans
+        self._full = False
+        self._opened: tuple[int, int, NDArray[np.uint8]] | None = (
+            None  # two file numbers, the mapped file
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        return self.__dict__ | {"_opened": None}
+
+    def get(self, i: int, stamp: bytes = b"") -> NDArray[np.uint8] | None:
+        """Piece i, read-only; None if it is not there, or was put with another `stamp` (of what it
+        was made from).
+        """
+        _, checks, mapped = self._open()
+        begin, end = self.spans[i].tolist()
+        piece = mapped[begin:end]
+        known = os.pread(checks, 4, 4 * i)
+        return piece if known != bytes(4) and known == _check(piece, stamp) else None
+
+    def put(self, i: int, piece: NDArray[np.uint8], stamp: bytes = b"") -> None:
+        """Keep piece i. Where the disk takes no more, nothing is kept, and a warning says so once."""
+        data, checks, _ = self._open()
+        content = np.ascontiguousarray(piece).reshape(-1)
+        if content.size != self.spans[i, 1] - self.spans[i, 0]:
+            raise ValueError(
+                f"piece {i} has {content.size} bytes; expected {self.spans[i, 1] - self.spans[i, 0]}"
+            )
+        try:
+            if os.pwrite(data, content.data, int(self.spans[i, 0])) == content.size:
+                os.pwrite(checks, _check(content, stamp), 4 * i)
+        except OSError as error:  # a full disk: what is not in the file is computed anew each time
+            if not self._full:
+                _log.warning(
+                    "%s takes no more (%s): loading goes on, but is slower", self.file, error
+                )
+            self._full = True
+
+    def _open(self) -> tuple[int, int, NDArray[np.uint8]]:
+        if self._opened is None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            data = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
+            checks = os.open(self.file.with_suffix(".crc"), os.O_RDWR | os.O_CREAT, 0o644)
+            size = int(self.spans.max(initial=1))
+            if os.fstat(data).st_size < size:
+                os.ftruncate(data, size)
+            mapped = np.asarray(np.memmap(self.file, np.uint8, "r", shape=(size,))).view(np.ndarray)
+            self._opened = data, checks, mapped
+        return self._opened
+
+
+def _check(piece: NDArray[np.uint8], stamp: bytes) -> bytes:
+    return zlib.crc32(piece.data, zlib.crc32(stamp)).to_bytes(4, "little")

@@ -1,0 +1,45 @@
+"""Does a score mean what it says: the reliability of scores (Guo et al. 2017, "On Calibration of
+Modern Neural Networks", section 2), where a detection is right if it takes an object at IoU 0.5, by
+COCO's rules.
+
+The detections are put into ten bins of equal width by their score, ((m - 1) / 10, m / 10]; a score
+of 0 belongs to the first. The expected calibration error is the mean of |precision - mean score|
+over the bins, weighted by their counts (equation 3 there). Detections that COCO's rules ignore are
+left out.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_lit.evaluation.analysis.average_precision import Bools, Floats
+
+BINS = 10
+
+
+def calibration(scores: Floats, right: Bools, bins: int = BINS) -> dict[str, Any]:
+    """{"bins": [{"from", "to", "score", "precision", "count"}], "error"}: score is the mean one;
+    NaN where a bin is empty. `scores`, `right`: of D detections; a score outside of 0..1 falls into
+    the bin at that end.
+    """
+    edges = np.arange(bins + 1) / bins
+    place = np.searchsorted(edges[1:-1], scores, side="left")
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        score = np.bincount(place, scores, bins) / count
+        precision = np.bincount(place, right, bins) / count
+    gap = np.abs(precision - score)[count > 0]
+    return {
+        "bins": [
+            {"from": low, "to": high, "score": s, "precision": p, "count": n}
+            for low, high, s, p, n in zip(
+                edges[:-1].tolist(),
+                edges[1:].tolist(),
+                score.tolist(),
+                precision.tolist(),
+                count.tolist(),
+                strict=True,
+            )
+        ],
+        "error": float(gap @ count[count > 0] / len(scores)) if len(scores) else float("nan"),
+    }

@@ -1,0 +1,69 @@
+"""Precision, recall and F1 against the score threshold, at one IoU; the best threshold of a class.
+
+At a threshold s the detections with a score of s or more count: precision is the share of them that
+is right, recall the share of the objects that is found, F1 their harmonic mean, 2 right /
+(detections + objects). Those that COCO's rules ignore (on crowd regions) are left out. Letters: D
+detections, P points of a curve.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from maskrcnn_lit.evaluation.analysis.average_precision import Bools, Floats, Judged
+
+POINTS = 201  # at most, of a curve that is drawn
+
+
+class Curve(NamedTuple):
+    """P points each, from the highest score down."""
+
+    thresholds: Floats
+    recall: Floats  # NaN without objects
+    precision: Floats
+    f1: Floats  # NaN without objects
+
+
+def curve(scores: Floats, right: Bools, objects: int) -> Curve:
+    """The curve of D detections, in any order: a point for each score that occurs."""
+    order = np.argsort(-scores, kind="stable")
+    scores, hits = scores[order], right[order].cumsum()
+    last = np.flatnonzero(
+        np.r_[scores[1:] != scores[:-1], True][: len(scores)]
+    )  # of those with one score
+    count, hits = last + 1.0, hits[last]
+    if not objects:
+        undefined = np.full(len(last), np.nan)
+        return Curve(scores[last], undefined, hits / count, undefined)
+    return Curve(scores[last], hits / objects, hits / count, 2 * hits / (count + objects))
+
+
+def class_curve(judged: Judged, label: int | None, row: int = 0) -> Curve:
+    """Of class `label`, or of all classes in one, at the IoU threshold that is number `row` of
+    `judged`.
+    """
+    kept = ~judged.ignored[row]
+    if label is not None:
+        kept &= judged.labels == label
+    objects = judged.objects.sum() if label is None else judged.objects[label]
+    return curve(judged.scores[kept], judged.right[row, kept], int(objects))
+
+
+def best_point(points: Curve) -> int | None:
+    """Which point has the highest F1; of equal ones that of the highest score. None where no F1 is
+    above 0: there are no objects, or nothing right was found.
+    """
+    if not len(points.f1) or not np.nanmax(points.f1, initial=0.0) > 0:
+        return None
+    return int(np.nanargmax(points.f1))
+
+
+def thinned(points: Curve, count: int = POINTS) -> Curve:
+    """At most `count` of the points, evenly: the first, the last and the best are among them."""
+    total, best = len(points.f1), best_point(points)
+    if total <= count:
+        return points
+    places = np.linspace(0, total - 1, count - 1).round().astype(np.int64)
+    if best is not None:
+        places = np.unique(np.r_[places, best])
+    return Curve(*(values[places] for values in points))

@@ -1,0 +1,180 @@
+"""Detections and objects of an image, and the IoU of each pair of them: what all of the error
+analysis starts from.
+
+Letters: D detections, G objects, C crowd regions of an image; K classes, whose labels here are
+0..K-1 in the order of the ground truth's categories.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_tools
+
+from maskrcnn_lit.evaluation.analysis.boundary import with_boundaries
+from maskrcnn_lit.evaluation.coco.matching import mask_areas
+from maskrcnn_lit.evaluation.coco.results import check_results, mask_rle
+
+Ints = NDArray[np.int64]
+
+Floats = NDArray[np.float64]
+
+Kind = Literal["mask", "box"]
+
+LEAST_IOU = 0.5  # below it nothing matches, at any of COCO's thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """One image. Detections stand best first, objects in the order of the annotations."""
+
+    image_id: int
+    detections: Ints  # D: which of the results
+    labels: Ints  # D
+    scores: Floats  # D
+    areas: Floats  # D, in pixels: of the mask, or of the box
+    objects: Ints  # G: which of the annotations
+    object_labels: Ints  # G
+    object_areas: Floats  # G, as annotated: by it COCO calls an object small, medium or large
+    object_pixels: (
+        Floats  # G: of the mask or the box, as `areas`; NaN in an image without detections
+    )
+    boxes: Floats  # G 4, x y w h
+    crowd_labels: Ints  # C
+    iou: Floats  # D G, over classes
+    crowd_iou: (
+        Floats  # D C: the share of the detection that lies in the region, as COCO's rule has it
+    )
+    boundary_iou: (
+        Floats | None
+    )  # D G: see `boundary.with_boundaries`; pairs of one class and a mask IoU of 0.5 only
+
+    def of_one_class(self, iou: Floats | None = None) -> Floats:
+        """D G+C: IoU with the objects (or `iou`, D G, in its place), then with the crowd regions; 0
+        across classes.
+        """
+        both = np.hstack([self.iou if iou is None else iou, self.crowd_iou])
+        theirs = np.concatenate([self.object_labels, self.crowd_labels])
+        return both * (self.labels[:, None] == theirs)
+
+
+def kind_of(results: Sequence[Mapping[str, Any]]) -> Kind:
+    """mask, where the results have masks (or there are none), else box."""
+    return "mask" if not results or any("segmentation" in entry for entry in results) else "box"
+
+
+def image_pairs(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[dict[str, Any]],
+    *,
+    max_detections: int = 100,
+    boundary: bool = False,
+) -> Iterator[Pairs]:
+    """Each image of `ground_truth`, in the order of their ids. Masks are held of one image at a
+    time.
+
+    Args: ground_truth: a COCO instances json as a dict. results: entries of a COCO results json.
+        IoU is that of masks if they have them, else of boxes. max_detections: of an image and
+        class, the best by score: COCO's limit. boundary: make `Pairs.boundary_iou`, of masks.
+
+    Raises: UserError: results of images or classes that the ground truth has not, or without what
+        is needed.
+    """
+    kind = kind_of(results)
+    labels = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
+    images = sorted(ground_truth["images"], key=lambda image: image["id"])
+    ids = {image["id"] for image in images}
+    check_results(results, ids, labels, "segmentation" if kind == "mask" else "bbox")
+    found, annotated = (_by_image(entries) for entries in (results, ground_truth["annotations"]))
+    for image in images:
+        detections = _best(results, found[image["id"]], max_detections)
+        sources = (ground_truth["annotations"], annotated[image["id"]], results, detections)
+        yield _pairs(image, kind, labels, *sources, boundary)
+
+
+def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
+    places: dict[int, list[int]] = defaultdict(list)
+    for n, entry in enumerate(entries):
+        places[entry["image_id"]].append(n)
+    return places
+
+
+def _best(results: Sequence[dict[str, Any]], places: list[int], limit: int) -> Ints:
+    """Which of the results at `places` are the `limit` best of their class: best first, equal ones
+    in their order.
+    """
+    of_class: dict[Any, int] = defaultdict(int)
+    best = []
+    for n in sorted(places, key=lambda n: -results[n]["score"]):
+        of_class[results[n]["category_id"]] += 1
+        if of_class[results[n]["category_id"]] <= limit:
+            best.append(n)
+    return np.array(best, dtype=np.int64)
+
+
+def _pairs(
+    image: dict[str, Any],
+    kind: Kind,
+    labels: dict[int, int],
+    annotations: Sequence[dict[str, Any]],
+    annotated: list[int],
+    results: Sequence[dict[str, Any]],
+    detections: Ints,
+    boundary: bool,
+) -> Pairs:
+    objects = [n for n in annotated if not annotations[n].get("iscrowd", 0)]
+    crowds = [n for n in annotated if annotations[n].get("iscrowd", 0)]
+    sources = ((results, detections.tolist()), (annotations, objects), (annotations, crowds))
+    wanted = [[source[n] for n in places] if len(detections) else [] for source, places in sources]
+    shapes = [_shapes(entries, kind, image) for entries in wanted]
+    found_labels = _of(results, detections, lambda entry: labels[entry["category_id"]], np.int64)
+    object_labels = _of(annotations, objects, lambda entry: labels[entry["category_id"]], np.int64)
+    iou = _iou(shapes[0], shapes[1], len(objects), crowd=False)
+    boundary_iou = None
+    if boundary:
+        may_match = (found_labels[:, None] == object_labels) & (iou >= LEAST_IOU)
+        boundary_iou = with_boundaries(iou, may_match, shapes[0], shapes[1])
+    return Pairs(
+        image_id=image["id"],
+        detections=detections,
+        labels=found_labels,
+        scores=_of(results, detections, lambda entry: entry["score"], np.float64),
+        areas=_areas(shapes[0], kind),
+        objects=np.array(objects, dtype=np.int64),
+        object_labels=object_labels,
+        object_areas=_of(annotations, objects, lambda entry: entry["area"], np.float64),
+        object_pixels=_areas(shapes[1], kind) if len(detections) else np.full(len(objects), np.nan),
+        boxes=_of(annotations, objects, lambda entry: entry["bbox"], np.float64).reshape(-1, 4),
+        crowd_labels=_of(annotations, crowds, lambda entry: labels[entry["category_id"]], np.int64),
+        iou=iou,
+        crowd_iou=_iou(shapes[0], shapes[2], len(crowds), crowd=True),
+        boundary_iou=boundary_iou,
+    )
+
+
+def _of(entries: Sequence[dict[str, Any]], places: Any, read: Any, dtype: Any) -> NDArray[Any]:
+    return np.array([read(entries[n]) for n in places], dtype=dtype)
+
+
+def _shapes(entries: list[dict[str, Any]], kind: Kind, image: dict[str, Any]) -> Any:
+    """Compressed RLEs, or boxes N 4, x y w h."""
+    if kind == "mask":
+        return [mask_rle(entry, image) for entry in entries]
+    return np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+
+
+def _areas(shapes: Any, kind: Kind) -> Floats:
+    if not len(shapes):
+        return np.zeros(0)
+    if kind == "box":
+        return shapes[:, 2] * shapes[:, 3]
+    return mask_areas(shapes)
+
+
+def _iou(found: Any, others: Any, count: int, crowd: bool) -> Floats:
+    if not len(found) or not len(others):
+        return np.zeros((len(found), count))
+    return np.asarray(rle_tools.iou(found, others, [int(crowd)] * count), dtype=np.float64)

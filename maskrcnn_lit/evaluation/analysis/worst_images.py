@@ -1,0 +1,57 @@
+"""The images on which a detector does worst, counted with the detections from their class's
+threshold on.
+
+*missed*: objects that no detection takes at IoU 0.5, by COCO's rules; *false*: detections that take
+nothing, and lie in no crowd region of their class; *merged*: detections that cover more than half
+of each of two or more objects of their class, as where touching objects are found as one. How bad
+an image is, is the sum of the three counts.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_lit.evaluation.analysis.average_precision import match
+from maskrcnn_lit.evaluation.analysis.confusion import kept_detections
+from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs
+
+
+def worst_images(
+    pairs: Sequence[Pairs],
+    annotations: Sequence[dict[str, Any]],
+    thresholds: Floats,
+    count: int = 20,
+) -> list[dict[str, Any]]:
+    """At most `count` of the images with an error, the worst first, equal ones by id: {"image_id",
+    "missed": [annotation ids], "false": [indices into the results], "merged": [indices into the
+    results]}.
+
+    annotations: of the ground truth that `pairs` is of; thresholds: K.
+    """
+    found = []
+    for image in pairs:
+        kept = np.flatnonzero(kept_detections(image, thresholds))
+        crowd = np.arange(len(image.objects) + len(image.crowd_labels)) >= len(image.objects)
+        (taken,) = match(image.of_one_class()[kept], np.array([0.5]), crowd, crowd)
+        missed = image.objects[~np.isin(np.arange(len(image.objects)), taken)]
+        entry = {
+            "image_id": image.image_id,
+            "missed": [annotations[n]["id"] for n in missed.tolist()],
+            "false": image.detections[kept[taken < 0]].tolist(),
+            "merged": image.detections[_merged(image, kept)].tolist(),
+        }
+        bad = len(entry["missed"]) + len(entry["false"]) + len(entry["merged"])
+        if bad:
+            found.append((-bad, image.image_id, entry))
+    return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])[:count]]
+
+
+def _merged(image: Pairs, kept: Ints) -> Ints:
+    """Those of `kept` that cover more than half of each of two objects of their class."""
+    if not len(kept) or not len(image.objects):
+        return kept[:0]
+    iou = image.iou[kept]
+    common = iou * (image.areas[kept][:, None] + image.object_pixels) / (1 + iou)
+    same = image.labels[kept][:, None] == image.object_labels
+    return kept[((common > 0.5 * image.object_pixels * (1 + 1e-9)) & same).sum(1) >= 2]

@@ -1,0 +1,91 @@
+"""What `evaluate ... against=SOURCE` compares with: a run's own evaluation, an evaluation, or any
+COCO results json.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskrcnn_lit.errors import UserError
+
+FILE = "evaluation.json"
+
+
+class Other(NamedTuple):
+    """results: the COCO results json; evaluation: what evaluation.json says of it, None for a file
+    of another tool.
+    """
+
+    results: Path
+    evaluation: dict[str, Any] | None
+
+
+def others(source: Path, checkpoint: str) -> list[Other]:
+    """The results that `source` stands for, the newest first.
+
+    source: a run folder (its evaluations of the weights `checkpoint`, "best" or "last"), an
+        evaluation's folder or evaluation.json, or a COCO results json.
+
+    Raises:
+        UserError: a folder without such an evaluation, or an evaluation.json that cannot be read.
+    """
+    if source.is_dir() and not (source / FILE).is_file():
+        files = sorted(
+            source.glob(f"evaluations/*/{FILE}"),
+            key=lambda file: file.stat().st_mtime_ns,
+            reverse=True,
+        )
+        found = [Other(file.with_name("detections.json"), _read(file)) for file in files]
+        found = [
+            other
+            for other in found
+            if other.evaluation and other.evaluation.get("checkpoint") == checkpoint
+        ]
+        if not found:
+            more = "" if checkpoint == "best" else f" checkpoint={checkpoint}"
+            raise UserError(
+                f"{source} has no evaluation of its {checkpoint} weights: type `maskrcnn-lit evaluate "
+                f"run={source}{more}` first"
+            )
+        return found
+    file = source / FILE if source.is_dir() else source
+    if file.name == FILE:
+        return [Other(file.with_name("detections.json"), _read(file))]
+    return [Other(source, None)]
+
+
+def on_same_images(found: list[Other], image_ids: Collection[int]) -> Other:
+    """The first of `found` (at least one) that scored these images; of another tool's file nobody
+    knows, it is taken.
+
+    Raises:
+        UserError: all of them scored other images.
+    """
+    digest = ids_digest(image_ids)
+    for other in found:
+        if other.evaluation is None or other.evaluation.get("image_ids_sha256") == digest:
+            return other
+    evaluation = found[0].evaluation or {}
+    raise UserError(
+        f"{found[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, and here are "
+        f"{len(image_ids)}, not the same ones: evaluate both on the same images"
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        evaluation = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read as json ({error}); give an evaluation's folder, or evaluate anew"
+        ) from None
+    if not isinstance(evaluation, dict):
+        raise UserError(f"{file} is no evaluation; give an evaluation's folder, or evaluate anew")
+    return evaluation
+
+
+def ids_digest(ids: Collection[int]) -> str:
+    """SHA-256 of the image ids, whatever their order."""
+    return hashlib.sha256(json.dumps(sorted(map(int, ids))).encode()).hexdigest()

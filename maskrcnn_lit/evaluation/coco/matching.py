@@ -1,0 +1,248 @@
+"""Which detection finds which object, at every IoU threshold and for every range of sizes, as
+pycocotools decides it.
+
+All of a data set is matched at once. A detection and an object of one image and one class meet as a
+pair; only pairs with an IoU of at least the lowest threshold can match, and they are few. The best
+detection of every image and class chooses first, in all of them together, then the second best, and
+so on.
+
+Letters: N detections, G objects of the ground truth, P pairs of the two, T IoU thresholds, A size
+ranges, K classes, I images.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_tools
+
+from maskrcnn_lit.evaluation.coco.results import (
+    check_masks,
+    check_results,
+    compressed_rle,
+    mask_rle,
+)
+
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # T; pycocotools' own, to the last bit
+
+SIZES = np.array(
+    [[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]]
+)  # A: all, small, medium, large; in pixels
+
+WRONG, RIGHT, IGNORED = 0, 1, 2  # what a detection counts as
+
+FIELD = {"bbox": "bbox", "segm": "segmentation"}
+
+_PAIRS = 1_000_000  # whose IoU is held at once
+
+Ints = NDArray[np.int64]
+
+Floats = NDArray[np.float64]
+
+
+class Matches(NamedTuple):
+    """All that scores are made of. Detections stand by class, then from the best score down, equal
+    ones by image.
+    """
+
+    images: int  # I, in the order of their ids
+    classes: int  # K, in the order of their ids
+    labels: Ints  # N, 0..K-1
+    image: Ints  # N, 0..I-1
+    scores: Floats  # N
+    rank: Ints  # N: place among the detections of its image and class, from 0
+    outcome: NDArray[np.int8]  # N T A: WRONG, RIGHT or IGNORED
+    truth_labels: Ints  # G
+    truth_image: Ints  # G
+    truth_counted: NDArray[np.bool_]  # G A: of this size and no crowd region
+
+
+class _Pairs(NamedTuple):
+    found: Ints  # P, a detection
+    truth: Ints  # P, an object
+    iou: Floats  # P
+
+
+def match_results(
+    ground_truth: Mapping[str, Any], results: Sequence[dict[str, Any]], *, iou_type: str, limit: int
+) -> Matches:
+    """Match the results (entries of a COCO results json) with all images of a COCO json, by "bbox"
+    or "segm".
+
+    limit: on the detections of an image and class: the best ones count.
+
+    Raises UserError, naming them, for entries that are none and for images or categories that are
+    not there.
+    """
+    images = sorted(ground_truth["images"], key=lambda image: image["id"])
+    image_numbers = {image["id"]: number for number, image in enumerate(images)}
+    class_ids = sorted(category["id"] for category in ground_truth["categories"])
+    class_numbers = {category: number for number, category in enumerate(class_ids)}
+    check_results(results, image_numbers, class_numbers, FIELD[iou_type])
+    if iou_type == "segm":
+        check_masks(results, {image["id"]: image for image in images})
+
+    truth = ground_truth["annotations"]
+    truth_labels, truth_image = _numbers(truth, class_numbers, image_numbers)
+    crowd = np.array([bool(a.get("iscrowd", 0)) for a in truth], dtype=bool)
+    counted = _within(np.array([a["area"] for a in truth], dtype=np.float64)) & ~crowd[:, None]
+
+    labels, image = _numbers(results, class_numbers, image_numbers)
+    scores = np.array([r["score"] for r in results], dtype=np.float64)
+    order = np.lexsort((-scores, image, labels))  # stable: of equal scores the first in the list
+    group = (labels * len(images) + image)[order]  # one number for an image and class
+    rank = np.arange(len(group)) - np.searchsorted(group, group)
+    order, group, rank = order[rank < limit], group[rank < limit], rank[rank < limit]
+
+    truth_group = truth_labels * len(images) + truth_image
+    spans = _spans(group, truth_group)
+    if iou_type == "bbox":
+        boxes = np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4)[order]
+        areas = boxes[:, 2] * boxes[:, 3]
+        pairs = _box_pairs(
+            boxes, np.array([a["bbox"] for a in truth], dtype=np.float64), crowd, spans
+        )
+    else:
+        masks = [
+            mask_rle(results[n], images[i])
+            for n, i in zip(order.tolist(), image[order].tolist(), strict=True)
+        ]
+        areas = mask_areas(masks)
+        outlines = [
+            (a["segmentation"], images[number])
+            for a, number in zip(truth, truth_image, strict=True)
+        ]
+        pairs = _mask_pairs(masks, outlines, crowd, group, spans)
+    outcome = (
+        np.where(_within(areas), WRONG, IGNORED).astype(np.int8)[:, None].repeat(len(THRESHOLDS), 1)
+    )  # N T A
+    _assign(outcome, pairs, group, counted, crowd)
+    final = np.lexsort((image[order], -scores[order], labels[order]))
+    n = order[final]
+    found = (labels[n], image[n], scores[n], rank[final], outcome[final])
+    return Matches(len(images), len(class_ids), *found, truth_labels, truth_image, counted)
+
+
+def _numbers(
+    entries: Sequence[dict[str, Any]],
+    class_numbers: Mapping[Any, int],
+    image_numbers: Mapping[Any, int],
+) -> tuple[Ints, Ints]:
+    labels = np.array([class_numbers[entry["category_id"]] for entry in entries], dtype=np.int64)
+    return labels, np.array([image_numbers[entry["image_id"]] for entry in entries], dtype=np.int64)
+
+
+def _within(areas: Floats) -> NDArray[np.bool_]:
+    """N A: whether an area lies in a range, both ends included."""
+    return (areas[:, None] >= SIZES[:, 0]) & (areas[:, None] <= SIZES[:, 1])
+
+
+def _spans(group: Ints, truth_group: Ints) -> tuple[Ints, Ints, Ints]:
+    """The objects by group, in their order, and begin and end therein (N each) of those that a
+    detection may find.
+    """
+    by_group = np.argsort(truth_group, kind="stable")
+    begin, end = (
+        np.searchsorted(truth_group[by_group], group, side=side) for side in ("left", "right")
+    )
+    return by_group, begin, end
+
+
+def mask_areas(masks: list[dict[str, Any]]) -> Floats:
+    """N: pixels. In parts: pycocotools 2.0 with NumPy 2 fails on more than 255 masks at once."""
+    parts = [rle_tools.area(masks[n : n + 255]) for n in range(0, len(masks), 255)]
+    return np.concatenate([np.zeros(0), *parts])
+
+
+def _box_pairs(
+    boxes: Floats, truth: Floats, crowd: NDArray[np.bool_], spans: tuple[Ints, Ints, Ints]
+) -> _Pairs:
+    """boxes: N 4, truth: G 4, x y w h. In the order of pycocotools' operations, so that every bit
+    is the same.
+    """
+    by_group, begin, end = spans
+    kept = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    upto = np.cumsum(end - begin)
+    for cut in range(0, int(upto[-1]) if len(upto) else 0, _PAIRS):
+        some = slice(*np.searchsorted(upto, [cut, cut + _PAIRS], side="right"))
+        counts = (end - begin)[some]
+        found = np.repeat(np.arange(len(upto))[some], counts)
+        offsets = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
+        objects = by_group[np.repeat(begin[some], counts) + offsets]
+        d, g = boxes[found].T, truth[objects].T
+        w = np.minimum(d[2] + d[0], g[2] + g[0]) - np.maximum(d[0], g[0])
+        h = np.minimum(d[3] + d[1], g[3] + g[1]) - np.maximum(d[1], g[1])
+        both = (w > 0) & (h > 0)
+        own, inter = d[2] * d[3], w * h
+        union = np.where(crowd[objects], own, own + g[2] * g[3] - inter)
+        iou = np.divide(inter, union, out=np.zeros_like(inter), where=both)
+        near = iou >= THRESHOLDS[0]
+        kept.append(_Pairs(found[near], objects[near], iou[near]))
+    return _Pairs(*map(np.concatenate, zip(*kept, strict=True)))
+
+
+def _mask_pairs(
+    masks: Sequence[dict[str, Any]],
+    outlines: Sequence[tuple[Any, dict[str, Any]]],
+    crowd: NDArray[np.bool_],
+    group: Ints,
+    spans: tuple[Ints, Ints, Ints],
+) -> _Pairs:
+    """masks: N compressed RLE; outlines: G segmentations with their image."""
+    by_group, begin, end = spans
+    kept = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    firsts = np.flatnonzero((np.diff(group, prepend=-1) > 0) & (end > begin))
+    stops = np.searchsorted(group, group[firsts], side="right")
+    for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
+        objects = by_group[begin[first] : end[first]]
+        truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
+        iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
+        found, place = np.nonzero(iou >= THRESHOLDS[0])
+        kept.append(_Pairs(first + found, objects[place], iou[found, place]))
+    return _Pairs(*map(np.concatenate, zip(*kept, strict=True)))
+
+
+def _assign(
+    outcome: NDArray[np.int8],
+    pairs: _Pairs,
+    group: Ints,
+    counted: NDArray[np.bool_],
+    crowd: NDArray[np.bool_],
+) -> None:
+    """Set the outcome (N T A) of the detections that find an object.
+
+    From the best score down, each takes the object of the highest IoU, the last one of equal ones,
+    that counts and is not taken yet; if there is none, one that is ignored. A crowd region can be
+    taken any number of times.
+    """
+    thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # T 1
+    taken = np.zeros((len(counted), *outcome.shape[1:]), dtype=bool)
+    by = np.lexsort((pairs.truth, pairs.iou, pairs.found))  # of a detection the best object last
+    found, truth, iou = pairs.found[by], pairs.truth[by], pairs.iou[by]
+    slot = _place(found)  # of a pair among those of its detection
+    seekers = found[slot == 0]
+    turn = np.repeat(
+        _place(group[seekers]), np.diff(np.append(np.flatnonzero(slot == 0), len(found)))
+    )
+    by = np.lexsort((slot, turn))
+    cuts = np.flatnonzero(np.diff(turn[by], prepend=-1))
+    for now in np.split(by, cuts[1:]) if len(by) else ():
+        n = found[now][slot[now] == 0]  # one detection of a group at most
+        chosen = np.full((len(n), *outcome.shape[1:]), -1)
+        counts = np.zeros(chosen.shape, dtype=bool)
+        for one in np.split(now, np.flatnonzero(np.diff(slot[now])) + 1):
+            rows, objects = np.searchsorted(n, found[one]), truth[one]
+            counting = counted[objects][:, None]
+            free = ~taken[objects] | crowd[objects, None, None]
+            take = free & (iou[one, None, None] >= thresholds) & (counting | ~counts[rows])
+            chosen[rows] = np.where(take, objects[:, None, None], chosen[rows])
+            counts[rows] |= take & counting
+        row, t, a = np.nonzero(chosen >= 0)
+        taken[chosen[row, t, a], t, a] = True
+        outcome[n[row], t, a] = np.where(counts[row, t, a], RIGHT, IGNORED)
+
+
+def _place(ordered: Ints) -> Ints:
+    """Of each value its place among the equal ones before and behind it, from 0."""
+    return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)

@@ -1,0 +1,245 @@
+"""A COCO results json: writing it, reading one from anywhere, and saying what is wrong with it."""
+
+import json
+import math
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as rle_tools
+
+from maskrcnn_lit.data.coco.rasterize import expand_counts
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import atomic_write
+
+# Whether the masks of a COCO results json are sound. pycocotools does not ask: damaged run lengths
+# let it read on forever, or end the process.  Compressed counts are unpacked for a thousand masks
+# in one go, as for each alone NumPy would be slow.
+
+_AT_ONCE = 1000  # masks
+
+_FAR = 1e5  # pixels from the origin: no corner of a polygon is farther
+
+
+def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> None:
+    """Raise UserError, naming the first bad one, unless every "segmentation" is RLE (compressed or
+    not) of the size of its image, or polygons.
+
+    images: id -> height and width, of all images that the results name.
+    """
+    numbers = iter(range(len(results)))
+    while some := list(islice(numbers, _AT_ONCE)):
+        entries = [results[n] for n in some]
+        sizes = [
+            (images[entry["image_id"]]["height"], images[entry["image_id"]]["width"])
+            for entry in entries
+        ]
+        if _all_compressed([entry["segmentation"] for entry in entries], sizes):
+            continue
+        for n, entry, size in zip(some, entries, sizes, strict=True):
+            if fault := _fault(entry["segmentation"], size):
+                raise UserError(
+                    f"entry {n} of the results, a mask of image {entry['image_id']}, {fault}; give RLE (size and "
+                    "counts) of the whole image, or polygons"
+                )
+
+
+def _fault(mask: Any, size: tuple[int, int]) -> str | None:
+    """What is wrong with a mask."""
+    if isinstance(mask, list):
+        return (
+            None
+            if mask and all(map(_is_polygon, mask))
+            else f"is {mask!r:.60}: no polygons [[x, y, x, y, ...], ...]"
+        )
+    if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
+        return f"is {mask!r:.60}"
+    counts, given = mask["counts"], mask["size"]
+    if not isinstance(given, (list, tuple)) or tuple(given) != size:
+        return f"has size {given!r:.60} (height, width), and the image is {list(size)}"
+    if isinstance(counts, (str, bytes)):
+        try:
+            runs = expand_counts(counts if isinstance(counts, bytes) else counts.encode()).tolist()
+        except ValueError as error:
+            return f"has counts {counts!r:.60}: {error}"
+    elif isinstance(counts, list) and all(type(run) is int for run in counts):
+        runs = counts
+    else:
+        return f"has counts {counts!r:.60}: no text and no list of whole numbers"
+    if min(runs, default=0) < 0:
+        return f"has counts {counts!r:.60} with a negative run"
+    if sum(runs) != size[0] * size[1]:
+        return f"has counts {counts!r:.60} of {sum(runs)} pixels, and the image has {size[0] * size[1]}"
+    return None
+
+
+def _is_polygon(points: Any) -> bool:
+    """Three points or more."""
+    return (
+        isinstance(points, list)
+        and len(points) >= 6
+        and len(points) % 2 == 0
+        and all(type(p) in (int, float) and math.isfinite(p) and abs(p) <= _FAR for p in points)
+    )
+
+
+def _all_compressed(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether all are sound compressed RLE; otherwise each has to be looked at."""
+    if not all(type(m) is dict and type(m.get("counts")) in (str, bytes) for m in masks):
+        return False
+    if not all(type(m.get("size")) in (list, tuple) for m in masks):
+        return False
+    if [tuple(m["size"]) for m in masks] != list(sizes):
+        return False
+    totals = _pixels(
+        [m["counts"] if isinstance(m["counts"], bytes) else m["counts"].encode() for m in masks]
+    )
+    return totals is not None and bool((totals == np.array(sizes, dtype=np.int64).prod(1)).all())
+
+
+def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
+    """The sum of the run lengths of each mask, as `expand_counts` gives them; None if one of them
+    is damaged.
+    """
+    ends = np.cumsum([len(text) for text in counts])
+    begins = np.append(0, ends[:-1])
+    digits = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(
+        48
+    )  # below 0 it becomes more than 63
+    if (begins == ends).any() or digits.max() > 63 or (digits[ends - 1] & 32).any():
+        return None
+    stops = np.flatnonzero((digits & 32) == 0)
+    starts = np.append(0, stops[:-1] + 1)
+    lengths = stops - starts + 1
+    if lengths.max() > 7:  # 35 bits: more than any image has pixels, and the sums below stay exact
+        return None
+    bits = digits & 31
+    values = bits[starts].astype(np.int64)
+    for place in range(1, lengths.max()):
+        longer = np.flatnonzero(lengths > place)
+        values[longer] += bits[starts[longer] + place].astype(np.int64) << (5 * place)
+    values -= np.where(digits[stops] & 16, np.int64(1) << (5 * lengths), 0)
+
+    firsts = np.searchsorted(starts, begins)  # of each mask its first number
+    totals, lowest = values[firsts], values[firsts].min()
+    values[firsts] = 0
+    for parity in (0, 1):  # from the fourth on a number is the difference to the one two before
+        sums = np.cumsum(np.append(0, values[parity::2]))
+        cuts = (firsts + 1 - parity) // 2 + 1  # where each mask begins in `sums`
+        number, before = np.diff(np.append(cuts, len(sums))), sums[cuts - 1]
+        sums = np.append(sums, sums[-1])  # a last mask of one number may have none here
+        totals += np.where(number > 0, np.add.reduceat(sums, cuts) - number * before, 0)
+        totals[-1] -= sums[-1] if number[-1] else 0
+        lowest = min(lowest, (np.minimum.reduceat(sums, cuts) - before).min())
+    return None if lowest < 0 else totals
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The entries of a COCO results json; UserError if it is none."""
+    try:
+        results = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"there is no results file {path}; give a COCO results json") from None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as json ({error}); give a COCO results json"
+        ) from None
+    if not isinstance(results, list):
+        raise UserError(f"{path} holds no list; give a COCO results json: a list of detections")
+    return results
+
+
+def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Write a COCO results json, one entry a line; the file is complete or as it was before."""
+    atomic_write(path, "[" + ",\n".join(json.dumps(entry) for entry in results) + "]\n")
+
+
+def check_results(
+    results: Sequence[Any], image_ids: Collection[Any], category_ids: Collection[Any], field: str
+) -> None:
+    """Raise UserError unless every entry has image_id, category_id, score and `field` ("bbox" or
+    "segmentation"), and names an image and a category of the ground truth."""
+    needed = {"image_id", "category_id", "score", field}
+    for number, entry in enumerate(results):
+        if not isinstance(entry, dict) or not needed <= entry.keys():
+            missing = needed - set(entry if isinstance(entry, dict) else ())
+            raise UserError(
+                f"entry {number} of the results has no {', '.join(map(repr, sorted(missing)))}; "
+                "every entry needs image_id, category_id, score, and bbox or segmentation"
+            )
+    scores = [entry["score"] for entry in results]
+    for number in _bad(scores, _is_number) if not _all_numbers(scores) else ():
+        raise UserError(
+            f"entry {number} of the results has score {scores[number]!r}; give a finite number"
+        )
+    boxes = [entry["bbox"] for entry in results] if field == "bbox" else []
+    for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
+        raise UserError(
+            f"entry {number} of the results has bbox {boxes[number]!r}; give [x, y, width, height]"
+        )
+    for what, key, known in (
+        ("image", "image_id", image_ids),
+        ("category", "category_id", category_ids),
+    ):
+        for number in _bad([entry[key] for entry in results], _is_id):
+            raise UserError(
+                f"entry {number} of the results has {key} {results[number][key]!r}; give a number"
+            )
+        unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
+        if unknown:
+            raise UserError(
+                f"the results name {what} ids that the ground truth does not have: {_some(unknown)} "
+                f"(it has {_some(known)}); give the data that the results were made on"
+            )
+
+
+def mask_rle(result: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
+    """The mask of a results entry (RLE, compressed or not, or polygons; `check_masks` passed it) as
+    compressed RLE.
+    """
+    return compressed_rle(result["segmentation"], image)
+
+
+def compressed_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
+    """Polygons, run lengths or compressed RLE as compressed RLE."""
+    size = image["height"], image["width"]
+    if isinstance(mask, list):
+        parts = rle_tools.frPyObjects(mask, *size)
+        return parts[0] if len(parts) == 1 else rle_tools.merge(parts)
+    return rle_tools.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
+
+
+def _bad(values: Sequence[Any], is_good: Callable[[Any], bool]) -> Iterator[int]:
+    return (number for number, value in enumerate(values) if not is_good(value))
+
+
+def _all_numbers(values: Sequence[Any]) -> bool:
+    """Whether they are plain finite numbers; in milliseconds for hundreds of thousands."""
+    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+
+
+def _all_boxes(boxes: Sequence[Any]) -> bool:
+    shaped = set(map(type, boxes)) <= {list, tuple} and set(map(len, boxes)) <= {4}
+    return shaped and _all_numbers(list(chain.from_iterable(boxes)))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, Hashable)
+
+
+def _is_box(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value))
+
+
+def _some(ids: Iterable[Any]) -> str:
+    listed = list(ids)
+    return ", ".join(map(str, listed[:5])) + (
+        f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    )

@@ -1,0 +1,286 @@
+"""COCO average precision of boxes and masks, as pycocotools computes it. No Lightning and no files
+in here.
+
+Matching (matching.py) and precision (precision.py) follow COCOeval to the last bit, a data
+set at a time; pycocotools itself computes the IoU of masks. It has three traps, which are not
+copied:
+
+- It takes a ground-truth annotation with id 0 for "no match": here ids of annotations say nothing.
+- A result that has a "bbox" gets the area of the box as its size even when masks are scored, which
+    moves the small, medium and large mask AP. COCO's size of an object is the number of pixels of
+    its mask (cocodataset.org, "Detection evaluation"): masks are scored with their own area, as in
+    Detectron2 and torchvision's references.
+- It fails on an empty list of results: without a detection AP is 0.
+"""
+
+import math
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco.matching import FIELD, Matches, match_results
+from maskrcnn_lit.evaluation.coco.precision import coco_tables
+
+MAX_DETECTIONS = (1, 10, 100)
+
+_SIZES = ("small", "medium", "large")
+
+_IOU_TYPES = {"box": "bbox", "mask": "segm"}
+
+
+class Scores(NamedTuple):
+    """metrics: by logged name (val/box_ap, val/mask_ap50, ...), NaN where there is no ground truth
+    of that kind. per_class: class name -> {"box_ap": ..., "mask_ap": ...}.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+
+class DetectionCollector:
+    """The detections of a data set: one entry for an image id, however often and in however many
+    processes it was seen. Masks stay compressed: memory grows with the number of detections, not
+    with the area of the images.
+    """
+
+    def __init__(self) -> None:
+        self.by_image: dict[int, bytes] = {}  # pickled: a third of the memory, and ready to be sent
+        self.unreadable: set[int] = set()
+
+    def add(self, detections: Iterable[dict[str, Any]], readable: Iterable[bool]) -> None:
+        """Take what `to_original` gives for a batch; an image that could not be read is only
+        counted.
+        """
+        for entry, is_readable in zip(detections, readable, strict=True):
+            if is_readable:
+                self.by_image.setdefault(entry["image_id"], pickle.dumps(entry))
+            else:
+                self.unreadable.add(entry["image_id"])
+
+    def merge(self, other: "DetectionCollector") -> None:
+        """Take over the images of another process that are not here yet."""
+        self.by_image = other.by_image | self.by_image
+        self.unreadable |= other.unreadable
+
+    def results(self, categories: Sequence[Category]) -> list[dict[str, Any]]:
+        """COCO results in the order of the image ids; label l is `categories[l - 1]`."""
+        return to_coco_results(
+            (pickle.loads(self.by_image[image]) for image in sorted(self.by_image)), categories
+        )
+
+
+def to_coco_results(
+    detections: Iterable[dict[str, Any]], categories: Sequence[Category]
+) -> list[dict[str, Any]]:
+    """Entries of a COCO results json, with the category ids of the annotation file and counts as
+    text.
+
+    detections: a dict an image, as `maskrcnn_lit.model.postprocess.to_original` gives them:
+        image_id, boxes (R 4, x1 y1 x2 y2), scores (R), labels (R, 1..K), masks (R COCO RLE), in
+        pixels of the original image.
+    categories: label l is `categories[l - 1]`.
+    """
+    results = []
+    for image in detections:
+        boxes = np.asarray(image["boxes"], dtype=np.float64).reshape(-1, 4)
+        scores = np.asarray(image["scores"], dtype=np.float64)
+        for (x1, y1, x2, y2), score, label, mask in zip(
+            boxes.tolist(),
+            scores.tolist(),
+            np.asarray(image["labels"]).tolist(),
+            image["masks"],
+            strict=True,
+        ):
+            if not 1 <= label <= len(categories):
+                raise ValueError(
+                    f"label {label} of image {image['image_id']} is not in 1..{len(categories)}"
+                )
+            counts = (
+                mask["counts"].decode("ascii")
+                if isinstance(mask["counts"], bytes)
+                else mask["counts"]
+            )
+            results.append(
+                {
+                    "image_id": int(image["image_id"]),
+                    "category_id": int(categories[label - 1].id),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "score": score,
+                    "segmentation": {
+                        "size": [int(side) for side in mask["size"]],
+                        "counts": counts,
+                    },
+                }
+            )
+    return results
+
+
+def score_results(
+    ground_truth: dict[str, Any],
+    results: Sequence[dict[str, Any]],
+    *,
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+) -> Scores:
+    """Box AP and mask AP of `results` under the names that are logged; without masks in them, box
+    AP only.
+
+    Equal to pycocotools' numbers of the same results. Changes neither argument.
+
+    ground_truth: a COCO json as a dict; all of its images are scored.
+    results: entries of a COCO results json: image_id, category_id, score, and "bbox" (x y w h) or
+        "segmentation".
+    max_detections: three ascending limits on the detections of an image and class; all numbers but
+        the AR named after the others use the last one.
+
+    Raises UserError, naming them, for results that are none or not of this ground truth.
+    """
+    matches = match_all(ground_truth, results, max_detections[-1])
+    return score_matches(matches, ground_truth["categories"], max_detections)
+
+
+def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
+    """The part of a COCO json that these images are."""
+    kept = set(image_ids)
+    return ground_truth | {
+        "images": [image for image in ground_truth["images"] if image["id"] in kept],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
+    }
+
+
+def match_all(
+    ground_truth: Mapping[str, Any],
+    results: Sequence[dict[str, Any]],
+    limit: int = MAX_DETECTIONS[-1],
+) -> dict[str, Matches]:
+    """ "box" and "mask", where the results have them, -> their matches, to be scored and resampled."""
+    kinds = {
+        kind: iou_type
+        for kind, iou_type in _IOU_TYPES.items()
+        if not results
+        or any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results)
+    }
+    if not kinds:
+        raise UserError(
+            "the results have neither 'bbox' nor 'segmentation'; give a COCO results json"
+        )
+    return {
+        kind: match_results(ground_truth, results, iou_type=of, limit=limit)
+        for kind, of in kinds.items()
+    }
+
+
+def score_matches(
+    matches: Mapping[str, Matches],
+    categories: Sequence[Mapping[str, Any]],
+    max_detections: Sequence[int] = MAX_DETECTIONS,
+) -> Scores:
+    """categories: of the ground truth, id and name each."""
+    metrics: dict[str, float] = {}
+    per_class: dict[str, dict[str, float]] = {category["name"]: {} for category in categories}
+    for kind, found in matches.items():
+        scores = _summary(found, max_detections, categories)
+        for name, value in scores.pop("ap_per_class").items():
+            per_class[name][f"{kind}_ap"] = value
+        metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
+    return Scores(metrics, per_class)
+
+
+def check_limits(max_detections: Any) -> tuple[int, ...]:
+    """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
+    several = isinstance(max_detections, Sequence) and not isinstance(max_detections, str)
+    limits = tuple(max_detections) if several else ()
+    whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
+    if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
+        given = list(limits) if several else max_detections
+        raise UserError(
+            f"metrics.max_detections={given} must be three ascending whole numbers, as in '[1,10,100]'"
+        )
+    return limits
+
+
+def limit_warning(
+    matches: Matches,
+    max_detections: Sequence[int],
+    model_limit: int | None = None,
+    *,
+    raises_model: bool = False,
+) -> str | None:
+    """What to type where an image has more objects than count, or than the model gives
+    (`model_limit`).
+
+    raises_model: as in `evaluate`, where metrics.max_detections raises the model's limit too.
+    """
+    counted = matches.truth_counted[:, 0]
+    image, labels = matches.truth_image[counted], matches.truth_labels[counted]
+    of_image = int(np.bincount(image, minlength=1).max())
+    of_class = int(np.bincount(image * matches.classes + labels, minlength=1).max())
+    more_counted, more_given = (
+        of_class > max_detections[-1],
+        model_limit is not None and of_image > model_limit,
+    )
+    last = max(max_detections[-1], of_image if more_given and raises_model else of_class)
+    typed = []
+    if more_counted or (more_given and raises_model):
+        typed.append(
+            f"metrics.max_detections='[{','.join(map(str, [*max_detections[:-1], last]))}]'"
+        )
+    if more_given and not raises_model:
+        typed.append(f"model.box_head.max_detections={of_image}")
+    if more_counted:
+        problem = f"{of_class} objects of a class, but only {max_detections[-1]} detections count"
+    else:
+        problem = f"{of_image} objects, but the model gives {model_limit} detections at most"
+    return f"an image holds {problem}: add {' '.join(typed)}" if typed else None
+
+
+def results_table(metrics: Mapping[str, float | None]) -> str:
+    """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table; "-" where there is
+    no number.
+    """
+    limits = sorted(
+        {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
+    )
+    columns = {
+        "AP": "ap",
+        "AP50": "ap50",
+        "AP75": "ap75",
+        "small": "ap_small",
+        "medium": "ap_medium",
+    }
+    columns |= {"large": "ap_large"} | {f"AR{limit}": f"ar{limit}" for limit in limits}
+    lines = ["    " + "".join(f"{title:>8}" for title in columns)]
+    for kind in _IOU_TYPES:
+        if f"val/{kind}_ap" in metrics:
+            values = (metrics.get(f"val/{kind}_{key}") for key in columns.values())
+            lines.append(f"{kind:<4}" + "".join(f"{_number(value):>8}" for value in values))
+    return "\n".join(lines)
+
+
+def _summary(
+    matches: Matches, max_detections: Sequence[int], categories: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    precision, recall = coco_tables(matches, max_detections)
+    names = [
+        category["name"] for category in sorted(categories, key=lambda category: category["id"])
+    ]
+    summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
+    summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}
+    summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(_SIZES, start=1)}
+    summary |= {f"ar{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(max_detections)}
+    summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
+    summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0]) for k, name in enumerate(names)}
+    return summary
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[values > -1]  # -1: no ground truth of this class and size
+    return float(known.mean()) if known.size else math.nan
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"

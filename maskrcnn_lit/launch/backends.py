@@ -1,0 +1,158 @@
+"""How the jobs of a sweep are started: one after the other, one on each GPU, or by SLURM.
+
+A launcher is a function of commands that gives the name and the exit code of each as soon as it has
+ended.
+"""
+
+import os
+import queue
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from time import sleep
+from typing import NamedTuple
+
+import torch
+
+from maskrcnn_lit.errors import UserError, check_whole
+
+POLL_SECONDS = 2.0  # between two looks at SLURM's jobs
+
+
+class Command(NamedTuple):
+    """A process to run; what it prints goes to the end of `log`."""
+
+    name: str
+    words: Sequence[str]
+    log: Path
+
+
+def sequential(commands: Sequence[Command]) -> Iterator[tuple[str, int]]:
+    """One after the other."""
+    for command in commands:
+        yield command.name, run(command)
+
+
+def local_gpus(
+    commands: Sequence[Command], *, devices: Sequence[int | str] | None = None
+) -> Iterator[tuple[str, int]]:
+    """One on each GPU, of which it sees no other; those that are left over take the GPUs that
+    become free.
+
+    UserError: there is no GPU.
+    """
+    free: queue.SimpleQueue[str] = queue.SimpleQueue()
+    names = [str(device) for device in devices] if devices is not None else _visible_devices()
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if not names:
+        raise UserError(
+            f"launcher=local_gpus, but torch {torch.__version__} sees no CUDA device here: use launcher=sequential"
+        )
+    for name in names:
+        free.put(name)
+    # Each has its share of the cores, or every job would start as many loaders as the machine has
+    # cores.
+    shares = {name: cores[number :: len(names)] for number, name in enumerate(names)}
+
+    def on_a_free_one(command: Command) -> tuple[str, int]:
+        device = free.get()
+        try:
+            return command.name, run(command, {"CUDA_VISIBLE_DEVICES": device}, shares[device])
+        finally:
+            free.put(device)
+
+    pool = ThreadPoolExecutor(len(names))
+    try:
+        for future in as_completed([pool.submit(on_a_free_one, command) for command in commands]):
+            yield future.result()
+    finally:
+        pool.shutdown(
+            cancel_futures=True
+        )  # when interrupted: those that run are too, and the others do not begin
+
+
+def slurm(
+    commands: Sequence[Command],
+    *,
+    cluster: str,
+    partition: str | None,
+    gpus: int,
+    cpus: int,
+    memory_gb: int,
+    hours: float,
+) -> Iterator[tuple[str, int]]:
+    """Each as a job of SLURM (submitit), or, with `cluster` "local", as a process that submitit
+    starts here.
+
+    UserError: submitit is not installed.
+    """
+    try:
+        import submitit
+    except ImportError:
+        raise UserError(
+            "launcher=slurm needs submitit: pip install 'maskrcnn_lit[slurm]'"
+        ) from None
+    if cluster not in ("slurm", "local"):
+        raise UserError(f"launcher.cluster is {cluster!r}; expected slurm or local")
+    check_whole(0, launcher__gpus=gpus)
+    check_whole(1, launcher__cpus=cpus, launcher__memory_gb=memory_gb)
+    if not commands:
+        return
+    executor = submitit.AutoExecutor(folder=commands[0].log.parent / "submitit", cluster=cluster)
+    wanted = {
+        "timeout_min": round(60 * hours),
+        "cpus_per_task": cpus,
+        "mem_gb": memory_gb,
+        "gpus_per_node": gpus,
+    }
+    executor.update_parameters(name="maskrcnn_lit", **wanted)
+    if partition is not None:
+        executor.update_parameters(slurm_partition=partition)
+    running = {command.name: executor.submit(run, command) for command in commands}
+    try:
+        while running:
+            for name in [name for name, job in running.items() if job.done()]:
+                job = running.pop(name)
+                failure = job.exception()
+                if failure is not None:  # SLURM ended it, or never began it
+                    with open(next(c.log for c in commands if c.name == name), "a") as log:
+                        log.write(f"{failure}\n")
+                yield name, 1 if failure is not None else job.result()
+            sleep(POLL_SECONDS if running else 0)
+    finally:  # interrupted: nothing stays in the queue
+        for job in running.values():
+            job.cancel()
+
+
+def run(
+    command: Command, environment: Mapping[str, str] | None = None, cores: Sequence[int] = ()
+) -> int:
+    """The exit code; below 0 the signal that killed it. Interrupted, it waits until the process has
+    ended too.
+
+    cores: the processor cores that it may use; none: all.
+    """
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    with open(command.log, "ab") as log:
+        process = subprocess.Popen(
+            command.words,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(environment or {})},
+        )
+        if cores:
+            os.sched_setaffinity(process.pid, cores)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
+def _visible_devices() -> list[str]:
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    return [str(number) for number in range(torch.cuda.device_count())]

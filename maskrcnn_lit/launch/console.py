@@ -1,0 +1,65 @@
+"""How a command ends: exit codes, one sentence for a UserError, quiet libraries."""
+
+import errno
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+
+from maskrcnn_lit.errors import UserError
+
+
+def guarded(work: Callable[[], int | None]) -> int:
+    """Do it and return the exit code; what a user can mend is told in a sentence."""
+    try:
+        return work() or 0
+    except UserError as error:
+        return _say(_sentence(error), 2)
+    except KeyboardInterrupt as error:
+        return _say(f"interrupted{f': {error}' if str(error) else ''}", 130)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return _say(
+                f"the disk is full ({error.filename or error}): free some space, then run it again",
+                2,
+            )
+        if error.filename is None:  # not about a file
+            raise
+        return _say(
+            f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it",
+            2,
+        )
+
+
+def quiet() -> None:
+    """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation
+    inside of it.
+
+    To be called when it is imported, since it sets its level then.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings(
+        "ignore", message=".*does not have many workers.*"
+    )  # data.workers=auto has chosen
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings(
+        "ignore", message=".*Grad strides do not match.*"
+    )  # of 1 x 1 convolutions, channels last
+    warnings.filterwarnings(
+        "ignore", message=".*module.s. in eval mode.*"
+    )  # they are frozen, and are to be
+    # of every resume in mid-epoch; ours goes on exactly (data/samplers.py), which Lightning cannot
+    # know
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+
+def _sentence(error: UserError) -> str:
+    """The message; a loader process wraps it into the traceback that it had there."""
+    return str(error).rstrip().rsplit("\nmaskrcnn_lit.errors.UserError: ", 1)[-1]
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"maskrcnn-lit: {sentence}", file=sys.stderr)
+    return code

@@ -1,0 +1,150 @@
+"""From the command line of a sweep to its jobs: which they are, what they are called, where they
+run.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config.compose import compose, conf_dir
+from maskrcnn_lit.config.overrides import as_path, assign, is_sweep, parse, parse_any
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.folder import settle
+
+LONGEST_NAME = 120  # characters
+
+
+class Job(NamedTuple):
+    """name: what varies, `backbone=resnet50,seed=1`; overrides: all that a command line of its own
+    needs; config: as the run will freeze it, but for the data's classes.
+    """
+
+    name: str
+    overrides: list[str]
+    run_dir: Path
+    config: DictConfig
+
+
+class Sweep(NamedTuple):
+    """folder: of the runs, the log files and sweep.json; question: the first line of the
+    experiment's yaml; options: the config's entries for a sweep.
+    """
+
+    folder: Path
+    question: str | None
+    jobs: list[Job]
+    options: DictConfig
+
+
+def read_sweep(overrides: list[str]) -> Sweep:
+    """Every job of `overrides`, of which any may give several values (Hydra's basic sweeper: all
+    combinations).
+
+    An experiment adds its grid, under what the user has typed. All jobs are composed here, so that
+    a mistake is told before the first begins.
+    """
+    own = [text for text in overrides if is_sweep([text])]
+    others = [text for text in overrides if not is_sweep([text])]
+    for name in ("run_dir", "resume"):
+        if any(text.startswith(f"{name}=") for text in others):
+            raise UserError(
+                f"{name} is of one run, and a sweep has many: give sweep_dir={name.upper()} in its place"
+            )
+    experiment = [text for text in others if text.startswith("experiment=")][-1:]
+    several = experiment and parse_any(experiment[0]).is_sweep_override()
+    options = compose("train", [*([] if several else experiment), *own])
+    combinations = _combinations([*experiment, *of_experiment(options), *others])
+    varied = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
+    name = str(parse(experiment[0]).value()) if experiment and not several else "sweep"
+    digest = hashlib.sha256(repr((combinations, options.sweep_scale)).encode()).hexdigest()[:8]
+    folder = Path(options.sweep_dir or f"outputs/sweeps/{name}-{digest}")
+    jobs = []
+    for combination in combinations:
+        title = _name({key: combination[key] for key in varied})
+        texts = [f"{key}={value}" for key, value in combination.items()]
+        run_dir = folder / title
+        config = compose("train", [*texts, assign("run_dir", run_dir)])
+        if several and config.sweep.grid:
+            raise UserError(
+                f"{combination['experiment']} has a grid of its own: sweep one such experiment at a time"
+            )
+        jobs.append(Job(title, texts, run_dir, settle(config)))
+    return Sweep(folder, _question(name), jobs, options)
+
+
+def of_experiment(options: DictConfig) -> list[str]:
+    """What the experiment says about its grid, as it would be typed."""
+    if options.sweep_scale not in ("full", "demo"):
+        raise UserError(f"sweep_scale is {options.sweep_scale!r}; expected full or demo")
+    sweep: Any = OmegaConf.to_container(options.sweep)
+    grid, fixed = sweep["grid"], {}
+    if options.sweep_scale == "demo":
+        grid, fixed = grid | sweep["demo"]["grid"], sweep["demo"]["options"]
+    for name, values in grid.items():
+        if not isinstance(values, list) or not values:
+            raise UserError(f"sweep.grid.{name} is {values!r}; expected a list of values")
+    return [
+        *(f"{name}={_text(value)}" for name, value in fixed.items()),
+        *(f"{name}={','.join(map(_text, values))}" for name, values in grid.items()),
+    ]
+
+
+def _combinations(texts: list[str]) -> list[dict[str, str]]:
+    """Option -> value, of each job; of two that name one option the later one counts."""
+    latest: dict[str, Override] = {}
+    for text in texts:
+        override = parse_any(as_path(text))
+        if override.is_delete():
+            raise UserError(f"'{text}' takes an option away, which a sweep cannot: set it to null")
+        latest.pop(override.key_or_group, None)
+        latest[override.key_or_group] = override
+    try:
+        jobs = BasicSweeper.split_arguments(list(latest.values()), None)[0]
+    except HydraException as error:
+        raise UserError(f"{error}: give the values themselves, NAME=A,B,C") from error
+    return [dict(text.split("=", 1) for text in job) for job in dict.fromkeys(map(tuple, jobs))]
+
+
+def _name(values: dict[str, str]) -> str:
+    """Of a folder. An option is called by its last part where no other one ends so."""
+    last = [key.rsplit(".", 1)[-1] for key in values]
+    parts = [
+        f"{short if last.count(short) == 1 else key}={value}"
+        for key, short, value in zip(values, last, values.values(), strict=True)
+    ]
+    whole = ",".join(parts) or "run"
+    plain = re.sub(r"[^\w.,=+-]", "-", whole, flags=re.ASCII)
+    if plain == whole and len(plain) <= LONGEST_NAME:
+        return plain
+    return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _text(value: Any) -> str:
+    """A value of a yaml as Hydra's grammar has it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if not isinstance(value, str):
+        return str(value)
+    plain = re.fullmatch(r"[\w./+-]+", value, re.ASCII) and parse(f"x={value}").value() == value
+    return value if plain else "'" + value.replace("'", "\\'") + "'"
+
+
+def _question(experiment: str) -> str | None:
+    file = conf_dir() / "experiment" / f"{experiment}.yaml"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return next(
+        (
+            line.removeprefix("# ")
+            for line in lines
+            if line.startswith("# ") and "@package" not in line
+        ),
+        None,
+    )

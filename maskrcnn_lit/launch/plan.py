@@ -1,0 +1,108 @@
+"""What a sweep is going to do and what it will take, told before it begins."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from maskrcnn_lit.config.compose import to_dict
+from maskrcnn_lit.launch.grid import Job
+
+# Neither a step's time nor its memory depends on these; the others make kinds of job.
+_SAME = (("seed",), ("run_dir",), ("evaluation",), ("logger",), ("callbacks",), ("metrics",))
+
+_SAME_INSIDE = (("trainer", "epochs"), ("trainer", "steps"), ("data", "seed"))
+
+
+def kind(job: Job) -> str:
+    """Jobs of one kind take the same time and memory a step: a digest of what decides it."""
+    config = to_dict(job.config)
+    for *path, last in (*_SAME, *_SAME_INSIDE):
+        node = config
+        for name in path:
+            node = node[name]
+        node.pop(last, None)
+    config["optimizer"] = config["optimizer"]["_target_"]  # its state takes memory
+    if isinstance(config["data"].get("prepare"), dict):
+        config["data"]["prepare"].pop("seed", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[str, Any]) -> str:
+    """One line a job that is to run, and the sum. `trials`: by kind what `trial.measure` gave, or
+    why there is none.
+    """
+    rows, total, unknown = [], 0.0, 0
+    for job in missing:
+        trial = trials.get(kind(job))
+        if isinstance(trial, dict):
+            seconds, (epochs, steps) = estimate(job, trial), length(job, trial)
+            total += seconds
+            images = f"{trial['train_images']} images x {epochs:g} epochs = {steps} steps"
+            rows.append(
+                [job.name, images, duration(seconds), f"{trial['peak_memory_bytes'] / 1e9:.1f} GB"]
+            )
+        else:
+            unknown += 1
+            rows.append(
+                [
+                    job.name,
+                    "not measured" if trial is None else f"the trial failed: {trial}",
+                    "?",
+                    "?",
+                ]
+            )
+    widths = [
+        max(len(row[column]) for row in [*rows, ["job", "", "time", "memory"]])
+        for column in range(4)
+    ]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    devices = sorted({trial["device"] for trial in trials.values() if isinstance(trial, dict)})
+    more = f", and {unknown} of unknown time" if unknown else ""
+    told = f"{len(missing)} of {len(jobs)} jobs to run"
+    if devices:
+        told += f": about {duration(total)}{more} one after the other, "
+        told += f"measured on {', '.join(devices)}, without scoring"
+    return "\n".join([*lines, told])
+
+
+def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:
+    """Epochs and optimizer steps of the job."""
+    trainer = job.config.trainer
+    a_step = trial["batch_size"] * trial["processes"] * trainer.accumulate
+    each = -(-trial["train_images"] // a_step)
+    limits = [] if trainer.epochs is None else [trainer.epochs * each]
+    steps = min([*limits, *([] if trainer.steps is None else [trainer.steps])])
+    return steps / each, steps
+
+
+def estimate(job: Job, trial: Mapping[str, Any]) -> float:
+    """Seconds of the job: its start, its training steps, its validations."""
+    epochs, steps = length(job, trial)
+    evaluation, processes = job.config.evaluation, trial["processes"]
+    every, images = evaluation.every_n_epochs, trial["val_images"]
+    look = images if evaluation.images is None else min(evaluation.images, images)
+    seen = look * (math.ceil(epochs) // every)
+    if look < images or math.ceil(epochs) % every:  # all images are scored at the end
+        seen += images
+    validation = seen / (trial["batch_size"] * processes) * trial["validation_step_seconds"]
+    return (
+        trial["start_seconds"]
+        + steps * job.config.trainer.accumulate * trial["step_seconds"]
+        + validation
+    )
+
+
+def duration(seconds: float) -> str:
+    """As one says it: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

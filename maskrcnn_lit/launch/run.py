@@ -1,0 +1,226 @@
+"""A job: what a run folder's config.yaml says, done by one process or by several. The whole story
+of a run is `_train`.
+
+`python -m maskrcnn_lit.launch.run RUN` is one rank of several (see training/processes.py).
+"""
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
+from maskrcnn_lit.config.compose import build, load_run_config, to_dict
+from maskrcnn_lit.config.overrides import typed
+from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.evaluation.bootstrap import intervals
+from maskrcnn_lit.evaluation.coco.scores import results_table
+from maskrcnn_lit.launch import console
+from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
+from maskrcnn_lit.report.draw import grid
+from maskrcnn_lit.report.pictures import choose, draw_panel
+from maskrcnn_lit.runs.folder import alone, program, recorded
+from maskrcnn_lit.runs.provenance import describe_data, describe_machine, fingerprint
+from maskrcnn_lit.runs.result import RunResult, write_result
+from maskrcnn_lit.runs.trained_model import start
+from maskrcnn_lit.storage.files import atomic_write, write_json
+from maskrcnn_lit.storage.images import write_image
+from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
+from maskrcnn_lit.training.module import DetectionModule, config_digest
+from maskrcnn_lit.training.processes import first_process, launched
+from maskrcnn_lit.training.trainer import build_trainer
+
+PICTURES = 6  # validation images in predictions.png
+
+
+def run_job(config: DictConfig) -> None:
+    """Train in this process, from the last checkpoint of the run folder if there is one;
+    result.json tells the rest.
+    """
+    with alone(Path(config.run_dir)), recorded(Path(config.run_dir)) as result:
+        steps = _train(config, result)
+    if first_process():
+        print(_ending(result, config.run_dir, steps))
+
+
+def _train(config: DictConfig, result: RunResult) -> int:
+    """conf -> data, model, module, trainer -> fit -> metrics. The number of steps."""
+    run_dir = Path(config.run_dir)
+    checkpoint = last_checkpoint(run_dir)
+    torch.manual_seed(config.seed)
+    trainer = build_trainer(
+        run_dir=run_dir,
+        callbacks=[build(node) for node in config.callbacks.values() if node is not None],
+        loggers=[build(node) for node in config.logger.values() if node is not None],
+        **config.trainer,
+        evaluate_every_n_epochs=config.evaluation.every_n_epochs,
+        environment=launched(),
+    )
+    data = read_data(config)
+    module = build_module(config, data, pretrained=checkpoint is None)
+    result.config_sha256 = config_digest(module.config)
+    if first_process():
+        result.data = described(data)
+        result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)
+        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
+        write_json(run_dir / "subset_ids.json", data.subset_ids())
+        write_result(run_dir / "result.json", result)
+    device = (
+        trainer.strategy.root_device
+    )  # when it is done, Lightning takes the module back to the CPU
+    started, joules = time.perf_counter(), _joules(trainer)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+        result.metrics = _final_metrics(trainer, module, data)
+    finally:
+        before = next(c for c in trainer.callbacks if isinstance(c, RunCheckpoints)).spent  # type: ignore[attr-defined]
+        result.cost = run_cost(
+            module.model,
+            device,
+            seconds=before["seconds"] + time.perf_counter() - started,
+            images=int(before["images"]) + int(module.images_seen) * trainer.world_size,
+            joules=None if joules is None or checkpoint else (_joules(trainer) or joules) - joules,
+        )
+    if first_process():
+        evaluation = coco_evaluation(trainer)
+        result.intervals = intervals(evaluation.matches) if evaluation is not None else {}
+        result.cost |= _inference_cost(trainer, module, data)
+        write_image(run_dir / "predictions.png", draw_predictions(module, data))
+    return trainer.global_step
+
+
+def read_data(config: DictConfig) -> CocoDataModule:
+    """The data module of a run's config, with its images chosen and its annotations read."""
+    data: CocoDataModule = build(config.data)
+    if config.evaluation.images is not None:
+        check_whole(1, evaluation__images=config.evaluation.images)
+    data.quick_images = config.evaluation.images
+    data.prepare_data()
+    data.setup("fit")
+    if config.model.num_classes not in (None, len(data.categories)):
+        raise UserError(
+            f"model.num_classes={config.model.num_classes}, but the data has {len(data.categories)} categories: leave "
+            "it out, the data tells it"
+        )
+    return data
+
+
+def build_module(
+    config: DictConfig, data: CocoDataModule, *, pretrained: bool = True
+) -> DetectionModule:
+    """Model and optimizer for the classes of `data`, with the weights that `config` names if
+    `pretrained`.
+    """
+    config.model.num_classes = len(data.categories)
+    model = build(config.model)
+    if pretrained:
+        data.tell(*start(model, config, data.categories))
+    return DetectionModule(
+        model=model.to(memory_format=torch.channels_last),
+        optimizer=build(config.optimizer),
+        categories=data.categories,
+        config=to_dict(config),
+        seed=config.seed,
+    )
+
+
+def described(data: CocoDataModule) -> dict[str, Any]:
+    """The `data` of result.json for what `read_data` gives."""
+    parts = {"train": data.train_index, "val": data.val_index}
+    return describe_data(
+        name=data.name,
+        subset_ids=data.subset_ids(),
+        categories=data.categories,
+        fingerprints={
+            part: fingerprint(index) for part, index in parts.items() if index is not None
+        },
+    )
+
+
+def _final_metrics(
+    trainer: Trainer, module: DetectionModule, data: CocoDataModule
+) -> dict[str, float]:
+    """The validation losses and scores, on all validation images, of the weights as they are at the
+    end.
+    """
+    metrics: dict[str, float] = {}
+    evaluation = coco_evaluation(trainer)
+    if evaluation is not None:
+        # A quick look saw a part; resumed at the very end, or without a look after the last epoch,
+        # it saw nothing.
+        if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
+            trainer.validate(module, datamodule=data, verbose=False)
+        metrics |= evaluation.metrics
+    logged = {
+        name: float(value)
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }
+    return logged | metrics
+
+
+def _joules(trainer: Trainer) -> float | None:
+    """Of all GPUs of the run, where this process sees them all; see `energy_joules`."""
+    if trainer.strategy.root_device.type != "cuda" or trainer.num_nodes > 1:
+        return None
+    return energy_joules([torch.device("cuda", number) for number in trainer.device_ids])
+
+
+def _inference_cost(
+    trainer: Trainer, module: DetectionModule, data: CocoDataModule
+) -> dict[str, Any]:
+    """On the device and in the precision of the training."""
+    device = trainer.strategy.root_device
+    model = module.to(device).model.eval()
+    batches = [
+        {
+            key: value.to(device)
+            for key, value in inference_batch(data.val_dataset.index, data.image_size, n).items()
+        }
+        for n in (1, data.batch_size)
+    ]
+    with trainer.precision_plugin.forward_context():
+        return inference_cost(model, *batches)
+
+
+@torch.no_grad()
+def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
+    """Ground truth beside prediction for a few validation images, H W 3 uint8."""
+    ids = data.val_dataset.index.image_ids.tolist()
+    chosen = choose(ids, PICTURES, module.seed)
+    positions = [i for i, image_id in enumerate(ids) if image_id in chosen]
+    names = [category.name for category in module.categories]
+    module.model.eval()
+    panels = []
+    for position in positions:
+        batch = collate([data.val_dataset[0, position]])
+        output = module.model({key: value.to(module.device) for key, value in batch.items()})
+        panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
+    return grid(panels, columns=2)
+
+
+def _ending(result: RunResult, run_dir: str, steps: int) -> str:
+    score = result.metrics.get("val/mask_ap50", float("nan"))
+    return (
+        f"\n{results_table(result.metrics)}\n\n"
+        f"Trained {steps} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
+        f"{result.data['val']['images']} validation images of {result.data['name']}. "
+        f"Look at {run_dir}/predictions.png\n"
+        "Next:\n"
+        f"  {program('tensorboard')} --logdir {shlex.quote(run_dir)}\n"
+        f"  {program('maskrcnn-lit')} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER\n"
+        f"  {program('maskrcnn-lit')} train data=coco2017 data.root=DIR backbone=resnet50   "
+        "(DIR has train2017/, val2017/, annotations/)"
+    )
+
+
+if __name__ == "__main__":
+    console.quiet()
+    sys.exit(console.guarded(lambda: run_job(load_run_config(sys.argv[1]))))

@@ -1,0 +1,247 @@
+"""`maskrcnn-lit train -m`: many runs from one command. Each is a process and a run folder of its
+own.
+
+What a sweep has done is in its run folders alone: the same command again skips the runs that are
+finished, goes on with those that were stopped, and begins the others. `python -m
+maskrcnn_lit.launch.sweep RUN OVERRIDES` is one of its jobs.
+"""
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from maskrcnn_lit.config.compose import build, compose, load_run_config, to_dict
+from maskrcnn_lit.config.overrides import assign, flat
+from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.launch import console
+from maskrcnn_lit.launch.backends import Command
+from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
+from maskrcnn_lit.launch.plan import kind, plan_table
+from maskrcnn_lit.launch.processes import memory_hint
+from maskrcnn_lit.launch.train import train
+from maskrcnn_lit.runs.folder import LOCK, program
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.storage.files import atomic_write, locked, write_json
+
+# What a run finds out for itself, or what whoever starts its processes says.
+_PLACES = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
+
+_OF_THE_RUN = ("model.num_classes", "trainer.devices", "trainer.num_nodes")
+
+
+def run(overrides: list[str]) -> int:
+    """All jobs of the command line `overrides`; the exit code: 1 if one of them failed, or their
+    report.
+    """
+    sweep = read_sweep(overrides)
+    _check_devices(sweep)
+    launch = build(sweep.options.launcher)
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    with locked(sweep.folder / LOCK, wait=False) as free:
+        if not free:
+            raise UserError(
+                f"{sweep.folder} is being swept by another process: wait until it has ended"
+            )
+        for job in sweep.jobs:
+            _check_same(job)
+        missing = [job for job in sweep.jobs if status(job.run_dir) != "finished"]
+        print(
+            f"sweep {sweep.folder}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(missing)} finished",
+            flush=True,
+        )
+        try:
+            if missing:
+                print(plan_table(sweep.jobs, missing, _trials(sweep, missing, launch)), flush=True)
+            if sweep.options.sweep.plan_only:
+                return 0
+            _write(sweep, overrides)
+            by_name = {job.name: job for job in missing}
+            for number, (name, code) in enumerate(
+                launch([_command(sweep.folder, job) for job in missing]), start=1
+            ):
+                result = settled(by_name[name], code, _log(sweep.folder, name))
+                print(f"[{number}/{len(missing)}] {name}: {_outcome(result)}", flush=True)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on") from None
+        return _ending(sweep)
+
+
+def begin(run_dir: Path, overrides: list[str]) -> int:
+    """One job, in this process: begin it, go on with it, or wait for whoever does. The exit code.
+
+    It is decided here and not by the sweep, which may have been killed since, or have waited in a
+    queue.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with locked(run_dir / LOCK, wait=False) as free:
+        if not free:
+            print("it is still running, from a sweep that was stopped: waiting for it", flush=True)
+    with locked(run_dir / LOCK):
+        found = status(run_dir)
+    if found == "finished":
+        return 0
+    begun = (run_dir / "config.yaml").is_file() and found != "failed"
+    again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
+    words = [assign("resume", run_dir)] if again else [*overrides, assign("run_dir", run_dir)]
+    command = ["maskrcnn-lit", "train", *words]
+    return console.guarded(lambda: train(compose("train", words), words, command=command))
+
+
+def status(run_dir: Path) -> str:
+    """finished, failed, interrupted, running (so it says, but nobody may run it), or missing."""
+    file = run_dir / "result.json"
+    return read_result(file).status if file.is_file() else "missing"
+
+
+def settled(job: Job, code: int, log: Path) -> RunResult:
+    """The result of a job that has ended, with the reason if it could not write it itself."""
+    file = job.run_dir / "result.json"
+    result = (
+        read_result(file)
+        if file.is_file()
+        else RunResult(status="running", overrides=job.overrides)
+    )
+    if result.status != "finished" and result.error is None:
+        result.status = "failed" if result.status == "running" else result.status
+        result.error = _reason(code, log)
+        write_result(file, result)
+    return result
+
+
+def _reason(code: int, log: Path) -> str:
+    if code < 0:
+        return f"killed by signal {-code}{memory_hint(-code)}"
+    lines = (
+        [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if log.is_file()
+        else []
+    )
+    return (
+        lines[-1].removeprefix("maskrcnn-lit: ")
+        if lines
+        else f"it ended with exit code {code} and said nothing"
+    )
+
+
+def _check_devices(sweep: Sweep) -> None:
+    several = [job.name for job in sweep.jobs if job.config.trainer.devices not in (1, "auto")]
+    if several and str(sweep.options.launcher.get("_target_")).endswith(".local_gpus"):
+        raise UserError(
+            f"launcher=local_gpus gives each job one GPU, {several[0]} wants more: use launcher=sequential"
+        )
+
+
+def _check_same(job: Job) -> None:
+    """A run folder of other options is not taken for the job's."""
+    if not (job.run_dir / "config.yaml").is_file():
+        return
+    there, wanted = (
+        dict(flat(to_dict(config))) for config in (load_run_config(job.run_dir), job.config)
+    )
+    for name in [*wanted, *(there.keys() - wanted.keys())]:
+        one, other = there.get(name), wanted.get(name)
+        dicts = isinstance(one, dict) or isinstance(other, dict)
+        if (
+            one != other
+            and not dicts
+            and name not in _OF_THE_RUN
+            and name.split(".")[-1] not in _PLACES
+        ):
+            raise UserError(
+                f"{job.run_dir} holds a run with {name}={one}, and this sweep has {name}={other}: give another "
+                "sweep_dir, or remove it"
+            )
+
+
+def _write(sweep: Sweep, overrides: list[str]) -> None:
+    """sweep.json: what the sweep is, for its report. What earlier tries say of a job that is tried
+    again is gone.
+    """
+    told = {
+        "command": ["maskrcnn-lit", "train", "-m", *overrides],
+        "question": sweep.question,
+        "jobs": [{"name": job.name, "overrides": job.overrides} for job in sweep.jobs],
+    }
+    write_json(sweep.folder / "sweep.json", told)
+    for job in sweep.jobs:
+        if status(job.run_dir) in ("failed", "interrupted"):
+            result = read_result(job.run_dir / "result.json")
+            result.error = None
+            write_result(job.run_dir / "result.json", result)
+
+
+def _command(folder: Path, job: Job) -> Command:
+    words = [sys.executable, "-m", "maskrcnn_lit.launch.sweep", str(job.run_dir), *job.overrides]
+    return Command(job.name, words, _log(folder, job.name))
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name}.txt"
+
+
+def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
+    """By kind of job what a trial has measured, or why it could not; kept beside the runs."""
+    steps = sweep.options.sweep.trial_steps
+    check_whole(0, sweep__trial_steps=steps)
+    folder = sweep.folder / "trials" / socket.gethostname()
+    kinds = {kind(job): job for job in jobs} if steps else {}
+    commands = []
+    for name, job in kinds.items():
+        if not (folder / f"{name}.json").is_file():
+            atomic_write(folder / f"{name}.yaml", OmegaConf.to_yaml(job.config, resolve=True))
+            words = [
+                "-m",
+                "maskrcnn_lit.launch.trial",
+                str(folder / f"{name}.yaml"),
+                str(folder / f"{name}.json"),
+                str(steps),
+            ]
+            commands.append(Command(name, [sys.executable, *words], folder / f"{name}.txt"))
+    if commands:
+        print(f"measuring {len(commands)} kinds of job, {steps} steps each", flush=True)
+    failed = {
+        name: _reason(code, folder / f"{name}.txt") for name, code in launch(commands) if code != 0
+    }
+    return {
+        name: failed[name] if name in failed else json.loads((folder / f"{name}.json").read_text())
+        for name in kinds
+    }
+
+
+def _outcome(result: RunResult) -> str:
+    if result.status != "finished":
+        return f"{result.status}: {result.error}"
+    titles = {"val/mask_ap": "mask AP", "val/box_ap": "box AP"}
+    scores = [
+        f"{title} {result.metrics[key]:.3f}"
+        for key, title in titles.items()
+        if key in result.metrics
+    ]
+    return ", ".join([f"finished in {result.cost['seconds']:.0f} s", *scores])
+
+
+def _ending(sweep: Sweep) -> int:
+    """The report of all jobs, also of those that were finished before."""
+    done = [status(job.run_dir) for job in sweep.jobs]
+    failed = len(done) - done.count("finished")
+    words = [sys.executable, "-m", "maskrcnn_lit", "compare", assign("runs", sweep.folder)]
+    report = subprocess.run(words, capture_output=True, text=True)
+    print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
+    if failed:
+        print(
+            f"{failed} of {len(done)} jobs failed: the same command tries them again, and only them"
+        )
+    print(f"Next:\n  {program('tensorboard')} --logdir {shlex.quote(str(sweep.folder))}")
+    return 1 if failed or report.returncode else 0
+
+
+if __name__ == "__main__":
+    console.quiet()
+    sys.exit(begin(Path(sys.argv[1]), sys.argv[2:]))

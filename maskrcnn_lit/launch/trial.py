@@ -1,0 +1,110 @@
+"""A few steps of a job, before a sweep spends hours on it: `python -m maskrcnn_lit.launch.trial
+CONFIG OUT STEPS`.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config.compose import to_dict
+from maskrcnn_lit.launch import console
+from maskrcnn_lit.launch.run import build_module, read_data
+from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.training.checkpoint import RunCheckpoints
+from maskrcnn_lit.training.devices import count_devices, device_name, peak_memory_bytes
+from maskrcnn_lit.training.trainer import build_trainer
+
+VALIDATION_BATCHES = 2
+
+
+class Stopwatch(Callback):
+    """Seconds of each training step, waiting for its batch included, and of each validation step."""
+
+    def __init__(self) -> None:
+        self.training: list[float] = []
+        self.validation: list[float] = []
+        self._since = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._note(trainer, self.training)
+
+    def on_validation_epoch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._since = time.perf_counter()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        self._note(trainer, self.validation)
+
+    def _note(self, trainer: Trainer, seconds: list[float]) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        seconds.append(now - self._since)
+        self._since = now
+
+
+def measure(config: DictConfig, steps: int) -> dict[str, Any]:
+    """What a job with `config` will take, from `steps` training steps after a first one and two
+    validation batches, in one process on one device.
+
+    Returns: start_seconds until the first step is done, step_seconds and validation_step_seconds
+    (medians, of one process), train_images, val_images, batch_size (of one process), processes
+    (that the job will have), peak_memory_bytes, device.
+    """
+    data = read_data(config)  # what it may have to fetch or draw first is no part of the time
+    started = time.perf_counter()
+    processes = (
+        count_devices(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes
+    )
+    changed = {
+        "devices": 1,
+        "num_nodes": 1,
+        "steps": steps + 1,
+        "epochs": None,
+        "checkpoint_every_n_steps": None,
+    }
+    watch = Stopwatch()
+    torch.manual_seed(config.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = build_trainer(
+            run_dir=folder,
+            callbacks=[watch],
+            loggers=[],
+            **{**to_dict(config.trainer), **changed},
+            evaluate_every_n_epochs=1,
+        )
+        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
+        trainer.limit_val_batches = VALIDATION_BATCHES
+        module = build_module(config, data)
+        trainer.fit(module, datamodule=data)
+    loops = sum(watch.training[1:]) + sum(watch.validation)
+    images = {part: len(ids) for part, ids in data.subset_ids().items()}
+    return {
+        "start_seconds": time.perf_counter() - started - loops,
+        "step_seconds": float(np.median(watch.training[1:])),
+        "validation_step_seconds": float(np.median(watch.validation)),
+        "train_images": images["train"],
+        "val_images": images["val"],
+        "batch_size": data.batch_size,
+        "processes": processes,
+        "peak_memory_bytes": peak_memory_bytes(module.device),
+        "device": device_name(module.device),
+    }
+
+
+def main(config: str, out: str, steps: str) -> None:
+    write_json(Path(out), measure(DictConfig(OmegaConf.load(config)), int(steps)))
+
+
+if __name__ == "__main__":
+    console.quiet()
+    sys.exit(console.guarded(lambda: main(*sys.argv[1:])))

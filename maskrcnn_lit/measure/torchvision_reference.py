@@ -1,0 +1,119 @@
+"""Torchvision's Mask R-CNN of the same numbers as a config: what `bench against=torchvision` puts
+beside ours.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import UserError
+
+LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
+
+
+def torchvision_twin(model: dict[str, Any], num_classes: int, norm: str, frozen: int) -> nn.Module:
+    """Torchvision's model with random weights, under the names that `weights.from_torchvision`
+    reads.
+
+    Args: model: conf/model as plain data, its backbone a ResNet of torchvision; num_classes:
+        without background. norm, frozen: of our backbone: frozen or batch; the number of frozen
+        stages.
+
+    Raises:
+        UserError: torchvision has no such parts.
+    """
+    name, heads = (
+        str(model["backbone"].get("name")),
+        (model["fpn"], model["box_head"], model["mask_head"]),
+    )
+    plain = all(head.get("norm") is None for head in heads) and not model["box_head"]["convs"]
+    if (
+        not name.startswith(("resnet", "resnext", "wide_resnet"))
+        or norm not in ("frozen", "batch")
+        or not plain
+    ):
+        raise UserError(
+            "against=torchvision compares a ResNet with frozen or batch norms and the paper's heads, and this is "
+            f"{name} with norm={norm}: choose backbone=resnet50 and a model such as mask_rcnn, or leave `against` out"
+        )
+    width, anchors, rpn, box, mask = (
+        model[key] for key in ("fpn", "anchors", "rpn", "box_head", "mask_head")
+    )
+    channels = width["channels"]
+    layer = FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d
+    trunk = torchvision.models.get_model(name, weights=None, norm_layer=layer)
+    stages = [[trunk.conv1, trunk.bn1], *([getattr(trunk, name)] for name in LAYERS)]
+    for part in (part for stage in stages[:frozen] for part in stage):
+        part.requires_grad_(False)
+    inputs = [trunk.inplanes // 8 << stage for stage in range(4)]
+    ratios = tuple(anchors["ratios"])
+    generator = AnchorGenerator(
+        tuple((size,) for size in anchors["sizes"]), (ratios,) * len(anchors["sizes"])
+    )
+    levels = list(LAYERS.values())
+    return MaskRCNN(
+        BackboneWithFPN(trunk, LAYERS, inputs, channels),
+        rpn_anchor_generator=generator,
+        rpn_head=RPNHead(channels, len(ratios), rpn["depth"]),
+        **{
+            f"rpn_{key}_top_n_{phase}": rpn[key][phase]
+            for key in ("pre_nms", "post_nms")
+            for phase in rpn[key]
+        },
+        rpn_batch_size_per_image=rpn["batch_size"],
+        box_roi_pool=MultiScaleRoIAlign(levels, box["pool"], 2),
+        box_head=TwoMLPHead(channels * box["pool"] ** 2, box["width"]),
+        box_predictor=FastRCNNPredictor(box["width"], num_classes + 1),
+        box_batch_size_per_image=box["batch_size"],
+        box_score_thresh=box["score_threshold"],
+        box_detections_per_img=box["max_detections"],
+        mask_roi_pool=MultiScaleRoIAlign(levels, mask["pool"], 2),
+        mask_head=MaskRCNNHeads(channels, (mask["width"],) * mask["depth"], 1),
+        mask_predictor=MaskRCNNPredictor(mask["width"], mask["width"], num_classes + 1),
+        image_mean=model["mean"],
+        image_std=model["std"],
+        _skip_resize=True,  # the loader has done it
+    )
+
+
+def inputs_for_twin(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The same pixels and objects as torchvision wants them: float images without padding, masks of
+    the whole image.
+    """
+    images, targets = [], []
+    for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
+        held = batch["valid"][i]
+        crops = zip(batch["masks"][i][held], batch["mask_boxes"][i][held].tolist(), strict=True)
+        masks = [_whole(crop, box, height, width) for crop, box in crops]
+        images.append(batch["images"][i, :, :height, :width] / 255)
+        targets.append(
+            {
+                "boxes": batch["boxes"][i][held],
+                "labels": batch["labels"][i][held],
+                "masks": torch.stack(masks)
+                if masks
+                else batch["masks"].new_zeros(0, height, width),
+            }
+        )
+    return images, targets
+
+
+def _whole(crop: Tensor, box: list[float], height: int, width: int) -> Tensor:
+    """M M -> H W: the crop in its place."""
+    x, y = max(0, round(box[0])), max(0, round(box[1]))
+    size = (max(1, round(box[3]) - y), max(1, round(box[2]) - x))
+    mask = crop.new_zeros(height, width)
+    pasted = F.interpolate(crop[None, None], size=size, mode="nearest")[0, 0]
+    mask[y : y + size[0], x : x + size[1]] = pasted[: height - y, : width - x]
+    return mask

@@ -1,0 +1,85 @@
+"""A trained model made fast for inference: the same detections up to rounding, from fewer
+operations.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.norms import convs_with_norms
+
+CELLS = (
+    1000  # of a map and more: then Winograd's products save more than the transformed weights cost
+)
+
+
+def for_inference(model: MaskRCNN) -> MaskRCNN:
+    """`model`, changed in place: to evaluation, without gradients, its norms in the weights of the
+    convolutions before them, and on the CPU with Winograd's convolutions. It cannot be trained,
+    saved or loaded into any more.
+
+    Call it when the weights are loaded and the model is on its device.
+    """
+    model.eval().requires_grad_(False)
+    for part in (model.backbone, model.fpn, model.rpn, model.box_head, model.mask_head):
+        if part is not model.backbone or isinstance(
+            part, Backbone
+        ):  # timm's layers may be called in another order
+            fold_norms(part)
+    if model.mean.device.type != "cpu" or not torch.backends.nnpack.is_available():
+        return model.to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if type(layer) is nn.Conv2d and WinogradConv.suits(layer):
+            layer.__class__ = WinogradConv
+        if isinstance(
+            layer, nn.MaxPool2d
+        ):  # this, and the stem, are faster with the channels last; what follows is not
+            layer.register_forward_hook(lambda pool, inputs, pooled: pooled.contiguous())
+    return model.to(memory_format=torch.contiguous_format)  # NNPACK's
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Put the statistics and scales of all batch norms, frozen or not, into the convolutions before
+    them.
+    """
+    for conv, parent, name, norm in list(convs_with_norms(module)):
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.get_buffer("running_mean"),
+            norm.get_buffer("running_var"),
+            norm.eps,  # type: ignore[arg-type]
+            norm.weight,  # type: ignore[arg-type]
+            norm.bias,  # type: ignore[arg-type]
+        )
+        conv.__class__ = nn.Conv2d  # it may have been a FoldedConv
+        conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+        setattr(parent, name, nn.Identity())
+
+
+class WinogradConv(nn.Conv2d):
+    """A 3x3 convolution on the CPU that multiplies a fifth as often (Lavin and Gray 2016):
+    NNPACK's, which PyTorch has inside and does not choose by itself. Its rounding errors are about
+    seven times those of a plain sum of products.
+    """
+
+    @staticmethod
+    def suits(layer: nn.Conv2d) -> bool:
+        same = (layer.stride, layer.padding, layer.dilation) == ((1, 1), (1, 1), (1, 1))
+        return (
+            layer.kernel_size == (3, 3)
+            and same
+            and layer.groups == 1
+            and layer.padding_mode == "zeros"
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if (
+            x.dtype != torch.float32
+            or len(x) * x.shape[-2] * x.shape[-1] < CELLS
+            or torch.compiler.is_compiling()
+        ):
+            return super().forward(x)
+        return torch._nnpack_spatial_convolution(x, self.weight, self.bias, 1)

@@ -1,0 +1,190 @@
+"""Masks of boxes -> COCO RLE of the whole image, without its pixels.
+
+Bit for bit what torchvision's `paste_masks_in_image`, a threshold and pycocotools' `encode` give.
+There a mask is resized bilinearly to its box. So a column of pixels reads, from top to bottom, a
+line drawn through the values of the mask's rows (the nodes). A run begins or ends where that line
+crosses the threshold: a few divisions a column, however high the box is. A column with a pixel that
+rounding could decide is taken from torch's own resize.
+
+The runs are found as changes: pixels on another side of the threshold than the one before, as the
+image is read down its columns. Letters: D masks, m a mask's side with its ring of zeros (28 + 2), C
+the columns of pixels of all boxes that lie in the image, H W the image.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASK_THRESHOLD = 0.5  # section 3.1: the mask is resized to the region and binarised at 0.5
+
+CHUNK_COLUMNS = 4096  # C at once, to bound the memory: 0.5 MB for a tensor of C x m float32
+
+
+def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
+    """D compressed COCO RLEs {"size": [H, W], "counts": bytes}: each mask stretched over its box
+    and binarised.
+
+    masks: D m-2 m-2 probabilities, on any device: the work is done there, and only changes come to
+        the host. They are read as float32.
+    boxes: D 4 on the host, x1 y1 x2 y2 in pixels of the H x W image; they may reach out of it.
+    """
+    padded = F.pad(
+        masks.float(), (1, 1, 1, 1)
+    )  # a ring of zeros lets the outline fall to 0 at the box's border,
+    corners = _grow(boxes, padded.shape[-1] / masks.shape[-1]).to(
+        torch.int64
+    )  # and the box grows by the same share
+    changes = [np.zeros(0, dtype=np.int64)]
+    for first, last in _chunks(corners, width):
+        found, mask, x = _changes_from_nodes(padded[first:last], corners[first:last], height, width)
+        changes.append(found.cpu().numpy() + first * _span(height, width))
+        for d in mask.unique().tolist():  # the masks that have columns left
+            found = _changes_from_pixels(
+                padded[first + d], corners[first + d].tolist(), x[mask == d], height
+            )
+            changes.append(found.cpu().numpy() + (first + d) * _span(height, width))
+    return _encode(np.concatenate(changes), len(masks), height, width)
+
+
+def _grow(boxes: Tensor, factor: float) -> Tensor:
+    centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * factor
+    return torch.cat([centre - half, centre + half], dim=1)
+
+
+def _visible(corners: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """The first column of each box inside of the image, and their number."""
+    left = corners[:, 0].clamp(min=0)
+    return left, ((corners[:, 2] + 1).clamp(max=width) - left).clamp(min=0)
+
+
+def _chunks(corners: Tensor, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of masks with at most CHUNK_COLUMNS columns together, or of one mask."""
+    first, held = 0, 0
+    for d, count in enumerate(_visible(corners, width)[1].tolist()):
+        if d > first and held + count > CHUNK_COLUMNS:
+            yield first, d
+            first, held = d, 0
+        held += count
+    if len(corners):
+        yield first, len(corners)
+
+
+def _span(height: int, width: int) -> int:
+    """The changes of mask d are numbered from d times this on: one for each pixel, one for the
+    image's end.
+    """
+    return height * width + 1
+
+
+def _changes_from_nodes(
+    padded: Tensor, corners: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The changes, int64, but for the columns that rounding could decide: the mask and the x in the
+    image of each.
+
+    padded: D m m. corners: D 4 int64 on the host, the first and the last pixel of each box.
+    """
+    side = padded.shape[-1]
+    mask, x, coordinate, share = (t.to(padded.device) for t in _columns(corners, side, width))
+    left = coordinate.long()
+    rows = padded.transpose(1, 2).flatten(0, 1)  # a row is a column of a mask, from top to bottom
+    start = rows.index_select(0, mask * side + left)
+    slope = rows.index_select(0, mask * side + (left + 1).clamp(max=side - 1)) - start  # along x
+    nodes = torch.addcmul(start, slope, (coordinate - left)[:, None]).flatten()
+
+    # C x m in one row: where a column ends and the next begins there are only zeros.
+    rounding, unit = _tolerances(side)
+    inside = nodes > MASK_THRESHOLD + rounding + 2 * unit
+    near = inside != (nodes > MASK_THRESHOLD - rounding - 2 * unit)
+    i = ((inside[1:] != inside[:-1]) | near[1:] | near[:-1]).nonzero()[
+        :, 0
+    ]  # between node i and i + 1
+    column = torch.div(i, side, rounding_mode="floor")
+    owner, above, below = mask.take(column), nodes.take(i).double(), nodes.take(i + 1).double()
+    share = share.take(owner)
+    # Where the line crosses, in rows of the box: the first row's centre is 0.
+    row = (i - column * side + (MASK_THRESHOLD - above) / (below - above) + 0.5) / share - 0.5
+    before = row.floor()
+
+    nearest = torch.minimum(row - before, before + 1 - row) * share * (below - above).abs()
+    steepest = torch.maximum(slope.take(i).abs(), slope.take(i + 1).abs())
+    turning = (
+        coordinate - coordinate.round()
+    ).abs() < 2 * unit  # so near to a node that its other slope may count
+    steepest = torch.where(turning.take(column), 1.0, steepest) + (below - above).abs()
+    sure = (
+        (nearest > rounding + unit * steepest) & ~near.take(i) & ~near.take(i + 1)
+    )  # NaN is not sure
+    left_out = torch.zeros_like(turning)
+    left_out[column[~sure]] = True
+
+    top = corners[:, 1].to(padded.device)
+    y = (before.long() + 1 + top.take(owner)).clamp(
+        0, height
+    )  # what is cut off begins and ends at the border
+    changes = owner * _span(height, width) + x.take(column) * height + y
+    return changes[~left_out.take(column)], mask[left_out], x[left_out]
+
+
+def _columns(corners: Tensor, side: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of C columns the mask, the x in the image, and the place between the nodes (0..m-1, float32
+    as torch's); and of D masks how much of a node a pixel is, down the column.
+    """
+    left, counts = _visible(corners, width)
+    mask = torch.repeat_interleave(counts)
+    x = torch.arange(len(mask)) + (left - counts.cumsum(0) + counts)[mask]
+    sides = (corners[:, 2:] - corners[:, :2] + 1).clamp(min=1)
+    share = (
+        torch.full(sides.shape, float(side)) / sides.float()
+    ).double()  # number / tensor would be rounded twice
+    coordinate = share[mask, 0] * (x - corners[mask, 0] + 0.5) - 0.5
+    return mask, x, coordinate.float().clamp(min=0), share[:, 1].contiguous()
+
+
+def _tolerances(side: int) -> tuple[float, float]:
+    """How far torch's value of a pixel may be from ours, for two reasons.
+
+    The first is for the products and sums of values up to 1: 8 times half of a float32's last bit
+    there, 3 here. The second is one unit in the last place of a coordinate, times the difference of
+    the nodes on both sides: the product and the difference that make a coordinate are rounded once
+    or twice, as the compiler likes.
+    """
+    return 2.0**-21, 2.0 ** (side.bit_length() - 24)
+
+
+def _changes_from_pixels(padded: Tensor, corners: list[int], x: Tensor, height: int) -> Tensor:
+    """The changes of one mask, m m, in the columns x of the image, from the pixels of its box."""
+    x1, y1, x2, y2 = corners
+    size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+    pixels = F.interpolate(padded[None, None], size=size, mode="bilinear", align_corners=False)[
+        0, 0
+    ]
+    top = max(y1, 0)
+    inside = pixels[top - y1 : max(height - y1, 0), x - x1] > MASK_THRESHOLD
+    columns = F.pad(inside.T, (1, 1))
+    column, row = (columns[:, 1:] != columns[:, :-1]).nonzero(as_tuple=True)
+    return x[column] * height + top + row
+
+
+def _encode(changes: np.ndarray, masks: int, height: int, width: int) -> list[dict[str, Any]]:
+    """Changes of all masks, in any order -> an RLE for each. Two at the same pixel are none: a run
+    without a pixel, or one that ends at the bottom of a column and goes on at the top of the next.
+    """
+    changes, times = np.unique(changes, return_counts=True)
+    changes = changes[times % 2 == 1]
+    starts = np.arange(masks + 1) * _span(height, width)
+    counts = np.diff(np.sort(np.concatenate([starts[:-1], changes, starts[1:] - 1])))
+    cuts = np.searchsorted(changes, starts) + 2 * np.arange(
+        masks + 1
+    )  # each mask has its two ends there
+    rles = []
+    for first, last in pairwise(cuts.tolist()):
+        own = counts[first : last - 1]
+        rles.append({"size": [height, width], "counts": own if own[-1] else own[:-1]})
+    return pycocotools.mask.frPyObjects(rles, height, width) if rles else []

@@ -1,0 +1,207 @@
+"""Weights that others trained: their names and layouts -> ours, and class rows matched by name.
+
+`from_torchvision` and `from_detectron2` rename a state dict and convert what differs in it; `load`
+takes a whole state dict into a model, `take_over` all of it but the rows of classes that the model
+does not have.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_lit.errors import UserError
+
+State = dict[str, Tensor]
+
+# Their name -> ours, the first that fits. Some names are those of torchvision before 0.13, which
+# its first Mask R-CNN weights still have.
+TORCHVISION = (
+    (r"backbone\.body\.", "backbone.body."),
+    (r"backbone\.fpn\.inner_blocks\.(\d)\.", r"fpn.lateral.\1."),
+    (r"backbone\.fpn\.layer_blocks\.(\d)\.", r"fpn.output.\1."),
+    (r"rpn\.head\.conv\.(\d)\.0\.", r"rpn.convs.\1."),
+    (r"rpn\.head\.conv\.(weight|bias)", r"rpn.convs.0.\1"),
+    (r"rpn\.head\.cls_logits\.", "rpn.objectness."),
+    (r"rpn\.head\.bbox_pred\.", "rpn.deltas."),
+    (r"roi_heads\.box_head\.fc6\.", "box_head.fcs.0."),
+    (r"roi_heads\.box_head\.fc7\.", "box_head.fcs.1."),
+    (r"roi_heads\.box_head\.5\.", "box_head.fcs.0."),  # after four convolutions and the flattening
+    (r"roi_heads\.box_head\.([0-3])\.", r"box_head.convs.\1."),
+    (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
+    (r"roi_heads\.mask_head\.(\d)\.", r"mask_head.convs.\1."),
+    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.", "mask_head.deconv."),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.", "mask_head.logits."),
+)
+
+BLOCK = r"backbone\.bottom_up\.res([2-5])\.(\d+)\."
+
+DETECTRON2 = (
+    (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
+    (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
+    (BLOCK + r"shortcut\.norm\.", "backbone.body.layer{}.{}.downsample.1."),
+    (BLOCK + r"shortcut\.", "backbone.body.layer{}.{}.downsample.0."),
+    (BLOCK + r"conv([123])\.norm\.", "backbone.body.layer{}.{}.bn{}."),
+    (BLOCK + r"conv([123])\.", "backbone.body.layer{}.{}.conv{}."),
+    *((rf"backbone\.fpn_lateral{n + 2}\.", f"fpn.lateral.{n}.") for n in range(4)),
+    *((rf"backbone\.fpn_output{n + 2}\.", f"fpn.output.{n}.") for n in range(4)),
+    (r"proposal_generator\.rpn_head\.conv\.", "rpn.convs.0."),
+    (r"proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
+    (r"proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
+    *((rf"roi_heads\.box_head\.fc{n + 1}\.", f"box_head.fcs.{n}.") for n in range(2)),
+    (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
+    (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
+    *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
+    (r"roi_heads\.mask_head\.deconv\.", "mask_head.deconv."),
+    (r"roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
+)
+
+DETECTRON2_CONSTANTS = (
+    "pixel_mean",
+    "pixel_std",
+    "proposal_generator.anchor_generator.",
+)  # older files have them
+
+POOL = 7  # side of the box head's region features, in both
+
+ROWS = {"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1}  # of a class
+
+
+def from_torchvision(state: Mapping[str, Tensor]) -> State:
+    """Our state dict from one of torchvision's `maskrcnn_resnet50_fpn` or `_v2` (any ResNet, any
+    class count).
+
+    The numbers stay. torchvision keeps deltas and masks for background too, which no loss and no
+    detection reads: those rows (the first) are left out.
+
+    Raises:
+        UserError: a name that the architecture has not.
+    """
+    renamed = _renamed(
+        state, TORCHVISION, "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2"
+    )
+    for name in list(renamed):  # a convolution without a norm behind it is no pair in ours
+        alone = re.fullmatch(r"(fpn\.\w+\.\d|mask_head\.convs\.\d)\.0\.(weight|bias)", name)
+        if alone and f"{alone[1]}.1.weight" not in renamed:
+            renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
+    for name in ("box_head.deltas", "mask_head.logits"):
+        for kind in ("weight", "bias"):
+            if (key := f"{name}.{kind}") in renamed:  # `load` says what is missing
+                renamed[key] = renamed[key][ROWS[name] :]
+    return _channels_last(renamed)
+
+
+def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
+    """Our state dict from one of Detectron2's Mask R-CNN on a ResNet-50 or -101 with FPN (any class
+    count).
+
+    Converted, so that the numbers that come out stay: the first convolution reads R G B, scaled by
+    1 / `std` (theirs B G R from 0 to 255, minus a mean that is ImageNet's as ours is); the row of
+    background is the first (theirs the last). What cannot be converted is an option:
+    backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
+    (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
+
+    Raises:
+        UserError: a name that the architecture has not.
+    """
+    kept = {
+        name: value for name, value in state.items() if not name.startswith(DETECTRON2_CONSTANTS)
+    }
+    renamed = _renamed(kept, DETECTRON2, "Detectron2's mask_rcnn_R_50_FPN or mask_rcnn_R_101_FPN")
+    if (key := "backbone.body.conv1.weight") in renamed:
+        scale = torch.tensor(std, dtype=renamed[key].dtype).view(1, 3, 1, 1) * 255
+        renamed[key] = renamed[key].flip(1) * scale
+    for kind in ("weight", "bias"):
+        if (key := f"box_head.classes.{kind}") in renamed:
+            renamed[key] = renamed[key].roll(1, dims=0)
+    return _channels_last(renamed)
+
+
+def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whose: str) -> State:
+    renamed = {}
+    for name, value in state.items():
+        for pattern, ours in names:
+            if match := re.match(pattern, name):
+                first, *rest = match.groups() or ("",)
+                # res2 is layer1
+                start = ours.format(int(first) - 1, *rest) if "{}" in ours else match.expand(ours)
+                renamed[start + name[match.end() :]] = value
+                break
+        else:
+            raise UserError(f"weight '{name}' is none of {whose}; give a state dict of that model")
+    return renamed
+
+
+def _channels_last(state: State) -> State:
+    """Theirs reads a region's features by channel, row, column; ours by row, column, channel."""
+    if (key := "box_head.fcs.0.weight") in state:
+        state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
+    return state
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a whole state dict into the model. How many batches a batch norm has seen need not be
+    told.
+
+    Raises:
+        UserError: names or shapes differ; the first few are named.
+    """
+    own = model.state_dict()
+    state = {
+        key: value
+        for key, value in state.items()
+        if key in own or not key.endswith("num_batches_tracked")
+    }
+    counts = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
+    state = counts | state
+    faults = [f"{name} is missing" for name in own.keys() - state.keys()]
+    faults += [f"{name} is not of this model" for name in state.keys() - own.keys()]
+    faults += [
+        f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if faults:
+        raise UserError(
+            f"the weights do not fit the model in {len(faults)} places ({'; '.join(sorted(faults)[:3])}); "
+            "use the model, backbone and classes that they were trained with"
+        )
+    model.load_state_dict(state)
+
+
+def take_over(
+    model: nn.Module, state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
+) -> list[str]:
+    """Load a state dict whose classes are `theirs` into a model whose classes are `ours`, and name
+    those taken over.
+
+    Heads are matched row by row by class name; rows of other classes stay as the model has them,
+    random.
+
+    Raises:
+        UserError: anything else but the number of classes differs.
+    """
+    own, fitted = model.state_dict(), dict(state)
+    rows = {
+        name: row for row, name in reversed(list(enumerate(theirs)))
+    }  # of a name that comes twice, the first
+    known = [name for name in ours if name in rows]
+    for head, size in ROWS.items():
+        background = (
+            1 if head == "box_head.classes" else 0
+        )  # it has a row for background, the first
+        for kind in ("weight", "bias"):
+            key = f"{head}.{kind}"
+            fits = (background + len(theirs) * size, *own[key].shape[1:])
+            if key not in state or state[key].shape != fits:
+                continue  # `load` says so
+            fitted[key] = own[key].clone()
+            fitted[key][:background] = state[key][:background]
+            for name in known:
+                target, source = (background + size * n for n in (ours.index(name), rows[name]))
+                fitted[key][target : target + size] = state[key][source : source + size]
+    load(model, fitted)
+    return known

@@ -1,0 +1,190 @@
+"""Files of weights, as anybody saves them: read without running anything that is in them."""
+
+import argparse
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from maskrcnn_lit.errors import UserError
+
+# Pickles of arrays, as Detectron2 publishes its weights, read without running anything that they
+# name.
+
+
+class _Array:
+    """Stands for an ndarray while the pickle builds it: filled by its state, read by `_plain`."""
+
+    def __init__(self) -> None:
+        self.value: NDArray[Any] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        data = data.encode("latin1") if isinstance(data, str) else data
+        array = np.frombuffer(data, dtype.value).reshape(shape, order="F" if is_fortran else "C")
+        self.value = array.astype(array.dtype.newbyteorder("="))
+
+
+class _Dtype:
+    """Stands for a dtype of numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.value = np.dtype(code)
+        if self.value.kind not in "biuf":
+            raise pickle.UnpicklingError(f"an array of {self.value}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.value = self.value.newbyteorder(state[1])
+
+
+def _array(*_: Any) -> _Array:
+    return _Array()
+
+
+def _from_buffer(
+    data: Any,
+    dtype: _Dtype,
+    shape: tuple[int, ...],
+    order: str,
+    axes: tuple[int, ...] | None = None,
+) -> _Array:
+    array = _Array()
+    array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
+    if axes is not None and array.value is not None:  # of numpy 2.4, for axes in another order
+        array.value = array.value.transpose(axes)
+    return array
+
+
+def _scalar(dtype: _Dtype, data: Any) -> Any:
+    data = data.encode("latin1") if isinstance(data, str) else data
+    return np.frombuffer(data, dtype.value)[0].item()
+
+
+def _no_bytes() -> bytes:
+    return b""
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+# What a pickle of arrays names -> what is called in its place. Nothing is ever imported.
+STANDINS: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): _Array,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _encode,
+    **{(builtins, "bytes"): _no_bytes for builtins in ("__builtin__", "builtins")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _array for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+}
+
+
+class _Unpickler(pickle._Unpickler):
+    """The one in Python: the one in C takes as much memory as a damaged number tells it to."""
+
+    def load_bytearray8(self: Any) -> None:
+        length = int.from_bytes(self.read(8), "little")
+        self.append(bytearray(self.read(length)))  # what there is, and no `bytearray(length)`
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in STANDINS:
+            raise pickle.UnpicklingError(
+                f"it names {module}.{name}, which is neither an array nor plain data"
+            )
+        return STANDINS[module, name]
+
+
+def load_arrays(path: Path) -> Any:
+    """What a pickle holds: dicts, lists, strings, numbers, and numeric arrays as ndarrays.
+
+    Raises:
+        UserError: it names anything else, or is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _plain(_Unpickler(file, encoding="latin1").load())
+    except Exception as error:  # damaged bytes can raise anything
+        raise UserError(
+            f"{path} is not loaded ({error}): give weights that hold arrays and plain data only, as published"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, (_Array, _Dtype)) else value
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file of weights holds, on the CPU. Nothing in it is run: arrays, tensors and plain
+    data are all it may hold (and the Namespace of arguments that torchvision's training script
+    saves).
+
+    Raises:
+        UserError: there is no such file, it is damaged, or it holds anything else.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no file {path}: give a file of weights")
+    if path.suffix == ".pkl":
+        content = load_arrays(path)
+    else:
+        load = _safetensors(path) if path.suffix == ".safetensors" else _torch_load
+        try:
+            content = load(path)
+        except (
+            Exception
+        ) as error:  # of torch, of zip, of safetensors: damaged bytes can raise anything
+            raise UserError(
+                f"{path} is not loaded, it is damaged or holds more than tensors and plain data "
+                f"({type(error).__name__}): give weights as they were published, or what `maskrcnn-lit train` wrote"
+            ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a {type(content).__name__} and no weights: give a file with a state dict"
+        )
+    return content
+
+
+def _torch_load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> Callable[[Path], Any]:
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path} needs safetensors: pip install 'maskrcnn_lit[timm]'") from None
+    return load_file
+
+
+def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict in what a file holds: the whole of it, or what it calls "model" or
+    "state_dict".
+    """
+    inner = next(
+        (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
+        saved,
+    )
+    numbers = (Tensor, np.ndarray, int, float)
+    return {
+        n: torch.as_tensor(v)
+        for n, v in inner.items()
+        if isinstance(n, str) and isinstance(v, numbers)
+    }

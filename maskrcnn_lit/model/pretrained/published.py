@@ -1,0 +1,95 @@
+"""Weights that others published, by name: where they are, the hash that they have, the classes that
+they know.
+"""
+
+import re
+from typing import NamedTuple
+
+from torchvision.models import get_model_weights
+from torchvision.models.detection import (
+    MaskRCNN_ResNet50_FPN_V2_Weights,
+    MaskRCNN_ResNet50_FPN_Weights,
+)
+
+from maskrcnn_lit.data.coco.categories import UNUSED, Category
+from maskrcnn_lit.errors import UserError
+
+
+class Published(NamedTuple):
+    """A file of weights on the web."""
+
+    url: str
+    digest: str  # the first digits of its hash
+    algorithm: str = "sha256"
+
+
+def _of_torchvision(url: str) -> Published:
+    found = re.search(r"-([0-9a-f]{8,})\.", url)
+    if found is None:
+        raise UserError(f"{url} does not tell its hash: download it yourself and give the file")
+    return Published(url, found[1])
+
+
+def _of_detectron2(path: str, digest: str) -> Published:
+    root = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation"
+    return Published(f"{root}/{path}/model_final_{digest}.pkl", digest, "md5")
+
+
+# COCO box and mask AP as their publishers state it: README, "Weights".
+PUBLISHED = {
+    "torchvision_v1": _of_torchvision(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url),
+    "torchvision_v2": _of_torchvision(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url),
+    "detectron2_r50_1x": _of_detectron2("mask_rcnn_R_50_FPN_1x/137260431", "a54504"),
+    "detectron2_r50_3x": _of_detectron2("mask_rcnn_R_50_FPN_3x/137849600", "f10217"),
+    "detectron2_r101_3x": _of_detectron2("mask_rcnn_R_101_FPN_3x/138205316", "a3ec72"),
+}
+
+# torchvision runs this file, and no other, with an epsilon of 0 in its batch norms: so it was
+# trained.
+WITHOUT_EPSILON = PUBLISHED["torchvision_v1"].digest
+
+
+def coco_categories(rows: int) -> tuple[Category, ...]:
+    """The classes of a model of `rows`: COCO's 80 by id, or the 90 ids that torchvision's have
+    (with gaps); of another number nobody knows the names, and they are "class 1" and so on.
+    """
+    names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    all_ids = tuple(
+        Category(i, f"{UNUSED} {i}" if n == UNUSED else n) for i, n in enumerate(names) if i > 0
+    )
+    used = tuple(category for category in all_ids if not category.name.startswith(UNUSED))
+    unnamed = tuple(Category(i, f"class {i}") for i in range(1, rows + 1))
+    return {len(all_ids): all_ids, len(used): used}.get(rows, unnamed)
+
+
+class PublishedBackbone(NamedTuple):
+    """The weights of a classifier, and the mean and deviation of the pixels R G B that it was
+    trained with.
+    """
+
+    file: Published
+    mean: list[float]
+    std: list[float]
+
+
+def published_backbone(name: str, weights_name: str) -> PublishedBackbone:
+    """The published weights of a torchvision classifier: "imagenet" are those that the published
+    detectors began with (IMAGENET1K_V1 where there are several), or one of its own names.
+
+    Raises:
+        UserError: it has none, or none of that name.
+    """
+    known = {member.name: member for member in get_model_weights(name)}
+    if not known:
+        raise UserError(
+            f"torchvision has no weights of {name}: use backbone.weights=none or a file"
+        )
+    chosen = known.get(weights_name) or (
+        next(iter(known.values())) if weights_name == "imagenet" else None
+    )
+    if chosen is None:
+        raise UserError(
+            f"backbone.weights={weights_name} is neither a file nor one of imagenet, none, {', '.join(known)}"
+        )
+    pixels = chosen.transforms()
+    return PublishedBackbone(_of_torchvision(chosen.url), pixels.mean, pixels.std)

@@ -1,0 +1,173 @@
+"""Run folders as the jobs of a comparison: what they are, and the validation data that they were
+scored on.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskrcnn_lit.config.compose import build, load_run_config, to_dict
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.report.comparison.settings import Job
+from maskrcnn_lit.runs.result import RunResult, read_result
+
+SWEEP = "sweep.json"
+
+
+class Runs(NamedTuple):
+    """question, command: of the sweeps among the sources, where they have one."""
+
+    jobs: list[Job]
+    questions: list[str]
+    commands: list[list[str]]
+    notes: list[str]
+
+
+def read_runs(sources: Sequence[Path]) -> Runs:
+    """Every run in or under `sources`, and the jobs of their sweeps that have none.
+
+    Raises:
+        UserError: a source that is not there, or no run in all of them.
+    """
+    found = Runs([], [], [], [])
+    for source in sources:
+        if not source.is_dir():
+            raise UserError(
+                f"{source} is no folder: give run folders, or folders that hold some, runs=[DIR,DIR]"
+            )
+        folders = [Path(file).parent for file in _results(source)]
+        homes = sorted({source, *(folder.parent for folder in folders if folder != source)})
+        found.jobs.extend(
+            _job(folder, str(folder.relative_to(source)), found.notes) for folder in folders
+        )
+        for home in homes:
+            if (home / SWEEP).is_file():
+                _add_sweep(found, home)
+    if not found.jobs:
+        raise UserError(
+            f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
+            "result.json each"
+        )
+    return found._replace(jobs=_named(found.jobs))
+
+
+def validation_index(job: Job) -> AnnotationIndex:
+    """The validation images that `job` was scored on, from its config, as they lie there: nothing
+    is written.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    data = dict(job.config.get("data") or {})
+    data |= {"train": data.get("val"), "prepare": None}  # never read; never drawn or fetched
+    try:
+        module: CocoDataModule = build(data)
+        module.setup("validate")
+    except OSError as error:
+        raise UserError(str(error)) from error
+    if module.val_index is None:
+        raise RuntimeError("setup leaves a validation index")
+    return module.val_index
+
+
+def _results(source: Path) -> Iterator[str]:
+    """Every result.json below, in the order of the paths; what a run holds besides is not searched."""
+    for folder, names, files in os.walk(source):
+        if "result.json" in files:
+            names.clear()
+            yield os.path.join(folder, "result.json")
+        names.sort()
+
+
+def _job(folder: Path, name: str, notes: list[str]) -> Job:
+    try:
+        config = to_dict(load_run_config(folder))
+    except UserError as error:
+        notes.append(str(error))
+        config = {}
+    try:
+        result = read_result(folder / "result.json")
+    except UserError as error:
+        notes.append(str(error))
+        result = RunResult(status="failed", error=str(error))
+    return Job(
+        name,
+        folder,
+        tuple(result.overrides),
+        config,
+        result,
+        tuple(_curves(folder / "metrics.csv")),
+    )
+
+
+def _curves(file: Path) -> Iterator[dict[str, float]]:
+    """The rows of a metrics.csv as numbers; a last line that a killed run left unfinished is
+    dropped.
+    """
+    if not file.is_file():
+        return
+    lines = file.read_text().splitlines(keepends=True)
+    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
+        yield {name: float(value) for name, value in row.items() if name is not None and value}
+
+
+def _add_sweep(found: Runs, folder: Path) -> None:
+    """What sweep.json of `folder` says: question, command, the order of its jobs, and those that
+    have no folder.
+    """
+    try:
+        sweep: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+        planned = {
+            folder / str(job["name"]): [str(text) for text in job["overrides"]]
+            for job in sweep["jobs"]
+        }
+        command, question = (
+            [str(word) for word in sweep.get("command") or []],
+            sweep.get("question"),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / SWEEP} cannot be read ({error!r}): sweep again, or move it away"
+        ) from None
+    if question:
+        found.questions.append(str(question))
+    if command:
+        found.commands.append(command)
+    there = {job.folder: job for job in found.jobs}
+    ran = [there[path].overrides for path in planned if path in there]
+    shared = [
+        text for text in (ran[0] if ran else ()) if all(text in overrides for overrides in ran)
+    ]
+    ordered = []
+    for path, overrides in planned.items():
+        own = {_name(text) for text in overrides}
+        typed = (*(text for text in shared if _name(text) not in own), *overrides)
+        ordered.append(
+            there.get(path) or Job(path.name, None, typed, {}, RunResult(status="failed"))
+        )
+    found.jobs[:] = [*(job for job in found.jobs if job.folder not in planned), *ordered]
+
+
+def _name(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _named(jobs: Sequence[Job]) -> list[Job]:
+    """A run that was given itself is called by its folder; names that several have, by their whole
+    path.
+    """
+    plain = [
+        replace(job, name=job.folder.name) if job.folder and job.name == "." else job
+        for job in jobs
+    ]
+    names = [job.name for job in plain]
+    return [
+        replace(job, name=str(job.folder)) if names.count(job.name) > 1 and job.folder else job
+        for job in plain
+    ]

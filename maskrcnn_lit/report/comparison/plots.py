@@ -1,0 +1,298 @@
+"""The plots of a comparison, and which of them a set of jobs has: AP of each setting, curves over
+epochs; AP against what was varied and what it costs is in job_tradeoffs.py.
+"""
+
+import textwrap
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from maskrcnn_lit.report.comparison.settings import (
+    APS,
+    Arena,
+    Job,
+    Setting,
+    label,
+    option_value,
+    pareto,
+)
+from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
+
+ROWS = 30  # settings in the plot of scores, the best ones
+
+_WIDE, _LINES = 26, 3  # letters of a line of their names, and lines
+
+CURVES = {
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/roi_accuracy": "roi_accuracy",
+} | APS
+
+Draw = Callable[[Arena, Theme], Figure]
+
+
+def plots_of(arena: Arena) -> dict[str, Draw]:
+    """Name -> what draws it. Against a thing that does not vary nothing is drawn."""
+    found: dict[str, Draw] = {"scores": scores} if len(arena.settings) > 1 else {}
+    for column, title in CURVES.items():
+        if any(over_epochs(job, column) for job in arena.jobs):
+            found[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
+    found |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(arena)}
+    varied = [
+        name for name in AGAINST if len({position(s, name) for s in arena.settings} - {None}) > 1
+    ]
+    if {"epochs", "learning_rate"} <= set(varied):
+        found["epochs_learning_rate"] = heat_map
+        varied = [name for name in varied if name not in ("epochs", "learning_rate")]
+    return found | {name: partial(against, name=name) for name in varied}
+
+
+def scores(arena: Arena, theme: Theme) -> Figure:
+    """AP of each setting, the best on top: a dot for each seed on a bar that is their mean."""
+    shown = [(setting, mean) for setting in arena.settings if (mean := setting.mean(arena.ap))][
+        :ROWS
+    ][::-1]
+    names = ["\n".join(textwrap.wrap(setting.label, _WIDE)[:_LINES]) for setting, _ in shown]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure, place = axes(max((0.5 + 0.9 * lines) * len(shown), 3), APS[arena.ap], "")
+    place.barh(
+        range(len(shown)),
+        [mean.value for _, mean in shown],
+        height=0.6,
+        color=theme.colours[0],
+        alpha=0.45,
+    )
+    for row, (setting, mean) in enumerate(shown):
+        values = setting.values(arena.ap)
+        place.plot(
+            values, [row] * len(values), "o", ms=5, color=theme.colours[0], mec=theme.paper, mew=0.6
+        )
+        end = place.get_yaxis_transform()
+        place.text(
+            1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end
+        )
+    place.set_yticks(range(len(shown)), names)
+    place.set_ylim(-0.6, len(shown) - 0.4)
+    most = max((value for setting, _ in shown for value in setting.values(arena.ap)), default=0)
+    place.set_xlim(0, max(most, 0.01) * 1.2)
+    place.spines["left"].set_visible(False)
+    return figure
+
+
+def curves(arena: Arena, theme: Theme, *, column: str, title: str) -> Figure:
+    """A column of metrics.csv over epochs: the mean over seeds, in a band from the lowest to the
+    highest seed.
+    """
+    figure, place = axes(12 + min(len(arena.settings), len(theme.colours) + 1), "epoch", title)
+    for i, setting in reversed(list(enumerate(arena.settings))):
+        runs = [dict(over_epochs(job, column)) for job in setting.jobs]
+        epochs = sorted(set.intersection(*map(set, runs)))
+        if not epochs:
+            continue
+        values = np.array([[run[epoch] for epoch in epochs] for run in runs])
+        style = line_style(i, len(arena.settings), short(setting.label), theme)
+        place.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
+        if len(runs) > 1:
+            place.fill_between(
+                epochs, values.min(0), values.max(0), color=style["color"], alpha=0.18, lw=0
+            )
+    place.set_ylim(bottom=0)
+    place.grid()
+    place.locator_params(axis="x", integer=True)
+    legend_below(figure, place)
+    return figure
+
+
+def over_epochs(job: Job, column: str) -> list[tuple[int, float]]:
+    """(epoch, value) of a column of metrics.csv, epochs from 1 on: the mean of what was logged in
+    each. The validation after the end is left out: it sees all images, and those during training
+    may have seen a part.
+    """
+    last = option_value(job, "trainer.epochs")
+    values: dict[int, list[float]] = {}
+    for row in job.curves:
+        if column in row and "epoch" in row and (last is None or row["epoch"] < last):
+            values.setdefault(int(row["epoch"]) + 1, []).append(row[column])
+    return [(epoch, float(np.mean(several))) for epoch, several in sorted(values.items())]
+
+
+# Plots of AP against what a model costs, and against the data, epochs and learning rate that it
+# had.
+
+CELLS = 4  # heat maps in one figure: those of the best settings
+
+LONG = 44  # letters of a label in a plot
+
+COSTS = {  # of result.json -> title, factor
+    "parameters": ("parameters, million", 1e-6),
+    "flops": ("GFLOP of an image", 1e-9),
+    "latency_seconds": ("latency of an image, ms", 1e3),
+}
+
+AGAINST = {  # name -> option, title
+    "data_size": ("data.train_images", "training images"),
+    "epochs": ("trainer.epochs", "epochs"),
+    "learning_rate": ("optimizer.lr", "learning rate"),
+}
+
+
+def position(setting: Setting, name: str) -> float | None:
+    """Where a setting stands on the axis `name` of AGAINST; of the data it is the number of images
+    that there were.
+    """
+    job = setting.jobs[0]
+    value = option_value(job, AGAINST[name][0])
+    if name == "data_size":
+        value = job.result.data.get("train", {}).get("images")
+    return value if isinstance(value, (int, float)) else None
+
+
+def varied_costs(arena: Arena) -> list[str]:
+    """Which of COSTS differ among the settings. The latency of one and the same network differs by
+    chance alone, so it counts only where parameters or FLOPs do.
+    """
+    varied = [
+        name
+        for name in COSTS
+        if len({setting.cost(name) for setting in arena.settings} - {None}) > 1
+    ]
+    return [] if varied == ["latency_seconds"] else varied
+
+
+def cost_points(arena: Arena, name: str) -> list[tuple[Setting, float, float]]:
+    """Setting, cost and AP, for all that have both."""
+    found = [(setting, setting.cost(name), setting.mean(arena.ap)) for setting in arena.settings]
+    return [
+        (setting, cost, mean.value)
+        for setting, cost, mean in found
+        if cost is not None and mean is not None
+    ]
+
+
+def against_cost(arena: Arena, theme: Theme, *, name: str) -> Figure:
+    """AP against a cost: each setting by its letter, those of the Pareto front as diamonds on a
+    line of steps.
+    """
+    title, factor = COSTS[name]
+    figure, place = axes(16, title, APS[arena.ap])
+    known = cost_points(arena, name)
+    points = [(cost * factor, score) for _, cost, score in known]
+    front = pareto(points)
+    steps = [points[i] for i in front]
+    place.step(
+        [x for x, _ in steps],
+        [y for _, y in steps],
+        where="post",
+        color=theme.colours[1],
+        lw=1,
+        alpha=0.7,
+    )
+    for i, ((setting, _, _), (cost, score)) in enumerate(zip(known, points, strict=True)):
+        values = setting.values(arena.ap)
+        colour, shape = (theme.colours[1], "D") if i in front else (theme.colours[0], "o")
+        place.plot([cost, cost], [min(values), max(values)], color=colour, lw=1)
+        place.plot(cost, score, shape, ms=6, color=colour, mec=theme.paper, mew=0.6, zorder=3)
+        letter = arena.letters[arena.settings.index(setting)]
+        place.annotate(
+            letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5
+        )
+    place.set_xlim(0, max(cost for cost, _ in points) * 1.1)
+    _from_zero(place, arena.settings, arena.ap)
+    return figure
+
+
+def against(arena: Arena, theme: Theme, *, name: str) -> Figure:
+    """AP against the training images or the learning rate (logarithmic), or epochs: a line for each
+    setting of all the rest, from the lowest to the highest seed.
+    """
+    lines = series(arena, name)
+    figure, place = axes(
+        12 + min(len(lines), len(theme.colours) + 1), AGAINST[name][1], APS[arena.ap]
+    )
+    for i, (text, members) in reversed(list(enumerate(lines.items()))):
+        style = line_style(i, len(lines), text, theme)
+        values = [setting.values(arena.ap) for _, setting in members]
+        places = [x for x, _ in members]
+        place.plot(places, [np.mean(several) for several in values], "o-", ms=4, lw=1.6, **style)
+        place.vlines(
+            places, list(map(min, values)), list(map(max, values)), color=style["color"], lw=1
+        )
+    places = sorted({x for members in lines.values() for x, _ in members})
+    if name != "epochs":
+        place.set_xscale("log")
+    place.set_xticks(places, [f"{x:,.0f}" if x >= 1 else f"{x:g}" for x in places])
+    place.set_xticks([], minor=True)
+    _from_zero(place, arena.settings, arena.ap)
+    legend_below(figure, place)
+    return figure
+
+
+def series(arena: Arena, name: str) -> dict[str, list[tuple[float, Setting]]]:
+    """What the rest of the options is called -> the settings that differ in the one of `name`
+    alone, and where they stand; the line of the best setting first.
+    """
+    found: dict[str, list[tuple[float, Setting]]] = {}
+    for setting in arena.settings:
+        x = position(setting, name)
+        if x is not None and setting.values(arena.ap):
+            found.setdefault(_rest(setting, name), []).append((x, setting))
+    return {text: sorted(members, key=lambda member: member[0]) for text, members in found.items()}
+
+
+def heat_map(arena: Arena, theme: Theme) -> Figure:
+    """AP by epochs and learning rate: a map for each setting of all the rest, the best ones first."""
+    maps: dict[str, dict[tuple[float, float], float]] = {}
+    for setting in arena.settings:
+        epochs, rate, mean = (
+            position(setting, "epochs"),
+            position(setting, "learning_rate"),
+            setting.mean(arena.ap),
+        )
+        if epochs is not None and rate is not None and mean is not None:
+            maps.setdefault(_rest(setting, "epochs", "learning_rate"), {})[epochs, rate] = (
+                mean.value
+            )
+    shown = list(maps.items())[:CELLS]
+    columns = sorted({epochs for _, cells in shown for epochs, _ in cells})
+    rows = sorted({rate for _, cells in shown for _, rate in cells})
+    top = max(value for _, cells in shown for value in cells.values())
+    figure = blank(len(shown) * (2.2 * len(rows) + 3))
+    for place, (text, cells) in zip(
+        figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
+    ):
+        values = np.array(
+            [[cells.get((epochs, rate), np.nan) for epochs in columns] for rate in rows]
+        )
+        place.imshow(
+            values, cmap=theme.shades, vmin=0, vmax=max(top, 0.01), aspect="auto", origin="lower"
+        )
+        for row, column in np.argwhere(np.isfinite(values)).tolist():
+            colour = theme.paper if values[row, column] > 0.55 * top else theme.ink
+            place.text(
+                column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=colour
+            )
+        place.set_xticks(range(len(columns)), [f"{epochs:g}" for epochs in columns])
+        place.set_yticks(range(len(rows)), [f"{rate:g}" for rate in rows])
+        place.set(xlabel="epochs", ylabel="learning rate")
+        place.set_title(text, fontsize=9)
+        place.spines[:].set_visible(False)
+    return figure
+
+
+def short(text: str) -> str:
+    return text if len(text) <= LONG else f"{text[: LONG - 3]}..."
+
+
+def _rest(setting: Setting, *names: str) -> str:
+    """The label of a setting without the options of these names."""
+    drop = {AGAINST[name][0] for name in names}
+    return short(label({key: value for key, value in setting.options.items() if key not in drop}))
+
+
+def _from_zero(place: Axes, settings: tuple[Setting, ...], ap: str) -> None:
+    most = max((value for setting in settings for value in setting.values(ap)), default=0)
+    place.set_ylim(0, max(most, 0.01) * 1.1)
+    place.grid()

@@ -1,0 +1,128 @@
+"""What a comparison says in sentences. Every number in them comes from the jobs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from maskrcnn_lit.evaluation.bootstrap import Resampled
+from maskrcnn_lit.report.comparison.plots import cost_points, varied_costs
+from maskrcnn_lit.report.comparison.settings import APS, Arena, Job, limit, pareto, repeated_seeds
+from maskrcnn_lit.report.comparison.significance import compare, sentences, verdicts
+from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
+from maskrcnn_lit.report.format import number, plural
+
+_COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
+
+DEFINITIONS = (
+    "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, of the weights at the end of the "
+    "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over "
+    "seeds: mean and 95 % interval by Student's t of trainings that differ in the seed alone; one has no interval.",
+    "Images/s in training: images trained on over the time of the whole training, its validations included. "
+    "Inference: a forward pass of the model alone, images in the device's memory, in batches "
+    "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one of median size. Peak "
+    "memory: of tensors on a GPU, of the whole process on a CPU. Energy: of the GPUs over the training, whatever ran "
+    "on them.",
+)
+
+_ACCURACY = (
+    "roi_accuracy is the share of ground-truth boxes that the box head, given the box, puts into the right class: no "
+    "AP, and no part of the ranking."
+)
+
+
+def counts(jobs: Sequence[Job]) -> str:
+    """ "12 jobs: 10 finished, 2 failed." """
+    statuses = [job.status for job in jobs]
+    told = [
+        f"{statuses.count(status)} {status}"
+        for status in dict.fromkeys(["finished", *statuses])
+        if status in statuses
+    ]
+    return f"{plural(len(jobs), 'job')}: {', '.join(told)}."
+
+
+def ranking(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
+    """The best setting, which others it is better than, and which are worth their cost."""
+    return [" ".join([*_best(arena), *verdicts(compare(arena, resampled))]), *_fronts(arena)]
+
+
+def differences(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
+    """How sure it is that the best setting is better than each of the others."""
+    return sentences(arena, compare(arena, resampled))
+
+
+def cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> list[str]:
+    """What must not be compared, and why."""
+    return list(_cautions(jobs, arenas))
+
+
+def _best(arena: Arena) -> Iterator[str]:
+    best = arena.settings[0]
+    if (mean := best.mean(arena.ap)) is None:
+        return
+    seeds = len(best.values(arena.ap))
+    if mean.interval is not None:
+        sure = f"the mean of {seeds} seeds, 95 % interval {interval(mean.interval)}"
+    else:
+        sure = f"one seed, 95 % interval over images {interval(best.runs(arena.ap)[0].result.intervals.get(arena.ap))}"
+    if len(arena.settings) == 1:
+        yield f"The {APS[arena.ap]} on the {arena.title} is {number(mean.value)} ({sure})."
+        return
+    yield (
+        f"Of {len(arena.settings)} settings on the {arena.title}, {best.label} has the highest {APS[arena.ap]}: "
+        f"{number(mean.value)} ({sure})."
+    )
+
+
+def _fronts(arena: Arena) -> Iterator[str]:
+    fronts: dict[tuple[str, ...], list[str]] = {}
+    for name in varied_costs(arena):
+        points = cost_points(arena, name)
+        front = tuple(
+            points[i][0].label for i in pareto((cost, score) for _, cost, score in points)
+        )
+        fronts.setdefault(front, []).append(_COSTS[name])
+    for front, costs in fronts.items():
+        against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
+        if len(front) == 1:
+            yield f"{front[0]} has the best {APS[arena.ap]}, and none has less {against}."
+        else:
+            yield f"Pareto front of {APS[arena.ap]} against {against}, from the cheapest: {'; '.join(front)}."
+
+
+def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
+    if len(arenas) > 1:
+        titles = "; ".join(f"{arena.title} ({plural(len(arena.jobs), 'job')})" for arena in arenas)
+        yield (
+            "These jobs were not all scored on the same images, objects and classes with the same number of "
+            f"detections: {titles}. They are {len(arenas)} rankings: an AP of one says nothing about that of another."
+        )
+    if len({arena.ap for arena in arenas}) > 1:
+        yield "Some jobs have a mask AP, and others a box AP alone: these two are not compared."
+    unscored = [job.name for job in jobs if job.status == "finished" and not job.scored]
+    if unscored:
+        yield f"Finished without an AP, so in no ranking: {', '.join(unscored)}."
+    if any(job.metric("val/roi_accuracy") is not None for job in jobs):
+        yield _ACCURACY
+    if len(kinds(jobs)) > 1:
+        study = [
+            job.name
+            for job in jobs
+            if job.metric("val/roi_accuracy") is not None and roi_boxes(job) == "study"
+        ]
+        yield f"roi_accuracy counts the study's 15 slots an image in {', '.join(study)}: that is another column."
+    devices = sorted(
+        {str(job.result.cost["device"]) for job in jobs if job.result.cost.get("device")}
+    )
+    if len(devices) > 1:
+        yield f"Times are of different devices ({'; '.join(devices)}), so they do not compare the models."
+    for arena in arenas:
+        for setting in arena.settings:
+            if repeated := repeated_seeds(setting):
+                seeds = ", ".join(map(str, repeated))
+                yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts."
+    yield from _limits(arenas)
+
+
+def _limits(arenas: Sequence[Arena]) -> Iterator[str]:
+    limits = sorted({limit(job) for arena in arenas for job in arena.jobs})
+    if limits and limits != [100]:
+        yield f"AP counts up to {' or '.join(map(str, limits))} detections of an image and class, where COCO has 100."

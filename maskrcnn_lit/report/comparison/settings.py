@@ -1,0 +1,293 @@
+"""The runs that a comparison is about: what varies among them, which differ in nothing but the
+seed, which may be ranked together.
+"""
+
+import json
+import math
+import string
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskrcnn_lit.evaluation.t_test import Mean, mean
+from maskrcnn_lit.runs.result import RunResult
+
+NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
+
+APS = {
+    "val/mask_ap": "mask AP",
+    "val/box_ap": "box AP",
+}  # the first one that is known is what runs are ranked by
+
+PLACES = ("run_dir", "sweep_dir", "resume")  # options that say where, and nothing of the result
+
+_SKIPPED = (*PLACES, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, or a job of a sweep that never ran (folder None).
+
+    overrides: NAME=VALUE as typed after `train`; config: resolved, as plain dicts ({} where there
+        is none).
+    curves: the rows of metrics.csv by column, as numbers.
+    truth: says which objects its validation images hold; None where nobody could read them.
+    """
+
+    name: str
+    folder: Path | None
+    overrides: tuple[str, ...]
+    config: Mapping[str, Any]
+    result: RunResult
+    curves: tuple[Mapping[str, float], ...] = ()
+    truth: str | None = None
+
+    @property
+    def status(self) -> str:
+        return NOT_RUN if self.folder is None else self.result.status
+
+    @property
+    def seed(self) -> int | None:
+        """What was typed, for a job that never ran."""
+        if self.result.seed is not None:
+            return self.result.seed
+        typed = _typed(self).get("seed", "")
+        return self.config.get("seed", int(typed) if typed.isdigit() else None)
+
+    def metric(self, name: str) -> float | None:
+        """Of result.json; None where it has none."""
+        value = self.result.metrics.get(name)
+        return None if value is None or math.isnan(value) else value
+
+    @property
+    def scored(self) -> bool:
+        """It has finished, and has an AP."""
+        return self.status == "finished" and any(self.metric(name) is not None for name in APS)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Finished jobs that differ in nothing but the seed. options: those that vary among the jobs of
+    its arena; label: what text calls it, and no other setting.
+    """
+
+    jobs: tuple[Job, ...]
+    options: Mapping[str, str]
+    label: str
+
+    def runs(self, metric: str) -> list[Job]:
+        """Those with this metric, one a seed: of two runs of one seed, the last."""
+        return list({job.seed: job for job in self.jobs if job.metric(metric) is not None}.values())
+
+    def values(self, metric: str) -> list[float]:
+        """One a seed."""
+        return [value for job in self.runs(metric) if (value := job.metric(metric)) is not None]
+
+    def mean(self, metric: str) -> Mean | None:
+        values = self.values(metric)
+        return mean(values) if values else None
+
+    def cost(self, name: str) -> float | None:
+        """The mean over the jobs that know it."""
+        known = [value for job in self.jobs if (value := job.result.cost.get(name)) is not None]
+        return math.fsum(known) / len(known) if known else None
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Settings that were scored on the same validation images: these alone are ranked. Best first,
+    by `ap`.
+    """
+
+    title: str
+    settings: tuple[Setting, ...]
+    ap: str
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [job for setting in self.settings for job in setting.jobs]
+
+    @property
+    def letters(self) -> list[str]:
+        """What plots and tables call each setting: A to Z, then AA, AB, ..."""
+        names = list(string.ascii_uppercase)
+        return [*names, *(a + b for a in names for b in names)][: len(self.settings)]
+
+
+def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
+    """Option -> its value in each of `jobs`, of what somebody typed and is not the same in all, but
+    for the seed.
+    """
+    names = dict.fromkeys(name for job in jobs for name in _typed(job))
+    found = {name: [option(job, name) for job in jobs] for name in names if name not in _SKIPPED}
+    return {name: values for name, values in found.items() if len(set(values)) > 1}
+
+
+def option(job: Job, name: str) -> str:
+    """The value of an option in a job: what its config has, or, of a group, what was typed."""
+    held = option_value(job, name, missing={})
+    if isinstance(held, Mapping):
+        return _typed(job).get(name, str(held.get("name", "default")))
+    return "null" if held is None else str(held)
+
+
+def option_value(job: Job, name: str, missing: Any = None) -> Any:
+    """A value of the config as it is."""
+    held: Any = job.config
+    for part in name.split("."):
+        if not isinstance(held, Mapping) or part not in held:
+            return missing
+        held = held[part]
+    return held
+
+
+def label(options: Mapping[str, str]) -> str:
+    """How text calls a setting: "resnet50, train_images=1000"; a group is called by its choice."""
+    called = zip(options, endings(options), options.values(), strict=True)
+    return ", ".join(
+        f"{ending}={value}" if "." in name else value for name, ending, value in called
+    )
+
+
+def endings(names: Collection[str]) -> list[str]:
+    """What tables call options: by as many parts from the end as no other of them ends with."""
+
+    def ending(name: str) -> str:
+        parts = name.split(".")
+        own = (".".join(parts[-count:]) for count in range(1, len(parts)))
+        return next(
+            (end for end in own if sum(f".{other}".endswith(f".{end}") for other in names) == 1),
+            name,
+        )
+
+    return [ending(name) for name in names]
+
+
+def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[Setting]:
+    """Of the scored ones among `jobs`; `options` as `varying` gives them for these jobs."""
+    alike: dict[str, list[int]] = {}
+    keys = _without_seed([job for job in jobs if job.scored])
+    positions = [i for i, job in enumerate(jobs) if job.scored]
+    for i, key in zip(positions, keys, strict=True):
+        alike.setdefault(key, []).append(i)
+    found = [
+        (
+            tuple(jobs[i] for i in group),
+            {name: values[group[0]] for name, values in options.items()},
+        )
+        for group in alike.values()
+    ]
+    labels = [label(chosen) for _, chosen in found]
+    return [
+        Setting(
+            group,
+            chosen,
+            text if text and labels.count(text) == 1 else f"{text} {group[0].name}".strip(),
+        )
+        for (group, chosen), text in zip(found, labels, strict=True)
+    ]
+
+
+def arenas(jobs: Sequence[Job]) -> list[Arena]:
+    """The settings of each set of validation images, the largest number of jobs first."""
+    scored = [job for job in jobs if job.scored]
+    truths: dict[str, set[str | None]] = {}
+    for job in scored:
+        truths.setdefault(_images(job), set()).add(job.truth)
+    found: dict[tuple[str, str | None], list[Job]] = {}
+    for job in scored:
+        known = truths[_images(job)] - {
+            None
+        }  # one alone: then jobs whose images nobody could read have it, too
+        found.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
+    result: list[Arena] = []
+    for members in sorted(found.values(), key=lambda members: -len(members)):
+        alike = sum(arena.title.startswith(_title(members[0])) for arena in result)
+        result.append(
+            _arena(members, f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0]))
+        )
+    return result
+
+
+def _arena(jobs: Sequence[Job], title: str) -> Arena:
+    found = settings(jobs, varying(jobs))
+    ap = next(name for name in APS if any(setting.values(name) for setting in found))
+    return Arena(
+        title, tuple(sorted(found, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
+    )
+
+
+def limit(job: Job) -> int:
+    """Detections of an image and class that count for AP."""
+    return int((option_value(job, "metrics.max_detections") or [100])[-1])
+
+
+def repeated_seeds(setting: Setting) -> list[int]:
+    seeds = [job.seed for job in setting.jobs if job.seed is not None]
+    return sorted({seed for seed in seeds if seeds.count(seed) > 1})
+
+
+def pareto(points: Iterable[tuple[float, float]]) -> list[int]:
+    """Positions of the (cost, score) that none beats: no other costs as little or less and scores
+    as much or more, one of both strictly. Cheapest first.
+    """
+    known = list(points)
+    front = [
+        i
+        for i, (cost, score) in enumerate(known)
+        if not any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in known)
+    ]
+    return sorted(front, key=lambda i: known[i])
+
+
+def _typed(job: Job) -> dict[str, str]:
+    pairs = (text.lstrip("+").partition("=") for text in job.overrides if not text.startswith("~"))
+    return {name: value.strip("'\"") for name, _, value in pairs}
+
+
+def _without_seed(jobs: Sequence[Job]) -> list[str]:
+    """A key for each job, the same for those whose configs say the same but for the seed and for
+    where they write.
+    """
+    flat = [_flat(job.config) for job in jobs]
+    names = sorted({name for config in flat for name in config})
+    names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
+    keys = []
+    for job, config in zip(jobs, flat, strict=True):
+        place = str(config.get("run_dir"))
+        held = {name: config.get(name) for name in names if place not in str(config.get(name))}
+        follows = {
+            n for n, value in held.items() if n.rpartition(".")[2] == "seed" and value == job.seed
+        }
+        told = json.dumps({n: value for n, value in held.items() if n not in follows}, default=str)
+        keys.append(told if config else job.name)  # without a config nobody knows what it is like
+    return keys
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
+    return found
+
+
+def _images(job: Job) -> str:
+    """What must be the same for two AP to be comparable: images, classes, how many detections count
+    (and the objects: see `Job.truth`).
+    """
+    data = {key: value for key, value in job.result.data.items() if key != "train"}
+    return json.dumps([data, job.metric("val/images"), limit(job)], sort_keys=True, default=str)
+
+
+def _title(job: Job) -> str:
+    count, name = job.metric("val/images"), job.result.data.get("name", "unknown data")
+    return (
+        f"{int(count):,} validation images of {name}"
+        if count is not None
+        else f"validation images of {name}"
+    )

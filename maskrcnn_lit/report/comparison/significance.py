@@ -1,0 +1,149 @@
+"""Which differences between settings are more than chance: the best one of an arena against the
+others.
+
+Over images by a paired bootstrap, and over seeds by Welch's test where both sides have several. The
+p of a difference is the larger one, so that it counts only if both tests say so; of several
+comparisons, by Holm's method (Holm, "A simple sequentially rejective multiple test procedure",
+1979).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
+from maskrcnn_lit.evaluation.t_test import Welch, welch
+from maskrcnn_lit.report.comparison.settings import APS, Arena, Setting
+from maskrcnn_lit.report.format import plural
+
+LEVEL = 0.05  # of all comparisons together
+
+# comparisons of an arena: first the settings that differ from the best one in the fewest options
+MOST = 8
+
+
+class Comparison(NamedTuple):
+    """Of the best setting with another. value: its AP minus the other's; a test is None where it
+    could not be made.
+    """
+
+    best: Setting
+    other: Setting
+    value: float
+    over_images: Difference | None
+    over_seeds: Welch | None
+
+    @property
+    def p_value(self) -> float | None:
+        """The larger one of the tests; None: nothing was tested."""
+        return max(
+            (test.p_value for test in (self.over_images, self.over_seeds) if test is not None),
+            default=None,
+        )
+
+
+def compare(arena: Arena, resampled: Mapping[str, Resampled]) -> list[Comparison]:
+    """`resampled`: name of a job -> its AP on each resample of the images; those that it lacks are
+    not tested so.
+    """
+    known = [setting for setting in arena.settings if setting.values(arena.ap)]
+    if len(known) < 2:
+        return []
+    best, *others = known
+    chosen = sorted(others, key=lambda other: _apart(best, other))[:MOST]
+    return [_compare(best, other, arena.ap, resampled) for other in chosen]
+
+
+def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
+    """Of each whether it is more than chance, None where nothing was tested: the smallest p below
+    LEVEL divided by the number of comparisons, the next one by one less, and so on up to the first
+    that is not.
+    """
+    found: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
+    tested = [(p, i) for i, one in enumerate(comparisons) if (p := one.p_value) is not None]
+    for rank, (p, i) in enumerate(sorted(tested)):
+        if p >= LEVEL / (len(tested) - rank):
+            break
+        found[i] = True
+    return found
+
+
+def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
+    """In short: what the best setting is better than, and what it may not be better than."""
+    told = []
+    outcomes = list(zip(comparisons, significant(comparisons), strict=True))
+    texts = {
+        True: "It is significantly better than {}.",
+        False: "Its difference from {} is not significant.",
+    }
+    for outcome, text in texts.items():
+        others = [found.other.label for found, is_so in outcomes if is_so is outcome]
+        told += [text.format("; ".join(others))] if others else []
+    return told
+
+
+def sentences(arena: Arena, comparisons: Sequence[Comparison]) -> list[str]:
+    """One for each comparison, and how they were judged."""
+    if not comparisons:
+        return []
+    outcomes = zip(comparisons, significant(comparisons), strict=True)
+    told = [_sentence(comparison, APS[arena.ap], is_so) for comparison, is_so in outcomes]
+    others = len(arena.settings) - 1 - len(comparisons)
+    more = (
+        f"; the other {others} settings, which differ in more options, were not tested"
+        if others > 0
+        else ""
+    )
+    single = any(one.over_seeds is None for one in comparisons)
+    alone = " Of one seed alone nobody knows what another one would give." if single else ""
+    return [
+        *told,
+        f"{plural(len(told), 'comparison')} with the best setting{more}. Tested over the validation images (paired "
+        "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of which the larger p "
+        f"counts, at {LEVEL:g} for all comparisons together (Holm's method).{alone}",
+    ]
+
+
+def _compare(
+    best: Setting, other: Setting, ap: str, resampled: Mapping[str, Resampled]
+) -> Comparison:
+    drawn = [
+        [resampled[name] for job in side.runs(ap) if (name := job.name) in resampled]
+        for side in (best, other)
+    ]
+    whole = all(
+        len(one) == len(side.runs(ap)) for one, side in zip(drawn, (best, other), strict=True)
+    )
+    over_images = difference(*map(mean_resampled, drawn)) if whole else None
+    values = [side.values(ap) for side in (best, other)]
+    over_seeds = welch(*values) if all(len(side) > 1 for side in values) else None
+    value = sum(values[0]) / len(values[0]) - sum(values[1]) / len(values[1])
+    return Comparison(best, other, value, over_images, over_seeds)
+
+
+def _apart(best: Setting, other: Setting) -> int:
+    return sum(value != other.options.get(name) for name, value in best.options.items())
+
+
+def _sentence(found: Comparison, ap: str, is_so: bool | None) -> str:
+    numbers = f"{found.value:.3f} {ap}"
+    if is_so is None:
+        return f"{found.best.label} is {numbers} above {found.other.label}; the difference was not tested."
+    tests = []
+    if (images := found.over_images) is not None:
+        tests.append(f"over images {_interval(images.interval)}, p {_p(images.p_value)}")
+    if (seeds := found.over_seeds) is not None:
+        tests.append(f"over seeds {_interval(seeds.interval)}, p {_p(seeds.p_value)}")
+    else:
+        tests.append("too few seeds to test over them")
+    told = "; ".join(tests)
+    if is_so:
+        return f"{found.best.label} is better than {found.other.label} by {numbers} ({told})."
+    return f"The difference between {found.best.label} and {found.other.label}, {numbers}, is not significant ({told})."
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"95 % interval {interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

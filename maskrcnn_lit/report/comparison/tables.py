@@ -1,0 +1,223 @@
+"""Jobs as rows: results.csv with every number as result.json has it, and the cells of the tables
+that people read.
+"""
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from maskrcnn_lit.report.comparison.settings import (
+    APS,
+    PLACES,
+    Arena,
+    Job,
+    Setting,
+    endings,
+    option_value,
+    varying,
+)
+from maskrcnn_lit.report.format import number
+
+METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
+
+COSTS = {  # of result.json -> title, factor, digits
+    "parameters": ("parameters, M", 1e-6, 2),
+    "flops": ("GFLOP", 1e-9, 2),
+    "images_per_second": ("images/s in training", 1, 1),
+    "inference_images_per_second": ("images/s in inference", 1, 1),
+    "latency_seconds": ("latency, ms", 1e3, 1),
+    "peak_memory_bytes": ("peak memory, GB", 1e-9, 2),
+    "seconds": ("training, s", 1, 0),
+    "energy_joules": ("energy, kJ", 1e-3, 1),
+}
+
+Rows = list[list[str]]
+
+
+def csv_text(jobs: Sequence[Job], arenas: Sequence[Arena]) -> str:
+    """A row for each job: what varies, status, scores with their intervals over images and, of its
+    setting, over seeds, costs, how to train it again. Numbers in full, in the units of result.json;
+    empty where there is none.
+    """
+    places = {
+        job.name: (i, arena, s)
+        for i, arena in enumerate(arenas)
+        for s in arena.settings
+        for job in s.jobs
+    }
+    options = varying(jobs)
+    rows = []
+    for i, job in enumerate(jobs):
+        row: dict[str, Any] = {"job": i + 1, "name": job.name, "status": job.status}
+        row |= {name: values[i] for name, values in options.items()} | {"seed": job.seed}
+        images, arena, setting = places.get(job.name, (None, None, None))
+        row["images"] = None if images is None else images + 1
+        row["setting"] = arena.letters[arena.settings.index(setting)] if arena and setting else None
+        for name in METRICS:
+            row[_plain(name)] = job.metric(name)
+            if name in APS:
+                row |= _ends(f"{_plain(name)}_images", job.result.intervals.get(name))
+                mean = setting.mean(name) if setting else None
+                row[f"{_plain(name)}_seeds"] = mean.value if mean else None
+                row |= _ends(f"{_plain(name)}_seeds", mean.interval if mean else None)
+        row |= {
+            _accuracy(kind): job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None
+            for kind in kinds(jobs)
+        }
+        row |= {name: job.result.cost.get(name) for name in (*COSTS, "device")}
+        row |= {"error": job.result.error, "command": command(job)}
+        rows.append(row)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
+    """Head and rows: each setting by its letter, best first, with means over its seeds."""
+    options = list(arena.settings[0].options)
+    accuracies = kinds(arena.jobs)
+    aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
+    head = ["", *endings(options), "seeds"]
+    for name in aps:
+        head.append(f"{APS[name]} (95 % over seeds)")
+    head += [_accuracy(kind) for kind in accuracies]
+    rows = []
+    for letter, setting in zip(arena.letters, arena.settings, strict=True):
+        row = [letter, *setting.options.values(), str(len(setting.runs(arena.ap)))]
+        for name in aps:
+            mean = setting.mean(name)
+            row.append(_with_interval(mean.value, mean.interval) if mean else "-")
+        rows.append([*row, *(number(_mean_accuracy(setting, kind)) for kind in accuracies)])
+    return head, rows
+
+
+def score_rows(arena: Arena, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
+    """Head and rows: each scored job of an arena by its number, with its intervals over images. Its
+    options come last: a phone shows the first columns.
+    """
+    options = list(arena.settings[0].options)
+    aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
+    accuracies = kinds(arena.jobs)
+    head = ["job", "setting", "seed"]
+    for name in aps:
+        head += [f"{APS[name]} (95 % over images)", f"{APS[name]}50"]
+    rows = []
+    for letter, setting in zip(arena.letters, arena.settings, strict=True):
+        for job in setting.jobs:
+            row = [str(numbers[job.name]), letter, _seed(job)]
+            for name in aps:
+                row.append(_with_interval(job.metric(name), job.result.intervals.get(name)))
+                row.append(number(job.metric(f"{name}50")))
+            values = [
+                job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None
+                for kind in accuracies
+            ]
+            rows.append([*row, *map(number, values), *setting.options.values()])
+    return [*head, *map(_accuracy, accuracies), *endings(options)], rows
+
+
+def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
+    """Head and rows: what each job that ran has cost; a column that nobody knows is left out."""
+    ran = [(i + 1, job) for i, job in enumerate(jobs) if job.result.cost]
+    known = [name for name in COSTS if any(job.result.cost.get(name) is not None for _, job in ran)]
+    options = varying(jobs)
+    head = ["job", *endings(options), "seed", *(COSTS[name][0] for name in known)]
+    rows = [
+        [
+            str(i),
+            *(options[name][i - 1] for name in options),
+            _seed(job),
+            *(cost(job, name) for name in known),
+        ]
+        for i, job in ran
+    ]
+    return head, rows
+
+
+def failure_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
+    """Head and rows: the jobs that have not finished, and why."""
+    rows = [
+        [str(i + 1), job.name, job.status, reason(job)]
+        for i, job in enumerate(jobs)
+        if job.status != "finished"
+    ]
+    return ["job", "name", "status", "reason"], rows
+
+
+def reason(job: Job) -> str:
+    """Why a job has not finished."""
+    if job.result.error:
+        return job.result.error
+    return {
+        "not run": "it has no folder: the sweep was stopped before it",
+        "running": "it is running, or was killed: its command, or resume, goes on with it",
+        "interrupted": "it was interrupted: resume goes on with it",
+    }.get(job.status, "no reason was left")
+
+
+def command(job: Job) -> str:
+    """What trains a run of the same options, into a new folder."""
+    kept = [text for text in job.overrides if text.lstrip("+").partition("=")[0] not in PLACES]
+    return shlex.join(["maskrcnn-lit", "train", *kept])
+
+
+def kinds(jobs: Sequence[Job]) -> list[str]:
+    """What roi_accuracy counts in these jobs: "all", "study" or both, which are no one column."""
+    found = {roi_boxes(job) for job in jobs if job.metric("val/roi_accuracy") is not None}
+    return sorted(found)
+
+
+def roi_boxes(job: Job) -> str:
+    return str(option_value(job, "metrics.roi_accuracy.boxes", "all"))
+
+
+def cost(job: Job, name: str) -> str:
+    _, factor, digits = COSTS[name]
+    value = job.result.cost.get(name)
+    return number(None if value is None else float(value * factor), digits)
+
+
+def interval(ends: Sequence[float | None] | None) -> str:
+    if ends is None or None in ends:
+        return "-"
+    return f"{number(ends[0])} to {number(ends[1])}"
+
+
+def markdown(head: Sequence[str], rows: Rows) -> str:
+    """A table; a bar in a cell would begin another one."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |"
+        for line in lines
+    )
+
+
+def _with_interval(value: float | None, ends: Sequence[float | None] | None) -> str:
+    told = interval(ends)
+    return number(value) if told == "-" else f"{number(value)} ({told})"
+
+
+def _mean_accuracy(setting: Setting, kind: str) -> float | None:
+    mean = setting.mean("val/roi_accuracy")
+    return mean.value if mean is not None and roi_boxes(setting.jobs[0]) == kind else None
+
+
+def _ends(name: str, ends: Sequence[float | None] | None) -> dict[str, float | None]:
+    low, high = ends or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _seed(job: Job) -> str:
+    return "-" if job.seed is None else str(job.seed)
+
+
+def _accuracy(kind: str) -> str:
+    return "roi_accuracy" if kind == "all" else f"roi_accuracy_{kind}"
+
+
+def _plain(metric: str) -> str:
+    return metric.removeprefix("val/")

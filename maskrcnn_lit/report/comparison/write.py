@@ -1,0 +1,190 @@
+"""The report over many runs: reads them, scores what they found on the same resamples of their
+images, writes it.
+"""
+
+import hashlib
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.bootstrap import Resampled, resample
+from maskrcnn_lit.evaluation.coco.matching import Matches
+from maskrcnn_lit.evaluation.coco.results import read_results
+from maskrcnn_lit.evaluation.coco.scores import match_all
+from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
+from maskrcnn_lit.report.comparison.examples import Example, draw_examples
+from maskrcnn_lit.report.comparison.page import Ranked, Report, build_markdown, build_page
+from maskrcnn_lit.report.comparison.plots import plots_of
+from maskrcnn_lit.report.comparison.settings import (
+    APS,
+    Arena,
+    Job,
+    Setting,
+    arenas,
+    limit,
+    option_value,
+)
+from maskrcnn_lit.report.comparison.tables import csv_text
+from maskrcnn_lit.report.format import number
+from maskrcnn_lit.report.pictures import choose, image_reader
+from maskrcnn_lit.report.theme import DARK, LIGHT, render
+from maskrcnn_lit.storage.files import atomic_write
+
+IMAGES = 6  # validation images that are drawn
+
+COLUMNS = 5  # runs beside each other
+
+_VALIDATION = (
+    "root",
+    "val",
+    "image_ids",
+    "val_images",
+    "subset",
+    "keep_empty",
+    "on_bad",
+)  # of a config's data
+
+_SAME = (
+    1e-6  # an AP of detections.json and of result.json that differ more are not of the same weights
+)
+
+
+def write_comparison(sources: Sequence[Path], out: Path) -> Path:
+    """Write report.html, report.md, results.csv and plots/NAME.png of the runs in `sources` to
+    `out`; the path of the page.
+
+    Raises:
+        UserError: no run in a source.
+    """
+    runs = read_runs(sources)
+    notes = list(runs.notes)
+    truths = _truths(runs.jobs, notes)
+    jobs = [
+        replace(job, truth=truths[job.name].digest) if job.name in truths else job
+        for job in runs.jobs
+    ]
+    ranked = []
+    for place, arena in enumerate(arenas(jobs)):
+        resampled, examples = _against_truth(arena, truths, notes)
+        drawn = {
+            name: (render(plot, arena, LIGHT), render(plot, arena, DARK))
+            for name, plot in plots_of(arena).items()
+        }
+        ranked.append(Ranked(arena, resampled, drawn, examples, f"{place + 1}_" if place else ""))
+    names = [source.name or str(source) for source in sources]
+    report = Report(
+        title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
+        written=time.strftime("%Y-%m-%d %H:%M"),
+        jobs=jobs,
+        ranked=ranked,
+        questions=runs.questions,
+        commands=[shlex.join(words) for words in runs.commands],
+        notes=notes,
+    )
+    for one in ranked:
+        for name, (light, _) in one.plots.items():
+            atomic_write(out / "plots" / f"{one.prefix}{name}.png", light)
+    atomic_write(out / "results.csv", csv_text(jobs, report.arenas))
+    atomic_write(out / "report.md", build_markdown(report))
+    atomic_write(out / "report.html", build_page(report))
+    return out / "report.html"
+
+
+class Truth(NamedTuple):
+    """The validation images of a job: what is there (COCO json), and a digest of it."""
+
+    images: AnnotationIndex
+    coco: dict[str, Any]
+    digest: str
+
+
+def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
+    """Name of each scored job whose validation data can be read -> that; each data set is read
+    once.
+    """
+    found: dict[str, Truth] = {}
+    read: dict[str, Truth | None] = {}
+    for job in jobs:
+        if not job.scored:
+            continue
+        described = [option_value(job, f"data.{name}") for name in _VALIDATION]
+        key = str([*described, job.result.data.get("val")])
+        if key not in read:
+            try:
+                read[key] = _truth(validation_index(job))
+            except UserError as error:
+                read[key] = None
+                notes.append(
+                    f"The validation images of {job.name} and its like are not drawn or tested on: {error}"
+                )
+        if (truth := read[key]) is not None:
+            found[job.name] = truth
+    return found
+
+
+def _truth(index: AnnotationIndex) -> Truth:
+    coco = index.coco_ground_truth()
+    objects = [
+        (a["image_id"], a["category_id"], [float(x) for x in a["bbox"]])
+        for a in coco["annotations"]
+    ]
+    return Truth(index, coco, hashlib.sha256(repr(sorted(objects)).encode()).hexdigest())
+
+
+def _against_truth(
+    arena: Arena, truths: dict[str, Truth], notes: list[str]
+) -> tuple[dict[str, Resampled], list[Example]]:
+    """Of each job whose detections there are: AP on the resamples; and of some, their detections
+    drawn.
+    """
+    known = [job for job in arena.jobs if job.name in truths]
+    if not known:
+        return {}, []
+    truth = truths[known[0].name]
+    ids = choose(truth.images.image_ids.tolist(), IMAGES, seed=0)
+    drawn = {setting.jobs[0].name: setting.label for setting in _shown(arena)}
+    found: dict[str, list[dict[str, Any]]] = {}
+    resampled = {}
+    for job in known:
+        try:
+            results = read_results(_folder(job) / "detections.json")
+            one = _resampled(job, arena.ap, match_all(truth.coco, results, limit(job)))
+        except UserError as error:
+            notes.append(f"{job.name} is not drawn or tested: {error}")
+            continue
+        resampled[job.name] = one
+        if job.name in drawn:
+            found[job.name] = [entry for entry in results if entry["image_id"] in ids]
+    runs = [(drawn[name], found[name]) for name in drawn if name in found]
+    return resampled, draw_examples(ids, truth.coco, runs, image_reader(truth.images))
+
+
+def _resampled(job: Job, ap: str, matches: Mapping[str, Matches]) -> Resampled:
+    """UserError: its detections.json is not what its result.json tells of."""
+    kind = APS[ap].partition(" ")[0]
+    one, told = resample(matches[kind]) if kind in matches else None, job.metric(ap)
+    if one is None or told is None or abs(one.value - told) > _SAME:
+        raise UserError(
+            f"{APS[ap]} is {number(one.value if one else None, 6)} by its detections.json and {number(told, 6)} by its "
+            "result.json, so they are not of the same weights"
+        )
+    return one
+
+
+def _shown(arena: Arena) -> list[Setting]:
+    """The best setting of each backbone; of one backbone alone, the best settings."""
+    best: dict[Any, Setting] = {}
+    for setting in arena.settings:
+        best.setdefault(option_value(setting.jobs[0], "backbone.name"), setting)
+    return (list(best.values()) if len(best) > 1 else list(arena.settings))[:COLUMNS]
+
+
+def _folder(job: Job) -> Path:
+    if job.folder is None:
+        raise ValueError(f"{job.name} has no folder")
+    return job.folder

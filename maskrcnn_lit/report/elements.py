@@ -1,0 +1,99 @@
+"""Parts of a page: tables, figures, sections. Text comes in as it is and is escaped here; nothing
+is loaded.
+"""
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+_STYLE = Path(__file__).with_name("page.css")
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """A whole page. Its policy forbids a browser to load anything but what stands in it."""
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text()}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def section(name: str, title: str, *parts: str) -> str:
+    return f'<section id="{name}">\n<h2>{escape(title)}</h2>\n' + "\n".join(parts) + "\n</section>"
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    return f"<p{_class(kind)}>{escape(text)}</p>"
+
+
+def bullets(texts: Iterable[str]) -> str:
+    return "<ul>\n" + "\n".join(f"<li>{escape(text)}</li>" for text in texts) + "\n</ul>"
+
+
+def pair(*parts: str) -> str:
+    """Side by side where there is room."""
+    return '<div class="pair">\n' + "\n".join(parts) + "\n</div>"
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
+    """The first cell of a row names it, the others are numbers; the last one is text, if `kind` is
+    "told". It scrolls by itself where it is too wide.
+    """
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    lines = [
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for first, *cells in rows
+    ]
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table{_class(kind)}>\n'
+        f"<caption>{escape(caption)}</caption>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n"
+        + "\n".join(lines)
+        + "\n</tbody>\n</table>\n</div>"
+    )
+
+
+def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
+    """Large numbers: (what, number, a note or ""); a long note makes a wide tile."""
+    return (
+        '<dl class="tiles">\n'
+        + "\n".join(
+            f"<div{_class('wide' if len(note) > 40 else '')}><dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
+            + (f'<dd class="note">{escape(note)}</dd>' if note else "")
+            + "</div>"
+            for what, value, note in entries
+        )
+        + "\n</dl>"
+    )
+
+
+def plot(light: bytes, dark: bytes, text: str, caption: str) -> str:
+    """A PNG for paper and light screens and one for dark ones; `text` says what can be seen to who
+    cannot see it.
+    """
+    images = "".join(
+        f'<img class="{kind}" alt="{escape(text)}" src="{_data(image, "png")}">'
+        for kind, image in (("light", light), ("dark", dark))
+    )
+    return f"<figure>{images}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def photo(jpeg: bytes, width: int, height: int, text: str, caption: str) -> str:
+    size = f'width="{width}" height="{height}"'
+    image = f'<img {size} alt="{escape(text)}" src="{_data(jpeg, "jpeg")}">'
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _data(image: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

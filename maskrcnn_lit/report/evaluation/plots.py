@@ -1,0 +1,278 @@
+"""The plots of an analysis, one function each: (analysis, theme) -> matplotlib Figure.
+
+None draws with pyplot, so none leaves a state behind. Numbers that are None (there is no such
+object) are left out.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
+from maskrcnn_lit.report.format import POOLED, plural
+from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
+
+NAMED = 6  # classes with a colour of their own in a plot of curves
+
+CONFUSED = 20  # classes of a confusion matrix; of more, the most confused ones
+
+WRITTEN = 10  # classes up to which each cell of it holds its number
+
+_LEAST, _ROOM = (
+    0.01,
+    1.2,
+)  # the longest bar, at least, and the axis beside it, where its number stands
+
+
+def class_ap(analysis: Analysis, theme: Theme) -> Figure:
+    """AP of each class, the best on top: masks as bars and boxes as dots, or boxes as bars."""
+    key = headline(analysis)
+    classes = sorted(
+        (c for c in analysis["per_class"] if c[key] is not None), key=lambda c: (c[key], c["name"])
+    )
+    figure, place = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "", margin=0.8)
+    names, values = [c["name"] for c in classes], [c[key] for c in classes]
+    _bars(place, names, values, theme.colours[0], "mask AP")
+    if key == "mask_ap":
+        boxes = [_number(c["box_ap"]) for c in classes]
+        place.plot(
+            boxes,
+            range(len(classes)),
+            "o",
+            ms=4,
+            color=theme.colours[1],
+            mec=theme.paper,
+            label="box AP",
+        )
+        place.set_xlim(0, np.nanmax([*values, *boxes, _LEAST]) * _ROOM)
+        figure.legend(loc="outside upper right", ncols=2, reverse=True)
+    return figure
+
+
+def precision_recall(analysis: Analysis, theme: Theme) -> Figure:
+    """Precision against recall, all classes together in ink; of many classes those with most
+    objects in colour.
+    """
+    figure, place = axes(14, "recall", "precision")
+    for curve, style in _curves(analysis, theme):
+        place.plot(curve["recall"], curve["precision"], **style)
+    _unit(place, both=True)
+    place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return figure
+
+
+def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
+    """F1 against the score from which on a detection counts, the best threshold of each curve
+    marked.
+    """
+    figure, place = axes(14, "score threshold", "F1")
+    for curve, style in _curves(analysis, theme):
+        thresholds, f1 = _numbers(curve["thresholds"]), _numbers(curve["f1"])
+        place.plot(thresholds, f1, **style)
+        if np.isfinite(f1).any() and style["zorder"] > 1:
+            best = int(np.nanargmax(f1))
+            place.plot(
+                thresholds[best],
+                f1[best],
+                "o",
+                ms=5,
+                color=style["color"],
+                mec=theme.paper,
+                zorder=5,
+            )
+            if curve is analysis["curves"][-1]:  # all classes together
+                place.plot(
+                    [thresholds[best]] * 2,
+                    [0, 1],
+                    color=theme.quiet,
+                    lw=0.8,
+                    ls=(0, (4, 3)),
+                    zorder=1,
+                )
+                side = "left" if thresholds[best] < 0.5 else "right"
+                told = f" F1 {f1[best]:.2f} from {thresholds[best]:.2f} on "
+                place.text(thresholds[best], 1.0, told, ha=side, va="top")
+    _unit(place, both=True)
+    place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return figure
+
+
+def confusion(analysis: Analysis, theme: Theme) -> Figure:
+    """Which class the objects of each class are detected as: shares of a row."""
+    labels, counts = most_confused(analysis["confusion"])
+    with np.errstate(invalid="ignore"):
+        shares = counts / counts.sum(1, keepdims=True)
+    shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
+    size = len(labels)
+    figure, place = axes(
+        max(1.1 * size, min(3 + 1.6 * size, 12)), "detected as", "truth", margin=1.3
+    )
+    drawn = place.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
+    small = 8.5 if size <= 12 else 7
+    place.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, fontsize=small)
+    place.set_yticks(range(size), labels, fontsize=small)
+    place.spines[:].set_visible(False)
+    if size > WRITTEN + 1:
+        bar = figure.colorbar(drawn, ax=place, shrink=0.5, aspect=30, label="share of the row")
+        bar.outline.set_visible(False)
+        return figure
+    for row, column in np.argwhere(np.isfinite(shares)).tolist():
+        share = shares[row, column]
+        colour = theme.paper if share > 0.55 else theme.ink
+        place.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
+    return figure
+
+
+def most_confused(confusion: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Labels and counts (L L, rows are the truth) of the `CONFUSED` classes with most mix-ups with
+    other classes, in their old order, and of the background, which is the last one.
+    """
+    counts, labels = np.asarray(confusion["counts"], np.float64), confusion["labels"]
+    classes = len(labels) - 1
+    mixed = counts[:classes, :classes] * (1 - np.eye(classes))
+    order = np.argsort(-(mixed.sum(0) + mixed.sum(1)), kind="stable")[:CONFUSED]
+    kept = [*sorted(order.tolist()), classes]
+    return [labels[i] for i in kept], counts[np.ix_(kept, kept)]
+
+
+def errors(analysis: Analysis, theme: Theme) -> Figure:
+    """What AP50 would gain if an error were mended (TIDE, figure 2), of six kinds and of the two
+    sides.
+    """
+    found = analysis["errors"]
+    kinds = [kind for kind in ERRORS if found[kind] is not None][::-1]
+    figure, place = axes(1.4 * len(kinds), "AP50 that mending it would gain", "")
+    sides = ("false_positives", "false_negatives")
+    colours = [theme.quiet if kind in sides else theme.colours[0] for kind in kinds]
+    _bars(place, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colours)
+    return figure
+
+
+def occlusion(analysis: Analysis, theme: Theme) -> Figure:
+    """AP, AP50 and recall of objects that others overlap more and more, and of crowded images."""
+    slices = [entry for entry in analysis["occlusion"] if entry["objects"]][::-1]
+    figure, place = axes(2 * max(len(slices), 3), "AP, AP50, recall", "", margin=0.95)
+    rows = np.arange(len(slices))
+    kinds = (("ap", "AP", "o"), ("ap50", "AP50", "D"), ("recall", "recall", "^"))
+    values = np.array([[_number(entry[key]) for entry in slices] for key, _, _ in kinds]).reshape(
+        3, -1
+    )
+    for row in rows[np.isfinite(values).any(0)]:
+        place.plot(
+            [np.nanmin(values[:, row]), np.nanmax(values[:, row])],
+            [row, row],
+            color=theme.quiet,
+            lw=1.2,
+        )
+    for (_, name, marker), column, colour in zip(kinds, values, theme.colours, strict=False):
+        place.plot(column, rows, marker, ms=6, color=colour, mec=theme.paper, mew=0.5, label=name)
+    names = [
+        e["slice"] if e["slice"].startswith("crowded") else f"{e['slice']} covered" for e in slices
+    ]
+    counts = [plural(entry["objects"], "object") for entry in slices]
+    place.set_yticks(rows, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
+    place.set_ylim(-0.6, len(slices) - 0.4)
+    place.grid(axis="x")
+    _unit(place)
+    place.spines["left"].set_visible(False)
+    place.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    return figure
+
+
+def calibration(analysis: Analysis, theme: Theme) -> Figure:
+    """Which share of the detections of a score is right, beside the score itself; below, how many
+    have that score.
+    """
+    bins = [entry for entry in analysis["calibration"]["bins"] if entry["count"]]
+    figure = blank(18)
+    place, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    place.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)), label="as the score says")
+    scores, precision = ([_number(entry[key]) for entry in bins] for key in ("score", "precision"))
+    place.plot(scores, precision, "o-", ms=4, lw=1.5, color=theme.colours[0], label="found right")
+    place.set(ylabel="share that is right")
+    _unit(place, both=True)
+    place.legend(loc="upper left")
+    lows = [entry["from"] for entry in bins]
+    widths = [(entry["to"] - entry["from"]) * 0.9 for entry in bins]
+    below.bar(lows, [entry["count"] for entry in bins], widths, align="edge", color=theme.quiet)
+    below.set(xlabel="score", ylabel="detections")
+    if bins:
+        below.set_yscale("log")
+        below.yaxis.set_major_formatter(
+            "{x:,.0f}"
+        )  # its own one writes powers as mathtext: see `theme.render`
+        below.yaxis.set_minor_formatter("")
+        below.set_ylim(0.8)
+    return figure
+
+
+PLOTS = {
+    "class_ap": class_ap,
+    "precision_recall": precision_recall,
+    "f1_threshold": f1_threshold,
+    "confusion": confusion,
+    "errors": errors,
+    "occlusion": occlusion,
+    "calibration": calibration,
+}
+
+
+def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each curve with its style: quiet ones first, then the classes with a colour, all classes
+    together last.
+    """
+    objects = {entry["name"]: entry["objects"] for entry in analysis["per_class"]}
+    *of_classes, pooled = analysis["curves"]
+    classes = sorted(of_classes, key=lambda c: -objects.get(c["name"], 0))
+    if len(classes) > 1:  # a single class is all of them
+        rest = len(classes) - NAMED
+        for curve in classes[NAMED:]:
+            named = {"label": f"{rest} more"} if curve is classes[NAMED] else {}
+            yield curve, {"color": theme.quiet, "lw": 0.5, "alpha": 0.7, "zorder": 1, **named}
+        for curve, colour in zip(classes[:NAMED], theme.colours, strict=False):
+            yield curve, {"color": colour, "lw": 1.2, "zorder": 2, "label": curve["name"]}
+    yield pooled, {"color": theme.ink, "lw": 2.2, "zorder": 3, "label": POOLED}
+
+
+def _bars(
+    place: Axes,
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: str | Sequence[str],
+    label: str = "",
+) -> None:
+    """Horizontal bars from below, each with its number at the right edge."""
+    place.barh(range(len(names)), values, height=0.68, color=colours, label=label)
+    for row, value in enumerate(values):
+        place.text(
+            1.0,
+            row,
+            f"{value:.3f}",
+            fontsize=8,
+            ha="right",
+            va="center",
+            transform=place.get_yaxis_transform(),
+        )
+    place.set_yticks(range(len(names)), names)
+    place.set_ylim(-0.6, max(len(names), 1) - 0.4)
+    place.set_xlim(0, max([*values, _LEAST]) * _ROOM)
+    place.spines["left"].set_visible(False)
+
+
+def _unit(place: Axes, both: bool = False) -> None:
+    """The x axis, or both, from 0 to 1, with a quiet grid."""
+    place.set_xlim(-0.01, 1.01)
+    if both:
+        place.set_ylim(-0.01, 1.04)
+        place.grid()
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([_number(value) for value in values], np.float64)

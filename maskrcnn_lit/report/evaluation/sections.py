@@ -1,0 +1,150 @@
+"""The sections of the error analysis, as pieces of HTML: each plot, its numbers, and how they came
+about, beside it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+
+from maskrcnn_lit.report import elements as html
+from maskrcnn_lit.report.evaluation.plots import CONFUSED, WRITTEN
+from maskrcnn_lit.report.evaluation.sentences import ERRORS
+from maskrcnn_lit.report.evaluation.worst_images import COLOURS, Picture
+from maskrcnn_lit.report.format import number
+from maskrcnn_lit.report.theme import Analysis
+
+Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
+
+_PARTS = {
+    "missed": "an object that no detection takes",
+    "false": "a detection that takes no object",
+}
+
+_PARTS |= {
+    "merged": "a detection that covers more than half of each of several objects of its class"
+}
+
+
+def curves(plots: Plots) -> Iterator[str]:
+    yield html.pair(
+        plot(
+            plots,
+            "precision_recall",
+            "Precision against recall",
+            "What is found, and how much of what is said is right, at IoU 0.50, from the surest detection to all.",
+        ),
+        plot(
+            plots,
+            "f1_threshold",
+            "F1 against the score threshold",
+            "The harmonic mean of precision and recall of the detections from a score on; a dot marks the best.",
+        ),
+    )
+
+
+def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
+    found = analysis["confusion"]
+    classes = len(found["labels"]) - 1
+    shown = (
+        f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json."
+        * (classes > CONFUSED)
+    )
+    yield plot(
+        plots,
+        "confusion",
+        "Confusion matrix",
+        "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
+        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}, detections with a "
+        f"score from the threshold of their class on.{shown}",
+    )
+    if classes > WRITTEN:
+        return
+    rows = [
+        [label, *map(number, row)]
+        for label, row in zip(found["labels"], found["counts"], strict=True)
+    ]
+    yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
+
+
+def errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
+    found = analysis["errors"]
+    rows = [
+        [title, number(found[kind]), number(found.get("counts", {}).get(kind))]
+        for kind, title in ERRORS.items()
+    ]
+    yield html.pair(
+        plot(
+            plots,
+            "errors",
+            "AP50 that mending each kind of error would gain",
+            "Each kind mended alone, so the gains do not add up (TIDE: Bolya et al., 2020).",
+        ),
+        html.table(f"AP50 is {number(found['ap50'])}", ["error", "AP50 lost", "count"], rows),
+    )
+
+
+def occlusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
+    keys = {"objects": "objects", "ap": "AP", "ap50": "AP50", "recall": "recall"}
+    rows = [
+        [entry["slice"], *(number(entry[key]) for key in keys)] for entry in analysis["occlusion"]
+    ]
+    yield html.pair(
+        plot(
+            plots,
+            "occlusion",
+            "AP, AP50 and recall by overlap",
+            "Objects by the share of their box that the boxes of other objects cover. "
+            f"Crowded images have {number(analysis['crowded_from'])} objects or more.",
+        ),
+        html.table("Objects by overlap with others", ["slice", *keys.values()], rows),
+    )
+
+
+def calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
+    found = analysis["calibration"]
+    rows = [
+        [
+            f"{number(b['from'], 2)} to {number(b['to'], 2)}",
+            *(number(b[k]) for k in ("count", "score", "precision")),
+        ]
+        for b in found["bins"]
+        if b["count"]
+    ]
+    yield html.pair(
+        plot(
+            plots,
+            "calibration",
+            "Precision against score",
+            "On the dashed line, a score of 0.8 is right 8 times of 10. The mean distance from it, weighted by the "
+            f"number of detections, is {number(found['error'])} (expected calibration error).",
+        ),
+        html.table(
+            "Detections by score", ["score", "detections", "mean score", "share right"], rows
+        ),
+    )
+
+
+def worst(worst: Sequence[Picture]) -> Iterator[str]:
+    if not worst:
+        yield html.paragraph("Nothing was missed, and nothing wrong was found.")
+        return
+    colours = {kind: "#{:02x}{:02x}{:02x}".format(*colour) for kind, colour in COLOURS.items()}
+    legend = "".join(
+        f'<li style="--colour: {colours[kind]}"><b>{kind}</b>: {escape(text)}</li>'
+        for kind, text in _PARTS.items()
+    )
+    yield html.paragraph(
+        "Of detections with a score from the threshold of their class on, at IoU 0.50.", "soft"
+    )
+    yield f'<ul class="legend">{legend}</ul>'
+    figures = []
+    for picture in worst:
+        told = ", ".join(f"{count:,} {kind}" for kind, count in picture.counts.items() if count)
+        unread = "" if picture.readable else "; the file cannot be read"
+        caption = f"{picture.name} (id {picture.image_id}): {told}{unread}"
+        figures.append(html.photo(picture.jpeg, picture.width, picture.height, caption, caption))
+    yield '<div class="gallery">\n' + "\n".join(figures) + "\n</div>"
+
+
+def plot(plots: Plots, name: str, text: str, caption: str) -> str:
+    light, dark = plots[name]
+    return html.plot(light, dark, text, caption)

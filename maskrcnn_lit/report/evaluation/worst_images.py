@@ -1,0 +1,92 @@
+"""The worst images drawn: the objects that were missed, the false detections, and those that merge
+several objects.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maskrcnn_lit.evaluation.coco.results import mask_rle
+from maskrcnn_lit.report.draw import MANY, Colour, draw_instances
+from maskrcnn_lit.report.pictures import ReadImage, box_of, shrunk, to_jpeg
+
+# Light, as labels are written on them in ink, and apart for the colour-blind (Okabe and Ito,
+# lightened)
+COLOURS: dict[str, Colour] = {
+    "missed": (255, 176, 0),
+    "false": (86, 190, 255),
+    "merged": (255, 130, 200),
+}
+
+_GREY = 128
+
+
+class Picture(NamedTuple):
+    """jpeg: the file. counts: how many are missed, false, merged."""
+
+    image_id: int
+    name: str
+    width: int
+    height: int
+    jpeg: bytes
+    counts: dict[str, int]
+    readable: bool
+
+
+def draw_worst(
+    worst: Sequence[Mapping[str, Any]],
+    ground_truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    read_image: ReadImage,
+) -> Iterator[Picture]:
+    """A picture for each entry of an analysis' "worst", of a COCO ground truth and the results that
+    were analysed. An image that cannot be read is drawn grey.
+    """
+    images = {image["id"]: image for image in ground_truth["images"]}
+    objects = {annotation["id"]: annotation for annotation in ground_truth["annotations"]}
+    names = {category["id"]: category["name"] for category in ground_truth["categories"]}
+    for entry in worst:
+        image = images[entry["image_id"]]
+        # what merges is false too, most often: it is drawn as what it is in the first place
+        shown = {
+            "missed": [objects[i] for i in entry["missed"]],
+            "merged": [results[i] for i in entry["merged"]],
+        }
+        shown["false"] = [results[i] for i in entry["false"] if i not in set(entry["merged"])]
+        read = read_image(image["id"])
+        blank = np.full((image["height"], image["width"], 3), _GREY, np.uint8)
+        pixels = _draw(blank if read is None else read, image, shown, names)
+        name = image.get("file_name", str(image["id"]))
+        counts = {kind: len(shown[kind]) for kind in COLOURS}
+        height, width, _ = pixels.shape
+        yield Picture(image["id"], name, width, height, to_jpeg(pixels), counts, read is not None)
+
+
+def _draw(
+    pixels: np.ndarray,
+    image: Mapping[str, Any],
+    shown: Mapping[str, list[Any]],
+    names: Mapping[int, str],
+) -> np.ndarray:
+    drawn = [(kind, found) for kind, several in shown.items() for found in several]
+    masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]
+    boxes = np.array([box_of(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    labels = [
+        f"{kind} {names[found['category_id']]}"
+        + (f" {found['score']:.2f}" if "score" in found else "")
+        for kind, found in drawn
+    ]
+    picture = draw_instances(
+        pixels,
+        boxes=boxes,
+        masks=masks
+        if len(masks) == len(drawn)
+        else [],  # boxes alone, where the results have no masks
+        names=labels
+        if len(drawn) < MANY
+        else [""] * len(drawn),  # of a crowd, labels would hide half
+        colours=[COLOURS[kind] for kind, _ in drawn],
+    )
+    return shrunk(picture)

@@ -1,0 +1,95 @@
+"""Pictures for reports and panels: read, draw side by side, shrink, encode."""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle_tools
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.evaluation.coco.results import mask_rle
+from maskrcnn_lit.model.mask_rcnn import Output
+from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.report.draw import (
+    detections_to_draw,
+    draw_instances,
+    ground_truth_from_batch,
+    side_by_side,
+)
+from maskrcnn_lit.storage.images import UnreadableImageError, decode
+
+LONGEST = 640  # pixels of the longest side of a picture
+
+_QUALITY = 82
+
+ReadImage = Callable[[int], np.ndarray | None]  # image id -> H W 3 uint8; None: it cannot be read
+
+
+def image_reader(index: AnnotationIndex) -> ReadImage:
+    """Reads images by their id."""
+    places = {int(image_id): i for i, image_id in enumerate(index.image_ids)}
+
+    def read(image_id: int) -> np.ndarray | None:
+        i = places[image_id]
+        try:
+            return decode(index.read(i), index.size(i))[0]
+        except (OSError, UnreadableImageError):
+            return None
+
+    return read
+
+
+def box_of(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
+    """x, y, w, h: of the mask, where the results have no boxes."""
+    return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))
+
+
+def shrunk(picture: np.ndarray) -> np.ndarray:
+    height, width, _ = picture.shape
+    share = LONGEST / max(height, width)
+    if share >= 1:
+        return picture
+    size = (max(1, round(width * share)), max(1, round(height * share)))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+
+
+def to_jpeg(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+LONGEST_SIDE = (
+    1400  # of a panel, in pixels: two images beside each other stay legible, and a file stays small
+)
+
+
+def choose(ids: Iterable[int], count: int, seed: int) -> set[int]:
+    """`count` of `ids`, or all of them; the same for the same seed and the same set of ids."""
+    known = np.sort(np.asarray(list(ids)))
+    picked = np.random.default_rng(seed).choice(known, size=min(count, len(known)), replace=False)
+    return {int(image_id) for image_id in picked}
+
+
+def draw_panel(
+    batch: Batch,
+    output: Output,
+    i: int,
+    names: Sequence[str],
+    score_threshold: float,
+    longest_side: int = LONGEST_SIDE,
+) -> np.ndarray:
+    """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
+    if output.detections is None:
+        raise ValueError("the output holds no detections: they come from a model in eval mode")
+    image, truth = ground_truth_from_batch(batch, i, names)
+    one = {key: value[i : i + 1] for key, value in output.detections.items()}
+    found = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]
+    left = draw_instances(image, **truth)
+    right = draw_instances(image, **detections_to_draw(found, names, score_threshold))
+    panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
+    panel.thumbnail((longest_side, longest_side))
+    return np.array(panel)

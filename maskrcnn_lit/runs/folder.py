@@ -1,0 +1,131 @@
+"""A run folder: its config as it is frozen, who may write to it, and result.json, which is true at
+any time.
+"""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.config.compose import to_dict
+from maskrcnn_lit.config.overrides import FOR_SWEEPS, typed
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.storage.files import locked
+from maskrcnn_lit.storage.sources import join
+from maskrcnn_lit.training.processes import first_process
+
+
+def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
+    """Where a verb writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/
+    where there is no run folder, but a checkpoint or nothing.
+    """
+    if run_dir is not None:
+        return Path(run_dir)
+    home = Path(run) if run is not None and Path(run).is_dir() else Path("outputs")
+    return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")
+
+
+LOCK = ".lock"  # of a run folder: held by the process that trains
+
+
+def settle(config: DictConfig) -> DictConfig:
+    """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads
+    is gone.
+    """
+    plain = OmegaConf.masked_copy(config, [str(name) for name in config if name not in FOR_SWEEPS])
+    plain.data.root = join(
+        Path.cwd(), plain.data.root or "."
+    )  # resumed from elsewhere, it finds its data
+    for name, value in {"norm": "frozen", "freeze_at": 2}.items():
+        if plain.model.weights not in (None, "none") and plain.backbone[name] == "auto":
+            plain.backbone[name] = (
+                value  # as where the backbone alone is pretrained; model.backbone refers to it
+            )
+    return plain
+
+
+def moved(config: DictConfig, run_dir: str) -> DictConfig:
+    """Where a run's config writes into its run folder, it writes into `run_dir`."""
+    before = str(config.run_dir)
+
+    def place(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: place(value) for key, value in node.items()}
+        inside = isinstance(node, str) and (node == before or node.startswith(f"{before}/"))
+        return f"{run_dir}{node[len(before) :]}" if inside else node
+
+    for name in ("run_dir", "callbacks", "logger"):
+        config[name] = place(to_dict(config)[name])
+    return config
+
+
+def again(run_dir: str | Path) -> str:
+    return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
+
+
+def program(name: str) -> str:
+    """How to start a program of this environment from here: by its name, or by its path where it is
+    not activated.
+    """
+    if shutil.which(name):
+        return name
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(
+        str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+    )
+
+
+@contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """One process at a time trains in a run folder (of several that train together, the first
+    stands for all).
+    """
+    if not first_process():
+        yield
+        return
+    with locked(run_dir / LOCK, wait=False) as free:
+        if not free:
+            raise UserError(
+                f"{run_dir} is being trained by another process: wait until it has ended"
+            )
+        yield
+
+
+def check_idle(run_dir: Path) -> None:
+    """Raises UserError where a process trains in `run_dir`: not a second one."""
+    if (run_dir / "config.yaml").is_file() and first_process():
+        with alone(run_dir):
+            pass
+
+
+@contextmanager
+def recorded(run_dir: Path) -> Iterator[RunResult]:
+    """result.json, true at any time: running, then finished, interrupted or failed, and why. The
+    first process writes it, and whichever fails; the first to fail has the last word, since it ends
+    the others.
+    """
+    file = run_dir / "result.json"
+    result = read_result(file) if first_process() else RunResult(status="running")
+    try:
+        yield result
+        result.status = "finished"
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
+        result.status = "interrupted"
+        raise KeyboardInterrupt(again(run_dir)) from error
+    except BaseException as error:
+        result = result if first_process() else read_result(file)
+        if read_result(file).status != "failed":
+            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+            write_result(file, result)
+        raise
+    finally:
+        told = read_result(file)
+        if first_process() and told.status != "failed":
+            write_result(file, result)

@@ -1,0 +1,182 @@
+"""What a run was made from: versions, commit, machine, data."""
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import maskrcnn_lit
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.evaluation.baseline import ids_digest
+from maskrcnn_lit.training.devices import device_name
+
+# What tells the data of one run from that of another, as far as it can be told at little cost.
+
+CONTENTS = 100  # image files of which every byte counts
+
+
+def fingerprint(index: AnnotationIndex) -> dict[str, str]:
+    """Digests of the annotation file (the first half of its SHA-256, which the cache has computed)
+    and of the images in use (SHA-256): of their file names and, unless they are far away, of the
+    size of each file and of the contents of CONTENTS of them, evenly spaced. A file that cannot be
+    read counts as missing.
+    """
+    return {
+        "annotations_sha256": index.packed.key.partition("-")[0],
+        "images_sha256": _images(index),
+    }
+
+
+def _images(index: AnnotationIndex) -> str:
+    source, names = index.source, list(index.file_names)
+    sizes = [(source.stamp(name) or (None,))[0] for name in names] if source.local else []
+    digest = hashlib.sha256(json.dumps([names, sizes]).encode())
+    if source.local:
+        for i in np.unique(np.linspace(0, len(index) - 1, CONTENTS).round().astype(int)).tolist():
+            digest.update(_content(index, i))
+    return digest.hexdigest()
+
+
+def _content(index: AnnotationIndex, i: int) -> bytes:
+    try:
+        return hashlib.sha256(index.read(i)).digest()
+    except OSError:
+        return b"missing"
+
+
+DIFF_CHARACTERS = 100_000  # of the changes to a commit that a result keeps
+
+UNTRACKED_FILES = 100  # names of them that it keeps
+
+_SOURCES = (".py", ".yaml", ".yml", ".toml", ".sh", ".cpp", ".cu")
+
+_PACKAGES = {
+    **{
+        name: name
+        for name in ("torch", "torchvision", "lightning", "pycocotools", "numpy", "pillow")
+    },
+    "hydra": "hydra-core",
+}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python, of this package and of those that the numbers depend on."""
+    found = {name: metadata.version(package) for name, package in _PACKAGES.items()}
+    found["torch"] = str(torch.__version__)  # says which CUDA it was built for, too
+    return {"python": platform.python_version(), "maskrcnn_lit": maskrcnn_lit.__version__} | found
+
+
+def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict[str, Any] | None:
+    """{"hash", "dirty"} of the checkout that the code runs from; None where the code is in no
+    commit.
+
+    dirty: a file of the checkout, other than ignored ones, differs from the commit.
+    folder: of the code; by default this package's own. An installed copy that merely lies in
+        somebody's checkout (a .venv in it) is not tracked there, and has no commit.
+    changes: tell these, too. "diff" is `git diff HEAD`, no more than DIFF_CHARACTERS of it and a
+        note; whole, it is for `git apply`. "untracked" are the names of source files that git does
+        not know, UNTRACKED_FILES at most.
+    """
+    folder = folder or Path(maskrcnn_lit.__file__).parent
+    head, top = _git(folder, "rev-parse", "HEAD"), _git(folder, "rev-parse", "--show-toplevel")
+    if not head or not top or not _git(folder, "ls-files", "__init__.py"):
+        return None
+    checkout = Path(top.strip())
+    status = _git(checkout, "status", "--porcelain")
+    if status is None:
+        return None
+    commit = {"hash": head.strip(), "dirty": bool(status)}
+    return commit | _changes(checkout) if changes else commit
+
+
+def _changes(checkout: Path) -> dict[str, Any]:
+    diff = _git(checkout, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or ""
+    if len(diff) > DIFF_CHARACTERS:
+        diff = f"{diff[:DIFF_CHARACTERS]}\n[cut: the first {DIFF_CHARACTERS} of {len(diff)} characters]\n"
+    others = (_git(checkout, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
+    names = sorted(name for name in others if name.endswith(_SOURCES))
+    if len(names) > UNTRACKED_FILES:
+        names = [
+            *names[:UNTRACKED_FILES],
+            f"[cut: the first {UNTRACKED_FILES} of {len(names)} names]",
+        ]
+    return {"diff": diff, "untracked": names}
+
+
+def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
+    """The `machine` of result.json: the device by name, the processes of the run on all machines,
+    the threads of each, and the GPUs of this machine with their driver, or None where the run is on
+    the CPU.
+    """
+    found: dict[str, Any] = {
+        "device": device_name(device),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "gpu": None,
+    }
+    if device.type == "cuda":
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        driver = (
+            _printed(
+                Path.cwd(), "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
+            )
+            or ""
+        )
+        built = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        found["gpu"] = {
+            "names": names,
+            "count": len(names),
+            "driver": next(iter(driver.split()), None),
+            **built,
+        }
+    return found
+
+
+def describe_data(
+    *,
+    name: str,
+    subset_ids: Mapping[str, Sequence[int]],
+    categories: Sequence[tuple[int, str]],
+    fingerprints: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[str, Any]:
+    """The `data` of result.json: of each split the number of images, a digest of their ids and, of
+    `fingerprints`, what else tells it from others (runs/provenance.py); and the categories.
+
+    subset_ids: {"train": image ids, "val": image ids}. The digest is that of the ids in ascending
+        order, so that it is the same for the same choice of images.
+    """
+    splits = {
+        split: {
+            "images": len(ids),
+            "ids_sha256": ids_digest(ids),
+            **(fingerprints or {}).get(split, {}),
+        }
+        for split, ids in subset_ids.items()
+    }
+    return {
+        "name": name,
+        **splits,
+        "categories": [[int(number), title] for number, title in categories],
+    }
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    return _printed(folder, "git", *arguments)
+
+
+def _printed(folder: Path, *command: str) -> str | None:
+    """What a program prints, or None where there is none, or it fails: no checkout, no right to
+    read it.
+    """
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else None

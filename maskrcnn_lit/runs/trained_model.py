@@ -1,0 +1,284 @@
+"""Trained weights from wherever they come: a run folder, a checkpoint, a file of torchvision or
+Detectron2, a name.
+
+`read` gives a whole model (its config, classes and weights), `start` puts into a new model what its
+config asks for.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.data.coco.categories import UNUSED, Category
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.model.pretrained.files import read_file, state_of
+from maskrcnn_lit.model.pretrained.published import (
+    PUBLISHED,
+    WITHOUT_EPSILON,
+    coco_categories,
+    published_backbone,
+)
+from maskrcnn_lit.model.timm_backbone import TimmBackbone
+from maskrcnn_lit.storage.download import fetch, file_digest
+from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
+
+# What changes the numbers that come out of given weights, and is no weight.
+OPTIONS = (
+    *(
+        "mean",
+        "std",
+        "backbone.stride_in_1x1",
+        "backbone.norm_eps",
+        "anchors.sizes",
+        "anchors.ratios",
+    ),
+    *(
+        "anchors.round_corners",
+        "anchors.offset",
+        "anchors.measured_strides",
+        "roi_align.points",
+        "roi_align.aligned",
+    ),
+    *("box_head.box_weights",),
+)
+
+# What gives a network weights of other names or shapes.
+ARCHITECTURE = (
+    *(
+        "backbone.name",
+        "backbone.options",
+        "backbone.norm",
+        "fpn.channels",
+        "fpn.norm",
+        "anchors.ratios",
+        "rpn.depth",
+    ),
+    *(
+        "box_head.pool",
+        "box_head.convs",
+        "box_head.conv_width",
+        "box_head.norm",
+        "box_head.width",
+        "box_head.fcs",
+    ),
+    *("mask_head.width", "mask_head.depth", "mask_head.norm"),
+)
+
+ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone that take one another's weights
+
+
+class Pretrained(NamedTuple):
+    """A trained model: what to build, the classes of its labels 1..K, and the state dict."""
+
+    config: DictConfig  # as `maskrcnn-lit train` composes it
+    categories: tuple[Category, ...]
+    state: dict[str, Tensor]
+
+
+def read(source: str | Path, checkpoint: str = "best") -> Pretrained:
+    """A trained model.
+
+    Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
+        Mask R-CNN, or a name of PUBLISHED, whose file is downloaded once. checkpoint: best or last,
+        of a run folder.
+
+    Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, or it cannot be
+        fetched.
+    """
+    if checkpoint not in ("best", "last"):
+        raise UserError(f"checkpoint={checkpoint} must be best or last")
+    path = Path(source)
+    if str(source) in PUBLISHED and not path.exists():
+        path = fetch(*PUBLISHED[str(source)])
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir), a file of weights, "
+            f"or one of {', '.join(PUBLISHED)}"
+        )
+    if (
+        path.is_dir()
+        and not (path / "config.yaml").is_file()
+        and not (path / "checkpoints").is_dir()
+    ):
+        raise UserError(
+            f"{path} is no run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote"
+        )
+    if path.is_dir():
+        path = (last_checkpoint(path) if checkpoint == "last" else None) or best_checkpoint(path)
+    saved = read_file(path)
+    if {"config", "categories", "state_dict"} <= saved.keys():
+        categories = tuple(Category(number, title) for number, title in saved["categories"])
+        return Pretrained(OmegaConf.create(saved["config"]), categories, model_weights(saved))
+    return _foreign(path, state_of(saved))
+
+
+def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
+    """A state dict of torchvision or Detectron2, told by its names."""
+    if any(name.startswith("proposal_generator.") for name in state):
+        blocks = len(
+            {name.split(".")[3] for name in state if name.startswith("backbone.bottom_up.res4.")}
+        )
+        depth = {6: "resnet50", 23: "resnet101"}.get(blocks)
+        options = ["model=detectron2", f"backbone={depth}_caffe"]
+    elif any(name.startswith("roi_heads.") for name in state):
+        depth = _torchvision_resnet(state)
+        options = [
+            f"model=torchvision_v{2 if 'roi_heads.box_head.5.weight' in state else 1}",
+            f"backbone={depth}",
+        ]
+        if file_digest(path, "sha256").startswith(WITHOUT_EPSILON):
+            options.append("backbone.norm_eps=0.0")
+    else:
+        first = next(iter(state), "nothing")
+        raise UserError(
+            f"{path} holds {first} and so on, which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of "
+            "a run: give one of these"
+        )
+    if not any(name.startswith("roi_heads.mask_") for name in state):
+        raise UserError(
+            f"{path} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN"
+        )
+    if depth is None:
+        raise UserError(
+            f"{path} is a Mask R-CNN on a backbone that is none of its published ones, which are ResNets"
+        )
+    if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:
+        raise UserError(f"{path} is a Mask R-CNN without {scores}: give all of its weights")
+    config = compose("train", ["data=coco2017", "backbone.norm=frozen", *options])
+    config.model.num_classes = rows = len(state[scores]) - 1
+    if options[0] == "model=detectron2":
+        state = weights.from_detectron2(state, std=config.model.std)
+    else:
+        state = weights.from_torchvision(state)
+    return Pretrained(config, coco_categories(rows), state)
+
+
+def _torchvision_resnet(state: Mapping[str, Tensor]) -> str | None:
+    blocks = [
+        len({n.split(".")[3] for n in state if n.startswith(f"backbone.body.layer{k}.")})
+        for k in (1, 2, 3, 4)
+    ]
+    bottleneck = "backbone.body.layer1.0.conv3.weight" in state
+    known = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+    plain = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
+    return (known if bottleneck else plain).get((blocks[0], blocks[1], blocks[2], blocks[3]))
+
+
+def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
+    """Load into a new model what backbone.weights and model.weights of its config ask for; returns
+    what to tell.
+
+    Raises: UserError: the weights are not there, or do not fit the model (what would fit is said),
+        or both are asked for.
+    """
+    if None not in (model.weights, model.backbone.weights):
+        raise UserError(
+            f"model.weights={model.weights} brings a backbone, and backbone.weights={model.backbone.weights} is "
+            "another: give one of them, and leave the other out or set it to none"
+        )
+    if model.weights is not None:
+        return _start_whole(model, config, categories)
+    if model.backbone.weights is None:
+        return []
+    where = model.backbone.weights
+    if isinstance(model.backbone, TimmBackbone):
+        state = None if where == "imagenet" else state_of(read_file(_existing(where)))
+        _check_pixels(model, *_load(model.backbone, where, state))
+    else:
+        if _is_name(where):
+            file, mean, std = published_backbone(model.backbone.name, where)
+            _check_pixels(model, mean, std)
+            path = fetch(*file)
+        else:
+            path = _existing(where)
+        _load(model.backbone, where, state_of(read_file(path)))
+    return [f"backbone {model.backbone.name}: weights {where}; norms {model.backbone.norm}"]
+
+
+def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) -> None:
+    own = [
+        [round(float(value), 4) for value in values.flatten()] for values in (model.mean, model.std)
+    ]
+    if own != [[round(value, 4) for value in values] for values in (mean, std)]:
+        raise UserError(
+            f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
+            f"'model.mean={list(mean)}' 'model.std={list(std)}'"
+        )
+
+
+def _load(backbone: Any, where: str, state: Mapping[str, Tensor] | None) -> Any:
+    try:
+        return backbone.load_pretrained(state)
+    except UserError as error:
+        raise UserError(f"backbone.weights={where}: {error}") from error
+
+
+def _is_name(where: str) -> bool:
+    return not Path(where).exists() and re.fullmatch(r"\w+", where) is not None
+
+
+def _existing(where: str) -> Path:
+    if not Path(where).is_file():
+        raise UserError(f"backbone.weights={where} is no file: give imagenet, none or a file")
+    return Path(where)
+
+
+def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
+    found = read(str(model.weights))
+    theirs, ours = (
+        [category.name for category in table] for table in (found.categories, categories)
+    )
+    try:
+        known = weights.take_over(model, found.state, theirs, ours)
+    except UserError as error:
+        differences = _differences(config, found.config, ARCHITECTURE)
+        raise UserError(
+            f"model.weights={model.weights}: {error}"
+            + (f"; they were trained with {'; '.join(differences)}" if differences else "")
+        ) from error
+    told = [
+        f"model.weights={model.weights}: {len(known)} of {len(ours)} classes by name, the rest of the network whole"
+    ]
+    if len(known) < len(ours):
+        width = max(map(len, ours))
+        told += [
+            f"  {name:{width}}  {'taken over' if name in known else 're-initialised'}"
+            for name in ours
+        ]
+        left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]
+        told += (
+            [f"  not needed here: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"]
+            if left
+            else []
+        )
+    return told + [
+        f"  the weights were trained with {text}"
+        for text in _differences(config, found.config, OPTIONS)
+    ]
+
+
+def _differences(here: DictConfig, there: DictConfig, options: Sequence[str]) -> list[str]:
+    """NAME=THEIRS, and here it is OURS, of those of the model's `options` that two configs have
+    otherwise.
+    """
+    trees = [OmegaConf.to_container(config.model, resolve=True) for config in (there, here)]
+    told = []
+    for option in options:
+        theirs, ours = (_pick(tree, option) for tree in trees)
+        if theirs != ours and not (option == "backbone.norm" and {theirs, ours} <= ALIKE):
+            name = option if option.startswith("backbone.") else f"model.{option}"
+            told.append(f"{name}={theirs}, and here it is {ours}")
+    return told
+
+
+def _pick(tree: Any, option: str) -> Any:
+    for key in option.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return False if tree is None and option.endswith("1x1") else tree

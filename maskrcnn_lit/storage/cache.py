@@ -1,0 +1,255 @@
+"""Copies of remote files on this machine's disk, up to a size, and a pool that makes them ahead of
+their reader.
+
+    folder/ab/cdef...   one file an entry, named by the hash of its key: _HEADER and the content
+    folder/locks/abc    one lock for all keys whose hash begins so: a file is fetched once, whoever
+    asks for it folder/size         bytes of all entries, under its own lock
+
+Any number of processes and threads may share a folder. An entry appears whole, by a rename; whoever
+has one open reads it to its end, even if it is thrown out meanwhile. The time of an entry's last
+use is the time stamp of its file.
+"""
+
+import hashlib
+import logging
+import os
+import queue
+import struct
+import tempfile
+import threading
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from maskrcnn_lit.storage.files import locked
+
+_HEADER = struct.Struct("<4sIQ")  # a mark, the CRC-32 of the content, its length
+
+_MARK = b"mrl1"
+
+_DIGITS = 20  # of the total
+
+# share of the limit that is left after throwing out, so that it does not happen at every write
+_ROOM = 0.9
+
+_log = logging.getLogger(__name__)
+
+Batch = TypeVar("Batch")
+
+
+class Cache:
+    """What was read from far away, at most `gigabytes` of it; what was used least recently goes
+    first.
+
+    A disk that is full or cannot be written ends the writing, with one warning, and not the
+    reading.
+    """
+
+    def __init__(self, folder: Path, gigabytes: float) -> None:
+        self.folder, self.limit = folder, int(gigabytes * 1e9)
+        self._writes = self.limit > 0
+
+    def read(self, key: str, fetch: Callable[[], bytes]) -> bytes:
+        """The content of `key`: the copy, or what `fetch` gives, of which a copy is kept."""
+        path = self._path(key)
+        if (found := _read(path)) is not None:
+            return found
+        with self._one_at_a_time(path):
+            if (found := _read(path)) is not None:  # another one fetched it meanwhile
+                return found
+            data = fetch()
+            if self._writes:
+                try:
+                    self._write(path, data)
+                except OSError as error:
+                    self._stop(error)
+            return data
+
+    def fill(self, key: str, fetch: Callable[[], bytes]) -> None:
+        """Have a copy of `key`, which counts as used now. Nothing is fetched where it could not be
+        kept.
+        """
+        if self._writes and not _touch(self._path(key)):
+            self.read(key, fetch)
+
+    def _path(self, key: str) -> Path:
+        name = hashlib.sha256(key.encode()).hexdigest()
+        return self.folder / name[:2] / name[2:]
+
+    @contextmanager
+    def _one_at_a_time(self, path: Path) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self._writes:
+                lock = self.folder / "locks" / f"{path.parent.name}{path.name[0]}"
+                try:
+                    lock.parent.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(locked(lock))
+                except OSError as error:
+                    self._stop(error)
+            yield
+
+    def _write(self, path: Path, data: bytes) -> None:
+        size = _HEADER.size + len(data)
+        if size > self.limit:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
+        try:
+            with os.fdopen(
+                handle, "wb"
+            ) as file:  # not forced to the disk: the header tells what a crash has cut
+                file.write(_HEADER.pack(_MARK, zlib.crc32(data), len(data)) + data)
+            with locked(self.folder / "locks" / "size"):
+                total = self._total() - _size(path) + size
+                if total > self.limit:
+                    total = self._throw_out(int(self.limit * _ROOM) - size) + size
+                (self.folder / "size").write_text(f"{total:0{_DIGITS}}")
+                os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _total(self) -> int:
+        file = self.folder / "size"
+        text = file.read_text() if file.is_file() else ""
+        if len(text) == _DIGITS and text.isdecimal():
+            return int(text)
+        return sum(size for _, size, _ in self._entries())  # a new folder, or a crash
+
+    def _throw_out(self, allowed: int) -> int:
+        """Remove what was used least recently until `allowed` bytes are left; returns how many are."""
+        entries = sorted(self._entries())
+        total = sum(size for _, size, _ in entries)
+        for _, size, path in entries:
+            if total <= allowed:
+                break
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            total -= size
+        return total
+
+    def _entries(self) -> Iterator[tuple[int, int, str]]:
+        """Last use, size and path of each."""
+        for part in os.scandir(self.folder):
+            if part.is_dir() and len(part.name) == 2:
+                for entry in os.scandir(part):
+                    found = entry.stat()
+                    if (
+                        not entry.name.startswith(".") or found.st_mtime < time.time() - 3600
+                    ):  # left by a crash
+                        yield found.st_mtime_ns, found.st_size, entry.path
+
+    def _stop(self, error: OSError) -> None:
+        if self._writes:
+            self._writes = False
+            _log.warning(
+                "%s cannot be written (%s): from now on nothing that is read from far away is kept there "
+                "(data.cache_dir=DIR names another folder)",
+                self.folder,
+                error.strerror or error,
+            )
+
+
+def _read(path: Path) -> bytes | None:
+    """The content of an entry, None if there is none or it is not whole."""
+    try:
+        found = path.read_bytes()
+    except OSError:
+        return None
+    with suppress(OSError):  # thrown out meanwhile, or of another user
+        os.utime(path)
+    content = found[_HEADER.size :]
+    if len(found) < _HEADER.size or _HEADER.unpack_from(found) != (
+        _MARK,
+        zlib.crc32(content),
+        len(content),
+    ):
+        return None
+    return content
+
+
+def _touch(path: Path) -> bool:
+    """Whether the entry is there and as long as it should be; if so, it was used now."""
+    try:
+        with open(path, "rb") as file:
+            mark, _, length = _HEADER.unpack(file.read(_HEADER.size))
+            if mark != _MARK or os.fstat(file.fileno()).st_size != _HEADER.size + length:
+                return False
+        os.utime(path)
+        return True
+    except (OSError, struct.error):
+        return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Prefetch:
+    """Threads that are told keys ahead and call `fill` for each, to leave in a `Cache` what readers
+    will look for.
+
+    What goes wrong in it is left for the reader to meet. The threads do not survive a fork, and
+    hold up no exit.
+
+    Args:
+        fill: called with each key.
+        in_flight: how many at a time.
+        waiting: how many more are remembered; what is told beyond that is left to its reader.
+    """
+
+    def __init__(
+        self, fill: Callable[[str], object], in_flight: int = 8, waiting: int = 4096
+    ) -> None:
+        self._fill = fill
+        self._keys: queue.Queue[str | None] = queue.Queue(max(waiting, in_flight))
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(in_flight)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, keys: Iterable[str]) -> None:
+        """Returns at once."""
+        for key in keys:
+            try:
+                self._keys.put_nowait(key)
+            except queue.Full:
+                return
+
+    def close(self) -> None:
+        """Forget what was not begun. A request that hangs is not waited for."""
+        while True:
+            try:
+                self._keys.get_nowait()
+            except queue.Empty:
+                break
+        for _ in self._threads:
+            self._keys.put_nowait(None)
+
+    def _work(self) -> None:
+        while (key := self._keys.get()) is not None:
+            try:
+                self._fill(key)
+            except Exception as error:
+                _log.debug("%s cannot be fetched ahead: %s", key, error)
+
+
+def told_ahead(
+    batches: Iterable[Batch], tell: Callable[[Batch], object], lookahead: int
+) -> Iterator[Batch]:
+    """The same batches; `tell` is called with each when the one that is `lookahead` before it is
+    handed out.
+    """
+    waiting: deque[Batch] = deque()
+    for batch in batches:
+        tell(batch)
+        waiting.append(batch)
+        if len(waiting) > lookahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,95 @@
+"""Writing files so that a reader, or a killed run, meets a complete file or none."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def safe_path(folder: Path, name: str) -> Path | None:
+    """`folder`/`name`, or None if `name` leaves the folder. Links in the folder are followed: they
+    are the user's.
+    """
+    inside = os.path.normpath(name.replace("\\", "/"))
+    if not name or "\0" in name or os.path.isabs(inside) or inside.split("/")[0] in ("..", "."):
+        return None
+    return folder / name
+
+
+def default_cache() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/maskrcnn_lit, ~/.cache/maskrcnn_lit."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "maskrcnn_lit"
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Write `data` to `path`: to a temporary file in the same folder, flushed to the disk, then
+    renamed over it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """In hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of `path`, an empty file that stays: one thread of one process at a time, the
+    others wait, or, with `wait` false, go on at once and get False.
+
+    On a file system without locks nobody waits; what is written atomically is right all the same,
+    if done twice.
+    """
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                raise
+            yield True
+            return
+        try:
+            yield True
+        finally:  # closing the file would not do where a process that was forked meanwhile has it open too
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
+    """Write `value` as JSON, atomically; NaN and infinity, which JSON has not, become null.
+    `indent` None: one line.
+    """
+    atomic_write(path, json.dumps(without_nan(value), indent=indent) + "\n")
+
+
+def without_nan(value: Any) -> Any:
+    """Plain data with None in place of NaN and infinity, which JSON has not."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

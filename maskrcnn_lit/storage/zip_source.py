@@ -1,0 +1,117 @@
+"""Files of a zip, read in place: official archives stay as they were downloaded."""
+
+import os
+import posixpath
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import safe_path
+
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
+
+
+def inside(name: str, where: str) -> str:
+    """`name` without detours; UserError if it leaves the folder that it starts from."""
+    if safe_path(Path(), name) is None:
+        raise UserError(f"file name {name!r} leaves {where}: data.on_bad=skip drops it")
+    return posixpath.normpath(name)
+
+
+class Directory(NamedTuple):
+    """What a zip holds, by name: F files. Arrays, since 118,287 objects of zipfile take 60 MB."""
+
+    names: NDArray[np.bytes_]  # F, sorted
+    files: NDArray[
+        np.int64
+    ]  # F 6: offset of its header, bytes in the zip, bytes, CRC-32, method, flags
+
+
+class Zip:
+    """A source (sources.py). Each process opens it by itself, and reads name the place that they
+    begin at, so that no two share a position. `prefix` stands before every name: "train2017/".
+    """
+
+    local = True
+
+    def __init__(self, path: Path, prefix: str = "") -> None:
+        self.file, self.prefix = path, prefix
+        self.where = f"{path}/{prefix}".rstrip("/")
+        self._directory: Directory | None = None
+        self._opened: dict[int, Any] = {}  # by process
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_directory": None, "_opened": {}}
+
+    def read(self, name: str) -> bytes:
+        found = self._find(name)
+        if found is None:
+            raise FileNotFoundError(f"there is no {name} in {self.where}")
+        offset, packed, size, crc, method, flags = found
+        if flags & 1 or method not in (_STORED, _DEFLATED):
+            raise OSError(
+                f"{name} in {self.where} is encrypted or packed in a way that is not known (method {method})"
+            )
+        header = self._bytes(offset, 30)
+        begin = (
+            offset
+            + 30
+            + int.from_bytes(header[26:28], "little")
+            + int.from_bytes(header[28:30], "little")
+        )
+        data = self._bytes(begin, packed)
+        try:
+            data = zlib.decompress(data, -zlib.MAX_WBITS, size) if method == _DEFLATED else data
+        except zlib.error as error:
+            raise OSError(f"{name} in {self.where} is damaged: {error}") from None
+        if len(data) != size or zlib.crc32(data) != crc:
+            raise OSError(f"{name} in {self.where} is damaged: its CRC-32 is another one")
+        return data
+
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        found = self._find(name)
+        return None if found is None else (found[2], found[3])
+
+    def holds(self, folder: str) -> bool:
+        """Whether it has files in this folder."""
+        names, start = self._read_directory().names, folder.encode() + b"/"
+        i = int(np.searchsorted(names, start))
+        return i < len(names) and bytes(names[i]).startswith(start)
+
+    def _find(self, name: str) -> list[int] | None:
+        names, files = self._read_directory()
+        wanted = (self.prefix + inside(name, self.where)).encode()
+        i = int(np.searchsorted(names, wanted))
+        return files[i].tolist() if i < len(names) and names[i] == wanted else None
+
+    def _read_directory(self) -> Directory:
+        if self._directory is None:
+            try:
+                with zipfile.ZipFile(self.file) as archive:
+                    entries = {e.filename.encode(): e for e in archive.infolist() if not e.is_dir()}
+            except zipfile.BadZipFile as error:
+                raise UserError(
+                    f"{self.file} is no whole zip ({error}): remove it, and download or copy it again"
+                ) from None
+            rows = [
+                (e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type, e.flag_bits)
+                for _, e in sorted(entries.items())
+            ]
+            names = np.array(sorted(entries), dtype=bytes)
+            self._directory = Directory(names, np.array(rows, np.int64).reshape(-1, 6))
+        return self._directory
+
+    def _bytes(self, offset: int, count: int) -> bytes:
+        process = os.getpid()
+        file = self._opened.get(
+            process
+        )  # held here: another thread may open it too and drop this one
+        if file is None:
+            file = open(self.file, "rb", buffering=0)  # noqa: SIM115
+            self._opened = {process: file}
+        return os.pread(file.fileno(), count, offset)

@@ -1,0 +1,101 @@
+"""Accelerator, devices and precision as a config names them; what the device is and holds."""
+
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+from maskrcnn_lit.errors import UserError, check_whole
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """On CUDA the most that tensors held at once since the process began or
+    `torch.cuda.reset_peak_memory_stats`; elsewhere the largest resident size of this process,
+    libraries included (None where the system does not tell).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor with the number of threads that PyTorch uses."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    return f"{_processor()} ({torch.get_num_threads()} threads)"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
+
+
+def count_devices(accelerator: str, devices: int | str) -> int:
+    """Processes on this machine for trainer.accelerator and trainer.devices; "auto": all GPUs, one
+    CPU.
+    """
+    if isinstance(devices, int):
+        check_whole(1, trainer__devices=devices)
+        resolve_accelerator(accelerator, devices)
+        return devices
+    if devices != "auto":
+        raise UserError(f"trainer.devices={devices} must be a number or auto")
+    return torch.cuda.device_count() if resolve_accelerator(accelerator, 1) == "gpu" else 1
+
+
+def resolve_accelerator(
+    accelerator: str, devices: int | str, *, option: str = "trainer.accelerator"
+) -> str:
+    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for. `option`
+    is what the user may set.
+    """
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"{option} is {accelerator!r}; expected auto, cpu or gpu")
+    if devices != "auto":
+        check_whole(1, trainer__devices=devices)
+    found = torch.cuda.device_count()
+    if accelerator == "gpu" and not found:
+        raise UserError(
+            f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
+            "CUDA build of torch and its driver"
+        )
+    use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
+    if use_gpu and isinstance(devices, int) and devices > found:
+        raise UserError(
+            f"trainer.devices={devices}, but there are {found} CUDA devices: use trainer.devices={found}"
+        )
+    return "gpu" if use_gpu else "cpu"
+
+
+def resolve_precision(
+    precision: str | int, accelerator: str, *, option: str = "trainer.precision"
+) -> str:
+    """Lightning's name of the precision; "auto" is bf16-mixed on a GPU that computes in bfloat16
+    itself (compute capability 8.0, an A100, and later), 16-mixed on an older one, and 32-true on
+    the CPU.
+    """
+    precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(
+        str(precision), str(precision)
+    )
+    if precision not in PRECISIONS:
+        raise UserError(f"{option} is {precision!r}; expected {', '.join(PRECISIONS)}")
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise UserError(f"{option}=16-mixed needs a GPU: use {option}=auto")
+    if precision != "auto":
+        return precision
+    if accelerator == "cpu":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"

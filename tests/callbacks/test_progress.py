@@ -1,0 +1,138 @@
+import io
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from tiny_run import LOSSES, Score, TinyData, tiny_module, tiny_trainer
+
+from maskrcnn_lit.callbacks import progress
+from maskrcnn_lit.callbacks.progress import ProgressLine
+
+LINE = re.compile(
+    r"epoch (\d)/2  step (\d+)/14  \d:\d\d:\d\d left  [\d.]+ images/s  (\d+)% waiting for data  "
+    r"loss ([\d.]+): rpn objectness ([\d.]+), rpn box ([\d.]+), class ([\d.]+), box ([\d.]+), mask ([\d.]+)$"
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Chatty(Callback):
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.print("scored 14 of 14 images")
+
+
+def shown(tmp_path: Path, out: io.StringIO, seconds: float = 0.0, **trainer: Any) -> str:
+    line = ProgressLine(seconds_between_lines=seconds, out=out)
+    tiny_trainer(tmp_path, [Score(), Chatty(), line], epochs=2, **trainer).fit(
+        tiny_module(), datamodule=TinyData()
+    )
+    return out.getvalue()
+
+
+def test_a_file_gets_whole_lines(tmp_path: Path):
+    lines = shown(tmp_path, io.StringIO()).splitlines()
+    found = [match for match in map(LINE.match, lines) if match]
+    assert [(int(m[1]), int(m[2])) for m in found] == [(1 + (s > 7), s) for s in range(1, 15)]
+    for match in found:
+        assert float(match[4]) == pytest.approx(
+            sum(float(match[5 + i]) for i in range(len(LOSSES))), abs=4e-3
+        )
+        assert 0 <= int(match[3]) <= 100
+    assert "scored 14 of 14 images" in lines  # pl_module.print goes through the line
+    assert "epoch 1/2  validation: batch 4 of 4" in lines
+    ends = [line for line in lines if "validation: loss" in line]
+    assert (
+        re.fullmatch(r"epoch 1/2  step 7  validation: loss [\d.]+, mask AP 0.200", ends[0])
+        and len(ends) == 2
+    )
+    assert "\r" not in "".join(lines) and "\x1b" not in "".join(lines)
+
+
+def test_a_line_comes_only_so_often(tmp_path: Path):
+    text = shown(tmp_path, io.StringIO(), seconds=1000.0)
+    assert text.count("waiting for data") == 1  # at once, so that one sees that it runs
+    assert text.count("validation: loss") == 2
+
+
+def test_losses_are_smoothed(tmp_path: Path):
+    record: list[float] = []
+
+    class Record(Callback):
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            record.append(float(outputs["losses"]["mask"]))
+
+    out = io.StringIO()
+    line = ProgressLine(seconds_between_lines=0.0, out=out)
+    tiny_trainer(tmp_path, [line, Record()], steps=3).fit(tiny_module(), datamodule=TinyData())
+    masks = [float(value) for value in re.findall(r"mask ([\d.]+)$", out.getvalue(), re.MULTILINE)]
+    first = record[0]
+    second = 0.9 * first + 0.1 * record[1]
+    assert masks[:3] == pytest.approx([first, second, 0.9 * second + 0.1 * record[2]], abs=1e-3)
+
+
+def test_a_terminal_has_lines_that_fit_and_are_written_over(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(progress, "_columns", lambda out: 60)
+    monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
+    text = shown(tmp_path, Terminal())
+    parts = [part for part in re.split(r"(?:\x1b\[1A)?\r\x1b\[J", text) if part]
+    passing = [part for part in parts if not part.endswith("\n")]
+    assert (
+        len(passing) > 14 and max(len(line) for part in passing for line in part.split("\n")) == 59
+    )
+    training = [part for part in passing if " left " in part]
+    assert len(training) == 14 and all(part.split("\n")[1].startswith("loss ") for part in training)
+    assert (
+        len(parts) - len(passing) == 4
+    )  # what stays: two validations, and what was printed in each
+    # whatever is written after two lines goes back over both
+    assert text.count("\x1b[1A") == len(training)
+    assert text.endswith("\r\x1b[J")  # nothing is left of it
+
+
+def test_in_80_columns_all_losses_are_seen(tmp_path: Path, monkeypatch: Any):
+    monkeypatch.setattr(progress, "_columns", lambda out: 80)
+    monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
+    losses = re.findall(r"^loss [\d.]+: (.*?)(?:\x1b|$)", shown(tmp_path, Terminal()), re.MULTILINE)
+    assert losses and all(
+        len(line.strip("\r").split(", ")) == 5 and "mask" in line for line in losses
+    )
+
+
+def test_a_disabled_line_is_silent(tmp_path: Path):
+    out = io.StringIO()
+    line = ProgressLine(seconds_between_lines=0.0, out=out)
+    line.disable()
+    tiny_trainer(tmp_path, [line], steps=2).fit(tiny_module(), datamodule=TinyData())
+    assert not out.getvalue()
+
+
+def test_time_left_counts_steps_and_validations(monkeypatch: Any):
+    class Run:
+        global_step, num_training_batches, accumulate_grad_batches, check_val_every_n_epoch = (
+            30,
+            40,
+            2,
+            1,
+        )
+        train_dataloader = ()
+
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pace = progress._Pace()
+    pace.start(10)  # resumed there
+    now = 20.0
+    pace.pause()
+    now = 27.0
+    pace.resume()
+    now = 47.0  # 40 s for 20 steps
+    # 70 steps of 2 s, and 4 validations of 7 s: epochs have 20 steps, 3.5 of them are left
+    assert pace.left(Run(), total=100) == pytest.approx(70 * 2.0 + 4 * 7.0)  # type: ignore[arg-type]
+    assert progress._clock(3 * 3600 + 62.4) == "3:01:02"

@@ -1,0 +1,284 @@
+"""The backbone contract, over every choice of conf/backbone: a table of what passed is in the
+tests' names.
+"""
+
+import copy
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from omegaconf import OmegaConf
+from repository import REPOSITORY
+from tiny_verbs import verb
+from torch import Tensor, nn
+from torchvision.models import get_model, get_model_weights
+
+from maskrcnn_lit.cli.backbones import cost
+from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm
+from maskrcnn_lit.training.optimizer import parameter_groups
+
+CONF = REPOSITORY / "conf" / "backbone"
+CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NORMS = {
+    "frozen": FrozenBatchNorm,
+    "batch": nn.BatchNorm2d,
+    "sync": nn.SyncBatchNorm,
+    "group": nn.GroupNorm,
+}
+IMAGES = (2, 3, 64, 96)
+TORCHVISIONS = pytest.mark.parametrize(
+    "choice", [c for c in CHOICES if c != "timm"], indirect=True, scope="module"
+)
+
+
+@cache
+def options_of(choice: str) -> dict[str, Any]:
+    # of timm's a small one
+    name = ["backbone.name=test_resnet"] if choice == "timm" else []
+    return OmegaConf.to_container(
+        compose("train", [f"backbone={choice}", *name]).backbone, resolve=True
+    )
+
+
+def backbone(choice: str, **options: Any) -> nn.Module:
+    return build(options_of(choice) | options)
+
+
+@pytest.fixture(scope="module", params=CHOICES)
+def choice(request: pytest.FixtureRequest) -> str:
+    """All tests of a choice follow one another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def classifier(choice: str) -> nn.Module | None:
+    return None if choice == "timm" else get_model(options_of(choice)["name"], weights=None)
+
+
+@pytest.fixture
+def drawn(classifier: nn.Module | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights are drawn once for a choice: each backbone gets a copy of the same classifier."""
+    if classifier is not None:
+        monkeypatch.setattr(
+            torchvision.models, "get_model", lambda name, weights: copy.deepcopy(classifier)
+        )
+
+
+@pytest.fixture(scope="module")
+def batch_norms(choice: str) -> int:
+    return sum(isinstance(m, nn.BatchNorm2d) for m in backbone(choice, norm="batch").modules())
+
+
+def test_every_family_of_the_issue_is_there():
+    assert {
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50",
+        "resnext101",
+    } <= set(CHOICES)
+    assert {"wide_resnet50", "mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"} <= set(
+        CHOICES
+    )
+    assert {f"efficientnet_b{i}" for i in range(5)} | {"efficientnet_v2_s"} <= set(CHOICES)
+    assert {"convnext_tiny", "convnext_small", "regnet_y_400mf", "timm"} <= set(CHOICES)
+    assert len(CHOICES) >= 30
+
+
+def test_strides_channels_and_gradients(choice: str, drawn: None):
+    """Four maps at strides 4 to 32 with the channels that were measured, and a finite gradient for
+    every parameter.
+    """
+    built = backbone(choice)
+    maps = built(torch.randn(IMAGES))
+    assert built.strides == [4, 8, 16, 32]
+    expected = [
+        (2, c, 64 // s, 96 // s) for c, s in zip(built.channels, built.strides, strict=True)
+    ]
+    assert [tuple(m.shape) for m in maps] == expected
+    sum(m.square().mean() for m in maps).backward()
+    for name, parameter in built.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@TORCHVISIONS
+def test_the_maps_are_those_inside_of_the_classifier(choice: str):
+    """The layers, one after the other, are what torchvision's own forward computes."""
+    built = backbone(choice, norm="batch", freeze_at=0)
+    torch.manual_seed(0)
+    whole = get_model(built.name, weights=None).eval()
+    built.load_pretrained(whole.state_dict())
+    if "caffe" in choice:
+        return  # it halves elsewhere: tests/model/test_backbone.py
+    seen: dict[str, Tensor] = {}
+    last = {
+        stride: path
+        for path, stride in zip(built._paths.values(), built.body.strides.values(), strict=False)
+    }
+    for stride in built.strides:
+        layer = whole.get_submodule(last[stride])
+        layer.register_forward_hook(
+            partial(lambda stride, m, i, out: seen.update({stride: out.clone()}), stride)
+        )
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        whole(images)
+        for stride, ours in zip(built.strides, built.eval()(images), strict=True):
+            assert torch.allclose(ours, seen[stride], rtol=1e-4, atol=1e-4), stride
+
+
+def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
+    """A norm that follows a convolution among its parent's children follows it in the forward pass
+    too.
+    """
+    torch.manual_seed(0)
+    built = backbone(choice, norm="frozen")
+    norms = [m for m in built.modules() if isinstance(m, FrozenBatchNorm)]
+    for norm in norms:
+        norm.running_mean.normal_(0, 0.1), norm.bias.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5), norm.weight.uniform_(0.5, 1.5)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        folded = built.double().eval()(images.double())
+        for layer in (m for m in built.modules() if isinstance(m, FoldedConv)):
+            layer.__class__ = nn.Conv2d
+        assert any(norm.folded for norm in norms) is (choice != "timm" and "convnext" not in choice)
+        for norm in norms:
+            norm.folded = False
+        for ours, expected in zip(folded, built(images.double()), strict=True):
+            assert torch.allclose(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("freeze_at", range(6))
+def test_freezing(choice: str, drawn: None, freeze_at: int):
+    """No gradient flows into what is frozen, its statistics stay, and the optimizer does not hold
+    it.
+    """
+    built = backbone(choice, freeze_at=freeze_at, norm="batch").train()
+    means = {
+        name: value.clone()
+        for name, value in built.named_buffers()
+        if name.endswith("running_mean")
+    }
+    maps = built(torch.randn(IMAGES))
+    for stage, m in zip((2, 3, 4, 5), maps, strict=True):
+        assert (
+            not m.requires_grad
+            if stage <= freeze_at
+            else m.requires_grad or choice == "shufflenet_v2"
+        )
+    if freeze_at < 5:
+        sum(m.square().mean() for m in maps).backward()
+    frozen = {name for name, parameter in built.named_parameters() if not parameter.requires_grad}
+    assert bool(frozen) is (freeze_at > 0)
+    for name, parameter in built.named_parameters():
+        assert (parameter.grad is None) is (name in frozen), name
+    for name, module in built.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            moved = not torch.equal(module.running_mean, means[f"{name}.running_mean"])
+            assert moved is module.weight.requires_grad, name
+    if freeze_at < 5:
+        model = nn.Module()
+        model.backbone = built
+        groups = parameter_groups(model, lr=1.0, backbone_factor=1.0, weight_decay=0.0)
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        assert held == {
+            id(parameter) for name, parameter in built.named_parameters() if name not in frozen
+        }
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
+    built = backbone(choice, norm=norm).train()
+    assert (
+        sum(type(m) is NORMS[norm] or isinstance(m, NORMS[norm]) for m in built.modules())
+        >= batch_norms
+    )
+    assert (
+        not any(isinstance(m, nn.BatchNorm2d) for m in built.modules())
+        or norm == "batch"
+        or batch_norms == 0
+    )
+    assert all(m.isfinite().all() for m in built(torch.randn(IMAGES)))
+
+
+def test_channels_last_and_bfloat16(choice: str, drawn: None):
+    built, images = backbone(choice).eval(), torch.randn(IMAGES)
+    with torch.no_grad():
+        expected = built(images)
+        built = built.to(memory_format=torch.channels_last)
+        for ours, theirs in zip(
+            built(images.to(memory_format=torch.channels_last)), expected, strict=True
+        ):
+            assert (ours - theirs).abs().max() <= 1e-4 * theirs.abs().max()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for ours, theirs in zip(built(images), expected, strict=True):
+                assert (ours.float() - theirs).abs().mean() < 0.05 * theirs.abs().mean() + 1e-3
+
+
+def test_the_features_are_exported(choice: str, drawn: None):
+    built, images = (
+        backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
+        torch.randn(1, 3, 64, 64),
+    )
+    exported = torch.export.export(built.eval(), (images,)).module()
+    with torch.no_grad():
+        for ours, theirs in zip(exported(images), built(images), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_cost_of_a_resnet():
+    found = cost("resnet50", 224)
+    assert found["parameters"] == 23_508_032 and found["channels"] == [
+        256,
+        512,
+        1024,
+        2048,
+    ]  # 25.6 M with the classifier
+    assert found["flops"] == pytest.approx(
+        2 * 4.087e9, rel=0.01
+    )  # torchvision tells 4.09 G multiply-adds
+    assert found["weights"] == "IMAGENET1K_V1, IMAGENET1K_V2"
+    assert cost("mobilenet_v3_large", 448)["flops"] == pytest.approx(
+        4 * cost("mobilenet_v3_large", 224)["flops"], rel=0.02
+    )
+
+
+def test_the_verb_lists_every_choice(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    row = {"parameters": 1_500_000, "flops": 2e9, "channels": [1, 2, 3, 4], "weights": "none"}
+    monkeypatch.setattr("maskrcnn_lit.cli.backbones.cost", lambda choice, size: row)
+    verb("backbones", "size=320")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == [
+        "backbone",
+        "parameters",
+        "GFLOP",
+        "at",
+        "320",
+        "px",
+        "c2,",
+        "c3,",
+        "c4,",
+        "c5",
+        "weights",
+    ]
+    assert [line.split()[0] for line in lines[1 : 1 + len(CHOICES)]] == CHOICES
+    assert lines[1].split() == [CHOICES[0], "1.5", "M", "2.00", "1,", "2,", "3,", "4", "none"]
+    verb("backbones", "size=8", code=2)
+    assert "size=8 must be a whole number, 32 or more" in capsys.readouterr().err
+
+
+@TORCHVISIONS
+def test_pretrained_weights_exist(choice: str):
+    """By their name, with a hash in their address."""
+    built = options_of(choice)
+    assert built["_target_"] == f"{Backbone.__module__}.Backbone"
+    assert len(list(get_model_weights(built["name"]))) >= 1

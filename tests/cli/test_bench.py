@@ -1,0 +1,111 @@
+"""`maskrcnn-lit bench`, small."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_verbs import MODEL, SIZE, shapes_data, verb
+
+from maskrcnn_lit.cli.bench import advice, summary, table
+
+pytest_plugins = ("tiny_verbs",)
+
+
+def test_it_measures_tells_and_writes(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "bench.json"
+    small = ("optimizer.lr=4.0e-3", "steps=2", "warmup=1", "against=torchvision", f"out={out}")
+    verb("bench", *shapes_data(shapes), *MODEL, *small)
+    (line,) = out.read_text().splitlines()
+    report = json.loads(line)
+    assert (
+        report["benchmark"] == "bench"
+        and report["images"] == [2, 3, SIZE, SIZE]
+        and report["workers"] == 0
+    )
+    assert list(report["training"]["stages"]) == ["forward", "backward", "optimizer"]
+    for part in (
+        report["loader"],
+        *(of[name] for of in (report, report["torchvision"]) for name in PARTS),
+    ):
+        low, median, high = part["milliseconds"]
+        assert 0 < low <= median <= high and part["images_per_second"] == pytest.approx(
+            2000 / median, rel=0.01
+        )
+    assert (report["config"]["model"]["num_classes"] == 6 and report["commit"] is None) or report[
+        "versions"
+    ]["torch"]
+    assert set(report["peak_megabytes"]) == {"training", "inference"}
+    told = capsys.readouterr().out
+    assert (
+        "What holds it up: " in told
+        and f"Written to {out}" in told
+        and "inference, torchvision" in told
+    )
+
+
+PARTS = ("training", "inference")
+
+
+def test_another_model_to_compare_with_is_told(capsys: pytest.CaptureFixture) -> None:
+    verb("bench", "experiment=demo", "against=detectron2", code=2)
+    assert "against=detectron2 is unknown: use against=torchvision" in capsys.readouterr().err
+
+
+def made(loading: float, step: float, **more: Any) -> dict[str, Any]:
+    """A report: seconds a batch of the loader and of a training step."""
+    training = summary(
+        {"forward": [step * 0.3] * 3, "backward": [step * 0.6] * 3, "optimizer": [step * 0.1] * 3},
+        8,
+    )
+    return {
+        "device": "a device",
+        "cores": 8,
+        "workers": 2,
+        "precision": "32-true",
+        "images": [8, 3, 64, 64],
+        "loader": summary({"batch": [loading] * 3}, 8),
+        "training": training,
+        "inference": training,
+        "detections": 3.0,
+        "peak_megabytes": {"training": 1000, "inference": 500},
+    } | more
+
+
+def test_a_slow_loader_wants_workers() -> None:
+    told, change = advice(made(0.5, 0.1), cuda=True, memory=80_000)
+    assert (
+        told == "the loader: 500 ms a batch, and a training step takes 100"
+        and change[0] == "data.workers=7"
+    )
+    _, change = advice(made(0.5, 0.1, workers=7), cuda=True, memory=80_000)
+    assert change[0].startswith("data.image_cache=on")
+
+
+def test_a_slow_step_names_its_stage() -> None:
+    told, change = advice(made(0.1, 0.5), cuda=True, memory=80_000)
+    assert told == "the training step, 500 ms a batch, the most of it (300) in the backward"
+    assert change[0].startswith("data.batch_size=16") and change[1] == "trainer.precision=auto"
+    _, change = advice(made(0.1, 0.5, precision="bf16-mixed"), cuda=True, memory=1500)
+    assert change == ["a smaller data.image_size or backbone"]
+    _, change = advice(made(0.1, 0.5), cuda=False, memory=None)
+    assert change[0] == "a GPU"
+
+
+def test_percentiles_are_of_whole_batches() -> None:
+    got = summary({"a": [0.001, 0.003, 0.005], "b": [0.001, 0.001, 0.001]}, images=2)
+    assert got["milliseconds"] == pytest.approx([2.2, 4.0, 5.8]) and got["images_per_second"] == 500
+    assert got["stages"]["b"] == [1.0, 1.0, 1.0]
+
+
+def test_the_table_has_a_row_a_stage() -> None:
+    report = made(0.1, 0.5)
+    report["bottleneck"], report["change"] = advice(report, cuda=False, memory=None)
+    lines = "\n".join(table(report))
+    assert (
+        lines.count("backward") == 3
+        and "80.0" in lines
+        and "peak memory: training 1000 MB" in lines
+    )

@@ -1,0 +1,63 @@
+"""The verb: what runs=... may be, where the report goes, mistakes in one sentence."""
+
+import json
+from pathlib import Path
+
+import pytest
+from comparison_sample import draw, make_run
+
+from maskrcnn_lit.cli import main as cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("compare")
+    truth = draw(home / "data")
+    for name, share in (("7", 0.5), ("b", 0.9)):
+        make_run(
+            home / "runs" / name, home / "data", truth, f"optimizer.lr={share}e-3", share=share
+        )
+    return home / "runs"
+
+
+def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.CaptureFixture):
+    assert cli.main(["compare", f"runs={folder}"]) == 0
+    page = folder / "report/report.html"
+    assert (
+        f"The report is {page}; beside it are report.md, results.csv and plots/"
+        in capsys.readouterr().out
+    )
+    assert page.is_file() and (folder / "report/plots/learning_rate.png").is_file()
+    assert cli.main(["compare", f"runs={folder}"]) == 0  # what it wrote is no run
+    assert len((folder / "report/results.csv").read_text().splitlines()) == 3
+
+
+def test_several_runs_and_another_place(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(folder)
+    assert cli.main(["compare", "runs=[7,b]", f"out={tmp_path}/out"]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    ap = json.loads((folder / "b/result.json").read_text())["metrics"]["val/mask_ap"]
+    assert text.startswith("# Comparison of 7, b") and f"{ap:.3f}" in text
+    assert cli.main(["compare", "runs=7", f"out={tmp_path}/one"]) == 0
+    assert cli.main(["compare", "runs=[7,b,7,b,7]", f"out={tmp_path}/many"]) == 0
+    assert (tmp_path / "many/report.md").read_text().startswith("# Comparison of 5 folders\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "compare needs runs, without a default: add runs=..."),
+        (["runs=none"], "none is no folder: give run folders, or folders that hold some"),
+        (["runs=[]"], "runs=[] names no run: give a folder, or several, runs=[A,B]"),
+        (["runs=.", "outs=x"], "compare has no option 'outs'; did you mean out?"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    given, said, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["compare", *given]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1

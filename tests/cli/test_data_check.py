@@ -1,0 +1,278 @@
+"""`maskrcnn-lit data check` from end to end: every fault of the corrupt set, by file and annotation
+id.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_verbs import MODEL, coco_data, ground_truth, run_script, save_ground_truth, verb
+
+pytest_plugins = ("tiny_verbs",)
+
+# Of the README of `corrupt`: file -> kind, the annotation (None: the whole image), what the user
+# reads.
+FAULTS = {
+    "truncated.jpg": ("pixels cannot be decoded", None, "image file is truncated"),
+    "zero_byte.jpg": ("empty file", None, "0 bytes"),
+    "missing.jpg": ("missing file", None, "no such file"),
+    "wrong_size.jpg": ("size differs", None, "the json says 200 x 100, the file is 160 x 120"),
+    "bbox_zero_width.jpg": ("box without area", 12, "bbox [43.74, 46.67, 0.0, 50.22]"),
+    "bbox_negative.jpg": ("negative box", 14, "bbox [20.95, 95.56, -13.16, -40.93]"),
+    "bbox_outside.jpg": (
+        "box outside of the image",
+        16,
+        "bbox [180.0, 135.0, 30.0, 25.0] in 160 x 125",
+    ),
+    "bbox_nan.jpg": ("box not finite", 18, "bbox [nan, 4.81, 49.13, 60.88]"),
+    "polygon_two_points.jpg": ("polygon under 3 points", 20, "4 numbers"),
+    "rle_size_mismatch.jpg": (
+        "RLE of another size",
+        22,
+        "size [117, 180], the image has [107, 160]",
+    ),
+    "unknown_category.jpg": ("unknown category", 24, "category_id 9999 is not in categories"),
+    "duplicate_annotation_id.jpg": ("duplicate annotation id", 25, "an earlier annotation has it"),
+    "image id 999999": ("unknown image", 28, "no such id in images"),
+    "../outside_of_the_folder.jpg": (
+        "file name outside of the folder",
+        None,
+        "never read, it leaves ",
+    ),
+}
+SOUND = {
+    *("valid.jpg", "no_annotations.jpg", "grayscale.jpg", "cmyk.jpg", "gray16.png", "rgb16.png"),
+    *(
+        "exif_rotated_upright_json.jpg",
+        "exif_rotated_stored_json.jpg",
+        "annotation_of_unknown_image.jpg",
+    ),
+}
+
+
+def check(*arguments: object, code: int) -> None:
+    verb("data", "check", *arguments, code=code)
+
+
+def corrupt(test_data: Path, annotations: Path | None = None) -> tuple[str, ...]:
+    folder = test_data / "corrupt"
+    file = annotations or folder / "annotations" / "instances_corrupt.json"
+    return (
+        "data=coco_json",
+        f"data.train.images={folder / 'images'}",
+        f"data.train.annotations={file}",
+    )
+
+
+def test_the_table_is_that_of_the_set(test_data: Path):
+    """What the README of `corrupt` lists is in the table above or sound."""
+    text = (test_data / "corrupt" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `([^`]+)` \| ([^|]*) \|", text, re.MULTILINE)
+    assert len(rows) == 22
+    assert {name for _, name, _ in rows} == (set(FAULTS) - {"image id 999999"}) | SOUND
+    for _, name, numbers in rows:
+        bold = re.findall(r"\*\*(\d+)\*\*", numbers)
+        if bold:
+            assert FAULTS[name][1] == int(bold[0]), name
+    assert "annotation **28**" in text
+
+
+def test_every_fault_of_the_set_is_told_by_file_and_annotation(
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    check(*corrupt(test_data), f"out={tmp_path}/faults.json", code=1)
+    printed = capsys.readouterr().out
+    listed = json.loads((tmp_path / "faults.json").read_text())
+    assert len(listed["faults"]) == len(FAULTS) == 14
+    for fault in listed["faults"]:
+        kind, annotation, what = FAULTS[fault["image"]]
+        assert (fault["part"], fault["kind"], fault["annotation"]) == ("train", kind, annotation)
+        assert fault["what"].startswith(what)
+    for name, (kind, annotation, what) in FAULTS.items():
+        number = "" if annotation is None else f", annotation {annotation}"
+        assert f"\n  1 x {kind}\n    {name}{number}: {what}" in printed
+    assert printed.startswith(
+        "train: 18 images decoded, 25 annotations compared with their masks; 14 faults\n"
+    )
+    assert (
+        printed.endswith("\n14 faults\n") and f"All of it is in {tmp_path}/faults.json" in printed
+    )
+    assert "note: train: 64 of 80 categories have no annotation: airplane, apple" in printed
+    assert listed["notes"][0].startswith("train: 64 of 80 categories")
+
+
+def test_the_cleaned_json_has_no_fault_and_is_else_the_same(
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    original = test_data / "corrupt" / "annotations" / "instances_corrupt.json"
+    before = original.read_bytes()
+    check(*corrupt(test_data), f"cleaned={tmp_path}/clean", code=1)
+    written = tmp_path / "clean" / "instances_corrupt.json"
+    assert f"train without them: data.train.annotations={written}" in capsys.readouterr().out
+    assert original.read_bytes() == before and [
+        file.name for file in (tmp_path / "clean").iterdir()
+    ] == [written.name]
+
+    content, cleaned = json.loads(before), json.loads(written.read_text())
+    gone = {name for name, (_, annotation, _) in FAULTS.items() if annotation is None}
+    bad = {annotation for _, annotation, _ in FAULTS.values() if annotation is not None}
+    images = [image for image in content["images"] if image["file_name"] not in gone]
+    ids = {image["id"] for image in images}
+    first_25 = next(a for a in content["annotations"] if a["id"] == 25)
+    annotations = [
+        a
+        for a in content["annotations"]
+        if a["image_id"] in ids and (a["id"] not in bad or a is first_25)
+    ]
+    assert cleaned == content | {
+        "images": images,
+        "annotations": annotations,
+    }  # every key, id and digit
+    assert len(images) == 17 and len(annotations) == 23
+
+    check(*corrupt(test_data, written), code=0)
+    assert capsys.readouterr().out.endswith("\nNothing is wrong with the data.\n")
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_alone_is_found_and_goes(name: str, test_data: Path, tmp_path: Path):
+    """An image with one fault and the sound one: nothing else is told, nothing else goes."""
+    content = json.loads((test_data / "corrupt/annotations/instances_corrupt.json").read_text())
+    kind, annotation, _ = FAULTS[name]
+    chosen = [i for i in content["images"] if i["file_name"] in ("valid.jpg", name)]
+    ids = {image["id"] for image in chosen} | ({999999} if annotation == 28 else set())
+    content = content | {
+        "images": chosen,
+        "annotations": [a for a in content["annotations"] if a["image_id"] in ids],
+    }
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    options = (f"out={tmp_path}/faults.json", f"cleaned={tmp_path}/clean")
+    check(*corrupt(test_data, tmp_path / "one.json"), *options, code=1)
+    (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
+    assert (fault["kind"], fault["image"], fault["annotation"]) == (kind, name, annotation)
+    cleaned = json.loads((tmp_path / "clean" / "one.json").read_text())
+    lost = 1 if annotation is not None else 2
+    assert len(cleaned["annotations"]) == len(content["annotations"]) - lost
+    assert len(cleaned["images"]) == len(chosen) - (annotation is None)
+    check(*corrupt(test_data, tmp_path / "clean" / "one.json"), code=0)
+
+
+def test_the_cleaned_json_trains(test_data: Path, tmp_path: Path, run_dir: Path):
+    check(*corrupt(test_data), f"cleaned={tmp_path}", code=1)
+    train = corrupt(test_data, tmp_path / "instances_corrupt.json")
+    val = [option.replace("data.train.", "data.val.") for option in train[1:]]
+    schedule = ("trainer.epochs=1", "data.on_bad=error", "trainer.log_every_n_steps=1")
+    verb("train", *train, *val, *MODEL, *schedule, f"run_dir={run_dir}")
+    assert json.loads((run_dir / "result.json").read_text())["status"] == "finished"
+
+
+def test_a_sound_set_is_exit_code_0(shapes: Path, capsys: pytest.CaptureFixture):
+    check(*coco_data(shapes), code=0)
+    printed = capsys.readouterr().out
+    assert (
+        printed.startswith("train: 8 images decoded, ") and "\nval: 3 images decoded, " in printed
+    )
+    assert "3 file names stand in train and in val" in printed  # 000000.png, of other content
+    assert printed.endswith("\nNothing is wrong with the data.\n")
+
+
+@pytest.fixture
+def leaky(shapes: Path, tmp_path: Path) -> Path:
+    """The first validation image is a training image too, under another name."""
+    root = tmp_path / "leaky"
+    shutil.copytree(shapes, root)
+    shutil.copy(root / "val" / "000000.png", root / "train" / "other.png")
+    content = ground_truth(root, "train")
+    content["images"].append(content["images"][0] | {"id": 77, "file_name": "other.png"})
+    save_ground_truth(root, content, "train")
+    return root
+
+
+def test_a_training_image_that_is_in_val_too(
+    leaky: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    check(*coco_data(leaky), f"cleaned={tmp_path}/clean", code=1)
+    printed = capsys.readouterr().out
+    assert (
+        "\n  1 x training image in val too\n    other.png: the content of val's 000000.png"
+        in f"\n{printed}"
+    )
+    files = [tmp_path / "clean" / f"instances_{part}.json" for part in ("train", "val")]
+    assert json.loads(files[1].read_text()) == ground_truth(leaky, "val")
+    assert 77 not in [image["id"] for image in json.loads(files[0].read_text())["images"]]
+    options = [option for option in coco_data(leaky) if ".annotations=" not in option]
+    options += [f"data.train.annotations={files[0]}", f"data.val.annotations={files[1]}"]
+    check(*options, code=0)
+
+
+def test_at_most_20_of_a_kind_are_shown(leaky: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    content = ground_truth(leaky, "val")
+    one = content["annotations"][0]
+    content["annotations"] += [one | {"id": 10**6 + n} for n in range(23)]
+    save_ground_truth(leaky, content, "val")
+    check(
+        *coco_data(leaky)[:2], *coco_data(leaky)[4:], f"out={tmp_path}/a.json", code=1
+    )  # val alone
+    printed = capsys.readouterr().out
+    assert (
+        "  23 x same annotation twice\n" in printed
+        and printed.count("class and box of annotation") == 20
+    )
+    assert "    and 3 more: out=FILE lists them all\n" in printed and "train" not in printed
+    assert len(json.loads((tmp_path / "a.json").read_text())["faults"]) == 23
+
+
+def test_fewer_images_than_the_json_has(leaky: Path, capsys: pytest.CaptureFixture):
+    """The faults of images that would not be used are none; all images is what any larger number
+    means.
+    """
+    (leaky / "val" / "000001.png").write_bytes(b"")
+    options = [*coco_data(leaky)[:2], *coco_data(leaky)[4:], "data.subset=first"]
+    check(*options, "data.val_images=1", code=0)
+    check(*options, "data.val_images=3", code=1)
+    assert "1 x empty file" in capsys.readouterr().out
+
+
+def test_the_exit_code_of_the_program(test_data: Path, tmp_path: Path):
+    done = run_script("data", "check", *corrupt(test_data), cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr == "" and done.stdout.endswith("14 faults\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["cleaned={folder}/annotations"],
+            "annotations/instances_corrupt.json, which is never changed: give another",
+        ),
+        (["data.train.annotations=none.json"], "there is no annotation file none.json"),
+        (["data.train.images=null"], "data.train.images is missing"),
+        (["data.train.images=nowhere"], "there is no image folder nowhere"),
+        (
+            ["data.train.images=null", "data.train.annotations=null"],
+            "the data has neither train nor val",
+        ),
+    ],
+)
+def test_a_mistake_is_told(
+    arguments: list[str], message: str, test_data: Path, capsys: pytest.CaptureFixture
+):
+    given = [text.format(folder=test_data / "corrupt") for text in arguments]
+    names = {text.split("=")[0] for text in given}
+    kept = [option for option in corrupt(test_data) if option.split("=")[0] not in names]
+    check(*kept, *given, code=2)
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_written_is_whole_or_not_there(
+    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", fails)
+    check(*corrupt(test_data), f"cleaned={tmp_path}/clean", code=130)
+    assert list((tmp_path / "clean").iterdir()) == []

@@ -1,0 +1,210 @@
+"""The command line as a user meets it: what it prints, where, and the exit code."""
+
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit import __version__
+from maskrcnn_lit.cli import main as cli
+from maskrcnn_lit.config import compose as config
+from maskrcnn_lit.errors import UserError
+
+PACKAGE = Path(cli.__file__).parent
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in for the module of `train`, which records what it was run with."""
+    module = types.ModuleType("maskrcnn_lit.cli.train")
+    module.calls = []
+    module.run = lambda config, overrides: module.calls.append((config, overrides))
+    monkeypatch.setitem(sys.modules, "maskrcnn_lit.cli.train", module)
+    return module
+
+
+def fail_with(module: types.ModuleType, error: BaseException) -> None:
+    def run(config: object, overrides: object) -> None:
+        raise error
+
+    module.run = run
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_alone_it_lists_every_verb_with_an_example(
+    arguments: list[str], capsys: pytest.CaptureFixture
+):
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for name, verb in cli.VERBS.items():
+        assert name in printed and verb.summary in printed and f"$ {verb.examples[0]}" in printed
+
+
+def test_verbs_are_modules_with_a_yaml():
+    yamls = {path.stem for path in config.conf_dir().glob("*.yaml")}
+    names = [config.yaml_name(verb) for verb in cli.VERBS]
+    assert set(names) == yamls and len(names) == len(yamls)
+    for name in names:
+        found = re.search(
+            r"^def run\(config: DictConfig, overrides: list\[str\]\) -> (None|int):",
+            (PACKAGE / f"{name}.py").read_text(),
+            re.MULTILINE,
+        )
+        assert found is not None, name
+
+
+@pytest.mark.parametrize("name", cli.VERBS)
+def test_the_help_of_a_verb_shows_examples_groups_and_options(
+    name: str, capsys: pytest.CaptureFixture
+):
+    assert cli.main([*name.split(), "--help"]) == 0
+    printed = capsys.readouterr().out
+    described = config.describe(name)
+    for example in cli.VERBS[name].examples:
+        assert f"  {example}\n" in printed
+    for group, (choices, _) in described.groups.items():
+        words = (
+            printed[printed.index(f"\n  {group} ") :].replace("*", "").split()
+        )  # broken into lines where it is long
+        assert words[: 1 + len(choices)] == [group, *choices]
+    assert described.options
+    for option in described.options:
+        assert f"\n  {option.name} " in printed
+    assert max(map(len, printed.splitlines())) <= 160
+
+
+@pytest.mark.parametrize(
+    "arguments", [["data"], ["data", "--help"], ["data", "-h"], ["data", "help"]]
+)
+def test_the_first_word_of_several_verbs_lists_these(
+    arguments: list[str], capsys: pytest.CaptureFixture
+):
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert [line.split("  ")[1] for line in printed.splitlines() if line.startswith("  data")] == [
+        "data stats",
+        "data check",
+        "data show",
+    ]
+    assert "train a model" not in printed
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_what_a_verb_returns_is_the_exit_code(
+    returned: int | None, code: int, monkeypatch: pytest.MonkeyPatch
+):
+    module = types.ModuleType("maskrcnn_lit.cli.data_check")
+    module.run = lambda config, overrides: returned
+    monkeypatch.setitem(sys.modules, "maskrcnn_lit.cli.data_check", module)
+    assert cli.main(["data", "check", "seed=3"]) == code
+
+
+def test_the_help_shows_what_overrides_make_of_it(capsys: pytest.CaptureFixture):
+    cli.main(["train", "seed=41", "optimizer=sgd", "--help"])
+    printed = capsys.readouterr().out
+    assert "sgd*" in printed and "optimizer.momentum" in printed and " 41 " in printed
+
+
+def test_version(capsys: pytest.CaptureFixture):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"maskrcnn-lit {__version__}\n"
+
+
+def test_a_verb_gets_the_config_and_the_overrides(
+    verb: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert cli.main(["train", "data=shapes", "data.root=x", "seed=3"]) == 0
+    ((config, overrides),) = verb.calls
+    assert config.seed == 3 and overrides == ["data=shapes", "data.root=x", "seed=3"]
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_cfg_prints_the_config_and_runs_nothing(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture
+):
+    assert cli.main(["train", "--cfg", "seed=3", "data=coco_json"]) == 0
+    printed = capsys.readouterr().out
+    assert "\nseed: 3\n" in f"\n{printed}" and "annotations: ???" in printed
+    assert verb.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["trian"],
+            "maskrcnn-lit: there is no verb 'trian'; did you mean train?; the verbs are train, evaluate,",
+        ),
+        (["xyz"], "there is no verb 'xyz'; the verbs are"),
+        (
+            ["data", "chekc"],
+            "no verb 'data chekc'; did you mean data check?; the verbs are data stats, data check, data",
+        ),
+        (
+            ["data", "stats", "sede=1"],
+            "data stats has no option 'sede'; did you mean seed?; `maskrcnn-lit data stats --",
+        ),
+        (
+            ["train", "-x"],
+            "train has no flag '-x': it has --help, --cfg, -m and options NAME=VALUE",
+        ),
+        (
+            ["predict", "-m"],
+            "predict has no flag '-m': it has --help, --cfg and options NAME=VALUE",
+        ),
+        (["train", "--epochs", "3"], "train has no flag '--epochs'"),
+        (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),
+        (["train", "backbone=resnet5"], "did you mean resnet50?"),
+        (["predict", "source=a.jpg"], "predict needs run, without a default: add run=..."),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments, message, verb, capsys: pytest.CaptureFixture
+):
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (
+        message in err and err.startswith("maskrcnn-lit: ") and err.count("\n") == 1 and out == ""
+    )
+    assert verb.calls == []
+
+
+class FailingDataset:
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise UserError("image 7 is missing")
+
+
+def test_a_mistake_found_in_a_loader_process_is_the_same_sentence(
+    verb, capsys: pytest.CaptureFixture
+):
+    from torch.utils.data import DataLoader
+
+    verb.run = lambda config, overrides: next(iter(DataLoader(FailingDataset(), num_workers=1)))
+    assert cli.main(["train"]) == 2
+    assert capsys.readouterr().err == "maskrcnn-lit: image 7 is missing\n"
+
+
+def test_help_and_mistakes_do_not_load_torch():
+    code = (
+        "import sys; from maskrcnn_lit.cli.main import main\n"
+        "assert main([]) == 0 and 'hydra' not in sys.modules\n"
+        "assert main(['train', '--help']) == 0 and main(['train', 'sede=1']) == 2\n"
+        "assert not {'torch', 'lightning'} & set(sys.modules), 'torch is loaded'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("maskrcnn-lit")
+    done = subprocess.run([script, "trian"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean train?" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,189 @@
+"""`maskrcnn-lit predict` from end to end, with a run of a few small pictures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, refused, verb
+
+from maskrcnn_lit.data.datasets.shapes import NAMES
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
+from maskrcnn_lit.report.draw import draw_instances
+
+pytest_plugins = ("tiny_verbs",)
+
+
+@pytest.fixture
+def photos(shapes: Path, tmp_path: Path) -> Path:
+    """Three pictures of different sizes, one in a subfolder under the name of another, and a file
+    that is none.
+    """
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    first, second, third = sorted((shapes / "val").iterdir())
+    shutil.copy(first, folder / "a.png")
+    Image.open(second).crop((0, 0, 50, 40)).save(folder / "more" / "a.png")
+    Image.open(third).resize((150, 90)).convert("L").save(folder / "b.jpg")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+SIZES = {"a.png": (SIZE, SIZE), "b.jpg": (150, 90), "more/a.png": (50, 40)}  # width, height
+
+
+def test_a_folder_is_drawn_and_written_as_coco_results(
+    trained: Path, strange: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    options = ("score_threshold=0", "max_detections=7", f"run_dir={out}")
+    verb("predict", f"run={trained}", f"source={photos}", *options)
+    images = json.loads((out / "images.json").read_text())
+    assert {image["file_name"]: (image["width"], image["height"]) for image in images} == SIZES
+    assert [image["id"] for image in images] == [1, 2, 3]
+    for name, (width, height) in SIZES.items():
+        drawn = Image.open(out / "images" / name.replace(".jpg", ".jpg.png"))
+        factor = drawn.width // width  # small pictures are enlarged, so that labels can be read
+        assert drawn.size == (factor * width, factor * height) and drawn.mode == "RGB"
+        before = Image.open(photos / name).convert("RGB").resize(drawn.size)
+        assert (
+            np.abs(np.asarray(drawn, int) - np.asarray(before, int)).max() > 100
+        )  # something is drawn on it
+    truth = COCO()
+    truth.dataset = {
+        "images": images,
+        "annotations": [],
+        "categories": ground_truth(strange)["categories"],
+    }
+    truth.createIndex()
+    found = truth.loadRes(str(out / "detections.json"))
+    assert len(found.anns) == 7 * 3
+    for image in images:
+        for entry in found.imgToAnns[image["id"]]:
+            assert entry["category_id"] in truth.cats
+            mask = coco_mask.decode(entry["segmentation"])
+            assert mask.shape == (image["height"], image["width"])
+            x, y, w, h = entry["bbox"]
+            assert (
+                x >= 0
+                and y >= 0
+                and x + w <= image["width"] + 1e-3
+                and y + h <= image["height"] + 1e-3
+            )
+    printed = capsys.readouterr().out
+    assert f"21 detections on 3 images: {out}/detections.json, {out}/images.json" in printed
+    assert f"-> {out}/images/more/a.png\n" in printed
+
+
+@pytest.mark.parametrize("source", ["b.jpg", "*.jpg", "**/b.*"])
+def test_a_file_or_a_glob(
+    source: str, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    verb(
+        "predict",
+        f"run={trained}",
+        f"source={photos}/{source}",
+        f"run_dir={out}",
+        "checkpoint=last",
+    )
+    assert [path.name for path in (out / "images").rglob("*.png")] == ["b.jpg.png"]
+    assert "on 1 images" in capsys.readouterr().out
+
+
+def test_where_nothing_is_found_it_says_so(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    verb("predict", f"run={trained}", f"source={shapes}/val", "score_threshold=1", f"run_dir={out}")
+    printed = capsys.readouterr().out
+    assert (
+        printed.count(": nothing -> ") == VAL_IMAGES
+        and f"0 detections on {VAL_IMAGES} images" in printed
+    )
+    assert json.loads((out / "detections.json").read_text()) == []
+    for file in (shapes / "val").iterdir():
+        drawn = np.asarray(Image.open(out / "images" / file.name))
+        plain = np.asarray(Image.open(file).convert("RGB"))
+        assert np.array_equal(
+            drawn, draw_instances(plain, boxes=np.zeros((0, 4)), masks=[], names=[])
+        )
+
+
+def test_results_lie_in_the_run_by_default(
+    trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(trained, run_dir)
+    verb("predict", f"run={run_dir}", f"source={shapes}/val")
+    (folder,) = (run_dir / "predictions").iterdir()
+    assert (folder / "detections.json").is_file()
+    monkeypatch.chdir(tmp_path)
+    verb("predict", f"run={run_dir / 'checkpoints' / 'best.ckpt'}", f"source={shapes}/val")
+    (folder,) = (tmp_path / "outputs" / "predictions").iterdir()
+    assert (folder / "detections.json").is_file()
+
+
+def test_the_best_thresholds_of_the_run_are_used_where_they_are_stored(
+    trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(trained, run_dir)
+    given = ("predict", f"run={run_dir}", f"source={shapes}/val")
+    verb(*given, f"run_dir={tmp_path}/before")
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    rows = [{"name": name, "threshold": 0.0 if name == NAMES[0] else 1.0} for name in NAMES]
+    write_thresholds(run_dir, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
+    verb(*given, f"run_dir={tmp_path}/best")
+    first, second, *_ = sorted(NAMES)
+    values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
+    told = f"score_threshold of each class, by its best F1 on the run's validation images: {values[first]}, "
+    assert told + values[second] in capsys.readouterr().out
+    found = json.loads((tmp_path / "best" / "detections.json").read_text())
+    assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
+    verb(*given, f"run_dir={tmp_path}/last", "checkpoint=last")  # they are not of these weights
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    verb(*given, f"run_dir={tmp_path}/half", "score_threshold=0.5")
+    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["source=none.jpg"], "source=none.jpg does not exist; give an image, a folder or a glob"),
+        (["source={photos}/*.gif"], "*.gif holds no image"),
+        (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
+        (
+            ["source={photos}", "score_threshold=50"],
+            "score_threshold=50 must be from 0 (all detections) to 1",
+        ),
+        (["source={photos}", "score_threshold=high"], "score_threshold=high must be from 0"),
+        (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),
+        (["source={photos}", "max_detections=0"], "max_detections=0 must be at least 1"),
+        (
+            ["source={photos}", "run=none"],
+            "none does not exist: give the folder that `maskrcnn-lit train` wrote",
+        ),
+        (["source={photos}", "accelerator=tpu"], "'tpu'; expected auto, cpu or gpu"),
+    ],
+)
+def test_a_mistake_is_told(
+    arguments, message, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    given = [text.format(photos=photos) for text in arguments]
+    verb("predict", f"run={trained}", f"run_dir={tmp_path}/out", *given, code=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_ends_in_one_sentence(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert "source=none.jpg does not exist" in refused(
+        "predict", f"run={trained}", "source=none.jpg", "run_dir=out"
+    )

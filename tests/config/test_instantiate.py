@@ -1,0 +1,109 @@
+"""Objects from configs: what is built, and what is refused before it can run."""
+
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from maskrcnn_lit.config.instantiate import build
+from maskrcnn_lit.data.batch import check_batch
+from maskrcnn_lit.errors import UserError
+
+
+def test_parts_are_built_first_and_get_plain_containers():
+    config = OmegaConf.create(
+        {
+            "size": 3,
+            "net": {
+                "_target_": "torch.nn.Sequential",
+                "_args_": [
+                    {"_target_": "torch.nn.Linear", "in_features": "${size}", "out_features": 2}
+                ],
+            },
+            "names": [{"a": ["${size}"]}],
+        }
+    )
+    built = build(config)
+    assert built["net"][0].weight.shape == (2, 3)
+    assert built["names"] == [{"a": [3]}] and type(built["names"][0]["a"]) is list
+    assert build(config.net)[0].in_features == 3  # the reference leads out of the node
+    assert build(None) is None and build(config.names) == [{"a": [3]}]
+
+
+def test_arguments_reach_the_target_as_they_are():
+    parameters = [torch.nn.Parameter(torch.zeros(2))]
+    optimizer = build(
+        {"_target_": "torch.optim.AdamW", "lr": 0.5, "betas": [0.9, 0.99]}, params=parameters
+    )
+    assert optimizer.param_groups[0]["params"][0] is parameters[0]
+    assert optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_partial_waits_for_its_call():
+    node = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.5}
+    made = build(node, momentum=0.5)
+    assert isinstance(made, functools.partial)
+    assert made([torch.nn.Parameter(torch.zeros(2))]).defaults["momentum"] == 0.5
+    nested = build({"list": [node]})["list"][0]
+    assert nested(params=[torch.nn.Parameter(torch.zeros(2))]).defaults["lr"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "subprocess.run", "builtins.eval", "torch.load", "torch.hub.load", "maskrcnn_litter.x", "", None, 3,
+     "hydra.utils.get_method", "lightning.fabric.x", "torchvisionary.models.x"],
+)  # fmt: skip
+def test_a_target_outside_of_the_list_is_refused(target: object):
+    node = {"_target_": target, "x": 1}
+    for wrapped in (node, {"a": [node]}, {"_target_": "torch.nn.Sequential", "_args_": [node]}):
+        with pytest.raises(
+            UserError, match="is not allowed: a target begins with one of maskrcnn_lit"
+        ):
+            build(wrapped)
+
+
+def test_nothing_is_imported_before_every_target_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "witness.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"'witness.f' in b is not allowed"):
+        build({"a": {"_target_": "torch.optim.nowhere"}, "b": {"_target_": "witness.f"}})
+    assert "witness" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.nn.modules.module.torch.load", "torch.nn.functional", "maskrcnn_lit.storage.files.os.system",
+     "maskrcnn_lit.storage.files.json.loads", "torch.optim.lr_scheduler.partial", "maskrcnn_lit.__version__"],
+)  # fmt: skip
+def test_a_way_through_an_allowed_module_to_something_else_is_refused(target: str):
+    with pytest.raises(UserError, match="is not allowed: it is"):
+        build({"_target_": target})
+
+
+def test_what_does_not_exist_or_fit_is_named():
+    with pytest.raises(UserError, match=r"'torch.optim.Adamm' in optimizer cannot be imported"):
+        build({"optimizer": {"_target_": "torch.optim.Adamm"}})
+    with pytest.raises(
+        UserError,
+        match=r"torch.optim.SGD in the config takes no 'momentun'; did you mean momentum\?",
+    ):
+        build({"_target_": "torch.optim.SGD", "momentun": 1})
+
+
+def test_what_a_target_raises_passes_through(monkeypatch: pytest.MonkeyPatch):
+    def fails(*, what: str) -> None:
+        raise UserError(f"no {what}")
+
+    fails.__module__, fails.__qualname__ = "maskrcnn_lit.data.batch", "fails"
+    monkeypatch.setattr(sys.modules[check_batch.__module__], "fails", fails, raising=False)
+    node = {"_target_": "maskrcnn_lit.data.batch.fails", "what": "luck"}
+    for wrapped in (node, {"a": node}, {"_target_": "torch.nn.Sequential", "_args_": [node]}):
+        with pytest.raises(UserError, match=r"^no luck$"):
+            build(wrapped)
+    with pytest.raises(RuntimeError, match="negative dimension"):
+        build({"net": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 1}})

@@ -1,0 +1,131 @@
+"""What of the model follows the size of the images."""
+
+import re
+
+import pytest
+from omegaconf import OmegaConf
+from repository import REPOSITORY
+
+from maskrcnn_lit.cli.data_stats import anchor_grids
+from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.config.resolvers import pixels, plain, regions, short_side
+from maskrcnn_lit.errors import UserError
+
+SIZES = [32, 64, 128, 256, 512]
+TRUNK_128 = 17  # GFLOP of a training step of R50-FPN and its RPN, on an image of 128 x 128
+
+
+@pytest.mark.parametrize(
+    ("size", "proposals", "samples", "anchors"),
+    [
+        (64, 128, 128, [8, 16, 32, 64, 128]),
+        (128, 256, 128, [8, 16, 32, 64, 128]),
+        (192, 256, 128, [8, 16, 32, 64, 128]),
+        (200, 256, 128, [8, 16, 32, 64, 128]),
+        (201, 256, 256, [16, 32, 64, 128, 256]),
+        (256, 384, 256, [16, 32, 64, 128, 256]),
+        (400, 512, 256, [16, 32, 64, 128, 256]),
+        (401, 512, 384, SIZES),
+        (512, 640, 384, SIZES),
+        (800, 1000, 512, SIZES),
+        (1024, 1000, 512, SIZES),
+    ],
+)
+def test_numbers_follow_the_short_side(size: int, proposals: int, samples: int, anchors: list[int]):
+    assert (regions(1000, size), regions(512, size), pixels(SIZES, size)) == (
+        proposals,
+        samples,
+        anchors,
+    )
+    config = compose("train", [f"data.image_size=[{size},{2 * size}]"]).model
+    assert (config.rpn.post_nms.test, config.box_head.batch_size) == (proposals, samples)
+    assert list(config.anchors.sizes) == anchors
+
+
+@pytest.mark.parametrize("size", [None, [], "large", 0, [None, 3]])
+def test_what_is_no_size_has_the_published_numbers(size: object):
+    assert (short_side(size), regions(512, size), pixels(SIZES, size)) == (800, 512, SIZES)
+
+
+@pytest.mark.parametrize("model", ["torchvision_v1", "torchvision_v2", "detectron2"])
+def test_published_models_have_the_published_numbers_at_any_size(model: str):
+    small, large = (
+        compose("train", [f"model={model}", f"data.image_size={size}"]).model for size in (128, 800)
+    )
+    assert OmegaConf.to_container(small, resolve=False) == OmegaConf.to_container(
+        large, resolve=False
+    )
+    published = compose("train", ["model=mask_rcnn", "data.image_size=800"]).model
+    for part in ("rpn", "box_head"):
+        for name in {"rpn": ["pre_nms", "post_nms", "batch_size"], "box_head": ["batch_size"]}[
+            part
+        ]:
+            assert small[part][name] == published[part][name], name
+    assert list(small.anchors.sizes) == list(published.anchors.sizes)
+
+
+def test_at_128_pixels_the_heads_do_not_outweigh_the_trunk_27_times():
+    """A training step with 512 sampled regions has 44 GFLOP in the box head, and 409 in the mask
+    head.
+    """
+    samples = compose("train", ["data.image_size=128"]).model.box_head.batch_size
+    assert (44 + 409) / TRUNK_128 > 26
+    assert (44 + 409) * samples / 512 / TRUNK_128 < 7
+
+
+def test_given_numbers_stay():
+    options = [
+        "data.image_size=128",
+        "model.box_head.batch_size=500",
+        "model.anchors.sizes=[1,2,3,4,5]",
+    ]
+    config = compose("train", options).model
+    assert (config.box_head.batch_size, list(config.anchors.sizes)) == (500, [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("option", ["box_head.batch_size=many", "rpn.post_nms.train=many"])
+def test_the_numbers_are_checked_as_numbers(option: str):
+    with pytest.raises(UserError, match=r"does not fit: model\.\S+ is a number, \d+ by default"):
+        compose("train", [f"model.{option}"])
+
+
+def test_plain_leaves_other_references():
+    config = OmegaConf.create(
+        {"data": {"image_size": 128}, "a": "${regions:512}", "b": "${a}", "c": "${pixels:[32]}"}
+    )
+    assert plain(config) == {"data": {"image_size": 128}, "a": 128, "b": "${a}", "c": [8]}
+
+
+def test_small_images_have_anchors_that_fit_into_them():
+    anchors = build(compose("train", ["data.image_size=128"]).model.anchors)
+    sides = [level[..., 2:] - level[..., :2] for level in anchor_grids(anchors, (128, 128))]
+    assert [round(float(side.prod(-1).mean() ** 0.5)) for side in sides] == [8, 16, 32, 64, 128]
+
+
+def test_the_readme_has_the_numbers_of_each_preset():
+    readme = (REPOSITORY / "README.md").read_text()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in readme.splitlines()
+        if line.endswith(" px |")
+    ]
+    assert len(rows) == 7
+    for case, *numbers in rows:
+        names = case.partition(", any size")[0]
+        presets = re.findall(r"`(\w+)`", names) or ["mask_rcnn"]
+        sides = [int(case.split()[0])] if case[0].isdigit() else [128, 800]
+        for options in (
+            [f"model={preset}", f"data.image_size={side}"] for preset in presets for side in sides
+        ):
+            model = compose("train", options).model
+            pre, post, sizes = model.rpn.pre_nms, model.rpn.post_nms, model.anchors.sizes
+            kept = (
+                f"{post.train}" if post.train == post.test else f"{post.train}, at test {post.test}"
+            )
+            anchors = f"{sizes[0]} to {sizes[-1]} px"
+            assert numbers == [
+                f"{pre.train}, {pre.test}",
+                kept,
+                str(model.box_head.batch_size),
+                anchors,
+            ], options

@@ -1,0 +1,170 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from coco_file import coco_dict
+
+import maskrcnn_lit.data.coco.arrays as module
+from maskrcnn_lit.data.coco.arrays import Names, Packed, open_json, open_packed, pack, write_packed
+from maskrcnn_lit.data.coco.parse import read_instances
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.sources import Folder
+
+
+def test_names_are_strings_in_one_array():
+    text = "aßc.jpgb.png".encode()
+    names = Names(np.frombuffer(text, np.uint8), np.array([[8, 13], [0, 8]]))
+    assert list(names) == ["b.png", "aßc.jpg"] and names[-1] == "aßc.jpg" and len(names) == 2
+    assert list(names[1:]) == ["aßc.jpg"] and "b.png" in names
+
+
+def instances(images: list[tuple[int, str]], annotations: list[tuple[int, int, float]]) -> bytes:
+    """images: id, name; annotations: id, image id, x."""
+    return json.dumps(
+        {
+            "images": [
+                {"id": number, "file_name": name, "height": 40, "width": 40}
+                for number, name in images
+            ],
+            "annotations": [
+                {
+                    "id": n,
+                    "image_id": i,
+                    "category_id": 7,
+                    "bbox": [x, 0, 2, 2],
+                    "segmentation": [[x] * 6],
+                    "area": 1,
+                }
+                for n, i, x in annotations
+            ],
+            "categories": [{"id": 7, "name": "ant"}],
+        }
+    ).encode()
+
+
+def test_images_stand_by_name_and_annotations_by_box():
+    data = instances([(5, "z"), (6, "a"), (7, "k")], [(10, 5, 7.0), (11, 6, 5.0), (12, 5, 3.0)])
+    arrays = pack(read_instances(data, "a.json"))
+    assert arrays.image_ids.tolist() == [6, 7, 5] and list(
+        Names(arrays.name_text, arrays.name_spans)
+    ) == [
+        "a",
+        "k",
+        "z",
+    ]
+    assert arrays.spans.tolist() == [[0, 1], [1, 1], [1, 3]]
+    assert arrays.ids.tolist() == [11, 12, 10] and arrays.order.tolist() == [1, 2, 0]
+    for n, x in enumerate((5.0, 3.0, 7.0)):  # the shapes stay with their annotations
+        ((begin, end),) = arrays.coordinate_spans[slice(*arrays.part_spans[n])]
+        assert arrays.coordinates[begin:end].tolist() == [x] * 6
+
+
+@pytest.mark.parametrize("images", [[], [(1, "a")]])
+def test_a_json_without_annotations_or_images(tmp_path: Path, images: list[tuple[int, str]]):
+    write_packed(tmp_path / "key", read_instances(instances(images, []), "a.json"))
+    arrays = open_packed(tmp_path / "key").arrays
+    assert arrays.spans.tolist() == [[0, 0]] * len(images) and arrays.boxes.shape == (0, 4)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    file = tmp_path / "data" / "a.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(coco_dict()))
+    return file
+
+
+def opened(file: Path, cache: Path) -> Packed:
+    return open_json(Folder(file.parent), file.name, cache)
+
+
+def test_a_json_is_parsed_once(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first = opened(written, tmp_path / "cache")
+    parsed, real = [], module.read_instances
+    monkeypatch.setattr(
+        module, "read_instances", lambda data, where: parsed.append(where) or real(data, where)
+    )
+    assert opened(written, tmp_path / "cache").key == first.key
+    os.utime(written, (1, 1))  # copied, say: the content counts
+    copy = written.with_name("b.json")
+    copy.write_bytes(written.read_bytes())
+    assert (
+        opened(written, tmp_path / "cache").key == opened(copy, tmp_path / "cache").key == first.key
+    )
+    assert parsed == []
+    content = coco_dict()
+    content["annotations"][0]["bbox"][0] += 1
+    copy.write_text(json.dumps(content))
+    other = opened(copy, tmp_path / "cache")
+    assert parsed == [str(copy)] and other.key != first.key
+    assert not np.array_equal(other.arrays.boxes, first.arrays.boxes)
+
+
+def test_every_array_is_mapped_and_travels_as_its_path(written: Path, tmp_path: Path):
+    packed = opened(written, tmp_path / "cache")
+    sent = pickle.dumps(packed)
+    again = pickle.loads(sent)
+    assert len(sent) < 500 and again.categories == packed.categories
+    for name in ("boxes", "coordinates", "runs", "image_ids"):
+        ours, theirs = getattr(packed.arrays, name), getattr(again.arrays, name)
+        assert np.array_equal(ours, theirs) and not ours.flags.writeable and not ours.flags.owndata
+
+
+def test_an_interrupted_write_leaves_nothing_that_counts(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = np.save
+
+    def interrupted(file: object, array: np.ndarray) -> None:
+        if array.dtype == np.uint32:
+            raise KeyboardInterrupt
+        real(file, array)
+
+    monkeypatch.setattr(np, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened(written, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "index").iterdir()) == []
+    monkeypatch.undo()
+    assert len(opened(written, tmp_path / "cache").arrays.ids) == len(coco_dict()["annotations"])
+
+
+def test_two_that_write_at_once_leave_one_folder(written: Path, tmp_path: Path):
+    found = read_instances(written.read_bytes(), str(written))
+    for _ in range(2):
+        write_packed(tmp_path / "key", found)
+    assert [path.name for path in tmp_path.iterdir() if "key" in path.name] == ["key"]
+    assert open_packed(tmp_path / "key").categories == found.categories
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none.json", "there is no annotation file .*none.json"), ("folder", "is a folder: give")],
+)
+def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said: str):
+    (written.parent / "folder").mkdir()
+    with pytest.raises(UserError, match=said):
+        open_json(Folder(written.parent), name, tmp_path / "cache")
+
+
+def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path):
+    """40 MB of coordinates: a reader maps them, and its own memory grows by what it touches of them
+    only.
+    """
+    write_packed(tmp_path / "key", read_instances(instances([(1, "a")], [(1, 1, 3.0)]), "a.json"))
+    np.save(tmp_path / "key" / "coordinates.npy", np.zeros(5_000_000))
+    code = (
+        "import sys, pathlib\nfrom maskrcnn_lit.data.coco.arrays import open_packed\n"
+        "lines = lambda: open('/proc/self/smaps_rollup')\n"
+        "own = lambda: sum(int(line.split()[1]) for line in lines() if line.startswith('Anonymous'))\n"
+        "before = own()\npacked = open_packed(pathlib.Path(sys.argv[1]))\n"
+        "total = packed.arrays.coordinates.sum()\nprint(own() - before)"
+    )
+    grown = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "key")], capture_output=True, check=True
+    )
+    assert int(grown.stdout) < 10_000  # kB

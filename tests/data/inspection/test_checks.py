@@ -1,0 +1,258 @@
+import copy
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from coco_file import coco_dict, write_coco
+
+from maskrcnn_lit.data.coco.index import Fault, read_index
+from maskrcnn_lit.data.inspection.checks import (
+    Findings,
+    cleaned,
+    cleaned_paths,
+    find_faults,
+    load_entries,
+    mark_leaks,
+    mask_extent,
+    notes,
+)
+from maskrcnn_lit.errors import UserError
+
+
+def looked_at(folder: Path, content: dict[str, Any]) -> tuple[Findings, dict[str, Any]]:
+    annotations, images = write_coco(folder, content)
+    return find_faults(read_index(annotations, images, "skip")), content
+
+
+def of(content: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
+    return [a for a in content["annotations"] if a["image_id"] == image_id]
+
+
+def clean_again(folder: Path, found: Findings, content: dict[str, Any]) -> dict[str, Any]:
+    """The cleaned json, which must have no fault."""
+    result = cleaned(content, found)
+    (folder / "cleaned.json").write_text(json.dumps(result))
+    again = find_faults(read_index(folder / "cleaned.json", folder / "images", "error"))
+    assert again.faults() == []
+    return result
+
+
+def test_a_sound_set_has_no_faults_and_stays_as_it_is(tmp_path: Path):
+    found, content = looked_at(tmp_path, coco_dict() | {"info": {"year": 1}})
+    assert found.faults() == [] and len(found.digests) == 6
+    assert clean_again(tmp_path, found, content) == content
+
+
+@pytest.mark.parametrize("part", ["coco_mini/train2017", "coco_mini/val2017", "nuclei/val"])
+def test_real_data_has_no_faults(part: str, test_data: Path):
+    name = part.split("/")[1]
+    file = test_data / part.split("/")[0] / "annotations" / f"instances_{name}.json"
+    assert find_faults(read_index(file, test_data / part, "error")).faults() == []
+
+
+def test_pixels_are_decoded_to_the_end(tmp_path: Path):
+    annotations, images = write_coco(tmp_path, coco_dict())
+    data = (images / "03.jpg").read_bytes()
+    (images / "03.jpg").write_bytes(data[: len(data) // 2])
+    found = find_faults(read_index(annotations, images, "error"))  # its header is sound
+    (fault,) = found.faults()
+    assert fault[:3] == ("pixels cannot be decoded", "03.jpg", None) and "truncated" in fault.what
+    result = clean_again(tmp_path, found, coco_dict())
+    assert [i["id"] for i in result["images"]] == [1, 2, 3, 5, 6] and not of(result, 4)
+
+
+def test_a_box_far_from_its_mask(tmp_path: Path):
+    content = coco_dict()
+    for number, shift in (
+        (of(content, 3)[0], 30),
+        (of(content, 5)[1], 1),
+    ):  # polygons, RLE: one pixel is none
+        number["bbox"][0] += shift
+    of(content, 6)[1]["bbox"] = [70, 5, 4, 40]  # RLE
+    found, _ = looked_at(tmp_path, content)
+    wrong = {of(content, 3)[0]["id"]: "02.jpg", of(content, 6)[1]["id"]: "05.jpg"}
+    assert {f.annotation: f.image for f in found.faults()} == wrong
+    assert all(
+        f.kind == "box and mask disagree" and "the mask reaches over [" in f.what
+        for f in found.faults()
+    )
+    result = clean_again(tmp_path, found, content)
+    assert [a for a in content["annotations"] if a["id"] not in wrong] == result["annotations"]
+    assert result["images"] == content["images"]
+
+
+def test_of_a_tiny_object_a_pixel_or_two_is_nothing(tmp_path: Path):
+    content = coco_dict(2)
+    content["annotations"] = [
+        of(content, 2)[0] | {"bbox": [10, 10, 3, 3], "segmentation": [[10, 10, 11, 10, 11, 11]]}
+    ]
+    assert looked_at(tmp_path, content)[0].faults() == []
+
+
+def test_a_mask_outside_of_the_image_reaches_over_nothing(tmp_path: Path):
+    content = coco_dict(2)
+    of(content, 2)[0]["segmentation"] = [[500.0, 500, 510, 500, 510, 510]]
+    found, _ = looked_at(tmp_path, content)
+    x1, y1, x2, y2 = mask_extent(found.index, 1, 0)
+    assert (x2 - x1) * (y2 - y1) == 0
+    assert [f.kind for f in found.faults()] == ["box and mask disagree"]
+
+
+def test_the_same_annotation_twice(tmp_path: Path):
+    content = coco_dict()
+    twin = copy.deepcopy(of(content, 5)[2])
+    first, other = twin["id"], copy.deepcopy(twin)
+    other["category_id"] = other["category_id"] % 3 + 1  # another class in one box is none
+    content["annotations"] += [twin | {"id": 70}, twin | {"id": 71}, other | {"id": 72}]
+    found, _ = looked_at(tmp_path, content)
+    what = f"class and box of annotation {first}"
+    assert found.faults() == [Fault("same annotation twice", "04.jpg", n, what) for n in (70, 71)]
+    kept = [a["id"] for a in clean_again(tmp_path, found, content)["annotations"]]
+    assert kept == [a["id"] for a in content["annotations"] if a["id"] not in (70, 71)]
+
+
+def test_one_image_twice_by_content_or_by_name(tmp_path: Path):
+    content = coco_dict()
+    annotations, images = write_coco(tmp_path, content)
+    shutil.copy(images / "04.jpg", images / "zz.jpg")  # 4 annotations
+    twins = [
+        content["images"][4] | {"id": 40, "file_name": "zz.jpg"},
+        content["images"][5] | {"id": 50},
+    ]
+    content["images"] += twins
+    content["annotations"] += [of(content, 5)[0] | {"id": 90, "image_id": 40}]
+    annotations.write_text(json.dumps(content))
+    found = find_faults(read_index(annotations, images, "error"))
+    told = {f.image: f.what for f in found.faults()}
+    assert told == {
+        "zz.jpg": "the content of image id 5, 04.jpg",
+        "05.jpg": "the content of image id 6, 05.jpg",
+    }
+    assert {f.kind for f in found.faults()} == {"same image twice"}
+    result = clean_again(tmp_path, found, content)
+    assert result == content | {
+        "images": content["images"][:6],
+        "annotations": content["annotations"][:-1],
+    }
+
+
+def test_of_equal_images_the_one_with_annotations_stays(tmp_path: Path):
+    content = coco_dict()
+    annotations, images = write_coco(tmp_path, content)
+    shutil.copy(images / "04.jpg", images / "0.jpg")  # the first by name, without annotations
+    content["images"].append(content["images"][4] | {"id": 40, "file_name": "0.jpg"})
+    annotations.write_text(json.dumps(content))
+    assert [f.image for f in find_faults(read_index(annotations, images, "error")).faults()] == [
+        "0.jpg"
+    ]
+
+
+def test_training_images_that_are_validation_images_go(tmp_path: Path):
+    val, _ = looked_at(tmp_path / "val", coco_dict(3))
+    content = coco_dict(5)
+    annotations, images = write_coco(tmp_path / "train", content)
+    for k in (1, 3, 4):  # 00.jpg and 02.jpg are equal
+        file = images / f"{k:02}.jpg"
+        file.write_bytes(file.read_bytes() + b"other")
+    shutil.move(images / "02.jpg", images / "renamed.jpg")
+    content["images"][2]["file_name"] = "renamed.jpg"
+    annotations.write_text(json.dumps(content))
+    train = find_faults(read_index(annotations, images, "error"))
+    mark_leaks(train, val)
+    told = {f.image: f.what for f in train.faults()}
+    assert set(told) == {"00.jpg", "renamed.jpg"} and val.faults() == []
+    assert told["renamed.jpg"].startswith("the content of val's 02.jpg")
+    assert [i["id"] for i in cleaned(content, train)["images"]] == [2, 4, 5]
+    assert any(
+        "2 file names stand in train and in val, 00.jpg for one" in note
+        for note in notes(parts(train, val))
+    )
+
+
+def parts(train: Findings, val: Findings) -> dict[str, Findings]:
+    return {"train": train, "val": val}
+
+
+def test_what_is_no_fault_is_noted(tmp_path: Path):
+    content = coco_dict()
+    content["categories"] += [{"id": 9, "name": "yak"}]
+    annotations, images = write_coco(tmp_path, content)
+    shutil.copy(images / "04.jpg", images / "unknown.jpg")
+    (images / "notes.txt").write_text("no image")
+    found = find_faults(read_index(annotations, images, "error"))
+    assert found.faults() == []
+    assert notes({"train": found}) == [
+        "train: 1 of 4 categories have no annotation: yak",
+        f"train: 1 images in {images} are not in the json or were not checked",
+    ]
+    other, _ = looked_at(tmp_path / "val", coco_dict())
+    assert "train and val have not the same categories: training refuses that" in notes(
+        parts(found, other)
+    )
+
+
+def test_annotations_of_an_image_that_goes_are_no_news(tmp_path: Path):
+    content = coco_dict()
+    of(content, 4)[0]["bbox"] = [60, 5, 4, 40]
+    annotations, images = write_coco(tmp_path, content)
+    (images / "03.jpg").write_bytes((images / "03.jpg").read_bytes()[:2000])
+    found = find_faults(read_index(annotations, images, "error"))
+    assert [f.kind for f in found.faults()] == ["pixels cannot be decoded"]
+
+
+def test_what_is_kept_is_the_entry_that_was_read(tmp_path: Path):
+    """Of several with one id, also where the one that was left out stands first."""
+    content = coco_dict()
+    first = of(content, 3)[0]
+    content["images"].insert(0, content["images"][2] | {"height": 0})
+    content["annotations"].insert(0, first | {"image_id": 12345})
+    content["annotations"] += [first | {"bbox": [0, 0, 5, 5]}, "text", {"id": [1], "image_id": {}}]
+    content["images"] += [None, content["images"][3] | {"width": 7}]
+    annotations, images = write_coco(tmp_path, coco_dict())
+    annotations.write_text(json.dumps(content))
+    found = find_faults(read_index(annotations, images, "skip"))
+    assert clean_again(tmp_path, found, content) == coco_dict()
+
+
+def test_progress_counts_the_images(tmp_path: Path):
+    annotations, images = write_coco(tmp_path, coco_dict())
+    calls: list[tuple[int, int]] = []
+    find_faults(
+        read_index(annotations, images, "error"), lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(n, 6) for n in range(1, 7)]
+
+
+def test_extents_are_those_of_the_shapes(tmp_path: Path):
+    found, _ = looked_at(tmp_path, coco_dict())
+    index = found.index
+    for i in range(len(index)):
+        for j, box in enumerate(index.annotations(i)["boxes"]):
+            assert np.abs(mask_extent(index, i, j) - box).max() <= 1
+
+
+def test_where_cleaned_jsons_go(tmp_path: Path):
+    one, two = Path("a/labels.json"), Path("b/labels.json")
+    assert cleaned_paths(Path("c"), {"train": one}) == {"train": Path("c/labels.json")}
+    named = {"train": Path("c/train_labels.json"), "val": Path("c/val_labels.json")}
+    assert cleaned_paths(Path("c"), {"train": one, "val": two}) == named
+    with pytest.raises(
+        UserError, match=r"cleaned=.*a would overwrite .*never changed: give another folder"
+    ):
+        cleaned_paths(
+            tmp_path / "b" / ".." / "a", {"train": tmp_path / one, "val": tmp_path / "b/other.json"}
+        )
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"images": 3, "annotations": []}'])
+def test_a_json_that_cannot_be_filtered_is_told(text: str | None, tmp_path: Path):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text)
+    with pytest.raises(
+        UserError,
+        match=r"a\.json cannot be read as a COCO instances json \(.*\): give another file",
+    ):
+        load_entries(tmp_path / "a.json")

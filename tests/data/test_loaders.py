@@ -1,0 +1,150 @@
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from coco_file import small_index
+from torch.utils.data import DataLoader, Dataset
+
+from maskrcnn_lit.data import loaders as workers
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.loaders import CopiedAhead, FetchedAhead, choose_workers, fetched_ahead
+from maskrcnn_lit.data.samplers import BLANK, EpochBatches
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.sources import Remote
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "cuda", "expected"),
+    [
+        (1, 1, False, 0),
+        (2, 1, False, 1),
+        (64, 1, False, 1),
+        (64, 8, True, 7),
+        (64, 1, True, 16),
+        (4, 4, True, 0),
+    ],
+)
+def test_auto_workers(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, cuda: bool, expected: int
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert choose_workers("auto", processes=processes, cuda=cuda) == expected
+    assert choose_workers(3, processes=processes, cuda=cuda) == 3
+
+
+@pytest.mark.parametrize("number", ["many", -1, 1.5])
+def test_another_number_of_workers_is_told(number: object):
+    with pytest.raises(
+        UserError, match=f"data.workers={number} must be auto or a number of processes"
+    ):
+        choose_workers(number, processes=1, cuda=False)  # type: ignore[arg-type]
+
+
+class Far(Remote):
+    """Files that are noted when they are asked for."""
+
+    def __init__(self, filled: list[str]) -> None:
+        self.filled = filled
+
+    def fill(self, name: str) -> None:
+        self.filled.append(name)
+
+
+def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "AHEAD", 2)
+    index, filled = small_index(tmp_path), list[str]()
+    batches = [[(0, 0), (0, 1)], [(0, 2), (0, BLANK)], [(0, 3)], [(0, 4)], [(0, 5)]]
+    ahead = FetchedAhead(batches, index, Far(filled))
+    walk = iter(ahead)
+    assert len(ahead) == 5 and next(walk) == batches[0]
+    waited = time.monotonic() + 30
+    while len(filled) < 4 and time.monotonic() < waited:
+        time.sleep(0.01)
+    assert sorted(filled) == [
+        "00.jpg",
+        "01.jpg",
+        "02.jpg",
+        "03.jpg",
+    ]  # of three batches, no file for the blank
+    assert list(walk) == batches[1:]
+    assert FetchedAhead(batches, index, Far(filled)).sampler is None
+
+
+def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
+    batches = EpochBatches(chains=[[np.arange(6)]], batch_size=2, seed=1)
+    ahead = FetchedAhead(batches, small_index(tmp_path), Far([]))
+    ahead.sampler.set_epoch(3)
+    assert list(ahead) == list(batches) and {epoch for batch in batches for epoch, _ in batch} == {
+        3
+    }
+
+
+def test_only_images_from_far_away_are_fetched_ahead(tmp_path: Path):
+    index, batches = small_index(tmp_path), [[(0, 0)]]
+    assert fetched_ahead(batches, index) is batches
+    assert isinstance(fetched_ahead(batches, replace(index, source=Far([]))), FetchedAhead)
+
+
+class Numbered(Dataset[Batch]):
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Batch:
+        return {"images": torch.tensor(index)}
+
+
+class Noted:
+    """What a stream of a GPU is told, in a list of its own and of all streams."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name, self.told, self.events = name, told, 0
+
+    def record_event(self) -> str:
+        self.events += 1
+        self.told.append(f"{self.name} recorded {self.events}")
+        return f"{self.name} {self.events}"
+
+    def wait_event(self, event: str) -> None:
+        self.told.append(f"{self.name} waits for {event}")
+
+
+def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """On noted streams in place of a GPU's; tests/training/test_gpu.py has the real ones."""
+    told: list[str] = []
+    current = Noted("the step", told)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Noted("the copy", told))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    monkeypatch.setattr(
+        torch.Tensor, "record_stream", lambda self, stream: told.append(f"{stream.name} reads")
+    )
+    loader = DataLoader(Numbered(3), batch_size=None)
+    ahead = CopiedAhead(loader, torch.device("cpu"))
+    assert len(ahead) == 3 and ahead.batch_sampler is loader.batch_sampler
+    for epoch in range(2):
+        for number, batch in enumerate(ahead):
+            told.append(f"step {int(batch['images'])}")
+            assert int(batch["images"]) == number
+        assert told == [
+            *(
+                "the copy recorded 1",
+                "the copy recorded 2",
+                "the step waits for the copy 1",
+                "the step reads",
+                "step 0",
+            ),
+            *("the copy recorded 3", "the step waits for the copy 2", "the step reads", "step 1"),
+            *("the step waits for the copy 3", "the step reads", "step 2"),
+        ], epoch
+        told.clear()
+    assert list(CopiedAhead(DataLoader(Numbered(0), batch_size=None), torch.device("cpu"))) == []

@@ -1,0 +1,83 @@
+"""Which results `against=` stands for."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.baseline import Other, ids_digest, on_same_images, others
+
+
+def evaluation(folder: Path, checkpoint: str, ids: list[int], age: int) -> Path:
+    """Of a folder of evaluations, so many seconds old."""
+    folder.mkdir(parents=True)
+    record = {"checkpoint": checkpoint, "images": len(ids), "image_ids_sha256": ids_digest(ids)}
+    (folder / "evaluation.json").write_text(json.dumps(record))
+    os.utime(folder / "evaluation.json", (10**9 - age, 10**9 - age))
+    return folder / "detections.json"
+
+
+def test_of_a_run_the_newest_evaluation_of_the_same_weights_and_images_is_taken(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "detections.json").write_text("[]")  # of the last weights: never taken
+    made = {
+        name: evaluation(tmp_path / "evaluations" / name, checkpoint, ids, age)
+        for name, checkpoint, ids, age in (
+            ("z", "best", [1, 2], 9),
+            ("b", "best", [2, 1], 5),
+            ("c", "best", [1, 3], 3),
+            ("d", "last", [1, 2], 1),
+        )
+    }
+    assert [other.results for other in others(tmp_path, "best")] == [
+        made["c"],
+        made["b"],
+        made["z"],
+    ]
+    assert on_same_images(others(tmp_path, "best"), [1, 2]).results == made["b"]
+    assert on_same_images(others(tmp_path, "last"), [1, 2]).results == made["d"]
+    with pytest.raises(UserError) as error:
+        on_same_images(others(tmp_path, "best"), [1, 2, 3])
+    said = f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, and here are 3, not the same ones: evaluate both"
+    assert said in str(error.value)
+
+
+def test_a_run_without_such_an_evaluation_is_told(tmp_path: Path) -> None:
+    evaluation(tmp_path / "evaluations" / "a", "last", [1], 0)
+    said = f"{tmp_path} has no evaluation of its best weights: type `maskrcnn-lit evaluate run={tmp_path}` first"
+    with pytest.raises(UserError, match=re.escape(said)):
+        others(tmp_path, "best")
+    with pytest.raises(
+        UserError, match=f"of its last weights: .* run={tmp_path}/none checkpoint=last` first"
+    ):
+        (tmp_path / "none").mkdir()
+        others(tmp_path / "none", "last")
+
+
+def test_an_evaluation_is_taken_by_its_folder_and_its_file_whatever_the_weights(
+    tmp_path: Path,
+) -> None:
+    results = evaluation(tmp_path / "a", "last", [1, 2], 0)
+    for source in (tmp_path / "a", tmp_path / "a" / "evaluation.json"):
+        (other,) = others(source, "best")
+        assert other.results == results and on_same_images([other], [1, 2]) == other
+        with pytest.raises(UserError, match="scored 2 images, and here are 1"):
+            on_same_images([other], [1])
+
+
+def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
+    (other,) = others(tmp_path / "found.json", "best")
+    assert other == Other(tmp_path / "found.json", None) and on_same_images([other], [7]) == other
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "cannot be read as json"), ("[]", "is no evaluation")]
+)
+def test_a_broken_evaluation_is_told(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(UserError, match=said):
+        others(tmp_path, "best")

@@ -1,0 +1,58 @@
+"""Student's t and Welch's test against tables and against a calculation by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from maskrcnn_lit.evaluation.t_test import Mean, mean, t_beyond, t_quantile, welch
+
+
+@pytest.mark.parametrize(
+    ("freedom", "value"),
+    [(1, 12.706205), (2, 4.302653), (4, 2.776445), (9, 2.262157), (30, 2.042272), (1000, 1.962339)],
+)
+def test_quantiles_are_those_of_the_tables(freedom: int, value: float):
+    assert t_quantile(0.95, freedom) == pytest.approx(value, abs=1e-6)
+    assert t_beyond(value, freedom) == pytest.approx(0.05, abs=1e-7)
+
+
+def test_the_tail_is_known_where_there_is_a_formula():
+    for t in (0.0, 0.3, 1.0, 7.0, 1e4):
+        assert t_beyond(t, 1) == pytest.approx(1 - 2 * math.atan(t) / math.pi, rel=1e-9)
+        assert t_beyond(t, 2) == pytest.approx(1 - t / math.sqrt(2 + t * t), rel=1e-6, abs=1e-12)
+
+
+def test_a_mean_has_an_interval_from_two_values_on():
+    assert mean([0.25]) == Mean(0.25, None)
+    found = mean([0.1, 0.2, 0.3])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert found.value == pytest.approx(0.2) and found.interval == pytest.approx(
+        (0.2 - half, 0.2 + half), abs=1e-6
+    )
+
+
+def test_welch_by_hand():
+    first, second = [0.30, 0.34, 0.38], [0.20, 0.21]
+    squares = np.var(first, ddof=1) / 3, np.var(second, ddof=1) / 2
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / 2 + squares[1] ** 2 / 1)
+    t = (0.34 - 0.205) / math.sqrt(sum(squares))
+    found = welch(first, second)
+    assert found.value == pytest.approx(0.135)
+    assert found.p_value == pytest.approx(t_beyond(t, freedom))
+    half = t_quantile(0.95, freedom) * math.sqrt(sum(squares))
+    assert found.interval == pytest.approx((0.135 - half, 0.135 + half))
+    swapped = welch(second, first)
+    assert (swapped.value, swapped.p_value) == pytest.approx((-found.value, found.p_value))
+
+
+def test_the_test_rejects_equal_means_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    draws = zip(rng.normal(0, 1, (2000, 3)), rng.normal(0, 3, (2000, 3)), strict=True)
+    rejected = np.mean([welch(first, second).p_value < 0.05 for first, second in draws])
+    assert 0.03 < rejected < 0.07
+
+
+def test_values_that_do_not_vary_differ_for_sure_or_not_at_all():
+    assert welch([0.2, 0.2], [0.2, 0.2]).p_value == 1.0
+    assert welch([0.3, 0.3], [0.2, 0.2]).p_value == 0.0

@@ -1,0 +1,62 @@
+"""The weights of Detectron2's COCO Mask R-CNN on a ResNet with FPN: names and shapes as it
+publishes them.
+"""
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+Shapes = dict[str, tuple[int, ...]]
+
+
+def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
+    """Name -> shape of everything that the model of
+    configs/COCO-InstanceSegmentation/mask_rcnn_R_*_FPN_*.yaml learns or keeps frozen, in its order.
+    """
+    shapes: Shapes = {}
+    inputs = 256
+    for level, width in zip((2, 3, 4, 5), (256, 512, 1024, 2048), strict=True):
+        shapes |= _affine(f"backbone.fpn_lateral{level}", (256, width, 1, 1))
+        shapes |= _affine(f"backbone.fpn_output{level}", (256, 256, 3, 3))
+    shapes |= _normed("backbone.bottom_up.stem.conv1", (64, 3, 7, 7))
+    inputs = 64
+    for stage, (blocks, width) in enumerate(
+        zip(BLOCKS[depth], (64, 128, 256, 512), strict=True), start=2
+    ):
+        for block in range(blocks):
+            name = f"backbone.bottom_up.res{stage}.{block}"
+            if block == 0:
+                shapes |= _normed(f"{name}.shortcut", (4 * width, inputs, 1, 1))
+            shapes |= _normed(f"{name}.conv1", (width, inputs, 1, 1))
+            shapes |= _normed(f"{name}.conv2", (width, width, 3, 3))
+            shapes |= _normed(f"{name}.conv3", (4 * width, width, 1, 1))
+            inputs = 4 * width
+    shapes |= _affine("proposal_generator.rpn_head.conv", (256, 256, 3, 3))
+    shapes |= _affine("proposal_generator.rpn_head.objectness_logits", (3, 256, 1, 1))
+    shapes |= _affine("proposal_generator.rpn_head.anchor_deltas", (12, 256, 1, 1))
+    shapes |= _affine("roi_heads.box_head.fc1", (1024, 256 * 7 * 7))
+    shapes |= _affine("roi_heads.box_head.fc2", (1024, 1024))
+    shapes |= _affine("roi_heads.box_predictor.cls_score", (classes + 1, 1024))
+    shapes |= _affine("roi_heads.box_predictor.bbox_pred", (4 * classes, 1024))
+    for layer in (1, 2, 3, 4):
+        shapes |= _affine(f"roi_heads.mask_head.mask_fcn{layer}", (256, 256, 3, 3))
+    shapes |= _affine("roi_heads.mask_head.deconv", (256, 256, 2, 2))
+    shapes |= _affine("roi_heads.mask_head.predictor", (classes, 256, 1, 1))
+    return shapes
+
+
+def constants() -> Shapes:
+    """What older files hold besides: buffers that the configuration gives."""
+    cells = {
+        f"proposal_generator.anchor_generator.cell_anchors.{level}": (3, 4) for level in range(5)
+    }
+    return {"pixel_mean": (3, 1, 1), "pixel_std": (3, 1, 1), **cells}
+
+
+def _affine(name: str, shape: tuple[int, ...]) -> Shapes:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def _normed(name: str, shape: tuple[int, ...]) -> Shapes:
+    norm = {
+        f"{name}.norm.{part}": shape[:1]
+        for part in ("weight", "bias", "running_mean", "running_var")
+    }
+    return {f"{name}.weight": shape, **norm}

@@ -1,0 +1,121 @@
+"""Each command runs once, where the launcher says, and gives its exit code."""
+
+import json
+import os
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.launch import backends as launchers
+from maskrcnn_lit.launch.backends import Command, local_gpus, sequential, slurm
+
+SLURM = {"cluster": "local", "partition": None, "gpus": 0, "cpus": 1, "memory_gb": 1, "hours": 0.1}
+NOTE = (  # a file with what it saw, and from when to when
+    "import json, os, sys, time; began = time.time(); time.sleep(0.3); "
+    "json.dump([os.environ.get('CUDA_VISIBLE_DEVICES'), began, time.time()], open(sys.argv[1], 'w')); print('done')"
+)
+
+
+def command(folder: Path, name: str, code: str = NOTE) -> Command:
+    return Command(
+        name, [sys.executable, "-c", code, str(folder / f"{name}.json")], folder / f"{name}.txt"
+    )
+
+
+def test_one_after_the_other(tmp_path: Path):
+    commands = [
+        command(tmp_path, "a"),
+        command(tmp_path, "b", "import sys; sys.exit('no such file')"),
+    ]
+    running = sequential(commands)
+    assert next(running) == ("a", 0) and not (tmp_path / "b.txt").exists()
+    assert list(running) == [("b", 1)]
+    assert (tmp_path / "a.txt").read_text() == "done\n" and (
+        tmp_path / "b.txt"
+    ).read_text() == "no such file\n"
+
+
+def test_a_killed_one_gives_its_signal(tmp_path: Path):
+    killed = command(tmp_path, "a", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert list(sequential([killed])) == [("a", -9)]
+
+
+def test_each_gpu_has_one_at_a_time_and_the_others_wait(tmp_path: Path):
+    names = list("abcde")
+    ended = list(local_gpus([command(tmp_path, name) for name in names], devices=[0, 3]))
+    assert sorted(ended) == [(name, 0) for name in names]
+    seen = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
+    for device in ("0", "3"):
+        times = sorted((began, end) for where, began, end in seen if where == device)
+        assert times, "both are used"
+        assert all(end <= began for (_, end), (began, _) in pairwise(times))
+    assert {where for where, _, _ in seen} == {"0", "3"}
+
+
+def test_each_gpu_has_its_share_of_the_cores(tmp_path: Path):
+    code = (
+        "import json, os, sys; json.dump(sorted(os.sched_getaffinity(0)), open(sys.argv[1], 'w'))"
+    )
+    cores = sorted(os.sched_getaffinity(0))
+    slow = f"import time; time.sleep(0.5); {code}"  # not before it is told which
+    assert (
+        len(list(local_gpus([command(tmp_path, name, slow) for name in "ab"], devices=[0, 1]))) == 2
+    )
+    shares = [json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab"]
+    assert sorted(shares[0] + shares[1]) == cores or len(cores) < 2
+
+
+def test_the_gpus_are_those_that_the_user_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert list(local_gpus([command(tmp_path, "a")])) == [("a", 0)]
+    assert json.loads((tmp_path / "a.json").read_text())[0] == "5"
+
+
+def test_without_a_gpu_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="no CUDA device here: use launcher=sequential"):
+        list(local_gpus([command(tmp_path, "a")]))
+
+
+def test_submitit_runs_them_and_a_failure_is_no_end(tmp_path: Path):
+    commands = [command(tmp_path, "b", "import sys; sys.exit(3)"), command(tmp_path, "c")]
+    assert sorted(slurm(commands, **SLURM)) == [("b", 3), ("c", 0)]
+    assert (tmp_path / "c.txt").read_text() == "done\n"
+
+
+def test_submitit_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(
+        UserError, match=r"launcher=slurm needs submitit: pip install 'maskrcnn_lit\[slurm\]'"
+    ):
+        list(slurm([command(tmp_path, "a")], **SLURM))
+
+
+def test_options_of_slurm_are_checked(tmp_path: Path):
+    with pytest.raises(UserError, match=r"launcher\.cluster is 'pbs'; expected slurm or local"):
+        list(slurm([command(tmp_path, "a")], **{**SLURM, "cluster": "pbs"}))
+    with pytest.raises(UserError, match=r"launcher\.cpus"):
+        list(slurm([command(tmp_path, "a")], **{**SLURM, "cpus": 0}))
+
+
+def test_an_interrupted_launcher_waits_for_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Ctrl-C reaches both: the process may write its last checkpoint before the prompt comes back."""
+    waits = []
+
+    class Process(launchers.subprocess.Popen):  # type: ignore[type-arg, misc]
+        def wait(self, timeout: float | None = None) -> int:
+            waits.append(time.time())
+            if len(waits) == 1:
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(launchers.subprocess, "Popen", Process)
+    with pytest.raises(KeyboardInterrupt):
+        launchers.run(command(tmp_path, "a"))
+    assert len(waits) == 2 and (tmp_path / "a.json").is_file()

@@ -1,0 +1,82 @@
+"""What a sweep says it will take: by hand, from made-up trials."""
+
+from typing import Any
+
+import pytest
+
+from maskrcnn_lit.launch.grid import Job, read_sweep
+from maskrcnn_lit.launch.plan import duration, estimate, kind, length, plan_table
+
+TRIAL = {
+    **{"start_seconds": 10.0, "step_seconds": 2.0, "validation_step_seconds": 1.0},
+    **{"train_images": 100, "val_images": 40, "batch_size": 8, "processes": 2},
+    **{"peak_memory_bytes": 2_500_000_000, "device": "a GPU"},
+}
+
+
+def jobs(*overrides: str) -> list[Job]:
+    return read_sweep(["experiment=demo", *overrides]).jobs
+
+
+def test_jobs_of_one_kind_take_the_same_time_a_step():
+    kinds = [kind(job) for job in jobs("seed=1,2", "optimizer.lr=1e-3,2e-3", "trainer.epochs=1,2")]
+    assert len(kinds) == 8 and len(set(kinds)) == 1
+    for several in (
+        "backbone=resnet18,resnet34",
+        "data.image_size=64,128",
+        "trainer.devices=1,2",
+        "model=tiny,mask_rcnn",
+    ):
+        assert len({kind(job) for job in jobs(several)}) == 2, several
+
+
+def test_steps_and_epochs_of_a_job():
+    (job,) = jobs("trainer.epochs=3")
+    assert length(job, TRIAL) == (3, 21), "100 images, 2 processes x 8 a step: 7 steps an epoch"
+    (job,) = jobs("trainer.epochs=3", "trainer.accumulate=2")
+    assert length(job, TRIAL) == (3, 12)
+    (job,) = jobs("trainer.epochs=3", "trainer.steps=14")
+    assert length(job, TRIAL) == (2, 14)
+    (job,) = jobs("trainer.epochs=null", "trainer.steps=28")
+    assert length(job, TRIAL) == (4, 28)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seconds"),
+    [
+        ([], 10 + 3 * 7 * 2 + 3 * 40 / 16),
+        (["evaluation.every_n_epochs=3"], 10 + 3 * 7 * 2 + 40 / 16),
+        (["evaluation.every_n_epochs=2"], 10 + 3 * 7 * 2 + 2 * 40 / 16),
+        (["evaluation.images=8"], 10 + 3 * 7 * 2 + (3 * 8 + 40) / 16),
+        (["trainer.accumulate=2"], 10 + 3 * 4 * 2 * 2 + 3 * 40 / 16),
+    ],
+)
+def test_the_time_of_a_job(overrides: list[str], seconds: float):
+    (job,) = jobs("trainer.epochs=3", *overrides)
+    assert estimate(job, TRIAL) == pytest.approx(seconds)
+
+
+def test_the_table_has_a_line_for_each_job_that_is_to_run():
+    both = jobs("backbone=resnet18,resnet34", "trainer.epochs=3")
+    trials: dict[str, Any] = {kind(job): TRIAL for job in both}
+    first, second, last = plan_table(both, both, trials).splitlines()
+    assert (
+        " ".join(first.split()) == "backbone=resnet18 100 images x 3 epochs = 21 steps 60 s 2.5 GB"
+    )
+    assert second.startswith("backbone=resnet34")
+    assert (
+        last
+        == "2 of 2 jobs to run: about 2 min one after the other, measured on a GPU, without scoring"
+    )
+    trials[kind(both[1])] = "no space left"
+    _, second, last = plan_table(both, both, trials).splitlines()
+    assert (
+        "the trial failed: no space left" in second
+        and "about 60 s, and 1 of unknown time one" in last
+    )
+    assert plan_table(both, both[:1], {}).splitlines()[-1] == "1 of 2 jobs to run"
+
+
+def test_durations_as_one_says_them():
+    told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
+    assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]

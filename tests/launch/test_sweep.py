@@ -1,0 +1,273 @@
+"""A sweep does every job once, whatever happens to it: a job fails, the driver is killed, the
+machine goes down.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from repository import HELPERS
+from tiny_verbs import (
+    MODEL,
+    checkpoint,
+    coco_data,
+    environment,
+    metric_rows,
+    printed_by,
+    refused,
+    result,
+    same,
+    script,
+    verb,
+)
+
+from maskrcnn_lit.cli import main as cli
+from maskrcnn_lit.launch.grid import read_sweep
+from maskrcnn_lit.launch.sweep import begin, settled
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+
+pytest_plugins = ("tiny_verbs",)
+SHORT = (
+    "trainer.epochs=1",
+    "trainer.log_every_n_steps=1",
+    "optimizer.lr=4.0e-3",
+    "sweep.trial_steps=0",
+)
+QUIET = ("callbacks.panels=null", "callbacks.score_plots=null")
+WITNESS = HELPERS / "witness"
+
+
+def options(data: Path, folder: Path) -> tuple[str, ...]:
+    return ("train", "-m", *coco_data(data), *MODEL, *SHORT, *QUIET, f"sweep_dir={folder}")
+
+
+@pytest.fixture(scope="module")
+def swept(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """Three jobs of which one cannot be done, and what the command printed."""
+    folder = tmp_path_factory.mktemp("swept") / "sweep"
+    yield folder, printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
+
+
+def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: tuple[Path, str]):
+    folder, printed = swept
+    told = {
+        name: result(folder / name)
+        for name in ("train_images=999", "train_images=2", "train_images=4")
+    }
+    assert [entry["status"] for entry in told.values()] == ["failed", "finished", "finished"]
+    assert (
+        "[1/3] train_images=999: failed: UserError: " in printed
+        and "999 images were asked for" in printed
+    )
+    assert "[2/3] train_images=2: finished in " in printed and ", mask AP 0." in printed
+    assert "1 of 3 jobs failed: the same command tries them again, and only them" in printed
+    assert told["train_images=4"]["data"]["train"]["images"] == 4
+    assert "999 images were asked for" in (folder / "logs" / "train_images=999.txt").read_text()
+
+
+def test_a_sweep_says_what_it_is(swept: tuple[Path, str]):
+    told = json.loads((swept[0] / "sweep.json").read_text())
+    assert [job["name"] for job in told["jobs"]] == [
+        "train_images=999",
+        "train_images=2",
+        "train_images=4",
+    ]
+    assert told["jobs"][1]["overrides"] == [*result(swept[0] / "train_images=2")["overrides"][:-1]]
+    assert (
+        told["command"][:3] == ["maskrcnn-lit", "train", "-m"]
+        and "data.train_images=999,2,4" in told["command"]
+    )
+
+
+def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange: Path):
+    folder, _ = swept
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in folder.glob("train_images=[24]/**/*")
+        if path.name != ".lock"
+    }
+    printed = printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
+    assert "3 jobs, 2 finished" in printed and "[1/1] train_images=999: failed" in printed
+    assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) > 10
+
+
+def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], strange: Path):
+    command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
+    said = refused(*command)
+    assert (
+        "holds a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it"
+        in said
+    )
+
+
+def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
+    command = [
+        text for text in options(strange, tmp_path / "sweep") if text != "sweep.trial_steps=0"
+    ]
+    printed = printed_by(*command, "seed=1,2", "sweep.trial_steps=1", "sweep.plan_only=true")
+    assert "measuring 1 kinds of job, 1 steps each" in printed, "seeds are of one kind"
+    for seed in (1, 2):
+        assert f"seed={seed}  8 images x 1 epochs = 4 steps" in printed
+    assert "2 of 2 jobs to run: about " in printed and " GB" in printed
+    assert not list((tmp_path / "sweep").glob("seed=*"))
+
+
+def started(command: tuple[str, ...], folder: Path, log: str) -> subprocess.Popen[bytes]:
+    """A driver in a process group of its own, so that all of it can be killed."""
+    with open(folder / log, "wb") as file:
+        return subprocess.Popen(
+            [script(), *command],
+            cwd=folder,
+            env=environment(),
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+
+
+def wait_for(path: Path, driver: subprocess.Popen[bytes], text: str = "") -> None:
+    """Until the driver or its job has written `path`, with `text` in it."""
+    while not path.exists() or (text and text not in path.read_text()):
+        assert driver.poll() is None, f"it ended without {path}"
+        time.sleep(0.05)
+
+
+def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
+    strange: Path, tmp_path: Path
+):
+    """First the driver alone, whose job goes on, then all of them, as when the machine goes down."""
+    folder = tmp_path / "sweep"
+    every = ("trainer.epochs=3", "trainer.checkpoint_every_n_steps=1", "seed=1,2")
+    command = (*options(strange, folder), *every)
+    last = Path("checkpoints", "last.ckpt")
+
+    driver = started(command, tmp_path, "first.txt")
+    wait_for(folder / "seed=1" / last, driver)
+    job = int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()[0])
+    os.kill(
+        job, signal.SIGSTOP
+    )  # so that it is still there, however long the next driver takes to begin
+    driver.kill()
+    driver.wait()
+    driver = started(command, tmp_path, "second.txt")
+    wait_for(
+        folder / "logs" / "seed=1.txt", driver, "it is still running, from a sweep that was stopped"
+    )
+    os.kill(job, signal.SIGCONT)
+    wait_for(folder / "seed=2" / last, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    assert (
+        result(folder / "seed=1")["status"] == "finished"
+        and result(folder / "seed=2")["status"] == "running"
+    )
+
+    printed = printed_by(*command)
+    assert "2 jobs, 1 finished" in printed and "[1/1] seed=2: finished" in printed
+    assert "goes on from step" in (folder / "logs" / "seed=2.txt").read_text()
+    for seed in (1, 2):
+        alone = tmp_path / f"alone{seed}"
+        arguments = [text for text in command[2:] if not text.startswith(("sweep", "seed="))]
+        verb("train", *arguments, f"seed={seed}", f"run_dir={alone}")
+        assert metric_rows(alone) == metric_rows(folder / f"seed={seed}")
+        assert same(
+            checkpoint(alone)["state_dict"], checkpoint(folder / f"seed={seed}")["state_dict"]
+        )
+
+
+def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights(
+    strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    witnesses = tmp_path / "witnesses"
+    witnesses.mkdir()
+    path = os.pathsep.join([str(WITNESS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = (*options(strange, tmp_path / "sweep"), "seed=1,2", "trainer.devices=2")
+    monkeypatch.setenv("PYTHONPATH", path)
+    monkeypatch.setenv("WITNESS", str(witnesses))
+    verb(*command)
+    told = [json.loads(file.read_text()) for file in witnesses.iterdir()]
+    assert sorted((entry["seed"], entry["rank"]) for entry in told) == [
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
+    for seed in (1, 2):
+        first, second = ({**entry, "rank": None} for entry in told if entry["seed"] == seed)
+        assert first == second, "config, folder and weights"
+        assert first["run_dir"] == str(tmp_path / "sweep" / f"seed={seed}")
+        assert first["config"] == result(tmp_path / "sweep" / f"seed={seed}")["config_sha256"]
+    assert len({entry["weights"] for entry in told}) == 2
+
+
+def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """One that has a config goes on, one that failed before its first checkpoint begins anew, a
+    finished one ends.
+    """
+    typed: list[list[str]] = []
+    monkeypatch.setattr(cli, "main", lambda words: typed.append(words) or 0)
+    run = tmp_path / "lr=0.1,seed=1"
+    new, again = ["train", "seed=1", f'run_dir="{run}"'], ["train", f'resume="{run}"']
+
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    write_result(run / "result.json", RunResult(status="running"))
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    (run / "config.yaml").write_text("seed: 1\n")
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    write_result(run / "result.json", RunResult(status="failed", error="no space"))
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").touch()
+    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    write_result(run / "result.json", RunResult(status="finished"))
+    assert begin(run, ["seed=1"]) == 0 and len(typed) == 5
+
+
+def test_what_a_job_could_not_say_itself(tmp_path: Path):
+    job = read_sweep(["experiment=demo", f"sweep_dir={tmp_path}"]).jobs[0]
+    log = tmp_path / "log.txt"
+    assert (
+        settled(job, -9, log).error
+        == "killed by signal 9: if the memory was full, take a smaller data.batch_size"
+    )
+    file = job.run_dir / "result.json"
+    write_result(file, RunResult(status="running"))
+    log.write_text("epoch 1\nmaskrcnn-lit: the disk is full\n\n")
+    told = settled(job, 2, log)
+    assert (told.status, told.error, read_result(file).error) == (
+        "failed",
+        "the disk is full",
+        "the disk is full",
+    )
+    write_result(file, RunResult(status="finished"))
+    assert settled(job, 1, log).status == "finished", "it is done, however its process ended"
+
+
+def test_a_gpu_each_and_two_gpus_do_not_go_together():
+    command = (
+        "train",
+        "-m",
+        "experiment=demo",
+        "seed=1,2",
+        "trainer.devices=2",
+        "launcher=local_gpus",
+    )
+    assert "use launcher=sequential" in refused(*command)
+
+
+def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake():
+    said = refused("train", "experiment=backbones", "seed=1")
+    assert (
+        "this experiment is a grid over backbone, seed: add -m" in said
+        and "backbone=resnet50" in said
+    )
+    assert "`maskrcnn-lit train -m` makes a run of each" in refused(
+        "train", "experiment=demo", "seed=1,2"
+    )

@@ -1,0 +1,66 @@
+"""Torchvision's model beside ours: of the same numbers, so that the same weights give the same
+maps.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from models import make_batch
+
+from maskrcnn_lit.config.compose import build, compose, to_dict
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.measure.torchvision_reference import inputs_for_twin, torchvision_twin
+from maskrcnn_lit.model.pretrained import convert as weights
+
+
+def plain(*options: str) -> dict[str, Any]:
+    return to_dict(compose("train", ["model=tiny", "backbone=resnet18", *options]))["model"]
+
+
+@pytest.mark.parametrize(("norm", "frozen"), [("batch", 0), ("frozen", 2)])
+def test_the_same_weights_fit_both(norm: str, frozen: int) -> None:
+    torch.manual_seed(0)
+    config = plain(f"backbone.norm={norm}", f"backbone.freeze_at={frozen}")
+    twin = torchvision_twin(config, 3, norm, frozen).eval()
+    ours = build(config, num_classes=3).eval()
+    weights.load(ours, weights.from_torchvision(twin.state_dict()))
+    trained = {name for name, p in ours.named_parameters() if p.requires_grad}
+    assert len(trained) == sum(p.requires_grad for p in twin.parameters())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = twin.backbone(images).values()
+        for mine, other in zip(ours.fpn(ours.backbone(images)), expected, strict=True):
+            assert torch.allclose(mine, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+def test_it_trains_and_detects_on_our_batches() -> None:
+    torch.manual_seed(0)
+    twin = torchvision_twin(plain(), 3, "batch", 0)
+    images, targets = inputs_for_twin(make_batch())
+    assert [tuple(image.shape) for image in images] == [(3, 64, 64)] * 2 and images[0].max() <= 1
+    for target in targets:
+        assert target["masks"].shape == (2, 64, 64)
+        for mask, (x1, y1, x2, y2) in zip(target["masks"], target["boxes"].tolist(), strict=True):
+            assert (
+                mask.sum() == (round(y2) - round(y1)) * (round(x2) - round(x1))
+                and mask[round(y1), round(x1)] == 1
+            )
+    assert all(loss.isfinite() for loss in twin(images, targets).values())
+    assert len(twin.eval()(images)) == 2
+
+
+def test_an_image_without_objects_has_no_masks() -> None:
+    _, (target, _) = inputs_for_twin(make_batch(objects=0))
+    assert target["masks"].shape == (0, 64, 64) and target["boxes"].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "norm"),
+    [(["backbone=mobilenet_v2"], "batch"), ([], "group"), (["model.box_head.convs=2"], "batch")],
+)
+def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None:
+    with pytest.raises(
+        UserError, match=r"against=torchvision compares a ResNet .* leave `against` out"
+    ):
+        torchvision_twin(plain(*options), 3, norm, 0)

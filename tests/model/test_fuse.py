@@ -1,0 +1,102 @@
+"""A model that was made fast finds what it found before."""
+
+import copy
+
+import pytest
+import torch
+from models import make_batch, make_model
+from torch import nn
+
+from maskrcnn_lit.model.fuse import CELLS, WinogradConv, fold_norms, for_inference
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm
+
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm)
+
+
+def moved(model: MaskRCNN) -> MaskRCNN:
+    """With statistics and scales that are not those of a new norm."""
+    for norm in (m for m in model.modules() if isinstance(m, NORMS)):
+        for values in (norm.running_mean, norm.bias):
+            values.data.normal_(0, 0.1)
+        for values in (norm.running_var, norm.weight):
+            values.data.uniform_(0.8, 1.2)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("norm", "head_norm"), [("batch", None), ("frozen", "batch"), ("frozen", "frozen")]
+)
+def test_the_detections_stay(norm: str, head_norm: str | None) -> None:
+    torch.manual_seed(0)
+    model = moved(make_model(norm=norm, head_norm=head_norm, convs=1)).double().eval()
+    batch = {
+        key: value.double() if value.is_floating_point() else value
+        for key, value in make_batch().items()
+    }
+    batch = {key: batch[key] for key in ("images", "image_sizes")}
+    with torch.no_grad():
+        before = model(batch).detections
+        after = for_inference(model)(batch).detections
+    assert before is not None and after is not None and before["valid"].sum() > 10
+    for key, value in before.items():
+        assert torch.allclose(after[key].double(), value.double(), atol=1e-9), key
+    assert not any(isinstance(m, (*NORMS, FoldedConv)) for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+
+
+@pytest.mark.skipif(
+    not torch.backends.nnpack.is_available(), reason="this build of PyTorch has no NNPACK"
+)
+@pytest.mark.parametrize("images", [1, 3])
+def test_winograd_is_a_convolution(images: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(16, 24, 3, padding=1)
+    fast = copy.deepcopy(plain)
+    fast.__class__ = WinogradConv
+    x = torch.randn(images, 16, 37, 41)
+    assert len(x) * 37 * 41 >= CELLS
+    with torch.inference_mode():
+        exact = copy.deepcopy(plain).double()(x.double())
+        assert (fast(x) - exact).abs().max() < 1e-4 * exact.abs().max()
+        assert not torch.equal(fast(x), plain(x)), "it was NNPACK that computed it"
+        for other in (x[..., :9, :9], x.double()):
+            if other.dtype == torch.float32:
+                assert torch.equal(fast(other), plain(other))
+        assert torch.equal(fast.double()(x.double()), exact)
+
+
+def test_only_what_it_can_do_is_given_to_winograd() -> None:
+    suits = [
+        WinogradConv.suits(nn.Conv2d(4, 4, size, **options))
+        for size, options in (
+            (3, {"padding": 1}),
+            (3, {}),
+            (1, {}),
+            (3, {"padding": 1, "stride": 2}),
+            (3, {"padding": 1, "groups": 2}),
+            (3, {"padding": 2, "dilation": 2}),
+            (3, {"padding": 1, "padding_mode": "reflect"}),
+        )
+    ]
+    assert suits == [True, *[False] * 6]
+
+
+def test_a_fold_leaves_norms_that_no_convolution_precedes() -> None:
+    net = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.BatchNorm2d(4)
+    ).eval()
+    for norm in (net[0], net[2], net[4]):
+        nn.init.normal_(norm.running_mean)
+    x = torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        expected = net(x)
+        fold_norms(net)
+        assert torch.allclose(net(x), expected, atol=1e-6)
+    assert [type(layer) for layer in net] == [
+        nn.BatchNorm2d,
+        nn.Conv2d,
+        nn.Identity,
+        nn.ReLU,
+        nn.BatchNorm2d,
+    ]

@@ -1,0 +1,126 @@
+"""Sentences: every number in them is one of the data's, and what must not be compared is told."""
+
+from comparison_sample import job
+
+from maskrcnn_lit.report.comparison.sentences import cautions, counts, differences, ranking
+from maskrcnn_lit.report.comparison.settings import Job, arenas
+from maskrcnn_lit.runs.result import RunResult
+
+
+def group(name: str, *aps: float, cost=None, **more):
+    config = {"backbone": {"name": name}, **more.pop("config", {})}
+    return [
+        job(f"{name}{s}", f"backbone={name}", ap=ap, seed=s, config=config, cost=cost, **more)
+        for s, ap in enumerate(aps)
+    ]
+
+
+def test_jobs_are_counted_by_what_became_of_them():
+    jobs = [
+        *group("a", 0.1, 0.2),
+        job("b", status="failed"),
+        Job("c", None, (), {}, RunResult(status="failed")),
+    ]
+    assert counts(jobs) == "4 jobs: 2 finished, 1 failed, 1 not run."
+    assert counts(jobs[:1]) == "1 job: 1 finished."
+    assert counts(jobs[2:3]) == "1 job: 1 failed."
+
+
+def test_the_best_setting_is_told_with_its_interval():
+    (arena,) = arenas([*group("a", 0.1), *group("b", 0.2, 0.3)])
+    first, *_ = ranking(arena, {})
+    assert first == (
+        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, "
+        "95 % interval -0.385 to 0.885)."
+    )
+
+
+def test_a_single_run_is_told_with_its_interval_over_images():
+    (arena,) = arenas(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
+    assert ranking(arena, {}) == [
+        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to "
+        "0.150)."
+    ]
+
+
+def test_what_is_tested_stands_in_short_and_at_length():
+    (arena,) = arenas([*group("a", 0.1, 0.11), *group("b", 0.2, 0.21), *group("c", 0.2, 0.205)])
+    first, *_ = ranking(arena, {})
+    assert first.endswith(
+        ". It is significantly better than a. Its difference from c is not significant."
+    )
+    told = differences(arena, {})
+    assert len(told) == 3 and told[-1].startswith("2 comparisons with the best setting.")
+
+
+def test_fronts_that_are_the_same_are_one_sentence():
+    small, large = (
+        {"parameters": 1, "flops": 1, "latency_seconds": 2},
+        {"parameters": 2, "flops": 2, "latency_seconds": 1},
+    )
+    (arena,) = arenas([*group("small", 0.2, cost=small), *group("large", 0.3, cost=large)])
+    told = ranking(arena, {})
+    assert (
+        told[-2]
+        == "Pareto front of mask AP against parameters and FLOPs, from the cheapest: small; large."
+    )
+    assert told[-1] == "large has the best mask AP, and none has less latency."
+
+
+def test_a_cost_that_does_not_vary_has_no_front():
+    (arena,) = arenas([*group("a", 0.2), *group("b", 0.3)])
+    assert not [text for text in ranking(arena, {}) if "Pareto" in text or "none has less" in text]
+
+
+def test_other_images_make_another_ranking_and_it_is_said():
+    jobs = [*group("a", 0.2), *group("b", 0.3), *group("c", 0.9, data={"name": "easy"})]
+    (told,) = cautions(jobs, arenas(jobs))
+    assert (
+        "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are 2 rankings"
+        in told
+    )
+    assert cautions(jobs[:2], arenas(jobs[:2])) == []
+
+
+def test_roi_accuracy_is_no_part_of_the_ranking_and_its_kinds_are_apart():
+    jobs = [*group("a", 0.2, metrics={"val/roi_accuracy": 0.9}), *group("b", 0.3)]
+    (told,) = cautions(jobs, arenas(jobs))
+    assert (
+        told.startswith("roi_accuracy is the share of ground-truth boxes")
+        and "no part of the ranking" in told
+    )
+    study = {"metrics": {"roi_accuracy": {"boxes": "study"}}}
+    jobs += [job("s", metrics={"val/roi_accuracy": 0.46}, config=study)]
+    told = cautions(jobs, arenas(jobs))
+    assert "Finished without an AP, so in no ranking: s." in told
+    assert "roi_accuracy counts the study's 15 slots an image in s: that is another column." in told
+
+
+def test_other_devices_limits_and_seeds_are_told():
+    limits = {"metrics": {"max_detections": [1, 10, 400]}}
+    jobs = [
+        *group("a", 0.2, cost={"device": "one"}, config=limits),
+        *group("b", 0.3, cost={"device": "two"}, config=limits),
+    ]
+    jobs.append(
+        job(
+            "again",
+            "backbone=b",
+            ap=0.4,
+            seed=0,
+            config=dict(jobs[1].config),
+            cost={"device": "two"},
+        )
+    )
+    told = cautions(jobs, arenas(jobs))
+    assert "Times are of different devices (one; two), so they do not compare the models." in told
+    assert "AP counts up to 400 detections of an image and class, where COCO has 100." in told
+    assert "b was trained more than once with seed 0: the last of these counts." in told
+
+
+def test_mask_and_box_ap_are_not_compared():
+    jobs = [*group("a", 0.2), job("box", metrics={"val/box_ap": 0.6}, data={"name": "boxes"})]
+    assert any(
+        "a box AP alone: these two are not compared" in text
+        for text in cautions(jobs, arenas(jobs))
+    )

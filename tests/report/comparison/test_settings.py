@@ -1,0 +1,214 @@
+"""What varies, which jobs are one setting, and which may be ranked together."""
+
+from dataclasses import replace
+
+import pytest
+from comparison_sample import job
+
+from maskrcnn_lit.report.comparison.settings import (
+    NOT_RUN,
+    Job,
+    arenas,
+    endings,
+    label,
+    limit,
+    option,
+    pareto,
+    repeated_seeds,
+    settings,
+    varying,
+)
+from maskrcnn_lit.runs.result import RunResult
+
+
+def backbone(name: str, seed: int, ap: float, **more):
+    config = {"backbone": {"name": name}, "optimizer": {"lr": 0.001}, "data": {"seed": seed}}
+    return job(
+        f"{name}-{seed}",
+        f"backbone={name}",
+        f"seed={seed}",
+        ap=ap,
+        seed=seed,
+        config=config,
+        **more,
+    )
+
+
+def test_what_varies_is_what_somebody_typed_and_is_not_the_same_in_all():
+    jobs = [
+        job(
+            "a",
+            "backbone=resnet18",
+            "optimizer.lr=1e-3",
+            "seed=1",
+            "run_dir=a",
+            config={"optimizer": {"lr": 0.001}},
+        ),
+        job("b", "backbone=resnet50", "seed=2", "run_dir=b", config={"optimizer": {"lr": 0.001}}),
+        job(
+            "c",
+            "+trainer.epochs=7",
+            config={"backbone": {"name": "resnet18"}, "trainer": {"epochs": 7}},
+        ),
+    ]
+    assert varying(jobs) == {
+        "backbone": ["resnet18", "resnet50", "resnet18"],
+        "optimizer.lr": ["0.001", "0.001", "default"],
+        "trainer.epochs": ["default", "default", "7"],
+    }
+    assert varying(jobs[:1]) == {}
+    assert option(job("d", config={"data": {"train_images": None}}), "data.train_images") == "null"
+
+
+def test_jobs_that_differ_in_the_seed_alone_are_one_setting():
+    jobs = [
+        backbone("resnet18", 1, 0.2),
+        backbone("resnet50", 1, 0.3),
+        backbone("resnet18", 2, 0.4),
+    ]
+    first, second = settings(jobs, varying(jobs))
+    assert (first.label, [j.seed for j in first.jobs], first.values("val/mask_ap")) == (
+        "resnet18",
+        [1, 2],
+        [0.2, 0.4],
+    )
+    assert (
+        first.mean("val/mask_ap").value == pytest.approx(0.3)
+        and first.mean("val/mask_ap").interval is not None
+    )
+    assert second.mean("val/mask_ap").interval is None and second.mean("val/none") is None
+    assert first.cost("parameters") == 4_000_000 and first.cost("energy_joules") is None
+
+
+def test_a_config_that_differs_in_anything_else_is_another_setting():
+    jobs = [backbone("resnet18", 1, 0.2), backbone("resnet18", 2, 0.2)]
+    jobs[1].config["optimizer"]["lr"] = 0.01  # an experiment's yaml has changed: nobody typed it
+    found = settings(jobs, varying(jobs))
+    assert [setting.label for setting in found] == ["resnet18-1", "resnet18-2"]
+
+
+def test_a_job_without_a_config_is_like_no_other():
+    jobs = [replace(backbone("resnet18", seed, 0.2), config={}) for seed in (1, 2)]
+    assert len(settings(jobs, varying(jobs))) == 2
+
+
+def test_of_two_runs_of_a_seed_the_last_counts():
+    jobs = [
+        backbone("resnet18", 1, 0.2),
+        replace(backbone("resnet18", 1, 0.5), name="again"),
+        backbone("resnet18", 2, 0.4),
+    ]
+    (setting,) = settings(jobs, {})
+    assert setting.values("val/mask_ap") == [0.5, 0.4] and repeated_seeds(setting) == [1]
+
+
+def test_only_what_has_finished_with_an_ap_is_ranked():
+    jobs = [
+        backbone("resnet18", 1, 0.2),
+        backbone("resnet50", 1, 0.9, status="failed"),
+        job("no_ap", metrics={"val/roi_accuracy": 0.9}),
+        job("nan", ap=float("nan")),
+        Job("never", None, ("backbone=x", "seed=4"), {}, RunResult(status="failed")),
+    ]
+    (arena,) = arenas(jobs)
+    assert [j.name for j in arena.jobs] == ["resnet18-1"]
+    assert jobs[-1].status == NOT_RUN and jobs[-1].seed == 4
+
+
+def test_the_best_setting_comes_first():
+    jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3), backbone("vgg", 1, 0.25)]
+    (arena,) = arenas(jobs)
+    assert [setting.label for setting in arena.settings] == ["resnet50", "vgg", "resnet18"]
+    assert arena.letters == ["A", "B", "C"] and arena.ap == "val/mask_ap"
+    assert arena.title == "50 validation images of made up"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"val": {"images": 50, "ids_sha256": "other"}}},
+        {"data": {"name": "other"}},
+        {"data": {"categories": [[1, "ant"]]}},
+        {"metrics": {"val/images": 49.0}},
+        {"truth": "other objects"},
+    ],
+)
+def test_what_was_scored_on_something_else_is_ranked_apart(other: dict):
+    jobs = [
+        backbone("resnet18", 1, 0.2),
+        backbone("resnet18", 2, 0.2),
+        backbone("resnet50", 1, 0.9, **other),
+    ]
+    first, second = arenas(jobs)
+    assert [j.name for j in first.jobs] == ["resnet18-1", "resnet18-2"] and [
+        j.name for j in second.jobs
+    ] == ["resnet50-1"]
+    assert first.title != second.title or "truth" not in other
+
+
+def test_what_varies_between_rankings_alone_is_no_option_of_either():
+    jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3)]
+    other = job(
+        "o",
+        "backbone=vgg",
+        "data.name=other",
+        ap=0.4,
+        config={"data": {"name": "other"}},
+        data={"name": "other"},
+    )
+    first, second = arenas([*jobs, other])
+    assert [list(s.options) for s in first.settings] == [
+        ["backbone"],
+        ["backbone"],
+    ] and second.settings[0].label == "o"
+
+
+def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids():
+    jobs = [backbone("resnet18", 1, 0.2, truth=None), backbone("resnet50", 1, 0.3)]
+    assert len(arenas(jobs)) == 1
+    assert len(arenas([*jobs, backbone("vgg", 1, 0.3, truth="other objects")])) == 3
+
+
+def test_the_number_of_detections_that_count_separates_too():
+    jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3)]
+    jobs[1].config["metrics"] = {"max_detections": [1, 10, 400]}
+    assert [limit(j) for j in jobs] == [100, 400] and len(arenas(jobs)) == 2
+
+
+def test_runs_without_masks_are_ranked_by_box_ap():
+    box = {"val/box_ap": 0.5, "val/mask_ap": float("nan")}
+    (arena,) = arenas(
+        [job("a", metrics=box), job("b", config={"x": 1}, metrics={"val/box_ap": 0.6})]
+    )
+    assert arena.ap == "val/box_ap" and [s.values(arena.ap) for s in arena.settings] == [
+        [0.6],
+        [0.5],
+    ]
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    points = [(4, 0.3), (1, 0.1), (2, 0.3), (3, 0.2), (5, 0.5), (2, 0.3), (1, 0.05)]
+    assert pareto(points) == [1, 2, 5, 4]  # two are equal, and neither beats the other
+    assert pareto([]) == [] and pareto([(1, 0.0)]) == [0]
+
+
+def test_options_are_called_by_their_end_and_by_more_of_it_where_two_end_alike():
+    names = [
+        "backbone",
+        "model.rpn.pre_nms.train",
+        "model.rpn.post_nms.train",
+        "data.train_images",
+        "a.post_nms.train",
+    ]
+    assert endings(names) == [
+        "backbone",
+        "pre_nms.train",
+        "rpn.post_nms.train",
+        "train_images",
+        "a.post_nms.train",
+    ]
+    assert (
+        label({"backbone": "resnet18", "optimizer.lr": "0.1", "x.lr": "2"})
+        == "resnet18, optimizer.lr=0.1, x.lr=2"
+    )
+    assert endings([]) == [] and endings(["seed"]) == ["seed"]

@@ -1,0 +1,157 @@
+"""Rows: the numbers of result.json, in the csv in full and in the tables as people read them."""
+
+import csv
+import io
+import math
+
+from comparison_sample import COST, job
+
+from maskrcnn_lit.report.comparison.settings import Job, arenas
+from maskrcnn_lit.report.comparison.tables import (
+    command,
+    cost_rows,
+    csv_text,
+    failure_rows,
+    markdown,
+    score_rows,
+    setting_rows,
+)
+from maskrcnn_lit.runs.result import RunResult
+
+
+def jobs() -> list[Job]:
+    intervals = {"val/mask_ap": [0.1, 0.3], "val/box_ap": None}
+    made = [
+        job(
+            "a1",
+            "backbone=a",
+            "seed=1",
+            "run_dir=x",
+            ap=0.2,
+            seed=1,
+            intervals=intervals,
+            metrics={"val/mask_ap50": 0.4},
+        ),
+        job(
+            "a2",
+            "backbone=a",
+            "seed=2",
+            "run_dir=y",
+            ap=0.3,
+            seed=2,
+            cost={"flops": None, "energy_joules": 5000.0},
+        ),
+        job(
+            "b1",
+            "backbone=b",
+            "seed=1",
+            "note=it's",
+            ap=0.5,
+            seed=1,
+            metrics={"val/roi_accuracy": 0.75},
+        ),
+        job("c1", "backbone=c", "seed=1", status="failed", error="UserError: no\nmemory | sorry"),
+        Job("d1", None, ("backbone=d", "seed=1"), {}, RunResult(status="failed")),
+    ]
+    for one in made[:-1]:
+        one.config["backbone"] = {"name": one.name[0]}
+    return made
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_csv_has_a_row_for_each_job_with_every_number_in_full():
+    rows = rows_of(csv_text(jobs(), arenas(jobs())))
+    assert [row["name"] for row in rows] == ["a1", "a2", "b1", "c1", "d1"]
+    assert [row["status"] for row in rows] == ["finished"] * 3 + ["failed", "not run"]
+    first = rows[0]
+    assert (
+        float(first["mask_ap"]) == 0.2
+        and float(first["box_ap"]) == 0.2 + 0.01
+        and float(first["mask_ap50"]) == 0.4
+    )
+    assert (
+        first["mask_ap_images_low"],
+        first["mask_ap_images_high"],
+        first["box_ap_images_low"],
+    ) == ("0.1", "0.3", "")
+    assert float(first["mask_ap_seeds"]) == 0.25 and first["setting"] == rows[1]["setting"] == "B"
+    half = 12.7062047 * 0.05
+    assert math.isclose(float(first["mask_ap_seeds_high"]), 0.25 + half, abs_tol=1e-6)
+    assert rows[2]["mask_ap_seeds_low"] == "" and rows[2]["roi_accuracy"] == "0.75"
+    for name, value in COST.items():
+        assert first[name] == ("" if value is None else str(value))
+    assert (rows[1]["flops"], rows[1]["energy_joules"]) == ("", "5000.0")
+    assert (
+        rows[3]["error"] == "UserError: no\nmemory | sorry"
+        and rows[3]["mask_ap"] == rows[4]["parameters"] == ""
+    )
+
+
+def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
+    (arena,) = arenas(jobs())
+    head, rows = setting_rows(arena)
+    assert head == [
+        "",
+        "backbone",
+        "note",
+        "seeds",
+        "mask AP (95 % over seeds)",
+        "box AP (95 % over seeds)",
+        "roi_accuracy",
+    ]
+    assert rows[0][:5] == ["A", "b", "it's", "1", "0.500"]
+    assert (
+        rows[1][:5] == ["B", "a", "default", "2", "0.250 (-0.385 to 0.885)"] and rows[1][-1] == "-"
+    )
+    head, rows = score_rows(arena, {"a1": 1, "a2": 2, "b1": 3})
+    assert head[-4:] == ["box AP50", "roi_accuracy", "backbone", "note"]
+    assert rows[0][:4] == ["3", "A", "1", "0.500"] and rows[0][-3:] == ["0.750", "b", "it's"]
+    assert rows[1][:5] == ["1", "B", "1", "0.200 (0.100 to 0.300)", "0.400"]
+
+
+def test_costs_are_in_readable_units_and_unknown_ones_have_no_column():
+    head, rows = cost_rows(jobs())
+    assert head[4:] == [
+        *(
+            "parameters, M",
+            "GFLOP",
+            "images/s in training",
+            "images/s in inference",
+            "latency, ms",
+            "peak memory, GB",
+        ),
+        *("training, s", "energy, kJ"),
+    ]
+    assert rows[0][4:] == ["4.00", "2.50", "12.5", "40.1", "31.2", "1.25", "120", "-"]
+    assert rows[1][5] == "-" and rows[1][-1] == "5.0"
+    assert "energy, kJ" not in cost_rows(jobs()[2:])[0]
+
+
+def test_what_has_not_finished_says_why():
+    killed = job("k", status="running")
+    _, rows = failure_rows([*jobs(), killed])
+    assert rows[0] == ["4", "c1", "failed", "UserError: no\nmemory | sorry"]
+    assert rows[1] == ["5", "d1", "not run", "it has no folder: the sweep was stopped before it"]
+    assert rows[2][2] == "running" and "was killed" in rows[2][3]
+
+
+def test_a_command_trains_the_job_again_elsewhere():
+    assert command(jobs()[0]) == "maskrcnn-lit train backbone=a seed=1"
+    assert command(jobs()[2]) == "maskrcnn-lit train backbone=b seed=1 'note=it'\"'\"'s'"
+
+
+def test_the_two_kinds_of_roi_accuracy_are_two_columns():
+    made = jobs()
+    made[0].config["metrics"] = {"roi_accuracy": {"boxes": "study"}}
+    made[0].result.metrics["val/roi_accuracy"] = 0.46
+    rows = rows_of(csv_text(made, arenas(made)))
+    assert (rows[0]["roi_accuracy"], rows[0]["roi_accuracy_study"]) == ("", "0.46")
+    assert (rows[2]["roi_accuracy"], rows[2]["roi_accuracy_study"]) == ("0.75", "")
+
+
+def test_a_cell_of_markdown_holds_no_bar_and_no_line_break():
+    text = markdown(*failure_rows(jobs()))
+    assert text.splitlines()[2] == "| 4 | c1 | failed | UserError: no memory \\| sorry |"

@@ -1,0 +1,68 @@
+"""What stands in the folder after a report was written."""
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from box_scenes import SIZE, random_scene
+from PIL import Image
+from report_sample import Page, analysis, evaluation, ground_truth, results
+
+from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.report.evaluation.plots import PLOTS
+from maskrcnn_lit.report.evaluation.write import write_report
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    page = write_report(
+        folder,
+        evaluation=evaluation(),
+        analysis=analysis() | {"boundary_ap": float("nan")},
+        ground_truth=ground_truth(),
+        results=results(),
+        read_image=lambda image_id: None,
+    )
+    assert page == folder / "report.html"
+    return folder
+
+
+def test_the_numbers_are_written(folder: Path):
+    assert json.loads((folder / "analysis.json").read_text()) == analysis() | {"boundary_ap": None}
+
+
+def test_every_plot_is_a_png_and_stands_on_the_page(folder: Path):
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == sorted(
+        f"{name}.png" for name in PLOTS
+    )
+    page = Page((folder / "report.html").read_text())
+    inlined = [base64.b64decode(source.partition(",")[2]) for source in page.images]
+    for path in (folder / "plots").iterdir():
+        assert Image.open(path).format == "PNG"
+        assert path.read_bytes() in inlined
+
+
+def test_the_page_holds_nothing_that_it_would_load(folder: Path):
+    text = (folder / "report.html").read_text()
+    assert "http://" not in text and "https://" not in text and "file:" not in text
+    assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
+
+
+def test_results_with_masks_alone_have_a_page(tmp_path: Path):
+    truth, found = random_scene(0)
+    found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]
+    analysed = analyse(truth, found)
+    assert analysed["kind"] == "mask" and any(entry["false"] for entry in analysed["worst"])
+    pixels = np.zeros((*SIZE, 3), np.uint8)
+    given = {
+        "analysis": analysed,
+        "ground_truth": truth,
+        "results": found,
+        "read_image": lambda image_id: pixels,
+    }
+    per_class = {row["name"]: {} for row in analysed["per_class"]}
+    page = write_report(tmp_path, evaluation=evaluation() | {"per_class": per_class}, **given)
+    assert page.read_text().count("data:image/jpeg") >= len(analysed["worst"]) > 0

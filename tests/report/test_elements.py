@@ -1,0 +1,72 @@
+"""The parts of a page: escaped, whole, and loading nothing."""
+
+import base64
+
+import pytest
+from report_sample import Page
+
+from maskrcnn_lit.report import elements as html
+
+NASTY = '<script>alert("1")</script> & co'
+
+
+def test_text_is_escaped_wherever_it_comes_in():
+    parts = [
+        html.paragraph(NASTY),
+        html.bullets([NASTY]),
+        html.section("a", NASTY),
+        html.table(NASTY, [NASTY, NASTY], [[NASTY, NASTY]]),
+        html.tiles([(NASTY, NASTY, NASTY)]),
+        html.plot(b"1", b"2", NASTY, NASTY),
+        html.photo(b"1", 3, 4, NASTY, NASTY),
+    ]
+    for part in [*parts, html.page(NASTY, parts)]:
+        assert "<script" not in part and "&lt;script&gt;" in part
+
+
+def test_a_table_has_its_caption_and_its_cells():
+    page = Page(html.table("speeds", ["", "km/h"], [["hare", "70"], ["snail & co", "0.05"]]))
+    assert page.tables == {"speeds": [["", "km/h"], ["hare", "70"], ["snail & co", "0.05"]]}
+
+
+def test_a_table_scrolls_and_can_be_reached_by_keyboard():
+    text = html.table("speeds", ["", "km/h"], [["hare", "70"]])
+    assert text.startswith('<div class="scroll" tabindex="0" role="region" aria-label="speeds">')
+    assert '<th scope="row">hare</th>' in text and '<th scope="col">km/h</th>' in text
+
+
+def test_text_in_the_last_cell_may_wrap():
+    assert '<table class="told">' in html.table("faults", ["", "why"], [["a", "no memory"]], "told")
+    assert ".told td:last-child" in html.page("a", []) and "<table>" in html.table("speeds", [], [])
+
+
+def test_images_are_inlined():
+    page = Page(
+        html.plot(b"light", b"dark", "a plot", "") + html.photo(b"jpeg", 3, 4, "a photo", "")
+    )
+    assert [base64.b64decode(source.split(",")[1]) for source in page.images] == [
+        b"light",
+        b"dark",
+        b"jpeg",
+    ]
+    assert [source.split(";")[0] for source in page.images] == ["data:image/png"] * 2 + [
+        "data:image/jpeg"
+    ]
+
+
+def test_a_page_forbids_a_browser_to_load_anything():
+    text = html.page("a", [html.paragraph("b")])
+    assert text.startswith("<!doctype html>") and '<html lang="en">' in text
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert 'name="viewport"' in text and "<title>a</title>" in text
+    assert Page(text).loads == [] and "url(" not in text and "@import" not in text
+
+
+@pytest.mark.parametrize("rule", ["@media print", "prefers-color-scheme: dark", "overflow-x: auto"])
+def test_the_style_knows_paper_dark_screens_and_wide_tables(rule: str):
+    assert rule in html.page("a", [])
+
+
+def test_a_long_note_makes_a_wide_tile():
+    assert html.tiles([("a", "1", "b" * 41)]).count('class="wide"') == 1
+    assert 'class="wide"' not in html.tiles([("a", "1", "")])

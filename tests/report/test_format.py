@@ -1,0 +1,23 @@
+"""How reports write numbers and counts."""
+
+import math
+
+import pytest
+
+from maskrcnn_lit.report.format import number, plural
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "-"), (math.nan, "-"), (0.12345, "0.123"), (1.0, "1.000"), (1234, "1,234"), (0, "0")],
+)
+def test_how_a_number_is_written(value: float | None, text: str):
+    assert number(value) == text
+
+
+def test_one_of_something_has_no_s():
+    assert (
+        plural(1, "image") == "1 image"
+        and plural(1234, "image") == "1,234 images"
+        and plural(0, "image") == "0 images"
+    )

@@ -1,0 +1,117 @@
+"""result.json is true at any time, whatever ends a run, and one process at a time writes to the
+folder.
+"""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.folder import alone, check_idle, moved, program, recorded, settle
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_result(tmp_path / "result.json", RunResult(status="running", overrides=["seed=1"]))
+    return tmp_path
+
+
+def test_a_job_that_ends_is_finished(folder: Path):
+    with recorded(folder) as result:
+        assert read_result(folder / "result.json").status == "running"
+        result.metrics["val/mask_ap"] = 0.5
+    told = read_result(folder / "result.json")
+    assert (told.status, told.metrics, told.overrides) == (
+        "finished",
+        {"val/mask_ap": 0.5},
+        ["seed=1"],
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("no such file: give another"), ArithmeticError("a bug")]
+)
+def test_a_job_that_fails_says_why(folder: Path, error: Exception):
+    with pytest.raises(type(error)), recorded(folder):
+        raise error
+    told = read_result(folder / "result.json")
+    assert told.status == "failed" and told.error == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
+def test_an_interrupted_job_says_how_to_go_on(folder: Path, error: BaseException):
+    with (
+        pytest.raises(KeyboardInterrupt, match=f"go on with .*maskrcnn-lit train resume={folder}"),
+        recorded(folder),
+    ):
+        raise error
+    assert read_result(folder / "result.json").status == "interrupted"
+
+
+def test_of_several_processes_one_that_fails_says_so_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "1",
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with recorded(folder):
+        pass
+    assert read_result(folder / "result.json").status == "running", "the first process writes"
+    with pytest.raises(UserError), recorded(folder):
+        raise UserError("no memory: take less")
+    told = read_result(folder / "result.json")
+    assert (told.status, told.error, told.overrides) == (
+        "failed",
+        "UserError: no memory: take less",
+        ["seed=1"],
+    )
+
+
+def test_a_program_is_named_as_it_can_be_typed():
+    assert program("python3").endswith("python3") and " " not in program("no-such-program").strip(
+        "'"
+    )
+
+
+def test_a_run_that_moves_writes_into_its_new_folder_alone():
+    config = OmegaConf.create(
+        {
+            "run_dir": "outputs/a",
+            "data": {"root": "outputs/a"},
+            "callbacks": {"evaluation": {"run_dir": "outputs/a", "limits": [1, 2]}, "panels": None},
+            "logger": {"csv": {"path": "outputs/a/metrics.csv"}, "other": {"name": "outputs/ab"}},
+        }
+    )
+    assert OmegaConf.to_container(moved(config, "b")) == {
+        "run_dir": "b",
+        "data": {"root": "outputs/a"},
+        "callbacks": {"evaluation": {"run_dir": "b", "limits": [1, 2]}, "panels": None},
+        "logger": {"csv": {"path": "b/metrics.csv"}, "other": {"name": "outputs/ab"}},
+    }
+
+
+def test_one_process_at_a_time_trains_in_a_folder(folder: Path):
+    (folder / "config.yaml").touch()
+    with (
+        alone(folder),
+        pytest.raises(
+            UserError, match="is being trained by another process: wait until it has ended"
+        ),
+    ):
+        check_idle(folder)
+    check_idle(folder)
+    check_idle(folder / "not there yet")
+
+
+def test_a_run_does_not_freeze_what_only_a_sweep_reads():
+    config = settle(compose("train", ["experiment=backbones", "model.weights=torchvision_v1"]))
+    assert not {"sweep", "sweep_dir", "sweep_scale", "launcher"} & set(config)
+    assert Path(config.data.root).is_absolute()
+    assert config.model.backbone.norm == "frozen", "what refers to an option is told too"

@@ -1,0 +1,379 @@
+import hashlib
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from local_server import FAULTS, SWITCHED, Server
+from urllib3 import Timeout
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage import download as fetching
+from maskrcnn_lit.storage.download import RETRIES, download, fetch, file_digest, get
+
+pytest_plugins = ("local_server",)
+
+CONTENT = bytes(range(256)) * 1000
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def told(error: pytest.ExceptionInfo[UserError], url: str) -> str:
+    """One sentence about the url."""
+    message = str(error.value)
+    assert url in message and "\n" not in message and len(message) < 500
+    return message
+
+
+def test_a_file_is_fetched_once(server: Server, downloads: Path):
+    url, digest = server.offer(CONTENT)
+    for _ in range(3):
+        path = fetch(url, digest)
+        assert path == downloads / "weights.pth" and path.read_bytes() == CONTENT
+    assert server.asked == ["/weights.pth"] and files(downloads) == ["weights.pth"]
+
+
+@pytest.mark.parametrize("digits", [6, 8, 64])
+def test_the_first_digits_of_a_hash_do(server: Server, downloads: Path, digits: int):
+    url, digest = server.offer(CONTENT)
+    assert fetch(url, digest[:digits]).read_bytes() == CONTENT
+
+
+def test_md5(server: Server, downloads: Path):
+    url, sha256 = server.offer(CONTENT)
+    assert fetch(url, hashlib.md5(CONTENT).hexdigest()[:6], "md5").read_bytes() == CONTENT
+    assert (
+        fetch(url, hashlib.md5(CONTENT).hexdigest()[:6], "md5").exists() and len(server.asked) == 1
+    )
+    with pytest.raises(UserError, match="its md5 begins with"):
+        fetch(url, sha256[:6], "md5")
+
+
+def test_another_hash_is_refused_and_the_file_not_kept(server: Server, downloads: Path):
+    url, digest = server.offer(CONTENT)
+    wrong = "0" * 8
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=rf"sha256 begins with {digest[:8]}, expected {wrong}; try again"
+        ) as error:
+            fetch(url, wrong)
+        told(error, url)
+        assert files(downloads) == []
+    assert len(server.asked) == 2
+
+
+def test_a_file_that_was_kept_and_is_damaged_is_fetched_again(server: Server, downloads: Path):
+    url, digest = server.offer(CONTENT)
+    fetch(url, digest)
+    for damaged in (CONTENT[:-1], b"", CONTENT[:-1] + b"!"):
+        (downloads / "weights.pth").write_bytes(damaged)
+        assert fetch(url, digest).read_bytes() == CONTENT
+    assert len(server.asked) == 4 and files(downloads) == ["weights.pth"]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_server_is_one_sentence(server: Server, downloads: Path, fault: str):
+    url = f"{server.address}/{fault}.pth"
+    with pytest.raises(UserError) as error:
+        fetch(url, "12345678")
+    message = told(error, url)
+    assert f"copy the file from elsewhere to {downloads / fault}.pth" in message
+    assert "cannot be fetched" in message
+    assert (
+        fault not in ("404", "500")
+        or {"404": "Not Found", "500": "Internal Server Error"}[fault] in message
+    )
+    assert files(downloads) == [], "nothing is left behind"
+
+
+def test_no_network_is_one_sentence(
+    downloads: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{free.getsockname()[1]}/folder/weights.pth"
+    monkeypatch.setenv("no_proxy", "*")
+    for url in (nobody, "http://host.invalid/folder/weights.pth"):
+        with pytest.raises(
+            UserError, match=r"cannot be fetched .*without a network, copy the file from elsewhere"
+        ) as e:
+            fetch(url, "12345678")
+        assert str(downloads / "weights.pth") in told(e, url) and files(downloads) == []
+
+
+def test_a_file_that_was_copied_by_hand_needs_no_network(downloads: Path):
+    downloads.mkdir(parents=True)
+    (downloads / "weights.pth").write_bytes(CONTENT)
+    assert (
+        fetch("http://host.invalid/weights.pth", hashlib.sha256(CONTENT).hexdigest()[:8])
+        == downloads / "weights.pth"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, downloads: Path):
+    downloads.parent.mkdir(parents=True)
+    downloads.write_text("a file where the folder should be")
+    url, digest = server.offer(CONTENT)
+    with pytest.raises(UserError, match="cannot be fetched") as error:
+        fetch(url, digest)
+    told(error, url)
+
+
+def test_a_progress_bar_is_shown(
+    server: Server, downloads: Path, capfd: pytest.CaptureFixture[str]
+):
+    url, digest = server.offer(CONTENT)
+    fetch(url, digest)
+    shown = capfd.readouterr()
+    assert "100%" in shown.err and shown.out == ""
+    fetch(url, digest)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupted_download_leaves_nothing_behind(
+    server: Server, downloads: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> str:
+        assert files(downloads) != []
+        raise KeyboardInterrupt
+
+    url, digest = server.offer(CONTENT)
+    monkeypatch.setattr("maskrcnn_lit.storage.download.file_digest", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(url, digest)
+    assert files(downloads) == []
+
+
+def test_a_digest_is_that_of_hashlib(tmp_path: Path):
+    (tmp_path / "a").write_bytes(CONTENT)
+    for algorithm in ("sha256", "md5"):
+        assert file_digest(tmp_path / "a", algorithm) == hashlib.new(algorithm, CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What servers said in Retry-After, which nobody waits for here."""
+    told: list[str] = []
+    monkeypatch.setattr(urllib3.Retry, "parse_retry_after", lambda _, text: told.append(text) or 0)
+    return told
+
+
+@pytest.fixture
+def short(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits long for a server that stalls."""
+    monkeypatch.setattr("maskrcnn_lit.storage.download.TIMEOUT", Timeout(connect=5, read=0.2))
+
+
+def sound(content: bytes) -> str | None:
+    return None if content == CONTENT else "not as it should be"
+
+
+@pytest.mark.parametrize("fault", SWITCHED)
+def test_a_fault_that_passes_is_not_seen(
+    server: Server, short: None, fault: str, no_waiting: list[str]
+):
+    url, _ = server.offer(CONTENT)
+    server.fail(fault, times=2)
+    assert get(url, sound) == CONTENT and len(server.asked) == 3
+    assert no_waiting == (["7", "7"] if fault == "503" else [])
+
+
+@pytest.mark.parametrize("fault", SWITCHED)
+def test_a_fault_that_stays_is_told_in_a_few_words(server: Server, short: None, fault: str):
+    url, _ = server.offer(CONTENT)
+    server.fail(fault, times=100)
+    with pytest.raises(FileNotFoundError if fault == "404" else OSError) as error:
+        get(url, sound)
+    expected = {
+        "404": "HTTP 404 Not Found",
+        "500": "HTTP 500 Internal Server Error",
+        "503": "HTTP 503 Service Unavailable",
+        "says_nothing": "Connection aborted.",
+        "stalls": "Read timed out. (read timeout=0.2)",
+        "stalls_in_the_body": "Read timed out.",
+        "html": "not as it should be",
+        "cut": "not as it should be",
+    }
+    message = str(error.value)
+    assert message == expected.get(fault, message) and len(message) < 120 and "host=" not in message
+    assert fault != "breaks_in_the_body" or "Connection broken" in message
+    assert len(server.asked) == RETRIES + 1
+
+
+def test_what_will_not_pass_is_not_tried_again(server: Server, monkeypatch: pytest.MonkeyPatch):
+    url, _ = server.offer(CONTENT)
+    monkeypatch.setattr("maskrcnn_lit.storage.download.RETRIED", ())
+    server.fail("500")
+    with pytest.raises(OSError, match="HTTP 500"):
+        get(url)
+    assert len(server.asked) == 1
+
+
+def test_connections_are_kept_and_not_shared_with_a_fork(server: Server):
+    url, _ = server.offer(CONTENT)
+    get(url)
+    assert fetching._pool(url) is fetching._pool(url)
+    child = os.fork()
+    if child == 0:
+        os._exit(get(url) != CONTENT)
+    assert os.waitpid(child, 0)[1] == 0 and get(url) == CONTENT
+
+
+def test_the_proxy_of_the_environment_is_used(
+    impatient: None, server: Server, monkeypatch: pytest.MonkeyPatch
+):
+    server.offer(CONTENT)
+    monkeypatch.setenv("http_proxy", server.address)
+    assert get("http://host.invalid/folder/weights.pth") == CONTENT
+    assert server.asked == ["http://host.invalid/folder/weights.pth"]
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert get(f"{server.address}/weights.pth") == CONTENT and server.asked[1:] == ["/weights.pth"]
+
+
+MD5 = hashlib.md5(CONTENT).hexdigest()
+HALF = len(CONTENT) // 2
+
+
+def download_archive(url: str, folder: Path) -> bytes:
+    download(url, folder / "archive.zip", MD5, "md5")
+    left = [name for name in files(folder) if name != ".archive.zip.lock"]
+    assert left == ["archive.zip"], "nothing else is left"
+    return (folder / "archive.zip").read_bytes()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("fault", ["breaks_in_the_body", "stalls_in_the_body"])
+def test_a_download_goes_on_where_its_connection_broke(
+    server: Server, short: None, fault: str, ranges: bool, tmp_path: Path
+):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    server.ranges = ranges
+    server.fail(fault, times=3)
+    assert download_archive(url, tmp_path) == CONTENT
+    begins = [int(text[6:-1]) if text else 0 for text in server.ranges_asked]
+    assert len(begins) == 4 and begins == sorted(begins) and 0 < begins[1] <= HALF
+    assert not ranges or begins[1] < begins[2] < begins[3], "three halves of what was left"
+    download(url, tmp_path / "archive.zip", MD5, "md5")
+    assert len(server.asked) == 4, "it is there"
+
+
+@pytest.mark.parametrize("fault", ["404", "500", "503", "says_nothing", "stalls"])
+def test_a_download_outlives_other_faults(server: Server, short: None, fault: str, tmp_path: Path):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    server.fail(fault, times=2)
+    assert download_archive(url, tmp_path) == CONTENT
+
+
+def begin(server: Server, folder: Path) -> str:
+    """A download whose connection broke after half of it, for good."""
+    url, _ = server.offer(CONTENT, "archive.zip")
+    server.fail("breaks_in_the_body", times=1)
+    failing, server.before = (
+        iter(range(1)),
+        lambda: next(failing, None) is None and server.fail("500", 100),
+    )
+    with pytest.raises(UserError) as error:
+        download(url, folder / "archive.zip", MD5, "md5")
+    part = folder / "archive.zip.part"
+    message = told(error, url)
+    assert (
+        "HTTP 500 Internal Server Error" in message
+        and f"are kept in {part}: run it again to go on" in message
+    )
+    assert CONTENT.startswith(part.read_bytes()) and 0 < part.stat().st_size <= HALF
+    server.before = None
+    server.fail("")
+    server.asked.clear()
+    server.ranges_asked.clear()
+    return url
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_another_run_goes_on(server: Server, tmp_path: Path, tags: bool):
+    server.tags = tags
+    url = begin(server, tmp_path)
+    had = (tmp_path / "archive.zip.part").stat().st_size
+    assert download_archive(url, tmp_path) == CONTENT
+    assert server.ranges_asked == [f"bytes={had}-"]
+
+
+def test_a_server_without_ranges_sends_all_of_it(server: Server, tmp_path: Path):
+    url = begin(server, tmp_path)
+    server.ranges = False
+    assert download_archive(url, tmp_path) == CONTENT and len(server.asked) == 1
+
+
+@pytest.mark.parametrize("tags", [True, False])
+def test_a_file_that_changed_on_the_server_is_begun_anew(
+    server: Server, tmp_path: Path, tags: bool
+):
+    """Told by its ETag at once; without one, the hash of the two halves is wrong."""
+    server.tags = tags
+    url = begin(server, tmp_path)
+    part = tmp_path / "archive.zip.part"
+    part.write_bytes(b"?" * part.stat().st_size)  # as if it had been another one before
+    if tags:
+        (tmp_path / "archive.zip.part.version").write_text('"another"')
+    assert download_archive(url, tmp_path) == CONTENT
+    assert len(server.asked) == (1 if tags else 2)
+
+
+@pytest.mark.parametrize("size", [len(CONTENT), len(CONTENT) + 10])
+def test_a_part_that_is_as_long_as_the_file_or_longer(server: Server, tmp_path: Path, size: int):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    (tmp_path / "archive.zip.part").write_bytes((CONTENT + bytes(10))[:size])
+    assert download_archive(url, tmp_path) == CONTENT
+
+
+def test_a_download_with_another_hash_is_not_kept(server: Server, tmp_path: Path):
+    url, _ = server.offer(CONTENT + b"!", "archive.zip")
+    with pytest.raises(
+        UserError, match=f"its md5 begins with .*, expected {MD5}; try again, or copy"
+    ) as error:
+        download(url, tmp_path / "archive.zip", MD5, "md5")
+    told(error, url)
+    assert files(tmp_path) == [".archive.zip.lock"]
+
+
+def test_an_interrupted_download_is_kept(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url, _ = server.offer(CONTENT, "archive.zip")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("maskrcnn_lit.storage.download.file_digest", interrupt)
+        (tmp_path / "archive.zip.part").write_bytes(CONTENT[:HALF])
+        download(url, tmp_path / "archive.zip", MD5, "md5")
+    assert not (tmp_path / "archive.zip").exists()
+    assert download_archive(url, tmp_path) == CONTENT
+    assert [text for text in server.ranges_asked] == [f"bytes={HALF}-", f"bytes={len(CONTENT)}-"]
+
+
+def test_of_two_that_download_the_same_one_waits(server: Server, tmp_path: Path):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    server.delay = 0.05
+    arguments: Any = (url, tmp_path / "archive.zip", MD5, "md5")
+    threads = [threading.Thread(target=download, args=arguments) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert download_archive(url, tmp_path) == CONTENT and len(server.asked) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_told(server: Server, tmp_path: Path):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        UserError, match=r"cannot be fetched .*nothing arrived, or copy the file"
+    ) as error:
+        download(url, tmp_path / "file" / "archive.zip", MD5, "md5")
+    told(error, url)

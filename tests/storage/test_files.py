@@ -1,0 +1,120 @@
+import errno
+import fcntl
+import json
+import math
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from maskrcnn_lit.storage import files
+from maskrcnn_lit.storage.files import atomic_write, locked, write_json
+
+
+@pytest.mark.parametrize("data", ["naïve\nlines\r\n", b"\x00\xff"])
+def test_the_bytes_are_those_that_were_given(tmp_path: Path, data: str | bytes):
+    atomic_write(tmp_path / "a" / "b" / "file", data)
+    assert (tmp_path / "a" / "b" / "file").read_bytes() == (
+        data.encode() if isinstance(data, str) else data
+    )
+    assert os.listdir(tmp_path / "a" / "b") == ["file"]
+
+
+def test_others_may_read_it(tmp_path: Path):
+    atomic_write(tmp_path / "file", "x")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_where_writing_fails_the_old_file_stays_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+):
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    atomic_write(tmp_path / "file", "old")
+    monkeypatch.setattr(files.os, fails, full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic_write(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "old" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_reader_meets_the_old_file_until_the_new_one_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target, replace, seen = tmp_path / "file", os.replace, []
+
+    def look_then_replace(source: str, destination: Path) -> None:
+        seen.append((target.read_text(), Path(source).read_text(), Path(source).parent))
+        replace(source, destination)
+
+    atomic_write(target, "old")
+    monkeypatch.setattr(files.os, "replace", look_then_replace)
+    atomic_write(target, "new")
+    assert seen == [("old", "new", tmp_path)] and target.read_text() == "new"
+
+
+def test_json_has_null_where_there_is_no_number(tmp_path: Path):
+    value = {
+        "a": [math.nan, 1.5, (math.inf, "NaN")],
+        "b": {"c": -math.inf, "d": None, "e": 2**60, "f": True},
+    }
+    write_json(tmp_path / "x.json", value)
+    text = (tmp_path / "x.json").read_text()
+    assert json.loads(text) == {
+        "a": [None, 1.5, [None, "NaN"]],
+        "b": {"c": None, "d": None, "e": 2**60, "f": True},
+    }
+    assert "NaN," not in text and "Infinity" not in text and text.endswith("}\n")
+
+
+def test_json_that_cannot_be_written_leaves_no_file(tmp_path: Path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_is_held_by_one_thread_at_a_time(tmp_path: Path):
+    inside: list[int] = []
+
+    def work(_: int) -> int:
+        with locked(tmp_path / "lock"):
+            inside.append(0)
+            found = len(inside)
+            inside.pop()
+            return found
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(200))) == {1}
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path):
+    (tmp_path / "count").write_text("0")
+    child = os.fork()
+    for _ in range(50):
+        with locked(tmp_path / "lock"):
+            (tmp_path / "count").write_text(str(int((tmp_path / "count").read_text()) + 1))
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (tmp_path / "count").read_text() == "100"
+
+
+def test_where_the_file_system_has_no_locks_nobody_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(code: int) -> None:
+        def flock(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", flock)
+
+    refuse(errno.ENOSYS)
+    with locked(tmp_path / "lock"):
+        pass
+    refuse(errno.EIO)
+    with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock"):
+        pass

@@ -1,0 +1,77 @@
+"""Accelerator, devices and precision as a config names them."""
+
+import platform
+from typing import Any
+
+import pytest
+import torch
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.devices import (
+    device_name,
+    peak_memory_bytes,
+    resolve_accelerator,
+    resolve_precision,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("given", "accelerator", "capability", "expected"),
+    [
+        ("auto", "cpu", (0, 0), "32-true"),
+        ("auto", "gpu", (7, 0), "16-mixed"),  # V100
+        ("auto", "gpu", (7, 5), "16-mixed"),  # T4: torch emulates bfloat16 there, slowly
+        ("auto", "gpu", (8, 0), "bf16-mixed"),  # A100
+        ("auto", "gpu", (9, 0), "bf16-mixed"),
+        (32, "gpu", (9, 0), "32-true"),
+        ("bf16-mixed", "cpu", (0, 0), "bf16-mixed"),
+    ],
+)
+def test_precision(
+    monkeypatch: Any, given: Any, accelerator: str, capability: tuple[int, int], expected: str
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert resolve_precision(given, accelerator) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "found", "expected"),
+    [("auto", 0, "cpu"), ("auto", 2, "gpu"), ("cpu", 2, "cpu"), ("gpu", 2, "gpu")],
+)
+def test_accelerator(monkeypatch: Any, given: str, found: int, expected: str):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    assert resolve_accelerator(given, 1) == expected
+
+
+def test_more_devices_than_there_are(monkeypatch: Any):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(
+        UserError, match=r"trainer.devices=4, but there are 2 CUDA devices: use trainer.devices=2"
+    ):
+        resolve_accelerator("gpu", 4)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_peak_memory_of_the_process_is_in_bytes() -> None:
+    with open("/proc/self/status") as status:
+        high_water = (
+            next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+        )
+    peak = peak_memory_bytes(CPU)
+    assert (
+        peak is not None and 0.9 < peak / high_water < 10
+    )  # may still hold the process's before an exec
+
+
+@pytest.mark.gpu
+def test_cuda_peak_is_of_tensors_and_the_device_is_named() -> None:
+    device = torch.device("cuda")
+    torch.cuda.reset_peak_memory_stats()
+    before = peak_memory_bytes(device)
+    held = torch.ones(25_000_000, device=device)
+    del held
+    peak = peak_memory_bytes(device)
+    assert before is not None and peak is not None and peak >= before + 100_000_000 * 0.99
+    assert device_name(device) == torch.cuda.get_device_name(0)
