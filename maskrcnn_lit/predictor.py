@@ -6,7 +6,7 @@ for found in model.predict(["a.jpg", "b.jpg"]):
     print(found.names, found.scores, found.boxes)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +112,7 @@ def load_model(
     max_detections: int = 100,
     accelerator: str = "auto",
     checkpoint: str = "best",
+    trust: Sequence[str] = (),
 ) -> Predictor:
     """A trained model, ready to predict.
 
@@ -120,7 +121,8 @@ def load_model(
         detections below it are left out, 0..1; "best": below the threshold of their class that
         `maskrcnn-lit evaluate` found best for the run's best weights on its validation images (0.5
         for a class without one). max_detections: an image. accelerator: auto, cpu or gpu.
-        checkpoint: best or last, of a run folder.
+        checkpoint: best or last, of a run folder. trust: packages whose classes its config may name
+        beside ours.
 
     Raises: UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run
         that was not evaluated.
@@ -133,7 +135,7 @@ def load_model(
         )
     if max_detections < 1:
         raise UserError(f"max_detections={max_detections} must be at least 1")
-    config, categories, state = read(source, checkpoint)
+    config, categories, state = read(source, checkpoint, trust)
     if score_threshold == "best":
         thresholds = np.array(
             read_thresholds(source, [category.name for category in categories], checkpoint)

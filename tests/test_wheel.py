@@ -96,7 +96,7 @@ def test_an_installed_wheel_trains(wheel: Path, tmp_path: Path):
         path=site,
     )
     assert found.split() == [
-        str(site / "maskrcnn_lit" / "config.py"),
+        str(site / "maskrcnn_lit" / "config" / "compose.py"),
         str(site / "maskrcnn_lit" / "conf"),
     ]
     tiny = ("data.train_images=8", "data.val_images=4", "data.workers=0", "trainer.steps=3")

@@ -10,6 +10,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskrcnn_lit import __version__
@@ -124,9 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview(VERBS))
         return 0
+    if arguments[0] == "help":  # `help train` is `train --help`
+        return _run([*arguments[1:], "--help"])
     if arguments[0] in ("-V", "--version"):
         print(f"maskrcnn-lit {__version__}")
         return 0
@@ -134,38 +137,71 @@ def _run(arguments: list[str]) -> int:
     if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
         print(_overview(family))
         return 0
-    from maskrcnn_lit.config import compose as config  # Hydra; it would only delay the lines above
-    from maskrcnn_lit.config.overrides import is_sweep, suggest
+    from maskrcnn_lit.config.overrides import suggest  # Hydra; it would delay the lines above
 
     words = 2 if family else 1
     verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb not in VERBS:
         known = family or VERBS
         raise UserError(
-            f"there is no verb '{verb}'{suggest(verb, known)}; the verbs are {', '.join(known)}"
+            f"there is no command '{verb}'{suggest(verb, known)}; the commands are {', '.join(known)}"
         )
-    flags, overrides = (
-        [text for text in rest if text.startswith("-")],
-        [t for t in rest if not t.startswith("-")],
-    )
-    many = ("-m", "--multirun") if verb == "train" else ()
-    unknown = [flag for flag in flags if flag not in ("-h", "--help", "--cfg", *many)]
-    if unknown:
-        told = "--help, --cfg, -m" if many else "--help, --cfg"
-        raise UserError(f"{verb} has no flag '{unknown[0]}': it has {told} and options NAME=VALUE")
-    if "-h" in flags or "--help" in flags:
+    flags, overrides = _split(verb, rest)
+    return _command(verb, flags, overrides)
+
+
+def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
+    """The flags of a command line, without `--config-dir`, which is taken note of, and the rest."""
+    flags: set[str] = set()
+    overrides = []
+    known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg"}
+    if verb == "train":
+        known |= {"-m": "--multirun", "--multirun": "--multirun"}
+    remaining = iter(words)
+    for word in remaining:
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            _add_config_dir(value if equals else next(remaining, ""))
+        elif word in known:
+            flags.add(known[word])
+        elif word.startswith("-"):
+            raise UserError(
+                f"{verb} does not have the flag '{word}': it has "
+                f"{', '.join([*dict.fromkeys(known.values()), '--config-dir DIR'])} "
+                "and options NAME=VALUE"
+            )
+        else:
+            overrides.append(word)
+    return flags, overrides
+
+
+def _add_config_dir(folder: str) -> None:
+    """Search `folder` for yaml files before those of MASKRCNN_LIT_CONFIG_DIR and ours."""
+    from maskrcnn_lit.config.compose import CONFIG_DIR, config_dirs
+
+    if not folder:
+        raise UserError("--config-dir needs a folder: --config-dir my_conf")
+    path = str(Path(folder).expanduser().absolute())
+    named = [text for text in os.environ.get(CONFIG_DIR, "").split(os.pathsep) if text]
+    os.environ[CONFIG_DIR] = os.pathsep.join([path, *(text for text in named if text != path)])
+    config_dirs()  # is it a folder?
+
+
+def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
+    from maskrcnn_lit.config import compose as config
+    from maskrcnn_lit.config.overrides import is_sweep
+
+    if "--help" in flags:
         print(_help(verb, config.describe(verb, overrides)))
     elif "--cfg" in flags:
         print(config.to_yaml(config.show(verb, overrides)), end="")
-    elif verb == "train" and (set(flags) & set(many) or is_sweep(overrides)):
+    elif verb == "train" and ("--multirun" in flags or is_sweep(overrides)):
         from maskrcnn_lit.launch import sweep
 
         quiet()
         return sweep.run(overrides)
     else:
-        composed = config.compose(
-            verb, overrides
-        )  # before torch is loaded, so that mistakes are told at once
+        composed = config.compose(verb, overrides)  # before torch is loaded: mistakes show at once
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
         quiet()
         return module.run(composed, overrides) or 0
@@ -179,6 +215,7 @@ def _overview(verbs: Mapping[str, Verb]) -> str:
         lines += [f"  {name:{width}}  {verb.summary}", f"  {'':{width}}  $ {verb.examples[0]}", ""]
     lines += [
         "maskrcnn-lit VERB --help   the verb's options, their defaults and choices",
+        "  --config-dir DIR         a folder of your own yaml files, searched before ours",
         "maskrcnn-lit --version     the version",
     ]
     return "\n".join(lines)

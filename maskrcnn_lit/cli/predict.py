@@ -26,6 +26,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         max_detections=config.max_detections,
         accelerator=config.accelerator,
         checkpoint=config.checkpoint,
+        trust=config.trust,
     )
     print(f"score_threshold {_thresholds_told(threshold, model)}")
     results: list[dict[str, Any]] = []

@@ -5,9 +5,10 @@ term by term.
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.nonfinite import replay
@@ -21,9 +22,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(
             f"{file} is no file of a stopped step: give a nonfinite_step<n>.pt of a run folder"
         )
-    model = build(OmegaConf.create(saved["config"]).model).to(
-        memory_format=torch.channels_last
-    )  # as in training
+    stored = checked(saved["config"], where=str(file), trust=config.trust)
+    model = build(stored.model).to(memory_format=torch.channels_last)  # as in training
     again = replay(file, model)
     for image_ids, losses in zip(saved["image_ids"], again.losses, strict=True):
         print(f"images {', '.join(map(str, image_ids))}")

@@ -8,19 +8,25 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config.compose import load_run_config, to_dict
+from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.config.overrides import flat, typed
+from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_within
-from maskrcnn_lit.launch.run import described, read_data
+from maskrcnn_lit.launch.run import read_data
 from maskrcnn_lit.runs.folder import again, moved, output_folder
-from maskrcnn_lit.runs.provenance import describe_machine, package_commit, package_versions
+from maskrcnn_lit.runs.provenance import (
+    describe_datamodule,
+    describe_machine,
+    package_commit,
+    package_versions,
+)
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, without_nan, write_json
 from maskrcnn_lit.training.devices import resolve_accelerator
@@ -51,7 +57,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         raise UserError(
             "reproduce starts the processes of the run itself: leave out torchrun or srun"
         )
-    frozen = load_run_config(config.run)
+    frozen = load_run_config(config.run, trust=config.trust)
     before = read_result(Path(config.run) / "result.json")
     if before.status != "finished":
         raise UserError(
@@ -62,9 +68,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     )  # in the run it would be one more run of its sweep
     _say_before(config.run, before, frozen, config.other_data)
     frozen = _as_here(moved(frozen, str(folder)), before.machine)
-    if _prepared(folder, frozen, before):
+    if _prepared(folder, frozen, before, config.trust):
         print(f"The same again, in {folder}:", flush=True)
-        code = _train(folder)
+        code = _train(folder, config.trust)
         if code:
             return code
     return _compare(config.run, folder, before, config.tolerance)
@@ -108,10 +114,10 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
         machine=describe_machine(
             torch.device("cuda", 0) if kind == "gpu" else torch.device("cpu"), _processes(before)
         ),
-        data=described(read_data(frozen.copy())),
+        data=describe_datamodule(read_data(frozen.copy())),
     )
     found = differing(origin(before), origin(here))
-    digest = config_digest(to_dict(frozen))
+    digest = config_digest(read_run_config(run))
     if digest != before.config_sha256:
         found.insert(0, Difference("config_sha256", before.config_sha256, digest))
     told = (
@@ -141,12 +147,12 @@ def _as_here(frozen: DictConfig, machine: Mapping[str, Any]) -> DictConfig:
     return frozen
 
 
-def _prepared(folder: Path, frozen: DictConfig, before: RunResult) -> bool:
+def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequence[str]) -> bool:
     """Write config.yaml and the first result.json, unless they are there; whether anything is left
     to run.
     """
     if (folder / "config.yaml").exists():
-        if to_dict(load_run_config(folder)) != to_dict(frozen):
+        if to_dict(load_run_config(folder, trust=trust)) != to_dict(frozen):
             raise UserError(
                 f"run_dir={folder} holds another run: give a new folder, or that of a reproduction"
             )
@@ -159,12 +165,15 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult) -> bool:
     return True
 
 
-def _train(folder: Path) -> int:
+def _train(folder: Path, trust: Sequence[str]) -> int:
     """`maskrcnn-lit train resume=FOLDER` as a process of its own, which starts those that it needs;
     its exit code.
     """
     resume = shlex.split(typed("resume", folder))
-    process = subprocess.Popen([sys.executable, "-m", "maskrcnn_lit", "train", *resume])
+    trusted = [f"trust=[{','.join(trust)}]"] if trust else []
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "maskrcnn_lit", "train", *resume, *trusted]
+    )
     try:
         code = process.wait()
     except KeyboardInterrupt:

@@ -1,11 +1,11 @@
-"""From yaml files and overrides to one config, and from a config to objects: all that a verb needs
-of Hydra.
+"""From yaml files and overrides to one config: all that a command needs of Hydra.
 
-`compose` is Hydra's compose API with errors that say what to do next, `build` (instantiate.py) is
-Hydra's `instantiate` for the targets that we allow, `load_run_config` reads back what a run was,
-and `describe` is what `--help` prints.
+`compose` is Hydra's compose API with errors that say what to do next, `build` (instantiate.py)
+makes objects of it, and `describe` is what `--help` prints. The user's config folders are searched
+before ours.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +15,11 @@ from typing import Any, NamedTuple, cast
 
 import hydra
 import yaml
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -31,7 +34,6 @@ __all__ = [
     "compose",
     "conf_dir",
     "describe",
-    "load_run_config",
     "show",
     "to_dict",
     "to_yaml",
@@ -39,6 +41,8 @@ __all__ = [
 ]
 
 by_size.register()
+
+CONFIG_DIR = "MASKRCNN_LIT_CONFIG_DIR"  # the user's config folders; processes inherit them
 
 # Without a default, and yet not asked for: null until the data tells it, or where only validation
 # images count.
@@ -81,6 +85,41 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "conf"
 
 
+def config_dirs() -> list[Path]:
+    """The user's folders of yaml files, which are searched first, and then ours.
+
+    Raises:
+        UserError: one of MASKRCNN_LIT_CONFIG_DIR (or `--config-dir`) is not a folder.
+    """
+    named = [text for text in os.environ.get(CONFIG_DIR, "").split(os.pathsep) if text]
+    folders = [Path(text).expanduser().absolute() for text in named]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"--config-dir={folder} is not a folder: give one that holds yaml files as conf/ "
+                "does, for example model/mine.yaml"
+            )
+    return [*folders, conf_dir()]
+
+
+class _UserFolders(SearchPathPlugin):
+    """Hydra's search path with the user's folders in front."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(config_dirs()[:-1]):
+            search_path.prepend("user", f"file://{folder}")
+
+
+Plugins.instance().register(_UserFolders)
+
+
+def _stamp() -> tuple[tuple[str, int], ...]:
+    """Which yaml files there are in the user's folders, and when they changed: a key for caches."""
+    files = [file for folder in config_dirs()[:-1] for file in sorted(folder.rglob("*.yaml"))]
+    changed = [(str(file), file.stat().st_mtime_ns) for file in files]
+    return (str(conf_dir()), 0), *changed
+
+
 def yaml_name(verb: str) -> str:
     """The name of the yaml of `verb`, and of its module: that of "data stats" is data_stats."""
     return verb.replace(" ", "_")
@@ -112,14 +151,14 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
-        groups = _defaults(conf_dir(), verb, ()).choices
+        groups = _defaults(_stamp(), verb, ()).choices
         for override in parsed:
             name = override.key_or_group
             choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
             if choices:
                 check_choice(override, verb, groups, choices)
         chosen = _chosen(loader, overrides)
-        known = _known(conf_dir(), verb, tuple(chosen))
+        known = _known(_stamp(), verb, tuple(chosen))
         for override in parsed:
             if override.input_line not in chosen:
                 check_value(override, verb, groups, known.config, known.comments)
@@ -143,17 +182,17 @@ class _Known(NamedTuple):
 
 
 @lru_cache(maxsize=64)  # many runs of a sweep choose alike
-def _known(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Known:
-    """Of the yaml files in `folder`, where the loader of the moment reads them."""
+def _known(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> _Known:
+    """Of the yaml files that the loader of the moment reads."""
     config = by_size.plain(hydra.compose(yaml_name(verb), overrides=list(chosen)))
-    defaults = _defaults(folder, verb, chosen)
+    defaults = _defaults(stamp, verb, chosen)
     _check_experiment(verb, config, defaults.choices)
     return _Known(config, defaults.comments)
 
 
 @lru_cache(maxsize=64)
-def _defaults(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Defaults:
-    """Of the yaml files in `folder`, as `_known`."""
+def _defaults(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> _Defaults:
+    """Of the yaml files that the loader of the moment reads."""
     loader = GlobalHydra.instance().config_loader()
     found = loader.compute_defaults_list(yaml_name(verb), list(chosen), RunMode.RUN)
     choices = {
@@ -163,7 +202,7 @@ def _defaults(folder: Path, verb: str, chosen: tuple[str, ...]) -> _Defaults:
     }
     comments: dict[str, str] = {}
     for source in found.defaults:
-        comments |= _comments(folder / f"{source.config_path}.yaml", source.package or "")
+        comments |= _comments(find_yaml(str(source.config_path)), source.package or "")
     return _Defaults(choices, comments)
 
 
@@ -171,9 +210,10 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
     """The groups of `verb`, and its options as they are with `overrides`: those of one or two names
     (`optimizer.lr`), and those without default.
     """
+    overrides = [as_path(text) for text in overrides]
     config = OmegaConf.to_container(show(verb, overrides))
     with _loader() as loader:
-        choices, comments = _defaults(conf_dir(), verb, tuple(_chosen(loader, overrides)))
+        choices, comments = _defaults(_stamp(), verb, tuple(_chosen(loader, overrides)))
         groups = {
             name: (sorted(loader.get_group_options(name)), choice)
             for name, choice in sorted(choices.items())
@@ -200,31 +240,6 @@ def to_dict(config: DictConfig) -> dict[str, Any]:
 def to_yaml(config: DictConfig) -> str:
     """`config` as it is written in yaml, references unresolved."""
     return OmegaConf.to_yaml(config)
-
-
-def load_run_config(run_dir: str | Path) -> DictConfig:
-    """The resolved config that a run wrote into its folder; UserError if `run_dir` is no run
-    folder.
-    """
-    folder = Path(run_dir).expanduser()
-    file = folder / "config.yaml"
-    if not folder.exists():
-        raise UserError(
-            f"{folder} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)"
-        )
-    if not file.is_file():
-        fault = "has no config.yaml" if folder.is_dir() else "is a file"
-        raise UserError(
-            f"{folder} {fault}, so it is no run folder: give the one that holds config.yaml"
-        )
-    try:
-        config = OmegaConf.load(file)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{file} cannot be read, give another run: {_line(error)}") from error
-    if not isinstance(config, DictConfig) or not config:
-        raise UserError(f"{file} holds no config, give another run")
-    OmegaConf.set_struct(config, True)
-    return config
 
 
 @contextmanager
@@ -281,9 +296,15 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
             raise UserError(f"{text}{suggest(name, known)}")
 
 
-def _comments(file: Path, package: str) -> dict[str, str]:
+def find_yaml(name: str) -> Path | None:
+    """The file of "group/choice", in the first of `config_dirs` that has it."""
+    files = [folder / f"{name}.yaml" for folder in config_dirs()]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _comments(file: Path | None, package: str) -> dict[str, str]:
     """Option -> the comment beside it, for the outermost keys of a yaml file."""
-    if not file.is_file():
+    if file is None:
         return {}
     found = re.findall(r"^(\w+):.*?\s# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
     return {f"{package}.{name}" if package else name: comment.strip() for name, comment in found}

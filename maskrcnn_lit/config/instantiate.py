@@ -1,11 +1,18 @@
-"""From a config node to the object that it describes: Hydra's `instantiate` for the targets that we
-allow.
+"""From a config node to the object that it describes: Hydra's `instantiate`, with errors that say
+which argument does not fit.
+
+Any `_target_` is imported and called here: what a user types or keeps in a config folder is trusted.
+A config that comes with a run folder or a checkpoint is checked before (stored.py).
 """
 
+import importlib
 import inspect
+import os
 import pkgutil
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,18 +21,6 @@ from omegaconf import OmegaConf
 
 from maskrcnn_lit.config.overrides import suggest
 from maskrcnn_lit.errors import UserError
-
-# A config may come with someone else's run folder, so it can name only parts of a network and of
-# its training: all of torch would include torch.hub.load, which runs what it downloads.
-ALLOWED_TARGETS = (
-    "maskrcnn_lit.",
-    "torch.nn.",
-    "torch.optim.",
-    "torchvision.models.",
-    "torchvision.ops.",
-    "torchvision.transforms.",
-    "lightning.pytorch.",
-)
 
 
 def build(node: Any, **kwargs: Any) -> Any:
@@ -36,15 +31,11 @@ def build(node: Any, **kwargs: Any) -> Any:
     called), all else reaches it as plain dicts and lists. Without `_target_` the result is a dict
     or list of what the node holds; None gives None.
 
-    Raises UserError for a target outside of ALLOWED_TARGETS (before anything is imported), for one
-    that does not exist or was defined elsewhere, and for an argument that it does not take. What a
-    target raises passes through.
+    Raises UserError for a target that cannot be imported or called, and for an argument that it
+    does not take. What a target raises passes through.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    targets = list(_targets(plain, ""))
-    for where, values in targets:
-        _check_name(where, values["_target_"])
-    for where, values in targets:
+    for where, values in _targets(plain, ""):
         _check_target(where, values)
     if not isinstance(plain, dict) or "_target_" not in plain:
         return _instantiate(plain)
@@ -52,46 +43,70 @@ def build(node: Any, **kwargs: Any) -> Any:
     return partial(call, **kwargs) if plain.get("_partial_") else call(**kwargs)
 
 
+def import_target(name: str, where: str) -> Any:
+    """What the dotted `name` stands for, in an installed package or in the working directory.
+
+    A console script does not have the working directory on its path; it is searched last, so that
+    no file of the user's takes the place of a standard module.
+
+    Raises:
+        UserError: it cannot be imported; `where` says whose target it is.
+    """
+    try:
+        return pkgutil.resolve_name(name)
+    except ModuleNotFoundError as error:
+        here = os.getcwd()
+        package = str(name).partition(".")[0]
+        beside = [Path(here, package), Path(here, f"{package}.py")]
+        if error.name != package or here in sys.path or not any(map(Path.exists, beside)):
+            raise UserError(_unimportable(name, where, error)) from error
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(_unimportable(name, where, error)) from error
+    sys.path.append(here)
+    importlib.invalidate_caches()
+    return import_target(name, where)
+
+
+def _unimportable(name: str, where: str, error: Exception) -> str:
+    return (
+        f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run "
+        "the command in the folder that holds it"
+    )
+
+
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every dict with a `_target_` in nested dicts and lists, and where it is."""
     if isinstance(node, dict) and "_target_" in node:
         yield where or "the config", node
-    items = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list)
-        else ()
-    )
+    items: Any = ()
+    if isinstance(node, dict):
+        items = node.items()
+    elif isinstance(node, list):
+        items = enumerate(node)
     for key, value in items:
         yield from _targets(value, f"{where}.{key}" if where else str(key))
 
 
-def _check_name(where: str, name: Any) -> None:
-    if not isinstance(name, str) or not name.startswith(ALLOWED_TARGETS):
-        allowed = ", ".join(ALLOWED_TARGETS)
-        raise UserError(
-            f"_target_ {name!r} in {where} is not allowed: a target begins with one of {allowed}"
-        )
-
-
 def _check_target(where: str, values: dict[str, Any]) -> None:
     name = values["_target_"]
+    if not isinstance(name, str) or "." not in name:
+        raise UserError(
+            f"_target_ {name!r} in {where} must be the dotted name of a class or function"
+        )
+    target = import_target(name, where)
+    if not callable(target):
+        raise UserError(f"_target_ '{name}' in {where} is {target!r}, which cannot be called")
     try:
-        target = pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"_target_ '{name}' in {where} cannot be imported: {error}") from error
-    # torch.nn.modules.module.torch.load is torch.load: what counts is where a thing was defined
-    home = f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', None)}"
-    if not callable(target) or not home.startswith(ALLOWED_TARGETS):
-        raise UserError(f"_target_ '{name}' in {where} is not allowed: it is {target!r}")
-    takes = inspect.signature(target).parameters
+        takes = inspect.signature(target).parameters
+    except ValueError:  # a builtin without a signature
+        return
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         return
     for key in values:
         if not key.startswith("_") and key not in takes:
             raise UserError(
-                f"{name} in {where} takes no '{key}'{suggest(key, takes)}; it takes {', '.join(takes)}"
+                f"{name} in {where} takes no '{key}'{suggest(key, takes)}; "
+                f"it takes {', '.join(takes)}"
             )
 
 
@@ -102,4 +117,6 @@ def _instantiate(plain: Any) -> Any:
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
+        if isinstance(cause, InstantiationException):  # Hydra refuses os.system and the like
+            raise UserError(" ".join(str(cause).split())) from error
         raise cause from None  # what the target raised, so that a UserError of its own stays one

@@ -3,6 +3,7 @@ sentence.
 """
 
 import difflib
+import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,17 +38,18 @@ PATHS = {  # options that are always text
     ),
 }
 
-FOR_SWEEPS = (
-    "sweep",
-    "sweep_dir",
-    "sweep_scale",
-    "launcher",
-)  # options of `train` that no run of a sweep reads
+# options of `train` that no run of a sweep reads
+FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")
 
 
 def is_sweep(overrides: Iterable[str]) -> bool:
     """Whether one of them is for a sweep."""
     return any(text.partition("=")[0].split(".")[0] in FOR_SWEEPS for text in overrides)
+
+
+def is_given(name: str, overrides: Iterable[str]) -> bool:
+    """Whether one of them sets the option `name`."""
+    return any(text.partition("=")[0].lstrip("+") == name for text in overrides)
 
 
 def parse(text: str) -> Override:
@@ -110,6 +112,9 @@ def check_value(
     ]
     if override.is_add() and (name in known or name.startswith(tuple(objects))):
         return
+    adds_object = override.is_add() and isinstance(value, dict) and "_target_" in value
+    if adds_object and isinstance(known.get(name.rpartition(".")[0]), dict):
+        return  # +callbacks.mine={_target_: mylab.Mine}
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(
@@ -145,10 +150,12 @@ def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
     return None
 
 
-def assign(name: str, value: Any) -> str:
-    """NAME=VALUE in Hydra's grammar, whatever the value has in it."""
+def assign(name: str, value: Any, *, quote: bool = False) -> str:
+    """NAME=VALUE in Hydra's grammar, whatever the value has in it; with `quote` it is text even if
+    it looks like a number.
+    """
     text = str(value)
-    if re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
+    if not quote and re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
         return f"{name}={text}"
     ends = text[len(text.rstrip("\\")) :]  # in front of a quote a backslash counts double
     return f"{name}=" + '"' + re.sub(r'(\\*)"', r"\1\1\"", text) + ends + '"'
@@ -164,13 +171,21 @@ def typed(name: str, value: Any) -> str:
 
 
 def as_path(text: str) -> str:
-    """An override of PATHS, so that Hydra takes a folder named 7 for no number."""
-    name, _, value = text.partition("=")
-    return (
-        f"{name}='{value}'"
-        if name in PATHS and re.fullmatch(r"[\w.+-]+", value) and value != "null"
-        else text
-    )
+    """An override of PATHS as Hydra reads it: whatever the path has in it (spaces, brackets,
+    commas, umlauts) is text, and `~` is the home folder. Lists, null, references and what is quoted
+    stay as they are typed.
+
+    Raises:
+        UserError: the path is empty.
+    """
+    name, equals, value = text.partition("=")
+    if name.lstrip("+") not in PATHS or not equals:
+        return text
+    if not value.strip():
+        raise UserError(f"{name}= is empty: give a path, or leave {name} out")
+    if value == "null" or value[0] in "'\"[$" or "${" in value:
+        return text
+    return assign(name, os.path.expanduser(value), quote=True)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

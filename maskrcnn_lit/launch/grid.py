@@ -3,6 +3,7 @@ run.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +100,8 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
     """Option -> value, of each job; of two that name one option the later one counts."""
     latest: dict[str, Override] = {}
     for text in texts:
-        override = parse_any(as_path(text))
+        # a comma separates values, unless it is in the name of a path that is there
+        override = parse_any(as_path(text) if _is_one_value(text) else text)
         if override.is_delete():
             raise UserError(f"'{text}' takes an option away, which a sweep cannot: set it to null")
         latest.pop(override.key_or_group, None)
@@ -109,6 +111,10 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
     except HydraException as error:
         raise UserError(f"{error}: give the values themselves, NAME=A,B,C") from error
     return [dict(text.split("=", 1) for text in job) for job in dict.fromkeys(map(tuple, jobs))]
+
+
+def _is_one_value(text: str) -> bool:
+    return "," not in text or os.path.exists(os.path.expanduser(text.partition("=")[2]))
 
 
 def _name(values: dict[str, str]) -> str:

@@ -17,9 +17,9 @@ def memory_hint(signal: int) -> str:
     return ": if the memory was full, take a smaller data.batch_size" if signal == 9 else ""
 
 
-def start(run_dir: Path, processes: int) -> None:
-    """Run `python -m maskrcnn_lit.launch.run run_dir` in so many processes of this machine; they
-    end together.
+def start(config: Path, processes: int) -> None:
+    """Run `python -m maskrcnn_lit.launch.run CONFIG` in so many processes of this machine; they end
+    together. config: a yaml file that this program has just written.
 
     Raises:
         SystemExit: one of them failed and has said why, with its exit code.
@@ -39,11 +39,11 @@ def start(run_dir: Path, processes: int) -> None:
         nproc_per_node=processes,
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
-        run_id=run_dir.name,
+        run_id="maskrcnn_lit",
         max_restarts=0,
     )
     try:
-        elastic_launch(how, sys.executable)("-m", "maskrcnn_lit.launch.run", str(run_dir))
+        elastic_launch(how, sys.executable)("-P", "-m", "maskrcnn_lit.launch.run", str(config))
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:

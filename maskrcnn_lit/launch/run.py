@@ -1,34 +1,37 @@
-"""A job: what a run folder's config.yaml says, done by one process or by several. The whole story
-of a run is `_train`.
+"""THE STORY OF A RUN: what it prepares, trains, scores and writes. Read `run_job`.
 
-`python -m maskrcnn_lit.launch.run RUN` is one rank of several (see training/processes.py).
+`python -m maskrcnn_lit.launch.run CONFIG` is one process of several (launch/processes.py).
 """
 
 import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
-from maskrcnn_lit.config.compose import build, load_run_config, to_dict
+from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.config.overrides import typed
-from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.coco.scores import results_table
 from maskrcnn_lit.launch import console
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
-from maskrcnn_lit.report.draw import grid
-from maskrcnn_lit.report.pictures import choose, draw_panel
-from maskrcnn_lit.runs.folder import alone, program, recorded
-from maskrcnn_lit.runs.provenance import describe_data, describe_machine, fingerprint
-from maskrcnn_lit.runs.result import RunResult, write_result
+from maskrcnn_lit.report.pictures import draw_predictions
+from maskrcnn_lit.runs.folder import program, recorded
+from maskrcnn_lit.runs.provenance import (
+    changed_data,
+    describe_datamodule,
+    describe_machine,
+    package_commit,
+    package_versions,
+)
+from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.runs.trained_model import start
 from maskrcnn_lit.storage.files import atomic_write, write_json
 from maskrcnn_lit.storage.images import write_image
@@ -37,21 +40,40 @@ from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.processes import first_process, launched
 from maskrcnn_lit.training.trainer import build_trainer
 
-PICTURES = 6  # validation images in predictions.png
+
+class Prepared(NamedTuple):
+    """What a run needs before its first step; checkpoint: where it goes on, None: at the start."""
+
+    data: CocoDataModule
+    module: DetectionModule
+    trainer: Trainer
+    checkpoint: Path | None
 
 
 def run_job(config: DictConfig) -> None:
-    """Train in this process, from the last checkpoint of the run folder if there is one;
-    result.json tells the rest.
+    """Train in this process, from the last checkpoint of the run folder if there is one.
+
+    result.json tells what came of it. A run that cannot go on (its data are not there, say) is left
+    as it was.
     """
-    with alone(Path(config.run_dir)), recorded(Path(config.run_dir)) as result:
-        steps = _train(config, result)
+    run_dir = Path(config.run_dir)
+    resumed = last_checkpoint(run_dir) is not None
+    prepared = prepare(config) if resumed else None
+    with recorded(run_dir) as result:
+        prepared = prepared or prepare(config)
+        write_origin(run_dir, prepared, result)
+        fit(prepared, result)
+        score(prepared, result)
+        if first_process():
+            write_image(
+                run_dir / "predictions.png", draw_predictions(prepared.module, prepared.data)
+            )
     if first_process():
-        print(_ending(result, config.run_dir, steps))
+        print(_ending(result, config.run_dir, prepared.trainer.global_step))
 
 
-def _train(config: DictConfig, result: RunResult) -> int:
-    """conf -> data, model, module, trainer -> fit -> metrics. The number of steps."""
+def prepare(config: DictConfig) -> Prepared:
+    """Data, model with its first weights, optimizer and trainer."""
     run_dir = Path(config.run_dir)
     checkpoint = last_checkpoint(run_dir)
     torch.manual_seed(config.seed)
@@ -64,17 +86,32 @@ def _train(config: DictConfig, result: RunResult) -> int:
         environment=launched(),
     )
     data = read_data(config)
+    if checkpoint is not None and first_process():
+        _check_same_data(run_dir, data)
     module = build_module(config, data, pretrained=checkpoint is None)
+    return Prepared(data, module, trainer, checkpoint)
+
+
+def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
+    """The record of what the run is made from: config.yaml, subset_ids.json, result.json."""
+    data, module, trainer, _ = prepared
     result.config_sha256 = config_digest(module.config)
-    if first_process():
-        result.data = described(data)
-        result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)
-        atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
-        write_json(run_dir / "subset_ids.json", data.subset_ids())
-        write_result(run_dir / "result.json", result)
-    device = (
-        trainer.strategy.root_device
-    )  # when it is done, Lightning takes the module back to the CPU
+    if not first_process():
+        return
+    result.status, result.error = "running", None
+    result.versions, result.commit = package_versions(), package_commit(changes=True)
+    result.data = describe_datamodule(data)
+    result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)
+    atomic_write(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(module.config)))
+    write_json(run_dir / "subset_ids.json", data.subset_ids())
+    write_result(run_dir / "result.json", result)
+
+
+def fit(prepared: Prepared, result: RunResult) -> None:
+    """Train, validate as often as the config says, score all images at the end; count the cost."""
+    data, module, trainer, checkpoint = prepared
+    # when it is done, Lightning takes the module back to the CPU
+    device = trainer.strategy.root_device
     started, joules = time.perf_counter(), _joules(trainer)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
@@ -88,12 +125,26 @@ def _train(config: DictConfig, result: RunResult) -> int:
             images=int(before["images"]) + int(module.images_seen) * trainer.world_size,
             joules=None if joules is None or checkpoint else (_joules(trainer) or joules) - joules,
         )
+
+
+def score(prepared: Prepared, result: RunResult) -> None:
+    """Intervals of the final AP, and what inference costs."""
+    data, module, trainer, _ = prepared
     if first_process():
         evaluation = coco_evaluation(trainer)
         result.intervals = intervals(evaluation.matches) if evaluation is not None else {}
         result.cost |= _inference_cost(trainer, module, data)
-        write_image(run_dir / "predictions.png", draw_predictions(module, data))
-    return trainer.global_step
+
+
+def _check_same_data(run_dir: Path, data: CocoDataModule) -> None:
+    """A run goes on with the data that it began with, wherever they are now."""
+    before = read_result(run_dir / "result.json").data
+    changed = changed_data(before, describe_datamodule(data))
+    if changed:
+        raise UserError(
+            f"the data are not those that {run_dir} was trained on ({', '.join(changed)} differ): "
+            "bring them back, say where they are with data.root=DIR, or start a new run"
+        )
 
 
 def read_data(config: DictConfig) -> CocoDataModule:
@@ -128,19 +179,6 @@ def build_module(
         categories=data.categories,
         config=to_dict(config),
         seed=config.seed,
-    )
-
-
-def described(data: CocoDataModule) -> dict[str, Any]:
-    """The `data` of result.json for what `read_data` gives."""
-    parts = {"train": data.train_index, "val": data.val_index}
-    return describe_data(
-        name=data.name,
-        subset_ids=data.subset_ids(),
-        categories=data.categories,
-        fingerprints={
-            part: fingerprint(index) for part, index in parts.items() if index is not None
-        },
     )
 
 
@@ -190,22 +228,6 @@ def _inference_cost(
         return inference_cost(model, *batches)
 
 
-@torch.no_grad()
-def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
-    """Ground truth beside prediction for a few validation images, H W 3 uint8."""
-    ids = data.val_dataset.index.image_ids.tolist()
-    chosen = choose(ids, PICTURES, module.seed)
-    positions = [i for i, image_id in enumerate(ids) if image_id in chosen]
-    names = [category.name for category in module.categories]
-    module.model.eval()
-    panels = []
-    for position in positions:
-        batch = collate([data.val_dataset[0, position]])
-        output = module.model({key: value.to(module.device) for key, value in batch.items()})
-        panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
-    return grid(panels, columns=2)
-
-
 def _ending(result: RunResult, run_dir: str, steps: int) -> str:
     score = result.metrics.get("val/mask_ap50", float("nan"))
     return (
@@ -223,4 +245,4 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
 
 if __name__ == "__main__":
     console.quiet()
-    sys.exit(console.guarded(lambda: run_job(load_run_config(sys.argv[1]))))
+    sys.exit(console.guarded(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1])))))

@@ -17,8 +17,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from maskrcnn_lit.config.compose import build, compose, load_run_config, to_dict
+from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.config.overrides import assign, flat
+from maskrcnn_lit.config.stored import MOVED, foreign_targets, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch import console
 from maskrcnn_lit.launch.backends import Command
@@ -89,9 +90,20 @@ def begin(run_dir: Path, overrides: list[str]) -> int:
         return 0
     begun = (run_dir / "config.yaml").is_file() and found != "failed"
     again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
-    words = [assign("resume", run_dir)] if again else [*overrides, assign("run_dir", run_dir)]
-    command = ["maskrcnn-lit", "train", *words]
-    return console.guarded(lambda: train(compose("train", words), words, command=command))
+    words = _resume(run_dir, overrides) if again else [*overrides, assign("run_dir", run_dir)]
+    return console.guarded(lambda: _train(words))
+
+
+def _train(words: list[str]) -> None:
+    train(compose("train", words), words, command=["maskrcnn-lit", "train", *words])
+
+
+def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
+    """What is typed to go on with a job: its loggers, and trust in what its options name."""
+    loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
+    trust = foreign_targets(compose("train", overrides))
+    trusted = [f"trust=[{','.join(trust)}]"] if trust else []
+    return [assign("resume", run_dir), *loggers, *trusted]
 
 
 def status(run_dir: Path) -> str:
@@ -143,17 +155,18 @@ def _check_same(job: Job) -> None:
     if not (job.run_dir / "config.yaml").is_file():
         return
     there, wanted = (
-        dict(flat(to_dict(config))) for config in (load_run_config(job.run_dir), job.config)
+        dict(flat(config)) for config in (read_run_config(job.run_dir), to_dict(job.config))
     )
     for name in [*wanted, *(there.keys() - wanted.keys())]:
         one, other = there.get(name), wanted.get(name)
+        one = MOVED.get(one, one) if isinstance(one, str) else one
         dicts = isinstance(one, dict) or isinstance(other, dict)
-        if (
-            one != other
-            and not dicts
-            and name not in _OF_THE_RUN
-            and name.split(".")[-1] not in _PLACES
-        ):
+        ignored = (
+            name in _OF_THE_RUN
+            or name.split(".")[-1] in _PLACES
+            or name.startswith(("data.prepare", "logger"))  # not taken from a run folder
+        )
+        if one != other and not dicts and not ignored:
             raise UserError(
                 f"{job.run_dir} holds a run with {name}={one}, and this sweep has {name}={other}: give another "
                 "sweep_dir, or remove it"
@@ -178,7 +191,14 @@ def _write(sweep: Sweep, overrides: list[str]) -> None:
 
 
 def _command(folder: Path, job: Job) -> Command:
-    words = [sys.executable, "-m", "maskrcnn_lit.launch.sweep", str(job.run_dir), *job.overrides]
+    words = [
+        sys.executable,
+        "-P",
+        "-m",
+        "maskrcnn_lit.launch.sweep",
+        str(job.run_dir),
+        *job.overrides,
+    ]
     return Command(job.name, words, _log(folder, job.name))
 
 
@@ -197,6 +217,7 @@ def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
         if not (folder / f"{name}.json").is_file():
             atomic_write(folder / f"{name}.yaml", OmegaConf.to_yaml(job.config, resolve=True))
             words = [
+                "-P",
                 "-m",
                 "maskrcnn_lit.launch.trial",
                 str(folder / f"{name}.yaml"),

@@ -1,78 +1,156 @@
-"""`train`: freeze the config into a run folder, then let its processes run it (run.py)."""
+"""`train`: claim a run folder, freeze the config into it, then let its processes run it (run.py)."""
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config.compose import load_run_config
-from maskrcnn_lit.config.overrides import typed
+from maskrcnn_lit.config.compose import compose, to_yaml
+from maskrcnn_lit.config.overrides import FOR_SWEEPS, assign, is_given, typed
+from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
-from maskrcnn_lit.runs.folder import again, check_idle, moved, settle
+from maskrcnn_lit.runs.folder import again, alone, moved, settle
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.devices import count_devices
-from maskrcnn_lit.training.processes import from_first, launched, per_machine
+from maskrcnn_lit.training.processes import (
+    from_first,
+    launched,
+    per_machine,
+)
+
+# What may be given with resume=RUN: where things are now, who is trusted. All else is as it was.
+WITH_RESUME = ("resume", "trust", "logger", "data.root", "data.cache_dir", "data.workers")
 
 
-def train(config: DictConfig, overrides: list[str], command: list[str]) -> None:
-    """Train, score and draw one model; `config` is that of conf/train.yaml with `overrides`.
-
-    `command` is the command line that result.json records.
+def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
+    """Train, score and draw one model; returns its run folder.
 
     The first process composes, and what it writes is what all of them run: a rank that composed for
     itself might end up with another time of day in its run_dir, or another draw of a sweep.
+
+    Args:
+        config: conf/train.yaml with `overrides`; command: the command line that result.json records.
     """
-    frozen = DictConfig(OmegaConf.create(from_first(lambda: freeze(config, overrides, command))))
-    processes = (
-        1 if launched() else count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
-    )
-    if processes == 1:
-        run_job(frozen)
-        return
-    try:
-        start(Path(frozen.run_dir), processes)
-    except KeyboardInterrupt as error:
-        _ended(Path(frozen.run_dir), "interrupted")
-        raise KeyboardInterrupt(again(frozen.run_dir)) from error
-    except UserError as error:
-        _ended(Path(frozen.run_dir), "failed", str(error))
-        raise
+    with ExitStack() as claim:
+
+        def make() -> str:
+            run_dir = claim.enter_context(_claimed(config, overrides))
+            return freeze(config, overrides, command, run_dir)
+
+        frozen = DictConfig(OmegaConf.create(from_first(make)))
+        processes = count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
+        if launched() or processes == 1:
+            run_job(frozen)
+        else:
+            _start_processes(frozen, processes)
+    return Path(frozen.run_dir)
 
 
-def freeze(config: DictConfig, overrides: list[str], command: list[str]) -> str:
-    """Write config.yaml, every reference resolved, and the first result.json; the text of
-    config.yaml.
+def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir: Path) -> str:
+    """The config of the run with every reference resolved, as yaml. A new run's folder gets it as
+    config.yaml, and its first result.json; that of a resumed run stays as it is until it goes on.
     """
     if config.resume is not None:
-        check_idle(Path(config.resume))
-        checkpoint = last_checkpoint(
-            config.resume
-        )  # none if the run was killed before its first: it begins anew
-        config = _resumed(config.resume, overrides)
-        step = (
-            load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint yet"
-        )
-        print(f"{config.run_dir} goes on from step {step}")
-        result = read_result(Path(config.run_dir) / "result.json")
-    else:
-        check_whole(0, seed=config.seed)
-        _check_new(Path(config.run_dir))
-        _check_one(config, overrides)
-        config = settle(config)
-        result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
+        checkpoint = last_checkpoint(run_dir)  # none if the run was killed before its first
+        config = _resumed(config, overrides)
+        _place(config)
+        step = load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint"
+        print(f"{run_dir} goes on from step {step}")
+        return to_yaml(config)
+    config.run_dir = str(run_dir)
+    _check_one(config, overrides)
+    config = settle(config)
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
-    result.status, result.error = "running", None
+    result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
     result.versions, result.commit = package_versions(), package_commit(changes=True)
-    # first: a folder with a config has a result
-    write_result(Path(config.run_dir) / "result.json", result)
-    atomic_write(Path(config.run_dir) / "config.yaml", text)
+    write_result(run_dir / "result.json", result)  # first: a folder with a config has a result
+    atomic_write(run_dir / "config.yaml", text)
     return text
+
+
+@contextmanager
+def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
+    """The run folder, which no other process writes to until the end of the block.
+
+    A default name that another run has taken in the same second gets a number. A new folder with a
+    default name, in which nothing has begun, is removed when the block fails.
+    """
+    given = config.resume is not None or is_given("run_dir", overrides)
+    if config.resume is not None:
+        run_dir = Path(config.resume)
+        load_run_config(run_dir, trust=config.trust)  # is it a run?
+    else:
+        check_whole(0, seed=config.seed)
+        run_dir = _new_folder(Path(config.run_dir), given)
+    with alone(run_dir):
+        if config.resume is None:
+            _check_new(run_dir)
+        try:
+            yield run_dir
+        except BaseException:
+            if not given and not (run_dir / "metrics.csv").exists():
+                _remove(run_dir)
+            raise
+
+
+def _new_folder(run_dir: Path, given: bool) -> Path:
+    """`run_dir`, made; where the name was not given, one that no other run has."""
+    there = next(
+        folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
+    )
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(
+            f"run_dir={run_dir} cannot be written, since {there} takes no new folder: give another "
+            "run_dir"
+        )
+    if given:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return run_dir
+    number, folder = 1, run_dir
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = run_dir.with_name(f"{run_dir.name}_{number}")
+
+
+def _remove(run_dir: Path) -> None:
+    """A folder in which no training began, and the folder of its day if that is empty now."""
+    for file in run_dir.glob("*"):
+        if file.is_file():
+            file.unlink()
+    for folder in (run_dir / "tensorboard", run_dir / "checkpoints", run_dir, run_dir.parent):
+        try:
+            folder.rmdir()
+        except OSError:  # there is something else in it, or it is not there
+            continue
+
+
+def _start_processes(frozen: DictConfig, processes: int) -> None:
+    """Run the frozen config in so many processes of this machine."""
+    run_dir = Path(frozen.run_dir)
+    with tempfile.TemporaryDirectory(prefix="maskrcnn_lit_") as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(to_yaml(frozen), encoding="utf-8")
+        try:
+            start(file, processes)
+        except KeyboardInterrupt as error:
+            _ended(run_dir, "interrupted")
+            raise KeyboardInterrupt(again(run_dir)) from error
+        except UserError as error:
+            _ended(run_dir, "failed", str(error))
+            raise
 
 
 def _check_one(config: DictConfig, overrides: list[str]) -> None:
@@ -111,37 +189,40 @@ def _ended(run_dir: Path, status: str, error: str | None = None) -> None:
 
 def _check_new(run_dir: Path) -> None:
     """A run that failed before its first checkpoint has left nothing that would be lost."""
-    there = next(
-        folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
-    )
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(
-            f"run_dir={run_dir} cannot be written, since {there} takes no new folder: give another run_dir"
-        )
     if not (run_dir / "config.yaml").exists():
         return
-    failed = (run_dir / "result.json").is_file() and read_result(
-        run_dir / "result.json"
-    ).status == "failed"
+    file = run_dir / "result.json"
+    failed = file.is_file() and read_result(file).status == "failed"
     if not failed or last_checkpoint(run_dir) is not None:
         raise UserError(
-            f"run_dir={run_dir} holds a run: continue it with {typed('resume', run_dir)}, or give another run_dir"
+            f"run_dir={run_dir} holds a run: continue it with {typed('resume', run_dir)}, or give "
+            "another run_dir"
         )
 
 
-def _resumed(source: str, overrides: list[str]) -> DictConfig:
-    """The config of a run that is to go on."""
-    others = [text for text in overrides if not text.startswith("resume=")]
+def _resumed(typed_config: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config of a run that is to go on, with what was typed beside `resume=`."""
+    source = str(typed_config.resume)
+    given = [text for text in overrides if not text.startswith(FOR_SWEEPS)]
+    others = [text for text in given if text.partition("=")[0].lstrip("+") not in WITH_RESUME]
     if others:
         raise UserError(
-            f"resume continues a run as it was configured, so {others[0]} cannot be given with it; "
-            "for another configuration start a new run"
+            f"resume continues a run as it was configured, so {others[0]} cannot be given with it "
+            f"(only {', '.join(WITH_RESUME[1:])} can): for another configuration start a new run"
         )
-    config = load_run_config(source)
+    config = load_run_config(source, trust=typed_config.trust)
     if read_result(Path(source) / "result.json").status == "finished":
         raise UserError(
-            f"{source} is finished, nothing is left to resume; for more epochs start a new run"
+            f"{source} is finished, nothing is left to resume: for more epochs start a new run"
         )
     if Path(config.run_dir).resolve() != Path(source).resolve():
-        config = moved(config, str(source))
+        config = moved(config, source)
+    for name in ("root", "cache_dir", "workers"):
+        if is_given(f"data.{name}", overrides):
+            config.data[name] = typed_config.data[name]
+    # A file does not start loggers: they are those of conf/logger, or what was typed.
+    chosen = [text for text in overrides if text.startswith("logger")]
+    OmegaConf.set_struct(config, False)
+    config.logger = compose("train", [*chosen, assign("run_dir", source)]).logger
+    OmegaConf.resolve(config)
     return config

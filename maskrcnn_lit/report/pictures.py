@@ -5,21 +5,28 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.evaluation.coco.results import mask_rle
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.report.draw import (
     detections_to_draw,
     draw_instances,
+    grid,
     ground_truth_from_batch,
     side_by_side,
 )
 from maskrcnn_lit.storage.images import UnreadableImageError, decode
+from maskrcnn_lit.training.module import DetectionModule
+
+PICTURES = 6  # validation images in predictions.png
 
 LONGEST = 640  # pixels of the longest side of a picture
 
@@ -93,3 +100,19 @@ def draw_panel(
     panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
     panel.thumbnail((longest_side, longest_side))
     return np.array(panel)
+
+
+@torch.no_grad()
+def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
+    """Ground truth beside prediction for a few validation images, H W 3 uint8."""
+    ids = data.val_dataset.index.image_ids.tolist()
+    chosen = choose(ids, PICTURES, module.seed)
+    positions = [i for i, image_id in enumerate(ids) if image_id in chosen]
+    names = [category.name for category in module.categories]
+    module.model.eval()
+    panels = []
+    for position in positions:
+        batch = collate([data.val_dataset[0, position]])
+        output = module.model({key: value.to(module.device) for key, value in batch.items()})
+        panels.append(draw_panel(batch, output, 0, names, score_threshold=0.5))
+    return grid(panels, columns=2)

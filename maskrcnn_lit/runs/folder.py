@@ -39,7 +39,9 @@ def settle(config: DictConfig) -> DictConfig:
     """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads
     is gone.
     """
-    plain = OmegaConf.masked_copy(config, [str(name) for name in config if name not in FOR_SWEEPS])
+    plain = OmegaConf.masked_copy(
+        config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust")]
+    )
     plain.data.root = join(
         Path.cwd(), plain.data.root or "."
     )  # resumed from elsewhere, it finds its data
@@ -96,13 +98,6 @@ def alone(run_dir: Path) -> Iterator[None]:
                 f"{run_dir} is being trained by another process: wait until it has ended"
             )
         yield
-
-
-def check_idle(run_dir: Path) -> None:
-    """Raises UserError where a process trains in `run_dir`: not a second one."""
-    if (run_dir / "config.yaml").is_file() and first_process():
-        with alone(run_dir):
-            pass
 
 
 @contextmanager

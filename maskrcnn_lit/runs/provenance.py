@@ -14,6 +14,7 @@ import torch
 
 import maskrcnn_lit
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.evaluation.baseline import ids_digest
 from maskrcnn_lit.training.devices import device_name
 
@@ -165,6 +166,32 @@ def describe_data(
         **splits,
         "categories": [[int(number), title] for number, title in categories],
     }
+
+
+def describe_datamodule(data: CocoDataModule) -> dict[str, Any]:
+    """`describe_data` of a data module that has read its annotations."""
+    parts = {"train": data.train_index, "val": data.val_index}
+    return describe_data(
+        name=data.name,
+        subset_ids=data.subset_ids(),
+        categories=data.categories,
+        fingerprints={
+            part: fingerprint(index) for part, index in parts.items() if index is not None
+        },
+    )
+
+
+def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Which digests and counts of two `describe_data` differ, by dotted name. What the older one
+    does not have is not compared.
+    """
+    changed = []
+    for part in ("train", "val"):
+        old, new = before.get(part) or {}, now.get(part) or {}
+        changed += [f"{part}.{key}" for key in old if key in new and old[key] != new[key]]
+    if "categories" in before and before["categories"] != now.get("categories"):
+        changed.append("categories")
+    return changed
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

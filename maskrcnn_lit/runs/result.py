@@ -25,6 +25,7 @@ class RunResult:
         file.
     intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images
         hold no object.
+    run_dir: the folder, where Python asks for it; it is not in the file.
     overrides: what the user typed after the verb; command: the whole command line.
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see
         `describe_machine`;
@@ -46,6 +47,7 @@ class RunResult:
     seed: int | None = None
     error: str | None = None
     config_sha256: str | None = None
+    run_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -54,7 +56,9 @@ class RunResult:
 
 def write_result(path: Path, result: RunResult) -> None:
     """Write result.json: the file is complete or as it was before."""
-    write_json(path, asdict(result))
+    content = asdict(result)
+    del content["run_dir"]  # the folder may move
+    write_json(path, content)
 
 
 def read_result(path: Path) -> RunResult:

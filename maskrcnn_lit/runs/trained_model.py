@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -77,21 +78,30 @@ ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone that take one
 class Pretrained(NamedTuple):
     """A trained model: what to build, the classes of its labels 1..K, and the state dict."""
 
-    config: DictConfig  # as `maskrcnn-lit train` composes it
+    config: Any  # as `maskrcnn-lit train` composes it: a DictConfig, or plain data
     categories: tuple[Category, ...]
     state: dict[str, Tensor]
 
 
-def read(source: str | Path, checkpoint: str = "best") -> Pretrained:
-    """A trained model.
+def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()) -> Pretrained:
+    """A trained model, whose config may be built.
 
     Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
         Mask R-CNN, or a name of PUBLISHED, whose file is downloaded once. checkpoint: best or last,
-        of a run folder.
+        of a run folder. trust: packages whose classes its config may name beside ours.
 
-    Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, or it cannot be
-        fetched.
+    Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, it cannot be
+        fetched, or its config names what it may not (config/stored.py).
     """
+    found = _read_plain(source, checkpoint)
+    if isinstance(found.config, DictConfig):
+        return found
+    config = checked(found.config, where=str(source), trust=trust)
+    return found._replace(config=config)
+
+
+def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
+    """As `read`, with the config of a checkpoint as plain data, from which nothing may be built."""
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={checkpoint} must be best or last")
     path = Path(source)
@@ -115,7 +125,7 @@ def read(source: str | Path, checkpoint: str = "best") -> Pretrained:
     saved = read_file(path)
     if {"config", "categories", "state_dict"} <= saved.keys():
         categories = tuple(Category(number, title) for number, title in saved["categories"])
-        return Pretrained(OmegaConf.create(saved["config"]), categories, model_weights(saved))
+        return Pretrained(saved["config"], categories, model_weights(saved))
     return _foreign(path, state_of(saved))
 
 
@@ -231,7 +241,7 @@ def _existing(where: str) -> Path:
 
 
 def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
-    found = read(str(model.weights))
+    found = _read_plain(str(model.weights))
     theirs, ours = (
         [category.name for category in table] for table in (found.categories, categories)
     )
@@ -264,11 +274,16 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     ]
 
 
-def _differences(here: DictConfig, there: DictConfig, options: Sequence[str]) -> list[str]:
+def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[str]:
     """NAME=THEIRS, and here it is OURS, of those of the model's `options` that two configs have
     otherwise.
     """
-    trees = [OmegaConf.to_container(config.model, resolve=True) for config in (there, here)]
+    trees = [
+        OmegaConf.to_container(config.model, resolve=True)
+        if isinstance(config, DictConfig)
+        else config.get("model")
+        for config in (there, here)
+    ]
     told = []
     for option in options:
         theirs, ours = (_pick(tree, option) for tree in trees)

@@ -138,12 +138,12 @@ def test_cfg_prints_the_config_and_runs_nothing(
     [
         (
             ["trian"],
-            "maskrcnn-lit: there is no verb 'trian'; did you mean train?; the verbs are train, evaluate,",
+            "maskrcnn-lit: there is no command 'trian'; did you mean train?; the commands are train, evaluate,",
         ),
-        (["xyz"], "there is no verb 'xyz'; the verbs are"),
+        (["xyz"], "there is no command 'xyz'; the commands are"),
         (
             ["data", "chekc"],
-            "no verb 'data chekc'; did you mean data check?; the verbs are data stats, data check, data",
+            "no command 'data chekc'; did you mean data check?; the commands are data stats, data check, data",
         ),
         (
             ["data", "stats", "sede=1"],
@@ -151,13 +151,13 @@ def test_cfg_prints_the_config_and_runs_nothing(
         ),
         (
             ["train", "-x"],
-            "train has no flag '-x': it has --help, --cfg, -m and options NAME=VALUE",
+            "flag '-x': it has --help, --cfg, --multirun, --config-dir DIR and options NAME",
         ),
         (
             ["predict", "-m"],
-            "predict has no flag '-m': it has --help, --cfg and options NAME=VALUE",
+            "flag '-m': it has --help, --cfg, --config-dir DIR and options",
         ),
-        (["train", "--epochs", "3"], "train has no flag '--epochs'"),
+        (["train", "--epochs", "3"], "train does not have the flag '--epochs'"),
         (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),
         (["train", "backbone=resnet5"], "did you mean resnet50?"),
         (["predict", "source=a.jpg"], "predict needs run, without a default: add run=..."),
@@ -208,3 +208,26 @@ def test_the_console_script_is_installed():
     done = subprocess.run([script, "trian"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "did you mean train?" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own"]])
+def test_a_config_folder_is_a_flag(
+    flag: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(config.CONFIG_DIR, "")
+    (tmp_path / "own" / "augment").mkdir(parents=True)
+    (tmp_path / "own" / "augment" / "mine.yaml").write_text("flip: 0.25\n")
+    assert cli.main(["train", *flag, "augment=mine", "--cfg"]) == 0
+    assert "flip: 0.25" in capsys.readouterr().out
+    assert cli.main(["train", "--config-dir=nowhere", "--cfg"]) == 2
+    assert "nowhere is not a folder" in capsys.readouterr().err
+
+
+def test_help_of_a_command_is_asked_for_in_two_ways(capsys: pytest.CaptureFixture):
+    texts = []
+    for arguments in (["help", "predict"], ["predict", "--help"]):
+        assert cli.main(arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+    assert "maskrcnn-lit predict" in texts[0]

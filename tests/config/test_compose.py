@@ -98,8 +98,8 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
         ("seed", "'seed' is no override: write NAME=VALUE"),
-        ("run_dir=a (1)", "'run_dir=a (1)' cannot be read"),
-        ("run_dir=a (1)", "'run_dir=\"a (1)\"'"),
+        ("run_dir=", "run_dir= is empty"),
+        ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),
         ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("seed=ten", "'seed=ten' does not fit: seed is a number, 1 by default"),
@@ -199,28 +199,50 @@ def test_describe_reads_groups_options_and_comments_from_the_yaml():
     ] == "for 16 images"
 
 
-def test_a_run_folder_gives_its_config(tmp_path: Path):
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(UserError, match=r"run has no config.yaml, so it is no run folder"):
-        config.load_run_config(run)
-    (run / "config.yaml").write_text("seed: 3\nmodel: {name: tiny}\n")
-    assert config.load_run_config(str(run)).model.name == "tiny"
-    with pytest.raises(ConfigAttributeError):
-        config.load_run_config(run).modle  # noqa: B018  (reading is the test)
+@pytest.mark.parametrize(
+    "path", ["photo (1).jpg", "données_übung", "a,b", "x=y", "7", "a'b", 'say "hi"', "{x}", "#1"]
+)
+def test_a_path_is_text(path: str):
+    assert config.compose("train", [f"run_dir={path}"]).run_dir == path
 
 
-def test_what_is_no_run_folder_is_named(tmp_path: Path):
-    with pytest.raises(
-        UserError, match="nowhere does not exist: give the folder that `maskrcnn-lit train` wrote"
-    ):
-        config.load_run_config(tmp_path / "nowhere")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file is a file, so it is no run folder"):
-        config.load_run_config(tmp_path / "file")
-    for content in (b"a: [", b"\xff\xfe\x00", b"", b"- 1\n"):
-        (tmp_path / "config.yaml").write_bytes(content)
-        with pytest.raises(
-            UserError, match=r"config.yaml (cannot be read|holds no config), give another run"
-        ):
-            config.load_run_config(tmp_path)
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert config.compose("train", ["run_dir=~/runs/a"]).run_dir == "/home/me/runs/a"
+    assert config.compose("train", ["run_dir=a~b"]).run_dir == "a~b"
+
+
+def test_a_folder_of_the_user_is_searched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = tmp_path / "own"
+    (own / "optimizer").mkdir(parents=True)
+    (own / "experiment").mkdir()
+    (own / "optimizer" / "lion.yaml").write_text(
+        "_target_: mylab.Lion\nlr: 0.3              # small\n"
+    )
+    (own / "optimizer" / "sgd.yaml").write_text("lr: 0.9\n")
+    (own / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /optimizer: lion\nseed: 9\n"
+    )
+    with pytest.raises(UserError, match=r"there is no optimizer 'lion'"):
+        config.compose("train", ["optimizer=lion"])
+    monkeypatch.setenv(config.CONFIG_DIR, str(own))
+    assert config.compose("train", ["optimizer=lion"]).optimizer._target_ == "mylab.Lion"
+    assert config.compose("train", ["optimizer=sgd"]).optimizer == {"lr": 0.9}
+    assert config.compose("train", ["experiment=mine"]).seed == 9
+    described = config.describe("train", ["optimizer=lion"])
+    assert described.groups["optimizer"][0] == ["adamw", "lion", "sgd"]
+    assert {o.name: o.comment for o in described.options}["optimizer.lr"] == "small"
+    with pytest.raises(UserError, match=r"optimizer.lrr'; did you mean optimizer.lr\?"):
+        config.compose("train", ["optimizer=lion", "optimizer.lrr=1"])
+    (own / "optimizer" / "lion.yaml").write_text("lr: 0.4\n")  # edited in the same process
+    assert config.compose("train", ["optimizer=lion"]).optimizer == {"lr": 0.4}
+    monkeypatch.setenv(config.CONFIG_DIR, str(own / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere is not a folder"):
+        config.compose("train", [])
+
+
+def test_an_object_is_added_by_its_target():
+    node = "+data.mine={_target_: mylab.Mine, n: 3}"
+    assert config.compose("train", [node]).data.mine == {"_target_": "mylab.Mine", "n": 3}
+    with pytest.raises(UserError, match=r"no option 'data.mine'"):
+        config.compose("train", ["+data.mine={n: 3}"])

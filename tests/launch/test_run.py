@@ -11,8 +11,9 @@ from tiny_verbs import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.run import build_module, described, read_data
+from maskrcnn_lit.launch.run import build_module, read_data
 from maskrcnn_lit.runs.folder import settle
+from maskrcnn_lit.runs.provenance import describe_datamodule
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -20,7 +21,7 @@ pytest_plugins = ("tiny_verbs",)
 def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
     config = settle(compose("train", [*coco_data(strange), *MODEL, "run_dir=there"]))
     data = read_data(config)
-    told = described(data)
+    told = describe_datamodule(data)
     assert (told["train"]["images"], told["val"]["images"]) == (TRAIN_IMAGES, VAL_IMAGES)
     torch.manual_seed(0)
     module = build_module(config, data)

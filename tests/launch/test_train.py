@@ -43,7 +43,7 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit import __version__
-from maskrcnn_lit.config.compose import load_run_config
+from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.module import DetectionModule

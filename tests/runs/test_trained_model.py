@@ -49,7 +49,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision_names import as_first_published
 
 from maskrcnn_lit import load_model
-from maskrcnn_lit.config.compose import build, compose, load_run_config
+from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN

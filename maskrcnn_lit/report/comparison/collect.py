@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maskrcnn_lit.config.compose import build, load_run_config, to_dict
+from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.config.stored import checked, read_run_config
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
@@ -67,7 +68,8 @@ def validation_index(job: Job) -> AnnotationIndex:
     data = dict(job.config.get("data") or {})
     data |= {"train": data.get("val"), "prepare": None}  # never read; never drawn or fetched
     try:
-        module: CocoDataModule = build(data)
+        stored = checked({"data": data}, where=f"config.yaml of {job.name}")
+        module: CocoDataModule = build(stored.data)
         module.setup("validate")
     except OSError as error:
         raise UserError(str(error)) from error
@@ -87,7 +89,7 @@ def _results(source: Path) -> Iterator[str]:
 
 def _job(folder: Path, name: str, notes: list[str]) -> Job:
     try:
-        config = to_dict(load_run_config(folder))
+        config = read_run_config(folder)
     except UserError as error:
         notes.append(str(error))
         config = {}

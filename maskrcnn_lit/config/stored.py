@@ -1,0 +1,261 @@
+"""Configs that come from files: a run folder's config.yaml, the config inside a checkpoint.
+
+Such a file may be a stranger's, so it is no more than data. It may name exactly the classes of
+TARGETS, each at its own place, with plain arguments; what a user adds is named by `trust=`. Data
+preparation and loggers are never taken from a file: they reach out to disks and networks.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from maskrcnn_lit.config.instantiate import import_target
+from maskrcnn_lit.config.overrides import suggest
+from maskrcnn_lit.errors import UserError
+
+# What a config from a file may build: place -> exact names. `*` stands for any one name.
+TARGETS: dict[str, tuple[str, ...]] = {
+    "model": ("maskrcnn_lit.model.mask_rcnn.build_mask_rcnn",),
+    **dict.fromkeys(
+        ("backbone", "model.backbone"),
+        (
+            "maskrcnn_lit.model.backbone.Backbone",
+            "maskrcnn_lit.model.timm_backbone.TimmBackbone",
+        ),
+    ),
+    "model.fpn": ("maskrcnn_lit.model.fpn.FPN",),
+    "model.anchors": ("maskrcnn_lit.model.anchors.Anchors",),
+    "model.rpn": ("maskrcnn_lit.model.rpn.RPN",),
+    "model.box_head": ("maskrcnn_lit.model.box_head.BoxHead",),
+    "model.mask_head": ("maskrcnn_lit.model.mask_head.MaskHead",),
+    "optimizer": (
+        "maskrcnn_lit.training.optimizer.adamw",
+        "maskrcnn_lit.training.optimizer.sgd",
+    ),
+    "callbacks.*": (
+        "maskrcnn_lit.callbacks.train_meter.TrainMeter",
+        "maskrcnn_lit.callbacks.coco_evaluation.CocoEvaluation",
+        "maskrcnn_lit.callbacks.score_plots.ScorePlots",
+        "maskrcnn_lit.callbacks.panels.Panels",
+        "maskrcnn_lit.callbacks.hparams.HyperParameters",
+        "maskrcnn_lit.callbacks.hparams.ScalarLayout",
+        "maskrcnn_lit.callbacks.progress.ProgressLine",
+        "lightning.pytorch.callbacks.EarlyStopping",
+        "lightning.pytorch.callbacks.EMAWeightAveraging",
+        "lightning.pytorch.callbacks.LearningRateMonitor",
+        "lightning.pytorch.callbacks.StochasticWeightAveraging",
+        "lightning.pytorch.callbacks.Timer",
+    ),
+    "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
+}
+
+# Where these classes were in version 0.1.0.
+MOVED = {
+    "maskrcnn_lit.evaluation.callback.CocoEvaluation": (
+        "maskrcnn_lit.callbacks.coco_evaluation.CocoEvaluation"
+    ),
+    "maskrcnn_lit.report.overview.HyperParameters": (
+        "maskrcnn_lit.callbacks.hparams.HyperParameters"
+    ),
+    "maskrcnn_lit.report.overview.ScalarLayout": "maskrcnn_lit.callbacks.hparams.ScalarLayout",
+    "maskrcnn_lit.report.tensorboard.ScorePlots": "maskrcnn_lit.callbacks.score_plots.ScorePlots",
+    "maskrcnn_lit.training.meter.TrainMeter": "maskrcnn_lit.callbacks.train_meter.TrainMeter",
+    "maskrcnn_lit.training.panels.Panels": "maskrcnn_lit.callbacks.panels.Panels",
+    "maskrcnn_lit.training.progress.ProgressLine": "maskrcnn_lit.callbacks.progress.ProgressLine",
+}
+
+# Arguments of timm.create_model that make it read other files, or fetch them.
+READS_FILES = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg")
+
+MAX_BYTES = 64 * 2**20  # of a config.yaml; a list of a million image ids has 8 MB
+MAX_DEPTH = 32
+MAX_NODES = 5_000_000
+
+
+def load_run_config(run_dir: str | Path, trust: Sequence[str] = ()) -> DictConfig:
+    """The resolved config that a run wrote into its folder, checked as `checked` says.
+
+    Raises:
+        UserError: `run_dir` has no config that can be read, or it names what it may not.
+    """
+    file = Path(run_dir).expanduser() / "config.yaml"
+    return checked(read_run_config(run_dir), where=str(file), trust=trust)
+
+
+def read_run_config(run_dir: str | Path) -> dict[str, Any]:
+    """The same as plain data, to look at: nothing may be built from it.
+
+    Raises:
+        UserError: `run_dir` has no config that can be read.
+    """
+    folder = Path(run_dir).expanduser()
+    file = folder / "config.yaml"
+    if not folder.exists():
+        raise UserError(
+            f"{folder} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)"
+        )
+    if not file.is_file():
+        fault = "has no config.yaml" if folder.is_dir() else "is a file"
+        raise UserError(
+            f"{folder} {fault}, so it is not a run folder: give one that holds config.yaml"
+        )
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise UserError(f"{file} has over {MAX_BYTES} bytes: give another run")
+        plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read, give another run: {line}") from error
+    if not isinstance(plain, dict) or not plain:
+        raise UserError(f"{file} does not hold a config, give another run")
+    return plain
+
+
+def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) -> DictConfig:
+    """A config of a file as one that may be built: each `_target_` is one of TARGETS at its place,
+    or a class that is defined in a module under a name of `trust`.
+
+    `data.prepare` comes out as null and `logger` as {}. Classes of version 0.1.0 get their present
+    names. Prints what was trusted.
+
+    Args:
+        plain: nested dicts and lists; where: the file, for messages; trust: dotted names of
+            packages, modules or classes.
+
+    Raises:
+        UserError: it names anything else, holds a reference (`${...}`) or is nested too deeply.
+    """
+    trust = [trust] if isinstance(trust, str) else list(trust)
+    for name in trust:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", name):
+            raise UserError(f"trust={name} must be the name of a package or class: trust=mylab")
+    copy = _copied(plain, where)
+    if isinstance(copy.get("data"), dict):
+        copy["data"]["prepare"] = None
+    if "logger" in copy:
+        copy["logger"] = {}
+    copy.pop("launcher", None)
+    for place, node in _nodes(copy, ""):
+        if any(str(key).startswith("_") for key in node):
+            _check(place, node, where, trust)
+    try:
+        config = OmegaConf.create(copy)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where} cannot be read, give another run: {error}") from error
+    OmegaConf.set_struct(config, True)
+    return config
+
+
+def foreign_targets(config: DictConfig) -> list[str]:
+    """The `_target_`s of a composed config that only `trust=` lets a file name again."""
+    plain = OmegaConf.to_container(config)
+    names = []
+    for place, node in _nodes(plain, ""):
+        name = node.get("_target_")
+        never_stored = place == "data.prepare" or place.startswith(("logger.", "launcher"))
+        if isinstance(name, str) and not never_stored and name not in _allowed(place):
+            names.append(name)
+    return sorted(set(names))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain data without aliases, of which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it holds an alias, which no run writes")
+        return super().compose_node(parent, index)
+
+
+def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A deep copy of plain data in dicts with text keys and lists, within MAX_DEPTH and MAX_NODES."""
+    count = 0
+
+    def copy(node: Any, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if depth > MAX_DEPTH or count > MAX_NODES:
+            raise UserError(f"{where} is nested too deeply or too large: give another run")
+        if isinstance(node, Mapping):
+            return {str(key): copy(value, depth + 1) for key, value in node.items()}
+        if isinstance(node, (list, tuple)):
+            return [copy(value, depth + 1) for value in node]
+        if isinstance(node, str) and "${" in node:
+            raise UserError(
+                f"{where} holds the reference {node[:60]!r}, which no run writes: give another run"
+            )
+        if node is None or isinstance(node, (str, bool, int, float)):
+            return node
+        raise UserError(f"{where} holds a {type(node).__name__}, which no run writes")
+
+    if not isinstance(plain, Mapping):
+        raise UserError(f"{where} does not hold a config: give another run")
+    return dict(copy(plain, 0))
+
+
+def _nodes(node: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every dict in nested dicts and lists, with its dotted place."""
+    if isinstance(node, dict):
+        yield place, node
+    items: Any = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in items:
+        if isinstance(value, (dict, list)):
+            yield from _nodes(value, f"{place}.{key}" if place else str(key))
+
+
+def _allowed(place: str) -> tuple[str, ...]:
+    parent = place.rpartition(".")[0]
+    return TARGETS.get(place) or TARGETS.get(f"{parent}.*", ())
+
+
+def _check(place: str, node: dict[str, Any], where: str, trust: Sequence[str]) -> None:
+    """That a node with a `_target_` may be built, with these arguments."""
+    name = node.get("_target_")
+    node["_target_"] = name = MOVED.get(name, name) if isinstance(name, str) else name
+    special = [key for key in node if key.startswith("_") and key not in ("_target_", "_partial_")]
+    if special or not isinstance(node.get("_partial_", False), bool):
+        key = special[0] if special else "_partial_"
+        raise UserError(f"{where} sets {place}.{key}, which no run writes: give another run")
+    ours = name in _allowed(place)
+    target = import_target(str(name), place) if ours else _trusted(place, name, where, trust)
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in node:
+        if not key.startswith("_") and key not in parameters and not open_ended:
+            raise UserError(
+                f"{where}: {name} in {place} does not take '{key}'{suggest(key, parameters)}"
+            )
+    options = node.get("options")
+    if place.endswith("backbone") and isinstance(options, dict):
+        for key in options:
+            if key.startswith(READS_FILES):
+                raise UserError(f"{where} sets {place}.options.{key}, which a file may not")
+
+
+def _trusted(place: str, name: Any, where: str, trust: Sequence[str]) -> Any:
+    """The class or function `name`, imported, if it is one of `trust` and is defined there too."""
+    if not isinstance(name, str) or not _inside(name, trust):
+        head = str(name).partition(".")[0]
+        raise UserError(
+            f"{where} names {name!r} for {place}, which a run folder or checkpoint may not: if "
+            f"you know whose code that is and trust it, add trust={head}"
+        )
+    target = import_target(name, f"{place} of {where}")
+    home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    if not callable(target) or not _inside(home, trust):
+        raise UserError(
+            f"{where} names {name!r} for {place}, which is {home} and not in "
+            f"trust={','.join(trust)}: give another run"
+        )
+    print(f"trust: {name} builds {place} of {where}", flush=True)
+    return target
+
+
+def _inside(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)

@@ -1,0 +1,251 @@
+"""`evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from maskrcnn_lit.callbacks.coco_evaluation import CocoEvaluation
+from maskrcnn_lit.callbacks.progress import ProgressLine
+from maskrcnn_lit.config.compose import build, to_dict
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.evaluation.baseline import ids_digest, on_same_images, others
+from maskrcnn_lit.evaluation.bootstrap import differences, intervals
+from maskrcnn_lit.evaluation.coco.matching import Matches
+from maskrcnn_lit.evaluation.coco.results import read_results
+from maskrcnn_lit.evaluation.coco.scores import (
+    MAX_DETECTIONS,
+    Scores,
+    check_limits,
+    limit_warning,
+    match_all,
+    results_table,
+    score_matches,
+)
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
+from maskrcnn_lit.evaluation.thresholds import write_thresholds
+from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.report.evaluation.write import write_report
+from maskrcnn_lit.report.pictures import image_reader
+from maskrcnn_lit.runs.folder import output_folder
+from maskrcnn_lit.runs.provenance import describe_datamodule
+from maskrcnn_lit.runs.result import RunResult
+from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
+from maskrcnn_lit.training.module import DetectionModule
+
+
+def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
+    """Score a run, or the results of another tool; `config` is that of conf/evaluate.yaml with
+    `overrides`. Returns metrics, intervals and data, as result.json of a run has them.
+    """
+    if (config.run is None) == (config.results is None):
+        raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+    if config.against is not None:
+        others(Path(config.against), config.checkpoint)  # what is missing is told before the work
+    if config.results is not None:
+        return _score_file(config, overrides)
+    folder = output_folder(config.run, config.run_dir, "evaluations")
+    trained, categories, state = read(config.run, config.checkpoint, config.trust)
+    described = (
+        trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
+    )
+    data: CocoDataModule = build(_validation_alone(described))
+    data.use_categories(
+        categories
+    )  # labels mean what they meant in training; other classes are an error
+    limits = OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    if config.metrics.max_detections is not None:
+        limits, head = check_limits(config.metrics.max_detections), trained.model.box_head
+        head.max_detections = max(head.max_detections, limits[-1])
+    model = build(trained.model).to(
+        memory_format=torch.channels_last
+    )  # as in training, so that rounding is the same
+    weights.load(model, state)
+    module = DetectionModule(
+        model=model,
+        optimizer=build(trained.optimizer),
+        categories=categories,
+        config=to_dict(trained),
+        seed=trained.seed,
+    )
+    boxes = config.metrics.roi_accuracy.boxes
+    model_limit = trained.model.box_head.max_detections
+    evaluation = CocoEvaluation(
+        run_dir=folder,
+        max_detections=limits,
+        roi_boxes=boxes,
+        model_limit=model_limit,
+        raises_model=True,
+    )
+    accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
+    trainer = Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=resolve_precision(config.precision, accelerator, option="precision"),  # type: ignore[arg-type]
+        callbacks=[evaluation, ProgressLine()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    trainer.validate(module, datamodule=data, verbose=False)
+    record = {
+        "run": str(config.run),
+        "checkpoint": config.checkpoint,
+        "data": described.name,
+        "overrides": overrides,
+    }
+    record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
+    print(results_table(evaluation.metrics))
+    print(roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes))
+    index = _val_index(data).only(
+        evaluation.image_ids
+    )  # those that could be read, as in the scores
+    results = read_results(folder / "detections.json")
+    scores = Scores(evaluation.metrics, evaluation.per_class)
+    analysis = _write(
+        config,
+        folder,
+        record,
+        index,
+        results,
+        scores,
+        evaluation.matches,
+        evaluation.max_detections[-1],
+    )
+    own = config.get("data") is None and Path(config.run).is_dir()  # the run's own validation data
+    if analysis and own and config.checkpoint == "best":
+        write_thresholds(Path(config.run), analysis)
+    return _result(data, record, scores, overrides, folder)
+
+
+def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
+    """A COCO results json of any tool, on the validation images of `data`."""
+    if config.get("data") is None:
+        raise UserError(
+            "results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ..."
+        )
+    results = read_results(Path(config.results))
+    limits = (
+        MAX_DETECTIONS
+        if config.metrics.max_detections is None
+        else check_limits(config.metrics.max_detections)
+    )
+    if None in config.data.train.values():
+        config.data.train = config.data.val  # never read, and need not be given
+    data: CocoDataModule = build(_validation_alone(config.data))
+    data.prepare_data()
+    data.setup("validate")
+    index = _val_index(data)
+    truth = index.coco_ground_truth()
+    matches = match_all(truth, results, limits[-1])
+    scores = score_matches(matches, truth["categories"], limits)
+    warning = limit_warning(next(iter(matches.values())), limits)
+    print(*([warning] if warning else []), results_table(scores.metrics), sep="\n")
+    record = {"results": config.results, "data": data.name, "overrides": overrides}
+    folder = output_folder(None, config.run_dir, "evaluations")
+    _write(config, folder, record, index, results, scores, matches, limits[-1])
+    return _result(data, record, scores, overrides, folder)
+
+
+def _result(
+    data: CocoDataModule, record: dict[str, Any], scores: Scores, overrides: list[str], folder: Path
+) -> RunResult:
+    return RunResult(
+        status="finished",
+        metrics=dict(scores.metrics),
+        intervals=record.get("intervals", {}),
+        overrides=overrides,
+        data=describe_datamodule(data),
+        run_dir=str(folder),
+    )
+
+
+def _write(
+    config: DictConfig,
+    folder: Path,
+    record: dict[str, Any],
+    index: AnnotationIndex,
+    results: list[dict[str, Any]],
+    scores: Scores,
+    matches: dict[str, Matches],
+    limit: int,
+) -> dict[str, Any] | None:
+    """evaluation.json (`record`, scores, intervals, differences) and, if it is wanted, the page;
+    the analysis on it.
+    """
+    truth = index.coco_ground_truth()
+    ids = [image["id"] for image in truth["images"]]
+    record |= {"images": len(ids), "image_ids_sha256": ids_digest(ids)} | scores._asdict()
+    record["intervals"] = intervals(matches)
+    if config.against is not None:
+        other = on_same_images(others(Path(config.against), config.checkpoint), ids)
+        record |= {"against": config.against, "against_results": str(other.results)}
+        record["differences"] = differences(
+            matches, match_all(truth, read_results(other.results), limit)
+        )
+    write_json(folder / "evaluation.json", record)
+    print(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
+    if not config.report:
+        return None
+    analysis = analyse(truth, results, scores=scores, max_detections=limit)
+    page = write_report(
+        folder,
+        evaluation=record,
+        analysis=analysis,
+        ground_truth=truth,
+        results=results,
+        read_image=image_reader(index),
+    )
+    print(f"The report is {page}")
+    return analysis
+
+
+def _told(record: dict[str, Any]) -> str:
+    lines = []
+    for name, interval in record["intervals"].items():
+        kind = name.removeprefix("val/").removesuffix("_ap")
+        if interval is None:  # without objects there is no difference either
+            lines.append(f"{kind} AP, 95 % interval over images: -")
+            continue
+        lines.append(
+            f"{kind} AP, 95 % interval over images: {interval[0]:.3f} to {interval[1]:.3f}"
+        )
+        if difference := record.get("differences", {}).get(name):
+            low, high = difference["interval"]
+            lines.append(
+                f"{kind} AP against {record['against']}: {difference['value']:+.3f}, 95 % interval {low:+.3f} to "
+                f"{high:+.3f}, p = {difference['p_value']:.3f}"
+            )
+    return "\n".join(lines)
+
+
+def _val_index(data: CocoDataModule) -> AnnotationIndex:
+    if data.val_index is None:
+        raise RuntimeError("setup leaves a validation index")
+    return data.val_index
+
+
+def _validation_alone(data: DictConfig) -> DictConfig:
+    """No training image is fetched for an evaluation."""
+    if OmegaConf.select(data, "prepare.parts") is not None:
+        data.prepare.parts = ["val"]
+    return data
+
+
+def _as_trained(data: DictConfig, trained: DictConfig, overrides: list[str]) -> DictConfig:
+    """Other data, prepared as the run's was: of its size, unless another is asked for, and without
+    training images.
+    """
+    data.train = data.val  # never read, and need not be given
+    if not any(text.startswith("data.image_size=") for text in overrides):
+        data.image_size = trained.data.image_size
+    return data

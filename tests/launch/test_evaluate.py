@@ -1,0 +1,526 @@
+"""`maskrcnn-lit evaluate` from end to end, on a run of a few small pictures."""
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from report_sample import Page
+from tiny_verbs import (
+    SIZE,
+    VAL_IMAGES,
+    checkpoint,
+    coco_data,
+    ground_truth,
+    metric_rows,
+    refused,
+    renumbered,
+    result,
+    save_ground_truth,
+    verb,
+)
+
+from maskrcnn_lit.data.datasets.shapes import NAMES
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS
+from maskrcnn_lit.report.evaluation.page import SECTIONS
+from maskrcnn_lit.report.evaluation.plots import PLOTS
+
+pytest_plugins = ("tiny_verbs",)
+
+
+def evaluated(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "evaluation.json").read_text())
+
+
+def without_time(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "val/evaluation_seconds"}
+
+
+def test_the_last_checkpoint_scores_as_at_the_end_of_training(
+    trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """To the last bit on the CPU: the same batches through the same kernels."""
+    options = [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}", "report=false"]
+    verb("evaluate", *options)
+    found, reached = evaluated(tmp_path), without_time(result(trained)["metrics"])
+    metrics = without_time(found["metrics"])
+    assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
+    assert (tmp_path / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
+    assert (
+        found["run"] == str(trained)
+        and found["checkpoint"] == "last"
+        and found["data"] == "coco_json"
+    )
+    assert found["overrides"] == options
+    assert set(found["per_class"]) == {
+        entry["name"] for entry in ground_truth(strange)["categories"]
+    }
+    printed = capsys.readouterr().out.splitlines()
+    head = next(number for number, line in enumerate(printed) if "AP75" in line)
+    assert printed[head].split() == [
+        "AP",
+        "AP50",
+        "AP75",
+        "small",
+        "medium",
+        "large",
+        "AR1",
+        "AR10",
+        "AR100",
+    ]
+    for line, kind in zip(printed[head + 1 :], ("box", "mask"), strict=False):
+        assert line.split()[:3] == [
+            kind,
+            f"{metrics[f'val/{kind}_ap']:.3f}",
+            f"{metrics[f'val/{kind}_ap50']:.3f}",
+        ]
+    row = printed.index(f"roi_accuracy {metrics['val/roi_accuracy']:.3f}")
+    assert printed[row + 1] == found["roi_accuracy"]["definition"] == DEFINITIONS["all"]
+    for line, (name, values) in zip(printed[row + 2 :], found["per_class"].items(), strict=False):
+        accuracy = values["roi_accuracy"]
+        assert line.split() == [name, "-" if accuracy is None else f"{accuracy:.3f}"]
+    assert str(tmp_path / "evaluation.json") in printed[-1]
+    for kind in ("box", "mask"):
+        low, high = found["intervals"][f"val/{kind}_ap"]
+        assert low <= metrics[f"val/{kind}_ap"] <= high
+        assert f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}" in printed
+
+
+def test_roi_accuracy_as_the_study_counted(
+    trained: Path, strange: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    options = (
+        f"run={trained}",
+        "checkpoint=last",
+        f"run_dir={tmp_path}",
+        "report=false",
+        "metrics.roi_accuracy.boxes=study",
+    )
+    verb("evaluate", *options)
+    found, reached = evaluated(tmp_path), result(trained)["metrics"]
+    assert found["roi_accuracy"] == {"boxes": "study", "definition": DEFINITIONS["study"]}
+    assert DEFINITIONS["study"] in capsys.readouterr().out
+    assert found["metrics"]["val/mask_ap"] == reached["val/mask_ap"]
+    objects = len(ground_truth(strange)["annotations"])
+    right = {
+        round(reached["val/roi_accuracy"] * objects) + k
+        for k in range(0, 15 * VAL_IMAGES - objects + 1)
+    }
+    assert round(found["metrics"]["val/roi_accuracy"] * 15 * VAL_IMAGES, 6) in right
+    verb("evaluate", *options[:-1], "metrics.roi_accuracy.boxes=first", code=2)
+    assert (
+        "metrics.roi_accuracy.boxes=first is unknown: use all or study" in capsys.readouterr().err
+    )
+
+
+def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
+    shutil.copytree(trained, run_dir)
+    verb("evaluate", f"run={run_dir}", "report=false")
+    (folder,) = (
+        run_dir / "evaluations"
+    ).iterdir()  # by default in the run, under the time of the evaluation
+    best = max(float(row["val/mask_ap"]) for row in metric_rows(trained) if row["val/mask_ap"])
+    assert evaluated(folder)["metrics"]["val/mask_ap"] == pytest.approx(best, rel=1e-6)
+    assert (folder / "detections.json").is_file()
+
+
+def test_a_checkpoint_can_be_given_as_a_file(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = trained / "checkpoints" / "last.ckpt"
+    monkeypatch.chdir(tmp_path)
+    verb("evaluate", f"run={file}", "report=false")
+    (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
+    assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}", "report=false")
+    assert (
+        evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
+    )
+
+
+@pytest.fixture
+def elsewhere(trained: Path, strange: Path, tmp_path: Path) -> Path:
+    """Validation data alone, with ids of its own: `strange`, but its objects are what the run was
+    surest to see.
+    """
+    root = tmp_path / "elsewhere"
+    shutil.copytree(strange, root, ignore=shutil.ignore_patterns("train", "instances_train.json"))
+    found = sorted(
+        json.loads((trained / "detections.json").read_text()), key=lambda entry: -entry["score"]
+    )
+    objects = [
+        entry | {"id": number, "iscrowd": 0, "area": float(coco_mask.area(entry["segmentation"]))}
+        for number, entry in enumerate(found[: len(found) // 2])
+    ]
+    save_ground_truth(root, renumbered(ground_truth(strange) | {"annotations": objects}, seed=7))
+    return root
+
+
+def validation(root: Path, *more: str) -> list[str]:
+    return [
+        *(option for option in coco_data(root) if not option.startswith("data.train.")),
+        "data.workers=0",
+        *more,
+    ]
+
+
+def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
+    trained: Path, elsewhere: Path, tmp_path: Path
+):
+    """What the run detects is the truth, so it is found again; at another size it would not be,
+    says the next test.
+    """
+    verb(
+        "evaluate",
+        f"run={trained}",
+        "checkpoint=last",
+        f"run_dir={tmp_path}/a",
+        *validation(elsewhere, "report=false"),
+    )
+    metrics = evaluated(tmp_path / "a")["metrics"]
+    assert metrics["val/box_ap"] == pytest.approx(1) and metrics["val/mask_ap"] == pytest.approx(1)
+    truth = COCO(elsewhere / "annotations" / "instances_val.json")  # the results name its ids
+    assert len(truth.loadRes(str(tmp_path / "a" / "detections.json")).getImgIds()) == VAL_IMAGES
+
+
+def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path: Path):
+    other = validation(elsewhere, "report=false", f"data.image_size={2 * SIZE}")
+    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
+    assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
+
+
+def test_any_numbering_of_the_data_gives_the_same_scores(
+    trained: Path, elsewhere: Path, tmp_path: Path
+):
+    truth = ground_truth(elsewhere)
+    truth["annotations"] = truth["annotations"][::2]  # so that much of what is found is wrong
+    scores = []
+    for name, numbered in (("a", truth), ("b", renumbered(truth, seed=8))):
+        save_ground_truth(elsewhere, numbered)
+        options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/{name}")
+        verb("evaluate", *options, *validation(elsewhere, "report=false"))
+        found = evaluated(tmp_path / name)
+        scores.append((without_time(found["metrics"]), found["per_class"]))
+    assert scores[0] == scores[1]
+    assert 0.1 < scores[0][0]["val/mask_ap"] < 0.9 and 0.1 < scores[0][0]["val/box_ap"] < 0.9
+
+
+def test_other_classes_are_a_mistake(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    truth = ground_truth(elsewhere)
+    for category in truth["categories"]:
+        category["name"] = category["name"].replace("star", "heart")
+    names = [category["name"] for category in truth["categories"]]
+    save_ground_truth(elsewhere, truth)
+    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", *validation(elsewhere), code=2)
+    said = capsys.readouterr().err
+    assert ", ".join(sorted(NAMES)) in said and ", ".join(sorted(names)) in said
+    assert "only here heart, only there star" in said
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+def spoil(trained: Path, file: Path, how: str) -> None:
+    """Write to `file` a checkpoint of `trained` in which something is wrong."""
+    saved = checkpoint(trained)
+    saved = {key: saved[key] for key in ("config", "categories", "state_dict")}
+    if how == "bomb":
+        saved["state_dict"]["bomb"] = Bomb(str(file.with_name("exploded")))
+    elif how == "classes":
+        weight = saved["state_dict"]["model.box_head.classes.weight"]
+        saved["state_dict"]["model.box_head.classes.weight"] = weight[:-1]
+    elif how == "target":
+        saved["config"]["model"]["fpn"]["_target_"] = "os.mkdir"
+    elif how == "other":
+        del saved["config"]
+    torch.save(saved, file)
+    if how == "damaged":
+        file.write_bytes(file.read_bytes()[:-1000])
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("damaged", "damaged"),
+        ("bomb", "{file} is not loaded, it is damaged or holds more than tensors and plain data"),
+        ("classes", "box_head.classes.weight is (6, 256), the model has (7, 256)"),
+        ("target", "_target_ 'os.mkdir' in fpn is not allowed"),
+        (
+            "other",
+            "which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of a run: give one",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_none_of_ours(
+    how, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    file = tmp_path / "model.ckpt"
+    spoil(trained, file, how)
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}/a", code=2)
+    assert message.format(file=file) in capsys.readouterr().err
+    assert not (tmp_path / "exploded").exists()
+    file.unlink()
+
+
+def test_the_bomb_would_explode(tmp_path: Path):
+    pickle.loads(pickle.dumps(Bomb(str(tmp_path / "exploded"))))
+    assert (tmp_path / "exploded").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["run={run}/none"],
+            "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
+        ),
+        (["run={run}/tensorboard"], "{run}/tensorboard is no run folder, it has no config.yaml"),
+        (["accelerator=gpu", "run={run}"], "use accelerator=cpu"),
+        ([], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
+        (
+            ["run={run}", "results=a.json"],
+            "evaluate needs run=RUN, or results=FILE and data=...: give one of the two",
+        ),
+        (["results=a.json"], "results=FILE needs the ground truth: data=coco2017 data.root=DIR"),
+        (["run={run}", "checkpoint=first"], "checkpoint=first must be best or last"),
+        (["run={run}", "precision=8"], "'8'; expected auto, 32-true, 16-mixed, bf16-mixed"),
+        (
+            ["run={run}", "data=coco_json"],
+            "evaluate needs data.val.images, data.val.annotations, without a default",
+        ),
+    ],
+)
+def test_a_mistake_is_told(
+    arguments, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    verb(
+        "evaluate",
+        *(text.format(run=trained) for text in arguments),
+        f"run_dir={tmp_path}/a",
+        code=2,
+    )
+    assert message.format(run=trained) in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture
+def perfect(test_data: Path) -> list[dict[str, Any]]:
+    """Ground truth turned into detections; crowd regions ask for none."""
+    truth = json.loads(
+        (test_data / "coco_mini" / "annotations" / "instances_val2017.json").read_text()
+    )
+    return [
+        {key: a[key] for key in ("image_id", "category_id", "bbox", "segmentation")}
+        | {"score": 0.9}
+        for a in truth["annotations"]
+        if not a["iscrowd"]
+    ]
+
+
+def test_results_against_others(
+    test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "all.json").write_text(json.dumps(perfect))
+    (tmp_path / "some.json").write_text(
+        json.dumps([entry for n, entry in enumerate(perfect) if n % 3])
+    )
+    data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
+    verb("evaluate", f"results={tmp_path}/some.json", *data, f"run_dir={tmp_path}/b")
+    verb(
+        "evaluate",
+        f"results={tmp_path}/all.json",
+        f"against={tmp_path}/some.json",
+        *data,
+        f"run_dir={tmp_path}/a",
+    )
+    (low, high), worse = (
+        evaluated(tmp_path / "a")["intervals"]["val/mask_ap"],
+        evaluated(tmp_path / "b"),
+    )
+    assert low == pytest.approx(1) and high == pytest.approx(
+        1
+    )  # without an error there is nothing to be unsure of
+    difference = evaluated(tmp_path / "a")["differences"]["val/mask_ap"]
+    assert difference["value"] == pytest.approx(1 - worse["metrics"]["val/mask_ap"])
+    assert 0.2 < difference["interval"][0] < difference["value"] < difference["interval"][1] < 0.5
+    assert difference["p_value"] == pytest.approx(1 / 1001)
+    said = f"mask AP against {tmp_path}/some.json: {difference['value']:+.3f}, 95 % interval"
+    assert said in capsys.readouterr().out
+
+
+def test_the_results_of_another_tool_are_scored(
+    test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    folder = test_data / "coco_mini"
+    (tmp_path / "a.json").write_text(json.dumps(perfect))
+    data = ("data=coco2017", f"data.root={folder}", "data.download=false")
+    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
+    found = evaluated(tmp_path / "out")
+    for name in ("box_ap", "mask_ap", "mask_ap50", "mask_ap_small", "mask_ar100"):
+        assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
+    assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
+    assert len(found["per_class"]) == 80
+    printed = capsys.readouterr().out
+    assert (
+        str(tmp_path / "out" / "evaluation.json") in printed
+        and str(tmp_path / "out" / "report.html") in printed
+    )
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert page.ids == list(SECTIONS)
+    worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
+    assert not any(entry["missed"] or entry["false"] for entry in worst)
+    (tmp_path / "a.json").write_text(json.dumps([*perfect[:1], {"image_id": 1}]))
+    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
+    assert "entry 1 of the results has no" in capsys.readouterr().err
+
+
+def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    save_ground_truth(elsewhere, ground_truth(elsewhere) | {"annotations": []})
+    (tmp_path / "found.json").write_text("[]")
+    results = (f"results={tmp_path}/found.json", f"run_dir={tmp_path}/a", "report=false")
+    verb("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
+    record, said = evaluated(tmp_path / "a"), capsys.readouterr().out
+    assert record["data"] == "coco_json" and record["intervals"] == {
+        "val/box_ap": None,
+        "val/mask_ap": None,
+    }
+    assert record["differences"]["val/mask_ap"]["value"] is None
+    assert "mask AP, 95 % interval over images: -\n" in said and "nan" not in said.replace(
+        "instances", ""
+    )
+
+
+def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
+    """One page with every section, the numbers of the json files and the images, that loads
+    nothing.
+    """
+    shutil.copytree(trained, run_dir)
+    verb("evaluate", f"run={run_dir}")
+    (folder,) = (run_dir / "evaluations").iterdir()
+    assert f"The report is {folder / 'report.html'}" in capsys.readouterr().out
+    text = (folder / "report.html").read_text()
+    page, metrics = Page(text), evaluated(folder)["metrics"]
+    assert "http://" not in text and "https://" not in text
+    assert all(link.startswith(("data:image/", "#")) for link in page.loads)
+    assert page.ids == list(SECTIONS)
+    analysis = json.loads((folder / "analysis.json").read_text())
+    assert analysis["mask_ap"] == metrics["val/mask_ap"] and analysis["images"] == VAL_IMAGES
+    assert len(page.images) == 2 * len(PLOTS) + len(analysis["worst"]) > 2 * len(PLOTS)
+    assert len(list((folder / "plots").glob("*.png"))) == len(PLOTS)
+    head, mask, box = page.tables["COCO's numbers, of all classes"]
+    assert mask[1:3] == [f"{metrics['val/mask_ap']:.3f}", f"{metrics['val/mask_ap50']:.3f}"]
+    assert box[1:3] == [f"{metrics['val/box_ap']:.3f}", f"{metrics['val/box_ap50']:.3f}"]
+    head, *rows = page.tables["Each class, the best one first"]
+    shown = {row[0]: row[head.index("mask AP")] for row in rows}
+    found = {entry["name"]: entry["mask_ap"] for entry in analysis["per_class"]}
+    assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
+    thresholds = json.loads((run_dir / "thresholds.json").read_text())["thresholds"]
+    assert thresholds == {
+        e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None
+    }
+    (run_dir / "thresholds.json").write_text("of the best weights")
+    verb("evaluate", f"run={run_dir}", "checkpoint=last", f"run_dir={run_dir}/last")
+    assert (run_dir / "last" / "analysis.json").is_file()
+    assert (run_dir / "thresholds.json").read_text() == "of the best weights"
+
+
+def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
+    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", "report=false")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "detections.json",
+        "evaluation.json",
+    ]
+
+
+def test_other_data_leaves_the_thresholds_of_the_run_alone(
+    trained: Path, elsewhere: Path, run_dir: Path
+):
+    shutil.copytree(trained, run_dir)
+    (run_dir / "thresholds.json").unlink(missing_ok=True)
+    verb("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
+    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
+
+
+def test_a_run_against_itself(
+    trained: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(trained, run_dir)
+    run = (f"run={run_dir}", "checkpoint=last", "report=false")
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
+    assert (
+        f"{run_dir} has no evaluation of its last weights: type `maskrcnn-lit"
+        in capsys.readouterr().err
+    )
+    verb("evaluate", *run)
+    (folder,) = (run_dir / "evaluations").iterdir()
+    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
+    found = evaluated(tmp_path / "same")
+    assert found["against"] == str(run_dir) and set(found["differences"]) == {
+        "val/box_ap",
+        "val/mask_ap",
+    }
+    assert (
+        found["against_results"] == str(folder / "detections.json")
+        and found["images"] == VAL_IMAGES
+    )
+    for row in found["differences"].values():
+        assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
+    entry = json.loads((trained / "detections.json").read_text())[0]
+    (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
+    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
+    assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+    edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
+    (folder / "evaluation.json").write_text(json.dumps(edited))
+    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/a", code=2)
+    assert (
+        f"scored 2 images, and here are {VAL_IMAGES}, not the same ones" in capsys.readouterr().err
+    )
+
+
+def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    """The limit that counts is raised in the model too: 50 in training."""
+    run = (f"run={trained}", "checkpoint=last", "report=false")
+    for limit in (3, 200):
+        verb(
+            "evaluate", *run, f"metrics.max_detections=[1,2,{limit}]", f"run_dir={tmp_path}/{limit}"
+        )
+        metrics = evaluated(tmp_path / str(limit))["metrics"]
+        assert {
+            f"val/box_ar{limit}",
+            "val/box_ar2",
+        } <= metrics.keys() and "val/box_ar100" not in metrics
+        assert f"AR{limit}" in capsys.readouterr().out
+    counts = [
+        len(json.loads((folder / "detections.json").read_text()))
+        for folder in (trained, tmp_path / "200")
+    ]
+    assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
+    for limits, said in (("[1,2]", "[1, 2]"), (400, "400"), (0, "0")):
+        verb("evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2)
+        assert (
+            f"metrics.max_detections={said} must be three ascending whole numbers"
+            in capsys.readouterr().err
+        )
+
+
+def test_a_mistake_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "photo.ckpt").write_bytes(b"no checkpoint")
+    monkeypatch.chdir(tmp_path)
+    assert "photo.ckpt is " in refused("evaluate", "run=photo.ckpt", "run_dir=a")

@@ -1,0 +1,72 @@
+"""A run folder that version 0.1.0 wrote still resumes, evaluates, predicts and compares.
+
+tests/fixtures/run_v0.1.0.tar.xz: 48 synthetic images of 64 pixels, a MobileNetV3 with frozen weights
+of +-1 (they compress), interrupted at step 460 of 480. unbroken_result.json is the result.json of
+the same run without the interruption.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from repository import REPOSITORY
+from tiny_verbs import refused, verb
+
+from maskrcnn_lit import load_model
+from maskrcnn_lit.data.datasets.shapes import write_shapes
+from maskrcnn_lit.runs.result import read_result
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    with tarfile.open(REPOSITORY / "tests/fixtures/run_v0.1.0.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data of the run, in another place."""
+    root = tmp_path / "data"
+    write_shapes(root=root, train_images=48, val_images=12, size=64, seed=0)
+    return root
+
+
+def test_it_resumes_to_the_result_of_the_unbroken_run(run_dir: Path, data: Path):
+    verb("train", f"resume={run_dir}", f"data.root={data}")
+    now, unbroken = (
+        read_result(run_dir / name) for name in ("result.json", "unbroken_result.json")
+    )
+    assert now.status == "finished"
+    for name in ("val/mask_ap50", "val/box_ap", "val/loss", "val/roi_accuracy"):
+        assert now.metrics[name] == pytest.approx(unbroken.metrics[name], abs=5e-3)
+    assert unbroken.metrics["val/mask_ap50"] > 0.05
+
+
+def test_it_is_evaluated_predicted_with_and_compared(run_dir: Path, data: Path, tmp_path: Path):
+    here = ("data=shapes", f"data.root={data}", "data.val_images=12", "data.train_images=48")
+    verb("evaluate", f"run={run_dir}", *here, "data.prepare.size=64", "report=false")
+    (file,) = run_dir.glob("evaluations/*/evaluation.json")
+    assert json.loads(file.read_text())["metrics"]["val/box_ap"] > 0.005
+
+    image = next((data / "val").glob("*.png"))
+    verb("predict", f"run={run_dir}", f"source={image}", f"run_dir={tmp_path / 'predictions'}")
+    assert (tmp_path / "predictions" / "detections.json").is_file()
+    assert len(list(load_model(run_dir).predict(Image.open(image).filename))) == 1
+
+    verb("compare", f"runs={run_dir}", f"out={tmp_path / 'report'}")
+    assert "interrupted" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_data_that_are_not_there_or_differ_leave_the_run_as_it_was(run_dir: Path, data: Path):
+    before = (run_dir / "result.json").read_bytes()
+    nowhere = data.parent / "nowhere"
+    assert str(nowhere) in refused("train", f"resume={run_dir}", f"data.root={nowhere}")
+    assert (run_dir / "result.json").read_bytes() == before
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(file.read_text().replace('"iscrowd": 0', '"iscrowd": 1', 1))
+    message = refused("train", f"resume={run_dir}", f"data.root={data}")
+    assert "train.annotations_sha256" in message and "data.root" in message
+    assert (run_dir / "result.json").read_bytes() == before
