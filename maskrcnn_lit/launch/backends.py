@@ -6,9 +6,11 @@ ended.
 
 import os
 import queue
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
 from typing import NamedTuple
@@ -66,6 +68,9 @@ def local_gpus(
     try:
         for future in as_completed([pool.submit(on_a_free_one, command) for command in commands]):
             yield future.result()
+    except KeyboardInterrupt:
+        _RUNNING.interrupt()
+        raise
     finally:
         pool.shutdown(
             cancel_futures=True
@@ -125,6 +130,31 @@ def slurm(
             job.cancel()
 
 
+class _Running:
+    """The processes of jobs that run now."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    @contextmanager
+    def noted(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        self._processes.append(process)
+        try:
+            yield
+        finally:
+            self._processes.remove(process)
+
+    def interrupt(self) -> None:
+        """Pass an interruption on. A terminal's Ctrl-C reaches them by itself, a `kill` of the
+        sweep alone does not; a run that is ending already ignores the second one.
+        """
+        for process in list(self._processes):
+            process.send_signal(signal.SIGINT)
+
+
+_RUNNING = _Running()
+
+
 def run(
     command: Command, environment: Mapping[str, str] | None = None, cores: Sequence[int] = ()
 ) -> int:
@@ -144,11 +174,13 @@ def run(
         )
         if cores:
             os.sched_setaffinity(process.pid, cores)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            process.wait()
-            raise
+        with _RUNNING.noted(process):
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                _RUNNING.interrupt()
+                process.wait()
+                raise
 
 
 def _visible_devices() -> list[str]:

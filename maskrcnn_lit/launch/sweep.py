@@ -8,11 +8,15 @@ maskrcnn_lit.launch.sweep RUN OVERRIDES` is one of its jobs.
 
 import json
 import shlex
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -30,6 +34,7 @@ from maskrcnn_lit.launch.train import train
 from maskrcnn_lit.runs.folder import LOCK, program
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, locked, write_json
+from maskrcnn_lit.training.stop import SIGNALS
 
 # What a run finds out for itself, or what whoever starts its processes says.
 _PLACES = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
@@ -45,7 +50,7 @@ def run(overrides: list[str]) -> int:
     _check_devices(sweep)
     launch = build(sweep.options.launcher)
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    with locked(sweep.folder / LOCK, wait=False) as free:
+    with _stopped_as_interrupted(), locked(sweep.folder / LOCK, wait=False) as free:
         if not free:
             raise UserError(
                 f"{sweep.folder} is being swept by another process: wait until it has ended"
@@ -72,6 +77,24 @@ def run(overrides: list[str]) -> int:
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on") from None
         return _ending(sweep)
+
+
+@contextmanager
+def _stopped_as_interrupted() -> Iterator[None]:
+    """A signal that ends the sweep reaches its jobs, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows it there alone
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def begin(run_dir: Path, overrides: list[str]) -> int:

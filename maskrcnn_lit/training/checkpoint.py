@@ -20,6 +20,7 @@ from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.loggers import rewind
+from maskrcnn_lit.training.stop import StopRequest
 
 
 def save_plain(path: Path, value: Any) -> None:
@@ -119,7 +120,8 @@ class RunCheckpoints(Checkpoint):
     Lightning resumes exactly from two places, so these are the only ones where this writes: after
     an optimizer step that is not the last of its epoch, and after a whole epoch with its
     validation. (Between the last step and the end of its validation, Lightning 2.6 would leave that
-    validation out; with gradients half accumulated, their sum is lost.) On the way back it hands
+    validation out; with gradients half accumulated, their sum is lost.) A scheduler's signal
+    (stop.py) saves at the next of these places and ends the run. On the way back it hands
     the position to the data module, whose training order is a pure function of it, and takes back
     what the loggers had written after it. Seconds and images of the steps before go with it.
     """
@@ -138,6 +140,7 @@ class RunCheckpoints(Checkpoint):
         self._began = 0.0
         self._step = 0
         self._position: dict[str, int] | None = None
+        self._stop = StopRequest()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._began = time.perf_counter()
@@ -153,6 +156,21 @@ class RunCheckpoints(Checkpoint):
                 f"{trainer.num_training_batches}: resume it with the same data, data.batch_size and trainer.devices"
             )
         self._step, self._position = trainer.global_step, None
+        self._stop.listen()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._stop.release()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._stop.release()
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """A run of one process that is asked to stop leaves its validation: last.ckpt goes on."""
+        alone = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
+        if alone and self._stop.received is not None:
+            self._stop.interrupt()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -160,13 +178,13 @@ class RunCheckpoints(Checkpoint):
         stepped = trainer.global_step > self._step
         self._step = trainer.global_step
         epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
-        if (
-            self.every_n_steps
-            and stepped
-            and not epoch_ends
-            and self._step % self.every_n_steps == 0
-        ):
+        if not stepped or epoch_ends:
+            return
+        stop = self._stop.due(trainer)
+        if stop or (self.every_n_steps and self._step % self.every_n_steps == 0):
             self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
+        if stop:
+            self._stop.interrupt()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
@@ -177,6 +195,8 @@ class RunCheckpoints(Checkpoint):
             self.best = score
             self._save(trainer, "best", epoch=trainer.current_epoch + 1, batch=0)
         self._save(trainer, "last", epoch=trainer.current_epoch + 1, batch=0)
+        if self._stop.due(trainer):
+            self._stop.interrupt()
 
     def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
         self._position = {

@@ -46,6 +46,7 @@ from maskrcnn_lit import __version__
 from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.training import compile as compiling
+from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
 
 pytest_plugins = ("tiny_verbs",)
@@ -472,7 +473,10 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
     assert load_run_config(new).run_dir == str(new) and (new / "detections.json").is_file()
 
 
-def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_an_interrupted_run_says_so(
+    number: signal.Signals, strange: Path, run_dir: Path, tmp_path: Path
+):
     endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [
         script(),
@@ -494,7 +498,7 @@ def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path
                 if process.poll() is not None or (run_dir / "metrics.csv").is_file():
                     break
                 time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             code = process.wait(timeout=300)
         finally:
             process.kill()
@@ -504,6 +508,10 @@ def test_an_interrupted_run_says_so(strange: Path, run_dir: Path, tmp_path: Path
     assert "Traceback" not in message and said.startswith("maskrcnn-lit: interrupted: go on with ")
     assert said.endswith(f"maskrcnn-lit train resume={run_dir}")
     assert result(run_dir)["status"] == "interrupted"
+    if number != signal.SIGINT:  # what a scheduler sends saves a checkpoint
+        saved = load_plain(run_dir / "checkpoints" / "last.ckpt")
+        assert saved["global_step"] >= 1
+        assert saved["position"]["batch"] >= 1
 
 
 def test_a_run_that_fails_says_so(strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
@@ -555,7 +563,7 @@ def test_a_run_finds_its_data_from_any_folder(
         ),
         (
             ["resume={run}", "trainer.epochs=3"],
-            "so trainer.epochs=3 cannot be given with it; for another configuration",
+            "so trainer.epochs=3 cannot be given with it",
         ),
         (["resume={run}"], "{run} is finished, nothing is left to resume"),
         (
@@ -564,9 +572,9 @@ def test_a_run_finds_its_data_from_any_folder(
         ),
         (
             ["resume={run}/tensorboard"],
-            "{run}/tensorboard has no config.yaml, so it is no run folder",
+            "{run}/tensorboard has no config.yaml, so it is not a run folder",
         ),
-        (["resume={run}/metrics.csv"], "{run}/metrics.csv is a file, so it is no run folder"),
+        (["resume={run}/metrics.csv"], "{run}/metrics.csv is a file, so it is not a run folder"),
     ],
 )
 def test_another_run_is_left_alone(
