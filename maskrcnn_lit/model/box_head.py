@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import check_whole, check_within
-from maskrcnn_lit.model.boxes import clip, decode, encode, free_to_read, full_precision, suppress
+from maskrcnn_lit.model.boxes import can_sync, clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import conv
@@ -127,9 +127,11 @@ class BoxHead(nn.Module):
         return logits, deltas.unflatten(1, (self.num_classes, 4))
 
     @torch.no_grad()
-    def sample_regions(self, proposals: Tensor, valid: Tensor, batch: Batch) -> Regions:
+    def sample_regions(
+        self, proposals: Tensor, valid: Tensor, batch: Batch, static_shapes: bool = False
+    ) -> Regions:
         """Draw regions from proposals B P 4 and the objects themselves (so that there are positives
-        from the start).
+        from the start). static_shapes: see `boxes.can_sync`.
         """
         candidates = torch.cat([proposals, batch["boxes"]], dim=1)  # B (P+G) 4
         real = torch.cat([valid, batch["valid"]], dim=1)
@@ -141,6 +143,7 @@ class BoxHead(nn.Module):
             object_iou=self.object_iou,
             background_iou=self.object_iou,
             keep_best=False,
+            static_shapes=static_shapes,
         )
         keys = torch.where(
             real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1
@@ -174,12 +177,19 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, logits: Tensor, deltas: Tensor, proposals: Tensor, valid: Tensor, image_sizes: Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Tensor,
+        valid: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
         D, valid B D.
 
-        Slots beyond an image's detections hold zeros. Suppression is by class.
+        Slots beyond an image's detections hold zeros. Suppression is by class. static_shapes: see
+        `boxes.can_sync`.
         """
         images = len(valid)
         scores = logits.softmax(dim=-1)[:, 1:].reshape(
@@ -193,12 +203,12 @@ class BoxHead(nn.Module):
         )
         scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
         limit = min(self.candidates, scores.shape[1])
-        if free_to_read(scores):  # suppression is quadratic in it
+        if can_sync(scores, static_shapes):  # suppression is quadratic in it
             limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1
         boxes = take(boxes, index)
-        keep = suppress(boxes, self.nms_iou, groups=labels)
+        keep = suppress(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
         found = scores > 0
         return {

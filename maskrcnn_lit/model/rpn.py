@@ -108,10 +108,15 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor, phase: str
+        self,
+        prediction: Prediction,
+        anchors: Tensor,
+        image_sizes: Tensor,
+        phase: str,
+        static_shapes: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train"
-        or "test".
+        or "test". static_shapes: see `boxes.can_sync`.
 
         Images with fewer than P are padded with boxes of zeros.
         """
@@ -129,7 +134,7 @@ class RPN(nn.Module):
             boxes.append(proposals)
             logits.append(best)
             # A box without area overlaps nothing, so it can take part.
-            keep.append(real & suppress(proposals, self.nms_iou))
+            keep.append(real & suppress(proposals, self.nms_iou, static_shapes=static_shapes))
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
@@ -138,8 +143,10 @@ class RPN(nn.Module):
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
     @torch.no_grad()
-    def sample_anchors(self, anchors: Tensor, batch: Batch) -> AnchorSample:
-        """Draw from A 4 anchors, and match them."""
+    def sample_anchors(
+        self, anchors: Tensor, batch: Batch, static_shapes: bool = False
+    ) -> AnchorSample:
+        """Draw from A 4 anchors, and match them. static_shapes: see `boxes.can_sync`."""
         index, kind = match(
             anchors[None],
             batch["boxes"],
@@ -148,6 +155,7 @@ class RPN(nn.Module):
             object_iou=self.object_iou,
             background_iou=self.background_iou,
             keep_best=True,
+            static_shapes=static_shapes,
         )
         # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
         kind = torch.where(batch["readable"][:, None], kind, IGNORED)
