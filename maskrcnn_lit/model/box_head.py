@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import check_whole, check_within
+from maskrcnn_lit.errors import check_choice, check_list, check_whole, check_within
 from maskrcnn_lit.model.boxes import can_sync, clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
-from maskrcnn_lit.model.norms import conv
-from maskrcnn_lit.model.sampling import REGIONS, random_keys, sample
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
 
@@ -46,6 +46,8 @@ class BoxHead(nn.Module):
         max_detections: of inference (section 3.1). candidates: boxes that may enter suppression,
         best first. The answer is that of any number as long as no more of an image's boxes pass the
         threshold.
+
+    Raises UserError for values of the wrong kind or range.
     """
 
     def __init__(
@@ -71,24 +73,24 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(
-            1,
-            model__box_head__width=width,
-            model__box_head__pool=pool,
-            model__box_head__batch_size=batch_size,
+            1, MAX_WIDTH, model__num_classes=num_classes, model__box_head__channels=channels
         )
-        check_whole(
-            1,
-            model__box_head__max_detections=max_detections,
-            model__box_head__candidates=candidates,
-        )
+        check_whole(1, MAX_WIDTH, model__box_head__width=width)
+        check_whole(1, MAX_WIDTH, model__box_head__conv_width=conv_width)
+        check_whole(1, MAX_POOL, model__box_head__pool=pool)
+        check_whole(1, MAX_DEPTH, model__box_head__fcs=fcs)
+        check_whole(0, MAX_DEPTH, model__box_head__convs=convs)
+        check_whole(1, MAX_SAMPLE, model__box_head__batch_size=batch_size)
+        check_whole(1, MAX_SAMPLE, model__box_head__max_detections=max_detections)
+        check_whole(1, MAX_SAMPLE, model__box_head__candidates=candidates)
         check_within(
             0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold
         )
         check_within(0, 1, model__box_head__object_iou=object_iou)
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
         check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
-        check_whole(0, model__box_head__convs=convs)
-        check_whole(1, model__box_head__fcs=fcs, model__box_head__conv_width=conv_width)
+        check_list(0.001, 1000, 4, model__box_head__box_weights=box_weights)
+        check_choice(NORMS, True, model__box_head__norm=norm)
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
         self.fcs = nn.ModuleList(

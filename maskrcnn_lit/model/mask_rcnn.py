@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_flag, check_list, check_text, check_whole
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.box_head import BoxHead, Regions
@@ -23,6 +23,8 @@ from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
+
+MAX_POINTS = 32  # of RoIAlign, a side of a bin
 
 
 class Output(NamedTuple):
@@ -67,6 +69,11 @@ class MaskRCNN(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        check_list(0, 1, 3, model__mean=mean)
+        check_list(0.001, 1, 3, model__std=std)
+        check_whole(0, MAX_POINTS, model__roi_align__points=points)
+        check_flag(model__roi_align__aligned=aligned)
+        check_text(model__weights=weights)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
@@ -275,6 +282,12 @@ def build_mask_rcnn(
         in_channels; channels and anchors_per_cell; channels and num_classes; channels and
         num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
     """
+    parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
+    for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
+        if not callable(part):
+            raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
+    if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
+        raise UserError(f"model.roi_align={roi_align} must have points and aligned, and no more")
     pyramid = fpn(in_channels=backbone.channels)
     width, levels = pyramid.channels, len(backbone.channels) + 1
     if len(anchors.sizes) != levels:

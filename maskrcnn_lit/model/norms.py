@@ -14,6 +14,9 @@ from maskrcnn_lit.errors import UserError
 
 NORMS = ("frozen", "batch", "sync", "group")
 
+# More than any model has: a mistyped number is refused before it asks for terabytes.
+MAX_WIDTH, MAX_DEPTH, MAX_POOL = 65_536, 100, 64  # channels of a layer, layers, cells of a side
+
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
     """Torchvision's, in one pass over the map instead of two, or in none behind a `FoldedConv`."""

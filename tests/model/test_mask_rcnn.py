@@ -2,6 +2,7 @@
 hangs on data.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from models import make_batch, make_model
 from shapes_from_data import ShapesFromData
 from torch._subclasses.fake_tensor import FakeTensorMode
+from wrong_values import COUNT_OR_NONE, FLAG, TEXT, cases, positive_list
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model import roi_align
-from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN, build_mask_rcnn
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -658,3 +661,54 @@ def test_heads_with_norms_and_more_layers_learn(norm: str):
     )
     assert model.mask_head.needs_positives is (norm == "batch")
     assert model.eval()(batch).detections is not None
+
+
+# Options
+
+PARTS = ("backbone", "fpn", "anchors", "rpn", "box_head", "mask_head")
+
+
+class Part:
+    """Stands for each of them."""
+
+    channels, strides, sizes, ratios = [8] * 4, [4] * 4, [8] * 5, [1.0]
+
+    def __call__(self, **_: Any) -> "Part":
+        return self
+
+
+def build(**options: Any) -> MaskRCNN:
+    plain = {"mean": [0.5] * 3, "std": [0.2] * 3, "num_classes": 3, "roi_align": {}}
+    return build_mask_rcnn(**{**{part: Part() for part in PARTS}, **plain, **options})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        mean=[*positive_list(3)[:8], [0.5, 0.5, -0.1], [123.7, 116.3, 103.5], [0.5, math.nan, 0.5]],
+        std=[*positive_list(3), [58.4, 57.1, 57.4]],
+        weights=TEXT,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        build(**{option: value})
+    assert str(caught.value).startswith(f"model.{option}={value} must be ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), cases(points=[*COUNT_OR_NONE, 10**6], aligned=FLAG, other=[1])
+)
+def test_options_of_roi_align_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError, match=r"^model.roi_align"):
+        build(roi_align={option: value})
+    with pytest.raises(UserError, match=r"^model.roi_align=.* must have points and aligned"):
+        build(roi_align=[value])
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [None, 1, "fpn", {}, []])
+def test_a_part_that_is_missing_is_named(part: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        build(**{part: value})
+    assert str(caught.value).startswith(f"model.{part}={value} must be a part of a model")
