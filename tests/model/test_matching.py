@@ -175,7 +175,7 @@ def test_chunks_and_empty_slots_change_nothing(
 ):
     """As the CPU does it, image by image, and as a GPU does, all slots: one answer."""
     boxes, valid, crowd = scattered([60, 0, 5, 64], 64)
-    anchors = small_anchors()[None]
+    anchors = torch.cat([small_anchors()[None].expand(4, -1, -1), boxes], dim=1)
     expected = match(anchors, boxes, valid, crowd, **rule)
     monkeypatch.setattr(matching, "CHUNK", chunk)
     monkeypatch.setattr(matching, "CPU_CHUNK", chunk)
