@@ -3,6 +3,7 @@ line.
 """
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 
@@ -14,23 +15,68 @@ class UserError(Exception):
     """
 
 
-def check_whole(minimum: int, **values: Any) -> None:
-    """Raise UserError for a value that is no whole number of at least `minimum`; a name may have
-    dots for `__`.
+def check_whole(minimum: int, maximum: int | None = None, /, **values: Any) -> None:
+    """Raise UserError for a value that is not a whole number from `minimum` to `maximum` (None: any
+    larger one); a name may have dots for `__`.
     """
     for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or value < minimum:
             raise UserError(f"{_dotted(name)}={value} must be a whole number, {minimum} or more")
+        if maximum is not None and value > maximum:
+            raise UserError(f"{_dotted(name)}={value} must be a whole number, {maximum} or less")
 
 
-def check_within(low: float, high: float, **values: Any) -> None:
-    """Raise UserError for a value that is no number from `low` to `high`; a name may have dots for
-    `__`.
+def check_within(low: float, high: float, /, **values: Any) -> None:
+    """Raise UserError for a value that is not a number from `low` to `high`; a name may have dots
+    for `__`.
     """
     for name, value in values.items():
-        if not isinstance(value, (int, float)) or not low <= value <= high:
+        if not _is_within(low, high, value):
             limit = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
             raise UserError(f"{_dotted(name)}={value} must be a number {limit}")
+
+
+def check_list(low: float, high: float, count: int | None = None, /, **values: Any) -> None:
+    """Raise UserError for a value that is not a list of `count` (None: one or more) numbers from
+    `low` to `high`; a name may have dots for `__`.
+    """
+    many = f"a list of {count} numbers" if count else "a list of one or more numbers"
+    for name, value in values.items():
+        listed = isinstance(value, (list, tuple)) and len(value) == (count or max(1, len(value)))
+        if not listed or not all(_is_within(low, high, item) for item in value):
+            raise UserError(f"{_dotted(name)}={value} must be {many} from {low:g} to {high:g}")
+
+
+def check_flag(**values: Any) -> None:
+    """Raise UserError for a value that is neither True nor False; a name may have dots for `__`."""
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{_dotted(name)}={value} must be true or false")
+
+
+def check_choice(choices: Collection[str], optional: bool = False, /, **values: Any) -> None:
+    """Raise UserError for a value that is not one of `choices` (optional: nor None); a name may
+    have dots for `__`.
+    """
+    for name, value in values.items():
+        if value is None and optional:
+            continue
+        if not isinstance(value, str) or value not in choices:
+            some = f"{'null or ' if optional else ''}one of {', '.join(choices)}"
+            raise UserError(f"{_dotted(name)}={value} must be {some}")
+
+
+def check_text(**values: Any) -> None:
+    """Raise UserError for a value that is neither text nor None; a name may have dots for `__`."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{_dotted(name)}={value} must be text")
+
+
+def _is_within(low: float, high: float, value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and low <= value <= high
 
 
 def _dotted(name: str) -> str:

@@ -201,6 +201,23 @@ def test_hot_spots():
     )
 
 
+def test_crowded_matching():
+    """It compares the three ways' results itself."""
+    small = ["--size", "96", "128", "--batch", "3", "--objects", "20"]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/crowded_matching.py", *small],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["benchmark"] == "crowded_matching" and report["slots"] == 32
+    assert set(report["seconds"]) == {"maskrcnn_lit", "static_shapes", "torchvision"}
+    assert all(figure >= 0 for figure in report["peak_mb"].values())
+
+
 def test_the_speed_table_of_the_readme_is_of_the_results():
     done = subprocess.run(
         [sys.executable, "benchmarks/table.py"], cwd=REPOSITORY, capture_output=True, text=True

@@ -89,6 +89,16 @@ class CocoEvaluation(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._reset()
 
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        batch.update(self._roi_accuracy.prepare(batch))
+
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -114,7 +124,7 @@ class CocoEvaluation(Callback):
             if entry["image_id"] != BLANK_ID:
                 self._collector.add([entry], [readable])
         if output.box_labels is not None:
-            self._roi_accuracy.update(output.box_labels, output.empty_labels, batch)
+            self._roi_accuracy.update(output.box_labels, batch)
         self._seconds += time.perf_counter() - started
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,7 +5,8 @@ batches.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -21,15 +22,30 @@ from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.loaders import CopiedAhead, Loader, choose_workers, fetched_ahead
+from maskrcnn_lit.data.loaders import (
+    CopiedAhead,
+    Loader,
+    check_workers,
+    choose_workers,
+    fetched_ahead,
+)
 from maskrcnn_lit.data.samplers import EpochBatches, validation_batches
 from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
-from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.errors import (
+    UserError,
+    check_choice,
+    check_flag,
+    check_text,
+    check_whole,
+    check_within,
+)
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
+
+MAX_BATCH, MAX_MASK_SIDE = 65_536, 4096  # a mistyped number is refused before it asks for terabytes
 
 
 class CocoDataModule(LightningDataModule):
@@ -47,13 +63,15 @@ class CocoDataModule(LightningDataModule):
         auto, on or off: see `choose_resized`. cache_dir, cache_gb: where what can be made again is
         kept (None: the user's cache), and the most that copies of images may take. prepare: called
         without arguments in `prepare_data`, on one process, before anything is read: it writes or
-        fetches the data and returns at once where they are there already. download, mirror: for
-        `prepare`, where the config gives them to it.
+        fetches the data and returns at once where they are there already. download, mirror: reach
+        `prepare` as arguments, unless `download` is None.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index`
     (with stage "fit"), `val_index` (whose `categories` have the same order and the val json's own
     ids), `train_dataset`, `val_dataset`. Training batches are a function of (seed, epoch, batch
     number): whatever the workers, and after `resume`.
+
+    Raises UserError for values of the wrong kind or range.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = (
@@ -82,11 +100,25 @@ class CocoDataModule(LightningDataModule):
         image_cache: str = "auto",
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
-        prepare: Callable[[], None] | None = None,
-        download: bool = True,
+        prepare: Callable[..., None] | None = None,
+        download: bool | None = None,
         mirror: str | None = None,
     ) -> None:
         super().__init__()
+        _check_counts(seed, mask_size, image_ids, cache_gb)
+        check_choice(get_args(How), data__subset=subset)
+        check_choice(get_args(OnBad), data__on_bad=on_bad)
+        check_choice(("auto", "on", "off"), data__image_cache=image_cache)
+        check_flag(data__keep_empty=keep_empty)
+        check_workers(workers)
+        if download is not None:
+            check_flag(data__download=download)
+        if not isinstance(name, str):
+            raise UserError(f"data.name={name} must be text: what reports call the data set")
+        check_text(data__mirror=mirror)
+        if prepare is not None and not callable(prepare):
+            raise UserError(f"data.prepare={prepare} must be null or a _partial_ with a _target_")
+        self._fetching = {} if download is None else {"download": download, "mirror": mirror}
         self.name: str = name  # LightningDataModule has one that may be None
         self.seed, self.subset, self.prepare = seed, subset, prepare
         self._paths = {
@@ -96,7 +128,7 @@ class CocoDataModule(LightningDataModule):
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
-        check_whole(1, data__batch_size=batch_size, data__mask_size=mask_size)
+        check_whole(1, MAX_BATCH, data__batch_size=batch_size)
         for name, count in {
             "data__train_images": train_images,
             "data__val_images": val_images,
@@ -131,7 +163,7 @@ class CocoDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         if self.prepare is not None:
-            self.prepare()
+            self.prepare(**self._fetching)
 
     def setup(self, stage: str | None = None) -> None:
         """Read what is not read yet: both jsons for "fit" or None, else the validation json alone."""
@@ -283,9 +315,27 @@ class CocoDataModule(LightningDataModule):
         print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
 
+def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> None:
+    check_whole(0, 2**63 - 1, data__seed=seed)
+    check_whole(1, MAX_MASK_SIDE, data__mask_size=mask_size)
+    check_within(0, 1e6, data__cache_gb=cache_gb)
+    if image_ids is None:
+        return
+    if not isinstance(image_ids, (list, tuple)) or not image_ids:
+        raise UserError(f"data.image_ids={image_ids} must be null or a list of image ids")
+    for image_id in image_ids:
+        check_whole(-(2**62), 2**62, data__image_ids=image_id)
+
+
 def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:
     """The json and the folder of the images."""
+    if not isinstance(paths, Mapping):
+        raise UserError(f"data.{part}={paths} must have images and annotations")
+    if not isinstance(root, (str, Path, NoneType)):
+        raise UserError(f"data.root={root} must be null, a folder or a URL")
     for key, what in (("annotations", "a COCO json"), ("images", "the folder of its images")):
         if not paths.get(key):
             raise UserError(f"data.{part}.{key} is missing: give {what}")
+        if not isinstance(paths[key], (str, Path)):
+            raise UserError(f"data.{part}.{key}={paths[key]} must be {what}")
     return join(root, str(paths["annotations"])), join(root, str(paths["images"]))

@@ -19,6 +19,8 @@ from maskrcnn_lit.storage.sources import Remote
 # batches: more than the loader processes hold, and at 50 ms a request enough for 8 at a time
 AHEAD = 32
 
+MAX_WORKERS = 1024
+
 
 class FetchedAhead:
     """The same `batches`, of an index whose images are far away: when one is handed out, the images
@@ -97,16 +99,22 @@ class CopiedAhead:
 Loader = DataLoader[Any] | CopiedAhead
 
 
+def check_workers(workers: int | str) -> None:
+    """Raise UserError for a `data.workers` that is neither "auto" nor a number of processes."""
+    whole = isinstance(workers, int) and not isinstance(workers, bool)
+    if workers != "auto" and not (whole and 0 <= int(workers) <= MAX_WORKERS):
+        raise UserError(
+            f"data.workers={workers} must be auto or a number of processes from 0 to {MAX_WORKERS}"
+        )
+
+
 def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:
     """Loader processes of one training process. "auto": a GPU is fed by all cores but one, at most
     16, shared among the training processes of the machine; on the CPU training needs the cores, and
     one loader keeps up with it.
     """
-    if workers != "auto":
-        if not isinstance(workers, int) or workers < 0:
-            raise UserError(
-                f"data.workers={workers} must be auto or a number of processes, 0 or more"
-            )
+    check_workers(workers)
+    if isinstance(workers, int):
         return workers
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_list, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
 
@@ -23,6 +23,11 @@ ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as i
 _GRID = 8
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
+
+
+MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
+
+MIN_SCALE, MAX_SCALE = 0.01, 4.0  # of augment.scale; and the least share that a crop keeps
 
 
 class Augment(NamedTuple):
@@ -53,43 +58,38 @@ class View(NamedTuple):
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
     """Plain numbers as in conf/augment. UserError: an unknown name or a value out of its range."""
-    unknown = sorted(set(values) - set(Augment._fields))
+    if not isinstance(values, Mapping):
+        raise UserError(f"augment={values} must have values for {', '.join(Augment._fields)}")
+    unknown = [name for name in values if name not in Augment._fields]
     if unknown:
         raise UserError(
             f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}"
         )
-    numbers: dict[str, Any] = {}
-    for name, value in values.items():
-        try:
-            numbers[name] = tuple(map(float, value)) if name == "scale" else float(value)
-        except (TypeError, ValueError):
-            wanted = "two numbers, [low, high]" if name == "scale" else "a number"
-            raise UserError(f"augment.{name}={value} must be {wanted}") from None
-    augment = Augment(**numbers)
-    if len(augment.scale) != 2 or not 0 < augment.scale[0] <= augment.scale[1] <= 4:
+    given: dict[str, Any] = dict(values)
+    augment = Augment(**given)
+    check_list(MIN_SCALE, MAX_SCALE, 2, augment__scale=augment.scale)
+    if augment.scale[0] > augment.scale[1]:
         raise UserError(
-            f"augment.scale={list(augment.scale)} must be [low, high] with 0 < low <= high <= 4"
+            f"augment.scale={list(augment.scale)} must be [low, high] with low at most high"
         )
-    if not 0 < augment.crop <= 1:
-        raise UserError(
-            f"augment.crop={augment.crop} must be above 0 (the least share kept) and at most 1 (no crop)"
-        )
+    check_within(MIN_SCALE, 1, augment__crop=augment.crop)
     for name in ("flip", "brightness", "contrast", "saturation"):
-        if not 0 <= getattr(augment, name) <= 1:
-            raise UserError(f"augment.{name}={getattr(augment, name)} must be from 0 to 1")
-    return augment
+        check_within(0, 1, **{f"augment__{name}": getattr(augment, name)})
+    low, high = map(float, augment.scale)
+    numbers = {name: float(value) for name, value in given.items() if name != "scale"}
+    return Augment(scale=(low, high), **numbers)
 
 
 def read_image_size(value: int | Sequence[int]) -> ImageSize:
-    """`data.image_size` checked. UserError: neither a number nor [short, long], or too small."""
-    sides = [value] if isinstance(value, (int, float, str)) else list(value)
-    whole = all(isinstance(side, int) and side >= 32 for side in sides)
+    """`data.image_size` checked. UserError: neither a number nor [short, long], or out of range."""
+    sides: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    whole = all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
     if len(sides) not in (1, 2) or not whole or sides != sorted(sides):
         raise UserError(
-            f"data.image_size={value} must be one side of at least 32 pixels, such as 256, or [short, long] sides, "
-            "such as [800, 1333]"
+            f"data.image_size={value} must be one side of {MIN_SIDE} to {MAX_SIDE} pixels, such as "
+            "256, or [short, long] sides, such as [800, 1333]"
         )
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:

@@ -9,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
 from maskrcnn_lit.errors import UserError
 
 STUDY_SLOTS = 15  # boxes an image in the study
@@ -50,7 +51,7 @@ class RoiAccuracy:
     """
 
     def __init__(self, boxes: str = "all") -> None:
-        if boxes not in DEFINITIONS:
+        if not isinstance(boxes, str) or boxes not in DEFINITIONS:
             raise UserError(
                 f"metrics.roi_accuracy.boxes={boxes} is unknown: use {' or '.join(DEFINITIONS)}"
             )
@@ -59,22 +60,36 @@ class RoiAccuracy:
             int, NDArray[np.int64]
         ] = {}  # image id -> 2 N: label and answer of what counts
 
-    def update(self, box_labels: Tensor, empty_labels: Tensor | None, batch: Batch) -> None:
-        """box_labels: B G int64, the class given to each ground-truth box (0 = background).
-        empty_labels: B int64, the class given to a box of zeros; only "study" reads it.
+    def prepare(self, batch: Batch) -> Batch:
+        """What the model has to be given for `update`: `batch`, and for "study" with one more slot
+        in each image, which is empty. Neither losses nor detections depend on empty slots.
+        """
+        if self.boxes != "study":
+            return batch
+        more = {
+            key: F.pad(batch[key], (0, 0) * (batch[key].ndim - 2) + (0, 1))
+            for key in TARGET_KEYS
+            if key in batch
+        }
+        return batch | more
+
+    def update(self, box_labels: Tensor, batch: Batch) -> None:
+        """box_labels: B G int64, the class given to the box of each slot (0 = background). For
+        "study" the last slot of each image is empty, see `prepare`.
         """
         pairs = np.stack([batch["labels"].cpu().numpy(), box_labels.cpu().numpy()], 1)  # B 2 G
         valid, readable = batch["valid"].cpu().numpy(), batch["readable"].tolist()
-        if self.boxes == "study" and empty_labels is None:
-            raise ValueError("boxes=study counts empty slots: it needs the model's empty_labels")
-        empty = [] if empty_labels is None else empty_labels.tolist()
+        if self.boxes == "study" and batch["labels"][:, -1].any():
+            raise ValueError(
+                "boxes=study counts empty slots: give the model what `prepare` returns"
+            )
         for i, image in enumerate(batch["image_ids"].tolist()):
             if not readable[i]:
                 continue
             counted = pairs[i][:, valid[i]]
             if self.boxes == "study":
                 counted = counted[:, :STUDY_SLOTS]
-                padding = np.repeat([[0], [empty[i]]], STUDY_SLOTS - counted.shape[1], axis=1)
+                padding = np.repeat(pairs[i][:, -1:], STUDY_SLOTS - counted.shape[1], axis=1)
                 counted = np.concatenate([counted, padding], 1)
             self.by_image.setdefault(image, counted)
 

@@ -17,7 +17,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.dataset import image_batch
 from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
-from maskrcnn_lit.model import boxes
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.images import UnreadableImageError, decode
 from maskrcnn_lit.training.devices import device_name, peak_memory_bytes
 
@@ -139,10 +139,8 @@ def count_flops(model: nn.Module, *inputs: Any) -> int:
     its slots, as on a GPU, so that the number tells of the architecture and not of what is found in
     the image.
     """
-    reads, boxes.READ = boxes.READ, False
-    try:  # what is compiled calls no operators that could be counted
-        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-            model(*inputs)
-    finally:
-        boxes.READ = reads
+    more = {"static_shapes": True} if isinstance(model, MaskRCNN) else {}
+    # What is compiled calls no operators that could be counted.
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        model(*inputs, **more)
     return counter.get_total_flops()

@@ -4,10 +4,13 @@ section 4.1).
 Letters: L levels, A anchors of all levels, a anchors a cell, h w a level's cells.
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from maskrcnn_lit.errors import UserError, check_flag, check_list, check_within
 
 
 class Anchors:
@@ -20,20 +23,31 @@ class Anchors:
         torchvision does, and not 4, 8, 16, 32, 64. They differ at p6 where the padded side is no
         multiple of 64 (800 px: 61 and not 64); a network that was trained with torchvision wants
         this.
+
+    Raises UserError for values of the wrong kind or range, and for anchors without area: a side
+    under 1 px that is rounded to 0.
     """
 
     def __init__(
         self,
         *,
-        sizes: Sequence[int],
+        sizes: Sequence[float],
         ratios: Sequence[float],
         round_corners: bool = True,
         offset: float = 0.0,
         measured_strides: bool = False,
     ) -> None:
+        check_list(1, 10_000, model__anchors__sizes=sizes)
+        check_list(0.001, 1000, model__anchors__ratios=ratios)
+        check_within(0, 1, model__anchors__offset=offset)
+        check_flag(
+            model__anchors__round_corners=round_corners,
+            model__anchors__measured_strides=measured_strides,
+        )
         self.sizes, self.ratios, self.round_corners = tuple(sizes), tuple(ratios), round_corners
         self.offset, self.measured_strides = offset, measured_strides
         self._made: dict[object, Tensor] = {}
+        self._check_areas()
 
     def __call__(self, pyramid: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
         """Maps p2..p6 (each B C h w) and the padded height, width -> A 4, x1 y1 x2 y2, by level,
@@ -58,11 +72,26 @@ class Anchors:
             return image_size[0] // cells[0], image_size[1] // cells[1]
         return 4 << level, 4 << level
 
-    def _level(self, size: int, cells: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+    def _check_areas(self) -> None:
+        for size, ratio in itertools.product(self.sizes, self.ratios):
+            sides = size / ratio**0.5, size * ratio**0.5
+            if self.round_corners and round(min(sides) / 2) == 0:
+                raise UserError(
+                    f"model.anchors.sizes={list(self.sizes)} and ratios={list(self.ratios)} must "
+                    f"give anchors with an area, and {size} at ratio {ratio:g} is {sides[0]:.3g} x "
+                    f"{sides[1]:.3g} px, which is rounded to 0: choose larger sizes, ratios nearer "
+                    "to 1, or model.anchors.round_corners=false"
+                )
+
+    def _base(self, size: float) -> Tensor:
+        """a 4: x1 y1 x2 y2 of the anchors of a level around their centre."""
         high = torch.tensor(self.ratios).sqrt()
         half = torch.stack([size / high, size * high], dim=1) / 2  # a 2: half width, half height
-        base = torch.cat([-half, half], dim=1)  # a 4
-        base = base.round() if self.round_corners else base
+        base = torch.cat([-half, half], dim=1)
+        return base.round() if self.round_corners else base
+
+    def _level(self, size: float, cells: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+        base = self._base(size)
         y, x = (
             (torch.arange(n) + self.offset) * step for n, step in zip(cells, stride, strict=True)
         )

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_flag, check_text, check_within
 from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 
 SIDE = 64  # of the dummy image
+
+MIN_EPS = 1e-12  # of a norm: its square root divides
 
 RANDOM = (
     StochasticDepth,
@@ -103,6 +105,10 @@ class Backbone(nn.Module):
         norm_eps: float | None = None,
     ) -> None:
         super().__init__()
+        check_flag(backbone__recompute=recompute, backbone__stride_in_1x1=stride_in_1x1)
+        check_text(backbone__weights=weights)
+        if norm_eps is not None:
+            check_within(MIN_EPS, 1, backbone__norm_eps=norm_eps)
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise UserError(
@@ -116,7 +122,8 @@ class Backbone(nn.Module):
             _stride_in_1x1(trunk)
         replace_norms(trunk, norm, norm_eps)
         fold_frozen(trunk)
-        self._paths = {path.rsplit(".", 1)[-1]: path for path in layers or _children(trunk)}
+        paths = _children(trunk) if layers is None else _named_layers(name, trunk, layers)
+        self._paths = {path.rsplit(".", 1)[-1]: path for path in paths}
         found = {key: trunk.get_submodule(path) for key, path in self._paths.items()}
         strides = _strides(found)
         if not set(STRIDES) <= set(strides):
@@ -183,7 +190,7 @@ def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, i
         raise UserError(
             f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)} or auto"
         )
-    if not isinstance(freeze_at, int) or freeze_at not in range(6):
+    if not isinstance(freeze_at, int) or isinstance(freeze_at, bool) or freeze_at not in range(6):
         raise UserError(
             f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto"
         )
@@ -222,6 +229,23 @@ def _children(trunk: nn.Module) -> Iterator[str]:
     yield from (
         name if within is trunk else f"features.{name}" for name, _ in within.named_children()
     )
+
+
+def _named_layers(name: str, trunk: nn.Module, layers: Any) -> list[str]:
+    """backbone.layers, checked."""
+    modules = {path for path, _ in trunk.named_modules()} - {""}
+    if not isinstance(layers, (list, tuple)) or not layers:
+        raise UserError(
+            f"backbone.layers={layers} must be null or a list of layers of {name}, such as "
+            f"[{next(_children(trunk))}]"
+        )
+    for layer in layers:
+        if layer not in modules:
+            raise UserError(
+                f"backbone.layers={list(layers)} must name layers of {name}, and {layer} is not "
+                f"one: its first is {next(_children(trunk))}"
+            )
+    return list(layers)
 
 
 @torch.no_grad()

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import check_whole, check_within
-from maskrcnn_lit.model.boxes import clip, decode, encode, free_to_read, full_precision, suppress
+from maskrcnn_lit.errors import check_choice, check_list, check_whole, check_within
+from maskrcnn_lit.model.boxes import can_sync, clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
-from maskrcnn_lit.model.norms import conv
-from maskrcnn_lit.model.sampling import REGIONS, random_keys, sample
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
 
@@ -46,6 +46,8 @@ class BoxHead(nn.Module):
         max_detections: of inference (section 3.1). candidates: boxes that may enter suppression,
         best first. The answer is that of any number as long as no more of an image's boxes pass the
         threshold.
+
+    Raises UserError for values of the wrong kind or range.
     """
 
     def __init__(
@@ -71,24 +73,24 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         check_whole(
-            1,
-            model__box_head__width=width,
-            model__box_head__pool=pool,
-            model__box_head__batch_size=batch_size,
+            1, MAX_WIDTH, model__num_classes=num_classes, model__box_head__channels=channels
         )
-        check_whole(
-            1,
-            model__box_head__max_detections=max_detections,
-            model__box_head__candidates=candidates,
-        )
+        check_whole(1, MAX_WIDTH, model__box_head__width=width)
+        check_whole(1, MAX_WIDTH, model__box_head__conv_width=conv_width)
+        check_whole(1, MAX_POOL, model__box_head__pool=pool)
+        check_whole(1, MAX_DEPTH, model__box_head__fcs=fcs)
+        check_whole(0, MAX_DEPTH, model__box_head__convs=convs)
+        check_whole(1, MAX_SAMPLE, model__box_head__batch_size=batch_size)
+        check_whole(1, MAX_SAMPLE, model__box_head__max_detections=max_detections)
+        check_whole(1, MAX_SAMPLE, model__box_head__candidates=candidates)
         check_within(
             0, 1, model__box_head__nms_iou=nms_iou, model__box_head__score_threshold=score_threshold
         )
         check_within(0, 1, model__box_head__object_iou=object_iou)
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
         check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
-        check_whole(0, model__box_head__convs=convs)
-        check_whole(1, model__box_head__fcs=fcs, model__box_head__conv_width=conv_width)
+        check_list(0.001, 1000, 4, model__box_head__box_weights=box_weights)
+        check_choice(NORMS, True, model__box_head__norm=norm)
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
         self.fcs = nn.ModuleList(
@@ -127,9 +129,11 @@ class BoxHead(nn.Module):
         return logits, deltas.unflatten(1, (self.num_classes, 4))
 
     @torch.no_grad()
-    def sample_regions(self, proposals: Tensor, valid: Tensor, batch: Batch) -> Regions:
+    def sample_regions(
+        self, proposals: Tensor, valid: Tensor, batch: Batch, static_shapes: bool = False
+    ) -> Regions:
         """Draw regions from proposals B P 4 and the objects themselves (so that there are positives
-        from the start).
+        from the start). static_shapes: see `boxes.can_sync`.
         """
         candidates = torch.cat([proposals, batch["boxes"]], dim=1)  # B (P+G) 4
         real = torch.cat([valid, batch["valid"]], dim=1)
@@ -141,6 +145,7 @@ class BoxHead(nn.Module):
             object_iou=self.object_iou,
             background_iou=self.object_iou,
             keep_best=False,
+            static_shapes=static_shapes,
         )
         keys = torch.where(
             real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1
@@ -174,12 +179,19 @@ class BoxHead(nn.Module):
 
     @torch.no_grad()
     def detect(
-        self, logits: Tensor, deltas: Tensor, proposals: Tensor, valid: Tensor, image_sizes: Tensor
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Tensor,
+        valid: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
         D, valid B D.
 
-        Slots beyond an image's detections hold zeros. Suppression is by class.
+        Slots beyond an image's detections hold zeros. Suppression is by class. static_shapes: see
+        `boxes.can_sync`.
         """
         images = len(valid)
         scores = logits.softmax(dim=-1)[:, 1:].reshape(
@@ -193,12 +205,12 @@ class BoxHead(nn.Module):
         )
         scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
         limit = min(self.candidates, scores.shape[1])
-        if free_to_read(scores):  # suppression is quadratic in it
+        if can_sync(scores, static_shapes):  # suppression is quadratic in it
             limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1
         boxes = take(boxes, index)
-        keep = suppress(boxes, self.nms_iou, groups=labels)
+        keep = suppress(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
         found = scores > 0
         return {

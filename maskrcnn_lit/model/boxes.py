@@ -13,16 +13,15 @@ from torchvision.ops import nms
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
 
-# False: no host reads, on the CPU too: for tests and counts of what a GPU and torch.compile run
-READ = True
 
+def can_sync(values: Tensor, static_shapes: bool = False) -> bool:
+    """Whether the host may read numbers of `values`, on which shapes then depend, to save work.
 
-def free_to_read(values: Tensor) -> bool:
-    """Whether the host may read numbers of `values`, on which shapes then depend, to save work. On
-    the CPU that costs nothing; on a GPU it would wait for the device, and compiled regions have
-    fixed shapes. The result is the same.
+    On the CPU that costs nothing. A GPU would have to finish first, and compiled code has fixed
+    shapes. `static_shapes`: never, to test or count on the CPU what a GPU runs. The result is the
+    same.
     """
-    return READ and values.device.type == "cpu" and not torch.compiler.is_compiling()
+    return not static_shapes and values.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def full_precision(values: Tensor) -> Tensor:
@@ -98,7 +97,11 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
 
 
 def suppress(
-    boxes: Tensor, threshold: float, groups: Tensor | None = None, iterations: int = 24
+    boxes: Tensor,
+    threshold: float,
+    groups: Tensor | None = None,
+    iterations: int = 24,
+    static_shapes: bool = False,
 ) -> Tensor:
     """Greedy non-maximum suppression with static shapes: which boxes stay, B N bool.
 
@@ -107,11 +110,11 @@ def suppress(
         each other. iterations: a box that only suppressed boxes overlap must come back, and so on:
         each round settles one more link of such chains, and a state that a round does not change is
         the greedy answer. 800 px images needed at most 18 rounds. A GPU, which must not wait for
-        the host, runs them all.
+        the host, runs them all. static_shapes: see `can_sync`.
 
     On the CPU it is torchvision's operator, group by group.
     """
-    if free_to_read(boxes):
+    if can_sync(boxes, static_shapes):
         keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
         for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
             counts = own.unique(return_counts=True)[1].tolist()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn_lit.errors import check_whole
-from maskrcnn_lit.model.norms import conv
+from maskrcnn_lit.errors import check_choice, check_list, check_whole
+from maskrcnn_lit.model.norms import MAX_WIDTH, NORMS, conv
 
 
 class FPN(nn.Module):
@@ -25,7 +25,9 @@ class FPN(nn.Module):
         self, *, in_channels: Sequence[int], channels: int, norm: str | None = None
     ) -> None:
         super().__init__()
-        check_whole(1, model__fpn__channels=channels)
+        check_list(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
+        check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
+        check_choice(NORMS, True, model__fpn__norm=norm)
         self.channels = channels
         self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in in_channels)
         self.output = nn.ModuleList(conv(channels, channels, 3, norm) for _ in in_channels)

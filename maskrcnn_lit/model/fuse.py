@@ -8,7 +8,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.model.norms import convs_with_norms
+from maskrcnn_lit.model.norms import conv_options, convs_with_norms
 
 CELLS = (
     1000  # of a map and more: then Winograd's products save more than the transformed weights cost
@@ -30,13 +30,13 @@ def for_inference(model: MaskRCNN) -> MaskRCNN:
             fold_norms(part)
     if model.mean.device.type != "cpu" or not torch.backends.nnpack.is_available():
         return model.to(memory_format=torch.channels_last)
-    for layer in model.modules():
-        if type(layer) is nn.Conv2d and WinogradConv.suits(layer):
-            layer.__class__ = WinogradConv
-        if isinstance(
-            layer, nn.MaxPool2d
-        ):  # this, and the stem, are faster with the channels last; what follows is not
-            layer.register_forward_hook(lambda pool, inputs, pooled: pooled.contiguous())
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is nn.Conv2d and WinogradConv.suits(layer):
+                setattr(parent, name, WinogradConv(layer))
+            if isinstance(layer, nn.MaxPool2d):
+                # This, and the stem, are faster with the channels last; what follows is not.
+                layer.register_forward_hook(lambda pool, inputs, pooled: pooled.contiguous())
     return model.to(memory_format=torch.contiguous_format)  # NNPACK's
 
 
@@ -44,7 +44,7 @@ def fold_norms(module: nn.Module) -> None:
     """Put the statistics and scales of all batch norms, frozen or not, into the convolutions before
     them.
     """
-    for conv, parent, name, norm in list(convs_with_norms(module)):
+    for parent, conv_name, conv, norm_name, norm in list(convs_with_norms(module)):
         weight, bias = fuse_conv_bn_weights(
             conv.weight,
             conv.bias,
@@ -54,16 +54,22 @@ def fold_norms(module: nn.Module) -> None:
             norm.weight,  # type: ignore[arg-type]
             norm.bias,  # type: ignore[arg-type]
         )
-        conv.__class__ = nn.Conv2d  # it may have been a FoldedConv
-        conv.weight, conv.bias = weight.requires_grad_(False), bias.requires_grad_(False)
-        setattr(parent, name, nn.Identity())
+        folded = nn.Conv2d(**conv_options(conv) | {"bias": True}, device="meta")
+        folded.weight, folded.bias = weight.requires_grad_(False), bias.requires_grad_(False)
+        setattr(parent, conv_name, folded.train(conv.training))
+        setattr(parent, norm_name, nn.Identity())
 
 
 class WinogradConv(nn.Conv2d):
     """A 3x3 convolution on the CPU that multiplies a fifth as often (Lavin and Gray 2016):
     NNPACK's, which PyTorch has inside and does not choose by itself. Its rounding errors are about
-    seven times those of a plain sum of products.
+    seven times those of a plain sum of products. It shares the parameters of `conv`, see `suits`.
     """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(**conv_options(conv), device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
 
     @staticmethod
     def suits(layer: nn.Conv2d) -> bool:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from maskrcnn_lit.errors import check_whole
+from maskrcnn_lit.errors import check_choice, check_whole
 from maskrcnn_lit.model.boxes import full_precision
-from maskrcnn_lit.model.norms import conv
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
 
 
 class MaskHead(nn.Module):
@@ -36,12 +36,13 @@ class MaskHead(nn.Module):
         norm: str | None = None,
     ) -> None:
         super().__init__()
+        check_whole(1, MAX_WIDTH, model__num_classes=num_classes)
         check_whole(
-            1,
-            model__mask_head__width=width,
-            model__mask_head__depth=depth,
-            model__mask_head__pool=pool,
+            1, MAX_WIDTH, model__mask_head__channels=channels, model__mask_head__width=width
         )
+        check_whole(1, MAX_DEPTH, model__mask_head__depth=depth)
+        check_whole(1, MAX_POOL, model__mask_head__pool=pool)
+        check_choice(NORMS, True, model__mask_head__norm=norm)
         inputs = [channels, *[width] * (depth - 1)]
         self.convs = nn.ModuleList(conv(c, width, 3, norm) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)

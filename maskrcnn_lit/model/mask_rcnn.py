@@ -9,21 +9,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_flag, check_list, check_text, check_whole
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.box_head import BoxHead, Regions
-from maskrcnn_lit.model.boxes import free_to_read
+from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
+
+MAX_POINTS = 32  # of RoIAlign, a side of a bin
 
 
 class Output(NamedTuple):
@@ -38,10 +39,7 @@ class Output(NamedTuple):
     )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
     box_labels: (
         Tensor | None
-    )  # B G int64: the class (0 = background) that the box head gives each object's own box
-    empty_labels: Tensor | None = (
-        None  # B int64: and that which it gives a box of zeros, as padded slots have it
-    )
+    )  # B G int64: the class (0 = background) that the box head gives the box of each slot
 
 
 class MaskRCNN(nn.Module):
@@ -71,6 +69,11 @@ class MaskRCNN(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
+        check_list(0, 1, 3, model__mean=mean)
+        check_list(0.001, 1, 3, model__std=std)
+        check_whole(0, MAX_POINTS, model__roi_align__points=points)
+        check_flag(model__roi_align__aligned=aligned)
+        check_text(model__weights=weights)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
@@ -82,12 +85,13 @@ class MaskRCNN(nn.Module):
         )
         self.strides = backbone.strides  # of the levels that regions read: p2..p5
 
-    def forward(self, batch: Batch) -> Output:
+    def forward(self, batch: Batch, static_shapes: bool = False) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
 
         In training mode: the five losses. In evaluation mode: detections, and, where the batch has
-        targets, the five losses of the same sampling as in training, `box_labels` and
-        `empty_labels`, all from one pass through the backbone.
+        targets, the five losses of the same sampling as in training and `box_labels`, all from one
+        pass through the backbone. static_shapes: on the CPU compute all slots too, as a GPU does
+        (see `boxes.can_sync`): the same result, from more work.
         """
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
@@ -98,17 +102,16 @@ class MaskRCNN(nn.Module):
                 batch = batch | {
                     "seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)
                 }
-            chosen, regions = self.targets(prediction, anchors, batch)
-            losses, counts = self.losses(pyramid, prediction, chosen, regions, batch)
+            chosen, regions = self.targets(prediction, anchors, batch, static_shapes)
+            losses, counts = self.losses(pyramid, prediction, chosen, regions, batch, static_shapes)
         if self.training:
             return Output(losses, counts, None, None)
 
-        proposals, valid = self.proposals(prediction, anchors, batch["image_sizes"])
-        detections = self.detect(pyramid, proposals, valid, batch["image_sizes"])
-        if "boxes" not in batch:
-            return Output(losses, counts, detections, None)
-        labels = self.classify(pyramid, F.pad(batch["boxes"], (0, 0, 0, 1)))
-        return Output(losses, counts, detections, labels[:, :-1], labels[:, -1])
+        sizes = batch["image_sizes"]
+        proposals, valid = self.proposals(prediction, anchors, sizes, static_shapes)
+        detections = self.detect(pyramid, proposals, valid, sizes, static_shapes)
+        labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
+        return Output(losses, counts, detections, labels)
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
         """Pixels -> p2..p6 and what the RPN says of every anchor."""
@@ -116,19 +119,26 @@ class MaskRCNN(nn.Module):
         return pyramid, self.rpn(pyramid)
 
     def targets(
-        self, prediction: Prediction, anchors: Tensor, batch: Batch
+        self, prediction: Prediction, anchors: Tensor, batch: Batch, static_shapes: bool = False
     ) -> tuple[AnchorSample, Regions]:
         """The anchors and the regions that this step learns from, and what each should become."""
-        proposals, _, valid = self.rpn.propose(prediction, anchors, batch["image_sizes"], "train")
-        return self.rpn.sample_anchors(anchors, batch), self.box_head.sample_regions(
-            proposals, valid, batch
+        proposals, _, valid = self.rpn.propose(
+            prediction, anchors, batch["image_sizes"], "train", static_shapes
+        )
+        return (
+            self.rpn.sample_anchors(anchors, batch, static_shapes),
+            self.box_head.sample_regions(proposals, valid, batch, static_shapes),
         )
 
     def proposals(
-        self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor
+        self,
+        prediction: Prediction,
+        anchors: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Those of inference: B P 4 in pixels, and which of them there are, B P."""
-        boxes, _, valid = self.rpn.propose(prediction, anchors, image_sizes, "test")
+        boxes, _, valid = self.rpn.propose(prediction, anchors, image_sizes, "test", static_shapes)
         return boxes, valid
 
     def losses(
@@ -138,9 +148,11 @@ class MaskRCNN(nn.Module):
         chosen: AnchorSample,
         regions: Regions,
         batch: Batch,
+        static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The five losses, and how many each is the mean of."""
-        losses = self.rpn.losses(prediction, chosen) | self.head_losses(pyramid, regions, batch)
+        losses = self.rpn.losses(prediction, chosen)
+        losses |= self.head_losses(pyramid, regions, batch, static_shapes)
         anchors, boxes, masks = (
             flags.sum() for flags in (chosen.valid, regions.valid, regions.positive)
         )
@@ -158,11 +170,15 @@ class MaskRCNN(nn.Module):
         return normal.contiguous(memory_format=torch.channels_last)
 
     def head_losses(
-        self, pyramid: Sequence[Tensor], regions: Regions, batch: Batch
+        self,
+        pyramid: Sequence[Tensor],
+        regions: Regions,
+        batch: Batch,
+        static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Class, box and mask loss of the sampled regions."""
         every = self.regions(regions.boxes, self.box_head.pool)
-        chosen = self.with_masks(regions.positive)
+        chosen = self.with_masks(regions.positive, static_shapes)
         masked = Pooled(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
 
@@ -181,7 +197,7 @@ class MaskRCNN(nn.Module):
         targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
         return losses | {"mask": mask_loss(mask_logits, targets, positive)}
 
-    def with_masks(self, positive: Tensor) -> Tensor:
+    def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions that have a mask to learn, which are the positives (section 3): B S bool ->
         indices into (B S).
 
@@ -191,7 +207,7 @@ class MaskRCNN(nn.Module):
         """
         images, count = positive.shape
         slots = images * max(1, int(count * self.box_head.positive_fraction))
-        if free_to_read(positive) or self.mask_head.needs_positives:
+        if can_sync(positive, static_shapes) or self.mask_head.needs_positives:
             slots = max(
                 1, int(positive.sum())
             )  # never none: each parameter gets a gradient in each step
@@ -214,12 +230,17 @@ class MaskRCNN(nn.Module):
         return self.align(pyramid, [self.regions(boxes, size)])[0]
 
     def detect(
-        self, pyramid: Sequence[Tensor], proposals: Tensor, valid: Tensor, image_sizes: Tensor
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
-        found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes)
-        if free_to_read(valid):
+        found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes, static_shapes)
+        if can_sync(valid, static_shapes):
             most = max(
                 1, int(found["valid"].sum(dim=1).max())
             )  # masks of the boxes that are there, and of no slots
@@ -261,6 +282,12 @@ def build_mask_rcnn(
         in_channels; channels and anchors_per_cell; channels and num_classes; channels and
         num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
     """
+    parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
+    for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
+        if not callable(part):
+            raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
+    if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
+        raise UserError(f"model.roi_align={roi_align} must have points and aligned, and no more")
     pyramid = fpn(in_channels=backbone.channels)
     width, levels = pyramid.channels, len(backbone.channels) + 1
     if len(anchors.sizes) != levels:

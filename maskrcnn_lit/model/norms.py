@@ -4,6 +4,7 @@ followed by one.
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from maskrcnn_lit.errors import UserError
 
 NORMS = ("frozen", "batch", "sync", "group")
+
+# More than any model has: a mistyped number is refused before it asks for terabytes.
+MAX_WIDTH, MAX_DEPTH, MAX_POOL = 65_536, 100, 64  # channels of a layer, layers, cells of a side
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
@@ -32,36 +36,56 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
 class FoldedConv(nn.Conv2d):
     """A convolution that does the frozen norm behind it too, as conv(x, W scale, shift): one pass
-    over the map less.
+    over the map less. It shares the parameters of `conv`.
 
     The norm stays where it is, by its name and with its numbers, and hands on what it gets.
     """
 
-    behind: tuple[FrozenBatchNorm]  # in a tuple, so that it is not a submodule a second time
+    def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
+        super().__init__(**conv_options(conv), device="meta")
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
+        self._behind = (norm,)  # in a tuple, so that it is not a submodule a second time
+        norm.folded = True
 
     def forward(self, x: Tensor) -> Tensor:
-        scale, shift = self.behind[0].scale_and_shift()
+        scale, shift = self._behind[0].scale_and_shift()
         bias = shift if self.bias is None else self.bias * scale + shift
         return self._conv_forward(x, self.weight * scale[:, None, None, None], bias)
 
 
+class ConvAndNorm(NamedTuple):
+    """A convolution and the batch norm that follows it, both children of `parent`."""
+
+    parent: nn.Module
+    conv_name: str
+    conv: nn.Conv2d
+    norm_name: str
+    norm: nn.Module
+
+
+def conv_options(conv: nn.Conv2d) -> dict[str, Any]:
+    """What to call the constructor of nn.Conv2d with for a convolution of the same form."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+    options = {name: getattr(conv, name) for name in (*names, "groups", "padding_mode")}
+    return options | {"bias": conv.bias is not None}
+
+
 def fold_frozen(module: nn.Module) -> None:
     """Let the convolutions below `module` do the frozen norms behind them."""
-    for conv, _, _, norm in convs_with_norms(module):
-        if isinstance(norm, FrozenBatchNorm):
-            conv.__class__ = FoldedConv
-            vars(conv)["behind"], norm.folded = (norm,), True
+    for pair in list(convs_with_norms(module)):
+        if isinstance(pair.norm, FrozenBatchNorm):
+            setattr(pair.parent, pair.conv_name, FoldedConv(pair.conv, pair.norm))
 
 
-def convs_with_norms(module: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.Module, str, nn.Module]]:
-    """Each convolution that the next child of its parent, a batch norm, frozen or not, follows:
-    with that parent, and the norm's name in it. A test holds, for every backbone of torchvision,
-    that it follows in the forward pass too.
+def convs_with_norms(module: nn.Module) -> Iterator[ConvAndNorm]:
+    """Each convolution that the next child of its parent, a batch norm, frozen or not, follows. A
+    test holds, for every backbone of torchvision, that it follows in the forward pass too.
     """
     for parent in module.modules():
-        for (_, conv), (name, norm) in pairwise(list(parent.named_children())):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, (nn.BatchNorm2d, FrozenBatchNorm)):
-                yield conv, parent, name, norm
+                yield ConvAndNorm(parent, conv_name, conv, norm_name, norm)
 
 
 def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.Module:

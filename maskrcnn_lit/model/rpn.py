@@ -5,23 +5,27 @@ Letters: B images, C channels, L levels, a anchors a cell, A anchors of all leve
 image, G instances.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import check_whole, check_within
+from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
 from maskrcnn_lit.model.matching import IGNORED, match, take
-from maskrcnn_lit.model.sampling import ANCHORS, random_keys, sample
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH
+from maskrcnn_lit.model.sampling import ANCHORS, MAX_SAMPLE, random_keys, sample
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
 
 MIN_SIDE = 1e-3  # pixels; a proposal without area is none
+
+
+PHASES = ("train", "test")
 
 
 class Prediction(NamedTuple):
@@ -48,6 +52,8 @@ class RPN(nn.Module):
         of Faster R-CNN; a sample an image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
         pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
         `train` and `test`.
+
+    Raises UserError for values of the wrong kind or range.
     """
 
     def __init__(
@@ -65,13 +71,23 @@ class RPN(nn.Module):
         depth: int = 1,
     ) -> None:
         super().__init__()
-        check_whole(1, model__rpn__batch_size=batch_size, model__rpn__depth=depth)
+        check_whole(1, MAX_WIDTH, model__rpn__channels=channels)
+        check_whole(1, MAX_WIDTH, model__rpn__anchors_per_cell=anchors_per_cell)
+        check_whole(1, MAX_DEPTH, model__rpn__depth=depth)
+        check_whole(1, MAX_SAMPLE, model__rpn__batch_size=batch_size)
         check_within(
             0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou
         )
         check_within(
             0, 1, model__rpn__nms_iou=nms_iou, model__rpn__positive_fraction=positive_fraction
         )
+        if background_iou > object_iou:
+            raise UserError(
+                f"model.rpn.background_iou={background_iou} must be at most model.rpn.object_iou, "
+                f"which is {object_iou}"
+            )
+        for name, counts in {"pre_nms": pre_nms, "post_nms": post_nms}.items():
+            _check_counts(name, counts)
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)
         )
@@ -108,10 +124,15 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def propose(
-        self, prediction: Prediction, anchors: Tensor, image_sizes: Tensor, phase: str
+        self,
+        prediction: Prediction,
+        anchors: Tensor,
+        image_sizes: Tensor,
+        phase: str,
+        static_shapes: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train"
-        or "test".
+        or "test". static_shapes: see `boxes.can_sync`.
 
         Images with fewer than P are padded with boxes of zeros.
         """
@@ -129,7 +150,7 @@ class RPN(nn.Module):
             boxes.append(proposals)
             logits.append(best)
             # A box without area overlaps nothing, so it can take part.
-            keep.append(real & suppress(proposals, self.nms_iou))
+            keep.append(real & suppress(proposals, self.nms_iou, static_shapes=static_shapes))
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
@@ -138,8 +159,10 @@ class RPN(nn.Module):
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
     @torch.no_grad()
-    def sample_anchors(self, anchors: Tensor, batch: Batch) -> AnchorSample:
-        """Draw from A 4 anchors, and match them."""
+    def sample_anchors(
+        self, anchors: Tensor, batch: Batch, static_shapes: bool = False
+    ) -> AnchorSample:
+        """Draw from A 4 anchors, and match them. static_shapes: see `boxes.can_sync`."""
         index, kind = match(
             anchors[None],
             batch["boxes"],
@@ -148,6 +171,7 @@ class RPN(nn.Module):
             object_iou=self.object_iou,
             background_iou=self.background_iou,
             keep_best=True,
+            static_shapes=static_shapes,
         )
         # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
         kind = torch.where(batch["readable"][:, None], kind, IGNORED)
@@ -168,3 +192,13 @@ class RPN(nn.Module):
             "rpn_objectness": objectness_loss(logits, chosen.positive, chosen.valid),
             "rpn_box": box_loss(deltas, chosen.targets, chosen.positive, chosen.valid),
         }
+
+
+def _check_counts(name: str, counts: Any) -> None:
+    """Of proposals, by phase: conf/model/mask_rcnn.yaml."""
+    if not isinstance(counts, Mapping) or set(counts) != set(PHASES):
+        raise UserError(
+            f"model.rpn.{name}={counts} must have one number each for {' and '.join(PHASES)}"
+        )
+    for phase, count in counts.items():
+        check_whole(1, MAX_SAMPLE, **{f"model__rpn__{name}__{phase}": count})

@@ -13,6 +13,8 @@ from maskrcnn_lit.model.matching import BACKGROUND, OBJECT
 # generator holds a state: what is drawn depends neither on what was drawn before nor on which
 # process draws.
 
+MAX_SAMPLE = 1_000_000  # of an image: a mistyped number is refused before it asks for terabytes
+
 ANCHORS, REGIONS = 0, 1  # what `random_keys` draws for
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number next to 2^64 over the golden ratio

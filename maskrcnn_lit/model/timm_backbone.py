@@ -5,12 +5,13 @@ channels, H W the image.
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_text
 from maskrcnn_lit.model.backbone import (
     SIDE,
     STRIDES,
@@ -47,6 +48,16 @@ class TimmBackbone(nn.Module):
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        check_text(backbone__weights=weights)
+        if not isinstance(name, str):
+            raise UserError(f"backbone.name={name} must be a name of timm.list_models()")
+        if not isinstance(options, (dict, NoneType)) or not all(
+            isinstance(k, str) for k in options or ()
+        ):
+            raise UserError(
+                f"backbone.options={options} must be null or options of timm.create_model by name, "
+                "such as {strict_img_size: false}"
+            )
         self.name, self.weights, self._options = (
             name,
             None if weights == "none" else weights,

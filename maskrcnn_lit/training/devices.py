@@ -1,6 +1,7 @@
 """Accelerator, devices and precision as a config names them; what the device is and holds."""
 
 import platform
+import resource
 import sys
 from pathlib import Path
 
@@ -9,17 +10,13 @@ import torch
 from maskrcnn_lit.errors import UserError, check_whole
 
 
-def peak_memory_bytes(device: torch.device) -> int | None:
+def peak_memory_bytes(device: torch.device) -> int:
     """On CUDA the most that tensors held at once since the process began or
     `torch.cuda.reset_peak_memory_stats`; elsewhere the largest resident size of this process,
-    libraries included (None where the system does not tell).
+    libraries included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return None
-    import resource  # not on Windows
-
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 

@@ -230,11 +230,10 @@ def test_what_was_scored_is_kept_until_the_validation_ends(tmp_path: Path) -> No
 def test_the_study_asks_the_model_about_empty_boxes(tmp_path: Path) -> None:
     class Empty(Module):
         def validation_step(self, batch: Batch, batch_idx: int) -> Output:
-            return (
-                super()
-                .validation_step(batch, batch_idx)
-                ._replace(empty_labels=batch["image_ids"] - 100)
-            )
+            assert batch["boxes"].shape[1] == 3 and not batch["boxes"][:, 2].any()
+            output = super().validation_step(batch, batch_idx)
+            empty = (batch["image_ids"] - 100)[:, None]
+            return output._replace(box_labels=torch.cat([output.box_labels, empty], 1))
 
     evaluation = CocoEvaluation(roi_boxes="study")
     _trainer(tmp_path, evaluation).validate(Empty(), Data(), verbose=False)

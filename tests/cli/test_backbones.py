@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights
 from maskrcnn_lit.cli.backbones import cost
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.model.backbone import Backbone
-from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm
+from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm, conv_options
 from maskrcnn_lit.training.optimizer import parameter_groups
 
 CONF = REPOSITORY / "conf" / "backbone"
@@ -146,8 +146,12 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         folded = built.double().eval()(images.double())
-        for layer in (m for m in built.modules() if isinstance(m, FoldedConv)):
-            layer.__class__ = nn.Conv2d
+        for parent in list(built.modules()):
+            for name, layer in parent.named_children():
+                if isinstance(layer, FoldedConv):
+                    plain = nn.Conv2d(**conv_options(layer))
+                    plain.weight, plain.bias = layer.weight, layer.bias
+                    setattr(parent, name, plain)
         assert any(norm.folded for norm in norms) is (choice != "timm" and "convnext" not in choice)
         for norm in norms:
             norm.folded = False

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from coco_file import coco_dict, write_coco
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
+from wrong_values import CHOICE, COUNT, COUNT_OR_NONE, FLAG, NUMBER, TEXT, cases
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
 from maskrcnn_lit.data.coco.index import Category
@@ -291,3 +293,62 @@ def test_mistakes_are_told(folder: Path):
             data(folder, **options)
     with pytest.raises(UserError, match=r"data\.workers=many must be auto or a number"):
         data(folder, workers="many").train_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        name=[None, *TEXT],
+        root=[1, True, [], {"a": 1}],
+        **{key: [None, 1, True, "folder", ["folder"]] for key in ("train", "val")},
+        image_ids=[1, "1", [], [1.5], ["1"], [True], [None], {"a": 1}, [2**70]],
+        **dict.fromkeys(("train_images", "val_images"), COUNT[1:]),
+        **{key: [*COUNT, 10**9] for key in ("batch_size", "mask_size")},
+        **{key: [None, *CHOICE] for key in ("subset", "on_bad", "image_cache")},
+        keep_empty=FLAG,
+        image_size=[None, 0, -800, "800", True, [], [800, math.nan]],
+        workers=[None, True, -1, 1.5, "many", []],
+        seed=[*COUNT_OR_NONE, 2**63],
+        augment=[1, True, "flip", ["flip"]],
+        cache_gb=NUMBER,
+        prepare=[1, True, "shapes", {"root": "data"}],
+        download=FLAG[1:],
+        mirror=TEXT,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(folder: Path, option: str, value: Any):
+    """When the module is built, before anything is read."""
+    options = {"name": "test", "train": paths("train"), "val": paths("val"), option: value}
+    with pytest.raises(UserError) as caught:
+        CocoDataModule(root=folder, **options) if option != "root" else CocoDataModule(**options)
+    where = "augment" if option == "augment" else f"data.{option}"
+    assert str(caught.value).startswith(where) and " must " in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("value", [1, True, ["folder"], {"a": 1}])
+def test_paths_of_the_wrong_kind_are_named(part: str, value: Any):
+    options: dict[str, Any] = {"name": "test", "train": paths("train"), "val": paths("val")}
+    for key in ("images", "annotations"):
+        options[part] = paths(part) | {key: value}
+        with pytest.raises(UserError, match=f"data.{part}.{key}=.* must be "):
+            CocoDataModule(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {}),
+        ({"download": False}, {"download": False, "mirror": None}),
+        (
+            {"download": True, "mirror": "http://host"},
+            {"download": True, "mirror": "http://host"},
+        ),
+    ],
+)
+def test_what_prepares_is_told_whether_it_may_download(
+    folder: Path, given: dict[str, Any], expected: dict[str, Any]
+):
+    calls: list[dict[str, Any]] = []
+    data(folder, prepare=lambda **options: calls.append(options), **given)
+    assert calls == [expected]

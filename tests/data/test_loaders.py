@@ -1,8 +1,10 @@
+import math
 import os
 import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_lit.data import loaders as workers
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.loaders import CopiedAhead, FetchedAhead, choose_workers, fetched_ahead
+from maskrcnn_lit.data.loaders import (
+    CopiedAhead,
+    FetchedAhead,
+    check_workers,
+    choose_workers,
+    fetched_ahead,
+)
 from maskrcnn_lit.data.samplers import BLANK, EpochBatches
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sources import Remote
@@ -148,3 +156,10 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(
         ], epoch
         told.clear()
     assert list(CopiedAhead(DataLoader(Numbered(0), batch_size=None), torch.device("cpu"))) == []
+
+
+@pytest.mark.parametrize("value", [None, True, -1, 1.0, "", "4", [], math.nan, 10**6])
+def test_workers_of_the_wrong_kind_are_named(value: Any):
+    with pytest.raises(UserError) as caught:
+        check_workers(value)
+    assert str(caught.value).startswith(f"data.workers={value} must be auto or a number")

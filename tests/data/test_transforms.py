@@ -1,4 +1,6 @@
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
+from wrong_values import SHARE, cases, positive_list
 
 from maskrcnn_lit.data.transforms import (
     Augment,
@@ -185,12 +188,16 @@ def test_colours_stay_when_nothing_is_asked_for():
     ("values", "said"),
     [
         ({"flips": 0.5}, "augment.flips is unknown: augment has flip, scale"),
-        ({"flip": 2}, "augment.flip=2.0 must be from 0 to 1"),
-        ({"scale": [1.2, 0.8]}, "0 < low <= high"),
-        ({"crop": 0}, "augment.crop=0.0 must be above 0"),
-        ({"saturation": -1}, "augment.saturation=-1.0 must be"),
-        ({"scale": 1.5}, "augment.scale=1.5 must be two numbers"),
+        ({"flip": 2}, "augment.flip=2 must be a number from 0 to 1"),
+        (
+            {"scale": [1.2, 0.8]},
+            "augment.scale=[1.2, 0.8] must be [low, high] with low at most high",
+        ),
+        ({"crop": 0}, "augment.crop=0 must be a number from 0.01 to 1"),
+        ({"saturation": -1}, "augment.saturation=-1 must be a number from 0 to 1"),
+        ({"scale": 1.5}, "augment.scale=1.5 must be a list of 2 numbers from 0.01 to 4"),
         ({"flip": "often"}, "augment.flip=often must be a number"),
+        ({1: 2}, "augment.1 is unknown"),
     ],
 )
 def test_wrong_augmentation_is_told(values: dict, said: str):
@@ -212,3 +219,52 @@ def test_image_sizes_are_read():
             continue
         with pytest.raises(UserError, match=r"data.image_size=.*such as \[800, 1333\]"):
             read_image_size(wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        **dict.fromkeys(("flip", "brightness", "contrast", "saturation"), SHARE),
+        crop=[*SHARE, 0],
+        scale=[*positive_list(2), "12", [0.5, 5], [1, 0.5]],
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        read_augment({option: value})
+    assert str(caught.value).startswith(f"augment.{option}={value} must be ")
+
+
+@pytest.mark.parametrize("value", [None, 1, True, "flip", ["flip"], [], math.nan])
+def test_augment_has_values_by_name(value: Any):
+    with pytest.raises(UserError, match=r"augment=.* must have values for flip, scale, crop"):
+        read_augment(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        "",
+        [],
+        {},
+        math.nan,
+        math.inf,
+        -128,
+        31,
+        20000,
+        2**70,
+        [True, 800],
+        [800, None],
+        [800, 1333.0],
+        [800, "1333"],
+        [800, math.nan],
+        [800, 20000],
+        {"short": 800},
+    ],
+)
+def test_image_sizes_of_the_wrong_kind_are_named(value: Any):
+    with pytest.raises(UserError) as caught:
+        read_image_size(value)
+    assert str(caught.value).startswith(f"data.image_size={value} must be ")

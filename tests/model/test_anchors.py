@@ -1,8 +1,12 @@
+from typing import Any
+
 import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from wrong_values import FLAG, SHARE, cases, positive_list
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -103,3 +107,37 @@ def test_a_size_is_made_once_and_another_size_anew():
 def test_one_size_for_each_level():
     with pytest.raises(ValueError, match="longer"):
         Anchors(sizes=(32, 64), ratios=RATIOS)(pyramid(64, 64), (64, 64))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        sizes=[*positive_list(5)[2:], [0.5] * 5, [20_000]],
+        ratios=[*positive_list(3)[2:], [1e-9], [1e9]],
+        offset=SHARE,
+        round_corners=FLAG,
+        measured_strides=FLAG,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    options: dict[str, Any] = {"sizes": [8, 16, 32, 64, 128], "ratios": [0.5, 1, 2], option: value}
+    with pytest.raises(UserError) as caught:
+        Anchors(**options)
+    assert str(caught.value).startswith(f"model.anchors.{option}={value} must be ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sizes": [1, 2, 4, 8, 16], "ratios": [0.5, 1, 2]},
+        {"sizes": [8, 16, 32, 64, 128], "ratios": [0.01, 100]},
+        {"sizes": [1], "ratios": [1]},
+    ],
+)
+def test_anchors_without_area_are_refused(options: dict[str, Any]):
+    """torchvision divides by their sides; half a pixel is rounded to 0."""
+    with pytest.raises(UserError, match=r"model.anchors.sizes=.* must give anchors with an area"):
+        Anchors(**options)
+    exact = Anchors(**options, round_corners=False)
+    boxes = exact([torch.zeros(1, 1, 2, 2)] * len(options["sizes"]), (64, 64))
+    assert (boxes[:, 2:] > boxes[:, :2]).all()

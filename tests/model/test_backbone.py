@@ -1,7 +1,10 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
+from wrong_values import CHOICE, FLAG, NUMBER, TEXT, cases
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.backbone import Backbone, keep_frozen, recomputed
@@ -257,3 +260,22 @@ def test_what_is_frozen_is_in_evaluation_with_its_dropout():
 def test_mistakes_are_told(wrong: dict[str, object], message: str):
     with pytest.raises(UserError, match=message):
         backbone(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        name=CHOICE,
+        norm=CHOICE,
+        freeze_at=[-1, 6, 1.5, True, None, "all", []],
+        recompute=FLAG,
+        stride_in_1x1=FLAG,
+        norm_eps=[0, *NUMBER[1:], 2],
+        weights=TEXT,
+        layers=["conv1", 5, [], [1], [None], ["layer9"], ["conv1", ""], {"a": 1}, True],
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with torch.device("meta"), pytest.raises(UserError) as caught:
+        backbone(**{option: value})
+    assert str(caught.value).startswith(f"backbone.{option}={value} ")

@@ -1,12 +1,15 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from models import make_batch
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops.boxes import _batched_nms_vanilla
+from wrong_values import CHOICE, COUNT, COUNT_OR_NONE, SHARE, cases, positive_list
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.box_head import BoxHead, Regions
 from maskrcnn_lit.model.boxes import encode, iou
 
@@ -251,3 +254,34 @@ def test_deltas_that_are_not_finite_give_numbers():
         head(), torch.zeros(2, 4), proposals(1, 2), deltas=torch.full((2, 3, 4), math.nan)
     )
     assert found["boxes"].isfinite().all() and not found["valid"].any()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        channels=COUNT,
+        **{key: [*COUNT, 10**9] for key in ("width", "conv_width", "pool", "fcs")},
+        **{key: [*COUNT, 10**12] for key in ("batch_size", "max_detections", "candidates")},
+        convs=[*COUNT_OR_NONE, 10**9],
+        **dict.fromkeys(
+            (
+                *("object_iou", "positive_fraction", "score_threshold", "nms_iou"),
+                "label_smoothing",
+            ),
+            SHARE,
+        ),
+        box_weights=positive_list(4),
+        norm=CHOICE,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        head(**{option: value})
+    assert str(caught.value).startswith(f"model.box_head.{option}={value} must be ")
+
+
+@pytest.mark.parametrize("value", COUNT)
+def test_the_number_of_classes_is_checked(value: Any):
+    with pytest.raises(UserError) as caught:
+        head(num_classes=value)
+    assert str(caught.value).startswith(f"model.num_classes={value} must be ")

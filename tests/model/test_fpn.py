@@ -1,9 +1,12 @@
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+from wrong_values import CHOICE, COUNT, cases, positive_list
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.fpn import FPN
 
 
@@ -56,3 +59,13 @@ def test_a_map_too_many_is_an_error():
         FPN(in_channels=(4, 8), channels=4)(
             [torch.zeros(1, 4, 8, 8), torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 2, 2)]
         )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(in_channels=positive_list(4)[2:], channels=[*COUNT, 10**9], norm=CHOICE),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        FPN(**{"in_channels": [8, 16, 32, 64], "channels": 8, option: value})
+    assert str(caught.value).startswith(f"model.fpn.{option}={value} must be ")

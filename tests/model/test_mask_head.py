@@ -1,7 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from wrong_values import CHOICE, COUNT, cases
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 
 
@@ -135,3 +139,19 @@ def test_targets_carry_no_gradient():
     region = torch.tensor([[0.0, 0, 10, 10]], requires_grad=True)
     masks = torch.ones(1, 28, 28, dtype=torch.uint8)
     assert not mask_targets(region, masks, region, torch.tensor([0]), 14).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        **{key: [*COUNT, 10**9] for key in ("channels", "width", "depth", "pool")},
+        num_classes=COUNT,
+        norm=CHOICE,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    options = {"channels": 8, "width": 8, "depth": 1, "pool": 7, "num_classes": 3, option: value}
+    with pytest.raises(UserError) as caught:
+        MaskHead(**options)
+    name = "model.num_classes" if option == "num_classes" else f"model.mask_head.{option}"
+    assert str(caught.value).startswith(f"{name}={value} must be ")

@@ -2,6 +2,7 @@
 hangs on data.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from models import make_batch, make_model
 from shapes_from_data import ShapesFromData
 from torch._subclasses.fake_tensor import FakeTensorMode
+from wrong_values import COUNT_OR_NONE, FLAG, TEXT, cases, positive_list
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch, check_batch
-from maskrcnn_lit.model import boxes, roi_align
-from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model import roi_align
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN, build_mask_rcnn
 
 LOSSES = {"rpn_objectness", "rpn_box", "class", "box", "mask"}
 
@@ -166,7 +169,7 @@ def test_losses_sample_from_trainings_proposals_and_detections_from_those_of_inf
     model, batch, phases = make_model(), make_batch(), []
     propose = model.rpn.propose
     monkeypatch.setattr(
-        model.rpn, "propose", lambda *args: phases.append(args[-1]) or propose(*args)
+        model.rpn, "propose", lambda *args: phases.append(args[3]) or propose(*args)
     )
     for training, targets, expected in (
         (True, True, ["train"]),
@@ -188,8 +191,6 @@ def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
                 [p[i : i + 1] for p in pyramid], batch["boxes"][i, j][None, None], 7
             )
             assert output.box_labels[i, j] == model.box_head(features)[0].argmax()
-        features = model.pool([p[i : i + 1] for p in pyramid], torch.zeros(1, 1, 4), 7)
-        assert output.empty_labels[i] == model.box_head(features)[0].argmax()
     for label in (0, 2):
         torch.nn.init.zeros_(model.box_head.classes.weight)
         model.box_head.classes.bias.data = torch.nn.functional.one_hot(
@@ -460,34 +461,33 @@ def test_the_guard_sees_what_it_should():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
-    training: bool, monkeypatch: pytest.MonkeyPatch
+    training: bool,
 ):
-    """The CPU reads counts to save work (boxes.free_to_read); a GPU and torch.compile do all of it.
+    """The CPU reads counts to save work (boxes.can_sync); a GPU and torch.compile do all of it.
     One result.
     """
     model, batch = spread(make_model(norm="frozen")).train(training), make_batch(objects=4)
     model.box_head.score_threshold = 0.6  # fewer detections than slots
 
-    def run() -> tuple[Any, list[torch.Tensor]]:
+    def run(static_shapes: bool) -> tuple[Any, list[torch.Tensor]]:
         if not training:
             with torch.no_grad():
-                return model(batch), []
+                return model(batch, static_shapes), []
         model.zero_grad()
-        output = model(batch)
+        output = model(batch, static_shapes)
         sum(output.losses.values()).backward()
         return output, [p.grad.clone() for p in model.parameters()]
 
     with ShapesFromData() as reading:
-        expected, gradients = run()
+        expected, gradients = run(static_shapes=False)
     # The number of positives, and what suppression keeps of each group of boxes; in inference the
     # detections' too.
     assert reading.count.keys() == {"_local_scalar_dense", "_unique2", "nms"}
     assert (
         reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["nms"] >= 5
     )
-    monkeypatch.setattr(boxes, "READ", False)
     with ShapesFromData() as guard:
-        output, found = run()
+        output, found = run(static_shapes=True)
     assert guard.count == {} and guard.calls > 500
     for name, loss in expected.losses.items():
         assert output.losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
@@ -661,3 +661,54 @@ def test_heads_with_norms_and_more_layers_learn(norm: str):
     )
     assert model.mask_head.needs_positives is (norm == "batch")
     assert model.eval()(batch).detections is not None
+
+
+# Options
+
+PARTS = ("backbone", "fpn", "anchors", "rpn", "box_head", "mask_head")
+
+
+class Part:
+    """Stands for each of them."""
+
+    channels, strides, sizes, ratios = [8] * 4, [4] * 4, [8] * 5, [1.0]
+
+    def __call__(self, **_: Any) -> "Part":
+        return self
+
+
+def build(**options: Any) -> MaskRCNN:
+    plain = {"mean": [0.5] * 3, "std": [0.2] * 3, "num_classes": 3, "roi_align": {}}
+    return build_mask_rcnn(**{**{part: Part() for part in PARTS}, **plain, **options})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        mean=[*positive_list(3)[:8], [0.5, 0.5, -0.1], [123.7, 116.3, 103.5], [0.5, math.nan, 0.5]],
+        std=[*positive_list(3), [58.4, 57.1, 57.4]],
+        weights=TEXT,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        build(**{option: value})
+    assert str(caught.value).startswith(f"model.{option}={value} must be ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), cases(points=[*COUNT_OR_NONE, 10**6], aligned=FLAG, other=[1])
+)
+def test_options_of_roi_align_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError, match=r"^model.roi_align"):
+        build(roi_align={option: value})
+    with pytest.raises(UserError, match=r"^model.roi_align=.* must have points and aligned"):
+        build(roi_align=[value])
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("value", [None, 1, "fpn", {}, []])
+def test_a_part_that_is_missing_is_named(part: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        build(**{part: value})
+    assert str(caught.value).startswith(f"model.{part}={value} must be a part of a model")

@@ -1,8 +1,13 @@
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler, Matcher
 from torchvision.ops import box_iou
 
+from maskrcnn_lit.model import matching
+from maskrcnn_lit.model.anchors import Anchors
+from maskrcnn_lit.model.boxes import intersection
 from maskrcnn_lit.model.matching import BACKGROUND, IGNORED, OBJECT, match, take
 from maskrcnn_lit.model.sampling import REGIONS, random_keys, sample
 
@@ -121,6 +126,85 @@ def test_a_crowd_region_hides_background_and_nothing_else(rule: dict[str, float]
     assert kind.tolist() == [[OBJECT, IGNORED, BACKGROUND, IGNORED, IGNORED, BACKGROUND]]
     _, kind = match(candidates, boxes, valid, torch.zeros_like(crowd), **rule)
     assert kind.tolist() == [[OBJECT] + [BACKGROUND] * 5]
+
+
+def scattered(counts: Sequence[int], slots: int) -> tuple[torch.Tensor, ...]:
+    """Small objects, of some of which no anchor overlaps any, and crowd regions among them."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.zeros(len(counts), slots, 4)
+    used = torch.arange(slots) < torch.tensor(counts)[:, None]
+    corner = torch.rand(len(counts), slots, 2, generator=generator) * 100
+    side = 1 + torch.rand(len(counts), slots, 2, generator=generator) * 20
+    boxes[used] = torch.cat([corner, corner + side], dim=-1)[used]
+    crowd = used & (torch.arange(slots) % 7 == 3)
+    return boxes, used & ~crowd, crowd
+
+
+def small_anchors() -> torch.Tensor:
+    cells = [torch.empty(1).expand(1, 1, 128 // s, 128 // s) for s in (4, 8, 16, 32, 64)]
+    return Anchors(sizes=[2, 3, 4, 6, 8], ratios=[0.5, 1, 2])(cells, (128, 128))
+
+
+def test_an_object_that_no_anchor_overlaps_gets_none():
+    """Its best overlap is 0, which all anchors have: torchvision takes every one of them."""
+    anchors = small_anchors()
+    box = torch.tensor([[[125.5, 125.5, 127, 127]]])
+    yes, no = torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)
+    assert box_iou(box[0], anchors).max() == 0
+    _, kind = match(anchors[None], box, yes, no, **RPN)
+    assert (kind == BACKGROUND).all()
+    theirs = Matcher(0.7, 0.3, allow_low_quality_matches=True)(box_iou(box[0], anchors))
+    assert (theirs >= 0).all()
+
+
+def test_small_objects_have_few_anchors_and_those_that_overlap_one_have_some():
+    anchors = small_anchors()
+    boxes, valid, crowd = scattered([200], 200)
+    for i in range(200):
+        rows = (slice(None), slice(i, i + 1))
+        _, kind = match(anchors[None], boxes[rows], valid[rows] | crowd[rows], ~valid[:, :1], **RPN)
+        best = box_iou(boxes[0, i : i + 1], anchors)
+        expected = (best == best.max()) & (best > 0) | (best >= 0.7)
+        assert torch.equal(kind == OBJECT, expected) and expected.sum() < 50
+
+
+@pytest.mark.parametrize("rule", [RPN, HEAD], ids=["rpn", "head"])
+@pytest.mark.parametrize("chunk", [1, 40_000, 1 << 26])
+def test_chunks_and_empty_slots_change_nothing(
+    rule: dict[str, float], chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    """As the CPU does it, image by image, and as a GPU does, all slots: one answer."""
+    boxes, valid, crowd = scattered([60, 0, 5, 64], 64)
+    anchors = torch.cat([small_anchors()[None].expand(4, -1, -1), boxes], dim=1)
+    expected = match(anchors, boxes, valid, crowd, **rule)
+    monkeypatch.setattr(matching, "CHUNK", chunk)
+    monkeypatch.setattr(matching, "CPU_CHUNK", chunk)
+    for static in (True, False):
+        found = match(anchors, boxes, valid, crowd, **rule, static_shapes=static)
+        assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert set(expected[1].unique().tolist()) == {OBJECT, BACKGROUND, IGNORED}
+
+
+def test_the_work_is_bounded_whatever_the_fullest_image_has(monkeypatch: pytest.MonkeyPatch):
+    """One image with 300 objects among 16: the CPU looks at the objects that there are, and static
+    shapes hold no more than a chunk of the 16 x 512 slots at once.
+    """
+    sizes: list[int] = []
+    monkeypatch.setattr(
+        matching,
+        "intersection",
+        lambda *boxes: sizes.append(intersection(*boxes).numel()) or intersection(*boxes),
+    )
+    monkeypatch.setattr(matching, "CHUNK", 1 << 19)
+    monkeypatch.setattr(matching, "CPU_CHUNK", 1 << 16)
+    anchors = small_anchors()[None]
+    boxes, valid, crowd = scattered([300] + [5] * 15, 512)
+    expected = match(anchors, boxes, valid, crowd, **RPN)
+    assert max(sizes) <= 1 << 16 and sum(sizes) == (300 + 5 * 15) * anchors.shape[1]
+    sizes.clear()
+    found = match(anchors, boxes, valid, crowd, **RPN, static_shapes=True)
+    assert max(sizes) <= 1 << 19 and sum(sizes) == 16 * 512 * anchors.shape[1]
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
 
 def kinds(images: int = 4, candidates: int = 300) -> torch.Tensor:

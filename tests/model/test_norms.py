@@ -121,3 +121,17 @@ def test_a_convolution_with_a_bias_is_folded_too():
     expected = pair(x)
     fold_frozen(pair)
     assert torch.allclose(pair(x), expected, atol=1e-5)
+
+
+def test_folding_takes_over_the_convolution_and_draws_no_random_number():
+    pair = nn.Sequential(
+        nn.Conv2d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2, padding_mode="reflect"),
+        norm_of("frozen", 6, like=trained()),
+    ).eval()
+    whole, x, seed = pair[0], torch.randn(2, 4, 9, 9), torch.get_rng_state()
+    expected = pair(x)
+    fold_frozen(pair)
+    assert torch.equal(torch.get_rng_state(), seed)
+    assert pair[0] is not whole and pair[0].weight is whole.weight and pair[0].bias is whole.bias
+    assert not pair[0].training and torch.allclose(pair(x), expected, atol=1e-5)
+    assert "_behind" not in dict(pair[0].named_children())

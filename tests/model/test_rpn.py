@@ -1,11 +1,14 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from models import make_batch
+from wrong_values import COUNT, SHARE, cases
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.boxes import encode, iou
 from maskrcnn_lit.model.rpn import RPN, UNIT, Prediction
@@ -220,3 +223,40 @@ def test_images_without_objects_learn_background():
     )
     sum(losses.values()).backward()
     assert (logits.grad > 0).sum() == 128 and not (logits.grad < 0).any() and not deltas.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        channels=COUNT,
+        anchors_per_cell=COUNT,
+        depth=[*COUNT, 10**6],
+        batch_size=[*COUNT, 10**12],
+        object_iou=SHARE,
+        background_iou=SHARE,
+        positive_fraction=SHARE,
+        nms_iou=SHARE,
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        rpn(**{option: value})
+    assert str(caught.value).startswith(f"model.rpn.{option}={value} must be ")
+
+
+@pytest.mark.parametrize("option", ["pre_nms", "post_nms"])
+@pytest.mark.parametrize("value", [*COUNT, 10**12])
+def test_counts_by_phase_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        rpn(**{option: {"train": 8, "test": value}})
+    assert str(caught.value).startswith(f"model.rpn.{option}.test={value} must be ")
+    for counts in (value, {}, {"train": 8}, {"train": 8, "test": 8, "val": 8}):
+        with pytest.raises(UserError, match=rf"model.rpn.{option}=.* one number each for train"):
+            rpn(**{option: counts})
+
+
+def test_background_is_below_object():
+    with pytest.raises(
+        UserError, match=r"model.rpn.background_iou=0.8 must be at most model.rpn.obj"
+    ):
+        rpn(object_iou=0.7, background_iou=0.8)

@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 import timm
 import torch
 from torch import nn
+from wrong_values import CHOICE, TEXT, cases
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.norms import FrozenBatchNorm
@@ -236,3 +238,19 @@ def test_without_a_network_the_hub_is_told(tmp_path: Path):
     assert last.endswith(
         "check the network and the name, or give a file with timm's weights of test_resnet, backbone.weights=FILE"
     )
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    cases(
+        name=TEXT,
+        norm=CHOICE,
+        freeze_at=[-1, 6, 1.5, True, None, "all", []],
+        weights=TEXT,
+        options=["a", 5, True, [1], {1: 2}],
+    ),
+)
+def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
+    with pytest.raises(UserError) as caught:
+        backbone(**{option: value})
+    assert str(caught.value).startswith(f"backbone.{option}={value} ")
