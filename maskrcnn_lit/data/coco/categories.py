@@ -1,6 +1,6 @@
 """The classes of a json and those of a trained model: matched by name."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,33 +19,52 @@ class Category(NamedTuple):
 
 
 def match_categories(
-    own: Sequence[Category], trained: Sequence[Category], where: str
+    own: Sequence[Category],
+    trained: Sequence[Category],
+    where: str,
+    used: Collection[int] | None = None,
 ) -> tuple[tuple[Category, ...], NDArray[np.int64]]:
     """The trained table with the ids of `own`, and for each label of `own` (0..K) its label in that
     table.
 
-    A trained class that no data has (UNUSED) gets an id that is free.
+    A trained class that `own` lacks gets an id that is free: there are no objects of it here. A
+    class of `own` that was not trained gets the label 0, if no object is of it.
 
-    Raises: UserError: the names differ; both lists and what only one has are told. `where` says
-        whose `own` are.
+    Args:
+        own, trained: label l is entry l - 1; where: whose `own` are, for messages; used: the labels
+        of `own` that objects have; None: all.
+
+    Raises:
+        UserError: no class is common to both, or objects are of a class that was not trained.
     """
     by_name = {category.name: category for category in own}
     names = [category.name for category in trained]
-    unused = {name for name in names if name.startswith(UNUSED)} - by_name.keys()
-    if by_name.keys() != set(names) - unused:
-        parts = [
-            ("only here", by_name.keys() - set(names)),
-            ("only there", set(names) - by_name.keys() - unused),
-        ]
-        difference = ", ".join(f"{which} {_some(several)}" for which, several in parts if several)
-        raise UserError(
-            f"the categories of {where} are {_some(by_name)} and those trained are "
-            f"{_some(set(names) - unused)}: {difference}; give both the same names"
-        )
+    extra = [
+        category.name
+        for label, category in enumerate(own, 1)
+        if category.name not in names and (used is None or label in used)
+    ]
+    if extra or not by_name.keys() & set(names):
+        raise UserError(_mismatch(where, list(by_name), names, extra))
+    absent = [name for name in names if name not in by_name]
     last = max(category.id for category in own)
-    by_name |= {name: Category(last + n, name) for n, name in enumerate(sorted(unused), 1)}
-    labels = np.array([0] + [names.index(category.name) + 1 for category in own])
-    return tuple(by_name[name] for name in names), labels
+    by_name |= {name: Category(last + n, name) for n, name in enumerate(absent, 1)}
+    labels = [0, *(names.index(c.name) + 1 if c.name in names else 0 for c in own)]
+    return tuple(by_name[name] for name in names), np.array(labels)
+
+
+def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) -> str:
+    real = [name for name in trained if not name.startswith(UNUSED)]
+    spelled = {name.casefold(): name for name in real}
+    alike = [name for name in own if name not in real and name.casefold() in spelled]
+    hint = (
+        f"; '{alike[0]}' is spelled '{spelled[alike[0].casefold()]}' in training" if alike else ""
+    )
+    what = f"objects of {_some(extra)}, which were not trained" if extra else "no trained class"
+    return (
+        f"{where} has {what}: its categories are {_some(own)}, those of training {_some(real)}"
+        f"{hint}; give the same names to both, or take these objects out of the json"
+    )
 
 
 def _some(names: Iterable[str], most: int = 12) -> str:

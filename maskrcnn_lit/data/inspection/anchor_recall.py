@@ -5,6 +5,7 @@ all anchors of a row have one y and all of a column one x. Letters: I images, N 
 cell.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.buckets import chains, padded_shapes
 from maskrcnn_lit.data.inspection.summary import Floats, Ints, Objects, size_names
 from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.errors import UserError
 
 Grids = Sequence[NDArray[Any]]
 
@@ -131,7 +133,10 @@ def improve(
     largest = np.broadcast_to(padded.max(0), padded.shape)
 
     def score(choice: Choice) -> float:
-        best = reach(objects, largest, choice, make)
+        try:
+            best = reach(objects, largest, choice, make)
+        except UserError:  # Anchors refuses them: one has no area, say
+            return -math.inf
         return sum(float((best >= threshold).mean()) for threshold in thresholds)
 
     scores = {choice: score(choice) for choice in _candidates(objects, now)}

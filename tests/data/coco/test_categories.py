@@ -28,18 +28,30 @@ def test_a_class_that_no_data_has_gets_a_free_id():
     assert labels.tolist() == [0, 1, 3, 4]
 
 
-def test_other_names_are_told_with_both_lists():
+def test_a_trained_class_may_be_absent_and_an_unused_one_too_many():
+    table, labels = match_categories(
+        OWN, (Category(1, "dog"), Category(2, "fox")), "a.json", used={2}
+    )
+    assert table == (Category(3, "dog"), Category(10, "fox"))
+    assert labels.tolist() == [0, 0, 1, 0]
+
+
+def test_objects_of_a_class_that_was_not_trained_are_refused():
+    trained = (Category(1, "Cat"), Category(2, "dog"), Category(3, "N/A 3"))
     with pytest.raises(UserError) as error:
-        match_categories(
-            OWN, (Category(1, "cat"), Category(2, "fox"), Category(3, "N/A 3")), "a.json"
-        )
-    said = "the categories of a.json are cat, dog, emu and those trained are cat, fox: only here dog, emu, "
-    assert str(error.value) == said + "only there fox; give both the same names"
+        match_categories(OWN, trained, "a.json", used={1, 2})
+    message = str(error.value)
+    assert "a.json has objects of cat" in message
+    assert "those of training Cat, dog" in message
+    assert "'cat' is spelled 'Cat' in training" in message
+
+
+def test_no_common_class_is_refused():
+    with pytest.raises(UserError, match="no trained class"):
+        match_categories(OWN, (Category(1, "fox"),), "a.json", used=set())
 
 
 def test_of_many_names_the_first_are_told():
     many = [Category(i, f"class {i:02}") for i in range(80)]
-    with pytest.raises(
-        UserError, match=r"are class 00, class 01, .*class 11 and 68 more and those trained are cat"
-    ):
+    with pytest.raises(UserError, match=r"class 00, class 01, .*class 11 and 68 more"):
         match_categories(many, OWN, "a.json")
