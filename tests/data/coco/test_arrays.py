@@ -87,7 +87,9 @@ def test_a_json_is_parsed_once(written: Path, tmp_path: Path, monkeypatch: pytes
     first = opened(written, tmp_path / "cache")
     parsed, real = [], module.read_instances
     monkeypatch.setattr(
-        module, "read_instances", lambda data, where: parsed.append(where) or real(data, where)
+        module,
+        "read_instances",
+        lambda data, where, measure: parsed.append(where) or real(data, where, measure),
     )
     assert opened(written, tmp_path / "cache").key == first.key
     os.utime(written, (1, 1))  # copied, say: the content counts
