@@ -11,18 +11,22 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.config.overrides import typed
-from maskrcnn_lit.data.coco.index import Fault, read_index
+from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.data.coco.index import read_index
+from maskrcnn_lit.data.coco.learnable import unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.checks import (
     Findings,
     cleaned,
     cleaned_paths,
     find_faults,
+    learning_fault,
     load_entries,
     mark_leaks,
     notes,
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import write_json
 
 SHOWN = 20  # faults of a kind in the terminal
@@ -45,12 +49,15 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if len(parts) == 2:
         mark_leaks(findings["train"], findings["val"])
     faults = {part: found.faults() for part, found in findings.items()}
-    for part in parts:
-        print("\n".join(told(part, findings[part], faults[part])))
     remarks = notes(findings)
+    for part in parts:
+        lines, nothing = _learnable(data, findings[part], str(paths[part][0]))
+        remarks += [f"{part}: {line}" for line in lines]
+        faults[part] += [nothing] if nothing else []
+        print("\n".join(told(part, findings[part], faults[part])))
     print("\n".join(f"note: {remark}" for remark in remarks), end="\n" if remarks else "")
     for part, target in targets.items():
-        write_json(target, cleaned(load_entries(originals[part]), findings[part]), indent=None)
+        _write_cleaned(target, originals[part], findings[part])
         print(f"{part} without them: {typed(f'data.{part}.annotations', target.absolute())}")
     total = sum(map(len, faults.values()))
     if config.out is not None:
@@ -80,6 +87,22 @@ def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Fin
         seed=config.data.seed,
     )
     return find_faults(index, _progress(part))
+
+
+def _learnable(
+    data: CocoDataModule, found: Findings, annotations: str
+) -> tuple[list[str], Fault | None]:
+    lost = unlearnable(found.index, data.image_size, data.mask_size)
+    return learning_fault(found.index, lost, data.image_size, annotations)
+
+
+def _write_cleaned(target: Path, original: Path, found: Findings) -> None:
+    try:
+        write_json(target, cleaned(load_entries(original), found), indent=None)
+    except RecursionError:
+        raise UserError(
+            f"{original} has values that are nested too deeply to be written: remove them"
+        ) from None
 
 
 def _progress(part: str) -> Callable[[int, int], None]:

@@ -2,6 +2,7 @@
 can reach.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.coco.learnable import unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.anchor_recall import (
     Choice,
@@ -52,6 +54,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
             raise RuntimeError("setup leaves both indices")
         objects = read_objects(index, data.image_size)
         numbers = summarise(objects, [category.name for category in index.categories])
+        lost = unlearnable(index, data.image_size, data.mask_size)
+        numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
         print(
             f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
             + "\n".join(table(numbers))
@@ -194,6 +198,7 @@ def table(numbers: dict[str, Any]) -> list[str]:
     lines = [
         f"  images {numbers['images']}, of these without objects {numbers['images_without_objects']}; objects "
         f"{numbers['objects']}, crowd regions {numbers['crowd_regions']}",
+        *(f"  {count} objects: {kind}" for kind, count in numbers["not_learnable"].items()),
         f"  objects an image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, most {per_image['max']}; "
         f"{over:.1%} of the images have over {MOST}, and COCO's AP looks at {MOST} detections of each",
         "",

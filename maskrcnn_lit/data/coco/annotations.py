@@ -30,6 +30,8 @@ from maskrcnn_lit.data.coco.rasterize import (
     polygons_rle,
 )
 
+IGNORED = "ignored region"  # the change that is no mistake
+
 _LAST = -(2**62)  # category ids that are text have numbers from here on until they have a label
 
 _FARTHEST = 1e7  # px: no side of a box is farther from the image's corner
@@ -91,7 +93,7 @@ class _Reader:
         }
         self._seen: set[int] = set()
         self._codes: dict[str, int] = {}  # category ids that are text -> numbers
-        self._unnumbered: list[tuple[int, str]] = []  # places in the columns, and why
+        self._unnumbered: list[tuple[int, str, str]] = []  # place in the columns, kind, why
         self._notes: list[tuple[int, str, str]] = []  # place in the columns, kind, what
 
     def read(self, place: int, entry: Any) -> None:
@@ -140,9 +142,9 @@ class _Reader:
         """Number what has no id of its own, and report the changes."""
         columns = self.columns
         free = (number for number in count(1) if number not in self._seen)
-        for n, why in self._unnumbered:
+        for n, kind, why in self._unnumbered:
             columns.ids[n] = number = next(free)
-            self._notes.append((n, "annotation id", f"{why}; it is {number} here"))
+            self._notes.append((n, kind, f"{why}; it is {number} here"))
         for n, kind, what in self._notes:
             name = self._images[columns.images[n]].name
             self.changes.append(Fault(kind, name, columns.ids[n], what))
@@ -160,16 +162,16 @@ class _Reader:
 
     def _number(self, entry: dict[str, Any], number: int | None) -> None:
         if number is None:
-            why = "no id" if entry.get("id") is None else f"the id is {shown(entry['id'])}"
+            kind, why = "no annotation id", f"its id is {shown(entry.get('id'))}"
         elif number in self._seen:
-            why = f"an earlier annotation has id {number}"
+            kind, why = "duplicate annotation id", f"an earlier annotation has id {number}"
         else:
             self._seen.add(number)
             self.columns.ids.append(number)
             if isinstance(entry["id"], str):
                 self._note("number in quotes", "id")
             return
-        self._unnumbered.append((len(self.columns.ids), why))
+        self._unnumbered.append((len(self.columns.ids), kind, why))
         self.columns.ids.append(0)
 
     def _note_quotes(self, entry: dict[str, Any]) -> None:
@@ -184,7 +186,7 @@ class _Reader:
     def _crowd(self, entry: dict[str, Any]) -> bool:
         ignored = flag(entry, "ignore")
         if ignored:
-            self._note("ignored region", "ignore is set: it counts as a crowd region does")
+            self._note(IGNORED, "ignore is set: it counts as a crowd region does")
         return flag(entry, "iscrowd") or ignored
 
     def _area(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> float:

@@ -28,7 +28,7 @@ from maskrcnn_lit.data.coco.image_files import (
     with_renamed_files,
 )
 from maskrcnn_lit.data.coco.parse import Measure
-from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs
+from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs, polygons_rle
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.sources import Folder, Source, open_annotations, open_images
@@ -136,6 +136,18 @@ class AnnotationIndex:
         if isinstance(outline, np.ndarray):
             return compress_runs(outline, self.size(i))
         return [part.reshape(-1, 2) for part in outline]
+
+    def rle(self, i: int, j: int) -> dict[str, Any]:
+        """The mask of annotation j of image i as a compressed RLE of the whole image."""
+        outline, (height, width) = self.outline(i, j), self.size(i)
+        if isinstance(outline, np.ndarray):
+            return compress_runs(outline, (height, width))
+        return polygons_rle(outline, height, width)
+
+    def coco_annotation(self, i: int, j: int) -> tuple[dict[str, Any], int]:
+        """Annotation j of image i as an entry of a COCO json, and its place in the list there."""
+        n = self.span(i)[0] + j
+        return self._annotation(i, n), int(self.packed.arrays.order[n])
 
     def take(self, positions: Ints) -> AnnotationIndex:
         """The images at `positions`, in that order."""

@@ -118,7 +118,7 @@ def test_skip_leaves_out_what_is_faulty_and_nothing_else(corrupt: tuple[Path, Pa
     assert len(kept) == 26
     assert [tuple(change) for change in index.changes] == [
         (
-            "annotation id",
+            "duplicate annotation id",
             "duplicate_annotation_id.jpg",
             12,
             "an earlier annotation has id 25; it is 12 here",

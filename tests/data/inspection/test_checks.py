@@ -87,14 +87,15 @@ def test_a_box_far_from_its_mask(tmp_path: Path):
 def test_of_a_tiny_object_a_pixel_or_two_is_nothing(tmp_path: Path):
     content = coco_dict(2)
     content["annotations"] = [
-        of(content, 2)[0] | {"bbox": [10, 10, 3, 3], "segmentation": [[10, 10, 11, 10, 11, 11]]}
+        of(content, 2)[0]
+        | {"bbox": [10, 10, 3, 3], "segmentation": [[10, 10, 11, 10, 11, 11]], "area": 0.5}
     ]
     assert looked_at(tmp_path, content)[0].faults() == []
 
 
 def test_a_mask_outside_of_the_image_reaches_over_nothing(tmp_path: Path):
     content = coco_dict(2)
-    of(content, 2)[0]["segmentation"] = [[500.0, 500, 510, 500, 510, 510]]
+    of(content, 2)[0]["segmentation"] = [[120.0, 100, 130, 100, 130, 110]]
     found, _ = looked_at(tmp_path, content)
     x1, y1, x2, y2 = mask_extent(found.index, 1, 0)
     assert (x2 - x1) * (y2 - y1) == 0
@@ -108,7 +109,7 @@ def test_the_same_annotation_twice(tmp_path: Path):
     other["category_id"] = other["category_id"] % 3 + 1  # another class in one box is none
     content["annotations"] += [twin | {"id": 70}, twin | {"id": 71}, other | {"id": 72}]
     found, _ = looked_at(tmp_path, content)
-    what = f"class and box of annotation {first}"
+    what = f"class, box and mask of annotation {first}"
     assert found.faults() == [Fault("same annotation twice", "04.jpg", n, what) for n in (70, 71)]
     kept = [a["id"] for a in clean_again(tmp_path, found, content)["annotations"]]
     assert kept == [a["id"] for a in content["annotations"] if a["id"] not in (70, 71)]
