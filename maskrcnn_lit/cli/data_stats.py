@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
-from maskrcnn_lit.data.coco.learnable import unlearnable
+from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.anchor_recall import (
     Choice,
@@ -56,6 +56,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         numbers = summarise(objects, [category.name for category in index.categories])
         lost = unlearnable(index, data.image_size, data.mask_size)
         numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
+        if part == "val":  # the data module has listed those of train
+            data.tell(*describe_unlearnable(index, lost, data.image_size))
         print(
             f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
             + "\n".join(table(numbers))
@@ -198,7 +200,6 @@ def table(numbers: dict[str, Any]) -> list[str]:
     lines = [
         f"  images {numbers['images']}, of these without objects {numbers['images_without_objects']}; objects "
         f"{numbers['objects']}, crowd regions {numbers['crowd_regions']}",
-        *(f"  {count} objects: {kind}" for kind, count in numbers["not_learnable"].items()),
         f"  objects an image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, most {per_image['max']}; "
         f"{over:.1%} of the images have over {MOST}, and COCO's AP looks at {MOST} detections of each",
         "",

@@ -38,9 +38,9 @@ _FARTHEST = 1e7  # px: no side of a box is farther from the image's corner
 
 _NORMALIZED = 1.01  # no coordinate above this: taken for shares of the image's sides
 
-_IDS = ("image_id", "category_id")
+_FLAGS = ("iscrowd", "ignore")
 
-_NUMBERS = (*_IDS, "iscrowd", "ignore", "area")
+_NUMBERS = ("image_id", "category_id", *_FLAGS, "area")
 
 
 class ImageEntry(NamedTuple):
@@ -175,8 +175,8 @@ class _Reader:
         self.columns.ids.append(0)
 
     def _note_quotes(self, entry: dict[str, Any]) -> None:
-        texts = [key for key in _NUMBERS if isinstance(entry.get(key), str)]
-        quoted = [key for key in texts if key not in _IDS or whole_or_none(entry[key]) is not None]
+        texts = {key: entry[key] for key in _NUMBERS if isinstance(entry.get(key), str)}
+        quoted = [key for key in texts if key in _FLAGS or finite(texts[key]) is not None]
         box = entry.get("bbox")
         if isinstance(box, list) and any(isinstance(value, str) for value in box):
             quoted.append("bbox")
@@ -190,12 +190,13 @@ class _Reader:
         return flag(entry, "iscrowd") or ignored
 
     def _area(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> float:
-        area = finite(entry.get("area"))
-        if area is not None:
+        given, area = entry.get("area"), finite(entry.get("area"))
+        if area is not None and 0 < area <= 2 * image.height * image.width:
             return area
         own = _pixels(outline, image)
-        if entry.get("area") is not None:
-            self._note("area", f"area is {shown(entry['area'])}; that of the mask is {own:g}")
+        if given is None or area == own:
+            return own
+        self._note("impossible area", f"area {shown(given)}; that of the mask, {own:g}, counts")
         return own
 
     def _box(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> list[float]:

@@ -187,6 +187,17 @@ def test_coordinates_of_any_size_are_bounded():
     assert [fault.kind for fault in told] == ["coordinates far outside of the image"]
 
 
+def test_an_area_that_no_mask_can_have_is_that_of_the_mask():
+    square = {"bbox": [10, 10, 20, 10], "segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]]}
+    for area in (-200, 0, 1e300, 10**400, math.nan, "wide", [1], True, -0.0):
+        columns, told = read_changed(square | {"area": area})
+        assert columns.areas[0] == 200
+        assert [fault.kind for fault in told] == ["impossible area"]
+    for area in (1, 150.5, 6650):
+        assert read_changed(square | {"area": area})[0].areas[0] == area
+        assert read_changed(square | {"area": area})[1] == []
+
+
 def test_numbers_in_quotes_are_numbers():
     columns, told = read_changed(
         {"image_id": "2", "category_id": "3", "bbox": ["1", 2, "3.5", 4], "area": "9.5", "id": "8"}
