@@ -44,18 +44,30 @@ def any_value(rng: random.Random) -> Any:
         nested = [nested]
     numbers = [float("nan"), float("inf"), -float("inf"), 0, -1, 1e-300, -1e300, 0.5, 1.0]
     numbers += [2**31, 2**32 + 1, 2**53 + 1, -(2**63), 2**63, 2**64 - 1, 10**400, 10**18]
-    texts = ["0", "1", "-1", "nan", "1e5", "abc", "", "\0", "\ud800", "../x.jpg", "x" * 300, "1" * 30]
+    texts = [
+        "0",
+        "1",
+        "-1",
+        "nan",
+        "1e5",
+        "abc",
+        "",
+        "\0",
+        "\ud800",
+        "../x.jpg",
+        "x" * 300,
+        "1" * 30,
+    ]
     others = [True, False, None, [], [[]], {}, {"size": [1, 1]}, nested, [1, 2], [[1] * 6]]
     size = rng.choice([-1, 1]) * 10 ** rng.uniform(-300, 300)
     near = rng.choice([-1, 1]) * 10 ** rng.uniform(-12, 12)
     runs = {"size": [70, 95], "counts": [rng.choice(numbers) for _ in range(rng.randint(0, 4))]}
-    packed = {"size": [70, 95], "counts": "".join(rng.choices("0123OPQo_`n]", k=rng.randint(0, 20)))}
-    return copy.deepcopy(
-        rng.choice(
-            [size, near, near, rng.choice(numbers), rng.choice(texts), rng.choice(others)]
-            + [runs, packed, [near] * rng.randint(0, 8)]
-        )
-    )
+    packed = {
+        "size": [70, 95],
+        "counts": "".join(rng.choices("0123OPQo_`n]", k=rng.randint(0, 20))),
+    }
+    plain = [size, near, near, rng.choice(numbers), rng.choice(texts), rng.choice(others)]
+    return copy.deepcopy(rng.choice([*plain, runs, packed, [near] * rng.randint(0, 8)]))
 
 
 def change(value: Any, rng: random.Random) -> Any:
@@ -117,7 +129,11 @@ class Annotations:
         if n % 16 == 0:
             return f"exit code {self.data_check()}"
         index = read_index(
-            self.file, self.images, "skip", keep_empty=rng.random() < 0.5, cache=self.folder / "cache"
+            self.file,
+            self.images,
+            "skip",
+            keep_empty=rng.random() < 0.5,
+            cache=self.folder / "cache",
         )
         dataset = CocoDataset(
             index=index, image_size=64, augment=AUGMENT, on_bad="skip", cache=self.folder / "cache"
@@ -161,7 +177,9 @@ class Results:
 
     def __init__(self, folder: Path) -> None:
         annotations, images = write_coco(folder, coco_dict())
-        self.truth = read_index(annotations, images, "error", cache=folder / "cache").coco_ground_truth()
+        self.truth = read_index(
+            annotations, images, "error", cache=folder / "cache"
+        ).coco_ground_truth()
         self.results, self.file = detections(self.truth), folder / "results.json"
 
     def run(self, n: int) -> str:
@@ -172,9 +190,9 @@ class Results:
                 results = change(results, rng)
             else:
                 place = rng.randrange(len(results) or 1)
-                results[place:] = [change(one, rng) for one in results[place : place + 1]] + results[
-                    place + 1 :
-                ]
+                results[place:] = [
+                    change(one, rng) for one in results[place : place + 1]
+                ] + results[place + 1 :]
         self.file.write_text(json.dumps(results))
         evaluate(self.truth, read_results(self.file))
         return "scored"
