@@ -80,7 +80,8 @@ def change(value: Any, rng: random.Random) -> Any:
             value[key] = change(value[key], rng)
         return value
     if isinstance(value, list) and value and rng.random() < 0.75:
-        if all(isinstance(item, (int, float)) for item in value) and rng.random() < 0.3:
+        small = all(isinstance(item, (int, float)) and abs(item) < 2**60 for item in value)
+        if small and rng.random() < 0.3:
             factor = rng.choice([-1, 1]) * 10 ** rng.uniform(-9, 12)
             return [item * factor for item in value]
         place = rng.randrange(len(value))

@@ -294,3 +294,44 @@ def test_only_the_images_with_given_ids(tmp_path: Path):
         UserError, match=r"data\.image_ids has 987654, which is no image of the json"
     ):
         read_index(annotations, images, "error", image_ids=[ids[0], 987654])
+
+
+@pytest.mark.parametrize("written", ["images\\{}", "images/{}", ".\\{}"])
+def test_names_for_another_system_or_folder_are_found(tmp_path: Path, written: str):
+    content = coco_dict(4)
+    annotations, images = write_coco(tmp_path, content)
+    for image in content["images"]:
+        image["file_name"] = written.format(image["file_name"])
+    annotations.write_text(json.dumps(content))
+    index = read_index(annotations, images, "error", cache=tmp_path / "cache")
+    assert [index.read(i) for i in range(4)] == [
+        file.read_bytes() for file in sorted(images.iterdir())
+    ]
+    assert [change.kind for change in index.changes] == ["file name"] * 4
+    assert index.changes[0].what == "the file is 00.jpg"
+
+
+def test_a_json_without_sizes_is_read_with_those_of_the_files(tmp_path: Path):
+    content = coco_dict(4)
+    annotations, images = write_coco(tmp_path, content)
+    expected = read_index(annotations, images, "error").coco_ground_truth()
+    for image in content["images"]:
+        del image["width"]
+    annotations.write_text(json.dumps(content))
+    for _ in range(2):
+        index = read_index(annotations, images, "error", cache=tmp_path / "cache")
+        assert index.coco_ground_truth() == expected
+        assert [change.kind for change in index.changes] == ["no image size"] * 4
+    (images / "01.jpg").unlink()  # what is kept from before is not taken for the file's size
+    with pytest.raises(
+        UserError, match=r"1 x incomplete image entry \(01\.jpg: no height and width"
+    ):
+        read_index(annotations, images, "error", cache=tmp_path / "cache")
+
+
+def test_an_ignored_region_is_a_crowd_region_of_the_ground_truth(tmp_path: Path):
+    content = coco_dict(2)
+    content["annotations"][0]["ignore"] = 1
+    index = read_index(*write_coco(tmp_path, content), "error")
+    assert index.annotations(1)["crowd"].tolist() == [True]
+    assert index.coco_ground_truth()["annotations"][0]["iscrowd"] == 1
