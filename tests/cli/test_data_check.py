@@ -285,3 +285,36 @@ def test_a_file_that_is_written_is_whole_or_not_there(
     monkeypatch.setattr("os.replace", fails)
     check(*corrupt(test_data), f"cleaned={tmp_path}/clean", code=130)
     assert list((tmp_path / "clean").iterdir()) == []
+
+
+def test_a_set_of_crowd_regions_is_not_clean(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root = tmp_path / "crowd"
+    shutil.copytree(shapes, root)
+    content = ground_truth(root, "train")
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    save_ground_truth(root, content, "train")
+    check(*coco_data(root), f"out={tmp_path}/faults.json", code=1)
+    printed = capsys.readouterr().out
+    total = len(content["annotations"])
+    assert f"note: train: nothing to learn: all {total} annotations are crowd regions" in printed
+    listed = json.loads((tmp_path / "faults.json").read_text())["faults"]
+    assert [fault["kind"] for fault in listed] == ["nothing to learn"]
+
+
+def test_objects_that_are_too_small_are_noted_and_no_fault(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root = tmp_path / "small"
+    shutil.copytree(shapes, root)
+    content = ground_truth(root, "train")
+    content["annotations"][0]["bbox"][2:] = [0.2, 0.2]
+    content["annotations"][0]["segmentation"] = [[30, 30, 30.2, 30, 30.2, 30.2, 30, 30.2]]
+    content["annotations"][0]["bbox"][:2] = [30, 30]
+    content["annotations"][0]["area"] = 0.04
+    save_ground_truth(root, content, "train")
+    check(*coco_data(root), "data.image_size=64", code=0)
+    printed = capsys.readouterr().out
+    assert "note: train:   1 x too small to be learnt (annotation 1 of " in printed

@@ -291,3 +291,22 @@ def test_mistakes_are_told(folder: Path):
             data(folder, **options)
     with pytest.raises(UserError, match=r"data\.workers=many must be auto or a number"):
         data(folder, workers="many").train_dataloader()
+
+
+def test_the_start_says_what_cannot_be_learnt_and_what_is_read_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    content = coco_dict(5)
+    content["annotations"][0]["bbox"][2] = 0.2
+    content["annotations"][1]["iscrowd"] = "0"
+    for part in ("train", "val"):
+        write_coco(tmp_path / part, content)
+    made = data(tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.count("train: 1 of 9 objects cannot be learnt") == 1
+    assert printed.count("1 x too small to be learnt (annotation 1 of 01.jpg") == 1
+    assert (
+        printed.count("1 x number in quotes (annotation 2 of 02.jpg: iscrowd)") == 2
+    )  # a part each
+    batches = list(made.train_dataloader())
+    assert sum(int(batch["valid"].sum()) for batch in batches) <= 8
