@@ -50,9 +50,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         mark_leaks(findings["train"], findings["val"])
     faults = {part: found.faults() for part, found in findings.items()}
     remarks = notes(findings)
+    lost = {part: _unlearnable(data, found) for part, found in findings.items()}
     for part in parts:
-        lines, nothing = _learnable(data, findings[part], str(paths[part][0]))
-        remarks += [f"{part}: {line}" for line in lines]
+        index = findings[part].index
+        lines, nothing = learning_fault(index, lost[part], data.image_size, str(paths[part][0]))
+        remarks += [f"{part}: {line.strip()}" for line in lines]
         faults[part] += [nothing] if nothing else []
         print("\n".join(told(part, findings[part], faults[part])))
     print("\n".join(f"note: {remark}" for remark in remarks), end="\n" if remarks else "")
@@ -68,7 +70,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         ]
         write_json(Path(config.out), {"faults": listed, "notes": remarks})
         print(f"All of it is in {config.out}")
-    print(f"{total} fault{'s' * (total != 1)}" if total else "Nothing is wrong with the data.")
+    print(_last_line(total, sum(map(len, lost.values()))))
     return int(total > 0)
 
 
@@ -89,11 +91,18 @@ def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Fin
     return find_faults(index, _progress(part))
 
 
-def _learnable(
-    data: CocoDataModule, found: Findings, annotations: str
-) -> tuple[list[str], Fault | None]:
+def _last_line(faults: int, lost: int) -> str:
+    if faults:
+        return f"{faults} fault{'s' * (faults != 1)}"
+    if lost:
+        return f"0 faults, but {lost} object{'s' * (lost != 1)} cannot be learnt: see the notes"
+    return "Nothing is wrong with the data."
+
+
+def _unlearnable(data: CocoDataModule, found: Findings) -> list[Fault]:
+    """Of what is left without the faults."""
     lost = unlearnable(found.index, data.image_size, data.mask_size)
-    return learning_fault(found.index, lost, data.image_size, annotations)
+    return [fault for fault in lost if fault.annotation not in found.annotations]
 
 
 def _write_cleaned(target: Path, original: Path, found: Findings) -> None:

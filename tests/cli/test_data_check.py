@@ -317,4 +317,5 @@ def test_objects_that_are_too_small_are_noted_and_no_fault(
     save_ground_truth(root, content, "train")
     check(*coco_data(root), "data.image_size=64", code=0)
     printed = capsys.readouterr().out
-    assert "note: train:   1 x too small to be learnt (annotation 1 of " in printed
+    assert "note: train: 1 x too small to be learnt (annotation " in printed
+    assert printed.endswith("0 faults, but 1 object cannot be learnt: see the notes\n")
