@@ -11,18 +11,22 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.config.overrides import typed
-from maskrcnn_lit.data.coco.index import Fault, read_index
+from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.data.coco.index import read_index
+from maskrcnn_lit.data.coco.learnable import unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.checks import (
     Findings,
     cleaned,
     cleaned_paths,
     find_faults,
+    learning_fault,
     load_entries,
     mark_leaks,
     notes,
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import write_json
 
 SHOWN = 20  # faults of a kind in the terminal
@@ -45,12 +49,17 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if len(parts) == 2:
         mark_leaks(findings["train"], findings["val"])
     faults = {part: found.faults() for part, found in findings.items()}
-    for part in parts:
-        print("\n".join(told(part, findings[part], faults[part])))
     remarks = notes(findings)
+    lost = {part: _unlearnable(data, found) for part, found in findings.items()}
+    for part in parts:
+        index = findings[part].index
+        lines, nothing = learning_fault(index, lost[part], data.image_size, str(paths[part][0]))
+        remarks += [f"{part}: {line.strip()}" for line in lines]
+        faults[part] += [nothing] if nothing else []
+        print("\n".join(told(part, findings[part], faults[part])))
     print("\n".join(f"note: {remark}" for remark in remarks), end="\n" if remarks else "")
     for part, target in targets.items():
-        write_json(target, cleaned(load_entries(originals[part]), findings[part]), indent=None)
+        _write_cleaned(target, originals[part], findings[part])
         print(f"{part} without them: {typed(f'data.{part}.annotations', target.absolute())}")
     total = sum(map(len, faults.values()))
     if config.out is not None:
@@ -61,7 +70,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         ]
         write_json(Path(config.out), {"faults": listed, "notes": remarks})
         print(f"All of it is in {config.out}")
-    print(f"{total} fault{'s' * (total != 1)}" if total else "Nothing is wrong with the data.")
+    print(_last_line(total, sum(map(len, lost.values()))))
     return int(total > 0)
 
 
@@ -80,6 +89,29 @@ def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Fin
         seed=config.data.seed,
     )
     return find_faults(index, _progress(part))
+
+
+def _last_line(faults: int, lost: int) -> str:
+    if faults:
+        return f"{faults} fault{'s' * (faults != 1)}"
+    if lost:
+        return f"0 faults, but {lost} object{'s' * (lost != 1)} cannot be learnt: see the notes"
+    return "Nothing is wrong with the data."
+
+
+def _unlearnable(data: CocoDataModule, found: Findings) -> list[Fault]:
+    """Of what is left without the faults."""
+    lost = unlearnable(found.index, data.image_size, data.mask_size)
+    return [fault for fault in lost if fault.annotation not in found.annotations]
+
+
+def _write_cleaned(target: Path, original: Path, found: Findings) -> None:
+    try:
+        write_json(target, cleaned(load_entries(original), found), indent=None)
+    except RecursionError:
+        raise UserError(
+            f"{original} has values that are nested too deeply to be written: remove them"
+        ) from None
 
 
 def _progress(part: str) -> Callable[[int, int], None]:

@@ -2,6 +2,7 @@
 can reach.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.anchor_recall import (
     Choice,
@@ -52,6 +54,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
             raise RuntimeError("setup leaves both indices")
         objects = read_objects(index, data.image_size)
         numbers = summarise(objects, [category.name for category in index.categories])
+        lost = unlearnable(index, data.image_size, data.mask_size)
+        numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
+        if part == "val":  # the data module has listed those of train
+            data.tell(*describe_unlearnable(index, lost, data.image_size))
         print(
             f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
             + "\n".join(table(numbers))

@@ -20,6 +20,7 @@ from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
+from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.loaders import (
@@ -202,7 +203,14 @@ class CocoDataModule(LightningDataModule):
                     ]
                 )
             )
+        self.tell(*read_otherwise(part, index))
+        if part == "train":
+            self.tell(*self._not_learnt(index))
         return index
+
+    def _not_learnt(self, index: AnnotationIndex) -> list[str]:
+        lost = unlearnable(index, self.image_size, self.mask_size)
+        return [f"train: {line}" for line in describe_unlearnable(index, lost, self.image_size)]
 
     @property
     def train_dataset(self) -> CocoDataset:
@@ -325,6 +333,16 @@ def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> N
         raise UserError(f"data.image_ids={image_ids} must be null or a list of image ids")
     for image_id in image_ids:
         check_whole(-(2**62), 2**62, data__image_ids=image_id)
+
+
+def read_otherwise(part: str, index: AnnotationIndex) -> list[str]:
+    """Lines about entries that are kept, but read otherwise than they are written."""
+    if not index.changes:
+        return []
+    return [
+        f"{part}: read otherwise than written, {len(index.changes)} entries:",
+        *(f"  {line}" for line in describe(index.changes, names=1)),
+    ]
 
 
 def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:

@@ -35,7 +35,11 @@ FAULTS = {
         "size [117, 180], the image has [107, 160]",
     ),
     "unknown_category.jpg": ("unknown category", 24, "category_id 9999 is not in categories"),
-    "duplicate_annotation_id.jpg": ("duplicate annotation id", 25, "an earlier annotation has it"),
+    "duplicate_annotation_id.jpg": (
+        "duplicate annotation id",
+        12,  # what it is called from now on
+        "an earlier annotation has id 25; it is 12 here",
+    ),
     "image id 999999": ("unknown image", 28, "no such id in images"),
     "../outside_of_the_folder.jpg": (
         "file name outside of the folder",
@@ -43,6 +47,7 @@ FAULTS = {
         "never read, it leaves ",
     ),
 }
+RENUMBERED = "duplicate_annotation_id.jpg"  # both of its annotations stay
 SOUND = {
     *("valid.jpg", "no_annotations.jpg", "grayscale.jpg", "cmyk.jpg", "gray16.png", "rgb16.png"),
     *(
@@ -76,7 +81,7 @@ def test_the_table_is_that_of_the_set(test_data: Path):
     for _, name, numbers in rows:
         bold = re.findall(r"\*\*(\d+)\*\*", numbers)
         if bold:
-            assert FAULTS[name][1] == int(bold[0]), name
+            assert FAULTS[name][1] == int(bold[0]) or name == RENUMBERED, name
     assert "annotation **28**" in text
 
 
@@ -95,7 +100,7 @@ def test_every_fault_of_the_set_is_told_by_file_and_annotation(
         number = "" if annotation is None else f", annotation {annotation}"
         assert f"\n  1 x {kind}\n    {name}{number}: {what}" in printed
     assert printed.startswith(
-        "train: 18 images decoded, 25 annotations compared with their masks; 14 faults\n"
+        "train: 18 images decoded, 26 annotations compared with their masks; 14 faults\n"
     )
     assert (
         printed.endswith("\n14 faults\n") and f"All of it is in {tmp_path}/faults.json" in printed
@@ -121,17 +126,19 @@ def test_the_cleaned_json_has_no_fault_and_is_else_the_same(
     bad = {annotation for _, annotation, _ in FAULTS.values() if annotation is not None}
     images = [image for image in content["images"] if image["file_name"] not in gone]
     ids = {image["id"] for image in images}
+    bad -= {12}  # a new number: annotation 12 of the file has a box without area
     first_25 = next(a for a in content["annotations"] if a["id"] == 25)
     annotations = [
-        a
+        a | {"id": 12} if a["id"] == 25 and a is not first_25 else a
         for a in content["annotations"]
-        if a["image_id"] in ids and (a["id"] not in bad or a is first_25)
+        if a["image_id"] in ids and a["id"] not in bad | {FAULTS["bbox_zero_width.jpg"][1]}
     ]
     assert cleaned == content | {
         "images": images,
         "annotations": annotations,
-    }  # every key, id and digit
-    assert len(images) == 17 and len(annotations) == 23
+    }  # every other key, id and digit
+    assert len(images) == 17
+    assert len(annotations) == 24
 
     check(*corrupt(test_data, written), code=0)
     assert capsys.readouterr().out.endswith("\nNothing is wrong with the data.\n")
@@ -142,6 +149,7 @@ def test_each_fault_alone_is_found_and_goes(name: str, test_data: Path, tmp_path
     """An image with one fault and the sound one: nothing else is told, nothing else goes."""
     content = json.loads((test_data / "corrupt/annotations/instances_corrupt.json").read_text())
     kind, annotation, _ = FAULTS[name]
+    renumbered = name == RENUMBERED
     chosen = [i for i in content["images"] if i["file_name"] in ("valid.jpg", name)]
     ids = {image["id"] for image in chosen} | ({999999} if annotation == 28 else set())
     content = content | {
@@ -152,9 +160,10 @@ def test_each_fault_alone_is_found_and_goes(name: str, test_data: Path, tmp_path
     options = (f"out={tmp_path}/faults.json", f"cleaned={tmp_path}/clean")
     check(*corrupt(test_data, tmp_path / "one.json"), *options, code=1)
     (fault,) = json.loads((tmp_path / "faults.json").read_text())["faults"]
-    assert (fault["kind"], fault["image"], fault["annotation"]) == (kind, name, annotation)
+    assert (fault["kind"], fault["image"]) == (kind, name)
+    assert fault["annotation"] == (3 if renumbered else annotation)  # the first number that is free
     cleaned = json.loads((tmp_path / "clean" / "one.json").read_text())
-    lost = 1 if annotation is not None else 2
+    lost = 2 if annotation is None else 1 - renumbered
     assert len(cleaned["annotations"]) == len(content["annotations"]) - lost
     assert len(cleaned["images"]) == len(chosen) - (annotation is None)
     check(*corrupt(test_data, tmp_path / "clean" / "one.json"), code=0)
@@ -219,7 +228,7 @@ def test_at_most_20_of_a_kind_are_shown(leaky: Path, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert (
         "  23 x same annotation twice\n" in printed
-        and printed.count("class and box of annotation") == 20
+        and printed.count("class, box and mask of annotation") == 20
     )
     assert "    and 3 more: out=FILE lists them all\n" in printed and "train" not in printed
     assert len(json.loads((tmp_path / "a.json").read_text())["faults"]) == 23
@@ -276,3 +285,37 @@ def test_a_file_that_is_written_is_whole_or_not_there(
     monkeypatch.setattr("os.replace", fails)
     check(*corrupt(test_data), f"cleaned={tmp_path}/clean", code=130)
     assert list((tmp_path / "clean").iterdir()) == []
+
+
+def test_a_set_of_crowd_regions_is_not_clean(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root = tmp_path / "crowd"
+    shutil.copytree(shapes, root)
+    content = ground_truth(root, "train")
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    save_ground_truth(root, content, "train")
+    check(*coco_data(root), f"out={tmp_path}/faults.json", code=1)
+    printed = capsys.readouterr().out
+    total = len(content["annotations"])
+    assert f"note: train: nothing to learn: all {total} annotations are crowd regions" in printed
+    listed = json.loads((tmp_path / "faults.json").read_text())["faults"]
+    assert [fault["kind"] for fault in listed] == ["nothing to learn"]
+
+
+def test_objects_that_are_too_small_are_noted_and_no_fault(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root = tmp_path / "small"
+    shutil.copytree(shapes, root)
+    content = ground_truth(root, "train")
+    content["annotations"][0]["bbox"][2:] = [0.2, 0.2]
+    content["annotations"][0]["segmentation"] = [[30, 30, 30.2, 30, 30.2, 30.2, 30, 30.2]]
+    content["annotations"][0]["bbox"][:2] = [30, 30]
+    content["annotations"][0]["area"] = 0.04
+    save_ground_truth(root, content, "train")
+    check(*coco_data(root), "data.image_size=64", code=0)
+    printed = capsys.readouterr().out
+    assert "note: train: 1 x too small to be learnt (annotation " in printed
+    assert printed.endswith("0 faults, but 1 object cannot be learnt: see the notes\n")

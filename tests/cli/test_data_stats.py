@@ -188,3 +188,19 @@ def test_levels_and_sizes_must_agree(shapes: Path, capsys: pytest.CaptureFixture
         "model.anchors.sizes has 2 numbers, and the pyramid 5 levels: give one each"
         in capsys.readouterr().err
     )
+
+
+def test_objects_that_cannot_be_learnt_are_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    options = tiny_objects(tmp_path / "data")
+    content = json.loads((tmp_path / "data" / "a.json").read_text())
+    for annotation in content["annotations"][:7]:
+        annotation["bbox"][2] = 0.4
+    (tmp_path / "data" / "a.json").write_text(json.dumps(content))
+    stats(*options, "model=tiny", f"out={tmp_path / 'out.json'}")
+    printed = capsys.readouterr().out
+    assert printed.count("7 of 160 objects cannot be learnt") == 1
+    assert printed.count("7 x too small to be learnt") == 1
+    numbers = json.loads((tmp_path / "out.json").read_text())["train"]
+    assert numbers["not_learnable"] == {"too small to be learnt": 7}

@@ -1,17 +1,46 @@
-"""The annotations of a COCO json, checked one by one, as flat columns."""
+"""The annotations of a COCO json, checked one by one, as flat columns.
 
-import math
+All geometry is checked and bounded here, once: what comes out is finite, has a box that reaches
+into its image and ends 1e7 px from it at most, and no polygon is farther from the image than the
+image's longer side.
+"""
+
 from array import array
 from collections.abc import Iterable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.categories import Category
-from maskrcnn_lit.data.coco.faults import BadEntryError, Fault, whole
-from maskrcnn_lit.data.coco.rasterize import expand_counts
+from maskrcnn_lit.data.coco.faults import (
+    BadEntryError,
+    Fault,
+    finite,
+    flag,
+    identifier,
+    shown,
+    whole_or_none,
+)
+from maskrcnn_lit.data.coco.rasterize import (
+    LEAST_SIDE,
+    expand_counts,
+    near_window,
+    polygons_rle,
+)
+
+IGNORED = "ignored region"  # the change that is no mistake
+
+_LAST = -(2**62)  # category ids that are text have numbers from here on until they have a label
+
+_FARTHEST = 1e7  # px: no side of a box is farther from the image's corner
+
+_NORMALIZED = 1.01  # no coordinate above this: taken for shares of the image's sides
+
+_FLAGS = ("iscrowd", "ignore")
+
+_NUMBERS = ("image_id", "category_id", *_FLAGS, "area")
 
 
 class ImageEntry(NamedTuple):
@@ -20,6 +49,8 @@ class ImageEntry(NamedTuple):
     width: int
     name: str
     url: str = ""  # its coco_url
+    entry: int = 0  # place in the json's list
+    key: int | str | None = None  # what annotations call it, if not by `id`
 
 
 class Columns:
@@ -34,40 +65,233 @@ class Columns:
             array("q"),
             array("b"),
         )
+        self.entries = array("q")  # places in the json's list
+        self.doubtful = array("b")  # whether the mask may have no pixel in the box
         self.areas, self.boxes = array("d"), array("d")  # boxes: x y w h
         self.part_ends, self.coordinate_ends, self.coordinates = array("q"), array("q"), array("d")
         self.run_ends, self.runs = array("q"), array("I")
+        self.category_texts: dict[int, str] = {}  # of `labels` before `label_annotations`
+
+
+class _Outline(NamedTuple):
+    parts: list[array]  # x0 y0 x1 y1 ... each; empty for an RLE
+    runs: NDArray[np.uint32] | None  # run lengths of an RLE
+
+
+class _Reader:
+    """Reads entry by entry into columns; what is wrong goes into `faults`, what is read otherwise
+    than written into `changes`.
+    """
+
+    def __init__(self, images: list[ImageEntry], faults: list[Fault], changes: list[Fault]) -> None:
+        self.columns = Columns()
+        self.faults, self.changes = faults, changes
+        self._images = images
+        self._positions = {
+            image.id if image.key is None else image.key: position
+            for position, image in enumerate(images)
+        }
+        self._seen: set[int] = set()
+        self._codes: dict[str, int] = {}  # category ids that are text -> numbers
+        self._unnumbered: list[tuple[int, str, str]] = []  # place in the columns, kind, why
+        self._notes: list[tuple[int, str, str]] = []  # place in the columns, kind, what
+
+    def read(self, place: int, entry: Any) -> None:
+        """Take entry number `place` of the json's list."""
+        number, name = None, "?"
+        first_note = len(self._notes)
+        try:
+            if not isinstance(entry, dict):
+                raise BadEntryError("incomplete annotation", shown(entry))
+            number = whole_or_none(entry.get("id"))
+            key = identifier(entry, "image_id")
+            name = f"image id {shown(key)}"
+            if key not in self._positions:
+                raise BadEntryError("unknown image", "no such id in images")
+            position = self._positions[key]
+            image = self._images[position]
+            name = image.name
+            category = self._category(identifier(entry, "category_id"))
+            outline = self._outline(entry.get("segmentation"), image)
+            box = self._box(entry, outline, image)
+            _check_scale(box, outline, image)
+            crowd, area = self._crowd(entry), self._area(entry, outline, image)
+        except BadEntryError as bad:
+            del self._notes[first_note:]
+            self.faults.append(Fault(bad.args[0], name, number, bad.args[1]))
+            return
+        self._note_quotes(entry)
+        self._number(entry, number)
+        columns = self.columns
+        columns.entries.append(place)
+        columns.images.append(position)
+        columns.labels.append(category)
+        columns.crowd.append(crowd)
+        columns.doubtful.append(not _surely_inside(outline, box, image))
+        columns.areas.append(area)
+        columns.boxes.extend(box)
+        for part in outline.parts:
+            columns.coordinates.extend(part)
+            columns.coordinate_ends.append(len(columns.coordinates))
+        if outline.runs is not None:
+            columns.runs.frombytes(outline.runs.tobytes())
+        columns.part_ends.append(len(columns.coordinate_ends))
+        columns.run_ends.append(len(columns.runs))
+
+    def finish(self) -> Columns:
+        """Number what has no id of its own, and report the changes."""
+        columns = self.columns
+        free = (number for number in count(1) if number not in self._seen)
+        for n, kind, why in self._unnumbered:
+            columns.ids[n] = number = next(free)
+            self._notes.append((n, kind, f"{why}; it is {number} here"))
+        for n, kind, what in self._notes:
+            name = self._images[columns.images[n]].name
+            self.changes.append(Fault(kind, name, columns.ids[n], what))
+        columns.category_texts = {code: text for text, code in self._codes.items()}
+        return columns
+
+    def _note(self, kind: str, what: str) -> None:
+        """Of the annotation that is being read."""
+        self._notes.append((len(self.columns.images), kind, what))
+
+    def _category(self, key: int | str) -> int:
+        if isinstance(key, int):
+            return key
+        return self._codes.setdefault(key, _LAST - len(self._codes))
+
+    def _number(self, entry: dict[str, Any], number: int | None) -> None:
+        if number is None:
+            kind, why = "no annotation id", f"its id is {shown(entry.get('id'))}"
+        elif number in self._seen:
+            kind, why = "duplicate annotation id", f"an earlier annotation has id {number}"
+        else:
+            self._seen.add(number)
+            self.columns.ids.append(number)
+            if isinstance(entry["id"], str):
+                self._note("number in quotes", "id")
+            return
+        self._unnumbered.append((len(self.columns.ids), kind, why))
+        self.columns.ids.append(0)
+
+    def _note_quotes(self, entry: dict[str, Any]) -> None:
+        texts = {key: entry[key] for key in _NUMBERS if isinstance(entry.get(key), str)}
+        quoted = [key for key in texts if key in _FLAGS or finite(texts[key]) is not None]
+        box = entry.get("bbox")
+        if isinstance(box, list) and any(isinstance(value, str) for value in box):
+            quoted.append("bbox")
+        if quoted:
+            self._note("number in quotes", ", ".join(quoted))
+
+    def _crowd(self, entry: dict[str, Any]) -> bool:
+        ignored = flag(entry, "ignore")
+        if ignored:
+            self._note(IGNORED, "ignore is set: it counts as a crowd region does")
+        return flag(entry, "iscrowd") or ignored
+
+    def _area(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> float:
+        given, area = entry.get("area"), finite(entry.get("area"))
+        if area is not None and 0 < area <= 2 * image.height * image.width:
+            return area
+        own = _pixels(outline, image)
+        if given is None or area == own:
+            return own
+        self._note("impossible area", f"area {shown(given)}; that of the mask, {own:g}, counts")
+        return own
+
+    def _box(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> list[float]:
+        """x y w h, as in the json unless it reaches far beyond the image."""
+        given = entry.get("bbox")
+        if given is None or given == []:
+            box = _extent(outline, image)
+            self._note("no box", f"the mask gives {[round(value, 2) for value in box]}")
+        else:
+            box = _numbers(given)
+        x, y, width, height = box
+        if width < 0 or height < 0:
+            raise BadEntryError("negative box", f"bbox {box}")
+        if width < LEAST_SIDE or height < LEAST_SIDE:
+            raise BadEntryError("box without area", f"bbox {box}")
+        sides = (
+            min(x + width, image.width) - max(x, 0),
+            min(y + height, image.height) - max(y, 0),
+        )
+        if min(sides) < LEAST_SIDE:
+            raise BadEntryError(
+                "box outside of the image", f"bbox {box} in {image.width} x {image.height}"
+            )
+        if max(map(abs, (x, y, x + width, y + height))) <= _FARTHEST:
+            return box
+        self._note("coordinates far outside of the image", f"bbox {box}, cut off")
+        x, right = max(x, -_FARTHEST), min(x + width, _FARTHEST)
+        y, bottom = max(y, -_FARTHEST), min(y + height, _FARTHEST)
+        return [x, y, right - x, bottom - y]
+
+    def _outline(self, value: Any, image: ImageEntry) -> _Outline:
+        if isinstance(value, dict):
+            return _Outline([], _runs(value, image))
+        if not isinstance(value, list) or not value:
+            raise BadEntryError(
+                "no segmentation",
+                "neither polygons nor an RLE: masks cannot be learnt from a box alone",
+            )
+        parts, bad = [], list[BadEntryError]()
+        for part in value:
+            try:
+                parts.append(self._part(part, image))
+            except BadEntryError as error:
+                bad.append(error)
+        if not parts:
+            raise bad[0]
+        if bad:
+            reasons = ", ".join(f"{error.args[0]} ({error.args[1]})" for error in bad[:3])
+            self._note(
+                "part of an outline left out", f"{len(bad)} of {len(value)} parts: {reasons}"
+            )
+        return _Outline(parts, None)
+
+    def _part(self, part: Any, image: ImageEntry) -> array:
+        """One polygon, cut off where it reaches far beyond the image."""
+        if not isinstance(part, list) or not set(map(type, part)) <= {int, float}:
+            raise BadEntryError("broken segmentation", "a polygon is not a list of numbers")
+        if len(part) < 6:
+            raise BadEntryError("polygon under 3 points", f"{len(part)} numbers")
+        try:
+            points = array("d", part)
+        except OverflowError:
+            points = array("d", [float("inf")])
+        values = np.frombuffer(points, np.float64)
+        if len(part) % 2 or not np.isfinite(values).all():
+            raise BadEntryError(
+                "broken segmentation", "a polygon has a coordinate that is missing or not finite"
+            )
+        near = near_window(values, image.height, image.width)
+        if near is values:
+            return points
+        if len(near) < 6:
+            raise BadEntryError("polygon outside of the image", "no point is near the image")
+        self._note(
+            "coordinates far outside of the image",
+            f"a polygon from {values.min():g} to {values.max():g}, cut off",
+        )
+        return array("d", near.tolist())
 
 
 def read_annotations(
-    entries: Iterable[Any], images: list[ImageEntry], faults: list[Fault]
+    entries: Iterable[Any],
+    images: list[ImageEntry],
+    faults: list[Fault],
+    changes: list[Fault] | None = None,
 ) -> Columns:
-    """The sound annotations, with category ids for labels. Of two with one id the first is kept."""
-    columns, seen = Columns(), set[int]()
-    positions = {image.id: position for position, image in enumerate(images)}
-    for entry in entries:
-        number, name = None, "?"
-        try:
-            if not isinstance(entry, dict):
-                raise BadEntryError("incomplete annotation", str(entry)[:40])
-            number = whole(entry, "id")
-            image_id = whole(entry, "image_id")
-            if image_id not in positions:
-                name = f"image id {image_id}"
-                raise BadEntryError("unknown image", "no such id in images")
-            position = positions[image_id]
-            image = images[position]
-            name = image.name
-            if number in seen:
-                raise BadEntryError("duplicate annotation id", "an earlier annotation has it")
-            seen.add(number)
-            keys = (position, number, whole(entry, "category_id"))
-            box = _box(entry, image)
-            outline = _outline(entry.get("segmentation"), image)
-            _append(columns, entry, outline, box, keys, image)
-        except BadEntryError as bad:
-            faults.append(Fault(bad.args[0], name, number, bad.args[1]))
-    return columns
+    """The sound annotations, with category ids for labels.
+
+    Ids decide nothing: an annotation without one, or with that of an earlier one, gets a free
+    number. `faults` and `changes` are added to.
+    """
+    reader = _Reader(images, faults, [] if changes is None else changes)
+    for place, entry in enumerate(entries):
+        reader.read(place, entry)
+    return reader.finish()
 
 
 def label_annotations(
@@ -75,99 +299,101 @@ def label_annotations(
     categories: tuple[Category, ...],
     images: list[ImageEntry],
     faults: list[Fault],
+    keys: dict[int | str, int] | None = None,
 ) -> None:
-    """Labels 1..K for category ids, in place; 0 for a category that there is not, which is a fault."""
-    labels = {category.id: label for label, category in enumerate(categories, 1)}
-    for n, category_id in enumerate(columns.labels):
-        columns.labels[n] = label = labels.get(category_id, 0)
+    """Labels 1..K for category ids, in place; 0 for a category that there is not, which is a fault.
+
+    keys: what annotations call a category -> its id, where the two differ.
+    """
+    labels: dict[int | str, int] = {category.id: n for n, category in enumerate(categories, 1)}
+    for key, number in (keys or {}).items():
+        labels[key] = labels.get(number, 0)
+    for n, code in enumerate(columns.labels):
+        key = columns.category_texts.get(code, code)
+        columns.labels[n] = label = labels.get(key, 0)
         if not label:
             name, what = (
                 images[columns.images[n]].name,
-                f"category_id {category_id} is not in categories",
+                f"category_id {shown(key)} is not in categories",
             )
             faults.append(Fault("unknown category", name, columns.ids[n], what))
 
 
-def _append(
-    columns: Columns,
-    entry: dict[str, Any],
-    outline: list[array] | NDArray[np.uint32],
-    box: list[float],
-    keys: tuple[int, int, int],
-    image: ImageEntry,
-) -> None:
-    area = entry.get("area")
-    area = (
-        float(area)
-        if isinstance(area, (int, float)) and math.isfinite(area)
-        else _area(outline, image)
-    )
-    columns.images.append(keys[0])
-    columns.ids.append(keys[1])
-    columns.labels.append(keys[2])
-    columns.crowd.append(bool(entry.get("iscrowd", 0)))
-    columns.areas.append(area)
-    columns.boxes.extend(box)
-    if isinstance(outline, list):
-        for part in outline:
-            columns.coordinates.extend(part)
-            columns.coordinate_ends.append(len(columns.coordinates))
-    else:
-        columns.runs.frombytes(outline.tobytes())
-    columns.part_ends.append(len(columns.coordinate_ends))
-    columns.run_ends.append(len(columns.runs))
-
-
-def _box(entry: dict[str, Any], image: ImageEntry) -> list[float]:
-    box = entry.get("bbox")
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(value, (int, float)) for value in box)
+def _numbers(value: Any) -> list[float]:
+    """A box of four finite numbers."""
+    plain = isinstance(value, list) and len(value) == 4
+    if not plain or not all(
+        isinstance(side, (int, float, str)) and not isinstance(side, bool) for side in value
     ):
-        raise BadEntryError("incomplete annotation", f"bbox is {box!r}, not [x, y, w, h]")
-    x, y, width, height = map(float, box)
-    if not all(map(math.isfinite, (x, y, width, height))):
-        raise BadEntryError("box not finite", f"bbox {box}")
-    if width < 0 or height < 0:
-        raise BadEntryError("negative box", f"bbox {box}")
-    if width == 0 or height == 0:
-        raise BadEntryError("box without area", f"bbox {box}")
-    if x >= image.width or y >= image.height or x + width <= 0 or y + height <= 0:
-        raise BadEntryError(
-            "box outside of the image", f"bbox {box} in {image.width} x {image.height}"
-        )
-    return [x, y, width, height]
+        raise BadEntryError("incomplete annotation", f"bbox is {shown(value)}, not [x, y, w, h]")
+    box = [finite(side) for side in value]
+    sides = [side for side in box if side is not None]
+    if len(sides) < 4:
+        raise BadEntryError("box not finite", f"bbox {shown(value)}")
+    return sides
 
 
-def _outline(value: Any, image: ImageEntry) -> list[array] | NDArray[np.uint32]:
-    """Polygons as arrays x0 y0 x1 y1 ..., or the run lengths of an RLE."""
-    if isinstance(value, dict):
-        return _runs(value, image)
-    if not isinstance(value, list) or not value:
+def _extent(outline: _Outline, image: ImageEntry) -> list[float]:
+    """x y w h of what the outline covers."""
+    if outline.runs is None:
+        points = np.concatenate([np.frombuffer(part, np.float64) for part in outline.parts])
+        low, high = points.reshape(-1, 2).min(0), points.reshape(-1, 2).max(0)
+        return [*low.tolist(), *(high - low).tolist()]
+    extent = _rle_extent(outline.runs, image.height)
+    if extent is None:
+        raise BadEntryError("no segmentation", "an RLE without a pixel")
+    x1, y1, x2, y2 = map(float, extent)
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _rle_extent(runs: NDArray[np.uint32], height: int) -> tuple[int, int, int, int] | None:
+    """x1 y1 x2 y2 of the pixels; None if there are none."""
+    ends = np.cumsum(runs, dtype=np.int64)
+    begins, ends = ends[:-1:2], ends[1::2]  # of the runs of the object
+    begins, ends = begins[begins < ends], ends[begins < ends] - 1
+    if not len(ends):
+        return None
+    columns = begins // height, ends // height
+    if (columns[0] != columns[1]).any():  # a run that goes on in the next column
+        top, bottom = 0, height
+    else:
+        top, bottom = int((begins % height).min()), int((ends % height).max()) + 1
+    return int(columns[0][0]), top, int(columns[1][-1]) + 1, bottom
+
+
+def _surely_inside(outline: _Outline, box: list[float], image: ImageEntry) -> bool:
+    """Whether an RLE has pixels and all of their centres lie in the box."""
+    extent = None if outline.runs is None else _rle_extent(outline.runs, image.height)
+    if extent is None:
+        return False
+    x, y, width, height = box
+    return (
+        extent[0] + 0.5 >= x
+        and extent[1] + 0.5 >= y
+        and extent[2] - 0.5 <= x + width
+        and extent[3] - 0.5 <= y + height
+    )
+
+
+def _check_scale(box: list[float], outline: _Outline, image: ImageEntry) -> None:
+    """Coordinates from 0 to 1 are no pixels."""
+    if min(image.width, image.height) < 4:
+        return
+    furthest = [max(box[0] + box[2], box[1] + box[3])]
+    if outline.runs is None:
+        furthest.append(max(max(part) for part in outline.parts))
+    if min(furthest) <= _NORMALIZED:
         raise BadEntryError(
-            "no segmentation",
-            "neither polygons nor an RLE: masks cannot be learnt from a box alone",
+            "coordinates from 0 to 1",
+            "everything lies in the first pixel: multiply x by the image's width and y by its height",
         )
-    try:
-        parts = [array("d", part) for part in value]
-    except TypeError:
-        raise BadEntryError("broken segmentation", "a polygon is not a list of numbers") from None
-    for part in parts:
-        if len(part) < 6:
-            raise BadEntryError("polygon under 3 points", f"{len(part)} numbers")
-        if len(part) % 2 or not all(map(math.isfinite, part)):
-            raise BadEntryError(
-                "broken segmentation", "a polygon has a coordinate that is missing or not finite"
-            )
-    return parts
 
 
 def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
     if rle.get("size") != [image.height, image.width]:
         raise BadEntryError(
             "RLE of another size",
-            f"size {rle.get('size')}, the image has {[image.height, image.width]}",
+            f"size {shown(rle.get('size'))}, the image has {[image.height, image.width]}",
         )
     counts = rle.get("counts")
     try:
@@ -176,15 +402,20 @@ def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise BadEntryError("broken segmentation", "the RLE's counts are damaged") from None
-    if runs.ndim != 1 or (runs < 0).any() or runs.sum() != image.height * image.width:
+    pixels = image.height * image.width
+    # each alone, too: a sum of huge ones wraps round
+    if runs.ndim != 1 or ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
         raise BadEntryError(
             "broken segmentation", "the RLE's counts do not add up to the image's pixels"
         )
     return runs.astype(np.uint32)
 
 
-def _area(outline: list[array] | NDArray[np.uint32], image: ImageEntry) -> float:
-    if not isinstance(outline, list):
-        return float(outline[1::2].sum())
-    parts = coco_mask.frPyObjects([list(part) for part in outline], image.height, image.width)
-    return float(coco_mask.area(coco_mask.merge(parts)))
+def _pixels(outline: _Outline, image: ImageEntry) -> float:
+    """How many the mask has."""
+    if outline.runs is not None:
+        return float(outline.runs[1::2].sum(dtype=np.int64))
+    parts = [np.frombuffer(part, np.float64) for part in outline.parts]
+    return float(
+        expand_counts(polygons_rle(parts, image.height, image.width)["counts"])[1::2].sum()
+    )

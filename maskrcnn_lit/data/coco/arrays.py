@@ -20,9 +20,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.data.coco.annotations import Columns
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import Fault
-from maskrcnn_lit.data.coco.parse import Instances, read_instances
+from maskrcnn_lit.data.coco.parse import Instances, Measure, read_instances
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import write_json
 from maskrcnn_lit.storage.sources import Source
@@ -33,7 +34,7 @@ Floats = NDArray[np.float64]
 
 _HEADER = 128  # bytes before the data of an .npy
 
-FORMAT = 1  # of the arrays; another number makes other folders
+FORMAT = 2  # of the arrays; another number makes other folders
 
 
 class Names(Sequence[str]):
@@ -63,6 +64,7 @@ class Arrays:
     """
 
     image_ids: Ints  # I, as in the json
+    image_order: Ints  # I: place in the json's list
     heights: Ints  # I
     widths: Ints  # I
     name_text: NDArray[np.uint8]
@@ -75,7 +77,8 @@ class Arrays:
     crowd: NDArray[np.bool_]  # N
     areas: Floats  # N
     boxes: Floats  # N 4: x y w h as in the json
-    order: Ints  # N: place among the sound annotations of the json
+    order: Ints  # N: place in the json's list
+    doubtful: NDArray[np.bool_]  # N: its mask may have no pixel in its box
     part_spans: Ints  # N 2: its polygons, rows of coordinate_spans; none for an RLE
     coordinate_spans: Ints  # polygons 2: begin, end in coordinates
     coordinates: Floats  # x y x y ...
@@ -90,6 +93,7 @@ class Packed:
     folder: Path
     categories: tuple[Category, ...]  # of labels 1..K
     faults: tuple[Fault, ...]
+    changes: tuple[Fault, ...]  # what is read otherwise than it is written
     arrays: Arrays
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,6 +127,7 @@ def pack(found: Instances) -> Arrays:
     url_text, url_spans = _texts([entry.url for entry in entries])
     return Arrays(
         image_ids=np.array([entry.id for entry in entries], np.int64),
+        image_order=np.array([entry.entry for entry in entries], np.int64),
         heights=np.array([entry.height for entry in entries], np.int64),
         widths=np.array([entry.width for entry in entries], np.int64),
         name_text=name_text,
@@ -135,7 +140,8 @@ def pack(found: Instances) -> Arrays:
         crowd=_column(columns.crowd, np.int8)[by].astype(bool),
         areas=areas[by],
         boxes=boxes[by],
-        order=by,
+        order=_column(columns.entries, np.int64)[by],
+        doubtful=doubtful_masks(columns)[by],
         part_spans=_spans(columns.part_ends)[by],
         coordinate_spans=_spans(columns.coordinate_ends),
         coordinates=_column(columns.coordinates, np.float64),
@@ -144,9 +150,41 @@ def pack(found: Instances) -> Arrays:
     )
 
 
-def open_json(source: Source, name: str, cache: Path) -> Packed:
+_SURE = 1.5  # px: a shape that holds a circle of this radius covers the centre of a pixel, and
+
+_SLACK = 0.5  # px: still does where it reaches this far beyond its box
+
+
+def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
+    """N, in the order of the file: whether a mask may have no pixel inside of its box, since it is
+    thin, or reaches beyond the box.
+
+    The largest circle in a shape has a radius of its area over the length of its outline, or more.
+    """
+    doubtful = _column(columns.doubtful, np.int8).astype(bool)
+    spans = _spans(columns.coordinate_ends) // 2  # points
+    if not len(spans):
+        return doubtful
+    starts = spans[:, 0]
+    x, y = _column(columns.coordinates, np.float64).reshape(-1, 2).T
+    after = np.arange(1, len(x) + 1)
+    after[spans[:, 1] - 1] = starts  # behind the last point comes the first
+    areas = np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2
+    lengths = np.add.reduceat(np.hypot(x[after] - x, y[after] - y), starts)
+    boxes = _column(columns.boxes, np.float64).reshape(-1, 4)
+    owners = np.repeat(np.arange(len(boxes)), np.diff(columns.part_ends, prepend=0))
+    low, high = boxes[owners, :2] - _SLACK, boxes[owners, :2] + boxes[owners, 2:] + _SLACK
+    inside = areas >= _SURE * lengths
+    for axis, values in enumerate((x, y)):
+        inside &= np.minimum.reduceat(values, starts) >= low[:, axis]
+        inside &= np.maximum.reduceat(values, starts) <= high[:, axis]
+    doubtful[owners[inside]] = False
+    return doubtful
+
+
+def open_json(source: Source, name: str, cache: Path, measure: Measure | None = None) -> Packed:
     """The packed form of the json `name` of `source`, in `cache`/index; the first time it is read
-    and written there.
+    and written there. What depends on image files that were measured is read each time.
 
     Raises:
         UserError: there is no such file, or it is no COCO instances json.
@@ -171,8 +209,13 @@ def open_json(source: Source, name: str, cache: Path) -> Packed:
             f"{where} is a folder: give the COCO json itself in data.*.annotations"
         ) from None
     folder = cache / "index" / f"{hashlib.sha256(data).hexdigest()[:32]}-{FORMAT}"
-    if not folder.is_dir():
-        write_packed(folder, read_instances(data, where))
+    found = None if folder.is_dir() else read_instances(data, where, measure)
+    if found is not None and found.measured:
+        sizes = json.dumps(found.measured).encode()
+        folder = folder.with_name(f"{hashlib.sha256(data + sizes).hexdigest()[:32]}-{FORMAT}")
+        stamp = None
+    if found is not None and not folder.is_dir():
+        write_packed(folder, found)
     if stamp is not None:
         write_json(seen, {"where": where, "stamp": stamp, "key": folder.name})
     return open_packed(folder)
@@ -191,7 +234,8 @@ def write_packed(folder: Path, found: Instances) -> None:
                 np.save(file, getattr(arrays, field.name))
                 file.flush()
                 os.fsync(file.fileno())
-        write_json(writing / "meta.json", {"categories": found.categories, "faults": found.faults})
+        meta = {"categories": found.categories, "faults": found.faults, "changes": found.changes}
+        write_json(writing / "meta.json", meta)
         writing.chmod(0o755)
         try:
             os.rename(writing, folder)
@@ -210,6 +254,7 @@ def open_packed(folder: Path) -> Packed:
         folder=folder,
         categories=tuple(Category(*category) for category in meta["categories"]),
         faults=tuple(Fault(*fault) for fault in meta["faults"]),
+        changes=tuple(Fault(*change) for change in meta["changes"]),
         arrays=Arrays(**arrays),
     )
 

@@ -1,14 +1,26 @@
 """What is wrong with an entry of a COCO json, or with its image file.
 
-One policy for every fault: it is noted and the entry left out. Whether faults stop the program or
-are only told is for `index.read_index` to decide.
+A fault leaves the entry out; whether faults stop the program or are only reported is for
+`index.read_index` to decide. A change keeps the entry, but reads it otherwise than it is written.
 """
 
+import math
+import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+_WHOLE = re.compile(r"\s*[+-]?\d{1,19}\s*").fullmatch
+
+_repr = reprlib.Repr()  # a list that is nested deeply has no plain repr
+_repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 60, 60, 40
+
+_YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
+
 
 class Fault(NamedTuple):
+    """A fault, or a change."""
+
     kind: str  # "missing file", "box without area", ...
     image: str  # file name, or what is known of it
     annotation: int | None  # its id; None if the image itself is at fault
@@ -20,24 +32,83 @@ class BadEntryError(Exception):
 
 
 def whole(entry: dict[str, Any], key: str) -> int:
-    """The value of `key`, a whole number; BadEntryError for anything else."""
-    value = entry.get(key)
+    """The value of `key`, a whole number, perhaps in quotes; BadEntryError for anything else."""
+    value = whole_or_none(entry.get(key))
+    if value is None:
+        kind = "incomplete image entry" if "file_name" in entry else "incomplete annotation"
+        raise BadEntryError(kind, f"{key} is {shown(entry.get(key))}, not a whole number")
+    return value
+
+
+def whole_or_none(value: Any) -> int | None:
+    """A whole number, perhaps in quotes or with .0, that 64 bits hold; None for anything else."""
+    if isinstance(value, str) and _WHOLE(value):
+        value = int(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63:
-        kind = "incomplete image entry" if "file_name" in entry else "incomplete annotation"
-        raise BadEntryError(kind, f"{key} is {entry.get(key)!r}, not a whole number")
+        return None
     return value
+
+
+def identifier(entry: dict[str, Any], key: str) -> int | str:
+    """An id that other entries refer to: a whole number, or any other text; BadEntryError for
+    anything else.
+    """
+    value = entry.get(key)
+    if isinstance(value, str) and value and not _WHOLE(value):
+        return value
+    return whole(entry, key)
+
+
+def finite(value: Any) -> float | None:
+    """A number, perhaps in quotes, as a finite float; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def flag(entry: dict[str, Any], key: str) -> bool:
+    """The value of `key`: 0 or 1, true or false, perhaps in quotes, false where it is missing;
+    BadEntryError for anything else.
+    """
+    value = entry.get(key)
+    if value is None or value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in (*_YES, *_NO):
+        return value.strip().lower() in _YES
+    raise BadEntryError("incomplete annotation", f"{key} is {shown(value)}, neither 0 nor 1")
+
+
+def shown(value: Any) -> str:
+    """A value of a file in a message: cut, and in ASCII where a terminal could not print it."""
+    text = _repr.repr(value)
+    return text if printable(text) else ascii(text)
+
+
+def printable(text: str) -> bool:
+    """Whether it can be written as UTF-8: a json may hold halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def describe(faults: Sequence[Fault], names: int = 3) -> Iterator[str]:
     """One line for each kind of fault: how many, and the first few by file and annotation id."""
-    for kind in dict.fromkeys(fault.kind for fault in faults):
-        same = [fault for fault in faults if fault.kind == kind]
-        told = [
+    by_kind: dict[str, list[Fault]] = {}
+    for fault in faults:
+        by_kind.setdefault(fault.kind, []).append(fault)
+    for kind, same in by_kind.items():
+        listed = [
             f"{fault.image}: {fault.what}"
             if fault.annotation is None
             else f"annotation {fault.annotation} of {fault.image}: {fault.what}"
             for fault in same[:names]
         ]
-        yield f"{len(same)} x {kind} ({'; '.join(told)}{'; ...' if len(same) > names else ''})"
+        yield f"{len(same)} x {kind} ({'; '.join(listed)}{'; ...' if len(same) > names else ''})"

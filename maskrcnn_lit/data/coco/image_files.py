@@ -1,13 +1,17 @@
-"""Which image files of an index are there and are what the json says, as far as their headers tell."""
+"""Which image files of an index are there and are what the json says, as far as their headers tell;
+and where files lie whose names were written for another folder or another system.
+"""
 
 import hashlib
 import io
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from maskrcnn_lit.data.coco.arrays import Packed
 from maskrcnn_lit.data.coco.faults import Fault
@@ -18,6 +22,75 @@ from maskrcnn_lit.storage.sources import Folder, Source
 Ints = NDArray[np.int64]
 
 _CHUNK = 256  # files a task
+
+_HINTS = 20  # missing files for which others are looked for
+
+_ORIENTATION = 0x0112  # EXIF tag; from 5 on the image lies on its side
+
+
+class RenamedFiles(Folder):
+    """A folder in which a file that is not there by its name is looked for under `other_names`."""
+
+    def path(self, name: str) -> Path:
+        path = super().path(name)
+        if not path.is_file():
+            for other in other_names(name, self.folder):
+                if safe_path(Path(), other) and super().path(other).is_file():
+                    return super().path(other)
+        return path
+
+    def name_on_disk(self, name: str) -> str:
+        """The name under which a file is found."""
+        path = self.path(name)
+        return path.relative_to(self.folder).as_posix() if path != super().path(name) else name
+
+
+def other_names(name: str, folder: Path) -> Iterator[str]:
+    """What `name` may mean: with slashes in place of the backslashes of Windows, and without
+    leading folders that `folder` ends with already.
+    """
+    plain = name.replace("\\", "/")
+    if plain != name:
+        yield plain
+    parts, own = plain.split("/"), folder.absolute().parts
+    for length in range(len(parts) - 1, 0, -1):
+        if tuple(parts[:length]) == own[-length:]:
+            yield "/".join(parts[length:])
+
+
+def with_renamed_files(packed: Packed, source: Source) -> Source:
+    """`source`, or one that also looks under `other_names`, where a name of the json has any."""
+    if not isinstance(source, Folder):
+        return source
+    text = packed.arrays.name_text.tobytes()
+    doubled = f"{source.folder.absolute().name}/".encode("utf-8", "surrogateescape")
+    return RenamedFiles(source.folder) if b"\\" in text or doubled in text else source
+
+
+def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
+    """The files of images `rows` that lie under another name, as changes."""
+    if not isinstance(source, RenamedFiles):
+        return []
+    pairs = ((packed.names[int(row)], int(row)) for row in rows)
+    found = ((name, source.name_on_disk(name)) for name, _ in pairs)
+    return [
+        Fault("file name", name, None, f"the file is {other}")
+        for name, other in found
+        if other != name
+    ]
+
+
+def image_size(source: Source, name: str) -> tuple[int, int] | None:
+    """Height and width of an image file, upright, by its header; None where it has none."""
+    if safe_path(Path(), name) is None:
+        return None
+    try:
+        file = source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name))
+        with Image.open(file) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+        return None
 
 
 def sound_files(
@@ -59,7 +132,7 @@ def sound_files(
         buffer = io.BytesIO()
         np.save(buffer, stamps)
         atomic_write(file, buffer.getvalue())
-    return np.concatenate([rows[:0], *sound]), bad
+    return np.concatenate([rows[:0], *sound]), _with_hints(bad, source)
 
 
 def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | None:
@@ -69,11 +142,14 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | No
         return Fault(
             "file name outside of the folder", name, None, f"never read, it leaves {source.where}"
         )
-    stamp = source.stamp(name)
+    try:
+        stamp = source.stamp(name)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        return Fault("missing file", name, None, f"{error.strerror or error}")
     if stamp is not None and stamps[row].tolist() == list(stamp):
         return None
     if stamp is None:
-        return Fault("missing file", name, None, "no such file")
+        return Fault("missing file", name, None, f"no such file: {source.where}/{name}")
     size = int(arrays.heights[row]), int(arrays.widths[row])
     fault = file_fault(
         source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name)), *size
@@ -81,6 +157,39 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | No
     if fault is None:
         stamps[row] = stamp
     return Fault(fault[0], name, None, fault[1]) if fault else None
+
+
+def _with_hints(faults: list[Fault], source: Source) -> list[Fault]:
+    """The same faults; of the first missing files, where a file of that name lies."""
+    if not isinstance(source, Folder):
+        return faults
+    missing = [n for n, fault in enumerate(faults) if fault.kind == "missing file"][:_HINTS]
+    if not missing:
+        return faults
+    folder = source.folder.absolute()
+    below = [path for path in folder.iterdir() if path.is_dir()]
+    for n in missing:
+        name = faults[n].image.replace("\\", "/")
+        base = name.rsplit("/", 1)[-1]
+        for root in (folder.parent, *below):
+            if base and _is_file(root / name):
+                faults[n] = _hinted(faults[n], f"{root / name} exists: did you mean images={root}?")
+                break
+        else:
+            if base and _is_file(folder / base):
+                faults[n] = _hinted(faults[n], f"{folder / base} exists: write file_name={base}")
+    return faults
+
+
+def _hinted(fault: Fault, hint: str) -> Fault:
+    return fault._replace(what=f"{fault.what}; {hint}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _read_stamps(file: Path, count: int) -> Ints:

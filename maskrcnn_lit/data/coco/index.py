@@ -20,11 +20,18 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, open_json
 from maskrcnn_lit.data.coco.categories import Category, match_categories
 from maskrcnn_lit.data.coco.faults import Fault, describe
-from maskrcnn_lit.data.coco.image_files import sound_files
-from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs
+from maskrcnn_lit.data.coco.image_files import (
+    RenamedFiles,
+    image_size,
+    renamed,
+    sound_files,
+    with_renamed_files,
+)
+from maskrcnn_lit.data.coco.parse import Measure
+from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs, polygons_rle
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
-from maskrcnn_lit.storage.sources import Source, open_annotations, open_images
+from maskrcnn_lit.storage.sources import Folder, Source, open_annotations, open_images
 
 OnBad = Literal["error", "skip"]
 
@@ -42,7 +49,8 @@ class AnnotationIndex:
     rows: Ints  # I: which of its images
     categories: tuple[Category, ...]
     labels: Ints  # 1 + the json's own K: its label -> label here
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...] = ()  # of what is left out
+    changes: tuple[Fault, ...] = ()  # what is read otherwise than it is written
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -129,6 +137,18 @@ class AnnotationIndex:
             return compress_runs(outline, self.size(i))
         return [part.reshape(-1, 2) for part in outline]
 
+    def rle(self, i: int, j: int) -> dict[str, Any]:
+        """The mask of annotation j of image i as a compressed RLE of the whole image."""
+        outline, (height, width) = self.outline(i, j), self.size(i)
+        if isinstance(outline, np.ndarray):
+            return compress_runs(outline, (height, width))
+        return polygons_rle(outline, height, width)
+
+    def coco_annotation(self, i: int, j: int) -> tuple[dict[str, Any], int]:
+        """Annotation j of image i as an entry of a COCO json, and its place in the list there."""
+        n = self.span(i)[0] + j
+        return self._annotation(i, n), int(self.packed.arrays.order[n])
+
     def take(self, positions: Ints) -> AnnotationIndex:
         """The images at `positions`, in that order."""
         return replace(self, rows=self.rows[positions])
@@ -168,8 +188,19 @@ class AnnotationIndex:
         result's categories are in the order of that table with the ids of this json, as its ground
         truth and its results need them.
         """
-        table, labels = match_categories(self.categories, categories, self.source.where)
+        table, labels = match_categories(
+            self.categories, categories, self.source.where, used=self.used_labels()
+        )
         return replace(self, categories=table, labels=labels[self.labels])
+
+    def used_labels(self) -> set[int]:
+        """The labels of the annotations of these images."""
+        begins, ends = self.spans.T
+        change = np.zeros(len(self.packed.arrays.labels) + 1, np.int64)
+        np.add.at(change, begins, 1)
+        np.add.at(change, ends, -1)
+        inside = np.cumsum(change[:-1]) > 0
+        return set(np.unique(self.labels[self.packed.arrays.labels[inside]]).tolist())
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """A COCO instances dict of these images: original ids, boxes, areas, shapes; annotations in
@@ -222,7 +253,8 @@ def read_index(
         file names start from: a folder, a zip or a URL (see `source.open_images`). on_bad: "error":
         any fault is a UserError that counts them by kind and names the first of each; "skip": an
         image that is missing, empty, no image, of another size or outside of the folder is left
-        out, and so is an annotation that is faulty in itself; `.faults` of the result tells them.
+        out, and so is an annotation that is faulty in itself; `.faults` of the result lists them.
+        What is kept, but read otherwise than it is written, is in `.changes`, with either.
         keep_empty: keep images without annotations. image_ids: these images only. take, how, seed:
         only so many images, see `AnnotationIndex.subset`; a faulty file is replaced by the next
         one. Files are looked at in that order until there are enough, so a small part of a large
@@ -235,8 +267,10 @@ def read_index(
     if on_bad not in ("error", "skip"):
         raise UserError(f"data.on_bad={on_bad} is unknown: use error or skip")
     cache = cache or default_cache()
-    packed = open_json(*open_annotations(str(annotations), cache, cache_gb), cache)
+    file = open_annotations(str(annotations), cache, cache_gb)
     source = open_images(str(images), cache, cache_gb)
+    packed = open_json(*file, cache, _measure(source) if source.local else None)
+    source = with_renamed_files(packed, source)
     index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
     rows, bad = sound_files(packed, source, index.rows, count, cache)
     # of an image that goes as a whole the annotations are no news: with the size wrong they are
@@ -246,12 +280,20 @@ def read_index(
     if faults and on_bad == "error":
         raise UserError(
             f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: {'; '.join(describe(faults))}. "
-            "Mend them, or leave the faulty images and annotations out with data.on_bad=skip"
+            "Fix them, or leave the faulty images and annotations out with data.on_bad=skip"
         )
     if not len(rows) or (take is not None and len(rows) < take):
         told = f" ({'; '.join(describe(faults))})" if faults else ""
         raise UserError(f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{told}")
-    return replace(index, rows=np.sort(rows), faults=tuple(faults))
+    rows = np.sort(rows)
+    changes = (*packed.changes, *renamed(packed, source, rows))
+    return replace(index, rows=rows, faults=tuple(faults), changes=changes)
+
+
+def _measure(source: Source) -> Measure:
+    """Sizes of the images of a folder or a zip, whatever system their names were written for."""
+    source = RenamedFiles(source.folder) if isinstance(source, Folder) else source
+    return lambda name: image_size(source, name)
 
 
 def preferred(

@@ -1,13 +1,14 @@
 """A COCO instances json, read once and checked entry by entry.
 
-What is wrong with an entry is noted as a `Fault` and the entry left out. What makes the file
-useless is a UserError.
+What is wrong with an entry is noted as a `Fault` and the entry left out; where it can be read
+otherwise than it is written, that is a change. What makes the file useless is a UserError.
 """
 
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Set
+from itertools import count
 from typing import Any, NamedTuple
 
 from maskrcnn_lit.data.coco.annotations import (
@@ -17,8 +18,22 @@ from maskrcnn_lit.data.coco.annotations import (
     read_annotations,
 )
 from maskrcnn_lit.data.coco.categories import Category
-from maskrcnn_lit.data.coco.faults import BadEntryError, Fault, whole
+from maskrcnn_lit.data.coco.faults import (
+    BadEntryError,
+    Fault,
+    identifier,
+    printable,
+    shown,
+    whole,
+)
 from maskrcnn_lit.errors import UserError
+
+# the height and width of an image file by its name; None where it cannot be read
+Measure = Callable[[str], tuple[int, int] | None]
+
+LONGEST = 1_000_000  # pixels a side, and
+
+MOST_PIXELS = 2**31 - 1  # of an image: pycocotools counts in 32 bits
 
 
 class Instances(NamedTuple):
@@ -28,21 +43,31 @@ class Instances(NamedTuple):
     images: list[ImageEntry]  # in the order of the file, as the annotations are
     annotations: Columns
     faults: list[Fault]
+    changes: list[Fault]  # what is read otherwise than it is written
+    measured: list[tuple[str, int, int]]  # name, height, width (0: unknown) of images whose entry
+    # has no size: all of this depends on their files
 
 
-def read_instances(data: bytes, where: str) -> Instances:
+class _Images(NamedTuple):
+    entries: list[ImageEntry]
+    measured: list[tuple[str, int, int]]
+
+
+def read_instances(data: bytes, where: str, measure: Measure | None = None) -> Instances:
     """A COCO instances json, annotation by annotation: as Python objects those of train2017 would
     take 3 GB.
 
     Args:
         data: the file.
         where: its path or URL, for messages.
+        measure: gives the size of an image whose entry has none; without it that is a fault.
 
     Raises:
         UserError: no JSON, or one of the three lists is missing or of no use.
     """
     found: dict[str, Any] = {}
     faults: list[Fault] = []
+    changes: list[Fault] = []
     columns = None
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
@@ -51,12 +76,12 @@ def read_instances(data: bytes, where: str) -> Instances:
             if isinstance(value, Entries) and isinstance(
                 found.get("images"), list
             ):  # as in the official files
-                images = read_images(found["images"], faults)
-                columns = read_annotations(value, images, faults)
+                images = _read_images(found["images"], faults, changes, measure)
+                columns = read_annotations(value, images.entries, faults, changes)
         _check_lists(found, where)
         if columns is None:
-            images = read_images(found["images"], faults)
-            columns = read_annotations(found["annotations"], images, faults)
+            images = _read_images(found["images"], faults, changes, measure)
+            columns = read_annotations(found["annotations"], images.entries, faults, changes)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(
             f"{where} cannot be read as JSON ({error}): expected a COCO instances json"
@@ -66,9 +91,10 @@ def read_instances(data: bytes, where: str) -> Instances:
             f"{where} holds a {type(error.value).__name__}, not a COCO instances json, which is an object with the "
             "keys images, annotations and categories (a list is what results look like)"
         ) from None
-    categories = read_categories(found["categories"], where)
-    label_annotations(columns, categories, images, faults)
-    return Instances(categories, images, columns, faults)
+    used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
+    categories, keys = read_categories(found["categories"], where, used, changes)
+    label_annotations(columns, categories, images.entries, faults, keys)
+    return Instances(categories, images.entries, columns, faults, changes, images.measured)
 
 
 def _check_lists(found: dict[str, Any], where: str) -> None:
@@ -84,66 +110,170 @@ def _check_lists(found: dict[str, Any], where: str) -> None:
         )
 
 
-def read_categories(entries: list[Any], where: str) -> tuple[Category, ...]:
-    """The categories by name. UserError: none, one without id or name, or an id or a name twice."""
-    try:
-        categories = sorted(
-            (Category(whole(e, "id"), str(e["name"])) for e in entries), key=lambda c: c.name
-        )
-    except (KeyError, TypeError, AttributeError, BadEntryError):
-        raise UserError(
-            f"a category of {where} lacks a whole number as id, or a name: give each both"
-        ) from None
-    if not categories:
-        raise UserError(f"{where} has no categories: name at least one under 'categories'")
-    for what, values in (
-        ("name", [c.name for c in categories]),
-        ("id", [str(c.id) for c in categories]),
-    ):
-        twice = sorted({value for value in values if values.count(value) > 1})
-        if twice:
+def read_categories(
+    entries: list[Any], where: str, used: Set[int | str], changes: list[Fault]
+) -> tuple[tuple[Category, ...], dict[int | str, int]]:
+    """The categories by name, and the id of each by what annotations call it.
+
+    A name may come twice where only one of the two is used (exporters write a group that has the
+    name of its class): the others are left out, which is a change. Ids that are text get numbers.
+
+    Args:
+        used: what the annotations call the categories that they have.
+
+    Raises:
+        UserError: no category, one without id or name, or an id or a used name twice.
+    """
+    named: dict[int | str, str] = {}
+    for entry in entries:
+        try:
+            key, name = identifier(entry, "id"), _category_name(entry["name"])
+        except (KeyError, TypeError, AttributeError, BadEntryError):
             raise UserError(
-                f"two categories of {where} have the same {what} {', '.join(twice)}: make them differ"
+                f"a category of {where} lacks a whole number as id, or a name: give each both"
+            ) from None
+        if named.setdefault(key, name) != name:
+            raise UserError(
+                f"two categories of {where} have the same id {shown(key)}: make them differ"
             )
-    return tuple(categories)
+    if not named:
+        raise UserError(f"{where} has no categories: name at least one under 'categories'")
+    names = list(named.values())
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        same = [key for key in named if named[key] == name]
+        keep = [key for key in same if key in used] or same[:1]
+        if len(keep) > 1:
+            raise UserError(
+                f"two categories of {where} have the same name {name}: make them differ"
+            )
+        for key in set(same) - set(keep):
+            del named[key]
+            what = (
+                f"id {shown(key)} has the name of id {shown(keep[0])} and no annotation: left out"
+            )
+            changes.append(Fault("category twice", f"category {name}", None, what))
+    numbers = _numbered(named)
+    for key in named:
+        if isinstance(key, str):
+            what = f"the id {shown(key)} is text; it is {numbers[key]} here"
+            changes.append(Fault("id that is text", f"category {named[key]}", None, what))
+    table = sorted((Category(numbers[key], named[key]) for key in named), key=lambda c: c.name)
+    return tuple(table), numbers
+
+
+def _category_name(value: Any) -> str:
+    if isinstance(value, (bool, list, dict)) or value is None or not printable(str(value)):
+        raise BadEntryError("category", "no name")
+    return str(value)
+
+
+def _numbered(keys: Collection[int | str]) -> dict[int | str, int]:
+    """Each id as a number: text gets the first ones from 1 on that are free."""
+    taken = set(keys)
+    free = (number for number in count(1) if number not in taken)
+    return {key: next(free) if isinstance(key, str) else key for key in keys}
 
 
 def read_images(entries: list[Any], faults: list[Fault]) -> list[ImageEntry]:
     """The image entries that are whole and of a new id, in the order of the file."""
-    images: dict[int, ImageEntry] = {}
-    for entry in entries:
-        name = str(entry.get("file_name")) if isinstance(entry, dict) else str(entry)[:40]
+    return _read_images(entries, faults, [], None).entries
+
+
+def _read_images(
+    entries: list[Any], faults: list[Fault], changes: list[Fault], measure: Measure | None
+) -> _Images:
+    images: dict[int | str, ImageEntry] = {}
+    measured: list[tuple[str, int, int]] = []
+    for place, entry in enumerate(entries):
+        name = _shown_name(entry)
         try:
-            if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-                raise BadEntryError("incomplete image entry", "no file_name")
-            image = ImageEntry(
-                whole(entry, "id"), whole(entry, "height"), whole(entry, "width"), name, _url(entry)
-            )
-            if min(image.height, image.width) < 1:
+            size = _size(entry, measure)
+            if size is not None:
+                measured.append((name, *size))
+            image = _read_image(entry, place, size)
+            key = image.id if image.key is None else image.key
+            if key in images:
                 raise BadEntryError(
-                    "incomplete image entry", f"size {image.width} x {image.height}"
+                    "duplicate image id", f"id {shown(key)} is that of {images[key].name} too"
                 )
-            if image.id in images:
-                raise BadEntryError(
-                    "duplicate image id", f"id {image.id} is that of {images[image.id].name} too"
-                )
-            images[image.id] = image
         except BadEntryError as bad:
             faults.append(Fault(bad.args[0], name, None, bad.args[1]))
-    return list(images.values())
+            continue
+        images[key] = image
+        if size is not None:
+            what = f"the file gives {image.width} x {image.height}"
+            changes.append(Fault("no image size", name, None, what))
+        quoted = [key for key in ("height", "width") if isinstance(entry.get(key), str)]
+        quoted += ["id"] if isinstance(entry["id"], str) and image.key is None else []
+        if quoted:
+            changes.append(Fault("number in quotes", name, None, ", ".join(quoted)))
+    numbers = _numbered(images)
+    for key, image in images.items():
+        if isinstance(key, str):
+            what = f"the id {shown(key)} is text; it is {numbers[key]} here"
+            changes.append(Fault("id that is text", image.name, None, what))
+    return _Images([image._replace(id=numbers[key]) for key, image in images.items()], measured)
+
+
+def _shown_name(entry: Any) -> str:
+    """What messages call an image."""
+    name = entry.get("file_name") if isinstance(entry, dict) else entry
+    return name if isinstance(name, str) and printable(name) else shown(name)
+
+
+def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
+    """Height and width of the file of an entry without a size, 0 if unknown; None: it has one."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+        return None
+    if entry.get("height") is not None and entry.get("width") is not None:
+        return None
+    size = measure(entry["file_name"]) if measure is not None else None
+    return (0, 0) if size is None else size
+
+
+def _read_image(entry: Any, place: int, size: tuple[int, int] | None) -> ImageEntry:
+    """One entry; an id that is text stands in `key`, with 0 in `id`."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+        raise BadEntryError("incomplete image entry", "no file_name")
+    name = entry["file_name"]
+    if not printable(name):
+        raise BadEntryError(
+            "incomplete image entry", "file_name is not text: it has half a character"
+        )
+    key = identifier(entry, "id")
+    if size == (0, 0):
+        what = "no height and width, and no file that gives them"
+        raise BadEntryError("incomplete image entry", what)
+    height, width = size or (whole(entry, "height"), whole(entry, "width"))
+    if min(height, width) < 1:
+        raise BadEntryError("incomplete image entry", f"size {width} x {height}")
+    if max(height, width) > LONGEST or height * width > MOST_PIXELS:
+        raise BadEntryError("image too large", f"size {width} x {height}")
+    number, text = (0, key) if isinstance(key, str) else (key, None)
+    return ImageEntry(number, height, width, name, _url(entry), place, text)
 
 
 def _url(entry: dict[str, Any]) -> str:
     url = entry.get("coco_url")
-    return url if isinstance(url, str) else ""
+    return url if isinstance(url, str) and printable(url) else ""
 
 
 # The standard library's JSON parser, walked through a large file: its longest array is never there
 # as a whole.
 
-_decode = json.JSONDecoder().raw_decode
+_raw_decode = json.JSONDecoder().raw_decode
 
 _space = re.compile(r"[ \t\n\r]*").match
+
+
+def _decode(text: str, position: int) -> tuple[Any, int]:
+    """The value that begins at `position`, and where it ends."""
+    try:
+        return _raw_decode(text, position)
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a whole number of more than 4,300 digits
+        raise json.JSONDecodeError(str(error), text, position) from None
 
 
 class NoObjectError(Exception):
@@ -184,7 +314,10 @@ def members(text: str, streamed: str) -> Iterator[tuple[str, Any]]:
     """
     position = _after(text, 0)
     if not text.startswith("{", position):
-        raise NoObjectError(json.loads(text))
+        value, position = _decode(text, position)
+        if _after(text, position) != len(text):
+            raise json.JSONDecodeError("Extra data", text, position)
+        raise NoObjectError(value)
     position = _after(text, position + 1)
     more = not text.startswith("}", position)
     while more:

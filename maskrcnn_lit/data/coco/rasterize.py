@@ -1,4 +1,8 @@
-"""Polygons and run lengths to mask crops of M x M pixels, without a mask of the whole image.
+"""Polygons and run lengths to masks: of a whole image, or crops of M x M pixels.
+
+pycocotools rasterizes in int32 and does not check: a vertex too far away overflows and ends the
+process. Everything that calls it with polygons goes through `polygons_rle` or `mask_crops`, which
+clip them first.
 
 A crop covers a box of the image. Everything is asked at pixel centres, as pycocotools does: a crop
 of the size of its box in pixels is the part of pycocotools' mask there, up to the 1/5 pixel to
@@ -19,17 +23,68 @@ from pycocotools import mask as coco_mask
 Outline = Sequence[NDArray[np.float64]] | NDArray[np.uint32]
 
 
+LEAST_SIDE = 1e-3  # px: a box with less than this inside of its image cannot be rasterized
+
+_FARTHEST = 1e12  # px: coordinates beyond it would lose all digits in the clipping
+
+
+def clip_polygon(part: NDArray[np.float64], low: Any, high: Any) -> NDArray[np.float64]:
+    """The polygon inside of the window from `low` to `high` (x, y each), flat x y x y ...; empty
+    where nothing is inside (Sutherland and Hodgman 1974).
+
+    Coordinates may be of any finite size.
+    """
+    points = np.clip(part.reshape(-1, 2), -_FARTHEST, _FARTHEST)
+    for axis in (0, 1):
+        for limit, sign in ((low[axis], 1.0), (high[axis], -1.0)):
+            inside = sign * (points[:, axis] - limit)  # P: distance from the edge, negative outside
+            if len(points) == 0 or inside.min() >= 0:
+                continue
+            after = np.roll(inside, -1)
+            crosses = (inside < 0) != (after < 0)
+            share = np.divide(
+                inside, inside - after, out=np.zeros_like(inside), where=crosses & (inside != after)
+            )
+            crossing = points + share[:, None] * (np.roll(points, -1, 0) - points)
+            crossing[:, axis] = limit
+            both = np.stack([points, crossing], 1).reshape(-1, 2)  # each point, then its crossing
+            points = both[np.stack([inside >= 0, crosses], 1).ravel()]
+    return points.ravel()
+
+
+def near_window(part: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
+    """The polygon as it is, unless it reaches farther from the image than the image's longer side:
+    then what is left of it there (perhaps nothing). Pixels inside of the image stay the same.
+    """
+    margin = max(height, width)
+    if part.min() >= -margin and part.max() <= 2 * margin:  # most are, and this is cheap
+        return part
+    return clip_polygon(part, (-margin, -margin), (width + margin, height + margin))
+
+
+def polygons_rle(parts: Sequence[Any], height: int, width: int) -> dict[str, Any]:
+    """The union of polygons (flat x y x y ... each, at least 3 points, finite) as compressed RLE of
+    an image of this size; the same as pycocotools gives, for coordinates of any size.
+    """
+    near = [near_window(np.asarray(part, np.float64), height, width) for part in parts]
+    usable = [part.tolist() for part in near if len(part) >= 6] or [[-1.0] * 6]  # of no pixels
+    rles = coco_mask.frPyObjects(usable, height, width)
+    return rles[0] if len(rles) == 1 else coco_mask.merge(rles)
+
+
 def mask_crops(
     outlines: Sequence[Outline],
     boxes: NDArray[np.float64],
     size: tuple[int, int],
     side: int,
 ) -> NDArray[np.uint8]:
-    """N M M masks, 0 or 1.
+    """N M M masks, 0 or 1. A crop that is almost empty, that of a thin object, has at least one
+    pixel for every pixel that the mask of the whole image has inside of the box.
 
     Args:
         outlines: of N instances.
-        boxes: N 4, x1 y1 x2 y2: what the crops cover.
+        boxes: N 4, x1 y1 x2 y2, inside of the image and at least LEAST_SIDE wide and high: what the
+            crops cover.
         size: height, width of the image.
         side: M.
     """
@@ -41,14 +96,48 @@ def mask_crops(
     for n, outline in enumerate(outlines):
         if isinstance(outline, np.ndarray):
             crops[n] = _from_runs(outline, size, scales[n], shifts[n], side)
-        else:
-            parts.extend((part.reshape(-1, 2) * scales[n] + shifts[n]).ravel() for part in outline)
-            owners.extend([n] * len(outline))
+            continue
+        for part in outline:
+            moved = (part.reshape(-1, 2) * scales[n] + shifts[n]).ravel()
+            moved = near_window(moved, side, side)
+            if len(moved) >= 6:
+                parts.append(moved)
+                owners.append(n)
     if parts:  # one call for all of them: M M parts, in Fortran's order
         drawn = coco_mask.decode(coco_mask.frPyObjects(parts, side, side)).transpose(2, 0, 1)
         for n, mask in zip(owners, drawn, strict=True):
             crops[n] |= mask
+    for n in np.flatnonzero(crops.sum((1, 2), dtype=np.int64) < _THIN * side).tolist():
+        crops[n] |= _exact_pixels(outlines[n], boxes[n], size, side)
     return crops
+
+
+_THIN = 2  # crops with fewer pixels than this many rows are compared with the exact mask
+
+
+def _exact_pixels(
+    outline: Outline, box: NDArray[np.float64], size: tuple[int, int], side: int
+) -> NDArray[np.uint8]:
+    """M M: the pixels of the crop in which the centre of a pixel of the whole image's mask lies."""
+    if isinstance(outline, np.ndarray):
+        runs = outline.astype(np.int64)
+    else:
+        runs = expand_counts(polygons_rle(outline, *size)["counts"])
+    crop = np.zeros((side, side), np.uint8)
+    ends = np.cumsum(runs)[1::2]
+    lengths = runs[1::2][: len(ends)]
+    first, last = int(np.floor(box[0])) * size[0], int(np.ceil(box[2])) * size[0]
+    near = (ends > first) & (ends - lengths < last)  # runs in the columns of the box
+    begins, stops = (ends - lengths)[near].clip(first, last), ends[near].clip(first, last)
+    lengths = stops - begins
+    if not lengths.sum():
+        return crop
+    pixels = np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    centres = np.stack(np.divmod(pixels, size[0]), 1) + 0.5  # x, y
+    place = np.floor((centres - box[:2]) / (box[2:] - box[:2]) * side).astype(np.int64)
+    x, y = place[((place >= 0) & (place < side)).all(1)].T
+    crop[y, x] = 1
+    return crop
 
 
 def _from_runs(

@@ -8,6 +8,7 @@ annotations.
 import hashlib
 import json
 import os
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,11 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco.index import AnnotationIndex, Fault
+from maskrcnn_lit.data.coco.annotations import IGNORED
+from maskrcnn_lit.data.coco.faults import Fault, describe, whole_or_none
+from maskrcnn_lit.data.coco.image_files import RenamedFiles
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
+from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import SUFFIXES, UnreadableImageError, decode
 
 LEAST_IOU = 0.5  # of an annotation's box and the extent of its mask
+
+SAME_MASKS = 0.9  # IoU from which on two masks of one class and box are one object
+
+AREA_FACTOR, AREA_SLACK = 2.0, 16.0  # an area contradicts its mask beyond both, px
 
 SLACK = 2.0  # pixels by which they may differ whatever their IoU: of tiny objects that is nothing
 
@@ -36,17 +46,23 @@ class Findings:
     index: AnnotationIndex
     images: dict[int, Fault] = field(default_factory=dict)
     annotations: dict[int, Fault] = field(default_factory=dict)
+    areas: dict[int, tuple[Fault, float]] = field(
+        default_factory=dict
+    )  # contradicted by the mask, whose area this is
     digests: dict[int, bytes] = field(
         default_factory=dict
     )  # of the files that could be read, by position
 
     def faults(self) -> list[Fault]:
-        """All of them, with those that reading the json has found. Of an image that is at fault as
-        a whole the annotations are no news.
+        """All of them, with those that reading the json has found, and what it reads otherwise
+        than it is written. Of an image that is at fault as a whole the annotations are not listed.
         """
         gone = {n for i in self.images for n in self.index.annotations(i)["ids"].tolist()}
-        told = [fault for number, fault in self.annotations.items() if number not in gone]
-        return [*self.index.faults, *self.images.values(), *told]
+        of_areas = {number: fault for number, (fault, _) in self.areas.items()}
+        listed = [*of_areas.items(), *self.annotations.items()]
+        of_annotations = [fault for number, fault in listed if number not in gone]
+        changes = [change for change in self.index.changes if change.kind != IGNORED]
+        return [*self.index.faults, *changes, *self.images.values(), *of_annotations]
 
 
 def find_faults(
@@ -68,6 +84,8 @@ def find_faults(
             if fault is not None:
                 found.images[i] = fault
             found.annotations.update(_of_annotations(index, i))
+            areas = _of_areas(index, i)
+            found.areas.update((n, area) for n, area in areas if n not in found.annotations)
             progress(i + 1, len(index))
     _mark_repeated_images(found)
     return found
@@ -84,33 +102,48 @@ def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None
 
 
 def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault]]:
-    """By id, of image i: boxes far from their masks, and all but the first of those with one class
-    and box.
+    """By id, of image i: boxes far from their masks, and all but the first of those with one class,
+    box and mask.
     """
     found, name = index.annotations(i), index.file_names[i]
-    seen: dict[tuple[Any, ...], int] = {}
+    seen: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for j, (number, label, box) in enumerate(
         zip(found["ids"].tolist(), found["labels"].tolist(), found["boxes"], strict=True)
     ):
         extent = mask_extent(index, i, j)
         if _disagree(box, extent):
             sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
-            yield (
-                number,
-                Fault(
-                    "box and mask disagree",
-                    name,
-                    number,
-                    f"box {sides[0]}, the mask reaches over {sides[1]}",
-                ),
-            )
-        elif (first := seen.setdefault((label, *box.tolist()), number)) != number:
-            yield (
-                number,
-                Fault(
-                    "same annotation twice", name, number, f"class and box of annotation {first}"
-                ),
-            )
+            what = f"box {sides[0]}, the mask reaches over {sides[1]}"
+            yield number, Fault("box and mask disagree", name, number, what)
+            continue
+        alike = seen[(label, *box.tolist())]
+        first = _of_same_mask(index, i, alike, j) if alike else None
+        if first is None:
+            alike.append(j)
+        else:
+            what = f"class, box and mask of annotation {found['ids'][first]}"
+            yield number, Fault("same annotation twice", name, number, what)
+
+
+def _of_same_mask(index: AnnotationIndex, i: int, others: list[int], j: int) -> int | None:
+    """The first of the annotations `others` of image i that has the mask of annotation j."""
+    masks = [index.rle(i, other) for other in others]
+    same = coco_mask.iou(masks, [index.rle(i, j)], [0])[:, 0] >= SAME_MASKS
+    return others[int(same.argmax())] if same.any() else None
+
+
+def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault, float]]]:
+    """By id, of image i: areas that the mask contradicts, with its own; those of crowd regions, which
+    are never small, medium or large, are not compared.
+    """
+    found = index.annotations(i)
+    for j in np.flatnonzero(~found["crowd"]).tolist():
+        area, own = float(found["areas"][j]), float(coco_mask.area(index.rle(i, j)))
+        far = max(area, own) > max(AREA_FACTOR * min(area, own), min(area, own) + AREA_SLACK)
+        if far or area <= 0 < own:
+            number = int(found["ids"][j])
+            what = f"area {area:g}, the mask has {own:g} pixels: it decides small, medium or large"
+            yield number, (Fault("area contradicts mask", index.file_names[i], number, what), own)
 
 
 def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
@@ -160,11 +193,25 @@ def mark_leaks(train: Findings, val: Findings) -> None:
             )
 
 
+def learning_fault(
+    index: AnnotationIndex, lost: list[Fault], image_size: ImageSize, annotations: str
+) -> tuple[list[str], Fault | None]:
+    """What a training on `index` would leave out (see `unlearnable`), in lines, and the fault of a
+    json on which it would learn nothing.
+    """
+    lines = list(describe_unlearnable(index, lost, image_size))
+    if lines and len(lost) == count_objects(index):
+        return lines, Fault("nothing to learn", annotations, None, lines[0].rstrip(":"))
+    return lines, None
+
+
 def notes(findings: Mapping[str, Findings]) -> list[str]:
     """What is no fault and yet good to know, by part."""
     told = []
     for part, found in findings.items():
         index = found.index
+        ignored = [change for change in index.changes if change.kind == IGNORED]
+        told += [f"{part}: {line}" for line in describe(ignored)]
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
         }
@@ -200,7 +247,10 @@ def _files_beside(found: Findings) -> int:
     """
     known = {os.path.normpath(name) for name in found.index.file_names}
     known |= {os.path.normpath(fault.image) for fault in found.index.faults}
-    folder = str(found.index.source.where)
+    source = found.index.source
+    if isinstance(source, RenamedFiles):
+        known |= {os.path.normpath(source.name_on_disk(n)) for n in found.index.file_names}
+    folder = str(source.where)
     files = (
         os.path.relpath(os.path.join(where, name), folder)
         for where, _, names in os.walk(folder)
@@ -219,59 +269,82 @@ def load_entries(path: Path) -> dict[str, Any]:
             "images": list(content["images"]),
             "annotations": list(content["annotations"]),
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as a COCO instances json ({error!r}): give another file"
         ) from None
 
 
 def cleaned(content: Mapping[str, Any], found: Findings) -> dict[str, Any]:
-    """`content`, the parsed json that `found.index` was read from, without what is faulty, and else
-    as it is: the entries keep their order, ids and every key.
+    """`content`, the parsed json that `found.index` was read from, without what is faulty, with what
+    is read otherwise as it is read, and else as it is: entries keep their order, ids and every key.
     """
-    index = found.index
-    owners = {}  # annotation id -> image id
-    images = set()
+    index, names = found.index, _Names(found.index)
+    images: dict[int, Any] = {}  # by place in the json's list
+    annotations: dict[int, Any] = {}
     for i in range(len(index)):
-        if i not in found.images:
-            images.add((int(index.image_ids[i]), index.file_names[i], *index.size(i)))
-            ids = index.annotations(i)["ids"].tolist()
-            owners.update(
-                dict.fromkeys(
-                    (n for n in ids if n not in found.annotations), int(index.image_ids[i])
-                )
-            )
-
-    def kept_image(entry: Any) -> bool:
-        key = tuple(entry.get(name) for name in ("id", "file_name", "height", "width"))
-        sound = key in images
-        images.discard(key)  # of several with one id the first is the one that was read
-        return sound
-
-    def kept_annotation(entry: Any) -> bool:
-        sound = entry.get("image_id") == owners.get(entry.get("id"), _NOBODY)
-        if sound:
-            del owners[entry["id"]]
-        return sound
-
+        if i in found.images:
+            continue
+        place = int(index.packed.arrays.image_order[index.rows[i]])
+        images[place] = _image(content["images"][place], index, i, names)
+        for j, number in enumerate(index.annotations(i)["ids"].tolist()):
+            if number not in found.annotations:
+                truth, place = index.coco_annotation(i, j)
+                if number in found.areas:
+                    truth["area"] = found.areas[number][1]
+                changed = number in names.changed or number in found.areas
+                annotations[place] = _annotation(content["annotations"][place], truth, changed)
     return {
         **content,
-        "images": [entry for entry in content["images"] if _plain(entry) and kept_image(entry)],
-        "annotations": [
-            entry for entry in content["annotations"] if _plain(entry) and kept_annotation(entry)
-        ],
+        "categories": _categories(content["categories"], index),
+        "images": [images[place] for place in sorted(images)],
+        "annotations": [annotations[place] for place in sorted(annotations)],
     }
 
 
-_NOBODY = object()
+class _Names:
+    """Whose entries are read otherwise than they are written."""
+
+    def __init__(self, index: AnnotationIndex) -> None:
+        changes = [change for change in index.changes if change.kind != IGNORED]
+        self.changed = {change.annotation for change in changes if change.annotation is not None}
+        self.images = {change.image for change in changes if change.annotation is None}
 
 
-def _plain(entry: Any) -> bool:
-    """Whether its ids and names can be looked up."""
-    keys = ("id", "image_id", "file_name", "height", "width")
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(key, 0), (int, float, str)) for key in keys
-    )
+def _image(entry: dict[str, Any], index: AnnotationIndex, i: int, names: _Names) -> dict[str, Any]:
+    name = index.file_name(i)
+    if name not in names.images:
+        return entry
+    if isinstance(index.source, RenamedFiles):
+        name = index.source.name_on_disk(name)
+    height, width = index.size(i)
+    truth = {"id": int(index.image_ids[i]), "file_name": name, "height": height, "width": width}
+    return entry | _differing(entry, truth)
+
+
+def _annotation(entry: dict[str, Any], truth: dict[str, Any], changed: bool) -> dict[str, Any]:
+    """The entry with what is read otherwise; a sound RLE stays as it is written."""
+    if isinstance(entry["segmentation"], dict):
+        del truth["segmentation"]
+    if not changed:  # but its image or its class may have ids that are text
+        truth = {key: truth[key] for key in ("image_id", "category_id")}
+    return entry | _differing(entry, truth)
+
+
+def _differing(entry: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in truth.items() if key not in entry or entry[key] != value}
+
+
+def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
+    """Each class once, under the id that it has in `index`."""
+    left = {category.name: category.id for category in index.packed.categories}
+    kept = []
+    for entry in entries:
+        name, number = str(entry["name"]), whole_or_none(entry["id"])
+        if name in left and number in (None, left[name]):
+            own = left.pop(name)
+            kept.append(entry if entry["id"] == own else entry | {"id": own})
+    return kept
 
 
 def cleaned_paths(folder: Path, originals: Mapping[str, Path]) -> dict[str, Path]:

@@ -26,6 +26,8 @@ CROWDING = (0.1, 0.4)  # limits of the shares of a box under other boxes
 
 _POINTS = 16  # a side, at which a box is looked at
 
+_AT_ONCE = 64  # boxes
+
 
 class Objects(NamedTuple):
     """Annotations of I images, boxes resized as validation images are: the whole image, fitted."""
@@ -155,16 +157,25 @@ def covered_shares(objects: Objects) -> Floats:
 
 
 def _covered(boxes: Floats) -> Floats:
-    """N, of the boxes of one image."""
+    """N, of the boxes of one image. A few are looked at at once, and only with those that they
+    overlap: memory grows with N, not with its square.
+    """
+    shares = np.zeros(len(boxes))
     steps = (np.arange(_POINTS) + 0.5) / _POINTS
-    inside = []
-    for low, high in ((1, 3), (0, 2)):
-        points = boxes[:, low, None] + steps * (boxes[:, high] - boxes[:, low])[:, None]  # N 16
-        among = (points[..., None] >= boxes[:, low]) & (
-            points[..., None] < boxes[:, high]
-        )  # N 16 N
-        among &= ~np.eye(len(boxes), dtype=bool)[:, None]
-        inside.append(among.astype(np.float32))
-    return ((inside[0] @ inside[1].transpose(0, 2, 1)) > 0).mean(
-        (1, 2)
-    )  # over the others: N 16 16 -> N
+    by_left = np.argsort(boxes[:, 0], kind="stable")  # neighbours have neighbours in common
+    for rows in np.split(by_left, range(_AT_ONCE, len(boxes), _AT_ONCE)):
+        low, high = boxes[rows, :2].min(0), boxes[rows, 2:].max(0)
+        near = np.flatnonzero((boxes[:, :2] < high).all(1) & (boxes[:, 2:] > low).all(1))
+        inside = []
+        for axis in (0, 1):
+            begin, end = boxes[rows, axis], boxes[rows, axis + 2]
+            points = begin[:, None] + steps * (end - begin)[:, None]  # n 16
+            among = (points[..., None] >= boxes[near, axis]) & (
+                points[..., None] < boxes[near, axis + 2]
+            )  # n 16 N
+            among &= (rows[:, None] != near)[:, None]
+            inside.append(among.astype(np.float32))
+        shares[rows] = ((inside[1] @ inside[0].transpose(0, 2, 1)) > 0).mean(
+            (1, 2)
+        )  # over the others: n 16 16 -> n
+    return shares

@@ -1,7 +1,6 @@
 """A COCO results json: writing it, reading one from anywhere, and saying what is wrong with it."""
 
 import json
-import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
@@ -11,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-from maskrcnn_lit.data.coco.rasterize import expand_counts
+from maskrcnn_lit.data.coco.faults import shown
+from maskrcnn_lit.data.coco.rasterize import expand_counts, polygons_rle
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write
 
-# Whether the masks of a COCO results json are sound. pycocotools does not ask: damaged run lengths
-# let it read on forever, or end the process.  Compressed counts are unpacked for a thousand masks
-# in one go, as for each alone NumPy would be slow.
+# Whether the masks of a COCO results json are sound. pycocotools does not check: damaged run lengths
+# let it read on forever, or end the process, and so do polygons of very large numbers. Compressed
+# counts are unpacked for a thousand masks in one go, as for each alone NumPy would be slow.
 
 _AT_ONCE = 1000  # masks
 
-_FAR = 1e5  # pixels from the origin: no corner of a polygon is farther
+_FAR = 1e7  # pixels from the origin: nothing of a detection is farther
 
 
 def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> None:
@@ -53,26 +53,26 @@ def _fault(mask: Any, size: tuple[int, int]) -> str | None:
         return (
             None
             if mask and all(map(_is_polygon, mask))
-            else f"is {mask!r:.60}: no polygons [[x, y, x, y, ...], ...]"
+            else f"is {shown(mask)}: no polygons [[x, y, x, y, ...], ...]"
         )
     if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
-        return f"is {mask!r:.60}"
+        return f"is {shown(mask)}"
     counts, given = mask["counts"], mask["size"]
     if not isinstance(given, (list, tuple)) or tuple(given) != size:
-        return f"has size {given!r:.60} (height, width), and the image is {list(size)}"
+        return f"has size {shown(given)} (height, width), and the image is {list(size)}"
     if isinstance(counts, (str, bytes)):
         try:
-            runs = expand_counts(counts if isinstance(counts, bytes) else counts.encode()).tolist()
+            runs = expand_counts(_bytes(counts)).tolist()
         except ValueError as error:
-            return f"has counts {counts!r:.60}: {error}"
+            return f"has counts {shown(counts)}: {error}"
     elif isinstance(counts, list) and all(type(run) is int for run in counts):
         runs = counts
     else:
-        return f"has counts {counts!r:.60}: no text and no list of whole numbers"
+        return f"has counts {shown(counts)}: no text and no list of whole numbers"
     if min(runs, default=0) < 0:
-        return f"has counts {counts!r:.60} with a negative run"
+        return f"has counts {shown(counts)} with a negative run"
     if sum(runs) != size[0] * size[1]:
-        return f"has counts {counts!r:.60} of {sum(runs)} pixels, and the image has {size[0] * size[1]}"
+        return f"has counts {shown(counts)} of {sum(runs)} pixels, and the image has {size[0] * size[1]}"
     return None
 
 
@@ -82,7 +82,7 @@ def _is_polygon(points: Any) -> bool:
         isinstance(points, list)
         and len(points) >= 6
         and len(points) % 2 == 0
-        and all(type(p) in (int, float) and math.isfinite(p) and abs(p) <= _FAR for p in points)
+        and all(map(_is_near, points))
     )
 
 
@@ -94,10 +94,15 @@ def _all_compressed(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> b
         return False
     if [tuple(m["size"]) for m in masks] != list(sizes):
         return False
-    totals = _pixels(
-        [m["counts"] if isinstance(m["counts"], bytes) else m["counts"].encode() for m in masks]
-    )
+    try:
+        totals = _pixels([_bytes(m["counts"]) for m in masks])
+    except UnicodeEncodeError:
+        return False
     return totals is not None and bool((totals == np.array(sizes, dtype=np.int64).prod(1)).all())
+
+
+def _bytes(counts: str | bytes) -> bytes:
+    return counts if isinstance(counts, bytes) else counts.encode()
 
 
 def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
@@ -143,7 +148,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         results = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"there is no results file {path}; give a COCO results json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as json ({error}); give a COCO results json"
         ) from None
@@ -171,14 +176,14 @@ def check_results(
                 "every entry needs image_id, category_id, score, and bbox or segmentation"
             )
     scores = [entry["score"] for entry in results]
-    for number in _bad(scores, _is_number) if not _all_numbers(scores) else ():
+    for number in _bad(scores, _is_near) if not _all_numbers(scores) else ():
         raise UserError(
-            f"entry {number} of the results has score {scores[number]!r}; give a finite number"
+            f"entry {number} of the results has score {shown(scores[number])}; give a finite number"
         )
     boxes = [entry["bbox"] for entry in results] if field == "bbox" else []
     for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
         raise UserError(
-            f"entry {number} of the results has bbox {boxes[number]!r}; give [x, y, width, height]"
+            f"entry {number} of the results has bbox {shown(boxes[number])}; give [x, y, width, height]"
         )
     for what, key, known in (
         ("image", "image_id", image_ids),
@@ -186,7 +191,7 @@ def check_results(
     ):
         for number in _bad([entry[key] for entry in results], _is_id):
             raise UserError(
-                f"entry {number} of the results has {key} {results[number][key]!r}; give a number"
+                f"entry {number} of the results has {key} {shown(results[number][key])}; give a number"
             )
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
@@ -207,8 +212,7 @@ def compressed_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
     """Polygons, run lengths or compressed RLE as compressed RLE."""
     size = image["height"], image["width"]
     if isinstance(mask, list):
-        parts = rle_tools.frPyObjects(mask, *size)
-        return parts[0] if len(parts) == 1 else rle_tools.merge(parts)
+        return polygons_rle(mask, *size)
     return rle_tools.frPyObjects(mask, *size) if isinstance(mask["counts"], list) else mask
 
 
@@ -217,8 +221,16 @@ def _bad(values: Sequence[Any], is_good: Callable[[Any], bool]) -> Iterator[int]
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:
-    """Whether they are plain finite numbers; in milliseconds for hundreds of thousands."""
-    return set(map(type, values)) <= {int, float} and all(map(math.isfinite, values))
+    """Whether they are plain numbers that are not too large; in milliseconds for hundreds of
+    thousands.
+    """
+    if not set(map(type, values)) <= {int, float}:
+        return False
+    try:
+        numbers = np.array(values, np.float64)
+    except OverflowError:
+        return False
+    return bool((np.abs(numbers) <= _FAR).all())  # false for NaN
 
 
 def _all_boxes(boxes: Sequence[Any]) -> bool:
@@ -226,20 +238,22 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
     return shaped and _all_numbers(list(chain.from_iterable(boxes)))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _is_near(value: Any) -> bool:
+    """A finite number that is not too large for a score or a coordinate; no bool."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return plain and -_FAR <= value <= _FAR
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, Hashable)
+    return isinstance(value, Hashable) and not isinstance(value, bool)
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(_is_near, value))
 
 
 def _some(ids: Iterable[Any]) -> str:
     listed = list(ids)
-    return ", ".join(map(str, listed[:5])) + (
+    return ", ".join(shown(one) for one in listed[:5]) + (
         f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     )

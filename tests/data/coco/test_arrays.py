@@ -10,7 +10,15 @@ import pytest
 from coco_file import coco_dict
 
 import maskrcnn_lit.data.coco.arrays as module
-from maskrcnn_lit.data.coco.arrays import Names, Packed, open_json, open_packed, pack, write_packed
+from maskrcnn_lit.data.coco.arrays import (
+    Names,
+    Packed,
+    doubtful_masks,
+    open_json,
+    open_packed,
+    pack,
+    write_packed,
+)
 from maskrcnn_lit.data.coco.parse import read_instances
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sources import Folder
@@ -58,7 +66,10 @@ def test_images_stand_by_name_and_annotations_by_box():
         "z",
     ]
     assert arrays.spans.tolist() == [[0, 1], [1, 1], [1, 3]]
-    assert arrays.ids.tolist() == [11, 12, 10] and arrays.order.tolist() == [1, 2, 0]
+    assert arrays.ids.tolist() == [11, 12, 10]
+    assert arrays.order.tolist() == [1, 2, 0]
+    assert arrays.image_order.tolist() == [1, 2, 0]
+    assert arrays.doubtful.all()  # shapes of one point
     for n, x in enumerate((5.0, 3.0, 7.0)):  # the shapes stay with their annotations
         ((begin, end),) = arrays.coordinate_spans[slice(*arrays.part_spans[n])]
         assert arrays.coordinates[begin:end].tolist() == [x] * 6
@@ -87,7 +98,9 @@ def test_a_json_is_parsed_once(written: Path, tmp_path: Path, monkeypatch: pytes
     first = opened(written, tmp_path / "cache")
     parsed, real = [], module.read_instances
     monkeypatch.setattr(
-        module, "read_instances", lambda data, where: parsed.append(where) or real(data, where)
+        module,
+        "read_instances",
+        lambda data, where, measure: parsed.append(where) or real(data, where, measure),
     )
     assert opened(written, tmp_path / "cache").key == first.key
     os.utime(written, (1, 1))  # copied, say: the content counts
@@ -168,3 +181,26 @@ def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path
         [sys.executable, "-c", code, str(tmp_path / "key")], capture_output=True, check=True
     )
     assert int(grown.stdout) < 10_000  # kB
+
+
+def test_only_masks_that_may_be_empty_are_doubtful():
+    content = coco_dict(2)
+    (one,) = content["annotations"]
+    full = {"size": [70, 95], "counts": [70 * 20 + 10, 30, 40, 30, 70 * 73 + 30]}
+    cases = [
+        ([10, 10, 40, 40], [[10, 10, 50, 10, 50, 50, 10, 50]], False),
+        ([10, 10, 40, 40], [[10, 10, 50, 50, 50, 51]], True),  # thin
+        ([10, 10, 40, 40], [[10, 10, 50, 50, 30, 30]], True),  # a line
+        ([10, 10, 10, 10], [[10, 10, 50, 10, 50, 50, 10, 50]], True),  # it reaches beyond the box
+        ([10, 10, 40, 40], [[10, 10, 50, 50, 50, 51], [10, 10, 30, 10, 30, 30]], False),
+        ([20, 10, 2, 30], full, False),
+        ([30, 10, 2, 30], full, True),
+        ([10, 10, 40, 40], {"size": [70, 95], "counts": [70 * 95]}, True),
+    ]
+    content["annotations"] = [
+        one | {"id": n, "bbox": box, "segmentation": shape}
+        for n, (box, shape, _) in enumerate(cases)
+    ]
+    found = read_instances(json.dumps(content).encode(), "a.json")
+    assert found.faults == []
+    assert doubtful_masks(found.annotations).tolist() == [doubtful for *_, doubtful in cases]

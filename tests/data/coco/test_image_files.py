@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from coco_file import coco_dict, write_coco
+from PIL import Image
 
 import maskrcnn_lit.data.coco.image_files as module
 from maskrcnn_lit.data.coco.arrays import Packed, open_json
-from maskrcnn_lit.data.coco.image_files import sound_files
+from maskrcnn_lit.data.coco.image_files import (
+    RenamedFiles,
+    image_size,
+    other_names,
+    sound_files,
+)
 from maskrcnn_lit.storage.sources import Folder, open_annotations
 
 IMAGES = 6
@@ -87,3 +93,57 @@ def test_far_away_files_are_not_asked_for(data: tuple[Packed, Folder], tmp_path:
 
     found, faults = sound_files(data[0], Far(), np.array([2, 1, 0]), 2, tmp_path / "cache")  # type: ignore[arg-type]
     assert found.tolist() == [2, 1] and faults == []
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "expected"),
+    [
+        ("a.jpg", "/x/images", []),
+        ("images\\a.jpg", "/x/photos", ["images/a.jpg"]),
+        ("images/a.jpg", "/x/images", ["a.jpg"]),
+        ("x/images/b/a.jpg", "/x/images", ["b/a.jpg"]),
+        ("images\\a.jpg", "/x/images", ["images/a.jpg", "a.jpg"]),
+        ("other/a.jpg", "/x/images", []),
+    ],
+)
+def test_what_a_name_may_mean(name: str, folder: str, expected: list[str]):
+    assert list(other_names(name, Path(folder))) == expected
+
+
+def test_a_name_that_leaves_the_folder_stays_outside(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(b"x")
+    folder = RenamedFiles(tmp_path / "images")
+    assert folder.stamp("images/../../secret.jpg".replace("../..", "x/..")) is None
+    assert image_size(folder, "..\\secret.jpg") is None
+
+
+def test_the_size_of_a_file_is_that_of_the_upright_image(tmp_path: Path):
+    picture = Image.new("RGB", (30, 20))
+    exif = Image.Exif()
+    for name, orientation in (("a.jpg", 1), ("b.jpg", 6)):
+        exif[0x0112] = orientation
+        picture.save(tmp_path / name, exif=exif)
+    (tmp_path / "c.jpg").write_bytes(b"no image")
+    folder = Folder(tmp_path)
+    sizes = [image_size(folder, name) for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg", "x" * 999)]
+    assert sizes == [(20, 30), (30, 20), None, None, None]
+
+
+def test_a_missing_file_is_told_with_the_path_and_where_one_lies(
+    data: tuple[Packed, Folder], tmp_path: Path
+):
+    packed, folder = data
+    (folder.folder / "photos").mkdir()
+    shutil.move(folder.path("00.jpg"), folder.folder / "photos" / "00.jpg")
+    shutil.move(folder.path("01.jpg"), folder.folder.parent / "01.jpg")
+    folder.path("02.jpg").unlink()
+    _, faults = sound_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")
+    where = folder.folder
+    assert [fault.what for fault in faults] == [
+        f"no such file: {where}/00.jpg; {where}/photos/00.jpg exists: did you mean "
+        f"images={where}/photos?",
+        f"no such file: {where}/01.jpg; {where.parent}/01.jpg exists: did you mean "
+        f"images={where.parent}?",
+        f"no such file: {where}/02.jpg",
+    ]

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from coco_file import coco_dict
 
+from maskrcnn_lit.data.coco.annotations import ImageEntry
+from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import Fault
-from maskrcnn_lit.data.coco.parse import read_categories, read_images, read_instances
+from maskrcnn_lit.data.coco.parse import Instances, read_categories, read_images, read_instances
 from maskrcnn_lit.errors import UserError
 
 
@@ -65,24 +67,107 @@ def test_image_entries():
         4,
     ]
     faults: list[Fault] = []
-    assert [tuple(image) for image in read_images(entries, faults)] == [(1, 5, 6, "a.jpg", "")]
+    assert read_images(entries, faults) == [ImageEntry(1, 5, 6, "a.jpg")]
     assert [fault.kind for fault in faults] == ["duplicate image id"] + [
         "incomplete image entry"
     ] * 4
     assert faults[0].image == "b.jpg"
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"height": 2**40}, "image too large"),
+        ({"height": 50_000, "width": 50_000}, "image too large"),
+        ({"height": "tall"}, "incomplete image entry"),
+        ({"height": 10**400}, "incomplete image entry"),
+        ({"width": None}, "incomplete image entry"),
+        ({"width": True}, "incomplete image entry"),
+        ({"file_name": "\ud800.jpg"}, "incomplete image entry"),
+        ({"file_name": ["a.jpg"]}, "incomplete image entry"),
+        ({"id": [1]}, "incomplete image entry"),
+    ],
+)
+def test_an_image_entry_that_cannot_be_used(change: dict[str, Any], kind: str):
+    faults: list[Fault] = []
+    assert (
+        read_images([{"id": 1, "file_name": "a.jpg", "height": 5, "width": 6} | change], faults)
+        == []
+    )
+    assert [fault.kind for fault in faults] == [kind]
+    assert str(faults).encode()
+
+
+def read(content: dict[str, Any]) -> Instances:
+    return read_instances(json.dumps(content).encode(), "a.json")
+
+
+def test_ids_that_are_text_are_numbered():
+    content = coco_dict(4)
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for category in content["categories"]:
+        category["id"] = f"class {category['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"image {annotation['image_id']}"
+        annotation["category_id"] = f"class {annotation['category_id']}"
+    found, plain = read(content), read(coco_dict(4))
+    assert found.faults == []
+    assert found.annotations.images == plain.annotations.images
+    assert found.annotations.labels == plain.annotations.labels
+    assert [image.id for image in found.images] == [1, 2, 3, 4]
+    assert [fault.kind for fault in found.changes] == ["id that is text"] * 7
+
+
+def test_a_category_twice_of_which_one_is_used():
+    content = coco_dict(6)
+    group = {"id": 0, "name": "ant", "supercategory": "none"}
+    content["categories"].insert(0, group)
+    found, plain = read(content), read(coco_dict(6))
+    assert found.categories == plain.categories
+    assert found.annotations.labels == plain.annotations.labels
+    assert [fault.kind for fault in found.changes] == ["category twice"]
+    content["annotations"][0]["category_id"] = 0
+    with pytest.raises(UserError, match=r"two categories of a\.json have the same name ant"):
+        read(content)
+
+
+def test_an_image_without_a_size_is_measured():
+    content = coco_dict(3)
+    sizes = {image["file_name"]: (image["height"], image["width"]) for image in content["images"]}
+    for image in content["images"]:
+        del image["height"]
+    data = json.dumps(content).encode()
+    found = read_instances(data, "a.json", sizes.get)
+    assert found.faults == []
+    assert [image[1:4] for image in found.images] == [(*sizes[n], n) for n in sizes]
+    assert found.measured == [(name, *size) for name, size in sizes.items()]
+    assert [fault.kind for fault in found.changes] == ["no image size"] * 3
+    lost = read_instances(data, "a.json", {"01.jpg": (70, 95)}.get)
+    assert [image.name for image in lost.images] == ["01.jpg"]
+    assert lost.measured == [("00.jpg", 0, 0), ("01.jpg", 70, 95), ("02.jpg", 0, 0)]
+    assert {fault.what for fault in lost.faults if fault.annotation is None} == {
+        "no height and width, and no file that gives them"
+    }
+
+
 def test_categories_must_be_told_apart():
-    table = read_categories([{"id": 9, "name": "b"}, {"id": 3.0, "name": "a"}], "some.json")
-    assert [tuple(c) for c in table] == [(3, "a"), (9, "b")]
+    def table(*entries: Any, used: set[int | str] = frozenset()) -> tuple[Category, ...]:
+        return read_categories(list(entries), "some.json", used, [])[0]
+
+    first, second = {"id": 9, "name": "b"}, {"id": 3.0, "name": "a"}
+    assert [tuple(c) for c in table(first, second)] == [(3, "a"), (9, "b")]
+    assert [tuple(c) for c in table(first, {"id": "x", "name": "c"})] == [(9, "b"), (1, "c")]
+    assert table(first, first) == (Category(9, "b"),)
     with pytest.raises(UserError, match=r"two categories of some\.json have the same name a"):
-        read_categories([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "some.json")
+        table({"id": 1, "name": "a"}, {"id": 2, "name": "a"}, used={1, 2})
     with pytest.raises(UserError, match="same id 1"):
-        read_categories([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "some.json")
-    with pytest.raises(UserError, match="lacks a whole number as id, or a name"):
-        read_categories([{"id": 1}], "some.json")
+        table({"id": 1, "name": "a"}, {"id": 1, "name": "b"})
+    for bad in ({"id": 1}, {"name": "a"}, {"id": 1, "name": None}, {"id": 1, "name": "\ud800"}, 7):
+        with pytest.raises(UserError, match="lacks a whole number as id, or a name"):
+            table(bad)
     with pytest.raises(UserError, match="has no categories"):
-        read_categories([], "some.json")
+        table()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +177,9 @@ def test_categories_must_be_told_apart():
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("\xff", "cannot be read as JSON"),
+        ("1" * 5000, "cannot be read as JSON"),
+        ('{"images": ' + "1" * 5000 + "}", "cannot be read as JSON"),
+        ("7", "holds a int, not a COCO instances json"),
         (
             '{"images": [], "info": {}}',
             "no list under 'annotations' and 'categories'; its keys are 'images', 'info'",

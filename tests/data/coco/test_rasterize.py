@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.index import read_index
-from maskrcnn_lit.data.coco.rasterize import compress_runs, expand_counts, mask_crops, visible_boxes
+from maskrcnn_lit.data.coco.rasterize import (
+    clip_polygon,
+    compress_runs,
+    expand_counts,
+    mask_crops,
+    near_window,
+    polygons_rle,
+    visible_boxes,
+)
 
 
 def runs_of(mask: np.ndarray) -> np.ndarray:
@@ -124,3 +132,57 @@ def test_real_crops_against_whole_masks(test_data: Path):
             if whole.sum() > 32**2:
                 ious.append((drawn & whole).sum() / (drawn | whole).sum())
     assert len(ious) > 100 and np.mean(ious) > 0.98 and np.percentile(ious, 5) > 0.95
+
+
+@given(st.lists(st.tuples(*[st.floats(-300, 300)] * 2), min_size=3, max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_a_mask_is_that_of_pycocotools(points: list[tuple[float, float]]):
+    """But for the fifth of a pixel to which it rounds points, where the polygon was clipped."""
+    flat = [value for point in points for value in point]
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([flat], 40, 60)))
+    found = coco_mask.decode(polygons_rle([flat], 40, 60))
+    clipped = near_window(np.array(flat), 40, 60).tolist() != flat
+    assert (found != expected).sum() <= 40 * clipped
+
+
+def test_a_polygon_of_any_size_is_clipped_to_the_window():
+    square = np.array([-1e308, -1e308, 1e308, -1e308, 1e308, 1e308, -1e308, 1e308])
+    clipped = clip_polygon(square, (0, 0), (20, 10)).reshape(-1, 2)
+    assert clipped.min(0).tolist() == [0, 0]
+    assert clipped.max(0).tolist() == [20, 10]
+    assert coco_mask.area(polygons_rle([square], 10, 20)) == 200
+    assert len(clip_polygon(square + 0, (1e300, 0), (1e301, 10))) == 0
+    triangle = np.array([5.0, 5, 15, 5, 5, 1e9])
+    inside = coco_mask.decode(polygons_rle([triangle], 40, 60))
+    assert inside.sum() == 35 * 10  # its slanted side leaves the image at once
+    assert coco_mask.area(polygons_rle([[1e9, 1e9, 2e9, 1e9, 2e9, 2e9]], 40, 60)) == 0
+
+
+@pytest.mark.parametrize("side", [28, 112])
+@pytest.mark.parametrize("as_runs", [False, True])
+def test_a_thin_mask_keeps_the_pixels_of_the_exact_one(side: int, as_runs: bool):
+    rng = np.random.default_rng(1)
+    seen = 0
+    for _ in range(60):
+        start, end = rng.uniform(5, 250, (2, 2))
+        across = 0.4 * np.array([start[1] - end[1], end[0] - start[0]])
+        across /= max(np.hypot(*(end - start)), 1)
+        rod = np.concatenate([start - across, end - across, end + across, start + across])
+        box = np.r_[rod.reshape(-1, 2).min(0), rod.reshape(-1, 2).max(0)]
+        exact = coco_mask.decode(polygons_rle([rod], 256, 256))
+        outline = runs_of(exact) if as_runs else [rod]
+        (crop,) = mask_crops([outline], box[None], (256, 256), side)
+        y, x = np.nonzero(exact)
+        place = (np.stack([x, y], 1) + 0.5 - box[:2]) / (box[2:] - box[:2]) * side
+        place = np.floor(place[((place >= 0) & (place < side)).all(1)]).astype(int)
+        if crop.sum() < 2 * side:
+            assert crop[place[:, 1], place[:, 0]].all()
+            seen += len(place) > 20
+        assert crop.any() == bool(len(place)) or not as_runs
+    assert seen > 5
+
+
+def test_a_crop_of_a_sliver_of_the_image_takes_no_far_coordinate():
+    part = np.array([119.9985, 10.0, 1e6, 10, 1e6, 60, 119.9985, 60])
+    (crop,) = mask_crops([[part]], np.array([[119.999, 10, 120, 60]]), (100, 120), 112)
+    assert crop.all()

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_file import coco_dict, write_coco
+from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco.index import Fault, read_index
+from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.inspection.checks import (
     Findings,
     cleaned,
     cleaned_paths,
     find_faults,
+    learning_fault,
     load_entries,
     mark_leaks,
     mask_extent,
@@ -87,14 +90,15 @@ def test_a_box_far_from_its_mask(tmp_path: Path):
 def test_of_a_tiny_object_a_pixel_or_two_is_nothing(tmp_path: Path):
     content = coco_dict(2)
     content["annotations"] = [
-        of(content, 2)[0] | {"bbox": [10, 10, 3, 3], "segmentation": [[10, 10, 11, 10, 11, 11]]}
+        of(content, 2)[0]
+        | {"bbox": [10, 10, 3, 3], "segmentation": [[10, 10, 11, 10, 11, 11]], "area": 0.5}
     ]
     assert looked_at(tmp_path, content)[0].faults() == []
 
 
 def test_a_mask_outside_of_the_image_reaches_over_nothing(tmp_path: Path):
     content = coco_dict(2)
-    of(content, 2)[0]["segmentation"] = [[500.0, 500, 510, 500, 510, 510]]
+    of(content, 2)[0]["segmentation"] = [[120.0, 100, 130, 100, 130, 110]]
     found, _ = looked_at(tmp_path, content)
     x1, y1, x2, y2 = mask_extent(found.index, 1, 0)
     assert (x2 - x1) * (y2 - y1) == 0
@@ -108,7 +112,7 @@ def test_the_same_annotation_twice(tmp_path: Path):
     other["category_id"] = other["category_id"] % 3 + 1  # another class in one box is none
     content["annotations"] += [twin | {"id": 70}, twin | {"id": 71}, other | {"id": 72}]
     found, _ = looked_at(tmp_path, content)
-    what = f"class and box of annotation {first}"
+    what = f"class, box and mask of annotation {first}"
     assert found.faults() == [Fault("same annotation twice", "04.jpg", n, what) for n in (70, 71)]
     kept = [a["id"] for a in clean_again(tmp_path, found, content)["annotations"]]
     assert kept == [a["id"] for a in content["annotations"] if a["id"] not in (70, 71)]
@@ -256,3 +260,109 @@ def test_a_json_that_cannot_be_filtered_is_told(text: str | None, tmp_path: Path
         match=r"a\.json cannot be read as a COCO instances json \(.*\): give another file",
     ):
         load_entries(tmp_path / "a.json")
+
+
+def crossing(folder: Path, **change: Any) -> tuple[Findings, dict[str, Any]]:
+    """Two rods of one class in one box, that cross."""
+    content = coco_dict(2)
+    (one,) = content["annotations"]
+    one |= {"bbox": [10, 10, 50, 50], "area": 350}
+    rods = (
+        [10, 10, 16, 10, 60, 54, 60, 60, 54, 60, 10, 16],
+        [60, 10, 60, 16, 16, 60, 10, 60, 10, 54, 54, 10],
+    )
+    content["annotations"] = [
+        one | {"id": n, "segmentation": [list(map(float, rod))]} | change
+        for n, rod in enumerate(rods, 1)
+    ]
+    return looked_at(folder, content)
+
+
+def test_two_objects_in_one_box_are_two_unless_their_masks_agree(tmp_path: Path):
+    found, content = crossing(tmp_path / "a")
+    assert found.faults() == []
+    assert clean_again(tmp_path / "a", found, content) == content
+    again, _ = crossing(
+        tmp_path / "b", segmentation=[[10.0, 10, 60, 10, 60, 60, 10, 60]], area=2500
+    )
+    assert [(fault.kind, fault.annotation) for fault in again.faults()] == [
+        ("same annotation twice", 2)
+    ]
+
+
+@pytest.mark.parametrize("area", [5.0, 5000.0, -350, 0])
+def test_an_area_that_contradicts_the_mask(area: float, tmp_path: Path):
+    found, content = crossing(tmp_path, area=area)
+    kind = "area contradicts mask" if area > 0 else "impossible area"
+    assert [(fault.kind, fault.annotation) for fault in found.faults()] == [(kind, 1), (kind, 2)]
+    result = clean_again(tmp_path, found, content)
+    own = [index_area(found, j) for j in range(2)]
+    assert [entry["area"] for entry in result["annotations"]] == own
+    assert result["annotations"] == [
+        entry | {"area": area} for entry, area in zip(content["annotations"], own, strict=True)
+    ]
+
+
+def index_area(found: Findings, j: int) -> float:
+    return float(coco_mask.area(found.index.rle(1, j)))
+
+
+@pytest.mark.parametrize("area", [300.0, 1000])
+def test_areas_are_compared_with_some_slack(area: float, tmp_path: Path):
+    assert crossing(tmp_path, area=area)[0].faults() == []
+
+
+def test_what_is_read_otherwise_is_written_so_in_the_cleaned_json(tmp_path: Path):
+    expected = coco_dict(4)
+    for entry in expected["annotations"]:
+        entry["area"] = float(entry["area"])
+    content = copy.deepcopy(expected)
+    for image in content["images"]:
+        image["file_name"] = f"images\\{image['file_name']}"
+        image["id"] = f"image {image['id']}"
+        del image["height"]
+    for number, entry in enumerate(content["annotations"]):
+        entry["image_id"] = f"image {entry['image_id']}"
+        entry["id"] = 1 if number < 2 else None
+        entry["iscrowd"] = str(entry["iscrowd"])
+        if isinstance(entry["segmentation"], list):
+            entry["segmentation"].append([1, 2])
+    for category in content["categories"]:
+        category["id"] = str(category["id"])
+    content["categories"].append({"id": 77, "name": "ant"})
+    annotations, images = write_coco(tmp_path, expected)
+    annotations.write_text(json.dumps(content))
+    found = find_faults(read_index(annotations, images, "error", cache=tmp_path / "cache"))
+    assert {fault.kind for fault in found.faults()} == {
+        *("file name", "no image size", "id that is text", "duplicate annotation id"),
+        *("no annotation id", "number in quotes", "part of an outline left out", "category twice"),
+    }
+    result = clean_again(tmp_path, found, content)
+    for entries in (result["images"], expected["images"]):
+        entries.sort(key=lambda entry: entry["file_name"])
+    assert result == expected
+
+
+def test_an_ignored_region_is_noted_and_no_fault(tmp_path: Path):
+    content = coco_dict(2)
+    content["annotations"][0]["ignore"] = 1
+    found, _ = looked_at(tmp_path, content)
+    assert found.faults() == []
+    assert any(
+        "1 x ignored region (annotation 1 of 01.jpg" in note for note in notes({"train": found})
+    )
+    assert cleaned(content, found) == content
+
+
+def test_a_set_on_which_nothing_is_learnt_has_a_fault(tmp_path: Path):
+    content = coco_dict(2)
+    content["annotations"][0]["iscrowd"] = 1
+    index = looked_at(tmp_path, content)[0].index
+    lines, fault = learning_fault(index, [], 64, "a.json")
+    assert lines == ["nothing to learn: all 1 annotations are crowd regions"]
+    assert fault == Fault("nothing to learn", "a.json", None, lines[0])
+    sound = looked_at(tmp_path / "b", coco_dict(3))[0].index
+    assert learning_fault(sound, [], 64, "a.json") == ([], None)
+    few, fault = learning_fault(sound, [Fault("too small to be learnt", "01.jpg", 1, "x")], 64, "a")
+    assert few[0].startswith("1 of 3 objects cannot be learnt")
+    assert fault is None

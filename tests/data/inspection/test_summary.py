@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,20 @@ def test_quantiles():
         "max": 100,
     }
     assert quantiles(np.zeros(0)) is None
+
+
+def test_crowding_of_an_image_of_many_objects_takes_little_memory():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 900, (3000, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(3, 40, (3000, 2))]).tolist()
+    tracemalloc.start()
+    shares = covered_shares(objects(boxes, [0] * len(boxes)))
+    assert tracemalloc.get_traced_memory()[1] < 100e6  # all pairs at 16 x 16 points: 4 GB
+    tracemalloc.stop()
+    n = int(shares.argmax())
+    alone = np.zeros((160, 160), bool)  # the same at finer points, of one of them
+    x1, y1, x2, y2 = boxes[n]
+    x, y = (low + (np.arange(160) + 0.5) / 160 * (high - low) for low, high in ((x1, x2), (y1, y2)))
+    for other in boxes[:n] + boxes[n + 1 :]:
+        alone |= np.outer((y >= other[1]) & (y < other[3]), (x >= other[0]) & (x < other[2]))
+    assert shares[n] == pytest.approx(alone.mean(), abs=0.05)

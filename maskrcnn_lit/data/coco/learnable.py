@@ -1,0 +1,84 @@
+"""The objects of an index that training cannot learn, and why.
+
+Letters: I images, N annotations.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from maskrcnn_lit.data.coco.faults import Fault, describe
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.coco.rasterize import mask_crops
+from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
+
+LEAST = 1.0  # px after the resize: no side of an object's box may be shorter
+
+TOO_SMALL, NO_MASK = "too small to be learnt", "mask without a pixel in its box"
+
+
+def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> list[Fault]:
+    """The objects that training drops from images resized as in validation, each once, image by
+    image; crowd regions are none. Augmentation may enlarge, or cut off, others.
+
+    Only masks that may be empty are rasterized: of a COCO set, few.
+
+    Args:
+        image_size: see `transforms.ImageSize`.
+        side: M, of the mask crops.
+    """
+    arrays = index.packed.arrays
+    counts = index.spans[:, 1] - index.spans[:, 0]
+    image = np.repeat(np.arange(len(index)), counts)  # N
+    place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = place + np.repeat(index.spans[:, 0], counts)
+    sizes = index.sizes[image]
+    shapes = fitted_sizes(index.sizes, image_size)[image]
+    boxes = arrays.boxes[rows].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    boxes = boxes.clip(0, sizes[:, [1, 0, 1, 0]])
+    sides = (boxes[:, 2:] - boxes[:, :2]) * (shapes / sizes)[:, ::-1]  # N 2: width, height
+    objects = ~arrays.crowd[rows]
+    small = (sides < LEAST).any(1)
+    empty = np.zeros(len(rows), bool)
+    for n in np.flatnonzero(objects & ~small & arrays.doubtful[rows]).tolist():
+        i = int(image[n])
+        outline = index.outline(i, int(place[n]))
+        empty[n] = not mask_crops([outline], boxes[n : n + 1], index.size(i), side).any()
+    found = []
+    for n in np.flatnonzero(objects & (small | empty)).tolist():
+        name, number = index.file_name(int(image[n])), int(arrays.ids[rows[n]])
+        if small[n]:
+            width, height = sides[n]
+            what = f"{width:.2g} x {height:.2g} px after the resize"
+            found.append(Fault(TOO_SMALL, name, number, what))
+        else:
+            what = "its outline covers no pixel there"
+            found.append(Fault(NO_MASK, name, number, what))
+    return found
+
+
+def count_objects(index: AnnotationIndex) -> int:
+    """How many there are without the crowd regions."""
+    return int(sum((~index.packed.arrays.crowd[a:b]).sum() for a, b in index.spans.tolist()))
+
+
+def describe_unlearnable(
+    index: AnnotationIndex, lost: list[Fault], image_size: ImageSize
+) -> Iterator[str]:
+    """Lines that say how many objects cannot be learnt, by kind, and what helps; none if there is
+    nothing to say.
+    """
+    objects, annotations = count_objects(index), int((index.spans[:, 1] - index.spans[:, 0]).sum())
+    if not annotations:
+        yield "nothing to learn: no image has an object"
+    elif not objects:
+        yield f"nothing to learn: all {annotations} annotations are crowd regions"
+    if not lost:
+        return
+    share = "all" if len(lost) == objects else f"{len(lost)} of"
+    yield f"{share} {objects} objects cannot be learnt, and training leaves them out:"
+    yield from (f"  {line}" for line in describe(lost))
+    if any(fault.kind == TOO_SMALL for fault in lost):
+        size = image_size if isinstance(image_size, int) else list(image_size)
+        yield f"  larger images keep more of the small ones: now data.image_size={size}"
