@@ -2,6 +2,7 @@
 batches.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,8 @@ from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
+
+_log = logging.getLogger(__name__)
 
 
 class CocoDataModule(LightningDataModule):
@@ -280,7 +283,8 @@ class CocoDataModule(LightningDataModule):
 
     @rank_zero_only
     def tell(self, *lines: str) -> None:
-        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+        for line in lines:
+            _log.info(line)
 
 
 def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:

@@ -245,4 +245,5 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
 
 if __name__ == "__main__":
     console.quiet()
+    console.show_library_logs()
     sys.exit(console.guarded(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1])))))
