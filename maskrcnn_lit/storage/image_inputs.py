@@ -86,7 +86,9 @@ def _inputs_of(source: Any, place: str = "") -> list[ImageInput]:
         name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{place}"
         return [ImageInput(name, partial(_from_pil, source, name))]
     if hasattr(source, "read"):
-        return [ImageInput(f"file{place}", partial(_from_file, source, f"file{place}"))]
+        file = getattr(source, "name", None)
+        name = Path(file).name if file and isinstance(file, str) else f"file{place}"
+        return [ImageInput(name, partial(_from_file, source, name))]
     array = _as_array(source)
     if array is None:
         raise UserError(
