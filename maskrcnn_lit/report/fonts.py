@@ -82,8 +82,7 @@ def _of_pillow() -> frozenset[str]:
     font = ImageFont.load_default(12)
     if not isinstance(font, ImageFont.FreeTypeFont):  # Pillow without FreeType
         return frozenset(map(chr, range(32, 127)))
-    content = font.font_bytes if isinstance(font.path, BytesIO) else Path(font.path).read_bytes()
-    return frozenset(map(chr, FT2Font(BytesIO(content)).get_charmap()))
+    return frozenset(map(chr, FT2Font(BytesIO(font.font_bytes)).get_charmap()))
 
 
 def _letters_of(file: str | None, letters: frozenset[str]) -> frozenset[str]:

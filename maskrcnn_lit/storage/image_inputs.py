@@ -166,7 +166,8 @@ def _hidden(name: str) -> bool:
 def _by_kind(files: Iterable[Path]) -> str:
     """'2 .mp4, 1 .heic', the most frequent first."""
     counts = Counter(file.suffix.lower() or "without an ending" for file in files)
-    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in ranked)
 
 
 def _name_of_url(url: str) -> str:
