@@ -13,7 +13,9 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
+from matplotlib.text import Text
 from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -45,6 +47,27 @@ def fitting_font(text: str, size: int) -> tuple[Font, str]:
 def _is_unseen(letter: str) -> bool:
     """A joiner, a direction mark, a variation selector: draws nothing by itself."""
     return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
+
+
+def fit_figure(figure: Figure) -> None:
+    """Give the texts of a plot the fonts that have letters which DejaVu Sans lacks."""
+    for ax in figure.axes:
+        ax.get_xticklabels(), ax.get_yticklabels()  # they are made when they are asked for
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    letters = frozenset(
+        c for text in texts for c in text.get_text() if c.isprintable() and not _is_unseen(c)
+    )
+    families = ["DejaVu Sans"]
+    missing = letters - _letters_of(_dejavu(), letters)
+    while missing:
+        file, rest = _choose(missing)
+        if file is None or rest == missing:
+            break
+        font_manager.fontManager.addfont(file)
+        families.append(FT2Font(file).family_name)
+        missing = rest
+    for text in texts if len(families) > 1 else ():
+        text.set_fontfamily(families)
 
 
 def _escape(letter: str) -> str:

@@ -8,10 +8,12 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 
 from maskrcnn_lit.report import fonts
 from maskrcnn_lit.report.draw import draw_instances
 from maskrcnn_lit.report.fonts import fitting_font
+from maskrcnn_lit.report.theme import LIGHT, Theme, axes, render
 
 CAT = "猫"
 
@@ -130,3 +132,35 @@ def test_a_label_is_the_letter_and_not_a_box(machine: list[str], tmp_path: Path)
     rows = np.flatnonzero(ink.any(1))
     assert ink[rows[-2]].sum() > 3 * ink[rows[1]].sum()
     assert not np.array_equal(drawn, escaped)
+
+
+def plot_of(name: str) -> bytes:
+    def plot(data: str, theme: Theme) -> Figure:
+        figure, ax = axes(4, "share", "class")
+        ax.set_yticks([0, 1], [data, "cat"])
+        ax.set_title(f"AP of {data}")
+        return figure
+
+    return render(plot, name, LIGHT)
+
+
+def test_plots_have_the_letters_too(
+    machine: list[str], tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
+    machine.append(write_font(tmp_path / "Chinese.ttf", CAT))
+    known = list(font_manager.fontManager.ttflist)
+    try:
+        with_letters = plot_of(CAT)
+    finally:
+        font_manager.fontManager.ttflist[:] = known
+    assert not [w for w in recwarn if "missing from" in str(w.message)]
+    machine.clear()
+    fonts._choose.cache_clear()
+    without = plot_of(CAT)
+    assert [w for w in recwarn if "missing from" in str(w.message)]
+    assert with_letters != without
+
+
+def test_plots_in_letters_of_dejavu_search_no_fonts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fonts, "_installed", lambda: pytest.fail("fonts were searched"))
+    assert plot_of("café кот")
