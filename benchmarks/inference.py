@@ -38,7 +38,7 @@ from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
-from maskrcnn_lit.storage.images import read_images
+from maskrcnn_lit.storage.image_inputs import list_inputs
 from maskrcnn_lit.training.devices import device_name
 
 HEIGHT, WIDTH = 480, 640
@@ -114,8 +114,8 @@ def parse() -> argparse.Namespace:
 
 
 def real_images(arguments: argparse.Namespace) -> list[np.ndarray]:
-    every = (image for _, image in read_images(arguments.coco / "val2017"))
-    fitting = (image for image in every if image.shape[:2] == (HEIGHT, WIDTH))
+    every = (source.read() for source in list_inputs(arguments.coco / "val2017"))
+    fitting = (image for image in every if image is not None and image.shape[:2] == (HEIGHT, WIDTH))
     return [image for image, _ in zip(fitting, range(arguments.images), strict=False)]
 
 

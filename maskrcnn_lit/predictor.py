@@ -1,44 +1,71 @@
-"""A trained model from its run folder, and what it finds on images: the Python interface.
+"""A trained model from its run folder, and what it detects on images: the Python interface.
 
 from maskrcnn_lit import load_model
 model = load_model("outputs/2026-11-23/10-00-00")
-for found in model.predict(["a.jpg", "b.jpg"]):
-    print(found.names, found.scores, found.boxes)
+for detections in model.predict(["a.jpg", "b.jpg"]):
+    print(detections.names, detections.scores, detections.boxes)
+
+Letters: R detections of an image, H W its height and width, K classes.
 """
 
+import io
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
 
 from maskrcnn_lit.config.compose import build
+from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import read_image_size
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
+from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.coco.scores import to_coco_results
-from maskrcnn_lit.evaluation.thresholds import read_thresholds
+from maskrcnn_lit.evaluation.thresholds import DEFAULT, read_thresholds
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.draw import draw_instances
 from maskrcnn_lit.runs.trained_model import read
-from maskrcnn_lit.storage.images import read_images
+from maskrcnn_lit.storage.image_inputs import ImageInput, iterate_inputs
+from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.devices import resolve_accelerator
 
+Source: TypeAlias = (
+    str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput
+)  # of one or several images
 
-@dataclass(frozen=True)
+AHEAD = (
+    4  # batches of images that are read before the first one is run, to find images of one shape
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """What the model found on one image, best first. R detections.
+    """What the model found on one image, best first. R detections; `len` gives R.
 
-    name: of the image, as its source gave it; image: H W 3 uint8 RGB.
-    boxes: R 4 float32, x1 y1 x2 y2 in pixels; scores: R; labels: R, 1..K; names: R class names.
-    masks: R COCO RLEs of the whole image.
+    Attributes:
+        name: of the image: the path below its folder, the file name, or what it was, e.g. "array".
+        image: H W 3 uint8 RGB.
+        boxes: R 4 float32, x1 y1 x2 y2 in pixels of the image.
+        scores: R float32, 0..1.
+        labels: R int64, 1..K.
+        names: R class names.
+        masks: R COCO RLEs of the whole image, {"size": [H, W], "counts": bytes}.
+        categories: the K classes; label l is `categories[l - 1]`.
     """
 
     name: str
@@ -50,6 +77,26 @@ class Detections:
     masks: list[dict[str, Any]]
     categories: tuple[Category, ...]
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"<Detections of {self.name}, {width} x {height}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """Counts by class, e.g. "2 cat, 1 dog", or "nothing"."""
+        counts = Counter(self.names)
+        return ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "nothing"
+
+    def masks_array(self) -> NDArray[np.bool_]:
+        """The masks as R H W bool. Made on each call: R times the image's pixels in bytes."""
+        if not len(self):
+            return np.zeros((0, *self.image.shape[:2]), np.bool_)
+        return np.ascontiguousarray(coco_mask.decode(self.masks).transpose(2, 0, 1)).astype(
+            np.bool_
+        )
+
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of a COCO results json, with the category ids of the training data."""
         entry = {
@@ -58,57 +105,262 @@ class Detections:
         }
         return to_coco_results([entry], self.categories)
 
+    def to_rows(self) -> list[dict[str, Any]]:
+        """R plain dicts, for a table such as `pandas.DataFrame(detections.to_rows())`.
+
+        Keys: image (the name), label (1..K), name, score (0..1), x1, y1, x2, y2 (pixels), area (of
+        the mask, in pixels).
+        """
+        return [
+            {
+                "image": self.name,
+                "label": int(self.labels[r]),
+                "name": self.names[r],
+                "score": float(self.scores[r]),
+                **dict(zip(("x1", "y1", "x2", "y2"), map(float, self.boxes[r]), strict=True)),
+                "area": int(coco_mask.area(self.masks[r])),
+            }
+            for r in range(len(self))
+        ]
+
+    def to_supervision(self) -> Any:
+        """The same as `supervision.Detections`.
+
+        xyxy R 4, mask R H W bool, confidence R, class_id R (label - 1: the place in `categories`),
+        data["class_name"] R.
+
+        Raises: UserError: the package supervision is not installed.
+        """
+        try:
+            supervision = import_module("supervision")
+        except ImportError as error:
+            raise UserError(
+                "to_supervision needs the package supervision, which is not installed: "
+                "pip install supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.boxes.astype(np.float32).reshape(-1, 4),
+            mask=self.masks_array(),
+            confidence=self.scores.astype(np.float32),
+            class_id=self.labels.astype(np.int64) - 1,
+            data={"class_name": np.array(self.names, dtype=np.str_)},
+        )
+
     def draw(self) -> np.ndarray:
-        """The image with boxes, masks, class names and scores, H W 3 uint8."""
+        """The image with boxes, masks, class names and scores, uint8 RGB; a small image is enlarged
+        by a whole number, so that labels can be read.
+        """
         return draw_instances(
             self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores
         )
 
+    def save(self, path: str | Path) -> None:
+        """Write the drawn image as PNG, JPEG or WebP, by the suffix of `path`; folders are made.
 
-@dataclass(frozen=True)
+        Raises: UserError: another suffix.
+        """
+        write_image(path, self.draw())
+
+    def _repr_png_(self) -> bytes:
+        """The drawn image: what a notebook shows."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.draw()).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
-    """A model in evaluation mode, and what it needs to read an image and to name what it finds."""
+    """A model in evaluation mode, with all that it needs to read images and to name what it finds.
+    `load_model` makes one.
+
+    Attributes:
+        model: the network, changed for inference: it cannot be trained or saved.
+        categories: the K classes; label l is `categories[l - 1]`.
+        config: of the run.
+        score_thresholds: K: detections of label l below number l - 1 are left out.
+    """
 
     model: MaskRCNN
     categories: tuple[Category, ...]
     config: DictConfig
-    score_thresholds: np.ndarray  # K: of label l at l - 1
+    score_thresholds: np.ndarray
+
+    def __repr__(self) -> str:
+        low, high = self.score_thresholds.min(), self.score_thresholds.max()
+        threshold = f"{low:g}" if low == high else f"{low:g} to {high:g} by class"
+        names = [category.name for category in self.categories]
+        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        return (
+            f"<Predictor on {self.device}, {len(names)} classes ({some}), score_threshold "
+            f"{threshold}>"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.mean.device
+
+    def to(self, device: str | torch.device) -> "Predictor":
+        """Move the model to "cpu", "cuda" or "cuda:1"; returns the same predictor.
+
+        Raises: UserError: there is no such device here.
+        """
+        try:
+            wanted = torch.device(device)
+        except RuntimeError as error:
+            raise UserError(f"device={device} must be cpu, cuda or cuda:NUMBER") from error
+        if wanted.type not in ("cpu", "cuda"):
+            raise UserError(f"device={device} must be cpu, cuda or cuda:NUMBER")
+        count = torch.cuda.device_count()
+        if wanted.type == "cuda" and (wanted.index or 0) >= count:
+            raise UserError(
+                f"device={device} is not there: torch {torch.__version__} sees {count} CUDA devices"
+            )
+        self.model.to(wanted)
+        return self
+
+    @overload
+    def predict(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        stream: Literal[False] = False,
+        batch_size: int = 1,
+        score_threshold: float | None = None,
+    ) -> list[Detections]: ...
+
+    @overload
+    def predict(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        stream: Literal[True],
+        batch_size: int = 1,
+        score_threshold: float | None = None,
+    ) -> Iterator[Detections]: ...
+
+    def predict(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        stream: bool = False,
+        batch_size: int = 1,
+        score_threshold: float | None = None,
+    ) -> list[Detections] | Iterator[Detections]:
+        """Detections of each image, in the order of the sources.
+
+        Args:
+            sources: one source or several (a list, a tuple, a generator): an image file, a folder
+                with its subfolders, a glob; an http(s) URL of an image; the bytes of an image file,
+                or a file opened in binary mode; a PIL image; an array or tensor H W, H W C or
+                C H W with 1, 3 or 4 channels (RGB), or several of them, N H W C or N C H W: uint8
+                0..255, uint16 0..65535 or floats 0..1.
+            stream: False: a list. True: an iterator that reads and predicts as it is asked, for
+                more images than fit into memory.
+            batch_size: images of one padded shape that run in one forward. The detections are those
+                of one image at a time, up to rounding.
+            score_threshold: 0..1, detections below it are left out; None: as the model was loaded.
+
+        Raises:
+            UserError: a source does not exist or is not an image, an array could mean two images
+                (by its shape or its values), an option is out of range. Missing files are an error
+                at once, also with `stream=True`. A damaged file of a folder or a glob is skipped,
+                with a warning in the log.
+        """
+        check_whole(1, batch_size=batch_size)
+        if score_threshold is not None:
+            check_threshold(score_threshold)
+        thresholds = (
+            self.score_thresholds
+            if score_threshold is None
+            else np.full(len(self.categories), float(score_threshold))
+        )
+        detections = self._predict(iterate_inputs(sources), batch_size, thresholds)
+        return detections if stream else list(detections)
+
+    __call__ = predict
+
+    def _predict(
+        self, inputs: Iterator[ImageInput], batch_size: int, thresholds: np.ndarray
+    ) -> Iterator[Detections]:
+        read_ahead = 1 if batch_size == 1 else AHEAD * batch_size
+        images = ((source.name, image) for source in inputs if (image := source.read()) is not None)
+        while window := list(itertools.islice(images, read_ahead)):
+            done: dict[int, Detections] = {}
+            for chosen in self._batches([image for _, image in window], batch_size):
+                found = self._detect([window[i] for i in chosen], thresholds)
+                done |= zip(chosen, found, strict=True)
+            yield from (done[i] for i in range(len(window)))
+
+    def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
+        """Positions of images that share a forward. Only images of one padded shape do: beside a
+        larger one an image would get a wider border, and thereby slightly other detections.
+        """
+        image_size = read_image_size(self.config.data.image_size)
+        groups: dict[Any, list[int]] = {}
+        for i, image in enumerate(images):
+            height, width = fitted_sizes(np.array(image.shape[:2]), image_size).tolist()
+            square = isinstance(image_size, int)  # then all are padded to that side
+            groups.setdefault(square or (-(-height // 32), -(-width // 32)), []).append(i)
+        for group in groups.values():
+            yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
+
+    def _detect(
+        self, images: Sequence[tuple[str, np.ndarray]], thresholds: np.ndarray
+    ) -> list[Detections]:
+        """Of (name, image) pairs, in one forward."""
+        image_size = read_image_size(self.config.data.image_size)
+        batch = image_batch([image for _, image in images], range(len(images)), image_size)
+        output = self._forward(batch, float(thresholds.min()))
+        results = []
+        for (name, image), found in zip(images, output, strict=True):
+            passes = np.flatnonzero(found["scores"] >= thresholds[found["labels"] - 1])
+            labels = found["labels"][passes]
+            results.append(
+                Detections(
+                    name=name,
+                    image=image,
+                    boxes=found["boxes"][passes],
+                    scores=found["scores"][passes],
+                    labels=labels,
+                    names=[self.categories[label - 1].name for label in labels],
+                    masks=[found["masks"][r] for r in passes],
+                    categories=self.categories,
+                )
+            )
+        return results
 
     @torch.inference_mode()
-    def predict(
-        self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]
-    ) -> Iterator[Detections]:
-        """Detections of each image: files, folders, globs, or arrays H W 3 uint8 RGB."""
-        several = sources if not isinstance(sources, (str, Path, np.ndarray)) else [sources]
-        for source in several:
-            named = [("array", source)] if isinstance(source, np.ndarray) else read_images(source)
-            for name, image in named:
-                yield self._detect(name, image)
-
-    def _detect(self, name: str, image: np.ndarray) -> Detections:
-        batch = image_batch([image], [0], read_image_size(self.config.data.image_size))
-        device = self.model.mean.device
-        output = self.model({key: value.to(device) for key, value in batch.items()})
+    def _forward(self, batch: Batch, lowest: float) -> list[dict[str, Any]]:
+        """Detections in pixels of each original image; the head gives all from `lowest` on."""
+        head, device = self.model.box_head, self.device
+        before, head.score_threshold = (
+            head.score_threshold,
+            min(head.score_threshold, lowest),
+        )
+        try:
+            output = self.model({key: value.to(device) for key, value in batch.items()})
+        finally:
+            head.score_threshold = before
         if output.detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
-        found = to_original(output.detections, batch)[0]
-        kept = np.flatnonzero(found["scores"] >= self.score_thresholds[found["labels"] - 1])
-        return Detections(
-            name=name,
-            image=image,
-            boxes=found["boxes"][kept],
-            scores=found["scores"][kept],
-            labels=found["labels"][kept],
-            names=[self.categories[label - 1].name for label in found["labels"][kept]],
-            masks=[found["masks"][r] for r in kept],
-            categories=self.categories,
+        return to_original(output.detections, batch)
+
+
+def check_threshold(value: Any, *, best: bool = False) -> None:
+    """Raise UserError unless a score threshold is from 0 to 1 or, with `best`, "best"."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (number and 0 <= value <= 1) and not (best and value == "best"):
+        raise UserError(
+            f"score_threshold={value} must be from 0 (all detections) to 1"
+            + (", or best: each class's own, as `maskrcnn-lit evaluate` stored it" if best else "")
         )
 
 
 def load_model(
     source: str | Path,
     *,
-    score_threshold: float | Literal["best"] = 0.5,
+    score_threshold: float | Literal["best"] = DEFAULT,
     max_detections: int = 100,
     accelerator: str = "auto",
     checkpoint: str = "best",
@@ -116,25 +368,23 @@ def load_model(
 ) -> Predictor:
     """A trained model, ready to predict.
 
-    Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
-        Mask R-CNN, or the name of published weights (`pretrained.PUBLISHED`). score_threshold:
-        detections below it are left out, 0..1; "best": below the threshold of their class that
-        `maskrcnn-lit evaluate` found best for the run's best weights on its validation images (0.5
-        for a class without one). max_detections: an image. accelerator: auto, cpu or gpu.
-        checkpoint: best or last, of a run folder. trust: packages whose classes its config may name
-        beside ours.
+    Args:
+        source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
+            Mask R-CNN, or the name of published weights (`pretrained.PUBLISHED`).
+        score_threshold: 0..1, detections below it are left out; "best": below the threshold of
+            their class that `maskrcnn-lit evaluate` found best for the run's best weights on its
+            validation images (0.5 for a class without one).
+        max_detections: of an image, the best ones.
+        accelerator: auto, cpu or gpu. `Predictor.to` chooses one of several GPUs.
+        checkpoint: best or last, of a run folder.
+        trust: packages whose classes the run's config may name beside ours.
 
-    Raises: UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run
-        that was not evaluated.
+    Raises:
+        UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run that
+            was not evaluated.
     """
-    if score_threshold != "best" and not (
-        isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1
-    ):
-        raise UserError(
-            f"score_threshold={score_threshold} must be from 0 (all detections) to 1, or best: each class's own"
-        )
-    if max_detections < 1:
-        raise UserError(f"max_detections={max_detections} must be at least 1")
+    check_threshold(score_threshold, best=True)
+    check_whole(1, max_detections=max_detections)
     config, categories, state = read(source, checkpoint, trust)
     if score_threshold == "best":
         thresholds = np.array(
@@ -143,9 +393,6 @@ def load_model(
     else:
         thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections
-    config.model.box_head.score_threshold = min(
-        *thresholds.tolist(), config.model.box_head.score_threshold
-    )
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"

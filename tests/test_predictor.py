@@ -1,8 +1,12 @@
 """`from maskrcnn_lit import load_model`: the Python interface."""
 
+import io
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_verbs import SIZE, ground_truth
 
+import maskrcnn_lit
 from maskrcnn_lit import load_model
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.errors import UserError
@@ -42,12 +47,29 @@ def test_importing_the_package_does_not_import_torch():
         "import sys, maskrcnn_lit\n"
         "assert not {'torch', 'hydra', 'numpy'} & set(sys.modules), 'torch is loaded'\n"
         "assert 'load_model' in maskrcnn_lit.__all__\n"
+        "assert {'load_model', 'train', '__version__'} <= set(dir(maskrcnn_lit))\n"
         "try: maskrcnn_lit.lode_model\n"
         "except AttributeError as error: assert 'lode_model' in str(error)\n"
         "else: raise AssertionError\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_is_imported_from_its_module():
+    assert set(maskrcnn_lit.__all__) == {
+        *("load_model", "Predictor", "Detections", "UserError", "CocoDataModule", "MaskRCNN"),
+        *("build_model", "train", "evaluate", "RunResult"),
+    }
+    later = {
+        name for name, module in maskrcnn_lit._MODULES.items() if module.endswith("launch.api")
+    }
+    assert later == {"build_model", "train", "evaluate"}
+    for name in set(maskrcnn_lit.__all__) - later:
+        value = getattr(maskrcnn_lit, name)
+        assert (value.__name__, value.__module__) == (name, maskrcnn_lit._MODULES[name])
+        assert value.__doc__
+    assert maskrcnn_lit.UserError is UserError
 
 
 def test_what_is_found_on_a_file(found: Detections, picture: Path):
@@ -112,7 +134,184 @@ def test_paths_and_arrays_give_the_same(
         )
         assert again.names == found.names and again.masks == found.masks
     names = [one.name for one in model.predict([shapes / "val", array])]
-    assert names == [*sorted(path.name for path in (shapes / "val").iterdir()), "array"]
+    assert names == [*sorted(path.name for path in (shapes / "val").iterdir()), "array[1]"]
+
+
+def same_detections(one: Detections, other: Detections) -> bool:
+    """Up to the rounding of a batched forward."""
+    return (
+        one.names == other.names
+        and np.allclose(one.boxes, other.boxes, atol=1e-2)
+        and np.allclose(one.scores, other.scores, atol=1e-4)
+    )
+
+
+def test_every_kind_of_source_gives_the_same(model: Predictor, found: Detections, picture: Path):
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    channels_first = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    sources: list[Any] = [
+        picture.read_bytes(),
+        io.BytesIO(picture.read_bytes()),
+        Image.open(picture),
+        np.dstack([pixels, pixels[..., 0]]),
+        pixels.astype(np.uint16) * 257,
+        pixels / 255,
+        channels_first,
+        channels_first / 255,
+        channels_first[None],
+    ]
+    for source in sources:
+        (again,) = model.predict(source)
+        assert np.array_equal(again.image, found.image)
+        assert same_detections(again, found)
+
+
+def test_an_answer_is_a_list_and_a_stream_is_lazy(model: Predictor, picture: Path, shapes: Path):
+    assert isinstance(model.predict(picture), list)
+    assert isinstance(model(picture), list)
+    assert model.predict([]) == []
+    pulled: list[int] = []
+
+    def frames() -> Iterator[Path]:
+        for i in range(4):
+            pulled.append(i)
+            yield picture
+
+    stream = model.predict(frames(), stream=True)
+    assert isinstance(stream, Iterator)
+    assert not pulled
+    next(stream)
+    assert pulled == [0]
+    assert len(list(stream)) == 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_missing_file_is_a_mistake_at_the_call(stream: bool, model: Predictor, picture: Path):
+    with pytest.raises(UserError, match=r"missing\.jpg does not exist"):
+        model.predict([picture, "missing.jpg"], stream=stream)
+
+
+@pytest.mark.parametrize("image_size", [SIZE, [48, 80]])
+def test_batches_find_what_single_images_do(
+    image_size: Any, model: Predictor, shapes: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Pictures of three shapes: those of one shape run together, and the order stays."""
+    monkeypatch.setitem(model.config.data, "image_size", image_size)
+    pictures = [np.asarray(Image.open(file)) for file in sorted((shapes / "val").iterdir())]
+    images = [p[:, : SIZE * 5 // 8] if i % 2 else p for i, p in enumerate(pictures * 3)]
+    images += [pictures[0][:40], pictures[1][:40]]
+    sizes: list[int] = []
+    forward = type(model.model).forward
+
+    def counted(self: Any, batch: Any) -> Any:
+        sizes.append(len(batch["images"]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(model.model), "forward", counted)
+    alone = model.predict(images)
+    assert sizes == [1] * len(images)
+    sizes.clear()
+    together = model.predict(images, batch_size=4)
+    assert sum(sizes) == len(images)
+    assert sorted(sizes) == ([3, 4, 4] if image_size == SIZE else [1, 2, 4, 4])
+    for one, other, image in zip(alone, together, images, strict=True):
+        assert np.array_equal(other.image, image)
+        assert same_detections(one, other)
+
+
+def test_a_threshold_of_one_call(model: Predictor, trained: Path, picture: Path):
+    """Also one below that of the model's config, 0.05, which the head has by itself."""
+    strict = load_model(trained, accelerator="cpu")
+    assert strict.score_thresholds.tolist() == [0.5] * len(NAMES)
+    (every,) = model.predict(picture)
+    (low,) = strict.predict(picture, score_threshold=0.0)
+    assert same_detections(low, every)
+    threshold = float(every.scores[10])
+    (some,) = model.predict(picture, score_threshold=threshold)
+    assert len(some) == (every.scores >= threshold).sum()
+    assert len(strict.predict(picture)[0]) == (every.scores >= 0.5).sum()
+    for wrong in (1.5, -0.1, "best", True, float("nan")):
+        with pytest.raises(UserError, match=r"score_threshold=\S+ must be from 0"):
+            model.predict(picture, score_threshold=wrong)
+    with pytest.raises(UserError, match="batch_size=0 must be a whole number"):
+        model.predict(picture, batch_size=0)
+
+
+def test_a_model_moves_between_devices(trained: Path, picture: Path):
+    model = load_model(trained, accelerator="cpu")
+    assert model.to("cpu") is model
+    assert model.device == torch.device("cpu")
+    assert repr(model) == (
+        f"<Predictor on cpu, {len(NAMES)} classes ({', '.join(sorted(NAMES)[:5])}, ...), "
+        "score_threshold 0.5>"
+    )
+    assert len(model.predict(picture)) == 1
+    for device, message in (
+        ("cuda:99", r"device=cuda:99 is not there: torch \S+ sees \d+ CUDA devices"),
+        ("gpu", "device=gpu must be cpu, cuda or cuda:NUMBER"),
+        ("meta", "device=meta must be cpu, cuda or cuda:NUMBER"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.to(device)
+
+
+def test_a_result_has_a_length_and_a_short_text(found: Detections):
+    assert len(found) == len(found.scores) == 100
+    assert repr(found).startswith(f"<Detections of {found.name}, {SIZE} x {SIZE}: ")
+    assert len(repr(found)) < 200
+    counts = {name: found.names.count(name) for name in set(found.names)}
+    assert all(f"{count} {name}" in repr(found) for name, count in counts.items())
+
+
+def test_masks_as_arrays(found: Detections, model: Predictor, picture: Path):
+    masks = found.masks_array()
+    assert (masks.shape, masks.dtype) == ((100, SIZE, SIZE), np.bool_)
+    for mask, rle in zip(masks, found.masks, strict=True):
+        assert np.array_equal(mask, coco_mask.decode(rle).astype(bool))
+    (nothing,) = model.predict(picture, score_threshold=1.0)
+    assert len(nothing) == 0
+    assert nothing.masks_array().shape == (0, SIZE, SIZE)
+    assert nothing.to_rows() == []
+    assert repr(nothing).endswith(": nothing>")
+
+
+def test_rows_are_plain(found: Detections):
+    rows = found.to_rows()
+    assert len(rows) == 100
+    assert list(rows[0]) == ["image", "label", "name", "score", "x1", "y1", "x2", "y2", "area"]
+    for r, row in enumerate(rows):
+        kinds = [type(value) for value in row.values()]
+        assert kinds == [str, int, str, float, float, float, float, float, int]
+        assert row["image"] == found.name
+        assert found.categories[row["label"] - 1].name == row["name"] == found.names[r]
+        assert [row[key] for key in ("x1", "y1", "x2", "y2")] == found.boxes[r].tolist()
+        assert row["score"] == found.scores[r]
+    assert [row["area"] for row in rows] == found.masks_array().sum((1, 2)).tolist()
+
+
+def test_supervision_gets_its_own_detections(found: Detections, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="not installed: pip install supervision"):
+        found.to_supervision()
+    module = types.ModuleType("supervision")
+    module.Detections = lambda **values: types.SimpleNamespace(**values)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", module)
+    given = found.to_supervision()
+    assert np.array_equal(given.xyxy, found.boxes)
+    assert np.array_equal(given.confidence, found.scores)
+    assert np.array_equal(given.mask, found.masks_array())
+    assert [found.categories[i].name for i in given.class_id] == found.names
+    assert given.data["class_name"].tolist() == found.names
+
+
+def test_a_result_is_shown_and_saved(found: Detections, tmp_path: Path):
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    assert shown.format == "PNG"
+    assert np.array_equal(np.asarray(shown), found.draw())
+    found.save(tmp_path / "folder" / "a.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "folder" / "a.png")), found.draw())
+    with pytest.raises(UserError, match=r"a\.psd cannot be written"):
+        found.save(tmp_path / "a.psd")
 
 
 def test_a_threshold_leaves_out_what_is_less_certain(
@@ -204,7 +403,7 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
             {"score_threshold": "best"},
             "thresholds.json, which is not there: run `maskrcnn-lit evaluate run=",
         ),
-        ({"max_detections": 0}, "max_detections=0 must be at least 1"),
+        ({"max_detections": 0}, "max_detections=0 must be a whole number, 1 or more"),
         ({"checkpoint": "newest"}, "checkpoint=newest must be best or last"),
         ({"accelerator": "tpu"}, "'tpu'; expected auto, cpu or gpu"),
     ],

@@ -41,7 +41,9 @@ def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     info = next(name.split("/")[0] for name in names if ".dist-info/" in name)
     code = [
-        path for path in (REPOSITORY / "maskrcnn_lit").rglob("*") if path.suffix in (".py", ".css")
+        path
+        for path in (REPOSITORY / "maskrcnn_lit").rglob("*")
+        if path.suffix in (".py", ".css") or path.name == "py.typed"
     ]
     python = {path.relative_to(REPOSITORY).as_posix() for path in code}
     yaml = {
@@ -49,6 +51,7 @@ def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
         for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
     assert len(python) > 20 and len(yaml) > 15
+    assert "maskrcnn_lit/py.typed" in names
     about = {
         f"{info}/{file}"
         for file in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")

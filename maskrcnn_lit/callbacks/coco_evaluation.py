@@ -6,6 +6,7 @@ gathers them over the processes as bytes by image id, scores them once, and logs
 every process.
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original
 
 _MONITORED = ("val/box_ap", "val/mask_ap")
+
+_log = logging.getLogger(__name__)
 
 
 def coco_evaluation(trainer: Trainer) -> "CocoEvaluation | None":
@@ -135,7 +138,7 @@ class CocoEvaluation(Callback):
         scored = share(
             f"validation {self._validations}",
             own,
-            lambda all_: self._score(trainer, pl_module, all_),
+            lambda all_: self._score(trainer, all_),
         )
         self.metrics, self.per_class = scored
         self.step = trainer.global_step
@@ -167,7 +170,6 @@ class CocoEvaluation(Callback):
     def _score(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
         gathered: Sequence[tuple[DetectionCollector, RoiAccuracy]],
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
         """Of the images of all processes. An image that a sampler gave twice counts once.
@@ -187,12 +189,12 @@ class CocoEvaluation(Callback):
         self.matches = match_all(truth, results, self.max_detections[-1])
         scores = score_matches(self.matches, truth["categories"], self.max_detections)
         if len(seen) < len(index):
-            pl_module.print(
+            _log.info(
                 f"scored {len(seen)} of {len(index)} validation images: "
                 f"{len(self._collector.unreadable)} could not be read, the rest was not asked for"
             )
         if math.isnan(scores.metrics["val/box_ap"]):
-            pl_module.print("the validation images hold no objects: AP is not defined")
+            _log.info("the validation images hold no objects: AP is not defined")
         warning = limit_warning(
             self.matches["box"],
             self.max_detections,
@@ -200,7 +202,7 @@ class CocoEvaluation(Callback):
             raises_model=self.raises_model,
         )
         if warning and warning != self._warned:
-            pl_module.print(warning)
+            _log.info(warning)
         self._warned = warning
         self.scored = truth, results
         accuracy = self._roi_accuracy.per_class([category.name for category in index.categories])

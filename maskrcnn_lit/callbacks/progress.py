@@ -1,5 +1,6 @@
 """The line that a run shows while it trains."""
 
+import logging
 import math
 import os
 import sys
@@ -52,6 +53,21 @@ class ProgressLine(ProgressBar):
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the line: what `pl_module.print` calls."""
         self._write(" ".join(map(str, args)), stays=True)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """In a terminal, lines that the library logs go above the line too."""
+        super().setup(trainer, pl_module, stage)
+        for handler in _log_handlers() if self._overwrites else ():
+            handler.addFilter(self._make_room)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for handler in _log_handlers():
+            handler.removeFilter(self._make_room)
+
+    def _make_room(self, record: logging.LogRecord) -> bool:
+        """Erase the line before a log record is shown; the next one is written below it."""
+        self._write("")
+        return True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.start(trainer.global_step)
@@ -194,6 +210,11 @@ class _Pace:
             (total - step) / steps_per_epoch(trainer) / (trainer.check_val_every_n_epoch or 1)
         )
         return seconds_per_step * (total - step) + self._validated * math.ceil(validations)
+
+
+def _log_handlers() -> list[logging.Handler]:
+    """Those that a command has set up to show what the library logs."""
+    return logging.getLogger("maskrcnn_lit").handlers
 
 
 def _epoch(trainer: Trainer) -> str:

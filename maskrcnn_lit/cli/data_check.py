@@ -25,7 +25,7 @@ from maskrcnn_lit.data.inspection.checks import (
     mark_leaks,
     notes,
 )
-from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths
+from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths, same_images
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import write_json
 
@@ -39,6 +39,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     Returns:
         the exit code: 0 nothing is wrong, 1 something is.
     """
+    leaks = same_images(config.data)
     parts = fill_parts(config.data)
     data: CocoDataModule = build(config.data)
     paths = {part: part_paths(config.data, part) for part in parts}
@@ -49,6 +50,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     if len(parts) == 2:
         mark_leaks(findings["train"], findings["val"])
     faults = {part: found.faults() for part, found in findings.items()}
+    if leaks:
+        what = "train and val are the same file: give other images with data.val.annotations"
+        faults["train"].append(
+            Fault("training data given as validation data too", originals["train"].name, None, what)
+        )
     remarks = notes(findings)
     lost = {part: _unlearnable(data, found) for part, found in findings.items()}
     for part in parts:

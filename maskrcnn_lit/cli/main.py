@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from maskrcnn_lit import __version__
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.console import guarded, quiet
+from maskrcnn_lit.launch.console import guarded, quiet, show_library_logs
 
 
 class Verb(NamedTuple):
@@ -199,11 +199,13 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         from maskrcnn_lit.launch import sweep
 
         quiet()
+        show_library_logs()
         return sweep.run(overrides)
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded: mistakes show at once
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
         quiet()
+        show_library_logs()
         return module.run(composed, overrides) or 0
     return 0
 

@@ -103,8 +103,9 @@ def check_value(
 
     Same kind: true or false for a switch, no text for a number (except `auto`), a whole number for
     a whole number, no single value for a group of options; null for a switch or a number where the
-    comment beside it speaks of null. `+name=value` adds an option to an object, which takes or
-    refuses it (instantiate.py); nobody would read it elsewhere.
+    comment beside it speaks of null; a word for a number where the comment says "or WORD:".
+    `+name=value` adds an option to an object, which takes or refuses it (instantiate.py); nobody
+    would read it elsewhere.
     """
     name, value, known = override.key_or_group, override.value(), dict(flat(config))
     objects = [
@@ -121,7 +122,10 @@ def check_value(
             f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
         )
     nullable = "null" in comments.get(name, "")
-    fault = None if override.is_delete() else _fault(name, known[name], value, nullable)
+    word = re.search(r"\bor (\w+):", comments.get(name, ""))
+    allowed = override.is_delete() or (word is not None and value == word[1])
+    fault = None if allowed else _fault(name, known[name], value, nullable)
+    fault = fault.replace("a number", f"a number or {word[1]}") if fault and word else fault
     if fault:
         raise UserError(f"'{override.input_line}' does not fit: {fault}")
 

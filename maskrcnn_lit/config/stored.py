@@ -6,6 +6,7 @@ preparation and loggers are never taken from a file: they reach out to disks and
 """
 
 import inspect
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from maskrcnn_lit.config.instantiate import import_target
 from maskrcnn_lit.config.overrides import suggest
 from maskrcnn_lit.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 # What a config from a file may build: place -> exact names. `*` stands for any one name.
 TARGETS: dict[str, tuple[str, ...]] = {
@@ -122,7 +125,7 @@ def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) 
     or a class that is defined in a module under a name of `trust`.
 
     `data.prepare` comes out as null and `logger` as {}. Classes of version 0.1.0 get their present
-    names. Prints what was trusted.
+    names. Logs what was trusted.
 
     Args:
         plain: nested dicts and lists; where: the file, for messages; trust: dotted names of
@@ -253,7 +256,7 @@ def _trusted(place: str, name: Any, where: str, trust: Sequence[str]) -> Any:
             f"{where} names {name!r} for {place}, which is {home} and not in "
             f"trust={','.join(trust)}: give another run"
         )
-    print(f"trust: {name} builds {place} of {where}", flush=True)
+    _log.info(f"trust: {name} builds {place} of {where}")
     return target
 
 

@@ -2,6 +2,7 @@
 batches.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
-from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
@@ -47,6 +48,8 @@ from maskrcnn_lit.storage.sources import join
 Ints = NDArray[np.int64]
 
 MAX_BATCH, MAX_MASK_SIDE = 65_536, 4096  # a mistyped number is refused before it asks for terabytes
+
+_log = logging.getLogger(__name__)
 
 
 class CocoDataModule(LightningDataModule):
@@ -170,8 +173,26 @@ class CocoDataModule(LightningDataModule):
         """Read what is not read yet: both jsons for "fit" or None, else the validation json alone."""
         if stage in ("fit", None) and self.train_index is None:
             self.train_index = self._read("train")
+            if self.val_index is None:
+                self.val_index = self._read("val")
+                self.tell(*self._leaks())
         if self.val_index is None:
             self.val_index = self._read("val")
+
+    def _leaks(self) -> list[str]:
+        """A line about validation images that are trained on too, unless they were chosen by id."""
+        train, val = self.train_index, self.val_index
+        if train is None or val is None or self.image_ids is not None:
+            return []
+        seen = {train.where(i) for i in range(len(train))}
+        shared = sum(val.where(i) in seen for i in range(len(val)))
+        if not shared:
+            return []
+        return [
+            f"warning: {shared} of {len(val)} validation images are training images too, so the "
+            "scores do not tell how the model does on new images: give others with data.val.images "
+            "and data.val.annotations"
+        ]
 
     def _read(self, part: str) -> AnnotationIndex:
         annotations, images = self._paths[part]
@@ -189,11 +210,18 @@ class CocoDataModule(LightningDataModule):
             cache_gb=self.cache_gb,
         )
         self.categories = self.categories or index.categories
+        listed = {category.name for category in index.categories}
         index = index.with_categories(self.categories)
+        known = {category.name for category in self.categories}
+        absent = [n for n in known - listed if not n.startswith(UNUSED)]
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
         self.tell(
             f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})"
         )
+        if absent:
+            self.tell(f"{part}: no objects of {', '.join(sorted(absent))}: they are not scored")
+        if listed - known:
+            self.tell(f"{part}: {', '.join(sorted(listed - known))} left out: no object is of them")
         if index.faults:
             self.tell(
                 "\n  ".join(
@@ -320,7 +348,8 @@ class CocoDataModule(LightningDataModule):
 
     @rank_zero_only
     def tell(self, *lines: str) -> None:
-        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
+        for line in lines:
+            _log.info(line)
 
 
 def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> None:

@@ -1,4 +1,6 @@
-"""How a command ends: exit codes, one sentence for a UserError, quiet libraries."""
+"""What a command shows and how it ends: log lines, exit codes, one sentence for a UserError, quiet
+libraries.
+"""
 
 import errno
 import logging
@@ -29,6 +31,28 @@ def guarded(work: Callable[[], int | None]) -> int:
             f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it",
             2,
         )
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints each record as a plain line: warnings to standard error, the rest to standard output.
+
+    The streams are looked up for every record, so that a redirected one gets the line.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        out = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(self.format(record), file=out, flush=True)
+
+
+def show_library_logs() -> None:
+    """Show what the library logs (logger "maskrcnn_lit", from INFO on) in the terminal.
+
+    Commands call it. In a notebook the library is silent until `logging` is configured.
+    """
+    logger = logging.getLogger("maskrcnn_lit")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, ConsoleHandler) for handler in logger.handlers):
+        logger.addHandler(ConsoleHandler())
 
 
 def quiet() -> None:

@@ -1,5 +1,6 @@
 """`evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from maskrcnn_lit.runs.trained_model import read
 from maskrcnn_lit.storage.files import write_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 from maskrcnn_lit.training.module import DetectionModule
+
+_log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
@@ -104,8 +107,10 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         "overrides": overrides,
     }
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
-    print(results_table(evaluation.metrics))
-    print(roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes))
+    _log.info(results_table(evaluation.metrics))
+    _log.info(
+        roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes)
+    )
     index = _val_index(data).only(
         evaluation.image_ids
     )  # those that could be read, as in the scores
@@ -149,7 +154,9 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
     warning = limit_warning(next(iter(matches.values())), limits)
-    print(*([warning] if warning else []), results_table(scores.metrics), sep="\n")
+    if warning:
+        _log.info(warning)
+    _log.info(results_table(scores.metrics))
     record = {"results": config.results, "data": data.name, "overrides": overrides}
     folder = output_folder(None, config.run_dir, "evaluations")
     _write(config, folder, record, index, results, scores, matches, limits[-1])
@@ -193,7 +200,7 @@ def _write(
             matches, match_all(truth, read_results(other.results), limit)
         )
     write_json(folder / "evaluation.json", record)
-    print(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
+    _log.info(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
         return None
     analysis = analyse(truth, results, scores=scores, max_detections=limit)
@@ -205,7 +212,7 @@ def _write(
         results=results,
         read_image=image_reader(index),
     )
-    print(f"The report is {page}")
+    _log.info(f"The report is {page}")
     return analysis
 
 

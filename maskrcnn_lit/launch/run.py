@@ -3,6 +3,7 @@
 `python -m maskrcnn_lit.launch.run CONFIG` is one process of several (launch/processes.py).
 """
 
+import logging
 import shlex
 import sys
 import time
@@ -40,6 +41,8 @@ from maskrcnn_lit.training.module import DetectionModule, config_digest
 from maskrcnn_lit.training.processes import first_process, launched
 from maskrcnn_lit.training.trainer import build_trainer
 
+_log = logging.getLogger(__name__)
+
 
 class Prepared(NamedTuple):
     """What a run needs before its first step; checkpoint: where it goes on, None: at the start."""
@@ -69,7 +72,7 @@ def run_job(config: DictConfig) -> None:
                 run_dir / "predictions.png", draw_predictions(prepared.module, prepared.data)
             )
     if first_process():
-        print(_ending(result, config.run_dir, prepared.trainer.global_step))
+        _log.info(_ending(result, config.run_dir, prepared.trainer.global_step))
 
 
 def prepare(config: DictConfig) -> Prepared:
@@ -245,4 +248,5 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
 
 if __name__ == "__main__":
     console.quiet()
+    console.show_library_logs()
     sys.exit(console.guarded(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1])))))

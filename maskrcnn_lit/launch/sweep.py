@@ -288,4 +288,5 @@ def _ending(sweep: Sweep) -> int:
 
 if __name__ == "__main__":
     console.quiet()
+    console.show_library_logs()
     sys.exit(begin(Path(sys.argv[1]), sys.argv[2:]))

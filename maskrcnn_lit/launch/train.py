@@ -1,5 +1,6 @@
 """`train`: claim a run folder, freeze the config into it, then let its processes run it (run.py)."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from maskrcnn_lit.training.processes import (
     launched,
     per_machine,
 )
+
+_log = logging.getLogger(__name__)
 
 # What may be given with resume=RUN: where things are now, who is trusted. All else is as it was.
 WITH_RESUME = ("resume", "trust", "logger", "data.root", "data.cache_dir", "data.workers")
@@ -63,7 +66,7 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
         config = _resumed(config, overrides)
         _place(config)
         step = load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint"
-        print(f"{run_dir} goes on from step {step}")
+        _log.info(f"{run_dir} goes on from step {step}")
         return to_yaml(config)
     config.run_dir = str(run_dir)
     _check_one(config, overrides)

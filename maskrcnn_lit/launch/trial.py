@@ -107,4 +107,5 @@ def main(config: str, out: str, steps: str) -> None:
 
 if __name__ == "__main__":
     console.quiet()
+    console.show_library_logs()
     sys.exit(console.guarded(lambda: main(*sys.argv[1:])))

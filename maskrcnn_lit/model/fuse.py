@@ -83,7 +83,8 @@ class WinogradConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            x.dtype != torch.float32
+            x.device.type != "cpu"  # moved there after it was made for inference on the CPU
+            or x.dtype != torch.float32
             or len(x) * x.shape[-2] * x.shape[-1] < CELLS
             or torch.compiler.is_compiling()
         ):

@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.report.fonts import fitting_font
 
 # smaller images are enlarged to about this, so that a label is legible and yet small beside its
 # object
@@ -126,9 +127,8 @@ def titled(picture: np.ndarray, title: str) -> np.ndarray:
     """A picture under its title."""
     size = max(14, picture.shape[1] // 26)
     strip = Image.new("RGB", (picture.shape[1], round(size * 1.7)), PAPER)
-    ImageDraw.Draw(strip).text(
-        (2, strip.height // 2), title, INK, ImageFont.load_default(size), anchor="lm"
-    )
+    font, text = fitting_font(title, size)
+    ImageDraw.Draw(strip).text((2, strip.height // 2), text, INK, font, anchor="lm")
     return np.concatenate([np.array(strip), picture])
 
 
@@ -229,9 +229,8 @@ def _colours(
     for i in order:
         gaps = np.maximum(boxes[:, :2] - boxes[i, 2:], boxes[i, :2] - boxes[:, 2:]).max(1)
         uses = np.bincount(taken[(gaps < near) & (taken >= 0)], minlength=len(PALETTE))
-        first = zlib.adler32(names[i].encode()) % len(
-            PALETTE
-        )  # the same in every process, as hash() is not
+        # the same in every process, as hash() is not
+        first = zlib.adler32(names[i].encode("utf-8", "backslashreplace")) % len(PALETTE)
         taken[i] = (first + np.roll(uses, -first).argmin()) % len(PALETTE)
     return [PALETTE[colour] for colour in taken]
 
@@ -273,12 +272,12 @@ def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Colour]]
     size = max(
         12, round(max(canvas.size) / 42 * min(1.0, 20 / max(1, len(labels))) ** 0.25)
     )  # of crowds, smaller
-    font = ImageFont.load_default(size)
     pencil = ImageDraw.Draw(canvas)
     boxes = np.array([box for box, _, _ in labels]).reshape(-1, 4)
     placed = np.zeros((0, 4))
     room = LABEL_SHARE * canvas.width * canvas.height
     for i, (box, text, colour) in enumerate(labels):
+        font, text = fitting_font(text, size)
         width, height = font.getlength(text) + size * 0.5, size * 1.3
         if room < width * height:
             break

@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from maskrcnn_lit.report.fonts import fit_figure
+
 WIDTH = 4.8  # inches of every plot: its 9-point text can be read on a phone 390 pixels wide
 
 DPI = 200
@@ -128,5 +130,7 @@ def render(plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme) -> b
     }
     with rc_context(look):
         file = io.BytesIO()
-        plot(data, theme).savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        figure = plot(data, theme)
+        fit_figure(figure)
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()

@@ -32,6 +32,36 @@ def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
     return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
+def check_output_folder(run_dir: str | None, *, overwrite: bool) -> None:
+    """Raise UserError where `run_dir` is not a folder, or holds files that would be overwritten."""
+    if run_dir is None:
+        return
+    folder = Path(run_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"run_dir={run_dir} is a file: give a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(
+            f"run_dir={run_dir} holds files already: give another folder, or add overwrite=true"
+        )
+
+
+def new_output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
+    """As `output_folder`; a folder that is not given is made here, under a name that no other
+    process has.
+    """
+    wanted = folder = output_folder(run, run_dir, kind)
+    number = 1
+    while run_dir is None:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}_{number}")
+    return folder
+    raise RuntimeError("unreachable")
+
+
 LOCK = ".lock"  # of a run folder: held by the process that trains
 
 

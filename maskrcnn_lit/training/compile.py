@@ -4,6 +4,7 @@ A region is compiled anew for each padded size, number of object slots and mode.
 is kept on disk, so that another run begins with it.
 """
 
+import logging
 import os
 from types import MethodType
 from typing import Any
@@ -23,6 +24,8 @@ CHOICES = ("auto", "always", "off")
 
 # graphs of one region; a run with a dozen padded sizes, four numbers of slots and two modes has 96
 LIMIT = 256
+
+_log = logging.getLogger(__name__)
 
 
 class CompileRegions(Callback):
@@ -100,4 +103,4 @@ def _compiled(name: str, **options: Any) -> Any:
 
 @rank_zero_only
 def tell(text: str) -> None:
-    print(text, flush=True)
+    _log.info(text)

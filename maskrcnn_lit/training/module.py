@@ -4,6 +4,7 @@ scores nothing.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, Plan
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
+
+_log = logging.getLogger(__name__)
 
 
 def step_seed(*numbers: int) -> int:
@@ -167,7 +170,7 @@ class DetectionModule(LightningModule):
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )
         if trainer.is_global_zero:
-            print(plan.text)
+            _log.info(plan.text)
         return {
             "optimizer": plan.optimizer,
             "lr_scheduler": {"scheduler": plan.schedule, "interval": "step"},

@@ -173,25 +173,27 @@ def test_checkpoint_monitors_mask_ap_and_the_sanity_check_logs_nothing(tmp_path:
 
 
 def test_unreadable_and_unseen_images_count_on_neither_side(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "maskrcnn_lit")
     whole, partial, evaluation = CocoEvaluation(), CocoEvaluation(), CocoEvaluation()
     _trainer(tmp_path, whole).validate(Module(), Data(images=6), verbose=False)
     _trainer(tmp_path, evaluation).validate(Module(), Data(unreadable=6), verbose=False)
-    assert "scored 6 of 7 validation images: 1 could not be read" in capsys.readouterr().out
+    assert "scored 6 of 7 validation images: 1 could not be read" in caplog.text
     assert _without_time(evaluation) == pytest.approx(_without_time(whole), nan_ok=True)
     _trainer(tmp_path, partial, limit_val_batches=3).validate(Module(), Data(), verbose=False)
     assert _without_time(partial) == pytest.approx(_without_time(whole), nan_ok=True)
 
 
 def test_data_without_objects_is_said_and_does_not_stop_the_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "maskrcnn_lit")
     checkpoint = ModelCheckpoint(dirpath=tmp_path, monitor="val/mask_ap", mode="max")
     evaluation = CocoEvaluation()
     trainer = _trainer(tmp_path, evaluation, checkpoint, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(Module(), datamodule=Data(empty=True))
-    assert "hold no objects: AP is not defined" in capsys.readouterr().out
+    assert "hold no objects: AP is not defined" in caplog.text
     assert (
         math.isnan(evaluation.metrics["val/mask_ap"]) and Path(checkpoint.best_model_path).is_file()
     )
@@ -339,13 +341,14 @@ def test_a_process_that_fails_ends_all_with_its_message(failing: int, tmp_path: 
 
 
 def test_more_objects_than_count_are_told_with_what_to_type(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "maskrcnn_lit")
     """The first image holds two objects."""
     evaluation = CocoEvaluation(max_detections=[1, 2, 3], model_limit=1)
     _trainer(tmp_path, evaluation).validate(Module(), Data(), verbose=False)
     said = "an image holds 2 objects, but the model gives 1 detections at most: add model.box_head.max_detections=2"
-    assert said in capsys.readouterr().out and "val/box_ar3" in evaluation.metrics
+    assert said in caplog.text and "val/box_ar3" in evaluation.metrics
     with pytest.raises(
         UserError, match=r"metrics\.max_detections=\[1, 2\] must be three ascending whole numbers"
     ):

@@ -1,6 +1,8 @@
 import io
+import logging
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,39 @@ def test_a_terminal_has_lines_that_fit_and_are_written_over(tmp_path: Path, monk
     # whatever is written after two lines goes back over both
     assert text.count("\x1b[1A") == len(training)
     assert text.endswith("\r\x1b[J")  # nothing is left of it
+
+
+class Logging(Callback):
+    """Logs after the second step, when the line is in the middle of the screen."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 2:
+            logging.getLogger("maskrcnn_lit.data").warning("one image is skipped")
+
+
+@pytest.fixture
+def logged_to() -> Iterator[io.StringIO]:
+    """A terminal to which a handler of the package's logger writes."""
+    out = Terminal()
+    handler, logger = logging.StreamHandler(out), logging.getLogger("maskrcnn_lit")
+    logger.addHandler(handler)
+    yield out
+    logger.removeHandler(handler)
+
+
+def test_in_a_terminal_log_lines_stay_above_the_line(
+    tmp_path: Path, monkeypatch: Any, logged_to: io.StringIO
+):
+    monkeypatch.setattr(progress, "_columns", lambda out: 60)
+    monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
+    line = ProgressLine(out=logged_to)
+    tiny_trainer(tmp_path, [line, Logging()], steps=3).fit(tiny_module(), datamodule=TinyData())
+    # the two rows of step 2 are erased, then comes the log line, and step 3 goes back over nothing
+    parts = re.split(r"step 2/3.*?\n.*?\x1b\[1A\r\x1b\[J", logged_to.getvalue())
+    assert len(parts) == 2
+    assert parts[1].startswith("one image is skipped\n\r\x1b[Jepoch 1")
+    (handler,) = logging.getLogger("maskrcnn_lit").handlers
+    assert not handler.filters
 
 
 def test_in_80_columns_all_losses_are_seen(tmp_path: Path, monkeypatch: Any):

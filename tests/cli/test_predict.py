@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from local_server import Server
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, refused, verb
 
+from maskrcnn_lit.cli.predict import picture_names
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.report.draw import draw_instances
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_verbs", "local_server")
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
     assert {image["file_name"]: (image["width"], image["height"]) for image in images} == SIZES
     assert [image["id"] for image in images] == [1, 2, 3]
     for name, (width, height) in SIZES.items():
-        drawn = Image.open(out / "images" / name.replace(".jpg", ".jpg.png"))
+        drawn = Image.open(out / "images" / name.replace(".jpg", ".png"))
         factor = drawn.width // width  # small pictures are enlarged, so that labels can be read
         assert drawn.size == (factor * width, factor * height) and drawn.mode == "RGB"
         before = Image.open(photos / name).convert("RGB").resize(drawn.size)
@@ -77,6 +79,13 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
     printed = capsys.readouterr().out
     assert f"21 detections on 3 images: {out}/detections.json, {out}/images.json" in printed
     assert f"-> {out}/images/more/a.png\n" in printed
+    lines = [line for line in printed.splitlines() if line.startswith("[")]
+    assert [line.split(":")[0] for line in lines] == [
+        "[1/3] a.png",
+        "[2/3] b.jpg",
+        "[3/3] more/a.png",
+    ]
+    assert f"{photos}: skips files that are not of a kind that can be read: 1 .txt\n" in printed
 
 
 @pytest.mark.parametrize("source", ["b.jpg", "*.jpg", "**/b.*"])
@@ -91,8 +100,10 @@ def test_a_file_or_a_glob(
         f"run_dir={out}",
         "checkpoint=last",
     )
-    assert [path.name for path in (out / "images").rglob("*.png")] == ["b.jpg.png"]
-    assert "on 1 images" in capsys.readouterr().out
+    assert [path.name for path in (out / "images").rglob("*.png")] == ["b.png"]
+    printed = capsys.readouterr().out
+    assert " on 1 image: " in printed
+    assert "[1/1]" not in printed
 
 
 def test_where_nothing_is_found_it_says_so(
@@ -127,26 +138,29 @@ def test_results_lie_in_the_run_by_default(
     assert (folder / "detections.json").is_file()
 
 
-def test_the_best_thresholds_of_the_run_are_used_where_they_are_stored(
+def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     shutil.copytree(trained, run_dir)
-    given = ("predict", f"run={run_dir}", f"source={shapes}/val")
+    given = ("predict", f"run={run_dir}", f"source={shapes}/val", "save=false")
+    best = "score_threshold=best"
     verb(*given, f"run_dir={tmp_path}/before")
     assert "score_threshold 0.5\n" in capsys.readouterr().out
     rows = [{"name": name, "threshold": 0.0 if name == NAMES[0] else 1.0} for name in NAMES]
     write_thresholds(run_dir, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
-    verb(*given, f"run_dir={tmp_path}/best")
+    verb(*given, f"run_dir={tmp_path}/best", best)
     first, second, *_ = sorted(NAMES)
     values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
     told = f"score_threshold of each class, by its best F1 on the run's validation images: {values[first]}, "
     assert told + values[second] in capsys.readouterr().out
     found = json.loads((tmp_path / "best" / "detections.json").read_text())
     assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
-    verb(*given, f"run_dir={tmp_path}/last", "checkpoint=last")  # they are not of these weights
-    assert "score_threshold 0.5\n" in capsys.readouterr().out
-    verb(*given, f"run_dir={tmp_path}/half", "score_threshold=0.5")
-    assert "score_threshold 0.5\n" in capsys.readouterr().out
+    said = refused(*given, f"run_dir={tmp_path}/last", "checkpoint=last", best)
+    assert "not with checkpoint=last" in said  # they are not of these weights
+    capsys.readouterr()
+    verb(*given, f"run_dir={tmp_path}/half")  # an evaluation does not change what is predicted
+    hint = f"(score_threshold=best takes the best of each class, from {run_dir}/thresholds.json)"
+    assert f"score_threshold 0.5 {hint}\n" in capsys.readouterr().out
     files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]
     assert files[0] == files[1]
 
@@ -161,9 +175,17 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_stored(
             ["source={photos}", "score_threshold=50"],
             "score_threshold=50 must be from 0 (all detections) to 1",
         ),
-        (["source={photos}", "score_threshold=high"], "score_threshold=high must be from 0"),
+        (["source={photos}", "score_threshold=high"], "score_threshold is a number or best, 0.5"),
+        (["source={photos}", "score_threshold=auto"], "score_threshold=auto must be from 0"),
+        (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
+        (["source={photos}", "run_dir={photos}"], "holds files already: give another folder"),
+        (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
+        (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number, 1 or more"),
         (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),
-        (["source={photos}", "max_detections=0"], "max_detections=0 must be at least 1"),
+        (
+            ["source={photos}", "max_detections=0"],
+            "max_detections=0 must be a whole number, 1 or more",
+        ),
         (
             ["source={photos}", "run=none"],
             "none does not exist: give the folder that `maskrcnn-lit train` wrote",
@@ -178,6 +200,76 @@ def test_a_mistake_is_told(
     verb("predict", f"run={trained}", f"run_dir={tmp_path}/out", *given, code=2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_not_overwritten_unless_asked_for(
+    trained: Path, photos: Path, tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = ("predict", f"run={trained}", f"source={photos}/b.jpg")
+    verb(*given, f"run_dir={tmp_path}/out", "save=false")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "detections.json",
+        "images.json",
+    ]
+    assert (
+        f"run_dir={tmp_path}/out holds files already: give another folder, or add overwrite=true"
+        in (refused(*given, f"run_dir={tmp_path}/out"))
+    )
+    verb(*given, f"run_dir={tmp_path}/out", "overwrite=true")
+    assert (tmp_path / "out" / "images" / "b.png").is_file()
+    (tmp_path / "empty").mkdir()
+    verb(*given, f"run_dir={tmp_path}/empty")
+
+
+def test_a_url_and_batches(
+    trained: Path, photos: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture
+):
+    url, _ = server.offer((photos / "a.png").read_bytes(), "a.png")
+    verb(
+        "predict", f"run={trained}", f"source={url}", f"run_dir={tmp_path}/url", "score_threshold=0"
+    )
+    verb(
+        "predict",
+        f"run={trained}",
+        f"source={photos}",
+        f"run_dir={tmp_path}/all",
+        "score_threshold=0",
+        "batch_size=2",
+        "save=false",
+    )
+    (image,) = json.loads((tmp_path / "url" / "images.json").read_text())
+    assert image["file_name"] == "a.png"
+    assert (tmp_path / "url" / "images" / "a.png").is_file()
+    alone = json.loads((tmp_path / "url" / "detections.json").read_text())
+    batched = json.loads((tmp_path / "all" / "detections.json").read_text())
+    scores = [entry["score"] for entry in batched if entry["image_id"] == 1]
+    assert scores == pytest.approx([entry["score"] for entry in alone], abs=1e-4)
+
+
+def test_a_damaged_file_of_a_folder_is_counted(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (photos / "b.jpg").write_bytes(b"no image")
+    verb("predict", f"run={trained}", f"source={photos}", f"run_dir={tmp_path}/out", "save=false")
+    printed = capsys.readouterr()
+    assert "1 of 3 images could not be read" in printed.out
+    assert "[3/3] more/a.png: " in printed.out
+    assert f"{photos}/b.jpg is skipped, it cannot be read as an image" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("names", "pictures"),
+    [
+        (["a.jpg", "b.PNG", "c"], ["a.png", "b.png", "c.png"]),
+        (["a.jpg", "a.png", "x/a.jpg"], ["a.jpg.png", "a.png", "x/a.png"]),
+        (["a.jpg", "A.bmp"], ["a.jpg.png", "A.bmp.png"]),
+        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg_2.png", "a.png", "a.jpg.png"]),
+        (["a.b.jpg", "a.c.jpg"], ["a.b.png", "a.c.png"]),
+        (["a.jpg", "a.jpg"], ["a.jpg.png", "a.jpg_2.png"]),
+    ],
+)
+def test_every_picture_has_a_name_of_its_own(names: list[str], pictures: list[str]):
+    assert picture_names(names) == pictures
 
 
 def test_a_mistake_ends_in_one_sentence(

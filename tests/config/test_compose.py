@@ -28,6 +28,7 @@ FILES = {
         defaults: [data: shapes, _self_]
         seed: 1
         run: ???                # a run folder
+        threshold: 0.5          # 0..1, or best: of each class
         """,
     "optimizer/adamw": """
         _target_: torch.optim.AdamW
@@ -64,6 +65,14 @@ def test_defaults_overrides_and_groups_compose():
     assert composed.half == 0.02 and composed.clip == 2
     assert composed.run_dir.startswith("outputs/20")
     assert "hydra" not in composed
+
+
+def test_a_number_may_be_a_word_that_its_comment_names():
+    given = ["run=RUN"]
+    assert config.compose("evaluate", given).threshold == 0.5
+    assert config.compose("evaluate", [*given, "threshold=best"]).threshold == "best"
+    with pytest.raises(UserError, match=r"threshold is a number or best, 0\.5 by default"):
+        config.compose("evaluate", [*given, "threshold=high"])
 
 
 def test_an_experiment_wins_over_defaults_and_the_user_over_the_experiment():

@@ -189,11 +189,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("trust", ["mylab_of_test", "mylab_of_test.Head", ["x", "mylab_of_test"]])
-def test_what_the_user_trusts_passes_and_is_printed(trust: Any, project: Path, capsys: Any):
+def test_what_the_user_trusts_passes_and_is_printed(trust: Any, project: Path, caplog: Any):
+    caplog.set_level("INFO")
     node = {"_target_": "mylab_of_test.Head", "width": 3}
     config = checked(at("model.mask_head", node), where="f", trust=trust)
     assert to_dict(config)["model"]["mask_head"] == node
-    assert "mylab_of_test.Head builds model.mask_head of f" in capsys.readouterr().out
+    assert "mylab_of_test.Head builds model.mask_head of f" in caplog.text
 
 
 @pytest.mark.parametrize(

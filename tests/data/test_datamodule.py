@@ -56,7 +56,8 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-def test_both_loaders_keep_the_contract(folder: Path, capsys: pytest.CaptureFixture[str]):
+def test_both_loaders_keep_the_contract(folder: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "maskrcnn_lit")
     made = data(folder)
     for loader, count in ((made.train_dataloader(), 6), (made.val_dataloader(), 3)):
         batches = list(loader)
@@ -66,7 +67,7 @@ def test_both_loaders_keep_the_contract(folder: Path, capsys: pytest.CaptureFixt
     assert [category.name for category in made.categories or ()] == ["ant", "mole", "zebra"]
     shown = torch.cat([batch["image_ids"] for batch in made.val_dataloader()])
     assert sorted(shown.tolist()) == [BLANK_ID, 1, 2, 3, 4, 5]  # two a batch: one slot is left
-    assert "train: 11 images, 31 objects, 3 categories" in capsys.readouterr().out
+    assert "train: 11 images, 31 objects, 3 categories" in caplog.text
 
 
 def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
@@ -269,12 +270,12 @@ def test_the_official_layout(test_data: Path):
     assert batch["images"].shape == (8, 3, 64, 64)
 
 
-def test_faults_are_told_once(test_data: Path, capsys: pytest.CaptureFixture[str]):
+def test_faults_are_told_once(test_data: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO", "maskrcnn_lit")
     corrupt = {"annotations": "annotations/instances_corrupt.json", "images": "images"}
     data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="skip")
-    out = capsys.readouterr().out
-    assert out.count("train: left out 13 (data.on_bad=skip):") == 1
-    assert "  1 x missing file (missing.jpg: no such file)" in out
+    assert caplog.text.count("train: left out 13 (data.on_bad=skip):") == 1
+    assert "  1 x missing file (missing.jpg: no such file)" in caplog.text
     with pytest.raises(UserError, match="13 faults"):
         data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="error")
 
@@ -369,3 +370,35 @@ def test_the_start_says_what_cannot_be_learnt_and_what_is_read_otherwise(
     )  # a part each
     batches = list(made.train_dataloader())
     assert sum(int(batch["valid"].sum()) for batch in batches) <= 8
+
+
+def test_validation_images_that_are_trained_on_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    data(folder)
+    assert "training images too" not in caplog.text
+    data(folder, val=paths("train"))
+    assert "validation images are training images too" in caplog.text
+    caplog.clear()
+    made = data(folder, val=paths("train"), image_ids=[7, 11])
+    assert made.val_index is not None
+    assert "training images too" not in caplog.text
+
+
+def test_validation_data_may_lack_a_class_and_list_one_too_many(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    content = coco_dict(5)
+    gone = content["categories"].pop()
+    content["annotations"] = [
+        entry for entry in content["annotations"] if entry["category_id"] != gone["id"]
+    ]
+    content["categories"].append({"id": 99, "name": "objects"})  # an unused super-category
+    annotations, images = write_coco(tmp_path, content)
+    made = data(folder, val={"annotations": annotations, "images": images})
+    assert [c.name for c in made.val_index.categories] == [c.name for c in made.categories]
+    assert f"val: no objects of {gone['name']}" in caplog.text
+    assert "val: objects left out" in caplog.text
+    assert len(list(made.val_dataloader())) > 0

@@ -99,3 +99,11 @@ def test_a_fold_leaves_norms_that_no_convolution_precedes() -> None:
         nn.ReLU,
         nn.BatchNorm2d,
     ]
+
+
+def test_a_model_for_the_cpu_can_be_moved_to_another_device():
+    """The CPU's own convolution is left for PyTorch's there."""
+    layer = next(m for m in for_inference(make_model()).modules() if isinstance(m, WinogradConv))
+    side = int(CELLS**0.5) + 1
+    x = torch.zeros(1, layer.in_channels, side, side, device="meta")
+    assert layer.to("meta")(x).shape == (1, layer.out_channels, side, side)

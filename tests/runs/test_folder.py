@@ -9,7 +9,15 @@ from omegaconf import OmegaConf
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.folder import alone, moved, program, recorded, settle
+from maskrcnn_lit.runs.folder import (
+    alone,
+    check_output_folder,
+    moved,
+    new_output_folder,
+    program,
+    recorded,
+    settle,
+)
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 
 
@@ -113,3 +121,28 @@ def test_a_run_does_not_freeze_what_only_a_sweep_reads():
     assert not {"sweep", "sweep_dir", "sweep_scale", "launcher"} & set(config)
     assert Path(config.data.root).is_absolute()
     assert config.model.backbone.norm == "frozen", "what refers to an option is told too"
+
+
+def test_files_of_an_output_folder_are_not_overwritten_without_a_word(tmp_path: Path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.json").touch()
+    (tmp_path / "empty").mkdir()
+    for free in (None, str(tmp_path / "new"), str(tmp_path / "empty")):
+        check_output_folder(free, overwrite=False)
+    check_output_folder(str(tmp_path / "full"), overwrite=True)
+    with pytest.raises(UserError, match=r"full holds files already: .* add overwrite=true"):
+        check_output_folder(str(tmp_path / "full"), overwrite=False)
+    with pytest.raises(UserError, match=r"a\.json is a file: give a folder"):
+        check_output_folder(str(tmp_path / "full" / "a.json"), overwrite=True)
+
+
+def test_outputs_of_the_same_second_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("time.strftime", lambda form: "noon")
+    folders = [new_output_folder(str(tmp_path), None, "predictions") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["noon", "noon_2", "noon_3"]
+    assert all(folder.is_dir() for folder in folders)
+    given = new_output_folder(str(tmp_path), str(tmp_path / "given"), "predictions")
+    assert given == tmp_path / "given"
+    assert not given.exists()

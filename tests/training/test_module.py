@@ -138,12 +138,15 @@ def test_accumulated_batches_are_averaged(tmp_path: Path):
     assert torch.allclose(watch.gradients[1], expected, rtol=1e-5)
 
 
-def test_the_effective_batch_sets_the_learning_rate_and_is_said(tmp_path: Path, capsys: Any):
+def test_the_effective_batch_sets_the_learning_rate_and_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "maskrcnn_lit")
     module = tiny_module(lr=0.01)
     tiny_trainer(tmp_path, epochs=1, accumulate=3).fit(module, datamodule=TinyData())
     assert (
         f"learning rate 0.01 x {BATCH * 3} / {BATCH} (batch / reference) = 0.03; AdamW"
-        in capsys.readouterr().out
+        in caplog.text
     )
     assert module.learning_rates["backbone"] == pytest.approx(module.learning_rates["heads"] / 2)
     assert not module.trainer.optimizers[0].param_groups[0]["fused"]  # on the CPU

@@ -104,7 +104,7 @@ def write_shapes(
             f"{root} holds {strange}, which is no part of the synthetic set, so nothing is drawn there; "
             "give an empty or a new folder: data.root=DIR"
         )
-    _log.info(
+    _log.debug(
         "drawing %d + %d pictures of %d px into %s",
         wanted["train_images"],
         wanted["val_images"],

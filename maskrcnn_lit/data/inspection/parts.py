@@ -32,6 +32,15 @@ def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
     return given
 
 
+def same_images(data: MutableMapping[str, Any]) -> bool:
+    """Whether training and validation are given as the same json and images, unchosen by id: then
+    every score would be of images that were trained on.
+    """
+    given = all(data[part][key] for part in PARTS for key in ("images", "annotations"))
+    chosen = data.get("image_ids") is not None
+    return given and not chosen and part_paths(data, "train") == part_paths(data, "val")
+
+
 def part_paths(data: MutableMapping[str, Any], part: str) -> tuple[Path, Path]:
     """The json and the folder of the images, from `root` on; UserError: one of them is not given."""
     for key in ("annotations", "images"):

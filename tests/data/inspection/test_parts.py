@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths
+from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths, same_images
 from maskrcnn_lit.errors import UserError
 
 
@@ -44,3 +44,11 @@ def test_what_is_missing_is_told():
         match=r"data\.val\.images is missing: give both data\.val\.annotations and data\.val",
     ):
         fill_parts(data)
+
+
+def test_training_data_given_as_validation_data_are_seen():
+    assert same_images(described("a", "a"))
+    assert same_images(described("a", "./a", root="."))
+    assert not same_images(described("a", "b"))
+    assert not same_images(described("a", None))
+    assert not same_images(described("a", "a") | {"image_ids": [1, 2]})

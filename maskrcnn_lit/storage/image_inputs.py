@@ -1,0 +1,321 @@
+"""What a user may give to `predict` -> H W 3 uint8 RGB arrays.
+
+`list_inputs` checks all of it at once and reads nothing but names; each input is then read when its
+turn comes. Files, bytes and PIL images go through the decoder of images.py; arrays and tensors must
+say by shape and values what they mean: what could mean two things is refused.
+"""
+
+import glob
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.download import get
+from maskrcnn_lit.storage.images import SUFFIXES, UnreadableImageError, decode, to_rgb
+
+ACCEPTED = (
+    "an image file, a folder, a glob, an http(s) URL, the bytes of an image file, a PIL image, "
+    "an array, a tensor, or a list of these"
+)
+
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+
+_ROUNDING = 1e-3  # by which a resize may leave 0..1: a quarter of a step of 8 bits
+
+_log = logging.getLogger(__name__)
+
+
+class ImageInput(NamedTuple):
+    """One image to predict on: its name, and a function that reads it as H W 3 uint8 RGB.
+
+    The function returns None for a damaged file of a folder or a glob, which is skipped with a
+    warning, and raises UserError for any other input that is not an image.
+    """
+
+    name: str
+    read: Callable[[], NDArray[np.uint8] | None]
+
+
+def list_inputs(sources: Any) -> list[ImageInput]:
+    """The images of `sources`: one source of ACCEPTED, or a list or tuple of them.
+
+    Raises: UserError: a file that does not exist, a folder without images, an object that is not an
+        image. Contents are checked when they are read.
+    """
+    return list(_inputs_of_all(sources)) if _is_collection(sources) else _inputs_of(sources)
+
+
+def iterate_inputs(sources: Any) -> Iterator[ImageInput]:
+    """As `list_inputs`; an iterator or a generator of sources is read one by one as it comes."""
+    if _is_collection(sources) and isinstance(sources, Iterator):
+        return _inputs_of_all(sources)
+    return iter(list_inputs(sources))
+
+
+def _inputs_of_all(sources: Iterable[Any]) -> Iterator[ImageInput]:
+    for i, source in enumerate(sources):
+        yield from _inputs_of(source, f"[{i}]")
+
+
+def _is_collection(sources: Any) -> bool:
+    """Whether `sources` is several sources and not one."""
+    one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput))
+    content = any(hasattr(sources, name) for name in ("read", "__array__", "__array_interface__"))
+    return isinstance(sources, Iterable) and not one and not content
+
+
+def _inputs_of(source: Any, place: str = "") -> list[ImageInput]:
+    """One source as images; `place` tells apart the images of a list that have no name."""
+    if isinstance(source, ImageInput):
+        return [source]
+    if isinstance(source, (str, Path)):
+        return _of_text(str(source))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return [ImageInput(f"bytes{place}", partial(_decode, bytes(source), f"bytes{place}"))]
+    if isinstance(source, Image.Image):
+        file = getattr(source, "filename", None)
+        name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{place}"
+        return [ImageInput(name, partial(_from_pil, source, name))]
+    if hasattr(source, "read"):
+        file = getattr(source, "name", None)
+        name = Path(file).name if file and isinstance(file, str) else f"file{place}"
+        return [ImageInput(name, partial(_from_file, source, name))]
+    array = _as_array(source)
+    if array is None:
+        raise UserError(
+            f"a source of type {type(source).__name__} is not an image: give {ACCEPTED}"
+        )
+    kind = "tensor" if hasattr(source, "detach") else "array"
+    if array.ndim == 4:
+        named = [(f"{kind}{place}[{i}]", image) for i, image in enumerate(array)]
+    else:
+        named = [(f"{kind}{place}", array)]
+    return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
+
+
+def _of_text(source: str) -> list[ImageInput]:
+    if "://" in source:
+        if urlsplit(source).scheme.lower() not in ("http", "https"):
+            raise UserError(
+                f"source={source} cannot be read: predict reads http:// and https:// URLs of images; "
+                "save the image or the frames of the video as files first"
+            )
+        return [ImageInput(_name_of_url(source), partial(_from_url, source))]
+    path = _path(source)
+    if path.is_file():
+        return [ImageInput(path.name, partial(_read_file, path, skip=False))]
+    files = _find(path)
+    images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
+    others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
+    if not images:
+        raise UserError(
+            f"source={source} holds no image{f' but {others}' if others else ''}; give an image, a "
+            f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
+            "the shell leaves it alone)"
+        )
+    if others:
+        _log.info(f"{source}: skips files that are not of a kind that can be read: {others}")
+    return [ImageInput(name, partial(_read_file, file, skip=True)) for name, file in images]
+
+
+def _path(source: str) -> Path:
+    """The path that a user has typed. UserError: nothing can be there."""
+    try:
+        path = Path(source).expanduser()
+        if source and (path.exists() or glob.has_magic(source)):
+            return path
+    except (OSError, RuntimeError):  # longer than a name may be, or ~ of an unknown user
+        pass
+    shown = f"{source[:80]}..." if len(source) > 80 else source
+    raise UserError(
+        f"source={shown} does not exist; give an image, a folder or a glob, e.g. 'photos/*.jpg'"
+    )
+
+
+def _find(path: Path) -> list[tuple[str, Path]]:
+    """The files of a folder with its subfolders, or of a glob (a/**/*.jpg), without hidden ones,
+    sorted by name.
+
+    Names are relative to the folder (of a glob: to what stands before the first wildcard), so that
+    no two are alike.
+    """
+    if path.is_dir():
+        base, candidates = path, path.rglob("*")
+    else:
+        base = path
+        while glob.has_magic(str(base)):
+            base = base.parent
+        candidates = (Path(name) for name in glob.iglob(str(path), recursive=True))
+    named = ((file.relative_to(base).as_posix(), file) for file in candidates)
+    return sorted((name, file) for name, file in named if file.is_file() and not _hidden(name))
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _by_kind(files: Iterable[Path]) -> str:
+    """'2 .mp4, 1 .heic', the most frequent first."""
+    counts = Counter(file.suffix.lower() or "without an ending" for file in files)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {kind}" for kind, count in ranked)
+
+
+def _name_of_url(url: str) -> str:
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return name if name.strip(".") and "\0" not in name else "image"
+
+
+def _read_file(path: Path, skip: bool) -> NDArray[np.uint8] | None:
+    try:
+        return decode(path.read_bytes())[0]
+    except (OSError, UnreadableImageError) as error:
+        if not skip:
+            raise UserError(
+                f"{path} cannot be read as an image ({error}); {_advice(path.suffix)}"
+            ) from error
+        _log.warning(f"{path} is skipped, it cannot be read as an image ({error})")
+        return None
+
+
+def _advice(suffix: str) -> str:
+    if suffix.lower() in (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"):
+        return "it is a video: save its frames as images and give their folder"
+    if suffix.lower() in (".heic", ".heif"):
+        return "convert it to JPEG or PNG first"
+    return "give another file"
+
+
+def _from_url(url: str) -> NDArray[np.uint8]:
+    try:
+        data = get(url)
+    except OSError as error:
+        raise UserError(
+            f"source={url} cannot be fetched ({error}): check the address, or give a local file"
+        ) from error
+    return _decode(data, f"source={url}")
+
+
+def _from_file(file: Any, name: str) -> NDArray[np.uint8]:
+    data = file.read()
+    if not isinstance(data, bytes):
+        raise UserError(f"{name} gives text: open it in binary mode, open(path, 'rb')")
+    return _decode(data, name)
+
+
+def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        return decode(data)[0]
+    except UnreadableImageError as error:
+        raise UserError(
+            f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the whole content "
+            "of an image file"
+        ) from error
+
+
+def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    try:
+        image.load()  # a TIFF is turned upright by this
+        return to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, UnreadableImageError) as error:
+        raise UserError(f"{name} cannot be read ({error}): give another image") from error
+
+
+def _as_array(source: Any) -> NDArray[Any] | None:
+    """A tensor or array of any library as a NumPy array; None for anything else."""
+    if hasattr(source, "detach"):  # a torch tensor, on any device
+        tensor = source.detach().cpu()
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    if isinstance(source, np.ndarray):
+        return source
+    if hasattr(source, "__array__") and not np.isscalar(source):
+        return np.asarray(source)
+    return None
+
+
+def array_to_rgb(array: NDArray[Any], name: str = "array") -> NDArray[np.uint8]:
+    """An array as an H W 3 uint8 RGB image.
+
+    Args: array: H W, H W 1, H W 3, H W 4, or with the channels first, 1 H W, 3 H W, 4 H W; RGB, and
+        alpha is left out. uint8 0..255, uint16 0..65535, floats 0..1, bool, or other integers
+        0..255. name: for messages.
+
+    Raises: UserError: another shape; a shape that could be both H W C and C H W; a type or a range
+        of values that does not say which value is white; NaN.
+    """
+    pixels = _to_8_bits(_channels_last(array, name), name)
+    if pixels.shape[2] == 1:
+        pixels = np.repeat(pixels, 3, axis=2)
+    return np.array(pixels[..., :3])  # a copy: the caller may write the next frame into his array
+
+
+def _channels_last(array: NDArray[Any], name: str) -> NDArray[Any]:
+    shape = " x ".join(map(str, array.shape))
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise UserError(
+            f"{name} of shape {shape or '()'} is not an image: give H x W, H x W x 3 or 3 x H x W"
+        )
+    if array.ndim == 2:
+        return array[..., None]
+    first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+    if first and last:
+        raise UserError(
+            f"{name} of shape {shape} can be H x W x C or C x H x W: give a PIL image, "
+            "Image.fromarray(array of H x W x 3)"
+        )
+    if not first and not last:
+        raise UserError(
+            f"{name} of shape {shape} has no axis of 1, 3 or 4 channels: give H x W, H x W x 3 or "
+            "3 x H x W"
+        )
+    return array if last else array.transpose(1, 2, 0)
+
+
+def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "f":
+        return _from_floats(array, name)
+    if array.dtype.kind not in "iu":
+        raise UserError(f"{name} of type {array.dtype} is not an image: give uint8, or floats 0..1")
+    low, high = int(array.min()), int(array.max())
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        return _from_16_bits(array, high, name)
+    if low < 0 or high > 255 or high == 1:
+        raise UserError(
+            f"{name} has {array.dtype} values from {low} to {high}, which do not say how bright white "
+            "is: give uint8 0..255, uint16 0..65535, or floats 0..1"
+        )
+    return array.astype(np.uint8)
+
+
+def _from_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    low, high = float(array.min()), float(array.max())  # NaN if any value is
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise UserError(f"{name} holds NaN or infinity: give floats from 0 to 1")
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise UserError(
+            f"{name} has float values from {low:g} to {high:g}: give floats from 0 to 1, without "
+            "normalization, or convert to uint8 0..255"
+        )
+    return np.rint(array.astype(np.float32).clip(0, 1) * 255).astype(np.uint8)
+
+
+def _from_16_bits(array: NDArray[Any], high: int, name: str) -> NDArray[np.uint8]:
+    if 0 < high < 4096:
+        raise UserError(
+            f"{name} has uint16 values up to {high}, which may have 8, 10, 12 or 16 bits: scale them "
+            "to 0..65535, or convert to uint8 0..255"
+        )
+    return (array >> 8).astype(np.uint8)
