@@ -206,7 +206,7 @@ $ maskrcnn-lit train experiment=demo \\
 ```
 
 ```
- cli.py -> config.py -> no_such_file.py
+cli/main.py -> config/compose.py -> no_such_file.py
 ```
 
     maskrcnn-lit evaluate run=RUN
@@ -231,8 +231,8 @@ def test_commands_and_files_are_found_wherever_they_stand():
     assert files(SAMPLE) == {
         "maskrcnn_lit/cli/main.py",
         "conf/train.yaml",
-        "cli.py",
-        "config.py",
+        "cli/main.py",
+        "config/compose.py",
         "no_such_file.py",
     }
     assert [name for name in sorted(files(SAMPLE)) if not there(name)] == ["no_such_file.py"]
