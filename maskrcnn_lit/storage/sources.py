@@ -65,8 +65,9 @@ class Folder:
 
 class Remote:
     """Files below a URL: http(s), or whatever fsspec knows. They are taken never to change: what
-    the cache has of them is not asked for again. Connections are made when they are first needed,
-    by each process for itself.
+    the cache has of them is not asked for again, unless its reader finds that it is not the file
+    (`forget`): proxies answer with pages of their own. Connections are made when they are first
+    needed, by each process for itself.
     """
 
     local = False
@@ -89,6 +90,10 @@ class Remote:
         """Have a copy in the cache, for whoever reads it later."""
         url = self._url(name)
         self.cache.fill(url, partial(self._fetch, url))
+
+    def forget(self, name: str) -> None:
+        """Have no copy in the cache: what came was not the file. The next reader asks again."""
+        self.cache.forget(self._url(name))
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         """None: asking for it would cost as much as reading."""
