@@ -15,7 +15,7 @@ import fsspec
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.cache import Cache
-from maskrcnn_lit.storage.download import get
+from maskrcnn_lit.storage.download import IMAGE, JSON, Bounds, get
 from maskrcnn_lit.storage.zip_source import Zip, inside
 
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"  # as COCO publishes it
@@ -72,8 +72,8 @@ class Remote:
 
     local = False
 
-    def __init__(self, url: str, cache: Cache) -> None:
-        self.where, self.cache = url.rstrip("/"), cache
+    def __init__(self, url: str, cache: Cache, bounds: Bounds = IMAGE) -> None:
+        self.where, self.cache, self.bounds = url.rstrip("/"), cache, bounds
         self._connected: dict[int, Any] = {}  # by process
         self._http = urlsplit(url).scheme in ("http", "https")
         if not self._http:
@@ -107,7 +107,7 @@ class Remote:
 
     def _fetch(self, url: str) -> bytes:
         if self._http:
-            return get(url)
+            return get(url, bounds=self.bounds)
         process = os.getpid()
         try:
             if process not in self._connected:
@@ -178,7 +178,7 @@ def open_annotations(where: str, cache_dir: Path, cache_gb: float) -> tuple[Sour
         parts = urlsplit(where)
         base, _, name = parts.path.rpartition("/")
         return Remote(
-            urlunsplit(parts._replace(path=base)), Cache(cache_dir / "remote", cache_gb)
+            urlunsplit(parts._replace(path=base)), Cache(cache_dir / "remote", cache_gb), JSON
         ), unquote(name)
     path = Path(where)
     archive = path.parent.parent / ANNOTATION_ARCHIVE

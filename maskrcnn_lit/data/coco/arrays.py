@@ -11,7 +11,6 @@ Letters: I images, N annotations.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -377,7 +376,7 @@ class CheckedArray:
             begin, end, step = key.indices(len(self.array))
             self._check(begin, end) if step == 1 else self._check(0, len(self.array))
         elif isinstance(key, (int, np.integer)):
-            row = int(key) + len(self.array) * (key < 0)
+            row = int(key) if key >= 0 else int(key) + len(self.array)
             self._check(row, row + 1)
         else:
             self._check(0, len(self.array))

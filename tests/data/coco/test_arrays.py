@@ -249,12 +249,12 @@ def test_large_arrays_are_checked_block_by_block(tmp_path: Path):
         lambda: coordinates[::2],
         lambda: np.asarray(coordinates),
     ):
-        with pytest.raises(UserError, match="coordinates.npy does not match its checksum"):
+        with pytest.raises(UserError, match=r"coordinates\.npy does not match its checksum"):
             read()
     assert not folder.exists()
 
 
 def test_a_cache_that_cannot_be_written_is_told(written: Path, tmp_path: Path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(UserError, match="data.cache_dir=DIR"):
+    with pytest.raises(UserError, match=r"data\.cache_dir=DIR"):
         opened(written, tmp_path / "cache")
