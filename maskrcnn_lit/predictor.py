@@ -28,7 +28,7 @@ from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.draw import draw_instances
 from maskrcnn_lit.runs.trained_model import read
-from maskrcnn_lit.storage.images import read_images
+from maskrcnn_lit.storage.images import MAX_PIXELS, read_images
 from maskrcnn_lit.training.devices import resolve_accelerator
 
 
@@ -76,12 +76,24 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(
-        self, sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray]
+        self,
+        sources: str | Path | np.ndarray | Iterable[str | Path | np.ndarray],
+        *,
+        max_pixels: int = MAX_PIXELS,
+        page: int | None = None,
     ) -> Iterator[Detections]:
-        """Detections of each image: files, folders, globs, or arrays H W 3 uint8 RGB."""
+        """Detections of each image: files, folders, globs, or arrays H W 3 uint8 RGB.
+
+        Args: max_pixels: the most that an image file may have. page: of a TIFF or GIF with several,
+            from 1; None: the first, and a warning says so.
+        """
         several = sources if not isinstance(sources, (str, Path, np.ndarray)) else [sources]
         for source in several:
-            named = [("array", source)] if isinstance(source, np.ndarray) else read_images(source)
+            named = (
+                [("array", source)]
+                if isinstance(source, np.ndarray)
+                else read_images(source, max_pixels=max_pixels, page=page)
+            )
             for name, image in named:
                 yield self._detect(name, image)
 

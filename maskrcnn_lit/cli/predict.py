@@ -31,7 +31,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     print(f"score_threshold {_thresholds_told(threshold, model)}")
     results: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
-    for image_id, found in enumerate(model.predict(config.source), start=1):
+    detections = model.predict(config.source, max_pixels=config.max_pixels, page=config.page)
+    for image_id, found in enumerate(detections, start=1):
         height, width = found.image.shape[:2]
         images.append({"id": image_id, "file_name": found.name, "height": height, "width": width})
         results += found.to_coco(image_id)

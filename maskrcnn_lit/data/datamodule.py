@@ -27,6 +27,7 @@ from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.images import MAX_PIXELS
 from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
@@ -45,7 +46,8 @@ class CocoDataModule(LightningDataModule):
         keep_empty: see `read_index`. seed: of order, augmentation and subsets. augment: plain
         numbers, see `transforms.Augment`; for training images only. mask_size: M. image_cache:
         auto, on or off: see `choose_resized`. cache_dir, cache_gb: where what can be made again is
-        kept (None: the user's cache), and the most that copies of images may take. prepare: called
+        kept (None: the user's cache), and the most that copies of images may take. max_pixels: the most
+        that an image file may have. prepare: called
         without arguments in `prepare_data`, on one process, before anything is read: it writes or
         fetches the data and returns at once where they are there already. download, mirror: for
         `prepare`, where the config gives them to it.
@@ -82,6 +84,7 @@ class CocoDataModule(LightningDataModule):
         image_cache: str = "auto",
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
+        max_pixels: int = MAX_PIXELS,
         prepare: Callable[[], None] | None = None,
         download: bool = True,
         mirror: str | None = None,
@@ -103,6 +106,8 @@ class CocoDataModule(LightningDataModule):
         }.items():
             if count is not None:
                 check_whole(1, **{name: count})
+        check_whole(1, data__max_pixels=max_pixels)
+        self.max_pixels = max_pixels
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
         self.cache, self.cache_gb = (
             Path(cache_dir).expanduser() if cache_dir else default_cache(),
@@ -154,6 +159,7 @@ class CocoDataModule(LightningDataModule):
             seed=self.seed,
             cache=self.cache,
             cache_gb=self.cache_gb,
+            max_pixels=self.max_pixels,
         )
         self.categories = self.categories or index.categories
         index = index.with_categories(self.categories)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deep_images import tiff
 from PIL import Image
 
 from maskrcnn_lit.errors import UserError
@@ -99,6 +100,29 @@ def test_a_single_unreadable_file_is_a_mistake(folder: Path) -> None:
         next(read_images(folder / "a.jpg"))
     with pytest.raises(UserError, match=r"notes\.txt cannot be read as an image \(no image\)"):
         next(read_images(folder / "notes.txt"))
+
+
+def test_several_pages_are_told_or_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = np.arange(40, dtype=np.uint8).reshape(5, 8)
+    (tmp_path / "a.tif").write_bytes(tiff(samples, pages=3))
+    (tmp_path / "b.tif").write_bytes(tiff(samples))
+    pages = {name: image[..., 0] for name, image in read_images(tmp_path)}
+    assert np.array_equal(pages["a.tif"], samples)
+    assert f"{tmp_path / 'a.tif'} has 3 pages: the first is read, page=N" in caplog.text
+    assert "b.tif" not in caplog.text
+    caplog.clear()
+    ((_, second),) = read_images(tmp_path / "a.tif", page=2)
+    assert np.array_equal(second[..., 0], samples[::-1]) and caplog.text == ""
+    with pytest.raises(UserError, match=r"a\.tif cannot be read .*it has no page 4"):
+        next(read_images(tmp_path / "a.tif", page=4))
+    with pytest.raises(UserError, match="page=-1 must be a whole number"):
+        read_images(tmp_path / "a.tif", page=-1)
+
+
+def test_the_limit_of_pixels_can_be_raised(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"b\.png cannot be read .*more than max_pixels=47"):
+        next(read_images(folder / "b.png", max_pixels=47))
+    assert len(list(read_images(folder / "b.png", max_pixels=48))) == 1
 
 
 def test_images_are_read_one_by_one(folder: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.coco.arrays import Packed
 from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.storage.files import safe_path
-from maskrcnn_lit.storage.images import file_fault
+from maskrcnn_lit.storage.images import MAX_PIXELS, file_fault
 from maskrcnn_lit.storage.sealed import read_sealed_bytes, write_sealed_bytes
 from maskrcnn_lit.storage.sources import Folder, Source
 
@@ -22,7 +22,12 @@ _CHUNK = 256  # files a task
 
 
 def sound_files(
-    packed: Packed, source: Source, rows: Ints, wanted: int, cache: Path
+    packed: Packed,
+    source: Source,
+    rows: Ints,
+    wanted: int,
+    cache: Path,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Ints, list[Fault]]:
     """The first `wanted` of `rows` whose file is sound, and the faults of those before that are
     not.
@@ -42,7 +47,7 @@ def sound_files(
     before = stamps.copy()
 
     def check(part: Ints) -> list[Fault | None]:
-        return [_check(packed, source, int(row), stamps) for row in part]
+        return [_check(packed, source, int(row), stamps, max_pixels) for row in part]
 
     sound: list[Ints] = []
     found, bad = 0, list[Fault]()
@@ -61,7 +66,7 @@ def sound_files(
     return np.concatenate([rows[:0], *sound]), bad
 
 
-def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | None:
+def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: int) -> Fault | None:
     arrays = packed.arrays
     name = packed.names[row]
     if safe_path(Path(), name) is None:
@@ -78,7 +83,7 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | No
         file = source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name))
     except OSError as error:  # a damaged member of a zip
         return Fault("file cannot be read", name, None, str(error))
-    fault = file_fault(file, *size)
+    fault = file_fault(file, *size, max_pixels)
     if fault is None:
         stamps[row] = stamp
     return Fault(fault[0], name, None, fault[1]) if fault else None
