@@ -13,7 +13,6 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.coco.categories import Category
@@ -21,7 +20,13 @@ from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.loaders import CopiedAhead, Loader, choose_workers, fetched_ahead
+from maskrcnn_lit.data.loaders import (
+    CopiedAhead,
+    ExplainedLoader,
+    Loader,
+    choose_workers,
+    fetched_ahead,
+)
 from maskrcnn_lit.data.samplers import EpochBatches, validation_batches
 from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
@@ -267,7 +272,7 @@ class CocoDataModule(LightningDataModule):
         )
         if self.workers == "auto":
             self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
-        loader = DataLoader(
+        loader = ExplainedLoader(
             dataset,
             batch_sampler=fetched_ahead(batches, dataset.index),
             num_workers=workers,  # in each torch itself keeps to one thread

@@ -38,11 +38,8 @@ def sound_files(
     """
     if not source.local:
         return rows[:wanted], []
-    file = (
-        cache
-        / "sound"
-        / f"{packed.key}-{hashlib.sha256(source.where.encode()).hexdigest()[:16]}.bin"
-    )
+    key = f"{source.where} {max_pixels}"
+    file = cache / "sound" / f"{packed.key}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
     stamps = _read_stamps(file, len(packed.arrays.image_ids))
     before = stamps.copy()
 
