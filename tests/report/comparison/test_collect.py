@@ -3,15 +3,21 @@ were scored on.
 """
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comparison_sample import IMAGES, draw, make_run, write_sweep
 
 from maskrcnn_lit.config.compose import compose, to_dict
+from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.settings import NOT_RUN, option_value
+from maskrcnn_lit.runs.result import read_result, write_result
+from maskrcnn_lit.training.module import config_digest
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +119,7 @@ def test_a_damaged_file_leaves_its_run_out(folder: Path, tmp_path: Path):
     run, rng = tmp_path / "run", np.random.default_rng(0)
     shutil.copytree(folder / "alone", run)
     result = read_result(run / "result.json")
-    config = to_dict(load_run_config(run))
+    config = read_run_config(run)
     write_result(run / "result.json", replace(result, config_sha256=config_digest(config)))
     (right,) = read_runs([run]).jobs
     assert right.status == "finished"
@@ -140,18 +146,18 @@ def test_a_run_with_another_config_is_left_out_and_the_rest_stays(
 ):
     home = tmp_path / "sweep"
     shutil.copytree(folder / "sweep", home)
-    for name in ("a", "b"):
-        result = read_result(home / name / "result.json")
-        result.config_sha256 = config_digest(to_dict(load_run_config(home / name)))
-        write_result(home / name / "result.json", result)
-    file = home / "a" / "config.yaml"
+    result = read_result(home / "b" / "result.json")
+    result.config_sha256 = config_digest(read_run_config(home / "b"))
+    write_result(home / "b" / "result.json", result)
+    shutil.copytree(home / "b", home / "d")
+    file = home / "b" / "config.yaml"
     file.unlink()
     if content is not None:
         file.write_bytes(content)
     found = read_runs([home])
     status = {job.name: job.status for job in found.jobs}
-    assert (status["a"], status["b"]) == ("failed", "finished")
-    assert len(found.notes) == 1 and found.notes[0].startswith("a is left out: ")
+    assert (status["b"], status["d"]) == ("failed", "finished")
+    assert len(found.notes) == 1 and found.notes[0].startswith("b is left out: ")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"step,epoch\nx,1\n", b"step\n1,2\n", b"a\n\0\n"])
