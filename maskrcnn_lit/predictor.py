@@ -41,7 +41,7 @@ from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.draw import draw_instances
 from maskrcnn_lit.runs.trained_model import read
 from maskrcnn_lit.storage.image_inputs import ImageInput, iterate_inputs
-from maskrcnn_lit.storage.images import write_image
+from maskrcnn_lit.storage.images import MAX_PIXELS, write_image
 from maskrcnn_lit.training.devices import resolve_accelerator
 
 Source: TypeAlias = (
@@ -227,6 +227,8 @@ class Predictor:
         stream: Literal[False] = False,
         batch_size: int = 1,
         score_threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        page: int | None = None,
     ) -> list[Detections]: ...
 
     @overload
@@ -237,6 +239,8 @@ class Predictor:
         stream: Literal[True],
         batch_size: int = 1,
         score_threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        page: int | None = None,
     ) -> Iterator[Detections]: ...
 
     def predict(
@@ -246,6 +250,8 @@ class Predictor:
         stream: bool = False,
         batch_size: int = 1,
         score_threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        page: int | None = None,
     ) -> list[Detections] | Iterator[Detections]:
         """Detections of each image, in the order of the sources.
 
@@ -260,6 +266,8 @@ class Predictor:
             batch_size: images of one padded shape that run in one forward. The detections are those
                 of one image at a time, up to rounding.
             score_threshold: 0..1, detections below it are left out; None: as the model was loaded.
+            max_pixels: the most that an image file may have.
+            page: of a TIFF or GIF with several, from 1; None: the first, and a warning says so.
 
         Raises:
             UserError: a source does not exist or is not an image, an array could mean two images
@@ -275,7 +283,8 @@ class Predictor:
             if score_threshold is None
             else np.full(len(self.categories), float(score_threshold))
         )
-        detections = self._predict(iterate_inputs(sources), batch_size, thresholds)
+        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
+        detections = self._predict(inputs, batch_size, thresholds)
         return detections if stream else list(detections)
 
     __call__ = predict

@@ -93,6 +93,7 @@ def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Fin
         take=take,
         how=config.data.subset,
         seed=config.data.seed,
+        max_pixels=config.data.max_pixels,
     )
     return find_faults(index, _progress(part))
 

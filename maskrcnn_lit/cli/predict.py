@@ -21,7 +21,7 @@ from maskrcnn_lit.storage.image_inputs import list_inputs
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Predict; `config` is that of conf/predict.yaml with `overrides`."""
     check_output_folder(config.run_dir, overwrite=config.overwrite)
-    inputs = list_inputs(config.source)
+    inputs = list_inputs(config.source, max_pixels=config.max_pixels, page=config.page)
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,

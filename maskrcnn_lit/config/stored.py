@@ -112,7 +112,10 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
         if file.stat().st_size > MAX_BYTES:
             raise UserError(f"{file} has over {MAX_BYTES} bytes: give another run")
         plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
+    except (
+        *(yaml.YAMLError, OSError, RecursionError),
+        *(ValueError, TypeError, KeyError, AttributeError),  # of yaml, for what it cannot build
+    ) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read, give another run: {line}") from error
     if not isinstance(plain, dict) or not plain:

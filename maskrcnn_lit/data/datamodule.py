@@ -15,7 +15,6 @@ from lightning import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
@@ -26,6 +25,7 @@ from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.loaders import (
     CopiedAhead,
+    ExplainedLoader,
     Loader,
     check_workers,
     choose_workers,
@@ -43,6 +43,7 @@ from maskrcnn_lit.errors import (
     check_within,
 )
 from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.images import MAX_PIXELS
 from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
@@ -65,7 +66,8 @@ class CocoDataModule(LightningDataModule):
         keep_empty: see `read_index`. seed: of order, augmentation and subsets. augment: plain
         numbers, see `transforms.Augment`; for training images only. mask_size: M. image_cache:
         auto, on or off: see `choose_resized`. cache_dir, cache_gb: where what can be made again is
-        kept (None: the user's cache), and the most that copies of images may take. prepare: called
+        kept (None: the user's cache), and the most that copies of images may take. max_pixels: the most
+        that an image file may have. prepare: called
         without arguments in `prepare_data`, on one process, before anything is read: it writes or
         fetches the data and returns at once where they are there already. download, mirror: reach
         `prepare` as arguments, unless `download` is None.
@@ -104,6 +106,7 @@ class CocoDataModule(LightningDataModule):
         image_cache: str = "auto",
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
+        max_pixels: int = MAX_PIXELS,
         prepare: Callable[..., None] | None = None,
         download: bool | None = None,
         mirror: str | None = None,
@@ -139,6 +142,8 @@ class CocoDataModule(LightningDataModule):
         }.items():
             if count is not None:
                 check_whole(1, **{name: count})
+        check_whole(1, data__max_pixels=max_pixels)
+        self.max_pixels = max_pixels
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
         self.cache, self.cache_gb = (
             Path(cache_dir).expanduser() if cache_dir else default_cache(),
@@ -208,6 +213,7 @@ class CocoDataModule(LightningDataModule):
             seed=self.seed,
             cache=self.cache,
             cache_gb=self.cache_gb,
+            max_pixels=self.max_pixels,
         )
         self.categories = self.categories or index.categories
         listed = {category.name for category in index.categories}
@@ -329,7 +335,7 @@ class CocoDataModule(LightningDataModule):
         )
         if self.workers == "auto":
             self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
-        loader = DataLoader(
+        loader = ExplainedLoader(
             dataset,
             batch_sampler=fetched_ahead(batches, dataset.index),
             num_workers=workers,  # in each torch itself keeps to one thread

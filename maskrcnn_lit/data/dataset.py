@@ -32,7 +32,7 @@ from maskrcnn_lit.data.transforms import (
 )
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
-from maskrcnn_lit.storage.images import UnreadableImageError, decode
+from maskrcnn_lit.storage.images import UnreadableImageError
 
 _BLANK_SIDE = 32
 
@@ -113,7 +113,7 @@ class CocoDataset(Dataset[Sample]):
         size = self.index.size(i)
         whole = (size[0] * view.size[0] / view.window[2], size[1] * view.size[1] / view.window[3])
         try:
-            pixels, factor = decode(self.index.read(i), size, whole)
+            pixels, factor = self.index.decode(i, whole)
         except (OSError, UnreadableImageError) as error:
             where = self.index.where(i)
             if self.on_bad == "error":

@@ -1,9 +1,14 @@
-"""Who loads: how many processes, what is fetched ahead of them from far away, and what is copied
-ahead to a GPU.
+"""Who loads: how many processes, what is fetched ahead of them from far away, what is copied ahead
+to a GPU, and what to do when a process dies.
 """
 
 import os
+import re
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -56,6 +61,73 @@ def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
     return (
         FetchedAhead(batches, index, index.source) if isinstance(index.source, Remote) else batches
     )
+
+
+# What torch says when its loader processes cannot go on -> what to do. The first that fits counts.
+_KILLED = (
+    "a loader process was killed, most often because the machine ran out of memory: use fewer "
+    "of them, data.workers=N (0: none), or a smaller data.batch_size, and let the run go on "
+    "with resume=RUN"
+)
+
+_ADVICE = {
+    r"Too many open files|received 0 items of ancdata": (
+        "the loader processes need more open files than the limit of this shell: raise it (ulimit "
+        "-n 65536), or load in the training process, data.workers=0"
+    ),
+    r"Bus error|torch_\d+\S*: No space left|shared memory|\(shm\)|SemLock": (
+        "/dev/shm is too small for the batches of the loader processes: enlarge it (docker run "
+        "--shm-size=2g, or --ipc=host), or load in the training process, data.workers=0"
+    ),
+    r"Cannot allocate memory|DataLoader worker.*(killed by signal|exited unexpectedly)": _KILLED,
+}
+
+
+class ExplainedLoader(DataLoader[Any]):
+    """A DataLoader that says in one sentence why its processes cannot go on, and what to do.
+
+    Iterating raises UserError for a process that was killed, a /dev/shm that is full and a limit of
+    open files that is reached; what the dataset raises passes as it is.
+    """
+
+    def __iter__(self) -> Any:
+        with _explained():
+            iterator = super().__iter__()
+            if self.num_workers and threading.current_thread() is threading.main_thread():
+                _explain_deaths()
+            yield from iterator
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:  # killed while it wrote, and not yet seen as dead
+        time.sleep(1)  # SIGCHLD comes in it, and no later
+        raise UserError(f"{_KILLED} ({type(error).__name__})") from error
+    except (RuntimeError, OSError) as error:
+        text = str(error)
+        advice = next((say for pattern, say in _ADVICE.items() if re.search(pattern, text)), None)
+        if advice is None:
+            raise
+        # Of an error that came from a process the last line is its own, the rest its traceback.
+        raise UserError(f"{advice} ({text.strip().splitlines()[-1].rstrip('. ')})") from error
+
+
+def _explain_deaths() -> None:
+    """torch raises in a handler of SIGCHLD, wherever the training process is at that moment: there
+    too with our sentence.
+    """
+    handler: Any = signal.getsignal(signal.SIGCHLD)
+    if not callable(handler) or getattr(handler, "explained", False):
+        return
+
+    def explaining(number: int, frame: Any) -> None:
+        with _explained():
+            handler(number, frame)
+
+    vars(explaining)["explained"] = True
+    signal.signal(signal.SIGCHLD, explaining)
 
 
 class CopiedAhead:

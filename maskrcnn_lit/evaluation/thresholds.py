@@ -7,13 +7,12 @@ the last ones are not stored. A class without one, as it had no objects there or
 found, is not in it, and has DEFAULT.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.sealed import read_sealed_json, write_sealed_json
 
 FILE = "thresholds.json"
 
@@ -30,7 +29,7 @@ def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Pat
         if row["threshold"] is not None
     }
     path = Path(run_folder) / FILE
-    write_json(
+    write_sealed_json(
         path,
         {
             "boxes_or_masks": analysis["kind"],
@@ -59,7 +58,7 @@ def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "be
         )
     path = Path(run) / FILE
     try:
-        stored = json.loads(path.read_text())["thresholds"]
+        stored = read_sealed_json(path)["thresholds"]
         return [float(stored.get(name, DEFAULT)) for name in names]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(

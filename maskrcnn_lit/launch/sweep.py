@@ -6,7 +6,6 @@ finished, goes on with those that were stopped, and begins the others. `python -
 maskrcnn_lit.launch.sweep RUN OVERRIDES` is one of its jobs.
 """
 
-import json
 import shlex
 import signal
 import socket
@@ -33,7 +32,8 @@ from maskrcnn_lit.launch.processes import memory_hint
 from maskrcnn_lit.launch.train import train
 from maskrcnn_lit.runs.folder import LOCK, program
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
-from maskrcnn_lit.storage.files import atomic_write, locked, write_json
+from maskrcnn_lit.storage.files import atomic_write, locked
+from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.stop import SIGNALS
 
 # What a run finds out for itself, or what whoever starts its processes says.
@@ -205,7 +205,7 @@ def _write(sweep: Sweep, overrides: list[str]) -> None:
         "question": sweep.question,
         "jobs": [{"name": job.name, "overrides": job.overrides} for job in sweep.jobs],
     }
-    write_json(sweep.folder / "sweep.json", told)
+    write_sealed_json(sweep.folder / "sweep.json", told)
     for job in sweep.jobs:
         if status(job.run_dir) in ("failed", "interrupted"):
             result = read_result(job.run_dir / "result.json")
@@ -237,7 +237,7 @@ def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
     kinds = {kind(job): job for job in jobs} if steps else {}
     commands = []
     for name, job in kinds.items():
-        if not (folder / f"{name}.json").is_file():
+        if _measured(folder / f"{name}.json") is None:
             atomic_write(folder / f"{name}.yaml", OmegaConf.to_yaml(job.config, resolve=True))
             words = [
                 "-P",
@@ -254,9 +254,17 @@ def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
         name: _reason(code, folder / f"{name}.txt") for name, code in launch(commands) if code != 0
     }
     return {
-        name: failed[name] if name in failed else json.loads((folder / f"{name}.json").read_text())
+        name: failed.get(name) or _measured(folder / f"{name}.json") or "its file is damaged"
         for name in kinds
     }
+
+
+def _measured(file: Path) -> dict[str, Any] | None:
+    """What a trial wrote; None where there is nothing, or it is damaged: it is measured again."""
+    try:
+        return read_sealed_json(file)
+    except (OSError, DamagedFileError):
+        return None
 
 
 def _outcome(result: RunResult) -> str:

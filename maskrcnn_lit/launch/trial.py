@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.launch import console
 from maskrcnn_lit.launch.run import build_module, read_data
-from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.devices import count_devices, device_name, peak_memory_bytes
 from maskrcnn_lit.training.trainer import build_trainer
@@ -102,7 +102,7 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
 
 
 def main(config: str, out: str, steps: str) -> None:
-    write_json(Path(out), measure(DictConfig(OmegaConf.load(config)), int(steps)))
+    write_sealed_json(Path(out), measure(DictConfig(OmegaConf.load(config)), int(steps)))
 
 
 if __name__ == "__main__":

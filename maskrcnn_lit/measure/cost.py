@@ -18,7 +18,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.dataset import image_batch
 from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.storage.images import UnreadableImageError, decode
+from maskrcnn_lit.storage.images import UnreadableImageError
 from maskrcnn_lit.training.devices import device_name, peak_memory_bytes
 
 ROUNDS, SECONDS = (
@@ -78,7 +78,7 @@ def inference_batch(index: AnnotationIndex, image_size: ImageSize, count: int) -
     sizes = fitted_sizes(index.sizes, image_size)
     middle = int(np.argsort(sizes.prod(1), kind="stable")[len(sizes) // 2])
     try:
-        image = decode(index.read(middle), index.size(middle))[0]
+        image = index.decode(middle)[0]
     except (OSError, UnreadableImageError):
         image = np.zeros((*index.size(middle), 3), np.uint8)
     return image_batch([image] * count, range(count), image_size)

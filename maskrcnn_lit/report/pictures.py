@@ -23,7 +23,7 @@ from maskrcnn_lit.report.draw import (
     ground_truth_from_batch,
     side_by_side,
 )
-from maskrcnn_lit.storage.images import UnreadableImageError, decode
+from maskrcnn_lit.storage.images import UnreadableImageError
 from maskrcnn_lit.training.module import DetectionModule
 
 PICTURES = 6  # validation images in predictions.png
@@ -42,7 +42,7 @@ def image_reader(index: AnnotationIndex) -> ReadImage:
     def read(image_id: int) -> np.ndarray | None:
         i = places[image_id]
         try:
-            return decode(index.read(i), index.size(i))[0]
+            return index.decode(i)[0]
         except (OSError, UnreadableImageError):
             return None
 

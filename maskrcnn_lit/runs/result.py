@@ -4,16 +4,34 @@
 then "finished", "failed" or "interrupted".
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+from maskrcnn_lit.training.module import config_digest
 
 STATUSES = ("running", "finished", "failed", "interrupted")
+
+# What the values of result.json are.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "status": str,
+    "metrics": dict,
+    "intervals": dict,
+    "overrides": list,
+    "command": list,
+    "versions": dict,
+    "commit": (dict, NoneType),
+    "machine": dict,
+    "data": dict,
+    "cost": dict,
+    "seed": (int, NoneType),
+    "error": (str, NoneType),
+    "config_sha256": (str, NoneType),
+}
 
 
 @dataclass
@@ -55,26 +73,46 @@ class RunResult:
 
 
 def write_result(path: Path, result: RunResult) -> None:
-    """Write result.json: the file is complete or as it was before."""
+    """Write result.json: the file is complete or as it was before. It carries its own digest."""
     content = asdict(result)
     del content["run_dir"]  # the folder may move
-    write_json(path, content)
+    write_sealed_json(path, content)
 
 
 def read_result(path: Path) -> RunResult:
-    """Read result.json; a metric that is null comes back as NaN. UserError if there is none or it
-    is no result.
+    """Read result.json; a metric that is null comes back as NaN. UserError if there is none, it is
+    no result, or it is damaged.
     """
     try:
-        values = json.loads(path.read_text())
+        values = read_sealed_json(path)
         known = {f.name: values[f.name] for f in fields(RunResult) if f.name in values}
+        for name, kind in _KINDS.items():
+            if name in known and not isinstance(known[name], kind):
+                raise ValueError(f"{name} is a {type(known[name]).__name__}")
         known["metrics"] = {
             k: math.nan if v is None else v for k, v in known.get("metrics", {}).items()
         }
         return RunResult(**known)
     except FileNotFoundError:
         raise UserError(f"there is no {path}; give the folder of a run") from None
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except DamagedFileError as error:
+        raise UserError(
+            f"{path} is not the result of a run, or damaged ({error}); give the folder of a run, or "
+            "copy the file back from where it is sound"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not the result of a run ({error}); give the folder of a run"
         ) from None
+
+
+def config_fault(config: dict[str, Any], result: RunResult) -> str | None:
+    """What to tell where `config`, read from the config.yaml of a run, is not the one that its
+    result.json has the digest of: it was damaged, or edited. None: it is, or the run had not begun.
+    """
+    if result.config_sha256 in (None, config_digest(config)):
+        return None
+    return (
+        "config.yaml does not match the checksum of it in result.json: it was damaged or edited "
+        "after the run"
+    )

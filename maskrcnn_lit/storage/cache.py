@@ -76,6 +76,11 @@ class Cache:
         if self._writes and not _touch(self._path(key)):
             self.read(key, fetch)
 
+    def forget(self, key: str) -> None:
+        """Have no copy of `key`: what was fetched is not what it should be."""
+        with suppress(OSError):  # there is none, or the disk cannot be written
+            self._path(key).unlink(missing_ok=True)
+
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(key.encode()).hexdigest()
         return self.folder / name[:2] / name[2:]

@@ -2,25 +2,32 @@
 kept when right.
 
 `fetch` is for published weights, `download` for one large file that a later run goes on with, `get`
-for small ones.
+for small ones. No answer takes more than its share of memory, disk or time: see `Bounds`.
 """
 
+import io
 import os
 import re
+import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import torch.hub
 from tqdm import tqdm
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from maskrcnn_lit.errors import UserError
@@ -36,6 +43,33 @@ TIMEOUT = Timeout(connect=10, read=30)  # seconds without a sign of the server
 RETRIED = (404, 408, 429, 500, 502, 503, 504)
 
 CHUNK = 2**14  # bytes: of the last one nothing is kept when the connection breaks
+
+HEADERS = 30.0  # seconds in which the headers of an answer have to be complete
+
+# An answer that brings less than SLOWEST bytes a second in PATIENCE seconds is given up.
+PATIENCE, SLOWEST = 20.0, 500
+
+# A compressed body, or member of a zip, of more than INFLATED_FREELY bytes may be at most INFLATED
+# times as large as what it is made from: an image or a json is not, and a bomb is a thousand times.
+INFLATED_FREELY, INFLATED = 2**26, 100
+
+
+class Bounds(NamedTuple):
+    """What one answer may take: bytes of its body once decoded, and seconds until it is complete."""
+
+    size: int
+    seconds: float
+
+
+IMAGE = Bounds(2**29, 600)
+
+JSON = Bounds(2**32, 3600)
+
+FILE = Bounds(2**38, float("inf"))  # to the disk, and gone on with after a break
+
+
+class AbandonedError(OSError):
+    """An answer that was given up: too slow, too long or too large. It is not asked for again."""
 
 
 def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
@@ -107,31 +141,136 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
         ) from error
 
 
-def get(url: str, fault: Callable[[bytes], str | None] | None = None) -> bytes:
+def get(
+    url: str, fault: Callable[[bytes], str | None] | None = None, bounds: Bounds = IMAGE
+) -> bytes:
     """The content of `url`.
 
     Args: fault: tells what is wrong with a content, or None: one that is wrong is asked for again,
-        as after an error.
+        as after an error. bounds: what the answer may take.
 
     Raises:
         FileNotFoundError: after all retries the server says that there is no such file.
+        AbandonedError: the answer was over its bounds; it is not asked for again.
         OSError: anything else that still went wrong; the message is a few words.
     """
     retries = _retries()
     while True:
         try:
-            response = _ask(url, retries)
+            response = _ask(url, retries, preload_content=False)
         except HTTPError as error:
             raise OSError(reason(error)) from error
-        _check_status(response)
-        found = fault(response.data) if fault else None
-        if found is None:
-            return response.data
+        retries = response.retries or retries
         try:
-            retries = (response.retries or retries).increment("GET", url, error=HTTPError(found))
-        except MaxRetryError:
-            raise OSError(found) from None
+            with response:
+                _check_status(response)
+                body = io.BytesIO()
+                for chunk in _stream(response, bounds):
+                    body.write(chunk)
+            content = body.getvalue()
+            found = fault(content) if fault else None
+            if found is None:
+                return content
+            raise HTTPError(found)
+        except HTTPError as error:
+            try:
+                retries = retries.increment("GET", url, error=error)
+            except MaxRetryError:
+                raise OSError(reason(error)) from None
         retries.sleep()
+
+
+def check_inflated(packed: int, size: int) -> None:
+    """Raise AbandonedError for content that inflates as only a bomb does.
+
+    Args:
+        packed: bytes that it is made from.
+        size: bytes that it has so far.
+    """
+    if size > INFLATED_FREELY and size > INFLATED * packed:
+        raise AbandonedError(
+            f"{packed / 1e6:.1f} MB inflate to {size / 1e6:.0f} MB or more, over {INFLATED} times: "
+            "not taken for a real file"
+        )
+
+
+def _stream(response: BaseHTTPResponse, bounds: Bounds) -> Iterator[bytes]:
+    """The body in pieces, decoded. AbandonedError: it is over its bounds."""
+    size = 0
+    with _watched(response, bounds.seconds) as received:
+        for chunk in _decoded(response, received):
+            size += len(chunk)
+            if size > bounds.size:
+                raise AbandonedError(f"the answer has more than {bounds.size / 1e6:.0f} MB")
+            check_inflated(received[0], size)
+            yield chunk
+
+
+def _decoded(response: BaseHTTPResponse, received: list[int]) -> Iterator[bytes]:
+    """The body in pieces of CHUNK bytes or less, without its Content-Encoding. None is asked for,
+    but some servers send files in the form in which they lie there.
+
+    `received`: the bytes that came are added to its one item.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise OSError(f"the answer has the Content-Encoding {encoding}, which was not asked for")
+    unpacker = None if encoding in ("", "identity") else zlib.decompressobj(_ANY_HEADER)
+    for chunk in response.stream(CHUNK, decode_content=False):
+        received[0] += len(chunk)
+        if unpacker is None:
+            yield chunk
+            continue
+        while chunk:
+            try:
+                yield unpacker.decompress(chunk, CHUNK)
+            except zlib.error as error:
+                raise ProtocolError(f"the answer cannot be decompressed: {error}") from None
+            chunk = unpacker.unconsumed_tail or unpacker.unused_data
+            if unpacker.eof and chunk:  # another member of a gzip
+                unpacker = zlib.decompressobj(_ANY_HEADER)
+    if unpacker is not None and not unpacker.eof:
+        raise ProtocolError("the answer ends within its compressed body")
+
+
+_ANY_HEADER = 32 + zlib.MAX_WBITS  # that of gzip or of zlib
+
+
+@contextmanager
+def _watched(response: BaseHTTPResponse, seconds: float) -> Iterator[list[int]]:
+    """A thread looks at the bytes that have come and ends the connection of an answer that is too
+    slow or takes more than `seconds`: the time-out of a socket begins again with every byte.
+
+    Yields a list of one number, to which the caller adds the bytes that come.
+    """
+    ended, verdict, received = threading.Event(), list[str](), [0]
+
+    def look() -> None:
+        began, before = time.monotonic(), 0
+        while not ended.wait(min(PATIENCE, seconds)):
+            came, before = received[0] - before, received[0]
+            if came < SLOWEST * PATIENCE:
+                verdict.append(f"{came} bytes came in {PATIENCE:g} s, which is too slow")
+            elif time.monotonic() - began >= seconds:
+                verdict.append(f"the answer was not complete after {seconds:g} s")
+            if verdict:
+                with suppress(Exception):  # it has ended meanwhile
+                    response.shutdown()
+                return
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield received
+    except (HTTPError, OSError) as error:
+        if verdict:
+            raise AbandonedError(verdict[0]) from error
+        raise
+    finally:
+        ended.set()
+        watch.join()
+    if verdict:  # a body without length, which ends where its connection does
+        raise AbandonedError(verdict[0])
 
 
 def reason(error: Exception) -> str:
@@ -161,7 +300,59 @@ def _pool(url: str) -> PoolManager:
 
 @lru_cache(maxsize=8)
 def _new_pool(process: int, proxy: str | None) -> PoolManager:
-    return ProxyManager(proxy, maxsize=16) if proxy else PoolManager(maxsize=16)
+    pool = ProxyManager(proxy, maxsize=16) if proxy else PoolManager(maxsize=16)
+    pool.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    return pool
+
+
+@contextmanager
+def _deadline(connection: HTTPConnection) -> Iterator[None]:
+    """End a connection whose headers are not complete after HEADERS seconds, as a ProtocolError."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        with suppress(OSError):
+            if connection.sock is not None:
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(HEADERS, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+    if late.is_set():  # for http.client the headers end where the connection does
+        raise ProtocolError(f"the headers were not complete after {HEADERS:g} s")
+
+
+def _undrained(response: Any) -> Any:
+    """The same; the body of an answer that is retried or sends elsewhere is not read, however long
+    it is: its connection is closed.
+    """
+    vars(response)["drain_conn"] = response.close
+    return response
+
+
+class _HTTPConnection(HTTPConnection):
+    def getresponse(self) -> Any:
+        with _deadline(self):
+            return _undrained(super().getresponse())
+
+
+class _HTTPSConnection(HTTPSConnection):
+    def getresponse(self) -> Any:
+        with _deadline(self):
+            return _undrained(super().getresponse())
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
 
 
 def _ask(url: str, retries: Retry, **options: Any) -> BaseHTTPResponse:
@@ -207,7 +398,7 @@ def _receive(url: str, part: Path) -> None:
                 with response:
                     if _begin(response, part, file, bar):
                         return
-                    for chunk in response.stream(CHUNK):
+                    for chunk in _stream(response, FILE):
                         file.write(chunk)
                         bar.update(len(chunk))
                 return

@@ -18,9 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.storage.download import get
-from maskrcnn_lit.storage.images import SUFFIXES, UnreadableImageError, decode, to_rgb
+from maskrcnn_lit.storage.images import (
+    MAX_PIXELS,
+    SUFFIXES,
+    UnreadableImageError,
+    decode,
+    page_count,
+    to_rgb,
+)
 
 ACCEPTED = (
     "an image file, a folder, a glob, an http(s) URL, the bytes of an image file, a PIL image, "
@@ -34,6 +41,15 @@ _ROUNDING = 1e-3  # by which a resize may leave 0..1: a quarter of a step of 8 b
 _log = logging.getLogger(__name__)
 
 
+class Limits(NamedTuple):
+    """max_pixels: the most that an image file may have. page: of a TIFF or GIF with several, from
+    1; None: the first, and a warning says so.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    page: int | None = None
+
+
 class ImageInput(NamedTuple):
     """One image to predict on: its name, and a function that reads it as H W 3 uint8 RGB.
 
@@ -45,25 +61,35 @@ class ImageInput(NamedTuple):
     read: Callable[[], NDArray[np.uint8] | None]
 
 
-def list_inputs(sources: Any) -> list[ImageInput]:
-    """The images of `sources`: one source of ACCEPTED, or a list or tuple of them.
+def list_inputs(
+    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> list[ImageInput]:
+    """The images of `sources`: one source of ACCEPTED, or a list or tuple of them. max_pixels,
+    page: see `Limits`.
 
     Raises: UserError: a file that does not exist, a folder without images, an object that is not an
         image. Contents are checked when they are read.
     """
-    return list(_inputs_of_all(sources)) if _is_collection(sources) else _inputs_of(sources)
+    check_whole(1, max_pixels=max_pixels, page=page or 1)
+    limits = Limits(max_pixels, page)
+    if _is_collection(sources):
+        return list(_inputs_of_all(sources, limits))
+    return _inputs_of(sources, limits)
 
 
-def iterate_inputs(sources: Any) -> Iterator[ImageInput]:
+def iterate_inputs(
+    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+) -> Iterator[ImageInput]:
     """As `list_inputs`; an iterator or a generator of sources is read one by one as it comes."""
     if _is_collection(sources) and isinstance(sources, Iterator):
-        return _inputs_of_all(sources)
-    return iter(list_inputs(sources))
+        check_whole(1, max_pixels=max_pixels, page=page or 1)
+        return _inputs_of_all(sources, Limits(max_pixels, page))
+    return iter(list_inputs(sources, max_pixels=max_pixels, page=page))
 
 
-def _inputs_of_all(sources: Iterable[Any]) -> Iterator[ImageInput]:
+def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[ImageInput]:
     for i, source in enumerate(sources):
-        yield from _inputs_of(source, f"[{i}]")
+        yield from _inputs_of(source, limits, f"[{i}]")
 
 
 def _is_collection(sources: Any) -> bool:
@@ -73,14 +99,15 @@ def _is_collection(sources: Any) -> bool:
     return isinstance(sources, Iterable) and not one and not content
 
 
-def _inputs_of(source: Any, place: str = "") -> list[ImageInput]:
+def _inputs_of(source: Any, limits: Limits, place: str = "") -> list[ImageInput]:
     """One source as images; `place` tells apart the images of a list that have no name."""
     if isinstance(source, ImageInput):
         return [source]
     if isinstance(source, (str, Path)):
-        return _of_text(str(source))
+        return _of_text(str(source), limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return [ImageInput(f"bytes{place}", partial(_decode, bytes(source), f"bytes{place}"))]
+        name = f"bytes{place}"
+        return [ImageInput(name, partial(_decode, bytes(source), name, limits))]
     if isinstance(source, Image.Image):
         file = getattr(source, "filename", None)
         name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{place}"
@@ -88,7 +115,7 @@ def _inputs_of(source: Any, place: str = "") -> list[ImageInput]:
     if hasattr(source, "read"):
         file = getattr(source, "name", None)
         name = Path(file).name if file and isinstance(file, str) else f"file{place}"
-        return [ImageInput(name, partial(_from_file, source, name))]
+        return [ImageInput(name, partial(_from_file, source, name, limits))]
     array = _as_array(source)
     if array is None:
         raise UserError(
@@ -102,17 +129,17 @@ def _inputs_of(source: Any, place: str = "") -> list[ImageInput]:
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 
-def _of_text(source: str) -> list[ImageInput]:
+def _of_text(source: str, limits: Limits) -> list[ImageInput]:
     if "://" in source:
         if urlsplit(source).scheme.lower() not in ("http", "https"):
             raise UserError(
                 f"source={source} cannot be read: predict reads http:// and https:// URLs of images; "
                 "save the image or the frames of the video as files first"
             )
-        return [ImageInput(_name_of_url(source), partial(_from_url, source))]
+        return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
     if path.is_file():
-        return [ImageInput(path.name, partial(_read_file, path, skip=False))]
+        return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
     files = _find(path)
     images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
@@ -124,7 +151,7 @@ def _of_text(source: str) -> list[ImageInput]:
         )
     if others:
         _log.info(f"{source}: skips files that are not of a kind that can be read: {others}")
-    return [ImageInput(name, partial(_read_file, file, skip=True)) for name, file in images]
+    return [ImageInput(name, partial(_read_file, file, limits, skip=True)) for name, file in images]
 
 
 def _path(source: str) -> Path:
@@ -175,9 +202,9 @@ def _name_of_url(url: str) -> str:
     return name if name.strip(".") and "\0" not in name else "image"
 
 
-def _read_file(path: Path, skip: bool) -> NDArray[np.uint8] | None:
+def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | None:
     try:
-        return decode(path.read_bytes())[0]
+        return _pixels(path.read_bytes(), str(path), limits)
     except (OSError, UnreadableImageError) as error:
         if not skip:
             raise UserError(
@@ -195,26 +222,33 @@ def _advice(suffix: str) -> str:
     return "give another file"
 
 
-def _from_url(url: str) -> NDArray[np.uint8]:
+def _from_url(url: str, limits: Limits) -> NDArray[np.uint8]:
     try:
         data = get(url)
     except OSError as error:
         raise UserError(
             f"source={url} cannot be fetched ({error}): check the address, or give a local file"
         ) from error
-    return _decode(data, f"source={url}")
+    return _decode(data, f"source={url}", limits)
 
 
-def _from_file(file: Any, name: str) -> NDArray[np.uint8]:
+def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:
     data = file.read()
     if not isinstance(data, bytes):
         raise UserError(f"{name} gives text: open it in binary mode, open(path, 'rb')")
-    return _decode(data, name)
+    return _decode(data, name, limits)
 
 
-def _decode(data: bytes, name: str) -> NDArray[np.uint8]:
+def _pixels(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
+    pixels = decode(data, max_pixels=limits.max_pixels, page=limits.page or 1)[0]
+    if limits.page is None and (pages := page_count(data)) > 1:
+        _log.warning(f"{name} has {pages} pages: the first is read, page=N reads another")
+    return pixels
+
+
+def _decode(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
     try:
-        return decode(data)[0]
+        return _pixels(data, name, limits)
     except UnreadableImageError as error:
         raise UserError(
             f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the whole content "

@@ -3,13 +3,29 @@
 Pillow decodes: it is the one library that reads every file that COCO sets hold (CMYK, palettes, 16
 bits, EXIF), names a cut file, and scales a JPEG while it decodes. torchvision's decoders, 0.5 ms
 faster on a COCO photo of 2 ms, are deprecated. `decode` is the only place to change for another
-one.
+one. What it does to a file, by its Pillow mode and the depth of its samples:
+
+    8 bits or fewer (1, L, LA, P, PA, RGB, RGBA, RGBX, CMYK, YCbCr, HSV)   converted to RGB; alpha
+        is dropped, not blended
+    more bits, unsigned (I;16, I, and RGB, RGBA, LA of 16 bits)   the values of cameras with 10, 12
+        or 14 bits lie unscaled in files of 16: the smallest of DEPTHS that holds the largest value
+        of the file, or the depth that a TIFF states, if it is no whole number of bytes, is taken as
+        the depth, and its 8 highest bits are the pixel
+    floats (F)   scaled likewise, from 0..1, or from 0 to the largest value of a depth up to 16 bits
+    values below 0, floats over 65535 or NaN, LAB   refused: nobody knows their range
+    EXIF or TIFF orientation   applied, unless only the pixels as stored have the json's size
+    several pages (TIFF, GIF)   one is read, the first unless `page` says another
+    more than `max_pixels` pixels   refused
 """
 
 import io
+import re
 import struct
+import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,25 +33,47 @@ from PIL import Image, UnidentifiedImageError
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write
+from maskrcnn_lit.storage.sources import Remote, Source
+
+# The most pixels of an image file: 13,377 x 13,377, where Pillow's own guard refuses, too. They
+# take 0.5 GB once decoded.
+MAX_PIXELS = 178_956_970
+
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a sample
 
 _ORIENTATION = 0x0112  # EXIF tag
 
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags
+
+Pixels = NDArray[Any]
+
+# EXIF orientation -> what turns pixels as stored, H W ..., upright.
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
+_BACK = {6: 8, 8: 6}  # the orientation that undoes it, where it is another one
+
+# Pillow keeps the high byte of a 16-bit sample of these raw modes; the other order of bytes gives
+# the low one.
+_WIDE = re.compile(r"(?:RGB|RGBA|RGBX);16[BLN]")
+_LOW = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 _FAILURES = (
     OSError,
     SyntaxError,
     ValueError,
+    TypeError,
+    KeyError,
     EOFError,
     IndexError,
+    OverflowError,
+    MemoryError,
     struct.error,
     Image.DecompressionBombError,
 )
@@ -47,16 +85,32 @@ class UnreadableImageError(Exception):
     """
 
 
-def file_fault(file: Path | io.BytesIO, height: int, width: int) -> tuple[str, str] | None:
+class TooLargeError(UnreadableImageError):
+    """The image has more pixels than are allowed."""
+
+
+class Decoded(NamedTuple):
+    """pixels: H W 3 (RGB, 8 bits), upright; factor: by which they are reduced; bits: the depth that
+    its samples were taken to have.
+    """
+
+    pixels: NDArray[np.uint8]
+    factor: int
+    bits: int
+
+
+def file_fault(
+    file: Path | io.BytesIO, height: int, width: int, max_pixels: int = MAX_PIXELS
+) -> tuple[str, str] | None:
     """What is wrong with the image file as far as its header tells: (kind, what), or None if it is
     sound.
     """
     try:
         if (file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())) == 0:
             return "empty file", "0 bytes"
-        with Image.open(file) as image:
+        with _open(file, max_pixels) as image:
             # the first test spares the look for EXIF, which in a PNG decodes all its pixels
-            if image.size == (width, height) or _orientation(image, (height, width)) is not None:
+            if image.size == (width, height) or _turn(image, (height, width)) is not None:
                 return None
             return (
                 "size differs",
@@ -66,38 +120,60 @@ def file_fault(file: Path | io.BytesIO, height: int, width: int) -> tuple[str, s
         return "missing file", "no such file"
     except UnidentifiedImageError:
         return "not an image", "of no known format"
-    except _FAILURES as error:
+    except TooLargeError as error:
+        return "image too large", str(error)
+    except (*_FAILURES, UnreadableImageError) as error:
         return "not an image", str(error)
 
 
 def decode(
-    data: bytes, size: tuple[int, int] | None = None, at_least: tuple[float, float] | None = None
+    data: bytes,
+    size: tuple[int, int] | None = None,
+    at_least: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    page: int = 1,
 ) -> tuple[NDArray[np.uint8], int]:
     """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor by which they
-    are reduced.
+    are reduced. See the table above.
 
     Args: size: height, width by the json. EXIF orientation is applied unless only the pixels as
         stored have this size. at_least: height, width to which the whole image will be shrunk. A
         JPEG of twice that size or more is decoded at 1/2, 1/4 or 1/8 (the factor is 2, 4, 8): each
         pixel stands for that many of the original, the last ones may reach over its right and
         bottom edge. At double size the final resize still decides the look: the result differs from
-        that of a full decode by 0.5 of 255 on average.
+        that of a full decode by 0.5 of 255 on average. max_pixels: the most that it may have. page:
+        of a file with several, from 1.
 
     Raises:
-        UnreadableImageError: cut, not an image, another size.
+        UnreadableImageError: cut, not an image, another size, too large, no such page.
     """
+    decoded = decode_deep(data, size, at_least, max_pixels, page)
+    return decoded.pixels, decoded.factor
+
+
+def decode_deep(
+    data: bytes,
+    size: tuple[int, int] | None = None,
+    at_least: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    page: int = 1,
+) -> Decoded:
+    """As `decode`, with the depth of the samples."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            orientation = _orientation(image, size)
-            if orientation is None:
+        with _open(io.BytesIO(data), max_pixels, page) as image:
+            raw = _raw_mode(image)  # first: the look for EXIF decodes a PNG
+            turn = _turn(image, size)
+            if turn is None:
                 raise UnreadableImageError(
                     f"it is {image.width} x {image.height} and not as the json says"
                 )
-            factor = _reduce(image, at_least) if at_least and orientation == 1 else 1
-            image.load()
-            return to_rgb(
-                image if orientation == 1 else image.transpose(_UPRIGHT[orientation])
-            ), factor
+            factor = _reduce(image, at_least) if at_least and turn == 1 else 1
+            pixels, bits = _rgb(image, raw, lambda: _open(io.BytesIO(data), max_pixels, page))
+            if turn != 1:
+                pixels = np.ascontiguousarray(_UPRIGHT[turn](pixels))
+            return Decoded(pixels, factor, bits)
+    except MemoryError:
+        raise UnreadableImageError("it does not fit into memory") from None
     except _FAILURES as error:
         unknown = isinstance(error, UnidentifiedImageError)  # whose text is an address in memory
         raise UnreadableImageError(
@@ -105,16 +181,105 @@ def decode(
         ) from error
 
 
-def _orientation(image: Image.Image, size: tuple[int, int] | None) -> int | None:
-    """The EXIF orientation to apply, 1 (none) to 8, so that the image has this height and width;
-    None: neither fits.
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of a decoded image as H W 3 uint8 RGB, by the table above. (Of samples of 16 bits
+    of which Pillow has kept one byte, that byte.)
     """
-    orientation = image.getexif().get(_ORIENTATION, 1)
-    orientation = orientation if orientation in _UPRIGHT else 1
-    upright = image.size[::-1] if orientation < 5 else image.size  # height, width once turned
+    return _rgb(image, "", lambda: image)[0]
+
+
+def read_pixels(
+    source: Source,
+    name: str,
+    size: tuple[int, int],
+    at_least: tuple[float, float] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[NDArray[np.uint8], int]:
+    """The pixels of a file of `source`, see `decode`. A remote one that is not the image of the json
+    is asked for once more and does not stay in the cache: a proxy may have answered.
+
+    Raises:
+        OSError: it cannot be read.
+        UnreadableImageError: see `decode`.
+    """
+    if not isinstance(source, Remote):
+        return decode(source.read(name), size, at_least, max_pixels)
+    try:
+        return decode(source.read(name), size, at_least, max_pixels)
+    except TooLargeError:
+        raise
+    except UnreadableImageError:
+        source.forget(name)
+    try:
+        return decode(source.read(name), size, at_least, max_pixels)
+    except UnreadableImageError:
+        source.forget(name)
+        raise
+
+
+def page_count(data: bytes) -> int:
+    """How many pages or frames an image file has: 1 of most kinds. The pictures for other displays
+    that a JPEG may hold are not counted.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    except _FAILURES:
+        return 1
+
+
+def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Image:
+    """The header of one page. Raises UnreadableImageError, or one of _FAILURES."""
+    # Pillow's guard, one for the whole process, warns at its limit and refuses at twice that: it
+    # must not speak before ours.
+    if Image.MAX_IMAGE_PIXELS is not None and 2 * max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = 2 * max_pixels
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise _too_large(pixels[0] if pixels else "its", max_pixels) from None
+    try:
+        if page > 1:
+            image.seek(page - 1)
+    except EOFError:
+        raise UnreadableImageError(f"it has no page {page}") from None
+    if image.width * image.height > max_pixels:
+        image.close()
+        raise _too_large(f"{image.width} x {image.height}", max_pixels)
+    return image
+
+
+def _too_large(pixels: str, max_pixels: int) -> TooLargeError:
+    return TooLargeError(
+        f"{pixels} pixels are more than max_pixels={max_pixels} allows: raise data.max_pixels, or "
+        "max_pixels of predict"
+    )
+
+
+def _turn(image: Image.Image, size: tuple[int, int] | None) -> int | None:
+    """The orientation to apply to the pixels as Pillow loads them, 1 (none) to 8, so that the image
+    has this height and width; None: neither way fits.
+
+    Pillow itself turns a TIFF upright while it loads, and nothing else.
+    """
+    orientation = _orientation(image)
+    tags = getattr(image, "tag_v2", None)
+    stored = image.size[::-1] if tags is None else (tags[257], tags[256])  # height, width
+    upright = stored if orientation < 5 else stored[::-1]
     if size is None or upright == size:
-        return orientation
-    return 1 if image.size[::-1] == size else None
+        return orientation if tags is None else 1
+    if stored == size:
+        return 1 if tags is None else _BACK.get(orientation, orientation)
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except _FAILURES:  # damaged EXIF: the pixels may be sound
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:
@@ -126,14 +291,88 @@ def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:
     return factor if image.size == (-(-width // factor), -(-height // factor)) else 1
 
 
-def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of a decoded image as H W 3 uint8 RGB."""
-    if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion would clip at 255
-        grey = (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if image.mode == "F":
-        raise UnreadableImageError("its pixels are 32-bit floats, of which nobody knows the range")
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+def _rgb(
+    image: Image.Image, raw: str, again: Callable[[], Image.Image]
+) -> tuple[NDArray[np.uint8], int]:
+    """H W 3, and the depth. `again` opens the same image once more."""
+    if image.mode[0] in "IF":
+        pixels, bits = _to_8_bits(_samples(image), _stated(image))
+        return np.repeat(pixels[..., None], 3, axis=2), bits
+    if _WIDE.fullmatch(raw):
+        with again() as other:
+            low = np.asarray(_with_raw_mode(other, raw[:-1] + _LOW[raw[-1]]))
+        return _to_8_bits(_joined(np.asarray(image), low)[..., :3], 0)
+    if raw == "LA;16B":  # read as four bytes, which are not colors
+        with again() as other:
+            both = np.asarray(_with_raw_mode(other, "RGBA"))
+        pixels, bits = _to_8_bits(_joined(both[..., :1], both[..., 1:2]), 0)
+        return np.repeat(pixels, 3, axis=2), bits
+    return np.array(image if image.mode == "RGB" else image.convert("RGB")), 8
+
+
+def _joined(high: Pixels, low: Pixels) -> Pixels:
+    return high.astype(np.uint16) << 8 | low
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How the samples lie in the file, as Pillow calls it: "RGB;16B". Known before it is loaded."""
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    args = tiles[0].args
+    return str(args if isinstance(args, str) else args[0]) if args else ""
+
+
+def _with_raw_mode(image: Any, raw: str) -> Image.Image:
+    """The image as if the samples of its file lay so."""
+    image.tile = [
+        tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
+        for tile in image.tile
+    ]
+    return image
+
+
+def _stated(image: Image.Image) -> int:
+    """The depth that a TIFF states, where it says more than how many bytes a sample takes; else 0."""
+    bits = getattr(image, "tag_v2", {}).get(_BITS, (0,))[0]
+    return bits if bits % 8 else 0
+
+
+def _samples(image: Image.Image) -> Pixels:
+    """H W, as the file has them, but for white as 0."""
+    tags = dict(getattr(image, "tag_v2", {}))
+    samples = np.asarray(image)
+    if image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+        samples = samples.view(np.uint32)
+    if image.mode == "I;16" and tags.get(_PHOTOMETRIC) == 0:
+        samples = np.uint16(65535) - samples
+    return samples
+
+
+def _to_8_bits(samples: Pixels, bits: int) -> tuple[NDArray[np.uint8], int]:
+    """Samples of any kind in 8 bits, and the depth that they are taken to have.
+
+    Args:
+        bits: their depth; 0: by the largest of them.
+    """
+    low, high = samples.min(), samples.max()
+    if not (np.isfinite(high) and low >= 0):
+        raise UnreadableImageError(f"its pixels go from {low} to {high}, a range that nobody knows")
+    if samples.dtype.kind == "f":
+        return _from_floats(samples, float(high))
+    bits = bits or next(depth for depth in DEPTHS if int(high) < 2**depth)
+    return (samples >> (bits - 8)).astype(np.uint8), bits
+
+
+def _from_floats(samples: Pixels, high: float) -> tuple[NDArray[np.uint8], int]:
+    if high <= 1:
+        return np.rint(samples * 255).astype(np.uint8), 8
+    bits = next((depth for depth in DEPTHS if high <= 2**depth - 1), 32)
+    if bits > 16:
+        raise UnreadableImageError(
+            f"its pixels are floats up to {high:g}, a range that nobody knows"
+        )
+    return np.rint(samples * (255 / (2**bits - 1))).astype(np.uint8), bits
 
 
 # Those that mark an image in a folder; Pillow is not always built with AVIF.

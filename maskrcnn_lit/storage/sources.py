@@ -15,7 +15,7 @@ import fsspec
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.cache import Cache
-from maskrcnn_lit.storage.download import get
+from maskrcnn_lit.storage.download import IMAGE, JSON, Bounds, get
 from maskrcnn_lit.storage.zip_source import Zip, inside
 
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"  # as COCO publishes it
@@ -65,14 +65,15 @@ class Folder:
 
 class Remote:
     """Files below a URL: http(s), or whatever fsspec knows. They are taken never to change: what
-    the cache has of them is not asked for again. Connections are made when they are first needed,
-    by each process for itself.
+    the cache has of them is not asked for again, unless its reader finds that it is not the file
+    (`forget`): proxies answer with pages of their own. Connections are made when they are first
+    needed, by each process for itself.
     """
 
     local = False
 
-    def __init__(self, url: str, cache: Cache) -> None:
-        self.where, self.cache = url.rstrip("/"), cache
+    def __init__(self, url: str, cache: Cache, bounds: Bounds = IMAGE) -> None:
+        self.where, self.cache, self.bounds = url.rstrip("/"), cache, bounds
         self._connected: dict[int, Any] = {}  # by process
         self._http = urlsplit(url).scheme in ("http", "https")
         if not self._http:
@@ -90,6 +91,10 @@ class Remote:
         url = self._url(name)
         self.cache.fill(url, partial(self._fetch, url))
 
+    def forget(self, name: str) -> None:
+        """Have no copy in the cache: what came was not the file. The next reader asks again."""
+        self.cache.forget(self._url(name))
+
     def stamp(self, name: str) -> tuple[int, int] | None:
         """None: asking for it would cost as much as reading."""
 
@@ -102,7 +107,7 @@ class Remote:
 
     def _fetch(self, url: str) -> bytes:
         if self._http:
-            return get(url)
+            return get(url, bounds=self.bounds)
         process = os.getpid()
         try:
             if process not in self._connected:
@@ -173,7 +178,7 @@ def open_annotations(where: str, cache_dir: Path, cache_gb: float) -> tuple[Sour
         parts = urlsplit(where)
         base, _, name = parts.path.rpartition("/")
         return Remote(
-            urlunsplit(parts._replace(path=base)), Cache(cache_dir / "remote", cache_gb)
+            urlunsplit(parts._replace(path=base)), Cache(cache_dir / "remote", cache_gb), JSON
         ), unquote(name)
     path = Path(where)
     archive = path.parent.parent / ANNOTATION_ARCHIVE

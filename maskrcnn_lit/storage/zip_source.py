@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.download import AbandonedError, check_inflated
 from maskrcnn_lit.storage.files import safe_path
+
+# What zipfile raises for a directory that is damaged.
+_ZIP_FAULTS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    OverflowError,
+    ValueError,
+    EOFError,
+    struct.error,
+)
 
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
@@ -57,17 +69,17 @@ class Zip:
             raise OSError(
                 f"{name} in {self.where} is encrypted or packed in a way that is not known (method {method})"
             )
-        header = self._bytes(offset, 30)
+        header = self._bytes(name, offset, 30)
         begin = (
             offset
             + 30
             + int.from_bytes(header[26:28], "little")
             + int.from_bytes(header[28:30], "little")
         )
-        data = self._bytes(begin, packed)
+        data = self._bytes(name, begin, packed)
         try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS, size) if method == _DEFLATED else data
-        except zlib.error as error:
+            data = self._inflated(data, size) if method == _DEFLATED else data
+        except (zlib.error, AbandonedError) as error:
             raise OSError(f"{name} in {self.where} is damaged: {error}") from None
         if len(data) != size or zlib.crc32(data) != crc:
             raise OSError(f"{name} in {self.where} is damaged: its CRC-32 is another one")
@@ -93,8 +105,12 @@ class Zip:
         if self._directory is None:
             try:
                 with zipfile.ZipFile(self.file) as archive:
-                    entries = {e.filename.encode(): e for e in archive.infolist() if not e.is_dir()}
-            except zipfile.BadZipFile as error:
+                    entries = {
+                        e.filename.encode(): e
+                        for e in archive.infolist()
+                        if not e.filename.endswith("/")
+                    }
+            except _ZIP_FAULTS as error:
                 raise UserError(
                     f"{self.file} is no whole zip ({error}): remove it, and download or copy it again"
                 ) from None
@@ -106,7 +122,13 @@ class Zip:
             self._directory = Directory(names, np.array(rows, np.int64).reshape(-1, 6))
         return self._directory
 
-    def _bytes(self, offset: int, count: int) -> bytes:
+    def _inflated(self, packed: bytes, size: int) -> bytes:
+        """At most a byte more than the `size` that the zip promises, whatever is in `packed`."""
+        check_inflated(len(packed), size)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
+
+    def _bytes(self, name: str, offset: int, count: int) -> bytes:
+        """`count` bytes of the zip. OSError: there are not so many."""
         process = os.getpid()
         file = self._opened.get(
             process
@@ -114,4 +136,6 @@ class Zip:
         if file is None:
             file = open(self.file, "rb", buffering=0)  # noqa: SIM115
             self._opened = {process: file}
+        if not 0 <= offset <= offset + count <= os.fstat(file.fileno()).st_size:
+            raise OSError(f"{name} in {self.where} is damaged: it lies outside of the zip")
         return os.pread(file.fileno(), count, offset)

@@ -19,6 +19,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
 from maskrcnn_lit.training.stop import StopRequest
 
@@ -49,9 +50,13 @@ def load_plain(path: Path) -> dict[str, Any]:
     """What `save_plain` wrote, on the CPU. Nothing in the file is ever run: tensors and plain data
     are all it may hold.
 
-    Raises UserError if there is no such file, if it is damaged, or if it holds anything else.
+    Raises UserError if there is no such file, if it is damaged, or if it holds anything else. torch
+    does not compare the checksums that it writes, and would return other weights for a flipped bit.
     """
     try:
+        fault = zip_fault(path)
+        if fault is not None:
+            raise ValueError(fault)
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(

@@ -1,5 +1,6 @@
 import math
 import os
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +17,7 @@ from maskrcnn_lit.data import loaders as workers
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.loaders import (
     CopiedAhead,
+    ExplainedLoader,
     FetchedAhead,
     check_workers,
     choose_workers,
@@ -163,3 +165,72 @@ def test_workers_of_the_wrong_kind_are_named(value: Any):
     with pytest.raises(UserError) as caught:
         check_workers(value)
     assert str(caught.value).startswith(f"data.workers={value} must be auto or a number")
+
+
+class Failing(Dataset[Any]):
+    """Sample 5 is a fault."""
+
+    def __init__(self, fault: Exception | None) -> None:
+        self.fault = fault
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> int:
+        if i == 5:
+            if self.fault is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+            else:
+                raise self.fault
+        return i
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            RuntimeError("unable to write to file </torch_12_34_5>: No space left on device (28)"),
+            r"/dev/shm is too small .*--shm-size.*data\.workers=0 \(unable to write",
+        ),
+        (RuntimeError("unable to open shared memory object </torch_1> in read-write"), "/dev/shm"),
+        (OSError(24, "Too many open files"), r"raise it \(ulimit -n 65536\)"),
+        (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
+        (OSError(12, "Cannot allocate memory"), "ran out of memory"),
+    ],
+)
+def test_why_the_loader_processes_cannot_go_on(fault: Exception, said: str):
+    with pytest.raises(UserError, match=said) as error:
+        list(ExplainedLoader(Failing(fault)))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("fault", [None, OSError(24, "Too many open files")])
+def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
+    """Of what torch hands on with a traceback only the last line is told."""
+    loader = ExplainedLoader(Failing(fault), num_workers=1, persistent_workers=True)
+    with pytest.raises(UserError, match=r"loader process(es need more|.* was killed)") as error:
+        list(loader)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_other_errors_pass_and_samples_are_all_there(workers: int):
+    with pytest.raises(ValueError, match="of the data set"):
+        list(ExplainedLoader(Failing(ValueError("of the data set")), num_workers=workers))
+    with pytest.raises(RuntimeError, match="No space left"):  # of a disk
+        list(ExplainedLoader(Failing(RuntimeError("No space left")), num_workers=workers))
+    loader = ExplainedLoader(range(4), num_workers=workers, persistent_workers=workers > 0)
+    for _ in range(2):
+        assert [int(value) for value in loader] == [0, 1, 2, 3]
+
+
+def test_a_death_between_two_batches_is_explained_too():
+    """torch raises in a handler of SIGCHLD, outside of the loader."""
+    loader = ExplainedLoader(range(100), num_workers=1, prefetch_factor=2, persistent_workers=True)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(UserError, match="a loader process was killed"):
+        for worker in loader._iterator._workers:
+            os.kill(worker.pid, signal.SIGKILL)
+        for _ in range(100):
+            time.sleep(0.05)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from tiny_verbs import (
 from maskrcnn_lit import __version__
 from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.datasets.shapes import NAMES
+from maskrcnn_lit.runs.result import read_result, write_result
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
@@ -590,7 +592,9 @@ def test_a_damaged_checkpoint_is_not_resumed(
     trained: Path, run_dir: Path, capsys: pytest.CaptureFixture
 ):
     shutil.copytree(trained, run_dir)
-    (run_dir / "result.json").write_text(json.dumps(result(trained) | {"status": "running"}))
+    write_result(
+        run_dir / "result.json", replace(read_result(trained / "result.json"), status="running")
+    )
     last = run_dir / "checkpoints" / "last.ckpt"
     with open(last, "r+b") as file:
         file.truncate(last.stat().st_size // 2)

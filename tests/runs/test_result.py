@@ -11,7 +11,8 @@ from maskrcnn_lit.runs.provenance import (
     describe_machine,
     package_versions,
 )
-from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.runs.result import RunResult, config_fault, read_result, write_result
+from maskrcnn_lit.training.module import config_digest
 
 
 def test_a_result_comes_back_as_it_was_and_nan_is_null(tmp_path: Path) -> None:
@@ -60,3 +61,23 @@ def test_what_is_no_result_is_named(tmp_path: Path, text: str | None) -> None:
     with pytest.raises(UserError, match="give the folder of a run") as error:
         read_result(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"status": "finished"', '"status": "failed"'), ("0.5", "0.7"), ("}", "")]
+)
+def test_a_damaged_result_is_named(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "result.json"
+    write_result(path, RunResult(status="finished", metrics={"val/mask_ap": 0.5}))
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match="or damaged"):
+        read_result(path)
+
+
+def test_another_config_than_that_of_the_run_is_told() -> None:
+    config = {"seed": 1, "data": {"root": "a"}}
+    result = RunResult(status="finished", config_sha256=config_digest(config))
+    assert config_fault(config, result) is None
+    assert config_fault(config, RunResult(status="running")) is None
+    fault = config_fault({**config, "seed": 2}, result)
+    assert fault is not None and "does not match the checksum" in fault

@@ -1,18 +1,32 @@
 import hashlib
 import os
+import resource
 import socket
 import threading
+import time
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 from local_server import FAULTS, SWITCHED, Server
+from raw_server import Send, raw_server
 from urllib3 import Timeout
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage import download as fetching
-from maskrcnn_lit.storage.download import RETRIES, download, fetch, file_digest, get
+from maskrcnn_lit.storage.download import (
+    RETRIES,
+    AbandonedError,
+    Bounds,
+    check_inflated,
+    download,
+    fetch,
+    file_digest,
+    get,
+)
 
 pytest_plugins = ("local_server",)
 
@@ -377,3 +391,147 @@ def test_a_folder_that_cannot_be_written_is_told(server: Server, tmp_path: Path)
     ) as error:
         download(url, tmp_path / "file" / "archive.zip", MD5, "md5")
     told(error, url)
+
+
+@pytest.fixture
+def hasty(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow answer is given up after half a second, and its headers after as much."""
+    monkeypatch.setattr("maskrcnn_lit.storage.download.PATIENCE", 0.5)
+    monkeypatch.setattr("maskrcnn_lit.storage.download.HEADERS", 0.5)
+
+
+def inflating(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join(packer.compress(bytes(2**20)) for _ in range(megabytes)) + packer.flush()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_inflates_a_thousand_times_is_refused(hasty: None, chunked: bool):
+    """1 GB of zeros in 1 MB: little more than INFLATED_FREELY of it is ever in memory."""
+    body = inflating(1024)
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n%s\r\n\r\n" % length
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if chunked else body
+    with (
+        raw_server(lambda send: send(head + chunks)) as (url, asked),
+        pytest.raises(AbandonedError, match="over 100 times"),
+    ):
+        get(url)
+    assert len(asked) == 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+
+
+def test_a_body_that_inflates_as_text_does_is_read(hasty: None):
+    content = b'{"bbox": [0.5, 0.25]}, ' * 100_000
+    body = zlib.compress(content)
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\nContent-Length: %d\r\n\r\n"
+    with raw_server(lambda send: send(head % len(body) + body)) as (url, _):
+        assert get(url) == content
+    two = zlib.compress(content[:999], wbits=31) + zlib.compress(content[999:], wbits=31)
+    head = head.replace(b"deflate", b"gzip")
+    with raw_server(lambda send: send(head % len(two) + two)) as (url, _):
+        assert get(url) == content
+
+
+@pytest.mark.parametrize("change", ["cut", "flipped", "brotli"])
+def test_a_compressed_body_that_is_damaged_is_an_error(hasty: None, change: str):
+    body, encoding = zlib.compress(CONTENT, wbits=31), b"gzip"
+    if change == "cut":
+        body = body[:-20]
+    elif change == "flipped":
+        body = body[:50] + bytes([body[50] ^ 1]) + body[51:]
+    else:
+        encoding = b"br"
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n"
+    with (
+        raw_server(lambda send: send(head % (encoding, len(body)) + body)) as (url, _),
+        pytest.raises(OSError, match=r"ends within|cannot be decompressed|Content-Encoding br"),
+    ):
+        get(url)
+
+
+def test_inflation_is_bounded_only_where_it_is_large():
+    check_inflated(1, 1000)
+    check_inflated(10**6, 10**8)
+    with pytest.raises(AbandonedError, match=r"1\.0 MB inflate to 101 MB"):
+        check_inflated(10**6, 101 * 10**6)
+
+
+def without_end(head: bytes, piece: bytes, pause: float) -> Any:
+    def answer(send: Send) -> None:
+        send(head)
+        for _ in range(10**6):
+            send(piece)
+            time.sleep(pause)
+
+    return answer
+
+
+OPEN, LONG = b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"
+CHUNKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"), [(OPEN, b"x"), (LONG, b"x"), (CHUNKS, b"1\r\nx\r\n"), (CHUNKS, b"1")]
+)
+def test_an_answer_of_a_byte_now_and_then_is_given_up(hasty: None, head: bytes, piece: bytes):
+    """Also one in the length of a chunk. It is not asked for again."""
+    began = time.monotonic()
+    with raw_server(without_end(head, piece, 0.05)) as (url, asked):
+        with pytest.raises(AbandonedError, match=r"bytes came in 0\.5 s"):
+            get(url)
+        assert len(asked) == 1 and time.monotonic() - began < 4
+
+
+def test_headers_that_do_not_end_are_given_up(
+    hasty: None, short: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("maskrcnn_lit.storage.download.RETRIES", 1)
+    head = b"HTTP/1.1 200 OK\r\nX: "
+    with (
+        raw_server(without_end(head, b"x", 0.05)) as (url, asked),
+        pytest.raises(OSError, match=r"headers were not complete after 0\.5 s"),
+    ):
+        get(url)
+    assert len(asked) == 2
+
+
+def test_an_answer_without_end_is_cut_by_size_and_by_time(hasty: None):
+    with raw_server(without_end(OPEN, bytes(10**6), 0)) as (url, asked):
+        with pytest.raises(AbandonedError, match="has more than 20 MB"):
+            get(url, bounds=Bounds(2 * 10**7, 60))
+        assert len(asked) == 1
+    with (
+        raw_server(without_end(OPEN, bytes(10**4), 0.02)) as (url, _),
+        pytest.raises(AbandonedError, match=r"was not complete after 0\.8 s"),
+    ):
+        get(url, bounds=Bounds(10**9, 0.8))
+
+
+@pytest.mark.parametrize("status", [b"503 Service Unavailable", b"302 Found"])
+def test_the_body_of_an_answer_that_is_not_used_is_not_read(hasty: None, status: bytes):
+    head = b"HTTP/1.1 %s\r\nLocation: /b.png\r\n\r\n" % status
+    sent = [0]
+
+    def answer(send: Send) -> None:
+        send(head)
+        with suppress(OSError):
+            for _ in range(200):
+                send(bytes(10**6))
+                sent[0] += 10**6
+
+    with raw_server(answer) as (url, asked), pytest.raises(OSError):
+        get(url)
+    assert len(asked) > 2 and sent[0] < 2 * 10**7 * len(asked)
+
+
+def test_a_download_that_is_too_slow_keeps_what_it_has(hasty: None, tmp_path: Path):
+    def answer(send: Send) -> None:
+        send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(2**15))
+        without_end(b"", b"x", 0.05)(send)
+
+    with raw_server(answer) as (url, _), pytest.raises(UserError) as error:
+        download(url, tmp_path / "a.bin", "0" * 40, "sha1")
+    assert "bytes came in 0.5 s" in told(error, url) and "run it again to go on" in str(error.value)
+    assert (tmp_path / "a.bin.part").stat().st_size >= 2**15

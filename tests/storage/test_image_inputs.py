@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from deep_images import tiff
 from local_server import Server
 from PIL import Image
 
@@ -512,3 +513,28 @@ def test_a_picture_is_written_whole_or_not_at_all(
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.psd cannot be written: .* \.png, \.jpg"):
         write_image(tmp_path / "a.psd", np.zeros((4, 4, 3), np.uint8))
+
+
+def test_several_pages_are_told_or_chosen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples = np.arange(40, dtype=np.uint8).reshape(5, 8)
+    (tmp_path / "a.tif").write_bytes(tiff(samples, pages=3))
+    (tmp_path / "b.tif").write_bytes(tiff(samples))
+    pages = {source.name: source.read()[..., 0] for source in list_inputs(tmp_path)}
+    assert np.array_equal(pages["a.tif"], samples)
+    assert f"{tmp_path / 'a.tif'} has 3 pages: the first is read, page=N" in caplog.text
+    assert "b.tif" not in caplog.text
+    caplog.clear()
+    (second,) = list_inputs(tmp_path / "a.tif", page=2)
+    assert np.array_equal(second.read()[..., 0], samples[::-1])
+    assert caplog.text == ""
+    with pytest.raises(UserError, match=r"a\.tif cannot be read .*it has no page 4"):
+        list_inputs(tmp_path / "a.tif", page=4)[0].read()
+    with pytest.raises(UserError, match="page=-1 must be a whole number"):
+        list_inputs(tmp_path / "a.tif", page=-1)
+
+
+def test_the_limit_of_pixels_can_be_raised(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "b.png")
+    with pytest.raises(UserError, match=r"b\.png cannot be read .*more than max_pixels=47"):
+        list_inputs(tmp_path / "b.png", max_pixels=47)[0].read()
+    assert list_inputs(tmp_path / "b.png", max_pixels=48)[0].read().shape == (6, 8, 3)

@@ -5,10 +5,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from deep_images import png, tiff, upright
+from local_server import Server
 from PIL import Image
+from torchvision.io import decode_png
 
+from maskrcnn_lit.storage.cache import Cache
 from maskrcnn_lit.storage.files import safe_path
-from maskrcnn_lit.storage.images import UnreadableImageError, decode, file_fault
+from maskrcnn_lit.storage.images import (
+    DEPTHS,
+    TooLargeError,
+    UnreadableImageError,
+    decode,
+    decode_deep,
+    file_fault,
+    page_count,
+    read_pixels,
+)
+from maskrcnn_lit.storage.sources import Remote
+
+pytest_plugins = ("local_server",)
 
 
 def picture(height: int = 20, width: int = 30) -> np.ndarray:
@@ -118,8 +134,6 @@ def test_what_cannot_be_decoded_is_told(test_data: Path):
             decode(data)
     with pytest.raises(UnreadableImageError, match="30 x 20 and not as the json says"):
         decode(encoded(Image.fromarray(picture())), (20, 31))
-    with pytest.raises(UnreadableImageError, match="32-bit floats"):
-        decode(encoded(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"))
 
 
 def test_file_faults(tmp_path: Path):
@@ -180,3 +194,235 @@ def test_a_turned_jpeg_and_a_png_are_never_reduced():
     data = encoded(Image.fromarray(picture(64, 96)), "JPEG", exif=exif)
     assert decode(data, (96, 64), (8, 8))[1] == 1
     assert decode(encoded(Image.fromarray(picture(64, 96))), (64, 96), (8, 8))[1] == 1
+
+
+def grey(bits: int, dtype: type = np.uint16) -> np.ndarray:
+    """20 x 30 samples from 0 to the largest of `bits`."""
+    return (np.arange(600).reshape(20, 30) * (2**bits - 1) // 599).astype(dtype)
+
+
+def eight(samples: np.ndarray, bits: int) -> np.ndarray:
+    """The 8 highest bits of samples H W or H W C, as H W 3."""
+    high = (samples.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+    return np.repeat(high[..., None], 3, 2) if high.ndim == 2 else high[..., :3]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflate", [False, True], ids=["plain", "deflate"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(6, 10), (8, 8)], ids=["wide", "square"])
+def test_a_tiff_is_turned_once(order: str, deflate: bool, orientation: int, shape: tuple[int, int]):
+    for samples, bits in (
+        (picture(*shape), 8),
+        (picture(*shape)[..., 0], 8),
+        (picture(*shape).astype(np.uint16) * 257, 16),
+        (picture(*shape)[..., 0].astype(np.uint16) * 257, 16),
+    ):
+        data = tiff(samples, order, orientation=orientation, deflate=deflate)
+        stored = eight(samples, bits)
+        seen = upright(stored, orientation)
+        assert np.array_equal(decode(data)[0], seen)
+        assert np.array_equal(decode(data, seen.shape[:2])[0], seen)
+        assert file_fault(io.BytesIO(data), *seen.shape[:2]) is None
+        if seen.shape != stored.shape:  # the json describes the pixels as stored
+            assert np.array_equal(decode(data, stored.shape[:2])[0], stored)
+            assert file_fault(io.BytesIO(data), *stored.shape[:2]) is None
+        assert file_fault(io.BytesIO(data), 11, 6) is not None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_format_is_turned_by_its_tag(kind: str, orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = picture(16, 32)
+    data = encoded(Image.fromarray(stored), kind, exif=exif, quality=95)
+    seen = upright(stored, orientation)
+    pixels, _ = decode(data)
+    assert pixels.shape == seen.shape and np.abs(pixels.astype(int) - seen).mean() < 12
+    assert pixels.flags.c_contiguous and pixels.flags.writeable
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_exif_leaves_the_pixels():
+    data = encoded(Image.fromarray(picture()), exif=b"Exif\0\0MM\0*\0\0\xff\xff\xff\xff")
+    assert np.array_equal(decode(data)[0], picture())
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_camera_of_fewer_bits_in_a_16_bit_file(bits: int, order: str):
+    samples = grey(bits)
+    rgb = np.stack([samples, samples[::-1], samples // 2], 2)
+    rgba = np.dstack([rgb, samples[:, ::-1]])
+    for data in (tiff(samples, order), tiff(samples, order, deflate=order == "<"), png(samples)):
+        decoded = decode_deep(data)
+        assert decoded.bits == bits and np.array_equal(decoded.pixels, eight(samples, bits))
+    for several in (rgb, rgba):
+        for data in (tiff(several, order), tiff(several, order, deflate=True), png(several)):
+            decoded = decode_deep(data)
+            assert decoded.bits == bits and np.array_equal(decoded.pixels, eight(several, bits))
+    with_alpha = png(np.dstack([samples, np.full_like(samples, 7)]))
+    assert np.array_equal(decode(with_alpha)[0], eight(samples, bits))
+
+
+@pytest.mark.filterwarnings("ignore")  # it is deprecated
+def test_16_bits_are_those_of_another_reader():
+    """torchvision's libpng."""
+    rng = np.random.default_rng(0)
+    for channels in (1, 2, 3, 4):
+        data = png(rng.integers(0, 65536, (9, 14, channels)).astype(np.uint16))
+        theirs = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
+        assert theirs.dtype == np.uint16 and theirs.shape == (channels, 9, 14)
+        theirs = theirs[:1].repeat(3, 0) if channels < 3 else theirs[:3]
+        assert np.array_equal(decode(data)[0], (theirs >> 8).astype(np.uint8).transpose(1, 2, 0))
+
+
+def test_a_stated_depth_counts_whatever_the_values():
+    dark = grey(9)
+    assert np.array_equal(decode(tiff(dark, bits=12))[0], eight(dark, 12))
+
+
+@pytest.mark.parametrize(
+    ("order", "dtype", "depths"),
+    [
+        ("<", np.int16, (8, 12, 15)),
+        (">", np.int16, (8, 12, 15)),
+        ("<", np.int32, (8, 12, 15, 24, 31)),
+        (">", np.int32, (8, 12, 15, 24, 31)),
+        ("<", np.uint32, (8, 12, 15, 24, 31, 32)),
+    ],
+)
+def test_other_whole_numbers(order: str, dtype: type, depths: tuple[int, ...]):
+    for bits in depths:
+        samples = grey(bits, dtype)
+        depth = next(depth for depth in DEPTHS if bits <= depth)
+        assert np.array_equal(decode(tiff(samples, order))[0], eight(samples, depth))
+
+
+def test_white_as_zero_is_turned_round():
+    for dtype, bits in ((np.uint8, 8), (np.uint16, 16)):
+        samples = grey(bits, dtype)
+        assert np.array_equal(decode(tiff(samples, photometric=0))[0], 255 - eight(samples, bits))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("largest", [1.0, 255.0, 1023.0, 4095.0, 65535.0])
+def test_floats_are_scaled_from_the_range_that_holds_them(order: str, largest: float):
+    samples = np.linspace(0, largest, 600).reshape(20, 30).astype(np.float32)
+    expected = np.rint(samples / largest * 255)
+    pixels, _ = decode(tiff(samples, order))
+    assert np.abs(pixels[..., 0] - expected).max() <= 1
+    assert pixels.max() == 255 and pixels.min() == 0
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.float32([[0, -1]]),
+        np.float32([[0, np.nan]]),
+        np.float32([[0, np.inf]]),
+        np.float32([[0, 1e6]]),
+        np.int32([[5, -1024]]),
+        np.int16([[5, -1024]]),
+    ],
+)
+def test_a_range_that_nobody_knows_is_refused(samples: np.ndarray):
+    with pytest.raises(UnreadableImageError, match="a range that nobody knows"):
+        decode(tiff(samples))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_modes_of_8_bits_are_what_pillow_makes_of_them(mode: str):
+    kind = {"CMYK": "TIFF", "YCbCr": "TIFF"}.get(mode, "PNG")
+    image = Image.fromarray(picture()).convert(mode)
+    data = encoded(image, kind)
+    with Image.open(io.BytesIO(data)) as opened:
+        assert opened.mode == mode
+        expected = np.asarray(opened.convert("RGB"))
+    assert np.array_equal(decode(data)[0], expected)
+
+
+def test_too_many_pixels_are_refused_with_the_option():
+    data = encoded(Image.new("1", (14000, 13000)))
+    kind, what = file_fault(io.BytesIO(data), 13000, 14000) or ("", "")
+    assert kind == "image too large"
+    assert "14000 x 13000 pixels" in what and "raise data.max_pixels" in what
+    assert file_fault(io.BytesIO(data), 13000, 14000, max_pixels=182_000_000) is None
+    with pytest.raises(TooLargeError, match=r"max_pixels=178956970 allows: raise data\.max_pixels"):
+        decode(data)
+    small = encoded(Image.fromarray(picture()))
+    assert decode(small, max_pixels=600)[0].shape == (20, 30, 3)
+    with pytest.raises(TooLargeError, match="30 x 20 pixels are more than max_pixels=599"):
+        decode(small, max_pixels=599)
+
+
+def test_no_warning_of_pillow_comes_before_ours(recwarn: pytest.WarningsRecorder):
+    data = encoded(Image.new("1", (14000, 13000)))
+    file_fault(io.BytesIO(data), 1, 1)
+    file_fault(io.BytesIO(data), 1, 1, max_pixels=10**9)
+    assert not recwarn.list
+
+
+def test_the_page_that_is_asked_for():
+    samples = picture(8, 12)
+    data = tiff(samples, pages=3)
+    assert page_count(data) == 3
+    assert np.array_equal(decode(data)[0], samples)
+    assert np.array_equal(decode(data, page=2)[0], samples[::-1])
+    assert np.array_equal(decode(data, page=3)[0], samples)
+    with pytest.raises(UnreadableImageError, match="it has no page 4"):
+        decode(data, page=4)
+    frames = [Image.fromarray(np.full((8, 12), value, np.uint8)) for value in (0, 255)]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert page_count(gif) == 2
+    assert [decode(gif, page=page)[0].max() for page in (1, 2)] == [0, 255]
+    jpeg = encoded(frames[0], "JPEG")
+    assert page_count(jpeg) == 1
+    with pytest.raises(UnreadableImageError, match="it has no page 2"):
+        decode(jpeg, page=2)
+
+
+def test_orientation_and_depth_of_a_later_page():
+    samples = grey(12)[:, :20]
+    data = tiff(samples, orientation=6, pages=2)
+    assert np.array_equal(decode(data, page=2)[0], upright(eight(samples[::-1], 12), 6))
+
+
+def test_a_page_of_a_proxy_does_not_stay_in_the_cache(server: Server, tmp_path: Path):
+    """Nor a cut image, nor one of another size; the true one is asked for again."""
+    right = encoded(Image.fromarray(picture()))
+    server.offer(encoded(Image.fromarray(picture(10, 10))), "b.png")
+    remote = Remote(server.address, Cache(tmp_path, 1))
+    with pytest.raises(UnreadableImageError, match="10 x 10 and not as the json says"):
+        read_pixels(remote, "b.png", (20, 30))
+    server.offer(right, "b.png")
+    assert np.array_equal(read_pixels(remote, "b.png", (20, 30))[0], picture())
+    for fault in ("html", "cut"):
+        server.offer(right, f"{fault}_a.png")
+        server.fail(fault, times=2)
+        with pytest.raises(UnreadableImageError):
+            read_pixels(remote, f"{fault}_a.png", (20, 30))
+        assert np.array_equal(read_pixels(remote, f"{fault}_a.png", (20, 30))[0], picture())
+        server.offer(right, f"once_{fault}.png")
+        server.fail(fault, times=1)
+        assert np.array_equal(read_pixels(remote, f"once_{fault}.png", (20, 30))[0], picture())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, of damaged tags
+def test_random_bytes_are_an_error_of_ours():
+    """Flips in the header of every format: pixels, or UnreadableImageError."""
+    rng = np.random.default_rng(0)
+    kinds = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP")
+    files = [encoded(Image.fromarray(picture()), kind) for kind in kinds]
+    files += [png(grey(12)), tiff(picture().astype(np.uint16) * 9), tiff(grey(12), bits=12)]
+    for data in files * 40:
+        damaged = bytearray(data)
+        for position in rng.integers(0, min(len(data), 300), 3):
+            damaged[position] = int(rng.integers(256))
+        try:
+            assert decode(bytes(damaged))[0].shape[2] == 3
+        except UnreadableImageError as error:
+            assert str(error)
+        file_fault(io.BytesIO(bytes(damaged)), 20, 30)
+        page_count(bytes(damaged))

@@ -87,6 +87,17 @@ def test_remote_files_are_asked_for_once(server: Server, tmp_path: Path):
     )
 
 
+def test_a_remote_file_that_is_forgotten_is_asked_for_again(server: Server, tmp_path: Path):
+    server.offer(CONTENT, "a.jpg")
+    server.fail("html", times=1)
+    remote = Remote(server.address, Cache(tmp_path, 1))
+    assert remote.read("a.jpg").startswith(b"<html>") and remote.read("a.jpg") != CONTENT
+    for _ in range(2):
+        remote.forget("a.jpg")
+        assert remote.read("a.jpg") == CONTENT
+    assert len(server.asked) == 3
+
+
 def test_a_signature_stays_at_the_end(server: Server, tmp_path: Path):
     server.offer(CONTENT, "a.jpg?key=1")
     assert Remote(f"{server.address}/x?key=1", Cache(tmp_path, 1)).read("a.jpg") == CONTENT

@@ -1,10 +1,13 @@
 import os
 import pickle
+import resource
+import struct
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maskrcnn_lit.errors import UserError
@@ -104,3 +107,63 @@ def test_what_cannot_be_unpacked_is_told(tmp_path: Path):
         OSError, match=r"is encrypted or packed in a way that is not known \(method 14"
     ):
         Zip(tmp_path / "a.zip").read("a.jpg")
+
+
+def entry(zip_file: Path, field: int, value: int) -> None:
+    """Write a number of 4 bytes into the one directory entry of a zip."""
+    content = bytearray(zip_file.read_bytes())
+    struct.pack_into("<I", content, content.rfind(b"PK\x01\x02") + field, value)
+    zip_file.write_bytes(content)
+
+
+PACKED_SIZE, SIZE, OFFSET = 20, 24, 42
+
+
+@pytest.mark.parametrize("size", [1000, 2**28], ids=["lies", "says so"])
+def test_a_member_that_inflates_a_thousand_times_is_refused(tmp_path: Path, size: int):
+    """256 MB of zeros: what the zip says of their number bounds the memory, and is bounded."""
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**28))
+    entry(file, SIZE, size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(OSError, match=r"a\.png in .* is damaged"):
+        Zip(file).read("a.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(PACKED_SIZE, 2**31), (PACKED_SIZE, 7), (OFFSET, 2**31), (SIZE, 7), (SIZE, 2**31)],
+)
+def test_a_directory_that_lies_is_damage(tmp_path: Path, method: int, field: int, value: int):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.png", os.urandom(2000))
+    entry(file, field, value)
+    with pytest.raises((OSError, UserError), match=r"a\.(png|zip)"):
+        Zip(file).read("a.png")
+
+
+def test_any_damage_is_an_error_of_ours(tmp_path: Path):
+    """Flips, zeros and cuts: the right content, or an OSError or UserError that names the zip."""
+    file, content, rng = tmp_path / "a.zip", os.urandom(300), np.random.default_rng(0)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("ä/b.png", content)
+        archive.writestr("c.png", content * 20)
+    whole = file.read_bytes()
+    for k in range(600):
+        damaged, begin = bytearray(whole), int(rng.integers(len(whole)))
+        if k % 3 == 0:
+            damaged[begin] ^= 1 << int(rng.integers(8))
+        elif k % 3 == 1:
+            damaged[begin : begin + 8] = bytes(len(damaged[begin : begin + 8]))
+        else:
+            del damaged[begin:]
+        file.write_bytes(damaged)
+        for name, right in (("ä/b.png", content), ("c.png", content * 20)):
+            try:
+                assert Zip(file).read(name) == right
+            except (OSError, UserError) as error:
+                assert "a.zip" in str(error)

@@ -78,6 +78,21 @@ def test_a_damaged_file_is_named(tmp_path: Path, size: int):
         load_plain(tmp_path / "cut.ckpt")
 
 
+def test_no_flipped_bit_gives_other_weights(tmp_path: Path):
+    file, weights = tmp_path / "a.ckpt", torch.arange(50.0)
+    save_plain(file, {"weights": weights, "step": 7})
+    whole = file.read_bytes()
+    for position in range(3, len(whole), 11):
+        file.write_bytes(
+            whole[:position] + bytes([whole[position] ^ 1 << position % 8]) + whole[position + 1 :]
+        )
+        try:
+            loaded = load_plain(file)
+        except UserError:
+            continue
+        assert loaded["step"] == 7 and torch.equal(loaded["weights"], weights), position
+
+
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(
         UserError, match=r"there is no checkpoint .*none.ckpt: give the folder of a run that has"

@@ -1,7 +1,10 @@
 """A COCO json as flat arrays in memory-mapped files: written once, opened in milliseconds, shared
 by processes.
 
-A folder is named by the hash of the json that it was made from, so it is never out of date.
+A folder is named by the hash of the json that it was made from, so it is never out of date. Its
+meta.json, which carries its own digest, has the size, the shape and the CRC-32 of each block of
+every file: no damaged byte is ever returned. Files of at most _SMALL bytes and those that have a
+row for each image are checked when they are opened, the blocks of others when they are first read.
 Letters: I images, N annotations.
 """
 
@@ -12,10 +15,11 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,16 +29,19 @@ from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.parse import Instances, Measure, read_instances
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import write_json
-from maskrcnn_lit.storage.sources import Source
+from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
+from maskrcnn_lit.storage.sources import Remote, Source
 
 Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-_HEADER = 128  # bytes before the data of an .npy
+FORMAT = 3  # of the arrays; another number makes other folders
 
-FORMAT = 2  # of the arrays; another number makes other folders
+
+BLOCK = 2**20  # bytes that share a CRC-32
+
+_SMALL = 2**20  # bytes: a file up to this size is checked as a whole when it is opened
 
 
 class Names(Sequence[str]):
@@ -184,7 +191,8 @@ def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
 
 def open_json(source: Source, name: str, cache: Path, measure: Measure | None = None) -> Packed:
     """The packed form of the json `name` of `source`, in `cache`/index; the first time it is read
-    and written there. What depends on image files that were measured is read each time.
+    and written there, and again where what lies there is damaged. What depends on image files that
+    were measured is read each time.
 
     Raises:
         UserError: there is no such file, or it is no COCO instances json.
@@ -194,12 +202,29 @@ def open_json(source: Source, name: str, cache: Path, measure: Measure | None = 
     seen = (
         cache / "index" / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.json"
     )  # which key the file had
-    if stamp is not None and seen.is_file():
-        known = json.loads(seen.read_text())
-        if known["stamp"] == list(stamp) and (cache / "index" / known["key"]).is_dir():
-            return open_packed(cache / "index" / known["key"])
+    packed = None if stamp is None else _reopen(seen, stamp)
+    if packed is not None:
+        return packed
     try:
-        data = source.read(name)
+        packed, measured = _pack(_read(source, name), where, cache, measure)
+        if stamp is not None and not measured:
+            write_sealed_json(seen, {"where": where, "stamp": stamp, "key": packed.key})
+    except OSError as error:
+        raise UserError(
+            f"the packed annotations cannot be written to {cache} ({error}): make room there, or "
+            "name another folder, data.cache_dir=DIR"
+        ) from None
+    except UserError:
+        if not isinstance(source, Remote):
+            raise
+        packed = _pack_again(source, name, cache)
+    return packed
+
+
+def _read(source: Source, name: str) -> bytes:
+    where = f"{source.where}/{name}"
+    try:
+        return source.read(name)
     except FileNotFoundError:
         raise UserError(
             f"there is no annotation file {where}: check the path in data.*.annotations"
@@ -208,17 +233,60 @@ def open_json(source: Source, name: str, cache: Path, measure: Measure | None = 
         raise UserError(
             f"{where} is a folder: give the COCO json itself in data.*.annotations"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{where} cannot be read ({error}): check the path in data.*.annotations"
+        ) from None
+
+
+def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tuple[Packed, bool]:
+    """The packed json, and whether it depends on image files that were measured."""
     folder = cache / "index" / f"{hashlib.sha256(data).hexdigest()[:32]}-{FORMAT}"
-    found = None if folder.is_dir() else read_instances(data, where, measure)
-    if found is not None and found.measured:
+    packed = _sound(folder)
+    if packed is not None:
+        return packed, False
+    found = read_instances(data, where, measure)
+    if found.measured:
         sizes = json.dumps(found.measured).encode()
         folder = folder.with_name(f"{hashlib.sha256(data + sizes).hexdigest()[:32]}-{FORMAT}")
-        stamp = None
-    if found is not None and not folder.is_dir():
+        packed = _sound(folder)
+    if packed is None:
         write_packed(folder, found)
-    if stamp is not None:
-        write_json(seen, {"where": where, "stamp": stamp, "key": folder.name})
-    return open_packed(folder)
+        packed = open_packed(folder)
+    return packed, bool(found.measured)
+
+
+def _pack_again(source: Remote, name: str, cache: Path) -> Packed:
+    """As `_pack` with a new copy: the one in the cache may be the page of a proxy.
+    One that cannot be parsed either does not stay in the cache.
+    """
+    source.forget(name)
+    try:
+        return _pack(_read(source, name), f"{source.where}/{name}", cache, None)[0]
+    except UserError:
+        source.forget(name)
+        raise
+
+
+def _reopen(seen: Path, stamp: tuple[int, int]) -> Packed | None:
+    """What the file with this `stamp` was packed into; None: unknown, changed since, or damaged."""
+    try:
+        entry = read_sealed_json(seen)
+    except (OSError, DamagedFileError):
+        return None
+    if entry.get("stamp") != list(stamp):
+        return None
+    return _sound(seen.parent / str(entry.get("key")))
+
+
+def _sound(folder: Path) -> Packed | None:
+    """What lies in `folder`; None: nothing, or it is damaged, and then it is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        return open_packed(folder)
+    except UserError:
+        return None
 
 
 def write_packed(folder: Path, found: Instances) -> None:
@@ -229,13 +297,22 @@ def write_packed(folder: Path, found: Instances) -> None:
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         arrays = pack(found)
+        files = {}
         for field in fields(arrays):
             with open(writing / f"{field.name}.npy", "wb") as file:
                 np.save(file, getattr(arrays, field.name))
                 file.flush()
                 os.fsync(file.fileno())
-        meta = {"categories": found.categories, "faults": found.faults, "changes": found.changes}
-        write_json(writing / "meta.json", meta)
+            files[field.name] = _describe(
+                writing / f"{field.name}.npy", getattr(arrays, field.name)
+            )
+        meta = {
+            "categories": found.categories,
+            "faults": found.faults,
+            "changes": found.changes,
+            "files": files,
+        }
+        write_sealed_json(writing / "meta.json", meta)
         writing.chmod(0o755)
         try:
             os.rename(writing, folder)
@@ -246,24 +323,134 @@ def write_packed(folder: Path, found: Instances) -> None:
         shutil.rmtree(writing, ignore_errors=True)
 
 
+def _describe(file: Path, array: NDArray[Any]) -> dict[str, Any]:
+    """What `_mapped` needs to know of a file and to check it by."""
+    with open(file, "rb") as content:
+        sums = [zlib.crc32(block) for block in iter(lambda: content.read(BLOCK), b"")]
+    size = file.stat().st_size
+    return {
+        "size": size,
+        "offset": size - array.nbytes,
+        "dtype": array.dtype.str,
+        "shape": array.shape,
+        "crc32": sums,
+    }
+
+
 def open_packed(folder: Path) -> Packed:
-    """What `write_packed` wrote, mapped and not read."""
-    meta = json.loads((folder / "meta.json").read_text())
-    arrays = {field.name: _mapped(folder / f"{field.name}.npy") for field in fields(Arrays)}
-    return Packed(
-        folder=folder,
-        categories=tuple(Category(*category) for category in meta["categories"]),
-        faults=tuple(Fault(*fault) for fault in meta["faults"]),
-        changes=tuple(Fault(*change) for change in meta["changes"]),
-        arrays=Arrays(**arrays),
+    """What `write_packed` wrote, mapped and not read.
+
+    Raises:
+        UserError: a file is missing or damaged. The folder is then removed.
+    """
+    try:
+        meta = read_sealed_json(folder / "meta.json")
+        arrays = {
+            field.name: _mapped(folder / f"{field.name}.npy", meta["files"][field.name])
+            for field in fields(Arrays)
+        }
+        return Packed(
+            folder=folder,
+            categories=tuple(Category(*category) for category in meta["categories"]),
+            faults=tuple(Fault(*fault) for fault in meta["faults"]),
+            changes=tuple(Fault(*change) for change in meta["changes"]),
+            arrays=Arrays(**arrays),
+        )
+    except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError, TypeError) as error:
+        raise _damaged(folder, str(error)) from None
+    except OSError as error:
+        raise UserError(
+            f"the packed annotations in {folder} cannot be read ({error}): name another folder, "
+            "data.cache_dir=DIR"
+        ) from None
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    """The error to raise for a damaged folder, which is removed: what it holds can be made again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    rest = "remove it, and " if folder.exists() else "it was removed: "
+    return UserError(
+        f"the packed annotations in {folder} are damaged ({what}); {rest}run the same command "
+        "again, which writes the folder again from the json"
     )
 
 
-def _mapped(file: Path) -> NDArray[Any]:
-    array = (
-        np.load(file, mmap_mode="r") if file.stat().st_size > _HEADER else np.load(file)
-    )  # an empty one has no map
-    return array.view(np.ndarray)  # slices of a memmap object cost five times as much
+def _mapped(file: Path, meta: dict[str, Any]) -> NDArray[Any]:
+    """The array in `file`. Raises OSError or DamagedFileError."""
+    size = file.stat().st_size
+    if size != meta["size"]:
+        raise DamagedFileError(f"{file.name} has {size} bytes in place of {meta['size']}")
+    mapped = np.asarray(np.memmap(file, np.uint8, "r")).view(np.ndarray)
+    blocks = Blocks(file, mapped, meta["crc32"])
+    # slices of a memmap object cost five times as much as those of an array
+    array = mapped[meta["offset"] :].view(meta["dtype"]).reshape(meta["shape"])
+    if size > _SMALL and file.stem not in _BY_IMAGE:
+        return cast("NDArray[Any]", CheckedArray(array, meta["offset"], blocks))
+    blocks.check(0, size)
+    return array
+
+
+# Arrays with a row for each image: they are used as a whole, not by slices.
+_BY_IMAGE = {"image_ids", "heights", "widths", "name_spans", "url_spans", "spans"}
+
+
+class Blocks:
+    """A mapped file and the CRC-32 of each of its blocks, which are compared once in a process."""
+
+    def __init__(self, file: Path, mapped: NDArray[np.uint8], sums: list[int]) -> None:
+        self.file, self.mapped, self.sums = file, mapped, sums
+        self.sound = bytearray(len(sums))  # 1: was compared
+
+    def check(self, begin: int, end: int) -> None:
+        """Raises DamagedFileError if one of the blocks of the bytes begin..end is damaged."""
+        for i in range(begin // BLOCK, -(-end // BLOCK)):
+            if not self.sound[i]:
+                block = self.mapped[i * BLOCK : (i + 1) * BLOCK]
+                if zlib.crc32(block.data) != self.sums[i]:
+                    raise DamagedFileError(f"{self.file.name} does not match its checksum")
+                self.sound[i] = 1
+
+
+class CheckedArray:
+    """An array of a large file, of which each block is checked before the first item in it is
+    returned. It is read by `[]`, or as a whole by `np.asarray`.
+
+    Raises UserError where the file is damaged; its folder is then removed.
+    """
+
+    def __init__(self, array: NDArray[Any], offset: int, blocks: Blocks) -> None:
+        self.array, self.offset, self.blocks = array, offset, blocks
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+        self._row = array.nbytes // len(array)
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            begin, end, step = key.indices(len(self.array))
+            self._check(begin, end) if step == 1 else self._check(0, len(self.array))
+        elif isinstance(key, (int, np.integer)):
+            row = int(key) if key >= 0 else int(key) + len(self.array)
+            self._check(row, row + 1)
+        else:
+            self._check(0, len(self.array))
+        return self.array[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        self._check(0, len(self.array))
+        if copy or (dtype is not None and dtype != self.dtype):
+            return self.array.astype(dtype or self.dtype)
+        return self.array
+
+    def _check(self, begin: int, end: int) -> None:
+        """Rows begin..end."""
+        if 0 <= begin < end <= len(self.array):
+            try:
+                first = self.offset + begin * self._row
+                self.blocks.check(first, first + (end - begin) * self._row)
+            except DamagedFileError as error:
+                raise _damaged(self.blocks.file.parent, str(error)) from None
 
 
 def _column(values: Any, dtype: Any) -> NDArray[Any]:

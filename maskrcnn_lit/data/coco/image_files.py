@@ -15,8 +15,9 @@ from PIL import Image
 
 from maskrcnn_lit.data.coco.arrays import Packed
 from maskrcnn_lit.data.coco.faults import Fault
-from maskrcnn_lit.storage.files import atomic_write, safe_path
-from maskrcnn_lit.storage.images import file_fault
+from maskrcnn_lit.storage.files import safe_path
+from maskrcnn_lit.storage.images import MAX_PIXELS, file_fault
+from maskrcnn_lit.storage.sealed import read_sealed_bytes, write_sealed_bytes
 from maskrcnn_lit.storage.sources import Folder, Source
 
 Ints = NDArray[np.int64]
@@ -94,7 +95,12 @@ def image_size(source: Source, name: str) -> tuple[int, int] | None:
 
 
 def sound_files(
-    packed: Packed, source: Source, rows: Ints, wanted: int, cache: Path
+    packed: Packed,
+    source: Source,
+    rows: Ints,
+    wanted: int,
+    cache: Path,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Ints, list[Fault]]:
     """The first `wanted` of `rows` whose file is sound, and the faults of those before that are
     not.
@@ -105,16 +111,13 @@ def sound_files(
     """
     if not source.local:
         return rows[:wanted], []
-    file = (
-        cache
-        / "sound"
-        / f"{packed.key}-{hashlib.sha256(source.where.encode()).hexdigest()[:16]}.npy"
-    )
+    key = f"{source.where} {max_pixels}"
+    file = cache / "sound" / f"{packed.key}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.bin"
     stamps = _read_stamps(file, len(packed.arrays.image_ids))
     before = stamps.copy()
 
     def check(part: Ints) -> list[Fault | None]:
-        return [_check(packed, source, int(row), stamps) for row in part]
+        return [_check(packed, source, int(row), stamps, max_pixels) for row in part]
 
     sound: list[Ints] = []
     found, bad = 0, list[Fault]()
@@ -129,13 +132,11 @@ def sound_files(
             sound.append(part[[fault is None for fault in faults]])
             found += len(sound[-1])
     if not np.array_equal(stamps, before):
-        buffer = io.BytesIO()
-        np.save(buffer, stamps)
-        atomic_write(file, buffer.getvalue())
+        write_sealed_bytes(file, stamps.tobytes())
     return np.concatenate([rows[:0], *sound]), _with_hints(bad, source)
 
 
-def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | None:
+def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: int) -> Fault | None:
     arrays = packed.arrays
     name = packed.names[row]
     if safe_path(Path(), name) is None:
@@ -151,9 +152,11 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints) -> Fault | No
     if stamp is None:
         return Fault("missing file", name, None, f"no such file: {source.where}/{name}")
     size = int(arrays.heights[row]), int(arrays.widths[row])
-    fault = file_fault(
-        source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name)), *size
-    )
+    try:
+        file = source.path(name) if isinstance(source, Folder) else io.BytesIO(source.read(name))
+    except OSError as error:  # a damaged member of a zip
+        return Fault("file cannot be read", name, None, str(error))
+    fault = file_fault(file, *size, max_pixels)
     if fault is None:
         stamps[row] = stamp
     return Fault(fault[0], name, None, fault[1]) if fault else None
@@ -196,12 +199,7 @@ def _read_stamps(file: Path, count: int) -> Ints:
     """I 2: size, and time or what else changes with the content, of each file when it was found
     sound; 0: unknown.
     """
-    try:
-        stamps = np.load(file)
-    except (OSError, ValueError, EOFError):
-        stamps = None
-    return (
-        stamps
-        if stamps is not None and stamps.shape == (count, 2)
-        else np.zeros((count, 2), np.int64)
-    )
+    data = read_sealed_bytes(file)
+    if data is None or len(data) != 16 * count:
+        return np.zeros((count, 2), np.int64)
+    return np.frombuffer(data, np.int64).reshape(count, 2).copy()

@@ -31,6 +31,7 @@ from maskrcnn_lit.data.coco.parse import Measure
 from maskrcnn_lit.data.coco.rasterize import Outline, compress_runs, polygons_rle
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
+from maskrcnn_lit.storage.images import MAX_PIXELS, read_pixels
 from maskrcnn_lit.storage.sources import Folder, Source, open_annotations, open_images
 
 OnBad = Literal["error", "skip"]
@@ -51,6 +52,7 @@ class AnnotationIndex:
     labels: Ints  # 1 + the json's own K: its label -> label here
     faults: tuple[Fault, ...] = ()  # of what is left out
     changes: tuple[Fault, ...] = ()  # what is read otherwise than it is written
+    max_pixels: int = MAX_PIXELS  # the most that an image file may have
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -103,6 +105,14 @@ class AnnotationIndex:
     def read(self, i: int) -> bytes:
         """The file of image i; OSError if it cannot be read."""
         return self.source.read(self.file_name(i))
+
+    def decode(
+        self, i: int, at_least: tuple[float, float] | None = None
+    ) -> tuple[NDArray[np.uint8], int]:
+        """The pixels of image i, H W 3, and the factor by which they are reduced, see
+        `storage.images.decode`. Raises OSError, UnreadableImageError.
+        """
+        return read_pixels(self.source, self.file_name(i), self.size(i), at_least, self.max_pixels)
 
     def annotations(self, i: int) -> dict[str, NDArray[Any]]:
         """Of image i, with R annotations: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image),
@@ -246,6 +256,7 @@ def read_index(
     seed: int = 0,
     cache: Path | None = None,
     cache_gb: float = 50.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> AnnotationIndex:
     """Read and check a COCO json and the headers of its image files.
 
@@ -259,7 +270,8 @@ def read_index(
         only so many images, see `AnnotationIndex.subset`; a faulty file is replaced by the next
         one. Files are looked at in that order until there are enough, so a small part of a large
         set costs little. cache: where the packed json and what is known of the files are kept;
-        None: the user's cache. cache_gb: bound of what is kept of remote files.
+        None: the user's cache. cache_gb: bound of what is kept of remote files. max_pixels: the
+        most that an image file may have.
 
     Raises: UserError: no such file or folder, not a COCO json, no image, fewer images than `take`,
         faults with "error".
@@ -272,7 +284,7 @@ def read_index(
     packed = open_json(*file, cache, _measure(source) if source.local else None)
     source = with_renamed_files(packed, source)
     index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
-    rows, bad = sound_files(packed, source, index.rows, count, cache)
+    rows, bad = sound_files(packed, source, index.rows, count, cache, max_pixels)
     # of an image that goes as a whole the annotations are no news: with the size wrong they are
     # bound to look wrong
     gone = {fault.image for fault in bad}
@@ -287,7 +299,7 @@ def read_index(
         raise UserError(f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{told}")
     rows = np.sort(rows)
     changes = (*packed.changes, *renamed(packed, source, rows))
-    return replace(index, rows=rows, faults=tuple(faults), changes=changes)
+    return replace(index, rows=rows, faults=tuple(faults), changes=changes, max_pixels=max_pixels)
 
 
 def _measure(source: Source) -> Measure:

@@ -26,7 +26,14 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.images import SUFFIXES, UnreadableImageError, decode
+from maskrcnn_lit.storage.images import (
+    SUFFIXES,
+    Decoded,
+    UnreadableImageError,
+    decode_deep,
+    page_count,
+)
+from maskrcnn_lit.storage.sources import Remote
 
 LEAST_IOU = 0.5  # of an annotation's box and the extent of its mask
 
@@ -52,6 +59,7 @@ class Findings:
     digests: dict[int, bytes] = field(
         default_factory=dict
     )  # of the files that could be read, by position
+    pixels: dict[str, list[int]] = field(default_factory=dict)  # what of them is odd -> positions
 
     def faults(self) -> list[Fault]:
         """All of them, with those that reading the json has found, and what it reads otherwise
@@ -76,9 +84,11 @@ def find_faults(
     with ThreadPoolExecutor(
         os.cpu_count() or 1
     ) as pool:  # decoding and hashing let other threads run
-        for i, (digest, fault) in enumerate(
+        for i, (digest, fault, remarks) in enumerate(
             pool.map(lambda i: _look_at(index, i), range(len(index)))
         ):
+            for remark in remarks:
+                found.pixels.setdefault(remark, []).append(i)
             if digest is not None:
                 found.digests[i] = digest
             if fault is not None:
@@ -91,14 +101,29 @@ def find_faults(
     return found
 
 
-def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None]:
-    """The hash of the file of image i, and what is wrong with its pixels."""
+def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None, list[str]]:
+    """The hash of the file of image i, what is wrong with its pixels, and what is odd about them."""
     try:
         data = index.read(i)
-        decode(data, index.size(i))
+        decoded = decode_deep(data, index.size(i), max_pixels=index.max_pixels)
     except (OSError, UnreadableImageError) as error:
-        return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error))
-    return hashlib.sha256(data).digest(), None
+        if isinstance(index.source, Remote):  # it may be the page of a proxy
+            index.source.forget(index.file_name(i))
+        return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error)), []
+    return hashlib.sha256(data).digest(), None, list(pixel_remarks(data, decoded))
+
+
+def pixel_remarks(data: bytes, decoded: Decoded) -> Iterator[str]:
+    """What is odd about the pixels of an image file, to stand behind "images that"."""
+    pixels = decoded.pixels
+    if not pixels.any():
+        yield "come out black"
+    elif (pixels == pixels[:1, :1]).all():
+        yield "come out in one color"
+    if decoded.bits > 8:
+        yield f"have more than 8 bits, read as {decoded.bits} (by the largest value of each file)"
+    if page_count(data) > 1:
+        yield "have several pages, of which the first is read"
 
 
 def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault]]:
@@ -225,6 +250,10 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             told.append(
                 f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}"
             )
+        for remark, positions in sorted(found.pixels.items()):
+            some = ", ".join(index.file_names[i] for i in positions[:3])
+            more = ", ..." if len(positions) > 3 else ""
+            told.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
         if (others := _files_beside(found)) > 0:
             told.append(
                 f"{part}: {others} images in {index.source.where} are not in the json or were not checked"

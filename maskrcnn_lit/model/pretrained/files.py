@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.sealed import zip_fault
 
 # Pickles of arrays, as Detectron2 publishes its weights, read without running anything that they
 # name.
@@ -162,6 +163,9 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _torch_load(path: Path) -> Any:
+    fault = zip_fault(path)  # torch does not compare the checksums of its files
+    if fault is not None:
+        raise ValueError(fault)
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
 

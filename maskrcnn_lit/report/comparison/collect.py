@@ -3,7 +3,6 @@ scored on.
 """
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,8 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.settings import Job
-from maskrcnn_lit.runs.result import RunResult, read_result
+from maskrcnn_lit.runs.result import RunResult, config_fault, read_result
+from maskrcnn_lit.storage.sealed import read_sealed_json
 
 SWEEP = "sweep.json"
 
@@ -49,7 +49,12 @@ def read_runs(sources: Sequence[Path]) -> Runs:
         )
         for home in homes:
             if (home / SWEEP).is_file():
-                _add_sweep(found, home)
+                try:
+                    _add_sweep(found, home)
+                except UserError as error:
+                    if not found.jobs:
+                        raise
+                    found.notes.append(str(error))
     if not found.jobs:
         raise UserError(
             f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
@@ -88,35 +93,44 @@ def _results(source: Path) -> Iterator[str]:
 
 
 def _job(folder: Path, name: str, notes: list[str]) -> Job:
-    try:
-        config = read_run_config(folder)
-    except UserError as error:
-        notes.append(str(error))
-        config = {}
+    """A run whose files are damaged or missing counts as failed, with the reason, and is not
+    compared; a note says so.
+    """
+    config: dict[str, Any] = {}
+    fault = None
     try:
         result = read_result(folder / "result.json")
     except UserError as error:
-        notes.append(str(error))
-        result = RunResult(status="failed", error=str(error))
-    return Job(
-        name,
-        folder,
-        tuple(result.overrides),
-        config,
-        result,
-        tuple(_curves(folder / "metrics.csv")),
-    )
+        fault, result = str(error), RunResult(status="failed", error=str(error))
+        notes.append(f"{name} is left out: {fault}")
+    try:
+        config = read_run_config(folder)
+        if unlike := config_fault(config, result):
+            raise UserError(f"{folder}: {unlike}")
+    except UserError as error:
+        fault = " ".join(str(error).split())
+        notes.append(f"{name} is left out: {fault}")
+    if fault is not None and result.status == "finished":
+        result = replace(result, status="failed", error=fault)
+    curves: tuple[dict[str, float], ...] = ()
+    try:
+        curves = tuple(_curves(folder / "metrics.csv"))
+    except (OSError, ValueError, csv.Error) as error:
+        notes.append(f"{name} has no curves: {folder / 'metrics.csv'} cannot be read ({error})")
+    return Job(name, folder, tuple(map(str, result.overrides)), config, result, curves)
 
 
 def _curves(file: Path) -> Iterator[dict[str, float]]:
     """The rows of a metrics.csv as numbers; a last line that a killed run left unfinished is
-    dropped.
+    dropped. Raises OSError, ValueError or csv.Error for a damaged one.
     """
     if not file.is_file():
         return
-    lines = file.read_text().splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-        yield {name: float(value) for name, value in row.items() if name is not None and value}
+        if None in row:
+            raise ValueError("a line has more values than the first has names")
+        yield {name: float(value) for name, value in row.items() if value}
 
 
 def _add_sweep(found: Runs, folder: Path) -> None:
@@ -124,7 +138,7 @@ def _add_sweep(found: Runs, folder: Path) -> None:
     have no folder.
     """
     try:
-        sweep: dict[str, Any] = json.loads((folder / SWEEP).read_text())
+        sweep = read_sealed_json(folder / SWEEP)
         planned = {
             folder / str(job["name"]): [str(text) for text in job["overrides"]]
             for job in sweep["jobs"]

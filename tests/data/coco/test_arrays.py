@@ -1,8 +1,10 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from coco_file import coco_dict
 
 import maskrcnn_lit.data.coco.arrays as module
 from maskrcnn_lit.data.coco.arrays import (
+    BLOCK,
+    Arrays,
     Names,
     Packed,
     doubtful_masks,
@@ -19,7 +23,7 @@ from maskrcnn_lit.data.coco.arrays import (
     pack,
     write_packed,
 )
-from maskrcnn_lit.data.coco.parse import read_instances
+from maskrcnn_lit.data.coco.parse import Instances, read_instances
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sources import Folder
 
@@ -164,18 +168,24 @@ def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said:
         open_json(Folder(written.parent), name, tmp_path / "cache")
 
 
+def with_coordinates(count: int) -> Instances:
+    """One image, one annotation, and `count` coordinates: 8 bytes each."""
+    found = read_instances(instances([(1, "a")], [(1, 1, 3.0)]), "a.json")
+    found.annotations.coordinates.frombytes(bytes(8 * (count - len(found.annotations.coordinates))))
+    return found
+
+
 def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path):
     """40 MB of coordinates: a reader maps them, and its own memory grows by what it touches of them
     only.
     """
-    write_packed(tmp_path / "key", read_instances(instances([(1, "a")], [(1, 1, 3.0)]), "a.json"))
-    np.save(tmp_path / "key" / "coordinates.npy", np.zeros(5_000_000))
+    write_packed(tmp_path / "key", with_coordinates(5_000_000))
     code = (
         "import sys, pathlib\nfrom maskrcnn_lit.data.coco.arrays import open_packed\n"
         "lines = lambda: open('/proc/self/smaps_rollup')\n"
         "own = lambda: sum(int(line.split()[1]) for line in lines() if line.startswith('Anonymous'))\n"
         "before = own()\npacked = open_packed(pathlib.Path(sys.argv[1]))\n"
-        "total = packed.arrays.coordinates.sum()\nprint(own() - before)"
+        "total = packed.arrays.coordinates[:].sum()\nprint(own() - before)"
     )
     grown = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "key")], capture_output=True, check=True
@@ -204,3 +214,76 @@ def test_only_masks_that_may_be_empty_are_doubtful():
     found = read_instances(json.dumps(content).encode(), "a.json")
     assert found.faults == []
     assert doubtful_masks(found.annotations).tolist() == [doubtful for *_, doubtful in cases]
+
+
+def same(one: Packed, other: Packed) -> bool:
+    return (one.categories, one.faults) == (other.categories, other.faults) and all(
+        np.array_equal(getattr(one.arrays, field.name), getattr(other.arrays, field.name))
+        for field in fields(Arrays)
+    )
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """`content` with a flipped bit, a part of zeros, or without its end."""
+    kind, begin = rng.integers(3), int(rng.integers(len(content)))
+    if kind == 0:
+        flipped = content[begin] ^ 1 << int(rng.integers(8))
+        return content[:begin] + bytes([flipped]) + content[begin + 1 :]
+    if kind == 1:
+        return content[:begin]
+    end = min(begin + int(rng.integers(1, 600)), len(content))
+    return content[:begin] + bytes(end - begin) + content[end:]
+
+
+def test_a_damaged_index_is_made_again(written: Path, tmp_path: Path):
+    """Flips, cuts and zeros in every file of the cache: the data are always those of the json."""
+    cache, rng = tmp_path / "cache", np.random.default_rng(0)
+    right = opened(written, cache)
+    shutil.copytree(cache, tmp_path / "kept")
+    files = [path for path in sorted((tmp_path / "kept").rglob("*")) if path.is_file()]
+    assert len(files) == len(fields(Arrays)) + 2
+    for file in files * 4:
+        shutil.rmtree(cache)
+        shutil.copytree(tmp_path / "kept", cache)
+        content = file.read_bytes()
+        (cache / file.relative_to(tmp_path / "kept")).write_bytes(damaged(content, rng))
+        assert same(opened(written, cache), right), file.name
+
+
+@pytest.mark.parametrize("gone", ["boxes.npy", "meta.json"])
+def test_a_missing_file_of_an_index_is_made_again(written: Path, tmp_path: Path, gone: str):
+    right = opened(written, tmp_path / "cache")
+    (right.folder / gone).unlink()
+    assert same(opened(written, tmp_path / "cache"), right)
+
+
+def test_large_arrays_are_checked_block_by_block(tmp_path: Path):
+    """Of a damaged block nothing is returned, and its folder is made again by the next run; what
+    lies in other blocks is read as ever.
+    """
+    folder = tmp_path / "key"
+    write_packed(folder, with_coordinates(1_000_000))
+    with open(folder / "coordinates.npy", "r+b") as file:
+        file.seek(2 * BLOCK + 77)
+        file.write(b"\x01")
+    coordinates = open_packed(folder).arrays.coordinates
+    first = 2 * BLOCK // 8 - 16  # of the damaged block, behind the 128 bytes of the header
+    assert coordinates[:first].sum() == 18 and coordinates[first - 1] == 0
+    assert coordinates[first + BLOCK // 8 :].sum() == 0 and coordinates[-1] == 0
+    for read in (
+        lambda: coordinates[first - 1 : first + 1],
+        lambda: coordinates[first + 5],
+        lambda: coordinates[first - 1_000_000],
+        lambda: coordinates[[0, first]],
+        lambda: coordinates[::2],
+        lambda: np.asarray(coordinates),
+    ):
+        with pytest.raises(UserError, match=r"coordinates\.npy does not match its checksum"):
+            read()
+    assert not folder.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_told(written: Path, tmp_path: Path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UserError, match=r"data\.cache_dir=DIR"):
+        opened(written, tmp_path / "cache")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from coco_file import coco_dict, write_coco
+from deep_images import tiff
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.faults import Fault
@@ -196,6 +197,45 @@ def test_what_is_no_fault_is_noted(tmp_path: Path):
     assert "train and val have not the same categories: training refuses that" in notes(
         parts(found, other)
     )
+
+
+def test_odd_pixels_are_noted(tmp_path: Path):
+    content = coco_dict(6)
+    for k, image in enumerate(content["images"]):
+        image["file_name"] = f"{k}.tif"
+    (tmp_path / "images").mkdir()
+    for k, image in enumerate(content["images"]):
+        shape = image["height"], image["width"]
+        samples = np.arange(shape[0] * shape[1]).reshape(shape)
+        data = {
+            0: tiff(np.zeros(shape, np.uint8)),
+            1: tiff(np.full((*shape, 3), 7, np.uint8)),
+            2: tiff((samples % 4000).astype(np.uint16)),
+            3: tiff((samples % 1000).astype(np.uint16)),
+            4: tiff((samples % 255).astype(np.uint8), pages=3),
+            5: tiff((samples % 255).astype(np.uint8)),
+        }[k]
+        (tmp_path / "images" / f"{k}.tif").write_bytes(data)
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    index = read_index(tmp_path / "a.json", tmp_path / "images", "error")
+    assert notes({"val": find_faults(index)}) == [
+        "val: images that come out black: 1 (0.tif)",
+        "val: images that come out in one color: 1 (1.tif)",
+        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 (3.tif)",
+        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 (2.tif)",
+        "val: images that have several pages, of which the first is read: 1 (4.tif)",
+    ]
+
+
+def test_an_image_that_is_too_large_is_a_fault_with_the_option(tmp_path: Path):
+    annotations, images = write_coco(tmp_path, coco_dict(3))
+    index = read_index(annotations, images, "skip", max_pixels=6200)  # of 6000, 6650, 7200
+    assert {(fault.kind, fault.image) for fault in index.faults} == {
+        ("image too large", "01.jpg"),
+        ("image too large", "02.jpg"),
+    }
+    assert "raise data.max_pixels" in index.faults[0].what
+    assert len(read_index(annotations, images, "error", max_pixels=7200)) == 3
 
 
 def test_annotations_of_an_image_that_goes_are_no_news(tmp_path: Path):

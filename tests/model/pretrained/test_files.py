@@ -40,6 +40,18 @@ def test_a_damaged_file_is_told(suffix: str, tmp_path: Path):
         assert "\n" not in str(error.value)
 
 
+def test_a_flipped_bit_in_the_weights_is_damage(tmp_path: Path):
+    """torch reads other numbers there without a word."""
+    file = tmp_path / "weights.pth"
+    torch.save({"model": {"w": torch.ones(100)}}, file)
+    content = bytearray(file.read_bytes())
+    content[content.find(torch.ones(100).numpy().tobytes()) + 203] ^= 1
+    file.write_bytes(content)
+    assert torch.load(file)["model"]["w"][50] != 1
+    with pytest.raises(UserError, match=r"weights\.pth is not loaded, it is damaged"):
+        read_file(file)
+
+
 def test_a_folder_is_no_file(tmp_path: Path):
     with pytest.raises(UserError, match=rf"there is no file {tmp_path}: give a file of weights"):
         read_file(tmp_path)

@@ -3,15 +3,21 @@ were scored on.
 """
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from comparison_sample import IMAGES, draw, make_run, write_sweep
 
 from maskrcnn_lit.config.compose import compose, to_dict
+from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.settings import NOT_RUN, option_value
+from maskrcnn_lit.runs.result import read_result, write_result
+from maskrcnn_lit.training.module import config_digest
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +110,71 @@ def test_a_broken_result_is_a_failed_job_with_a_reason(tmp_path: Path):
         found.jobs[0].result.error
     )
     assert len(found.notes) == 2
+
+
+def test_a_damaged_file_leaves_its_run_out(folder: Path, tmp_path: Path):
+    """Flips, cuts and zeros: the run is the same, or it is failed and a note names the file; never
+    an exception, and never other numbers.
+    """
+    run, rng = tmp_path / "run", np.random.default_rng(0)
+    shutil.copytree(folder / "alone", run)
+    result = read_result(run / "result.json")
+    config = read_run_config(run)
+    write_result(run / "result.json", replace(result, config_sha256=config_digest(config)))
+    (right,) = read_runs([run]).jobs
+    assert right.status == "finished"
+    for name in ("result.json", "config.yaml", "metrics.csv"):
+        whole = (run / name).read_bytes()
+        for k in range(40):
+            begin = int(rng.integers(len(whole)))
+            flipped = whole[:begin] + bytes([whole[begin] ^ 1 << k % 8]) + whole[begin + 1 :]
+            damaged = (flipped, whole[:begin], whole[:begin] + bytes(len(whole) - begin))[k % 3]
+            (run / name).write_bytes(damaged)
+            (job,) = read_runs([run]).jobs
+            if name == "metrics.csv":
+                assert job.result == right.result
+            elif job.status == "finished":
+                assert (job.result, job.config) == (right.result, right.config)
+            else:
+                assert str(run) in str(job.result.error)
+        (run / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"seed: 1\n", b"a: ${nothing}\n"])
+def test_a_run_with_another_config_is_left_out_and_the_rest_stays(
+    folder: Path, tmp_path: Path, content: bytes | None
+):
+    home = tmp_path / "sweep"
+    shutil.copytree(folder / "sweep", home)
+    result = read_result(home / "b" / "result.json")
+    result.config_sha256 = config_digest(read_run_config(home / "b"))
+    write_result(home / "b" / "result.json", result)
+    shutil.copytree(home / "b", home / "d")
+    file = home / "b" / "config.yaml"
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    found = read_runs([home])
+    status = {job.name: job.status for job in found.jobs}
+    assert (status["b"], status["d"]) == ("failed", "finished")
+    assert len(found.notes) == 1 and found.notes[0].startswith("b is left out: ")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"step,epoch\nx,1\n", b"step\n1,2\n", b"a\n\0\n"])
+def test_damaged_curves_are_left_out(folder: Path, tmp_path: Path, content: bytes):
+    shutil.copytree(folder / "alone", tmp_path / "run")
+    (tmp_path / "run" / "metrics.csv").write_bytes(content)
+    found = read_runs([tmp_path / "run"])
+    assert found.jobs[0].status == "finished" and found.jobs[0].curves == ()
+    assert "metrics.csv cannot be read" in found.notes[0]
+
+
+def test_a_damaged_sweep_json_leaves_its_runs(folder: Path, tmp_path: Path):
+    shutil.copytree(folder / "sweep", tmp_path / "sweep")
+    (tmp_path / "sweep" / "sweep.json").write_text('{"jobs": 3}')
+    found = read_runs([tmp_path / "sweep"])
+    assert {job.name for job in found.jobs} == {"a", "b"}
+    assert "sweep.json cannot be read" in found.notes[0]
 
 
 @pytest.mark.parametrize(
