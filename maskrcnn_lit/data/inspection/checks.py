@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.annotations import IGNORED
-from maskrcnn_lit.data.coco.faults import Fault, describe, whole_or_none
+from maskrcnn_lit.data.coco.faults import Fault, describe, flag, whole_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
@@ -357,6 +357,8 @@ def _annotation(entry: dict[str, Any], truth: dict[str, Any], changed: bool) -> 
         del truth["segmentation"]
     if not changed:  # but its image or its class may have ids that are text
         truth = {key: truth[key] for key in ("image_id", "category_id")}
+    if isinstance(entry.get("ignore"), str):
+        truth["ignore"] = int(flag(entry, "ignore"))
     return entry | _differing(entry, truth)
 
 

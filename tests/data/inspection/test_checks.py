@@ -355,7 +355,7 @@ def test_areas_are_compared_with_some_slack(area: float, tmp_path: Path):
 def test_what_is_read_otherwise_is_written_so_in_the_cleaned_json(tmp_path: Path):
     expected = coco_dict(4)
     for entry in expected["annotations"]:
-        entry["area"] = float(entry["area"])
+        entry["area"], entry["ignore"] = float(entry["area"]), 0
     content = copy.deepcopy(expected)
     for image in content["images"]:
         image["file_name"] = f"images\\{image['file_name']}"
@@ -364,7 +364,7 @@ def test_what_is_read_otherwise_is_written_so_in_the_cleaned_json(tmp_path: Path
     for number, entry in enumerate(content["annotations"]):
         entry["image_id"] = f"image {entry['image_id']}"
         entry["id"] = 1 if number < 2 else None
-        entry["iscrowd"] = str(entry["iscrowd"])
+        entry["iscrowd"], entry["ignore"] = str(entry["iscrowd"]), "0"
         if isinstance(entry["segmentation"], list):
             entry["segmentation"].append([1, 2])
     for category in content["categories"]:
