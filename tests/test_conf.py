@@ -15,12 +15,15 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from repository import REPOSITORY
 from torch import nn
+from torchvision.models.detection import MaskRCNN_ResNet50_FPN_V2_Weights
 
 from maskrcnn_lit.cli import main as cli
 from maskrcnn_lit.config.compose import build, compose, conf_dir, show, yaml_name
 from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.launch.grid import read_sweep
+from maskrcnn_lit.model.pretrained.published import PUBLISHED
+from maskrcnn_lit.runs.folder import settle
 from maskrcnn_lit.training.optimizer import Length
 from maskrcnn_lit.training.trainer import build_trainer
 
@@ -123,6 +126,33 @@ def test_an_experiment_builds(choice: str):
     assert isinstance(build(config.data), CocoDataModule)
     assert callable(build(config.optimizer))
     build_trainer_of(config)
+
+
+@pytest.mark.parametrize(
+    ("options", "norm", "frozen"),
+    [
+        ((), "frozen", 2),
+        (("model=detectron2", "model.weights=detectron2_r50_3x"), "frozen", 2),
+        (("backbone.freeze_at=4",), "frozen", 4),
+        (("model.weights=null",), "auto", "auto"),  # random: what is frozen would learn nothing
+    ],
+)
+def test_finetune_freezes_what_was_trained(options: tuple[str, ...], norm: str, frozen: int | str):
+    config = settle(composed("train", "experiment=finetune", *options))
+    assert (config.backbone.norm, config.backbone.freeze_at) == (norm, frozen)
+    assert (config.model.weights in PUBLISHED) == (norm == "frozen")
+    backbone = build(config.model, num_classes=2).backbone
+    stem = next(backbone.parameters())
+    assert stem.requires_grad == (norm == "auto")
+
+
+def test_finetune_names_published_weights_of_its_model():
+    config = composed("train", "experiment=finetune")
+    text = (CONF / "experiment" / "finetune.yaml").read_text()
+    meta = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta
+    assert config.model.weights == "torchvision_v2" and config.backbone.name == "resnet50"
+    assert f"({meta['_file_size']:.0f} MB)" in text
+    assert config.trainer.patience < config.trainer.epochs
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,13 @@ class Speed:
 
 
 class TrainMeter(Callback):
-    """Logs, every `trainer.log_every_n_steps` optimizer steps: train/loss and train/loss_* (means
-    over the steps since the last time), train/gradient_norm and lr/* (of the last step),
-    speed/images_per_second, speed/data_wait (0 to 1). With several processes the losses are those
-    of process 0.
+    """Logs, every `trainer.log_every_n_steps` optimizer steps, and at the end of an epoch that had
+    no such step: train/loss and train/loss_* (means over the steps since the last time),
+    train/gradient_norm and lr/* (of the last step), speed/images_per_second, speed/data_wait (0 to
+    1). With several processes the losses are those of process 0.
+
+    In process 0 `first` and `last` are the first and the last train/loss that were logged, None
+    before.
 
     `self.log` in the training step would do it too, but logs the losses of one step in n, reads
     each value from the device on its own, and writes after the checkpoint of the same step: a run
@@ -60,6 +63,9 @@ class TrainMeter(Callback):
         self._sum: Tensor | None = None
         self._batches = 0
         self._step = 0
+        self._logged: int | None = None  # the last epoch with a row
+        self.first: float | None = None
+        self.last: float | None = None
         self._seen: Tensor | int = 0
         self._speed = Speed()
 
@@ -86,8 +92,12 @@ class TrainMeter(Callback):
         stepped = trainer.global_step > self._step  # False while gradients are accumulated
         self._step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
-        if stepped and self._step % every == 0:
+        # StopAtStep comes before this one
+        epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
+        without_row = epoch_ends and self._logged != trainer.current_epoch
+        if stepped and (self._step % every == 0 or without_row):
             means, self._sum, self._batches = self._sum / self._batches, None, 0
+            self._logged = trainer.current_epoch
             if trainer.is_global_zero:
                 self._log(trainer, pl_module, means)
 
@@ -96,8 +106,10 @@ class TrainMeter(Callback):
         *losses, norm, images = torch.cat(
             [means, pl_module.gradient_norm.float()[None], seen.float()[None]]
         ).tolist()
+        self.last = sum(losses)
+        self.first = self.last if self.first is None else self.first
         images_per_second, data_wait = self._speed.take(images * trainer.world_size)
-        metrics = {"epoch": trainer.current_epoch, "train/loss": sum(losses)}
+        metrics = {"epoch": trainer.current_epoch, "train/loss": self.last}
         metrics |= {
             f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)
         }
@@ -111,7 +123,16 @@ class TrainMeter(Callback):
             logger.save()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sum": self._sum, "batches": self._batches}
+        return {
+            "sum": self._sum,
+            "batches": self._batches,
+            "logged": self._logged,
+            "first": self.first,
+            "last": self.last,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sum, self._batches = state_dict["sum"], state_dict["batches"]
+        # older checkpoints do not have these
+        self._logged = state_dict.get("logged")
+        self.first, self.last = state_dict.get("first"), state_dict.get("last")

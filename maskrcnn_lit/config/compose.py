@@ -211,7 +211,7 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
     (`optimizer.lr`), and those without default.
     """
     overrides = [as_path(text) for text in overrides]
-    config = OmegaConf.to_container(show(verb, overrides))
+    config = by_size.plain(show(verb, overrides))
     with _loader() as loader:
         choices, comments = _defaults(_stamp(), verb, tuple(_chosen(loader, overrides)))
         groups = {

@@ -1,5 +1,5 @@
-"""How the work of a model follows the size of its images: the resolvers of
-conf/model/mask_rcnn.yaml.
+"""Numbers that follow other options: the resolvers of conf/model/mask_rcnn.yaml and
+conf/optimizer/adamw.yaml.
 
 The published numbers are those of images with a short side of 800 pixels. On 128 x 128 they would
 spend on regions many times what the backbone costs, and most of their anchors would be larger than
@@ -47,11 +47,13 @@ def pixels(published: Sequence[int], image_size: Any) -> list[int]:
 
 
 def register() -> None:
-    """Make `${regions:512}` and `${pixels:[32]}` known in yaml files: the numbers at the config's
-    `data.image_size`.
+    """Make known in yaml files: `${regions:512}` and `${pixels:[32]}`, the numbers at the config's
+    `data.image_size`; `${rate:1e-4,1.5e-3}`, the first for trained weights, the second for random
+    ones.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
+    OmegaConf.register_new_resolver("rate", _rate, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
@@ -59,10 +61,15 @@ def plain(config: DictConfig) -> Any:
     written.
     """
     for name, value in list(flat(OmegaConf.to_container(config))):
-        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:")):
+        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:", "${rate:")):
             OmegaConf.update(config, name, OmegaConf.select(config, name))
     return OmegaConf.to_container(config)
 
 
 def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictConfig) -> Any:
     return rule(published, OmegaConf.select(_root_, "data.image_size"))
+
+
+def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
+    weights = [OmegaConf.select(_root_, f"{part}.weights") for part in ("model", "model.backbone")]
+    return random if all(name in (None, "none") for name in weights) else trained

@@ -67,7 +67,9 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", message=".*does not have many workers.*"
     )  # data.workers=auto has chosen
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+    warnings.filterwarnings(
+        "ignore", message=".*smaller than the logging interval.*"
+    )  # TrainMeter logs every epoch all the same
     warnings.filterwarnings(
         "ignore", message=".*Grad strides do not match.*"
     )  # of 1 x 1 convolutions, channels last

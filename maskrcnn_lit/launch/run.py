@@ -21,7 +21,7 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.coco.scores import results_table
-from maskrcnn_lit.launch import console
+from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
 from maskrcnn_lit.runs.folder import program, recorded
@@ -65,6 +65,8 @@ def run_job(config: DictConfig) -> None:
     with recorded(run_dir) as result:
         prepared = prepared or prepare(config)
         write_origin(run_dir, prepared, result)
+        if first_process():
+            _log.info(summary.beginning(*prepared[:3], resumed=resumed))
         fit(prepared, result)
         score(prepared, result)
         if first_process():
@@ -72,7 +74,9 @@ def run_job(config: DictConfig) -> None:
                 run_dir / "predictions.png", draw_predictions(prepared.module, prepared.data)
             )
     if first_process():
-        _log.info(_ending(result, config.run_dir, prepared.trainer.global_step))
+        advice = summary.ending(*prepared[:3], result.metrics)
+        ending = _ending(result, config.run_dir, prepared.trainer.global_step)
+        _log.info("\n".join([ending, *advice]))
 
 
 def prepare(config: DictConfig) -> Prepared:

@@ -205,7 +205,13 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
         if _is_name(where):
             file, mean, std = published_backbone(model.backbone.name, where)
             _check_pixels(model, mean, std)
-            path = fetch(*file)
+            try:
+                path = fetch(*file)
+            except UserError as error:
+                raise UserError(
+                    f"backbone.weights={where}: {error}; other ways to start: backbone.weights=FILE; "
+                    "backbone.weights=none, random weights"
+                ) from error
         else:
             path = _existing(where)
         _load(model.backbone, where, state_of(read_file(path)))
@@ -241,7 +247,14 @@ def _existing(where: str) -> Path:
 
 
 def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
-    found = _read_plain(str(model.weights))
+    try:
+        found = _read_plain(str(model.weights))
+    except UserError as error:
+        raise UserError(
+            f"model.weights={model.weights}: {error}; other ways to start: model.weights=FILE, a Mask R-CNN's; "
+            "model.weights=null backbone.weights=imagenet (or FILE), the backbone's alone; model.weights=null, "
+            "random weights"
+        ) from error
     theirs, ours = (
         [category.name for category in table] for table in (found.categories, categories)
     )

@@ -5,6 +5,7 @@ scores nothing.
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -160,16 +161,30 @@ class DetectionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
-        accumulate, world = trainer.accumulate_grad_batches, trainer.world_size
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
+        steps, images = (
+            Length(total_steps(trainer), steps_per_epoch(trainer)),
+            len(data.train_index),
+        )
+        whole = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        # An epoch may be shorter than a batch or than the batches to accumulate, and images of
+        # several shapes may fill none: then the average counts.
+        fills = images >= whole and images / steps.epoch > whole / 2
+        batch_size = whole if fills else math.ceil(images / steps.epoch)
         plan = self.optimizer(
             self.model,
-            batch_size=trainer.datamodule.batch_size * world * accumulate,  # type: ignore[attr-defined]
-            steps=Length(total_steps(trainer), steps_per_epoch(trainer)),
+            batch_size=batch_size,
+            steps=steps,
             # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused
             # optimizers do later.
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )
         if trainer.is_global_zero:
+            if batch_size < whole:
+                _log.info(
+                    f"a step has {batch_size} images, not {whole}: an epoch has {images} images in "
+                    f"{steps.epoch} step{'s' if steps.epoch > 1 else ''}"
+                )
             _log.info(plan.text)
         return {
             "optimizer": plan.optimizer,

@@ -1,8 +1,11 @@
 """Which parameters learn how fast, and when: parameter groups, schedules, AdamW and SGD.
 
-The learning rate is stated for a reference batch and scaled to the effective one (Goyal et al.,
-2017, section 2.1), so that a config means the same on one device and on eight. A schedule is a pure
-function of the step: a resumed run needs nothing but the number of its step to go on.
+The learning rate is stated for a reference batch and scaled to the effective one, so that a config
+means the same on one device and on eight: SGD's in proportion (Goyal et al., 2017, section 2.1),
+AdamW's with the square root (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive
+gradient algorithms", section 5; Krizhevsky, 2014, section 5). Adam divides a gradient by its own
+size, so a smaller batch makes its steps noisier, but not longer. A schedule is a pure function of
+the step: a resumed run needs nothing but the number of its step to go on.
 """
 
 import math
@@ -60,7 +63,7 @@ def adamw(
 ) -> Plan:
     """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
-    batch_size: images an optimizer step, over all devices and accumulated batches.
+    batch_size: images that an optimizer step has, over all devices and accumulated batches.
     fused: one kernel for all parameters.
     schedule: "cosine", over the rest of the run; or "study_cosine", see `study_cosine`.
     """
@@ -172,21 +175,25 @@ def parameter_groups(
 
 
 def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> tuple[float, str]:
-    """The learning rate for `batch_size` images a step, and how it came about."""
+    """The learning rate for `batch_size` images a step, and how it came about.
+
+    scaling: "linear", `lr` times batch_size / reference_batch; "sqrt", times the root of that; or
+        "none".
+    """
     if not (math.isfinite(lr) and lr > 0):
         raise UserError(
             f"optimizer.lr is {lr}; expected a number above 0, for example optimizer.lr=1e-4"
         )
     if scaling == "none":
         return lr, f"learning rate {lr:.3g} for a batch of {batch_size}, not scaled"
-    if scaling != "linear":
-        raise UserError(f"optimizer.scaling is {scaling!r}; expected linear or none")
+    if scaling not in ("linear", "sqrt"):
+        raise UserError(f"optimizer.scaling is {scaling!r}; expected linear, sqrt or none")
     check_whole(1, optimizer__reference_batch=reference_batch)
-    scaled = lr * batch_size / reference_batch
-    return (
-        scaled,
-        f"learning rate {lr:.3g} x {batch_size} / {reference_batch} (batch / reference) = {scaled:.3g}",
-    )
+    ratio, text = batch_size / reference_batch, f"{batch_size} / {reference_batch}"
+    if scaling == "sqrt":
+        ratio, text = math.sqrt(ratio), f"sqrt({text})"
+    scaled = lr * ratio
+    return scaled, f"learning rate {lr:.3g} x {text} (batch / reference) = {scaled:.3g}"
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> float:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
@@ -24,6 +25,7 @@ def build_trainer(
     loggers: Sequence[Logger],
     epochs: int | None,
     steps: int | None,
+    patience: int | None = None,
     accelerator: str,
     devices: int | str,
     num_nodes: int,
@@ -56,6 +58,7 @@ def build_trainer(
     counts |= {
         "epochs": epochs,
         "steps": steps,
+        "patience": patience,
         "checkpoint_every_n_steps": checkpoint_every_n_steps,
     }
     check_whole(
@@ -69,7 +72,13 @@ def build_trainer(
     )
     return Trainer(
         default_root_dir=run_dir,
-        callbacks=[StopAtStep(steps=steps), CompileRegions(compile), *callbacks, checkpoints],
+        callbacks=[
+            StopAtStep(steps=steps),
+            CompileRegions(compile),
+            *callbacks,
+            StopWithoutProgress(patience=patience),
+            checkpoints,
+        ],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
         # Every parameter has a gradient in every step, also where no image has an object.
@@ -114,6 +123,49 @@ class StopAtStep(Callback):
     def _stop(self, trainer: Trainer) -> None:
         if self.steps is not None and trainer.global_step >= self.steps:
             trainer.should_stop = True
+
+
+class StopWithoutProgress(Callback):
+    """Ends the run when `patience` validations in a row bring no higher `monitor` than the best
+    before them; None: never. NaN, where the validation images have no objects, does not count.
+
+    In place of Lightning's EarlyStopping, which stops at NaN, and of which a run that was killed
+    after its stop trains one more epoch when it is resumed.
+    """
+
+    def __init__(self, *, patience: int | None, monitor: str = "val/mask_ap") -> None:
+        self.patience = patience
+        self.monitor = monitor
+        self.best: float | None = None
+        self.validations = 0  # since the best one
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop(trainer)  # resumed, and nothing left to do
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
+        if trainer.state.fn != TrainerFn.FITTING or math.isnan(score):
+            return
+        if self.best is None or score > self.best:
+            self.best, self.validations = score, 0
+        else:
+            self.validations += 1
+        if self._stop(trainer):
+            pl_module.print(
+                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} "
+                "validations, so the training ends here (trainer.patience)"
+            )
+
+    def _stop(self, trainer: Trainer) -> bool:
+        stops = self.patience is not None and self.validations >= self.patience
+        trainer.should_stop = trainer.should_stop or stops
+        return stops
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.validations = state_dict["best"], state_dict["validations"]
 
 
 def total_steps(trainer: Trainer) -> int:

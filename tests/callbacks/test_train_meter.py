@@ -61,6 +61,47 @@ def test_names_and_means(tmp_path: Path):
         assert float(row["lr/backbone"]) == pytest.approx(rate / 2)
 
 
+def test_a_short_epoch_has_a_row_of_its_own(tmp_path: Path):
+    record = Record()
+    tiny_trainer(tmp_path, [record, Score()], epochs=3, log_every_n_steps=50).fit(
+        tiny_module(), datamodule=TinyData()
+    )
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [(int(row["step"]), int(row["epoch"])) for row in train] == [(6, 0), (13, 1), (20, 2)]
+    for i, row in enumerate(train):
+        losses = [sum(loss.values()) for loss in record.losses[7 * i : 7 * i + 7]]
+        assert float(row["train/loss"]) == pytest.approx(sum(losses) / 7, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "expected"),
+    [
+        (10, None, [6, 9, 19]),  # the epochs end after the steps 6, 13, 20
+        (50, 10, [6, 9]),  # the run ends in the middle of its second epoch
+        (7, None, [6, 13, 20]),  # no second row where one is due
+        (3, None, [2, 5, 8, 11, 14, 17, 20]),
+    ],
+)
+def test_an_epoch_with_a_row_gets_no_second_one(
+    tmp_path: Path, every: int, steps: int | None, expected: list[int]
+):
+    trainer = tiny_trainer(tmp_path, [Score()], epochs=3, steps=steps, log_every_n_steps=every)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [int(row["step"]) for row in train] == expected
+    (own,) = (c for c in trainer.callbacks if isinstance(c, meter.TrainMeter))
+    assert (own.first, own.last) == tuple(
+        pytest.approx(float(train[i]["train/loss"]), rel=1e-5) for i in (0, -1)
+    )
+
+
+def test_accumulation_and_short_epochs(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, [], epochs=2, accumulate=4, log_every_n_steps=50)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [int(row["step"]) for row in train] == [1, 3]  # seven batches are two steps
+
+
 def test_csv_and_tensorboard_agree(tmp_path: Path):
     tiny_trainer(tmp_path, [Score()], epochs=2).fit(tiny_module(), datamodule=TinyData())
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from repository import REPOSITORY
 
 from maskrcnn_lit.cli.data_stats import anchor_grids
-from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.config.compose import build, compose, describe
 from maskrcnn_lit.config.resolvers import pixels, plain, regions, short_side
 from maskrcnn_lit.errors import UserError
 
@@ -94,6 +94,34 @@ def test_plain_leaves_other_references():
         {"data": {"image_size": 128}, "a": "${regions:512}", "b": "${a}", "c": "${pixels:[32]}"}
     )
     assert plain(config) == {"data": {"image_size": 128}, "a": 128, "b": "${a}", "c": [8]}
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [
+        ([], 1.5e-3),
+        (["backbone.weights=none"], 1.5e-3),
+        (["model.weights=none"], 1.5e-3),
+        (["backbone.weights=imagenet"], 1e-4),
+        (["model.weights=torchvision_v2"], 1e-4),
+        (["model.weights=torchvision_v2", "optimizer.lr=3e-4"], 3e-4),
+        (["experiment=finetune"], 2e-4),
+        (["experiment=finetune", "model.weights=null"], 1.5e-3),
+        (["experiment=finetune", "model.weights=null", "backbone.weights=imagenet"], 2e-4),
+    ],
+)
+def test_the_rate_follows_the_weights(options: list[str], rate: float):
+    data = [
+        f"data.{part}.{kind}=x" for part in ("train", "val") for kind in ("images", "annotations")
+    ]
+    config = compose("train", ["data=coco_json", *data, *options])
+    assert config.optimizer.lr == rate
+
+
+def test_help_shows_the_rate_as_a_number():
+    options = {option.name: option for option in describe("train").options}
+    assert options["optimizer.lr"].value == 1.5e-3
+    assert "with trained weights, with random ones" in options["optimizer.lr"].comment
 
 
 def test_small_images_have_anchors_that_fit_into_them():

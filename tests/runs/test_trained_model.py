@@ -471,6 +471,24 @@ def test_published_weights_without_a_network_are_told(
     )
 
 
+def test_a_training_without_a_network_is_told_the_other_ways_to_start(
+    server: Server, downloads: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url = f"{server.address}/500.maskrcnn-12345678.pth"
+    monkeypatch.setitem(PUBLISHED, "torchvision_v2", Published(url, "12345678"))
+    with pytest.raises(UserError) as error:
+        begun(composed("model.weights=torchvision_v2"))
+    said = str(error.value)
+    assert said.startswith(f"model.weights=torchvision_v2: {url} cannot be fetched (")
+    assert f"copy the file from elsewhere to {downloads / '500.maskrcnn-12345678.pth'}" in said
+    assert said.endswith(
+        "; other ways to start: model.weights=FILE, a Mask R-CNN's; model.weights=null "
+        "backbone.weights=imagenet (or FILE), the backbone's alone; model.weights=null, random "
+        "weights"
+    )
+    assert "\n" not in said and not list(downloads.glob("*"))
+
+
 # A new model begins with the weights of a backbone
 
 
@@ -602,7 +620,8 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
 ):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     said = {
-        "OTHER": rf"{offers.address}.* cannot be fetched .*, copy the file from elsewhere to {downloads}",
+        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be fetched .*, copy the file from elsewhere to "
+        rf"{downloads}.*; other ways to start: backbone\.weights=FILE; backbone\.weights=none, random weights",
         "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, none, IMAGENET1K_V1",
         str(tmp_path / "none.pth"): r"none\.pth is no file: give imagenet, none or a file",
         str(tmp_path): "is no file: give imagenet, none or a file",

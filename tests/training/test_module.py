@@ -21,6 +21,7 @@ from torch.utils.data import default_collate
 
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training import module as module_file
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 
 
@@ -150,6 +151,45 @@ def test_the_effective_batch_sets_the_learning_rate_and_is_said(
     )
     assert module.learning_rates["backbone"] == pytest.approx(module.learning_rates["heads"] / 2)
     assert not module.trainer.optimizers[0].param_groups[0]["fused"]  # on the CPU
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "comes"),
+    [
+        (14, 1, 14),
+        (15, 1, 14),
+        (64, 1, 14),
+        (64, 3, 5),  # images of three shapes
+        (13, 2, 13),  # the second step has one image
+    ],
+)
+def test_a_batch_that_never_comes_does_not_set_the_learning_rate(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: Any,
+    batch_size: int,
+    steps: int,
+    comes: int,
+):
+    caplog.set_level("INFO", "maskrcnn_lit")
+    monkeypatch.setattr(module_file, "steps_per_epoch", lambda trainer: steps)
+    data = TinyData()
+    data.batch_size = batch_size
+    tiny_trainer(tmp_path, steps=1).fit(tiny_module(lr=0.01), datamodule=data)
+    told = caplog.text
+    assert f"learning rate 0.01 x {comes} / {BATCH} (batch / reference)" in told
+    says = f"a step has {comes} images, not {batch_size}: an epoch has {IMAGES} images in {steps} "
+    assert (says in told) == (comes < batch_size)
+
+
+def test_more_batches_to_accumulate_than_an_epoch_has_do_not_raise_the_learning_rate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "maskrcnn_lit")
+    tiny_trainer(tmp_path, epochs=2, accumulate=20).fit(tiny_module(lr=0.01), datamodule=TinyData())
+    told = caplog.text
+    assert f"a step has {IMAGES} images, not 40: an epoch has {IMAGES} images in 1 step\n" in told
+    assert f"learning rate 0.01 x {IMAGES} / {BATCH} (batch / reference) = 0.07; AdamW" in told
 
 
 def test_frozen_parameters_stay(tmp_path: Path):

@@ -108,6 +108,11 @@ def test_learning_rate_is_scaled_and_said():
         5e-5,
         "learning rate 0.0001 x 8 / 16 (batch / reference) = 5e-05",
     )
+    assert scale_lr(1e-4, 16, 4, "sqrt") == (
+        5e-5,
+        "learning rate 0.0001 x sqrt(4 / 16) (batch / reference) = 5e-05",
+    )
+    assert scale_lr(1e-4, 16, 64, "sqrt")[0] == pytest.approx(2e-4)
     assert scale_lr(1e-4, 16, 8, "none") == (
         1e-4,
         "learning rate 0.0001 for a batch of 8, not scaled",
@@ -119,7 +124,11 @@ def test_learning_rate_is_scaled_and_said():
     [
         (ADAMW, {"lr": 0.0}, "optimizer.lr is 0.0; expected a number above 0"),
         (ADAMW, {"lr": math.nan}, "optimizer.lr is nan; expected a number above 0"),
-        (ADAMW, {"scaling": "sqrt"}, "optimizer.scaling is 'sqrt'; expected linear or none"),
+        (
+            ADAMW,
+            {"scaling": "cubic"},
+            "optimizer.scaling is 'cubic'; expected linear, sqrt or none",
+        ),
         (
             ADAMW,
             {"schedule": "linear"},

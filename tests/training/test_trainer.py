@@ -1,8 +1,10 @@
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback, Trainer
 from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
@@ -31,6 +33,7 @@ PER_EPOCH = IMAGES // BATCH
         ({"epochs": None}, "trainer.epochs and trainer.steps are both null, so the run has no end"),
         ({"epochs": 0}, "trainer.epochs=0 must be a whole number, 1 or more"),
         ({"steps": 0}, "trainer.steps=0 must be a whole number, 1 or more"),
+        ({"patience": 0}, "trainer.patience=0 must be a whole number, 1 or more"),
         ({"accumulate": 0}, "trainer.accumulate=0 must be a whole number, 1 or more"),
         (
             {"checkpoint_every_n_steps": 0},
@@ -86,3 +89,49 @@ def test_a_finished_run_resumes_to_nothing(tmp_path: Path, limit: dict[str, Any]
     assert again.global_step == (7 if limit["epochs"] else 5)
     assert all(torch.equal(module.state_dict()[name], value) for name, value in before.items())
     assert (tmp_path / "metrics.csv").read_text() == rows
+
+
+class Scores(Callback):
+    """Logs the val/mask_ap of each epoch."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.log("val/mask_ap", self.scores[trainer.current_epoch])
+
+
+@pytest.mark.parametrize(
+    ("scores", "epochs"),
+    [
+        ((0.1, 0.3, 0.2, 0.3, 0.4, 0.5), 4),  # as high as the best is not higher
+        ((0.1, 0.3, 0.2, 0.4, 0.4, 0.5), 6),
+        ((math.nan, math.nan, math.nan, 0.1, 0.1, 0.2), 6),
+        ((0.0, 0.0, 0.0, 0.1, 0.1, 0.2), 3),
+    ],
+)
+def test_a_run_without_progress_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture, scores: tuple[float, ...], epochs: int
+):
+    trainer = tiny_trainer(tmp_path, [Scores(*scores)], epochs=6, patience=2)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert trainer.global_step == epochs * PER_EPOCH
+    assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == epochs * PER_EPOCH
+    ends = f"val/mask_ap has not risen above {max(scores[:epochs]):.3f} in 2 validations"
+    assert (ends in capsys.readouterr().out) == (epochs < 6)
+
+
+def test_a_resumed_run_goes_on_counting_validations_without_progress(tmp_path: Path):
+    scores = Scores(0.3, 0.2, 0.1, 0.4)
+    tiny_trainer(tmp_path, [scores], epochs=2, patience=2).fit(tiny_module(), datamodule=TinyData())
+    for _ in range(2):  # once it has stopped, it stays so
+        resumed = tiny_trainer(tmp_path, [scores], epochs=4, patience=2)
+        last = last_checkpoint(tmp_path)
+        resumed.fit(tiny_module(), datamodule=TinyData(), ckpt_path=last)
+        assert resumed.global_step == 3 * PER_EPOCH
+
+
+def test_without_patience_no_score_ends_a_run(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, [Scores(0.3, 0.2, 0.1, 0.0)], epochs=4)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert trainer.global_step == 4 * PER_EPOCH

@@ -1,0 +1,259 @@
+"""What a training says of itself: at its start what it runs on and from, and at its end, where it
+has learnt next to nothing, the likeliest causes that the run shows.
+"""
+
+import shlex
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.optim import AdamW
+
+from maskrcnn_lit.callbacks.train_meter import TrainMeter
+from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.inspection.summary import read_objects
+from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.runs.folder import program
+from maskrcnn_lit.training.checkpoint import RunCheckpoints
+from maskrcnn_lit.training.module import DetectionModule
+
+NEAR_ZERO = 0.05  # box and mask AP50 under which a training is said to have learnt next to nothing
+
+# Training images from which random weights reach what ImageNet's do, in about three times the
+# epochs: He et al., 2019, "Rethinking ImageNet pre-training", section 5 (with 1,000 they do not).
+ENOUGH_IMAGES = 10_000
+
+# AdamW moves a weight by about the learning rate a step, and heads start with weights of about 0.01.
+SHORT_WAY = 0.02
+
+HIGHEST_RATE = 3e-3  # of AdamW
+
+SMALL_SIDE = 8.0  # pixels: two cells of p2, and the smallest anchor
+
+MOST_CAUSES = 3
+
+
+class Facts(NamedTuple):
+    """What a run shows of why it has learnt what it has. Lengths are in pixels after the resize,
+    shares are 0 to 1; NaN where nothing is known.
+    """
+
+    images: int  # in training
+    random: bool  # weights at the start
+    optimizer: str  # AdamW or SGD
+    rate: float  # the highest of the heads
+    steps: int
+    first_loss: float
+    last_loss: float
+    val_loss: float
+    side: float  # median of the square roots of the training objects' box areas
+    image_size: Any
+    left_out: int  # faulty training annotations and images
+    annotations: int  # of training that were left
+    crowd: int  # of these
+
+
+def beginning(
+    data: CocoDataModule, module: DetectionModule, trainer: Trainer, *, resumed: bool
+) -> str:
+    """Device, precision, parameters, weights and run folder, in a line each."""
+    run_dir = shlex.quote(str(trainer.default_root_dir))
+    count, learn = count_parameters(module.model)
+    processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
+    start = describe_weights(module.config, len(data.train_index or ()))
+    weights = "the run's last checkpoint" if resumed else start
+    return (
+        f"device: {describe_device(trainer.strategy.root_device)}{processes}; "
+        f"precision {trainer.precision}\n"
+        f"parameters: {count / 1e6:.1f} million, of which {learn / 1e6:.1f} million learn\n"
+        f"weights: {weights}\n"
+        f"run folder: {run_dir}; to watch it: {program('tensorboard')} --logdir {run_dir}"
+    )
+
+
+def ending(
+    data: CocoDataModule, module: DetectionModule, trainer: Trainer, metrics: dict[str, float]
+) -> list[str]:
+    """Lines: why AP is near zero, and that best.ckpt is better than the last weights, where that is
+    so.
+    """
+    told: list[str] = []
+    if is_near_zero(metrics):
+        causes = likely_causes(read_facts(data, module, trainer, metrics))
+        title = f"The model has learnt next to nothing (mask AP50 {metrics['val/mask_ap50']:.3f})."
+        if causes:
+            told += [f"{title} The likeliest causes:", *(f"  - {cause}" for cause in causes)]
+        else:
+            told += [f"{title} Look at what it is trained on: maskrcnn-lit data show, data check"]
+    best = next((c.best for c in _callbacks(trainer) if isinstance(c, RunCheckpoints)), None)
+    if len(data.quick_index) == len(data.val_dataset):  # else both are of other images
+        told += describe_best(best, metrics)
+    return told
+
+
+def is_near_zero(metrics: dict[str, float]) -> bool:
+    """Whether neither boxes nor masks are detected; False where there is nothing to detect."""
+    names = ("val/box_ap50", "val/mask_ap50")
+    return all(metrics.get(name, np.nan) < NEAR_ZERO for name in names)
+
+
+def describe_best(best: float | None, metrics: dict[str, float]) -> list[str]:
+    """A line where `best`, the highest mask AP of all validations, is not that of the end."""
+    last = metrics.get("val/mask_ap", np.nan)
+    if best is None or not best >= last + 0.005:
+        return []
+    return [
+        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; "
+        "evaluate and predict take the earlier ones, best.ckpt"
+    ]
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """All parameters, and those that learn."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
+
+
+def describe_device(device: torch.device) -> str:
+    return (
+        f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    )
+
+
+def describe_weights(config: dict[str, Any], images: int) -> str:
+    """Where they come from, and what random ones mean for so many training images.
+
+    config: of a run, resolved.
+    """
+    model, backbone = trained_weights(config)
+    if model:
+        return f"the whole model from {model}"
+    if backbone:
+        return f"the backbone from {backbone}, the rest random"
+    if images >= ENOUGH_IMAGES:
+        return "random; they take about three times the epochs of trained ones"
+    return (
+        f"random; {images} training images are few for that: on photos expect much less than from "
+        "trained ones, experiment=finetune or backbone.weights=imagenet"
+    )
+
+
+def trained_weights(config: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Those of the whole model and those of the backbone, None if random."""
+    model = config.get("model", {})
+    parts = (model, model.get("backbone") or {})
+    given = [None if part.get("weights") == "none" else part.get("weights") for part in parts]
+    return given[0], given[1]
+
+
+def read_facts(
+    data: CocoDataModule, module: DetectionModule, trainer: Trainer, metrics: dict[str, float]
+) -> Facts:
+    """Of a run that has just ended."""
+    if data.train_index is None:
+        raise RuntimeError("call after the training")
+    (optimizer,) = trainer.optimizers
+    meter = next((c for c in _callbacks(trainer) if isinstance(c, TrainMeter)), None)
+    losses = (None, None) if meter is None else (meter.first, meter.last)
+    first, last = (np.nan if loss is None else loss for loss in losses)
+    return Facts(
+        images=len(data.train_index),
+        random=trained_weights(module.config) == (None, None),
+        optimizer="AdamW" if isinstance(optimizer, AdamW) else type(optimizer).__name__,
+        rate=max(group["initial_lr"] for group in optimizer.param_groups),
+        steps=trainer.global_step,
+        first_loss=first,
+        last_loss=last,
+        val_loss=metrics.get("val/loss", np.nan),
+        image_size=data.image_size,
+        left_out=len(data.train_index.faults),
+        **_objects(data.train_index, data.image_size),
+    )
+
+
+def likely_causes(facts: Facts) -> list[str]:
+    """Sentences with the numbers that speak for them and what to do, three at most, the surest
+    first.
+    """
+    found = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
+    return [cause for cause in found if cause is not None][:MOST_CAUSES]
+
+
+def _rate(facts: Facts) -> str | None:
+    way = facts.rate * facts.steps / 2  # a cosine has half of its highest rate on average
+    losses = f"train/loss went from {facts.first_loss:.3g} to {facts.last_loss:.3g}"
+    if facts.last_loss > facts.first_loss:
+        return f"the rate, {facts.rate:.3g}, is too high, {losses}: lower optimizer.lr"
+    if facts.optimizer == "AdamW" and facts.rate > HIGHEST_RATE:
+        return f"the rate, {facts.rate:.3g}, is high for AdamW: lower optimizer.lr to 1e-3"
+    short = facts.optimizer == "AdamW" and way < SHORT_WAY
+    if short or facts.last_loss > 0.8 * facts.first_loss:
+        return (
+            f"little can be learnt in {facts.steps} step{'s' if facts.steps != 1 else ''} at a rate "
+            f"of at most {facts.rate:.3g}, {losses}: raise optimizer.lr or trainer.epochs"
+        )
+    return None
+
+
+def _labels(facts: Facts) -> list[str | None]:
+    check = "maskrcnn-lit data check names them"
+    dropped = crowd = None
+    if facts.left_out > 0.1 * (facts.left_out + facts.annotations):
+        dropped = (
+            f"{facts.left_out} faulty annotations or images were left out of training, "
+            f"{facts.annotations} annotations were used: {check}"
+        )
+    if facts.crowd > 0.5 * facts.annotations:
+        crowd = (
+            f"{facts.crowd} of {facts.annotations} training annotations are crowd regions "
+            "(iscrowd), which are neither objects nor background: mark objects with iscrowd 0"
+        )
+    if facts.annotations == 0:
+        dropped = f"the training images have no annotations: {check}"
+    return [dropped, crowd]
+
+
+def _size(facts: Facts) -> str | None:
+    if not facts.side < SMALL_SIDE:
+        return None
+    return (
+        f"half of the training objects are smaller than {facts.side:.1f} pixels after the resize "
+        f"to data.image_size={facts.image_size}: raise it"
+    )
+
+
+def _start(facts: Facts) -> str | None:
+    if not facts.random or facts.images >= ENOUGH_IMAGES:
+        return None
+    return (
+        f"the weights were random, and {facts.images} images are few for that: "
+        "use experiment=finetune or backbone.weights=imagenet, or raise trainer.epochs"
+    )
+
+
+def _other_images(facts: Facts) -> str | None:
+    if not facts.val_loss > 2 * facts.last_loss:
+        return None
+    return (
+        f"val/loss is {facts.val_loss:.3g} and train/loss {facts.last_loss:.3g}: the validation "
+        "images or their labels differ from those of training, or these are learnt by heart"
+    )
+
+
+def _objects(index: AnnotationIndex, image_size: ImageSize) -> dict[str, Any]:
+    """The facts of the training objects."""
+    objects = read_objects(index, image_size)
+    sides = objects.without_crowd().sides()
+    return {
+        "side": float(np.median(sides)) if len(sides) else np.nan,
+        "annotations": len(objects.labels),
+        "crowd": int(objects.crowd.sum()),
+    }
+
+
+def _callbacks(trainer: Trainer) -> list[Any]:
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
+    return callbacks
