@@ -38,6 +38,7 @@ OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
 NOT_OURS = {
     "config.yaml",
+    "found.png",
     "metrics.csv",
     "result.json",
     "detections.json",

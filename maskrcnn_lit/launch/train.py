@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -65,7 +66,7 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
         checkpoint = last_checkpoint(run_dir)  # none if the run was killed before its first
         config = _resumed(config, overrides)
         _place(config)
-        step = load_plain(checkpoint)["global_step"] if checkpoint else "0: it has no checkpoint"
+        step = _step_of(checkpoint) if checkpoint else "0: it has no checkpoint"
         _log.info(f"{run_dir} goes on from step {step}")
         return to_yaml(config)
     config.run_dir = str(run_dir)
@@ -78,6 +79,22 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     write_result(run_dir / "result.json", result)  # first: a folder with a config has a result
     atomic_write(run_dir / "config.yaml", text)
     return text
+
+
+def _step_of(last: Path) -> int:
+    """The step at which a run goes on. Where last.ckpt is damaged, the error offers best.ckpt."""
+    try:
+        return int(load_plain(last)["global_step"])
+    except UserError as error:
+        best = last.with_name("best.ckpt")
+        try:
+            step = load_plain(best)["global_step"]
+        except UserError:
+            raise error from None
+        raise UserError(
+            f"{last} is damaged, best.ckpt of step {step} is sound: to go on from there, "
+            f"cp {shlex.quote(str(best))} {shlex.quote(str(last))}"
+        ) from error
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import csv
 import io
 import os
 import secrets
+import socket
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -19,6 +21,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write, locked
 from maskrcnn_lit.training.processes import first_process
+
+CONNECT_SECONDS = 10.0  # for a tracking server to answer
 
 
 class CsvLogger(Logger):
@@ -89,6 +93,7 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     """
     if not first_process():
         return DummyLogger()
+    _check_wandb_key()
     file = Path(run_dir) / "wandb_id"
     number = file.read_text() if file.is_file() else secrets.token_hex(4)
     try:
@@ -99,6 +104,41 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
         ) from error
     atomic_write(file, number)
     return logger
+
+
+def _check_wandb_key() -> None:
+    """Without a key wandb asks for one, or ends in a traceback when the first number is logged."""
+    if os.environ.get("WANDB_MODE", "online") == "online" and not _wandb_key():
+        raise UserError(
+            "logger=wandb has no API key: run `wandb login` first, or keep the run in its folder "
+            "with WANDB_MODE=offline"
+        )
+
+
+def _wandb_key() -> str | None:
+    """The key of the environment or of `wandb login`; a text where wandb is not installed, which
+    WandbLogger tells.
+    """
+    try:
+        import wandb
+    except ImportError:
+        return "not installed"
+    return wandb.api.api_key
+
+
+def _check_server(uri: str) -> None:
+    """That an MLflow server answers, before MLflow tries for minutes."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the MLflow server {uri} does not answer ({error}): start it, give another "
+            "logger.mlflow.tracking_uri, or leave out logger=mlflow"
+        ) from error
 
 
 class OnceConfiguredMLFlowLogger(MLFlowLogger):
@@ -119,6 +159,7 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
     if not first_process():
         return DummyLogger()
     where = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    _check_server(where)
     path = where.removeprefix("sqlite:///")
     one_at_a_time = (
         locked(Path(f"{path}.lock")) if path != where else nullcontext()

@@ -1,4 +1,5 @@
 import csv
+import socket
 from pathlib import Path
 
 import pytest
@@ -118,8 +119,9 @@ def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path):
+def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
     first, second = (wandb_logger(run_dir=tmp_path / "seed=1", project="any") for _ in range(2))
     assert first.version == second.version == (tmp_path / "seed=1" / "wandb_id").read_text()
     assert first.version != wandb_logger(run_dir=tmp_path / "seed=2", project="any").version
@@ -145,3 +147,18 @@ def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, (
         "of both: MLflow forgets nothing"
     )
+
+
+def test_wandb_without_a_key_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr("maskrcnn_lit.training.loggers._wandb_key", lambda: None)
+    with pytest.raises(UserError, match="wandb login"):
+        wandb_logger(run_dir=tmp_path, project="p")
+
+
+def test_a_server_that_is_down_is_one_sentence(tmp_path: Path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match=f"127.0.0.1:{port} does not answer"):
+        mlflow_logger(run_dir=tmp_path, experiment="e", tracking_uri=f"http://127.0.0.1:{port}")

@@ -124,12 +124,21 @@ def load_arrays(path: Path) -> Any:
         ) from error
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, (_Array, _Dtype)) else value
+def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
+    """The stand-ins replaced by what they hold. What the pickle names many times is converted once:
+    else a few hundred bytes of nested references would take for ever.
+    """
+    done = {} if done is None else done
+    if isinstance(value, (_Array, _Dtype)):
+        return value.value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in done:
+        if isinstance(value, dict):
+            done[id(value)] = {key: _plain(item, done) for key, item in value.items()}
+        else:
+            done[id(value)] = [_plain(item, done) for item in value]
+    return done[id(value)]
 
 
 def read_file(path: Path) -> dict[str, Any]:

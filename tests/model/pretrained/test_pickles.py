@@ -280,3 +280,15 @@ def test_what_is_no_pickle_is_told(tmp_path: Path):
     for name in ("page.pkl", "zip.pkl", "folder.pkl", "none.pkl", "endless.pkl"):
         with pytest.raises(UserError, match=rf"{name} is not loaded"):
             load_arrays(tmp_path / name)
+
+
+def test_nested_references_are_bounded(tmp_path: Path):
+    """400 bytes that stand for 2**40 lists."""
+    shared: list[Any] = [1]
+    for _ in range(40):
+        shared = [shared, shared]
+    file = tmp_path / "weights.pkl"
+    file.write_bytes(pickle.dumps({"model": {"x": shared}}, protocol=2))
+    assert file.stat().st_size < 1000
+    content = load_arrays(file)
+    assert content["model"]["x"][0] is content["model"]["x"][1]
