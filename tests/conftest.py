@@ -17,6 +17,7 @@ from repository import REPOSITORY
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of those that a test starts
+os.environ["WANDB_MODE"] = "offline"  # no test has a key
 
 # What the data keeps for the next time goes into a folder of this process of the tests, and of
 # those that it starts.

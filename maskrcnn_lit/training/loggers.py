@@ -93,7 +93,6 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     """
     if not first_process():
         return DummyLogger()
-    _check_wandb_key()
     file = Path(run_dir) / "wandb_id"
     number = file.read_text() if file.is_file() else secrets.token_hex(4)
     try:
@@ -102,6 +101,7 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
         raise UserError(
             "logger=wandb needs a package that is not there: pip install 'maskrcnn_lit[wandb]'"
         ) from error
+    _check_wandb_key()
     atomic_write(file, number)
     return logger
 
