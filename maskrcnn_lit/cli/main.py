@@ -238,8 +238,8 @@ def _help(verb: str, description: Any) -> str:
     width = max(len(option.name) for option in description.options)
     lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
     for option in description.options:
-        comment = f"  # {option.comment}" if option.comment else ""
-        lines.append(f"  {option.name:{width}}  {_shown(option.value):12}{comment}".rstrip())
+        about = f"{option.expects:30}" + (f"  # {option.comment}" if option.comment else "")
+        lines.append(f"  {option.name:{width}}  {_shown(option.value):12}  {about}".rstrip())
     lines += ["", f"maskrcnn-lit {verb} --cfg [NAME=VALUE ...] prints the whole config."]
     return "\n".join(lines)
 
