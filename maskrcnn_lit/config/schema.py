@@ -80,7 +80,7 @@ NORM = _choice("batch", "sync", "group", "frozen", null=True)
 ACCELERATOR = _choice("auto", "cpu", "gpu")
 PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
 LIMITS = _listed(COUNT, 3, 3, rising=True, apart=True)
-IDS_OR_NULL = _listed(_whole(-(2**62), 2**62), 1, null=True)
+IDS_OR_NULL = _listed(_whole(-LARGEST), 1, null=True)
 PAIR = {"single": False, "count": (2, 2), "rising": True}
 
 OPTIONS: dict[str, Rule] = {
@@ -402,6 +402,8 @@ def _range(rule: Rule) -> str:
     if rule.above:
         return f" above {rule.low:g}"
     low, high = (end if isinstance(end, int) else f"{end:g}" for end in (rule.low, rule.high))
+    if rule.low == -LARGEST:
+        return ""
     if rule.high == LARGEST:
         return f", {low} or more"
     return f" from {low} to {high}"
