@@ -75,6 +75,7 @@ FACTOR = _number(0, 1e6)
 COUNT = _whole(1)
 COUNT_OR_NULL = _whole(1, null=True)
 SEED = _whole(0)
+PIXELS = _whole(1, 2**40)
 WIDTH, DEPTH, POOL, SAMPLE = (_whole(1, most) for most in (65_536, 100, 64, 1_000_000))
 NORM = _choice("batch", "sync", "group", "frozen", null=True)
 ACCELERATOR = _choice("auto", "cpu", "gpu")
@@ -87,14 +88,18 @@ OPTIONS: dict[str, Rule] = {
     # of one command or of several
     "accelerator": ACCELERATOR,
     "against": PATH_OR_NULL,
+    "batch_size": _whole(1, 65_536),
     "checkpoint": _choice("best", "last"),
     "cleaned": PATH_OR_NULL,
     "count": _whole(1, 10_000),
     "epoch": _whole(0, 2**31),
     "file": PATH,
     "max_detections": SAMPLE,
+    "max_pixels": PIXELS,
     "other_data": FLAG,
     "out": PATH_OR_NULL,
+    "overwrite": FLAG,
+    "page": COUNT_OR_NULL,
     "part": _choice("train", "val"),
     "precision": PRECISION,
     "question": TEXT_OR_NULL,
@@ -104,7 +109,8 @@ OPTIONS: dict[str, Rule] = {
     "run": PATH_OR_NULL,
     "run_dir": PATH_OR_NULL,
     "runs": replace(PATH, count=(1, MANY)),
-    "score_threshold": replace(SHARE, words=("auto",)),
+    "save": FLAG,
+    "score_threshold": replace(SHARE, words=("best",)),
     "seed": SEED,
     "size": _whole(32, 16_384),
     "source": replace(PATH, count=(1, MANY)),
@@ -161,15 +167,14 @@ OPTIONS: dict[str, Rule] = {
     "data.image_size": _whole(32, 16_384, count=(2, 2), rising=True),
     "data.keep_empty": FLAG,
     "data.mask_size": _whole(1, 4096),
+    "data.max_pixels": PIXELS,
     "data.mirror": TEXT_OR_NULL,
     "data.name": TEXT,
     "data.on_bad": _choice("error", "skip"),
     "data.prepare": GROUP,
     "data.prepare.cache_dir": PATH_OR_NULL,
-    "data.prepare.download": FLAG,
     "data.prepare.image_ids": IDS_OR_NULL,
     "data.prepare.keep_empty": FLAG,
-    "data.prepare.mirror": TEXT_OR_NULL,
     "data.prepare.parts": _listed(_choice("train", "val"), 1, 2),
     "data.prepare.root": PATH,
     "data.prepare.seed": SEED,
@@ -261,7 +266,7 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.milestones": _listed(_number(0, 1, above=True, below=True), 0, rising=True),
     "optimizer.momentum": SHARE,
     "optimizer.reference_batch": COUNT,
-    "optimizer.scaling": _choice("linear", "none"),
+    "optimizer.scaling": _choice("linear", "sqrt", "none"),
     "optimizer.schedule": _choice("cosine", "study_cosine"),
     "optimizer.warmup_steps": _whole(0),
     "optimizer.weight_decay": FACTOR,
@@ -275,6 +280,7 @@ OPTIONS: dict[str, Rule] = {
     "trainer.epochs": COUNT_OR_NULL,
     "trainer.log_every_n_steps": COUNT,
     "trainer.num_nodes": _whole(1, 65_536),
+    "trainer.patience": COUNT_OR_NULL,
     "trainer.precision": PRECISION,
     "trainer.steps": COUNT_OR_NULL,
 }

@@ -108,7 +108,7 @@ def test_large_samples_are_shown_smaller():
     ("arguments", "message"),
     [
         (["count=0"], "count=0 must be a whole number from 1"),
-        (["part=test"], "part=test is unknown: use train or val"),
+        (["part=test"], "part=test must be one of train, val"),
         (["epoch=-1"], "epoch=-1 must be a whole number from 0"),
         (
             ["out=a.txt"],
