@@ -175,8 +175,14 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
             ["source={photos}", "score_threshold=50"],
             "score_threshold=50 must be a number from 0 to 1",
         ),
-        (["source={photos}", "score_threshold=high"], "score_threshold=high must be a number from 0"),
-        (["source={photos}", "score_threshold=auto"], "score_threshold=auto must be a number from 0 to 1, or best"),
+        (
+            ["source={photos}", "score_threshold=high"],
+            "score_threshold=high must be a number from 0",
+        ),
+        (
+            ["source={photos}", "score_threshold=auto"],
+            "score_threshold=auto must be a number from 0 to 1, or best",
+        ),
         (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
         (["source={photos}", "run_dir={photos}"], "holds files already: give another folder"),
         (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
