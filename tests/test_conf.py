@@ -114,9 +114,11 @@ def test_a_choice_composes_and_holds(group: str, choice: str):
 def test_an_experiment_opens_with_its_question_command_and_outcome(choice: str):
     text = (CONF / "experiment" / f"{choice}.yaml").read_text()
     opening = " ".join(re.match(r"(?:#.*\n)+", text).group().split())
+    question = OmegaConf.load(CONF / "experiment" / f"{choice}.yaml").question
+    assert shown("train", f"experiment={choice}").question == question
     assert opening.startswith("# @package _global_")
     assert f"maskrcnn-lit train experiment={choice}" in opening
-    assert "?" in opening and "Cost: " in opening and "Expected: " in opening
+    assert "?" in question and "Cost: " in opening and "Expected: " in opening
 
 
 @pytest.mark.parametrize("choice", EXPERIMENTS)

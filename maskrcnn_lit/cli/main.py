@@ -231,17 +231,26 @@ def _help(verb: str, description: Any) -> str:
         lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
     for group, (choices, chosen) in description.groups.items():
         marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
-        indent = " " * (width + 4)
-        lines += textwrap.wrap(
-            f"  {group:{width}}  {marked}", 110, subsequent_indent=indent, break_long_words=False
-        )
+        lines += _wrapped(f"  {group:{width}}  {marked}", width + 4)
     width = max(len(option.name) for option in description.options)
     lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
     for option in description.options:
-        comment = f"  # {option.comment}" if option.comment else ""
-        lines.append(f"  {option.name:{width}}  {_shown(option.value):12}{comment}".rstrip())
+        comment = f"# {option.comment}" if option.comment else ""
+        about = "  ".join(part for part in (option.expects, comment) if part)
+        line = f"  {option.name:{width}}  {_shown(option.value):12}  {about}".rstrip()
+        lines += _wrapped(line, width + 18)
     lines += ["", f"maskrcnn-lit {verb} --cfg [NAME=VALUE ...] prints the whole config."]
     return "\n".join(lines)
+
+
+def _wrapped(line: str, indent: int) -> list[str]:
+    return textwrap.wrap(
+        line,
+        110,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _shown(value: Any) -> str:

@@ -25,8 +25,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from maskrcnn_lit.config import resolvers as by_size
+from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.instantiate import build
-from maskrcnn_lit.config.overrides import as_path, check_choice, check_value, flat, parse, suggest
+from maskrcnn_lit.config.overrides import (
+    as_null,
+    as_path,
+    check_choice,
+    check_value,
+    flat,
+    parse,
+    suggest,
+)
 from maskrcnn_lit.errors import UserError
 
 __all__ = [
@@ -61,13 +70,17 @@ NOT_ASKED = {
 }
 
 
+COMMENTS = ("sweep.", "question.")  # of an experiment, whatever the command
+
+
 class Option(NamedTuple):
-    """What to type, the value that holds when nothing is typed, the comment that the yaml has
-    beside it.
+    """What to type, the value that holds when nothing is typed, what it may be (schema.py; "" for
+    an option of the user's), the comment that the yaml has beside it.
     """
 
     name: str
     value: Any
+    expects: str
     comment: str
 
 
@@ -130,24 +143,28 @@ def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
     are refused.
 
     Raises UserError for an override that cannot be read, an unknown option, group or choice (with
-    the nearest right one), a value of another kind than the default, and an option without default
-    that is not given.
+    the nearest right one), a value that the schema does not allow or that is of another kind than
+    the default, and an option without default that is not given.
     """
     config = show(verb, overrides)
     missing = [name for name, value in flat(OmegaConf.to_container(config)) if value == "???"]
-    for name in set(missing) & set(NOT_ASKED.get(verb, ())):
+    not_asked = NOT_ASKED.get(verb, [])
+    for name in set(missing) & set(not_asked):
         missing.remove(name)
         OmegaConf.update(config, name, None)
     if missing:
         given = " ".join(f"{name}=..." for name in missing)
         raise UserError(f"{verb} needs {', '.join(missing)}, without a default: add {given}")
     with _readable_errors():
-        OmegaConf.to_container(config, resolve=True)
+        resolved = to_dict(config)
+    schema.check(resolved, skip=not_asked)
     return config
 
 
 def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """As `compose`, to look at: options without default may be missing (`???`)."""
+    """As `compose`, to look at: options without default may be missing (`???`), and references are
+    not resolved.
+    """
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
@@ -161,8 +178,11 @@ def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
         known = _known(_stamp(), verb, tuple(chosen))
         for override in parsed:
             if override.input_line not in chosen:
-                check_value(override, verb, groups, known.config, known.comments)
-        return hydra.compose(yaml_name(verb), overrides=overrides)
+                check_value(override, verb, groups, known)
+        overrides = [as_null(override, known) for override in parsed]
+        config = hydra.compose(yaml_name(verb), overrides=overrides)
+    schema.check(cast(dict[str, Any], OmegaConf.to_container(config)), NOT_ASKED.get(verb, ()))
+    return config
 
 
 class _Defaults(NamedTuple):
@@ -174,20 +194,14 @@ class _Defaults(NamedTuple):
     comments: dict[str, str]
 
 
-class _Known(NamedTuple):
-    """The config of a verb once its groups are chosen, as plain data, and option -> comment."""
-
-    config: Any
-    comments: dict[str, str]
-
-
 @lru_cache(maxsize=64)  # many runs of a sweep choose alike
-def _known(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> _Known:
-    """Of the yaml files that the loader of the moment reads."""
+def _known(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> Any:
+    """The config of a verb once its groups are chosen, as plain data, of the yaml files that the
+    loader of the moment reads.
+    """
     config = by_size.plain(hydra.compose(yaml_name(verb), overrides=list(chosen)))
-    defaults = _defaults(stamp, verb, chosen)
-    _check_experiment(verb, config, defaults.choices)
-    return _Known(config, defaults.comments)
+    _check_experiment(verb, config, _defaults(stamp, verb, chosen).choices)
+    return config
 
 
 @lru_cache(maxsize=64)
@@ -219,7 +233,7 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
             for name, choice in sorted(choices.items())
         }
     options = [
-        Option(name, value, comments.get(name, ""))
+        Option(name, value, _expects(name, config), comments.get(name, ""))
         for name, value in flat(config)
         if (name.count(".") < 2 or value == "???")
         and not any(
@@ -230,6 +244,11 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
         and not str(value).startswith("${")  # follows another option
     ]
     return Description(groups, options)
+
+
+def _expects(name: str, config: Any) -> str:
+    rule = schema.applies(name, config)
+    return schema.expects(rule) if rule else ""
 
 
 def to_dict(config: DictConfig) -> dict[str, Any]:
@@ -275,8 +294,8 @@ def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
 
 def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
     """An experiment sets options that exist without it, and may add objects (a callback, say),
-    whose arguments `build` checks; what it names under `sweep` is checked when that begins. Hydra
-    would take any other name as well, and nobody would read it.
+    whose arguments `build` checks; what it names under `sweep` is checked when that begins, and its
+    question is for people. Hydra would take any other name as well, and nobody would read it.
     """
     if choices.get("experiment") is None:
         return
@@ -291,7 +310,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
         if isinstance(value, dict) and "_target_" in value
     )
     for name in named:
-        if name not in known and not f"{name}.".startswith((*objects, "sweep.")):
+        if name not in known and not f"{name}.".startswith((*objects, *COMMENTS)):
             text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
 

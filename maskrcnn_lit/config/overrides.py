@@ -13,30 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from maskrcnn_lit.config import schema
 from maskrcnn_lit.errors import UserError
-
-PATHS = {  # options that are always text
-    *(
-        "run_dir",
-        "sweep_dir",
-        "resume",
-        "run",
-        "runs",
-        "source",
-        "file",
-        "results",
-        "against",
-        "out",
-        "cleaned",
-    ),
-    *(
-        "data.root",
-        "data.train.images",
-        "data.val.images",
-        "data.train.annotations",
-        "data.val.annotations",
-    ),
-}
 
 # options of `train` that no run of a sweep reads
 FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")
@@ -71,6 +49,8 @@ def parse_any(text: str) -> Override:
         raise UserError(f"'{text}' is no override: write NAME=VALUE, for example seed=1")
     try:
         return OverridesParser.create().parse_override(text)
+    except RecursionError:
+        raise UserError(f"'{text[:60]}...' is nested too deeply: give fewer brackets") from None
     except HydraException as error:
         raise UserError(
             f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
@@ -78,11 +58,18 @@ def parse_any(text: str) -> Override:
         ) from error
 
 
-def check_choice(override: Override, verb: str, groups: Iterable[str], choices: list[str]) -> None:
-    """`override` chooses from a group: it must be one of the `groups` of `verb`, and have that
-    choice.
+def check_choice(
+    override: Override, verb: str, groups: Mapping[str, str | None], choices: list[str]
+) -> None:
+    """`override` chooses from a group: it must be one of the `groups` of `verb` (name -> what is
+    chosen by default), and have that choice.
     """
     group, value = override.key_or_group, override.value()
+    if override.is_delete() and groups.get(group) is not None:
+        raise UserError(
+            f"'{override.input_line}' takes away a group that {verb} needs: choose one of "
+            f"{', '.join(sorted(choices))}"
+        )
     if group not in groups and not override.is_add():
         raise UserError(
             f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
@@ -96,16 +83,15 @@ def check_choice(override: Override, verb: str, groups: Iterable[str], choices: 
 
 
 def check_value(
-    override: Override, verb: str, groups: Iterable[str], config: Any, comments: Mapping[str, str]
+    override: Override, verb: str, groups: Iterable[str], config: Mapping[str, Any]
 ) -> None:
-    """`override` sets an option: `config`, nested dicts, must have it, with a value of the same
-    kind.
+    """`override` sets an option: `config`, nested dicts, must have it. Where the schema has no row
+    for it, because it is of a config of the user's, its value must be of the same kind.
 
-    Same kind: true or false for a switch, no text for a number (except `auto`), a whole number for
-    a whole number, no single value for a group of options; null for a switch or a number where the
-    comment beside it speaks of null; a word for a number where the comment says "or WORD:".
-    `+name=value` adds an option to an object, which takes or refuses it (instantiate.py); nobody
-    would read it elsewhere.
+    Same kind: true or false for a switch, not text for a number (except `auto`), a whole number for
+    a whole number, not a single value for a group of options; null for anything. `+name=value` adds
+    an option to an object, which takes or refuses it (instantiate.py); nobody would read it
+    elsewhere.
     """
     name, value, known = override.key_or_group, override.value(), dict(flat(config))
     objects = [
@@ -121,20 +107,32 @@ def check_value(
         raise UserError(
             f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
         )
-    nullable = "null" in comments.get(name, "")
-    word = re.search(r"\bor (\w+):", comments.get(name, ""))
-    allowed = override.is_delete() or (word is not None and value == word[1])
-    fault = None if allowed else _fault(name, known[name], value, nullable)
-    fault = fault.replace("a number", f"a number or {word[1]}") if fault and word else fault
+    ruled = schema.applies(name, config) is not None
+    fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
         raise UserError(f"'{override.input_line}' does not fit: {fault}")
 
 
-def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
-    if (isinstance(value, str) and value.startswith("${")) or (
-        value is None and isinstance(default, dict)
-    ):
-        return None  # a group of options may be switched off
+def as_null(override: Override, config: Mapping[str, Any]) -> str:
+    """`override` as Hydra is given it: `~name` of an option that may be null as `name=null`, so
+    that whoever reads it finds it.
+
+    Raises:
+        UserError: `~name` of an option that may not be null.
+    """
+    name, text = override.key_or_group, str(override.input_line)
+    rule = schema.applies(name, config)
+    needed = rule is not None or schema.is_group(name)
+    if not override.is_delete() or not needed or not dict(flat(config)).keys() >= {name}:
+        return text
+    if rule is None or not rule.null:
+        raise UserError(f"'{text}' takes away an option that is needed: set {name} in its place")
+    return text if rule.kind == "group" else f"{name}=null"
+
+
+def _fault(name: str, default: Any, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value.startswith("${")):
+        return None
     if isinstance(default, dict):
         inside = ", ".join(f"{name}.{key}" for key in default if not str(key).startswith("_"))
         return (
@@ -142,12 +140,10 @@ def _fault(name: str, default: Any, value: Any, nullable: bool) -> str | None:
             if isinstance(value, dict)
             else f"{name} is a group of options, set one of {inside}"
         )
-    if value is None and nullable:
-        return None
     if isinstance(default, bool):
         return None if isinstance(value, bool) else f"{name} is true or false"
     text = isinstance(value, str) and value != "auto"
-    if isinstance(default, (int, float)) and (value is None or isinstance(value, bool) or text):
+    if isinstance(default, (int, float)) and (isinstance(value, bool) or text):
         return f"{name} is a number, {default} by default"
     if isinstance(default, int) and isinstance(value, float):
         return f"{name} is a whole number, {default} by default"
@@ -175,7 +171,7 @@ def typed(name: str, value: Any) -> str:
 
 
 def as_path(text: str) -> str:
-    """An override of PATHS as Hydra reads it: whatever the path has in it (spaces, brackets,
+    """An override of a path (schema.py) as Hydra reads it: whatever the path has in it (spaces, brackets,
     commas, umlauts) is text, and `~` is the home folder. Lists, null, references and what is quoted
     stay as they are typed.
 
@@ -183,7 +179,7 @@ def as_path(text: str) -> str:
         UserError: the path is empty.
     """
     name, equals, value = text.partition("=")
-    if name.lstrip("+") not in PATHS or not equals:
+    if not schema.is_path(name.lstrip("+")) or not equals:
         return text
     if not value.strip():
         raise UserError(f"{name}= is empty: give a path, or leave {name} out")

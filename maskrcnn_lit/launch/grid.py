@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config.compose import compose, conf_dir
+from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.overrides import as_path, assign, is_sweep, parse, parse_any
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.folder import settle
@@ -33,8 +33,8 @@ class Job(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """folder: of the runs, the log files and sweep.json; question: the first line of the
-    experiment's yaml; options: the config's entries for a sweep.
+    """folder: of the runs, the log files and sweep.json; question: the experiment's; options: the
+    config's entries for a sweep.
     """
 
     folder: Path
@@ -76,13 +76,11 @@ def read_sweep(overrides: list[str]) -> Sweep:
                 f"{combination['experiment']} has a grid of its own: sweep one such experiment at a time"
             )
         jobs.append(Job(title, texts, run_dir, settle(config)))
-    return Sweep(folder, _question(name), jobs, options)
+    return Sweep(folder, options.question, jobs, options)
 
 
 def of_experiment(options: DictConfig) -> list[str]:
     """What the experiment says about its grid, as it would be typed."""
-    if options.sweep_scale not in ("full", "demo"):
-        raise UserError(f"sweep_scale is {options.sweep_scale!r}; expected full or demo")
     sweep: Any = OmegaConf.to_container(options.sweep)
     grid, fixed = sweep["grid"], {}
     if options.sweep_scale == "demo":
@@ -141,16 +139,3 @@ def _text(value: Any) -> str:
         return str(value)
     plain = re.fullmatch(r"[\w./+-]+", value, re.ASCII) and parse(f"x={value}").value() == value
     return value if plain else "'" + value.replace("'", "\\'") + "'"
-
-
-def _question(experiment: str) -> str | None:
-    file = conf_dir() / "experiment" / f"{experiment}.yaml"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return next(
-        (
-            line.removeprefix("# ")
-            for line in lines
-            if line.startswith("# ") and "@package" not in line
-        ),
-        None,
-    )

@@ -70,7 +70,7 @@ def settle(config: DictConfig) -> DictConfig:
     is gone.
     """
     plain = OmegaConf.masked_copy(
-        config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust")]
+        config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust", "question")]
     )
     plain.data.root = join(
         Path.cwd(), plain.data.root or "."

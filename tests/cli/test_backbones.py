@@ -277,7 +277,7 @@ def test_the_verb_lists_every_choice(
     assert [line.split()[0] for line in lines[1 : 1 + len(CHOICES)]] == CHOICES
     assert lines[1].split() == [CHOICES[0], "1.5", "M", "2.00", "1,", "2,", "3,", "4", "none"]
     verb("backbones", "size=8", code=2)
-    assert "size=8 must be a whole number, 32 or more" in capsys.readouterr().err
+    assert "size=8 must be a whole number from 32" in capsys.readouterr().err
 
 
 @TORCHVISIONS

@@ -107,9 +107,9 @@ def test_large_samples_are_shown_smaller():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["count=0"], "count=0 must be a whole number, 1 or more"),
-        (["part=test"], "part=test is unknown: use train or val"),
-        (["epoch=-1"], "epoch=-1 must be a whole number, 0 or more"),
+        (["count=0"], "count=0 must be a whole number from 1"),
+        (["part=test"], "part=test must be one of train, val"),
+        (["epoch=-1"], "epoch=-1 must be a whole number from 0"),
         (
             ["out=a.txt"],
             "a.txt cannot be written: the name of a picture ends in .png, .jpg, .jpeg, .webp",

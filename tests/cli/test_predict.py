@@ -173,18 +173,24 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
         (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
         (
             ["source={photos}", "score_threshold=50"],
-            "score_threshold=50 must be from 0 (all detections) to 1",
+            "score_threshold=50 must be a number from 0 to 1",
         ),
-        (["source={photos}", "score_threshold=high"], "score_threshold is a number or best, 0.5"),
-        (["source={photos}", "score_threshold=auto"], "score_threshold=auto must be from 0"),
+        (
+            ["source={photos}", "score_threshold=high"],
+            "score_threshold=high must be a number from 0",
+        ),
+        (
+            ["source={photos}", "score_threshold=auto"],
+            "score_threshold=auto must be a number from 0 to 1, or best",
+        ),
         (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
         (["source={photos}", "run_dir={photos}"], "holds files already: give another folder"),
         (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
-        (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number, 1 or more"),
+        (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
         (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),
         (
             ["source={photos}", "max_detections=0"],
-            "max_detections=0 must be a whole number, 1 or more",
+            "max_detections=0 must be a whole number from 1",
         ),
         (
             ["source={photos}", "run=none"],

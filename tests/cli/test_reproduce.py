@@ -279,7 +279,7 @@ def test_what_was_begun_goes_on(
     ("options", "message"),
     [
         (("run=none",), "none does not exist: give the folder that `maskrcnn-lit train` wrote"),
-        (("run={run}", "tolerance=-1"), "tolerance=-1 must be a number of at least 0"),
+        (("run={run}", "tolerance=-1"), "tolerance=-1 must be a number from 0"),
         (
             ("run={run}", "run_dir={run}"),
             "run_dir={run} holds another run: give a new folder, or that of a reproduction",

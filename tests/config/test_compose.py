@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from maskrcnn_lit.config import compose as config
+from maskrcnn_lit.config import schema
 from maskrcnn_lit.errors import UserError
 
 FILES = {
@@ -18,8 +19,9 @@ FILES = {
           - experiment: null
         seed: 1                 # of everything random
         fast: false             # skip the slow part
-        clip: 1.5               # null: no limit
+        clip: 1.5               # the longest gradient
         size: 3
+        limit: 2.0
         workers: auto
         run_dir: outputs/${now:%Y}
         half: ${optimizer.lr}
@@ -44,6 +46,19 @@ FILES = {
     "experiment/adds": "# @package _global_\ndata: {more: {_target_: torch.nn.ReLU, inplace: true}}\n",
 }
 
+ROWS = {  # `clip` and `workers` have none
+    "seed": schema.Rule("whole"),
+    "fast": schema.Rule("flag"),
+    "size": schema.Rule("whole", 1),
+    "limit": schema.Rule("number", null=True),
+    "run_dir": schema.Rule("path"),
+    "run": schema.Rule("path", null=True),
+    "optimizer.lr": schema.Rule("number"),
+    "data.root": schema.Rule("path", null=True),
+    "data.train": schema.Rule("group", null=True),
+    "data.train.images": schema.Rule("path"),
+}
+
 
 @pytest.fixture(autouse=True)
 def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +69,7 @@ def conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
         path.write_text("\n".join(line[indent:] for line in lines) + "\n")
     monkeypatch.setattr(config, "conf_dir", lambda: tmp_path)
+    monkeypatch.setattr(schema, "OPTIONS", ROWS)
 
 
 def test_defaults_overrides_and_groups_compose():
@@ -111,19 +127,23 @@ def test_a_composed_config_refuses_unknown_keys():
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),
         ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
-        ("seed=ten", "'seed=ten' does not fit: seed is a number, 1 by default"),
+        ("seed=ten", "seed=ten must be a whole number, 0 or more"),
         ("clip=true", "clip is a number, 1.5 by default"),
-        ("size=null", "size is a number, 3 by default"),
-        ("size=2.5", "size is a whole number, 3 by default"),
-        ("fast=null", "fast is true or false"),
+        ("size=null", "size=null must be a whole number, 1 or more"),
+        ("size=2.5", "size=2.5 must be a whole number, 1 or more"),
+        ("fast=null", "fast=null must be true or false"),
         ("+extra=1", "train has no option 'extra'"),
         ("+optimiser.lr=1", "no option 'optimiser.lr'; did you mean optimizer.lr?"),
-        ("fast=yes", "fast is true or false"),
-        ("fast=1", "fast is true or false"),
+        ("fast=yes", "fast=yes must be true or false"),
+        ("fast=1", "fast=1 must be true or false"),
         ("optimizer.lr=fast", "optimizer.lr is a number"),
+        ("seed=${optimizer.lr}", "seed=0.001 must be a whole number"),
+        ("limit=auto", "limit=auto must be a number, 0 or more, or null"),
+        ("~size", "'~size' takes away an option that is needed"),
+        ("~optimizer", "'~optimizer' takes away a group that train needs"),
         (
             "data.train=folder",
-            "data.train is a group of options, set one of data.train.images, data.train.count",
+            "data.train=folder is a group of options, set one of data.train.images",
         ),
         ("data=coco", "train needs data.root, without a default: add data.root=..."),
         ("run_dir=${nowhere}", "'nowhere' not found"),
@@ -149,7 +169,7 @@ def test_a_mistake_is_told_in_one_sentence(override: str, message: str):
 
 @pytest.mark.parametrize(
     "override",
-    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${optimizer.lr}", "clip=[1,2]", "~clip",
+    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${size}", "limit=null", "clip=[1,2]", "~clip",
      "run_dir=7", "data.train=null",
      "experiment=adds", "run_dir='a (1)'", "run_dir=../a-b_c/d.e", "~experiment"],
 )  # fmt: skip
@@ -199,9 +219,12 @@ def test_describe_reads_groups_options_and_comments_from_the_yaml():
         "fast",
         "clip",
         "size",
+        "limit",
         "workers",
         "run_dir",
     ]
+    assert options["limit"].expects == "a number, 0 or more, or null"
+    assert options["clip"].expects == ""
     assert options["seed"].value == 5 and options["seed"].comment == "of everything random"
     assert {o.name: o.comment for o in config.describe("train").options}[
         "optimizer.lr"

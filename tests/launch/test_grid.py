@@ -147,10 +147,10 @@ def test_names_are_folders():
         (["resume=a"], "resume is of one run"),
         (["optimizer.lr=interval(0,1)"], "give the values themselves"),
         (["~logger"], "takes an option away"),
-        (["sweep_scale=tiny"], "sweep_scale is 'tiny'; expected full or demo"),
+        (["sweep_scale=tiny"], "sweep_scale=tiny must be one of full, demo"),
         (["backbone=resnet18,resnet5"], "there is no backbone 'resnet5'"),
         (["optimiser.lr=1,2"], "did you mean optimizer.lr"),
-        (["seed=1,two"], "does not fit"),
+        (["seed=1,two"], "seed=two must be a whole number"),
         (
             ["experiment=backbones,demo"],
             "backbones has a grid of its own: sweep one such experiment at a time",

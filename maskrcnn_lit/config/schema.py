@@ -1,0 +1,493 @@
+"""What each option may be: one row of OPTIONS per option, as data.
+
+A row says the kind of the value, its range or its choices, the words that may stand for it
+(`auto`), and whether it may be null. `check` compares a composed config with it, and `expects` says
+it in words, for messages and `--help`. An option without a row belongs to a config of the user's:
+the class that takes it checks it.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from maskrcnn_lit.errors import UserError
+
+LARGEST = 2**63 - 1  # of a whole number: torch and numpy keep it in 64 bits
+LONGEST_TEXT = 4096  # characters, as a path has at most
+LONGEST_NAME = 255  # bytes of a file or folder
+SHOWN = 60  # characters of a value in a message
+
+OURS = ("maskrcnn_lit.", "lightning.pytorch.")  # classes whose arguments have rows
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the value of an option may be.
+
+    Attributes:
+        kind: "flag", "whole", "number", "choice", "text", "path", "group" (of options) or "any"
+            (a dict whose entries are the user's).
+        low, high: the range of a number, the ends included; above, below: without the end.
+        choices: of a "choice". words: texts that are allowed beside the kind. null: may be null.
+        single: one value is allowed. count: how many values a list may have (least, most), of which
+            each is as the rule says; None: a list is not allowed. rising: they ascend, equal ones
+            included. apart: equal ones excluded too.
+    """
+
+    kind: str
+    low: float = 0
+    high: float = LARGEST
+    above: bool = False
+    below: bool = False
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    null: bool = False
+    single: bool = True
+    count: tuple[int, int] | None = None
+    rising: bool = False
+    apart: bool = False
+
+
+MANY = 10_000_000  # values of a list: as many as a data set has images
+
+
+def _whole(low: int, high: int = LARGEST, **more: Any) -> Rule:
+    return Rule("whole", low, high, **more)
+
+
+def _number(low: float, high: float, **more: Any) -> Rule:
+    return Rule("number", low, high, **more)
+
+
+def _choice(*choices: str, **more: Any) -> Rule:
+    return Rule("choice", choices=choices, **more)
+
+
+def _listed(rule: Rule, least: int, most: int = MANY, **more: Any) -> Rule:
+    return replace(rule, single=False, count=(least, most), **more)
+
+
+FLAG, TEXT, PATH, GROUP = Rule("flag"), Rule("text"), Rule("path"), Rule("group", null=True)
+PATH_OR_NULL, TEXT_OR_NULL = Rule("path", null=True), Rule("text", null=True)
+SHARE = _number(0, 1)
+FACTOR = _number(0, 1e6)
+COUNT = _whole(1)
+COUNT_OR_NULL = _whole(1, null=True)
+SEED = _whole(0)
+PIXELS = _whole(1, 2**40)
+WIDTH, DEPTH, POOL, SAMPLE = (_whole(1, most) for most in (65_536, 100, 64, 1_000_000))
+NORM = _choice("batch", "sync", "group", "frozen", null=True)
+ACCELERATOR = _choice("auto", "cpu", "gpu")
+PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
+LIMITS = _listed(COUNT, 3, 3, rising=True, apart=True)
+IDS_OR_NULL = _listed(_whole(-LARGEST), 1, null=True)
+PAIR = {"single": False, "count": (2, 2), "rising": True}
+
+OPTIONS: dict[str, Rule] = {
+    # of one command or of several
+    "accelerator": ACCELERATOR,
+    "against": PATH_OR_NULL,
+    "batch_size": _whole(1, 65_536),
+    "checkpoint": _choice("best", "last"),
+    "cleaned": PATH_OR_NULL,
+    "count": _whole(1, 10_000),
+    "epoch": _whole(0, 2**31),
+    "file": PATH,
+    "max_detections": SAMPLE,
+    "max_pixels": PIXELS,
+    "other_data": FLAG,
+    "out": PATH_OR_NULL,
+    "overwrite": FLAG,
+    "page": COUNT_OR_NULL,
+    "part": _choice("train", "val"),
+    "precision": PRECISION,
+    "question": TEXT_OR_NULL,
+    "report": FLAG,
+    "results": PATH_OR_NULL,
+    "resume": PATH_OR_NULL,
+    "run": PATH_OR_NULL,
+    "run_dir": PATH_OR_NULL,
+    "runs": replace(PATH, count=(1, MANY)),
+    "save": FLAG,
+    "score_threshold": replace(SHARE, words=("best",)),
+    "seed": SEED,
+    "size": _whole(32, 16_384),
+    "source": replace(PATH, count=(1, MANY)),
+    "steps": COUNT,
+    "sweep_dir": PATH_OR_NULL,
+    "sweep_scale": _choice("full", "demo"),
+    "tolerance": _number(0, 1e6, null=True),
+    "trust": replace(TEXT, count=(0, MANY)),
+    "warmup": _whole(0),
+    # how a run is scored and swept
+    "evaluation.every_n_epochs": COUNT,
+    "evaluation.images": COUNT_OR_NULL,
+    "metrics.max_detections": replace(LIMITS, null=True),
+    "metrics.roi_accuracy.boxes": _choice("all", "study"),
+    "sweep.demo.grid": Rule("any"),
+    "sweep.demo.options": Rule("any"),
+    "sweep.grid": Rule("any"),
+    "sweep.plan_only": FLAG,
+    "sweep.trial_steps": _whole(0),
+    # conf/augment
+    "augment.brightness": SHARE,
+    "augment.contrast": SHARE,
+    "augment.crop": _number(0.01, 1),
+    "augment.flip": SHARE,
+    "augment.saturation": SHARE,
+    "augment.scale": _number(0.01, 4, **PAIR),
+    # conf/backbone
+    "backbone.freeze_at": _whole(0, 5, words=("auto",)),
+    "backbone.layers": _listed(TEXT, 1, null=True),
+    "backbone.name": TEXT,
+    "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
+    "backbone.norm_eps": _number(1e-12, 1, null=True),
+    "backbone.options": Rule("any", null=True),
+    "backbone.recompute": FLAG,
+    "backbone.stride_in_1x1": FLAG,
+    "backbone.weights": TEXT_OR_NULL,
+    # conf/callbacks
+    "callbacks.*": GROUP,
+    "callbacks.evaluation.max_detections": LIMITS,
+    "callbacks.evaluation.model_limit": SAMPLE,
+    "callbacks.evaluation.roi_boxes": _choice("all", "study"),
+    "callbacks.evaluation.run_dir": PATH,
+    "callbacks.hyperparameters.names": _listed(TEXT, 0),
+    "callbacks.panels.images": _whole(0, 1000),
+    "callbacks.panels.score_threshold": SHARE,
+    "callbacks.panels.seed": SEED,
+    # conf/data
+    "data.batch_size": _whole(1, 65_536),
+    "data.cache_dir": PATH_OR_NULL,
+    "data.cache_gb": _number(0, 1e6),
+    "data.download": FLAG,
+    "data.image_cache": _choice("auto", "on", "off"),
+    "data.image_ids": IDS_OR_NULL,
+    "data.image_size": _whole(32, 16_384, count=(2, 2), rising=True),
+    "data.keep_empty": FLAG,
+    "data.mask_size": _whole(1, 4096),
+    "data.max_pixels": PIXELS,
+    "data.mirror": TEXT_OR_NULL,
+    "data.name": TEXT,
+    "data.on_bad": _choice("error", "skip"),
+    "data.prepare": GROUP,
+    "data.prepare.cache_dir": PATH_OR_NULL,
+    "data.prepare.image_ids": IDS_OR_NULL,
+    "data.prepare.keep_empty": FLAG,
+    "data.prepare.parts": _listed(_choice("train", "val"), 1, 2),
+    "data.prepare.root": PATH,
+    "data.prepare.seed": SEED,
+    "data.prepare.size": _whole(32, 16_384),
+    "data.prepare.subset": _choice("random", "first"),
+    "data.prepare.train_images": COUNT_OR_NULL,
+    "data.prepare.val_images": COUNT_OR_NULL,
+    "data.root": PATH_OR_NULL,
+    "data.seed": SEED,
+    "data.subset": _choice("random", "first"),
+    "data.train": GROUP,
+    "data.train.annotations": PATH,
+    "data.train.images": PATH,
+    "data.train_images": COUNT_OR_NULL,
+    "data.val": GROUP,
+    "data.val.annotations": PATH,
+    "data.val.images": PATH,
+    "data.val_images": COUNT_OR_NULL,
+    "data.workers": _whole(0, 1024, words=("auto",)),
+    # conf/launcher
+    "launcher.cluster": _choice("slurm", "local"),
+    "launcher.cpus": _whole(1, 65_536),
+    "launcher.devices": _listed(_whole(0, 65_536), 1, null=True),
+    "launcher.gpus": _whole(0, 65_536),
+    "launcher.hours": _number(0.02, 8784),
+    "launcher.memory_gb": _whole(1, 1_000_000),
+    "launcher.partition": TEXT_OR_NULL,
+    # conf/logger
+    "logger.*": GROUP,
+    "logger.csv.path": PATH,
+    "logger.mlflow.experiment": TEXT,
+    "logger.mlflow.run_dir": PATH,
+    "logger.mlflow.tracking_uri": TEXT_OR_NULL,
+    "logger.tensorboard.default_hp_metric": FLAG,
+    "logger.tensorboard.name": TEXT,
+    "logger.tensorboard.save_dir": PATH,
+    "logger.tensorboard.version": Rule("text", words=("",)),
+    "logger.wandb.project": TEXT,
+    "logger.wandb.run_dir": PATH,
+    # conf/model
+    "model.anchors.measured_strides": FLAG,
+    "model.anchors.offset": SHARE,
+    "model.anchors.ratios": _listed(_number(0.001, 1000), 1, 1000),
+    "model.anchors.round_corners": FLAG,
+    "model.anchors.sizes": _listed(_number(1, 10_000), 1, 1000),
+    "model.box_head.batch_size": SAMPLE,
+    "model.box_head.box_weights": _listed(_number(0.001, 1000), 4, 4),
+    "model.box_head.candidates": SAMPLE,
+    "model.box_head.conv_width": WIDTH,
+    "model.box_head.convs": _whole(0, 100),
+    "model.box_head.fcs": DEPTH,
+    "model.box_head.label_smoothing": SHARE,
+    "model.box_head.max_detections": SAMPLE,
+    "model.box_head.nms_iou": SHARE,
+    "model.box_head.norm": NORM,
+    "model.box_head.object_iou": SHARE,
+    "model.box_head.pool": POOL,
+    "model.box_head.positive_fraction": SHARE,
+    "model.box_head.score_threshold": SHARE,
+    "model.box_head.width": WIDTH,
+    "model.fpn.channels": WIDTH,
+    "model.fpn.norm": NORM,
+    "model.mask_head.depth": DEPTH,
+    "model.mask_head.norm": NORM,
+    "model.mask_head.pool": POOL,
+    "model.mask_head.width": WIDTH,
+    "model.mean": _listed(SHARE, 3, 3),
+    "model.num_classes": _whole(1, 65_536),
+    "model.roi_align.aligned": FLAG,
+    "model.roi_align.points": _whole(0, 32),
+    "model.rpn.background_iou": SHARE,
+    "model.rpn.batch_size": SAMPLE,
+    "model.rpn.depth": DEPTH,
+    "model.rpn.nms_iou": SHARE,
+    "model.rpn.object_iou": SHARE,
+    "model.rpn.positive_fraction": SHARE,
+    "model.rpn.post_nms.test": SAMPLE,
+    "model.rpn.post_nms.train": SAMPLE,
+    "model.rpn.pre_nms.test": SAMPLE,
+    "model.rpn.pre_nms.train": SAMPLE,
+    "model.std": _listed(_number(0.001, 1), 3, 3),
+    "model.weights": TEXT_OR_NULL,
+    # conf/optimizer
+    "optimizer.backbone_factor": FACTOR,
+    "optimizer.betas": _listed(_number(0, 0.999999), 2, 2),
+    "optimizer.end_factor": SHARE,
+    "optimizer.gamma": _number(0, 1000),
+    "optimizer.lr": _number(0, 1e6, above=True),
+    "optimizer.milestones": _listed(_number(0, 1, above=True, below=True), 0, rising=True),
+    "optimizer.momentum": SHARE,
+    "optimizer.reference_batch": COUNT,
+    "optimizer.scaling": _choice("linear", "sqrt", "none"),
+    "optimizer.schedule": _choice("cosine", "study_cosine"),
+    "optimizer.warmup_steps": _whole(0),
+    "optimizer.weight_decay": FACTOR,
+    # conf/trainer
+    "trainer.accelerator": ACCELERATOR,
+    "trainer.accumulate": COUNT,
+    "trainer.checkpoint_every_n_steps": COUNT_OR_NULL,
+    "trainer.clip_norm": _number(0, 1e9, null=True),
+    "trainer.compile": _choice("auto", "always", "off"),
+    "trainer.devices": _whole(1, 65_536, words=("auto",)),
+    "trainer.epochs": COUNT_OR_NULL,
+    "trainer.log_every_n_steps": COUNT,
+    "trainer.num_nodes": _whole(1, 65_536),
+    "trainer.patience": COUNT_OR_NULL,
+    "trainer.precision": PRECISION,
+    "trainer.steps": COUNT_OR_NULL,
+}
+
+# Groups that come up again elsewhere in a config, with the same rows.
+COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
+
+COUNTED = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
+
+
+def rule_of(name: str) -> Rule | None:
+    """The row of the option `name`, or None."""
+    for copy, original in COPIES.items():
+        if name.startswith(f"{copy}."):
+            name = original + name.removeprefix(copy)
+    return OPTIONS.get(name) or OPTIONS.get(f"{name.rpartition('.')[0]}.*")
+
+
+def is_path(name: str) -> bool:
+    """Whether the option `name` is a path: its value is text, whatever it has in it."""
+    rule = OPTIONS.get(name)
+    return rule is not None and rule.kind == "path"
+
+
+def is_group(name: str) -> bool:
+    """Whether rows lie under `name`, so that one value cannot stand for it."""
+    return any(other.startswith(f"{name}.") for other in OPTIONS)
+
+
+def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
+    """The row of `name` in `config` (nested dicts), unless the object that it is an argument of is
+    not one of ours.
+    """
+    node: Any = config
+    ours = True
+    for part in name.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, Mapping) else None
+        ours = _ours(node, ours)
+    return rule_of(name) if ours else None
+
+
+def check(config: Mapping[str, Any], skip: Collection[str] = ()) -> None:
+    """Raise UserError for the first value of `config` (nested dicts, lists) that its row does not
+    allow. What is missing (`???`) or a reference (`${...}`) is left alone, and so are the options
+    named in `skip` where they are null.
+    """
+    for name, value, rule in _ruled(config, "", True):
+        if not (value is None and name in skip):
+            fault = fault_of(name, value, rule)
+            if fault:
+                raise UserError(fault)
+
+
+def fault_of(name: str, value: Any, rule: Rule) -> str | None:
+    """One sentence on what is wrong with `value`, or None."""
+    if isinstance(value, str) and (value == "???" or value.startswith("${")):
+        return None
+    if _allows(rule, value):
+        return None
+    wanted = f"must be {expects(rule)}"
+    if rule.kind in ("group", "any"):
+        under = [other for other in OPTIONS if other.startswith(f"{name}.")][:6]
+        wanted = "is a group of options" + (f", set one of {', '.join(under)}" if under else "")
+    return f"{name}={_shown(value)} {wanted}{_hint(name, value, rule)}"
+
+
+def _hint(name: str, value: Any, rule: Rule) -> str:
+    """What the words of the rule leave out."""
+    if rule.kind in ("text", "path") and isinstance(value, str):
+        return ", and this is too long or has a zero byte" if value else ", and this is empty"
+    if rule.kind == "text" and isinstance(value, (int, float)) and len(_shown(value)) < SHOWN:
+        return f": write {name}='\"{_shown(value)}\"'"
+    if isinstance(value, int) and rule.kind == "whole" and value > rule.high == LARGEST:
+        return f" and at most {LARGEST}"
+    return ""
+
+
+def expects(rule: Rule) -> str:
+    """What a value may be, in words: "a whole number from 0 to 5, or auto"."""
+    some = []
+    if rule.single:
+        some.append(_one(rule))
+    if rule.count is not None:
+        some.append(_several(rule))
+    some += [word for word in rule.words if word]
+    if rule.null:
+        some.append("null")
+    return some[0] if len(some) == 1 else f"{', '.join(some[:-1])}, or {some[-1]}"
+
+
+def _one(rule: Rule) -> str:
+    if rule.kind in ("whole", "number"):
+        return f"a {_noun(rule)}{_range(rule)}"
+    return {
+        "choice": f"one of {', '.join(rule.choices)}",
+        "flag": "true or false",
+        "text": "text",
+        "path": "a path",
+        "group": "a group of options",
+        "any": "NAME: VALUE entries in braces",
+    }[rule.kind]
+
+
+def _several(rule: Rule) -> str:
+    least, most = rule.count or (0, 0)
+    order = "ascending " if rule.rising else ""
+    if rule.kind in ("whole", "number"):
+        items = f"{order}{_noun(rule)}s{_range(rule)}"
+    else:
+        items = {"choice": f"items of {', '.join(rule.choices)}", "path": "paths"}.get(
+            rule.kind, "texts"
+        )
+    if least == most:
+        return f"{COUNTED.get(least, f'{least} ')}{items}"
+    return f"a list of {'one or more ' if least else ''}{items}"
+
+
+def _noun(rule: Rule) -> str:
+    return "whole number" if rule.kind == "whole" else "number"
+
+
+def _range(rule: Rule) -> str:
+    if rule.above and rule.below:
+        return f" between {rule.low:g} and {rule.high:g}"
+    if rule.above:
+        return f" above {rule.low:g}"
+    low, high = (end if isinstance(end, int) else f"{end:g}" for end in (rule.low, rule.high))
+    if rule.low == -LARGEST:
+        return ""
+    if rule.high == LARGEST:
+        return f", {low} or more"
+    return f" from {low} to {high}"
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    try:
+        text = " ".join(str(value).splitlines())
+    except ValueError:  # a number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _ruled(node: Mapping[str, Any], prefix: str, ours: bool) -> Iterator[tuple[str, Any, Rule]]:
+    """Every value of nested dicts that has a row, by its dotted name."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if str(key).startswith("_"):
+            continue
+        rule = rule_of(name)
+        if rule is None and not isinstance(value, Mapping) and is_group(name):
+            rule = Rule("group")
+        if rule is not None and ours:
+            yield name, value, rule
+        if isinstance(value, Mapping) and (rule is None or rule.kind == "group"):
+            yield from _ruled(value, f"{name}.", _ours(value, ours))
+
+
+def _ours(node: Any, ours: bool) -> bool:
+    """Whether rows hold for what is in `node`: by its `_target_`, or as around it."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return ours
+    return str(node["_target_"]).startswith(OURS)
+
+
+def _allows(rule: Rule, value: Any) -> bool:
+    if value is None:
+        return rule.null
+    if isinstance(value, (list, tuple)):
+        return _allows_list(rule, value)
+    if isinstance(value, str) and value in rule.words:
+        return True
+    return rule.single and _allows_one(rule, value)
+
+
+def _allows_list(rule: Rule, values: list[Any] | tuple[Any, ...]) -> bool:
+    if rule.count is None or not rule.count[0] <= len(values) <= rule.count[1]:
+        return False
+    if not all(_allows_one(rule, value) for value in values):
+        return False
+    if rule.rising and any(a > b for a, b in pairwise(values)):
+        return False
+    return not rule.apart or len(set(values)) == len(values)
+
+
+def _allows_one(rule: Rule, value: Any) -> bool:
+    if rule.kind == "flag":
+        return isinstance(value, bool)
+    if rule.kind in ("whole", "number"):
+        kinds = int if rule.kind == "whole" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds):
+            return False
+        inside = rule.low <= value <= rule.high  # False for nan
+        return inside and not (
+            (rule.above and value == rule.low) or (rule.below and value == rule.high)
+        )
+    if rule.kind == "choice":
+        return not isinstance(value, bool) and str(value) in rule.choices
+    if rule.kind in ("group", "any"):
+        return isinstance(value, Mapping)
+    return isinstance(value, str) and _is_text(value, path=rule.kind == "path")
+
+
+def _is_text(text: str, *, path: bool) -> bool:
+    if not text or len(text) > LONGEST_TEXT or "\0" in text:
+        return False
+    parts = text.split("/") if path and "://" not in text else []
+    return all(len(part.encode("utf-8", "surrogateescape")) <= LONGEST_NAME for part in parts)
