@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskrcnn_lit.data.warp import Transform
 from maskrcnn_lit.errors import UserError, check_list, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
@@ -41,6 +42,7 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    transforms: tuple[Transform, ...] = ()  # your own, after these, in their order
 
 
 class View(NamedTuple):

@@ -214,6 +214,30 @@ def keep_frozen(module: nn.Module) -> None:
         module.eval()
 
 
+def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Channels and strides of c2..c5: as any backbone states them, or else as they are measured.
+
+    Raises:
+        UserError: it does not give four maps B C H W at strides 4, 8, 16 and 32.
+    """
+    stated = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
+    if None not in stated:
+        return list(stated[0]), list(stated[1])  # type: ignore[arg-type]
+    try:
+        channels, strides = measure(backbone)
+    except (TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"model.backbone {type(backbone).__name__} must return a list of c2..c5, each B C H W: "
+            f"on an image of {SIDE} x {SIDE} pixels it does not ({error})"
+        ) from error
+    if strides != list(STRIDES):
+        raise UserError(
+            f"model.backbone {type(backbone).__name__} gives {len(strides)} maps at strides {strides}: "
+            f"it must return c2..c5, at strides {list(STRIDES)}"
+        )
+    return channels, strides
+
+
 @torch.no_grad()
 def measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
     """Channels and strides of c2..c5."""
