@@ -131,7 +131,7 @@ def test_a_map_that_is_none_is_named(
 
 def test_pixels_of_another_kind_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Inverted, "pixels", lambda self, generator, image: image.float())
-    with pytest.raises(ValueError, match="Inverted.pixels gave torch.float32"):
+    with pytest.raises(ValueError, match=r"Inverted\.pixels gave torch\.float32"):
         draw_transforms(picture(), [Inverted()], np.random.default_rng(0))
 
 
