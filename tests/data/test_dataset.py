@@ -12,6 +12,7 @@ import torch
 from coco_file import coco_dict, small_index, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
