@@ -17,13 +17,11 @@ import numpy as np
 import pytest
 from built_wheel import run
 from omegaconf import OmegaConf
+from own_project import DOCS, PAGES, blocks, write_project
 from PIL import Image
-from repository import REPOSITORY
 
 pytest_plugins = ("built_wheel",)
 
-DOCS = REPOSITORY / "docs" / "extend"
-PAGES = sorted(path for path in DOCS.glob("*.md") if path.name != "README.md")
 SIZE = 64
 STEPS = 6  # two epochs of three
 OPTIONS = (
@@ -81,14 +79,6 @@ print(json.dumps({"class": type(model.model.mask_head).__name__, "found": len(fo
 """
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """(path of the file, its content) of the python and yaml of a page."""
-    found = re.findall(
-        r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
-    )
-    return [(name, content) for name, content in found]
-
-
 class Project(NamedTuple):
     """A folder with mylab/ and my_conf/, and an environment with the wheel."""
 
@@ -105,12 +95,7 @@ class Project(NamedTuple):
 def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     home = tmp_path_factory.mktemp("outside")
     folder, environment = home / "project", home / "environment"
-    for page in PAGES:
-        for name, content in blocks(page):
-            file = folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            assert not file.exists(), f"{page.name} writes {name} again"
-            file.write_text(content)
+    write_project(folder)
     draw_cells(folder / "raw")
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
