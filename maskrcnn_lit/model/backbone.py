@@ -220,9 +220,9 @@ def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
     Raises:
         UserError: it does not give four maps B C H W at strides 4, 8, 16 and 32.
     """
-    stated = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
-    if None not in stated:
-        return list(stated[0]), list(stated[1])  # type: ignore[arg-type]
+    channels, strides = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
+    if channels is not None and strides is not None:
+        return list(channels), list(strides)
     try:
         channels, strides = measure(backbone)
     except (TypeError, AttributeError, IndexError) as error:

@@ -733,7 +733,7 @@ class OwnMaskHead(nn.Module):
 def test_a_mask_head_of_ones_own_has_its_losses_counted_by_the_positives():
     torch.manual_seed(0)
     model = make_model()
-    model.mask_head = OwnMaskHead()  # type: ignore[assignment]
+    model.add_module("mask_head", OwnMaskHead())
     output = model(make_batch())
     names = ["rpn_objectness", "rpn_box", "class", "box", "mask", "own"]
     assert list(output.losses) == list(output.counts) == names
