@@ -232,7 +232,7 @@ def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
         ) from error
     if strides != list(STRIDES):
         raise UserError(
-            f"model.backbone {type(backbone).__name__} gives {len(strides)} maps at strides {strides}: "
+            f"model.backbone {type(backbone).__name__} gives maps at strides {strides}: "
             f"it must return c2..c5, at strides {list(STRIDES)}"
         )
     return channels, strides
