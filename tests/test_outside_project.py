@@ -69,10 +69,13 @@ assert not any(name.split(".")[0] == "mylab" for name in sys.modules)
 print(json.dumps([maskrcnn_lit.__file__, *sentences]))
 """
 
-LOADED = """
+PREDICTED = """
 import json, sys
 from maskrcnn_lit import load_model
+from maskrcnn_lit.cli import main
 
+options = ["trust=mylab", "checkpoint=last", "score_threshold=0.0", "run_dir=predicted"]
+assert main.main(["predict", f"run={sys.argv[1]}", f"source={sys.argv[2]}", *options]) == 0
 model = load_model(sys.argv[1], trust=["mylab"], score_threshold=0.0, checkpoint="last")
 (found,) = model.predict(sys.argv[2])
 print(json.dumps({"class": type(model.model.mask_head).__name__, "found": len(found.scores)}))
@@ -224,10 +227,7 @@ def test_it_is_evaluated_and_predicts_with_trust(project: Project, resumed: tupl
     trained = json.loads((run_dir / "result.json").read_text())["metrics"]
     for name in ("val/mask_ap", "val/box_ap50"):
         assert scored[name] == pytest.approx(trained[name], abs=1e-6)
-    project.command(
-        "predict", *trusted, f"source={image}", "score_threshold=0.0", "run_dir=predicted"
-    )
-    found = json.loads((project.folder / "predicted" / "detections.json").read_text())
-    script = (project.python, "-c", LOADED, run_dir, image)
+    script = (project.python, "-c", PREDICTED, run_dir, image)
     loaded = json.loads(run(*script, cwd=project.folder).splitlines()[-1])
+    found = json.loads((project.folder / "predicted" / "detections.json").read_text())
     assert loaded == {"class": "DiceMaskHead", "found": len(found)}
