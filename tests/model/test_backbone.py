@@ -270,7 +270,7 @@ def test_mistakes_are_told(wrong: dict[str, object], message: str):
         freeze_at=[-1, 6, 1.5, True, None, "all", []],
         recompute=FLAG,
         stride_in_1x1=FLAG,
-        norm_eps=[0, *NUMBER[1:], 2],
+        norm_eps=[*NUMBER[1:], 2],
         weights=TEXT,
         layers=["conv1", 5, [], [1], [None], ["layer9"], ["conv1", ""], {"a": 1}, True],
     ),
