@@ -103,7 +103,9 @@ def _read_transforms(values: Any) -> tuple[Transform, ...]:
 
 def read_image_size(value: int | Sequence[int]) -> ImageSize:
     """`data.image_size` checked. UserError: neither a number nor [short, long], or out of range."""
-    sides: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    sides: list[Any] = [value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        sides = list(value)
     whole = all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
     if len(sides) not in (1, 2) or not whole or sides != sorted(sides):
         raise UserError(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import ListConfig
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 from wrong_values import SHARE, cases, positive_list
@@ -244,6 +245,7 @@ def test_what_is_no_transform_is_named(value: Any, said: str):
 
 def test_image_sizes_are_read():
     assert read_image_size(128) == 128 and read_image_size([800, 1333]) == (800, 1333)
+    assert read_image_size(ListConfig([800, 1333])) == (800, 1333), "as a run's config has it"
     for wrong in (0, 16, [1333, 800], [800], [1, 2, 3], "800", 128.5):
         if wrong == [800]:
             assert read_image_size(wrong) == 800
