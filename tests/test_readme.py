@@ -48,6 +48,7 @@ NOT_OURS = {
     "predictions.png",
     "report.md",
     "samples.png",
+    "found.png",
 }
 FILE = re.compile(
     r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])"
