@@ -8,9 +8,12 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from omegaconf import OmegaConf
+from own_project import write_project
 from repository import REPOSITORY
 
 from maskrcnn_lit.cli import main as cli
@@ -46,6 +49,7 @@ NOT_OURS = {
     "predictions.png",
     "report.md",
     "samples.png",
+    "found.png",
 }
 FILE = re.compile(
     r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])"
@@ -100,7 +104,13 @@ def options(text: str) -> set[str]:
 def check(words: list[str]) -> None:
     """Raise if a command could not work in a fresh clone."""
     first, *rest = words
-    if first == "maskrcnn-lit":
+    if "--config-dir" in rest:  # the folder is that of the project in docs/extend
+        place = rest.index("--config-dir")
+        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+            write_project(Path(folder))
+            patch.setenv(config.CONFIG_DIR, str(Path(folder, rest[place + 1])))
+            check([first, *rest[:place], *rest[place + 2 :]])
+    elif first == "maskrcnn-lit":
         if not rest or rest[0].startswith("-") or "--help" in rest:
             assert cli.main(rest) == 0
             return

@@ -24,7 +24,7 @@ ROOMS = (
 # may import each other.
 FLOORS = {
     "data": (
-        {"batch", "transforms", "buckets", "samplers"},
+        {"batch", "warp", "transforms", "buckets", "samplers"},
         {"coco"},
         {"stores"},
         {"dataset", "collate", "loaders", "datamodule"},

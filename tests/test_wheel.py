@@ -2,39 +2,17 @@
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
-import pytest
+from built_wheel import run
 from omegaconf import OmegaConf
 from repository import REPOSITORY
 
 from maskrcnn_lit import __version__
 
-
-def run(*command: object, cwd: Path, path: Path | None = None) -> str:
-    """Run a command that must succeed, with `path` as the only place that Python looks in before
-    its own.
-    """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
-    done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder, cwd=REPOSITORY)
-    (built,) = folder.glob("*.whl")
-    return built
+pytest_plugins = ("built_wheel",)
 
 
 def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):

@@ -30,6 +30,7 @@ from maskrcnn_lit.data.transforms import (
     resample,
     whole_view,
 )
+from maskrcnn_lit.data.warp import draw_transforms, warp_crops
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.images import UnreadableImageError
@@ -87,14 +88,16 @@ class CocoDataset(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, i))
         view = draw_view(*self.index.size(i), self.image_size, self.augment, rng)
         image = self._image(i, view)
-        readable = image is not None
+        readable, matrix = image is not None, None
         if image is None:
             image = torch.zeros(3, *view.size, dtype=torch.uint8)
         elif self.augment is not None:
             image = change_colours(image, self.augment, rng)
+            image, matrix = draw_transforms(image, self.augment.transforms, rng)
         sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
         sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
-        return sample | (self._targets(i, view) if readable else _hidden(view.size, self.mask_size))
+        hidden = None if readable else _hidden(view.size, self.mask_size)
+        return sample | (hidden or self._targets(i, view, matrix))
 
     def _image(self, i: int, view: View) -> Tensor | None:
         if self.resized is None:
@@ -127,16 +130,18 @@ class CocoDataset(Dataset[Sample]):
             return None
         return resample(pixels, factor, view)
 
-    def _targets(self, i: int, view: View) -> Sample:
+    def _targets(self, i: int, view: View, matrix: NDArray[np.float64] | None) -> Sample:
         """Boxes, labels and mask crops. A crop covers the uncut box, so it shows what it would
         without the window; the box is cut to the window and shrunk to the mask inside. What is
-        under 1 pixel or without mask is dropped.
+        under 1 pixel or without mask is dropped. matrix: of `augment.transforms`, after the view.
         """
         annotations = self.index.annotations(i)
         height, width = view.size
         uncut = map_boxes(annotations["boxes"], view.matrix)
-        cut = uncut.clip(0, [width, height, width, height])
         crops, held = self._crops.of(i, annotations["boxes"], view.flip)
+        if matrix is not None:
+            crops, uncut = warp_crops(crops, uncut, matrix)
+        cut = uncut.clip(0, [width, height, width, height])
         boxes = visible_boxes(crops, uncut, cut)
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & held)
         crowd = annotations["crowd"][seen]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from maskrcnn_lit.data.warp import Transform
 from maskrcnn_lit.errors import UserError, check_list, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
@@ -41,6 +42,7 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    transforms: tuple[Transform, ...] = ()  # your own, after these, in their order
 
 
 class View(NamedTuple):
@@ -57,7 +59,11 @@ class View(NamedTuple):
 
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
-    """Plain numbers as in conf/augment. UserError: an unknown name or a value out of its range."""
+    """Plain numbers as in conf/augment, and the objects of `transforms`.
+
+    Raises:
+        UserError: an unknown name, or a value out of its range.
+    """
     if not isinstance(values, Mapping):
         raise UserError(f"augment={values} must have values for {', '.join(Augment._fields)}")
     unknown = [name for name in values if name not in Augment._fields]
@@ -65,7 +71,8 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
         raise UserError(
             f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}"
         )
-    given: dict[str, Any] = dict(values)
+    transforms = _read_transforms(values.get("transforms", ()))
+    given: dict[str, Any] = {key: value for key, value in values.items() if key != "transforms"}
     augment = Augment(**given)
     check_list(MIN_SCALE, MAX_SCALE, 2, augment__scale=augment.scale)
     if augment.scale[0] > augment.scale[1]:
@@ -77,12 +84,28 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
         check_within(0, 1, **{f"augment__{name}": getattr(augment, name)})
     low, high = map(float, augment.scale)
     numbers = {name: float(value) for name, value in given.items() if name != "scale"}
-    return Augment(scale=(low, high), **numbers)
+    return Augment(scale=(low, high), transforms=transforms, **numbers)
+
+
+def _read_transforms(values: Any) -> tuple[Transform, ...]:
+    if not isinstance(values, (list, tuple)):
+        raise UserError(
+            f"augment.transforms={values} must be a list: [{{_target_: mylab.augment.Rotate}}]"
+        )
+    for number, value in enumerate(values):
+        if not all(callable(getattr(value, name, None)) for name in ("geometry", "pixels")):
+            raise UserError(
+                f"augment.transforms[{number}] is {value!r}, which lacks the methods geometry and "
+                "pixels: subclass maskrcnn_lit.data.warp.Transform and give {_target_: its name}"
+            )
+    return tuple(values)
 
 
 def read_image_size(value: int | Sequence[int]) -> ImageSize:
     """`data.image_size` checked. UserError: neither a number nor [short, long], or out of range."""
-    sides: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+    sides: list[Any] = [value]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        sides = list(value)
     whole = all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
     if len(sides) not in (1, 2) or not whole or sides != sorted(sides):
         raise UserError(

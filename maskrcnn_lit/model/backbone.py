@@ -22,8 +22,6 @@ STRIDES = (4, 8, 16, 32)
 
 SIDE = 64  # of the dummy image
 
-MIN_EPS = 1e-12  # of a norm: its square root divides
-
 RANDOM = (
     StochasticDepth,
     nn.Dropout,
@@ -108,7 +106,8 @@ class Backbone(nn.Module):
         check_flag(backbone__recompute=recompute, backbone__stride_in_1x1=stride_in_1x1)
         check_text(backbone__weights=weights)
         if norm_eps is not None:
-            check_within(MIN_EPS, 1, backbone__norm_eps=norm_eps)
+            # torchvision's first weights were trained with 0
+            check_within(0, 1, backbone__norm_eps=norm_eps)
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise UserError(
@@ -212,6 +211,30 @@ def keep_frozen(module: nn.Module) -> None:
             keep_frozen(child)
     elif next(module.parameters(), None) is not None:
         module.eval()
+
+
+def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
+    """Channels and strides of c2..c5: as any backbone states them, or else as they are measured.
+
+    Raises:
+        UserError: it does not give four maps B C H W at strides 4, 8, 16 and 32.
+    """
+    channels, strides = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
+    if channels is not None and strides is not None:
+        return list(channels), list(strides)
+    try:
+        channels, strides = measure(backbone)
+    except (TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"model.backbone {type(backbone).__name__} must return a list of c2..c5, each B C H W: "
+            f"on an image of {SIDE} x {SIDE} pixels it does not ({error})"
+        ) from error
+    if strides != list(STRIDES):
+        raise UserError(
+            f"model.backbone {type(backbone).__name__} gives maps at strides {strides}: "
+            f"it must return c2..c5, at strides {list(STRIDES)}"
+        )
+    return channels, strides
 
 
 @torch.no_grad()

@@ -7,8 +7,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.box_head import BoxHead
+from maskrcnn_lit.model.fpn import FPN
+from maskrcnn_lit.model.mask_head import MaskHead
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.norms import conv_options, convs_with_norms
+from maskrcnn_lit.model.rpn import RPN
+
+# Parts whose norms follow their convolutions in the forward pass too. Of timm's layers and of
+# another person's classes, subclasses included, that is not known.
+IN_ORDER = (Backbone, FPN, RPN, BoxHead, MaskHead)
 
 CELLS = (
     1000  # of a map and more: then Winograd's products save more than the transformed weights cost
@@ -24,9 +32,7 @@ def for_inference(model: MaskRCNN) -> MaskRCNN:
     """
     model.eval().requires_grad_(False)
     for part in (model.backbone, model.fpn, model.rpn, model.box_head, model.mask_head):
-        if part is not model.backbone or isinstance(
-            part, Backbone
-        ):  # timm's layers may be called in another order
+        if type(part) in IN_ORDER:
             fold_norms(part)
     if model.mean.device.type != "cpu" or not torch.backends.nnpack.is_available():
         return model.to(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from torchvision.ops import roi_align
 
 from maskrcnn_lit.errors import check_choice, check_whole
 from maskrcnn_lit.model.boxes import full_precision
+from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
 
 
@@ -79,6 +80,12 @@ class MaskHead(nn.Module):
         logits = full_precision(torch.bmm(hidden, row[..., None])[..., 0] + bias[:, None])
         fine = logits.view(-1, self.pool, self.pool, 2, 2).permute(0, 1, 3, 2, 4)  # R p 2 p 2
         return fine.reshape(-1, self.mask_size, self.mask_size)
+
+    def losses(self, logits: Tensor, targets: Tensor, positive: Tensor) -> dict[str, Tensor]:
+        """R m m logits and targets in [0, 1], R bool: which regions count -> the loss by its name,
+        a mean over the regions that count.
+        """
+        return {"mask": mask_loss(logits, targets, positive)}
 
 
 @torch.no_grad()

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_flag, check_list, check_text, check_whole
 from maskrcnn_lit.model.anchors import Anchors
-from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, Regions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
-from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 from maskrcnn_lit.model.roi_align import Pooled, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
@@ -83,7 +82,7 @@ class MaskRCNN(nn.Module):
             aligned,
             None if weights == "none" else weights,
         )
-        self.strides = backbone.strides  # of the levels that regions read: p2..p5
+        self.strides = levels(backbone)[1]  # of the levels that regions read: p2..p5
 
     def forward(self, batch: Batch, static_shapes: bool = False) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
@@ -150,13 +149,13 @@ class MaskRCNN(nn.Module):
         batch: Batch,
         static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The five losses, and how many each is the mean of."""
-        losses = self.rpn.losses(prediction, chosen)
-        losses |= self.head_losses(pyramid, regions, batch, static_shapes)
-        anchors, boxes, masks = (
-            flags.sum() for flags in (chosen.valid, regions.valid, regions.positive)
-        )
-        return losses, dict(zip(losses, (anchors, anchors, boxes, boxes, masks), strict=True))
+        """The losses of the RPN and of both heads, and how many each is the mean of."""
+        rpn = self.rpn.losses(prediction, chosen)
+        box, mask = self.head_losses(pyramid, regions, batch, static_shapes)
+        counts = dict.fromkeys(rpn, chosen.valid.sum())
+        counts |= dict.fromkeys(box, regions.valid.sum())
+        counts |= dict.fromkeys(mask, regions.positive.sum())
+        return rpn | box | mask, counts
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
@@ -175,8 +174,8 @@ class MaskRCNN(nn.Module):
         regions: Regions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> dict[str, Tensor]:
-        """Class, box and mask loss of the sampled regions."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of the sampled regions: the losses of the box head, and those of the mask head."""
         every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive, static_shapes)
         masked = Pooled(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
@@ -194,8 +193,8 @@ class MaskRCNN(nn.Module):
         # A slot without an object learns nothing, and its region may be any number of times as
         # large as its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
-        targets = mask_targets(boxes, masks, mask_boxes, instance, self.mask_head.mask_size)
-        return losses | {"mask": mask_loss(mask_logits, targets, positive)}
+        targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
+        return losses, self.mask_head.losses(mask_logits, targets, positive)
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions that have a mask to learn, which are the positives (section 3): B S bool ->
@@ -207,7 +206,8 @@ class MaskRCNN(nn.Module):
         """
         images, count = positive.shape
         slots = images * max(1, int(count * self.box_head.positive_fraction))
-        if can_sync(positive, static_shapes) or self.mask_head.needs_positives:
+        needs_positives = getattr(self.mask_head, "needs_positives", False)
+        if can_sync(positive, static_shapes) or needs_positives:
             slots = max(
                 1, int(positive.sum())
             )  # never none: each parameter gets a gradient in each step
@@ -278,6 +278,8 @@ def build_mask_rcnn(
     """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or
     the data decides.
 
+    Parts of your own take their places: docs/extend says what each must have.
+
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that lack
         in_channels; channels and anchors_per_cell; channels and num_classes; channels and
         num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
@@ -288,11 +290,12 @@ def build_mask_rcnn(
             raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
     if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
         raise UserError(f"model.roi_align={roi_align} must have points and aligned, and no more")
-    pyramid = fpn(in_channels=backbone.channels)
-    width, levels = pyramid.channels, len(backbone.channels) + 1
-    if len(anchors.sizes) != levels:
+    channels, _ = levels(backbone)
+    pyramid = fpn(in_channels=channels)
+    width, count = pyramid.channels, len(channels) + 1
+    if len(anchors.sizes) != count:
         raise UserError(
-            f"model.anchors.sizes has {len(anchors.sizes)} numbers, and the pyramid {levels} levels: give one each"
+            f"model.anchors.sizes has {len(anchors.sizes)} numbers, and the pyramid {count} levels: give one each"
         )
     return MaskRCNN(
         mean=mean,

@@ -76,7 +76,7 @@ def settle(config: DictConfig) -> DictConfig:
         Path.cwd(), plain.data.root or "."
     )  # resumed from elsewhere, it finds its data
     for name, value in {"norm": "frozen", "freeze_at": 2}.items():
-        if plain.model.weights not in (None, "none") and plain.backbone[name] == "auto":
+        if plain.model.weights not in (None, "none") and plain.backbone.get(name) == "auto":
             plain.backbone[name] = (
                 value  # as where the backbone alone is pretrained; model.backbone refers to it
             )

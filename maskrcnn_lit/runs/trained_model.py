@@ -17,6 +17,7 @@ from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.pretrained.files import read_file, state_of
@@ -188,16 +189,17 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     Raises: UserError: the weights are not there, or do not fit the model (what would fit is said),
         or both are asked for.
     """
-    if None not in (model.weights, model.backbone.weights):
+    ours = isinstance(model.backbone, (Backbone, TimmBackbone))  # others load their own
+    where = model.backbone.weights if ours else None
+    if None not in (model.weights, where):
         raise UserError(
-            f"model.weights={model.weights} brings a backbone, and backbone.weights={model.backbone.weights} is "
+            f"model.weights={model.weights} brings a backbone, and backbone.weights={where} is "
             "another: give one of them, and leave the other out or set it to none"
         )
     if model.weights is not None:
         return _start_whole(model, config, categories)
-    if model.backbone.weights is None:
+    if where is None:
         return []
-    where = model.backbone.weights
     if isinstance(model.backbone, TimmBackbone):
         state = None if where == "imagenet" else state_of(read_file(_existing(where)))
         _check_pixels(model, *_load(model.backbone, where, state))

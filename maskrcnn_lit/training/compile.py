@@ -60,7 +60,7 @@ def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
         return "torch finds no Triton for this GPU"
     if model.points == 0:
         return "model.roi_align.points=0 takes as many points as a bin has cells, which depends on the data"
-    if model.mask_head.needs_positives:
+    if getattr(model.mask_head, "needs_positives", False):
         return "a batch norm in the mask head must see the positives alone, whose number depends on the data"
     return None
 

@@ -12,6 +12,7 @@ import torch
 from coco_file import coco_dict, small_index, write_coco
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
@@ -23,6 +24,7 @@ from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, image_batch
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import Augment, ImageSize, View, draw_view, map_boxes
+from maskrcnn_lit.data.warp import Transform
 from maskrcnn_lit.storage.images import decode
 
 STRONG = Augment(flip=0.5, scale=(0.5, 1.6), crop=0.6, brightness=0.2, contrast=0.2, saturation=0.2)
@@ -342,3 +344,56 @@ def test_a_batch_for_prediction_is_what_validation_shows(tmp_path: Path):
     batch = image_batch(images, [2, 5], 96)
     assert set(batch) == set(IMAGE_KEYS)
     assert all(torch.equal(batch[key], expected[key]) for key in batch)
+
+
+class Turned(Transform):
+    """By up to 40 degrees around the center."""
+
+    def geometry(
+        self, generator: np.random.Generator, size: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        angle = np.deg2rad(generator.uniform(-40, 40))
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        center = np.array([size[1], size[0]]) / 2
+        return np.column_stack([turn, center - turn @ center])
+
+
+def test_with_transforms_image_boxes_and_masks_turn_together(tmp_path: Path):
+    """White squares on black: what is white in the image is the masks, and boxes are tight."""
+    (tmp_path / "images").mkdir()
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "square"}]}
+    for n in range(4):
+        pixels = np.zeros((96, 96, 3), np.uint8)
+        entry = {"id": n, "file_name": f"{n}.png", "height": 96, "width": 96}
+        content["images"].append(entry)
+        for k, (x, y, side) in enumerate(((20, 30, 24), (56, 40, 16))):
+            pixels[y : y + side, x : x + side] = 255
+            outline = [x, y, x + side, y, x + side, y + side, x, y + side]
+            content["annotations"].append(
+                {"id": 2 * n + k, "image_id": n, "category_id": 1, "iscrowd": 0}
+                | {"bbox": [x, y, side, side], "area": side**2, "segmentation": [outline]}
+            )
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{n}.png")
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    index = read_index(tmp_path / "all.json", tmp_path / "images", "error")
+    augment = Augment(flip=0.5, transforms=(Turned(),))
+    dataset = CocoDataset(index=index, image_size=96, augment=augment, seed=1, cache=tmp_path)
+    for i in range(4):
+        sample = dataset[(0, i)]
+        check_batch(collate([sample], [(96, 96)]), 1)
+        assert all(torch.equal(value, dataset[(0, i)][key]) for key, value in sample.items())
+        white = sample["images"][0] > 127
+        painted = torch.zeros_like(white)
+        for box, crop in zip(sample["mask_boxes"], sample["masks"], strict=True):
+            centers = torch.stack(torch.meshgrid(*[torch.arange(96) + 0.5] * 2, indexing="xy"), -1)
+            cells = ((centers - box[:2]) / (box[2:] - box[:2]) * len(crop)).floor().long()
+            inside = ((cells >= 0) & (cells < len(crop))).all(-1)
+            x, y = cells.clamp(0, len(crop) - 1).unbind(-1)
+            painted |= (crop[y, x] > 0) & inside
+        assert (white & painted).sum() / (white | painted).sum() > 0.9
+        ys, xs = white.nonzero().T
+        around = torch.cat([sample["boxes"][:, :2].amin(0), sample["boxes"][:, 2:].amax(0)])
+        expected = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+        assert (around - expected).abs().max() < 1.5
+    shapes = [dataset[(0, i)]["boxes"] for i in range(4)]
+    assert not torch.allclose(shapes[0], shapes[1]), "each image draws for itself"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import ListConfig
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 from wrong_values import SHARE, cases, positive_list
@@ -211,8 +212,40 @@ def test_augmentation_is_read():
     assert read_augment({"flip": 0.5, "scale": [0.8, 1]}) == Augment(flip=0.5, scale=(0.8, 1.0))
 
 
+class Still:
+    """A transform by its methods alone."""
+
+    def geometry(self, generator: np.random.Generator, size: tuple[int, int]) -> None:
+        return None
+
+    def pixels(self, generator: np.random.Generator, image: torch.Tensor) -> None:
+        return None
+
+
+def test_transforms_are_read():
+    still = Still()
+    assert read_augment({"flip": 0.5, "transforms": [still]}).transforms == (still,)
+    assert read_augment({"transforms": []}) == Augment()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.5, "augment.transforms=0.5 must be a list"),
+        ({"degrees": 5}, "must be a list"),
+        (["rotate"], "augment.transforms[0] is 'rotate', which lacks the methods geometry"),
+        ([Still(), {"degrees": 5}], "augment.transforms[1] is {'degrees': 5}"),
+    ],
+)
+def test_what_is_no_transform_is_named(value: Any, said: str):
+    with pytest.raises(UserError) as caught:
+        read_augment({"transforms": value})
+    assert said in str(caught.value)
+
+
 def test_image_sizes_are_read():
     assert read_image_size(128) == 128 and read_image_size([800, 1333]) == (800, 1333)
+    assert read_image_size(ListConfig([800, 1333])) == (800, 1333), "as a run's config has it"
     for wrong in (0, 16, [1333, 800], [800], [1, 2, 3], "800", 128.5):
         if wrong == [800]:
             assert read_image_size(wrong) == 800

@@ -7,7 +7,7 @@ from torchvision.models import resnet18
 from wrong_values import CHOICE, FLAG, NUMBER, TEXT, cases
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.backbone import Backbone, keep_frozen, recomputed
+from maskrcnn_lit.model.backbone import Backbone, keep_frozen, levels, recomputed
 from maskrcnn_lit.model.norms import FrozenBatchNorm
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -270,7 +270,7 @@ def test_mistakes_are_told(wrong: dict[str, object], message: str):
         freeze_at=[-1, 6, 1.5, True, None, "all", []],
         recompute=FLAG,
         stride_in_1x1=FLAG,
-        norm_eps=[0, *NUMBER[1:], 2],
+        norm_eps=[*NUMBER[1:], 2],
         weights=TEXT,
         layers=["conv1", 5, [], [1], [None], ["layer9"], ["conv1", ""], {"a": 1}, True],
     ),
@@ -279,3 +279,39 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
     with torch.device("meta"), pytest.raises(UserError) as caught:
         backbone(**{option: value})
     assert str(caught.value).startswith(f"backbone.{option}={value} ")
+
+
+class Own(nn.Module):
+    """A module of another person: maps at the given strides."""
+
+    def __init__(self, *strides: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 8 + s, s, stride=s) for s in strides)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [layer(images) for layer in self.layers]
+
+
+class Stated(Own):
+    channels, strides = (1, 2, 3, 4), (4, 8, 16, 32)
+
+
+def test_the_levels_of_any_module_are_measured_or_as_it_states_them():
+    own = Own(4, 8, 16, 32)
+    assert levels(own) == ([12, 16, 24, 40], [4, 8, 16, 32]) and own.training
+    assert levels(Stated(4, 8, 16, 32)) == ([1, 2, 3, 4], [4, 8, 16, 32])
+    assert levels(backbone()) == ([64, 128, 256, 512], [4, 8, 16, 32])
+
+
+class Named(Own):
+    def forward(self, images: torch.Tensor) -> Any:
+        return dict(zip(("c2", "c3", "c4", "c5"), super().forward(images), strict=True))
+
+
+def test_a_module_without_four_maps_is_refused():
+    with pytest.raises(UserError, match=r"Own gives maps at strides \[4, 8, 16\]: .*c2\.\.c5"):
+        levels(Own(4, 8, 16))
+    with pytest.raises(UserError, match=r"Own gives maps at strides \[2, 4, 8, 16\]"):
+        levels(Own(2, 4, 8, 16))
+    with pytest.raises(UserError, match=r"Named must return a list of c2\.\.c5"):
+        levels(Named(4, 8, 16, 32))

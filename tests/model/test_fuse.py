@@ -1,12 +1,14 @@
 """A model that was made fast finds what it found before."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from models import make_batch, make_model
-from torch import nn
+from torch import Tensor, nn
 
+from maskrcnn_lit.model.box_head import BoxHead
 from maskrcnn_lit.model.fuse import CELLS, WinogradConv, fold_norms, for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm
@@ -107,3 +109,39 @@ def test_a_model_for_the_cpu_can_be_moved_to_another_device():
     side = int(CELLS**0.5) + 1
     x = torch.zeros(1, layer.in_channels, side, side, device="meta")
     assert layer.to("meta")(x).shape == (1, layer.out_channels, side, side)
+
+
+class LaterNorm(BoxHead):
+    """A head of another person, whose norm does not follow the convolution before it in the file."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.conv, self.norm = nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16)
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(self.conv(self.norm(features)))
+
+
+def test_norms_of_another_persons_head_stay() -> None:
+    torch.manual_seed(0)
+    model = make_model()
+    head = model.box_head
+    model.box_head = LaterNorm(
+        channels=16,
+        num_classes=3,
+        conv_width=16,
+        **{
+            name: getattr(head, name)
+            for name in ("pool", "object_iou", "batch_size", "positive_fraction", "box_weights")
+        },
+        **{name: getattr(head, name) for name in ("score_threshold", "nms_iou", "candidates")},
+        max_detections=100,
+        width=32,
+    )
+    model = moved(model).double().eval()
+    features = torch.randn(5, 16, 7, 7).double()
+    before = model.box_head(features)
+    after = for_inference(model).box_head(features)
+    assert isinstance(model.box_head.norm, nn.BatchNorm2d)
+    for ours, theirs in zip(after, before, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from wrong_values import CHOICE, COUNT, cases
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
 
 
@@ -155,3 +156,13 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
         MaskHead(**options)
     name = "model.num_classes" if option == "num_classes" else f"model.mask_head.{option}"
     assert str(caught.value).startswith(f"{name}={value} must be ")
+
+
+def test_its_loss_is_that_of_the_positives_by_its_name():
+    logits, targets = torch.randn(3, 4, 4), torch.rand(3, 4, 4)
+    positive = torch.tensor([True, False, True])
+    losses = MaskHead(channels=4, width=4, depth=1, pool=2, num_classes=2).losses(
+        logits, targets, positive
+    )
+    assert list(losses) == ["mask"]
+    assert losses["mask"] == mask_loss(logits, targets, positive)

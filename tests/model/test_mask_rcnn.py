@@ -10,6 +10,7 @@ import pytest
 import torch
 from models import make_batch, make_model
 from shapes_from_data import ShapesFromData
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from wrong_values import COUNT_OR_NONE, FLAG, TEXT, cases, positive_list
 
@@ -712,3 +713,32 @@ def test_a_part_that_is_missing_is_named(part: str, value: Any):
     with pytest.raises(UserError) as caught:
         build(**{part: value})
     assert str(caught.value).startswith(f"model.{part}={value} must be a part of a model")
+
+
+class OwnMaskHead(nn.Module):
+    """What a mask head of another person must have, and no more; it has two losses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.logits = 6, nn.Conv2d(16, 3, 1)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        return self.logits(features)[torch.arange(len(labels)), (labels - 1).clamp(min=0)]
+
+    def losses(self, logits: Tensor, targets: Tensor, positive: Tensor) -> dict[str, Tensor]:
+        assert logits.shape == targets.shape == (len(positive), 6, 6)
+        return {"mask": logits.abs().mean(), "own": (logits - targets).abs().mean()}
+
+
+def test_a_mask_head_of_ones_own_has_its_losses_counted_by_the_positives():
+    torch.manual_seed(0)
+    model = make_model()
+    model.add_module("mask_head", OwnMaskHead())
+    output = model(make_batch())
+    names = ["rpn_objectness", "rpn_box", "class", "box", "mask", "own"]
+    assert list(output.losses) == list(output.counts) == names
+    counts = output.counts
+    assert counts["own"] == counts["mask"] > 0 and counts["class"] == counts["box"] > counts["mask"]
+    model.eval()
+    detections = model(make_batch()).detections
+    assert detections is not None and detections["masks"].shape[-2:] == (6, 6)

@@ -146,3 +146,13 @@ def test_outputs_of_the_same_second_have_folders_of_their_own(
     given = new_output_folder(str(tmp_path), str(tmp_path / "given"), "predictions")
     assert given == tmp_path / "given"
     assert not given.exists()
+
+
+def test_a_backbone_of_ones_own_needs_no_options_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "small.yaml").write_text("_target_: mylab.Small\nwidth: 16\n")
+    monkeypatch.setenv("MASKRCNN_LIT_CONFIG_DIR", str(tmp_path))
+    config = settle(compose("train", ["backbone=small", "model.weights=torchvision_v1"]))
+    assert config.model.backbone == {"_target_": "mylab.Small", "width": 16}

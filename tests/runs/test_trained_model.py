@@ -952,3 +952,11 @@ def test_training_begins_with_a_run(
         if not name.startswith(heads):
             assert torch.allclose(value, before[name], atol=1e-6), name
     shutil.rmtree(run_dir)
+
+
+def test_a_backbone_of_ones_own_loads_its_own_weights():
+    """Whatever it calls `weights` is not ours to read."""
+    model = SimpleNamespace(weights=None, backbone=nn.Conv2d(3, 8, 1))
+    assert start(model, OmegaConf.create({}), []) == []
+    model.backbone.weights = "a file of theirs"
+    assert start(model, OmegaConf.create({}), []) == []
