@@ -196,7 +196,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
             ["source={photos}", "run=none"],
             "none does not exist: give the folder that `maskrcnn-lit train` wrote",
         ),
-        (["source={photos}", "accelerator=tpu"], "'tpu'; expected auto, cpu or gpu"),
+        (["source={photos}", "accelerator=tpu"], "accelerator=tpu must be one of auto, cpu, gpu"),
     ],
 )
 def test_a_mistake_is_told(

@@ -51,6 +51,7 @@ ROWS = {  # `clip` and `workers` have none
     "fast": schema.Rule("flag"),
     "size": schema.Rule("whole", 1),
     "limit": schema.Rule("number", null=True),
+    "threshold": schema.Rule("number", 0, 1, words=("best",)),
     "run_dir": schema.Rule("path"),
     "run": schema.Rule("path", null=True),
     "optimizer.lr": schema.Rule("number"),
@@ -83,11 +84,11 @@ def test_defaults_overrides_and_groups_compose():
     assert "hydra" not in composed
 
 
-def test_a_number_may_be_a_word_that_its_comment_names():
+def test_a_number_may_be_a_word_that_its_row_names():
     given = ["run=RUN"]
     assert config.compose("evaluate", given).threshold == 0.5
     assert config.compose("evaluate", [*given, "threshold=best"]).threshold == "best"
-    with pytest.raises(UserError, match=r"threshold is a number or best, 0\.5 by default"):
+    with pytest.raises(UserError, match=r"threshold=high must be a number from 0 to 1, or best"):
         config.compose("evaluate", [*given, "threshold=high"])
 
 

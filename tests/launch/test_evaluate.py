@@ -114,9 +114,7 @@ def test_roi_accuracy_as_the_study_counted(
     }
     assert round(found["metrics"]["val/roi_accuracy"] * 15 * VAL_IMAGES, 6) in right
     verb("evaluate", *options[:-1], "metrics.roi_accuracy.boxes=first", code=2)
-    assert (
-        "metrics.roi_accuracy.boxes=first is unknown: use all or study" in capsys.readouterr().err
-    )
+    assert "metrics.roi_accuracy.boxes=first must be one of all, study" in capsys.readouterr().err
 
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
@@ -297,8 +295,11 @@ def test_the_bomb_would_explode(tmp_path: Path):
             "evaluate needs run=RUN, or results=FILE and data=...: give one of the two",
         ),
         (["results=a.json"], "results=FILE needs the ground truth: data=coco2017 data.root=DIR"),
-        (["run={run}", "checkpoint=first"], "checkpoint=first must be best or last"),
-        (["run={run}", "precision=8"], "'8'; expected auto, 32-true, 16-mixed, bf16-mixed"),
+        (["run={run}", "checkpoint=first"], "checkpoint=first must be one of best, last"),
+        (
+            ["run={run}", "precision=8"],
+            "precision=8 must be one of auto, bf16-mixed, 16-mixed, 32-true",
+        ),
         (
             ["run={run}", "data=coco_json"],
             "evaluate needs data.val.images, data.val.annotations, without a default",
