@@ -216,7 +216,9 @@ def test_a_trainer_builds_with_its_loggers_and_callbacks(
 
 def test_every_target_is_one_that_build_allows():
     targets = re.findall(
-        r"_target_: *(\S+)", "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+        r"^ *_target_: *(\S+)",
+        "\n".join(path.read_text() for path in CONF.rglob("*.yaml")),
+        re.MULTILINE,
     )
     assert len(targets) > 15
     ours = ("maskrcnn_lit.", "lightning.pytorch.")

@@ -41,7 +41,6 @@ OURS = {"make", "maskrcnn-lit"}
 # Files that a run writes, and examples of what a user has.
 NOT_OURS = {
     "config.yaml",
-    "found.png",
     "metrics.csv",
     "result.json",
     "detections.json",

@@ -201,7 +201,7 @@ def test_imports_are_declared():
     """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    lines = [*project["dependencies"], *extras["timm"], *extras["slurm"]]
+    lines = [*project["dependencies"], *extras["timm"], *extras["slurm"], *extras["wandb"]]
     declared = {line.split(">")[0] for line in lines}
     # omegaconf reads and writes with PyYAML
     packages = {"PIL": "pillow", "yaml": "omegaconf", "hydra": "hydra-core"}

@@ -137,6 +137,7 @@ OPTIONS: dict[str, Rule] = {
     "augment.flip": SHARE,
     "augment.saturation": SHARE,
     "augment.scale": _number(0.01, 4, **PAIR),
+    "augment.transforms": Rule("any", count=(0, 1000)),
     # conf/backbone
     "backbone.freeze_at": _whole(0, 5, words=("auto",)),
     "backbone.layers": _listed(TEXT, 1, null=True),
