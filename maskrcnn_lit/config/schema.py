@@ -143,7 +143,7 @@ OPTIONS: dict[str, Rule] = {
     "backbone.layers": _listed(TEXT, 1, null=True),
     "backbone.name": TEXT,
     "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
-    "backbone.norm_eps": _number(1e-12, 1, null=True),
+    "backbone.norm_eps": _number(0, 1, null=True),
     "backbone.options": Rule("any", null=True),
     "backbone.recompute": FLAG,
     "backbone.stride_in_1x1": FLAG,
