@@ -252,6 +252,8 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     try:
         found = _read_plain(str(model.weights))
     except UserError as error:
+        if str(model.weights) not in PUBLISHED:  # a file: what is wrong with it is the whole story
+            raise
         raise UserError(
             f"model.weights={model.weights}: {error}; other ways to start: model.weights=FILE, a Mask R-CNN's; "
             "model.weights=null backbone.weights=imagenet (or FILE), the backbone's alone; model.weights=null, "
