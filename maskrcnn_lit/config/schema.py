@@ -137,7 +137,7 @@ OPTIONS: dict[str, Rule] = {
     "augment.flip": SHARE,
     "augment.saturation": SHARE,
     "augment.scale": _number(0.01, 4, **PAIR),
-    "augment.transforms": Rule("any", count=(0, 1000)),
+    "augment.transforms": Rule("any", single=False, count=(0, 1000)),
     # conf/backbone
     "backbone.freeze_at": _whole(0, 5, words=("auto",)),
     "backbone.layers": _listed(TEXT, 1, null=True),
@@ -462,6 +462,8 @@ def _allows(rule: Rule, value: Any) -> bool:
 def _allows_list(rule: Rule, values: list[Any] | tuple[Any, ...]) -> bool:
     if rule.count is None or not rule.count[0] <= len(values) <= rule.count[1]:
         return False
+    if rule.kind == "path":  # a folder named 7
+        values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     if not all(_allows_one(rule, value) for value in values):
         return False
     if rule.rising and any(a > b for a, b in pairwise(values)):

@@ -50,7 +50,7 @@ def test_several_runs_and_another_place(
     [
         ([], "compare needs runs, without a default: add runs=..."),
         (["runs=none"], "none is no folder: give run folders, or folders that hold some"),
-        (["runs=[]"], "runs=[] names no run: give a folder, or several, runs=[A,B]"),
+        (["runs=[]"], "runs=[] must be a path, or a list of one or more paths"),
         (["runs=.", "outs=x"], "compare has no option 'outs'; did you mean out?"),
     ],
 )

@@ -25,7 +25,7 @@ def stopped(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         *coco_data(strange),
         *MODEL,
         *SCHEDULE,
-        "optimizer.lr=1.0e+30",
+        "optimizer.lr=1.0e+6",
         "trainer.checkpoint_every_n_steps=null",
     )
     with chdir(folder):

@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -182,7 +183,7 @@ def test_a_config_that_was_tampered_with_is_told(
     run = tampered(trained, tmp_path / "run")
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("seed: 1", "seed: 2"))
-    monkeypatch.setattr(reproduce, "_train", lambda folder: 3)
+    monkeypatch.setattr(reproduce, "_train", lambda folder, trust: 3)
     verb("reproduce", f"run={run}", f"run_dir={tmp_path}/again", code=3)  # that of the run
     assert "config_sha256" in rows(capsys.readouterr().out)
 
@@ -260,14 +261,10 @@ def test_what_was_begun_goes_on(
     """Its folder and the config are there, from a reproduction that was killed."""
     folder, _ = reproduced
     shutil.copytree(folder, run_dir)
-    for file in ("config.yaml", "result.json"):
-        text = (
-            (run_dir / file)
-            .read_text()
-            .replace(str(folder), str(run_dir))
-            .replace('"finished"', '"running"')
-        )
-        (run_dir / file).write_text(text)
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(str(folder), str(run_dir)))
+    before = read_result(run_dir / "result.json")
+    write_result(run_dir / "result.json", replace(before, status="running"))
     verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
     printed = capfd.readouterr().out
     assert (
@@ -327,7 +324,7 @@ def test_a_killed_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(
         UserError, match=r"killed by signal 9; go on with \S*maskrcnn-lit train resume=again"
     ):
-        reproduce._train(Path("again"))
+        reproduce._train(Path("again"), [])
 
 
 def test_differences_by_name():

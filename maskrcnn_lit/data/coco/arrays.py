@@ -175,6 +175,7 @@ def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
     starts = spans[:, 0]
     x, y = _column(columns.coordinates, np.float64).reshape(-1, 2).T
     after = np.arange(1, len(x) + 1)
+    after[-1:] = 0  # of points that belong to no part, if there are any
     after[spans[:, 1] - 1] = starts  # behind the last point comes the first
     areas = np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2
     lengths = np.add.reduceat(np.hypot(x[after] - x, y[after] - y), starts)
