@@ -105,17 +105,34 @@ def test_options_of_slurm_are_checked(tmp_path: Path):
 def test_an_interrupted_launcher_waits_for_its_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Ctrl-C reaches both: the process may write its last checkpoint before the prompt comes back."""
+    """An interruption is passed on, and the process may write its last checkpoint before the prompt
+    comes back.
+    """
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "def note(*_):\n"
+        "    Path(sys.argv[1]).write_text('interrupted')\n"
+        "    sys.exit(130)\n"
+        "signal.signal(signal.SIGINT, note)\n"
+        "Path(sys.argv[1]).write_text('ready')\n"
+        "time.sleep(60)\n"
+    )
+    out = tmp_path / "a.txt"
     waits = []
 
     class Process(launchers.subprocess.Popen):  # type: ignore[type-arg, misc]
         def wait(self, timeout: float | None = None) -> int:
             waits.append(time.time())
             if len(waits) == 1:
+                while not out.is_file() or out.read_text() != "ready":
+                    time.sleep(0.05)
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
     monkeypatch.setattr(launchers.subprocess, "Popen", Process)
     with pytest.raises(KeyboardInterrupt):
-        launchers.run(command(tmp_path, "a"))
-    assert len(waits) == 2 and (tmp_path / "a.json").is_file()
+        launchers.run(launchers.Command("a", [sys.executable, script, out], tmp_path / "log"))
+    assert len(waits) == 2
+    assert out.read_text() == "interrupted"
