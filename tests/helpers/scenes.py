@@ -59,6 +59,7 @@ class Held(Dataset[Batch]):
 
 class Scenes(LightningDataModule):
     batch_size = BATCH
+    train_index = range(BATCH * STEPS)  # its length counts
 
     def train_dataloader(self) -> Loader:
         scenes = Held([scene(i) for i in range(BATCH * STEPS)])

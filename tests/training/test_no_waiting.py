@@ -40,6 +40,7 @@ class Few(Scenes):
     """Batches of two; the second of them has no object."""
 
     batch_size = 2
+    train_index = range(8)
 
     def train_dataloader(self) -> DataLoader:
         scenes = [scene(i) for i in range(8)]
