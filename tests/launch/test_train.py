@@ -393,7 +393,7 @@ def by_names(run_dir: Path, truth: dict[str, Any]) -> list[Any]:
 
 KILLED = """
 import os, signal, sys
-from maskrcnn_lit.cli import main
+from maskrcnn_lit.cli.main import main
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.module import DetectionModule
 
