@@ -345,9 +345,7 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
             plain["metrics"][name], rel=1e-3, abs=1e-3
         ), name
     file = run_dir / "compiled" / "result.json"
-    file.write_text(
-        file.read_text().replace('"finished"', '"failed"')
-    )  # as if it had been killed at its end
+    write_result(file, replace(read_result(file), status="failed"))  # as if killed at its end
     verb("train", f"resume={run_dir}/compiled")
     assert result(run_dir / "compiled")["metrics"]["val/loss"] == pytest.approx(
         compiled["metrics"]["val/loss"]
