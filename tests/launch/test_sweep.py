@@ -26,7 +26,6 @@ from tiny_verbs import (
     verb,
 )
 
-from maskrcnn_lit.cli import main as cli
 from maskrcnn_lit.launch.grid import read_sweep
 from maskrcnn_lit.launch.sweep import begin, settled
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
@@ -212,9 +211,9 @@ def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(
     finished one ends.
     """
     typed: list[list[str]] = []
-    monkeypatch.setattr(cli, "main", lambda words: typed.append(words) or 0)
+    monkeypatch.setattr("maskrcnn_lit.launch.sweep._train", typed.append)
     run = tmp_path / "lr=0.1,seed=1"
-    new, again = ["train", "seed=1", f'run_dir="{run}"'], ["train", f'resume="{run}"']
+    new, again = ["seed=1", f'run_dir="{run}"'], [f'resume="{run}"']
 
     assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
     write_result(run / "result.json", RunResult(status="running"))
@@ -226,8 +225,13 @@ def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.ckpt").touch()
     assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    # the loggers, and trust in a class of one's own, are typed again: a run folder is not believed
+    mine = "+callbacks.mine={_target_: mylab.Watch}"
+    assert begin(run, ["seed=1", "logger=wandb", mine]) == 0
+    assert typed[-1] == [*again, "logger=wandb", "trust=[mylab.Watch]"]
     write_result(run / "result.json", RunResult(status="finished"))
-    assert begin(run, ["seed=1"]) == 0 and len(typed) == 5
+    assert begin(run, ["seed=1"]) == 0
+    assert len(typed) == 6
 
 
 def test_what_a_job_could_not_say_itself(tmp_path: Path):
