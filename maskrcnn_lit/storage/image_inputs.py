@@ -162,7 +162,7 @@ def _path(source: str) -> Path:
             return path
     except (OSError, RuntimeError):  # longer than a name may be, or ~ of an unknown user
         pass
-    shown = f"{source[:80]}..." if len(source) > 80 else source
+    shown = f"{source[:100]}...{source[-100:]}" if len(source) > 200 else source
     raise UserError(
         f"source={shown} does not exist; give an image, a folder or a glob, e.g. 'photos/*.jpg'"
     )
