@@ -1,5 +1,6 @@
-# From a fresh clone: `make demo` trains a small Mask R-CNN on the CPU and shows it, `make test` runs every check.
-# Both make the environment first, in .venv, and again when pyproject.toml or constraints.txt change.
+# From a fresh clone: `make demo` trains a small Mask R-CNN on the CPU, `make test` runs every check,
+# `make test-fast` the quick ones, `make coverage` measures what the tests run, `make docs` builds the site.
+# Each makes the environment first, in .venv, and again when pyproject.toml or constraints.txt change.
 
 # The first Python that is new enough; another: make demo PYTHON=/path/to/python
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -10,19 +11,33 @@ DISK_NEEDED ?= 11
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test
+.PHONY: demo docs lint test test-fast coverage
 
 demo: $(INSTALLED)
 	$(BIN)/maskrcnn-lit train experiment=demo
 
 # Two processes with a thread each: threads that wait for one another would take the cores from the other process.
-test: export OMP_NUM_THREADS = 1
-test: export OMP_WAIT_POLICY = PASSIVE
-test: $(INSTALLED)
+test test-fast coverage: export OMP_NUM_THREADS = 1
+test test-fast coverage: export OMP_WAIT_POLICY = PASSIVE
+test: lint
+	$(BIN)/pytest -n 2 --dist worksteal
+
+test-fast: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not process and not long and not gpu and not slow'
+
+# Of this process alone: what a test does in a process of its own is not counted.
+coverage: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal --cov=maskrcnn_lit --cov-report=term --cov-report=html:build/coverage
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal
+
+# The pages that are made from the code, then the site; a broken link is an error.
+docs: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict --clean
 
 # Written last, so that a broken installation is taken up again; pip repeats what it had not finished.
 $(INSTALLED): pyproject.toml constraints.txt

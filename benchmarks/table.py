@@ -1,4 +1,4 @@
-"""The speed table of the README, from benchmarks/results/: a row for each that was measured, and
+"""The speed table of docs/measured.md, from benchmarks/results/: a row for each that was measured, and
 for no other.
 
     python benchmarks/table.py

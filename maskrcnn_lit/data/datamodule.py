@@ -57,27 +57,40 @@ class CocoDataModule(LightningDataModule):
     """Training and validation batches (batch.py) of any COCO data. What each argument means to a
     user: conf/data/coco_json.yaml.
 
-    Args: name: what reports call the data set. train, val: {"images": folder, "annotations": json};
-        relative paths start from `root`. source.py says what else they may be: official zips, URLs.
-        root: a folder or a URL, or None for the working directory. image_ids: of both parts only
-        the images with these ids; None: all. train_images, val_images, subset: see
-        `AnnotationIndex.subset`; None: all. image_size: side of a square, or (short, long).
-        batch_size: images a batch and process. workers: loader processes, or "auto". on_bad,
-        keep_empty: see `read_index`. seed: of order, augmentation and subsets. augment: plain
-        numbers, see `transforms.Augment`; for training images only. mask_size: M. image_cache:
-        auto, on or off: see `choose_resized`. cache_dir, cache_gb: where what can be made again is
-        kept (None: the user's cache), and the most that copies of images may take. max_pixels: the most
-        that an image file may have. prepare: called
-        without arguments in `prepare_data`, on one process, before anything is read: it writes or
-        fetches the data and returns at once where they are there already. download, mirror: reach
-        `prepare` as arguments, unless `download` is None.
+    Args:
+        name: what reports call the data set.
+        train: {"images": folder, "annotations": json}. Relative paths start from `root`.
+            storage/sources.py says what else they may be: official zips, URLs.
+        val: likewise.
+        root: a folder or a URL; None: the working directory.
+        image_ids: only the images with these ids, of both parts; None: all.
+        train_images: how many images; None: all.
+        val_images: likewise.
+        subset: which images; see `AnnotationIndex.subset`.
+        image_size: side of a square, or (short side, long side), in pixels.
+        batch_size: images a batch and process.
+        workers: loader processes, or "auto".
+        on_bad: "error" or "skip"; see `read_index`.
+        keep_empty: keep images without objects.
+        seed: of order, augmentation and subsets.
+        augment: plain numbers, see `transforms.Augment`; for training images only.
+        mask_size: M, the side of an object's mask crop.
+        image_cache: "auto", "on" or "off"; see `choose_resized`.
+        cache_dir: folder of everything that can be made again; None: the user's cache folder.
+        cache_gb: the most that copies of images may take there.
+        max_pixels: the most pixels of an image file.
+        prepare: called without arguments in `prepare_data`, on one process, before anything is
+            read. It writes or downloads the data, and returns at once if they exist.
+        download: False: `prepare` downloads nothing. None: `prepare` does not take it, nor `mirror`.
+        mirror: another server, http://HOST/PATH.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index`
     (with stage "fit"), `val_index` (whose `categories` have the same order and the val json's own
     ids), `train_dataset`, `val_dataset`. Training batches are a function of (seed, epoch, batch
     number): whatever the workers, and after `resume`.
 
-    Raises UserError for values of the wrong kind or range.
+    Raises:
+        UserError: values of the wrong kind or range.
     """
 
     allow_zero_length_dataloader_with_multiple_devices = (

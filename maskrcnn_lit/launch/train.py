@@ -191,8 +191,8 @@ def _place(config: DictConfig) -> None:
         config.trainer.devices, config.trainer.num_nodes = per_machine(environment)
     elif config.trainer.num_nodes != 1:
         raise UserError(
-            f"trainer.num_nodes={config.trainer.num_nodes} needs torchrun on each machine, or srun: README, "
-            '"Many GPUs, many machines"'
+            f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each machine: start the "
+            "command with torchrun or srun (docs/guide/gpus.md)"
         )
     count_devices(
         config.trainer.accelerator, config.trainer.devices

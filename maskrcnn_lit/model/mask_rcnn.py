@@ -44,9 +44,19 @@ class Output(NamedTuple):
 class MaskRCNN(nn.Module):
     """The paper's figure 1 on the pyramid of its section 3.1.
 
-    Args: mean, std: of the pixels in [0, 1], by channel R G B. points, aligned: of RoIAlign (see
-        roi_align.py). weights: of a whole model, which whoever trains this one shall load
-        (convert.py); here it is only kept. None or "none": there are none. The parts, built.
+    Args:
+        mean: of the pixels in 0..1, by channel R G B.
+        std: likewise.
+        backbone: images B 3 H W to c2..c5.
+        fpn: c2..c5 to p2..p6.
+        anchors: of each level of the pyramid.
+        rpn: anchors to proposals.
+        box_head: proposals to classes and boxes.
+        mask_head: boxes to masks.
+        points: samples a side of a RoIAlign bin (roi_align.py).
+        aligned: RoIAlign shifts by half a pixel.
+        weights: what the training starts from (convert.py): a published name, a file, a run. The
+            model stores the name and does not load it. None or "none": random weights.
     """
 
     mean: Tensor

@@ -132,11 +132,11 @@ def test_small_images_have_anchors_that_fit_into_them():
     assert [round(float(side.prod(-1).mean() ** 0.5)) for side in sides] == [8, 16, 32, 64, 128]
 
 
-def test_the_readme_has_the_numbers_of_each_preset():
-    readme = (REPOSITORY / "README.md").read_text()
+def test_the_docs_have_the_numbers_of_each_preset():
+    page = (REPOSITORY / "docs/guide/train.md").read_text()
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in readme.splitlines()
+        for line in page.splitlines()
         if line.endswith(" px |")
     ]
     assert len(rows) == 7

@@ -35,7 +35,7 @@ def _of_detectron2(path: str, digest: str) -> Published:
     return Published(f"{root}/{path}/model_final_{digest}.pkl", digest, "md5")
 
 
-# COCO box and mask AP as their publishers state it: README, "Weights".
+# COCO box and mask AP as their publishers state it: docs/guide/weights.md.
 PUBLISHED = {
     "torchvision_v1": _of_torchvision(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url),
     "torchvision_v2": _of_torchvision(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url),

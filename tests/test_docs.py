@@ -1,5 +1,5 @@
-"""What the README tells a reader to type works, and what it names is there; commands are read, not
-run.
+"""What README and the pages of docs/ tell a reader to type works, and what they name exists; commands
+are composed, not run.
 """
 
 import ast
@@ -8,11 +8,13 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from omegaconf import OmegaConf
+from own_project import blocks as own_blocks
 from own_project import write_project
 from repository import REPOSITORY
 
@@ -23,6 +25,12 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.grid import read_sweep
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+GENERATED = {"commands.md", "options.md", "contributing.md", "changelog.md"}  # docs/generate.py
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *(page for page in sorted((REPOSITORY / "docs").rglob("*.md")) if page.name not in GENERATED),
+]
 # Commands that are not ours; what they name is checked as a path.
 OTHERS = {
     "git",
@@ -33,8 +41,10 @@ OTHERS = {
     "tensorboard",
     "source",
     "export",
+    "mkdir",
     "torchrun",
     "srun",
+    "pre-commit",
     ".ci/run",
 }
 OURS = {"make", "maskrcnn-lit"}
@@ -100,14 +110,24 @@ def options(text: str) -> set[str]:
     return {word for word in words if "=" in word and word.split("=")[0].split(".")[0] in known}
 
 
+@contextmanager
+def config_dir(name: str) -> Iterator[None]:
+    """Commands see the reader's folder of this name, as docs/extend and the tutorial write it."""
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        write_project(Path(folder))
+        for file, content in own_blocks(REPOSITORY / "docs/tutorial.md"):
+            Path(folder, file).parent.mkdir(parents=True)
+            Path(folder, file).write_text(content)
+        patch.setenv(config.CONFIG_DIR, str(Path(folder, name)))
+        yield
+
+
 def check(words: list[str]) -> None:
     """Raise if a command could not work in a fresh clone."""
     first, *rest = words
-    if "--config-dir" in rest:  # the folder is that of the project in docs/extend
+    if "--config-dir" in rest:  # the folders are those that docs/extend and the tutorial write
         place = rest.index("--config-dir")
-        with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            write_project(Path(folder))
-            patch.setenv(config.CONFIG_DIR, str(Path(folder, rest[place + 1])))
+        with config_dir(rest[place + 1]):
             check([first, *rest[:place], *rest[place + 2 :]])
     elif first == "maskrcnn-lit":
         if not rest or rest[0].startswith("-") or "--help" in rest:
@@ -124,7 +144,7 @@ def check(words: list[str]) -> None:
         done = subprocess.run(["make", "-n", *rest], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     else:
-        assert first in OTHERS, f"the README runs {first}, which this test does not know"
+        assert first in OTHERS, f"a page runs {first}, which this test does not know"
         for word in rest:
             if FILE.fullmatch(word) or word in (".ci/run",):
                 assert (REPOSITORY / word).exists(), f"{word} is missing"
@@ -157,53 +177,92 @@ def links(text: str) -> list[str]:
     return [target for target in targets if "://" not in target]
 
 
-@pytest.mark.parametrize("words", commands(README), ids=" ".join)
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def test_there_are_pages():
+    assert len(PAGES) > 20
+
+
+@pytest.mark.parametrize(
+    "words",
+    list({" ".join(words): words for page in PAGES for words in commands(text_of(page))}.values()),
+    ids=" ".join,
+)
 def test_a_command_works(words: list[str]):
     check(words)
 
 
 def test_the_readme_has_the_commands_that_matter():
-    found = commands(README)
-    assert len(found) >= 8
-    assert ["make", "demo"] in found and ["make", "test"] in found
-    assert {words[1] for words in found if words[0] == "maskrcnn-lit" and len(words) > 1} >= {
+    listed = commands(README)
+    assert ["make", "demo"] in listed
+    assert {words[1] for words in listed if words[0] == "maskrcnn-lit"} >= {
         "train",
         "evaluate",
         "predict",
     }
 
 
-def test_the_files_it_names_are_there():
-    named = files(README)
-    assert len(named) >= 8
-    assert not {name for name in named if not there(name)}
-    assert not [target for target in links(README) if not (REPOSITORY / target).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_files_it_names_exist(page: Path):
+    own = {name for name, _ in own_blocks(page)}
+    named = files(re.sub(r"\]\([^)]*\)", "", text_of(page)))  # links have a test of their own
+    assert not {name for name in named - own if not there(name)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_links_lead_somewhere(page: Path):
+    made = {page.parent / name for name in ("commands.md", "options.md")}
+    made |= {(page.parent / f"../reference/{name}").resolve() for name in GENERATED}
+    made |= {page.parent / f"reference/{name}" for name in GENERATED}
+    targets = {(page.parent / target).resolve() for target in links(text_of(page))}
+    assert not {
+        target for target in targets - {path.resolve() for path in made} if not target.exists()
+    }
+
+
+def test_the_readme_names_the_files_of_the_model():
+    assert len(files(README)) >= 8
 
 
 def test_the_files_on_the_boxes_of_its_figure_are_there():
     figures = [REPOSITORY / target for target in links(README) if target.endswith(".svg")]
-    named = {name for figure in figures for name in files(figure.read_text(encoding="utf-8"))}
+    named = {name for figure in figures for name in files(text_of(figure))}
     assert len(named) >= 8
     assert not {name for name in named if not there(name)}
 
 
-def test_its_options_compose():
-    named = options(README)
-    assert len(named) >= 8
+# Options of docs/extend are of the reader's own project: tests/test_outside_project.py runs it.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "extend"], ids=lambda page: page.name
+)
+def test_its_options_compose(page: Path):
+    named = options(text_of(page))
     within = [option for option in named if "." in option.split("=")[0]]
     config.show("train", ["data=coco2017", *sorted(within)])  # of the sets it has the most options
-    for choice in named - set(within):
-        config.show("train", [choice])
+    with config_dir("conf"):
+        for choice in named - set(within):
+            config.show("train", [choice])
 
 
-def test_its_python_imports_what_exists():
-    for language, content in blocks(README):
+def test_the_pages_name_options():
+    assert len({option for page in PAGES for option in options(text_of(page))}) >= 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_python_imports_what_exists(page: Path):
+    for language, content in blocks(text_of(page)):
         if language != "python":
             continue
         for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                module = importlib.import_module(node.module)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("maskrcnn_lit"):
+                module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+def test_the_readme_fits_on_a_few_screens():
+    assert len(README.splitlines()) <= 130
 
 
 SAMPLE = """
