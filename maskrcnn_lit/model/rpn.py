@@ -103,16 +103,20 @@ class RPN(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
         """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
         # The two 1x1 convolutions as one: the hidden map is read once, and has one gradient.
+        # Tensor cores take channels by eights, so channels of zeros fill them up.
+        own = [len(self.objectness.weight), len(self.deltas.weight)]
+        fill = -sum(own) % 8
         weight = torch.cat([self.objectness.weight, self.deltas.weight])
         bias = torch.cat([self.objectness.get_parameter("bias"), self.deltas.get_parameter("bias")])
+        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, fill)), F.pad(bias, (0, fill))
         logits, deltas = [], []
         for features in pyramid:
             for conv in self.convs:
                 features = F.relu(conv(features), inplace=True)
             both = F.conv2d(features, weight, bias).permute(
                 0, 2, 3, 1
-            )  # B (a + a 4) h w -> B h w (a + a 4)
-            parts = both.split([len(self.objectness.weight), len(self.deltas.weight)], dim=-1)
+            )  # B (a + a 4 + fill) h w -> B h w (a + a 4 + fill)
+            parts = both.split([*own, fill], dim=-1)
             logits.append(parts[0].flatten(1))  # B (h w a)
             deltas.append(parts[1].reshape(len(both), -1, 4))  # B (h w a) 4
         sizes = [level.shape[1] for level in logits]
