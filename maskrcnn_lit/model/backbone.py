@@ -91,14 +91,15 @@ class Backbone(nn.Module):
         gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all; or auto: 2 with
         pretrained weights, 0 from scratch. recompute: in the backward pass compute c3's stage,
         whose maps are the largest that are trained after c2's, again instead of keeping them;
-        "auto": on the CPU, and where a GPU's memory is short for the batch. Not with norm=batch or sync, whose statistics would see each batch twice, and not where layers
-        are dropped at random (EfficientNet, ConvNeXt), which would be others the second time.
-        weights: what `load_pretrained` shall load: "imagenet", another name of its weights in
-        torchvision (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of
-        its layers in their order, where they are not simply its children or those of `features`.
-        stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1, convolution (the
-        original ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one
-        (torchvision's). norm_eps: of the batch norms; None: the architecture's own.
+        "auto": on the CPU, and where a GPU's memory is short for the batch. Not with norm=batch or
+        sync, whose statistics would see each batch twice, and not where layers are dropped at
+        random (EfficientNet, ConvNeXt), which would be others the second time. weights: what
+        `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
+        (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of its layers in
+        their order, where they are not simply its children or those of `features`. stride_in_1x1:
+        a bottleneck that halves the map does so in its first, 1x1, convolution (the original
+        ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one (torchvision's).
+        norm_eps: of the batch norms; None: the architecture's own.
     """
 
     def __init__(
