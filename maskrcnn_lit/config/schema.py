@@ -145,7 +145,7 @@ OPTIONS: dict[str, Rule] = {
     "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
     "backbone.norm_eps": _number(0, 1, null=True),
     "backbone.options": Rule("any", null=True),
-    "backbone.recompute": FLAG,
+    "backbone.recompute": replace(FLAG, words=("auto",)),
     "backbone.stride_in_1x1": FLAG,
     "backbone.weights": TEXT_OR_NULL,
     # conf/callbacks

@@ -14,12 +14,12 @@ Shape = tuple[int, int]  # height, width
 
 _STEP = 32  # what the coarsest stage of a backbone divides by
 
-_LENGTHS = 3  # of each orientation
+LENGTHS = 3  # the most of each orientation
 
 
-def padded_shapes(sizes: Ints, image_size: ImageSize) -> list[list[Shape]]:
+def padded_shapes(sizes: Ints, image_size: ImageSize, most: int = LENGTHS) -> list[list[Shape]]:
     """The padded sizes for images of `sizes` (I 2: height, width after the resize): for each
-    orientation that there is, landscape first, at most three that grow. A square `image_size` has
+    orientation that there is, landscape first, at most `most` that grow. A square `image_size` has
     one in all, and so has one that is padded to a square.
 
     The short side of all is the same. The last long side is the longest that `image_size` allows;
@@ -33,18 +33,18 @@ def padded_shapes(sizes: Ints, image_size: ImageSize) -> list[list[Shape]]:
     shapes = []
     for chosen, turned in ((landscape, False), (~landscape, True)):
         if chosen.any():
-            lengths = _lengths(-(-sizes[chosen].max(1) // _STEP) * _STEP, longest)
+            lengths = _lengths(-(-sizes[chosen].max(1) // _STEP) * _STEP, longest, most)
             shapes.append([(length, short) if turned else (short, length) for length in lengths])
     return shapes
 
 
-def _lengths(needed: Ints, longest: int) -> list[int]:
-    """At most three lengths up to `longest`, of which each image takes the first that is long
+def _lengths(needed: Ints, longest: int, most: int) -> list[int]:
+    """At most `most` lengths up to `longest`, of which each image takes the first that is long
     enough.
     """
     candidates, counts = np.unique(needed, return_counts=True)
     best: tuple[float, list[int]] = (np.inf, [])
-    for several in itertools.combinations_with_replacement(candidates.tolist(), _LENGTHS - 1):
+    for several in itertools.combinations_with_replacement(candidates.tolist(), most - 1):
         lengths = sorted({*several, longest})
         area = float((counts * np.array(lengths)[np.searchsorted(lengths, candidates)]).sum())
         best = min(best, (area, lengths))

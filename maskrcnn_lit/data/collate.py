@@ -13,12 +13,14 @@ from maskrcnn_lit.data.buckets import Shape
 
 Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
 
-_SLOTS = (8, 16, 32)  # G; beyond it doubles
+SLOTS = 8  # the least G; beyond it doubles
 
 
-def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) -> Batch:
+def collate(
+    samples: Sequence[Sample], shapes: Sequence[Shape] | None = None, slots: int = SLOTS
+) -> Batch:
     """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32,
-    64, ... slots, images to the smallest of `shapes` that holds them all (None: to their largest
+    64, ... slots, of which there are `slots` at least; images to the smallest of `shapes` that holds them all (None: to their largest
     height and width, rounded up to 32).
     """
     height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
@@ -29,9 +31,7 @@ def collate(samples: Sequence[Sample], shapes: Sequence[Shape] | None = None) ->
             (s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1]
         )
     most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
-    slots = next(
-        (n for n in _SLOTS if n >= most), 1 << (most - 1).bit_length() if most else _SLOTS[0]
-    )
+    slots = 1 << (max(most, slots, SLOTS) - 1).bit_length()
     images = _padded(
         [s["images"].permute(1, 2, 0) for s in samples], (height, width, 3)
     )  # what convolutions want

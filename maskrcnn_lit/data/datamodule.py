@@ -16,12 +16,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from maskrcnn_lit.data.buckets import Shape, chains, padded_shapes, padding
+from maskrcnn_lit.data.buckets import LENGTHS, Shape, chains, padded_shapes, padding
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
-from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.collate import SLOTS, collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.loaders import (
     CopiedAhead,
@@ -48,7 +48,11 @@ from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
 
-MAX_BATCH, MAX_MASK_SIDE = 65_536, 4096  # a mistyped number is refused before it asks for terabytes
+MAX_BATCH, MAX_MASK_SIDE, MAX_SLOTS = (
+    65_536,
+    4096,
+    4096,
+)  # a mistyped number is refused before it asks for terabytes
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +72,8 @@ class CocoDataModule(LightningDataModule):
         val_images: likewise.
         subset: which images; see `AnnotationIndex.subset`.
         image_size: side of a square, or (short side, long side), in pixels.
+        lengths: the most padded sizes of an orientation. Each compiles graphs of its own.
+        slots: the fewest object slots of an image. Each number of slots compiles graphs too.
         batch_size: images a batch and process.
         workers: loader processes, or "auto".
         on_bad: "error" or "skip"; see `read_index`.
@@ -109,6 +115,8 @@ class CocoDataModule(LightningDataModule):
         val_images: int | None = None,
         subset: How = "random",
         image_size: int | Sequence[int] = (800, 1333),
+        lengths: int = LENGTHS,
+        slots: int = SLOTS,
         batch_size: int = 2,
         workers: int | str = "auto",
         on_bad: OnBad = "error",
@@ -149,6 +157,9 @@ class CocoDataModule(LightningDataModule):
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
         check_whole(1, MAX_BATCH, data__batch_size=batch_size)
+        check_whole(1, LENGTHS, data__lengths=lengths)
+        check_whole(1, MAX_SLOTS, data__slots=slots)
+        self.lengths, self.slots = lengths, slots
         for name, count in {
             "data__train_images": train_images,
             "data__val_images": val_images,
@@ -332,7 +343,7 @@ class CocoDataModule(LightningDataModule):
     ) -> tuple[list[list[Ints]], list[list[Shape]]]:
         """The images that share a padded size, and these sizes."""
         sizes = fitted_sizes(index.sizes, self.image_size)
-        shapes = padded_shapes(sizes, self.image_size)
+        shapes = padded_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
         self.tell(
             f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have"
@@ -352,7 +363,11 @@ class CocoDataModule(LightningDataModule):
             dataset,
             batch_sampler=fetched_ahead(batches, dataset.index),
             num_workers=workers,  # in each torch itself keeps to one thread
-            collate_fn=partial(collate, shapes=[shape for chain in shapes for shape in chain]),
+            collate_fn=partial(
+                collate,
+                shapes=[shape for chain in shapes for shape in chain],
+                slots=self.slots,
+            ),
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
             # else every epoch draws from the global one, and a resumed run differs

@@ -21,10 +21,10 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.images import UnreadableImageError
 from maskrcnn_lit.training.devices import device_name, peak_memory_bytes
 
-ROUNDS, SECONDS = (
-    10,
-    2.0,
-)  # of a time that is measured: so many forward passes, or as many as this time has room for
+# Of a time that is measured: so many forward passes, or as many as this time has room for.
+ROUNDS, SECONDS = 10, 2.0
+
+WARM_UP = 2  # forward passes before the clock: what a device or a compiler does once is no latency
 
 
 def run_cost(
@@ -55,13 +55,15 @@ def inference_cost(model: nn.Module, one: Batch, several: Batch) -> dict[str, An
     single image of "inference_size" (height, width, as padded), "inference_images_per_second" of
     passes of `several`.
 
-    Times are medians; see `median_seconds` for how long it may take.
+    Times are medians; see `median_seconds` for how long it may take. A compiled model runs as it
+    is without compiling: these shapes are met here alone, and each would be compiled for minutes.
     """
     device = one["images"].device
     flops = count_flops(model, one)
-    latency = median_seconds(lambda: model(one), device)
     count = len(several["images"])
-    seconds = latency if count == 1 else median_seconds(lambda: model(several), device)
+    with torch.compiler.set_stance("force_eager"):
+        latency = median_seconds(lambda: model(one), device)
+        seconds = latency if count == 1 else median_seconds(lambda: model(several), device)
     return {
         "flops": flops,
         "latency_seconds": latency,
@@ -85,18 +87,25 @@ def inference_batch(index: AnnotationIndex, image_size: ImageSize, count: int) -
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """How long `work` takes: the median of up to `ROUNDS` calls that begin within `SECONDS`, after
-    one that warms up. If that one alone takes longer, it is all that is measured.
+    """How long `work` takes: the median of up to `ROUNDS` calls that begin within `SECONDS`, and of
+    one at least, after `WARM_UP` calls that are not timed.
     """
+    for _ in range(WARM_UP):
+        work()
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) <= ROUNDS and (not times or time.perf_counter() - begin < SECONDS):
+    begin = _now(device)
+    while len(times) < ROUNDS and (not times or time.perf_counter() - begin < SECONDS):
         started = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times[1:] or times)
+        times.append(_now(device) - started)
+    return statistics.median(times)
+
+
+def _now(device: torch.device) -> float:
+    """When the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def energy_joules(devices: Sequence[torch.device]) -> float | None:

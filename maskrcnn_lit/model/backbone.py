@@ -20,6 +20,10 @@ from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 
+# What a step of a ResNet-50 keeps until its backward pass, in bfloat16 and with nothing computed
+# again; deeper networks and float32 keep up to three times as much, so memory is short early.
+BYTES_A_PIXEL, SHARE = 700, 0.3
+
 SIDE = 64  # of the dummy image
 
 RANDOM = (
@@ -34,27 +38,34 @@ class Stages(nn.ModuleDict):
     at its stride.
 
     `strides` has each layer's; those at stride 8 are computed again in the backward pass with
-    `recompute`, unless they drop something at random.
+    `recompute` ("auto": see `memory_is_short`), unless they drop something at random.
     """
 
     def __init__(
-        self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool
+        self, layers: Mapping[str, nn.Module], strides: Sequence[int], recompute: bool | str
     ) -> None:
         super().__init__(layers)
         self.strides = dict(zip(layers, strides, strict=True))
         self._last = {max(n for n, s in enumerate(strides) if s == stride) for stride in STRIDES}
-        again = {name for name, stride in self.strides.items() if stride == 8 and recompute}
+        self.recompute = recompute
+        again = {name for name, stride in self.strides.items() if stride == 8}
         self._again = {
             name for name in again if not any(isinstance(m, RANDOM) for m in layers[name].modules())
         }
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
+        again = self._again if self._recomputes(x) else set()
         for number, (name, layer) in enumerate(self.items()):
-            x = recomputed(layer, x) if name in self._again else layer(x)
+            x = recomputed(layer, x) if name in again else layer(x)
             if number in self._last:
                 maps.append(x)
         return maps
+
+    def _recomputes(self, images: Tensor) -> bool:
+        if self.recompute != "auto":
+            return bool(self.recompute)
+        return memory_is_short(images.shape[0] * images.shape[2] * images.shape[3], images.device)
 
     def parameters_by_stage(self) -> list[list[nn.Parameter]]:
         """Of the stem (all below stride 4; where there is nothing, the first layer) and of c2..c5."""
@@ -79,15 +90,16 @@ class Backbone(nn.Module):
         weights, batch from scratch. Layer norms (ConvNeXt) stay. freeze_at: how many stages get no
         gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all; or auto: 2 with
         pretrained weights, 0 from scratch. recompute: in the backward pass compute c3's stage,
-        whose maps are the largest that are trained after c2's, again instead of keeping them. Not
-        with norm=batch or sync, whose statistics would see each batch twice, and not where layers
-        are dropped at random (EfficientNet, ConvNeXt), which would be others the second time.
-        weights: what `load_pretrained` shall load: "imagenet", another name of its weights in
-        torchvision (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of
-        its layers in their order, where they are not simply its children or those of `features`.
-        stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1, convolution (the
-        original ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one
-        (torchvision's). norm_eps: of the batch norms; None: the architecture's own.
+        whose maps are the largest that are trained after c2's, again instead of keeping them;
+        "auto": on the CPU, and where a GPU's memory is short for the batch. Not with norm=batch or
+        sync, whose statistics would see each batch twice, and not where layers are dropped at
+        random (EfficientNet, ConvNeXt), which would be others the second time. weights: what
+        `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
+        (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of its layers in
+        their order, where they are not simply its children or those of `features`. stride_in_1x1:
+        a bottleneck that halves the map does so in its first, 1x1, convolution (the original
+        ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one (torchvision's).
+        norm_eps: of the batch norms; None: the architecture's own.
     """
 
     def __init__(
@@ -96,14 +108,16 @@ class Backbone(nn.Module):
         name: str,
         norm: str,
         freeze_at: int | str,
-        recompute: bool,
+        recompute: bool | str,
         weights: str | None = None,
         layers: Sequence[str] | None = None,
         stride_in_1x1: bool = False,
         norm_eps: float | None = None,
     ) -> None:
         super().__init__()
-        check_flag(backbone__recompute=recompute, backbone__stride_in_1x1=stride_in_1x1)
+        check_flag(backbone__stride_in_1x1=stride_in_1x1)
+        if recompute != "auto":
+            check_flag(backbone__recompute=recompute)
         check_text(backbone__weights=weights)
         if norm_eps is not None:
             # torchvision's first weights were trained with 0
@@ -133,7 +147,7 @@ class Backbone(nn.Module):
         self.body = Stages(
             {key: found[key] for key in list(found)[: len(strides)]},
             strides,
-            recompute and norm not in ("batch", "sync"),
+            False if norm in ("batch", "sync") else recompute,
         )
         freeze(self.body.parameters_by_stage()[:frozen])
         self.channels, self.strides = measure(self)
@@ -308,6 +322,16 @@ def refuse_group_norm(norm: str) -> None:
             "backbone.norm=group has no pretrained weights to take over: use backbone.norm=frozen, batch or sync, "
             "or backbone.weights=none"
         )
+
+
+@torch.compiler.assume_constant_result  # compiled code holds the answer for its fixed shapes
+def memory_is_short(pixels: int, device: torch.device) -> bool:
+    """Whether a training step on so many padded pixels (of all images of a batch) would keep more
+    than `SHARE` of a GPU's memory, by `BYTES_A_PIXEL`. On the CPU memory counts as short.
+    """
+    if device.type != "cuda":
+        return True
+    return pixels * BYTES_A_PIXEL > SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 def recomputed(part: nn.Module, inputs: Any) -> Any:

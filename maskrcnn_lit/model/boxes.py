@@ -8,10 +8,13 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
 MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
+
+WORD = 32  # bits of an int32
 
 
 def can_sync(values: Tensor, static_shapes: bool = False) -> bool:
@@ -115,17 +118,63 @@ def suppress(
     On the CPU it is torchvision's operator, group by group.
     """
     if can_sync(boxes, static_shapes):
-        keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
-        for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
-            counts = own.unique(return_counts=True)[1].tolist()
-            for rows in own.argsort(stable=True).split(counts):
-                keep[image, rows[nms(boxes[image, rows], -rows.to(boxes.dtype), threshold)]] = True
-        return keep
-    same: Tensor | bool = True if groups is None else groups[:, :, None] == groups[:, None]
-    rivals = ((iou(boxes, boxes) > threshold) & same).triu_(
-        diagonal=1
-    )  # the better box comes first
-    keep = torch.ones_like(rivals[:, 0])
-    for _ in range(iterations):
-        keep = ~(rivals & keep[:, :, None]).any(dim=1)
+        return _suppress_in_turn(boxes, threshold, groups)
+    return _settle(_rivals(boxes, threshold, groups), iterations)[:, : boxes.shape[1]]
+
+
+def suppress_levels(
+    levels: Sequence[Tensor], threshold: float, iterations: int = 24, static_shapes: bool = False
+) -> list[Tensor]:
+    """`suppress` of several lists of boxes, B N 4 with an N of each: boxes of one list suppress each
+    other. A GPU settles all lists in the same rounds, so that there are few kernels.
+    """
+    if can_sync(levels[0], static_shapes):
+        return [_suppress_in_turn(boxes, threshold, None) for boxes in levels]
+    rivals = [_rivals(boxes, threshold, None) for boxes in levels]
+    words, most = max(own.shape[1] for own in rivals), max(own.shape[2] for own in rivals)
+    padded = [F.pad(own, (0, most - own.shape[2], 0, words - own.shape[1])) for own in rivals]
+    keep = _settle(torch.cat(padded), iterations).split(len(levels[0]))
+    return [own[:, : boxes.shape[1]] for own, boxes in zip(keep, levels, strict=True)]
+
+
+def _suppress_in_turn(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """Image by image and group by group."""
+    keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
+    for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
+        counts = own.unique(return_counts=True)[1].tolist()
+        for rows in own.argsort(stable=True).split(counts):
+            keep[image, rows[nms(boxes[image, rows], -rows.to(boxes.dtype), threshold)]] = True
     return keep
+
+
+def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+    """For each box the better ones that overlap it: B N 4 -> B N/32 N int32, a bit for each better
+    box, with N rounded up to 32.
+
+    Every round of `_settle` reads the matrix, and of bits it is 32 times as small as of bytes.
+    """
+    count = boxes.shape[1]
+    boxes = F.pad(boxes, (0, 0, 0, -count % WORD))  # boxes without area overlap nothing
+    rank = torch.arange(boxes.shape[1], device=boxes.device)
+    rivals = (iou(boxes, boxes) > threshold) & (rank[:, None] < rank)  # the better box comes first
+    if groups is not None:
+        groups = F.pad(groups, (0, -count % WORD))
+        rivals = rivals & (groups[:, :, None] == groups[:, None])
+    return (rivals.unflatten(1, (-1, WORD)) * _bits(boxes.device)[:, None]).sum(
+        2, dtype=torch.int32
+    )
+
+
+def _settle(rivals: Tensor, iterations: int) -> Tensor:
+    """Which boxes stay, B N bool, of `_rivals`."""
+    bits = _bits(rivals.device)
+    keep = torch.ones_like(rivals[:, 0], dtype=torch.bool)
+    for _ in range(iterations):
+        staying = (keep.unflatten(1, (-1, WORD)) * bits).sum(2, dtype=torch.int32)  # B N/32
+        keep = ~((rivals & staying[:, :, None]) != 0).any(dim=1)
+    return keep
+
+
+def _bits(device: torch.device) -> Tensor:
+    """The 32 numbers of one bit each: int32."""
+    return 1 << torch.arange(WORD, dtype=torch.int32, device=device)

@@ -40,13 +40,24 @@ class FPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
         merged = [lateral(c) for lateral, c in zip(self.lateral, maps, strict=True)]
-        for level in range(
-            len(maps) - 2, -1, -1
-        ):  # top-down: the coarser map, twice as large, is added
-            merged[level] = merged[level] + F.interpolate(
-                merged[level + 1], size=maps[level].shape[-2:], mode="nearest"
-            )
+        # Top-down: the coarser map, twice as large, is added.
+        for level in range(len(maps) - 2, -1, -1):
+            merged[level] = merged[level] + enlarge(merged[level + 1], maps[level].shape[-2:])
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
         # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two
         # subsampling of p5.
         return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+
+
+def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
+    """B C h w -> B C H W by nearest neighbours; `size` is H, W.
+
+    Exactly twice the size is a view that is copied, channels last. Its gradient is a sum of four,
+    where `F.interpolate` compiled has one of atomic additions, in another memory format.
+    """
+    images, channels, height, width = x.shape
+    if tuple(size) != (2 * height, 2 * width):
+        return F.interpolate(x, size=tuple(size), mode="nearest")
+    cells = x.permute(0, 2, 3, 1)[:, :, None, :, None]  # B h 1 w 1 C
+    doubled = cells.expand(images, height, 2, width, 2, channels)
+    return doubled.reshape(images, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)

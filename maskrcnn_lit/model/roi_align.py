@@ -64,6 +64,8 @@ def roi_align(
         layout = _constant_layout(cells, tuple(strides), rows.device)
         tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
+        # A GPU sorts them in the backward pass, all bits of them.
+        index = index.to(index_type(len(rows)))
     out = F.embedding_bag(
         index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype)
     )  # (R s s of each) C
@@ -73,6 +75,11 @@ def roi_align(
         part.view(-1, s, s, part.shape[1]).permute(0, 3, 1, 2)
         for part, s in zip(parts, sizes, strict=True)
     ]
+
+
+def index_type(rows: int) -> torch.dtype:
+    """The smaller type of integers that can number so many rows."""
+    return torch.int32 if rows <= torch.iinfo(torch.int32).max else torch.int64
 
 
 def _as_many_as_cells(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_whole, check_within
-from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress
+from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress_levels
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
 from maskrcnn_lit.model.matching import IGNORED, match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH
@@ -103,16 +103,20 @@ class RPN(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
         """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
         # The two 1x1 convolutions as one: the hidden map is read once, and has one gradient.
+        # Tensor cores take channels by eights, so channels of zeros fill them up.
+        own = [len(self.objectness.weight), len(self.deltas.weight)]
+        fill = -sum(own) % 8
         weight = torch.cat([self.objectness.weight, self.deltas.weight])
         bias = torch.cat([self.objectness.get_parameter("bias"), self.deltas.get_parameter("bias")])
+        weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, fill)), F.pad(bias, (0, fill))
         logits, deltas = [], []
         for features in pyramid:
             for conv in self.convs:
                 features = F.relu(conv(features), inplace=True)
             both = F.conv2d(features, weight, bias).permute(
                 0, 2, 3, 1
-            )  # B (a + a 4) h w -> B h w (a + a 4)
-            parts = both.split([len(self.objectness.weight), len(self.deltas.weight)], dim=-1)
+            )  # B (a + a 4 + fill) h w -> B h w (a + a 4 + fill)
+            parts = both.split([*own, fill], dim=-1)
             logits.append(parts[0].flatten(1))  # B (h w a)
             deltas.append(parts[1].reshape(len(both), -1, 4))  # B (h w a) 4
         sizes = [level.shape[1] for level in logits]
@@ -136,7 +140,7 @@ class RPN(nn.Module):
 
         Images with fewer than P are padded with boxes of zeros.
         """
-        boxes, logits, keep = [], [], []
+        boxes, logits, real = [], [], []
         sizes = prediction.level_sizes
         levels = (
             prediction.logits.split(sizes, 1),
@@ -146,11 +150,12 @@ class RPN(nn.Module):
         for level, deltas, reference in zip(*levels, strict=True):
             best, index = level.topk(min(self.pre_nms[phase], level.shape[1]), dim=1)
             proposals = clip(decode(take(deltas, index), reference[index], UNIT), image_sizes)
-            real = (proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1)
             boxes.append(proposals)
             logits.append(best)
-            # A box without area overlaps nothing, so it can take part.
-            keep.append(real & suppress(proposals, self.nms_iou, static_shapes=static_shapes))
+            real.append((proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1))
+        # A box without area overlaps nothing, so it can take part.
+        stays = suppress_levels(boxes, self.nms_iou, static_shapes=static_shapes)
+        keep = [own & there for own, there in zip(stays, real, strict=True)]
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf

@@ -50,6 +50,21 @@ def test_shapes_are_few_and_of_whole_steps(files: list[tuple[int, int]], image_s
         assert all(max(chain[-1]) == longest for chain in shapes)
 
 
+@given(FILES, IMAGE_SIZES, st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_fewer_lengths_hold_all_images_too(
+    files: list[tuple[int, int]], image_size: ImageSize, most: int
+):
+    sizes = fitted(files, image_size)
+    shapes = padded_shapes(sizes, image_size, most)
+    assert all(1 <= len(chain) <= most for chain in shapes)
+    members = np.concatenate([group for chain in chains(sizes, shapes) for group in chain])
+    assert sorted(members.tolist()) == list(range(len(sizes)))
+    whole = padded_shapes(sizes, image_size)
+    assert [chain[-1] for chain in shapes] == [chain[-1] for chain in whole]
+    assert padding(sizes, shapes) >= padding(sizes, whole)
+
+
 @given(FILES)
 @settings(max_examples=60, deadline=None)
 def test_no_other_lengths_would_pad_less(files: list[tuple[int, int]]):

@@ -47,3 +47,15 @@ def test_slots_are_powers_of_two(tmp_path: Path, most: int, slots: int):
     keys = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")
     full = sample | {key: sample[key].new_ones(most, *sample[key].shape[1:]) for key in keys}
     assert collate([sample, full], [(64, 64)])["boxes"].shape[1] == slots
+
+
+@pytest.mark.parametrize(
+    ("least", "slots"), [(1, 16), (8, 16), (16, 16), (17, 32), (64, 64), (100, 128)]
+)
+def test_there_are_so_many_slots_at_least(tmp_path: Path, least: int, slots: int):
+    sample = CocoDataset(index=small_index(tmp_path), image_size=64, mask_size=14)[(0, 0)]
+    keys = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")
+    full = sample | {key: sample[key].new_ones(12, *sample[key].shape[1:]) for key in keys}
+    batch = collate([full], [(64, 64)], least)
+    assert batch["boxes"].shape[1] == slots
+    assert batch["valid"].sum() == 12

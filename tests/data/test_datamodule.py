@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,6 +69,28 @@ def test_both_loaders_keep_the_contract(folder: Path, caplog: pytest.LogCaptureF
     shown = torch.cat([batch["image_ids"] for batch in made.val_dataloader()])
     assert sorted(shown.tolist()) == [BLANK_ID, 1, 2, 3, 4, 5]  # two a batch: one slot is left
     assert "train: 11 images, 31 objects, 3 categories" in caplog.text
+
+
+def graphs(batches: Iterable[Batch]) -> set[tuple[int, ...]]:
+    """Of each part of a model that is compiled there is one for each of these."""
+    return {(*batch["images"].shape[2:], batch["boxes"].shape[1]) for batch in batches}
+
+
+def test_options_decide_how_much_there_is_to_compile(test_data: Path):
+    """Of real images: with one length and 64 slots there is one graph an orientation."""
+    options = {
+        "train": {"images": "train2017", "annotations": "annotations/instances_train2017.json"},
+        "val": {"images": "val2017", "annotations": "annotations/instances_val2017.json"},
+        "image_size": (64, 107),
+        "batch_size": 4,
+    }
+    many, few = (
+        data(test_data / "coco_mini", **options, **more)
+        for more in ({}, {"lengths": 1, "slots": 64})
+    )
+    assert len(graphs(many.train_dataloader())) > 6
+    for loader in (few.train_dataloader(), few.val_dataloader()):
+        assert graphs(loader) == {(64, 128, 64), (128, 64, 64)}
 
 
 def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
@@ -302,7 +325,8 @@ def test_mistakes_are_told(folder: Path):
         **{key: [None, 1, True, "folder", ["folder"]] for key in ("train", "val")},
         image_ids=[1, "1", [], [1.5], ["1"], [True], [None], {"a": 1}, [2**70]],
         **dict.fromkeys(("train_images", "val_images"), COUNT[1:]),
-        **{key: [*COUNT, 10**9] for key in ("batch_size", "mask_size")},
+        **{key: [*COUNT, 10**9] for key in ("batch_size", "mask_size", "slots")},
+        lengths=[*COUNT, 4],
         **{key: [None, *CHOICE] for key in ("subset", "on_bad", "image_cache")},
         keep_empty=FLAG,
         image_size=[None, 0, -800, "800", True, [], [800, math.nan]],

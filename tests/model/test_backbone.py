@@ -7,7 +7,7 @@ from torchvision.models import resnet18
 from wrong_values import CHOICE, FLAG, NUMBER, TEXT, cases
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.backbone import Backbone, keep_frozen, levels, recomputed
+from maskrcnn_lit.model.backbone import Backbone, keep_frozen, levels, memory_is_short, recomputed
 from maskrcnn_lit.model.norms import FrozenBatchNorm
 
 STAGES = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -121,6 +121,44 @@ def test_computing_again_gives_identical_gradients(norm: str):
     for (name, first), second in zip(kept.named_parameters(), again.parameters(), strict=True):
         assert (first.grad is None) == (second.grad is None)
         assert first.grad is None or torch.equal(first.grad, second.grad), name
+
+
+class Card:
+    """What torch says of a GPU with so much memory."""
+
+    def __init__(self, gigabytes: float) -> None:
+        self.total_memory = int(gigabytes * 1e9)
+
+
+def test_memory_is_short_on_the_cpu_and_for_a_batch_that_is_large_for_the_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card(80))
+    pixels = 800 * 1344
+    assert memory_is_short(1, torch.device("cpu"))
+    assert not memory_is_short(16 * pixels, cuda)
+    assert memory_is_short(64 * pixels, cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card(11))
+    assert not memory_is_short(2 * pixels, cuda)
+    assert memory_is_short(16 * pixels, cuda)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_auto_computes_again_where_memory_is_short(short: bool, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[int, str]] = []
+
+    def answer(pixels: int, device: torch.device) -> bool:
+        asked.append((pixels, device.type))
+        return short
+
+    monkeypatch.setattr("maskrcnn_lit.model.backbone.memory_is_short", answer)
+    built = backbone(norm="frozen", freeze_at=1, recompute="auto")
+    calls: list[object] = []
+    built.body["layer2"][0].register_forward_hook(lambda *_: calls.append(1))
+    sum(m.square().mean() for m in built(torch.randn(2, 3, 64, 96))).backward()
+    assert len(calls) == (2 if short else 1)
+    assert asked[-1] == (2 * 64 * 96, "cpu")
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"])

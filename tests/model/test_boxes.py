@@ -1,5 +1,4 @@
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from maskrcnn_lit.model.boxes import (
     intersection,
     iou,
     suppress,
+    suppress_levels,
 )
 
 BOX_HEAD = (10.0, 10.0, 5.0, 5.0)
@@ -115,16 +115,9 @@ def test_clip_cuts_each_image_to_its_own_size():
     assert clip(torch.tensor([[[-5.0, 70, 200, 80]]]), sizes[:1]).tolist() == [[[0, 60, 150, 60]]]
 
 
-class Elsewhere(torch.Tensor):
-    """A tensor that says it is not on the CPU, and so gets the fixed number of rounds."""
-
-    @property
-    def device(self) -> Any:
-        return SimpleNamespace(type="elsewhere")
-
-
 def as_elsewhere(boxes: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-    return suppress(boxes.as_subclass(Elsewhere), *args, **options).as_subclass(torch.Tensor)
+    """As a GPU does it: the fixed number of rounds."""
+    return suppress(boxes, *args, **options, static_shapes=True)
 
 
 def greedy(
@@ -168,6 +161,26 @@ def test_suppression_by_group_equals_torchvision():
         assert not torch.equal(expected, greedy(boxes, 0.4))
         assert torch.equal(suppress(boxes, 0.4, groups=groups), expected)
         assert torch.equal(as_elsewhere(boxes, 0.4, groups), expected)
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_lists_of_several_lengths_are_settled_together_as_each_alone(static_shapes: bool):
+    levels = [crowded(seed)[:, :count] for seed, count in enumerate((120, 64, 33, 1, 97))]
+    found = suppress_levels(levels, 0.5, static_shapes=static_shapes)
+    for boxes, keep in zip(levels, found, strict=True):
+        assert torch.equal(keep, greedy(boxes, 0.5))
+
+
+@pytest.mark.parametrize("count", [31, 32, 33, 64])
+def test_every_bit_of_a_word_is_read(count: int):
+    """One box a time suppresses the last one; the others are far away."""
+    far = 10.0 * torch.arange(count)[:, None]
+    boxes = torch.cat([far, far, far + 1, far + 1], dim=1)[None]
+    assert as_elsewhere(boxes, 0.5).all()
+    for rival in range(count - 1):
+        near = boxes.clone()
+        near[0, -1] = near[0, rival]
+        assert as_elsewhere(near, 0.5)[0].tolist() == [True] * (count - 1) + [False]
 
 
 def chain(length: int) -> torch.Tensor:

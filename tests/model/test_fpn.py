@@ -3,11 +3,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 from wrong_values import CHOICE, COUNT, cases, positive_list
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.fpn import FPN
+from maskrcnn_lit.model.fpn import FPN, enlarge
 
 
 @pytest.mark.parametrize("sides", [(32, 16, 8, 4), (25, 13, 7, 4)])
@@ -39,6 +41,46 @@ def test_the_coarsest_map_reaches_every_level_and_the_finest_only_its_own():
             for p in pyramid
         ]
         assert [g is not None and bool(g.any()) for g in gradients] == reached
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 8), (7, 9)])
+def test_enlarging_and_its_gradient_equal_interpolation(size: tuple[int, int]):
+    x = torch.randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    weight = torch.randn(2, 5, *size)
+    values, gradients = [], []
+    for larger in (enlarge(x, size), F.interpolate(x, size=size, mode="nearest")):
+        values.append(larger)
+        gradients.append(torch.autograd.grad((larger * weight).sum(), x)[0])
+    assert torch.equal(*values)
+    assert torch.allclose(*gradients, atol=1e-6)
+
+
+class Operators(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_doubling_uses_no_interpolation_forward_or_backward():
+    """Compiled, its gradient would be one of atomic additions."""
+    fpn = FPN(in_channels=(4, 4, 4, 4), channels=4)
+    with Operators() as seen:
+        pyramid = fpn([torch.randn(1, 4, s, s) for s in (32, 16, 8, 4)])
+        torch.stack([level.sum() for level in pyramid]).sum().backward()
+    assert "convolution_backward" in seen.names
+    assert not {name for name in seen.names if "upsample" in name or "index" in name}
+    with Operators() as seen:
+        fpn([torch.randn(1, 4, s, s) for s in (25, 13, 7, 4)])
+    assert "upsample_nearest2d" in seen.names
 
 
 def test_p6_is_every_second_cell_of_p5():

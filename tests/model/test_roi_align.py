@@ -1,11 +1,13 @@
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from maskrcnn_lit.model.roi_align import Pooled, level_of, roi_align
+from maskrcnn_lit.model.roi_align import Pooled, index_type, level_of, roi_align
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 96, 160
@@ -113,6 +115,21 @@ def test_two_sizes_in_one_call_equal_two_calls():
         strict=True,
     ):
         assert torch.allclose(own, sum(parts), rtol=1e-12, atol=1e-12)
+
+
+def test_rows_are_numbered_by_the_smaller_type(monkeypatch: pytest.MonkeyPatch):
+    """A GPU sorts the numbers in the backward pass: of 32 bits it is half the work."""
+    types, plain = [], F.embedding_bag
+
+    def seen(index: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        types.append(index.dtype)
+        return plain(index, *rest, **more)
+
+    monkeypatch.setattr(F, "embedding_bag", seen)
+    wanted = [Pooled(torch.tensor([[0.0, 0, 40, 40]]), torch.zeros(1, dtype=torch.int64), 7)]
+    roi_align([torch.randn(1, 3, 24, 40)], wanted, strides=(4,))
+    assert types == [torch.int32]
+    assert index_type(2**31 - 1) == torch.int32 and index_type(2**31) == torch.int64
 
 
 def test_maps_that_are_no_multiple_of_their_stride():

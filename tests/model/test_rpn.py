@@ -72,6 +72,27 @@ def test_forward_equals_three_convolutions():
             )
 
 
+@pytest.mark.parametrize("ratios", [1, 3, 8])
+def test_channels_of_the_1x1_convolution_come_by_eights(
+    ratios: int, monkeypatch: pytest.MonkeyPatch
+):
+    """As tensor cores take them; what fills them up reaches no output and no gradient."""
+    built, widths = rpn(anchors_per_cell=ratios), []
+    plain = F.conv2d
+
+    def seen(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        if weight.shape[-1] == 1:
+            widths.append(len(weight))
+        return plain(x, weight, *rest)
+
+    monkeypatch.setattr(F, "conv2d", seen)
+    found = built(pyramid())
+    (found.logits.sum() + found.deltas.sum()).backward()
+    assert widths == [-(-5 * ratios // 8) * 8] * 5
+    assert found.logits.shape == (2, ratios * sum(s * s for s in SIDES))
+    assert built.objectness.weight.grad.shape == built.objectness.weight.shape
+
+
 def test_a_new_network_proposes_its_anchors():
     logits, deltas, _ = rpn()(pyramid())
     assert logits.abs().max() < 0.2 and deltas.abs().max() < 0.2
