@@ -18,7 +18,7 @@ from maskrcnn_lit.evaluation.analysis.analyse import analyse
 from maskrcnn_lit.evaluation.baseline import ids_digest, on_same_images, others
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.coco.matching import Matches
-from maskrcnn_lit.evaluation.coco.results import read_results
+from maskrcnn_lit.evaluation.coco.results import choose_results, read_results
 from maskrcnn_lit.evaluation.coco.scores import (
     MAX_DETECTIONS,
     Scores,
@@ -149,7 +149,9 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
+    data.check_classes()
     index = _val_index(data)
+    results = choose_results(results, index.packed)
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -196,9 +198,8 @@ def _write(
     if config.against is not None:
         other = on_same_images(others(Path(config.against), config.checkpoint), ids)
         record |= {"against": config.against, "against_results": str(other.results)}
-        record["differences"] = differences(
-            matches, match_all(truth, read_results(other.results), limit)
-        )
+        theirs = choose_results(read_results(other.results), index.packed)
+        record["differences"] = differences(matches, match_all(truth, theirs, limit))
     write_json(folder / "evaluation.json", record)
     _log.info(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:

@@ -42,6 +42,7 @@ COLUMNS = 5  # runs beside each other
 _VALIDATION = (
     "root",
     "val",
+    "classes",
     "image_ids",
     "val_images",
     "subset",
