@@ -357,6 +357,8 @@ def _hint(name: str, value: Any, rule: Rule) -> str:
         return ", and this is too long or has a zero byte" if value else ", and this is empty"
     if rule.kind == "text" and isinstance(value, (int, float)) and len(_shown(value)) < SHOWN:
         return f": write {name}='\"{_shown(value)}\"'"
+    if rule.kind == "classes" and isinstance(value, str):
+        return f": in a shell write '{name}=[...]' with the quotes"
     if isinstance(value, int) and rule.kind == "whole" and value > rule.high == LARGEST:
         return f" and at most {LARGEST}"
     return ""

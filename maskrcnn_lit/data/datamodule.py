@@ -196,6 +196,15 @@ class CocoDataModule(LightningDataModule):
             self.val_index = self._read("val")
             self._check_trained_classes()
 
+    def setup_part(self, part: str) -> None:
+        """Read "train" or "val" alone, where nothing is said of the other."""
+        if part == "val":
+            self.setup("validate")
+            self.check_classes()
+        elif self.train_index is None:
+            self.train_index = self._read("train")
+            self.check_classes()
+
     def check_classes(self) -> None:
         """Raise UserError for a name in data.classes that no json has that was read."""
         indices = (self.train_index, self.val_index)

@@ -335,3 +335,18 @@ def test_chosen_classes_are_looked_at_and_written(
     assert used == {cleaned["categories"][0]["id"]}
     verb("data", "check", *coco_data(shapes), f"data.classes=[{names[0]},nothing]", code=2)
     assert "data.classes has nothing" in capsys.readouterr().err
+
+
+def test_one_json_becomes_two_as_train_says(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    train = [option for option in coco_data(shapes) if option.startswith("data.train.")]
+    verb("train", "data=coco_json", f"data.root={shapes}", *train, code=2)
+    assert "cleaned=VAL" in capsys.readouterr().err
+    ids = [image["id"] for image in ground_truth(shapes, "train")["images"]]
+    for name, some in (("val", ids[:1]), ("train", ids[1:])):
+        chosen = f"data.image_ids=[{','.join(map(str, some))}]"
+        options = ("data=coco_json", f"data.root={shapes}", *train, chosen)
+        verb("data", "check", *options, f"cleaned={tmp_path / name}")
+        (file,) = (tmp_path / name).iterdir()
+        assert [image["id"] for image in json.loads(file.read_text())["images"]] == some
