@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.coco.annotations import Columns
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.data.coco.formats import describe_folder
 from maskrcnn_lit.data.coco.parse import Instances, Measure, read_instances
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
@@ -246,9 +247,8 @@ def _read(source: Source, name: str) -> bytes:
             f"there is no annotation file {where}: check the path in data.*.annotations"
         ) from None
     except IsADirectoryError:
-        raise UserError(
-            f"{where} is a folder: give the COCO json itself in data.*.annotations"
-        ) from None
+        what = describe_folder(Path(where))
+        raise UserError(f"data.*.annotations={where} is a folder: {what}") from None
     except OSError as error:
         raise UserError(
             f"{where} cannot be read ({error}): check the path in data.*.annotations"

@@ -36,7 +36,13 @@ def test_what_is_written_is_read_one_entry_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text, said",
-    [(None, "there is no results file"), ("{", "cannot be read as json"), ("{}", "holds no list")],
+    [
+        (None, "there is no results file"),
+        ("{", "cannot be read as json"),
+        ("{}", "holds no list"),
+        ("[" * 200_000 + "]" * 200_000, "cannot be read as json"),
+        ('[{"segmentation":' * 200_000, "cannot be read as json"),
+    ],
 )
 def test_a_file_that_is_no_results_json_is_named(
     tmp_path: Path, text: str | None, said: str
