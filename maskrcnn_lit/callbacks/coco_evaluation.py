@@ -19,7 +19,7 @@ from lightning import Callback, LightningModule, Trainer
 from maskrcnn_lit.callbacks.gather import raise_reported, report_failure, share
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.evaluation.coco.matching import Matches
-from maskrcnn_lit.evaluation.coco.results import write_results
+from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
 from maskrcnn_lit.evaluation.coco.scores import (
     MAX_DETECTIONS,
     DetectionCollector,
@@ -57,7 +57,8 @@ class CocoEvaluation(Callback):
 
     After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
     val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth)
-    and `per_class` class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process.
+    and `per_class` class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process; all of
+    them are of the classes that the annotations have.
     val/images: how many images were scored; a quick look during training sees a part of them. In
     process 0 `image_ids` are these images, `matches` is what the scores were made of, and `scored`
     is the ground truth and the results, for callbacks that come after this one; it is dropped when
@@ -87,6 +88,7 @@ class CocoEvaluation(Callback):
         self.matches: dict[str, Matches] = {}
         self._validations = 0
         self._warned: str | None = None
+        self._left_out = False  # whether the log says that detections are left out
         self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,11 +183,15 @@ class CocoEvaluation(Callback):
             self._collector.merge(collector)
             self._roi_accuracy.merge(roi_accuracy)
         index, seen = trainer.datamodule.val_index, self._collector.by_image  # type: ignore[attr-defined]
-        results = self._collector.results(index.categories)
+        every = self._collector.results(index.categories)
+        truth = of_images(index.coco_ground_truth(), seen)
+        results, left_out = of_categories(every, index.categories, truth["categories"])
+        if left_out and not self._left_out:
+            _log.info(left_out)
+        self._left_out = self._left_out or left_out is not None
         self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
-        truth = of_images(index.coco_ground_truth(), seen)
         self.matches = match_all(truth, results, self.max_detections[-1])
         scores = score_matches(self.matches, truth["categories"], self.max_detections)
         if len(seen) < len(index):

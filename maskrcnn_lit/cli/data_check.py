@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.config.overrides import typed
+from maskrcnn_lit.data.coco.classes import check_names, describe_choice
 from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.coco.learnable import unlearnable
@@ -46,7 +47,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     originals = {part: annotations for part, (annotations, _) in paths.items()}
     targets = {} if config.cleaned is None else cleaned_paths(Path(config.cleaned), originals)
     data.prepare_data()
-    findings = {part: _look(config, part, *paths[part]) for part in parts}
+    findings = {part: _look(config, data, part, *paths[part]) for part in parts}
+    check_names(data.classes, [found.index.packed for found in findings.values()])
     if len(parts) == 2:
         mark_leaks(findings["train"], findings["val"])
     faults = {part: found.faults() for part, found in findings.items()}
@@ -59,6 +61,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     lost = {part: _unlearnable(data, found) for part, found in findings.items()}
     for part in parts:
         index = findings[part].index
+        remarks += [f"{part}: {line}" for line in describe_choice(index.packed)]
         lines, nothing = learning_fault(index, lost[part], data.image_size, str(paths[part][0]))
         remarks += [f"{part}: {line.strip()}" for line in lines]
         faults[part] += [nothing] if nothing else []
@@ -80,7 +83,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     return int(total > 0)
 
 
-def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Findings:
+def _look(
+    config: DictConfig, data: CocoDataModule, part: str, annotations: Path, images: Path
+) -> Findings:
     """Read a part and its files. The whole json, unless fewer images are asked for than it has."""
     take = config.data[f"{part}_images"]
     if take is not None and take >= len(load_entries(annotations)["images"]):
@@ -93,7 +98,10 @@ def _look(config: DictConfig, part: str, annotations: Path, images: Path) -> Fin
         take=take,
         how=config.data.subset,
         seed=config.data.seed,
+        cache=data.cache,
+        cache_gb=data.cache_gb,
         max_pixels=config.data.max_pixels,
+        classes=data.classes,
     )
     return find_faults(index, _progress(part))
 

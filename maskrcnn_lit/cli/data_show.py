@@ -26,11 +26,16 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     check_whole(0, epoch=config.epoch, seed=config.seed)
     if config.part not in PARTS:
         raise UserError(f"part={config.part} is unknown: use {' or '.join(PARTS)}")
-    fill_parts(config.data)
+    given = fill_parts(config.data)
     config.data.batch_size = 1  # of a set smaller than a batch too
     data: CocoDataModule = build(config.data)
     data.prepare_data()
-    data.setup("fit" if config.part == "train" else "validate")
+    if len(given) == 2 and config.part == "train":
+        data.setup("fit")
+    elif len(given) == 2:
+        data.setup("validate")
+    else:
+        data.setup_part(config.part)
     dataset = data.train_dataset if config.part == "train" else data.val_dataset
     order = np.random.default_rng(config.seed).permutation(
         len(dataset)

@@ -46,7 +46,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     choose(data.image_size)  # what is wrong with the sizes is told before the annotations are read
     thresholds = sorted({0.5, float(config.model.rpn.object_iou)})
     data.prepare_data()
-    data.setup("fit")
+    if len(parts) == 2:
+        data.setup("fit")
+    else:
+        data.setup_part(parts[0])
     found: dict[str, Any] = {}
     for part in parts:
         index = data.train_index if part == "train" else data.val_index

@@ -154,11 +154,27 @@ def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
         OmegaConf.update(config, name, None)
     if missing:
         given = " ".join(f"{name}=..." for name in missing)
-        raise UserError(f"{verb} needs {', '.join(missing)}, without a default: add {given}")
+        raise UserError(
+            f"{verb} needs {', '.join(missing)}, without a default: add {given}"
+            + (_ONE_JSON if verb == "train" and _is_val(missing) else "")
+        )
     with _readable_errors():
         resolved = to_dict(config)
     schema.check(resolved, skip=not_asked)
     return config
+
+
+# What to do with one json, as annotation tools write it.
+_ONE_JSON = (
+    " (images that are not trained on); of one json, `maskrcnn-lit data check data=coco_json "
+    "data.train.images=DIR data.train.annotations=FILE 'data.image_ids=[IDS]' cleaned=VAL` writes "
+    "the images IDS to a json in VAL: do it once for each part"
+)
+
+
+def _is_val(missing: Sequence[str]) -> bool:
+    """Whether the validation part alone is missing."""
+    return bool(missing) and all(name.startswith("data.val.") for name in missing)
 
 
 def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:

@@ -26,8 +26,8 @@ class Rule:
     """What the value of an option may be.
 
     Attributes:
-        kind: "flag", "whole", "number", "choice", "text", "path", "group" (of options) or "any"
-            (a dict whose entries are the user's).
+        kind: "flag", "whole", "number", "choice", "text", "path", "group" (of options), "any"
+            (a dict whose entries are the user's) or "classes" (such a dict, or a list of names).
         low, high: the range of a number, the ends included; above, below: without the end.
         choices: of a "choice". words: texts that are allowed beside the kind. null: may be null.
         single: one value is allowed. count: how many values a list may have (least, most), of which
@@ -82,6 +82,7 @@ ACCELERATOR = _choice("auto", "cpu", "gpu")
 PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
 LIMITS = _listed(COUNT, 3, 3, rising=True, apart=True)
 IDS_OR_NULL = _listed(_whole(-LARGEST), 1, null=True)
+CLASSES = Rule("classes", null=True, count=(1, MANY))
 PAIR = {"single": False, "count": (2, 2), "rising": True}
 
 OPTIONS: dict[str, Rule] = {
@@ -162,6 +163,7 @@ OPTIONS: dict[str, Rule] = {
     "data.batch_size": _whole(1, 65_536),
     "data.cache_dir": PATH_OR_NULL,
     "data.cache_gb": _number(0, 1e6),
+    "data.classes": CLASSES,
     "data.download": FLAG,
     "data.image_cache": _choice("auto", "on", "off"),
     "data.image_ids": IDS_OR_NULL,
@@ -174,6 +176,7 @@ OPTIONS: dict[str, Rule] = {
     "data.on_bad": _choice("error", "skip"),
     "data.prepare": GROUP,
     "data.prepare.cache_dir": PATH_OR_NULL,
+    "data.prepare.classes": CLASSES,
     "data.prepare.image_ids": IDS_OR_NULL,
     "data.prepare.keep_empty": FLAG,
     "data.prepare.parts": _listed(_choice("train", "val"), 1, 2),
@@ -354,6 +357,8 @@ def _hint(name: str, value: Any, rule: Rule) -> str:
         return ", and this is too long or has a zero byte" if value else ", and this is empty"
     if rule.kind == "text" and isinstance(value, (int, float)) and len(_shown(value)) < SHOWN:
         return f": write {name}='\"{_shown(value)}\"'"
+    if rule.kind == "classes" and isinstance(value, str):
+        return f": in a shell write '{name}=[...]' with the quotes"
     if isinstance(value, int) and rule.kind == "whole" and value > rule.high == LARGEST:
         return f" and at most {LARGEST}"
     return ""
@@ -382,6 +387,7 @@ def _one(rule: Rule) -> str:
         "path": "a path",
         "group": "a group of options",
         "any": "NAME: VALUE entries in braces",
+        "classes": "NAME: NEW_NAME entries in braces",
     }[rule.kind]
 
 
@@ -391,9 +397,11 @@ def _several(rule: Rule) -> str:
     if rule.kind in ("whole", "number"):
         items = f"{order}{_noun(rule)}s{_range(rule)}"
     else:
-        items = {"choice": f"items of {', '.join(rule.choices)}", "path": "paths"}.get(
-            rule.kind, "texts"
-        )
+        items = {
+            "choice": f"items of {', '.join(rule.choices)}",
+            "path": "paths",
+            "classes": "names",
+        }.get(rule.kind, "texts")
     if least == most:
         return f"{COUNTED.get(least, f'{least} ')}{items}"
     return f"a list of {'one or more ' if least else ''}{items}"
@@ -462,8 +470,10 @@ def _allows(rule: Rule, value: Any) -> bool:
 def _allows_list(rule: Rule, values: list[Any] | tuple[Any, ...]) -> bool:
     if rule.count is None or not rule.count[0] <= len(values) <= rule.count[1]:
         return False
-    if rule.kind == "path":  # a folder named 7
+    if rule.kind in ("path", "classes"):  # a folder named 7
         values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+    if rule.kind == "classes":
+        return all(_is_class(value) for value in values)
     if not all(_allows_one(rule, value) for value in values):
         return False
     if rule.rising and any(a > b for a, b in pairwise(values)):
@@ -484,9 +494,19 @@ def _allows_one(rule: Rule, value: Any) -> bool:
         )
     if rule.kind == "choice":
         return not isinstance(value, bool) and str(value) in rule.choices
+    if rule.kind == "classes":
+        return isinstance(value, Mapping) and _is_class(value)
     if rule.kind in ("group", "any"):
         return isinstance(value, Mapping)
     return isinstance(value, str) and _is_text(value, path=rule.kind == "path")
+
+
+def _is_class(value: Any) -> bool:
+    """Whether it is a name, or old names with new ones, null for none."""
+    if isinstance(value, Mapping):
+        names = [name for pair in value.items() for name in pair if name is not None]
+        return bool(value) and all(type(name) in (str, int) for name in names)
+    return isinstance(value, str) and _is_text(value, path=False)
 
 
 def _is_text(text: str, *, path: bool) -> bool:

@@ -17,7 +17,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.buckets import LENGTHS, Shape, chains, padded_shapes, padding
-from maskrcnn_lit.data.coco.categories import UNUSED, Category
+from maskrcnn_lit.data.coco.categories import UNUSED, Category, some
+from maskrcnn_lit.data.coco.classes import (
+    check_names,
+    describe_choice,
+    read_choice,
+    source_names,
+)
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
@@ -66,6 +72,7 @@ class CocoDataModule(LightningDataModule):
         train: {"images": folder, "annotations": json}. Relative paths start from `root`.
             storage/sources.py says what else they may be: official zips, URLs.
         val: likewise.
+        classes: which classes count, and their names; see data/coco/classes.py. None: all.
         root: a folder or a URL; None: the working directory.
         image_ids: only the images with these ids, of both parts; None: all.
         train_images: how many images; None: all.
@@ -110,6 +117,7 @@ class CocoDataModule(LightningDataModule):
         train: Mapping[str, str | Path],
         val: Mapping[str, str | Path],
         root: str | Path | None = None,
+        classes: Sequence[Any] | Mapping[str, str | None] | None = None,
         image_ids: Sequence[int] | None = None,
         train_images: int | None = None,
         val_images: int | None = None,
@@ -152,6 +160,7 @@ class CocoDataModule(LightningDataModule):
         self._paths = {
             part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))
         }
+        self.classes = read_choice(classes)
         self.image_ids = image_ids
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
@@ -174,6 +183,7 @@ class CocoDataModule(LightningDataModule):
             cache_gb,
         )
         self.categories: tuple[Category, ...] = ()  # none yet
+        self._trained = False  # whether they are those of a trained model
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
         self.quick_images: int | None = None  # see `quick_index`
@@ -184,7 +194,7 @@ class CocoDataModule(LightningDataModule):
         """Before `setup`: number the labels by this table (that of a trained model), not by the
         training json.
         """
-        self.categories = tuple(categories)
+        self.categories, self._trained = tuple(categories), True
 
     @property
     def quick_index(self) -> AnnotationIndex:
@@ -204,9 +214,34 @@ class CocoDataModule(LightningDataModule):
             self.train_index = self._read("train")
             if self.val_index is None:
                 self.val_index = self._read("val")
+                self.check_classes()
                 self.tell(*self._leaks())
         if self.val_index is None:
             self.val_index = self._read("val")
+            self._check_trained_classes()
+
+    def setup_part(self, part: str) -> None:
+        """Read "train" or "val" alone, where nothing is said of the other."""
+        if part == "val":
+            self.setup("validate")
+            self.check_classes()
+        elif self.train_index is None:
+            self.train_index = self._read("train")
+            self.check_classes()
+
+    def check_classes(self) -> None:
+        """Raise UserError for a name in data.classes that no json has that was read."""
+        indices = (self.train_index, self.val_index)
+        check_names(self.classes, [index.packed for index in indices if index is not None])
+
+    def _check_trained_classes(self) -> None:
+        """As `check_classes`, but the validation json alone may lack classes that the model has."""
+        if self.classes is None or not self._trained or self.val_index is None:
+            return
+        allowed = {None, *(category.name for category in self.categories)}
+        unknown = self.classes.unknown(source_names(self.val_index.packed))
+        if any(self.classes.name_of(name) not in allowed for name in unknown):
+            self.check_classes()
 
     def _leaks(self) -> list[str]:
         """A line about validation images that are trained on too, unless they were chosen by id."""
@@ -238,20 +273,22 @@ class CocoDataModule(LightningDataModule):
             cache=self.cache,
             cache_gb=self.cache_gb,
             max_pixels=self.max_pixels,
+            classes=self.classes,
         )
         self.categories = self.categories or index.categories
         listed = {category.name for category in index.categories}
-        index = index.with_categories(self.categories)
+        index = index.with_categories(self.categories, annotations)
         known = {category.name for category in self.categories}
         absent = [n for n in known - listed if not n.startswith(UNUSED)]
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
         self.tell(
             f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})"
         )
+        self.tell(*(f"{part}: {line}" for line in describe_choice(index.packed)))
         if absent:
-            self.tell(f"{part}: no objects of {', '.join(sorted(absent))}: they are not scored")
+            self.tell(f"{part}: no objects of {some(absent)}: they are not scored")
         if listed - known:
-            self.tell(f"{part}: {', '.join(sorted(listed - known))} left out: no object is of them")
+            self.tell(f"{part}: {some(listed - known)} left out: no object is of them")
         if index.faults:
             self.tell(
                 "\n  ".join(

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco.results import read_results
+from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json
 
 FILE = "evaluation.json"
+
+DIGEST = "detections_sha256"  # its key for that of the detections.json beside it
 
 
 class Other(NamedTuple):
@@ -74,16 +79,29 @@ def on_same_images(found: list[Other], image_ids: Collection[int]) -> Other:
     )
 
 
+def read_other(other: Other) -> list[dict[str, Any]]:
+    """Its results. UserError: they cannot be read, or are not those that were evaluated."""
+    expected = (other.evaluation or {}).get(DIGEST)
+    if (
+        expected is not None
+        and other.results.is_file()
+        and file_digest(other.results, "sha256") != expected
+    ):
+        raise UserError(
+            f"{other.results} does not match the checksum of it in {FILE}: it was damaged or edited, "
+            "evaluate again"
+        )
+    return read_results(other.results)
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        evaluation = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+        return read_sealed_json(file)
+    except (OSError, DamagedFileError) as error:
         raise UserError(
-            f"{file} cannot be read as json ({error}); give an evaluation's folder, or evaluate anew"
+            f"{file} is not an evaluation, or damaged ({error}): give an evaluation's folder, or "
+            "evaluate again"
         ) from None
-    if not isinstance(evaluation, dict):
-        raise UserError(f"{file} is no evaluation; give an evaluation's folder, or evaluate anew")
-    return evaluation
 
 
 def ids_digest(ids: Collection[int]) -> str:

@@ -4,11 +4,15 @@ libraries.
 
 import errno
 import logging
+import os
+import select
 import sys
 import warnings
 from collections.abc import Callable
 
 from maskrcnn_lit.errors import UserError
+
+PIPE_CLOSED = 141  # the exit code where nobody reads the output any more, as in `... | head`
 
 
 def guarded(work: Callable[[], int | None]) -> int:
@@ -20,6 +24,8 @@ def guarded(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         return _say(f"interrupted{f': {error}' if str(error) else ''}", 130)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return PIPE_CLOSED
         if error.errno == errno.ENOSPC:
             return _say(
                 f"the disk is full ({error.filename or error}): free some space, then run it again",
@@ -31,6 +37,20 @@ def guarded(work: Callable[[], int | None]) -> int:
             f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it",
             2,
         )
+
+
+def _reader_left() -> bool:
+    """Whether standard output is a pipe that nobody reads; it goes nowhere from then on."""
+    try:
+        output = sys.stdout.fileno()
+    except OSError:  # not a file
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 class ConsoleHandler(logging.Handler):

@@ -15,10 +15,10 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyse import analyse
-from maskrcnn_lit.evaluation.baseline import ids_digest, on_same_images, others
+from maskrcnn_lit.evaluation.baseline import DIGEST, ids_digest, on_same_images, others, read_other
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.coco.matching import Matches
-from maskrcnn_lit.evaluation.coco.results import read_results
+from maskrcnn_lit.evaluation.coco.results import choose_results, read_results
 from maskrcnn_lit.evaluation.coco.scores import (
     MAX_DETECTIONS,
     Scores,
@@ -37,7 +37,8 @@ from maskrcnn_lit.runs.folder import output_folder
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
 from maskrcnn_lit.runs.trained_model import read
-from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 from maskrcnn_lit.training.module import DetectionModule
 
@@ -149,7 +150,9 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
+    data.check_classes()
     index = _val_index(data)
+    results = choose_results(results, index.packed)
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -196,10 +199,11 @@ def _write(
     if config.against is not None:
         other = on_same_images(others(Path(config.against), config.checkpoint), ids)
         record |= {"against": config.against, "against_results": str(other.results)}
-        record["differences"] = differences(
-            matches, match_all(truth, read_results(other.results), limit)
-        )
-    write_json(folder / "evaluation.json", record)
+        theirs = choose_results(read_other(other), index.packed)
+        record["differences"] = differences(matches, match_all(truth, theirs, limit))
+    if config.results is None:
+        record[DIGEST] = file_digest(folder / "detections.json", "sha256")
+    write_sealed_json(folder / "evaluation.json", record)
     _log.info(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
         return None

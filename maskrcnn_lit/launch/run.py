@@ -102,10 +102,14 @@ def prepare(config: DictConfig) -> Prepared:
 def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
     """The record of what the run is made from: config.yaml, subset_ids.json, result.json."""
     data, module, trainer, _ = prepared
-    result.config_sha256 = config_digest(module.config)
+    digest = config_digest(module.config)
     if not first_process():
+        result.config_sha256 = digest
         return
     result.status, result.error = "running", None
+    result.config_sha256, result.files = None, {}  # killed meanwhile, it has no false digests
+    write_result(run_dir / "result.json", result)
+    result.config_sha256 = digest
     result.versions, result.commit = package_versions(), package_commit(changes=True)
     result.data = describe_datamodule(data)
     result.machine = describe_machine(trainer.strategy.root_device, trainer.world_size)

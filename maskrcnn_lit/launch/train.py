@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import compose, to_yaml
 from maskrcnn_lit.config.overrides import FOR_SWEEPS, assign, is_given, typed
-from maskrcnn_lit.config.stored import load_run_config
+from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import again, alone, moved, settle
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
-from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.devices import count_devices
@@ -220,6 +220,20 @@ def _check_new(run_dir: Path) -> None:
         )
 
 
+def _check_record(run_dir: Path, result: RunResult) -> None:
+    """A run goes on with the config and the curves that it had."""
+    if fault := config_fault(read_run_config(run_dir), result):
+        raise UserError(
+            f"{run_dir} cannot go on: {fault}; copy it back from where it is sound, or start a new "
+            "run with other options"
+        )
+    if fault := file_fault(run_dir / "metrics.csv", result):
+        raise UserError(
+            f"{fault}; copy it back from where it is sound, or move it away: the run then goes on "
+            "with a new one"
+        )
+
+
 def _resumed(typed_config: DictConfig, overrides: list[str]) -> DictConfig:
     """The config of a run that is to go on, with what was typed beside `resume=`."""
     source = str(typed_config.resume)
@@ -231,7 +245,9 @@ def _resumed(typed_config: DictConfig, overrides: list[str]) -> DictConfig:
             f"(only {', '.join(WITH_RESUME[1:])} can): for another configuration start a new run"
         )
     config = load_run_config(source, trust=typed_config.trust)
-    if read_result(Path(source) / "result.json").status == "finished":
+    result = read_result(Path(source) / "result.json")
+    _check_record(Path(source), result)
+    if result.status == "finished":
         raise UserError(
             f"{source} is finished, nothing is left to resume: for more epochs start a new run"
         )

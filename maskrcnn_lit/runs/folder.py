@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.config.overrides import FOR_SWEEPS, typed
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.runs.result import RunResult, file_digests, read_result, write_result
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
 from maskrcnn_lit.training.processes import first_process
@@ -148,9 +148,11 @@ def recorded(run_dir: Path) -> Iterator[RunResult]:
         result = result if first_process() else read_result(file)
         if read_result(file).status != "failed":
             result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+            result.files = file_digests(run_dir)
             write_result(file, result)
         raise
     finally:
         told = read_result(file)
         if first_process() and told.status != "failed":
+            result.files = file_digests(run_dir)
             write_result(file, result)

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.module import config_digest
 
@@ -31,7 +32,10 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "seed": (int, NoneType),
     "error": (str, NoneType),
     "config_sha256": (str, NoneType),
+    "files": dict,
 }
+
+FILES = ("metrics.csv", "detections.json", "subset_ids.json")  # whose digests result.json has
 
 
 @dataclass
@@ -39,6 +43,7 @@ class RunResult:
     """What is known of a run.
 
     error: why it failed; config_sha256: of its config, see `training.module.config_digest`.
+    files: SHA-256 of FILES in its folder, once it has ended, however it did.
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the
         file.
     intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images
@@ -65,6 +70,7 @@ class RunResult:
     seed: int | None = None
     error: str | None = None
     config_sha256: str | None = None
+    files: dict[str, str] = field(default_factory=dict)
     run_dir: str | None = None
 
     def __post_init__(self) -> None:
@@ -115,4 +121,23 @@ def config_fault(config: dict[str, Any], result: RunResult) -> str | None:
     return (
         "config.yaml does not match the checksum of it in result.json: it was damaged or edited "
         "after the run"
+    )
+
+
+def file_digests(run_dir: Path) -> dict[str, str]:
+    """Of those of FILES that there are."""
+    there = [name for name in FILES if (run_dir / name).is_file()]
+    return {name: file_digest(run_dir / name, "sha256") for name in there}
+
+
+def file_fault(file: Path, result: RunResult) -> str | None:
+    """What to tell where a file of a run that has ended is not the one that its result.json has the
+    digest of. None: it is, or it is not there, or the run was killed.
+    """
+    expected = result.files.get(file.name)
+    if expected is None or not file.is_file() or file_digest(file, "sha256") == expected:
+        return None
+    return (
+        f"{file} does not match the checksum of it in result.json: it was damaged or edited after "
+        "the run"
     )

@@ -20,7 +20,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.model.pretrained.files import read_file, state_of
+from maskrcnn_lit.model.pretrained.files import check_finite, read_file, state_of
 from maskrcnn_lit.model.pretrained.published import (
     PUBLISHED,
     WITHOUT_EPSILON,
@@ -126,8 +126,12 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
     saved = read_file(path)
     if {"config", "categories", "state_dict"} <= saved.keys():
         categories = tuple(Category(number, title) for number, title in saved["categories"])
-        return Pretrained(saved["config"], categories, model_weights(saved))
-    return _foreign(path, state_of(saved))
+        state = model_weights(saved)
+        check_finite(state, path)
+        return Pretrained(saved["config"], categories, state)
+    state = state_of(saved)
+    check_finite(state, path)
+    return _foreign(path, state)
 
 
 def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
@@ -233,6 +237,7 @@ def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) 
 
 def _load(backbone: Any, where: str, state: Mapping[str, Tensor] | None) -> Any:
     try:
+        check_finite(state or {}, where)
         return backbone.load_pretrained(state)
     except UserError as error:
         raise UserError(f"backbone.weights={where}: {error}") from error

@@ -186,7 +186,7 @@ def open_annotations(where: str, cache_dir: Path, cache_gb: float) -> tuple[Sour
         member = Zip(archive, f"{path.parent.name}/")
         if member.stamp(path.name) is not None:
             return member, path.name
-    if not path.is_file():
+    if not path.exists():
         raise UserError(
             f"there is no annotation file {where}: check the path in data.*.annotations"
         )

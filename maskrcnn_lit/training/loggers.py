@@ -66,7 +66,14 @@ class CsvLogger(Logger):
     def rewind(self, step: int) -> None:
         """Drop the rows of `step` and later."""
         if self.path.is_file():
-            self._write([row for row in self._read() if int(row["step"]) < step])
+            try:
+                before = [row for row in self._read() if int(row["step"]) < step]
+            except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+                raise UserError(
+                    f"{self.path} is damaged ({error}): copy it back from where it is sound, or "
+                    "move it away, the run then goes on with a new one"
+                ) from None
+            self._write(before)
 
     def _read(self) -> list[dict[str, str]]:
         """The rows so far; a last line that a killed run left unfinished is dropped."""

@@ -319,3 +319,34 @@ def test_objects_that_are_too_small_are_noted_and_no_fault(
     printed = capsys.readouterr().out
     assert "note: train: 1 x too small to be learnt (annotation " in printed
     assert printed.endswith("0 faults, but 1 object cannot be learnt: see the notes\n")
+
+
+def test_chosen_classes_are_looked_at_and_written(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    names = sorted(category["name"] for category in ground_truth(shapes)["categories"])
+    merged = f"data.classes=[{{{names[0]}:thing,{names[1]}:thing}}]"
+    verb("data", "check", *coco_data(shapes), merged, f"cleaned={tmp_path}")
+    said = capsys.readouterr().out
+    assert f"val: data.classes: {names[0]}, {names[1]} -> thing" in said
+    cleaned = json.loads((tmp_path / "instances_val.json").read_text())
+    assert [category["name"] for category in cleaned["categories"]] == ["thing"]
+    used = {entry["category_id"] for entry in cleaned["annotations"]}
+    assert used == {cleaned["categories"][0]["id"]}
+    verb("data", "check", *coco_data(shapes), f"data.classes=[{names[0]},nothing]", code=2)
+    assert "data.classes has nothing" in capsys.readouterr().err
+
+
+def test_one_json_becomes_two_as_train_says(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    train = [option for option in coco_data(shapes) if option.startswith("data.train.")]
+    verb("train", "data=coco_json", f"data.root={shapes}", *train, code=2)
+    assert "cleaned=VAL" in capsys.readouterr().err
+    ids = [image["id"] for image in ground_truth(shapes, "train")["images"]]
+    for name, some in (("val", ids[:1]), ("train", ids[1:])):
+        chosen = f"data.image_ids=[{','.join(map(str, some))}]"
+        options = ("data=coco_json", f"data.root={shapes}", *train, chosen)
+        verb("data", "check", *options, f"cleaned={tmp_path / name}")
+        (file,) = (tmp_path / name).iterdir()
+        assert [image["id"] for image in json.loads(file.read_text())["images"]] == some

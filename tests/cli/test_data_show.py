@@ -128,3 +128,13 @@ def test_a_mistake_is_told(
     show(*coco_data(shapes), "data.image_size=64", *arguments, code=2)
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_that_is_not_given_is_not_told(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    train = [option for option in coco_data(shapes) if not option.startswith("data.val.")]
+    show(*train, "data.image_size=64", f"out={tmp_path}/a.png")
+    said = capsys.readouterr().out
+    assert "train: " in said
+    assert "val" not in said.replace(str(shapes), "")

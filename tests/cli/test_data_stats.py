@@ -204,3 +204,35 @@ def test_objects_that_cannot_be_learnt_are_counted_once(
     assert printed.count("7 x too small to be learnt") == 1
     numbers = json.loads((tmp_path / "out.json").read_text())["train"]
     assert numbers["not_learnable"] == {"too small to be learnt": 7}
+
+
+def test_a_part_that_is_not_given_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture):
+    options = tiny_objects(tmp_path / "data")
+    stats(*options)
+    said = capsys.readouterr().out
+    assert "train: 4 images" in said
+    assert "val:" not in said
+    assert "training images too" not in said
+    stats(*(option.replace("data.train.", "data.val.") for option in options))
+    said = capsys.readouterr().out
+    assert "val: 4 images" in said
+    assert "train:" not in said
+
+
+@pytest.mark.parametrize("value", ["5", "a", "null", "[a,b]", "{a:1}", "[]", "true", "[[8],16]"])
+@pytest.mark.parametrize("name", ["sizes", "ratios"])
+def test_anchors_of_the_wrong_kind_are_one_sentence(
+    name: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    stats(*tiny_objects(tmp_path / "data"), f"model.anchors.{name}={value}", code=2)
+    said = capsys.readouterr().err
+    assert said.startswith("maskrcnn-lit: ")
+    assert f"model.anchors.{name}=" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_chosen_classes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture):
+    stats(*tiny_objects(tmp_path / "data"), "data.classes={speck:dot}")
+    said = capsys.readouterr().out
+    assert "train: data.classes: speck -> dot" in said
+    assert "  dot  " in said

@@ -104,6 +104,11 @@ def test_every_value_of_ours_is_allowed(known):
         ("backbone.norm_eps", [None, 0, 1e-5], [2, -1, "auto"]),
         ("backbone.options", [None, {}, {"a": 1}], [1, "a", []]),
         ("model.fpn.norm", [None, "batch"], ["none", "auto", 1]),
+        (
+            "data.classes",
+            [None, ["a", 7], {"a": "b"}, {"a": None}, ["a", {"b": "c"}]],
+            [[], {}, "a", 7, True, [None], [["a"]], {"a": ["b"]}, [{}], [True], [{"a": {}}], [1.5]],
+        ),
         ("data.keep_empty", [True, False], [0, 1, "yes", None, []]),
         ("trust", [[], ["a.b"], "a"], [None, [1], 7, ""]),
         ("runs", ["a", ["a", "b"], [7]], [[], None, [None], [True]]),

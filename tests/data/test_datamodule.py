@@ -427,3 +427,50 @@ def test_validation_data_may_lack_a_class_and_list_one_too_many(
     assert f"val: no objects of {gone['name']}" in caplog.text
     assert "val: objects left out" in caplog.text
     assert len(list(made.val_dataloader())) > 0
+
+
+def test_classes_are_chosen_in_both_parts_and_counted(
+    folder: Path, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    made = data(folder, classes=["ant", {"zebra": "mammal"}])
+    assert [c.name for c in made.categories] == ["ant", "mammal"]
+    assert [c.name for c in made.val_index.categories] == ["ant", "mammal"]
+    for part, images in (("train", 11), ("val", 5)):
+        moles = sum(entry["category_id"] == 3 for entry in coco_dict(images)["annotations"])
+        line = f"{part}: data.classes leaves out {moles} objects of 1 class (mole {moles})"
+        assert caplog.text.count(line) == 1
+    assert max(int(batch["labels"].max()) for batch in made.train_dataloader()) == 2
+
+
+def test_capitals_that_differ_between_the_jsons_are_renamed(folder: Path, tmp_path: Path):
+    content = coco_dict(5)
+    content["categories"][0]["name"] = "Zebra"
+    annotations, images = write_coco(tmp_path, content)
+    val = {"annotations": annotations, "images": images}
+    with pytest.raises(UserError, match=r"did you mean zebra\? 'data.classes={Zebra: zebra}'"):
+        data(folder, val=val)
+    made = data(folder, val=val, classes={"Zebra": "zebra"})
+    assert [c.name for c in made.val_index.categories] == ["ant", "mole", "zebra"]
+
+
+def test_a_class_that_neither_json_has_is_named_with_its_likes(folder: Path):
+    with pytest.raises(UserError, match=r"has zebr, .*ant, mole, zebra; did you mean zebra\?"):
+        data(folder, classes=["ant", "zebr"])
+
+
+def test_the_model_names_what_validation_alone_may_lack(folder: Path):
+    def validated(classes: list[Any]) -> CocoDataModule:
+        made = CocoDataModule(
+            name="test", root=folder, train=paths("train"), val=paths("val"), classes=classes
+        )
+        made.use_categories([Category(5, "ant"), Category(6, "bee")])
+        made.setup("validate")
+        return made
+
+    index = validated(["ant", "bee"]).val_index
+    assert [c.name for c in index.categories] == ["ant", "bee"]
+    assert [c.name for c in index.listed_categories] == ["ant"]
+    assert [c["name"] for c in index.coco_ground_truth()["categories"]] == ["ant"]
+    with pytest.raises(UserError, match=r"has beee, and the classes of the data are"):
+        validated(["ant", "beee"])

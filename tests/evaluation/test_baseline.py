@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.baseline import Other, ids_digest, on_same_images, others
+from maskrcnn_lit.evaluation.baseline import (
+    DIGEST,
+    Other,
+    ids_digest,
+    on_same_images,
+    others,
+    read_other,
+)
+from maskrcnn_lit.evaluation.coco.results import write_results
+from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.sealed import write_sealed_json
 
 
 def evaluation(folder: Path, checkpoint: str, ids: list[int], age: int) -> Path:
@@ -75,9 +85,31 @@ def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{", "cannot be read as json"), ("[]", "is no evaluation")]
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list in place of an object"),
+        ("", "is empty"),
+        ("[" * 200_000, "is not JSON"),
+        ('{"sha256": "0", "images": 1}', "does not match its checksum"),
+    ],
 )
 def test_a_broken_evaluation_is_told(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(UserError, match=said):
         others(tmp_path, "best")
+
+
+def test_detections_that_are_not_those_that_were_evaluated_are_told(tmp_path: Path):
+    results = tmp_path / "detections.json"
+    write_results(results, [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 3, 4]}])
+    record = {"images": 1, DIGEST: file_digest(results, "sha256")}
+    write_sealed_json(tmp_path / "evaluation.json", record)
+    (other,) = others(tmp_path, "best")
+    assert len(read_other(other)) == 1
+    results.write_text(results.read_text().replace("0.5", "0.9"))
+    with pytest.raises(UserError, match=r"detections\.json does not match the checksum"):
+        read_other(other)
+    results.unlink()
+    with pytest.raises(UserError, match="there is no results file"):
+        read_other(other)

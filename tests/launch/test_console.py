@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.console import ConsoleHandler, guarded, show_library_logs
+from maskrcnn_lit.launch.console import PIPE_CLOSED, ConsoleHandler, guarded, show_library_logs
 
 
 def fail_with(error: BaseException) -> None:
@@ -111,3 +111,21 @@ def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
         assert done.stdout == ""
     else:
         assert "maskrcnn_lit.data.datamodule: train: 2 images" in done.stdout
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    script = (
+        "import sys; from maskrcnn_lit.launch.console import guarded\n"
+        "def work():\n"
+        "    for n in range(100_000): print(n)\n"
+        "sys.exit(guarded(work))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        code = process.wait(60)
+    assert code == PIPE_CLOSED
+    assert said == ""

@@ -526,3 +526,61 @@ def test_a_mistake_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "photo.ckpt").write_bytes(b"no checkpoint")
     monkeypatch.chdir(tmp_path)
     assert "photo.ckpt is " in refused("evaluate", "run=photo.ckpt", "run_dir=a")
+
+
+def test_data_with_some_of_the_classes_are_scored_on_these_alone(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    truth = ground_truth(elsewhere)
+    kept = sorted(truth["categories"], key=lambda category: category["name"])[:2]
+    ids = {category["id"] for category in kept}
+    truth["categories"] = kept
+    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] in ids]
+    save_ground_truth(elsewhere, truth)
+    options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a")
+    verb("evaluate", *options, *validation(elsewhere))
+    found = evaluated(tmp_path / "a")
+    assert set(found["per_class"]) == {category["name"] for category in kept}
+    results = json.loads((tmp_path / "a" / "detections.json").read_text())
+    assert {entry["category_id"] for entry in results} <= ids
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    every = len(json.loads((trained / "detections.json").read_text()))
+    assert len(lines) == 1
+    assert f"left out {every - len(results)} of {every} detections" in lines[0]
+
+
+def test_classes_of_the_data_can_be_chosen_and_renamed(
+    trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    truth = ground_truth(elsewhere)
+    names = sorted(category["name"] for category in truth["categories"])
+    for category in truth["categories"]:
+        category["name"] = category["name"].upper()
+    save_ground_truth(elsewhere, truth)
+    options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", "report=false")
+    verb("evaluate", *options, *validation(elsewhere), code=2)
+    assert f"did you mean {names[0]}?" in capsys.readouterr().err
+    renamed = ",".join(f"{name.upper()}:{name}" for name in names[:2])
+    verb("evaluate", *options, *validation(elsewhere), f"data.classes=[{{{renamed}}}]")
+    found = evaluated(tmp_path / "a")
+    assert set(found["per_class"]) == set(names[:2])
+    assert found["metrics"]["val/box_ap"] > 0.9
+    verb("evaluate", *options, *validation(elsewhere), "data.classes=[Circel]", code=2)
+    assert "data.classes leaves no class of" in capsys.readouterr().err
+
+
+def test_results_of_another_tool_are_scored_with_chosen_classes(
+    test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "a.json").write_text(json.dumps(perfect))
+    data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
+    run_dir = tmp_path / "out"
+    options = (f"results={tmp_path}/a.json", f"run_dir={run_dir}", "report=false", *data)
+    verb("evaluate", *options, "data.classes=[person,{car:vehicle,truck:vehicle}]")
+    verb("evaluate", *options, "data.classes=[persn,car]", code=2)
+    said = capsys.readouterr().err
+    assert "data.classes has persn" in said
+    assert "did you mean person?" in said
+    found = evaluated(run_dir)
+    assert set(found["per_class"]) == {"person", "vehicle"}
+    assert found["metrics"]["val/mask_ap"] == pytest.approx(1)

@@ -602,6 +602,31 @@ def test_a_damaged_checkpoint_is_not_resumed(
     assert result(run_dir)["status"] != "finished"
 
 
+def test_a_record_that_was_changed_is_not_resumed(
+    trained: Path, run_dir: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(trained, run_dir)
+    finished = read_result(trained / "result.json")
+    assert set(finished.files) == {"metrics.csv", "detections.json", "subset_ids.json"}
+    write_result(run_dir / "result.json", replace(finished, status="interrupted"))
+    config, table = run_dir / "config.yaml", run_dir / "metrics.csv"
+    sound = config.read_text()
+    config.write_text(sound.replace("seed: ", "seed: 1"))
+    verb("train", f"resume={run_dir}", code=2)
+    assert "config.yaml does not match the checksum" in capsys.readouterr().err
+    config.write_text(sound)
+    table.write_text(table.read_text().replace("0", "1"))
+    verb("train", f"resume={run_dir}", code=2)
+    assert f"{table} does not match the checksum" in capsys.readouterr().err
+    write_result(run_dir / "result.json", replace(finished, status="interrupted", files={}))
+    table.write_text("step,epoch\nx,1\n")  # of a run that was killed, which has no digests
+    verb("train", f"resume={run_dir}", code=2)
+    assert f"{table} is damaged" in capsys.readouterr().err
+    table.unlink()
+    verb("train", f"resume={run_dir}")
+    assert result(run_dir)["status"] == "finished"
+
+
 @pytest.fixture
 def spoilt(shapes: Path, tmp_path: Path) -> Path:
     """The data set with faults: no validation image is listed in empty.json, and other.json has

@@ -11,7 +11,15 @@ from maskrcnn_lit.runs.provenance import (
     describe_machine,
     package_versions,
 )
-from maskrcnn_lit.runs.result import RunResult, config_fault, read_result, write_result
+from maskrcnn_lit.runs.result import (
+    FILES,
+    RunResult,
+    config_fault,
+    file_digests,
+    file_fault,
+    read_result,
+    write_result,
+)
 from maskrcnn_lit.training.module import config_digest
 
 
@@ -81,3 +89,21 @@ def test_another_config_than_that_of_the_run_is_told() -> None:
     assert config_fault(config, RunResult(status="running")) is None
     fault = config_fault({**config, "seed": 2}, result)
     assert fault is not None and "does not match the checksum" in fault
+
+
+def test_another_file_than_that_of_the_run_is_told(tmp_path: Path):
+    for name in FILES:
+        (tmp_path / name).write_text(f"content of {name}")
+    (tmp_path / "other.txt").write_text("other")
+    result = RunResult(status="finished", files=file_digests(tmp_path))
+    assert set(result.files) == set(FILES)
+    for name in FILES:
+        file = tmp_path / name
+        assert file_fault(file, result) is None
+        assert file_fault(file, RunResult(status="running")) is None
+        file.write_text(f"Content of {name}")
+        fault = file_fault(file, result)
+        assert fault is not None
+        assert fault.startswith(f"{file} does not match the checksum")
+        file.unlink()
+        assert file_fault(file, result) is None

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import itertools
+import math
 import os
 import pickle
 import shutil
@@ -60,7 +61,7 @@ from maskrcnn_lit.model.pretrained.published import Published, coco_categories
 from maskrcnn_lit.predictor import Detections
 from maskrcnn_lit.runs import trained_model as pretrained
 from maskrcnn_lit.runs.trained_model import PUBLISHED, read, start
-from maskrcnn_lit.training.checkpoint import save_plain
+from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 
 pytest_plugins = ("tiny_verbs", "local_server")
 
@@ -960,3 +961,25 @@ def test_a_backbone_of_ones_own_loads_its_own_weights():
     assert start(model, OmegaConf.create({}), []) == []
     model.backbone.weights = "a file of theirs"
     assert start(model, OmegaConf.create({}), []) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_are_told(
+    value: float, run: tuple[Path, State], classifier: State, tmp_path: Path
+):
+    folder, _ = run
+    file = tmp_path / "best.ckpt"
+    saved = load_plain(folder / "checkpoints" / "best.ckpt")
+    saved["state_dict"]["model.box_head.classes.bias"][1] = value
+    save_plain(file, saved)
+    expected = r"best\.ckpt are not finite \(NaN or infinite in box_head\.classes\.bias\)"
+    with pytest.raises(UserError, match=expected):
+        read(file)
+    with pytest.raises(UserError, match=expected):
+        begun(composed(f"model.weights={file}"), THEIRS)
+    broken = {name: tensor.clone() for name, tensor in classifier.items()}
+    name = next(name for name in broken if broken[name].is_floating_point())
+    broken[name].view(-1)[0] = value
+    torch.save(broken, tmp_path / "backbone.pth")
+    with pytest.raises(UserError, match=rf"backbone\.pth are not finite .* in {name}"):
+        begun(composed("backbone=resnet18", f"backbone.weights={tmp_path / 'backbone.pth'}"))

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.coco.annotations import Columns
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.data.coco.formats import describe_folder
 from maskrcnn_lit.data.coco.parse import Instances, Measure, read_instances
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
@@ -93,6 +94,15 @@ class Arrays:
     runs: NDArray[np.uint32]  # RLE run lengths
 
 
+class OriginalCategory(NamedTuple):
+    """A class as the json has it, where `classes.choose_classes` has chosen among them."""
+
+    id: int
+    name: str
+    chosen: str | None  # its name here; None: it is left out
+    objects: int  # in the whole json, crowd regions included
+
+
 @dataclass(frozen=True, kw_only=True)
 class Packed:
     """All that is sound in a json, and the faults of the rest."""
@@ -102,6 +112,7 @@ class Packed:
     faults: tuple[Fault, ...]
     changes: tuple[Fault, ...]  # what is read otherwise than it is written
     arrays: Arrays
+    originals: tuple[OriginalCategory, ...] = ()  # none: the classes are as in the json
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_packed, (self.folder,)  # a process that is not forked maps the files, too
@@ -211,15 +222,20 @@ def open_json(source: Source, name: str, cache: Path, measure: Measure | None = 
         if stamp is not None and not measured:
             write_sealed_json(seen, {"where": where, "stamp": stamp, "key": packed.key})
     except OSError as error:
-        raise UserError(
-            f"the packed annotations cannot be written to {cache} ({error}): make room there, or "
-            "name another folder, data.cache_dir=DIR"
-        ) from None
+        raise cannot_write(cache, error) from None
     except UserError:
         if not isinstance(source, Remote):
             raise
         packed = _pack_again(source, name, cache)
     return packed
+
+
+def cannot_write(folder: Path, error: OSError) -> UserError:
+    """The error to raise where the packed annotations find no place."""
+    return UserError(
+        f"the packed annotations cannot be written to {folder} ({error}): make room there, or "
+        "name another folder, data.cache_dir=DIR"
+    )
 
 
 def _read(source: Source, name: str) -> bytes:
@@ -231,9 +247,8 @@ def _read(source: Source, name: str) -> bytes:
             f"there is no annotation file {where}: check the path in data.*.annotations"
         ) from None
     except IsADirectoryError:
-        raise UserError(
-            f"{where} is a folder: give the COCO json itself in data.*.annotations"
-        ) from None
+        what = describe_folder(Path(where))
+        raise UserError(f"data.*.annotations={where} is a folder: {what}") from None
     except OSError as error:
         raise UserError(
             f"{where} cannot be read ({error}): check the path in data.*.annotations"
@@ -243,14 +258,14 @@ def _read(source: Source, name: str) -> bytes:
 def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tuple[Packed, bool]:
     """The packed json, and whether it depends on image files that were measured."""
     folder = cache / "index" / f"{hashlib.sha256(data).hexdigest()[:32]}-{FORMAT}"
-    packed = _sound(folder)
+    packed = sound(folder)
     if packed is not None:
         return packed, False
     found = read_instances(data, where, measure)
     if found.measured:
         sizes = json.dumps(found.measured).encode()
         folder = folder.with_name(f"{hashlib.sha256(data + sizes).hexdigest()[:32]}-{FORMAT}")
-        packed = _sound(folder)
+        packed = sound(folder)
     if packed is None:
         write_packed(folder, found)
         packed = open_packed(folder)
@@ -277,10 +292,10 @@ def _reopen(seen: Path, stamp: tuple[int, int]) -> Packed | None:
         return None
     if entry.get("stamp") != list(stamp):
         return None
-    return _sound(seen.parent / str(entry.get("key")))
+    return sound(seen.parent / str(entry.get("key")))
 
 
-def _sound(folder: Path) -> Packed | None:
+def sound(folder: Path) -> Packed | None:
     """What lies in `folder`; None: nothing, or it is damaged, and then it is removed."""
     if not folder.is_dir():
         return None
@@ -291,26 +306,45 @@ def _sound(folder: Path) -> Packed | None:
 
 
 def write_packed(folder: Path, found: Instances) -> None:
+    """`write_arrays` of what a json holds."""
+    write_arrays(
+        folder,
+        pack(found),
+        categories=found.categories,
+        faults=found.faults,
+        changes=found.changes,
+    )
+
+
+def write_arrays(
+    folder: Path,
+    arrays: Arrays,
+    *,
+    categories: Sequence[Category],
+    faults: Sequence[Fault],
+    changes: Sequence[Fault],
+    originals: Sequence[OriginalCategory] = (),
+) -> None:
     """Write the arrays under another name and rename the folder once it is whole. Where another
     process was faster, its folder, which has the same content, stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        arrays = pack(found)
         files = {}
         for field in fields(arrays):
             with open(writing / f"{field.name}.npy", "wb") as file:
-                np.save(file, getattr(arrays, field.name))
+                np.save(file, np.asarray(getattr(arrays, field.name)))
                 file.flush()
                 os.fsync(file.fileno())
             files[field.name] = _describe(
                 writing / f"{field.name}.npy", getattr(arrays, field.name)
             )
         meta = {
-            "categories": found.categories,
-            "faults": found.faults,
-            "changes": found.changes,
+            "categories": categories,
+            "originals": originals,
+            "faults": faults,
+            "changes": changes,
             "files": files,
         }
         write_sealed_json(writing / "meta.json", meta)
@@ -356,6 +390,7 @@ def open_packed(folder: Path) -> Packed:
             faults=tuple(Fault(*fault) for fault in meta["faults"]),
             changes=tuple(Fault(*change) for change in meta["changes"]),
             arrays=Arrays(**arrays),
+            originals=tuple(OriginalCategory(*category) for category in meta.get("originals", ())),
         )
     except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError, TypeError) as error:
         raise _damaged(folder, str(error)) from None

@@ -57,16 +57,20 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
     real = [name for name in trained if not name.startswith(UNUSED)]
     spelled = {name.casefold(): name for name in real}
     alike = [name for name in own if name not in real and name.casefold() in spelled]
-    hint = (
-        f"; '{alike[0]}' is spelled '{spelled[alike[0].casefold()]}' in training" if alike else ""
-    )
-    what = f"objects of {_some(extra)}, which were not trained" if extra else "no trained class"
+    what = f"objects of {some(extra)}, which were not trained" if extra else "no trained class"
+    message = f"{where} has {what}: its classes are {some(own)}, those of training {some(real)}"
+    if not alike:
+        left_out = f", or leave them out with 'data.classes={{{extra[0]}: null}}'" if extra else ""
+        return f"{message}; rename with data.classes={{OLD: NEW}}{left_out}"
+    name = spelled[alike[0].casefold()]
     return (
-        f"{where} has {what}: its categories are {_some(own)}, those of training {_some(real)}"
-        f"{hint}; give the same names to both, or take these objects out of the json"
+        f"{message}; '{alike[0]}' is spelled '{name}' in training, did you mean {name}? "
+        f"'data.classes={{{alike[0]}: {name}}}' renames it"
     )
 
 
-def _some(names: Iterable[str], most: int = 12) -> str:
+def some(names: Iterable[str], most: int = 12) -> str:
+    """The first of `names` by the alphabet, and how many more there are."""
+    names = list(names)
     first, rest = sorted(names)[:most], sorted(names)[most:]
     return ", ".join(first) + (f" and {len(rest)} more" if rest else "")

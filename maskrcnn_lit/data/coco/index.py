@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, open_json
 from maskrcnn_lit.data.coco.categories import Category, match_categories
+from maskrcnn_lit.data.coco.classes import ClassChoice, choose_classes
 from maskrcnn_lit.data.coco.faults import Fault, describe
 from maskrcnn_lit.data.coco.image_files import (
     RenamedFiles,
@@ -193,15 +194,25 @@ class AnnotationIndex:
             )
         return self.take(np.flatnonzero(np.isin(self.image_ids, image_ids)))
 
-    def with_categories(self, categories: Sequence[Category]) -> AnnotationIndex:
+    def with_categories(
+        self, categories: Sequence[Category], where: str | None = None
+    ) -> AnnotationIndex:
         """The same images with labels by the names of the given table (that of training). The
         result's categories are in the order of that table with the ids of this json, as its ground
-        truth and its results need them.
+        truth and its results need them. where: the json, for messages.
         """
         table, labels = match_categories(
-            self.categories, categories, self.source.where, used=self.used_labels()
+            self.categories, categories, where or self.source.where, used=self.used_labels()
         )
         return replace(self, categories=table, labels=labels[self.labels])
+
+    @property
+    def listed_categories(self) -> tuple[Category, ...]:
+        """Those of `categories` that the json has: of the others it says nothing, so that nothing
+        can be scored.
+        """
+        listed = {category.name for category in self.packed.categories}
+        return tuple(category for category in self.categories if category.name in listed)
 
     def used_labels(self) -> set[int]:
         """The labels of the annotations of these images."""
@@ -214,7 +225,7 @@ class AnnotationIndex:
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """A COCO instances dict of these images: original ids, boxes, areas, shapes; annotations in
-        their old order.
+        their old order; `listed_categories`.
         """
         images = [
             {"id": int(self.image_ids[i]), "file_name": self.file_names[i], "height": h, "width": w}
@@ -222,7 +233,7 @@ class AnnotationIndex:
         ]
         order = self.packed.arrays.order
         found = [(int(order[n]), i, n) for i, span in enumerate(self.spans) for n in range(*span)]
-        categories = [category._asdict() for category in self.categories]
+        categories = [category._asdict() for category in self.listed_categories]
         annotations = [self._annotation(i, n) for _, i, n in sorted(found)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -257,6 +268,7 @@ def read_index(
     cache: Path | None = None,
     cache_gb: float = 50.0,
     max_pixels: int = MAX_PIXELS,
+    classes: ClassChoice | None = None,
 ) -> AnnotationIndex:
     """Read and check a COCO json and the headers of its image files.
 
@@ -271,10 +283,11 @@ def read_index(
         one. Files are looked at in that order until there are enough, so a small part of a large
         set costs little. cache: where the packed json and what is known of the files are kept;
         None: the user's cache. cache_gb: bound of what is kept of remote files. max_pixels: the
-        most that an image file may have.
+        most that an image file may have. classes: which classes count, and their names; None: all,
+        as they are.
 
     Raises: UserError: no such file or folder, not a COCO json, no image, fewer images than `take`,
-        faults with "error".
+        faults with "error", no class of `classes`.
     """
     if on_bad not in ("error", "skip"):
         raise UserError(f"data.on_bad={on_bad} is unknown: use error or skip")
@@ -282,6 +295,8 @@ def read_index(
     file = open_annotations(str(annotations), cache, cache_gb)
     source = open_images(str(images), cache, cache_gb)
     packed = open_json(*file, cache, _measure(source) if source.local else None)
+    if classes is not None:
+        packed = choose_classes(packed, classes, str(annotations))
     source = with_renamed_files(packed, source)
     index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
     rows, bad = sound_files(packed, source, index.rows, count, cache, max_pixels)

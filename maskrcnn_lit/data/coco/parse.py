@@ -26,6 +26,7 @@ from maskrcnn_lit.data.coco.faults import (
     shown,
     whole,
 )
+from maskrcnn_lit.data.coco.formats import describe_file
 from maskrcnn_lit.errors import UserError
 
 # the height and width of an image file by its name; None where it cannot be read
@@ -83,9 +84,8 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
             images = _read_images(found["images"], faults, changes, measure)
             columns = read_annotations(found["annotations"], images.entries, faults, changes)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{where} cannot be read as JSON ({error}): expected a COCO instances json"
-        ) from None
+        what = describe_file(where) or "expected a COCO instances json"
+        raise UserError(f"{where} cannot be read as JSON ({error}): {what}") from None
     except NoObjectError as error:
         raise UserError(
             f"{where} holds a {type(error.value).__name__}, not a COCO instances json, which is an object with the "

@@ -6,10 +6,12 @@ too root/train2017/000000000009.jpg ...     what was asked for so far; root/trai
 too
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from maskrcnn_lit.data.coco.arrays import open_json
+from maskrcnn_lit.data.coco.classes import choose_classes, read_choice
 from maskrcnn_lit.data.coco.index import How, preferred, whole_index
 from maskrcnn_lit.data.datasets.web_images import WebImage, fetch_images
 from maskrcnn_lit.errors import UserError
@@ -37,6 +39,7 @@ def prepare(
     keep_empty: bool,
     download: bool,
     mirror: str | None,
+    classes: Sequence[Any] | Mapping[str, str | None] | None = None,
     cache_dir: str | Path | None = None,
     parts: Sequence[str] = PARTS,
     archive_md5: str = ANNOTATIONS_MD5,
@@ -44,7 +47,7 @@ def prepare(
     """Have in `root` what a run needs of COCO 2017. Where `root` is a URL there is nothing to do.
 
     Args: root: a folder, or a URL. train_images, val_images: how many images of each part; None:
-        all. subset, seed, image_ids, keep_empty: which ones, see `index.read_index`. cache_dir:
+        all. subset, seed, image_ids, keep_empty, classes: which ones, see `CocoDataModule`. cache_dir:
         where the packed annotations are kept; None: the user's cache. download: false: nothing is
         fetched; images may be missing, the folders and the annotations may not. mirror: takes the
         place of SERVER in every URL. parts: of PARTS. archive_md5: of the annotation archive.
@@ -60,14 +63,17 @@ def prepare(
     else:
         _check_there(root, parts)
         return
-    counts = {"train": train_images, "val": val_images}
+    counts, choice = {"train": train_images, "val": val_images}, read_choice(classes)
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     for part in parts:
         folder = root / f"{part}2017"
         if folder.with_name(f"{folder.name}.zip").is_file() and not folder.is_dir():
             continue
         json_file = open_annotations(str(_annotations(root, part)), cache, cache_gb=0)
-        index = whole_index(open_json(*json_file, cache), Folder(folder))
+        packed = open_json(*json_file, cache)
+        if choice is not None:
+            packed = choose_classes(packed, choice, f"{part}2017")
+        index = whole_index(packed, Folder(folder))
         # The parts of a run may both be images of one: see experiment=overfit.
         ids = None if image_ids is None else sorted(set(image_ids) & set(index.image_ids.tolist()))
         if ids == []:

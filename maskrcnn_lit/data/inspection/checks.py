@@ -367,14 +367,16 @@ def _differing(entry: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, 
 
 
 def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
-    """Each class once, under the id that it has in `index`."""
+    """Each class once, under the id and the name that it has in `index`."""
     left = {category.name: category.id for category in index.packed.categories}
+    chosen = {category.name: category.chosen for category in index.packed.originals}
     kept = []
     for entry in entries:
-        name, number = str(entry["name"]), whole_or_none(entry["id"])
+        written, number = str(entry["name"]), whole_or_none(entry["id"])
+        name = chosen.get(written, written)
         if name in left and number in (None, left[name]):
-            own = left.pop(name)
-            kept.append(entry if entry["id"] == own else entry | {"id": own})
+            truth = {"id": left.pop(name)} | ({"name": name} if name != written else {})
+            kept.append(entry | _differing(entry, truth))
     return kept
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
+from maskrcnn_lit.data.coco.arrays import Packed
+from maskrcnn_lit.data.coco.categories import Category, some
 from maskrcnn_lit.data.coco.faults import shown
 from maskrcnn_lit.data.coco.rasterize import expand_counts, polygons_rle
 from maskrcnn_lit.errors import UserError
@@ -160,6 +162,47 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
     """Write a COCO results json, one entry a line; the file is complete or as it was before."""
     atomic_write(path, "[" + ",\n".join(json.dumps(entry) for entry in results) + "]\n")
+
+
+def choose_results(results: Sequence[Any], packed: Packed) -> list[Any]:
+    """The entries with the category ids that `data.classes` gives them; without those of the
+    classes that it leaves out. What is no entry stays, for `check_results`.
+    """
+    ids = {category.name: category.id for category in packed.categories}
+    chosen = {
+        category.id: ids.get(category.chosen or "", category.id) for category in packed.originals
+    }
+    left_out = {category.id for category in packed.originals if category.chosen is None}
+    kept = []
+    for entry in results:
+        number = entry.get("category_id") if isinstance(entry, dict) else None
+        if type(number) in (int, float) and number in chosen:
+            if number in left_out:
+                continue
+            entry = entry | {"category_id": chosen[int(number)]}
+        kept.append(entry)
+    return kept
+
+
+def of_categories(
+    results: Sequence[dict[str, Any]],
+    categories: Sequence[Category],
+    listed: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The results of the categories in `listed` (as in a COCO json), and a sentence on how many of
+    the others of `categories` there were, if any.
+    """
+    ids = {category["id"] for category in listed}
+    names = {category.id: category.name for category in categories}
+    others = [entry["category_id"] for entry in results if entry["category_id"] not in ids]
+    if not others:
+        return list(results), None
+    left_out = some({names[number] for number in others})
+    told = (
+        f"left out {len(others)} of {len(results)} detections: they are of classes that the "
+        f"annotations do not have ({left_out})"
+    )
+    return [entry for entry in results if entry["category_id"] in ids], told
 
 
 def check_results(

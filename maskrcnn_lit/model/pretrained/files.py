@@ -201,3 +201,24 @@ def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
         for n, v in inner.items()
         if isinstance(n, str) and isinstance(v, numbers)
     }
+
+
+def check_finite(state: Mapping[str, Any], where: str | Path) -> None:
+    """Raise UserError for weights that are NaN or infinite: nothing is detected with them.
+
+    where: the file or folder that they are from.
+    """
+    bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if bad:
+        more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        raise UserError(
+            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): take others, "
+            "say an earlier checkpoint of the run"
+        )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is no tensor of numbers that may be NaN, or has none of them."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return True
+    return bool(torch.isfinite(value).all())

@@ -15,7 +15,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.settings import Job
-from maskrcnn_lit.runs.result import RunResult, config_fault, read_result
+from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
 SWEEP = "sweep.json"
@@ -113,10 +113,14 @@ def _job(folder: Path, name: str, notes: list[str]) -> Job:
     if fault is not None and result.status == "finished":
         result = replace(result, status="failed", error=fault)
     curves: tuple[dict[str, float], ...] = ()
+    table = folder / "metrics.csv"
     try:
-        curves = tuple(_curves(folder / "metrics.csv"))
+        if unlike := file_fault(table, result):
+            notes.append(f"{name} has no curves: {unlike}")
+        else:
+            curves = tuple(_curves(table))
     except (OSError, ValueError, csv.Error) as error:
-        notes.append(f"{name} has no curves: {folder / 'metrics.csv'} cannot be read ({error})")
+        notes.append(f"{name} has no curves: {table} cannot be read ({error})")
     return Job(name, folder, tuple(map(str, result.overrides)), config, result, curves)
 
 

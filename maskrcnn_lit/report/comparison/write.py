@@ -33,6 +33,7 @@ from maskrcnn_lit.report.comparison.tables import csv_text
 from maskrcnn_lit.report.format import number
 from maskrcnn_lit.report.pictures import choose, image_reader
 from maskrcnn_lit.report.theme import DARK, LIGHT, render
+from maskrcnn_lit.runs.result import file_fault
 from maskrcnn_lit.storage.files import atomic_write
 
 IMAGES = 6  # validation images that are drawn
@@ -42,6 +43,7 @@ COLUMNS = 5  # runs beside each other
 _VALIDATION = (
     "root",
     "val",
+    "classes",
     "image_ids",
     "val_images",
     "subset",
@@ -152,7 +154,10 @@ def _against_truth(
     resampled = {}
     for job in known:
         try:
-            results = read_results(_folder(job) / "detections.json")
+            file = _folder(job) / "detections.json"
+            if unlike := file_fault(file, job.result):
+                raise UserError(unlike)
+            results = read_results(file)
             one = _resampled(job, arena.ap, match_all(truth.coco, results, limit(job)))
         except UserError as error:
             notes.append(f"{job.name} is not drawn or tested: {error}")

@@ -160,7 +160,10 @@ def test_two_that_write_at_once_leave_one_folder(written: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("none.json", "there is no annotation file .*none.json"), ("folder", "is a folder: give")],
+    [
+        ("none.json", "there is no annotation file .*none.json"),
+        ("folder", "folder is a folder: name the COCO json"),
+    ],
 )
 def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said: str):
     (written.parent / "folder").mkdir()

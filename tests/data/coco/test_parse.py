@@ -191,3 +191,48 @@ def test_categories_must_be_told_apart():
 def test_what_is_no_coco_json(text: str, said: str):
     with pytest.raises(UserError, match=f"^some.json .*{said}"):
         read_instances(text.encode("latin-1"), "some.json")
+
+
+DEEP = 200_000
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
+@pytest.mark.parametrize("key", [None, "images", "annotations", "categories", "info"])
+def test_a_json_that_is_nested_deeply_is_one_sentence(opening: str, key: str | None):
+    closing = opening.replace("[", "]").replace('{"a":', "}")[::-1]
+    for deep in (opening * DEEP, opening * DEEP + "1" + closing * DEEP):
+        text = deep
+        if key is not None:
+            others = ("images", "annotations", "categories")
+            rest = "".join(f', "{name}": []' for name in others if name != key)
+            text = f'{{"{key}": {deep}{rest}}}'
+        with pytest.raises(UserError) as raised:
+            read_instances(text.encode(), "a.json")
+        assert len(str(raised.value)) < 500
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+@pytest.mark.parametrize("key", ["segmentation", "bbox", "category_id", "id", "image_id", "area"])
+def test_a_value_that_is_nested_less_deeply_is_a_fault(depth: int, key: str):
+    deep: Any = [1]
+    for _ in range(depth):
+        deep = [deep]
+    entry = {
+        "id": 1,
+        "image_id": 1,
+        "category_id": 1,
+        "bbox": [1, 1, 5, 5],
+        "area": 25,
+        "segmentation": [[1, 1, 6, 1, 6, 6]],
+    }
+    text = json.dumps(
+        {
+            "images": [{"id": 1, "file_name": "a.jpg", "height": 9, "width": 9}],
+            "annotations": [entry | {key: deep}],
+            "categories": [{"id": 1, "name": "a"}],
+        }
+    )
+    found = read_instances(text.encode(), "a.json")
+    (fault,) = [*found.faults, *found.changes]
+    assert len(fault.what) < 300

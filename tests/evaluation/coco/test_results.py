@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coco_file import small_index
 from plain_coco import api
 from pycocotools import mask as rle_tools
 
+from maskrcnn_lit.data.coco.classes import read_choice
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.results import (
     check_results,
+    choose_results,
     mask_rle,
+    of_categories,
     read_results,
     write_results,
 )
@@ -32,7 +36,13 @@ def test_what_is_written_is_read_one_entry_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text, said",
-    [(None, "there is no results file"), ("{", "cannot be read as json"), ("{}", "holds no list")],
+    [
+        (None, "there is no results file"),
+        ("{", "cannot be read as json"),
+        ("{}", "holds no list"),
+        ("[" * 200_000 + "]" * 200_000, "cannot be read as json"),
+        ('[{"segmentation":' * 200_000, "cannot be read as json"),
+    ],
 )
 def test_a_file_that_is_no_results_json_is_named(
     tmp_path: Path, text: str | None, said: str
@@ -152,3 +162,30 @@ def test_our_results_are_accepted_by_pycocotools_and_by_the_format_of_the_server
 def test_the_results_of_a_run_have_the_format(trained: Path) -> None:
     entries = json.loads((trained / "detections.json").read_text(), parse_constant=refuse)
     assert entries and all(map(formatted, entries))
+
+
+def test_results_are_given_the_ids_of_chosen_classes(tmp_path: Path):
+    choice = read_choice(["ant", {"zebra": "beast", "mole": "beast"}])  # ids 2, and 1 and 3
+    packed = small_index(tmp_path, classes=choice).packed
+    entries = [ENTRY | {"category_id": number} for number in (1, 2, 3, 3.0)]
+    assert [e["category_id"] for e in choose_results(entries, packed)] == [1, 2, 1, 1]
+    assert choose_results(choose_results(entries, packed), packed) == choose_results(
+        entries, packed
+    )
+    strange = [7, {}, ENTRY | {"category_id": [1]}, ENTRY | {"category_id": True}]
+    assert choose_results(strange, packed) == strange
+    alone = small_index(tmp_path, classes=read_choice({"mole": None})).packed
+    assert [e["category_id"] for e in choose_results(entries, alone)] == [1, 2]
+    assert choose_results(entries, small_index(tmp_path).packed) == entries
+
+
+def test_detections_of_classes_that_the_data_lack_are_counted():
+    table = (Category(1, "ant"), Category(2, "bee"), Category(3, "cat"))
+    entries = [ENTRY | {"category_id": number} for number in (1, 2, 3, 2)]
+    listed = [category._asdict() for category in table]
+    kept, told = of_categories(entries, table, listed[:1])
+    assert kept == entries[:1]
+    assert told is not None
+    assert "left out 3 of 4 detections" in told
+    assert "(bee, cat)" in told
+    assert of_categories(entries, table, listed) == (entries, None)

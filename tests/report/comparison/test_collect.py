@@ -16,7 +16,7 @@ from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.settings import NOT_RUN, option_value
-from maskrcnn_lit.runs.result import read_result, write_result
+from maskrcnn_lit.runs.result import file_digests, read_result, write_result
 from maskrcnn_lit.training.module import config_digest
 
 
@@ -167,6 +167,21 @@ def test_damaged_curves_are_left_out(folder: Path, tmp_path: Path, content: byte
     found = read_runs([tmp_path / "run"])
     assert found.jobs[0].status == "finished" and found.jobs[0].curves == ()
     assert "metrics.csv cannot be read" in found.notes[0]
+
+
+def test_curves_that_are_not_those_of_the_run_are_left_out(folder: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "alone", run)
+    result = read_result(run / "result.json")
+    write_result(run / "result.json", replace(result, files=file_digests(run)))
+    assert read_runs([run]).jobs[0].curves != ()
+    assert read_runs([run]).notes == []
+    table = run / "metrics.csv"
+    table.write_text(table.read_text().replace("1", "2"))
+    found = read_runs([run])
+    assert found.jobs[0].status == "finished"
+    assert found.jobs[0].curves == ()
+    assert "metrics.csv does not match the checksum" in found.notes[0]
 
 
 def test_a_damaged_sweep_json_leaves_its_runs(folder: Path, tmp_path: Path):

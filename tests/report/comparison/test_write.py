@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from report_sample import Page
 
 from maskrcnn_lit.report.comparison import write as comparison
 from maskrcnn_lit.report.comparison.write import write_comparison
+from maskrcnn_lit.runs.result import file_digests, read_result, write_result
 
 RUNS = {  # overrides -> share of the objects found; and which of them, if not by the seed
     ("backbone=resnet18", "data.train_images=100", "seed=1"): (0.5, 13),
@@ -231,6 +233,16 @@ def test_detections_that_are_not_those_of_the_result_are_not_tested(sweep: Path,
         "there is no results file"
         in write_comparison([first, second], tmp_path / "out").read_text()
     )
+
+
+def test_detections_that_are_not_those_of_the_run_are_told(sweep: Path, tmp_path: Path):
+    first, second = copied(sweep, tmp_path, 0, 1)
+    result = read_result(second / "result.json")
+    write_result(second / "result.json", replace(result, files=file_digests(second)))
+    file = second / "detections.json"
+    file.write_text(file.read_text() + " ")
+    page = write_comparison([first, second], tmp_path / "out").read_text()
+    assert "detections.json does not match the checksum" in page
 
 
 def test_validation_images_that_are_gone_are_told(sweep: Path, tmp_path: Path):

@@ -1,0 +1,205 @@
+"""`data.classes`: which classes of a COCO json count, and under which names.
+
+A list chooses: `[person, car]`. A mapping renames, merges and leaves out, and keeps the rest:
+`{car: vehicle, truck: vehicle, debris: null}`. A list may have such mappings among its names:
+`[person, {car: vehicle}]`.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from maskrcnn_lit.data.coco.arrays import (
+    Ints,
+    OriginalCategory,
+    Packed,
+    cannot_write,
+    open_packed,
+    sound,
+    write_arrays,
+)
+from maskrcnn_lit.data.coco.categories import Category, some
+from maskrcnn_lit.data.coco.faults import shown
+from maskrcnn_lit.errors import UserError
+
+_EXPECTED = (
+    "give a list of class names, [person, car], or names in place of the json's, "
+    "{car: vehicle, debris: null}"
+)
+
+
+@dataclass(frozen=True)
+class ClassChoice:
+    """What `data.classes` says.
+
+    Attributes:
+        names: name in the json -> name here; None: its objects are left out.
+        others: whether the classes that `names` does not have are used, under their own names.
+    """
+
+    names: Mapping[str, str | None]
+    others: bool
+
+    def name_of(self, name: str) -> str | None:
+        """What the class `name` of a json is called here; None: it is left out."""
+        return self.names.get(name, name if self.others else None)
+
+    def unknown(self, known: Collection[str]) -> list[str]:
+        """The names that no json has, whose classes are `known`."""
+        return [name for name in self.names if name not in known]
+
+
+def read_choice(value: Any) -> ClassChoice | None:
+    """`data.classes` as it is written in a config: a list, a mapping, or None.
+
+    Raises:
+        UserError: it is anything else, is empty, or names a class twice.
+    """
+    if value is None:
+        return None
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not value or not (listed or isinstance(value, Mapping)):
+        raise UserError(f"data.classes={shown(value)} must name at least one class: {_EXPECTED}")
+    names: dict[str, str | None] = {}
+    for old, new in _pairs(value if listed else [value]):
+        if old in names:
+            raise UserError(f"data.classes names {old} twice: name each class of the json once")
+        names[old] = new
+    if listed and not any(names.values()):
+        raise UserError(f"data.classes={shown(value)} leaves no class: {_EXPECTED}")
+    return ClassChoice(names, others=not listed)
+
+
+def _pairs(items: Iterable[Any]) -> Iterable[tuple[str, str | None]]:
+    for item in items:
+        if isinstance(item, Mapping):
+            for old, new in item.items():
+                yield _name(old), None if new is None else _name(new)
+        else:
+            yield _name(item), _name(item)
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, (str, int, float)) or isinstance(value, bool) or value == "":
+        raise UserError(f"data.classes has {shown(value)} in place of a name: {_EXPECTED}")
+    return str(value)
+
+
+def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
+    """`packed` with the classes of `choice` alone, in a folder beside its own.
+
+    Classes of one name become one, whose id is the smallest of theirs.
+
+    Args:
+        where: the json, for messages.
+
+    Raises:
+        UserError: no class of the json is left.
+    """
+    wanted = repr((sorted(choice.names.items(), key=repr), choice.others)).encode()
+    folder = packed.folder.with_name(f"{packed.key}-{hashlib.sha256(wanted).hexdigest()[:16]}")
+    there = sound(folder)
+    if there is not None:
+        return there
+    chosen = [choice.name_of(category.name) for category in packed.categories]
+    table = _table(packed.categories, chosen)
+    if not table:
+        known = source_names(packed)
+        unknown = choice.unknown(known)
+        why = f"it {_no_such(unknown, known)}" if unknown else "name one to keep"
+        raise UserError(f"data.classes leaves no class of {where}: {why}")
+    labels_of = {category.name: label for label, category in enumerate(table, 1)}
+    labels = np.array([0, *(labels_of.get(name or "", 0) for name in chosen)])
+    counts = np.bincount(packed.arrays.labels[:], minlength=len(labels))
+    originals = tuple(
+        OriginalCategory(category.id, category.name, name, int(counts[label]))
+        for label, (category, name) in enumerate(zip(packed.categories, chosen, strict=True), 1)
+    )
+    try:
+        write_arrays(
+            folder,
+            _of_labels(packed, labels),
+            categories=table,
+            faults=packed.faults,
+            changes=packed.changes,
+            originals=originals,
+        )
+    except OSError as error:
+        raise cannot_write(folder.parent, error) from None
+    return open_packed(folder)
+
+
+def _table(own: Sequence[Category], chosen: Sequence[str | None]) -> tuple[Category, ...]:
+    ids: dict[str, int] = {}
+    for category, name in zip(own, chosen, strict=True):
+        if name is not None:
+            ids[name] = min(category.id, ids.get(name, category.id))
+    return tuple(Category(ids[name], name) for name in sorted(ids))
+
+
+def _of_labels(packed: Packed, labels: Ints) -> Any:
+    """The arrays with the annotations of which a label is left; labels: old -> new, 0: left out."""
+    arrays = packed.arrays
+    new = labels[arrays.labels[:]]
+    left = new > 0
+    before = np.concatenate([[0], np.cumsum(left)])
+    columns = ("ids", "crowd", "areas", "boxes", "order", "doubtful", "part_spans", "run_spans")
+    return replace(
+        arrays,
+        labels=new[left],
+        spans=before[arrays.spans[:]],
+        **{name: getattr(arrays, name)[:][left] for name in columns},
+    )
+
+
+def describe_choice(packed: Packed) -> list[str]:
+    """Lines about what `choose_classes` has changed: the objects left out, and the new names."""
+    lines = []
+    left_out = [category for category in packed.originals if category.chosen is None]
+    if left_out:
+        objects = sum(category.objects for category in left_out)
+        named = some(f"{category.name} {category.objects}" for category in left_out)
+        lines.append(
+            f"data.classes leaves out {_count(objects, 'object')} of "
+            f"{_count(len(left_out), 'class')} ({named})"
+        )
+    new: dict[str, list[str]] = {}
+    for category in packed.originals:
+        if category.chosen is not None:
+            new.setdefault(category.chosen, []).append(category.name)
+    renamed = [f"{', '.join(old)} -> {name}" for name, old in new.items() if old != [name]]
+    return [*lines, *(["data.classes: " + "; ".join(renamed)] if renamed else [])]
+
+
+def _count(number: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def source_names(packed: Packed) -> set[str]:
+    """What the json itself calls its classes."""
+    return {category.name for category in packed.originals or packed.categories}
+
+
+def check_names(choice: ClassChoice | None, jsons: Iterable[Packed]) -> None:
+    """Raise UserError for a name of `choice` that none of `jsons` has."""
+    names = set[str]().union(*map(source_names, jsons))
+    unknown = choice.unknown(names) if choice else []
+    if unknown:
+        raise UserError(f"data.classes {_no_such(unknown, names)}")
+
+
+def _no_such(unknown: Sequence[str], known: Collection[str]) -> str:
+    near = [other for name in unknown for other in _near(name, sorted(known))]
+    hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+    return f"has {some(unknown)}, and the classes of the data are {some(known)}{hint}"
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    """The two of `names` that are most like `name`, whatever their capitals."""
+    folded = {other.casefold(): other for other in names}
+    return [folded[near] for near in difflib.get_close_matches(name.casefold(), folded, n=2)]

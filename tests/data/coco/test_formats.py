@@ -1,0 +1,57 @@
+"""Annotations of other tools are named, with a way to COCO json."""
+
+from pathlib import Path
+
+import pytest
+from coco_file import coco_dict, write_coco
+
+from maskrcnn_lit.data.coco.formats import describe_file, describe_folder
+from maskrcnn_lit.data.coco.index import read_index
+from maskrcnn_lit.errors import UserError
+
+NAMED = [
+    ("xml", "<annotation></annotation>", "Pascal VOC xml", "from_pascal_voc"),
+    ("txt", "0 0.5 0.5 0.2 0.2\n", "YOLO txt", "from_yolo"),
+    ("yaml", "train: images\nnames: [cat]\n", "yaml of a YOLO data set", "from_yolo"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "text", "name", "convert"), NAMED)
+@pytest.mark.parametrize("where", ["file", "folder", "folders"])
+def test_the_format_and_a_converter_are_named(
+    suffix: str, text: str, name: str, convert: str, where: str, tmp_path: Path
+):
+    _, images = write_coco(tmp_path, coco_dict(2))
+    labels = tmp_path / "labels"
+    folder = labels / "train" if where == "folders" else labels
+    folder.mkdir(parents=True)
+    for n in range(3):
+        (folder / f"{n}.{suffix}").write_text(text)
+    given = labels / f"1.{suffix}" if where == "file" else labels
+    with pytest.raises(UserError) as raised:
+        read_index(given, images, "error", cache=tmp_path / "cache")
+    message = str(raised.value)
+    assert str(given) in message
+    assert name in message
+    assert "COCO json is needed" in message
+    assert convert in message
+    assert "\n" not in message
+
+
+def test_a_folder_of_jsons(tmp_path: Path):
+    assert describe_folder(tmp_path) == "name the COCO json itself"
+    (tmp_path / "a.json").write_text("{}")
+    assert describe_folder(tmp_path) == "name the COCO json itself"
+    (tmp_path / "b.json").write_text("{}")
+    assert "it holds 2 jsons" in describe_folder(tmp_path)
+
+
+def test_what_is_a_json_by_its_name_is_not_described():
+    assert describe_file("https://host/a/instances.json") is None
+    assert describe_file("instances") is None
+
+
+def test_a_coco_json_may_have_another_name(tmp_path: Path):
+    annotations, images = write_coco(tmp_path, coco_dict(2))
+    other = annotations.rename(tmp_path / "instances.txt")
+    assert len(read_index(other, images, "error", cache=tmp_path / "cache")) == 2
