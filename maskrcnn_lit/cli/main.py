@@ -105,6 +105,8 @@ VERBS = {
     ),
 }
 
+WITHOUT_TORCH = ("backbones",)  # verbs that begin at once
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (those of the process by default) and return the exit code."""
@@ -203,6 +205,7 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
     elif "--cfg" in flags:
         print(config.to_yaml(config.show(verb, overrides)), end="")
     elif verb == "train" and ("--multirun" in flags or is_sweep(overrides)):
+        _say_loading()
         from maskrcnn_lit.launch import sweep
 
         quiet()
@@ -210,11 +213,19 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         return sweep.run(overrides)
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded: mistakes show at once
+        if verb not in WITHOUT_TORCH:
+            _say_loading()
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
         quiet()
         show_library_logs()
         return module.run(composed, overrides) or 0
     return 0
+
+
+def _say_loading() -> None:
+    """In a terminal, why nothing is seen for some seconds."""
+    if "torch" not in sys.modules and sys.stderr.isatty():
+        print("loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 def _help(verb: str, words: list[str]) -> str:

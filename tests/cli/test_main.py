@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, where, and the exit code."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -277,3 +278,19 @@ def test_help_of_a_command_is_asked_for_in_two_ways(capsys: pytest.CaptureFixtur
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert "maskrcnn-lit predict" in texts[0]
+
+
+def test_a_terminal_has_a_line_before_torch_is_loaded():
+    main_end, terminal = pty.openpty()
+    command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, stdin=terminal)
+    os.close(terminal)
+    lines = os.read(main_end, 4096).decode().splitlines()
+    assert done.returncode == 2 and done.stdout == b""
+    assert lines[0] == "loading PyTorch ..." and lines[1].startswith("maskrcnn-lit: nowhere ")
+
+
+def test_a_log_file_does_not_have_that_line():
+    command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("maskrcnn-lit: nowhere ")
