@@ -1,62 +1,73 @@
 """`maskrcnn-lit backbones`: what backbone=... can be, what each costs, and whether pretrained
 weights exist.
+
+The rows are those of backbones.json beside this file, so that no backbone has to be built for them;
+`maskrcnn-lit backbones measure=true` measures them again (measure/backbones.py) and writes it.
 """
 
+import json
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
-from torchvision.models import get_model_weights
 
-from maskrcnn_lit.config.compose import build, compose, describe
-from maskrcnn_lit.errors import UserError, check_whole
-from maskrcnn_lit.measure.cost import count_flops, count_parameters
-from maskrcnn_lit.model.backbone import STRIDES, Backbone
+from maskrcnn_lit.config.compose import conf_dir, config_dirs
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import atomic_write
+
+TABLE = Path(__file__).with_name("backbones.json")
+CELL = 32  # pixels: FLOPs grow with the number of cells of 32 x 32 pixels
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Print a row for each yaml in conf/backbone; `config` is that of conf/backbones.yaml with
     `overrides`.
     """
-    check_whole(STRIDES[-1], size=config.size)
-    choices, _ = describe("train").groups["backbone"]
-    print(
-        f"{'backbone':<20}{'parameters':>12}{f'GFLOP at {config.size} px':>17}  {'c2, c3, c4, c5':<23}weights"
-    )
-    for choice in choices:
+    if config.measure:
+        write_table()
+    rows = json.loads(TABLE.read_text(encoding="utf-8"))
+    title = f"GFLOP at {config.size} px"
+    print(f"{'backbone':<20}{'parameters':>12}{title:>17}  {'c2, c3, c4, c5':<23}weights")
+    for choice in choices():
         try:
-            row = cost(choice, config.size)
-        except UserError as error:  # timm, where it is not installed
+            row = rows[choice] if choice in rows else _measured(choice)
+        except UserError as error:
             print(f"{choice:<20}{error}")
             continue
-        numbers = f"{row['parameters'] / 1e6:>10.1f} M{row['flops'] / 1e9:>17.2f}"
-        print(f"{choice:<20}{numbers}  {', '.join(map(str, row['channels'])):<23}{row['weights']}")
+        numbers = f"{row['parameters'] / 1e6:>10.1f} M{flops(row, config.size) / 1e9:>17.2f}"
+        channels = ", ".join(map(str, row["channels"]))
+        print(f"{choice:<20}{numbers}  {channels:<23}{_weights(choice, row)}")
     print("\nWeights are chosen with backbone.weights=...; imagenet is the first of those named.")
-    print(
-        "backbone=timm takes any timm model that gives feature maps: backbone=timm backbone.name=convnextv2_atto"
-    )
+    print("backbone=timm takes any timm model that gives feature maps:")
+    print("  backbone=timm backbone.name=convnextv2_atto")
 
 
-def cost(choice: str, size: int) -> dict[str, Any]:
-    """Of one backbone, without its classifier: parameters, FLOPs of a size x size image, channels,
-    names of weights.
-    """
-    node = compose("train", [f"backbone={choice}"]).backbone
-    try:
-        with torch.device("meta"):  # shapes alone: no numbers are drawn, nothing is computed
-            backbone = build(node)
-    except NotImplementedError:  # RegNet reckons its widths with tensors
-        backbone = build(node).to("meta")
-    flops = count_flops(backbone.eval(), torch.zeros(1, 3, size, size, device="meta"))
-    names = (
-        [weights.name for weights in get_model_weights(backbone.name)]
-        if isinstance(backbone, Backbone)
-        else []
-    )
-    return {
-        "parameters": count_parameters(backbone)["parameters"],
-        "flops": flops,
-        "channels": backbone.channels,
-        "weights": ", ".join(names)
-        or ("by name, from timm's hub" if not isinstance(backbone, Backbone) else "none"),
-    }
+def choices() -> list[str]:
+    """The choices of backbone=..., the user's own included."""
+    return sorted({file.stem for root in config_dirs() for file in root.glob("backbone/*.yaml")})
+
+
+def flops(row: dict[str, Any], size: int) -> float:
+    """Of an image of `size` x `size` pixels: exact for multiples of 32."""
+    return float(row["fixed_flops"] + row["cell_flops"] * (size / CELL) ** 2)
+
+
+def write_table() -> None:
+    """Measure each yaml of ours, and write backbones.json."""
+    names = sorted(file.stem for file in conf_dir().glob("backbone/*.yaml"))
+    lines = [f'  "{name}": {json.dumps(_measured(name))}' for name in names]
+    atomic_write(TABLE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _measured(choice: str) -> dict[str, Any]:
+    from maskrcnn_lit.measure.backbones import cost  # torch, which a row of the table does not need
+
+    return cost(choice)
+
+
+def _weights(choice: str, row: dict[str, Any]) -> str:
+    if choice == "timm":
+        missing = " (pip install 'maskrcnn_lit[timm]')" if find_spec("timm") is None else ""
+        return f"by name, from timm's hub{missing}"
+    return ", ".join(row["weights"]) or "none"

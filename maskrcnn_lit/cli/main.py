@@ -8,22 +8,14 @@ interrupted.
 import importlib
 import os
 import sys
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from maskrcnn_lit import __version__
+from maskrcnn_lit.cli.help import Verb, overview, topic_help, verb_help
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.console import guarded, quiet, show_library_logs
-
-
-class Verb(NamedTuple):
-    """One line on what a verb does, and command lines to begin with."""
-
-    summary: str
-    examples: tuple[str, ...]
-
 
 # Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in
 # conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
@@ -113,6 +105,8 @@ VERBS = {
     ),
 }
 
+WITHOUT_TORCH = ("backbones",)  # verbs that begin at once
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (those of the process by default) and return the exit code."""
@@ -126,16 +120,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview(VERBS))
+        print(overview(VERBS))
         return 0
     if arguments[0] == "help":  # `help train` is `train --help`
         return _run([*arguments[1:], "--help"])
+    if arguments[0] == "completion":
+        from maskrcnn_lit.cli.completion import complete  # Hydra
+
+        return complete(arguments[1:], list(VERBS))
     if arguments[0] in ("-V", "--version"):
         print(f"maskrcnn-lit {__version__}")
         return 0
     family = {name: verb for name, verb in VERBS.items() if name.startswith(f"{arguments[0]} ")}
     if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
-        print(_overview(family))
+        print(overview(family))
         return 0
     from maskrcnn_lit.config.overrides import suggest  # Hydra; it would delay the lines above
 
@@ -154,16 +152,22 @@ def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
     """The flags of a command line, without `--config-dir`, which is taken note of, and the rest."""
     flags: set[str] = set()
     overrides = []
-    known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg"}
+    known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
     if verb == "train":
         known |= {"-m": "--multirun", "--multirun": "--multirun"}
-    remaining = iter(words)
-    for word in remaining:
+    remaining = deque(words)
+    while remaining:
+        word = remaining.popleft()
         flag, equals, value = word.partition("=")
         if flag in ("--config-dir", "-cd"):
-            _add_config_dir(value if equals else next(remaining, ""))
-        elif word in known:
-            flags.add(known[word])
+            add_config_dir(value if equals else remaining.popleft() if remaining else "")
+        elif flag in known and (not equals or known[flag] == "--cfg"):
+            flags.add(known[flag])
+            if known[flag] == "--cfg":  # Hydra's own has a word behind it
+                kind = value if equals else remaining[0] if remaining else "job"
+                _check_config_kind(kind, equals)
+                if not equals and kind == "job" and remaining:
+                    remaining.popleft()
         elif word.startswith("-"):
             raise UserError(
                 f"{verb} does not have the flag '{word}': it has "
@@ -175,7 +179,12 @@ def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
     return flags, overrides
 
 
-def _add_config_dir(folder: str) -> None:
+def _check_config_kind(kind: str, equals: str) -> None:
+    if kind in ("hydra", "all") or (equals and kind != "job"):
+        raise UserError(f"--cfg={kind} is unknown: --cfg (or --cfg job) prints the config")
+
+
+def add_config_dir(folder: str) -> None:
     """Search `folder` for yaml files before those of MASKRCNN_LIT_CONFIG_DIR and ours."""
     from maskrcnn_lit.config.compose import CONFIG_DIR, config_dirs
 
@@ -192,10 +201,11 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
     from maskrcnn_lit.config.overrides import is_sweep
 
     if "--help" in flags:
-        print(_help(verb, config.describe(verb, overrides)))
+        print(_help(verb, overrides))
     elif "--cfg" in flags:
         print(config.to_yaml(config.show(verb, overrides)), end="")
     elif verb == "train" and ("--multirun" in flags or is_sweep(overrides)):
+        _say_loading()
         from maskrcnn_lit.launch import sweep
 
         quiet()
@@ -203,6 +213,8 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         return sweep.run(overrides)
     else:
         composed = config.compose(verb, overrides)  # before torch is loaded: mistakes show at once
+        if verb not in WITHOUT_TORCH:
+            _say_loading()
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
         quiet()
         show_library_logs()
@@ -210,51 +222,21 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
     return 0
 
 
-def _overview(verbs: Mapping[str, Verb]) -> str:
-    width = max(map(len, verbs))
-    lines = ["maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", ""]
-    for name, verb in verbs.items():
-        lines += [f"  {name:{width}}  {verb.summary}", f"  {'':{width}}  $ {verb.examples[0]}", ""]
-    lines += [
-        "maskrcnn-lit VERB --help   the verb's options, their defaults and choices",
-        "  --config-dir DIR         a folder of your own yaml files, searched before ours",
-        "maskrcnn-lit --version     the version",
-    ]
-    return "\n".join(lines)
+def _say_loading() -> None:
+    """In a terminal, why nothing is seen for some seconds."""
+    if "torch" not in sys.modules and sys.stderr.isatty():
+        print("loading PyTorch ...", file=sys.stderr, flush=True)
 
 
-def _help(verb: str, description: Any) -> str:
-    lines = [f"maskrcnn-lit {verb} [NAME=VALUE ...]: {VERBS[verb].summary}", "", "Examples"]
-    lines += [f"  {example}" for example in VERBS[verb].examples]
-    if description.groups:
-        width = max(map(len, description.groups))
-        lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
-    for group, (choices, chosen) in description.groups.items():
-        marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
-        lines += _wrapped(f"  {group:{width}}  {marked}", width + 4)
-    width = max(len(option.name) for option in description.options)
-    lines += ["", "Options, NAME=VALUE (with the values that hold; ??? must be given)"]
-    for option in description.options:
-        comment = f"# {option.comment}" if option.comment else ""
-        about = "  ".join(part for part in (option.expects, comment) if part)
-        line = f"  {option.name:{width}}  {_shown(option.value):12}  {about}".rstrip()
-        lines += _wrapped(line, width + 18)
-    lines += ["", f"maskrcnn-lit {verb} --cfg [NAME=VALUE ...] prints the whole config."]
-    return "\n".join(lines)
+def _help(verb: str, words: list[str]) -> str:
+    """`words`: overrides, which the values come from, and names (`model.rpn`), whose options alone
+    are shown.
+    """
+    from maskrcnn_lit.config.compose import describe
 
-
-def _wrapped(line: str, indent: int) -> list[str]:
-    return textwrap.wrap(
-        line,
-        110,
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _shown(value: Any) -> str:
-    """A value as it is typed."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
+    topics = [word for word in words if "=" not in word and not word.startswith("~")]
+    overrides = [word for word in words if word not in topics]
+    deeper = describe(verb, overrides, deep=True).options
+    if topics:
+        return topic_help(verb, topics, deeper)
+    return verb_help(verb, VERBS[verb], describe(verb, overrides), deeper)

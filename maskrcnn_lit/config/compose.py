@@ -70,6 +70,9 @@ NOT_ASKED = {
 }
 
 
+# Not asked for, and yet often typed.
+NOT_HIDDEN = {verb: [*_TRAIN, *_VAL] for verb in ("data stats", "data check", "data show")}
+
 COMMENTS = ("sweep.", "question.")  # of an experiment, whatever the command
 
 
@@ -236,9 +239,10 @@ def _defaults(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> _De
     return _Defaults(choices, comments)
 
 
-def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
+def describe(verb: str, overrides: Sequence[str] = (), *, deep: bool = False) -> Description:
     """The groups of `verb`, and its options as they are with `overrides`: those of one or two names
-    (`optimizer.lr`), and those without default.
+    (`optimizer.lr`), and those without default; with `deep`, all that can be typed. Where no data
+    are chosen, the options of data=coco_json are among them.
     """
     overrides = [as_path(text) for text in overrides]
     config = by_size.plain(show(verb, overrides))
@@ -248,17 +252,23 @@ def describe(verb: str, overrides: Sequence[str] = ()) -> Description:
             name: (sorted(loader.get_group_options(name)), choice)
             for name, choice in sorted(choices.items())
         }
+    typed = NOT_HIDDEN.get(verb, []) if deep else []
+    hidden = [name for name in NOT_ASKED.get(verb, ()) if name not in typed]
     options = [
         Option(name, value, _expects(name, config), comments.get(name, ""))
         for name, value in flat(config)
-        if (name.count(".") < 2 or value == "???")
+        if (deep or name.count(".") < 2 or value == "???")
         and not any(
             part.startswith("_") for part in name.split(".")
         )  # _target_ and the like are not for typing
         and not isinstance(value, dict)
-        and name not in NOT_ASKED.get(verb, ())
+        and name not in hidden
+        and not name.startswith("sweep.demo.")
         and not str(value).startswith("${")  # follows another option
     ]
+    if groups.get("data", ((), "chosen"))[1] is None:  # evaluate, which needs no other data
+        more = describe(verb, [*overrides, "data=coco_json"], deep=deep).options
+        options += [option for option in more if option.name.startswith("data.")]
     return Description(groups, options)
 
 
@@ -338,8 +348,20 @@ def find_yaml(name: str) -> Path | None:
 
 
 def _comments(file: Path | None, package: str) -> dict[str, str]:
-    """Option -> the comment beside it, for the outermost keys of a yaml file."""
+    """Option -> the comment beside it, in a yaml file."""
     if file is None:
         return {}
-    found = re.findall(r"^(\w+):.*?\s# (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return {f"{package}.{name}" if package else name: comment.strip() for name, comment in found}
+    comments: dict[str, str] = {}
+    above: list[tuple[int, str]] = [(-1, package)]  # indentation and name of what holds the line
+    for line in file.read_text(encoding="utf-8").splitlines():
+        entry = re.match(r"( *)([\w.]+):(?:\s.*?)?(?:\s# (.+))?$", line)
+        if entry is None:
+            continue
+        indent, key, comment = len(entry[1]), entry[2], entry[3]
+        while above[-1][0] >= indent:
+            above.pop()
+        name = f"{above[-1][1]}.{key}" if above[-1][1] else key
+        above.append((indent, name))
+        if comment:
+            comments[name] = comment.strip()
+    return comments

@@ -189,15 +189,19 @@ def as_path(text: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest of `known`, by the whole name or else by its last part,
-    or nothing.
+    """'; did you mean X?' for the nearest of `known`, by the whole name or else by its last part
+    (the shortest names alone), or nothing.
     """
     scores = {
         other: max(_likeness(name, other), 0.9 * _likeness(_last(name), _last(other)))
         for other in known
     }
     best = max(scores.values(), default=0.0)
-    near = [other for other, score in scores.items() if score == best >= 0.6][:3]
+    near = [other for other, score in scores.items() if score == best >= 0.6]
+    least = min(
+        (other.count(".") for other in near), default=0
+    )  # trainer.epochs, and no copy of it
+    near = [other for other in near if other.count(".") == least][:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

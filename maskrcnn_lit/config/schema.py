@@ -97,6 +97,7 @@ OPTIONS: dict[str, Rule] = {
     "file": PATH,
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
+    "measure": FLAG,
     "other_data": FLAG,
     "out": PATH_OR_NULL,
     "overwrite": FLAG,

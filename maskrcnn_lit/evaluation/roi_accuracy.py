@@ -6,7 +6,7 @@ detections, of masks.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -29,6 +29,11 @@ DEFINITIONS = {
         "order of their left edges, the rest empty boxes with the label background. A slot is right where the arg-max "
         "over the classes and the background is its label; empty slots count. It is no AP, and no match for boxes=all."
     ),
+}
+
+BRIEF = {
+    "all": "of ground-truth boxes, those given the right class (no AP)",
+    "study": f"of {STUDY_SLOTS} slots an image, those given the right class (no AP)",
 }
 
 
@@ -119,21 +124,7 @@ class RoiAccuracy:
         return np.concatenate([np.zeros((2, 0), np.int64), *self.by_image.values()], 1)
 
 
-def roi_accuracy_table(
-    accuracy: float, per_class: Mapping[str, Mapping[str, float]], boxes: str
-) -> str:
-    """The number over all, its definition, and the number by class, aligned; "-" where there is no
-    such object.
-
-    per_class: class name -> {"roi_accuracy": ...}, as `CocoEvaluation.per_class` has it.
-    """
-    width = max(map(len, per_class), default=0)
-    lines = [f"roi_accuracy {_number(accuracy)}", DEFINITIONS[boxes]]
-    return "\n".join(
-        lines
-        + [f"  {name:<{width}}  {_number(v['roi_accuracy'])}" for name, v in per_class.items()]
-    )
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def roi_accuracy_line(accuracy: float, boxes: str) -> str:
+    """The number, "-" where no box counts, and in brief what it is; DEFINITIONS has the whole."""
+    number = "-" if math.isnan(accuracy) else f"{accuracy:.3f}"
+    return f"roi_accuracy {number}: {BRIEF[boxes]}"

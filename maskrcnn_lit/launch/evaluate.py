@@ -23,12 +23,13 @@ from maskrcnn_lit.evaluation.coco.scores import (
     MAX_DETECTIONS,
     Scores,
     check_limits,
+    class_table,
     limit_warning,
     match_all,
     results_table,
     score_matches,
 )
-from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_table
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.evaluation.write import write_report
@@ -108,10 +109,8 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         "overrides": overrides,
     }
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
-    _log.info(results_table(evaluation.metrics))
-    _log.info(
-        roi_accuracy_table(evaluation.metrics["val/roi_accuracy"], evaluation.per_class, boxes)
-    )
+    _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
+    _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
     index = _val_index(data).only(
         evaluation.image_ids
     )  # those that could be read, as in the scores
@@ -159,7 +158,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     warning = limit_warning(next(iter(matches.values())), limits)
     if warning:
         _log.info(warning)
-    _log.info(results_table(scores.metrics))
+    _log.info(f"{results_table(scores.metrics)}\n\n{class_table(scores.per_class)}\n")
     record = {"results": config.results, "data": data.name, "overrides": overrides}
     folder = output_folder(None, config.run_dir, "evaluations")
     _write(config, folder, record, index, results, scores, matches, limits[-1])

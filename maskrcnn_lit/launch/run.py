@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
 from maskrcnn_lit.config.compose import build, to_dict
-from maskrcnn_lit.config.overrides import typed
+from maskrcnn_lit.config.overrides import assign, typed
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.bootstrap import intervals
@@ -42,6 +42,8 @@ from maskrcnn_lit.training.processes import first_process, launched
 from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)
+
+SYNTHETIC = "shapes"  # data that are drawn to try things out
 
 
 class Prepared(NamedTuple):
@@ -246,12 +248,29 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
         f"Trained {steps} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
         f"{result.data['val']['images']} validation images of {result.data['name']}. "
         f"Look at {run_dir}/predictions.png\n"
-        "Next:\n"
-        f"  {program('tensorboard')} --logdir {shlex.quote(run_dir)}\n"
-        f"  {program('maskrcnn-lit')} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER\n"
-        f"  {program('maskrcnn-lit')} train data=coco2017 data.root=DIR backbone=resnet50   "
-        "(DIR has train2017/, val2017/, annotations/)"
+        f"{_next_steps(result, run_dir)}"
     )
+
+
+def _next_steps(result: RunResult, run_dir: str) -> str:
+    """What to type next, with the run in it; after the synthetic data, how to train on real ones."""
+    command, run = program("maskrcnn-lit"), assign("", run_dir)[1:]
+    compare = shlex.quote(f"runs=[{run},OTHER_RUN]")
+    lines = [
+        f"{program('tensorboard')} --logdir {shlex.quote(run_dir)}",
+        f"{command} evaluate {typed('run', run_dir)}",
+        f"{command} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER",
+        f"{command} compare {compare}",
+    ]
+    if result.data["name"] == SYNTHETIC:
+        parts = " ".join(f"data.{p}.images=DIR data.{p}.annotations=FILE" for p in ("train", "val"))
+        lines = [lines[0], lines[2]]
+        lines.append(f"{command} train experiment=finetune {parts}   (your own images)")
+        lines.append(
+            f"{command} train data=coco2017 data.root=DIR backbone=resnet50   "
+            "(DIR has train2017/, val2017/, annotations/)"
+        )
+    return "\n".join(["Next:", *(f"  {line}" for line in lines)])
 
 
 if __name__ == "__main__":

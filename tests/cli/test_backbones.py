@@ -3,7 +3,11 @@ tests' names.
 """
 
 import copy
+import json
+import subprocess
+import sys
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +19,8 @@ from tiny_verbs import verb
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from maskrcnn_lit.cli.backbones import cost
-from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.cli.backbones import TABLE
+from maskrcnn_lit.config.compose import CONFIG_DIR, build, compose
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.norms import FoldedConv, FrozenBatchNorm, conv_options
 from maskrcnn_lit.training.optimizer import parameter_groups
@@ -237,47 +241,63 @@ def test_the_features_are_exported(choice: str, drawn: None):
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_cost_of_a_resnet():
-    found = cost("resnet50", 224)
-    assert found["parameters"] == 23_508_032 and found["channels"] == [
-        256,
-        512,
-        1024,
-        2048,
-    ]  # 25.6 M with the classifier
-    assert found["flops"] == pytest.approx(
-        2 * 4.087e9, rel=0.01
-    )  # torchvision tells 4.09 G multiply-adds
-    assert found["weights"] == "IMAGENET1K_V1, IMAGENET1K_V2"
-    assert cost("mobilenet_v3_large", 448)["flops"] == pytest.approx(
-        4 * cost("mobilenet_v3_large", 224)["flops"], rel=0.02
-    )
-
-
 def test_the_verb_lists_every_choice(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    row = {"parameters": 1_500_000, "flops": 2e9, "channels": [1, 2, 3, 4], "weights": "none"}
-    monkeypatch.setattr("maskrcnn_lit.cli.backbones.cost", lambda choice, size: row)
     verb("backbones", "size=320")
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == [
-        "backbone",
-        "parameters",
-        "GFLOP",
-        "at",
-        "320",
-        "px",
-        "c2,",
-        "c3,",
-        "c4,",
-        "c5",
-        "weights",
-    ]
+    title = ["backbone", "parameters", "GFLOP", "at", "320", "px", "c2,", "c3,", "c4,", "c5"]
+    assert lines[0].split() == [*title, "weights"]
     assert [line.split()[0] for line in lines[1 : 1 + len(CHOICES)]] == CHOICES
-    assert lines[1].split() == [CHOICES[0], "1.5", "M", "2.00", "1,", "2,", "3,", "4", "none"]
+    resnet = next(line.split() for line in lines if line.startswith("resnet18 "))
+    assert resnet[1:4] == ["11.2", "M", "7.40"]  # 3.63 GFLOP at 224 px, times (320 / 224)^2
+    assert resnet[4:] == ["64,", "128,", "256,", "512", "IMAGENET1K_V1"]
+    assert max(map(len, lines)) <= 110
     verb("backbones", "size=8", code=2)
     assert "size=8 must be a whole number from 32" in capsys.readouterr().err
+
+
+def test_the_table_is_printed_without_torch():
+    code = (
+        "import sys; from maskrcnn_lit.cli.main import main\n"
+        "assert main(['backbones']) == 0\n"
+        "assert not {'torch', 'lightning', 'torchvision'} & set(sys.modules), 'torch is loaded'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_backbone_of_ones_own_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    (tmp_path / "backbone").mkdir()
+    text = (CONF / "resnet18.yaml").read_text()
+    (tmp_path / "backbone" / "mine.yaml").write_text(text)
+    monkeypatch.setenv(CONFIG_DIR, str(tmp_path))
+    verb("backbones")
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in capsys.readouterr().out.splitlines()[:40]
+        if line
+    }
+    assert rows["mine"] == rows["resnet18"]
+
+
+def test_measuring_writes_the_table_of_all_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    row = {"parameters": 1_500_000, "cell_flops": 10**7, "fixed_flops": 0}
+    row |= {"channels": [1, 2, 3, 4], "weights": []}
+    monkeypatch.setattr("maskrcnn_lit.cli.backbones.TABLE", tmp_path / "table.json")
+    monkeypatch.setattr("maskrcnn_lit.measure.backbones.cost", lambda choice: row)
+    verb("backbones", "measure=true")
+    assert json.loads((tmp_path / "table.json").read_text()) == dict.fromkeys(CHOICES, row)
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.split() == [CHOICES[0], "1.5", "M", "0.49", "1,", "2,", "3,", "4", "none"]
+
+
+def test_the_committed_table_has_every_choice():
+    assert sorted(json.loads(TABLE.read_text())) == CHOICES
 
 
 @TORCHVISIONS

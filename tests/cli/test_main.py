@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, where, and the exit code."""
 
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -34,12 +35,17 @@ def fail_with(module: types.ModuleType, error: BaseException) -> None:
     module.run = run
 
 
+def whole_lines(printed: str) -> str:
+    """A text with what was wrapped put together again."""
+    return re.sub(r"( \\)?\n +", " ", printed)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
 def test_alone_it_lists_every_verb_with_an_example(
     arguments: list[str], capsys: pytest.CaptureFixture
 ):
     assert cli.main(arguments) == 0
-    printed = capsys.readouterr().out
+    printed = whole_lines(capsys.readouterr().out)
     for name, verb in cli.VERBS.items():
         assert name in printed and verb.summary in printed and f"$ {verb.examples[0]}" in printed
 
@@ -57,15 +63,17 @@ def test_verbs_are_modules_with_a_yaml():
         assert found is not None, name
 
 
+@pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_the_help_of_a_verb_shows_examples_groups_and_options(
-    name: str, capsys: pytest.CaptureFixture
+    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
+    monkeypatch.setenv("COLUMNS", str(width))
     assert cli.main([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
     described = config.describe(name)
     for example in cli.VERBS[name].examples:
-        assert f"  {example}\n" in printed
+        assert f" {example} " in whole_lines(printed).replace("\n", " ")
     for group, (choices, _) in described.groups.items():
         words = (
             printed[printed.index(f"\n  {group} ") :].replace("*", "").split()
@@ -73,8 +81,39 @@ def test_the_help_of_a_verb_shows_examples_groups_and_options(
         assert words[: 1 + len(choices)] == [group, *choices]
     assert described.options
     for option in described.options:
-        assert f"\n  {option.name} " in printed
-    assert max(map(len, printed.splitlines())) <= 160
+        assert f"\n  {option.name} = " in printed
+    assert max(map(len, printed.splitlines())) <= width
+
+
+def test_the_help_has_a_heading_for_each_group(capsys: pytest.CaptureFixture):
+    assert cli.main(["train", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for group in ("augment", "data", "model", "optimizer", "trainer"):
+        assert f"\n\n{group}\n  {group}." in printed
+    assert "model.rpn.*  10 more: maskrcnn-lit train --help model.rpn" in printed
+
+
+@pytest.mark.parametrize(
+    ("topic", "names"),
+    [
+        ("model.rpn", {"model.rpn.nms_iou", "model.rpn.post_nms.train"}),
+        ("anchors", {"model.anchors.sizes", "model.anchors.ratios"}),
+        ("trainer.epochs", {"trainer.epochs"}),
+    ],
+)
+def test_the_help_of_a_name_shows_options_at_any_depth(
+    topic: str, names: set[str], capsys: pytest.CaptureFixture
+):
+    assert cli.main(["train", "--help", topic]) == 0
+    found = re.findall(r"^  (\S+) = ", capsys.readouterr().out, re.MULTILINE)
+    assert names <= set(found) and all(topic in name for name in found)
+
+
+def test_the_help_of_evaluate_lists_the_options_of_data(capsys: pytest.CaptureFixture):
+    assert cli.main(["evaluate", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "\n  data.val.images = ???\n" in printed and "\n  data.image_size = " in printed
+    assert "data.train.images" not in printed
 
 
 @pytest.mark.parametrize(
@@ -106,7 +145,7 @@ def test_what_a_verb_returns_is_the_exit_code(
 def test_the_help_shows_what_overrides_make_of_it(capsys: pytest.CaptureFixture):
     cli.main(["train", "seed=41", "optimizer=sgd", "--help"])
     printed = capsys.readouterr().out
-    assert "sgd*" in printed and "optimizer.momentum" in printed and " 41 " in printed
+    assert "sgd*" in printed and "optimizer.momentum" in printed and "\n  seed = 41\n" in printed
 
 
 def test_version(capsys: pytest.CaptureFixture):
@@ -124,10 +163,11 @@ def test_a_verb_gets_the_config_and_the_overrides(
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
+@pytest.mark.parametrize("flags", [["--cfg"], ["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
 def test_cfg_prints_the_config_and_runs_nothing(
-    verb: types.ModuleType, capsys: pytest.CaptureFixture
+    flags: list[str], verb: types.ModuleType, capsys: pytest.CaptureFixture
 ):
-    assert cli.main(["train", "--cfg", "seed=3", "data=coco_json"]) == 0
+    assert cli.main(["train", *flags, "seed=3", "data=coco_json"]) == 0
     printed = capsys.readouterr().out
     assert "\nseed: 3\n" in f"\n{printed}" and "annotations: ???" in printed
     assert verb.calls == []
@@ -158,6 +198,13 @@ def test_cfg_prints_the_config_and_runs_nothing(
             "flag '-m': it has --help, --cfg, --config-dir DIR and options",
         ),
         (["train", "--epochs", "3"], "train does not have the flag '--epochs'"),
+        (["train", "--cfg", "hydra"], "--cfg=hydra is unknown: --cfg (or --cfg job) prints the"),
+        (
+            ["train", "--help", "xyz"],
+            "train has no option with 'xyz' in its name: `maskrcnn-lit tr",
+        ),
+        (["train", "epochs=3"], "has no option 'epochs'; did you mean trainer.epochs?; `mask"),
+        (["completion", "tcsh"], "completion needs the name of a shell, bash, zsh, fish"),
         (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),
         (["train", "backbone=resnet5"], "did you mean resnet50?"),
         (["predict", "source=a.jpg"], "predict needs run, without a default: add run=..."),
@@ -231,3 +278,19 @@ def test_help_of_a_command_is_asked_for_in_two_ways(capsys: pytest.CaptureFixtur
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
     assert "maskrcnn-lit predict" in texts[0]
+
+
+def test_a_terminal_has_a_line_before_torch_is_loaded():
+    main_end, terminal = pty.openpty()
+    command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, stdin=terminal)
+    os.close(terminal)
+    lines = os.read(main_end, 4096).decode().splitlines()
+    assert done.returncode == 2 and done.stdout == b""
+    assert lines[0] == "loading PyTorch ..." and lines[1].startswith("maskrcnn-lit: nowhere ")
+
+
+def test_a_log_file_does_not_have_that_line():
+    command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("maskrcnn-lit: nowhere ")

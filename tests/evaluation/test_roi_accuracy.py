@@ -7,7 +7,7 @@ from models import make_batch, make_model
 
 from maskrcnn_lit.data.batch import TARGET_KEYS, check_batch
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, RoiAccuracy, roi_accuracy_table
+from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, RoiAccuracy, roi_accuracy_line
 
 NAMES = ("ant", "bee", "cow", "dog")
 
@@ -139,16 +139,9 @@ def test_the_study_needs_an_empty_slot() -> None:
         RoiAccuracy("study").update(torch.tensor([[1, 0, 3, 2]]), batch)
 
 
-def test_the_table_has_the_definition_beside_the_numbers() -> None:
-    per_class = {
-        "ant": {"box_ap": 0.1, "roi_accuracy": 0.25},
-        "bumblebee": {"roi_accuracy": math.nan},
-    }
-    lines = roi_accuracy_table(0.5, per_class, "study").splitlines()
-    assert lines == [
-        "roi_accuracy 0.500",
-        DEFINITIONS["study"],
-        "  ant        0.250",
-        "  bumblebee  -",
-    ]
-    assert all("no AP" in text for text in DEFINITIONS.values())
+@pytest.mark.parametrize("boxes", DEFINITIONS)
+def test_the_line_says_briefly_what_the_number_is(boxes: str) -> None:
+    line = roi_accuracy_line(0.5, boxes)
+    assert line.startswith("roi_accuracy 0.500: of ") and len(line) <= 80
+    assert "no AP" in line and "no AP" in DEFINITIONS[boxes]
+    assert roi_accuracy_line(math.nan, boxes).startswith("roi_accuracy -: ")

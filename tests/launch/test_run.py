@@ -2,6 +2,7 @@
 runs: test_train.py.)
 """
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from tiny_verbs import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.run import build_module, read_data
+from maskrcnn_lit.launch.run import _next_steps, build_module, read_data
 from maskrcnn_lit.runs.folder import settle
 from maskrcnn_lit.runs.provenance import describe_datamodule
+from maskrcnn_lit.runs.result import RunResult
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -51,3 +53,21 @@ def test_another_number_of_classes_is_a_mistake(strange: Path):
         UserError, match=r"model\.num_classes=80, but the data has \d+ categories: leave it out"
     ):
         read_data(config)
+
+
+@pytest.mark.parametrize("folder", ["runs/a", "runs/a b", "runs/a,b"])
+def test_after_own_data_the_next_steps_are_of_that_run(folder: str):
+    result = RunResult("finished", data={"name": "mine", "val": {"images": 3}})
+    lines = [shlex.split(line) for line in _next_steps(result, folder).splitlines()[1:]]
+    assert [Path(words[0]).name for words in lines] == ["tensorboard", *["maskrcnn-lit"] * 3]
+    assert [words[1] for words in lines] == ["--logdir", "evaluate", "predict", "compare"]
+    for words in lines[1:]:
+        composed = compose(words[1], words[2:])
+        assert (composed.runs[0] if words[1] == "compare" else composed.run) == folder
+
+
+def test_after_the_synthetic_data_the_next_steps_are_real_ones():
+    result = RunResult("finished", data={"name": "shapes", "val": {"images": 3}})
+    lines = _next_steps(result, "runs/a").splitlines()
+    assert any("train experiment=finetune data.train.images=DIR" in line for line in lines)
+    assert any("train data=coco2017 data.root=DIR" in line for line in lines)

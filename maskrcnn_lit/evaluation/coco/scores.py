@@ -28,6 +28,9 @@ from maskrcnn_lit.evaluation.coco.precision import coco_tables
 
 MAX_DETECTIONS = (1, 10, 100)
 
+# Classes up to which a table has all of them, and of more, how many of the best and of the worst.
+MOST_CLASSES, END_CLASSES = 20, 5
+
 _SIZES = ("small", "medium", "large")
 
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
@@ -259,6 +262,45 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
             values = (metrics.get(f"val/{kind}_{key}") for key in columns.values())
             lines.append(f"{kind:<4}" + "".join(f"{_number(value):>8}" for value in values))
     return "\n".join(lines)
+
+
+def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
+    """AP by class, aligned within 80 columns: the best first by mask AP (box AP without masks),
+    classes without objects last, with "-". Of more than MOST_CLASSES the best, the worst, and how
+    many lie between them.
+
+    per_class: class name -> {"box_ap", "mask_ap", "roi_accuracy"}, as far as there are any.
+    """
+    keys = {"box_ap": "box AP", "mask_ap": "mask AP", "roi_accuracy": "roi accuracy"}
+    keys = {k: title for k, title in keys.items() if any(k in v for v in per_class.values())}
+    by = "mask_ap" if "mask_ap" in keys else "box_ap"
+    order = sorted(per_class, key=lambda name: _rank(per_class[name].get(by)))
+    rows = [[_short(name), *(_number(per_class[name].get(k)) for k in keys)] for name in order]
+    width = max(map(len, ["class", *(row[0] for row in rows)]))
+    lines = [
+        f"{name:<{width}}" + "".join(f"{value:>14}" for value in values)
+        for name, *values in [["class", *keys.values()], *rows]
+    ]
+    scored = sum(not math.isnan(_rank(per_class[name].get(by))[1]) for name in order)
+    if len(order) <= MOST_CLASSES or scored <= 2 * END_CLASSES:
+        return "\n".join(lines[: MOST_CLASSES + 1])
+    between, without = scored - 2 * END_CLASSES, len(order) - scored
+    best, worst = lines[: END_CLASSES + 1], lines[scored - END_CLASSES + 1 : scored + 1]
+    more = (
+        f"... {between} more, and {without} without objects" if without else f"... {between} more"
+    )
+    return "\n".join([*best, f"{more}: all are in evaluation.json", *worst])
+
+
+def _rank(value: float | None) -> tuple[bool, float]:
+    """A key that sorts high scores first and what has no score last."""
+    missing = value is None or math.isnan(value)
+    return missing, math.nan if value is None else -value
+
+
+def _short(name: str) -> str:
+    """A class name that leaves room for the numbers in 80 columns."""
+    return name if len(name) <= 36 else f"{name[:33]}..."
 
 
 def _summary(

@@ -20,6 +20,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.scores import (
     DetectionCollector,
     check_limits,
+    class_table,
     limit_warning,
     match_all,
     of_images,
@@ -308,6 +309,48 @@ def test_results_table_is_aligned_and_shows_a_dash_for_no_number() -> None:
     ]
     assert len({len(line) for line in table.splitlines()}) == 1
     assert "-" in results_table({"val/box_ap": None})
+
+
+def test_the_class_table_has_the_best_first() -> None:
+    per_class = {
+        "ant": {"box_ap": 0.5, "mask_ap": 0.1, "roi_accuracy": 0.25},
+        "bee": {"box_ap": math.nan, "mask_ap": math.nan, "roi_accuracy": math.nan},
+        "cat": {"box_ap": 0.4, "mask_ap": 0.3, "roi_accuracy": 1.0},
+    }
+    lines = class_table(per_class).splitlines()
+    assert lines[0].split() == ["class", "box", "AP", "mask", "AP", "roi", "accuracy"]
+    assert [line.split() for line in lines[1:]] == [
+        ["cat", "0.400", "0.300", "1.000"],
+        ["ant", "0.500", "0.100", "0.250"],
+        ["bee", "-", "-", "-"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_the_class_table_of_boxes_alone_is_by_box_ap() -> None:
+    lines = class_table({"a": {"box_ap": 0.1}, "b": {"box_ap": 0.2}, "c": {"box_ap": None}})
+    assert [line.split() for line in lines.splitlines()] == [
+        ["class", "box", "AP"],
+        ["b", "0.200"],
+        ["a", "0.100"],
+        ["c", "-"],
+    ]
+
+
+def test_of_many_classes_the_table_has_the_best_and_the_worst() -> None:
+    per_class = {f"class {n}": {"box_ap": 0.0, "mask_ap": n / 100} for n in range(80)}
+    per_class |= {f"empty {n}": {"box_ap": math.nan, "mask_ap": math.nan} for n in range(3)}
+    per_class["a name that is much longer than there is room for it"] = {
+        "box_ap": 0.9,
+        "mask_ap": 0.9,
+    }
+    lines = class_table(per_class).splitlines()
+    assert len(lines) == 12 and max(map(len, lines)) <= 80
+    assert lines[1].startswith("a name that is much longer than t... ")
+    assert [line[:8] for line in lines[2:6]] == ["class 79", "class 78", "class 77", "class 76"]
+    assert lines[6] == "... 71 more, and 3 without objects: all are in evaluation.json"
+    assert [line[:7] for line in lines[7:]] == [f"class {n}" for n in (4, 3, 2, 1, 0)]
+    assert lines[-1].split()[-1] == "0.000"
 
 
 def test_to_coco_results_gives_original_ids_and_json_ready_masks() -> None:

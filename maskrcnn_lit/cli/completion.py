@@ -1,0 +1,141 @@
+"""`maskrcnn-lit completion bash|zsh|fish`: the script that makes Tab complete commands, groups,
+choices, options and their values.
+
+The script asks `maskrcnn-lit completion words ...` at each Tab, which composes the config of what is
+typed so far, so that the options are those of the chosen groups. Nothing of it imports torch.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from maskrcnn_lit.config.compose import Description, Option, describe
+from maskrcnn_lit.config.schema import applies
+from maskrcnn_lit.errors import UserError
+
+# In bash "=" ends a word: of `seed=1` three words arrive, and a candidate is what follows the "=".
+BASH = """\
+# eval "$(maskrcnn-lit completion bash)", in ~/.bashrc for example
+_maskrcnn_lit() {
+    local words=("${COMP_WORDS[@]:1:COMP_CWORD}")
+    local IFS=$'\\n'
+    COMPREPLY=($("${COMP_WORDS[0]}" completion words "${words[@]}" 2>/dev/null))
+    [[ ${COMPREPLY[*]} == *[=.] ]] && compopt -o nospace 2>/dev/null
+    return 0
+}
+complete -o default -F _maskrcnn_lit maskrcnn-lit
+"""
+ZSH = """\
+# eval "$(maskrcnn-lit completion zsh)", in ~/.zshrc for example, after compinit
+_maskrcnn_lit() {
+    local -a candidates
+    candidates=("${(@f)$(${words[1]} completion words "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+    [[ -n $candidates ]] && compadd -Q -S '' -- $candidates || _files -P "${PREFIX%%=*}="
+}
+compdef _maskrcnn_lit maskrcnn-lit
+"""
+FISH = """\
+# maskrcnn-lit completion fish | source, in ~/.config/fish/config.fish for example
+function __maskrcnn_lit
+    set -l words (commandline -opc) (commandline -ct)
+    $words[1] completion words $words[2..-1] 2>/dev/null
+end
+complete -c maskrcnn-lit -a '(__maskrcnn_lit)'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+FLAGS = ("--help", "--cfg", "--config-dir")
+
+
+def complete(words: Sequence[str], verbs: Sequence[str]) -> int:
+    """`completion SHELL` prints a script, `completion words WORD ...` what the last word can become
+    in a command line of `verbs`.
+    """
+    if words and words[0] == "words":
+        print(*candidates(list(words[1:]), verbs), sep="\n")
+        return 0
+    shell = words[0] if len(words) == 1 else ""
+    if shell not in SCRIPTS:
+        raise UserError(
+            f"completion needs the name of a shell, {', '.join(SCRIPTS)}: "
+            'eval "$(maskrcnn-lit completion bash)"'
+        )
+    print(SCRIPTS[shell], end="")
+    return 0
+
+
+def candidates(words: Sequence[str], verbs: Sequence[str]) -> list[str]:
+    """What the last of `words`, the command line without its first word, can become.
+
+    A shell that ends a word at "=" gives NAME, "=" and VALUE apart: then the candidates are values
+    alone, else NAME=VALUE. Nothing for a path, which the shell itself completes.
+    """
+    apart = len(words) > 1 and "=" in (words[-1], words[-2])
+    joined = _joined(words)
+    if joined[:1] == ["completion"]:
+        return [shell for shell in SCRIPTS if len(joined) == 2 and shell.startswith(joined[1])]
+    if joined[:1] == ["help"] and len(joined) > 1:
+        joined = joined[1:]
+    current = joined.pop() if joined else ""
+    length = next((n for n in (1, 2) if n <= len(joined) and " ".join(joined[:n]) in verbs), 0)
+    if not length:
+        typed = " ".join([*joined, current])
+        known = [*verbs, *(() if joined else ("help", "completion", "--help", "--version"))]
+        rest = [verb[len(typed) - len(current) :] for verb in known if verb.startswith(typed)]
+        return list(dict.fromkeys(text.split(" ")[0] for text in rest))
+    verb, typed_words = " ".join(joined[:length]), joined[length:]
+    if current.startswith("-"):
+        flags = [*FLAGS, "--multirun"] if verb == "train" else FLAGS
+        return [flag for flag in flags if flag.startswith(current)]
+    description = _described(verb, typed_words)
+    name, equals, value = current.partition("=")
+    if not equals:
+        return _names(description, name)
+    values = [text for text in _values(description, name) if text.startswith(value)]
+    return values if apart else [f"{name}={text}" for text in values]
+
+
+def _joined(words: Iterable[str]) -> list[str]:
+    """Words with what stands around a single "=" put together."""
+    joined: list[str] = []
+    glue = False
+    for word in words:
+        if joined and (word == "=" or glue):
+            joined[-1] += word
+        else:
+            joined.append(word)
+        glue = word == "="
+    return joined
+
+
+def _described(verb: str, words: Sequence[str]) -> Description:
+    """With what is typed so far, or where that is wrong without it."""
+    try:
+        return describe(verb, [word for word in words if "=" in word], deep=True)
+    except UserError:
+        return describe(verb, deep=True)
+
+
+def _names(description: Description, name: str) -> list[str]:
+    """Groups and options, as far as the next dot: `data.`, and behind it `data.batch_size=`."""
+    stem = name[: name.rfind(".") + 1]
+    found = [f"{group}=" for group in description.groups]
+    for option in description.options:
+        if option.name.startswith(stem):
+            head, dot, _ = option.name.removeprefix(stem).partition(".")
+            found.append(f"{stem}{head}{'.' if dot else '='}")
+    return sorted({text for text in found if text.startswith(name)})
+
+
+def _values(description: Description, name: str) -> list[str]:
+    if name in description.groups:
+        return description.groups[name][0]
+    option = next((option for option in description.options if option.name == name), None)
+    return _option_values(option) if option else []
+
+
+def _option_values(option: Option) -> list[str]:
+    rule = applies(option.name, {})
+    if rule is None or rule.kind == "path":
+        return []
+    values = list(rule.choices) if rule.kind == "choice" else []
+    values += ["true", "false"] if rule.kind == "flag" else []
+    values += [word for word in rule.words if word]
+    return values + (["null"] if rule.null and values else [])

@@ -1,0 +1,152 @@
+"""The texts of `maskrcnn-lit --help` and `maskrcnn-lit VERB --help`, wrapped to the terminal."""
+
+import shutil
+import textwrap
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from maskrcnn_lit.errors import UserError
+
+NARROWEST, WIDEST = 60, 110  # columns of text
+# Beside the verbs.
+MORE = {
+    "maskrcnn-lit VERB --help": "its options, their defaults and choices",
+    "maskrcnn-lit VERB --help model.rpn": "those under a name, or with a word in it",
+    "  --config-dir DIR": "your own yaml files, searched before ours",
+    "maskrcnn-lit completion bash": "completion with Tab, for bash, zsh or fish",
+    "maskrcnn-lit --version": "the version",
+}
+COMMON = "the command"  # the heading of options that are in no group
+
+
+class Verb(NamedTuple):
+    """One line on what a verb does, and command lines to begin with."""
+
+    summary: str
+    examples: tuple[str, ...]
+
+
+def columns() -> int:
+    """How wide a text may be: as the terminal (or COLUMNS), 80 where there is none."""
+    return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
+
+
+def overview(verbs: Mapping[str, Verb]) -> str:
+    """Every verb with a first example."""
+    width = max(map(len, verbs)) + 4
+    lines = _wrapped(
+        "maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", 2
+    )
+    lines.append("")
+    for name, verb in verbs.items():
+        lines += _wrapped(f"  {name:{width - 4}}  {verb.summary}", width)
+        lines += [*_command(verb.examples[0], f"{'':{width}}$ "), ""]
+    for what, about in MORE.items():
+        lines += _wrapped(f"{what:35}  {about}", 37)
+    return "\n".join(lines)
+
+
+def verb_help(name: str, verb: Verb, description: Any, more: Iterable[Any]) -> str:
+    """Examples, groups and options of a verb.
+
+    Args:
+        description: what `maskrcnn_lit.config.compose.describe` gives; more: options that are
+            deeper in the config, which are counted.
+    """
+    lines = _wrapped(f"maskrcnn-lit {name} [NAME=VALUE ...]: {verb.summary}", 2)
+    lines += ["", "Examples"]
+    for example in verb.examples:
+        lines += _command(example, "  ")
+    if description.groups:
+        lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
+        width = max(map(len, description.groups)) + 4
+        for group, (choices, chosen) in description.groups.items():
+            marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
+            lines += _wrapped(f"  {group:{width - 4}}  {marked}", width)
+    title = "Options, NAME = the value that holds (??? must be given) [what it may be]"
+    lines += ["", *_wrapped(title, 2)]
+    lines += _sections(description.options, _deeper(name, more, description.options))
+    whole = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the whole config."
+    lines += ["", *_wrapped(whole, 2)]
+    return "\n".join(lines)
+
+
+def topic_help(name: str, topics: Iterable[str], options: Iterable[Any]) -> str:
+    """The options whose names begin with one of `topics`, or else have it as a part.
+
+    Raises:
+        UserError: there are none.
+    """
+    lines, known = [], list(options)
+    for topic in topics:
+        chosen = [o for o in known if f"{o.name}.".startswith(f"{topic.rstrip('.')}.")]
+        chosen = chosen or [option for option in known if topic in option.name]
+        if not chosen:
+            raise UserError(
+                f"{name} has no option with '{topic}' in its name: `maskrcnn-lit {name} --help` "
+                "lists its groups and options"
+            )
+        lines += _sections(chosen, {})
+    return "\n".join(lines).lstrip("\n")
+
+
+def _sections(options: Iterable[Any], deeper: Mapping[str, list[str]]) -> list[str]:
+    """A heading for each group, and its options below."""
+    lines: list[str] = []
+    for group, members in groupby(sorted(options, key=_group), key=_group):
+        lines += ["", group or COMMON]
+        for option in members:
+            lines += _wrapped(f"  {option.name} = {shown(option.value)}", 6)
+            expects = f"[{option.expects}]" if option.expects else ""
+            about = " ".join(part for part in (option.comment, expects) if part)
+            lines += _wrapped(f"      {about}", 6) if about else []
+        lines += deeper.get(group, [])
+    return lines
+
+
+def _deeper(verb: str, more: Iterable[Any], listed: Iterable[Any]) -> dict[str, list[str]]:
+    """Group -> lines that say how to see the options which are not listed."""
+    known = {option.name for option in listed}
+    names = [option.name for option in more if option.name not in known]
+    lines: dict[str, list[str]] = {}
+    for under in dict.fromkeys(".".join(name.split(".")[:2]) for name in names):
+        count = sum(name.startswith(f"{under}.") for name in names)
+        text = f"  {under}.*  {count} more: maskrcnn-lit {verb} --help {under}"
+        lines.setdefault(under.split(".")[0], []).extend(_wrapped(text, 6))
+    return lines
+
+
+def _group(option: Any) -> str:
+    """The first part of a dotted name; "" without one. Options without a group come first."""
+    return str(option.name.partition(".")[0]) if "." in option.name else ""
+
+
+def _wrapped(line: str, indent: int) -> list[str]:
+    return textwrap.wrap(
+        line,
+        columns(),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _command(line: str, indent: str) -> list[str]:
+    """A command line, with a backslash where it is broken, to be copied whole."""
+    more = " " * (len(indent) + 4)
+    parts = textwrap.wrap(
+        indent + line,
+        columns() - 2,
+        subsequent_indent=more,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [f"{part} \\" for part in parts[:-1]] + parts[-1:]
+
+
+def shown(value: Any) -> str:
+    """A value as it is typed."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(shown, value))}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,47 @@
+"""What a backbone costs, measured: the rows of the table that `maskrcnn-lit backbones` prints."""
+
+from typing import Any
+
+import torch
+from torchvision.models import get_model_weights
+
+from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.measure.cost import count_flops, count_parameters
+from maskrcnn_lit.model.backbone import STRIDES, Backbone
+
+SIDES = (7, 14)  # of two square images, in cells of 32 x 32 pixels
+
+
+def cost(choice: str) -> dict[str, Any]:
+    """Of backbone=`choice`, without its classifier.
+
+    Returns:
+        parameters: how many numbers; channels: of c2, c3, c4, c5; weights: names of pretrained ones;
+        cell_flops, fixed_flops: an image of n cells of 32 x 32 pixels takes n * cell_flops +
+        fixed_flops (the second is of squeeze-and-excitation, which does not grow with the image).
+
+    Raises:
+        UserError: a package that the backbone needs is not installed.
+    """
+    node = compose("train", [f"backbone={choice}"]).backbone
+    try:
+        with torch.device("meta"):  # shapes alone: no numbers are drawn, nothing is computed
+            backbone = build(node)
+    except NotImplementedError:  # RegNet reckons its widths with tensors
+        backbone = build(node).to("meta")
+    backbone.eval()
+    few, many = (_flops(backbone, STRIDES[-1] * side) for side in SIDES)
+    cell_flops = (many - few) // (SIDES[1] ** 2 - SIDES[0] ** 2)
+    return {
+        "parameters": count_parameters(backbone)["parameters"],
+        "cell_flops": cell_flops,
+        "fixed_flops": few - cell_flops * SIDES[0] ** 2,
+        "channels": list(backbone.channels),
+        "weights": [weights.name for weights in get_model_weights(backbone.name)]
+        if isinstance(backbone, Backbone)
+        else [],
+    }
+
+
+def _flops(backbone: Any, size: int) -> int:
+    return count_flops(backbone, torch.zeros(1, 3, size, size, device="meta"))
