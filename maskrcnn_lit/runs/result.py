@@ -31,6 +31,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "seed": (int, NoneType),
     "error": (str, NoneType),
     "config_sha256": (str, NoneType),
+    "parent": (dict, NoneType),
 }
 
 
@@ -48,6 +49,8 @@ class RunResult:
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see
         `describe_machine`;
     data: see `describe_data`.
+    parent: of a run that goes on from a finished one, that run: see `runs.parent.read_parent`. Its
+        cost is part of this one's.
     cost: see `run_cost` and, of a run that has finished, `inference_cost` in
         `maskrcnn_lit.measure.cost`.
     """
@@ -65,6 +68,7 @@ class RunResult:
     seed: int | None = None
     error: str | None = None
     config_sha256: str | None = None
+    parent: dict[str, Any] | None = None
     run_dir: str | None = None
 
     def __post_init__(self) -> None:
