@@ -173,9 +173,13 @@ def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
         except BaseException as error:
             if extends and not _has_begun(run_dir):
                 _forget_copies(run_dir, given, error)
-            elif not given and not (run_dir / "metrics.csv").exists():
+            elif not given and not _has_trained(run_dir):
                 _remove(run_dir)
             raise
+
+
+def _has_trained(run_dir: Path) -> bool:
+    return (run_dir / "metrics.csv").exists() or last_checkpoint(run_dir) is not None
 
 
 def _has_begun(run_dir: Path) -> bool:
