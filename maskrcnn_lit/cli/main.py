@@ -27,6 +27,7 @@ VERBS = {
             "maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50 trainer.epochs=12",
             "maskrcnn-lit train -m backbone=resnet18,resnet50 seed=1,2,3 sweep_dir=DIR",
             "maskrcnn-lit train resume=RUN",
+            "maskrcnn-lit train resume=FINISHED_RUN trainer.epochs=24 run_dir=DIR",
         ),
     ),
     "evaluate": Verb(

@@ -21,6 +21,7 @@ from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_within
 from maskrcnn_lit.launch.run import read_data
 from maskrcnn_lit.runs.folder import again, moved, output_folder
+from maskrcnn_lit.runs.parent import read_parent, start_from
 from maskrcnn_lit.runs.provenance import (
     describe_datamodule,
     describe_machine,
@@ -157,12 +158,32 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequen
                 f"run_dir={folder} holds another run: give a new folder, or that of a reproduction"
             )
         return read_result(folder / "result.json").status != "finished"
+    parent = _same_parent(before)
+    if parent is not None:  # before config.yaml, which makes a folder a run
+        start_from(parent[0], folder, parent[1])
     atomic_write(folder / "config.yaml", OmegaConf.to_yaml(frozen))
-    write_result(
-        folder / "result.json",
-        RunResult("running", overrides=before.overrides, command=sys.argv, seed=before.seed),
-    )
+    begun = RunResult("running", overrides=before.overrides, command=sys.argv, seed=before.seed)
+    begun.parent = before.parent
+    write_result(folder / "result.json", begun)
     return True
+
+
+def _same_parent(before: RunResult) -> tuple[Path, dict[str, Any]] | None:
+    """The finished run that this one went on from, and its last checkpoint; None: it had none.
+
+    Raises:
+        UserError: it is not there, or has another last checkpoint now.
+    """
+    if before.parent is None:
+        return None
+    folder = Path(str(before.parent.get("run")))
+    now, checkpoint = read_parent(folder)
+    if now["checkpoint_sha256"] != before.parent.get("checkpoint_sha256"):
+        raise UserError(
+            f"the run went on from {folder}, whose checkpoints/last.ckpt is another one now: bring "
+            "back the file that it was"
+        )
+    return folder, checkpoint
 
 
 def _train(folder: Path, trust: Sequence[str]) -> int:

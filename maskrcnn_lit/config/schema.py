@@ -287,6 +287,7 @@ OPTIONS: dict[str, Rule] = {
     "trainer.num_nodes": _whole(1, 65_536),
     "trainer.patience": COUNT_OR_NULL,
     "trainer.precision": PRECISION,
+    "trainer.rank_timeout_minutes": _number(0, 10_000, above=True, null=True),
     "trainer.steps": COUNT_OR_NULL,
 }
 

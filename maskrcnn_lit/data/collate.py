@@ -19,9 +19,10 @@ SLOTS = 8  # the least G; beyond it doubles
 def collate(
     samples: Sequence[Sample], shapes: Sequence[Shape] | None = None, slots: int = SLOTS
 ) -> Batch:
-    """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32,
-    64, ... slots, of which there are `slots` at least; images to the smallest of `shapes` that holds them all (None: to their largest
-    height and width, rounded up to 32).
+    """Samples as one batch, padded with zeros to one of few shapes.
+
+    Objects get 8, 16, 32, 64, ... slots, and at least `slots`. Images get the smallest of `shapes`
+    that is large enough for all; None: their largest height and width, rounded up to 32.
     """
     height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
     if shapes is None:

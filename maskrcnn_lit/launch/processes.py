@@ -2,14 +2,20 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.stop import SIGNALS
 
 
 def memory_hint(signal: int) -> str:
@@ -17,9 +23,16 @@ def memory_hint(signal: int) -> str:
     return ": if the memory was full, take a smaller data.batch_size" if signal == 9 else ""
 
 
+def register(config: Path) -> None:
+    """Called by each process: it gets the signals that `start` passes on."""
+    config.with_name(f"{os.getpid()}.pid").touch()
+
+
 def start(config: Path, processes: int) -> None:
     """Run `python -m maskrcnn_lit.launch.run CONFIG` in so many processes of this machine; they end
-    together. config: a yaml file that this program has just written.
+    together. config: a yaml file that this program has just written, in a folder of its own.
+
+    A signal that asks the run to stop is passed on: the processes save a checkpoint and end.
 
     Raises:
         SystemExit: one of them failed and has said why, with its exit code.
@@ -41,17 +54,49 @@ def start(config: Path, processes: int) -> None:
         rdzv_endpoint="127.0.0.1:0",
         run_id="maskrcnn_lit",
         max_restarts=0,
+        signals_to_handle="SIGINT,SIGQUIT",
     )
     try:
-        elastic_launch(how, sys.executable)("-P", "-m", "maskrcnn_lit.launch.run", str(config))
+        with _passed_on(config.parent, processes) as passed:
+            elastic_launch(how, sys.executable)("-P", "-m", "maskrcnn_lit.launch.run", str(config))
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == 130:
+        if failure.exitcode == 130 or -failure.exitcode in passed:
             raise KeyboardInterrupt from error
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
         raise UserError(
             f"process {rank} of {processes} was killed by signal {-failure.exitcode}{memory_hint(-failure.exitcode)}"
         ) from error
+
+
+@contextmanager
+def _passed_on(folder: Path, processes: int) -> Iterator[list[int]]:
+    """Pass SIGNALS on to the processes that have registered in `folder`; those that came. What
+    elastic_launch sets for other signals is taken back at the end.
+    """
+    passed: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed.append(number)
+        known = [int(file.stem) for file in folder.glob("*.pid")]
+        if len(known) < processes:  # they have not begun, so there is nothing to save
+            raise SignalException(f"signal {number}", sigval=signal.Signals.SIGTERM)
+        for pid in known:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows it there alone
+        yield passed
+        return
+    numbers = (*SIGNALS, signal.SIGINT, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, pass_on)
+        yield passed
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,6 +7,7 @@ import logging
 import shlex
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.coco.scores import results_table
 from maskrcnn_lit.launch import console, summary
+from maskrcnn_lit.launch.processes import register
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
-from maskrcnn_lit.runs.folder import program, recorded
+from maskrcnn_lit.runs.folder import again, program, recorded
 from maskrcnn_lit.runs.provenance import (
     changed_data,
     describe_datamodule,
@@ -92,6 +94,7 @@ def prepare(config: DictConfig) -> Prepared:
         loggers=[build(node) for node in config.logger.values() if node is not None],
         **config.trainer,
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
+        on_stall=partial(_say_stalled, run_dir),
         environment=launched(),
     )
     data = read_data(config)
@@ -99,6 +102,17 @@ def prepare(config: DictConfig) -> Prepared:
         _check_same_data(run_dir, data)
     module = build_module(config, data, pretrained=checkpoint is None)
     return Prepared(data, module, trainer, checkpoint)
+
+
+def _say_stalled(run_dir: Path, sentence: str) -> None:
+    """Of several processes one stands still: say so, and record it; they end now."""
+    if last_checkpoint(run_dir) is not None:
+        sentence = f"{sentence}: {again(run_dir)}"
+    print(f"maskrcnn-lit: {sentence}", file=sys.stderr, flush=True)
+    file = run_dir / "result.json"
+    result = read_result(file)
+    result.status, result.error = "failed", sentence
+    write_result(file, result)
 
 
 def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
@@ -276,4 +290,5 @@ def _next_steps(result: RunResult, run_dir: str) -> str:
 if __name__ == "__main__":
     console.quiet()
     console.show_library_logs()
+    register(Path(sys.argv[1]))
     sys.exit(console.guarded(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1])))))

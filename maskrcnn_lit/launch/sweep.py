@@ -39,7 +39,10 @@ from maskrcnn_lit.training.stop import SIGNALS
 # What a run finds out for itself, or what whoever starts its processes says.
 _PLACES = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
 
-_OF_THE_RUN = ("model.num_classes", "trainer.devices", "trainer.num_nodes")
+_OF_THE_RUN = (
+    *("model.num_classes", "trainer.devices", "trainer.num_nodes"),
+    "trainer.rank_timeout_minutes",
+)
 
 
 def run(overrides: list[str]) -> int:

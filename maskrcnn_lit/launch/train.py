@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import again, alone, moved, settle
+from maskrcnn_lit.runs.parent import LENGTH, check_longer, read_parent, start_from
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write
@@ -62,9 +64,11 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     """The config of the run with every reference resolved, as yaml. A new run's folder gets it as
     config.yaml, and its first result.json; that of a resumed run stays as it is until it goes on.
     """
+    if _extends(config, overrides):
+        return _freeze_longer(config, overrides, command, run_dir)
     if config.resume is not None:
         checkpoint = last_checkpoint(run_dir)  # none if the run was killed before its first
-        config = _resumed(config, overrides)
+        config = _resumed(config, overrides, run_dir)
         _place(config)
         step = _step_of(checkpoint) if checkpoint else "0: it has no checkpoint"
         _log.info(f"{run_dir} goes on from step {step}")
@@ -79,6 +83,53 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     write_result(run_dir / "result.json", result)  # first: a folder with a config has a result
     atomic_write(run_dir / "config.yaml", text)
     return text
+
+
+def _extends(config: DictConfig, overrides: list[str]) -> bool:
+    """Whether this is a new run that goes on from a finished one, longer than that."""
+    if config.resume is None or read_result(Path(config.resume) / "result.json").status != (
+        "finished"
+    ):
+        return False
+    return any(is_given(name, overrides) for name in LENGTH)
+
+
+def _freeze_longer(
+    config: DictConfig, overrides: list[str], command: list[str], run_dir: Path
+) -> str:
+    """As `freeze`, for a new run that goes on from the finished run `config.resume`: that run's
+    config with another length. The new folder begins with its checkpoint and its curves.
+    """
+    parent = Path(config.resume)
+    before = read_result(parent / "result.json")
+    described, checkpoint = read_parent(parent)
+    longer = _resumed(config, overrides, run_dir)
+    check_longer(longer, described, str(parent))
+    _place(longer)
+    own = [text for text in overrides if not text.startswith(("resume=", "trust="))]
+    kept = [text for text in before.overrides if not is_given(_name(text), own)]
+    result = RunResult(
+        status="running",
+        overrides=[*kept, *own],
+        command=command,
+        seed=before.seed,
+        data=before.data,
+        parent=described,
+    )
+    result.versions, result.commit = package_versions(), package_commit(changes=True)
+    text = to_yaml(longer)
+    start_from(parent, run_dir, checkpoint)  # before config.yaml, which makes a folder a run
+    write_result(run_dir / "result.json", result)
+    atomic_write(run_dir / "config.yaml", text)
+    _log.info(
+        f"{run_dir} is a new run that goes on from step {described['step']} of {parent}; its "
+        "learning rate follows the schedule of the new length from there"
+    )
+    return text
+
+
+def _name(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
 def _step_of(last: Path) -> int:
@@ -104,22 +155,50 @@ def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
     A default name that another run has taken in the same second gets a number. A new folder with a
     default name, in which nothing has begun, is removed when the block fails.
     """
-    given = config.resume is not None or is_given("run_dir", overrides)
     if config.resume is not None:
-        run_dir = Path(config.resume)
-        load_run_config(run_dir, trust=config.trust)  # is it a run?
-    else:
+        load_run_config(config.resume, trust=config.trust)  # is it a run?
+    extends = _extends(config, overrides)
+    new = config.resume is None or extends
+    given = not new or is_given("run_dir", overrides)
+    if new:
         check_whole(0, seed=config.seed)
         run_dir = _new_folder(Path(config.run_dir), given)
+    else:
+        run_dir = Path(config.resume)
     with alone(run_dir):
-        if config.resume is None:
+        if new:
             _check_new(run_dir)
         try:
             yield run_dir
-        except BaseException:
-            if not given and not (run_dir / "metrics.csv").exists():
+        except BaseException as error:
+            if extends and not _has_begun(run_dir):
+                _forget_copies(run_dir, given, error)
+            elif not given and not _has_trained(run_dir):
                 _remove(run_dir)
             raise
+
+
+def _has_trained(run_dir: Path) -> bool:
+    return (run_dir / "metrics.csv").exists() or last_checkpoint(run_dir) is not None
+
+
+def _has_begun(run_dir: Path) -> bool:
+    """Whether its training has begun, which writes the digest of its config."""
+    file = run_dir / "result.json"
+    return file.is_file() and read_result(file).config_sha256 is not None
+
+
+def _forget_copies(run_dir: Path, given: bool, error: BaseException) -> None:
+    """Remove what a new run has copied from its parent, since it does not begin; and its folder,
+    unless the user has named it.
+    """
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    (run_dir / "metrics.csv").unlink(missing_ok=True)
+    if not given:
+        _remove(run_dir)
+    elif (run_dir / "result.json").is_file():
+        _ended(run_dir, "failed", str(error))
 
 
 def _new_folder(run_dir: Path, given: bool) -> Path:
@@ -234,31 +313,55 @@ def _check_record(run_dir: Path, result: RunResult) -> None:
         )
 
 
-def _resumed(typed_config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config of a run that is to go on, with what was typed beside `resume=`."""
+def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:
+    """The config of a run that is to go on in `run_dir`, with what was typed beside `resume=`."""
     source = str(typed_config.resume)
-    given = [text for text in overrides if not text.startswith(FOR_SWEEPS)]
-    others = [text for text in given if text.partition("=")[0].lstrip("+") not in WITH_RESUME]
-    if others:
-        raise UserError(
-            f"resume continues a run as it was configured, so {others[0]} cannot be given with it "
-            f"(only {', '.join(WITH_RESUME[1:])} can): for another configuration start a new run"
-        )
+    longer = _extends(typed_config, overrides)
     config = load_run_config(source, trust=typed_config.trust)
-    result = read_result(Path(source) / "result.json")
-    _check_record(Path(source), result)
-    if result.status == "finished":
-        raise UserError(
-            f"{source} is finished, nothing is left to resume: for more epochs start a new run"
-        )
-    if Path(config.run_dir).resolve() != Path(source).resolve():
-        config = moved(config, source)
+    _check_record(Path(source), read_result(Path(source) / "result.json"))
+    _check_beside_resume(typed_config, overrides, config)
+    if Path(config.run_dir).resolve() != run_dir.resolve():
+        config = moved(config, str(run_dir))
     for name in ("root", "cache_dir", "workers"):
         if is_given(f"data.{name}", overrides):
             config.data[name] = typed_config.data[name]
+    for name in LENGTH if longer else ():
+        if is_given(name, overrides):
+            OmegaConf.update(config, name, OmegaConf.select(typed_config, name))
     # A file does not start loggers: they are those of conf/logger, or what was typed.
     chosen = [text for text in overrides if text.startswith("logger")]
     OmegaConf.set_struct(config, False)
-    config.logger = compose("train", [*chosen, assign("run_dir", source)]).logger
+    config.logger = compose("train", [*chosen, assign("run_dir", run_dir)]).logger
     OmegaConf.resolve(config)
     return config
+
+
+def _check_beside_resume(
+    typed_config: DictConfig, overrides: list[str], config: DictConfig
+) -> None:
+    """Raise UserError for an option that may not be given with `resume=`, and for a run that has
+    nothing left to do. `config` is the run's own.
+    """
+    source = str(typed_config.resume)
+    finished = read_result(Path(source) / "result.json").status == "finished"
+    longer = _extends(typed_config, overrides)
+    allowed = (*WITH_RESUME, *LENGTH, "run_dir") if longer else WITH_RESUME
+    given = [text for text in overrides if not text.startswith(FOR_SWEEPS)]
+    others = [text for text in given if _name(text) not in allowed]
+    if finished and not longer and not others:
+        unit = "steps" if config.trainer.epochs is None else "epochs"
+        reached = config.trainer[unit]
+        raise UserError(
+            f"{source} is finished, nothing is left to resume: for more {unit}, in a new run that "
+            f"goes on from it, add trainer.{unit}={2 * reached}"
+        )
+    if others and _name(others[0]) in LENGTH:
+        raise UserError(
+            f"{source} has not finished, so it goes on as it was configured: leave out {others[0]}, "
+            "which a finished run takes"
+        )
+    if others:
+        raise UserError(
+            f"resume continues a run as it was configured, so {others[0]} cannot be given with it "
+            f"(only {', '.join(allowed[1:])} can): for another configuration start a new run"
+        )

@@ -33,6 +33,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "error": (str, NoneType),
     "config_sha256": (str, NoneType),
     "files": dict,
+    "parent": (dict, NoneType),
 }
 
 FILES = ("metrics.csv", "detections.json", "subset_ids.json")  # whose digests result.json has
@@ -53,6 +54,8 @@ class RunResult:
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see
         `describe_machine`;
     data: see `describe_data`.
+    parent: of a run that goes on from a finished one, that run: see `runs.parent.read_parent`. Its
+        cost is part of this one's.
     cost: see `run_cost` and, of a run that has finished, `inference_cost` in
         `maskrcnn_lit.measure.cost`.
     """
@@ -71,6 +74,7 @@ class RunResult:
     error: str | None = None
     config_sha256: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    parent: dict[str, Any] | None = None
     run_dir: str | None = None
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
-from maskrcnn_lit.training.optimizer import Length, Plan
+from maskrcnn_lit.training.optimizer import Length, Plan, follow
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 _log = logging.getLogger(__name__)
@@ -221,6 +221,10 @@ class DetectionModule(LightningModule):
             norm_counts=self.trainer.precision != "16-mixed",
         )
         self._stop_at(bad)
+
+    def on_train_start(self) -> None:
+        schedule: Any = self.lr_schedulers()
+        follow(schedule)
 
     def on_train_epoch_start(self) -> None:
         self.ready_since = time.perf_counter()

@@ -196,6 +196,15 @@ def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> 
     return scaled, f"learning rate {lr:.3g} x {text} (batch / reference) = {scaled:.3g}"
 
 
+def follow(schedule: LambdaLR) -> None:
+    """Set the learning rates to those of `schedule` at its step. A checkpoint brings the rates of
+    the schedule that it was written with, and that may have been of another length.
+    """
+    groups = schedule.optimizer.param_groups
+    for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(schedule.last_epoch)
+
+
 def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> float:
     """Factor on the learning rate at `step` (0 is the first): up in a line for `warmup` steps, down
     half a cosine (Loshchilov and Hutter, 2017, eq. 5), `end_factor` from `total` on.

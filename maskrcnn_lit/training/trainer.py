@@ -1,7 +1,7 @@
 """From the plain numbers of conf/trainer to Lightning's Trainer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
+from maskrcnn_lit.training.rank_watch import RankWatch
 
 
 def build_trainer(
@@ -36,6 +37,8 @@ def build_trainer(
     checkpoint_every_n_steps: int | None,
     evaluate_every_n_epochs: int,
     compile: str = "auto",
+    rank_timeout_minutes: float | None = 5.0,
+    on_stall: Callable[[str], None] = print,
     environment: ClusterEnvironment | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
@@ -43,6 +46,7 @@ def build_trainer(
     conf/trainer, and evaluation.every_n_epochs.
 
     environment: what has started this process among others; None: it is the only one.
+    on_stall: see `RankWatch`.
     UserError: a device that is not there, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
@@ -73,6 +77,7 @@ def build_trainer(
     return Trainer(
         default_root_dir=run_dir,
         callbacks=[
+            RankWatch(rank_timeout_minutes, on_stall),
             StopAtStep(steps=steps),
             CompileRegions(compile),
             *callbacks,

@@ -316,6 +316,25 @@ def test_a_launcher_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
     assert "leave out torchrun or srun" in refused("reproduce", f"run={trained}")
 
 
+def test_a_run_that_goes_on_from_another_is_reproduced_from_there(
+    trained: Path, run_dir: Path, tmp_path: Path
+):
+    longer = tmp_path / "longer"
+    verb("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={longer}")
+    again = tmp_path / "again"
+    printed = printed_by("reproduce", f"run={longer}", f"run_dir={again}")
+    assert "Reproduced: the tolerance is 0." in printed
+    assert same(checkpoint(again)["state_dict"], checkpoint(longer)["state_dict"])
+    assert result(again)["parent"] == result(longer)["parent"]
+    moved = replace(read_result(longer / "result.json"))
+    moved.parent = {**(moved.parent or {}), "checkpoint_sha256": "0" * 64}
+    write_result(longer / "result.json", moved)
+    said = refused("reproduce", f"run={longer}", f"run_dir={run_dir}")
+    assert "last.ckpt is another one now" in said
+    shutil.rmtree(longer)
+    shutil.rmtree(again)
+
+
 def test_a_killed_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nkill -9 $$\n")

@@ -1,8 +1,11 @@
 """Runs of several processes: who starts them, that they end together, that they learn as one."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,18 @@ from tiny_verbs import (
     environment,
     ground_truth,
     metric_rows,
+    one_sentence,
     refused,
     result,
     run_script,
     same,
     save_ground_truth,
+    script,
 )
+from torch.distributed.elastic.multiprocessing.api import SignalException
+
+from maskrcnn_lit.launch.processes import _passed_on
+from maskrcnn_lit.training.stop import SIGNALS
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -229,6 +238,131 @@ def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: 
     assert "999 images were asked for" in done.stderr
     told = result(tmp_path / "run")
     assert told["status"] == "failed" and "999 images were asked for" in told["error"]
+
+
+STILL = """
+import time
+from lightning.pytorch import Callback
+
+
+class Still(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        while trainer.global_rank == 1 and trainer.global_step == 1:
+            time.sleep(1)
+"""
+
+
+def test_a_process_that_stands_still_ends_all_with_its_number(strange: Path, tmp_path: Path):
+    (tmp_path / "still.py").write_text(STILL)
+    options = (
+        *coco_data(strange),
+        *MODEL,
+        *SHORT,
+        "+callbacks.still={_target_: still.Still}",
+        "trainer.devices=2",
+        "trainer.checkpoint_every_n_steps=1",
+        "trainer.rank_timeout_minutes=0.1",
+    )
+    done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    said = one_sentence(done)
+    assert "process 1 of 2 on " in said
+    assert "has not moved for 6 s (still.py:9 in on_train_batch_end)" in said
+    assert said.endswith(f"train resume={tmp_path}/run")
+    told = result(tmp_path / "run")
+    assert told["status"] == "failed"
+    assert f"maskrcnn-lit: {told['error']}" == said
+    assert alive(f"{tmp_path}") == []
+
+
+SLOW = """
+import time
+from lightning.pytorch import Callback
+
+
+class Slow(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        time.sleep(0.05)
+"""
+
+
+def test_a_signal_to_the_run_saves_a_checkpoint_and_leaves_no_process(
+    strange: Path, tmp_path: Path
+):
+    """To the process that the scheduler knows: the one that was typed."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    options = (
+        *coco_data(strange),
+        *MODEL,
+        *SHORT,
+        "+callbacks.slow={_target_: slow.Slow}",
+        "trainer.epochs=400",
+        "callbacks.evaluation=null",
+        "trainer.devices=2",
+        f"run_dir={tmp_path}/run",
+    )
+    running = subprocess.Popen(
+        [script(), "train", *options],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run/checkpoints/last.ckpt").exists():
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        running.send_signal(signal.SIGTERM)
+        out, error = running.communicate(timeout=300)
+    finally:
+        running.kill()
+    assert running.returncode == 130, error
+    assert "Traceback" not in out + error
+    last = error.splitlines()[-1]
+    assert last.startswith("maskrcnn-lit: interrupted: go on with ")
+    assert last.endswith(f"train resume={tmp_path}/run")
+    assert result(tmp_path / "run")["status"] == "interrupted"
+    step = checkpoint(tmp_path / "run")["global_step"]
+    rows = [row for row in metric_rows(tmp_path / "run") if row["train/loss"]]
+    assert 2 < step < 800
+    assert int(rows[-1]["step"]) < step, "the checkpoint is of the last step"
+    assert alive(f"{tmp_path}") == []
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_passed_on_to_the_processes(number: signal.Signals, tmp_path: Path):
+    before = signal.getsignal(number)
+    waits = [sys.executable, "-c", "import time; time.sleep(99)"]
+    processes = [subprocess.Popen(waits) for _ in range(2)]
+    try:
+        with _passed_on(tmp_path, 2) as passed:
+            (tmp_path / f"{processes[0].pid}.pid").touch()
+            with pytest.raises(SignalException):  # one of them has not begun
+                os.kill(os.getpid(), number)
+            (tmp_path / f"{processes[1].pid}.pid").touch()
+            os.kill(os.getpid(), number)
+            assert [process.wait(timeout=60) for process in processes] == [-number, -number]
+            os.kill(os.getpid(), number)  # they have ended, which is no fault
+        assert passed == [number] * 3
+    finally:
+        for process in processes:
+            process.kill()
+    assert signal.getsignal(number) == before
+
+
+def alive(text: str) -> list[str]:
+    """Command lines or working folders of processes that have `text` in them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if text in words + os.readlink(folder / "cwd") and int(folder.name) != os.getpid():
+                found.append(words)
+        except OSError:  # it has ended
+            continue
+    return found
 
 
 def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):

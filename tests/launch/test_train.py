@@ -47,9 +47,11 @@ from maskrcnn_lit import __version__
 from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.runs.result import read_result, write_result
+from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.optimizer import warmup_cosine
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -394,6 +396,7 @@ import os, signal, sys
 from maskrcnn_lit.cli.main import main
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.optimizer import warmup_cosine
 
 training_step = DetectionModule.training_step
 
@@ -562,10 +565,22 @@ def test_a_run_finds_its_data_from_any_folder(
             "run_dir={run} holds a run: continue it with resume={run}, or give another run_dir",
         ),
         (
-            ["resume={run}", "trainer.epochs=3"],
-            "so trainer.epochs=3 cannot be given with it",
+            ["resume={run}", "optimizer.lr=1.0"],
+            "so optimizer.lr=1.0 cannot be given with it",
         ),
-        (["resume={run}"], "{run} is finished, nothing is left to resume"),
+        (
+            ["resume={run}", "trainer.epochs=3", "optimizer.lr=1.0"],
+            "so optimizer.lr=1.0 cannot be given with it",
+        ),
+        (
+            ["resume={run}"],
+            "{run} is finished, nothing is left to resume: for more epochs, in a new run that goes "
+            "on from it, add trainer.epochs=4",
+        ),
+        (
+            ["resume={run}", "trainer.epochs=2"],
+            "{run} is finished after 2 epochs, and trainer.epochs=2 is not more",
+        ),
         (
             ["resume={run}/none"],
             "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
@@ -578,12 +593,121 @@ def test_a_run_finds_its_data_from_any_folder(
     ],
 )
 def test_another_run_is_left_alone(
-    arguments, message, trained: Path, capsys: pytest.CaptureFixture
+    arguments,
+    message,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     verb("train", *(argument.format(run=trained) for argument in arguments), code=2)
     assert message.format(run=trained) in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+    assert not list(tmp_path.glob("outputs/*/*")), "a rejected command leaves no run folder"
+
+
+# More epochs for a finished run
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): file_digest(path, "sha256")
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_finished_run_gets_more_epochs_as_a_new_run(trained: Path, run_dir: Path):
+    before = digests(trained)
+    verb("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={run_dir}")
+    assert digests(trained) == before
+    longer = checkpoint(run_dir)
+    assert longer["global_step"] == 3 * STEPS // EPOCHS
+    assert longer["config"]["trainer"]["epochs"] == 3
+    told = result(run_dir)
+    assert told["status"] == "finished"
+    assert told["overrides"][-2:] == ["trainer.epochs=3", f"run_dir={run_dir}"]
+    assert [text for text in told["overrides"] if "trainer.epochs" in text] == ["trainer.epochs=3"]
+    assert told["parent"] == {
+        "run": str(trained),
+        "checkpoint_sha256": before["checkpoints/last.ckpt"],
+        "step": STEPS,
+        "epoch": EPOCHS,
+    }
+    steps = [row["step"] for row in metric_rows(run_dir) if row["train/loss"]]
+    assert steps == [str(step) for step in range(12)], (
+        "the curve of the parent, and no gap after it"
+    )
+    first = next(row for row in metric_rows(run_dir) if row["step"] == str(STEPS))
+    (rate,) = {float(value) for name, value in first.items() if name.startswith("lr/") and value}
+    factor = warmup_cosine(STEPS, total=12, warmup=1, end_factor=0.01)
+    peak = float(longer["optimizer_states"][0]["param_groups"][0]["initial_lr"])
+    assert rate == pytest.approx(peak * factor), "the schedule is that of the new length at once"
+
+
+def test_more_epochs_go_on_after_a_kill(
+    trained: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """And end as the new run would have ended without it."""
+    whole = tmp_path / "whole"
+    words = ("train", f"resume={trained}", "trainer.epochs=3")
+    verb(*words, f"run_dir={whole}")
+
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DetectionModule, "on_train_batch_end", die)
+        verb(*words, f"run_dir={run_dir}", code=130)
+    assert result(run_dir)["status"] == "interrupted"
+    verb("train", f"resume={run_dir}")
+    assert same(checkpoint(run_dir)["state_dict"], checkpoint(whole)["state_dict"])
+    assert result(run_dir)["parent"] == result(whole)["parent"]
+    assert metric_rows(run_dir) == metric_rows(whole)
+    shutil.rmtree(whole)
+
+
+def test_more_epochs_that_cannot_begin_leave_no_copies(
+    trained: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", f"resume={trained}", "trainer.epochs=3", f"data.root={tmp_path}/none")
+    assert "there is no" in refused(*words)
+    assert not list(tmp_path.glob("outputs/*/*"))
+    assert "there is no" in refused(*words, f"run_dir={run_dir}")
+    assert {path.name for path in run_dir.iterdir()} == {".lock", "config.yaml", "result.json"}
+    assert result(run_dir)["status"] == "failed"
+
+
+def test_a_run_that_stopped_in_mid_epoch_gets_more_steps(
+    strange: Path, run_dir: Path, tmp_path: Path
+):
+    words = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.steps=6")
+    verb("train", *words, f"run_dir={run_dir}")
+    assert "trainer.steps=6 is not more" in refused(
+        "train", f"resume={run_dir}", "trainer.epochs=9"
+    )
+    longer = tmp_path / "longer"
+    verb("train", f"resume={run_dir}", "trainer.steps=11", "trainer.epochs=9", f"run_dir={longer}")
+    assert checkpoint(longer)["global_step"] == 11
+    steps = [row["step"] for row in metric_rows(longer) if row["train/loss"]]
+    assert steps == [str(step) for step in range(11)]
+    epochs = [row["epoch"] for row in metric_rows(longer) if row["train/loss"]]
+    assert epochs == ["0"] * 4 + ["1"] * 2 + ["2"] * 4 + ["3"]
+    shutil.rmtree(longer)
+
+
+def test_a_run_that_stopped_without_progress_goes_on(strange: Path, run_dir: Path, tmp_path: Path):
+    words = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.patience=1")
+    verb("train", *words, "trainer.epochs=9", "optimizer.lr=1e-9", f"run_dir={run_dir}")
+    stopped = checkpoint(run_dir)["global_step"]
+    assert stopped < 36
+    longer = tmp_path / "longer"
+    verb("train", f"resume={run_dir}", "trainer.patience=2", f"run_dir={longer}")
+    assert checkpoint(longer)["global_step"] >= stopped + 4
+    shutil.rmtree(longer)
 
 
 def test_a_damaged_checkpoint_is_not_resumed(

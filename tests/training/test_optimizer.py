@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.optimizer import (
     Length,
     adamw,
+    follow,
     parameter_groups,
     scale_lr,
     sgd,
@@ -208,3 +210,22 @@ def test_the_schedule_is_a_function_of_the_step_alone():
     again.optimizer.load_state_dict(plan.optimizer.state_dict())
     again.schedule.load_state_dict(state)
     assert first + rates(again, 70) == pytest.approx(rates(ADAMW(Model()), 100))
+
+
+def test_a_schedule_of_another_length_is_followed_at_once():
+    """Its checkpoint has the rate of the old schedule, and torch would use that for one step."""
+    weight = nn.Parameter(torch.zeros(1))
+
+    def schedule(total: int) -> LambdaLR:
+        factor = partial(warmup_cosine, total=total, warmup=0, end_factor=0.0)
+        return LambdaLR(torch.optim.SGD([weight], lr=2.0), factor)
+
+    short, longer = schedule(4), schedule(8)
+    for _ in range(4):
+        short.optimizer.step()
+        short.step()
+    longer.load_state_dict(short.state_dict())
+    longer.optimizer.load_state_dict(short.optimizer.state_dict())
+    assert longer.optimizer.param_groups[0]["lr"] == 0.0
+    follow(longer)
+    assert longer.optimizer.param_groups[0]["lr"] == pytest.approx(1.0)

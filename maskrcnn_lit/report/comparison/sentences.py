@@ -119,7 +119,16 @@ def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
             if repeated := repeated_seeds(setting):
                 seeds = ", ".join(map(str, repeated))
                 yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts."
+    yield from _parents(jobs)
     yield from _limits(arenas)
+
+
+def _parents(jobs: Sequence[Job]) -> Iterator[str]:
+    names = {str(job.folder.resolve()): job.name for job in jobs if job.folder is not None}
+    for job in jobs:
+        if parent := job.result.parent:
+            name = names.get(str(parent.get("run")), parent.get("run"))
+            yield f"{job.name} goes on from step {parent.get('step')} of {name}: its costs include that run's."
 
 
 def _limits(arenas: Sequence[Arena]) -> Iterator[str]:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskrcnn_lit.config.overrides import assign
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     PLACES,
@@ -19,6 +20,7 @@ from maskrcnn_lit.report.comparison.settings import (
     varying,
 )
 from maskrcnn_lit.report.format import number
+from maskrcnn_lit.runs.parent import LENGTH
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
 
@@ -68,6 +70,7 @@ def csv_text(jobs: Sequence[Job], arenas: Sequence[Arena]) -> str:
         }
         row |= {name: job.result.cost.get(name) for name in (*COSTS, "device")}
         row |= {"error": job.result.error, "command": command(job)}
+        row["parent"] = (job.result.parent or {}).get("run")
         rows.append(row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -160,8 +163,14 @@ def reason(job: Job) -> str:
 
 
 def command(job: Job) -> str:
-    """What trains a run of the same options, into a new folder."""
-    kept = [text for text in job.overrides if text.lstrip("+").partition("=")[0] not in PLACES]
+    """What trains a run of the same options, into a new folder; what goes on from a finished run
+    does so again.
+    """
+    named = [(text.lstrip("+").partition("=")[0], text) for text in job.overrides]
+    kept = [text for name, text in named if name not in PLACES]
+    if job.result.parent:
+        resume = assign("resume", job.result.parent.get("run"))
+        kept = [resume, *(text for name, text in named if name in LENGTH)]
     return shlex.join(["maskrcnn-lit", "train", *kept])
 
 

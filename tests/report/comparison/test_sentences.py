@@ -1,5 +1,8 @@
 """Sentences: every number in them is one of the data's, and what must not be compared is told."""
 
+from dataclasses import replace
+from pathlib import Path
+
 from comparison_sample import job
 
 from maskrcnn_lit.report.comparison.sentences import cautions, counts, differences, ranking
@@ -124,3 +127,14 @@ def test_mask_and_box_ap_are_not_compared():
         "a box AP alone: these two are not compared" in text
         for text in cautions(jobs, arenas(jobs))
     )
+
+
+def test_a_run_that_goes_on_from_another_says_so(tmp_path: Path):
+    first, longer = group("a", 0.1)[0], group("b", 0.2)[0]
+    first = replace(first, folder=tmp_path)
+    parent = {"run": str(tmp_path), "checkpoint_sha256": "0" * 64, "step": 8, "epoch": 2}
+    longer.result.parent = parent
+    said = cautions([first, longer], arenas([first, longer]))
+    assert "b0 goes on from step 8 of a0: its costs include that run's." in said
+    alone = cautions([longer], arenas([longer]))
+    assert f"b0 goes on from step 8 of {tmp_path}: its costs include that run's." in alone

@@ -143,6 +143,14 @@ def test_a_command_trains_the_job_again_elsewhere():
     assert command(jobs()[2]) == "maskrcnn-lit train backbone=b seed=1 'note=it'\"'\"'s'"
 
 
+def test_a_command_goes_on_from_the_parent_again():
+    longer = job("a", "backbone=a", "trainer.epochs=24", "run_dir=b")
+    longer.result.parent = {"run": "runs/first one", "step": 8}
+    assert command(longer) == "maskrcnn-lit train 'resume=\"runs/first one\"' trainer.epochs=24"
+    (row,) = csv.DictReader(csv_text([longer], []).splitlines())
+    assert row["parent"] == "runs/first one"
+
+
 def test_the_two_kinds_of_roi_accuracy_are_two_columns():
     made = jobs()
     made[0].config["metrics"] = {"roi_accuracy": {"boxes": "study"}}
