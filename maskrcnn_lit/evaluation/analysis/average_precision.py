@@ -11,13 +11,20 @@ Letters: D detections, N objects and crowd regions of an image; T IoU thresholds
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs
-from maskrcnn_lit.evaluation.coco.matching import IGNORED, RIGHT, THRESHOLDS, Matches
+from maskrcnn_lit.evaluation.coco.matching import (
+    IGNORED,
+    RIGHT,
+    THRESHOLDS,
+    Candidates,
+    Matches,
+    assign,
+)
 from maskrcnn_lit.evaluation.coco.precision import RECALLS
 
 Bools = NDArray[np.bool_]
@@ -40,26 +47,21 @@ class Judged(NamedTuple):
 
 
 def match(iou: Floats, thresholds: Floats, ignore: Bools, reusable: Bools) -> Ints:
-    """T D: which of the N each detection takes, or -1.
+    """T D: the object that each detection of an image takes, or -1.
 
-    iou: D N, best detection first; 0 where a pair may not match.
-    ignore, reusable: N: objects that are ignored, and those that may be taken any number of times.
+    Args:
+        iou: D N, best detection first; 0 where a pair may not match.
+        thresholds: T least IoU, ascending.
+        ignore: N, objects that are ignored.
+        reusable: N, objects that may be taken any number of times.
     """
     taken = np.full((len(thresholds), len(iou)), -1, dtype=np.int64)
-    if not iou.size:
-        return taken
-    limits = np.minimum(thresholds, 1 - 1e-10)[:, None]
-    free = np.ones((len(thresholds), iou.shape[1]), dtype=bool)
-    rows = np.arange(len(thresholds))
-    for d in np.flatnonzero(iou.max(1) >= limits.min()).tolist():
-        fits = (iou[d] >= limits) & free
-        sound = fits & ~ignore
-        fits = np.where(sound.any(1, keepdims=True), sound, fits)
-        # of equal ones the last, as pycocotools does
-        best = iou.shape[1] - 1 - np.where(fits, iou[d], -1.0)[:, ::-1].argmax(1)
-        hit = fits[rows, best]
-        taken[hit, d] = best[hit]
-        free[rows[hit], best[hit]] = reusable[best[hit]]
+    detections, objects = np.nonzero(iou >= min(thresholds[0], 1 - 1e-10))
+    pairs = Candidates(detections, objects, iou[detections, objects])
+    one_group = np.zeros(len(iou), dtype=np.int64)
+    counted = ~ignore[:, None]
+    for d, chosen in assign(pairs, one_group, thresholds, counted=counted, reusable=reusable):
+        taken[:, d] = chosen[..., 0].T
     return taken
 
 
@@ -75,36 +77,76 @@ def judge(
 ) -> Judged:
     """What each detection is.
 
-    Args: pairs: the images. classes: K. boundary: match by `Pairs.boundary_iou`. counted: which of
-        the G objects of an image count; the others are ignored. None: all. false: which of the D
-        detections of an image are wrong if they take nothing; the others are ignored. None: all.
+    Args:
+        pairs: the images.
+        classes: K.
+        thresholds: T least IoU, ascending.
+        boundary: match by `Pairs.boundary_iou`.
+        counted: which of the G objects of an image count; the others are ignored. None: all.
+        false: which of the D detections of an image are wrong if they take nothing; the others are
+            ignored. None: all.
         ignored_reusable: an ignored object may be taken any number of times.
     """
-    right, ignored, objects = [], [], np.zeros(classes, dtype=np.int64)
-    for image in pairs:
-        sound = counted(image) if counted else np.ones(len(image.objects), dtype=bool)
-        objects += np.bincount(image.object_labels[sound], minlength=classes)
-        crowd = np.ones(len(image.crowd_labels), dtype=bool)
-        ignore = np.concatenate([~sound, crowd])
-        reusable = ignore if ignored_reusable else np.concatenate([np.zeros_like(sound), crowd])
-        taken = match(
-            image.of_one_class(image.boundary_iou if boundary else None),
-            thresholds,
-            ignore,
-            reusable,
-        )
-        passed = np.zeros(taken.shape, dtype=bool) if false is None else (taken < 0) & ~false(image)
-        if len(ignore):
-            passed |= (taken >= 0) & ignore[taken]
-        right.append((taken >= 0) & ~passed)
-        ignored.append(passed)
-    empty = np.zeros((len(thresholds), 0), dtype=bool)
+    counts = [
+        counted(image) if counted else np.ones(len(image.objects), dtype=bool) for image in pairs
+    ]
+    crowds = [np.ones(len(image.crowd_labels), dtype=bool) for image in pairs]
+    ignore = _joined([np.r_[~sound, crowd] for sound, crowd in zip(counts, crowds, strict=True)])
+    crowd = _joined(
+        [np.r_[np.zeros_like(sound), c] for sound, c in zip(counts, crowds, strict=True)]
+    )
+    labels = _joined([image.labels for image in pairs], np.int64)
+    group = np.repeat(np.arange(len(pairs)), [len(image.labels) for image in pairs]) * classes
+    order = np.argsort(group + labels, kind="stable")  # the detections of a class, best first
+    near = _candidates(pairs, thresholds, boundary)
+    near = near._replace(detection=np.argsort(order)[near.detection])
+
+    taken = np.full((len(thresholds), len(labels)), -1, dtype=np.int64)
+    reusable = ignore if ignored_reusable else crowd
+    for d, chosen in assign(
+        near, (group + labels)[order], thresholds, counted=~ignore[:, None], reusable=reusable
+    ):
+        taken[:, order[d]] = chosen[..., 0].T
+    found = taken >= 0
+    if false is None:
+        ignored = np.zeros(taken.shape, dtype=bool)
+    else:
+        ignored = ~found & ~_joined([false(image) for image in pairs])
+    if len(ignore):
+        ignored |= found & ignore[taken]
+    objects = _joined(
+        [image.object_labels[sound] for image, sound in zip(pairs, counts, strict=True)], np.int64
+    )
     return Judged(
-        labels=np.concatenate([np.zeros(0, dtype=np.int64), *(image.labels for image in pairs)]),
-        scores=np.concatenate([np.zeros(0), *(image.scores for image in pairs)]),
-        right=np.hstack([empty, *right]),
-        ignored=np.hstack([empty, *ignored]),
-        objects=objects,
+        labels=labels,
+        scores=_joined([image.scores for image in pairs], np.float64),
+        right=found & ~ignored,
+        ignored=ignored,
+        objects=np.bincount(objects, minlength=classes),
+    )
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any = bool) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype=dtype), *parts])
+
+
+def _candidates(pairs: Sequence[Pairs], thresholds: Floats, boundary: bool) -> Candidates:
+    """Of all images: detections and objects (with the crowd regions behind those of their image)
+    are numbered through.
+    """
+    least = min(thresholds[0], 1 - 1e-10)
+    detections, objects, overlaps = [], [], []
+    first_detection = first_object = 0
+    for image in pairs:
+        iou = image.of_one_class(image.boundary_iou if boundary else None)
+        d, g = np.nonzero(iou >= least)
+        detections.append(d + first_detection)
+        objects.append(g + first_object)
+        overlaps.append(iou[d, g])
+        first_detection += iou.shape[0]
+        first_object += iou.shape[1]
+    return Candidates(
+        _joined(detections, np.int64), _joined(objects, np.int64), _joined(overlaps, np.float64)
     )
 
 

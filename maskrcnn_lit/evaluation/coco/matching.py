@@ -10,7 +10,7 @@ Letters: N detections, G objects of the ground truth, P pairs of the two, T IoU 
 ranges, K classes, I images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,9 +58,11 @@ class Matches(NamedTuple):
     truth_counted: NDArray[np.bool_]  # G A: of this size and no crowd region
 
 
-class _Pairs(NamedTuple):
-    found: Ints  # P, a detection
-    truth: Ints  # P, an object
+class Candidates(NamedTuple):
+    """Pairs of a detection and an object that are near enough to match."""
+
+    detection: Ints  # P
+    object: Ints  # P
     iou: Floats  # P
 
 
@@ -117,7 +119,10 @@ def match_results(
     outcome = (
         np.where(_within(areas), WRONG, IGNORED).astype(np.int8)[:, None].repeat(len(THRESHOLDS), 1)
     )  # N T A
-    _assign(outcome, pairs, group, counted, crowd)
+    for n, taken in assign(pairs, group, THRESHOLDS, counted=counted, reusable=crowd):
+        row, t, a = np.nonzero(taken >= 0)
+        right = counted[taken[row, t, a], a]
+        outcome[n[row], t, a] = np.where(right, RIGHT, IGNORED)
     final = np.lexsort((image[order], -scores[order], labels[order]))
     n = order[final]
     found = (labels[n], image[n], scores[n], rank[final], outcome[final])
@@ -157,12 +162,12 @@ def mask_areas(masks: list[dict[str, Any]]) -> Floats:
 
 def _box_pairs(
     boxes: Floats, truth: Floats, crowd: NDArray[np.bool_], spans: tuple[Ints, Ints, Ints]
-) -> _Pairs:
+) -> Candidates:
     """boxes: N 4, truth: G 4, x y w h. In the order of pycocotools' operations, so that every bit
     is the same.
     """
     by_group, begin, end = spans
-    kept = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    kept = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     upto = np.cumsum(end - begin)
     for cut in range(0, int(upto[-1]) if len(upto) else 0, _PAIRS):
         some = slice(*np.searchsorted(upto, [cut, cut + _PAIRS], side="right"))
@@ -178,8 +183,8 @@ def _box_pairs(
         union = np.where(crowd[objects], own, own + g[2] * g[3] - inter)
         iou = np.divide(inter, union, out=np.zeros_like(inter), where=both)
         near = iou >= THRESHOLDS[0]
-        kept.append(_Pairs(found[near], objects[near], iou[near]))
-    return _Pairs(*map(np.concatenate, zip(*kept, strict=True)))
+        kept.append(Candidates(found[near], objects[near], iou[near]))
+    return Candidates(*map(np.concatenate, zip(*kept, strict=True)))
 
 
 def _mask_pairs(
@@ -188,10 +193,10 @@ def _mask_pairs(
     crowd: NDArray[np.bool_],
     group: Ints,
     spans: tuple[Ints, Ints, Ints],
-) -> _Pairs:
+) -> Candidates:
     """masks: N compressed RLE; outlines: G segmentations with their image."""
     by_group, begin, end = spans
-    kept = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    kept = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     firsts = np.flatnonzero((np.diff(group, prepend=-1) > 0) & (end > begin))
     stops = np.searchsorted(group, group[firsts], side="right")
     for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
@@ -199,48 +204,59 @@ def _mask_pairs(
         truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
         iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
         found, place = np.nonzero(iou >= THRESHOLDS[0])
-        kept.append(_Pairs(first + found, objects[place], iou[found, place]))
-    return _Pairs(*map(np.concatenate, zip(*kept, strict=True)))
+        kept.append(Candidates(first + found, objects[place], iou[found, place]))
+    return Candidates(*map(np.concatenate, zip(*kept, strict=True)))
 
 
-def _assign(
-    outcome: NDArray[np.int8],
-    pairs: _Pairs,
+def assign(
+    pairs: Candidates,
     group: Ints,
+    thresholds: Floats,
+    *,
     counted: NDArray[np.bool_],
-    crowd: NDArray[np.bool_],
-) -> None:
-    """Set the outcome (N T A) of the detections that find an object.
+    reusable: NDArray[np.bool_],
+) -> Iterator[tuple[Ints, Ints]]:
+    """COCO's assignment, for all groups (an image and class) in turns.
 
-    From the best score down, each takes the object of the highest IoU, the last one of equal ones,
-    that counts and is not taken yet; if there is none, one that is ignored. A crowd region can be
-    taken any number of times.
+    From the best score down, each detection takes the object of the highest IoU, the last one of
+    equal ones, that counts and is not taken yet; if there is none, one that does not count.
+
+    Args:
+        pairs: P pairs within a group.
+        group: N, ascending; the detections of a group are best first.
+        thresholds: T least IoU.
+        counted: G A, the objects that count in each range of sizes; the others are ignored.
+        reusable: G, the objects that can be taken any number of times.
+
+    Yields:
+        (n, taken): some detections, and n T A the object that each takes, -1 for none. Detections
+        that take nothing may be missing.
     """
-    thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[:, None]  # T 1
-    taken = np.zeros((len(counted), *outcome.shape[1:]), dtype=bool)
-    by = np.lexsort((pairs.truth, pairs.iou, pairs.found))  # of a detection the best object last
-    found, truth, iou = pairs.found[by], pairs.truth[by], pairs.iou[by]
-    slot = _place(found)  # of a pair among those of its detection
-    seekers = found[slot == 0]
+    limits = np.minimum(thresholds, 1 - 1e-10)[:, None]  # T 1
+    taken = np.zeros((len(counted), len(thresholds), counted.shape[1]), dtype=bool)
+    by = np.lexsort((pairs.object, pairs.iou, pairs.detection))  # of a detection the best last
+    detection, objects, iou = pairs.detection[by], pairs.object[by], pairs.iou[by]
+    slot = _place(detection)  # of a pair among those of its detection
+    seekers = detection[slot == 0]
     turn = np.repeat(
-        _place(group[seekers]), np.diff(np.append(np.flatnonzero(slot == 0), len(found)))
+        _place(group[seekers]), np.diff(np.append(np.flatnonzero(slot == 0), len(detection)))
     )
     by = np.lexsort((slot, turn))
     cuts = np.flatnonzero(np.diff(turn[by], prepend=-1))
     for now in np.split(by, cuts[1:]) if len(by) else ():
-        n = found[now][slot[now] == 0]  # one detection of a group at most
-        chosen = np.full((len(n), *outcome.shape[1:]), -1)
+        n = detection[now][slot[now] == 0]  # at most one detection of a group
+        chosen = np.full((len(n), *taken.shape[1:]), -1)
         counts = np.zeros(chosen.shape, dtype=bool)
         for one in np.split(now, np.flatnonzero(np.diff(slot[now])) + 1):
-            rows, objects = np.searchsorted(n, found[one]), truth[one]
-            counting = counted[objects][:, None]
-            free = ~taken[objects] | crowd[objects, None, None]
-            take = free & (iou[one, None, None] >= thresholds) & (counting | ~counts[rows])
-            chosen[rows] = np.where(take, objects[:, None, None], chosen[rows])
+            rows, g = np.searchsorted(n, detection[one]), objects[one]
+            counting = counted[g][:, None]
+            free = ~taken[g] | reusable[g, None, None]
+            take = free & (iou[one, None, None] >= limits) & (counting | ~counts[rows])
+            chosen[rows] = np.where(take, g[:, None, None], chosen[rows])
             counts[rows] |= take & counting
         row, t, a = np.nonzero(chosen >= 0)
         taken[chosen[row, t, a], t, a] = True
-        outcome[n[row], t, a] = np.where(counts[row, t, a], RIGHT, IGNORED)
+        yield n, chosen
 
 
 def _place(ordered: Ints) -> Ints:
