@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.inspection.crowding import covered_shares
 from maskrcnn_lit.data.transforms import ImageSize, draw_view, map_boxes
 
 Ints = NDArray[np.int64]
@@ -23,10 +24,6 @@ MOST = 100  # detections of an image that COCO's AP looks at
 TINY = 16.0  # pixels, under which an object covers few cells of p2 (stride 4)
 
 CROWDING = (0.1, 0.4)  # limits of the shares of a box under other boxes
-
-_POINTS = 16  # a side, at which a box is looked at
-
-_AT_ONCE = 64  # boxes
 
 
 class Objects(NamedTuple):
@@ -110,9 +107,7 @@ def summarise(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
         "sizes": shares_by_size(sides),
         "sizes_in_file": shares_by_size(np.sqrt(alone.areas.clip(0))),
         "height_by_width": quantiles(ratios),
-        "crowding": _by_limits(
-            covered_shares(alone), CROWDING, ("under 0.1", "0.1 to 0.4", "over 0.4")
-        ),
+        "crowding": _by_limits(_covered(alone), CROWDING, ("under 0.1", "0.1 to 0.4", "over 0.4")),
     }
 
 
@@ -143,39 +138,11 @@ def _share(of: NDArray[np.bool_]) -> float:
     return float(of.mean()) if len(of) else 0.0
 
 
-def covered_shares(objects: Objects) -> Floats:
-    """N, 0..1: how much of each box lies under other boxes of its image, counted at 16 x 16 points
-    of the box.
-    """
+def _covered(objects: Objects) -> Floats:
+    """N, 0..1: how much of each box lies under other boxes of its image."""
     shares = np.zeros(len(objects.image))
     order = np.argsort(objects.image, kind="stable")
     ends = np.cumsum(np.bincount(objects.image, minlength=len(objects.sizes)))
     for rows in np.split(order, ends[:-1]):
-        if len(rows) > 1:
-            shares[rows] = _covered(objects.boxes[rows])
-    return shares
-
-
-def _covered(boxes: Floats) -> Floats:
-    """N, of the boxes of one image. A few are looked at at once, and only with those that they
-    overlap: memory grows with N, not with its square.
-    """
-    shares = np.zeros(len(boxes))
-    steps = (np.arange(_POINTS) + 0.5) / _POINTS
-    by_left = np.argsort(boxes[:, 0], kind="stable")  # neighbours have neighbours in common
-    for rows in np.split(by_left, range(_AT_ONCE, len(boxes), _AT_ONCE)):
-        low, high = boxes[rows, :2].min(0), boxes[rows, 2:].max(0)
-        near = np.flatnonzero((boxes[:, :2] < high).all(1) & (boxes[:, 2:] > low).all(1))
-        inside = []
-        for axis in (0, 1):
-            begin, end = boxes[rows, axis], boxes[rows, axis + 2]
-            points = begin[:, None] + steps * (end - begin)[:, None]  # n 16
-            among = (points[..., None] >= boxes[near, axis]) & (
-                points[..., None] < boxes[near, axis + 2]
-            )  # n 16 N
-            among &= (rows[:, None] != near)[:, None]
-            inside.append(among.astype(np.float32))
-        shares[rows] = ((inside[1] @ inside[0].transpose(0, 2, 1)) > 0).mean(
-            (1, 2)
-        )  # over the others: n 16 16 -> n
+        shares[rows] = covered_shares(objects.boxes[rows])
     return shares

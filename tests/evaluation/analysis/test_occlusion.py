@@ -1,40 +1,14 @@
-"""Covered shares against counting pixels; slices by hand."""
+"""Slices by hand."""
 
-import numpy as np
 import pytest
 from box_scenes import CLASSES, random_scene, scene
 
 from maskrcnn_lit.evaluation.analysis.average_precision import average_precision, judge, mean
 from maskrcnn_lit.evaluation.analysis.occlusion import (
     CROWDED_FROM,
-    covered_shares,
     occlusion_slices,
 )
 from maskrcnn_lit.evaluation.analysis.pairs import image_pairs
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 40])
-def test_shares_are_those_of_the_pixels(count: int) -> None:
-    rng = np.random.default_rng(count)
-    start, size = rng.integers(0, 60, (count, 2)), rng.integers(1, 40, (count, 2))
-    boxes = np.hstack([start, size]).astype(float)
-    shares = covered_shares(boxes)
-    for g in range(count):
-        covered = np.zeros((100, 100), bool)
-        for other in range(count):
-            if other != g:
-                x, y, w, h = boxes[other].astype(int)
-                covered[y : y + h, x : x + w] = True
-        x, y, w, h = boxes[g].astype(int)
-        assert shares[g] == pytest.approx(covered[y : y + h, x : x + w].mean())
-
-
-def test_shares_of_equal_touching_and_empty_boxes() -> None:
-    boxes = np.array(
-        [[0, 0, 10, 10], [0, 0, 10, 10], [10, 0, 10, 10], [20.5, 0, 1, 0], [12.5, 2.5, 0.5, 0.5]]
-    )
-    assert covered_shares(boxes).tolist() == [1, 1, 0.0025, 0, 1]
-    assert covered_shares(np.zeros((0, 4))).shape == (0,)
 
 
 def sliced(objects: list, detections: list, images: int = 1) -> dict[str, dict]:
