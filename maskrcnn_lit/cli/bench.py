@@ -27,7 +27,11 @@ from maskrcnn_lit.measure.timing import (
     time_loading,
     time_training,
 )
-from maskrcnn_lit.measure.torchvision_reference import inputs_for_twin, torchvision_twin
+from maskrcnn_lit.measure.torchvision_reference import (
+    check_ours,
+    inputs_for_twin,
+    torchvision_twin,
+)
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
@@ -53,6 +57,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         raise UserError(
             f"against={config.against} is unknown: use against=torchvision, or leave it out"
         )
+    if config.against is not None:
+        check_ours(to_dict(config.model))
     accelerator = resolve_accelerator(config.trainer.accelerator, 1)
     precision = resolve_precision(config.trainer.precision, accelerator)
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")

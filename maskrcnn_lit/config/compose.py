@@ -161,10 +161,18 @@ def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
             f"{verb} needs {', '.join(missing)}, without a default: add {given}"
             + (_ONE_JSON if verb == "train" and _is_val(missing) else "")
         )
+    _expand_home(config)
     with _readable_errors():
         resolved = to_dict(config)
     schema.check(resolved, skip=not_asked)
     return config
+
+
+def _expand_home(config: DictConfig) -> None:
+    """`~` at the beginning of a path, however it was quoted, is the user's home."""
+    for name, value in list(flat(OmegaConf.to_container(config))):
+        if schema.is_path(name) and isinstance(value, str) and value.startswith("~"):
+            OmegaConf.update(config, name, os.path.expanduser(value))
 
 
 # What to do with one json, as annotation tools write it.

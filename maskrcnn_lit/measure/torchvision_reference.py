@@ -2,6 +2,7 @@
 beside ours.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,6 +21,22 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
 
 LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
+
+
+def check_ours(model: Mapping[str, Any]) -> None:
+    """Raise UserError for a conf/model, as plain data, with a part of another's: nobody knows what
+    torchvision's would be.
+    """
+    parts = {"model": model} | {
+        f"model.{name}": part for name, part in model.items() if isinstance(part, Mapping)
+    }
+    for name, part in parts.items():
+        target = str(part.get("_target_", ""))
+        if target and not target.startswith("maskrcnn_lit."):
+            raise UserError(
+                f"against=torchvision compares the parts of maskrcnn_lit, and {name} is {target}: "
+                "choose backbone=resnet50 and a model such as mask_rcnn, or leave `against` out"
+            )
 
 
 def torchvision_twin(model: dict[str, Any], num_classes: int, norm: str, frozen: int) -> nn.Module:

@@ -19,7 +19,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -52,6 +52,9 @@ PATIENCE, SLOWEST = 20.0, 500
 # A compressed body, or member of a zip, of more than INFLATED_FREELY bytes may be at most INFLATED
 # times as large as what it is made from: an image or a json is not, and a bomb is a thousand times.
 INFLATED_FREELY, INFLATED = 2**26, 100
+
+
+T = TypeVar("T")
 
 
 class Bounds(NamedTuple):
@@ -178,6 +181,29 @@ def get(
             except MaxRetryError:
                 raise OSError(reason(error)) from None
         retries.sleep()
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` returns or raises; AbandonedError where that takes more than `seconds`: its
+    thread is then left behind.
+    """
+    done = list[T]()
+    failed = list[BaseException]()
+
+    def work() -> None:
+        try:
+            done.append(call())
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not done:
+        raise AbandonedError(f"the answer was not complete after {seconds:g} s")
+    return done[0]
 
 
 def check_inflated(packed: int, size: int) -> None:

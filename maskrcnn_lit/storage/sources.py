@@ -15,7 +15,7 @@ import fsspec
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.cache import Cache
-from maskrcnn_lit.storage.download import IMAGE, JSON, Bounds, get
+from maskrcnn_lit.storage.download import IMAGE, JSON, AbandonedError, Bounds, get, within
 from maskrcnn_lit.storage.zip_source import Zip, inside
 
 ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"  # as COCO publishes it
@@ -108,17 +108,21 @@ class Remote:
     def _fetch(self, url: str) -> bytes:
         if self._http:
             return get(url, bounds=self.bounds)
-        process = os.getpid()
+        process, size = os.getpid(), self.bounds.size
         try:
             if process not in self._connected:
                 self._connected = {process: fsspec.core.url_to_fs(self.where)[0]}
-            return self._connected[process].cat_file(url)
+            cat = partial(self._connected[process].cat_file, url, start=0, end=size + 1)
+            content = within(self.bounds.seconds, cat)
         except (OSError, UserError):
             raise
         except (
             Exception
         ) as error:  # of the library that speaks to the bucket: credentials, its server
             raise OSError(f"{url} cannot be read: {error}") from error
+        if len(content) > size:
+            raise AbandonedError(f"{url} has more than {size / 1e6:.0f} MB")
+        return content
 
 
 def _check_protocol(url: str) -> None:

@@ -54,6 +54,18 @@ def test_another_model_to_compare_with_is_told(capsys: pytest.CaptureFixture) ->
     assert "against=detectron2 is unknown: use against=torchvision" in capsys.readouterr().err
 
 
+def test_a_backbone_of_ones_own_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "own.yaml").write_text("_target_: mylab.Own\n_replace_: true\n")
+    options = ("--config-dir", tmp_path, "experiment=demo", "against=torchvision")
+    verb("bench", *options, "backbone=own", code=2)
+    said = capsys.readouterr().err
+    assert "model.backbone is mylab.Own" in said
+    assert len(said.splitlines()) == 1
+
+
 def made(loading: float, step: float, **more: Any) -> dict[str, Any]:
     """A report: seconds a batch of the loader and of a training step."""
     training = summary(

@@ -242,6 +242,7 @@ def test_a_path_is_text(path: str):
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert config.compose("train", ["run_dir=~/runs/a"]).run_dir == "/home/me/runs/a"
+    assert config.compose("train", ['run_dir="~/runs/a"']).run_dir == "/home/me/runs/a"
     assert config.compose("train", ["run_dir=a~b"]).run_dir == "a~b"
 
 

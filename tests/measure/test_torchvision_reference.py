@@ -10,7 +10,11 @@ from models import make_batch
 
 from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.measure.torchvision_reference import inputs_for_twin, torchvision_twin
+from maskrcnn_lit.measure.torchvision_reference import (
+    check_ours,
+    inputs_for_twin,
+    torchvision_twin,
+)
 from maskrcnn_lit.model.pretrained import convert as weights
 
 
@@ -64,3 +68,14 @@ def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None
         UserError, match=r"against=torchvision compares a ResNet .* leave `against` out"
     ):
         torchvision_twin(plain(*options), 3, norm, 0)
+
+
+def test_a_part_of_ones_own_is_told() -> None:
+    check_ours(plain())
+    for name in ("backbone", "mask_head"):
+        model = plain()
+        model[name] = {"_target_": "mylab.Own", "channels": 8}
+        with pytest.raises(UserError, match=rf"maskrcnn_lit, and model\.{name} is mylab\.Own"):
+            check_ours(model)
+    with pytest.raises(UserError, match=r"and model is mylab\.Model"):
+        check_ours({"_target_": "mylab.Model"})

@@ -1,15 +1,20 @@
 import os
 import pickle
 import shutil
+import threading
+import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import fsspec
+import fsspec.implementations.memory
 import pytest
 from local_server import Server
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.cache import Cache
+from maskrcnn_lit.storage.download import AbandonedError, Bounds
 from maskrcnn_lit.storage.sources import Folder, Remote, Source, join, open_annotations, open_images
 from maskrcnn_lit.storage.zip_source import Zip
 
@@ -120,6 +125,38 @@ def test_errors_of_a_server_are_os_errors(
     monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", refuse)
     with pytest.raises(OSError, match=r"memory://images/a.jpg cannot be read: no credentials"):
         Remote("memory://images", Cache(tmp_path, 1)).read("a.jpg")
+
+
+def test_an_answer_of_a_bucket_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fsspec.filesystem("memory").pipe("/bounded/a.jpg", b"x" * 101)
+    asked = []
+
+    def cat_file(self: Any, path: str, start: int, end: int) -> bytes:
+        asked.append((start, end))
+        return plain(self, path, start, end)
+
+    plain = fsspec.implementations.memory.MemoryFileSystem.cat_file
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFileSystem.cat_file", cat_file)
+    cache = Cache(tmp_path, 1)
+    assert len(Remote("memory://bounded", cache, Bounds(101, 10)).read("a.jpg")) == 101
+    with pytest.raises(AbandonedError, match=r"memory://bounded/a\.jpg has more than"):
+        Remote("memory://bounded", Cache(tmp_path / "b", 1), Bounds(100, 10)).read("a.jpg")
+    assert asked == [(0, 102), (0, 101)]
+
+
+def test_an_answer_of_a_bucket_without_end_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ended = threading.Event()
+    monkeypatch.setattr(
+        "fsspec.implementations.memory.MemoryFileSystem.cat_file",
+        lambda *_, **__: ended.wait(60),
+    )
+    began = time.monotonic()
+    with pytest.raises(AbandonedError, match=r"not complete after 0.2 s"):
+        Remote("memory://endless", Cache(tmp_path, 1), Bounds(100, 0.2)).read("a.jpg")
+    assert time.monotonic() - began < 30
+    ended.set()
 
 
 def test_a_missing_package_or_an_unknown_protocol_is_told(
