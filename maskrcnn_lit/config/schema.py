@@ -100,6 +100,7 @@ OPTIONS: dict[str, Rule] = {
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
     "measure": FLAG,
+    "metric": _choice("mask_ap", "box_ap", null=True),
     "other_data": FLAG,
     "out": PATH_OR_NULL,
     "overwrite": FLAG,
