@@ -76,7 +76,7 @@ def test_the_weight_norm_is_of_all_that_learns(tmp_path: Path):
     module = tiny_module()
     tiny_trainer(tmp_path, [], steps=3, log_every_n_steps=1).fit(module, datamodule=TinyData())
     last = [row for row in rows(tmp_path) if "train/loss" in row][-1]
-    squares = [p.square().sum() for n, p in module.named_parameters() if "frozen" not in n]
+    squares = [p.detach().square().sum() for n, p in module.named_parameters() if "frozen" not in n]
     assert float(last["train/weight_norm"]) == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-5)
 
 
