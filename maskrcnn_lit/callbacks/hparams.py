@@ -1,8 +1,10 @@
 """What a run shows of itself among others: a row of TensorBoard's HPARAMS table, the charts of
-CUSTOM SCALARS, and its config where a logger keeps one.
+CUSTOM SCALARS, its command and config in TEXT, and its config where a logger keeps one.
 """
 
 import json
+import shlex
+import textwrap
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,10 @@ METRICS = (
 CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {
         "total": ("train/loss$", "val/loss$"),
-        "terms in training": ("train/loss_",),
-        "terms in validation": ("val/loss_",),
+        "terms of the RPN in training": ("train/loss_rpn_",),
+        "other terms in training": ("train/loss_(?!rpn_)",),
+        "terms of the RPN in validation": ("val/loss_rpn_",),
+        "other terms in validation": ("val/loss_(?!rpn_)",),
     },
     "AP": {
         "mask AP": ("val/mask_ap$",),
@@ -82,8 +86,12 @@ class HyperParameters(Callback):
         row |= {
             name: value for name, value in typed.items() if name not in row
         }  # a choice of a group
-        row["train_images"] = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
+        images = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
+        if row.get("data.train_images") != images:  # what was typed stands in one column
+            row["train_images"] = images
         for writer in tensorboard_writers(trainer):
+            for title, text in texts(run_dir / "result.json", pl_module.config).items():
+                writer.add_text(title, text)
             for summary in (table_summary(row, varying(run_dir.name, row)), row_summary(row)):
                 writer.file_writer.add_summary(summary)
             writer.flush()
@@ -111,6 +119,18 @@ class ScalarLayout(Callback):
         for writer in tensorboard_writers(trainer):
             writer.add_custom_scalars(layout)
             writer.flush()
+
+
+def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """For the TEXT tab, in Markdown: the command of result.json, where there is one, and the
+    config.
+    """
+    command = read_result(file).command if file.is_file() else []
+    found = {"config": json.dumps(config, indent=2, default=str)}
+    if command:
+        found = {"command": shlex.join(command)} | found
+    # indented lines are code, whatever they hold
+    return {title: textwrap.indent(text, "    ") for title, text in found.items()}
 
 
 def typed_options(file: Path) -> dict[str, Value]:

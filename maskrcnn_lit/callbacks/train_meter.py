@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.training.trainer import total_steps
 
 
 class Speed:
@@ -44,10 +45,11 @@ class Speed:
 
 
 class TrainMeter(Callback):
-    """Logs, every `trainer.log_every_n_steps` optimizer steps, and at the end of an epoch that had
-    no such step: train/loss and train/loss_* (means over the steps since the last time),
-    train/gradient_norm and lr/* (of the last step), speed/images_per_second, speed/data_wait (0 to
-    1). With several processes the losses are those of process 0.
+    """Logs, every `trainer.log_every_n_steps` optimizer steps, after the last step of the run, and
+    at the end of an epoch that had no row: train/loss and train/loss_* (means over the steps since
+    the last time), train/gradient_norm, train/weight_norm (of all that learns) and lr/* (of the
+    last step), speed/images_per_second, speed/data_wait (0 to 1). With several processes the losses
+    are those of process 0.
 
     In process 0 `first` and `last` are the first and the last train/loss that were logged, None
     before.
@@ -94,7 +96,8 @@ class TrainMeter(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
         # StopAtStep comes before this one
         epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
-        without_row = epoch_ends and self._logged != trainer.current_epoch
+        run_ends = epoch_ends and self._step >= total_steps(trainer)
+        without_row = run_ends or (epoch_ends and self._logged != trainer.current_epoch)
         if stepped and (self._step % every == 0 or without_row):
             means, self._sum, self._batches = self._sum / self._batches, None, 0
             self._logged = trainer.current_epoch
@@ -113,7 +116,7 @@ class TrainMeter(Callback):
         metrics |= {
             f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)
         }
-        metrics |= {"train/gradient_norm": norm}
+        metrics |= {"train/gradient_norm": norm, "train/weight_norm": _weight_norm(pl_module)}
         metrics |= {f"lr/{part}": rate for part, rate in pl_module.learning_rates.items()}
         metrics |= {"speed/images_per_second": images_per_second, "speed/data_wait": data_wait}
         for logger in trainer.loggers:
@@ -136,3 +139,9 @@ class TrainMeter(Callback):
         # older checkpoints do not have these
         self._logged = state_dict.get("logged")
         self.first, self.last = state_dict.get("first"), state_dict.get("last")
+
+
+def _weight_norm(module: LightningModule) -> float:
+    """Of the parameters that learn, all together."""
+    weights = [p.detach() for p in module.parameters() if p.requires_grad]
+    return float(torch.nn.utils.get_total_norm(weights))

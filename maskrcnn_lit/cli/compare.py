@@ -17,6 +17,11 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         raise UserError("runs=[] names no run: give a folder, or several, runs=[A,B]")
     sources = [Path(str(source)).expanduser() for source in several]
     page = write_comparison(
-        sources, Path(config.out) if config.out is not None else sources[0] / "report"
+        sources,
+        Path(config.out) if config.out is not None else sources[0] / "report",
+        metric=None if config.metric is None else f"val/{config.metric}",
     )
-    print(f"The report is {page}; beside it are report.md, results.csv and plots/")
+    print(
+        f"The report is {page}; beside it are report.md, results.csv, curves.csv, tables.tex, "
+        "references.bib and plots/"
+    )

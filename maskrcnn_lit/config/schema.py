@@ -31,7 +31,8 @@ class Rule:
         low, high: the range of a number, the ends included; above, below: without the end.
         choices: of a "choice". words: texts that are allowed beside the kind. null: may be null.
         single: one value is allowed. count: how many values a list may have (least, most), of which
-            each is as the rule says; None: a list is not allowed. rising: they ascend, equal ones
+            each is as the rule says, from item_low on if that is given; None: a list is not allowed.
+        rising: they ascend, equal ones
             included. apart: equal ones excluded too.
     """
 
@@ -45,6 +46,7 @@ class Rule:
     null: bool = False
     single: bool = True
     count: tuple[int, int] | None = None
+    item_low: float | None = None
     rising: bool = False
     apart: bool = False
 
@@ -98,6 +100,7 @@ OPTIONS: dict[str, Rule] = {
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
     "measure": FLAG,
+    "metric": _choice("mask_ap", "box_ap", null=True),
     "other_data": FLAG,
     "out": PATH_OR_NULL,
     "overwrite": FLAG,
@@ -137,9 +140,11 @@ OPTIONS: dict[str, Rule] = {
     "augment.contrast": SHARE,
     "augment.crop": _number(0.01, 1),
     "augment.flip": SHARE,
+    "augment.rot90": SHARE,
     "augment.saturation": SHARE,
     "augment.scale": _number(0.01, 4, **PAIR),
     "augment.transforms": Rule("any", single=False, count=(0, 1000)),
+    "augment.vertical_flip": SHARE,
     # conf/backbone
     "backbone.freeze_at": _whole(0, 5, words=("auto",)),
     "backbone.layers": _listed(TEXT, 1, null=True),
@@ -272,7 +277,7 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.momentum": SHARE,
     "optimizer.reference_batch": COUNT,
     "optimizer.scaling": _choice("linear", "sqrt", "none"),
-    "optimizer.schedule": _choice("cosine", "study_cosine"),
+    "optimizer.schedule": _choice("cosine", "study_cosine", "multi_step", "poly", "constant"),
     "optimizer.warmup_steps": _whole(0),
     "optimizer.weight_decay": FACTOR,
     # conf/trainer
@@ -280,13 +285,22 @@ OPTIONS: dict[str, Rule] = {
     "trainer.accumulate": COUNT,
     "trainer.checkpoint_every_n_steps": COUNT_OR_NULL,
     "trainer.clip_norm": _number(0, 1e9, null=True),
+    "trainer.clip_value": _number(0, 1e9, above=True, null=True),
     "trainer.compile": _choice("auto", "always", "off"),
-    "trainer.devices": _whole(1, 65_536, words=("auto",)),
+    "trainer.deterministic": Rule("flag", words=("warn",)),
+    "trainer.devices": _whole(
+        1, 65_536, words=("auto",), count=(1, 65_536), item_low=0, apart=True
+    ),
     "trainer.epochs": COUNT_OR_NULL,
+    "trainer.fast_dev_run": FLAG,
+    "trainer.limit_train_batches": COUNT_OR_NULL,
+    "trainer.limit_val_batches": COUNT_OR_NULL,
     "trainer.log_every_n_steps": COUNT,
+    "trainer.max_time": TEXT_OR_NULL,
     "trainer.num_nodes": _whole(1, 65_536),
     "trainer.patience": COUNT_OR_NULL,
     "trainer.precision": PRECISION,
+    "trainer.profiler": _choice("simple", "advanced", "pytorch", null=True),
     "trainer.rank_timeout_minutes": _number(0, 10_000, above=True, null=True),
     "trainer.steps": COUNT_OR_NULL,
 }
@@ -395,6 +409,7 @@ def _one(rule: Rule) -> str:
 
 def _several(rule: Rule) -> str:
     least, most = rule.count or (0, 0)
+    rule = rule if rule.item_low is None else replace(rule, low=rule.item_low)
     order = "ascending " if rule.rising else ""
     if rule.kind in ("whole", "number"):
         items = f"{order}{_noun(rule)}s{_range(rule)}"
@@ -476,7 +491,8 @@ def _allows_list(rule: Rule, values: list[Any] | tuple[Any, ...]) -> bool:
         values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     if rule.kind == "classes":
         return all(_is_class(value) for value in values)
-    if not all(_allows_one(rule, value) for value in values):
+    item = rule if rule.item_low is None else replace(rule, low=rule.item_low)
+    if not all(_allows_one(item, value) for value in values):
         return False
     if rule.rising and any(a > b for a, b in pairwise(values)):
         return False

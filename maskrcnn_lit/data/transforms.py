@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.warp import Transform
+from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
 from maskrcnn_lit.errors import UserError, check_list, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
@@ -42,6 +42,8 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    vertical_flip: float = 0.0  # these two are the first of `transforms`
+    rot90: float = 0.0
     transforms: tuple[Transform, ...] = ()  # your own, after these, in their order
 
 
@@ -80,11 +82,16 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
             f"augment.scale={list(augment.scale)} must be [low, high] with low at most high"
         )
     check_within(MIN_SCALE, 1, augment__crop=augment.crop)
-    for name in ("flip", "brightness", "contrast", "saturation"):
+    for name in ("flip", "vertical_flip", "rot90", "brightness", "contrast", "saturation"):
         check_within(0, 1, **{f"augment__{name}": getattr(augment, name)})
     low, high = map(float, augment.scale)
     numbers = {name: float(value) for name, value in given.items() if name != "scale"}
-    return Augment(scale=(low, high), transforms=transforms, **numbers)
+    ours: list[Transform] = []
+    if augment.vertical_flip:
+        ours.append(VerticalFlip(numbers["vertical_flip"]))
+    if augment.rot90:
+        ours.append(QuarterTurns(numbers["rot90"]))
+    return Augment(scale=(low, high), transforms=(*ours, *transforms), **numbers)
 
 
 def _read_transforms(values: Any) -> tuple[Transform, ...]:

@@ -33,6 +33,41 @@ class Transform:
         return None
 
 
+class VerticalFlip(Transform):
+    """Upside down, with the given probability."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def geometry(
+        self, generator: np.random.Generator, size: tuple[int, int]
+    ) -> NDArray[np.float64] | None:
+        if generator.random() >= self.probability:
+            return None
+        return np.array([[1.0, 0, 0], [0, -1, size[0]]])
+
+
+class QuarterTurns(Transform):
+    """With the given probability a turn about the center by 90, 180 or 270 degrees, each as likely
+    as the others; by 180 where the image is not square.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def geometry(
+        self, generator: np.random.Generator, size: tuple[int, int]
+    ) -> NDArray[np.float64] | None:
+        if generator.random() >= self.probability:
+            return None
+        (height, width), turns = size, int(generator.integers(1, 4))
+        if turns == 2 or height != width:
+            return np.array([[-1.0, 0, width], [0, -1, height]])
+        if turns == 1:
+            return np.array([[0.0, 1, 0], [-1, 0, width]])
+        return np.array([[0.0, -1, height], [1, 0, 0]])
+
+
 def draw_transforms(
     image: Tensor, transforms: Sequence[Transform], generator: np.random.Generator
 ) -> tuple[Tensor, NDArray[np.float64] | None]:

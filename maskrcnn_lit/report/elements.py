@@ -3,6 +3,7 @@ is loaded.
 """
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -33,7 +34,15 @@ def paragraph(text: str, kind: str = "") -> str:
 
 
 def bullets(texts: Iterable[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{escape(text)}</li>" for text in texts) + "\n</ul>"
+    return (
+        '<ul class="sentences">\n'
+        + "\n".join(f"<li>{escape(text)}</li>" for text in texts)
+        + "\n</ul>"
+    )
+
+
+def group(*parts: str) -> str:
+    return "<div>\n" + "\n".join(parts) + "\n</div>"
 
 
 def pair(*parts: str) -> str:
@@ -42,15 +51,28 @@ def pair(*parts: str) -> str:
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """The first cell of a row names it, the others are numbers; the last one is text, if `kind` is
-    "told". It scrolls by itself where it is too wide.
+    """The first cell of a row names it. Columns of numbers are set to the right, those with a text
+    in them to the left; the last one holds long texts, if `kind` is "told". It scrolls by itself
+    where it is too wide.
     """
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    lists = [list(row) for row in rows]
+    sides = [
+        "text" if any(_is_text(cell) for cell in column) else ""
+        for column in zip(*lists, strict=True)
+    ]
+    sides = ["", *sides[1:]] if sides else [""] * len(head)
+    titles = "".join(
+        f'<th scope="col"{_class(side)}>{escape(title)}</th>'
+        for title, side in zip(head, sides, strict=bool(head))
+    )
     lines = [
         f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(
+            f"<td{_class(side)}>{escape(cell)}</td>"
+            for cell, side in zip(cells, sides[1:], strict=True)
+        )
         + "</tr>"
-        for first, *cells in rows
+        for first, *cells in lists
     ]
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table{_class(kind)}>\n'
@@ -89,6 +111,11 @@ def photo(jpeg: bytes, width: int, height: int, text: str, caption: str) -> str:
     size = f'width="{width}" height="{height}"'
     image = f'<img {size} alt="{escape(text)}" src="{_data(jpeg, "jpeg")}">'
     return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _is_text(cell: str) -> bool:
+    """Whether it is neither a number, perhaps with an interval or a unit, nor a dash or nothing."""
+    return re.match(r"[-+\d(]|$", cell) is None
 
 
 def _data(image: bytes, kind: str) -> str:

@@ -1,6 +1,8 @@
 """How reports write numbers and counts."""
 
-from collections.abc import Mapping
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Analysis = Mapping[str, Any]
@@ -18,3 +20,13 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def csv_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a column for each name that a row has; empty where there is no value."""
+    text = io.StringIO(newline="")
+    names = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

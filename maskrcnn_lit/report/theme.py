@@ -92,8 +92,10 @@ def legend_below(figure: Figure, place: Axes) -> None:
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=columns)
 
 
-def render(plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme) -> bytes:
-    """The plot as a PNG, 960 pixels wide."""
+def render(
+    plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme, kind: str = "png"
+) -> bytes:
+    """The plot as a PNG, 960 pixels wide, or as a "pdf"."""
     look: dict[Any, Any] = {
         **{
             "font.size": 9,
@@ -132,5 +134,6 @@ def render(plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme) -> b
         file = io.BytesIO()
         figure = plot(data, theme)
         fit_figure(figure)
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
+        figure.savefig(file, format=kind, dpi=DPI, metadata=undated)
     return file.getvalue()

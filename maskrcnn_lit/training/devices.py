@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,10 +41,13 @@ def _processor() -> str:
 PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 
 
-def count_devices(accelerator: str, devices: int | str) -> int:
+def count_devices(accelerator: str, devices: int | str | Sequence[int]) -> int:
     """Processes on this machine for trainer.accelerator and trainer.devices; "auto": all GPUs, one
-    CPU.
+    CPU; a list: the GPUs with these numbers.
     """
+    if not isinstance(devices, (int, str)):
+        resolve_accelerator(accelerator, devices)
+        return len(devices)
     if isinstance(devices, int):
         check_whole(1, trainer__devices=devices)
         resolve_accelerator(accelerator, devices)
@@ -54,20 +58,27 @@ def count_devices(accelerator: str, devices: int | str) -> int:
 
 
 def resolve_accelerator(
-    accelerator: str, devices: int | str, *, option: str = "trainer.accelerator"
+    accelerator: str, devices: int | str | Sequence[int], *, option: str = "trainer.accelerator"
 ) -> str:
-    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for. `option`
-    is what the user may set.
+    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for, or those
+    with the numbers asked for. `option` is what the user may set.
     """
     if accelerator not in ("auto", "cpu", "gpu"):
         raise UserError(f"{option} is {accelerator!r}; expected auto, cpu or gpu")
-    if devices != "auto":
+    numbers = None if isinstance(devices, (int, str)) else list(devices)
+    if numbers is None and devices != "auto":
         check_whole(1, trainer__devices=devices)
     found = torch.cuda.device_count()
     if accelerator == "gpu" and not found:
         raise UserError(
             f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
             "CUDA build of torch and its driver"
+        )
+    if numbers is not None and (accelerator == "cpu" or not set(numbers) <= set(range(found))):
+        there = f"the CUDA devices here are 0 to {found - 1}" if found else "none is here"
+        raise UserError(
+            f"trainer.devices={numbers} are numbers of GPUs, but "
+            f"{f'{option}=cpu' if accelerator == 'cpu' else there}: use trainer.devices=1"
         )
     use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
     if use_gpu and isinstance(devices, int) and devices > found:

@@ -170,7 +170,7 @@ class DetectionModule(LightningModule):
         # An epoch may be shorter than a batch or than the batches to accumulate, and images of
         # several shapes may fill none: then the average counts.
         fills = images >= whole and images / steps.epoch > whole / 2
-        batch_size = whole if fills else math.ceil(images / steps.epoch)
+        batch_size = whole if fills else min(whole, math.ceil(images / steps.epoch))
         plan = self.optimizer(
             self.model,
             batch_size=batch_size,
@@ -197,7 +197,7 @@ class DetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, and stop if it or a loss is not finite. Lightning
+        """Clip by the norm over all parameters, or each value, and stop if it or a loss is not finite. Lightning
         calls this before every optimizer step, with unscaled gradients, whether there is a limit or
         not.
         """
@@ -210,7 +210,12 @@ class DetectionModule(LightningModule):
         self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
         if gradient_clip_val:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.gradient_norm)
+            if gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(
+                    parameters, gradient_clip_val, self.gradient_norm
+                )
         self.learning_rates = {group["part"]: group["lr"] for group in optimizer.param_groups}
         bad = self._guard.check(
             optimizer,

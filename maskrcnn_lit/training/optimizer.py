@@ -9,7 +9,7 @@ the step: a resumed run needs nothing but the number of its step to go on.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+POLY_POWER = 0.9
 
 STUDY_EPOCHS = 10  # T_max of the reference study
 
@@ -65,7 +67,8 @@ def adamw(
 
     batch_size: images that an optimizer step has, over all devices and accumulated batches.
     fused: one kernel for all parameters.
-    schedule: "cosine", over the rest of the run; or "study_cosine", see `study_cosine`.
+    schedule: over the rest of the run "cosine", "poly" (see `warmup_poly`) or "constant"; or
+        "study_cosine", see `study_cosine`.
     """
     if len(betas) != 2:
         raise UserError(
@@ -74,8 +77,7 @@ def adamw(
     check_within(0, 0.999999, optimizer__betas=betas[0])
     check_within(0, 0.999999, optimizer__betas=betas[1])
     check_within(0, 1, optimizer__end_factor=end_factor)
-    if schedule not in ("cosine", "study_cosine"):
-        raise UserError(f"optimizer.schedule is {schedule!r}; expected cosine or study_cosine")
+    _check_schedule(schedule, "cosine", "study_cosine", "poly", "constant")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
@@ -83,9 +85,9 @@ def adamw(
     )
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     text += f"; AdamW, warm-up to step {warmup}, "
-    if schedule == "cosine":
-        factor = partial(warmup_cosine, total=steps.total, warmup=warmup, end_factor=end_factor)
-        text += f"cosine to {scaled * end_factor:.3g} at step {steps.total}"
+    if schedule != "study_cosine":
+        factor, told = _decay(schedule, steps.total, warmup, end_factor, scaled)
+        text += told
     else:
         factor = partial(study_cosine, epoch=steps.epoch, warmup=warmup, end_factor=end_factor)
         text += (
@@ -109,9 +111,11 @@ def sgd(
     warmup_steps: int,
     milestones: Sequence[float],
     gamma: float,
+    schedule: str = "multi_step",
 ) -> Plan:
     """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of
-    `milestones`.
+    `milestones` (schedule "multi_step"), or over the rest of the run "cosine" or "poly" to 0, or
+    "constant".
 
     milestones: ascending shares of the run, 0 to 1. The other arguments are those of `adamw`.
     """
@@ -121,16 +125,39 @@ def sgd(
             "write [0.667, 0.889] for the published 1x schedule"
         )
     check_within(0, 1, optimizer__momentum=momentum)
+    _check_schedule(schedule, "multi_step", "cosine", "poly", "constant")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
         model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay
     )
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
+    text += f"; SGD, warm-up to step {warmup}, "
+    if schedule != "multi_step":
+        factor, told = _decay(schedule, steps.total, warmup, 0.0, scaled)
+        return Plan(optimizer, LambdaLR(optimizer, factor), text + told)
     downs = [round(share * steps.total) for share in milestones]
     factor = partial(warmup_multi_step, warmup=warmup, milestones=downs, gamma=gamma)
-    text += f"; SGD, warm-up to step {warmup}, times {gamma:g} at the steps {', '.join(map(str, downs)) or '(none)'}"
+    text += f"times {gamma:g} at the steps {', '.join(map(str, downs)) or '(none)'}"
     return Plan(optimizer, LambdaLR(optimizer, factor), text + f" of {steps.total}")
+
+
+def _check_schedule(schedule: str, *known: str) -> None:
+    if schedule not in known:
+        raise UserError(
+            f"optimizer.schedule={schedule} is not one of this optimizer's: use {', '.join(known)}"
+        )
+
+
+def _decay(
+    schedule: str, total: int, warmup: int, end_factor: float, lr: float
+) -> tuple[Callable[[int], float], str]:
+    """The factor of a step, and the schedule in words; lr: after the warm-up."""
+    if schedule == "constant":
+        return partial(warmup_multi_step, warmup=warmup, milestones=(), gamma=1.0), "then constant"
+    curve = {"cosine": warmup_cosine, "poly": warmup_poly}[schedule]
+    factor = partial(curve, total=total, warmup=warmup, end_factor=end_factor)
+    return factor, f"{schedule} to {lr * end_factor:.3g} at step {total}"
 
 
 def parameter_groups(
@@ -213,6 +240,16 @@ def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> f
         return _line(step, warmup)
     done = min(1.0, (step - warmup) / max(1, total - warmup))
     return end_factor + (1 - end_factor) * (1 + math.cos(math.pi * done)) / 2
+
+
+def warmup_poly(step: int, *, total: int, warmup: int, end_factor: float) -> float:
+    """As `warmup_cosine`, down by a power of 0.9 of what is left (Chen et al., 2018, "DeepLab",
+    section 4.1).
+    """
+    if step < warmup:
+        return _line(step, warmup)
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    return end_factor + (1 - end_factor) * (1 - done) ** POLY_POWER
 
 
 def study_cosine(step: int, *, epoch: int, warmup: int, end_factor: float) -> float:

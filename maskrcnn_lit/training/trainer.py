@@ -1,6 +1,7 @@
 """From the plain numbers of conf/trainer to Lightning's Trainer."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment, LightningE
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -17,6 +19,13 @@ from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 from maskrcnn_lit.training.rank_watch import RankWatch
+
+# Each writes profile files into the run folder.
+PROFILERS: dict[str, Any] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
 
 
 def build_trainer(
@@ -28,7 +37,7 @@ def build_trainer(
     steps: int | None,
     patience: int | None = None,
     accelerator: str,
-    devices: int | str,
+    devices: int | str | Sequence[int],
     num_nodes: int,
     precision: str,
     accumulate: int,
@@ -39,6 +48,13 @@ def build_trainer(
     compile: str = "auto",
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
+    max_time: str | None = None,
+    limit_train_batches: int | None = None,
+    limit_val_batches: int | None = None,
+    fast_dev_run: bool = False,
+    clip_value: float | None = None,
+    deterministic: bool | str = False,
+    profiler: str | None = None,
     environment: ClusterEnvironment | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
@@ -70,6 +86,12 @@ def build_trainer(
     )
     if clip_norm is not None:
         check_within(0, math.inf, trainer__clip_norm=clip_norm)
+    if max_time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", max_time):
+        raise UserError(
+            f"trainer.max_time={max_time} must be days:hours:minutes:seconds, as in 00:11:30:00"
+        )
+    if fast_dev_run:  # every part of a run once
+        epochs, limit_train_batches, limit_val_batches = 1, 1, 1
     accelerator = resolve_accelerator(accelerator, devices)
     checkpoints = RunCheckpoints(
         folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
@@ -92,11 +114,17 @@ def build_trainer(
         else "auto",
         max_epochs=-1 if epochs is None else epochs,
         accelerator=accelerator,
-        devices=devices,
+        devices=devices if isinstance(devices, (int, str)) else list(devices),
         num_nodes=num_nodes,
         precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]  # checked there
         accumulate_grad_batches=accumulate,
-        gradient_clip_val=clip_norm,
+        gradient_clip_val=clip_norm if clip_value is None else clip_value,
+        gradient_clip_algorithm="norm" if clip_value is None else "value",
+        max_time=max_time,
+        limit_train_batches=limit_train_batches,
+        limit_val_batches=limit_val_batches,
+        deterministic=deterministic,  # type: ignore[arg-type]  # true, false or "warn"
+        profiler=None if profiler is None else PROFILERS[profiler](run_dir, "profile"),
         check_val_every_n_epoch=evaluate_every_n_epochs,
         log_every_n_steps=log_every_n_steps,
         # it would come before the resumed state is loaded, and needs its own time

@@ -1,3 +1,5 @@
+import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,6 +107,47 @@ def test_the_table_has_what_varies_first_and_the_metrics(job: Path):
     assert kinds["backbone"] == kinds["experiment"] == api_pb2.DATA_TYPE_STRING
     assert [info.name.tag for info in table.metric_infos] == list(METRICS)
     assert {"val/mask_ap", "val/box_ap", "val/roi_accuracy"} <= set(METRICS)
+
+
+def test_the_number_of_images_has_one_column(tmp_path: Path):
+    for typed, names in ((14, {"data.train_images"}), (99, {"data.train_images", "train_images"})):
+        run_dir = tmp_path / str(typed)
+        overrides = [f"data.train_images={typed}"]
+        write_result(run_dir / "result.json", RunResult("running", overrides=overrides))
+        config = {"data": {"train_images": typed}}
+        HyperParameters(names=[]).on_train_start(
+            trainer_of(run_dir), SimpleNamespace(config=config)
+        )
+        assert set(hparams(run_dir, "session_start_info").hparams) == names
+
+
+def test_command_and_config_stand_under_text(tmp_path: Path):
+    result = RunResult("running", command=["maskrcnn-lit", "train", "run_dir=a b"])
+    write_result(tmp_path / "result.json", result)
+    HyperParameters(names=[]).on_train_start(trainer_of(tmp_path), SimpleNamespace(config=CONFIG))
+    shown = {
+        name: make_ndarray(events(tmp_path).Tensors(f"{name}/text_summary")[0].tensor_proto)
+        .item()
+        .decode()
+        for name in ("command", "config")
+    }
+    assert shown["command"] == "    maskrcnn-lit train 'run_dir=a b'"
+    assert json.loads(shown["config"]) == CONFIG
+    assert all(line.startswith("    ") for line in shown["config"].splitlines())
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_every_loss_has_one_chart_of_terms(part: str):
+    tags = [
+        f"{part}/loss_{name}" for name in ("rpn_box", "rpn_objectness", "class", "mask", "mine")
+    ]
+    for tag in tags:
+        charts = [
+            title
+            for title, curves in CHARTS["Losses"].items()
+            if any(re.match(curve, tag) for curve in curves)
+        ]
+        assert len(charts) == 1 and ("RPN" in charts[0]) == ("rpn" in tag)
 
 
 def test_a_logger_that_keeps_a_config_gets_it(job: Path):

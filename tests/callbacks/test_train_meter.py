@@ -14,7 +14,12 @@ from maskrcnn_lit.callbacks.train_meter import Speed
 from maskrcnn_lit.training import module
 from maskrcnn_lit.training.optimizer import warmup_cosine
 
-TRAIN = {"train/loss", "train/gradient_norm", *(f"train/loss_{name}" for name in LOSSES)}
+TRAIN = {
+    "train/loss",
+    "train/gradient_norm",
+    "train/weight_norm",
+    *(f"train/loss_{name}" for name in LOSSES),
+}
 VAL = {"val/loss", "val/mask_ap", *(f"val/loss_{name}" for name in LOSSES)}
 OTHERS = {"epoch", "lr/backbone", "lr/heads", "speed/images_per_second", "speed/data_wait"}
 
@@ -42,23 +47,37 @@ def test_names_and_means(tmp_path: Path):
         tiny_module(), datamodule=TinyData()
     )
     train = [row for row in rows(tmp_path) if "train/loss" in row]
-    assert [int(row["step"]) for row in train] == [2, 5, 8, 11]  # the last of three, counted from 0
-    assert [int(row["epoch"]) for row in train] == [0, 0, 1, 1]
+    assert [int(row["step"]) for row in train] == [
+        2,
+        5,
+        8,
+        11,
+        13,
+    ]  # counted from 0; the last step too
+    assert [int(row["epoch"]) for row in train] == [0, 0, 1, 1, 1]
     for i, row in enumerate(train):
         assert row.keys() == {"step"} | TRAIN | OTHERS
         window = record.losses[3 * i : 3 * i + 3]  # the third one spans two epochs and a validation
         for name in LOSSES:
             assert float(row[f"train/loss_{name}"]) == pytest.approx(
-                sum(loss[name] for loss in window) / 3, rel=1e-5
+                sum(loss[name] for loss in window) / len(window), rel=1e-5
             )
         assert float(row["train/loss"]) == pytest.approx(
-            sum(sum(loss.values()) for loss in window) / 3, rel=1e-5
+            sum(sum(loss.values()) for loss in window) / len(window), rel=1e-5
         )
         rate = 0.05 * warmup_cosine(
-            3 * i + 2, total=14, warmup=1, end_factor=0.01
+            int(row["step"]), total=14, warmup=1, end_factor=0.01
         )  # what the step was taken with
         assert float(row["lr/heads"]) == pytest.approx(rate)
         assert float(row["lr/backbone"]) == pytest.approx(rate / 2)
+
+
+def test_the_weight_norm_is_of_all_that_learns(tmp_path: Path):
+    module = tiny_module()
+    tiny_trainer(tmp_path, [], steps=3, log_every_n_steps=1).fit(module, datamodule=TinyData())
+    last = [row for row in rows(tmp_path) if "train/loss" in row][-1]
+    squares = [p.detach().square().sum() for n, p in module.named_parameters() if "frozen" not in n]
+    assert float(last["train/weight_norm"]) == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-5)
 
 
 def test_a_short_epoch_has_a_row_of_its_own(tmp_path: Path):
@@ -76,7 +95,7 @@ def test_a_short_epoch_has_a_row_of_its_own(tmp_path: Path):
 @pytest.mark.parametrize(
     ("every", "steps", "expected"),
     [
-        (10, None, [6, 9, 19]),  # the epochs end after the steps 6, 13, 20
+        (10, None, [6, 9, 19, 20]),  # the epochs end after the steps 6, 13, 20
         (50, 10, [6, 9]),  # the run ends in the middle of its second epoch
         (7, None, [6, 13, 20]),  # no second row where one is due
         (3, None, [2, 5, 8, 11, 14, 17, 20]),

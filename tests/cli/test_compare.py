@@ -24,9 +24,13 @@ def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.Capt
     assert cli.main(["compare", f"runs={folder}"]) == 0
     page = folder / "report/report.html"
     assert (
-        f"The report is {page}; beside it are report.md, results.csv and plots/"
-        in capsys.readouterr().out
+        f"The report is {page}; beside it are report.md, results.csv, curves.csv, tables.tex, "
+        "references.bib and plots/" in capsys.readouterr().out
     )
+    for name in ("curves.csv", "tables.tex", "references.bib", "plots/learning_rate.pdf"):
+        assert (folder / "report" / name).stat().st_size > 100, name
+    header, *lines = (folder / "report/curves.csv").read_text().splitlines()
+    assert header.startswith("job,name,epoch,") and lines[0].startswith("1,7,1,")
     assert page.is_file() and (folder / "report/plots/learning_rate.png").is_file()
     assert cli.main(["compare", f"runs={folder}"]) == 0  # what it wrote is no run
     assert len((folder / "report/results.csv").read_text().splitlines()) == 3
@@ -61,3 +65,14 @@ def test_a_mistake_is_one_sentence(
     assert cli.main(["compare", *given]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
+
+
+def test_what_ranks_the_runs_can_be_chosen(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    for metric, title in (("box_ap", "box AP"), ("mask_ap", "mask AP")):
+        assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}", f"metric={metric}"]) == 0
+        assert f"best {title}" in (tmp_path / "report.html").read_text()
+    capsys.readouterr()
+    assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}", "metric=recall"]) == 2
+    assert "metric=recall must be one of mask_ap, box_ap, or null" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from maskrcnn_lit.data.transforms import (
     resample,
     whole_view,
 )
+from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import decode
 
@@ -301,3 +302,13 @@ def test_image_sizes_of_the_wrong_kind_are_named(value: Any):
     with pytest.raises(UserError) as caught:
         read_image_size(value)
     assert str(caught.value).startswith(f"data.image_size={value} must be ")
+
+
+def test_flips_and_turns_come_before_ones_own_transforms():
+    own = Transform()
+    augment = read_augment({"vertical_flip": 0.5, "rot90": 0.25, "transforms": [own]})
+    flip, turn, last = augment.transforms
+    assert isinstance(flip, VerticalFlip) and flip.probability == 0.5
+    assert isinstance(turn, QuarterTurns) and turn.probability == 0.25 and last is own
+    with pytest.raises(UserError, match=r"augment\.rot90=2"):
+        read_augment({"rot90": 2})

@@ -6,7 +6,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.warp import Transform, draw_transforms, warp_crops, warp_image
+from maskrcnn_lit.data.warp import (
+    QuarterTurns,
+    Transform,
+    VerticalFlip,
+    draw_transforms,
+    warp_crops,
+    warp_image,
+)
 
 SIZE = 16
 QUARTER = np.array([[0.0, -1.0, SIZE], [1.0, 0.0, 0.0]])  # x, y -> SIZE - y, x: clockwise on screen
@@ -138,3 +145,38 @@ def test_pixels_of_another_kind_are_named(monkeypatch: pytest.MonkeyPatch):
 def test_a_transform_that_overrides_nothing_changes_nothing():
     assert Transform().geometry(np.random.default_rng(0), (4, 4)) is None
     assert Transform().pixels(np.random.default_rng(0), picture()) is None
+
+
+def test_a_vertical_flip_is_exact_and_takes_boxes_along():
+    image, matrix = draw_transforms(picture(), [VerticalFlip(1.0)], np.random.default_rng(0))
+    assert torch.equal(image, picture().flip(1))
+    assert matrix is not None
+    assert np.allclose(matrix @ [2, 3, 1], [2, SIZE - 3])  # x, y, 1
+    unchanged, matrix = draw_transforms(picture(), [VerticalFlip(0.0)], np.random.default_rng(0))
+    assert matrix is None and torch.equal(unchanged, picture())
+
+
+def test_quarter_turns_are_exact_and_each_as_likely():
+    counts = {1: 0, 2: 0, 3: 0, 0: 0}
+    for seed in range(400):
+        image, _ = draw_transforms(picture(), [QuarterTurns(0.75)], np.random.default_rng(seed))
+        (turns,) = (n for n in counts if torch.equal(image, picture().rot90(n, (1, 2))))
+        counts[turns] += 1
+    assert all(70 < count < 130 for count in counts.values()), counts
+
+
+def test_an_image_that_is_not_square_turns_by_180_degrees():
+    wide = picture()[:, : SIZE // 2]
+    for seed in range(9):
+        image, _ = draw_transforms(wide, [QuarterTurns(1.0)], np.random.default_rng(seed))
+        assert torch.equal(image, wide.rot90(2, (1, 2)))
+
+
+def test_masks_turn_with_the_image():
+    crops = np.zeros((1, 8, 8), np.uint8)
+    crops[0, :2, :] = 1  # the upper quarter of its box
+    boxes = np.array([[2.0, 4, 10, 12]])
+    matrix = VerticalFlip(1.0).geometry(np.random.default_rng(0), (SIZE, SIZE))
+    assert matrix is not None
+    moved, places = warp_crops(crops, boxes, matrix)
+    assert np.allclose(places, [[2, SIZE - 6, 10, SIZE - 4]]) and moved.all()

@@ -35,6 +35,15 @@ def test_a_table_scrolls_and_can_be_reached_by_keyboard():
     assert '<th scope="row">hare</th>' in text and '<th scope="col">km/h</th>' in text
 
 
+def test_numbers_are_set_to_the_right_and_texts_to_the_left():
+    rows = [["a", "cat", "0.5 (0.4 to 0.6)", "-"], ["b", "-", "1,200", "+3"]]
+    text = html.table("things", ["", "name", "AP", "gain"], rows)
+    assert '<th scope="col" class="text">name</th><th scope="col">AP</th>' in text
+    assert '<td class="text">cat</td><td>0.5 (0.4 to 0.6)</td><td>-</td>' in text
+    assert '<td class="text">-</td><td>1,200</td><td>+3</td>' in text
+    assert ".text { text-align: left; }" in html.page("a", [])
+
+
 def test_text_in_the_last_cell_may_wrap():
     assert '<table class="told">' in html.table("faults", ["", "why"], [["a", "no memory"]], "told")
     assert ".told td:last-child" in html.page("a", []) and "<table>" in html.table("speeds", [], [])

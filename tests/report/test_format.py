@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskrcnn_lit.report.format import number, plural
+from maskrcnn_lit.report.format import csv_rows, number, plural
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,8 @@ def test_one_of_something_has_no_s():
         and plural(1234, "image") == "1,234 images"
         and plural(0, "image") == "0 images"
     )
+
+
+def test_rows_as_csv():
+    rows = [{"class": "a, b", "AP": 0.5}, {"class": "c", "AP": None, "F1": 1}]
+    assert csv_rows(rows) == 'class,AP,F1\n"a, b",0.5,\nc,,1\n'

@@ -8,6 +8,7 @@ import torch
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.devices import (
+    count_devices,
     device_name,
     peak_memory_bytes,
     resolve_accelerator,
@@ -51,6 +52,37 @@ def test_more_devices_than_there_are(monkeypatch: Any):
         UserError, match=r"trainer.devices=4, but there are 2 CUDA devices: use trainer.devices=2"
     ):
         resolve_accelerator("gpu", 4)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "numbers", "message"),
+    [
+        (
+            "auto",
+            [0, 2],
+            r"trainer.devices=\[0, 2\] are numbers of GPUs, but the CUDA devices here are 0 to 1",
+        ),
+        ("gpu", [5], r"the CUDA devices here are 0 to 1: use trainer.devices=1"),
+        ("cpu", [0], r"numbers of GPUs, but trainer.accelerator=cpu: use trainer.devices=1"),
+    ],
+)
+def test_gpus_by_number_that_are_not_there(
+    monkeypatch: Any, accelerator: str, numbers: list[int], message: str
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match=message):
+        count_devices(accelerator, numbers)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(
+        UserError, match=r"trainer.devices=\[1\] are numbers of GPUs, but none is h"
+    ):
+        count_devices("auto", [1])
+
+
+def test_gpus_by_number(monkeypatch: Any):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count_devices("auto", [3]) == 1 and count_devices("gpu", [0, 2]) == 2
+    assert resolve_accelerator("auto", [1, 3]) == "gpu"
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")

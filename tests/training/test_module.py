@@ -127,6 +127,17 @@ def test_gradients_are_clipped_by_their_norm(tmp_path: Path):
     assert torch.allclose(clipped.gradients[0], free.gradients[0] * 0.5 / norm, rtol=1e-4)
 
 
+def test_gradients_are_clipped_by_value(tmp_path: Path):
+    free, clipped = Watch(), Watch()
+    for watch, limit in ((free, None), (clipped, 0.05)):
+        tiny_trainer(tmp_path, [watch], steps=1, clip_norm=None, clip_value=limit).fit(
+            tiny_module(), datamodule=TinyData()
+        )
+    assert free.gradients[0].abs().max() > 0.05
+    assert torch.equal(clipped.gradients[0], free.gradients[0].clamp(-0.05, 0.05))
+    assert clipped.norms == free.norms  # what is logged is the norm before
+
+
 def test_accumulated_batches_are_averaged(tmp_path: Path):
     watch = Watch()
     trainer = tiny_trainer(tmp_path, [watch], steps=1, accumulate=2, clip_norm=None)

@@ -134,8 +134,9 @@ def test_learning_rate_is_scaled_and_said():
         (
             ADAMW,
             {"schedule": "linear"},
-            "optimizer.schedule is 'linear'; expected cosine or study_cosine",
+            "optimizer.schedule=linear is not one of this optimizer's: use cosine, study_cosine, poly",
         ),
+        (SGD, {"schedule": "study_cosine"}, "use multi_step, cosine, poly, constant"),
         (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps is -1; expected 0 or more"),
         (
             SGD,
@@ -183,6 +184,21 @@ def test_adamw_follows_the_study():
     assert plan.text.endswith(
         "AdamW, warm-up to step 4, cosine down to 0.0005 and up again every 20 epochs"
     )
+
+
+@pytest.mark.parametrize(("make", "end_factor"), [(ADAMW, 0.01), (SGD, 0.0)])
+@pytest.mark.parametrize("schedule", ["cosine", "poly", "constant"])
+def test_schedules_that_both_have(make: Any, end_factor: float, schedule: str):
+    """Half of 0.1, for 8 images of 16; a warm-up of 4 steps of 100."""
+    plan = make(Model(), schedule=schedule)
+    found = rates(plan, 100)
+    assert found[0] == pytest.approx(0.05 * 0.001) and found[4] == pytest.approx(0.05)
+    for step in (4, 52, 99):
+        done = (step - 4) / 96
+        left = {"cosine": (1 + math.cos(math.pi * done)) / 2, "poly": (1 - done) ** 0.9}
+        share = 1.0 if schedule == "constant" else end_factor + (1 - end_factor) * left[schedule]
+        assert found[step] == pytest.approx(0.05 * share), step
+    assert schedule in plan.text
 
 
 def test_sgd_follows_its_schedule():

@@ -1,4 +1,5 @@
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
-from maskrcnn_lit.training.trainer import total_steps
+from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 PER_EPOCH = IMAGES // BATCH
 
@@ -44,6 +45,14 @@ PER_EPOCH = IMAGES // BATCH
         ({"num_nodes": 0}, "trainer.num_nodes=0 must be"),
         ({"devices": 0}, "trainer.devices=0 must be a whole number, 1 or more"),
         ({"devices": -2}, "trainer.devices=-2 must be"),
+        (
+            {"max_time": "2 hours"},
+            "trainer.max_time=2 hours must be days:hours:minutes:seconds, as in 00:11:30:00",
+        ),
+        (
+            {"devices": [0]},
+            r"trainer.devices=\[0\] are numbers of GPUs, but trainer.accelerator=cpu",
+        ),
         ({"clip_norm": -1.0}, "trainer.clip_norm=-1.0 must be a number of at least 0"),
     ],
 )
@@ -135,3 +144,51 @@ def test_without_patience_no_score_ends_a_run(tmp_path: Path):
     trainer = tiny_trainer(tmp_path, [Scores(0.3, 0.2, 0.1, 0.0)], epochs=4)
     trainer.fit(tiny_module(), datamodule=TinyData())
     assert trainer.global_step == 4 * PER_EPOCH
+
+
+class Slow(Callback):
+    def on_train_batch_end(self, *args: Any) -> None:
+        time.sleep(0.3)
+
+
+def test_max_time_ends_a_run_with_a_validation_and_a_checkpoint(tmp_path: Path):
+    score = Score()
+    trainer = tiny_trainer(tmp_path, [score, Slow()], epochs=50, max_time="00:00:00:01")
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert 2 <= trainer.global_step <= 10
+    last = load_plain(tmp_path / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == trainer.global_step
+    assert "val/mask_ap" in trainer.callback_metrics
+
+
+def test_fewer_batches_of_an_epoch(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, [Score()], epochs=2, limit_train_batches=3)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert trainer.global_step == total_steps(trainer) == 6
+    assert steps_per_epoch(trainer) == 3
+
+
+def test_a_fast_run_has_one_batch_of_each_part(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, [Score()], epochs=50, fast_dev_run=True)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert trainer.global_step == 1 and trainer.num_val_batches == [1]
+    assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 1
+
+
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
+def test_a_profiler_writes_into_the_run_folder(tmp_path: Path, profiler: str):
+    trainer = tiny_trainer(tmp_path, [Score()], steps=9, profiler=profiler)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    files = [tmp_path / "fit-profile.txt", *tmp_path.glob("fit-profile*training_step*.json")]
+    assert "training_step" in files[-1].read_text()
+
+
+@pytest.mark.parametrize(("given", "warns"), [(True, False), ("warn", True)])
+def test_deterministic_operations(tmp_path: Path, given: bool | str, warns: bool):
+    try:
+        trainer = tiny_trainer(tmp_path, [Score()], steps=1, deterministic=given)
+        trainer.fit(tiny_module(), datamodule=TinyData())
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is warns
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -243,7 +243,9 @@ def _about(report: Report) -> Iterator[str]:
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield from (html.paragraph(text, "soft") for text in DEFINITIONS)
     yield html.paragraph(
-        "All numbers are in results.csv beside this page, its plots in plots/.", "soft"
+        "All numbers are in results.csv and curves.csv beside this page, for a paper in tables.tex and "
+        "references.bib, its plots in plots/ as PNG and PDF.",
+        "soft",
     )
 
 

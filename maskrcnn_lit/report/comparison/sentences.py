@@ -11,6 +11,8 @@ from maskrcnn_lit.report.format import number, plural
 
 _COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
 
+_LEAST = {"parameters": "fewest parameters", "FLOPs": "fewest FLOPs", "latency": "lowest latency"}
+
 DEFINITIONS = (
     "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, of the weights at the end of the "
     "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over "
@@ -83,7 +85,8 @@ def _fronts(arena: Arena) -> Iterator[str]:
     for front, costs in fronts.items():
         against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
         if len(front) == 1:
-            yield f"{front[0]} has the best {APS[arena.ap]}, and none has less {against}."
+            told = [f"the best {APS[arena.ap]}", *(f"the {_LEAST[cost]}" for cost in costs)]
+            yield f"{front[0]} has {', '.join(told[:-1])} and {told[-1]}."
         else:
             yield f"Pareto front of {APS[arena.ap]} against {against}, from the cheapest: {'; '.join(front)}."
 

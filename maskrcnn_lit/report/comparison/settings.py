@@ -189,8 +189,10 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
     ]
 
 
-def arenas(jobs: Sequence[Job]) -> list[Arena]:
-    """The settings of each set of validation images, the largest number of jobs first."""
+def arenas(jobs: Sequence[Job], metric: str | None = None) -> list[Arena]:
+    """The settings of each set of validation images, the largest number of jobs first, ranked by
+    `metric` where they have it, else by the first of APS that they have.
+    """
     scored = [job for job in jobs if job.scored]
     truths: dict[str, set[str | None]] = {}
     for job in scored:
@@ -205,14 +207,19 @@ def arenas(jobs: Sequence[Job]) -> list[Arena]:
     for members in sorted(found.values(), key=lambda members: -len(members)):
         alike = sum(arena.title.startswith(_title(members[0])) for arena in result)
         result.append(
-            _arena(members, f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0]))
+            _arena(
+                members,
+                f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0]),
+                metric,
+            )
         )
     return result
 
 
-def _arena(jobs: Sequence[Job], title: str) -> Arena:
+def _arena(jobs: Sequence[Job], title: str, metric: str | None) -> Arena:
     found = settings(jobs, varying(jobs))
-    ap = next(name for name in APS if any(setting.values(name) for setting in found))
+    names = (metric, *APS) if metric is not None else tuple(APS)
+    ap = next(name for name in names if any(setting.values(name) for setting in found))
     return Arena(
         title, tuple(sorted(found, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
     )

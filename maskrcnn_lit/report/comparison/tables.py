@@ -2,13 +2,12 @@
 that people read.
 """
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.config.overrides import assign
+from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     PLACES,
@@ -19,7 +18,8 @@ from maskrcnn_lit.report.comparison.settings import (
     option_value,
     varying,
 )
-from maskrcnn_lit.report.format import number
+from maskrcnn_lit.report.format import csv_rows, number
+from maskrcnn_lit.report.latex import latex_table
 from maskrcnn_lit.runs.parent import LENGTH
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
@@ -72,11 +72,33 @@ def csv_text(jobs: Sequence[Job], arenas: Sequence[Arena]) -> str:
         row |= {"error": job.result.error, "command": command(job)}
         row["parent"] = (job.result.parent or {}).get("run")
         rows.append(row)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_rows(rows)
+
+
+def curve_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """A row for each epoch of each job: what its plots over epochs are made of."""
+    rows = []
+    for i, job in enumerate(jobs, start=1):
+        epochs: dict[int, dict[str, Any]] = {}
+        for column in CURVES:
+            for epoch, value in over_epochs(job, column):
+                epochs.setdefault(epoch, {"job": i, "name": job.name, "epoch": epoch})[column] = (
+                    value
+                )
+        rows += [epochs[epoch] for epoch in sorted(epochs)]
+    return rows
+
+
+def latex(arenas: Sequence[Arena], numbers: Mapping[str, int]) -> str:
+    """The tables of settings and jobs in LaTeX."""
+    return "\n".join(
+        latex_table(f"{title}, {arena.title}", *rows)
+        for arena in arenas
+        for title, rows in (
+            ("Settings", setting_rows(arena)),
+            ("Jobs", score_rows(arena, numbers)),
+        )
+    )
 
 
 def setting_rows(arena: Arena) -> tuple[list[str], Rows]:

@@ -29,8 +29,9 @@ from maskrcnn_lit.report.comparison.settings import (
     limit,
     option_value,
 )
-from maskrcnn_lit.report.comparison.tables import csv_text
-from maskrcnn_lit.report.format import number
+from maskrcnn_lit.report.comparison.tables import csv_text, curve_rows, latex
+from maskrcnn_lit.report.format import csv_rows, number
+from maskrcnn_lit.report.latex import REFERENCES
 from maskrcnn_lit.report.pictures import choose, image_reader
 from maskrcnn_lit.report.theme import DARK, LIGHT, render
 from maskrcnn_lit.runs.result import file_fault
@@ -56,12 +57,15 @@ _SAME = (
 )
 
 
-def write_comparison(sources: Sequence[Path], out: Path) -> Path:
-    """Write report.html, report.md, results.csv and plots/NAME.png of the runs in `sources` to
-    `out`; the path of the page.
+def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = None) -> Path:
+    """Write report.html, report.md, results.csv, curves.csv, tables.tex, references.bib, and
+    plots/NAME.png and .pdf of the runs in `sources` to `out`; the path of the page.
+
+    metric: what ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first of these that there
+        is.
 
     Raises:
-        UserError: no run in a source.
+        UserError: no run in a source, or none with `metric`.
     """
     runs = read_runs(sources)
     notes = list(runs.notes)
@@ -71,7 +75,7 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
         for job in runs.jobs
     ]
     ranked = []
-    for place, arena in enumerate(arenas(jobs)):
+    for place, arena in enumerate(_arenas(jobs, metric)):
         resampled, examples = _against_truth(arena, truths, notes)
         drawn = {
             name: (render(plot, arena, LIGHT), render(plot, arena, DARK))
@@ -90,11 +94,25 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
     )
     for one in ranked:
         for name, (light, _) in one.plots.items():
-            atomic_write(out / "plots" / f"{one.prefix}{name}.png", light)
+            file = out / "plots" / f"{one.prefix}{name}"
+            atomic_write(file.with_name(f"{file.name}.png"), light)
+            pdf = render(plots_of(one.arena)[name], one.arena, LIGHT, "pdf")
+            atomic_write(file.with_name(f"{file.name}.pdf"), pdf)
     atomic_write(out / "results.csv", csv_text(jobs, report.arenas))
+    atomic_write(out / "curves.csv", csv_rows(curve_rows(jobs)))
+    atomic_write(out / "tables.tex", latex(report.arenas, report.numbers))
+    atomic_write(out / "references.bib", REFERENCES.read_text(encoding="utf-8"))
     atomic_write(out / "report.md", build_markdown(report))
     atomic_write(out / "report.html", build_page(report))
     return out / "report.html"
+
+
+def _arenas(jobs: Sequence[Job], metric: str | None) -> list[Arena]:
+    if metric is not None and not any(job.metric(metric) is not None for job in jobs):
+        raise UserError(
+            f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave metric out"
+        )
+    return arenas(jobs, metric)
 
 
 class Truth(NamedTuple):

@@ -105,7 +105,8 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
     yield html.bullets(summary(analysis))
 
 
-def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
+def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows: COCO's numbers of masks and boxes."""
     metrics = evaluation["metrics"]
     limits = sorted(
         {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
@@ -116,7 +117,11 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
         for kind in ("mask", "box")
         if f"val/{kind}_ap" in metrics
     ]
-    yield html.table("COCO's numbers, of all classes", ["", *columns.values()], rows)
+    return ["", *columns.values()], rows
+
+
+def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    yield html.table("COCO's numbers, of all classes", *score_rows(evaluation))
     for name, found in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
             f"{_KINDS[name]} is {found['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
@@ -131,7 +136,10 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) -> Iterator[str]:
+def class_values(evaluation: Mapping[str, Any], analysis: Analysis) -> list[dict[str, Any]]:
+    """Of each class, the best one first, "class" and the columns of `_CLASS` that are known of any
+    class; None where there is no number.
+    """
     key = headline(analysis)
     accuracy = {name: entry.get("roi_accuracy") for name, entry in evaluation["per_class"].items()}
     classes = [
@@ -144,21 +152,38 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
     }
     # classes without an object have no AP: they come last
     classes.sort(key=lambda c: (c[key] is None, -(c[key] or 0), c["name"]))
-    rows = [[c["name"], *(number(c.get(name)) for name in columns)] for c in classes]
-    yield sections.plot(
+    return [
+        {"class": c["name"]} | {title: c.get(name) for name, title in columns.items()}
+        for c in classes
+    ]
+
+
+def class_rows(evaluation: Mapping[str, Any], analysis: Analysis) -> tuple[list[str], Any]:
+    """Head and rows of `class_values`."""
+    classes = class_values(evaluation, analysis)
+    rows = [[name, *map(number, values)] for name, *values in (c.values() for c in classes)]
+    return list(classes[0]) if classes else ["class"], rows
+
+
+def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) -> Iterator[str]:
+    notes = [
+        html.paragraph(
+            "Threshold: the score from which on detections of the class count for the best F1; precision, recall "
+            "and F1 are those at this threshold, at IoU 0.50.",
+            "soft",
+        )
+    ]
+    if "roi_accuracy" in evaluation:
+        told = f"roi_accuracy: {evaluation['roi_accuracy']['definition']}"
+        notes.append(html.paragraph(told, "soft"))
+    picture = sections.plot(
         plots,
         "class_ap",
         "AP of each class",
         "The best class is on top. The numbers are in the table below.",
     )
-    yield html.table("Each class, the best one first", ["class", *columns.values()], rows)
-    yield html.paragraph(
-        "Threshold: the score from which on detections of the class count for the best F1; precision, recall and F1 "
-        "are those at this threshold, at IoU 0.50.",
-        "soft",
-    )
-    if "roi_accuracy" in evaluation:
-        yield html.paragraph(f"roi_accuracy: {evaluation['roi_accuracy']['definition']}", "soft")
+    yield html.pair(picture, html.group(*notes))
+    yield html.table("Each class, the best one first", *class_rows(evaluation, analysis))
 
 
 def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
@@ -170,7 +195,8 @@ def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
     )
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield html.paragraph(
-        "The numbers of this page are in evaluation.json and analysis.json beside it, its plots in plots/.",
+        "The numbers of this page are in evaluation.json and analysis.json beside it, for a paper in "
+        "per_class.csv, curves.csv, tables.tex and references.bib, its plots in plots/ as PNG and PDF.",
         "soft",
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
 from maskrcnn_lit.report.format import POOLED, plural
@@ -47,7 +48,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
             mec=theme.paper,
             label="box AP",
         )
-        place.set_xlim(0, np.nanmax([*values, *boxes, _LEAST]) * _ROOM)
+        _from_zero(place, [*values, *boxes])
         figure.legend(loc="outside upper right", ncols=2, reverse=True)
     return figure
 
@@ -258,8 +259,15 @@ def _bars(
         )
     place.set_yticks(range(len(names)), names)
     place.set_ylim(-0.6, max(len(names), 1) - 0.4)
-    place.set_xlim(0, max([*values, _LEAST]) * _ROOM)
+    _from_zero(place, values)
     place.spines["left"].set_visible(False)
+
+
+def _from_zero(place: Axes, values: Sequence[float]) -> None:
+    """The x axis from 0 to beyond the values, without a tick at its end, whose label would be cut."""
+    end = float(np.nanmax([*values, _LEAST])) * _ROOM
+    place.set_xlim(0, end)
+    place.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if tick < 0.95 * end])
 
 
 def _unit(place: Axes, both: bool = False) -> None:

@@ -48,7 +48,7 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json."
         * (classes > CONFUSED)
     )
-    yield plot(
+    picture = plot(
         plots,
         "confusion",
         "Confusion matrix",
@@ -57,12 +57,14 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         f"score from the threshold of their class on.{shown}",
     )
     if classes > WRITTEN:
+        yield picture
         return
     rows = [
         [label, *map(number, row)]
         for label, row in zip(found["labels"], found["counts"], strict=True)
     ]
-    yield html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
+    counts = html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
+    yield html.pair(picture, counts)
 
 
 def errors(analysis: Analysis, plots: Plots) -> Iterator[str]:

@@ -177,7 +177,7 @@ def test_equal_runs_are_no_difference_and_a_clear_one_is_told(out: Path):
 def test_the_pareto_front_is_told_and_the_plots_are_there(out: Path):
     text = Page((out / "report.html").read_text()).text
     assert (
-        "mobilenet_v3_large, train_images=400 has the best mask AP, and none has less parameters."
+        "mobilenet_v3_large, train_images=400 has the best mask AP and the fewest parameters."
         in text
     )
     names = {path.stem for path in (out / "plots").iterdir()}

@@ -249,3 +249,14 @@ def test_calibration_is_drawn_of_the_bins_that_hold_detections():
     assert [bar.get_height() for bar in place("calibration", found, 1).patches] == [
         entry["count"] for entry in bins
     ]
+
+
+@pytest.mark.parametrize("longest", [0.004, 0.06, 0.188, 0.41, 0.99])
+def test_no_tick_stands_at_the_end_of_an_axis(longest: float):
+    """Its label would be cut."""
+    found = analysis()
+    found["errors"] |= dict.fromkeys((k for k in found["errors"] if k != "counts"), longest / 2)
+    found["errors"]["missed"] = longest
+    axes = place("errors", found)
+    ticks, end = axes.get_xticks(), axes.get_xlim()[1]
+    assert len(ticks) >= 3 and ticks[0] == 0 and ticks[-1] < 0.95 * end and end > longest

@@ -1,6 +1,7 @@
 """What stands in the folder after a report was written."""
 
 import base64
+import csv
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from report_sample import Page, analysis, evaluation, ground_truth, results
 from maskrcnn_lit.evaluation.analysis.analyse import analyse
 from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.write import write_report
+from maskrcnn_lit.report.latex import REFERENCES
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +38,40 @@ def test_the_numbers_are_written(folder: Path):
 
 def test_every_plot_is_a_png_and_stands_on_the_page(folder: Path):
     assert sorted(path.name for path in (folder / "plots").iterdir()) == sorted(
-        f"{name}.png" for name in PLOTS
+        f"{name}.{kind}" for name in PLOTS for kind in ("pdf", "png")
     )
     page = Page((folder / "report.html").read_text())
     inlined = [base64.b64decode(source.partition(",")[2]) for source in page.images]
-    for path in (folder / "plots").iterdir():
+    for path in (folder / "plots").glob("*.png"):
         assert Image.open(path).format == "PNG"
         assert path.read_bytes() in inlined
+
+
+def test_every_plot_is_a_pdf_too(folder: Path):
+    for name in PLOTS:
+        assert (folder / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_numbers_of_a_paper_are_those_of_the_analysis(folder: Path):
+    with open(folder / "per_class.csv", newline="") as file:
+        rows = {row["class"]: row for row in csv.DictReader(file)}
+    for entry in analysis()["per_class"]:
+        row = rows[entry["name"]]
+        for name, title in (("mask_ap", "mask AP"), ("f1", "F1"), ("objects", "objects")):
+            assert row[title] == ("" if entry[name] is None else str(entry[name]))
+    with open(folder / "curves.csv", newline="") as file:
+        points = [row for row in csv.DictReader(file) if row["class"] == "all classes"]
+    curve = analysis()["curves"][-1]
+    assert [float(point["recall"]) for point in points] == curve["recall"]
+    assert [float(point["precision"]) for point in points] == curve["precision"]
+
+
+def test_the_tables_of_a_paper(folder: Path):
+    text = (folder / "tables.tex").read_text()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
+    best = analysis()["per_class"][0]
+    assert f"{best['name']} & " in text and f"{best['mask_ap']:.3f}" in text
+    assert (folder / "references.bib").read_text() == REFERENCES.read_text()
 
 
 def test_the_page_holds_nothing_that_it_would_load(folder: Path):

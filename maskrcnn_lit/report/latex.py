@@ -1,0 +1,42 @@
+"""Tables for a paper, and what to cite in it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+REFERENCES = Path(__file__).with_name("references.bib")
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "²": r"$^2$",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}
+
+
+def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A `table` with the lines of the package booktabs: the first column to the left, the others to
+    the right. Dashes stand where there is no number.
+    """
+    lines = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            " & ".join(escape(title) for title in head) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return re.sub(r"[\\~^²&%$#_{}]", lambda found: _SPECIAL[found[0]], text)
