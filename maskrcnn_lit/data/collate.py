@@ -20,8 +20,8 @@ def collate(
     samples: Sequence[Sample], shapes: Sequence[Shape] | None = None, slots: int = SLOTS
 ) -> Batch:
     """Samples as one batch, padded with zeros, so that there are few shapes: objects to 8, 16, 32,
-    64, ... slots, of which there are `slots` at least; images to the smallest of `shapes` that holds them all (None: to their largest
-    height and width, rounded up to 32).
+    64, ... slots, of which there are `slots` at least; images to the smallest of `shapes` that holds
+    them all (None: to their largest height and width, rounded up to 32).
     """
     height, width = (max(s["images"].shape[d] for s in samples) for d in (1, 2))
     if shapes is None:
