@@ -125,10 +125,11 @@ class MaskRCNN(nn.Module):
         """Detections of images without targets: all of it in one region, which compiled is one
         graph.
         """
-        pyramid, prediction = self.trunk(images, image_sizes)
+        kind = type(self)  # its methods, of which none is compiled on its own
+        pyramid, prediction = kind.trunk(self, images, image_sizes)
         anchors = self.anchors(pyramid, images.shape[-2:])
-        proposals, valid = self.proposals(prediction, anchors, image_sizes, static_shapes)
-        return self.detect(pyramid, proposals, valid, image_sizes, static_shapes)
+        proposals, valid = kind.proposals(self, prediction, anchors, image_sizes, static_shapes)
+        return kind.detect(self, pyramid, proposals, valid, image_sizes, static_shapes)
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
         """Pixels -> p2..p6 and what the RPN says of every anchor."""
