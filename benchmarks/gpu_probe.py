@@ -44,6 +44,7 @@ from maskrcnn_lit.training import compile as compiling
 MODEL = ("model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbone.freeze_at=2")
 SLOTS = 32  # of objects an image; train_loop.py has the same, so that both share compiled code
 STRIDES = (4, 8, 16, 32)
+DRY = "eager"  # the backend on the CPU, where Inductor needs minutes: graphs, run as they are
 MATCHING = {"object_iou": 0.7, "background_iou": 0.3, "keep_best": True}
 
 
@@ -102,6 +103,10 @@ class Probe:
             torch.cuda.set_sync_debug_mode("default")
         self.wait()
         return (time.perf_counter() - start) / count, host
+
+    def compiled(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        options = {} if self.cuda else {"backend": DRY}
+        return torch.compile(function, fullgraph=True, dynamic=False, **options)
 
     def wait(self) -> None:
         if self.cuda:
@@ -183,21 +188,17 @@ def ops(probe: Probe) -> None:
         "ops",
         keeps_that_differ={
             "eager": int((keep != settle(there).cpu()).sum()),
-            "compiled": int((keep != _compiled(settle)(there).cpu()).sum()),
+            "compiled": int((keep != probe.compiled(settle)(there).cpu()).sum()),
             "of": keep.numel(),
         },
         kinds_that_differ={
             "eager": int((kinds != matched(*moved).cpu()).sum()),
-            "compiled": int((kinds != _compiled(matched)(*moved).cpu()).sum()),
+            "compiled": int((kinds != probe.compiled(matched)(*moved).cpu()).sum()),
             "of": kinds.numel(),
             "objects": int((kinds == OBJECT).sum()),
         },
         roi_align_differs_by=float((expected - found.cpu()).abs().max()),
     )
-
-
-def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
 
 
 def eager(probe: Probe) -> None:
@@ -217,7 +218,7 @@ def compiled(probe: Probe) -> None:
     start = time.perf_counter()
     options = {"mode": probe.arguments.mode} if probe.arguments.mode else {}
     if not probe.cuda:
-        options["backend"] = "aot_eager"  # Inductor needs minutes there
+        options["backend"] = DRY
     compiling.compile_regions(probe.model, **options)
     probe.step()
     probe.wait()

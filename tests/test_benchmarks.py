@@ -311,6 +311,7 @@ def test_the_gpu_script_runs_on_a_bare_machine(test_data: Path, tmp_path: Path):
         "PYTHONPATH": sysconfig.get_paths()["purelib"],
         "PYTHON": str(python),
         **{"DEVICE": "cpu", "SMALL": "1", "STEPS": "probe loop", "COMMIT": "c" * 40},
+        **{"SLOW": "5", "LIMIT": "2000"},
     }
     alone = subprocess.run(
         [str(python), "-c", "import torch, maskrcnn_lit"],
