@@ -55,8 +55,9 @@ Find = Callable[[np.ndarray], dict[str, Tensor]]
 
 def main() -> None:
     arguments = parse()
-    torch.set_num_threads(1)
     device = torch.device(arguments.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the clock is that of the process
     images = real_images(arguments)
     theirs = torchvision_model(images, arguments.detections)
     exact = [on_torchvision(copy.deepcopy(theirs).double(), device)(image) for image in images]

@@ -63,6 +63,8 @@ def inference(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 def hot_spots(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     height, width = report["size"]
     for name, times in report["milliseconds"].items():
+        if name in report.get("differ", ()):
+            continue
         yield f"{SPOTS[name]}, {report['batch']} x {height} x {width}", *_both(times)
 
 

@@ -8,7 +8,7 @@ DIR holds val2017/ and annotations/instances_val2017.json. Both models start fro
 weights, have frozen batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and
 samples 512 regions, and ours has what model=mask_rcnn has at the size of the images: the same at
 800 x 1333, fewer at smaller ones (`regions`). Each runs in a process of its own, in turn; the line
-that is printed holds the medians, their ratio, and the peak of memory above weights, gradients and
+that is printed last holds the medians, their ratio, and the peak of memory above weights, gradients and
 optimizer state.
 
 --compile auto compiles our regions as trainer.compile=auto does, and graphs also has a GPU replay
@@ -46,10 +46,13 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for model in MODELS:
             command = [sys.executable, __file__, *sys.argv[1:], "--model", model]
-            done = subprocess.run(
-                command, env=environment, stdout=subprocess.PIPE, text=True, check=True
-            )
-            rows[model].append(json.loads(done.stdout.splitlines()[-1]))
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
+            if done.returncode == 0:
+                rows[model].append(json.loads(done.stdout.splitlines()[-1]))
+                # At once: what fails or is stopped later does not lose it.
+                print(json.dumps({"model": model, **rows[model][-1]}), flush=True)
+    if not all(rows.values()):
+        sys.exit(1)
     seconds = {m: statistics.median(s for row in rows[m] for s in row["seconds"]) for m in MODELS}
     # What the processor did for it: on a machine that others use too, this says more than the
     # clock.
@@ -109,29 +112,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     step, parameters, regions = (ours if arguments.model == "maskrcnn_lit" else theirs)(
         batch, device, arguments
     )
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=False)
-    seconds, busy = [], []
-    baseline = peak = 0
-    for number in range(arguments.steps + WARM_UP[arguments.compile]):
-        start, began = time.perf_counter(), time.process_time()
+    cuda = device.type == "cuda"
+    how = {"fused": True} if cuda else {"foreach": False}
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, **how)
+
+    def one() -> None:
         torch.compiler.cudagraph_mark_step_begin()
         with autocast(arguments.precision, device):
             loss = sum(step().values())
         loss.backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-        busy.append(time.process_time() - began)
-        if (
-            number == WARM_UP[arguments.compile] - 1
-        ):  # gradients and optimizer state are there now, and stay
-            baseline = reset_peak(device)
-        optimizer.zero_grad(set_to_none=False)
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(WARM_UP[arguments.compile]):
+        one()
+    baseline = reset_peak(device)  # the optimizer's state is there now, and stays
+    seconds, busy = time_steps(one, arguments.steps, device)
     peak = read_peak(device) - baseline
     return {
-        "seconds": seconds[-arguments.steps :],
-        "cpu_seconds": busy[-arguments.steps :],
+        "seconds": seconds,
+        "cpu_seconds": busy,
         "peak_bytes": peak,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
@@ -145,6 +145,26 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "commit": package_commit(),
     }
+
+
+def time_steps(one: Any, steps: int, device: Any) -> tuple[list[float], list[float]]:
+    """Seconds of each of so many steps, on the wall and of the processor. A GPU is waited for once,
+    at the end, as in a training: there all have the mean.
+    """
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds, busy = [], []
+    for _ in range(steps):
+        start, began = time.perf_counter(), time.process_time()
+        one()
+        seconds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - began)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        seconds = [(time.perf_counter() - start + sum(seconds[:-1])) / steps] * steps
+    return seconds, busy
 
 
 def reset_peak(device: Any) -> int:
@@ -168,10 +188,13 @@ def read_peak(device: Any) -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 
 
-def real_batch(arguments: argparse.Namespace) -> Any:
+def real_batch(arguments: argparse.Namespace, slots: int = 8, whole: bool = False) -> Any:
     """The images of `--coco` with the most objects up to 20, without crowds, resized: a batch of
-    the contract.
+    the contract. slots: the fewest of objects. whole: padded to the longest side that there may be.
     """
+    import numpy as np
+
+    from maskrcnn_lit.data.buckets import padded_shapes
     from maskrcnn_lit.data.collate import collate
     from maskrcnn_lit.data.datamodule import CocoDataModule
 
@@ -189,7 +212,9 @@ def real_batch(arguments: argparse.Namespace) -> Any:
     chosen = sorted(
         (i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i]
     )
-    return collate([dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)])
+    images = [dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)]
+    (shapes,) = padded_shapes(np.array([sorted(arguments.size)]), tuple(arguments.size), 1)
+    return collate(images, shapes if whole else None, slots)
 
 
 def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
@@ -206,9 +231,9 @@ def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, l
         "backbone.freeze_at=2",
     ]
     config = compose("train", [*options, f"data.image_size={list(arguments.size)}"])
-    model = build(config.model, num_classes=90)
+    model = build(config.model, num_classes=classes(arguments))
     weights.load(
-        model, weights.from_torchvision(torchvision_model().state_dict())
+        model, weights.from_torchvision(torchvision_model(classes(arguments)).state_dict())
     )  # so that both find the same
     model = model.to(device=device, memory_format=torch.channels_last).train()
     if arguments.compile != "off":
@@ -218,7 +243,13 @@ def ours(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, l
     return lambda: model(moved).losses, trained, config.model.box_head.batch_size
 
 
-def torchvision_model() -> Any:
+def classes(arguments: argparse.Namespace) -> int:
+    """As many as `train` has of this data, so that both find the same compiled code."""
+    file = arguments.coco / "annotations" / "instances_val2017.json"
+    return len(json.loads(file.read_text())["categories"])
+
+
+def torchvision_model(num_classes: int) -> Any:
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
     from torchvision.ops import FrozenBatchNorm2d
@@ -226,14 +257,16 @@ def torchvision_model() -> Any:
     backbone = resnet_fpn_backbone(
         backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3
     )
-    return MaskRCNN(backbone, num_classes=91, rpn_post_nms_top_n_train=1000, _skip_resize=True)
+    return MaskRCNN(
+        backbone, num_classes=1 + num_classes, rpn_post_nms_top_n_train=1000, _skip_resize=True
+    )
 
 
 def theirs(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
     """Torchvision's model on the same pixels; its masks are of the whole image, as it wants them."""
     import torch
 
-    model = torchvision_model().to(device).train()
+    model = torchvision_model(classes(arguments)).to(device).train()
     images, targets = [], []
     for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
         valid = batch["valid"][i]

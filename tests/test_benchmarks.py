@@ -1,10 +1,15 @@
 """Every benchmark runs, small: what it prints can be read. Its figures are not judged here."""
 
 import json
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from repository import REPOSITORY
 from tiny_verbs import environment
 
@@ -189,6 +194,7 @@ def test_hot_spots():
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
+    assert report["differ"] == []
     assert set(report["times_torchvision"]) >= {
         "matching",
         "sampling",
@@ -257,11 +263,124 @@ def test_a_row_says_where_and_when(tmp_path: Path):
     assert row == (what, "500 ms", "1250 ms", "2.50", "A GPU, 2026-01-02")
 
 
+def test_a_hot_spot_that_differs_is_written_and_in_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A GPU's rounding must not cost the other rows."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import hot_spots
+    import table
+
+    def pair(equal: bool) -> hot_spots.Pair:
+        return hot_spots.Pair(lambda: 1, lambda: 2, lambda mine, other: equal)
+
+    monkeypatch.setattr(
+        hot_spots, "SPOTS", {"matching": lambda _: pair(False), "sampling": lambda _: pair(True)}
+    )
+    monkeypatch.setattr(sys, "argv", ["hot_spots.py", "--size", "96", "128", "--rounds", "1"])
+    times = {"maskrcnn_lit": 1.0, "torchvision": 2.0}
+    monkeypatch.setattr(hot_spots, "measure", lambda *given: times)
+    threads = torch.get_num_threads()
+    hot_spots.main()
+    torch.set_num_threads(threads)
+    report = json.loads(capsys.readouterr().out)
+    assert report["differ"] == ["matching"]
+    assert set(report["milliseconds"]) == {"matching", "sampling"}
+    (row,) = table.of(report)
+    assert row[0].startswith(table.SPOTS["sampling"])
+
+
 def test_the_gpu_script_is_sound(tmp_path: Path):
     script = str(REPOSITORY / "benchmarks" / "gpu.sh")
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     done = subprocess.run(["bash", script], capture_output=True, text=True)
     assert done.returncode != 0 and "give a folder with val2017/" in done.stderr
+
+
+def test_the_gpu_script_runs_on_a_bare_machine(test_data: Path, tmp_path: Path):
+    """Without the package installed, without .git: as it is copied to a machine with a GPU. Its
+    first steps, small and on the CPU.
+    """
+    code, out, python = tmp_path / "code", tmp_path / "out", tmp_path / "python"
+    for folder in ("maskrcnn_lit", "conf", "benchmarks"):
+        hidden = shutil.ignore_patterns("__pycache__", "results")
+        shutil.copytree(REPOSITORY / folder, code / folder, ignore=hidden)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # no .pth files are read
+    python.chmod(0o755)
+    given = environment() | {
+        "PYTHONPATH": sysconfig.get_paths()["purelib"],
+        "PYTHON": str(python),
+        **{"DEVICE": "cpu", "SMALL": "1", "STEPS": "probe loop", "COMMIT": "c" * 40},
+        **{"SLOW": "5", "LIMIT": "2000"},
+    }
+    alone = subprocess.run(
+        [str(python), "-c", "import torch, maskrcnn_lit"],
+        cwd=tmp_path,
+        env=given,
+        capture_output=True,
+        text=True,
+    )
+    assert "No module named 'maskrcnn_lit'" in alone.stderr
+    command = ["bash", str(code / "benchmarks/gpu.sh"), str(test_data / "coco_mini"), str(out)]
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5000:]
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    parts = {row["part"]: row for row in rows}
+    assert list(parts) == ["env", "ops", "eager", "compiled", "speed"]
+    assert parts["env"]["commit"] == {"hash": "c" * 40, "dirty": None}
+    for kind in ("keeps_that_differ", "kinds_that_differ"):
+        counts = parts["ops"][kind]
+        assert counts["eager"] == counts["compiled"] == 0 < counts["of"]
+    assert parts["ops"]["roi_align_differs_by"] < 1e-4
+    assert parts["compiled"]["graph_breaks"] == {}
+    assert parts["compiled"]["regions_that_failed"] == []
+    assert parts["compiled"]["largest_relative_difference"] < 1e-3
+    assert parts["speed"]["compiled"] and parts["speed"]["images_per_second"] > 0
+    loop = json.loads((out / "train_loop_cpu.json").read_text())
+    assert loop["benchmark"] == "train_loop" and loop["images_per_second"] > 0
+    assert loop["steps"] == 2 and loop["different_images"] > 10 and 0 <= loop["data_wait"] <= 1
+    assert parts["env"]["images"][2:] == [64, 96] == loop["size"]
+    assert '"train_loop"' in (out / "log.txt").read_text()
+
+
+STAND_IN = """#!/bin/sh
+case "$1" in
+  *gpu_probe.py) exit 3;;
+  *train_step.py) echo '{"ours": 1}'; sleep "$SLEEP"; exit 3;;
+  *inference.py) echo no json;;
+  *) echo '{"first": 1}'; echo "{\\"ran\\": \\"$1\\"}";;
+esac
+"""
+
+
+def test_a_step_of_the_gpu_script_that_fails_does_not_stop_the_others(tmp_path: Path):
+    """And what was known before is written."""
+    python = tmp_path / "python"
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+
+    def run(steps: str, **more: str) -> tuple[int, str, dict[str, Any]]:
+        out = tmp_path / steps.replace(" ", "_")
+        given = {"PYTHON": str(python), "DEVICE": "cpu", "STEPS": steps, **more}
+        command = ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), str(tmp_path), str(out)]
+        done = subprocess.run(command, env=environment() | given, capture_output=True, text=True)
+        files = {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
+        return done.returncode, done.stdout, files
+
+    code, told, files = run("probe torchvision loop inference hot_spots graphs", SLEEP="0")
+    assert code == 1
+    assert "probe failed, or took more than" in told and "torchvision_800 failed" in told
+    assert files == {
+        "torchvision_800_cpu": {"ours": 1},
+        "train_loop_cpu": {"ran": "benchmarks/train_loop.py"},
+        "hot_spots_cpu": {"ran": "benchmarks/hot_spots.py"},
+    }
+    code, told, files = run("torchvision loop", SLEEP="60", LIMIT="2")
+    assert code == 1 and files == {"torchvision_800_cpu": {"ours": 1}}
+    assert "torchvision_800 failed, or took more than 2 s" in told
+    assert "no time is left for train_loop" in told
+    code, told, files = run("hot_spots", SLEEP="0")
+    assert code == 0 and list(files) == ["hot_spots_cpu"]
 
 
 def test_inference(test_data: Path):

@@ -46,10 +46,15 @@ class Speed:
 
 class TrainMeter(Callback):
     """Logs, every `trainer.log_every_n_steps` optimizer steps, after the last step of the run, and
-    at the end of an epoch that had no row: train/loss and train/loss_* (means over the steps since
-    the last time), train/gradient_norm, train/weight_norm (of all that learns) and lr/* (of the
-    last step), speed/images_per_second, speed/data_wait (0 to 1). With several processes the losses
-    are those of process 0.
+    at the end of an epoch without a row:
+
+    - train/loss and train/loss_*: means over the steps since the last time;
+    - train/gradient_norm, train/weight_norm (of all that learns) and lr/*: of the last step;
+    - train/masks_dropped, where there are any: regions of a batch with an object but without a mask
+      slot (model.mask_head.slots);
+    - speed/images_per_second, and speed/data_wait from 0 to 1.
+
+    With several processes the losses are those of process 0.
 
     In process 0 `first` and `last` are the first and the last train/loss that were logged, None
     before.
@@ -69,6 +74,7 @@ class TrainMeter(Callback):
         self.first: float | None = None
         self.last: float | None = None
         self._seen: Tensor | int = 0
+        self._dropped: Tensor | int = 0
         self._speed = Speed()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,15 +105,21 @@ class TrainMeter(Callback):
         run_ends = epoch_ends and self._step >= total_steps(trainer)
         without_row = run_ends or (epoch_ends and self._logged != trainer.current_epoch)
         if stepped and (self._step % every == 0 or without_row):
-            means, self._sum, self._batches = self._sum / self._batches, None, 0
+            means, batches = self._sum / self._batches, self._batches
+            self._sum, self._batches = None, 0
             self._logged = trainer.current_epoch
             if trainer.is_global_zero:
-                self._log(trainer, pl_module, means)
+                self._log(trainer, pl_module, means, batches)
 
-    def _log(self, trainer: Trainer, pl_module: Any, means: Tensor) -> None:
+    def _log(self, trainer: Trainer, pl_module: Any, means: Tensor, batches: int) -> None:
         seen, self._seen = pl_module.images_seen - self._seen, pl_module.images_seen
-        *losses, norm, images = torch.cat(
-            [means, pl_module.gradient_norm.float()[None], seen.float()[None]]
+        total = getattr(pl_module, "masks_dropped", 0)
+        dropped, self._dropped = total - self._dropped, total
+        scalars = (pl_module.gradient_norm, seen, dropped)
+        rest = [torch.as_tensor(value, dtype=torch.float32) for value in scalars]
+        # read together: the host waits once
+        *losses, norm, images, lost = torch.cat(
+            [means, *(value.to(means.device)[None] for value in rest)]
         ).tolist()
         self.last = sum(losses)
         self.first = self.last if self.first is None else self.first
@@ -117,6 +129,8 @@ class TrainMeter(Callback):
             f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)
         }
         metrics |= {"train/gradient_norm": norm, "train/weight_norm": _weight_norm(pl_module)}
+        if lost:
+            metrics["train/masks_dropped"] = lost / batches
         metrics |= {f"lr/{part}": rate for part, rate in pl_module.learning_rates.items()}
         metrics |= {"speed/images_per_second": images_per_second, "speed/data_wait": data_wait}
         for logger in trainer.loggers:

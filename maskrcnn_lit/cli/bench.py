@@ -34,8 +34,10 @@ from maskrcnn_lit.measure.torchvision_reference import (
 )
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.storage.files import atomic_write
+from maskrcnn_lit.training.compile import compile_regions, obstacle, wanted
 from maskrcnn_lit.training.devices import (
     device_name,
     peak_memory_bytes,
@@ -121,18 +123,40 @@ def _endless(data: CocoDataModule) -> Any:
 def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]) -> dict[str, Any]:
     """Training step and inference of our model, from random weights."""
     model = build(config.model).to(device=settings["device"], memory_format=torch.channels_last)
-    rows = _train(config, model, lambda n: model(batches[n % len(batches)]).losses, settings)
+    compiled = _compile(config.trainer.compile, model, settings["device"])
+    # Each batch once before the clock: one of another shape compiles anew.
+    warmup = max(settings["warmup"], len(batches) + 1) if compiled else settings["warmup"]
+    rows = _train(
+        config,
+        model,
+        lambda n: model(batches[n % len(batches)]).losses,
+        settings | {"warmup": warmup},
+    )
     memory = {"training": _megabytes(settings["device"])}
-    inference, found = time_inference(for_inference(model), batches, **settings)
+    with torch.compiler.set_stance("force_eager"):  # stage by stage, which compiled code has not
+        inference, found = time_inference(for_inference(model), batches, **settings)
     memory["inference"] = _megabytes(settings["device"])
     images = len(batches[0]["images"])
     return {
         **count_parameters(model),
+        "compiled": compiled,
         "training": summary(rows, images),
         "inference": summary(inference, images),
         "detections": round(found / (settings["steps"] * images), 1),
         "peak_megabytes": memory,
     }
+
+
+def _compile(how: str, model: MaskRCNN, device: torch.device) -> bool:
+    """As a long training does with trainer.compile=`how`; whether it is compiled."""
+    if not wanted(how, device):
+        return False
+    reason = obstacle(model, device)
+    if reason is not None:
+        print(f"trainer.compile={how}: not compiled, since {reason}")
+        return False
+    compile_regions(model)
+    return True
 
 
 def _theirs(
@@ -232,9 +256,10 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
 
 def table(report: dict[str, Any]) -> list[str]:
     """Lines to print."""
+    how = "compiled, " if report.get("compiled") else ""
     count, _, height, width = report["images"]
     lines = [
-        f"\n{report['device']}, {report['precision']}, batches of {count} x {height} x {width}, "
+        f"\n{report['device']}, {report['precision']}, {how}batches of {count} x {height} x {width}, "
         f"{report['workers']} loader processes; random weights, {report['detections']} detections an image",
         f"  {'milliseconds a batch':34}{'5 %':>10}{'median':>10}{'95 %':>10}{'images/s':>10}",
     ]

@@ -204,6 +204,14 @@ class CocoDataModule(LightningDataModule):
         index, count = self.val_dataset.index, self.quick_images
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
+    @property
+    def padded_sizes(self) -> int:
+        """How many padded sizes training batches have."""
+        if self.train_index is None:
+            raise RuntimeError("call setup() first")
+        sizes = fitted_sizes(self.train_index.sizes, self.image_size)
+        return sum(map(len, padded_shapes(sizes, self.image_size, self.lengths)))
+
     def prepare_data(self) -> None:
         if self.prepare is not None:
             self.prepare(**self._fetching)

@@ -56,13 +56,22 @@ class Anchors:
         They depend on shapes alone: made once for each padded size.
         """
         cells = tuple((p.shape[-2], p.shape[-1]) for p in pyramid)
-        key = (cells, tuple(image_size), pyramid[0].device)
+        return self._constant(cells, (image_size[0], image_size[1]), pyramid[0].device)
+
+    @torch.compiler.assume_constant_result  # what a compiled region holds, and does not make
+    def _constant(
+        self,
+        cells: tuple[tuple[int, int], ...],
+        image_size: tuple[int, int],
+        device: torch.device,
+    ) -> Tensor:
+        key = (cells, image_size, device)
         if key not in self._made:
             levels = [
                 self._level(size, grid, self._stride(level, grid, image_size))
                 for level, (size, grid) in enumerate(zip(self.sizes, cells, strict=True))
             ]
-            self._made[key] = torch.cat(levels).to(pyramid[0].device)
+            self._made[key] = torch.cat(levels).to(device)
         return self._made[key]
 
     def _stride(

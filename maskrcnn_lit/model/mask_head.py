@@ -13,6 +13,7 @@ from maskrcnn_lit.errors import check_choice, check_whole
 from maskrcnn_lit.model.boxes import full_precision
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.model.sampling import MAX_SAMPLE
 
 
 class MaskHead(nn.Module):
@@ -24,6 +25,8 @@ class MaskHead(nn.Module):
         norm: after each of them (see norms.py); None: none.
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
+        slots: the most regions an image, on average over a batch, whose masks are learnt in a step
+            (see `MaskRCNN.with_masks`); None: as many as may be drawn.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class MaskHead(nn.Module):
         pool: int,
         num_classes: int,
         norm: str | None = None,
+        slots: int | None = None,
     ) -> None:
         super().__init__()
         check_whole(1, MAX_WIDTH, model__num_classes=num_classes)
@@ -44,6 +48,9 @@ class MaskHead(nn.Module):
         check_whole(1, MAX_DEPTH, model__mask_head__depth=depth)
         check_whole(1, MAX_POOL, model__mask_head__pool=pool)
         check_choice(NORMS, True, model__mask_head__norm=norm)
+        if slots is not None:
+            check_whole(1, MAX_SAMPLE, model__mask_head__slots=slots)
+        self.slots = slots
         inputs = [channels, *[width] * (depth - 1)]
         self.convs = nn.ModuleList(conv(c, width, 3, norm) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)

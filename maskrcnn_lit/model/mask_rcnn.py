@@ -39,6 +39,7 @@ class Output(NamedTuple):
     box_labels: (
         Tensor | None
     )  # B G int64: the class (0 = background) that the box head gives the box of each slot
+    masks_dropped: Tensor | None = None  # scalar: positives of this batch without a mask slot
 
 
 class MaskRCNN(nn.Module):
@@ -102,25 +103,43 @@ class MaskRCNN(nn.Module):
         pass through the backbone. static_shapes: on the CPU compute all slots too, as a GPU does
         (see `boxes.can_sync`): the same result, from more work.
         """
+        if not self.training and "boxes" not in batch:
+            found = self.infer(batch["images"], batch["image_sizes"], static_shapes)
+            return Output({}, {}, found, None)
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
         losses, counts = dict[str, Tensor](), dict[str, Tensor]()
+        dropped = None
         if "boxes" in batch:
             if "seeds" not in batch:
                 batch = batch | {
                     "seeds": torch.randint(2**63 - 1, (len(pyramid[0]),), device=anchors.device)
                 }
             chosen, regions = self.targets(prediction, anchors, batch, static_shapes)
-            losses, counts = self.losses(pyramid, prediction, chosen, regions, batch, static_shapes)
+            losses, counts, dropped = self.losses(
+                pyramid, prediction, chosen, regions, batch, static_shapes
+            )
         if self.training:
-            return Output(losses, counts, None, None)
+            return Output(losses, counts, None, None, dropped)
 
         sizes = batch["image_sizes"]
         proposals, valid = self.proposals(prediction, anchors, sizes, static_shapes)
         detections = self.detect(pyramid, proposals, valid, sizes, static_shapes)
         labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
-        return Output(losses, counts, detections, labels)
+        return Output(losses, counts, detections, labels, dropped)
+
+    def infer(
+        self, images: Tensor, image_sizes: Tensor, static_shapes: bool = False
+    ) -> dict[str, Tensor]:
+        """Detections of images without targets: all of it in one region, which compiled is one
+        graph.
+        """
+        kind = type(self)  # its methods, of which none is compiled on its own
+        pyramid, prediction = kind.trunk(self, images, image_sizes)
+        anchors = self.anchors(pyramid, images.shape[-2:])
+        proposals, valid = kind.proposals(self, prediction, anchors, image_sizes, static_shapes)
+        return kind.detect(self, pyramid, proposals, valid, image_sizes, static_shapes)
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
         """Pixels -> p2..p6 and what the RPN says of every anchor."""
@@ -158,14 +177,16 @@ class MaskRCNN(nn.Module):
         regions: Regions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The losses of the RPN and of both heads, and how many each is the mean of."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The losses of the RPN and of both heads, how many each is the mean of, and how many
+        positives have no mask slot.
+        """
         rpn = self.rpn.losses(prediction, chosen)
-        box, mask = self.head_losses(pyramid, regions, batch, static_shapes)
+        box, mask, masked = self.head_losses(pyramid, regions, batch, static_shapes)
         counts = dict.fromkeys(rpn, chosen.valid.sum())
         counts |= dict.fromkeys(box, regions.valid.sum())
-        counts |= dict.fromkeys(mask, regions.positive.sum())
-        return rpn | box | mask, counts
+        counts |= dict.fromkeys(mask, masked)
+        return rpn | box | mask, counts, regions.positive.sum() - masked
 
     def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
@@ -184,8 +205,10 @@ class MaskRCNN(nn.Module):
         regions: Regions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Of the sampled regions: the losses of the box head, and those of the mask head."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """Of the sampled regions: the losses of the box head, those of the mask head, and how many
+        masks these are the mean of.
+        """
         every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive, static_shapes)
         masked = Pooled(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
@@ -204,24 +227,32 @@ class MaskRCNN(nn.Module):
         # large as its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
         targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
-        return losses, self.mask_head.losses(mask_logits, targets, positive)
+        mask_losses = self.mask_head.losses(mask_logits, targets, positive)
+        return losses, mask_losses, positive.sum()
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions that have a mask to learn, which are the positives (section 3): B S bool ->
         indices into (B S).
 
-        Those of all images are at the front of a number of slots, so that the mask head does not
-        compute what no loss reads. The CPU counts them; a GPU would have to wait for the host, so
-        there it is as many as may be drawn.
+        Those of all images share a number of slots, so that the mask head does not compute what no
+        loss reads. The CPU counts them; a GPU would have to wait for the host, so there it is as
+        many as may be drawn, or `mask_head.slots` an image if that is less. Where a batch has more
+        positives than slots, on the CPU too, those go that were drawn last in the images with most.
         """
         images, count = positive.shape
-        slots = images * max(1, int(count * self.box_head.positive_fraction))
+        drawn = max(1, int(count * self.box_head.positive_fraction))
         needs_positives = getattr(self.mask_head, "needs_positives", False)
+        limit = None if needs_positives else getattr(self.mask_head, "slots", None)
+        slots = images * (drawn if limit is None else min(limit, drawn))
         if can_sync(positive, static_shapes) or needs_positives:
-            slots = max(
-                1, int(positive.sum())
-            )  # never none: each parameter gets a gradient in each step
-        return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
+            # never none: each parameter gets a gradient in each step
+            slots = min(slots, max(1, int(positive.sum())))
+        if limit is None or limit >= drawn:
+            return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
+        # An image's positives are at the front of its sample, in the random order of their keys.
+        left = torch.arange(count, 0, -1, device=positive.device)
+        first = torch.where(positive, left, 0).flatten().argsort(descending=True, stable=True)
+        return first[:slots].sort().values
 
     def regions(self, boxes: Tensor, size: int) -> Pooled:
         """B R 4 -> what RoIAlign needs of the (B R) regions."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,9 @@ _PACKAGES = {
 }
 
 
+COMMIT = "MASKRCNN_LIT_COMMIT"  # an environment variable: what a copy without .git is of
+
+
 def package_versions() -> dict[str, str]:
     """Versions of Python, of this package and of those that the numbers depend on."""
     found = {name: metadata.version(package) for name, package in _PACKAGES.items()}
@@ -78,7 +82,8 @@ def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict
     """{"hash", "dirty"} of the checkout that the code runs from; None where the code is in no
     commit.
 
-    dirty: a file of the checkout, other than ignored ones, differs from the commit.
+    dirty: a file of the checkout, other than ignored ones, differs from the commit. None where it
+        is not known: a copy without its .git, whose commit the environment names (`COMMIT`).
     folder: of the code; by default this package's own. An installed copy that merely lies in
         somebody's checkout (a .venv in it) is not tracked there, and has no commit.
     changes: tell these, too. "diff" is `git diff HEAD`, no more than DIFF_CHARACTERS of it and a
@@ -88,7 +93,8 @@ def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict
     folder = folder or Path(maskrcnn_lit.__file__).parent
     head, top = _git(folder, "rev-parse", "HEAD"), _git(folder, "rev-parse", "--show-toplevel")
     if not head or not top or not _git(folder, "ls-files", "__init__.py"):
-        return None
+        named = os.environ.get(COMMIT)
+        return {"hash": named, "dirty": None} if named else None
     checkout = Path(top.strip())
     status = _git(checkout, "status", "--porcelain")
     if status is None:

@@ -6,24 +6,31 @@ is kept on disk, so that another run begins with it.
 
 import logging
 import os
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch import nn
+from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.files import default_cache
 
-REGIONS = ("trunk", "targets", "losses", "proposals", "detect", "classify")  # methods of MaskRCNN
+# Methods of MaskRCNN. `infer` holds others, which are compiled into it.
+REGIONS = ("trunk", "targets", "losses", "proposals", "detect", "classify", "infer")
 
 CHOICES = ("auto", "always", "off")
 
 # graphs of one region; a run with a dozen padded sizes, four numbers of slots and two modes has 96
 LIMIT = 256
+
+# What a padded size costs to compile cold, and what a step saves at least (launches that the host
+# does not make), so how many steps of it pay: estimates, until a GPU has measured them.
+COMPILE_SECONDS, SAVED_SECONDS = 100, 0.05
+STEPS_A_SIZE = round(COMPILE_SECONDS / SAVED_SECONDS)
 
 _log = logging.getLogger(__name__)
 
@@ -31,25 +38,46 @@ _log = logging.getLogger(__name__)
 class CompileRegions(Callback):
     """Compiles the model before the first step.
 
-    Args: how: of trainer.compile. "auto": on a GPU. "always": on the CPU as well, where compiling
-        takes minutes, which is more than it saves in a short run. "off".
+    Args: how: of trainer.compile. "auto": on a GPU, where the run is long enough (`too_short`).
+        "always": on the CPU as well, where compiling takes minutes, which is more than it saves in
+        a short run. "off". steps: how many optimizer steps a trainer will make.
     """
 
-    def __init__(self, how: str) -> None:
+    def __init__(self, how: str, steps: Callable[[Trainer], int]) -> None:
         if how not in CHOICES:
             raise UserError(f"trainer.compile is {how!r}; expected {', '.join(CHOICES)}")
-        self.how = how
+        self.how, self.steps = how, steps
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, device = pl_module.model, trainer.strategy.root_device
-        wanted = self.how == "always" or (self.how == "auto" and device.type == "cuda")
-        if not wanted or not isinstance(model, MaskRCNN):
+        if not wanted(self.how, device) or not isinstance(model, MaskRCNN):
             return
         reason = obstacle(model, device)
+        if reason is None and self.how == "auto":
+            sizes = getattr(trainer.datamodule, "padded_sizes", 1)  # type: ignore[attr-defined]
+            reason = too_short(self.steps(trainer), sizes)
         if reason is None:
             compile_regions(model)
         else:
             tell(f"trainer.compile={self.how}: not compiled, since {reason}")
+
+
+def wanted(how: str, device: torch.device) -> bool:
+    """Whether trainer.compile=`how` compiles on this device at all."""
+    return how == "always" or (how == "auto" and device.type == "cuda")
+
+
+def too_short(steps: int, sizes: int) -> str | None:
+    """Why compiling does not pay for so many optimizer steps on batches of so many padded sizes, or
+    None: each size should come `STEPS_A_SIZE` times.
+    """
+    if steps >= STEPS_A_SIZE * sizes:
+        return None
+    return (
+        f"{steps} steps of {sizes} padded sizes are fewer than {STEPS_A_SIZE * sizes}, which pay for "
+        f"compiling (about {COMPILE_SECONDS} s a size): trainer.compile=always does it all the same, "
+        "and data.lengths=1 makes fewer sizes"
+    )
 
 
 def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
@@ -70,16 +98,40 @@ def compile_regions(model: MaskRCNN, **options: Any) -> None:
     stay as they are.
 
     options: of torch.compile. If a region cannot be compiled after all, a line says so and it runs
-    as it is.
+    as it is. A model that is compiled stays so.
     """
+    if is_compiled(model):
+        return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(default_cache() / "compiled"))
     torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.optimize_ddp = (
         False  # the regions are the pieces between which gradients are reduced
     )
     for name in REGIONS:
+        run = _compiled(name, **options)
+        if name == "infer":
+            run = _graphed(run, **options)
         # A method and no function: of a copy of the model it is the copy's.
-        setattr(model, name, MethodType(_compiled(name, **options), model))
+        setattr(model, name, MethodType(run, model))
+
+
+def is_compiled(model: MaskRCNN) -> bool:
+    return any(name in vars(model) for name in REGIONS)
+
+
+def _graphed(plain: Any, **options: Any) -> Any:
+    """`infer` of one image on a GPU as one CUDA graph: there the host's launches are most of the
+    time. Its results are copied, since the next call writes where they lie.
+    """
+    graphed = _compiled("infer", **options | {"mode": "reduce-overhead"})
+
+    def run(model: nn.Module, images: Tensor, *args: Any) -> Any:
+        if images.device.type != "cuda" or len(images) > 1 or "backend" in options:
+            return plain(model, images, *args)
+        torch.compiler.cudagraph_mark_step_begin()
+        return {key: value.clone() for key, value in graphed(model, images, *args).items()}
+
+    return run
 
 
 def _compiled(name: str, **options: Any) -> Any:

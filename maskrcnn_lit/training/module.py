@@ -108,6 +108,7 @@ class DetectionModule(LightningModule):
         self.images_seen: Tensor | int = (
             0  # in training, by this process; those that fill a batch do not count
         )
+        self.masks_dropped: Tensor | int = 0  # positives without a mask slot, as `images_seen`
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
         self._guard = FiniteGuard()
 
@@ -141,6 +142,8 @@ class DetectionModule(LightningModule):
         self.images_seen = (
             self.images_seen + batch["readable"].sum()
         )  # a tensor: nothing waits for the device
+        if output.masks_dropped is not None:
+            self.masks_dropped = self.masks_dropped + output.masks_dropped
         return {"loss": own.sum(), "losses": dict(zip(output.losses, means, strict=True))}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:

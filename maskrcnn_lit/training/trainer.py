@@ -96,12 +96,12 @@ def build_trainer(
     checkpoints = RunCheckpoints(
         folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
     )
-    return Trainer(
+    trainer = Trainer(
         default_root_dir=run_dir,
         callbacks=[
             RankWatch(rank_timeout_minutes, on_stall),
             StopAtStep(steps=steps),
-            CompileRegions(compile),
+            CompileRegions(compile, total_steps),
             *callbacks,
             StopWithoutProgress(patience=patience),
             checkpoints,
@@ -129,11 +129,28 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         # it would come before the resumed state is loaded, and needs its own time
         num_sanity_val_steps=0,
+        # cuDNN tries its algorithms for a shape that is new: there are few, and each comes often
+        benchmark=True if accelerator == "gpu" else None,
         # the data module shares out the images: Lightning's would repeat some
         use_distributed_sampler=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
     )
+    if environment:
+        _ask_no_signals(trainer)
+    return trainer
+
+
+def _ask_no_signals(trainer: Trainer) -> None:
+    """With several processes Lightning 2.6 broadcasts in every step whether the first has received
+    SIGTERM, and reads the answer: the host waits for the device. Here `RunCheckpoints` listens to
+    signals, and the processes agree on a step by themselves (training/stop.py).
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
+
+
+def _nothing() -> None:
+    """In the place of a question that nobody has to ask."""
 
 
 class StopAtStep(Callback):

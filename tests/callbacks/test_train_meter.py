@@ -41,6 +41,22 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+def test_what_had_no_mask_slot_is_a_number_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    made = tiny_module()
+    plain, lost = type(made.model).forward, iter([0, 0, 0, 4, 0, 5, *[0] * 100])
+
+    def forward(self: Any, batch: Any) -> Any:
+        output = plain(self, batch)
+        return output._replace(masks_dropped=torch.tensor(next(lost))) if self.training else output
+
+    monkeypatch.setattr(type(made.model), "forward", forward)
+    tiny_trainer(tmp_path, [Score()], epochs=2, log_every_n_steps=3).fit(
+        made, datamodule=TinyData()
+    )
+    train = [row for row in rows(tmp_path) if "train/loss" in row]
+    assert [row.get("train/masks_dropped") for row in train] == [None, "3.0", None, None]
+
+
 def test_names_and_means(tmp_path: Path):
     record = Record()
     tiny_trainer(tmp_path, [record, Score()], epochs=2, log_every_n_steps=3).fit(

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from models import make_model
 from tiny_verbs import MODEL, SIZE, shapes_data, verb
 
+from maskrcnn_lit.cli import bench
 from maskrcnn_lit.cli.bench import advice, summary, table
 
 pytest_plugins = ("tiny_verbs",)
@@ -44,6 +47,32 @@ def test_it_measures_tells_and_writes(
         and f"Written to {out}" in told
         and "inference, torchvision" in told
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "compiled"),
+    [
+        ("off", "cuda", False),
+        ("auto", "cpu", False),
+        ("auto", "cuda", True),
+        ("always", "cpu", True),
+    ],
+)
+def test_it_compiles_as_a_long_training_does(
+    how: str, device: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Any] = []
+    monkeypatch.setattr(bench, "compile_regions", models.append)
+    monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)
+    model = make_model()
+    assert bench._compile(how, model, torch.device(device)) is compiled
+    assert models == [model] * compiled
+
+
+def test_what_cannot_be_compiled_is_measured_as_it_is(capsys: pytest.CaptureFixture) -> None:
+    model = make_model(roi_align={"points": 0})
+    assert not bench._compile("always", model, torch.device("cpu"))
+    assert "trainer.compile=always: not compiled, since" in capsys.readouterr().out
 
 
 PARTS = ("training", "inference")

@@ -543,6 +543,45 @@ def test_the_masks_slots_hold_every_positive():
     )
 
 
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_too_many_positives_for_the_slots_go_from_the_images_with_most(static_shapes: bool):
+    """And the same ones wherever it runs; the first of a sample were drawn first."""
+    model = make_model(regions=32)
+    model.mask_head.slots = 3
+    positive = torch.zeros(3, 32, dtype=torch.bool)
+    positive[0, :8], positive[1, :1], positive[2, :4] = True, True, True
+    chosen = model.with_masks(positive, static_shapes)
+    assert chosen.tolist() == [0, 1, 2, 3, 32, *range(64, 68)]
+    positive[0, 3:], positive[2, 2:] = False, False  # 6 of 9 slots
+    learnt = model.with_masks(positive, static_shapes)
+    assert positive.flatten()[learnt].sum() == 6
+    assert len(learnt) == (9 if static_shapes else 6)
+
+
+@pytest.mark.parametrize("slots", [None, 8, 100])
+def test_slots_for_all_that_may_be_drawn_are_in_the_order_of_the_regions(slots: int | None):
+    model = make_model(regions=32)
+    model.mask_head.slots = slots
+    positive = torch.zeros(2, 32, dtype=torch.bool)
+    positive[0, :8], positive[1, :3] = True, True
+    assert model.with_masks(positive).tolist() == [*range(8), 32, 33, 34]
+    assert len(model.with_masks(positive, static_shapes=True)) == 16
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_what_has_no_mask_slot_is_counted(static_shapes: bool):
+    model, batch = make_model(norm="frozen"), make_batch(objects=4)
+    whole = model.train()(batch, static_shapes)
+    assert whole.masks_dropped == 0 and whole.counts["mask"] > 2
+    model.mask_head.slots = 1
+    found = model(batch, static_shapes)
+    assert found.counts["mask"] == 2
+    assert found.masks_dropped == whole.counts["mask"] - 2
+    assert found.losses["box"] == whole.losses["box"]
+    found.losses["mask"].backward()
+    assert model.mask_head.logits.weight.grad.isfinite().all()
+
+
 def test_each_region_learns_the_mask_of_its_own_image():
     model, batch = make_model(), joined(without_objects(1), make_batch(1))
     torch.nn.init.zeros_(model.mask_head.logits.weight)

@@ -44,6 +44,29 @@ def test_to_original():
     assert pycocotools.mask.decode(second["masks"][0]).all(), "a full mask over the whole image"
 
 
+def test_everything_is_moved_to_the_host_once(monkeypatch: pytest.MonkeyPatch):
+    moved: list[torch.Size] = []
+    plain = torch.Tensor.cpu
+
+    def seen(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append(tensor.shape)
+        return plain(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", seen)
+    batch = {
+        "image_ids": torch.tensor([7, 8]),
+        "scales": torch.ones(2, 2),
+        "original_sizes": torch.tensor([[50, 60], [40, 30]]),
+    }
+    given = detections()
+    to_original(given, batch)
+    assert moved[: len(given) + 2] == [
+        *(value.shape for value in given.values()),
+        batch["scales"].shape,
+        batch["original_sizes"].shape,
+    ]
+
+
 def test_an_image_without_detections():
     empty = detections()
     empty["valid"][:] = False

@@ -205,6 +205,16 @@ def test_commit_is_of_the_folder_of_the_code_and_tells_changes(
     assert package_commit(package) == {"hash": head, "dirty": True}
     monkeypatch.setenv("PATH", "")
     assert package_commit(package) is None  # no git
+    monkeypatch.setenv("MASKRCNN_LIT_COMMIT", "a" * 40)
+    assert package_commit(package) == {"hash": "a" * 40, "dirty": None}
+
+
+def test_git_knows_better_than_the_environment(checkout: Checkout, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MASKRCNN_LIT_COMMIT", "a" * 40)
+    assert package_commit(checkout.package) == {"hash": "a" * 40, "dirty": None}
+    checkout.git("init", "-q")
+    head = checkout.commit()
+    assert package_commit(checkout.package) == {"hash": head, "dirty": False}
 
 
 def test_the_changes_of_a_checkout_can_be_made_again(

@@ -1,18 +1,27 @@
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule
 from models import make_batch, make_model
+from scenes import Scenes, real_module
 from tiny_run import tiny_trainer
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.measure.cost import count_flops
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.training import compile as compiling
-from maskrcnn_lit.training.compile import REGIONS, CompileRegions, compile_regions, obstacle
+from maskrcnn_lit.training.compile import (
+    REGIONS,
+    STEPS_A_SIZE,
+    CompileRegions,
+    compile_regions,
+    is_compiled,
+    obstacle,
+)
 
 CPU = torch.device("cpu")
 
@@ -126,7 +135,7 @@ def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     same_detections(plain, compiled, batch, 1e-5)
     same_detections(plain, compiled, batch, 1e-5)
     (line,) = said
-    assert line.startswith("trainer.compile: proposals is not compiled, since ")
+    assert line.startswith("trainer.compile: infer is not compiled, since ")
 
 
 def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -147,28 +156,115 @@ class Module(LightningModule):
         self.model = model
 
 
-def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(
-    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
-):
-    trainer = tiny_trainer(tmp_path, compile="auto")
-    (callback,) = [c for c in trainer.callbacks if isinstance(c, CompileRegions)]
-    compiled: list[Any] = []
-    monkeypatch.setattr(compiling, "compile_regions", compiled.append)
+class Lasting:
+    """A trainer for so many steps of `data` on a device."""
+
+    def __init__(self, device: str, data: Any = None) -> None:
+        self.strategy = SimpleNamespace(root_device=torch.device(device))
+        self.datamodule = data
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models that would be compiled."""
+    models: list[Any] = []
+    monkeypatch.setattr(compiling, "compile_regions", models.append)
     monkeypatch.setattr(torch.utils._triton, "has_triton", lambda: True)
-    model = make_model()
-    callback.setup(trainer, Module(model), "fit")
+    return models
+
+
+def start(how: str, steps: int, trainer: Any, model: MaskRCNN) -> None:
+    CompileRegions(how, lambda _: steps).on_fit_start(trainer, Module(model))
+
+
+def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(said: list[str], compiled: list[Any]):
+    model, long = make_model(), 10**6
+    start("auto", long, Lasting("cpu"), model)
+    start("off", long, Lasting("cuda"), model)
     assert compiled == []
-    CompileRegions("always").setup(trainer, Module(model), "fit")
+    start("always", 1, Lasting("cpu"), model)
     assert compiled.pop() == model
-    monkeypatch.setattr(type(trainer.strategy), "root_device", torch.device("cuda"))
-    CompileRegions("off").setup(trainer, Module(model), "fit")
-    assert compiled == []
-    callback.setup(trainer, Module(model), "fit")
+    start("auto", long, Lasting("cuda"), model)
     assert compiled == [model] and said == []
-    callback.setup(trainer, Module(make_model(roi_align={"points": 0})), "fit")
+    start("auto", long, Lasting("cuda"), make_model(roi_align={"points": 0}))
     assert compiled == [model] and said[0].startswith(
         "trainer.compile=auto: not compiled, since model.roi_align.points=0"
     )
+
+
+def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
+    said: list[str], compiled: list[Any]
+):
+    data, model = SimpleNamespace(padded_sizes=6), make_model()
+    start("auto", 6 * STEPS_A_SIZE - 1, Lasting("cuda", data), model)
+    assert compiled == []
+    assert said == [
+        "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are fewer than "
+        "12000, which pay for compiling (about 100 s a size): trainer.compile=always does it all "
+        "the same, and data.lengths=1 makes fewer sizes"
+    ]
+    start("auto", 6 * STEPS_A_SIZE, Lasting("cuda", data), model)
+    start("always", 1, Lasting("cuda", data), model)
+    assert compiled == [model, model]
+
+
+def test_a_run_compiles_before_its_first_step_and_knows_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[tuple[int, bool]] = []
+
+    def compile_now(model: MaskRCNN) -> None:
+        seen.append((callback.steps(trainer), is_compiled(model)))
+
+    monkeypatch.setattr(compiling, "compile_regions", compile_now)
+    trainer = tiny_trainer(tmp_path, compile="always", epochs=5, steps=3)
+    trainer.limit_val_batches = 0
+    (callback,) = [c for c in trainer.callbacks if isinstance(c, CompileRegions)]
+    trainer.fit(real_module(), datamodule=Scenes())
+    assert seen == [(3, False)]
+
+
+def test_what_is_compiled_is_not_compiled_again():
+    model = make_model()
+    assert not is_compiled(model)
+    compile_regions(model, backend="eager")
+    first = {name: vars(model)[name] for name in REGIONS}
+    compile_regions(model, backend="eager")
+    assert is_compiled(model) and {name: vars(model)[name] for name in REGIONS} == first
+
+
+def test_inference_is_one_graph():
+    plain, compiled = pair(backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    batch = {key: value for key, value in make_batch().items() if key in ("images", "image_sizes")}
+    same_detections(plain, compiled, batch, 1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+def test_one_image_on_a_gpu_is_a_cuda_graph_whose_results_are_copied(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    asked: list[Any] = []
+    kept = {"scores": torch.ones(1)}
+
+    def stand_in(function: Any, **options: Any) -> Any:
+        def run(*args: Any) -> Any:
+            asked.append((function.__name__, options.get("mode")))
+            return kept
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    model = make_model()
+    compile_regions(model)
+    for device, count in (("cpu", 1), ("cuda", 2), ("cuda", 1)):
+        images = type(
+            "Images", (), {"device": torch.device(device), "__len__": lambda _, n=count: n}
+        )()
+        found = model.infer(images, None)
+        assert (found["scores"] is kept["scores"]) == ((device, count) != ("cuda", 1))
+    assert asked == [("infer", None), ("infer", None), ("infer", "reduce-overhead")]
 
 
 def test_another_word_than_auto_or_off(tmp_path: Path):

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch import Callback, Trainer
 from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training import trainer as trainer_module
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
@@ -60,6 +62,36 @@ def test_mistakes_are_named(monkeypatch: Any, tmp_path: Path, change: dict[str, 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=message):
         tiny_trainer(tmp_path, **change)
+
+
+@pytest.mark.parametrize(("accelerator", "tried"), [("gpu", True), ("cpu", None)])
+def test_cudnn_tries_its_algorithms_on_a_gpu(
+    tmp_path: Path, accelerator: str, tried: bool | None, monkeypatch: pytest.MonkeyPatch
+):
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(trainer_module, "Trainer", lambda **options: asked.update(options))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    tiny_trainer(tmp_path, accelerator=accelerator, precision="32-true")
+    assert asked["benchmark"] is tried
+
+
+def test_several_processes_do_not_wait_in_every_step_for_a_signal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They agree on where to stop by themselves (training/stop.py)."""
+    from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+    assert callable(_TrainingEpochLoop._broadcast_sigterm_tensor), "what is replaced is there"
+
+    def waits(self: Any) -> None:
+        raise AssertionError("the host reads an answer")
+
+    monkeypatch.setattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor", waits)
+    alone = tiny_trainer(tmp_path)
+    with pytest.raises(AssertionError, match="reads an answer"):
+        alone.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    several = tiny_trainer(tmp_path, environment=LightningEnvironment())
+    several.fit_loop.epoch_loop._broadcast_sigterm_tensor()
 
 
 @pytest.mark.parametrize(
