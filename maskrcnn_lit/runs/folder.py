@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
+from maskrcnn_lit.training.checkpoint import last_checkpoint
 from maskrcnn_lit.training.processes import first_process
 
 
@@ -140,17 +141,27 @@ def recorded(run_dir: Path) -> Iterator[RunResult]:
     result = read_result(file) if first_process() else RunResult(status="running")
     try:
         yield result
-        result.status = "finished"
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
         result.status = "interrupted"
+        if first_process():
+            _record_end(file, result)
         raise KeyboardInterrupt(again(run_dir)) from error
     except BaseException as error:
         result = result if first_process() else read_result(file)
-        if read_result(file).status != "failed":
-            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-            write_result(file, result)
+        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        _record_end(file, result)
+        if isinstance(error, OSError) and last_checkpoint(run_dir) is not None:
+            error.add_note(again(run_dir))
         raise
-    finally:
-        told = read_result(file)
-        if first_process() and told.status != "failed":
+    result.status = "finished"
+    if first_process() and read_result(file).status != "failed":
+        write_result(file, result)
+
+
+def _record_end(file: Path, result: RunResult) -> None:
+    """Write it, unless another process was the first to fail. Where the disk takes nothing more,
+    the reason for that is on its way to the user.
+    """
+    with suppress(OSError):
+        if read_result(file).status != "failed":
             write_result(file, result)
