@@ -33,16 +33,37 @@ def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
     return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def check_output_folder(run_dir: str | None, *, overwrite: bool) -> None:
-    """Raise UserError where `run_dir` is not a folder, or holds files that would be overwritten."""
-    if run_dir is None:
+def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "run_dir") -> None:
+    """Raise UserError where `folder`, given as `option`, is not a folder, or holds files that might
+    be overwritten. None: the command chooses a new one.
+    """
+    if folder is None:
         return
-    folder = Path(run_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run_dir={run_dir} is a file: give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option}={folder} is a file: give a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(
-            f"run_dir={run_dir} holds files already: give another folder, or add overwrite=true"
+            f"{option}={folder} holds files already: give another folder, or add overwrite=true"
+        )
+
+
+def remove_if_empty(folder: Path) -> None:
+    """A folder that was made for what did not come, and the one around it if that is empty too."""
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def check_output_file(file: str | None, *, overwrite: bool, option: str = "out") -> None:
+    """Raise UserError where `file`, given as `option`, is there already, or is a folder."""
+    if file is None:
+        return
+    if Path(file).is_dir():
+        raise UserError(f"{option}={file} is a folder: give a file")
+    if Path(file).exists() and not overwrite:
+        raise UserError(
+            f"{option}={file} is there already: give another file, or add overwrite=true"
         )
 
 

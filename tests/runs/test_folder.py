@@ -13,6 +13,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs import folder as run_folder
 from maskrcnn_lit.runs.folder import (
     alone,
+    check_output_file,
     check_output_folder,
     moved,
     new_output_folder,
@@ -177,3 +178,15 @@ def test_a_result_that_cannot_be_written_does_not_hide_why(
     assert raised.value.__notes__[0].endswith(f"train resume={folder}")
     with pytest.raises(OSError, match=r"result\.json"), recorded(folder):
         pass
+
+
+def test_a_file_that_is_there_is_not_overwritten_without_a_word(tmp_path: Path):
+    file = tmp_path / "a.json"
+    check_output_file(None, overwrite=False)
+    check_output_file(str(file), overwrite=False)
+    file.touch()
+    check_output_file(str(file), overwrite=True)
+    with pytest.raises(UserError, match=r"out=.*a\.json is there already: .* add overwrite=true"):
+        check_output_file(str(file), overwrite=False)
+    with pytest.raises(UserError, match="is a folder: give a file"):
+        check_output_file(str(tmp_path), overwrite=True)

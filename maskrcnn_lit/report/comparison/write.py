@@ -3,9 +3,10 @@ images, writes it.
 """
 
 import hashlib
+import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,13 +87,25 @@ def write_comparison(sources: Sequence[Path], out: Path) -> Path:
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
     )
-    for one in ranked:
-        for name, (light, _) in one.plots.items():
-            atomic_write(out / "plots" / f"{one.prefix}{name}.png", light)
+    plots = {
+        f"{one.prefix}{name}.png": light for one in ranked for name, (light, _) in one.plots.items()
+    }
+    _remove_old_plots(out, plots)
+    for name, light in plots.items():
+        atomic_write(out / "plots" / name, light)
     atomic_write(out / "results.csv", csv_text(jobs, report.arenas))
     atomic_write(out / "report.md", build_markdown(report))
     atomic_write(out / "report.html", build_page(report))
     return out / "report.html"
+
+
+def _remove_old_plots(out: Path, names: Collection[str]) -> None:
+    """Those that an earlier report in `out` shows, and the new one, with `names`, does not have."""
+    report = out / "report.md"
+    if report.is_file():
+        old = set(re.findall(r"\]\(plots/([\w.-]+\.png)\)", report.read_text(errors="replace")))
+        for name in old.difference(names):
+            (out / "plots" / name).unlink(missing_ok=True)
 
 
 class Truth(NamedTuple):
