@@ -35,6 +35,7 @@ from maskrcnn_lit.measure.torchvision_reference import (
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.storage.files import atomic_write
 from maskrcnn_lit.training.compile import compile_regions, obstacle, wanted
@@ -53,6 +54,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """Measure, tell, and write a line of JSON; `config` is that of conf/bench.yaml with
     `overrides`.
     """
+    check_output_file(config.out, overwrite=config.overwrite)
     check_whole(1, steps=config.steps)
     check_whole(0, warmup=config.warmup, seed=config.seed)
     if config.against not in (None, "torchvision"):

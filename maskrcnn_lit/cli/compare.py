@@ -8,6 +8,7 @@ from omegaconf import DictConfig, ListConfig
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.write import write_comparison
+from maskrcnn_lit.runs.folder import check_output_folder
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -15,6 +16,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     several = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
     if not several:
         raise UserError("runs=[] names no run: give a folder, or several, runs=[A,B]")
+    check_output_folder(config.out, overwrite=config.overwrite, option="out")
     sources = [Path(str(source)).expanduser() for source in several]
     page = write_comparison(
         sources,

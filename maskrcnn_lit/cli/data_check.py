@@ -28,6 +28,7 @@ from maskrcnn_lit.data.inspection.checks import (
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths, same_images
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.files import write_json
 
 SHOWN = 20  # faults of a kind in the terminal
@@ -40,6 +41,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     Returns:
         the exit code: 0 nothing is wrong, 1 something is.
     """
+    check_output_file(config.out, overwrite=config.overwrite)
     leaks = same_images(config.data)
     parts = fill_parts(config.data)
     data: CocoDataModule = build(config.data)

@@ -15,13 +15,17 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.parts import PARTS, fill_parts
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.report.draw import draw_instances, grid, ground_truth_from_batch, titled
+from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.images import write_image
+
+DEFAULT_OUT = "outputs/samples.png"
 
 LONGEST = 640  # pixels of a sample in the picture; what the model gets may be larger
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Draw and write the picture; `config` is that of conf/data_show.yaml with `overrides`."""
+    check_output_file(config.out, overwrite=config.overwrite)
     check_whole(1, count=config.count)
     check_whole(0, epoch=config.epoch, seed=config.seed)
     if config.part not in PARTS:
@@ -48,9 +52,10 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         )
         image, target = ground_truth_from_batch(batch, 0, names)
         pictures.append(titled(draw_instances(image, **target), dataset.index.file_names[position]))
-    write_image(Path(config.out), grid(pictures, columns=math.ceil(math.sqrt(len(pictures)))))
+    out = Path(config.out or DEFAULT_OUT)
+    write_image(out, grid(pictures, columns=math.ceil(math.sqrt(len(pictures)))))
     epoch = f"in epoch {config.epoch}" if config.part == "train" else "as in evaluation"
-    print(f"{len(pictures)} {config.part} images {epoch}, as the model gets them: {config.out}")
+    print(f"{len(pictures)} {config.part} images {epoch}, as the model gets them: {out}")
 
 
 def as_seen(batch: Batch) -> Batch:

@@ -28,6 +28,7 @@ from maskrcnn_lit.data.inspection.summary import MOST, TINY, Objects, read_objec
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
+from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.files import write_json
 
 LEVELS = 5  # p2..p6
@@ -39,6 +40,7 @@ ChooseAnchors = Callable[[ImageSize], Choice]  # those of the model at a size of
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Count and measure; `config` is that of conf/data_stats.yaml with `overrides`."""
+    check_output_file(config.out, overwrite=config.overwrite)
     parts = fill_parts(config.data)
     config.data.batch_size = 1  # a set smaller than a batch has numbers too
     data: CocoDataModule = build(config.data)

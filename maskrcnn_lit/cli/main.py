@@ -7,6 +7,7 @@ interrupted.
 
 import importlib
 import os
+import shlex
 import sys
 from collections import deque
 from collections.abc import Sequence
@@ -152,7 +153,7 @@ def _run(arguments: list[str]) -> int:
 def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
     """The flags of a command line, without `--config-dir`, which is taken note of, and the rest."""
     flags: set[str] = set()
-    overrides = []
+    overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
     if verb == "train":
         known |= {"-m": "--multirun", "--multirun": "--multirun"}
@@ -176,6 +177,7 @@ def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
                 "and options NAME=VALUE"
             )
         else:
+            _check_list(word, overrides)
             overrides.append(word)
     return flags, overrides
 
@@ -183,6 +185,19 @@ def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
 def _check_config_kind(kind: str, equals: str) -> None:
     if kind in ("hydra", "all") or (equals and kind != "job"):
         raise UserError(f"--cfg={kind} is unknown: --cfg (or --cfg job) prints the config")
+
+
+def _check_list(word: str, before: list[str]) -> None:
+    """Raise UserError for `runs=A B`: several values of one option go into brackets."""
+    from maskrcnn_lit.config.schema import OPTIONS
+
+    name, _, value = before[-1].partition("=") if before else ("", "", "")
+    rule = OPTIONS.get(name)
+    if "=" in word or word.startswith("~") or rule is None or rule.count is None:
+        return
+    values = ",".join([*value.strip("[]").split(","), word])
+    typed = shlex.quote(f"{name}=[{values}]")
+    raise UserError(f"'{word}' stands alone: several values of {name} go into brackets, {typed}")
 
 
 def add_config_dir(folder: str) -> None:

@@ -17,6 +17,8 @@ FILE = "evaluation.json"
 
 DIGEST = "detections_sha256"  # its key for that of the detections.json beside it
 
+MOST_UNREADABLE = 0.1  # share of the images, for `check_same_images`
+
 
 class Other(NamedTuple):
     """results: the COCO results json; evaluation: what evaluation.json says of it, None for a file
@@ -92,6 +94,18 @@ def read_other(other: Other) -> list[dict[str, Any]]:
             "evaluate again"
         )
     return read_results(other.results)
+
+
+def check_same_images(found: list[Other], image_ids: Collection[int]) -> None:
+    """As `on_same_images`, before anything is scored: `image_ids` are those that may be scored, of
+    which some files may turn out to be unreadable, MOST_UNREADABLE of them at most.
+    """
+    least = (1 - MOST_UNREADABLE) * len(image_ids)
+    counts = [other.evaluation.get("images") for other in found if other.evaluation is not None]
+    known = [count for count in counts if isinstance(count, int)]
+    if len(known) < len(found) or any(least <= count < len(image_ids) for count in known):
+        return
+    on_same_images(found, image_ids)
 
 
 def _read(file: Path) -> dict[str, Any]:

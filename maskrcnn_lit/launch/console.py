@@ -7,12 +7,19 @@ import logging
 import os
 import select
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 
 from maskrcnn_lit.errors import UserError
 
 PIPE_CLOSED = 141  # the exit code where nobody reads the output any more, as in `... | head`
+_DISK_FAULTS = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the disk quota is used up", "free some space"),
+    errno.EFBIG: ("a file would be larger than is allowed here", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the file system is read-only", "make it writable, or give another folder"),
+}
 
 
 def guarded(work: Callable[[], int | None]) -> int:
@@ -26,11 +33,10 @@ def guarded(work: Callable[[], int | None]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _reader_left():
             return PIPE_CLOSED
-        if error.errno == errno.ENOSPC:
-            return _say(
-                f"the disk is full ({error.filename or error}): free some space, then run it again",
-                2,
-            )
+        if error.errno in _DISK_FAULTS:
+            fault, advice = _DISK_FAULTS[error.errno]
+            then = "; ".join(getattr(error, "__notes__", ["run it again"]))
+            return _say(f"{fault} ({error.filename or error}): {advice}, then {then}", 2)
         if error.filename is None:  # not about a file
             raise
         return _say(
@@ -96,9 +102,20 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", message=".*module.s. in eval mode.*"
     )  # they are frozen, and are to be
+    threading.excepthook = _without_tensorboard
     # of every resume in mid-epoch; ours goes on exactly (data/samplers.py), which Lightning cannot
     # know
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+
+_told_by_threads = threading.excepthook
+
+
+def _without_tensorboard(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writer hands its errors on to the main thread, which tells them in a sentence."""
+    writer = type(failure.thread).__name__ == "_AsyncWriterThread"
+    if not (writer and isinstance(failure.exc_value, OSError)):
+        _told_by_threads(failure)
 
 
 def _sentence(error: UserError) -> str:

@@ -15,7 +15,14 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyse import analyse
-from maskrcnn_lit.evaluation.baseline import DIGEST, ids_digest, on_same_images, others, read_other
+from maskrcnn_lit.evaluation.baseline import (
+    DIGEST,
+    check_same_images,
+    ids_digest,
+    on_same_images,
+    others,
+    read_other,
+)
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import choose_results, read_results
@@ -34,7 +41,7 @@ from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.pictures import image_reader
-from maskrcnn_lit.runs.folder import output_folder
+from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, remove_if_empty
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
 from maskrcnn_lit.runs.trained_model import read
@@ -52,11 +59,11 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
     """
     if (config.run is None) == (config.results is None):
         raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+    check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
         others(Path(config.against), config.checkpoint)  # what is missing is told before the work
     if config.results is not None:
         return _score_file(config, overrides)
-    folder = output_folder(config.run, config.run_dir, "evaluations")
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
@@ -80,6 +87,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         config=to_dict(trained),
         seed=trained.seed,
     )
+    folder = new_output_folder(config.run, config.run_dir, "evaluations")
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
     evaluation = CocoEvaluation(
@@ -101,7 +109,16 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
-    trainer.validate(module, datamodule=data, verbose=False)
+    try:
+        if config.against is not None:
+            data.prepare_data()
+            data.setup("validate")
+            ids = _val_index(data).image_ids.tolist()
+            check_same_images(others(Path(config.against), config.checkpoint), ids)
+        trainer.validate(module, datamodule=data, verbose=False)
+    except BaseException:
+        remove_if_empty(folder)
+        raise
     record = {
         "run": str(config.run),
         "checkpoint": config.checkpoint,
@@ -152,6 +169,8 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     data.check_classes()
     index = _val_index(data)
     results = choose_results(results, index.packed)
+    if config.against is not None:
+        on_same_images(others(Path(config.against), config.checkpoint), index.image_ids.tolist())
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -160,7 +179,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
         _log.info(warning)
     _log.info(f"{results_table(scores.metrics)}\n\n{class_table(scores.per_class)}\n")
     record = {"results": config.results, "data": data.name, "overrides": overrides}
-    folder = output_folder(None, config.run_dir, "evaluations")
+    folder = new_output_folder(None, config.run_dir, "evaluations")
     _write(config, folder, record, index, results, scores, matches, limits[-1])
     return _result(data, record, scores, overrides, folder)
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.result import RunResult, file_digests, read_result, write_result
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
+from maskrcnn_lit.training.checkpoint import last_checkpoint
 from maskrcnn_lit.training.processes import first_process
 
 
@@ -32,16 +33,37 @@ def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
     return home / kind / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def check_output_folder(run_dir: str | None, *, overwrite: bool) -> None:
-    """Raise UserError where `run_dir` is not a folder, or holds files that would be overwritten."""
-    if run_dir is None:
+def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "run_dir") -> None:
+    """Raise UserError where `folder`, given as `option`, is not a folder, or holds files that might
+    be overwritten. None: the command chooses a new one.
+    """
+    if folder is None:
         return
-    folder = Path(run_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"run_dir={run_dir} is a file: give a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{option}={folder} is a file: give a folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(
-            f"run_dir={run_dir} holds files already: give another folder, or add overwrite=true"
+            f"{option}={folder} holds files already: give another folder, or add overwrite=true"
+        )
+
+
+def remove_if_empty(folder: Path) -> None:
+    """A folder that was made for what did not come, and the one around it if that is empty too."""
+    with suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def check_output_file(file: str | None, *, overwrite: bool, option: str = "out") -> None:
+    """Raise UserError where `file`, given as `option`, is there already, or is a folder."""
+    if file is None:
+        return
+    if Path(file).is_dir():
+        raise UserError(f"{option}={file} is a folder: give a file")
+    if Path(file).exists() and not overwrite:
+        raise UserError(
+            f"{option}={file} is there already: give another file, or add overwrite=true"
         )
 
 
@@ -140,19 +162,29 @@ def recorded(run_dir: Path) -> Iterator[RunResult]:
     result = read_result(file) if first_process() else RunResult(status="running")
     try:
         yield result
-        result.status = "finished"
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
         result.status = "interrupted"
+        if first_process():
+            _record_end(file, result)
         raise KeyboardInterrupt(again(run_dir)) from error
     except BaseException as error:
         result = result if first_process() else read_result(file)
-        if read_result(file).status != "failed":
-            result.status, result.error = "failed", f"{type(error).__name__}: {error}"
-            result.files = file_digests(run_dir)
-            write_result(file, result)
+        result.status, result.error = "failed", f"{type(error).__name__}: {error}"
+        _record_end(file, result)
+        if isinstance(error, OSError) and last_checkpoint(run_dir) is not None:
+            error.add_note(again(run_dir))
         raise
-    finally:
-        told = read_result(file)
-        if first_process() and told.status != "failed":
-            result.files = file_digests(run_dir)
+    result.status = "finished"
+    if first_process() and read_result(file).status != "failed":
+        result.files = file_digests(run_dir)
+        write_result(file, result)
+
+
+def _record_end(file: Path, result: RunResult) -> None:
+    """Write it, unless another process was the first to fail. Where the disk takes nothing more,
+    the reason for that is on its way to the user.
+    """
+    with suppress(OSError):
+        if read_result(file).status != "failed":
+            result.files = file_digests(file.parent)
             write_result(file, result)

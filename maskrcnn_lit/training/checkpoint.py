@@ -8,6 +8,7 @@ images that its steps have taken).
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import naming
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
 from maskrcnn_lit.training.stop import StopRequest
@@ -31,19 +33,21 @@ def save_plain(path: Path, value: Any) -> None:
     The temporary name is always the same, so that what a killed run left behind is overwritten by
     the next. Raises OSError if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)  # a full disk has room again
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None  # torch.save hides that the disk is full
-        raise
+    with naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "wb") as file:
+                torch.save(value, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)  # a full disk has room again
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch.save hides that the disk is full
+            raise
 
 
 def load_plain(path: Path) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """The verb: what runs=... may be, where the report goes, mistakes in one sentence."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from comparison_sample import draw, make_run
 
 from maskrcnn_lit.cli import main as cli
+from maskrcnn_lit.runs.result import RunResult, write_result
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,49 @@ def test_several_runs_and_another_place(
     assert cli.main(["compare", "runs=7", f"out={tmp_path}/one"]) == 0
     assert cli.main(["compare", "runs=[7,b,7,b,7]", f"out={tmp_path}/many"]) == 0
     assert (tmp_path / "many/report.md").read_text().startswith("# Comparison of 5 folders\n")
+
+
+def test_a_report_that_is_there_is_not_overwritten_without_a_word(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    out = tmp_path / "out"
+    assert cli.main(["compare", f"runs={folder}", f"out={out}"]) == 0
+    assert (out / "plots/learning_rate.png").is_file()
+    (out / "plots/mine.png").touch()
+    assert cli.main(["compare", f"runs={folder}/7", f"out={out}"]) == 2
+    assert f"out={out} holds files already" in capsys.readouterr().err
+    assert cli.main(["compare", f"runs={folder}/7", f"out={out}", "overwrite=true"]) == 0
+    shown = set(re.findall(r"plots/([\w.]+)", (out / "report.md").read_text()))
+    assert "learning_rate.png" not in shown
+    there = {path.name for path in (out / "plots").iterdir()}
+    assert there == {*shown, "mine.png"}, "no plot of the earlier report is left"
+
+
+def test_a_run_that_never_began_is_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    runs = tmp_path / "runs"
+    shutil.copytree(folder / "7", runs / "7")
+    rejected = RunResult(status="failed", error="UserError: there is no annotation file a.json")
+    (runs / "rejected").mkdir()
+    write_result(runs / "rejected/result.json", rejected)
+    assert cli.main(["compare", f"runs={runs}"]) == 0
+    text = (runs / "report/report.md").read_text()
+    assert "1 job: 1 finished." in text
+    assert "rejected" not in text
+    both = f"runs=[{runs}/7,{runs}/rejected]"
+    assert cli.main(["compare", both, f"out={tmp_path}/out"]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    told = "rejected is left out, since it never began: UserError: there is no annotation file"
+    assert text.count(told) == 1
+    assert cli.main(["compare", f"runs={runs}/rejected"]) == 2
+    assert "there is no run in" in capsys.readouterr().err
+
+
+def test_several_runs_without_brackets(capsys: pytest.CaptureFixture):
+    assert cli.main(["compare", "runs=a", "b"]) == 2
+    said = capsys.readouterr().err
+    assert "'b' stands alone: several values of runs go into brackets, 'runs=[a,b]'" in said
 
 
 @pytest.mark.parametrize(

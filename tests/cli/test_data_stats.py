@@ -105,7 +105,7 @@ def test_what_it_suggests_for_tiny_objects_raises_the_recall(
     for text in typed:
         other = {option.split("=")[0] for option in shlex.split(text)}
         kept = [option for option in data if option.split("=")[0] not in other]
-        stats(*kept, *shlex.split(text), f"out={tmp_path}/b.json")
+        stats(*kept, *shlex.split(text), f"out={tmp_path}/b.json", "overwrite=true")
         reached = found(tmp_path / "b.json")["anchors"]["now"]["all"]
         assert reached == pytest.approx(fitted["others"][text]["all"])
         assert reached["0.5"] > 0.1
@@ -121,7 +121,7 @@ def test_larger_images_are_measured_with_the_anchors_that_the_model_has_there(tm
     assert fitted["model.anchors.sizes"] == [8, 16, 32, 64, 128]
     kept = [option for option in data if not option.startswith("data.image_size=")]
     for size, sizes in ((256, [16, 32, 64, 128, 256]), (512, [32, 64, 128, 256, 512])):
-        stats(*kept, f"data.image_size={size}", f"out={tmp_path}/b.json")
+        stats(*kept, f"data.image_size={size}", f"out={tmp_path}/b.json", "overwrite=true")
         there = found(tmp_path / "b.json")["anchors"]
         assert there["model.anchors.sizes"] == sizes
         assert there["now"]["all"] == pytest.approx(
@@ -133,7 +133,7 @@ def test_anchors_that_fit_get_no_other(tmp_path: Path):
     data = tiny_objects(tmp_path / "data")
     stats(*data, f"out={tmp_path}/a.json")
     best = next(iter(found(tmp_path / "a.json")["anchors"]["others"]))
-    stats(*data, *shlex.split(best), f"out={tmp_path}/a.json")
+    stats(*data, *shlex.split(best), f"out={tmp_path}/a.json", "overwrite=true")
     fitted = found(tmp_path / "a.json")["anchors"]
     assert not [text for text in fitted["others"] if "anchors" in text]
     no_other = "  No other sizes and ratios that were tried reach 0.05 more."

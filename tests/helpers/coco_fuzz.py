@@ -158,7 +158,11 @@ class Annotations:
 
     def data_check(self) -> int:
         where = [f"data.train.images={self.images}", f"data.train.annotations={self.file}"]
-        where += [f"cleaned={self.folder / 'by_command'}", f"out={self.folder / 'faults.json'}"]
+        where += [
+            f"cleaned={self.folder / 'by_command'}",
+            f"out={self.folder / 'faults.json'}",
+            "overwrite=true",
+        ]
         output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
         with redirect_stdout(output), redirect_stderr(output):
             code = main(["data", "check", "data=coco_json", *where])

@@ -35,6 +35,17 @@ def fail_with(error: BaseException) -> None:
             2,
             "maskrcnn-lit: the disk is full (last.ckpt)",
         ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            2,
+            "maskrcnn-lit: the disk quota is used up ([Errno 122] Disk quota exceeded)",
+        ),
+        (OSError(errno.EFBIG, "File too large", "a"), 2, "maskrcnn-lit: a file would be larger"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "runs/a"),
+            2,
+            "maskrcnn-lit: the file system is read-only (runs/a): make it writable, or give another",
+        ),
     ],
 )
 def test_how_a_command_may_end(error, code: int, message: str, capsys: pytest.CaptureFixture):

@@ -31,6 +31,7 @@ from maskrcnn_lit.evaluation.coco.scores import class_table
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.report.evaluation.page import SECTIONS
 from maskrcnn_lit.report.evaluation.plots import PLOTS
+from maskrcnn_lit.training.module import DetectionModule
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -141,9 +142,10 @@ def test_a_checkpoint_can_be_given_as_a_file(
     verb("evaluate", f"run={file}", "report=false")
     (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
     assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
-    verb("evaluate", f"run={file}", f"run_dir={tmp_path}", "report=false")
+    verb("evaluate", f"run={file}", f"run_dir={tmp_path}/own", "report=false")
     assert (
-        evaluated(tmp_path)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
+        evaluated(tmp_path / "own")["metrics"]["val/mask_ap"]
+        == result(trained)["metrics"]["val/mask_ap"]
     )
 
 
@@ -466,7 +468,11 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(
 
 
 def test_a_run_against_itself(
-    trained: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    trained: Path,
+    run_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     shutil.copytree(trained, run_dir)
     run = (f"run={run_dir}", "checkpoint=last", "report=false")
@@ -491,14 +497,18 @@ def test_a_run_against_itself(
         assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     entry = json.loads((trained / "detections.json").read_text())[0]
     (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
-    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/a", code=2)
+    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/c", code=2)
     assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
     edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
     (folder / "evaluation.json").write_text(json.dumps(edited))
-    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/a", code=2)
+    monkeypatch.setattr(DetectionModule, "validation_step", None)  # told before anything is scored
+    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/b", code=2)
     assert (
         f"scored 2 images, and here are {VAL_IMAGES}, not the same ones" in capsys.readouterr().err
     )
+    assert not (tmp_path / "b").exists()
+    said = refused("evaluate", *run, f"run_dir={tmp_path}/same")
+    assert f"run_dir={tmp_path}/same holds files already: give another folder" in said
 
 
 def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

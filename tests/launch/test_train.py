@@ -1,5 +1,6 @@
 """`maskrcnn-lit train` from end to end, on a few small pictures."""
 
+import errno
 import json
 import shutil
 import signal
@@ -20,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny_verbs import (
     EPOCHS,
     MODEL,
@@ -538,6 +540,56 @@ def test_a_run_that_fails_says_so(strange: Path, run_dir: Path, monkeypatch: pyt
     assert result(run_dir)["status"] == "finished", (
         "nothing was lost, so its folder may be used again"
     )
+
+
+def full(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_disk_that_fills_loses_nothing_that_was_complete(
+    strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save, saved = torch.save, []
+
+    def save_two(value: Any, file: Any) -> None:
+        if len(saved) == 2:
+            file.write(b"half a checkpoint")
+            full()
+        saved.append(value["global_step"])
+        save(value, file)
+
+    options = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "save", save_two)
+        said = refused("train", *options)
+    assert f"the disk is full ({run_dir}/checkpoints/" in said
+    assert said.endswith(f"train resume={run_dir}")
+    assert not list((run_dir / "checkpoints").glob(".*")), "the half is gone: there is room again"
+    assert checkpoint(run_dir)["global_step"] in saved
+    assert result(run_dir)["status"] == "failed"
+    verb("train", f"resume={run_dir}")
+    assert result(run_dir)["status"] == "finished"
+
+
+def test_a_disk_that_fills_under_tensorboard_is_told_in_a_sentence(
+    strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Its writer is a thread of its own, whose traceback would be printed."""
+    write, written = RecordWriter.write, []
+
+    def write_some(self: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 12:
+            full()
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", write_some)
+    options = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
+    verb("train", *options, code=2)
+    said = capsys.readouterr().err
+    assert "the disk is full" in said
+    assert "Traceback" not in said
+    assert result(run_dir)["status"] == "failed"
 
 
 def test_a_run_finds_its_data_from_any_folder(

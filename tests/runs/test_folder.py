@@ -2,6 +2,7 @@
 folder.
 """
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from omegaconf import OmegaConf
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs import folder as run_folder
 from maskrcnn_lit.runs.folder import (
     alone,
+    check_output_file,
     check_output_folder,
     moved,
     new_output_folder,
@@ -156,3 +159,34 @@ def test_a_backbone_of_ones_own_needs_no_options_of_ours(
     monkeypatch.setenv("MASKRCNN_LIT_CONFIG_DIR", str(tmp_path))
     config = settle(compose("train", ["backbone=small", "model.weights=torchvision_v1"]))
     assert config.model.backbone == {"_target_": "mylab.Small", "width": 16}
+
+
+def test_a_result_that_cannot_be_written_does_not_hide_why(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "result.json")
+
+    monkeypatch.setattr(run_folder, "write_result", full)
+    with pytest.raises(OSError, match=r"metrics\.csv") as raised, recorded(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
+    assert not hasattr(raised.value, "__notes__"), "no checkpoint to go on from"
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
+    with pytest.raises(OSError, match=r"metrics\.csv") as raised, recorded(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
+    assert raised.value.__notes__[0].endswith(f"train resume={folder}")
+    with pytest.raises(OSError, match=r"result\.json"), recorded(folder):
+        pass
+
+
+def test_a_file_that_is_there_is_not_overwritten_without_a_word(tmp_path: Path):
+    file = tmp_path / "a.json"
+    check_output_file(None, overwrite=False)
+    check_output_file(str(file), overwrite=False)
+    file.touch()
+    check_output_file(str(file), overwrite=True)
+    with pytest.raises(UserError, match=r"out=.*a\.json is there already: .* add overwrite=true"):
+        check_output_file(str(file), overwrite=False)
+    with pytest.raises(UserError, match="is a folder: give a file"):
+        check_output_file(str(tmp_path), overwrite=True)

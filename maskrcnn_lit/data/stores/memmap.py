@@ -40,7 +40,11 @@ class Stored:
         """Piece i, read-only; None if it is not there, or was put with another `stamp` (of what it
         was made from).
         """
-        _, checks, mapped = self._open()
+        try:
+            _, checks, mapped = self._open()
+        except OSError as error:  # a folder that cannot be written, and holds no such file
+            self._say_full(error)
+            return None
         begin, end = self.spans[i].tolist()
         piece = mapped[begin:end]
         known = os.pread(checks, 4, 4 * i)
@@ -48,30 +52,41 @@ class Stored:
 
     def put(self, i: int, piece: NDArray[np.uint8], stamp: bytes = b"") -> None:
         """Keep piece i. Where the disk takes no more, nothing is kept, and a warning says so once."""
-        data, checks, _ = self._open()
         content = np.ascontiguousarray(piece).reshape(-1)
         if content.size != self.spans[i, 1] - self.spans[i, 0]:
             raise ValueError(
                 f"piece {i} has {content.size} bytes; expected {self.spans[i, 1] - self.spans[i, 0]}"
             )
         try:
+            data, checks, _ = self._open()
             if os.pwrite(data, content.data, int(self.spans[i, 0])) == content.size:
                 os.pwrite(checks, _check(content, stamp), 4 * i)
         except OSError as error:  # a full disk: what is not in the file is computed anew each time
-            if not self._full:
-                _log.warning(
-                    "%s takes no more (%s): loading goes on, but is slower", self.file, error
-                )
-            self._full = True
+            self._say_full(error)
+
+    def _say_full(self, error: OSError) -> None:
+        if not self._full:
+            _log.warning("%s takes no more (%s): loading goes on, but is slower", self.file, error)
+        self._full = True
 
     def _open(self) -> tuple[int, int, NDArray[np.uint8]]:
+        """Where nothing can be written, a file that is there is read all the same."""
         if self._opened is None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            data = os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)
-            checks = os.open(self.file.with_suffix(".crc"), os.O_RDWR | os.O_CREAT, 0o644)
-            size = int(self.spans.max(initial=1))
-            if os.fstat(data).st_size < size:
-                os.ftruncate(data, size)
+            other, size = self.file.with_suffix(".crc"), int(self.spans.max(initial=1))
+            opened: list[int] = []
+            try:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                opened += [os.open(self.file, os.O_RDWR | os.O_CREAT, 0o644)]
+                opened += [os.open(other, os.O_RDWR | os.O_CREAT, 0o644)]
+                if os.fstat(opened[0]).st_size < size:
+                    os.ftruncate(opened[0], size)
+                data, checks = opened
+            except OSError:
+                for file in opened:
+                    os.close(file)
+                if not other.is_file() or self.file.stat().st_size < size:
+                    raise
+                data, checks = os.open(self.file, os.O_RDONLY), os.open(other, os.O_RDONLY)
             mapped = np.asarray(np.memmap(self.file, np.uint8, "r", shape=(size,))).view(np.ndarray)
             self._opened = data, checks, mapped
         return self._opened

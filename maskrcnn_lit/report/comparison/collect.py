@@ -17,6 +17,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.settings import Job
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
 from maskrcnn_lit.storage.sealed import read_sealed_json
+from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
 
@@ -55,12 +56,36 @@ def read_runs(sources: Sequence[Path]) -> Runs:
                     if not found.jobs:
                         raise
                     found.notes.append(str(error))
+        _leave_out(found, source)
     if not found.jobs:
         raise UserError(
             f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
             "result.json each"
         )
     return found._replace(jobs=_named(found.jobs))
+
+
+def _leave_out(found: Runs, source: Path) -> None:
+    """Drop the runs that never began, unless they are jobs of a sweep; one that was named itself is
+    told.
+    """
+    for job in [job for job in found.jobs if _never_began(job)]:
+        found.jobs.remove(job)
+        if job.folder == source:
+            why = f": {job.result.error}" if job.result.error else ""
+            found.notes.append(f"{source} is left out, since it never began{why}")
+
+
+def _never_began(job: Job) -> bool:
+    """Whether it ended before its first step, and is of no sweep."""
+    if job.folder is None or job.result.status == "finished" or job.result.data:
+        return False
+    try:
+        read_result(job.folder / "result.json")
+    except UserError:  # a damaged one is told
+        return False
+    swept = (job.folder.parent / SWEEP).is_file()
+    return not swept and not job.curves and last_checkpoint(job.folder) is None
 
 
 def validation_index(job: Job) -> AnnotationIndex:

@@ -9,6 +9,8 @@ from maskrcnn_lit.report.comparison.significance import compare, sentences, verd
 from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
 from maskrcnn_lit.report.format import number, plural
 
+NEAR_ZERO = 0.05  # AP50 under which a training has learnt next to nothing
+
 _COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
 
 _LEAST = {"parameters": "fewest parameters", "FLOPs": "fewest FLOPs", "latency": "lowest latency"}
@@ -65,6 +67,8 @@ def _best(arena: Arena) -> Iterator[str]:
         sure = f"the mean of {seeds} seeds, 95 % interval {interval(mean.interval)}"
     else:
         sure = f"one seed, 95 % interval over images {interval(best.runs(arena.ap)[0].result.intervals.get(arena.ap))}"
+    if _nothing_learnt(arena):
+        yield f"Nothing has learnt to detect: no {APS[arena.ap]}50 is over {NEAR_ZERO:g}."
     if len(arena.settings) == 1:
         yield f"The {APS[arena.ap]} on the {arena.title} is {number(mean.value)} ({sure})."
         return
@@ -72,6 +76,12 @@ def _best(arena: Arena) -> Iterator[str]:
         f"Of {len(arena.settings)} settings on the {arena.title}, {best.label} has the highest {APS[arena.ap]}: "
         f"{number(mean.value)} ({sure})."
     )
+
+
+def _nothing_learnt(arena: Arena) -> bool:
+    scores = [job.metric(f"{arena.ap}50") for job in arena.jobs]
+    known = [score for score in scores if score is not None]
+    return bool(known) and max(known) < NEAR_ZERO
 
 
 def _fronts(arena: Arena) -> Iterator[str]:

@@ -3,9 +3,10 @@ images, writes it.
 """
 
 import hashlib
+import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,12 +93,15 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
     )
+    plots = {}
     for one in ranked:
         for name, (light, _) in one.plots.items():
-            file = out / "plots" / f"{one.prefix}{name}"
-            atomic_write(file.with_name(f"{file.name}.png"), light)
+            plots[f"{one.prefix}{name}.png"] = light
             pdf = render(plots_of(one.arena)[name], one.arena, LIGHT, "pdf")
-            atomic_write(file.with_name(f"{file.name}.pdf"), pdf)
+            plots[f"{one.prefix}{name}.pdf"] = pdf
+    _remove_old_plots(out, plots)
+    for name, content in plots.items():
+        atomic_write(out / "plots" / name, content)
     atomic_write(out / "results.csv", csv_text(jobs, report.arenas))
     atomic_write(out / "curves.csv", csv_rows(curve_rows(jobs)))
     atomic_write(out / "tables.tex", latex(report.arenas, report.numbers))
@@ -113,6 +117,16 @@ def _arenas(jobs: Sequence[Job], metric: str | None) -> list[Arena]:
             f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave metric out"
         )
     return arenas(jobs, metric)
+
+
+def _remove_old_plots(out: Path, names: Collection[str]) -> None:
+    """Those that an earlier report in `out` shows, and the new one, with `names`, does not have."""
+    report = out / "report.md"
+    if report.is_file():
+        old = set(re.findall(r"\]\(plots/([\w.-]+\.png)\)", report.read_text(errors="replace")))
+        for name in old.difference(names):
+            (out / "plots" / name).unlink(missing_ok=True)
+            (out / "plots" / name).with_suffix(".pdf").unlink(missing_ok=True)
 
 
 class Truth(NamedTuple):

@@ -80,3 +80,36 @@ def test_a_full_disk_is_told_once_and_stops_nothing(
         "pieces.raw takes no more ([Errno 28] No space left on device): loading goes on"
         in record.getMessage()
     )
+
+
+def test_a_folder_that_turned_read_only_is_read(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    stored.put(0, piece(5))
+    again = Stored(stored.file, stored.spans)
+    opened = os.open
+
+    def read_only(path: str, flags: int, *mode: int) -> int:
+        if flags != os.O_RDONLY:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(again.get(0), piece(5))
+        again.put(2, piece(4096))
+        again.put(2, piece(4096))
+    assert again.get(2) is None
+    assert [record.getMessage().count("takes no more") for record in caplog.records] == [1]
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "file").write_text("no folder")
+    nowhere = Stored(tmp_path / "file" / "pieces.raw", np.array([[0, 5]]))
+    with caplog.at_level(logging.WARNING):
+        assert nowhere.get(0) is None
+        nowhere.put(0, piece(5))
+        assert nowhere.get(0) is None
+    assert [record.getMessage().count("takes no more") for record in caplog.records] == [1]

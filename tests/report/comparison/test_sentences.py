@@ -138,3 +138,16 @@ def test_a_run_that_goes_on_from_another_says_so(tmp_path: Path):
     assert "b0 goes on from step 8 of a0: its costs include that run's." in said
     alone = cautions([longer], arenas([longer]))
     assert f"b0 goes on from step 8 of {tmp_path}: its costs include that run's." in alone
+
+
+def test_a_best_setting_that_has_learnt_nothing_is_told():
+    jobs = [*group("a", 0.001), *group("b", 0.004)]
+    for one in jobs:
+        one.result.metrics["val/mask_ap50"] = 0.04
+    first, *_ = ranking(arenas(jobs)[0], {})
+    assert first.startswith(
+        "Nothing has learnt to detect: no mask AP50 is over 0.05. Of 2 settings"
+    )
+    jobs[0].result.metrics["val/mask_ap50"] = 0.06
+    first, *_ = ranking(arenas(jobs)[0], {})
+    assert first.startswith("Of 2 settings")
