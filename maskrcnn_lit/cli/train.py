@@ -6,7 +6,14 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.launch.train import train
 
+WITHOUT_OPTIONS = (
+    "Without options this trains a ResNet-50 on synthetic shapes, which takes hours on a CPU: "
+    "experiment=demo is the demo of a few minutes, --help has the options"
+)
+
 
 def run(config: DictConfig, overrides: list[str]) -> None:
     """Train, score and draw one model; `config` is conf/train.yaml composed with `overrides`."""
+    if not overrides:
+        print(WITHOUT_OPTIONS, flush=True)
     train(config, overrides, command=sys.argv)

@@ -20,6 +20,10 @@ from maskrcnn_lit.errors import UserError
 FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")
 
 
+# groups of which one choice holds; of the others (logger, callbacks) several may be listed
+ONE_OF = ("augment", "backbone", "data", "experiment", "launcher", "model", "optimizer", "trainer")
+
+
 def is_sweep(overrides: Iterable[str]) -> bool:
     """Whether one of them is for a sweep."""
     return any(text.partition("=")[0].split(".")[0] in FOR_SWEEPS for text in overrides)
@@ -35,6 +39,11 @@ def parse(text: str) -> Override:
     override = parse_any(text)
     if override.is_sweep_override():
         name = override.key_or_group
+        if name in ONE_OF:
+            raise UserError(
+                f"'{text}' gives several values: give one; `maskrcnn-lit train -m {text}` makes a run "
+                "of each"
+            )
         raise UserError(
             f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; "
             "`maskrcnn-lit train -m` makes a run of each"
@@ -73,6 +82,12 @@ def check_choice(
     if group not in groups and not override.is_add():
         raise UserError(
             f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
+        )
+    if isinstance(value, list) and group in ONE_OF:
+        listed = ",".join(map(str, value))
+        raise UserError(
+            f"'{override.input_line}' lists several choices, and one {group} holds: give one; "
+            f"`maskrcnn-lit train -m {group}={listed}` makes a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:
         if not override.is_delete() and str(choice) not in choices:

@@ -12,6 +12,8 @@ from maskrcnn_lit.launch.grid import Job
 # Neither a step's time nor its memory depends on these; the others make kinds of job.
 _SAME = (("seed",), ("run_dir",), ("evaluation",), ("logger",), ("callbacks",), ("metrics",))
 
+COUNTS = ("train_images", "val_images")
+
 _SAME_INSIDE = (("trainer", "epochs"), ("trainer", "steps"), ("data", "seed"))
 
 
@@ -24,9 +26,18 @@ def kind(job: Job) -> str:
             node = node[name]
         node.pop(last, None)
     config["optimizer"] = config["optimizer"]["_target_"]  # its state takes memory
+    _without_counts(config["data"])
     if isinstance(config["data"].get("prepare"), dict):
         config["data"]["prepare"].pop("seed", None)
+        _without_counts(config["data"]["prepare"])
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_counts(data: dict[str, Any]) -> None:
+    """Of how many images an epoch has, a step does not depend; `estimate` has the job's own."""
+    for name in COUNTS:
+        if data.get(name) is not None:
+            data[name] = "as the job says"
 
 
 def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[str, Any]) -> str:
@@ -39,7 +50,8 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
         if isinstance(trial, dict):
             seconds, (epochs, steps) = estimate(job, trial), length(job, trial)
             total += seconds
-            images = f"{trial['train_images']} images x {epochs:g} epochs = {steps} steps"
+            count = images_of(job, trial, "train_images")
+            images = f"{count} images x {epochs:g} epochs = {steps} steps"
             rows.append(
                 [job.name, images, duration(seconds), f"{trial['peak_memory_bytes'] / 1e9:.1f} GB"]
             )
@@ -74,17 +86,23 @@ def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:
     """Epochs and optimizer steps of the job."""
     trainer = job.config.trainer
     a_step = trial["batch_size"] * trial["processes"] * trainer.accumulate
-    each = -(-trial["train_images"] // a_step)
+    each = -(-images_of(job, trial, "train_images") // a_step)
     limits = [] if trainer.epochs is None else [trainer.epochs * each]
     steps = min([*limits, *([] if trainer.steps is None else [trainer.steps])])
     return steps / each, steps
+
+
+def images_of(job: Job, trial: Mapping[str, Any], name: str) -> int:
+    """The job's own `name`, of COUNTS; where it takes all images, as many as the trial had."""
+    own = job.config.data.get(name)
+    return int(trial[name] if own is None else own)
 
 
 def estimate(job: Job, trial: Mapping[str, Any]) -> float:
     """Seconds of the job: its start, its training steps, its validations."""
     epochs, steps = length(job, trial)
     evaluation, processes = job.config.evaluation, trial["processes"]
-    every, images = evaluation.every_n_epochs, trial["val_images"]
+    every, images = evaluation.every_n_epochs, images_of(job, trial, "val_images")
     look = images if evaluation.images is None else min(evaluation.images, images)
     seen = look * (math.ceil(epochs) // every)
     if look < images or math.ceil(epochs) % every:  # all images are scored at the end

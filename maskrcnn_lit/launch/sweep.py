@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,8 +28,9 @@ from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch import console
 from maskrcnn_lit.launch.backends import Command
 from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
-from maskrcnn_lit.launch.plan import kind, plan_table
+from maskrcnn_lit.launch.plan import estimate, kind, plan_table
 from maskrcnn_lit.launch.processes import memory_hint
+from maskrcnn_lit.launch.sweep_progress import SweepProgress
 from maskrcnn_lit.launch.train import train
 from maskrcnn_lit.runs.folder import LOCK, program
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
@@ -49,6 +51,11 @@ def run(overrides: list[str]) -> int:
     """All jobs of the command line `overrides`; the exit code: 1 if one of them failed, or their
     report.
     """
+    if not overrides:
+        raise UserError(
+            "there is nothing to sweep: give an option several values, for example "
+            "backbone=resnet18,resnet50, or leave out -m"
+        )
     sweep = read_sweep(overrides)
     _check_devices(sweep)
     launch = build(sweep.options.launcher)
@@ -65,21 +72,42 @@ def run(overrides: list[str]) -> int:
             f"sweep {sweep.folder}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(missing)} finished",
             flush=True,
         )
+        if len(sweep.jobs) == 1:
+            print(
+                "no option has several values, so this sweep is one run; NAME=A,B makes one of each",
+                flush=True,
+            )
         try:
+            trials = _trials(sweep, missing, launch) if missing else {}
             if missing:
-                print(plan_table(sweep.jobs, missing, _trials(sweep, missing, launch)), flush=True)
+                print(plan_table(sweep.jobs, missing, trials), flush=True)
             if sweep.options.sweep.plan_only:
                 return 0
             _write(sweep, overrides)
-            by_name = {job.name: job for job in missing}
-            for number, (name, code) in enumerate(
-                launch([_command(sweep.folder, job) for job in missing]), start=1
-            ):
-                result = settled(by_name[name], code, _log(sweep.folder, name))
-                print(f"[{number}/{len(missing)}] {name}: {_outcome(result)}", flush=True)
+            _launch(sweep, missing, launch, trials)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("the same command goes on") from None
         return _ending(sweep)
+
+
+def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any]) -> None:
+    """Run the `missing` jobs, and tell how far they are and what came of each."""
+    if not missing:
+        return
+    by_name = {job.name: job for job in missing}
+    known = {job.name: trials.get(kind(job)) for job in missing}
+    seconds = {
+        name: estimate(by_name[name], trial)
+        for name, trial in known.items()
+        if isinstance(trial, dict)
+    }
+    print(f"what the jobs print goes to {sweep.folder / 'logs'}", flush=True)
+    with SweepProgress(list(by_name), partial(_log, sweep.folder), seconds) as progress:
+        commands = [_command(sweep.folder, job) for job in missing]
+        for number, (name, code) in enumerate(launch(commands), start=1):
+            progress.ended(name)
+            result = settled(by_name[name], code, _log(sweep.folder, name))
+            print(f"[{number}/{len(missing)}] {name}: {_outcome(result)}", flush=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ for small ones. No answer takes more than its share of memory, disk or time: see
 """
 
 import io
+import logging
 import os
 import re
 import socket
@@ -36,6 +37,8 @@ from maskrcnn_lit.storage.files import file_digest, locked
 RETRIES = 5
 
 BACKOFF = 0.5  # seconds: 0, 1, 2, 4 and 8 between the tries
+
+_log = logging.getLogger(__name__)
 
 TIMEOUT = Timeout(connect=10, read=30)  # seconds without a sign of the server
 
@@ -385,8 +388,19 @@ def _ask(url: str, retries: Retry, **options: Any) -> BaseHTTPResponse:
     return _pool(url).request("GET", url, retries=retries, timeout=TIMEOUT, **options)
 
 
-def _retries() -> Retry:
-    return Retry(
+class _ToldRetry(Retry):
+    """One that says that it tries again: a server that is gone takes half a minute."""
+
+    def increment(self, *args: Any, **kwargs: Any) -> "_ToldRetry":
+        following = super().increment(*args, **kwargs)
+        error, response = kwargs.get("error"), kwargs.get("response")
+        why = reason(error) if error is not None else f"HTTP {getattr(response, 'status', '?')}"
+        _log.info("retrying (%s of %s times): %s", RETRIES - (following.total or 0), RETRIES, why)
+        return following
+
+
+def _retries(kind: type[Retry] = Retry) -> Retry:
+    return kind(
         RETRIES,
         status_forcelist=RETRIED,
         backoff_factor=BACKOFF,
@@ -410,7 +424,7 @@ def _receive(url: str, part: Path) -> None:
     """Complete `part`, which holds the beginning of the file or is not there. A connection that
     breaks is made again and goes on from there; who brings the file further has all retries again.
     """
-    retries, furthest = _retries(), 0
+    retries, furthest = _retries(_ToldRetry), 0
     with (
         open(part, "ab") as file,
         progress_bar(unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar,
@@ -430,7 +444,7 @@ def _receive(url: str, part: Path) -> None:
                 return
             except HTTPError as error:
                 if file.tell() > furthest:
-                    retries, furthest = _retries(), file.tell()
+                    retries, furthest = _retries(_ToldRetry), file.tell()
                 retries = retries.increment("GET", url, error=error)
                 retries.sleep()
 

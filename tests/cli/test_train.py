@@ -15,3 +15,13 @@ def test_the_command_line_goes_with_the_config(monkeypatch: pytest.MonkeyPatch):
     config = OmegaConf.create({"seed": 3})
     train.run(config, ["seed=3"])
     assert calls == [((config, ["seed=3"]), {"command": ["maskrcnn-lit", "train", "seed=3"]})]
+
+
+def test_without_options_it_says_what_it_trains(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr(train, "train", lambda *given, **named: None)
+    train.run(OmegaConf.create({}), [])
+    assert "experiment=demo is the demo of a few minutes" in capsys.readouterr().out
+    train.run(OmegaConf.create({}), ["seed=3"])
+    assert capsys.readouterr().out == ""

@@ -128,6 +128,7 @@ def test_a_composed_config_refuses_unknown_keys():
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),
         ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
+        ("backbone=resnet18,resnet50", "`maskrcnn-lit train -m backbone=resnet18,resnet50` makes"),
         ("seed=ten", "seed=ten must be a whole number, 0 or more"),
         ("clip=true", "clip is a number, 1.5 by default"),
         ("size=null", "size=null must be a whole number, 1 or more"),

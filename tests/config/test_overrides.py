@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from maskrcnn_lit.config.overrides import as_path, flat, parse, suggest, typed
+from maskrcnn_lit.config.overrides import as_path, check_choice, flat, parse, suggest, typed
 from maskrcnn_lit.errors import UserError
 
 
@@ -50,3 +50,10 @@ def test_flat_names_every_entry():
         ("a.b.c", 1),
         ("d", [{"e": 2}]),
     ]
+
+
+def test_a_group_of_which_one_holds_takes_no_list():
+    listed = parse("backbone=[a,b]")
+    with pytest.raises(UserError, match="`maskrcnn-lit train -m backbone=a,b` makes a run of each"):
+        check_choice(listed, "train", {"backbone": "a"}, ["a", "b"])
+    check_choice(parse("logger=[a,b]"), "train", {"logger": "a"}, ["a", "b"])

@@ -15,7 +15,8 @@ TRIAL = {
 
 
 def jobs(*overrides: str) -> list[Job]:
-    return read_sweep(["experiment=demo", *overrides]).jobs
+    counts = ("data.train_images=100", "data.val_images=40")
+    return read_sweep(["experiment=demo", *counts, *overrides]).jobs
 
 
 def test_jobs_of_one_kind_take_the_same_time_a_step():
@@ -80,3 +81,16 @@ def test_the_table_has_a_line_for_each_job_that_is_to_run():
 def test_durations_as_one_says_them():
     told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
     assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]
+
+
+def test_jobs_share_a_trial_whatever_their_number_of_images():
+    both = jobs("data.train_images=100,50", "data.val_images=40,8", "trainer.epochs=3")
+    assert len({kind(job) for job in both}) == 1
+    assert [length(job, TRIAL)[1] for job in both] == [21, 21, 12, 12]
+    small = next(
+        j for j in both if j.config.data.train_images == 50 and j.config.data.val_images == 8
+    )
+    assert estimate(small, TRIAL) == pytest.approx(10 + 3 * 4 * 2 + 3 * 8 / 16)
+    all_, some = jobs("data.train_images=null,50", "trainer.epochs=3")
+    assert kind(all_) != kind(some), "how many all are, a trial of all says"
+    assert length(all_, TRIAL) == (3, 21)

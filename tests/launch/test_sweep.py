@@ -27,8 +27,9 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit.launch.grid import read_sweep
-from maskrcnn_lit.launch.sweep import begin, settled
+from maskrcnn_lit.launch.sweep import _stopped_as_interrupted, begin, settled
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.training.stop import SIGNALS
 
 pytest_plugins = ("tiny_verbs",)
 SHORT = (
@@ -275,3 +276,17 @@ def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake():
     assert "`maskrcnn-lit train -m` makes a run of each" in refused(
         "train", "experiment=demo", "seed=1,2"
     )
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_the_sweep_is_an_interruption(number: signal.Signals):
+    """Which its launcher passes on to the job (test_backends.py)."""
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), _stopped_as_interrupted():
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+    assert signal.getsignal(number) == before
+
+
+def test_nothing_to_sweep():
+    assert "there is nothing to sweep" in refused("train", "-m")

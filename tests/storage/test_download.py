@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import os
 import resource
 import socket
@@ -274,6 +275,19 @@ def test_a_download_goes_on_where_its_connection_broke(
     assert not ranges or begins[1] < begins[2] < begins[3], "three halves of what was left"
     download(url, tmp_path / "archive.zip", MD5, "md5")
     assert len(server.asked) == 4, "it is there"
+
+
+def test_a_download_says_that_it_tries_again(
+    server: Server, short: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    url, _ = server.offer(CONTENT, "archive.zip")
+    server.fail("503", times=2)
+    with caplog.at_level(logging.INFO):
+        assert download_archive(url, tmp_path) == CONTENT
+    told = [text for text in caplog.messages if text.startswith("retrying ")]
+    assert len(told) == 2
+    assert told[0].startswith("retrying (1 of ")
+    assert told[0].endswith(": HTTP 503")
 
 
 @pytest.mark.parametrize("fault", ["404", "500", "503", "says_nothing", "stalls"])

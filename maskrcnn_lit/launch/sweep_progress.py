@@ -1,0 +1,137 @@
+"""What the jobs of a sweep are doing, in the terminal of the sweep: read from their log files."""
+
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, TextIO
+
+from maskrcnn_lit.launch.plan import duration
+
+_LINE = re.compile(r"^epoch (\S+)  step (\d+)/(\d+)  (\d+):(\d\d):(\d\d) left", re.MULTILINE)
+_TAIL = 16_384  # bytes of a log file
+
+
+class Progress(NamedTuple):
+    """Of a job: "3/12", steps, and the seconds that it will still take."""
+
+    epoch: str
+    step: int
+    steps: int
+    left: float
+
+
+def read_progress(log: Path) -> Progress | None:
+    """What the job said last, or None."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _TAIL))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return None
+    found = _LINE.findall(text)
+    if not found:
+        return None
+    epoch, step, steps, hours, minutes, seconds = found[-1]
+    left = 3600 * int(hours) + 60 * int(minutes) + int(seconds)
+    return Progress(epoch, int(step), int(steps), float(left))
+
+
+class SweepProgress:
+    """While the block runs, tells how far the running jobs are and what is left of the sweep.
+
+    In a terminal one line is written over itself every two seconds, elsewhere a new line comes
+    every minute.
+
+    Args:
+        names: of the jobs, in order. log: of a job by its name. seconds: what a whole job takes by
+            its name, as far as that is known.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        log: Callable[[str], Path],
+        seconds: Mapping[str, float],
+        *,
+        out: TextIO | None = None,
+    ) -> None:
+        self.names, self.log, self.seconds = list(names), log, seconds
+        self._out = out or sys.stdout
+        self._overwrites = self._out.isatty()
+        self._done: set[str] = set()
+        self._began = time.time()
+        self._shown = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "SweepProgress":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.clear()
+
+    def ended(self, name: str) -> None:
+        """The job `name` has ended; a line about it can be printed now."""
+        self._done.add(name)
+        self.clear()
+
+    def clear(self) -> None:
+        if self._overwrites and self._shown:
+            self._out.write("\r\x1b[J")
+            self._out.flush()
+        self._shown = ""
+
+    def text(self) -> str:
+        """Of the running jobs; "" where none has said anything yet."""
+        waiting = [name for name in self.names if name not in self._done]
+        running = {name: read_progress(self.log(name)) for name in waiting if self._runs(name)}
+        parts = []
+        for name, at in running.items():
+            if at is not None:
+                number = self.names.index(name) + 1
+                parts.append(
+                    f"[{number}/{len(self.names)}] {name}: epoch {at.epoch}, step "
+                    f"{at.step}/{at.steps}, {duration(at.left)} left"
+                )
+        if not parts:
+            return ""
+        return "; ".join([*parts, *self._rest(waiting, running)])
+
+    def _rest(self, waiting: Sequence[str], running: Mapping[str, Progress | None]) -> list[str]:
+        """How long the sweep takes, jobs side by side counted as such."""
+        if any(name not in self.seconds for name in waiting if running.get(name) is None):
+            return []
+        left = 0.0
+        for name in waiting:
+            at = running.get(name)
+            left += self.seconds[name] if at is None else at.left
+        return [f"about {duration(left / max(1, len(running)))} left of the sweep"]
+
+    def _runs(self, name: str) -> bool:
+        try:
+            return self.log(name).stat().st_mtime >= self._began
+        except OSError:
+            return False
+
+    def _run(self) -> None:
+        while not self._stop.wait(2.0 if self._overwrites else 60.0):
+            text = self.text()
+            if not text or text == self._shown:
+                continue
+            line = f"\r\x1b[J{text}" if self._overwrites else f"{text}\n"
+            self._out.write(line)
+            self._out.flush()
+            self._shown = text
