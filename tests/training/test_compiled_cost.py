@@ -100,8 +100,8 @@ def test_no_operator_makes_the_host_wait(regions: dict[str, fx.GraphModule], reg
 
 @pytest.mark.parametrize("region", ["trunk", "trunk backward"])
 def test_the_trunk_has_no_atomic_additions(regions: dict[str, fx.GraphModule], region: str):
-    """As interpolation, or an index, would have in its gradient."""
-    names = operators(regions[region])
+    """As interpolation, an index or pooling would have in its gradient. A slice's is a copy."""
+    names = [n for n in operators(regions[region]) if "slice_scatter" not in n]
     assert not [n for n in names if "index" in n or "scatter" in n or "upsample" in n]
 
 
