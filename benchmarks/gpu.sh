@@ -94,7 +94,7 @@ main() {
     # The tests that need a GPU, without those that compile for minutes.
     if wanted tests && [[ $device == cuda ]]; then
         run tests 80 "$python" -m pytest -q --tb=short -p no:cacheprovider -m gpu \
-            -k "not compile and not auto" tests || failed=1
+            -k "not compile and not always" tests || failed=1
     fi
     # Small images, where the host's launches are the time: each region as a CUDA graph.
     if wanted graphs && [[ $device == cuda ]]; then

@@ -45,18 +45,18 @@ class FPN(nn.Module):
             merged[level] = merged[level] + enlarge(merged[level + 1], maps[level].shape[-2:])
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
         # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two
-        # subsampling of p5.
-        return [*pyramid, F.max_pool2d(pyramid[-1], kernel_size=1, stride=2)]
+        # subsampling of p5. As max pooling its gradient would have atomic additions.
+        return [*pyramid, pyramid[-1][:, :, ::2, ::2].clone()]
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     """B C h w -> B C H W by nearest neighbours; `size` is H, W.
 
-    Exactly twice the size is a view that is copied, channels last. Its gradient is a sum of four,
-    where `F.interpolate` compiled has one of atomic additions, in another memory format.
+    With the channels last, exactly twice the size is a view that is copied. Its gradient is a sum of
+    four, where `F.interpolate` compiled has one of atomic additions, in another memory format.
     """
     images, channels, height, width = x.shape
-    if tuple(size) != (2 * height, 2 * width):
+    if tuple(size) != (2 * height, 2 * width) or x.is_contiguous():
         return F.interpolate(x, size=tuple(size), mode="nearest")
     cells = x.permute(0, 2, 3, 1)[:, :, None, :, None]  # B h 1 w 1 C
     doubled = cells.expand(images, height, 2, width, 2, channels)

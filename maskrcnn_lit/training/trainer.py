@@ -129,8 +129,9 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         # it would come before the resumed state is loaded, and needs its own time
         num_sanity_val_steps=0,
-        # cuDNN tries its algorithms for a shape that is new: there are few, and each comes often
-        benchmark=True if accelerator == "gpu" else None,
+        # cuDNN tries its algorithms for a shape that is new: there are few, and each comes often.
+        # None: Lightning's choice.
+        benchmark=True if accelerator == "gpu" and not deterministic else None,
         # the data module shares out the images: Lightning's would repeat some
         use_distributed_sampler=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),

@@ -72,14 +72,17 @@ class Operators(TorchDispatchMode):
 
 def test_doubling_uses_no_interpolation_forward_or_backward():
     """Compiled, its gradient would be one of atomic additions."""
-    fpn = FPN(in_channels=(4, 4, 4, 4), channels=4)
+    last = torch.channels_last
+    fpn = FPN(in_channels=(4, 4, 4, 4), channels=4).to(memory_format=last)
     with Operators() as seen:
-        pyramid = fpn([torch.randn(1, 4, s, s) for s in (32, 16, 8, 4)])
+        pyramid = fpn(
+            [torch.randn(1, 4, s, s).contiguous(memory_format=last) for s in (32, 16, 8, 4)]
+        )
         torch.stack([level.sum() for level in pyramid]).sum().backward()
     assert "convolution_backward" in seen.names
-    assert not {name for name in seen.names if "upsample" in name or "index" in name}
+    assert not {n for n in seen.names if "upsample" in n or "index" in n or "pool" in n}
     with Operators() as seen:
-        fpn([torch.randn(1, 4, s, s) for s in (25, 13, 7, 4)])
+        fpn([torch.randn(1, 4, s, s).contiguous(memory_format=last) for s in (25, 13, 7, 4)])
     assert "upsample_nearest2d" in seen.names
 
 
@@ -88,6 +91,14 @@ def test_p6_is_every_second_cell_of_p5():
         [torch.randn(1, 4, s, s) for s in (40, 20, 10, 5)]
     )
     assert torch.equal(p6, p5[:, :, ::2, ::2])
+    assert torch.equal(p6, F.max_pool2d(p5, kernel_size=1, stride=2))
+
+
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+def test_every_level_has_the_memory_format_of_its_input(form: torch.memory_format):
+    built = FPN(in_channels=(4, 4, 4, 4), channels=4).to(memory_format=form)
+    maps = [torch.randn(1, 4, s, s).contiguous(memory_format=form) for s in (40, 20, 10, 5)]
+    assert all(level.is_contiguous(memory_format=form) for level in built(maps))
 
 
 def test_biases_begin_at_zero():

@@ -64,14 +64,24 @@ def test_mistakes_are_named(monkeypatch: Any, tmp_path: Path, change: dict[str, 
         tiny_trainer(tmp_path, **change)
 
 
-@pytest.mark.parametrize(("accelerator", "tried"), [("gpu", True), ("cpu", None)])
+@pytest.mark.parametrize(
+    ("accelerator", "deterministic", "tried"),
+    [("gpu", False, True), ("gpu", True, None), ("gpu", "warn", None), ("cpu", False, None)],
+)
 def test_cudnn_tries_its_algorithms_on_a_gpu(
-    tmp_path: Path, accelerator: str, tried: bool | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    accelerator: str,
+    deterministic: bool | str,
+    tried: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    """But where runs must not differ: it may choose another one each time."""
     asked: dict[str, Any] = {}
     monkeypatch.setattr(trainer_module, "Trainer", lambda **options: asked.update(options))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    tiny_trainer(tmp_path, accelerator=accelerator, precision="32-true")
+    tiny_trainer(
+        tmp_path, accelerator=accelerator, precision="32-true", deterministic=deterministic
+    )
     assert asked["benchmark"] is tried
 
 
