@@ -192,7 +192,9 @@ def test_the_pareto_front_is_told_and_the_plots_are_there(out: Path):
         "data_size" in names
         and not {"epochs", "learning_rate", "epochs_learning_rate", "cost_flops"} & names
     )
-    assert all(Image.open(path).format == "PNG" for path in (out / "plots").iterdir())
+    for name in names:
+        assert Image.open(out / "plots" / f"{name}.png").format == "PNG"
+        assert (out / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_each_backbone_is_drawn_beside_the_truth_on_the_same_images(out: Path):
