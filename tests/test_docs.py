@@ -42,6 +42,8 @@ OTHERS = {
     "source",
     "export",
     "mkdir",
+    "eval",
+    "benchmarks/gpu.sh",
     "torchrun",
     "srun",
     "pre-commit",
@@ -90,7 +92,7 @@ def commands(text: str) -> list[list[str]]:
     lines += [(False, code) for code in spans(text) if " " in code]
     found = []
     for is_shell, line in lines:
-        for part in line.strip().removeprefix("$ ").split(" && "):
+        for part in re.split(r" && | \| ", line.strip().removeprefix("$ ")):
             if is_shell or part.split(" ")[0] in OURS | OTHERS:
                 found.append(shlex.split(part, comments=True))
     return [words for words in found if words]
@@ -124,6 +126,8 @@ def config_dir(name: str) -> Iterator[None]:
 
 def check(words: list[str]) -> None:
     """Raise if a command could not work in a fresh clone."""
+    while re.match(r"[A-Z]+=", words[0]):  # variables of the environment
+        words = words[1:]
     first, *rest = words
     if "--config-dir" in rest:  # the folders are those that docs/extend and the tutorial write
         place = rest.index("--config-dir")
@@ -133,13 +137,16 @@ def check(words: list[str]) -> None:
         if not rest or rest[0].startswith("-") or "--help" in rest:
             assert cli.main(rest) == 0
             return
+        if rest[0] == "completion":
+            assert rest[1] in ("bash", "zsh", "fish")
+            return
         count = 1 if rest[0] in cli.VERBS else 2
         verb = " ".join(rest[:count])
         assert verb in cli.VERBS, f"there is no verb {verb}"
         if "-m" in rest or is_sweep(rest[count:]):
             assert read_sweep([word for word in rest[count:] if word != "-m"]).jobs
             return
-        config.compose(verb, [word for word in rest[count:] if word != "--cfg"])
+        config.compose(verb, [word for word in rest[count:] if word not in ("--cfg", "job")])
     elif first == "make":
         done = subprocess.run(["make", "-n", *rest], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
