@@ -163,6 +163,7 @@ def install() -> None:
     """Give torch's CUDA operators whose libraries need a GPU others that only have shapes."""
     import torch
 
+    torch.backends.cudnn.enabled = False  # batch norms are torch's own, as cuDNN needs a GPU
     table = {**product_operators(), **convolution_operators(), "fill_.Scalar": fill}
     operators = torch.library.Library("aten", "IMPL")
     for name, function in table.items():
