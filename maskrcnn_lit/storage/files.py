@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 
 def safe_path(folder: Path, name: str) -> Path | None:
     """`folder`/`name`, or None if `name` leaves the folder. Links in the folder are followed: they
@@ -24,8 +26,10 @@ def safe_path(folder: Path, name: str) -> Path | None:
 
 
 def default_cache() -> Path:
-    """Where what can be made again is kept: $XDG_CACHE_HOME/maskrcnn_lit, ~/.cache/maskrcnn_lit."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "maskrcnn_lit"
+    """The user's cache folder for files that can be made again; on Linux ~/.cache/maskrcnn_lit, or
+    $XDG_CACHE_HOME/maskrcnn_lit.
+    """
+    return user_cache_path("maskrcnn_lit", appauthor=False)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:

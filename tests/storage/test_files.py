@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_lit.storage import files
-from maskrcnn_lit.storage.files import atomic_write, locked, write_json
+from maskrcnn_lit.storage.files import atomic_write, default_cache, locked, write_json
 
 
 @pytest.mark.parametrize("data", ["naïve\nlines\r\n", b"\x00\xff"])
@@ -118,3 +118,11 @@ def test_where_the_file_system_has_no_locks_nobody_waits(
     refuse(errno.EIO)
     with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock"):
         pass
+
+
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "maskrcnn_lit"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "maskrcnn_lit"
