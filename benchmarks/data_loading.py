@@ -182,12 +182,14 @@ def stages(dataset: Any, rounds: int) -> dict[str, float]:
     import numpy as np
 
     from maskrcnn_lit.data.collate import collate
-    from maskrcnn_lit.data.transforms import draw_view, resample
+    from maskrcnn_lit.data.transforms import resample, sample_transform
     from maskrcnn_lit.storage.images import decode
 
     index, count = dataset.index, len(dataset)
     views = [
-        draw_view(*index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i))
+        sample_transform(
+            *index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i)
+        )
         for i in range(count)
     ]
     files = [index.read(i) for i in range(count)]
@@ -204,7 +206,7 @@ def stages(dataset: Any, rounds: int) -> dict[str, float]:
         ]
     samples = [dataset[1, i] for i in range(count)]
     work: dict[str, Callable[[int], Any]] = {
-        "view": lambda i: draw_view(
+        "view": lambda i: sample_transform(
             *index.size(i), dataset.image_size, dataset.augment, np.random.default_rng(i)
         ),
         "read": lambda i: dataset.resized.get(i) if kept else index.read(i),

@@ -35,9 +35,9 @@ from train_step import classes, real_batch
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.measure.timing import autocast
-from maskrcnn_lit.model.boxes import suppress, suppress_levels
+from maskrcnn_lit.model.boxes import batched_nms, suppress_levels
 from maskrcnn_lit.model.matching import OBJECT, match
-from maskrcnn_lit.model.roi_align import Pooled, roi_align
+from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.runs.provenance import package_commit
 from maskrcnn_lit.training import compile as compiling
 
@@ -164,7 +164,7 @@ def ops(probe: Probe) -> None:
     corner = torch.rand(4, 1000, 2, generator=generator) * 600
     boxes = torch.cat([corner, corner + torch.rand(4, 1000, 2, generator=generator) * 150 + 2], -1)
     there = boxes.to(probe.device)
-    keep = suppress(boxes, 0.7)
+    keep = batched_nms(boxes, 0.7)
 
     def settle(values: torch.Tensor) -> torch.Tensor:
         return suppress_levels([values], 0.7, static_shapes=True)[0]
@@ -180,9 +180,9 @@ def ops(probe: Probe) -> None:
     maps = [torch.randn(4, 64, 800 // s, 800 // s, generator=generator) for s in STRIDES]
     image = torch.arange(4).repeat_interleave(200)
     rois = boxes[:, :200].reshape(-1, 4)
-    (expected,) = roi_align(maps, [Pooled(rois, image, 7)], strides=STRIDES)
+    (expected,) = roi_align(maps, [RoIs(rois, image, 7)], strides=STRIDES)
     placed = [m.to(probe.device).contiguous(memory_format=torch.channels_last) for m in maps]
-    wanted = [Pooled(rois.to(probe.device), image.to(probe.device), 7)]
+    wanted = [RoIs(rois.to(probe.device), image.to(probe.device), 7)]
     (found,) = roi_align(placed, wanted, strides=STRIDES)
     probe.write(
         "ops",

@@ -37,10 +37,10 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler,
 from torchvision.models.detection.roi_heads import RoIHeads, project_masks_on_boxes
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou
 
-from maskrcnn_lit.model.boxes import suppress
+from maskrcnn_lit.model.boxes import batched_nms as our_batched_nms
 from maskrcnn_lit.model.mask_head import mask_targets
 from maskrcnn_lit.model.matching import BACKGROUND, OBJECT, match
-from maskrcnn_lit.model.roi_align import Pooled, roi_align
+from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.sampling import sample
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.training.devices import device_name
@@ -143,7 +143,7 @@ def suppression(scene: Scene) -> Pair:
             torch.zeros_like(image, dtype=torch.bool).index_fill(0, kept, True).view(images, count)
         )
 
-    return Pair(lambda: suppress(scene.proposals, 0.7), theirs, torch.equal)
+    return Pair(lambda: our_batched_nms(scene.proposals, 0.7), theirs, torch.equal)
 
 
 def regions(scene: Scene, backward: bool) -> Pair:
@@ -164,7 +164,7 @@ def regions(scene: Scene, backward: bool) -> Pair:
             torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(mine, other, strict=True)
         )
 
-    pooled = [Pooled(boxes.flatten(0, 1), image, 7)]
+    pooled = [RoIs(boxes.flatten(0, 1), image, 7)]
     return Pair(
         lambda: run(lambda: roi_align(pyramid, pooled, strides=STRIDES)[0]),
         lambda: run(lambda: theirs(named, list(boxes), [scene.size] * len(boxes))),

@@ -126,10 +126,10 @@ def open_again(folder: Path, workers: int) -> dict[str, float]:
 
 def share(folder: Path, workers: int) -> dict[str, float]:
     from maskrcnn_lit.data.coco.arrays import open_json
-    from maskrcnn_lit.data.coco.index import whole_index
+    from maskrcnn_lit.data.coco.index import full_index
     from maskrcnn_lit.storage.sources import Folder
 
-    index = whole_index(open_json(Folder(folder), "index.json", folder / "cache"), Folder(folder))
+    index = full_index(open_json(Folder(folder), "index.json", folder / "cache"), Folder(folder))
     one, private = touching(index, 1)
     many, _ = touching(index, workers)
     return {

@@ -194,7 +194,7 @@ def real_batch(arguments: argparse.Namespace, slots: int = 8, whole: bool = Fals
     """
     import numpy as np
 
-    from maskrcnn_lit.data.buckets import padded_shapes
+    from maskrcnn_lit.data.buckets import bucket_shapes
     from maskrcnn_lit.data.collate import collate
     from maskrcnn_lit.data.datamodule import CocoDataModule
 
@@ -213,7 +213,7 @@ def real_batch(arguments: argparse.Namespace, slots: int = 8, whole: bool = Fals
         (i for i in landscape if objects[i] <= 20 and not crowds[i]), key=lambda i: -objects[i]
     )
     images = [dataset[0, chosen[n % len(chosen)]] for n in range(arguments.batch)]
-    (shapes,) = padded_shapes(np.array([sorted(arguments.size)]), tuple(arguments.size), 1)
+    (shapes,) = bucket_shapes(np.array([sorted(arguments.size)]), tuple(arguments.size), 1)
     return collate(images, shapes if whole else None, slots)
 
 

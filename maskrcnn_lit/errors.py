@@ -8,7 +8,7 @@ from typing import Any
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The message is one sentence: the value, what was expected,
+    """A mistake that the user can fix. The message is one sentence: the value, what was expected,
     the next step.
 
     `maskrcnn-lit` prints it without a traceback and exits with code 2.

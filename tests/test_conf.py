@@ -23,7 +23,7 @@ from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.launch.grid import read_sweep
 from maskrcnn_lit.model.pretrained.published import PUBLISHED
-from maskrcnn_lit.runs.folder import settle
+from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.training.optimizer import Length
 from maskrcnn_lit.training.trainer import build_trainer
 
@@ -140,7 +140,7 @@ def test_an_experiment_builds(choice: str):
     ],
 )
 def test_finetune_freezes_what_was_trained(options: tuple[str, ...], norm: str, frozen: int | str):
-    config = settle(composed("train", "experiment=finetune", *options))
+    config = freeze_config(composed("train", "experiment=finetune", *options))
     assert (config.backbone.norm, config.backbone.freeze_at) == (norm, frozen)
     assert (config.model.weights in PUBLISHED) == (norm == "frozen")
     backbone = build(config.model, num_classes=2).backbone

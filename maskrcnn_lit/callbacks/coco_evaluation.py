@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from maskrcnn_lit.callbacks.gather import raise_reported, report_failure, share
+from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
@@ -113,7 +113,7 @@ class CocoEvaluation(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        raise_reported()
+        raise_remote_failure()
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(
                 pl_module.device
@@ -137,7 +137,7 @@ class CocoEvaluation(Callback):
             return
         self._validations += 1
         own = self._collector, self._roi_accuracy
-        scored = share(
+        scored = gather_and_combine(
             f"validation {self._validations}",
             own,
             lambda all_: self._score(trainer, all_),
@@ -161,8 +161,8 @@ class CocoEvaluation(Callback):
     ) -> None:
         """No process waits for one that has failed."""
         if isinstance(exception, Exception):
-            raise_reported(exception)
-            report_failure(exception)
+            raise_remote_failure(exception)
+            publish_failure(exception)
 
     def _reset(self) -> None:
         self._collector = DetectionCollector()

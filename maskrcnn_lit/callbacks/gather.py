@@ -26,7 +26,7 @@ _GRACE_SECONDS = (
 )
 
 
-def share(
+def gather_and_combine(
     name: str, own: Any, combine: Callable[[list[Any]], Any], *, wait_seconds: float = _WAIT_SECONDS
 ) -> Any:
     """What `combine` makes, in process 0, of the `own` of all processes in the order of their
@@ -54,14 +54,14 @@ def share(
         try:
             outcome = [combine(gathered)]
         except Exception as error:
-            report_failure(error)
+            publish_failure(error)
             raise
         store.set(made, "")
     torch.distributed.broadcast_object_list(outcome)
     return outcome[0]
 
 
-def report_failure(error: Exception) -> None:
+def publish_failure(error: Exception) -> None:
     """Tell the other processes, if none has told of a failure yet; process 0 waits until they have
     heard it.
     """
@@ -85,7 +85,7 @@ def report_failure(error: Exception) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def raise_reported(cause: Exception | None = None) -> None:
+def raise_remote_failure(cause: Exception | None = None) -> None:
     """Raise what another process has reported: a UserError where it was one there, else a
     RuntimeError.
     """
@@ -100,7 +100,7 @@ def raise_reported(cause: Exception | None = None) -> None:
 def _wait(ready: Callable[[], bool], what: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
-        raise_reported()
+        raise_remote_failure()
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"process {torch.distributed.get_rank()} waited {seconds:g} s for {what}: one was killed (out of "

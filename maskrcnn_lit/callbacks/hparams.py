@@ -146,8 +146,8 @@ def varying(folder: str, names: Iterable[str]) -> set[str]:
     """Those of `names` that the folder of a sweep's job is named by: NAME=VALUE,NAME=VALUE, the
     last part of a name being enough.
     """
-    told = {part.partition("=")[0] for part in folder.split(",") if "=" in part}
-    return {name for name in names if not told.isdisjoint({name, name.rpartition(".")[2]})}
+    message = {part.partition("=")[0] for part in folder.split(",") if "=" in part}
+    return {name for name in names if not message.isdisjoint({name, name.rpartition(".")[2]})}
 
 
 def _value(text: str) -> Value:

@@ -109,11 +109,11 @@ def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
     A detector names no negatives, so the true ones are 0; where nothing is detected, precision is,
     and TensorBoard leaves the point out.
     """
-    kept = ~judged.ignored[0]
+    selected = ~judged.ignored[0]
     if label is not None:
-        kept &= judged.labels == label
+        selected &= judged.labels == label
     objects = int(judged.objects.sum() if label is None else judged.objects[label])
-    scores, right = judged.scores[kept], judged.right[0, kept]
+    scores, right = judged.scores[selected], judged.right[0, selected]
     found, hits = _from(scores), _from(scores[right])
     precision = hits / np.maximum(found, 1)
     recall = hits / max(objects, 1)

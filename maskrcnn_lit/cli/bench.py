@@ -21,7 +21,7 @@ from maskrcnn_lit.data.loaders import choose_workers
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.measure.cost import count_parameters
 from maskrcnn_lit.measure.timing import (
-    Rows,
+    StageTimes,
     time_calls,
     time_inference,
     time_loading,
@@ -180,7 +180,9 @@ def _theirs(
     return {"training": summary(rows, images), "inference": summary(inference, images)}
 
 
-def _train(config: DictConfig, model: nn.Module, losses: Any, settings: dict[str, Any]) -> Rows:
+def _train(
+    config: DictConfig, model: nn.Module, losses: Any, settings: dict[str, Any]
+) -> StageTimes:
     if settings["device"].type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     fused = settings["device"].type == "cuda"
@@ -190,7 +192,7 @@ def _train(config: DictConfig, model: nn.Module, losses: Any, settings: dict[str
     return time_training(losses, plan.optimizer, **settings)
 
 
-def summary(rows: Rows, images: int) -> dict[str, Any]:
+def summary(rows: StageTimes, images: int) -> dict[str, Any]:
     """Milliseconds a batch, of each stage and of all: [5th percentile, median, 95th percentile];
     images a second.
     """
@@ -239,9 +241,9 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
         return f"the loader: {loading:.0f} ms a batch, and a training step takes {step:.0f}", change
     stages = report["training"]["stages"]
     slowest = max(stages, key=lambda name: stages[name][1])
-    told = f"the training step, {step:.0f} ms a batch, the most of it ({stages[slowest][1]:.0f}) in the {slowest}"
+    message = f"the training step, {step:.0f} ms a batch, the most of it ({stages[slowest][1]:.0f}) in the {slowest}"
     if not cuda:
-        return told, [
+        return message, [
             "a GPU",
             "a smaller data.image_size",
             "model=mask_rcnn_light backbone=mobilenet_v3_large",
@@ -253,7 +255,7 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
         change.insert(
             0, f"data.batch_size={2 * report['images'][0]}: less than half of the memory is in use"
         )
-    return told, change
+    return message, change
 
 
 def table(report: dict[str, Any]) -> list[str]:

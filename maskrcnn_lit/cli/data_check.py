@@ -67,7 +67,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         lines, nothing = learning_fault(index, lost[part], data.image_size, str(paths[part][0]))
         remarks += [f"{part}: {line.strip()}" for line in lines]
         faults[part] += [nothing] if nothing else []
-        print("\n".join(told(part, findings[part], faults[part])))
+        print("\n".join(message(part, findings[part], faults[part])))
     print("\n".join(f"note: {remark}" for remark in remarks), end="\n" if remarks else "")
     for part, target in targets.items():
         _write_cleaned(target, originals[part], findings[part])
@@ -150,7 +150,7 @@ def _progress(part: str) -> Callable[[int, int], None]:
     return show
 
 
-def told(part: str, found: Findings, faults: list[Fault]) -> list[str]:
+def message(part: str, found: Findings, faults: list[Fault]) -> list[str]:
     """Lines to print: what was looked at, then each kind of fault with its count and the first
     SHOWN of it.
     """

@@ -1,7 +1,7 @@
 """`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
 
 Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of
-`reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can mend, 130
+`reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can fix, 130
 interrupted.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from maskrcnn_lit import __version__
 from maskrcnn_lit.cli.help import Verb, overview, topic_help, verb_help
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.console import guarded, quiet, show_library_logs
+from maskrcnn_lit.launch.console import run_and_report_errors, show_library_logs, silence_libraries
 
 # Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in
 # conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
@@ -117,7 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # processes and from whatever else runs (a step took ten times as long); those that sleep cost
     # next to nothing, so that torch may keep one for each core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+    return run_and_report_errors(
+        lambda: _run(list(sys.argv[1:] if arguments is None else arguments))
+    )
 
 
 def _run(arguments: list[str]) -> int:
@@ -224,7 +226,7 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         _say_loading()
         from maskrcnn_lit.launch import sweep
 
-        quiet()
+        silence_libraries()
         show_library_logs()
         return sweep.run(overrides)
     else:
@@ -232,7 +234,7 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         if verb not in WITHOUT_TORCH:
             _say_loading()
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
-        quiet()
+        silence_libraries()
         show_library_logs()
         return module.run(composed, overrides) or 0
     return 0

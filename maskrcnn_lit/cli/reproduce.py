@@ -20,7 +20,7 @@ from maskrcnn_lit.config.overrides import flat, typed
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_within
 from maskrcnn_lit.launch.run import read_data
-from maskrcnn_lit.runs.folder import again, moved, output_folder
+from maskrcnn_lit.runs.folder import output_folder, relocate, resume_hint
 from maskrcnn_lit.runs.parent import read_parent, start_from
 from maskrcnn_lit.runs.provenance import (
     describe_datamodule,
@@ -32,7 +32,7 @@ from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, without_nan, write_json
 from maskrcnn_lit.training.devices import resolve_accelerator
 from maskrcnn_lit.training.module import config_digest
-from maskrcnn_lit.training.processes import launched
+from maskrcnn_lit.training.processes import cluster_environment
 
 # where other sums are to be expected: two threads for one moved the demo's mask AP by 0.019
 TOLERANCE = 0.03
@@ -54,7 +54,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     """
     if config.tolerance is not None:
         check_within(0, math.inf, tolerance=config.tolerance)
-    if launched() is not None:
+    if cluster_environment() is not None:
         raise UserError(
             "reproduce starts the processes of the run itself: leave out torchrun or srun"
         )
@@ -68,7 +68,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         None, config.run_dir, "reproductions"
     )  # in the run it would be one more run of its sweep
     _say_before(config.run, before, frozen, config.other_data)
-    frozen = _as_here(moved(frozen, str(folder)), before.machine)
+    frozen = _as_here(relocate(frozen, str(folder)), before.machine)
     if _prepared(folder, frozen, before, config.trust):
         print(f"The same again, in {folder}:", flush=True)
         code = _train(folder, config.trust)
@@ -121,12 +121,12 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
     digest = config_digest(read_run_config(run))
     if digest != before.config_sha256:
         found.insert(0, Difference("config_sha256", before.config_sha256, digest))
-    told = (
+    message = (
         f"differs already\n{_table(found)}"
         if found
         else "is as it was: config, commit, versions, machine and data"
     )
-    print(f"Of what {run} was made from, this {told}\n")
+    print(f"Of what {run} was made from, this {message}\n")
     changed = [
         pair.name for pair in found if pair.name.startswith("data.") and pair.run is not None
     ]
@@ -199,9 +199,9 @@ def _train(folder: Path, trust: Sequence[str]) -> int:
         code = process.wait()
     except KeyboardInterrupt:
         process.wait()  # it was interrupted, too, and leaves its folder in order
-        raise KeyboardInterrupt(again(folder)) from None
+        raise KeyboardInterrupt(resume_hint(folder)) from None
     if code < 0:
-        raise UserError(f"the run was killed by signal {-code}; {again(folder)}")
+        raise UserError(f"the run was killed by signal {-code}; {resume_hint(folder)}")
     return code
 
 
@@ -211,16 +211,16 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     if tolerance is None:
         elsewhere = any(pair.name.startswith(("versions.", "machine.")) for pair in found)
         tolerance = TOLERANCE if elsewhere or after.machine["gpu"] is not None else 0.0
-    kept = [
+    selected = [
         {k: v for k, v in result.metrics.items() if k not in TIMES} for result in (before, after)
     ]
-    metrics = sorted(differing(*kept), key=lambda pair: -distance(pair.run, pair.now))
+    metrics = sorted(differing(*selected), key=lambda pair: -distance(pair.run, pair.now))
     largest = max((distance(pair.run, pair.now) for pair in metrics), default=0.0)
     equal = largest <= tolerance
     if found or metrics:
         print(f"\nOf {run} and {folder} this differs\n{_table([*found, *metrics])}")
     where = f", of {metrics[0].name}" if metrics else ""
-    same, all_ = len(kept[0]) - len(metrics), len(kept[0])
+    same, all_ = len(selected[0]) - len(metrics), len(selected[0])
     print(
         f"\n{same} of {all_} metrics are equal to the last bit; the largest difference is {largest:.3g}{where}."
     )

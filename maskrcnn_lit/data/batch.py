@@ -72,20 +72,23 @@ def check_batch(batch: Batch, num_classes: int) -> None:
         if key not in batch:
             raise ValueError(f"batch has no '{key}'; it needs {', '.join(_LAYOUT)}")
         _check_layout(key, batch[key], letters, dtype, sizes)
-    boxes, labels, held = batch["boxes"], batch["labels"], batch["valid"] | batch["crowd"]
+    boxes, labels, filled = batch["boxes"], batch["labels"], batch["valid"] | batch["crowd"]
     if (batch["valid"] & batch["crowd"]).any():
         raise ValueError("a slot is valid and crowd at once; crowd regions are not objects")
     limit = batch["image_sizes"].flip(-1).repeat(1, 2)[:, None]  # B 2 (h, w) -> B 1 4 (w, h, w, h)
     inside = (
         (boxes >= 0).all(-1) & (boxes <= limit).all(-1) & (boxes[..., :2] < boxes[..., 2:]).all(-1)
     )
-    if not (inside | ~held).all():
-        b, g = (~(inside | ~held)).nonzero()[0].tolist()
+    if not (inside | ~filled).all():
+        b, g = (~(inside | ~filled)).nonzero()[0].tolist()
         raise ValueError(
             f"box {boxes[b, g].tolist()} of image {int(batch['image_ids'][b])} must have 0 <= x1 < x2 <= width "
             f"and 0 <= y1 < y2 <= height of its size {batch['image_sizes'][b].tolist()}"
         )
-    if not ((labels >= 1) & (labels <= num_classes) | ~held).all() or (labels[~held] != 0).any():
+    if (
+        not ((labels >= 1) & (labels <= num_classes) | ~filled).all()
+        or (labels[~filled] != 0).any()
+    ):
         raise ValueError(
             f"labels must be 1..{num_classes} in held slots and 0 in padding, got {labels.tolist()}"
         )

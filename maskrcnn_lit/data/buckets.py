@@ -17,7 +17,7 @@ _STEP = 32  # what the coarsest stage of a backbone divides by
 LENGTHS = 3  # the most of each orientation
 
 
-def padded_shapes(sizes: Ints, image_size: ImageSize, most: int = LENGTHS) -> list[list[Shape]]:
+def bucket_shapes(sizes: Ints, image_size: ImageSize, most: int = LENGTHS) -> list[list[Shape]]:
     """The padded sizes for images of `sizes` (I 2: height, width after the resize): for each
     orientation that there is, landscape first, at most `most` that grow. A square `image_size` has
     one in all, and so has one that is padded to a square.
@@ -52,7 +52,7 @@ def _lengths(needed: Ints, longest: int, most: int) -> list[int]:
     return [length for k, length in enumerate(best[1]) if k in used or k == len(best[1]) - 1]
 
 
-def chains(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
+def bucket_groups(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
     """For each orientation and each of its shapes the positions of the images that fit into it and
     into none before: those of one shape may also be padded to any later one of its orientation.
     """
@@ -67,10 +67,10 @@ def chains(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
     return result
 
 
-def padding(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> float:
+def padding_overhead(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> float:
     """Padded pixels for each real one, each image alone in the first shape that it fits."""
     area = 0
-    for chain, groups in zip(shapes, chains(sizes, shapes), strict=True):
+    for chain, groups in zip(shapes, bucket_groups(sizes, shapes), strict=True):
         area += sum(
             height * width * len(group)
             for (height, width), group in zip(chain, groups, strict=True)

@@ -48,10 +48,10 @@ def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     torch's time an array.
     """
     whole = _zeros([len(columns), *shape], columns[0].dtype)
-    held = whole.numpy()
+    filled = whole.numpy()
     for i, column in enumerate(columns):
         corner: tuple[Any, ...] = (i, *map(slice, column.shape))
-        held[corner] = column.numpy()
+        filled[corner] = column.numpy()
     return whole
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
-from maskrcnn_lit.data.buckets import LENGTHS, Shape, chains, padded_shapes, padding
+from maskrcnn_lit.data.buckets import LENGTHS, Shape, bucket_groups, bucket_shapes, padding_overhead
 from maskrcnn_lit.data.coco.categories import UNUSED, Category, some
 from maskrcnn_lit.data.coco.classes import (
     check_names,
@@ -25,12 +25,12 @@ from maskrcnn_lit.data.coco.classes import (
     source_names,
 )
 from maskrcnn_lit.data.coco.faults import describe
-from maskrcnn_lit.data.coco.index import AnnotationIndex, How, OnBad, read_index
+from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid, SubsetOrder, read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.collate import SLOTS, collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.loaders import (
-    CopiedAhead,
+    CudaPrefetcher,
     ExplainedLoader,
     Loader,
     check_workers,
@@ -121,13 +121,13 @@ class CocoDataModule(LightningDataModule):
         image_ids: Sequence[int] | None = None,
         train_images: int | None = None,
         val_images: int | None = None,
-        subset: How = "random",
+        subset: SubsetOrder = "random",
         image_size: int | Sequence[int] = (800, 1333),
         lengths: int = LENGTHS,
         slots: int = SLOTS,
         batch_size: int = 2,
         workers: int | str = "auto",
-        on_bad: OnBad = "error",
+        on_bad: OnInvalid = "error",
         keep_empty: bool = True,
         seed: int = 0,
         augment: Mapping[str, Any] | None = None,
@@ -142,8 +142,8 @@ class CocoDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         _check_counts(seed, mask_size, image_ids, cache_gb)
-        check_choice(get_args(How), data__subset=subset)
-        check_choice(get_args(OnBad), data__on_bad=on_bad)
+        check_choice(get_args(SubsetOrder), data__subset=subset)
+        check_choice(get_args(OnInvalid), data__on_bad=on_bad)
         check_choice(("auto", "on", "off"), data__image_cache=image_cache)
         check_flag(data__keep_empty=keep_empty)
         check_workers(workers)
@@ -210,7 +210,7 @@ class CocoDataModule(LightningDataModule):
         if self.train_index is None:
             raise RuntimeError("call setup() first")
         sizes = fitted_sizes(self.train_index.sizes, self.image_size)
-        return sum(map(len, padded_shapes(sizes, self.image_size, self.lengths)))
+        return sum(map(len, bucket_shapes(sizes, self.image_size, self.lengths)))
 
     def prepare_data(self) -> None:
         if self.prepare is not None:
@@ -327,11 +327,11 @@ class CocoDataModule(LightningDataModule):
         if index is None:
             raise RuntimeError("call setup() first")
         augment = self.augment if training else None
-        resized, told = choose_resized(
+        resized, message = choose_resized(
             self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb
         )
-        if told and training:
-            self.tell(told)
+        if message and training:
+            self.tell(message)
         return CocoDataset(
             index=index,
             image_size=self.image_size,
@@ -388,12 +388,12 @@ class CocoDataModule(LightningDataModule):
     ) -> tuple[list[list[Ints]], list[list[Shape]]]:
         """The images that share a padded size, and these sizes."""
         sizes = fitted_sizes(index.sizes, self.image_size)
-        shapes = padded_shapes(sizes, self.image_size, self.lengths)
+        shapes = bucket_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
         self.tell(
-            f"{part}: padded to {names}: {padding(sizes, shapes):.1%} more pixels than the images have"
+            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than the images have"
         )
-        return chains(sizes, shapes), shapes
+        return bucket_groups(sizes, shapes), shapes
 
     def _loader(
         self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]
@@ -418,7 +418,7 @@ class CocoDataModule(LightningDataModule):
             # else every epoch draws from the global one, and a resumed run differs
             generator=torch.Generator(),
         )
-        return CopiedAhead(loader, device) if device.type == "cuda" else loader
+        return CudaPrefetcher(loader, device) if device.type == "cuda" else loader
 
     def _ranks(self) -> tuple[int, int]:
         return (

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
-from maskrcnn_lit.data.coco.index import AnnotationIndex, OnBad
+from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid
 from maskrcnn_lit.data.coco.rasterize import visible_boxes
 from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.samplers import BLANK, Key
@@ -23,11 +23,11 @@ from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import (
     Augment,
     ImageSize,
-    View,
-    change_colours,
-    draw_view,
+    SampledTransform,
+    color_jitter,
     map_boxes,
     resample,
+    sample_transform,
     whole_view,
 )
 from maskrcnn_lit.data.warp import draw_transforms, warp_crops
@@ -69,7 +69,7 @@ class CocoDataset(Dataset[Sample]):
         image_size: ImageSize,
         augment: Augment | None = None,
         mask_size: int = 112,
-        on_bad: OnBad = "error",
+        on_bad: OnInvalid = "error",
         seed: int = 0,
         resized: ResizedImages | None = None,
         cache: Path | None = None,
@@ -86,20 +86,20 @@ class CocoDataset(Dataset[Sample]):
         if i == BLANK:
             return _blank(self.mask_size)
         rng = np.random.default_rng((self.seed, epoch, i))
-        view = draw_view(*self.index.size(i), self.image_size, self.augment, rng)
+        view = sample_transform(*self.index.size(i), self.image_size, self.augment, rng)
         image = self._image(i, view)
         readable, matrix = image is not None, None
         if image is None:
             image = torch.zeros(3, *view.size, dtype=torch.uint8)
         elif self.augment is not None:
-            image = change_colours(image, self.augment, rng)
+            image = color_jitter(image, self.augment, rng)
             image, matrix = draw_transforms(image, self.augment.transforms, rng)
         sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
         sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
         hidden = None if readable else _hidden(view.size, self.mask_size)
         return sample | (hidden or self._targets(i, view, matrix))
 
-    def _image(self, i: int, view: View) -> Tensor | None:
+    def _image(self, i: int, view: SampledTransform) -> Tensor | None:
         if self.resized is None:
             return self._decoded(i, view)
         pixels = self.resized.get(i)
@@ -112,7 +112,7 @@ class CocoDataset(Dataset[Sample]):
         height, width, _ = pixels.shape
         return resample(pixels, 1, view._replace(window=(0, 0, height, width)))
 
-    def _decoded(self, i: int, view: View) -> Tensor | None:
+    def _decoded(self, i: int, view: SampledTransform) -> Tensor | None:
         size = self.index.size(i)
         whole = (size[0] * view.size[0] / view.window[2], size[1] * view.size[1] / view.window[3])
         try:
@@ -121,7 +121,7 @@ class CocoDataset(Dataset[Sample]):
             where = self.index.where(i)
             if self.on_bad == "error":
                 raise BadImageError(
-                    f"{where} cannot be decoded ({error}): mend or remove the file, or go on without its pixels with "
+                    f"{where} cannot be decoded ({error}): fix or remove the file, or go on without its pixels with "
                     "data.on_bad=skip"
                 ) from error
             _log.warning(
@@ -130,7 +130,9 @@ class CocoDataset(Dataset[Sample]):
             return None
         return resample(pixels, factor, view)
 
-    def _targets(self, i: int, view: View, matrix: NDArray[np.float64] | None) -> Sample:
+    def _targets(
+        self, i: int, view: SampledTransform, matrix: NDArray[np.float64] | None
+    ) -> Sample:
         """Boxes, labels and mask crops. A crop covers the uncut box, so it shows what it would
         without the window; the box is cut to the window and shrunk to the mask inside. What is
         under 1 pixel or without mask is dropped. matrix: of `augment.transforms`, after the view.
@@ -138,12 +140,12 @@ class CocoDataset(Dataset[Sample]):
         annotations = self.index.annotations(i)
         height, width = view.size
         uncut = map_boxes(annotations["boxes"], view.matrix)
-        crops, held = self._crops.of(i, annotations["boxes"], view.flip)
+        crops, filled = self._crops.of(i, annotations["boxes"], view.flip)
         if matrix is not None:
             crops, uncut = warp_crops(crops, uncut, matrix)
         cut = uncut.clip(0, [width, height, width, height])
         boxes = visible_boxes(crops, uncut, cut)
-        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & held)
+        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & filled)
         crowd = annotations["crowd"][seen]
         return {
             "boxes": torch.from_numpy(boxes[seen].astype(np.float32)),
@@ -156,7 +158,11 @@ class CocoDataset(Dataset[Sample]):
 
 
 def _describe(
-    image: Tensor, original: tuple[int, int], image_id: int, view: View, readable: bool = True
+    image: Tensor,
+    original: tuple[int, int],
+    image_id: int,
+    view: SampledTransform,
+    readable: bool = True,
 ) -> Sample:
     scales = view.size[0] / view.window[2], view.size[1] / view.window[3]
     return {

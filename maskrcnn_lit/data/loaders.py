@@ -18,7 +18,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.samplers import BLANK, Key
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.cache import Prefetch, told_ahead
+from maskrcnn_lit.storage.cache import Prefetch, lookahead
 from maskrcnn_lit.storage.sources import Remote
 
 # batches: more than the loader processes hold, and at 50 ms a request enough for 8 at a time
@@ -27,7 +27,7 @@ AHEAD = 32
 MAX_WORKERS = 1024
 
 
-class FetchedAhead:
+class PrefetchingBatchSampler:
     """The same `batches`, of an index whose images are far away: when one is handed out, the images
     of the batch that is AHEAD behind it are asked for, and wait in the cache when a loader process
     wants them.
@@ -43,7 +43,7 @@ class FetchedAhead:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return told_ahead(self.batches, self._tell, AHEAD)
+        return lookahead(self.batches, self._tell, AHEAD)
 
     def _tell(self, batch: list[Key]) -> None:
         if self._prefetch is None:
@@ -59,7 +59,9 @@ class FetchedAhead:
 def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
     """The same `batches`, fetched ahead where their images are far away."""
     return (
-        FetchedAhead(batches, index, index.source) if isinstance(index.source, Remote) else batches
+        PrefetchingBatchSampler(batches, index, index.source)
+        if isinstance(index.source, Remote)
+        else batches
     )
 
 
@@ -130,7 +132,7 @@ def _explain_deaths() -> None:
     signal.signal(signal.SIGCHLD, explaining)
 
 
-class CopiedAhead:
+class CudaPrefetcher:
     """The batches of `loader` on a GPU, each copied from pinned memory on a stream of its own while
     a step before it computes. Where a batch is handed out, the device waits for its copy, and the
     host for nothing.
@@ -168,7 +170,7 @@ class CopiedAhead:
         return batch
 
 
-Loader = DataLoader[Any] | CopiedAhead
+Loader = DataLoader[Any] | CudaPrefetcher
 
 
 def check_workers(workers: int | str) -> None:

@@ -1,7 +1,7 @@
 """What happens to a training image: one affine map for pixels, boxes and masks; colour changes on
 the pixels apart.
 
-The map is drawn once a sample (`draw_view`): a window of whole pixels of the image, resized,
+The map is drawn once a sample (`sample_transform`): a window of whole pixels of the image, resized,
 perhaps mirrored. It is composed as matrices, and the pixels are resampled once. Coordinates are
 continuous: pixel i reaches from i to i + 1.
 """
@@ -47,7 +47,7 @@ class Augment(NamedTuple):
     transforms: tuple[Transform, ...] = ()  # your own, after these, in their order
 
 
-class View(NamedTuple):
+class SampledTransform(NamedTuple):
     """How a training image shows its file's image."""
 
     window: tuple[
@@ -142,13 +142,13 @@ def fitted_sizes(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.int64
     return np.maximum(np.rint(sizes * fit(sizes, image_size)[..., None]), 1).astype(np.int64)
 
 
-def draw_view(
+def sample_transform(
     height: int,
     width: int,
     image_size: ImageSize,
     augment: Augment | None,
     rng: np.random.Generator,
-) -> View:
+) -> SampledTransform:
     """Draw crop, scale and flip for an image of this size; `augment` None: the whole image, fitted.
 
     A random crop is resized as an image of its size would be, if it then fits into what the whole
@@ -178,12 +178,14 @@ def draw_view(
         shown.astype(int).tolist(),
         size.astype(int).tolist(),
     )
-    return View((y, x, tall, wide), (h, w), flip, _matrix((y, x, tall, wide), (h, w), flip))
+    return SampledTransform(
+        (y, x, tall, wide), (h, w), flip, _matrix((y, x, tall, wide), (h, w), flip)
+    )
 
 
-def whole_view(height: int, width: int, image_size: ImageSize) -> View:
+def whole_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
     """The whole image, fitted: of validation and prediction."""
-    return draw_view(height, width, image_size, None, np.random.default_rng(0))
+    return sample_transform(height, width, image_size, None, np.random.default_rng(0))
 
 
 def _matrix(
@@ -204,7 +206,7 @@ def map_boxes(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArra
     return np.concatenate([corners.min(1), corners.max(1)], 1)
 
 
-def resample(pixels: NDArray[np.uint8], factor: int, view: View) -> Tensor:
+def resample(pixels: NDArray[np.uint8], factor: int, view: SampledTransform) -> Tensor:
     """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor`
     already (see `decode`).
 
@@ -232,7 +234,7 @@ def resample(pixels: NDArray[np.uint8], factor: int, view: View) -> Tensor:
     return (image.flip(-1) if view.flip else image)[0]
 
 
-def change_colours(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
+def color_jitter(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
     """Brightness, then contrast about the mean grey, then saturation about each pixel's grey, as
     one 3 x 3 matrix.
 

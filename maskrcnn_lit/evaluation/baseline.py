@@ -20,7 +20,7 @@ DIGEST = "detections_sha256"  # its key for that of the detections.json beside i
 MOST_UNREADABLE = 0.1  # share of the images, for `check_same_images`
 
 
-class Other(NamedTuple):
+class Baseline(NamedTuple):
     """results: the COCO results json; evaluation: what evaluation.json says of it, None for a file
     of another tool.
     """
@@ -29,7 +29,7 @@ class Other(NamedTuple):
     evaluation: dict[str, Any] | None
 
 
-def others(source: Path, checkpoint: str) -> list[Other]:
+def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
     """The results that `source` stands for, the newest first.
 
     source: a run folder (its evaluations of the weights `checkpoint`, "best" or "last"), an
@@ -44,7 +44,7 @@ def others(source: Path, checkpoint: str) -> list[Other]:
             key=lambda file: file.stat().st_mtime_ns,
             reverse=True,
         )
-        found = [Other(file.with_name("detections.json"), _read(file)) for file in files]
+        found = [Baseline(file.with_name("detections.json"), _read(file)) for file in files]
         found = [
             other
             for other in found
@@ -59,11 +59,11 @@ def others(source: Path, checkpoint: str) -> list[Other]:
         return found
     file = source / FILE if source.is_dir() else source
     if file.name == FILE:
-        return [Other(file.with_name("detections.json"), _read(file))]
-    return [Other(source, None)]
+        return [Baseline(file.with_name("detections.json"), _read(file))]
+    return [Baseline(source, None)]
 
 
-def on_same_images(found: list[Other], image_ids: Collection[int]) -> Other:
+def baseline_on_same_images(found: list[Baseline], image_ids: Collection[int]) -> Baseline:
     """The first of `found` (at least one) that scored these images; of another tool's file nobody
     knows, it is taken.
 
@@ -81,7 +81,7 @@ def on_same_images(found: list[Other], image_ids: Collection[int]) -> Other:
     )
 
 
-def read_other(other: Other) -> list[dict[str, Any]]:
+def read_other(other: Baseline) -> list[dict[str, Any]]:
     """Its results. UserError: they cannot be read, or are not those that were evaluated."""
     expected = (other.evaluation or {}).get(DIGEST)
     if (
@@ -96,7 +96,7 @@ def read_other(other: Other) -> list[dict[str, Any]]:
     return read_results(other.results)
 
 
-def check_same_images(found: list[Other], image_ids: Collection[int]) -> None:
+def check_same_images(found: list[Baseline], image_ids: Collection[int]) -> None:
     """As `on_same_images`, before anything is scored: `image_ids` are those that may be scored, of
     which some files may turn out to be unreadable, MOST_UNREADABLE of them at most.
     """
@@ -105,7 +105,7 @@ def check_same_images(found: list[Other], image_ids: Collection[int]) -> None:
     known = [count for count in counts if isinstance(count, int)]
     if len(known) < len(found) or any(least <= count < len(image_ids) for count in known):
         return
-    on_same_images(found, image_ids)
+    baseline_on_same_images(found, image_ids)
 
 
 def _read(file: Path) -> dict[str, Any]:

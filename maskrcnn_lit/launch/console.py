@@ -22,8 +22,8 @@ _DISK_FAULTS = {
 }
 
 
-def guarded(work: Callable[[], int | None]) -> int:
-    """Do it and return the exit code; what a user can mend is told in a sentence."""
+def run_and_report_errors(work: Callable[[], int | None]) -> int:
+    """Run `work` and return the exit code; print a mistake of the user as one sentence."""
     try:
         return work() or 0
     except UserError as error:
@@ -81,7 +81,7 @@ def show_library_logs() -> None:
         logger.addHandler(ConsoleHandler())
 
 
-def quiet() -> None:
+def silence_libraries() -> None:
     """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation
     inside of it.
 

@@ -17,10 +17,10 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyse import analyse
 from maskrcnn_lit.evaluation.baseline import (
     DIGEST,
+    baseline_on_same_images,
+    candidate_evaluations,
     check_same_images,
     ids_digest,
-    on_same_images,
-    others,
     read_other,
 )
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
@@ -61,7 +61,9 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
-        others(Path(config.against), config.checkpoint)  # what is missing is told before the work
+        candidate_evaluations(
+            Path(config.against), config.checkpoint
+        )  # what is missing is told before the work
     if config.results is not None:
         return _score_file(config, overrides)
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
@@ -114,7 +116,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
             data.prepare_data()
             data.setup("validate")
             ids = _val_index(data).image_ids.tolist()
-            check_same_images(others(Path(config.against), config.checkpoint), ids)
+            check_same_images(candidate_evaluations(Path(config.against), config.checkpoint), ids)
         trainer.validate(module, datamodule=data, verbose=False)
     except BaseException:
         remove_if_empty(folder)
@@ -170,7 +172,9 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     index = _val_index(data)
     results = choose_results(results, index.packed)
     if config.against is not None:
-        on_same_images(others(Path(config.against), config.checkpoint), index.image_ids.tolist())
+        baseline_on_same_images(
+            candidate_evaluations(Path(config.against), config.checkpoint), index.image_ids.tolist()
+        )
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
@@ -215,7 +219,9 @@ def _write(
     record |= {"images": len(ids), "image_ids_sha256": ids_digest(ids)} | scores._asdict()
     record["intervals"] = intervals(matches)
     if config.against is not None:
-        other = on_same_images(others(Path(config.against), config.checkpoint), ids)
+        other = baseline_on_same_images(
+            candidate_evaluations(Path(config.against), config.checkpoint), ids
+        )
         record |= {"against": config.against, "against_results": str(other.results)}
         theirs = choose_results(read_other(other), index.packed)
         record["differences"] = differences(matches, match_all(truth, theirs, limit))

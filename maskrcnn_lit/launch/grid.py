@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.overrides import as_path, assign, is_sweep, parse, parse_any
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.folder import settle
+from maskrcnn_lit.runs.folder import freeze_config
 
 LONGEST_NAME = 120  # characters
 
@@ -75,7 +75,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
             raise UserError(
                 f"{combination['experiment']} has a grid of its own: sweep one such experiment at a time"
             )
-        jobs.append(Job(title, texts, run_dir, settle(config)))
+        jobs.append(Job(title, texts, run_dir, freeze_config(config)))
     return Sweep(folder, options.question, jobs, options)
 
 

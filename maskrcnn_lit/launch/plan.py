@@ -75,11 +75,11 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
     ]
     devices = sorted({trial["device"] for trial in trials.values() if isinstance(trial, dict)})
     more = f", and {unknown} of unknown time" if unknown else ""
-    told = f"{len(missing)} of {len(jobs)} jobs to run"
+    message = f"{len(missing)} of {len(jobs)} jobs to run"
     if devices:
-        told += f": about {duration(total)}{more} one after the other, "
-        told += f"measured on {', '.join(devices)}, without scoring"
-    return "\n".join([*lines, told])
+        message += f": about {duration(total)}{more} one after the other, "
+        message += f"measured on {', '.join(devices)}, without scoring"
+    return "\n".join([*lines, message])
 
 
 def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:

@@ -26,7 +26,7 @@ from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.launch.processes import register
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
-from maskrcnn_lit.runs.folder import again, program, recorded
+from maskrcnn_lit.runs.folder import program, record_status, resume_hint
 from maskrcnn_lit.runs.provenance import (
     changed_data,
     describe_datamodule,
@@ -40,7 +40,7 @@ from maskrcnn_lit.storage.files import atomic_write, write_json
 from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
-from maskrcnn_lit.training.processes import first_process, launched
+from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero
 from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)
@@ -66,18 +66,18 @@ def run_job(config: DictConfig) -> None:
     run_dir = Path(config.run_dir)
     resumed = last_checkpoint(run_dir) is not None
     prepared = prepare(config) if resumed else None
-    with recorded(run_dir) as result:
+    with record_status(run_dir) as result:
         prepared = prepared or prepare(config)
         write_origin(run_dir, prepared, result)
-        if first_process():
+        if is_rank_zero():
             _log.info(summary.beginning(*prepared[:3], resumed=resumed))
         fit(prepared, result)
         score(prepared, result)
-        if first_process():
+        if is_rank_zero():
             write_image(
                 run_dir / "predictions.png", draw_predictions(prepared.module, prepared.data)
             )
-    if first_process():
+    if is_rank_zero():
         advice = summary.ending(*prepared[:3], result.metrics)
         ending = _ending(result, config.run_dir, prepared.trainer.global_step)
         _log.info("\n".join([ending, *advice]))
@@ -95,10 +95,10 @@ def prepare(config: DictConfig) -> Prepared:
         **config.trainer,
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         on_stall=partial(_say_stalled, run_dir),
-        environment=launched(),
+        environment=cluster_environment(),
     )
     data = read_data(config)
-    if checkpoint is not None and first_process():
+    if checkpoint is not None and is_rank_zero():
         _check_same_data(run_dir, data)
     module = build_module(config, data, pretrained=checkpoint is None)
     return Prepared(data, module, trainer, checkpoint)
@@ -107,7 +107,7 @@ def prepare(config: DictConfig) -> Prepared:
 def _say_stalled(run_dir: Path, sentence: str) -> None:
     """Of several processes one stands still: say so, and record it; they end now."""
     if last_checkpoint(run_dir) is not None:
-        sentence = f"{sentence}: {again(run_dir)}"
+        sentence = f"{sentence}: {resume_hint(run_dir)}"
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr, flush=True)
     file = run_dir / "result.json"
     result = read_result(file)
@@ -119,7 +119,7 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
     """The record of what the run is made from: config.yaml, subset_ids.json, result.json."""
     data, module, trainer, _ = prepared
     digest = config_digest(module.config)
-    if not first_process():
+    if not is_rank_zero():
         result.config_sha256 = digest
         return
     result.status, result.error = "running", None
@@ -157,7 +157,7 @@ def fit(prepared: Prepared, result: RunResult) -> None:
 def score(prepared: Prepared, result: RunResult) -> None:
     """Intervals of the final AP, and what inference costs."""
     data, module, trainer, _ = prepared
-    if first_process():
+    if is_rank_zero():
         evaluation = coco_evaluation(trainer)
         result.intervals = intervals(evaluation.matches) if evaluation is not None else {}
         result.cost |= _inference_cost(trainer, module, data)
@@ -288,7 +288,9 @@ def _next_steps(result: RunResult, run_dir: str) -> str:
 
 
 if __name__ == "__main__":
-    console.quiet()
+    console.silence_libraries()
     console.show_library_logs()
     register(Path(sys.argv[1]))
-    sys.exit(console.guarded(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1])))))
+    sys.exit(
+        console.run_and_report_errors(lambda: run_job(DictConfig(OmegaConf.load(sys.argv[1]))))
+    )

@@ -80,18 +80,20 @@ def ending(
     """Lines: why AP is near zero, and that best.ckpt is better than the last weights, where that is
     so.
     """
-    told: list[str] = []
+    message: list[str] = []
     if is_near_zero(metrics):
         causes = likely_causes(read_facts(data, module, trainer, metrics))
         title = f"The model has learnt next to nothing (mask AP50 {metrics['val/mask_ap50']:.3f})."
         if causes:
-            told += [f"{title} The likeliest causes:", *(f"  - {cause}" for cause in causes)]
+            message += [f"{title} The likeliest causes:", *(f"  - {cause}" for cause in causes)]
         else:
-            told += [f"{title} Look at what it is trained on: maskrcnn-lit data show, data check"]
+            message += [
+                f"{title} Look at what it is trained on: maskrcnn-lit data show, data check"
+            ]
     best = next((c.best for c in _callbacks(trainer) if isinstance(c, RunCheckpoints)), None)
     if len(data.quick_index) == len(data.val_dataset):  # else both are of other images
-        told += describe_best(best, metrics)
-    return told
+        message += describe_best(best, metrics)
+    return message
 
 
 def is_near_zero(metrics: dict[str, float]) -> bool:

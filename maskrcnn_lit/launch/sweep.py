@@ -145,7 +145,7 @@ def begin(run_dir: Path, overrides: list[str]) -> int:
     begun = (run_dir / "config.yaml").is_file() and found != "failed"
     again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
     words = _resume(run_dir, overrides) if again else [*overrides, assign("run_dir", run_dir)]
-    return console.guarded(lambda: _train(words))
+    return console.run_and_report_errors(lambda: _train(words))
 
 
 def _train(words: list[str]) -> None:
@@ -231,12 +231,12 @@ def _write(sweep: Sweep, overrides: list[str]) -> None:
     """sweep.json: what the sweep is, for its report. What earlier tries say of a job that is tried
     again is gone.
     """
-    told = {
+    message = {
         "command": ["maskrcnn-lit", "train", "-m", *overrides],
         "question": sweep.question,
         "jobs": [{"name": job.name, "overrides": job.overrides} for job in sweep.jobs],
     }
-    write_sealed_json(sweep.folder / "sweep.json", told)
+    write_sealed_json(sweep.folder / "sweep.json", message)
     for job in sweep.jobs:
         if status(job.run_dir) in ("failed", "interrupted"):
             result = read_result(job.run_dir / "result.json")
@@ -326,6 +326,6 @@ def _ending(sweep: Sweep) -> int:
 
 
 if __name__ == "__main__":
-    console.quiet()
+    console.silence_libraries()
     console.show_library_logs()
     sys.exit(begin(Path(sys.argv[1]), sys.argv[2:]))

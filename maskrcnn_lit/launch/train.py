@@ -17,7 +17,7 @@ from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
-from maskrcnn_lit.runs.folder import again, alone, moved, settle
+from maskrcnn_lit.runs.folder import freeze_config, relocate, resume_hint, run_lock
 from maskrcnn_lit.runs.parent import LENGTH, check_longer, read_parent, start_from
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
@@ -25,9 +25,9 @@ from maskrcnn_lit.storage.files import atomic_write
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 from maskrcnn_lit.training.devices import count_devices
 from maskrcnn_lit.training.processes import (
-    from_first,
-    launched,
-    per_machine,
+    broadcast_from_rank_zero,
+    cluster_environment,
+    processes_per_node,
 )
 
 _log = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
             run_dir = claim.enter_context(_claimed(config, overrides))
             return freeze(config, overrides, command, run_dir)
 
-        frozen = DictConfig(OmegaConf.create(from_first(make)))
+        frozen = DictConfig(OmegaConf.create(broadcast_from_rank_zero(make)))
         processes = count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
-        if launched() or processes == 1:
+        if cluster_environment() or processes == 1:
             run_job(frozen)
         else:
             _start_processes(frozen, processes)
@@ -75,7 +75,7 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
         return to_yaml(config)
     config.run_dir = str(run_dir)
     _check_one(config, overrides)
-    config = settle(config)
+    config = freeze_config(config)
     _place(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
@@ -107,10 +107,10 @@ def _freeze_longer(
     check_longer(longer, described, str(parent))
     _place(longer)
     own = [text for text in overrides if not text.startswith(("resume=", "trust="))]
-    kept = [text for text in before.overrides if not is_given(_name(text), own)]
+    selected = [text for text in before.overrides if not is_given(_name(text), own)]
     result = RunResult(
         status="running",
-        overrides=[*kept, *own],
+        overrides=[*selected, *own],
         command=command,
         seed=before.seed,
         data=before.data,
@@ -165,7 +165,7 @@ def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
         run_dir = _new_folder(Path(config.run_dir), given)
     else:
         run_dir = Path(config.resume)
-    with alone(run_dir):
+    with run_lock(run_dir):
         if new:
             _check_new(run_dir)
         try:
@@ -246,7 +246,7 @@ def _start_processes(frozen: DictConfig, processes: int) -> None:
             start(file, processes)
         except KeyboardInterrupt as error:
             _ended(run_dir, "interrupted")
-            raise KeyboardInterrupt(again(run_dir)) from error
+            raise KeyboardInterrupt(resume_hint(run_dir)) from error
         except UserError as error:
             _ended(run_dir, "failed", str(error))
             raise
@@ -265,9 +265,9 @@ def _check_one(config: DictConfig, overrides: list[str]) -> None:
 
 def _place(config: DictConfig) -> None:
     """Where torchrun or srun has started the processes, their number is what counts."""
-    environment = launched()
+    environment = cluster_environment()
     if environment is not None:
-        config.trainer.devices, config.trainer.num_nodes = per_machine(environment)
+        config.trainer.devices, config.trainer.num_nodes = processes_per_node(environment)
     elif config.trainer.num_nodes != 1:
         raise UserError(
             f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each machine: start the "
@@ -321,7 +321,7 @@ def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> D
     _check_record(Path(source), read_result(Path(source) / "result.json"))
     _check_beside_resume(typed_config, overrides, config)
     if Path(config.run_dir).resolve() != run_dir.resolve():
-        config = moved(config, str(run_dir))
+        config = relocate(config, str(run_dir))
     for name in ("root", "cache_dir", "workers"):
         if is_given(f"data.{name}", overrides):
             config.data[name] = typed_config.data[name]

@@ -106,6 +106,6 @@ def main(config: str, out: str, steps: str) -> None:
 
 
 if __name__ == "__main__":
-    console.quiet()
+    console.silence_libraries()
     console.show_library_logs()
-    sys.exit(console.guarded(lambda: main(*sys.argv[1:])))
+    sys.exit(console.run_and_report_errors(lambda: main(*sys.argv[1:])))

@@ -15,7 +15,7 @@ from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 
-Rows = dict[str, list[float]]  # stage -> seconds of each batch
+StageTimes = dict[str, list[float]]  # stage -> seconds of each batch
 
 # Parts of the model, and what it does just before each of them.
 BEFORE = {
@@ -27,12 +27,12 @@ BEFORE = {
 }
 
 
-class Laps:
+class StageTimer:
     """A clock that gives each stage its time; a GPU is waited for, so that it is the stage's own."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.rows: Rows = {}
+        self.rows: StageTimes = {}
         self._last = 0.0
 
     def start(self) -> None:
@@ -55,16 +55,18 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, dtypes[precision]) if precision in dtypes else nullcontext()
 
 
-def time_loading(batches: Iterable[Batch], warmup: int, steps: int) -> tuple[Rows, list[Batch]]:
+def time_loading(
+    batches: Iterable[Batch], warmup: int, steps: int
+) -> tuple[StageTimes, list[Batch]]:
     """Seconds until each batch is there when nothing else is done, and the batches."""
-    laps, kept = Laps(torch.device("cpu")), []
+    laps, selected = StageTimer(torch.device("cpu")), []
     laps.start()
     for number, batch in zip(range(warmup + steps), batches, strict=False):
         laps.lap("batch")
-        kept.append(batch)
+        selected.append(batch)
         if number < warmup:
             laps.rows.clear()
-    return laps.rows, kept
+    return laps.rows, selected
 
 
 def time_training(
@@ -75,9 +77,9 @@ def time_training(
     device: torch.device,
     warmup: int,
     steps: int,
-) -> Rows:
+) -> StageTimes:
     """Forward, backward and optimizer of `losses`, a function of the number of the batch."""
-    laps = Laps(device)
+    laps = StageTimer(device)
     for number in range(warmup + steps):
         if number == warmup:
             laps.rows.clear()
@@ -102,11 +104,11 @@ def time_inference(
     device: torch.device,
     warmup: int,
     steps: int,
-) -> tuple[Rows, int]:
+) -> tuple[StageTimes, int]:
     """From batches (targets are left out) to COCO RLEs of the whole images, and how many detections
     there were.
     """
-    laps, found = Laps(device), 0
+    laps, found = StageTimer(device), 0
     hooks = [
         hook
         for name, before in BEFORE.items()
@@ -128,7 +130,7 @@ def time_inference(
     return laps.rows, found
 
 
-def _watched(part: nn.Module, name: str, before: str, laps: Laps) -> list[Any]:
+def _watched(part: nn.Module, name: str, before: str, laps: StageTimer) -> list[Any]:
     ends = part.register_forward_hook(lambda *_: laps.lap(name))
     if not before:
         return [ends]
@@ -138,9 +140,9 @@ def _watched(part: nn.Module, name: str, before: str, laps: Laps) -> list[Any]:
 @torch.inference_mode()
 def time_calls(
     call: Callable[[int], Any], *, device: torch.device, warmup: int, steps: int
-) -> Rows:
+) -> StageTimes:
     """Of a function of the number of the batch, as a whole."""
-    laps = Laps(device)
+    laps = StageTimer(device)
     for number in range(warmup + steps):
         if number == warmup:
             laps.rows.clear()

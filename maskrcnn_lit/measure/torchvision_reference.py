@@ -110,14 +110,14 @@ def inputs_for_twin(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]
     """
     images, targets = [], []
     for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
-        held = batch["valid"][i]
-        crops = zip(batch["masks"][i][held], batch["mask_boxes"][i][held].tolist(), strict=True)
+        filled = batch["valid"][i]
+        crops = zip(batch["masks"][i][filled], batch["mask_boxes"][i][filled].tolist(), strict=True)
         masks = [_whole(crop, box, height, width) for crop, box in crops]
         images.append(batch["images"][i, :, :height, :width] / 255)
         targets.append(
             {
-                "boxes": batch["boxes"][i][held],
-                "labels": batch["labels"][i][held],
+                "boxes": batch["boxes"][i][filled],
+                "labels": batch["labels"][i][filled],
                 "masks": torch.stack(masks)
                 if masks
                 else batch["masks"].new_zeros(0, height, width),

@@ -33,7 +33,7 @@ RANDOM = (
 )  # what these drop the second time is something else
 
 
-class Stages(nn.ModuleDict):
+class StagedBody(nn.ModuleDict):
     """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer
     at its stride.
 
@@ -144,7 +144,7 @@ class Backbone(nn.Module):
                 f"the layers of backbone {name} have strides {sorted(set(strides))}, and a pyramid needs "
                 f"{list(STRIDES)}: name them in backbone.layers, or choose another (`maskrcnn-lit backbones`)"
             )
-        self.body = Stages(
+        self.body = StagedBody(
             {key: found[key] for key in list(found)[: len(strides)]},
             strides,
             False if norm in ("batch", "sync") else recompute,

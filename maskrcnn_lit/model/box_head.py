@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import check_choice, check_list, check_whole, check_within
-from maskrcnn_lit.model.boxes import can_sync, clip, decode, encode, full_precision, suppress
+from maskrcnn_lit.model.boxes import batched_nms, can_sync, clip, decode, encode, full_precision
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
@@ -22,7 +22,7 @@ from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 MIN_SIDE = 1e-2  # pixels; a detection without area is none
 
 
-class Regions(NamedTuple):
+class SampledRegions(NamedTuple):
     """A sample of proposals and what each should become."""
 
     boxes: Tensor  # B S 4, pixels
@@ -131,7 +131,7 @@ class BoxHead(nn.Module):
     @torch.no_grad()
     def sample_regions(
         self, proposals: Tensor, valid: Tensor, batch: Batch, static_shapes: bool = False
-    ) -> Regions:
+    ) -> SampledRegions:
         """Draw regions from proposals B P 4 and the objects themselves (so that there are positives
         from the start). static_shapes: see `boxes.can_sync`.
         """
@@ -153,12 +153,12 @@ class BoxHead(nn.Module):
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
         instance = take(instance, drawn.indices)
         labels = torch.where(drawn.positive, take(batch["labels"], instance), 0)
-        return Regions(
+        return SampledRegions(
             take(candidates, drawn.indices), labels, instance, drawn.positive, drawn.valid
         )
 
     def losses(
-        self, logits: Tensor, deltas: Tensor, regions: Regions, batch: Batch
+        self, logits: Tensor, deltas: Tensor, regions: SampledRegions, batch: Batch
     ) -> dict[str, Tensor]:
         """Class and box loss of the sampled regions; the box loss reads the four deltas of the true
         class.
@@ -210,7 +210,7 @@ class BoxHead(nn.Module):
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1
         boxes = take(boxes, index)
-        keep = suppress(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
+        keep = batched_nms(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
         found = scores > 0
         return {

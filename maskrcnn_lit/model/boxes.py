@@ -99,7 +99,7 @@ def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
-def suppress(
+def batched_nms(
     boxes: Tensor,
     threshold: float,
     groups: Tensor | None = None,

@@ -15,11 +15,11 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_flag, check_list, check_text, check_whole
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone, levels
-from maskrcnn_lit.model.box_head import BoxHead, Regions
+from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
-from maskrcnn_lit.model.roi_align import Pooled, roi_align
+from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
@@ -148,7 +148,7 @@ class MaskRCNN(nn.Module):
 
     def targets(
         self, prediction: Prediction, anchors: Tensor, batch: Batch, static_shapes: bool = False
-    ) -> tuple[AnchorSample, Regions]:
+    ) -> tuple[AnchorSample, SampledRegions]:
         """The anchors and the regions that this step learns from, and what each should become."""
         proposals, _, valid = self.rpn.propose(
             prediction, anchors, batch["image_sizes"], "train", static_shapes
@@ -174,7 +174,7 @@ class MaskRCNN(nn.Module):
         pyramid: Sequence[Tensor],
         prediction: Prediction,
         chosen: AnchorSample,
-        regions: Regions,
+        regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
@@ -202,7 +202,7 @@ class MaskRCNN(nn.Module):
     def head_losses(
         self,
         pyramid: Sequence[Tensor],
-        regions: Regions,
+        regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
@@ -211,7 +211,7 @@ class MaskRCNN(nn.Module):
         """
         every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive, static_shapes)
-        masked = Pooled(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
+        masked = RoIs(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
 
         logits, deltas = self.box_head(box_features)
@@ -254,12 +254,12 @@ class MaskRCNN(nn.Module):
         first = torch.where(positive, left, 0).flatten().argsort(descending=True, stable=True)
         return first[:slots].sort().values
 
-    def regions(self, boxes: Tensor, size: int) -> Pooled:
+    def regions(self, boxes: Tensor, size: int) -> RoIs:
         """B R 4 -> what RoIAlign needs of the (B R) regions."""
         image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        return Pooled(boxes.flatten(0, 1), image, size)
+        return RoIs(boxes.flatten(0, 1), image, size)
 
-    def align(self, pyramid: Sequence[Tensor], wanted: Sequence[Pooled]) -> list[Tensor]:
+    def align(self, pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
         """Features R C size size of each of the `wanted`, from p2..p5."""
         levels = pyramid[: len(self.strides)]
         return roi_align(

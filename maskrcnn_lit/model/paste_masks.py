@@ -65,12 +65,12 @@ def _visible(corners: Tensor, width: int) -> tuple[Tensor, Tensor]:
 
 def _chunks(corners: Tensor, width: int) -> Iterator[tuple[int, int]]:
     """Ranges of masks with at most CHUNK_COLUMNS columns together, or of one mask."""
-    first, held = 0, 0
+    first, filled = 0, 0
     for d, count in enumerate(_visible(corners, width)[1].tolist()):
-        if d > first and held + count > CHUNK_COLUMNS:
+        if d > first and filled + count > CHUNK_COLUMNS:
             yield first, d
-            first, held = d, 0
-        held += count
+            first, filled = d, 0
+        filled += count
     if len(corners):
         yield first, len(corners)
 

@@ -21,20 +21,20 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
     All is moved to the host once, masks too: a GPU would wait for it some sixty times an image.
     Memory: never detections x image area.
     """
-    held = {key: value.detach().cpu() for key, value in detections.items()}
+    filled = {key: value.detach().cpu() for key, value in detections.items()}
     scales, sizes = batch["scales"].cpu(), batch["original_sizes"].cpu()
     images = []
     for i, image_id in enumerate(batch["image_ids"].tolist()):
-        valid = held["valid"][i]
+        valid = filled["valid"][i]
         height, width = sizes[i].tolist()
-        boxes = original_boxes(held["boxes"][i][valid], scales[i], height, width)
+        boxes = original_boxes(filled["boxes"][i][valid], scales[i], height, width)
         images.append(
             {
                 "image_id": image_id,
                 "boxes": boxes.numpy(),
-                "scores": held["scores"][i][valid].numpy(),
-                "labels": held["labels"][i][valid].numpy(),
-                "masks": masks_to_rle(held["masks"][i][valid], boxes, height, width),
+                "scores": filled["scores"][i][valid].numpy(),
+                "labels": filled["labels"][i][valid].numpy(),
+                "masks": masks_to_rle(filled["masks"][i][valid], boxes, height, width),
             }
         )
     return images

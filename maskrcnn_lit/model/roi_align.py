@@ -24,7 +24,7 @@ def level_of(boxes: Tensor, levels: int) -> Tensor:
     return level.clamp(2, 1 + levels).long() - 2
 
 
-class Pooled(NamedTuple):
+class RoIs(NamedTuple):
     """Regions to be brought to s x s features."""
 
     boxes: Tensor  # R 4, pixels
@@ -34,7 +34,7 @@ class Pooled(NamedTuple):
 
 def roi_align(
     pyramid: Sequence[Tensor],
-    wanted: Sequence[Pooled],
+    wanted: Sequence[RoIs],
     *,
     strides: Sequence[int],
     points: int = 2,
@@ -83,7 +83,7 @@ def index_type(rows: int) -> torch.dtype:
 
 
 def _as_many_as_cells(
-    pyramid: Sequence[Tensor], wanted: Pooled, strides: Sequence[int], aligned: bool
+    pyramid: Sequence[Tensor], wanted: RoIs, strides: Sequence[int], aligned: bool
 ) -> Tensor:
     boxes, image, size = wanted
     level, rois = (
@@ -122,7 +122,7 @@ def _layout(
 
 
 def _rows_and_weights(
-    layout: Tensor, wanted: Pooled, points: int, aligned: bool
+    layout: Tensor, wanted: RoIs, points: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted

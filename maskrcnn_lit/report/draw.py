@@ -172,12 +172,12 @@ def detections_to_draw(
     """One image's detections (a dict of `to_original`) from `score_threshold` on, as arguments of
     `draw_instances`.
     """
-    kept = np.flatnonzero(np.asarray(detections["scores"]) >= score_threshold).tolist()
+    selected = np.flatnonzero(np.asarray(detections["scores"]) >= score_threshold).tolist()
     return {
-        "boxes": np.asarray(detections["boxes"]).reshape(-1, 4)[kept],
-        "masks": [detections["masks"][r] for r in kept],
-        "names": [names[int(detections["labels"][r]) - 1] for r in kept],
-        "scores": np.asarray(detections["scores"])[kept],
+        "boxes": np.asarray(detections["boxes"]).reshape(-1, 4)[selected],
+        "masks": [detections["masks"][r] for r in selected],
+        "names": [names[int(detections["labels"][r]) - 1] for r in selected],
+        "scores": np.asarray(detections["scores"])[selected],
     }
 
 

@@ -69,9 +69,9 @@ def blank(rows: float, margin: float = 0.7) -> Figure:
 def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, Axes]:
     """A `blank` figure and its only axes, with these titles."""
     figure = blank(rows, margin)
-    place = figure.add_subplot()
-    place.set(xlabel=x, ylabel=y)
-    return figure, place
+    ax = figure.add_subplot()
+    ax.set(xlabel=x, ylabel=y)
+    return figure, ax
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
@@ -85,9 +85,9 @@ def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
     return {"color": theme.quiet, "alpha": 0.7, "zorder": 1, **named}
 
 
-def legend_below(figure: Figure, place: Axes) -> None:
+def legend_below(figure: Figure, ax: Axes) -> None:
     """Of lines that were drawn from the least important one on, so that the others lie over it."""
-    handles, names = place.get_legend_handles_labels()
+    handles, names = ax.get_legend_handles_labels()
     columns = 1 if max(map(len, names), default=0) > 24 else 2
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=columns)
 

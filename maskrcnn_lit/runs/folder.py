@@ -20,7 +20,7 @@ from maskrcnn_lit.runs.result import RunResult, file_digests, read_result, write
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
 from maskrcnn_lit.training.checkpoint import last_checkpoint
-from maskrcnn_lit.training.processes import first_process
+from maskrcnn_lit.training.processes import is_rank_zero
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
@@ -87,7 +87,7 @@ def new_output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
 LOCK = ".lock"  # of a run folder: held by the process that trains
 
 
-def settle(config: DictConfig) -> DictConfig:
+def freeze_config(config: DictConfig) -> DictConfig:
     """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads
     is gone.
     """
@@ -105,7 +105,7 @@ def settle(config: DictConfig) -> DictConfig:
     return plain
 
 
-def moved(config: DictConfig, run_dir: str) -> DictConfig:
+def relocate(config: DictConfig, run_dir: str) -> DictConfig:
     """Where a run's config writes into its run folder, it writes into `run_dir`."""
     before = str(config.run_dir)
 
@@ -120,7 +120,7 @@ def moved(config: DictConfig, run_dir: str) -> DictConfig:
     return config
 
 
-def again(run_dir: str | Path) -> str:
+def resume_hint(run_dir: str | Path) -> str:
     return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
 
 
@@ -137,11 +137,11 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def alone(run_dir: Path) -> Iterator[None]:
+def run_lock(run_dir: Path) -> Iterator[None]:
     """One process at a time trains in a run folder (of several that train together, the first
     stands for all).
     """
-    if not first_process():
+    if not is_rank_zero():
         yield
         return
     with locked(run_dir / LOCK, wait=False) as free:
@@ -153,29 +153,29 @@ def alone(run_dir: Path) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(run_dir: Path) -> Iterator[RunResult]:
+def record_status(run_dir: Path) -> Iterator[RunResult]:
     """result.json, true at any time: running, then finished, interrupted or failed, and why. The
     first process writes it, and whichever fails; the first to fail has the last word, since it ends
     the others.
     """
     file = run_dir / "result.json"
-    result = read_result(file) if first_process() else RunResult(status="running")
+    result = read_result(file) if is_rank_zero() else RunResult(status="running")
     try:
         yield result
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
         result.status = "interrupted"
-        if first_process():
+        if is_rank_zero():
             _record_end(file, result)
-        raise KeyboardInterrupt(again(run_dir)) from error
+        raise KeyboardInterrupt(resume_hint(run_dir)) from error
     except BaseException as error:
-        result = result if first_process() else read_result(file)
+        result = result if is_rank_zero() else read_result(file)
         result.status, result.error = "failed", f"{type(error).__name__}: {error}"
         _record_end(file, result)
         if isinstance(error, OSError) and last_checkpoint(run_dir) is not None:
-            error.add_note(again(run_dir))
+            error.add_note(resume_hint(run_dir))
         raise
     result.status = "finished"
-    if first_process() and read_result(file).status != "failed":
+    if is_rank_zero() and read_result(file).status != "failed":
         result.files = file_digests(run_dir)
         write_result(file, result)
 

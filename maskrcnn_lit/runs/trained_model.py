@@ -275,22 +275,22 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
             f"model.weights={model.weights}: {error}"
             + (f"; they were trained with {'; '.join(differences)}" if differences else "")
         ) from error
-    told = [
+    message = [
         f"model.weights={model.weights}: {len(known)} of {len(ours)} classes by name, the rest of the network whole"
     ]
     if len(known) < len(ours):
         width = max(map(len, ours))
-        told += [
+        message += [
             f"  {name:{width}}  {'taken over' if name in known else 're-initialised'}"
             for name in ours
         ]
         left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]
-        told += (
+        message += (
             [f"  not needed here: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"]
             if left
             else []
         )
-    return told + [
+    return message + [
         f"  the weights were trained with {text}"
         for text in _differences(config, found.config, OPTIONS)
     ]
@@ -306,13 +306,13 @@ def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[s
         else config.get("model")
         for config in (there, here)
     ]
-    told = []
+    message = []
     for option in options:
         theirs, ours = (_pick(tree, option) for tree in trees)
         if theirs != ours and not (option == "backbone.norm" and {theirs, ours} <= ALIKE):
             name = option if option.startswith("backbone.") else f"model.{option}"
-            told.append(f"{name}={theirs}, and here it is {ours}")
-    return told
+            message.append(f"{name}={theirs}, and here it is {ours}")
+    return message
 
 
 def _pick(tree: Any, option: str) -> Any:

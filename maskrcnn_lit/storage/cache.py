@@ -245,7 +245,7 @@ class Prefetch:
                 _log.debug("%s cannot be fetched ahead: %s", key, error)
 
 
-def told_ahead(
+def lookahead(
     batches: Iterable[Batch], tell: Callable[[Batch], object], lookahead: int
 ) -> Iterator[Batch]:
     """The same batches; `tell` is called with each when the one that is `lookahead` before it is

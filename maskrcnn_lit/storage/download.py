@@ -136,10 +136,10 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
             os.replace(part, path)
             _remove(part)
     except (OSError, HTTPError) as error:
-        kept = part.stat().st_size / 1e6 if part.is_file() else 0
+        arrived = part.stat().st_size / 1e6 if part.is_file() else 0
         what = (
-            f"{kept:.1f} MB arrived and are kept in {part}: run it again to go on"
-            if kept
+            f"{arrived:.1f} MB arrived and are kept in {part}: run it again to go on"
+            if arrived
             else "nothing arrived"
         )
         raise UserError(

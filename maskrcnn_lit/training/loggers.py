@@ -20,7 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write, locked, naming
-from maskrcnn_lit.training.processes import first_process
+from maskrcnn_lit.training.processes import is_rank_zero
 
 CONNECT_SECONDS = 10.0  # for a tracking server to answer
 
@@ -98,7 +98,7 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     WANDB_MODE=offline keeps it in the folder. UserError where it is not installed; what no process
     but the first has is a logger of nothing.
     """
-    if not first_process():
+    if not is_rank_zero():
         return DummyLogger()
     file = Path(run_dir) / "wandb_id"
     number = file.read_text() if file.is_file() else secrets.token_hex(4)
@@ -163,7 +163,7 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
     """MLflow, as `wandb_logger`. tracking_uri None: MLFLOW_TRACKING_URI, or the file mlflow.db of
     the working directory.
     """
-    if not first_process():
+    if not is_rank_zero():
         return DummyLogger()
     where = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     _check_server(where)

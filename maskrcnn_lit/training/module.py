@@ -22,7 +22,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
-from maskrcnn_lit.training.optimizer import Length, Plan, follow
+from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class DetectionModule(LightningModule):
         self,
         *,
         model: nn.Module,
-        optimizer: Callable[..., Plan],
+        optimizer: Callable[..., OptimizerAndSchedule],
         categories: Sequence[Category],
         config: dict[str, Any],
         seed: int,

@@ -37,7 +37,7 @@ class Length(NamedTuple):
     epoch: int  # of one epoch
 
 
-class Plan(NamedTuple):
+class OptimizerAndSchedule(NamedTuple):
     """An optimizer, its schedule (to be stepped after every optimizer step), and both told in a
     sentence.
     """
@@ -62,7 +62,7 @@ def adamw(
     warmup_steps: int,
     end_factor: float,
     schedule: str = "cosine",
-) -> Plan:
+) -> OptimizerAndSchedule:
     """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
     batch_size: images that an optimizer step has, over all devices and accumulated batches.
@@ -86,14 +86,14 @@ def adamw(
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     text += f"; AdamW, warm-up to step {warmup}, "
     if schedule != "study_cosine":
-        factor, told = _decay(schedule, steps.total, warmup, end_factor, scaled)
-        text += told
+        factor, message = _decay(schedule, steps.total, warmup, end_factor, scaled)
+        text += message
     else:
         factor = partial(study_cosine, epoch=steps.epoch, warmup=warmup, end_factor=end_factor)
         text += (
             f"cosine down to {scaled * end_factor:.3g} and up again every {2 * STUDY_EPOCHS} epochs"
         )
-    return Plan(optimizer, LambdaLR(optimizer, factor), text)
+    return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor), text)
 
 
 def sgd(
@@ -112,7 +112,7 @@ def sgd(
     milestones: Sequence[float],
     gamma: float,
     schedule: str = "multi_step",
-) -> Plan:
+) -> OptimizerAndSchedule:
     """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of
     `milestones` (schedule "multi_step"), or over the rest of the run "cosine" or "poly" to 0, or
     "constant".
@@ -134,12 +134,12 @@ def sgd(
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
     text += f"; SGD, warm-up to step {warmup}, "
     if schedule != "multi_step":
-        factor, told = _decay(schedule, steps.total, warmup, 0.0, scaled)
-        return Plan(optimizer, LambdaLR(optimizer, factor), text + told)
+        factor, message = _decay(schedule, steps.total, warmup, 0.0, scaled)
+        return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor), text + message)
     downs = [round(share * steps.total) for share in milestones]
     factor = partial(warmup_multi_step, warmup=warmup, milestones=downs, gamma=gamma)
     text += f"times {gamma:g} at the steps {', '.join(map(str, downs)) or '(none)'}"
-    return Plan(optimizer, LambdaLR(optimizer, factor), text + f" of {steps.total}")
+    return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor), text + f" of {steps.total}")
 
 
 def _check_schedule(schedule: str, *known: str) -> None:

@@ -19,7 +19,7 @@ from lightning.fabric.plugins.environments import (
 from maskrcnn_lit.errors import UserError
 
 
-def launched() -> ClusterEnvironment | None:
+def cluster_environment() -> ClusterEnvironment | None:
     """What tells this process its rank, where torchrun or srun has started several; None: it is the
     only one.
     """
@@ -30,13 +30,13 @@ def launched() -> ClusterEnvironment | None:
     return None
 
 
-def first_process() -> bool:
+def is_rank_zero() -> bool:
     """Of several processes, on however many machines, one writes."""
-    environment = launched()
+    environment = cluster_environment()
     return environment is None or environment.global_rank() == 0
 
 
-def per_machine(environment: ClusterEnvironment) -> tuple[int, int]:
+def processes_per_node(environment: ClusterEnvironment) -> tuple[int, int]:
     """Processes a machine, and machines."""
     world = environment.world_size()
     if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
@@ -46,11 +46,11 @@ def per_machine(environment: ClusterEnvironment) -> tuple[int, int]:
     return world // machines, machines
 
 
-def from_first(make: Callable[[], str]) -> str:
+def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
     """What `make` returns in the first process, in every process; it is called there alone. So is a
     UserError.
     """
-    environment = launched()
+    environment = cluster_environment()
     if environment is None:
         return make()
     place = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": environment.main_port}

@@ -358,7 +358,7 @@ def test_more_objects_than_count_are_told_with_what_to_type(
 def test_the_time_is_that_of_scoring_and_not_of_the_wait_for_other_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, scoring, sharing = [0.0], callback.score_matches, callback.share
+    now, scoring, sharing = [0.0], callback.score_matches, callback.gather_and_combine
 
     def wait_and_share(*given: Any) -> Any:
         now[0] += 100
@@ -369,7 +369,7 @@ def test_the_time_is_that_of_scoring_and_not_of_the_wait_for_other_processes(
         return scoring(*given)
 
     monkeypatch.setattr(callback, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(callback, "share", wait_and_share)
+    monkeypatch.setattr(callback, "gather_and_combine", wait_and_share)
     monkeypatch.setattr(callback, "score_matches", score_slowly)
     evaluation = CocoEvaluation()
     (logged,) = _trainer(tmp_path, evaluation).validate(Module(), Data(), verbose=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from maskrcnn_lit.callbacks.gather import raise_reported, report_failure, share
+from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.errors import UserError
 
 HERE = Path(__file__).resolve().parent
@@ -22,7 +22,7 @@ import json, os, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.callbacks.gather import raise_reported, report_failure, share
+from maskrcnn_lit.callbacks.gather import raise_remote_failure, publish_failure, gather_and_combine
 
 rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 dist.init_process_group(
@@ -33,8 +33,8 @@ try:
 {body}
 except Exception as error:
     try:
-        raise_reported(error)
-        report_failure(error)
+        raise_remote_failure(error)
+        publish_failure(error)
     except Exception as other:
         error = other
     said = [type(error).__name__, str(error)]
@@ -72,7 +72,7 @@ def run(body: str, world: int, folder: Path) -> list[list[Any]]:
 def test_all_get_what_the_first_makes_of_all(tmp_path: Path) -> None:
     body = """
 for turn in range(3):
-    made = share(f"turn {turn}", rank + 10 * turn, lambda gathered: (rank, gathered))
+    made = gather_and_combine(f"turn {turn}", rank + 10 * turn, lambda gathered: (rank, gathered))
     assert made == (0, [r + 10 * turn for r in range(world)]), made
 """
     assert [said for said, _ in run(body, 3, tmp_path)] == [None] * 3
@@ -83,7 +83,7 @@ def test_one_that_fails_before_they_meet_ends_all(failing: int, kind: str, tmp_p
     body = f"""
 if rank == {failing}:
     raise {kind}("no such picture")
-share("turn", rank, len)
+gather_and_combine("turn", rank, len)
 """
     found = run(body, 3, tmp_path)
     told = "no such picture" if kind == "UserError" else "ValueError: no such picture"
@@ -102,7 +102,7 @@ def test_a_failure_of_the_first_in_scoring_ends_all(tmp_path: Path) -> None:
     body = """
 def combine(gathered):
     raise UserError("the disk is full")
-share("turn", rank, combine)
+gather_and_combine("turn", rank, combine)
 """
     found = [said for said, _ in run(body, 3, tmp_path)]
     assert (
@@ -136,7 +136,7 @@ if rank == 1:
         json.dump([["killed", ""], 0], file)
     os._exit(9)
 try:
-    share("turn", rank, len, wait_seconds=1)
+    gather_and_combine("turn", rank, len, wait_seconds=1)
 except RuntimeError as error:
     said = ["RuntimeError", str(error)]
 """
@@ -148,8 +148,8 @@ except RuntimeError as error:
 
 
 def test_alone_nothing_is_sent(tmp_path: Path) -> None:
-    assert share("turn", 7, lambda gathered: gathered) == [7]
+    assert gather_and_combine("turn", 7, lambda gathered: gathered) == [7]
     started = time.monotonic()
-    report_failure(UserError("no such picture"))
-    raise_reported()
+    publish_failure(UserError("no such picture"))
+    raise_remote_failure()
     assert time.monotonic() - started < 5

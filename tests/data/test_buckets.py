@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn_lit.data.buckets import chains, padded_shapes, padding
+from maskrcnn_lit.data.buckets import bucket_groups, bucket_shapes, padding_overhead
 from maskrcnn_lit.data.coco.parse import read_instances
 from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
 
@@ -27,8 +27,8 @@ def test_each_image_is_in_one_group_and_fits_there(
     files: list[tuple[int, int]], image_size: ImageSize
 ):
     sizes = fitted(files, image_size)
-    shapes = padded_shapes(sizes, image_size)
-    groups = chains(sizes, shapes)
+    shapes = bucket_shapes(sizes, image_size)
+    groups = bucket_groups(sizes, shapes)
     everyone = np.concatenate([group for chain in groups for group in chain])
     assert sorted(everyone.tolist()) == list(range(len(sizes)))
     for chain, members in zip(shapes, groups, strict=True):
@@ -41,7 +41,7 @@ def test_each_image_is_in_one_group_and_fits_there(
 @given(FILES, IMAGE_SIZES)
 @settings(max_examples=100, deadline=None)
 def test_shapes_are_few_and_of_whole_steps(files: list[tuple[int, int]], image_size: ImageSize):
-    shapes = padded_shapes(fitted(files, image_size), image_size)
+    shapes = bucket_shapes(fitted(files, image_size), image_size)
     assert 1 <= len(shapes) <= 2 and all(1 <= len(chain) <= 3 for chain in shapes)
     assert all(side % 32 == 0 for chain in shapes for shape in chain for side in shape)
     if isinstance(image_size, tuple):
@@ -56,13 +56,13 @@ def test_fewer_lengths_hold_all_images_too(
     files: list[tuple[int, int]], image_size: ImageSize, most: int
 ):
     sizes = fitted(files, image_size)
-    shapes = padded_shapes(sizes, image_size, most)
+    shapes = bucket_shapes(sizes, image_size, most)
     assert all(1 <= len(chain) <= most for chain in shapes)
-    members = np.concatenate([group for chain in chains(sizes, shapes) for group in chain])
+    members = np.concatenate([group for chain in bucket_groups(sizes, shapes) for group in chain])
     assert sorted(members.tolist()) == list(range(len(sizes)))
-    whole = padded_shapes(sizes, image_size)
+    whole = bucket_shapes(sizes, image_size)
     assert [chain[-1] for chain in shapes] == [chain[-1] for chain in whole]
-    assert padding(sizes, shapes) >= padding(sizes, whole)
+    assert padding_overhead(sizes, shapes) >= padding_overhead(sizes, whole)
 
 
 @given(FILES)
@@ -79,27 +79,27 @@ def test_no_other_lengths_would_pad_less(files: list[tuple[int, int]]):
         )
         for two in itertools.combinations_with_replacement(range(32, 321, 32), 2)
     )
-    chosen = padding(sizes, padded_shapes(sizes, (96, 320)))
+    chosen = padding_overhead(sizes, bucket_shapes(sizes, (96, 320)))
     assert chosen == pytest.approx(least / sizes.prod(1).sum() - 1)
 
 
 @pytest.mark.parametrize(("side", "padded"), [(256, 256), (100, 128), (33, 64), (32, 32)])
 def test_a_square_has_one_shape(side: int, padded: int):
     sizes = fitted([(50, 80), (80, 50), (40, 40)], side)
-    shapes = padded_shapes(sizes, side)
+    shapes = bucket_shapes(sizes, side)
     assert shapes == [[(padded, padded)]]
-    assert chains(sizes, shapes)[0][0].tolist() == [0, 1, 2]
-    assert padding(sizes, shapes) == pytest.approx(3 * padded**2 / sizes.prod(1).sum() - 1)
+    assert bucket_groups(sizes, shapes)[0][0].tolist() == [0, 1, 2]
+    assert padding_overhead(sizes, shapes) == pytest.approx(3 * padded**2 / sizes.prod(1).sum() - 1)
 
 
 def test_an_orientation_that_is_not_there_has_no_shapes():
     lying, upright = [(480, 640), (400, 640)], [(640, 480)]
-    ((landscape, *_),) = [padded_shapes(fitted(lying, (800, 1333)), (800, 1333))]
+    ((landscape, *_),) = [bucket_shapes(fitted(lying, (800, 1333)), (800, 1333))]
     assert landscape == [(800, 1088), (800, 1280), (800, 1344)]
-    assert padded_shapes(fitted(upright, (800, 1333)), (800, 1333)) == [[(1088, 800), (1344, 800)]]
-    both = padded_shapes(fitted(lying + upright, (800, 1333)), (800, 1333))
+    assert bucket_shapes(fitted(upright, (800, 1333)), (800, 1333)) == [[(1088, 800), (1344, 800)]]
+    both = bucket_shapes(fitted(lying + upright, (800, 1333)), (800, 1333))
     assert [len(chain) for chain in both] == [3, 2]
-    assert chains(fitted(upright + lying, (800, 1333)), both)[1][0].tolist() == [0]
+    assert bucket_groups(fitted(upright + lying, (800, 1333)), both)[1][0].tolist() == [0]
 
 
 @pytest.mark.parametrize("part", ["train2017", "val2017"])
@@ -107,4 +107,4 @@ def test_little_of_coco_is_padding(test_data: Path, part: str):
     file = test_data / f"coco_mini/annotations/instances_{part}.json"
     images = read_instances(file.read_bytes(), str(file)).images
     sizes = fitted([(image.height, image.width) for image in images], (800, 1333))
-    assert 0 < padding(sizes, padded_shapes(sizes, (800, 1333))) <= 0.06
+    assert 0 < padding_overhead(sizes, bucket_shapes(sizes, (800, 1333))) <= 0.06

@@ -23,7 +23,13 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, image_batch
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
-from maskrcnn_lit.data.transforms import Augment, ImageSize, View, draw_view, map_boxes
+from maskrcnn_lit.data.transforms import (
+    Augment,
+    ImageSize,
+    SampledTransform,
+    map_boxes,
+    sample_transform,
+)
 from maskrcnn_lit.data.warp import Transform
 from maskrcnn_lit.storage.images import decode
 
@@ -139,7 +145,7 @@ def put_back(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.n
 
 
 def compare(
-    index: AnnotationIndex, i: int, sample: Sample, view: View
+    index: AnnotationIndex, i: int, sample: Sample, view: SampledTransform
 ) -> tuple[list[float], list[float], float]:
     """Of each object of the sample, put back on the file's image: IoU with pycocotools' mask in the
     window, and the distance of the box from that mask's tight one, in pixels of the file. And the
@@ -206,7 +212,7 @@ def test_coco_comes_back_from_a_batch(
     for i in range(0, len(index), 2):
         sample = dataset[(0, i)]
         check_batch(collate([sample], shapes_of(size)), 80)
-        view = draw_view(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
+        view = sample_transform(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
         found = compare(index, i, sample, view)
         assert found[2] * view.matrix[1, 1] ** 2 < 16, "an object of more than a few pixels is lost"
         ious, distances = ious + found[0], distances + found[1]
@@ -226,7 +232,7 @@ def test_nuclei_come_back_exactly(test_data: Path, augment: Augment | None):
     )
     dataset = CocoDataset(index=index, image_size=256, augment=augment)
     for i in range(len(index)):
-        view = draw_view(*index.size(i), 256, augment, np.random.default_rng((0, 0, i)))
+        view = sample_transform(*index.size(i), 256, augment, np.random.default_rng((0, 0, i)))
         ious, distances, _ = compare(index, i, dataset[(0, i)], view)
         assert min(ious, default=1) > 0.999 and max(distances, default=0) < (
             0.01 if augment is None else 2
@@ -261,7 +267,7 @@ def test_pixels_against_a_slow_reference(
     )
     differences = []
     for i in range(len(index)):
-        view = draw_view(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
+        view = sample_transform(*index.size(i), size, augment, np.random.default_rng((1, 0, i)))
         whole = tv.pil_to_tensor(Image.open(io.BytesIO(index.read(i))).convert("RGB"))
         expected = tv.resize(whole, list(view.size), antialias=True)
         expected = expected.flip(-1) if view.flip else expected

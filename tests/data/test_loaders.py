@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from maskrcnn_lit.data import loaders as workers
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.loaders import (
-    CopiedAhead,
+    CudaPrefetcher,
     ExplainedLoader,
-    FetchedAhead,
+    PrefetchingBatchSampler,
     check_workers,
     choose_workers,
     fetched_ahead,
@@ -69,7 +69,7 @@ def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(workers, "AHEAD", 2)
     index, filled = small_index(tmp_path), list[str]()
     batches = [[(0, 0), (0, 1)], [(0, 2), (0, BLANK)], [(0, 3)], [(0, 4)], [(0, 5)]]
-    ahead = FetchedAhead(batches, index, Far(filled))
+    ahead = PrefetchingBatchSampler(batches, index, Far(filled))
     walk = iter(ahead)
     assert len(ahead) == 5 and next(walk) == batches[0]
     waited = time.monotonic() + 30
@@ -82,12 +82,12 @@ def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.
         "03.jpg",
     ]  # of three batches, no file for the blank
     assert list(walk) == batches[1:]
-    assert FetchedAhead(batches, index, Far(filled)).sampler is None
+    assert PrefetchingBatchSampler(batches, index, Far(filled)).sampler is None
 
 
 def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
     batches = EpochBatches(chains=[[np.arange(6)]], batch_size=2, seed=1)
-    ahead = FetchedAhead(batches, small_index(tmp_path), Far([]))
+    ahead = PrefetchingBatchSampler(batches, small_index(tmp_path), Far([]))
     ahead.sampler.set_epoch(3)
     assert list(ahead) == list(batches) and {epoch for batch in batches for epoch, _ in batch} == {
         3
@@ -97,7 +97,9 @@ def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
 def test_only_images_from_far_away_are_fetched_ahead(tmp_path: Path):
     index, batches = small_index(tmp_path), [[(0, 0)]]
     assert fetched_ahead(batches, index) is batches
-    assert isinstance(fetched_ahead(batches, replace(index, source=Far([]))), FetchedAhead)
+    assert isinstance(
+        fetched_ahead(batches, replace(index, source=Far([]))), PrefetchingBatchSampler
+    )
 
 
 class Numbered(Dataset[Batch]):
@@ -139,7 +141,7 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(
         torch.Tensor, "record_stream", lambda self, stream: told.append(f"{stream.name} reads")
     )
     loader = DataLoader(Numbered(3), batch_size=None)
-    ahead = CopiedAhead(loader, torch.device("cpu"))
+    ahead = CudaPrefetcher(loader, torch.device("cpu"))
     assert len(ahead) == 3 and ahead.batch_sampler is loader.batch_sampler
     for epoch in range(2):
         for number, batch in enumerate(ahead):
@@ -157,7 +159,7 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(
             *("the step waits for the copy 3", "the step reads", "step 2"),
         ], epoch
         told.clear()
-    assert list(CopiedAhead(DataLoader(Numbered(0), batch_size=None), torch.device("cpu"))) == []
+    assert list(CudaPrefetcher(DataLoader(Numbered(0), batch_size=None), torch.device("cpu"))) == []
 
 
 @pytest.mark.parametrize("value", [None, True, -1, 1.0, "", "4", [], math.nan, 10**6])

@@ -15,13 +15,13 @@ from wrong_values import SHARE, cases, positive_list
 from maskrcnn_lit.data.transforms import (
     Augment,
     ImageSize,
-    change_colours,
-    draw_view,
+    color_jitter,
     fitted_sizes,
     map_boxes,
     read_augment,
     read_image_size,
     resample,
+    sample_transform,
     whole_view,
 )
 from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
@@ -36,7 +36,7 @@ sizes = st.one_of(st.integers(32, 300), st.tuples(st.integers(64, 200), st.integ
 def view_of(
     height: int, width: int, size: ImageSize, augment: Augment | None = None, seed: int = 0
 ):
-    return draw_view(height, width, size, augment, np.random.default_rng(seed))
+    return sample_transform(height, width, size, augment, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_colours_are_those_of_torchvision():
     brightness, contrast, saturation = 1 + np.array([0.2, 0.3, 0.4]) * np.random.default_rng(
         1
     ).uniform(-1, 1, 3)
-    ours = change_colours(image, augment, np.random.default_rng(1))
+    ours = color_jitter(image, augment, np.random.default_rng(1))
     theirs = tv.adjust_saturation(
         tv.adjust_contrast(tv.adjust_brightness(image / 255, brightness), contrast), saturation
     )
@@ -182,7 +182,7 @@ def test_colours_are_those_of_torchvision():
 def test_colours_stay_when_nothing_is_asked_for():
     image = torch.randint(0, 256, (3, 5, 6), dtype=torch.uint8)
     rng = np.random.default_rng(0)
-    assert change_colours(image, Augment(flip=1.0), rng) is image
+    assert color_jitter(image, Augment(flip=1.0), rng) is image
     assert rng.random() == np.random.default_rng(0).random()  # nothing was drawn
 
 

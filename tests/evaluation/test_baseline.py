@@ -10,10 +10,10 @@ import pytest
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.baseline import (
     DIGEST,
-    Other,
+    Baseline,
+    baseline_on_same_images,
+    candidate_evaluations,
     ids_digest,
-    on_same_images,
-    others,
     read_other,
 )
 from maskrcnn_lit.evaluation.coco.results import write_results
@@ -43,15 +43,21 @@ def test_of_a_run_the_newest_evaluation_of_the_same_weights_and_images_is_taken(
             ("d", "last", [1, 2], 1),
         )
     }
-    assert [other.results for other in others(tmp_path, "best")] == [
+    assert [other.results for other in candidate_evaluations(tmp_path, "best")] == [
         made["c"],
         made["b"],
         made["z"],
     ]
-    assert on_same_images(others(tmp_path, "best"), [1, 2]).results == made["b"]
-    assert on_same_images(others(tmp_path, "last"), [1, 2]).results == made["d"]
+    assert (
+        baseline_on_same_images(candidate_evaluations(tmp_path, "best"), [1, 2]).results
+        == made["b"]
+    )
+    assert (
+        baseline_on_same_images(candidate_evaluations(tmp_path, "last"), [1, 2]).results
+        == made["d"]
+    )
     with pytest.raises(UserError) as error:
-        on_same_images(others(tmp_path, "best"), [1, 2, 3])
+        baseline_on_same_images(candidate_evaluations(tmp_path, "best"), [1, 2, 3])
     said = f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, and here are 3, not the same ones: evaluate both"
     assert said in str(error.value)
 
@@ -60,12 +66,12 @@ def test_a_run_without_such_an_evaluation_is_told(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "a", "last", [1], 0)
     said = f"{tmp_path} has no evaluation of its best weights: type `maskrcnn-lit evaluate run={tmp_path}` first"
     with pytest.raises(UserError, match=re.escape(said)):
-        others(tmp_path, "best")
+        candidate_evaluations(tmp_path, "best")
     with pytest.raises(
         UserError, match=f"of its last weights: .* run={tmp_path}/none checkpoint=last` first"
     ):
         (tmp_path / "none").mkdir()
-        others(tmp_path / "none", "last")
+        candidate_evaluations(tmp_path / "none", "last")
 
 
 def test_an_evaluation_is_taken_by_its_folder_and_its_file_whatever_the_weights(
@@ -73,15 +79,18 @@ def test_an_evaluation_is_taken_by_its_folder_and_its_file_whatever_the_weights(
 ) -> None:
     results = evaluation(tmp_path / "a", "last", [1, 2], 0)
     for source in (tmp_path / "a", tmp_path / "a" / "evaluation.json"):
-        (other,) = others(source, "best")
-        assert other.results == results and on_same_images([other], [1, 2]) == other
+        (other,) = candidate_evaluations(source, "best")
+        assert other.results == results and baseline_on_same_images([other], [1, 2]) == other
         with pytest.raises(UserError, match="scored 2 images, and here are 1"):
-            on_same_images([other], [1])
+            baseline_on_same_images([other], [1])
 
 
 def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
-    (other,) = others(tmp_path / "found.json", "best")
-    assert other == Other(tmp_path / "found.json", None) and on_same_images([other], [7]) == other
+    (other,) = candidate_evaluations(tmp_path / "found.json", "best")
+    assert (
+        other == Baseline(tmp_path / "found.json", None)
+        and baseline_on_same_images([other], [7]) == other
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +106,7 @@ def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_broken_evaluation_is_told(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(text)
     with pytest.raises(UserError, match=said):
-        others(tmp_path, "best")
+        candidate_evaluations(tmp_path, "best")
 
 
 def test_detections_that_are_not_those_that_were_evaluated_are_told(tmp_path: Path):
@@ -105,7 +114,7 @@ def test_detections_that_are_not_those_that_were_evaluated_are_told(tmp_path: Pa
     write_results(results, [{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": [0, 0, 3, 4]}])
     record = {"images": 1, DIGEST: file_digest(results, "sha256")}
     write_sealed_json(tmp_path / "evaluation.json", record)
-    (other,) = others(tmp_path, "best")
+    (other,) = candidate_evaluations(tmp_path, "best")
     assert len(read_other(other)) == 1
     results.write_text(results.read_text().replace("0.5", "0.9"))
     with pytest.raises(UserError, match=r"detections\.json does not match the checksum"):

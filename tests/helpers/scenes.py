@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.loaders import CopiedAhead, Loader
+from maskrcnn_lit.data.loaders import CudaPrefetcher, Loader
 from maskrcnn_lit.training.module import DetectionModule
 
 SIZE, BATCH, STEPS, SLOTS = 128, 4, 16, 4
@@ -65,7 +65,7 @@ class Scenes(LightningDataModule):
         scenes = Held([scene(i) for i in range(BATCH * STEPS)])
         cuda = torch.cuda.is_available()
         loader = DataLoader(scenes, batch_size=BATCH, pin_memory=cuda)
-        return CopiedAhead(loader, torch.device("cuda")) if cuda else loader
+        return CudaPrefetcher(loader, torch.device("cuda")) if cuda else loader
 
     def resume(self, *, epoch: int, batch: int) -> None:
         raise NotImplementedError

@@ -12,7 +12,12 @@ from functools import partial
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.launch.console import PIPE_CLOSED, ConsoleHandler, guarded, show_library_logs
+from maskrcnn_lit.launch.console import (
+    PIPE_CLOSED,
+    ConsoleHandler,
+    run_and_report_errors,
+    show_library_logs,
+)
 
 
 def fail_with(error: BaseException) -> None:
@@ -49,14 +54,14 @@ def fail_with(error: BaseException) -> None:
     ],
 )
 def test_how_a_command_may_end(error, code: int, message: str, capsys: pytest.CaptureFixture):
-    assert guarded(partial(fail_with, error)) == code
+    assert run_and_report_errors(partial(fail_with, error)) == code
     assert capsys.readouterr().err.startswith(message)
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), OSError(errno.EIO, "a bug"), SystemExit(5)])
 def test_a_bug_keeps_its_traceback(error: BaseException):
     with pytest.raises(type(error)):
-        guarded(partial(fail_with, error))
+        run_and_report_errors(partial(fail_with, error))
 
 
 @pytest.fixture
@@ -126,10 +131,10 @@ def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
 
 def test_a_reader_that_leaves_ends_the_command_quietly():
     script = (
-        "import sys; from maskrcnn_lit.launch.console import guarded\n"
+        "import sys; from maskrcnn_lit.launch.console import run_and_report_errors\n"
         "def work():\n"
         "    for n in range(100_000): print(n)\n"
-        "sys.exit(guarded(work))"
+        "sys.exit(run_and_report_errors(work))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE

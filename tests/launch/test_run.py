@@ -13,7 +13,7 @@ from tiny_verbs import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.run import _next_steps, build_module, read_data
-from maskrcnn_lit.runs.folder import settle
+from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
 
@@ -21,7 +21,7 @@ pytest_plugins = ("tiny_verbs",)
 
 
 def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
-    config = settle(compose("train", [*coco_data(strange), *MODEL, "run_dir=there"]))
+    config = freeze_config(compose("train", [*coco_data(strange), *MODEL, "run_dir=there"]))
     data = read_data(config)
     told = describe_datamodule(data)
     assert (told["train"]["images"], told["val"]["images"]) == (TRAIN_IMAGES, VAL_IMAGES)
@@ -43,12 +43,12 @@ def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path, tmp_path:
     (tmp_path / "val2017").mkdir()
     for number in ids:
         shutil.copy(test_data / "coco_mini" / "val2017" / f"{number:012}.jpg", tmp_path / "val2017")
-    config = settle(compose("train", ["experiment=overfit", f"data.root={tmp_path}"]))
+    config = freeze_config(compose("train", ["experiment=overfit", f"data.root={tmp_path}"]))
     assert read_data(config).subset_ids() == {"train": ids, "val": ids}
 
 
 def test_another_number_of_classes_is_a_mistake(strange: Path):
-    config = settle(compose("train", [*coco_data(strange), *MODEL, "model.num_classes=80"]))
+    config = freeze_config(compose("train", [*coco_data(strange), *MODEL, "model.num_classes=80"]))
     with pytest.raises(
         UserError, match=r"model\.num_classes=80, but the data has \d+ categories: leave it out"
     ):

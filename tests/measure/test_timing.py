@@ -4,7 +4,7 @@ import torch
 from models import make_batch, make_model
 
 from maskrcnn_lit.measure.timing import (
-    Laps,
+    StageTimer,
     autocast,
     time_calls,
     time_inference,
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def test_laps_follow_one_another() -> None:
-    laps = Laps(CPU)
+    laps = StageTimer(CPU)
     for _ in range(2):
         laps.start()
         laps.lap("first")

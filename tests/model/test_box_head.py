@@ -10,7 +10,7 @@ from wrong_values import CHOICE, COUNT, COUNT_OR_NONE, SHARE, cases, positive_li
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.box_head import BoxHead, Regions
+from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import encode, iou
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -117,7 +117,7 @@ def test_losses_read_the_deltas_of_the_true_class():
     labels = torch.tensor([[1, 2, 0]]).expand(2, -1)
     instance = torch.tensor([[0, 1, 0]]).expand(2, -1)
     every = torch.ones(2, 3, dtype=torch.bool)
-    regions = Regions(boxes, labels, instance, labels > 0, every)
+    regions = SampledRegions(boxes, labels, instance, labels > 0, every)
     logits = torch.zeros(6, 4, requires_grad=True)
     deltas = torch.zeros(6, 3, 4)
     targets = encode(

@@ -12,13 +12,13 @@ from torchvision.ops.boxes import _batched_nms_vanilla
 from maskrcnn_lit.model import boxes as boxes_module
 from maskrcnn_lit.model.boxes import (
     area,
+    batched_nms,
     clip,
     decode,
     encode,
     full_precision,
     intersection,
     iou,
-    suppress,
     suppress_levels,
 )
 
@@ -117,7 +117,7 @@ def test_clip_cuts_each_image_to_its_own_size():
 
 def as_elsewhere(boxes: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
     """As a GPU does it: the fixed number of rounds."""
-    return suppress(boxes, *args, **options, static_shapes=True)
+    return batched_nms(boxes, *args, **options, static_shapes=True)
 
 
 def greedy(
@@ -150,7 +150,7 @@ def test_suppression_equals_torchvision(threshold: float):
         boxes = crowded(seed)
         expected = greedy(boxes, threshold)
         assert 0.02 < expected.double().mean() < 0.98, "the comparison needs boxes of both kinds"
-        assert torch.equal(suppress(boxes, threshold), expected)
+        assert torch.equal(batched_nms(boxes, threshold), expected)
         assert torch.equal(as_elsewhere(boxes, threshold), expected)
 
 
@@ -159,7 +159,7 @@ def test_suppression_by_group_equals_torchvision():
         boxes, groups = crowded(seed), torch.randint(0, 4, (2, 120))
         expected = greedy(boxes, 0.4, groups)
         assert not torch.equal(expected, greedy(boxes, 0.4))
-        assert torch.equal(suppress(boxes, 0.4, groups=groups), expected)
+        assert torch.equal(batched_nms(boxes, 0.4, groups=groups), expected)
         assert torch.equal(as_elsewhere(boxes, 0.4, groups), expected)
 
 
@@ -196,7 +196,7 @@ def test_a_chain_is_settled_link_by_link():
         boxes = chain(length)
         every_second = torch.arange(length)[None] % 2 == 0
         assert torch.equal(greedy(boxes, 0.5), every_second)
-        assert torch.equal(suppress(boxes, 0.5), every_second)
+        assert torch.equal(batched_nms(boxes, 0.5), every_second)
         if length <= 24:
             assert torch.equal(as_elsewhere(boxes, 0.5), every_second)
     unsettled = as_elsewhere(
@@ -221,11 +221,11 @@ def test_only_the_cpu_asks_an_operator_whose_shape_hangs_on_the_data(
     monkeypatch.setattr(boxes_module, "nms", read)
     as_elsewhere(crowded(0), 0.5)
     with pytest.raises(AssertionError, match="must wait"):
-        suppress(crowded(0), 0.5)
+        batched_nms(crowded(0), 0.5)
 
 
 def test_an_overlap_of_exactly_the_threshold_stays():
     boxes = torch.tensor(
         [[[0.0, 0, 2, 1], [1, 0, 2, 1], [0, 0, 2, 1.125]]]
     )  # IoU with the first: 0.5 and 8/9
-    assert suppress(boxes, 0.5).tolist() == [[True, True, False]]
+    assert batched_nms(boxes, 0.5).tolist() == [[True, True, False]]

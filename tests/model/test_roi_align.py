@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from maskrcnn_lit.model.roi_align import Pooled, index_type, level_of, roi_align
+from maskrcnn_lit.model.roi_align import RoIs, index_type, level_of, roi_align
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 96, 160
@@ -44,9 +44,9 @@ def regions() -> list[torch.Tensor]:
     return [ordinary, torch.tensor(special, dtype=torch.float64)]
 
 
-def pooled(boxes: list[torch.Tensor], size: int) -> Pooled:
+def pooled(boxes: list[torch.Tensor], size: int) -> RoIs:
     image = torch.cat([torch.full((len(b),), i) for i, b in enumerate(boxes)])
-    return Pooled(torch.cat(boxes), image, size)
+    return RoIs(torch.cat(boxes), image, size)
 
 
 def torchvisions(
@@ -126,7 +126,7 @@ def test_rows_are_numbered_by_the_smaller_type(monkeypatch: pytest.MonkeyPatch):
         return plain(index, *rest, **more)
 
     monkeypatch.setattr(F, "embedding_bag", seen)
-    wanted = [Pooled(torch.tensor([[0.0, 0, 40, 40]]), torch.zeros(1, dtype=torch.int64), 7)]
+    wanted = [RoIs(torch.tensor([[0.0, 0, 40, 40]]), torch.zeros(1, dtype=torch.int64), 7)]
     roi_align([torch.randn(1, 3, 24, 40)], wanted, strides=(4,))
     assert types == [torch.int32]
     assert index_type(2**31 - 1) == torch.int32 and index_type(2**31) == torch.int64
@@ -151,7 +151,7 @@ def test_a_region_reads_its_own_image_and_level():
     sides = [20, 111, 113, 223, 225, 250]
     boxes = torch.tensor([[0.0, 0, side, side] for side in sides])
     image = torch.tensor([0, 1, 0, 1, 0, 1])
-    (out,) = roi_align(maps, [Pooled(boxes, image, 2)], strides=STRIDES)
+    (out,) = roi_align(maps, [RoIs(boxes, image, 2)], strides=STRIDES)
     assert out.flatten(1).unique(dim=1).flatten().tolist() == [1, 2, 11, 12, 21, 22]
 
 
@@ -166,7 +166,7 @@ def test_a_ramp_is_read_where_the_samples_lie():
     """Bilinear samples of a linear map are exact: the mean of a bin is the ramp at its centre."""
     column = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     boxes = torch.tensor([[8.0, 8, 40, 24]], dtype=torch.float64)  # cells 2..10 by 2..6
-    (out,) = roi_align([column], [Pooled(boxes, torch.tensor([0]), 4)], strides=(4,))
+    (out,) = roi_align([column], [RoIs(boxes, torch.tensor([0]), 4)], strides=(4,))
     assert torch.allclose(out[0, 0], torch.tensor([3.0, 5, 7, 9], dtype=torch.float64).expand(4, 4))
 
 

@@ -12,14 +12,14 @@ from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs import folder as run_folder
 from maskrcnn_lit.runs.folder import (
-    alone,
     check_output_file,
     check_output_folder,
-    moved,
+    freeze_config,
     new_output_folder,
     program,
-    recorded,
-    settle,
+    record_status,
+    relocate,
+    run_lock,
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_job_that_ends_is_finished(folder: Path):
-    with recorded(folder) as result:
+    with record_status(folder) as result:
         assert read_result(folder / "result.json").status == "running"
         result.metrics["val/mask_ap"] = 0.5
     told = read_result(folder / "result.json")
@@ -46,7 +46,7 @@ def test_a_job_that_ends_is_finished(folder: Path):
     "error", [UserError("no such file: give another"), ArithmeticError("a bug")]
 )
 def test_a_job_that_fails_says_why(folder: Path, error: Exception):
-    with pytest.raises(type(error)), recorded(folder):
+    with pytest.raises(type(error)), record_status(folder):
         raise error
     told = read_result(folder / "result.json")
     assert told.status == "failed" and told.error == f"{type(error).__name__}: {error}"
@@ -56,7 +56,7 @@ def test_a_job_that_fails_says_why(folder: Path, error: Exception):
 def test_an_interrupted_job_says_how_to_go_on(folder: Path, error: BaseException):
     with (
         pytest.raises(KeyboardInterrupt, match=f"go on with .*maskrcnn-lit train resume={folder}"),
-        recorded(folder),
+        record_status(folder),
     ):
         raise error
     assert read_result(folder / "result.json").status == "interrupted"
@@ -72,10 +72,10 @@ def test_of_several_processes_one_that_fails_says_so_too(
         "LOCAL_RANK": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    with recorded(folder):
+    with record_status(folder):
         pass
     assert read_result(folder / "result.json").status == "running", "the first process writes"
-    with pytest.raises(UserError), recorded(folder):
+    with pytest.raises(UserError), record_status(folder):
         raise UserError("no memory: take less")
     told = read_result(folder / "result.json")
     assert (told.status, told.error, told.overrides) == (
@@ -100,7 +100,7 @@ def test_a_run_that_moves_writes_into_its_new_folder_alone():
             "logger": {"csv": {"path": "outputs/a/metrics.csv"}, "other": {"name": "outputs/ab"}},
         }
     )
-    assert OmegaConf.to_container(moved(config, "b")) == {
+    assert OmegaConf.to_container(relocate(config, "b")) == {
         "run_dir": "b",
         "data": {"root": "outputs/a"},
         "callbacks": {"evaluation": {"run_dir": "b", "limits": [1, 2]}, "panels": None},
@@ -110,17 +110,19 @@ def test_a_run_that_moves_writes_into_its_new_folder_alone():
 
 def test_one_process_at_a_time_trains_in_a_folder(folder: Path):
     with (
-        alone(folder),
+        run_lock(folder),
         pytest.raises(UserError, match="is being trained by another process"),
-        alone(folder),
+        run_lock(folder),
     ):
         pass
-    with alone(folder):
+    with run_lock(folder):
         pass
 
 
 def test_a_run_does_not_freeze_what_only_a_sweep_reads():
-    config = settle(compose("train", ["experiment=backbones", "model.weights=torchvision_v1"]))
+    config = freeze_config(
+        compose("train", ["experiment=backbones", "model.weights=torchvision_v1"])
+    )
     assert not {"sweep", "sweep_dir", "sweep_scale", "launcher"} & set(config)
     assert Path(config.data.root).is_absolute()
     assert config.model.backbone.norm == "frozen", "what refers to an option is told too"
@@ -157,7 +159,7 @@ def test_a_backbone_of_ones_own_needs_no_options_of_ours(
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone" / "small.yaml").write_text("_target_: mylab.Small\nwidth: 16\n")
     monkeypatch.setenv("MASKRCNN_LIT_CONFIG_DIR", str(tmp_path))
-    config = settle(compose("train", ["backbone=small", "model.weights=torchvision_v1"]))
+    config = freeze_config(compose("train", ["backbone=small", "model.weights=torchvision_v1"]))
     assert config.model.backbone == {"_target_": "mylab.Small", "width": 16}
 
 
@@ -168,15 +170,15 @@ def test_a_result_that_cannot_be_written_does_not_hide_why(
         raise OSError(errno.ENOSPC, "No space left on device", "result.json")
 
     monkeypatch.setattr(run_folder, "write_result", full)
-    with pytest.raises(OSError, match=r"metrics\.csv") as raised, recorded(folder):
+    with pytest.raises(OSError, match=r"metrics\.csv") as raised, record_status(folder):
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
     assert not hasattr(raised.value, "__notes__"), "no checkpoint to go on from"
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "last.ckpt").touch()
-    with pytest.raises(OSError, match=r"metrics\.csv") as raised, recorded(folder):
+    with pytest.raises(OSError, match=r"metrics\.csv") as raised, record_status(folder):
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.csv")
     assert raised.value.__notes__[0].endswith(f"train resume={folder}")
-    with pytest.raises(OSError, match=r"result\.json"), recorded(folder):
+    with pytest.raises(OSError, match=r"result\.json"), record_status(folder):
         pass
 
 

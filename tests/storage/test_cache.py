@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from local_server import Server
 
-from maskrcnn_lit.storage.cache import Cache, Prefetch, told_ahead
+from maskrcnn_lit.storage.cache import Cache, Prefetch
 from maskrcnn_lit.storage.sources import Remote
 
 pytest_plugins = ("local_server",)
@@ -266,6 +266,6 @@ def test_closing_waits_for_no_request_and_what_is_too_much_is_left_out():
 @pytest.mark.parametrize("lookahead", [0, 1, 3, 100])
 def test_batches_are_told_ahead(lookahead: int):
     told: list[int] = []
-    for k, batch in enumerate(told_ahead(range(10), told.append, lookahead)):
+    for k, batch in enumerate(lookahead(range(10), told.append, lookahead)):
         assert batch == k and told == list(range(min(10, k + lookahead + 1)))
-    assert told == list(range(10)) and list(told_ahead([], told.append, lookahead)) == []
+    assert told == list(range(10)) and list(lookahead([], told.append, lookahead)) == []

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.loaders import CopiedAhead
+from maskrcnn_lit.data.loaders import CudaPrefetcher
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import load_plain
 from maskrcnn_lit.training.module import DetectionModule
@@ -140,7 +140,7 @@ def test_batches_that_are_copied_ahead_arrive_whole():
     loader = DataLoader(Held(sent), batch_size=None, pin_memory=True)
     busy = torch.ones(4000, 4000, device="cuda")
     sums = []
-    for batch in CopiedAhead(loader, torch.device("cuda")):
+    for batch in CudaPrefetcher(loader, torch.device("cuda")):
         for _ in range(5):
             busy = busy @ busy / 4000
         sums.append(batch["images"].sum())

@@ -111,7 +111,7 @@ def test_a_logger_that_is_not_installed_is_named_with_its_extra(
 
 
 def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("maskrcnn_lit.training.loggers.first_process", lambda: False)
+    monkeypatch.setattr("maskrcnn_lit.training.loggers.is_rank_zero", lambda: False)
     assert isinstance(wandb_logger(run_dir=tmp_path, project="any"), DummyLogger)
     assert isinstance(
         mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=None), DummyLogger

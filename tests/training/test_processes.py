@@ -7,7 +7,12 @@ import os
 import pytest
 import torch
 
-from maskrcnn_lit.training.processes import first_process, from_first, launched, per_machine
+from maskrcnn_lit.training.processes import (
+    broadcast_from_rank_zero,
+    cluster_environment,
+    is_rank_zero,
+    processes_per_node,
+)
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -15,7 +20,11 @@ pytest_plugins = ("tiny_verbs",)
 def test_alone(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
         monkeypatch.delenv(name)  # of a cluster's node that runs this test
-    assert launched() is None and first_process() and from_first(lambda: "made") == "made"
+    assert (
+        cluster_environment() is None
+        and is_rank_zero()
+        and broadcast_from_rank_zero(lambda: "made") == "made"
+    )
 
 
 def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
@@ -30,9 +39,9 @@ def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
     }
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    found = launched()
-    assert found is not None and found.global_rank() == 5 and not first_process()
-    assert per_machine(found) == (4, 2)
+    found = cluster_environment()
+    assert found is not None and found.global_rank() == 5 and not is_rank_zero()
+    assert processes_per_node(found) == (4, 2)
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert launched() is None, "one task, that starts its own processes"
+    assert cluster_environment() is None, "one task, that starts its own processes"
     assert torch.distributed.is_available()

@@ -35,9 +35,9 @@ from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.images import MAX_PIXELS, read_pixels
 from maskrcnn_lit.storage.sources import Folder, Source, open_annotations, open_images
 
-OnBad = Literal["error", "skip"]
+OnInvalid = Literal["error", "skip"]
 
-How = Literal["first", "random"]
+SubsetOrder = Literal["first", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class AnnotationIndex:
         """The images at `positions`, in that order."""
         return replace(self, rows=self.rows[positions])
 
-    def preference(self, how: How, seed: int) -> Ints:
+    def preference(self, how: SubsetOrder, seed: int) -> Ints:
         """All positions in the order in which a subset takes them."""
         if how not in ("first", "random"):
             raise UserError(f"data.subset={how} is unknown: use first or random")
@@ -175,7 +175,7 @@ class AnnotationIndex:
             else np.arange(count)
         )
 
-    def subset(self, n: int, how: How = "random", seed: int = 0) -> AnnotationIndex:
+    def subset(self, n: int, how: SubsetOrder = "random", seed: int = 0) -> AnnotationIndex:
         """`n` of the images: the first by file name, or random ones, of which a smaller `n` of that
         seed is a part.
         """
@@ -258,12 +258,12 @@ class AnnotationIndex:
 def read_index(
     annotations: str | Path,
     images: str | Path,
-    on_bad: OnBad,
+    on_bad: OnInvalid,
     keep_empty: bool = True,
     *,
     image_ids: Sequence[int] | None = None,
     take: int | None = None,
-    how: How = "random",
+    how: SubsetOrder = "random",
     seed: int = 0,
     cache: Path | None = None,
     cache_gb: float = 50.0,
@@ -298,7 +298,7 @@ def read_index(
     if classes is not None:
         packed = choose_classes(packed, classes, str(annotations))
     source = with_renamed_files(packed, source)
-    index, count = preferred(whole_index(packed, source), image_ids, keep_empty, take, how, seed)
+    index, count = select_images(full_index(packed, source), image_ids, keep_empty, take, how, seed)
     rows, bad = sound_files(packed, source, index.rows, count, cache, max_pixels)
     # of an image that goes as a whole the annotations are no news: with the size wrong they are
     # bound to look wrong
@@ -310,8 +310,10 @@ def read_index(
             "Fix them, or leave the faulty images and annotations out with data.on_bad=skip"
         )
     if not len(rows) or (take is not None and len(rows) < take):
-        told = f" ({'; '.join(describe(faults))})" if faults else ""
-        raise UserError(f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{told}")
+        message = f" ({'; '.join(describe(faults))})" if faults else ""
+        raise UserError(
+            f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{message}"
+        )
     rows = np.sort(rows)
     changes = (*packed.changes, *renamed(packed, source, rows))
     return replace(index, rows=rows, faults=tuple(faults), changes=changes, max_pixels=max_pixels)
@@ -323,12 +325,12 @@ def _measure(source: Source) -> Measure:
     return lambda name: image_size(source, name)
 
 
-def preferred(
+def select_images(
     index: AnnotationIndex,
     image_ids: Sequence[int] | None,
     keep_empty: bool,
     take: int | None,
-    how: How,
+    how: SubsetOrder,
     seed: int,
 ) -> tuple[AnnotationIndex, int]:
     """The images that may be used, in the order in which a subset takes them, and how many it
@@ -346,7 +348,7 @@ def preferred(
     return index.take(index.preference(how, seed)), count
 
 
-def whole_index(packed: Packed, source: Source) -> AnnotationIndex:
+def full_index(packed: Packed, source: Source) -> AnnotationIndex:
     """All images of a json, unchecked."""
     return AnnotationIndex(
         source=source,

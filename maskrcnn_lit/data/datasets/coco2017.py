@@ -12,7 +12,7 @@ from typing import Any
 
 from maskrcnn_lit.data.coco.arrays import open_json
 from maskrcnn_lit.data.coco.classes import choose_classes, read_choice
-from maskrcnn_lit.data.coco.index import How, preferred, whole_index
+from maskrcnn_lit.data.coco.index import SubsetOrder, full_index, select_images
 from maskrcnn_lit.data.datasets.web_images import WebImage, fetch_images
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.download import download as download_file
@@ -33,7 +33,7 @@ def prepare(
     root: str | Path,
     train_images: int | None,
     val_images: int | None,
-    subset: How,
+    subset: SubsetOrder,
     seed: int,
     image_ids: Sequence[int] | None,
     keep_empty: bool,
@@ -73,12 +73,12 @@ def prepare(
         packed = open_json(*json_file, cache)
         if choice is not None:
             packed = choose_classes(packed, choice, f"{part}2017")
-        index = whole_index(packed, Folder(folder))
+        index = full_index(packed, Folder(folder))
         # The parts of a run may both be images of one: see experiment=overfit.
         ids = None if image_ids is None else sorted(set(image_ids) & set(index.image_ids.tolist()))
         if ids == []:
             continue
-        index, count = preferred(index, ids, keep_empty, counts[part], subset, seed)
+        index, count = select_images(index, ids, keep_empty, counts[part], subset, seed)
         chosen = [
             WebImage(index.file_name(i), mirrored(index.urls[i], mirror), *index.size(i))
             for i in range(count)

@@ -239,7 +239,7 @@ def _path(folder: Path, image: WebImage) -> Path:
     path = safe_path(folder, image.name)
     if path is None:
         raise UserError(
-            f"file name {image.name!r} leaves {folder}: it is not fetched; mend the json"
+            f"file name {image.name!r} leaves {folder}: it is not downloaded; fix the json"
         )
     return path
 

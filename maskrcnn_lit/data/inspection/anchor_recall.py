@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_lit.data.buckets import chains, padded_shapes
+from maskrcnn_lit.data.buckets import bucket_groups, bucket_shapes
 from maskrcnn_lit.data.inspection.summary import Floats, Ints, Objects, size_names
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
@@ -39,8 +39,8 @@ def padded_sizes(sizes: Ints, image_size: ImageSize) -> Ints:
     resize).
     """
     padded = np.empty_like(sizes)
-    shapes = padded_shapes(sizes, image_size)
-    for chain, groups in zip(shapes, chains(sizes, shapes), strict=True):
+    shapes = bucket_shapes(sizes, image_size)
+    for chain, groups in zip(shapes, bucket_groups(sizes, shapes), strict=True):
         for shape, group in zip(chain, groups, strict=True):
             padded[group] = shape
     return padded

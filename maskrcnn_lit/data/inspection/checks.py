@@ -195,9 +195,9 @@ def _mark_repeated_images(found: Findings) -> None:
     """
     index = found.index
     counts = (index.spans[:, 1] - index.spans[:, 0]).tolist()
-    kept: dict[bytes, int] = {}
+    selected: dict[bytes, int] = {}
     for i in sorted(found.digests, key=lambda i: (-counts[i], i)):
-        first = kept.setdefault(found.digests[i], i)
+        first = selected.setdefault(found.digests[i], i)
         if first != i:
             what = (
                 f"the content of image id {int(index.image_ids[first])}, {index.file_names[first]}"
@@ -232,11 +232,11 @@ def learning_fault(
 
 def notes(findings: Mapping[str, Findings]) -> list[str]:
     """What is no fault and yet good to know, by part."""
-    told = []
+    message = []
     for part, found in findings.items():
         index = found.index
         ignored = [change for change in index.changes if change.kind == IGNORED]
-        told += [f"{part}: {line}" for line in describe(ignored)]
+        message += [f"{part}: {line}" for line in describe(ignored)]
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
         }
@@ -247,27 +247,27 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             some = ", ".join(unused[:12]) + (
                 f" and {len(unused) - 12} more" if len(unused) > 12 else ""
             )
-            told.append(
+            message.append(
                 f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}"
             )
         for remark, positions in sorted(found.pixels.items()):
             some = ", ".join(index.file_names[i] for i in positions[:3])
             more = ", ..." if len(positions) > 3 else ""
-            told.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
+            message.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
         if (others := _files_beside(found)) > 0:
-            told.append(
+            message.append(
                 f"{part}: {others} images in {index.source.where} are not in the json or were not checked"
             )
     if {"train", "val"} <= findings.keys():
         train, val = findings["train"].index, findings["val"].index
         both = set(train.file_names) & set(val.file_names)
         if both:
-            told.append(
+            message.append(
                 f"{len(both)} file names stand in train and in val, {min(both)} for one; only equal content is a fault"
             )
         if {c.name for c in train.categories} != {c.name for c in val.categories}:
-            told.append("train and val have not the same categories: training refuses that")
-    return told
+            message.append("train and val have not the same categories: training refuses that")
+    return message
 
 
 def _files_beside(found: Findings) -> int:
@@ -370,14 +370,14 @@ def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
     """Each class once, under the id and the name that it has in `index`."""
     left = {category.name: category.id for category in index.packed.categories}
     chosen = {category.name: category.chosen for category in index.packed.originals}
-    kept = []
+    selected = []
     for entry in entries:
         written, number = str(entry["name"]), whole_or_none(entry["id"])
         name = chosen.get(written, written)
         if name in left and number in (None, left[name]):
             truth = {"id": left.pop(name)} | ({"name": name} if name != written else {})
-            kept.append(entry | _differing(entry, truth))
-    return kept
+            selected.append(entry | _differing(entry, truth))
+    return selected
 
 
 def cleaned_paths(folder: Path, originals: Mapping[str, Path]) -> dict[str, Path]:

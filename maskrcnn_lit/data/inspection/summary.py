@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.inspection.crowding import covered_shares
-from maskrcnn_lit.data.transforms import ImageSize, draw_view, map_boxes
+from maskrcnn_lit.data.transforms import ImageSize, map_boxes, sample_transform
 
 Ints = NDArray[np.int64]
 
@@ -54,7 +54,7 @@ class Objects(NamedTuple):
 def read_objects(index: AnnotationIndex, image_size: ImageSize) -> Objects:
     """All annotations of `index`; no file of an image is looked at."""
     rng = np.random.default_rng(0)  # decides nothing without augmentation
-    views = [draw_view(*index.size(i), image_size, None, rng) for i in range(len(index))]
+    views = [sample_transform(*index.size(i), image_size, None, rng) for i in range(len(index))]
     found = [index.annotations(i) for i in range(len(index))]
     return Objects(
         file_sizes=np.array([index.size(i) for i in range(len(index))], np.int64).reshape(-1, 2),

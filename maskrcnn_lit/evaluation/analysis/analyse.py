@@ -18,7 +18,7 @@ Schema:
     "counts": [[...]]},       rows truth, columns prediction "errors": {"ap50": x, "classification":
     d, "localisation": d, "both": d, "duplicate": d, "background": d, "missed": d,
     "false_positives": d, "false_negatives": d, "counts": {"classification": n, ..., "missed": n}},
-    d: the AP50 that mending it would bring, 0..1 "occlusion": [{"slice": "0 to 0.1", "objects": n,
+    d: the AP50 that fixing it would bring, 0..1 "occlusion": [{"slice": "0 to 0.1", "objects": n,
     "ap": x, "ap50": x, "recall": x}, {"slice": "0.1 to 0.4", ...}, {"slice": "0.4 and more", ...},
     {"slice": "crowded images", ...}], "box_ap": x | None, "mask_ap": x | None, "boundary_ap": x |
     None, "calibration": {"bins": [{"from", "to", "score", "precision", "count"}], "error": x},
@@ -158,7 +158,7 @@ def _per_class(
 
 
 def _drawn(name: str, points: Curve) -> dict[str, Any]:
-    kept = thinned(points)
+    selected = thinned(points)
     return {"name": name} | {
-        key: getattr(kept, key).tolist() for key in ("recall", "precision", "thresholds", "f1")
+        key: getattr(selected, key).tolist() for key in ("recall", "precision", "thresholds", "f1")
     }

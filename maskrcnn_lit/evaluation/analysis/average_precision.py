@@ -179,8 +179,8 @@ def average_precision(judged: Judged) -> Floats:
         own = np.flatnonzero(judged.labels == k)
         own = own[np.argsort(-judged.scores[own], kind="stable")]
         for t, (right, ignored) in enumerate(zip(judged.right, judged.ignored, strict=True)):
-            kept = own[~ignored[own]]
-            result[k, t] = interpolated(right[kept], int(judged.objects[k])).mean()
+            selected = own[~ignored[own]]
+            result[k, t] = interpolated(right[selected], int(judged.objects[k])).mean()
     return result
 
 

@@ -27,13 +27,15 @@ def confusion_matrix(pairs: Sequence[Pairs], thresholds: Floats, iou: float = 0.
     classes = len(thresholds)
     counts = np.zeros((classes + 1, classes + 1), dtype=np.int64)
     for image in pairs:
-        kept = kept_detections(image, thresholds)
+        selected = kept_detections(image, thresholds)
         none = np.zeros(len(image.objects), dtype=bool)
-        (taken,) = match(image.iou[kept], np.array([iou]), none, none)
+        (taken,) = match(image.iou[selected], np.array([iou]), none, none)
         hit = taken >= 0
-        labels = image.labels[kept]
+        labels = image.labels[selected]
         np.add.at(counts, (image.object_labels[taken[hit]], labels[hit]), 1)
-        crowded = ((image.crowd_iou[kept] >= iou) & (labels[:, None] == image.crowd_labels)).any(1)
+        crowded = (
+            (image.crowd_iou[selected] >= iou) & (labels[:, None] == image.crowd_labels)
+        ).any(1)
         np.add.at(counts, (classes, labels[~hit & ~crowded]), 1)
         missed = np.setdiff1d(np.arange(len(image.objects)), taken)
         np.add.at(counts, (image.object_labels[missed], classes), 1)

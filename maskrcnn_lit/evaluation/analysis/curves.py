@@ -42,11 +42,11 @@ def class_curve(judged: Judged, label: int | None, row: int = 0) -> Curve:
     """Of class `label`, or of all classes in one, at the IoU threshold that is number `row` of
     `judged`.
     """
-    kept = ~judged.ignored[row]
+    selected = ~judged.ignored[row]
     if label is not None:
-        kept &= judged.labels == label
+        selected &= judged.labels == label
     objects = judged.objects.sum() if label is None else judged.objects[label]
-    return curve(judged.scores[kept], judged.right[row, kept], int(objects))
+    return curve(judged.scores[selected], judged.right[row, selected], int(objects))
 
 
 def best_point(points: Curve) -> int | None:

@@ -60,7 +60,7 @@ def _look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:
 
 def _crowded(pairs: Sequence[Pairs], classes: int, whole: Judged) -> Judged:
     crowded = [len(image.objects) >= CROWDED_FROM for image in pairs]
-    kept = (
+    selected = (
         np.repeat(crowded, [len(image.labels) for image in pairs])
         if pairs
         else np.zeros(0, dtype=bool)
@@ -70,7 +70,9 @@ def _crowded(pairs: Sequence[Pairs], classes: int, whole: Judged) -> Judged:
         if is_crowded:
             objects += np.bincount(image.object_labels, minlength=classes)
     labels, scores, right, ignored, _ = whole
-    return Judged(labels[kept], scores[kept], right[:, kept], ignored[:, kept], objects)
+    return Judged(
+        labels[selected], scores[selected], right[:, selected], ignored[:, selected], objects
+    )
 
 
 def _row(name: str, judged: Judged) -> dict[str, Any]:

@@ -15,7 +15,7 @@ both            the rest: t_b < other < t_f, of the wrong class and in the wrong
 An object is *missed* if no detection takes it and no localisation or classification error lies on
 it.
 
-The weight of a kind is how much AP50 rises if it alone is mended (section 2.3): a localisation or a
+The weight of a kind is how much AP50 rises if it alone is fixed (section 2.3): a localisation or a
 classification error becomes right, with its own score, if its object is not taken, and of several
 on one object the best by score; the others are removed. Errors of both, duplicates and background
 are removed. Missed objects leave the denominator of recall. Besides: AP50 without any false
@@ -24,9 +24,9 @@ points of AP may turn a gain into a tiny loss. Means are over the classes with o
 of whose objects leave is left out if it has no detections, and has AP 0 if all that it has is
 wrong.
 
-The authors' code decides which error "mends" an object among those of localisation and
+The authors' code decides which error "fixes" an object among those of localisation and
 classification together, so that a better one of the other kind blocks it; here, as the paper has
-it, each kind is mended by itself.
+it, each kind is fixed by itself.
 """
 
 from collections.abc import Sequence
@@ -67,16 +67,16 @@ def error_shares(pairs: Sequence[Pairs], classes: int) -> dict[str, Any]:
     everything = np.ones(len(labels), dtype=bool)
     ap50 = _ap50(labels, verdicts.scores, right, everything, objects, objects)
 
-    def rise(labels: Ints, right: Bools, kept: Bools, objects_left: Ints) -> float:
-        mended = _ap50(labels, verdicts.scores, right, kept, objects, objects_left)
-        return max(mended - ap50, 0.0) if not np.isnan(ap50) else np.nan
+    def rise(labels: Ints, right: Bools, selected: Bools, objects_left: Ints) -> float:
+        fixed = _ap50(labels, verdicts.scores, right, selected, objects, objects_left)
+        return max(fixed - ap50, 0.0) if not np.isnan(ap50) else np.nan
 
     shares: dict[str, Any] = {"ap50": ap50}
     for kind in KINDS:
-        mended = _mended(verdicts, kind)
+        fixed = _corrected(verdicts, kind)
         corrected = labels.copy()
-        corrected[mended] = verdicts.object_labels[verdicts.targets[mended]]
-        shares[kind] = rise(corrected, right | mended, (verdicts.kinds != kind) | mended, objects)
+        corrected[fixed] = verdicts.object_labels[verdicts.targets[fixed]]
+        shares[kind] = rise(corrected, right | fixed, (verdicts.kinds != kind) | fixed, objects)
     unreachable = _count(verdicts.object_labels[verdicts.missed], classes)
     shares["missed"] = rise(labels, right, everything, objects - unreachable)
     shares["false_positives"] = rise(labels, right, right, objects)
@@ -133,17 +133,17 @@ def _image_verdicts(image: Pairs, begin: int) -> Verdicts:
     return Verdicts(labels, scores, kinds, targets, image.object_labels, found, missed)
 
 
-def _mended(verdicts: Verdicts, kind: str) -> Bools:
+def _corrected(verdicts: Verdicts, kind: str) -> Bools:
     """D: the errors of `kind` that become right: on an object that is not found, the best by score
     on it.
     """
-    mended = np.zeros(len(verdicts.labels), dtype=bool)
+    fixed = np.zeros(len(verdicts.labels), dtype=bool)
     errors = np.flatnonzero((verdicts.kinds == kind) & (verdicts.targets >= 0))
     errors = errors[~verdicts.found[verdicts.targets[errors]]]
     errors = errors[np.argsort(-verdicts.scores[errors], kind="stable")]
     _, best = np.unique(verdicts.targets[errors], return_index=True)
-    mended[errors[best]] = True
-    return mended
+    fixed[errors[best]] = True
+    return fixed
 
 
 def _count(labels: Ints, classes: int) -> Ints:
@@ -151,14 +151,14 @@ def _count(labels: Ints, classes: int) -> Ints:
 
 
 def _ap50(
-    labels: Ints, scores: Floats, right: Bools, kept: Bools, objects: Ints, objects_left: Ints
+    labels: Ints, scores: Floats, right: Bools, selected: Bools, objects: Ints, objects_left: Ints
 ) -> float:
     """Mean AP of the detections that are `kept` over the classes that have `objects`, of which so
     many are left.
     """
     values = []
     for k in np.flatnonzero(objects).tolist():
-        own = np.flatnonzero((labels == k) & kept)
+        own = np.flatnonzero((labels == k) & selected)
         own = own[np.argsort(-scores[own], kind="stable")]
         if objects_left[k]:
             values.append(interpolated(right[own], int(objects_left[k])).mean())

@@ -31,15 +31,15 @@ def worst_images(
     """
     found = []
     for image in pairs:
-        kept = np.flatnonzero(kept_detections(image, thresholds))
+        selected = np.flatnonzero(kept_detections(image, thresholds))
         crowd = np.arange(len(image.objects) + len(image.crowd_labels)) >= len(image.objects)
-        (taken,) = match(image.of_one_class()[kept], np.array([0.5]), crowd, crowd)
+        (taken,) = match(image.of_one_class()[selected], np.array([0.5]), crowd, crowd)
         missed = image.objects[~np.isin(np.arange(len(image.objects)), taken)]
         entry = {
             "image_id": image.image_id,
             "missed": [annotations[n]["id"] for n in missed.tolist()],
-            "false": image.detections[kept[taken < 0]].tolist(),
-            "merged": image.detections[_merged(image, kept)].tolist(),
+            "false": image.detections[selected[taken < 0]].tolist(),
+            "merged": image.detections[_merged(image, selected)].tolist(),
         }
         bad = len(entry["missed"]) + len(entry["false"]) + len(entry["merged"])
         if bad:
@@ -47,11 +47,11 @@ def worst_images(
     return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])[:count]]
 
 
-def _merged(image: Pairs, kept: Ints) -> Ints:
+def _merged(image: Pairs, selected: Ints) -> Ints:
     """Those of `kept` that cover more than half of each of two objects of their class."""
-    if not len(kept) or not len(image.objects):
-        return kept[:0]
-    iou = image.iou[kept]
-    common = iou * (image.areas[kept][:, None] + image.object_pixels) / (1 + iou)
-    same = image.labels[kept][:, None] == image.object_labels
-    return kept[((common > 0.5 * image.object_pixels * (1 + 1e-9)) & same).sum(1) >= 2]
+    if not len(selected) or not len(image.objects):
+        return selected[:0]
+    iou = image.iou[selected]
+    common = iou * (image.areas[selected][:, None] + image.object_pixels) / (1 + iou)
+    same = image.labels[selected][:, None] == image.object_labels
+    return selected[((common > 0.5 * image.object_pixels * (1 + 1e-9)) & same).sum(1) >= 2]

@@ -167,7 +167,7 @@ def _box_pairs(
     is the same.
     """
     by_group, begin, end = spans
-    kept = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    selected = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     upto = np.cumsum(end - begin)
     for cut in range(0, int(upto[-1]) if len(upto) else 0, _PAIRS):
         some = slice(*np.searchsorted(upto, [cut, cut + _PAIRS], side="right"))
@@ -183,8 +183,8 @@ def _box_pairs(
         union = np.where(crowd[objects], own, own + g[2] * g[3] - inter)
         iou = np.divide(inter, union, out=np.zeros_like(inter), where=both)
         near = iou >= THRESHOLDS[0]
-        kept.append(Candidates(found[near], objects[near], iou[near]))
-    return Candidates(*map(np.concatenate, zip(*kept, strict=True)))
+        selected.append(Candidates(found[near], objects[near], iou[near]))
+    return Candidates(*map(np.concatenate, zip(*selected, strict=True)))
 
 
 def _mask_pairs(
@@ -196,7 +196,7 @@ def _mask_pairs(
 ) -> Candidates:
     """masks: N compressed RLE; outlines: G segmentations with their image."""
     by_group, begin, end = spans
-    kept = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    selected = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     firsts = np.flatnonzero((np.diff(group, prepend=-1) > 0) & (end > begin))
     stops = np.searchsorted(group, group[firsts], side="right")
     for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
@@ -204,8 +204,8 @@ def _mask_pairs(
         truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
         iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
         found, place = np.nonzero(iou >= THRESHOLDS[0])
-        kept.append(Candidates(first + found, objects[place], iou[found, place]))
-    return Candidates(*map(np.concatenate, zip(*kept, strict=True)))
+        selected.append(Candidates(first + found, objects[place], iou[found, place]))
+    return Candidates(*map(np.concatenate, zip(*selected, strict=True)))
 
 
 def assign(

@@ -173,15 +173,15 @@ def choose_results(results: Sequence[Any], packed: Packed) -> list[Any]:
         category.id: ids.get(category.chosen or "", category.id) for category in packed.originals
     }
     left_out = {category.id for category in packed.originals if category.chosen is None}
-    kept = []
+    selected = []
     for entry in results:
         number = entry.get("category_id") if isinstance(entry, dict) else None
         if type(number) in (int, float) and number in chosen:
             if number in left_out:
                 continue
             entry = entry | {"category_id": chosen[int(number)]}
-        kept.append(entry)
-    return kept
+        selected.append(entry)
+    return selected
 
 
 def of_categories(
@@ -198,11 +198,11 @@ def of_categories(
     if not others:
         return list(results), None
     left_out = some({names[number] for number in others})
-    told = (
+    message = (
         f"left out {len(others)} of {len(results)} detections: they are of classes that the "
         f"annotations do not have ({left_out})"
     )
-    return [entry for entry in results if entry["category_id"] in ids], told
+    return [entry for entry in results if entry["category_id"] in ids], message
 
 
 def check_results(

@@ -148,10 +148,10 @@ def score_results(
 
 def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
     """The part of a COCO json that these images are."""
-    kept = set(image_ids)
+    selected = set(image_ids)
     return ground_truth | {
-        "images": [image for image in ground_truth["images"] if image["id"] in kept],
-        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in kept],
+        "images": [image for image in ground_truth["images"] if image["id"] in selected],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] in selected],
     }
 
 

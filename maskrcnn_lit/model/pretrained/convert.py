@@ -107,10 +107,12 @@ def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
     Raises:
         UserError: a name that the architecture has not.
     """
-    kept = {
+    selected = {
         name: value for name, value in state.items() if not name.startswith(DETECTRON2_CONSTANTS)
     }
-    renamed = _renamed(kept, DETECTRON2, "Detectron2's mask_rcnn_R_50_FPN or mask_rcnn_R_101_FPN")
+    renamed = _renamed(
+        selected, DETECTRON2, "Detectron2's mask_rcnn_R_50_FPN or mask_rcnn_R_101_FPN"
+    )
     if (key := "backbone.body.conv1.weight") in renamed:
         scale = torch.tensor(std, dtype=renamed[key].dtype).view(1, 3, 1, 1) * 255
         renamed[key] = renamed[key].flip(1) * scale

@@ -71,8 +71,8 @@ def _leave_out(found: Runs, source: Path) -> None:
     """
     for job in [job for job in found.jobs if _never_began(job)]:
         found.jobs.remove(job)
-        told = [note for note in found.notes if note.startswith(f"{job.name} is left out: ")]
-        found.notes[:] = [note for note in found.notes if note not in told]
+        message = [note for note in found.notes if note.startswith(f"{job.name} is left out: ")]
+        found.notes[:] = [note for note in found.notes if note not in message]
         if job.folder == source:
             why = f": {job.result.error}" if job.result.error else ""
             found.notes.append(f"{source} is left out, since it never began{why}")

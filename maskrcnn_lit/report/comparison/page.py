@@ -15,9 +15,9 @@ from maskrcnn_lit.report.comparison.sentences import (
     cautions,
     counts,
     differences,
-    ranking,
+    ranking_sentences,
 )
-from maskrcnn_lit.report.comparison.settings import APS, Arena, Job
+from maskrcnn_lit.report.comparison.settings import APS, Job, Ranking
 from maskrcnn_lit.report.comparison.tables import (
     command,
     cost_rows,
@@ -38,9 +38,9 @@ Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
 @dataclass(frozen=True)
 class Ranked:
-    """An arena with all that is shown of it. prefix: of the files of its plots."""
+    """An ranking with all that is shown of it. prefix: of the files of its plots."""
 
-    arena: Arena
+    ranking: Ranking
     resampled: Mapping[str, Resampled]
     plots: Pngs
     examples: Sequence[Example]
@@ -62,8 +62,8 @@ class Report:
     notes: Sequence[str] = field(default_factory=list)
 
     @property
-    def arenas(self) -> list[Arena]:
-        return [ranked.arena for ranked in self.ranked]
+    def rankings(self) -> list[Ranking]:
+        return [ranked.ranking for ranked in self.ranked]
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -102,14 +102,16 @@ def build_markdown(report: Report) -> str:
     """The same without pictures of images; plots as the files beside it."""
     lines = [f"# {report.title}", *report.questions, f"{counts(report.jobs)} {report.written}"]
     lines.append(
-        "\n".join(f"- {text}" for text in [*report.notes, *cautions(report.jobs, report.arenas)])
+        "\n".join(f"- {text}" for text in [*report.notes, *cautions(report.jobs, report.rankings)])
     )
     for ranked in report.ranked:
-        arena = ranked.arena
-        lines.append(f"## {arena.title[0].upper()}{arena.title[1:]}")
-        lines.append("\n".join(f"- {text}" for text in ranking(arena, ranked.resampled)))
-        lines += [markdown(*setting_rows(arena)), markdown(*score_rows(arena, report.numbers))]
-        lines.append("\n".join(f"- {text}" for text in differences(arena, ranked.resampled)))
+        ranking = ranked.ranking
+        lines.append(f"## {ranking.title[0].upper()}{ranking.title[1:]}")
+        lines.append(
+            "\n".join(f"- {text}" for text in ranking_sentences(ranking, ranked.resampled))
+        )
+        lines += [markdown(*setting_rows(ranking)), markdown(*score_rows(ranking, report.numbers))]
+        lines.append("\n".join(f"- {text}" for text in differences(ranking, ranked.resampled)))
         lines += [f"![{name}](plots/{ranked.prefix}{name}.png)" for name in ranked.plots]
     lines += ["## Costs", markdown(*cost_rows(report.jobs))]
     if any(job.status != "finished" for job in report.jobs):
@@ -126,41 +128,47 @@ def _commands(jobs: Sequence[Job]) -> str:
 def _summary(report: Report) -> Iterator[str]:
     yield html.tiles(_tiles(report))
     sentences = [
-        text for ranked in report.ranked for text in ranking(ranked.arena, ranked.resampled)
+        text
+        for ranked in report.ranked
+        for text in ranking_sentences(ranked.ranking, ranked.resampled)
     ]
-    yield html.bullets([*sentences, *cautions(report.jobs, report.arenas), *report.notes])
+    yield html.bullets([*sentences, *cautions(report.jobs, report.rankings), *report.notes])
 
 
 def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
     finished = sum(job.status == "finished" for job in report.jobs)
     yield "finished", f"{finished} of {len(report.jobs)}", "jobs"
-    for arena in report.arenas:
-        best = arena.settings[0]
-        mean = best.mean(arena.ap)
-        seeds = plural(len(best.values(arena.ap)), "seed")
+    for ranking in report.rankings:
+        best = ranking.settings[0]
+        mean = best.mean(ranking.ap)
+        seeds = plural(len(best.values(ranking.ap)), "seed")
         yield (
-            f"best {APS[arena.ap]}",
+            f"best {APS[ranking.ap]}",
             number(mean.value if mean else None),
-            f"{best.label}, {seeds}, {arena.title}",
+            f"{best.label}, {seeds}, {ranking.title}",
         )
 
 
 def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
-    """Name, title, content of each section about an arena."""
-    arena, plots = ranked.arena, ranked.plots
-    ap = APS[arena.ap]
-    best_first = html.table("Settings, the best first: means over seeds", *setting_rows(arena))
+    """Name, title, content of each section about an ranking."""
+    ranking, plots = ranked.ranking, ranked.plots
+    ap = APS[ranking.ap]
+    best_first = html.table("Settings, the best first: means over seeds", *setting_rows(ranking))
     bars = _figures(
         plots, {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"}
     )
     yield (
         "settings",
         "Settings",
-        [html.paragraph(f"On the {arena.title}.", "soft"), *bars, best_first],
+        [html.paragraph(f"On the {ranking.title}.", "soft"), *bars, best_first],
     )
-    told = differences(arena, ranked.resampled)
-    yield "differences", "Differences from the best setting", [html.bullets(told)] if told else []
-    yield "jobs", "Jobs", [html.table("Every scored job", *score_rows(arena, report.numbers))]
+    message = differences(ranking, ranked.resampled)
+    yield (
+        "differences",
+        "Differences from the best setting",
+        [html.bullets(message)] if message else [],
+    )
+    yield "jobs", "Jobs", [html.table("Every scored job", *score_rows(ranking, report.numbers))]
     curves = _figures(
         plots, {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()}
     )

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from maskrcnn_lit.report.comparison.settings import (
     APS,
-    Arena,
     Job,
+    Ranking,
     Setting,
     label,
     option_value,
@@ -31,18 +31,18 @@ CURVES = {
     "val/roi_accuracy": "roi_accuracy",
 } | APS
 
-Draw = Callable[[Arena, Theme], Figure]
+Draw = Callable[[Ranking, Theme], Figure]
 
 
-def plots_of(arena: Arena) -> dict[str, Draw]:
+def plots_of(ranking: Ranking) -> dict[str, Draw]:
     """Name -> what draws it. Against a thing that does not vary nothing is drawn."""
-    found: dict[str, Draw] = {"scores": scores} if len(arena.settings) > 1 else {}
+    found: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
     for column, title in CURVES.items():
-        if any(over_epochs(job, column) for job in arena.jobs):
+        if any(over_epochs(job, column) for job in ranking.jobs):
             found[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
-    found |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(arena)}
+    found |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
     varied = [
-        name for name in AGAINST if len({position(s, name) for s in arena.settings} - {None}) > 1
+        name for name in AGAINST if len({position(s, name) for s in ranking.settings} - {None}) > 1
     ]
     if {"epochs", "learning_rate"} <= set(varied):
         found["epochs_learning_rate"] = heat_map
@@ -50,15 +50,15 @@ def plots_of(arena: Arena) -> dict[str, Draw]:
     return found | {name: partial(against, name=name) for name in varied}
 
 
-def scores(arena: Arena, theme: Theme) -> Figure:
+def scores(ranking: Ranking, theme: Theme) -> Figure:
     """AP of each setting, the best on top: a dot for each seed on a bar that is their mean."""
-    shown = [(setting, mean) for setting in arena.settings if (mean := setting.mean(arena.ap))][
+    shown = [(setting, mean) for setting in ranking.settings if (mean := setting.mean(ranking.ap))][
         :ROWS
     ][::-1]
     names = ["\n".join(textwrap.wrap(setting.label, _WIDE)[:_LINES]) for setting, _ in shown]
     lines = max((name.count("\n") + 1 for name in names), default=1)
-    figure, place = axes(max((0.5 + 0.9 * lines) * len(shown), 3), APS[arena.ap], "")
-    place.barh(
+    figure, ax = axes(max((0.5 + 0.9 * lines) * len(shown), 3), APS[ranking.ap], "")
+    ax.barh(
         range(len(shown)),
         [mean.value for _, mean in shown],
         height=0.6,
@@ -66,43 +66,41 @@ def scores(arena: Arena, theme: Theme) -> Figure:
         alpha=0.45,
     )
     for row, (setting, mean) in enumerate(shown):
-        values = setting.values(arena.ap)
-        place.plot(
+        values = setting.values(ranking.ap)
+        ax.plot(
             values, [row] * len(values), "o", ms=5, color=theme.colours[0], mec=theme.paper, mew=0.6
         )
-        end = place.get_yaxis_transform()
-        place.text(
-            1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end
-        )
-    place.set_yticks(range(len(shown)), names)
-    place.set_ylim(-0.6, len(shown) - 0.4)
-    most = max((value for setting, _ in shown for value in setting.values(arena.ap)), default=0)
-    place.set_xlim(0, max(most, 0.01) * 1.2)
-    place.spines["left"].set_visible(False)
+        end = ax.get_yaxis_transform()
+        ax.text(1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end)
+    ax.set_yticks(range(len(shown)), names)
+    ax.set_ylim(-0.6, len(shown) - 0.4)
+    most = max((value for setting, _ in shown for value in setting.values(ranking.ap)), default=0)
+    ax.set_xlim(0, max(most, 0.01) * 1.2)
+    ax.spines["left"].set_visible(False)
     return figure
 
 
-def curves(arena: Arena, theme: Theme, *, column: str, title: str) -> Figure:
+def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure:
     """A column of metrics.csv over epochs: the mean over seeds, in a band from the lowest to the
     highest seed.
     """
-    figure, place = axes(12 + min(len(arena.settings), len(theme.colours) + 1), "epoch", title)
-    for i, setting in reversed(list(enumerate(arena.settings))):
+    figure, ax = axes(12 + min(len(ranking.settings), len(theme.colours) + 1), "epoch", title)
+    for i, setting in reversed(list(enumerate(ranking.settings))):
         runs = [dict(over_epochs(job, column)) for job in setting.jobs]
         epochs = sorted(set.intersection(*map(set, runs)))
         if not epochs:
             continue
         values = np.array([[run[epoch] for epoch in epochs] for run in runs])
-        style = line_style(i, len(arena.settings), short(setting.label), theme)
-        place.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
+        style = line_style(i, len(ranking.settings), short(setting.label), theme)
+        ax.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
         if len(runs) > 1:
-            place.fill_between(
+            ax.fill_between(
                 epochs, values.min(0), values.max(0), color=style["color"], alpha=0.18, lw=0
             )
-    place.set_ylim(bottom=0)
-    place.grid()
-    place.locator_params(axis="x", integer=True)
-    legend_below(figure, place)
+    ax.set_ylim(bottom=0)
+    ax.grid()
+    ax.locator_params(axis="x", integer=True)
+    legend_below(figure, ax)
     return figure
 
 
@@ -150,21 +148,23 @@ def position(setting: Setting, name: str) -> float | None:
     return value if isinstance(value, (int, float)) else None
 
 
-def varied_costs(arena: Arena) -> list[str]:
+def varied_costs(ranking: Ranking) -> list[str]:
     """Which of COSTS differ among the settings. The latency of one and the same network differs by
     chance alone, so it counts only where parameters or FLOPs do.
     """
     varied = [
         name
         for name in COSTS
-        if len({setting.cost(name) for setting in arena.settings} - {None}) > 1
+        if len({setting.cost(name) for setting in ranking.settings} - {None}) > 1
     ]
     return [] if varied == ["latency_seconds"] else varied
 
 
-def cost_points(arena: Arena, name: str) -> list[tuple[Setting, float, float]]:
+def cost_points(ranking: Ranking, name: str) -> list[tuple[Setting, float, float]]:
     """Setting, cost and AP, for all that have both."""
-    found = [(setting, setting.cost(name), setting.mean(arena.ap)) for setting in arena.settings]
+    found = [
+        (setting, setting.cost(name), setting.mean(ranking.ap)) for setting in ranking.settings
+    ]
     return [
         (setting, cost, mean.value)
         for setting, cost, mean in found
@@ -172,17 +172,17 @@ def cost_points(arena: Arena, name: str) -> list[tuple[Setting, float, float]]:
     ]
 
 
-def against_cost(arena: Arena, theme: Theme, *, name: str) -> Figure:
+def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     """AP against a cost: each setting by its letter, those of the Pareto front as diamonds on a
     line of steps.
     """
     title, factor = COSTS[name]
-    figure, place = axes(16, title, APS[arena.ap])
-    known = cost_points(arena, name)
+    figure, ax = axes(16, title, APS[ranking.ap])
+    known = cost_points(ranking, name)
     points = [(cost * factor, score) for _, cost, score in known]
     front = pareto(points)
     steps = [points[i] for i in front]
-    place.step(
+    ax.step(
         [x for x, _ in steps],
         [y for _, y in steps],
         where="post",
@@ -191,65 +191,63 @@ def against_cost(arena: Arena, theme: Theme, *, name: str) -> Figure:
         alpha=0.7,
     )
     for i, ((setting, _, _), (cost, score)) in enumerate(zip(known, points, strict=True)):
-        values = setting.values(arena.ap)
+        values = setting.values(ranking.ap)
         colour, shape = (theme.colours[1], "D") if i in front else (theme.colours[0], "o")
-        place.plot([cost, cost], [min(values), max(values)], color=colour, lw=1)
-        place.plot(cost, score, shape, ms=6, color=colour, mec=theme.paper, mew=0.6, zorder=3)
-        letter = arena.letters[arena.settings.index(setting)]
-        place.annotate(
-            letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5
-        )
-    place.set_xlim(0, max(cost for cost, _ in points) * 1.1)
-    _from_zero(place, arena.settings, arena.ap)
+        ax.plot([cost, cost], [min(values), max(values)], color=colour, lw=1)
+        ax.plot(cost, score, shape, ms=6, color=colour, mec=theme.paper, mew=0.6, zorder=3)
+        letter = ranking.letters[ranking.settings.index(setting)]
+        ax.annotate(letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
+    ax.set_xlim(0, max(cost for cost, _ in points) * 1.1)
+    _from_zero(ax, ranking.settings, ranking.ap)
     return figure
 
 
-def against(arena: Arena, theme: Theme, *, name: str) -> Figure:
+def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     """AP against the training images or the learning rate (logarithmic), or epochs: a line for each
     setting of all the rest, from the lowest to the highest seed.
     """
-    lines = series(arena, name)
-    figure, place = axes(
-        12 + min(len(lines), len(theme.colours) + 1), AGAINST[name][1], APS[arena.ap]
+    lines = series(ranking, name)
+    figure, ax = axes(
+        12 + min(len(lines), len(theme.colours) + 1), AGAINST[name][1], APS[ranking.ap]
     )
     for i, (text, members) in reversed(list(enumerate(lines.items()))):
         style = line_style(i, len(lines), text, theme)
-        values = [setting.values(arena.ap) for _, setting in members]
+        values = [setting.values(ranking.ap) for _, setting in members]
         places = [x for x, _ in members]
-        place.plot(places, [np.mean(several) for several in values], "o-", ms=4, lw=1.6, **style)
-        place.vlines(
+        ax.plot(places, [np.mean(several) for several in values], "o-", ms=4, lw=1.6, **style)
+        ax.vlines(
             places, list(map(min, values)), list(map(max, values)), color=style["color"], lw=1
         )
     places = sorted({x for members in lines.values() for x, _ in members})
     if name != "epochs":
-        place.set_xscale("log")
-    place.set_xticks(places, [f"{x:,.0f}" if x >= 1 else f"{x:g}" for x in places])
-    place.set_xticks([], minor=True)
-    _from_zero(place, arena.settings, arena.ap)
-    legend_below(figure, place)
+        ax.set_xscale("log")
+    ax.set_xticks(places, [f"{x:,.0f}" if x >= 1 else f"{x:g}" for x in places])
+    ax.set_xticks([], minor=True)
+    _from_zero(ax, ranking.settings, ranking.ap)
+    legend_below(figure, ax)
     return figure
 
 
-def series(arena: Arena, name: str) -> dict[str, list[tuple[float, Setting]]]:
+def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]]:
     """What the rest of the options is called -> the settings that differ in the one of `name`
     alone, and where they stand; the line of the best setting first.
     """
     found: dict[str, list[tuple[float, Setting]]] = {}
-    for setting in arena.settings:
+    for setting in ranking.settings:
         x = position(setting, name)
-        if x is not None and setting.values(arena.ap):
+        if x is not None and setting.values(ranking.ap):
             found.setdefault(_rest(setting, name), []).append((x, setting))
     return {text: sorted(members, key=lambda member: member[0]) for text, members in found.items()}
 
 
-def heat_map(arena: Arena, theme: Theme) -> Figure:
+def heat_map(ranking: Ranking, theme: Theme) -> Figure:
     """AP by epochs and learning rate: a map for each setting of all the rest, the best ones first."""
     maps: dict[str, dict[tuple[float, float], float]] = {}
-    for setting in arena.settings:
+    for setting in ranking.settings:
         epochs, rate, mean = (
             position(setting, "epochs"),
             position(setting, "learning_rate"),
-            setting.mean(arena.ap),
+            setting.mean(ranking.ap),
         )
         if epochs is not None and rate is not None and mean is not None:
             maps.setdefault(_rest(setting, "epochs", "learning_rate"), {})[epochs, rate] = (
@@ -260,25 +258,25 @@ def heat_map(arena: Arena, theme: Theme) -> Figure:
     rows = sorted({rate for _, cells in shown for _, rate in cells})
     top = max(value for _, cells in shown for value in cells.values())
     figure = blank(len(shown) * (2.2 * len(rows) + 3))
-    for place, (text, cells) in zip(
+    for ax, (text, cells) in zip(
         figure.subplots(len(shown), 1, squeeze=False)[:, 0], shown, strict=True
     ):
         values = np.array(
             [[cells.get((epochs, rate), np.nan) for epochs in columns] for rate in rows]
         )
-        place.imshow(
+        ax.imshow(
             values, cmap=theme.shades, vmin=0, vmax=max(top, 0.01), aspect="auto", origin="lower"
         )
         for row, column in np.argwhere(np.isfinite(values)).tolist():
             colour = theme.paper if values[row, column] > 0.55 * top else theme.ink
-            place.text(
+            ax.text(
                 column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=colour
             )
-        place.set_xticks(range(len(columns)), [f"{epochs:g}" for epochs in columns])
-        place.set_yticks(range(len(rows)), [f"{rate:g}" for rate in rows])
-        place.set(xlabel="epochs", ylabel="learning rate")
-        place.set_title(text, fontsize=9)
-        place.spines[:].set_visible(False)
+        ax.set_xticks(range(len(columns)), [f"{epochs:g}" for epochs in columns])
+        ax.set_yticks(range(len(rows)), [f"{rate:g}" for rate in rows])
+        ax.set(xlabel="epochs", ylabel="learning rate")
+        ax.set_title(text, fontsize=9)
+        ax.spines[:].set_visible(False)
     return figure
 
 
@@ -292,7 +290,7 @@ def _rest(setting: Setting, *names: str) -> str:
     return short(label({key: value for key, value in setting.options.items() if key not in drop}))
 
 
-def _from_zero(place: Axes, settings: tuple[Setting, ...], ap: str) -> None:
+def _from_zero(ax: Axes, settings: tuple[Setting, ...], ap: str) -> None:
     most = max((value for setting in settings for value in setting.values(ap)), default=0)
-    place.set_ylim(0, max(most, 0.01) * 1.1)
-    place.grid()
+    ax.set_ylim(0, max(most, 0.01) * 1.1)
+    ax.grid()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.comparison.plots import cost_points, varied_costs
-from maskrcnn_lit.report.comparison.settings import APS, Arena, Job, limit, pareto, repeated_seeds
+from maskrcnn_lit.report.comparison.settings import APS, Job, Ranking, limit, pareto, repeated_seeds
 from maskrcnn_lit.report.comparison.significance import compare, sentences, verdicts
 from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
 from maskrcnn_lit.report.format import number, plural
@@ -35,59 +35,60 @@ _ACCURACY = (
 def counts(jobs: Sequence[Job]) -> str:
     """ "12 jobs: 10 finished, 2 failed." """
     statuses = [job.status for job in jobs]
-    told = [
+    message = [
         f"{statuses.count(status)} {status}"
         for status in dict.fromkeys(["finished", *statuses])
         if status in statuses
     ]
-    return f"{plural(len(jobs), 'job')}: {', '.join(told)}."
+    return f"{plural(len(jobs), 'job')}: {', '.join(message)}."
 
 
-def ranking(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
+def ranking_sentences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
     """The best setting, which others it is better than, and which are worth their cost."""
-    return [" ".join([*_best(arena), *verdicts(compare(arena, resampled))]), *_fronts(arena)]
+    return [" ".join([*_best(ranking), *verdicts(compare(ranking, resampled))]), *_fronts(ranking)]
 
 
-def differences(arena: Arena, resampled: Mapping[str, Resampled]) -> list[str]:
+def differences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
     """How sure it is that the best setting is better than each of the others."""
-    return sentences(arena, compare(arena, resampled))
+    return sentences(ranking, compare(ranking, resampled))
 
 
-def cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> list[str]:
+def cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> list[str]:
     """What must not be compared, and why."""
-    return list(_cautions(jobs, arenas))
+    return list(_cautions(jobs, rankings))
 
 
-def _best(arena: Arena) -> Iterator[str]:
-    best = arena.settings[0]
-    if (mean := best.mean(arena.ap)) is None:
+def _best(ranking: Ranking) -> Iterator[str]:
+    best = ranking.settings[0]
+    if (mean := best.mean(ranking.ap)) is None:
         return
-    seeds = len(best.values(arena.ap))
+    seeds = len(best.values(ranking.ap))
     if mean.interval is not None:
         sure = f"the mean of {seeds} seeds, 95 % interval {interval(mean.interval)}"
     else:
-        sure = f"one seed, 95 % interval over images {interval(best.runs(arena.ap)[0].result.intervals.get(arena.ap))}"
-    if _nothing_learnt(arena):
-        yield f"Nothing has learnt to detect: no {APS[arena.ap]}50 is over {NEAR_ZERO:g}."
-    if len(arena.settings) == 1:
-        yield f"The {APS[arena.ap]} on the {arena.title} is {number(mean.value)} ({sure})."
+        ends = best.runs(ranking.ap)[0].result.intervals.get(ranking.ap)
+        sure = f"one seed, 95 % interval over images {interval(ends)}"
+    if _nothing_learnt(ranking):
+        yield f"Nothing has learnt to detect: no {APS[ranking.ap]}50 is over {NEAR_ZERO:g}."
+    if len(ranking.settings) == 1:
+        yield f"The {APS[ranking.ap]} on the {ranking.title} is {number(mean.value)} ({sure})."
         return
     yield (
-        f"Of {len(arena.settings)} settings on the {arena.title}, {best.label} has the highest {APS[arena.ap]}: "
+        f"Of {len(ranking.settings)} settings on the {ranking.title}, {best.label} has the highest {APS[ranking.ap]}: "
         f"{number(mean.value)} ({sure})."
     )
 
 
-def _nothing_learnt(arena: Arena) -> bool:
-    scores = [job.metric(f"{arena.ap}50") for job in arena.jobs]
+def _nothing_learnt(ranking: Ranking) -> bool:
+    scores = [job.metric(f"{ranking.ap}50") for job in ranking.jobs]
     known = [score for score in scores if score is not None]
     return bool(known) and max(known) < NEAR_ZERO
 
 
-def _fronts(arena: Arena) -> Iterator[str]:
+def _fronts(ranking: Ranking) -> Iterator[str]:
     fronts: dict[tuple[str, ...], list[str]] = {}
-    for name in varied_costs(arena):
-        points = cost_points(arena, name)
+    for name in varied_costs(ranking):
+        points = cost_points(ranking, name)
         front = tuple(
             points[i][0].label for i in pareto((cost, score) for _, cost, score in points)
         )
@@ -95,20 +96,22 @@ def _fronts(arena: Arena) -> Iterator[str]:
     for front, costs in fronts.items():
         against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
         if len(front) == 1:
-            told = [f"the best {APS[arena.ap]}", *(f"the {_LEAST[cost]}" for cost in costs)]
-            yield f"{front[0]} has {', '.join(told[:-1])} and {told[-1]}."
+            message = [f"the best {APS[ranking.ap]}", *(f"the {_LEAST[cost]}" for cost in costs)]
+            yield f"{front[0]} has {', '.join(message[:-1])} and {message[-1]}."
         else:
-            yield f"Pareto front of {APS[arena.ap]} against {against}, from the cheapest: {'; '.join(front)}."
+            yield f"Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: {'; '.join(front)}."
 
 
-def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
-    if len(arenas) > 1:
-        titles = "; ".join(f"{arena.title} ({plural(len(arena.jobs), 'job')})" for arena in arenas)
+def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]:
+    if len(rankings) > 1:
+        titles = "; ".join(
+            f"{ranking.title} ({plural(len(ranking.jobs), 'job')})" for ranking in rankings
+        )
         yield (
             "These jobs were not all scored on the same images, objects and classes with the same number of "
-            f"detections: {titles}. They are {len(arenas)} rankings: an AP of one says nothing about that of another."
+            f"detections: {titles}. They are {len(rankings)} rankings: an AP of one says nothing about that of another."
         )
-    if len({arena.ap for arena in arenas}) > 1:
+    if len({ranking.ap for ranking in rankings}) > 1:
         yield "Some jobs have a mask AP, and others a box AP alone: these two are not compared."
     unscored = [job.name for job in jobs if job.status == "finished" and not job.scored]
     if unscored:
@@ -127,13 +130,13 @@ def _cautions(jobs: Sequence[Job], arenas: Sequence[Arena]) -> Iterator[str]:
     )
     if len(devices) > 1:
         yield f"Times are of different devices ({'; '.join(devices)}), so they do not compare the models."
-    for arena in arenas:
-        for setting in arena.settings:
+    for ranking in rankings:
+        for setting in ranking.settings:
             if repeated := repeated_seeds(setting):
                 seeds = ", ".join(map(str, repeated))
                 yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts."
     yield from _parents(jobs)
-    yield from _limits(arenas)
+    yield from _limits(rankings)
 
 
 def _parents(jobs: Sequence[Job]) -> Iterator[str]:
@@ -144,7 +147,7 @@ def _parents(jobs: Sequence[Job]) -> Iterator[str]:
             yield f"{job.name} goes on from step {parent.get('step')} of {name}: its costs include that run's."
 
 
-def _limits(arenas: Sequence[Arena]) -> Iterator[str]:
-    limits = sorted({limit(job) for arena in arenas for job in arena.jobs})
+def _limits(rankings: Sequence[Ranking]) -> Iterator[str]:
+    limits = sorted({limit(job) for ranking in rankings for job in ranking.jobs})
     if limits and limits != [100]:
         yield f"AP counts up to {' or '.join(map(str, limits))} detections of an image and class, where COCO has 100."

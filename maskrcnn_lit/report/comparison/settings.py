@@ -69,7 +69,7 @@ class Job:
 @dataclass(frozen=True)
 class Setting:
     """Finished jobs that differ in nothing but the seed. options: those that vary among the jobs of
-    its arena; label: what text calls it, and no other setting.
+    its ranking; label: what text calls it, and no other setting.
     """
 
     jobs: tuple[Job, ...]
@@ -95,7 +95,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Arena:
+class Ranking:
     """Settings that were scored on the same validation images: these alone are ranked. Best first,
     by `ap`.
     """
@@ -189,7 +189,7 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
     ]
 
 
-def arenas(jobs: Sequence[Job], metric: str | None = None) -> list[Arena]:
+def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     """The settings of each set of validation images, the largest number of jobs first, ranked by
     `metric` where they have it, else by the first of APS that they have.
     """
@@ -203,9 +203,9 @@ def arenas(jobs: Sequence[Job], metric: str | None = None) -> list[Arena]:
             None
         }  # one alone: then jobs whose images nobody could read have it, too
         found.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
-    result: list[Arena] = []
+    result: list[Ranking] = []
     for members in sorted(found.values(), key=lambda members: -len(members)):
-        alike = sum(arena.title.startswith(_title(members[0])) for arena in result)
+        alike = sum(ranking.title.startswith(_title(members[0])) for ranking in result)
         result.append(
             _arena(
                 members,
@@ -216,11 +216,11 @@ def arenas(jobs: Sequence[Job], metric: str | None = None) -> list[Arena]:
     return result
 
 
-def _arena(jobs: Sequence[Job], title: str, metric: str | None) -> Arena:
+def _arena(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
     found = settings(jobs, varying(jobs))
     names = (metric, *APS) if metric is not None else tuple(APS)
     ap = next(name for name in names if any(setting.values(name) for setting in found))
-    return Arena(
+    return Ranking(
         title, tuple(sorted(found, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
     )
 
@@ -267,8 +267,12 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
         follows = {
             n for n, value in held.items() if n.rpartition(".")[2] == "seed" and value == job.seed
         }
-        told = json.dumps({n: value for n, value in held.items() if n not in follows}, default=str)
-        keys.append(told if config else job.name)  # without a config nobody knows what it is like
+        message = json.dumps(
+            {n: value for n, value in held.items() if n not in follows}, default=str
+        )
+        keys.append(
+            message if config else job.name
+        )  # without a config nobody knows what it is like
     return keys
 
 

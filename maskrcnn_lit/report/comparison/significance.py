@@ -1,4 +1,4 @@
-"""Which differences between settings are more than chance: the best one of an arena against the
+"""Which differences between settings are more than chance: the best one of an ranking against the
 others.
 
 Over images by a paired bootstrap, and over seeds by Welch's test where both sides have several. The
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
 from maskrcnn_lit.evaluation.t_test import Welch, welch
-from maskrcnn_lit.report.comparison.settings import APS, Arena, Setting
+from maskrcnn_lit.report.comparison.settings import APS, Ranking, Setting
 from maskrcnn_lit.report.format import plural
 
 LEVEL = 0.05  # of all comparisons together
 
-# comparisons of an arena: first the settings that differ from the best one in the fewest options
+# comparisons of an ranking: first the settings that differ from the best one in the fewest options
 MOST = 8
 
 
@@ -41,16 +41,16 @@ class Comparison(NamedTuple):
         )
 
 
-def compare(arena: Arena, resampled: Mapping[str, Resampled]) -> list[Comparison]:
+def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Comparison]:
     """`resampled`: name of a job -> its AP on each resample of the images; those that it lacks are
     not tested so.
     """
-    known = [setting for setting in arena.settings if setting.values(arena.ap)]
+    known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
     if len(known) < 2:
         return []
     best, *others = known
     chosen = sorted(others, key=lambda other: _apart(best, other))[:MOST]
-    return [_compare(best, other, arena.ap, resampled) for other in chosen]
+    return [_compare(best, other, ranking.ap, resampled) for other in chosen]
 
 
 def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
@@ -69,7 +69,7 @@ def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
     """In short: what the best setting is better than, and what it may not be better than."""
-    told = []
+    message = []
     outcomes = list(zip(comparisons, significant(comparisons), strict=True))
     texts = {
         True: "It is significantly better than {}.",
@@ -77,17 +77,17 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
     }
     for outcome, text in texts.items():
         others = [found.other.label for found, is_so in outcomes if is_so is outcome]
-        told += [text.format("; ".join(others))] if others else []
-    return told
+        message += [text.format("; ".join(others))] if others else []
+    return message
 
 
-def sentences(arena: Arena, comparisons: Sequence[Comparison]) -> list[str]:
+def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
     """One for each comparison, and how they were judged."""
     if not comparisons:
         return []
     outcomes = zip(comparisons, significant(comparisons), strict=True)
-    told = [_sentence(comparison, APS[arena.ap], is_so) for comparison, is_so in outcomes]
-    others = len(arena.settings) - 1 - len(comparisons)
+    message = [_sentence(comparison, APS[ranking.ap], is_so) for comparison, is_so in outcomes]
+    others = len(ranking.settings) - 1 - len(comparisons)
     more = (
         f"; the other {others} settings, which differ in more options, were not tested"
         if others > 0
@@ -96,8 +96,8 @@ def sentences(arena: Arena, comparisons: Sequence[Comparison]) -> list[str]:
     single = any(one.over_seeds is None for one in comparisons)
     alone = " Of one seed alone nobody knows what another one would give." if single else ""
     return [
-        *told,
-        f"{plural(len(told), 'comparison')} with the best setting{more}. Tested over the validation images (paired "
+        *message,
+        f"{plural(len(message), 'comparison')} with the best setting{more}. Tested over the validation images (paired "
         "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of which the larger p "
         f"counts, at {LEVEL:g} for all comparisons together (Holm's method).{alone}",
     ]
@@ -135,10 +135,13 @@ def _sentence(found: Comparison, ap: str, is_so: bool | None) -> str:
         tests.append(f"over seeds {_interval(seeds.interval)}, p {_p(seeds.p_value)}")
     else:
         tests.append("too few seeds to test over them")
-    told = "; ".join(tests)
+    message = "; ".join(tests)
     if is_so:
-        return f"{found.best.label} is better than {found.other.label} by {numbers} ({told})."
-    return f"The difference between {found.best.label} and {found.other.label}, {numbers}, is not significant ({told})."
+        return f"{found.best.label} is better than {found.other.label} by {numbers} ({message})."
+    return (
+        f"The difference between {found.best.label} and {found.other.label}, {numbers}, is not "
+        f"significant ({message})."
+    )
 
 
 def _interval(interval: tuple[float, float]) -> str:

@@ -11,8 +11,8 @@ from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     PLACES,
-    Arena,
     Job,
+    Ranking,
     Setting,
     endings,
     option_value,
@@ -38,15 +38,15 @@ COSTS = {  # of result.json -> title, factor, digits
 Rows = list[list[str]]
 
 
-def csv_text(jobs: Sequence[Job], arenas: Sequence[Arena]) -> str:
+def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
     """A row for each job: what varies, status, scores with their intervals over images and, of its
     setting, over seeds, costs, how to train it again. Numbers in full, in the units of result.json;
     empty where there is none.
     """
     places = {
-        job.name: (i, arena, s)
-        for i, arena in enumerate(arenas)
-        for s in arena.settings
+        job.name: (i, ranking, s)
+        for i, ranking in enumerate(rankings)
+        for s in ranking.settings
         for job in s.jobs
     }
     options = varying(jobs)
@@ -54,9 +54,11 @@ def csv_text(jobs: Sequence[Job], arenas: Sequence[Arena]) -> str:
     for i, job in enumerate(jobs):
         row: dict[str, Any] = {"job": i + 1, "name": job.name, "status": job.status}
         row |= {name: values[i] for name, values in options.items()} | {"seed": job.seed}
-        images, arena, setting = places.get(job.name, (None, None, None))
+        images, ranking, setting = places.get(job.name, (None, None, None))
         row["images"] = None if images is None else images + 1
-        row["setting"] = arena.letters[arena.settings.index(setting)] if arena and setting else None
+        row["setting"] = (
+            ranking.letters[ranking.settings.index(setting)] if ranking and setting else None
+        )
         for name in METRICS:
             row[_plain(name)] = job.metric(name)
             if name in APS:
@@ -89,30 +91,30 @@ def curve_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return rows
 
 
-def latex(arenas: Sequence[Arena], numbers: Mapping[str, int]) -> str:
+def latex(rankings: Sequence[Ranking], numbers: Mapping[str, int]) -> str:
     """The tables of settings and jobs in LaTeX."""
     return "\n".join(
-        latex_table(f"{title}, {arena.title}", *rows)
-        for arena in arenas
+        latex_table(f"{title}, {ranking.title}", *rows)
+        for ranking in rankings
         for title, rows in (
-            ("Settings", setting_rows(arena)),
-            ("Jobs", score_rows(arena, numbers)),
+            ("Settings", setting_rows(ranking)),
+            ("Jobs", score_rows(ranking, numbers)),
         )
     )
 
 
-def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
+def setting_rows(ranking: Ranking) -> tuple[list[str], Rows]:
     """Head and rows: each setting by its letter, best first, with means over its seeds."""
-    options = list(arena.settings[0].options)
-    accuracies = kinds(arena.jobs)
-    aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
+    options = list(ranking.settings[0].options)
+    accuracies = kinds(ranking.jobs)
+    aps = [name for name in APS if any(setting.values(name) for setting in ranking.settings)]
     head = ["", *endings(options), "seeds"]
     for name in aps:
         head.append(f"{APS[name]} (95 % over seeds)")
     head += [_accuracy(kind) for kind in accuracies]
     rows = []
-    for letter, setting in zip(arena.letters, arena.settings, strict=True):
-        row = [letter, *setting.options.values(), str(len(setting.runs(arena.ap)))]
+    for letter, setting in zip(ranking.letters, ranking.settings, strict=True):
+        row = [letter, *setting.options.values(), str(len(setting.runs(ranking.ap)))]
         for name in aps:
             mean = setting.mean(name)
             row.append(_with_interval(mean.value, mean.interval) if mean else "-")
@@ -120,18 +122,18 @@ def setting_rows(arena: Arena) -> tuple[list[str], Rows]:
     return head, rows
 
 
-def score_rows(arena: Arena, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
-    """Head and rows: each scored job of an arena by its number, with its intervals over images. Its
+def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
+    """Head and rows: each scored job of an ranking by its number, with its intervals over images. Its
     options come last: a phone shows the first columns.
     """
-    options = list(arena.settings[0].options)
-    aps = [name for name in APS if any(setting.values(name) for setting in arena.settings)]
-    accuracies = kinds(arena.jobs)
+    options = list(ranking.settings[0].options)
+    aps = [name for name in APS if any(setting.values(name) for setting in ranking.settings)]
+    accuracies = kinds(ranking.jobs)
     head = ["job", "setting", "seed"]
     for name in aps:
         head += [f"{APS[name]} (95 % over images)", f"{APS[name]}50"]
     rows = []
-    for letter, setting in zip(arena.letters, arena.settings, strict=True):
+    for letter, setting in zip(ranking.letters, ranking.settings, strict=True):
         for job in setting.jobs:
             row = [str(numbers[job.name]), letter, _seed(job)]
             for name in aps:
@@ -189,11 +191,11 @@ def command(job: Job) -> str:
     does so again.
     """
     named = [(text.lstrip("+").partition("=")[0], text) for text in job.overrides]
-    kept = [text for name, text in named if name not in PLACES]
+    selected = [text for name, text in named if name not in PLACES]
     if job.result.parent:
         resume = assign("resume", job.result.parent.get("run"))
-        kept = [resume, *(text for name, text in named if name in LENGTH)]
-    return shlex.join(["maskrcnn-lit", "train", *kept])
+        selected = [resume, *(text for name, text in named if name in LENGTH)]
+    return shlex.join(["maskrcnn-lit", "train", *selected])
 
 
 def kinds(jobs: Sequence[Job]) -> list[str]:
@@ -228,8 +230,8 @@ def markdown(head: Sequence[str], rows: Rows) -> str:
 
 
 def _with_interval(value: float | None, ends: Sequence[float | None] | None) -> str:
-    told = interval(ends)
-    return number(value) if told == "-" else f"{number(value)} ({told})"
+    message = interval(ends)
+    return number(value) if message == "-" else f"{number(value)} ({message})"
 
 
 def _mean_accuracy(setting: Setting, kind: str) -> float | None:

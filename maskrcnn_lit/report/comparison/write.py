@@ -23,12 +23,12 @@ from maskrcnn_lit.report.comparison.page import Ranked, Report, build_markdown, 
 from maskrcnn_lit.report.comparison.plots import plots_of
 from maskrcnn_lit.report.comparison.settings import (
     APS,
-    Arena,
     Job,
+    Ranking,
     Setting,
-    arenas,
     limit,
     option_value,
+    rankings,
 )
 from maskrcnn_lit.report.comparison.tables import csv_text, curve_rows, latex
 from maskrcnn_lit.report.format import csv_rows, number
@@ -76,13 +76,13 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         for job in runs.jobs
     ]
     ranked = []
-    for place, arena in enumerate(_arenas(jobs, metric)):
-        resampled, examples = _against_truth(arena, truths, notes)
+    for place, ranking in enumerate(_arenas(jobs, metric)):
+        resampled, examples = _against_truth(ranking, truths, notes)
         drawn = {
-            name: (render(plot, arena, LIGHT), render(plot, arena, DARK))
-            for name, plot in plots_of(arena).items()
+            name: (render(plot, ranking, LIGHT), render(plot, ranking, DARK))
+            for name, plot in plots_of(ranking).items()
         }
-        ranked.append(Ranked(arena, resampled, drawn, examples, f"{place + 1}_" if place else ""))
+        ranked.append(Ranked(ranking, resampled, drawn, examples, f"{place + 1}_" if place else ""))
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -97,26 +97,26 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
     for one in ranked:
         for name, (light, _) in one.plots.items():
             plots[f"{one.prefix}{name}.png"] = light
-            pdf = render(plots_of(one.arena)[name], one.arena, LIGHT, "pdf")
+            pdf = render(plots_of(one.ranking)[name], one.ranking, LIGHT, "pdf")
             plots[f"{one.prefix}{name}.pdf"] = pdf
     _remove_old_plots(out, plots)
     for name, content in plots.items():
         atomic_write(out / "plots" / name, content)
-    atomic_write(out / "results.csv", csv_text(jobs, report.arenas))
+    atomic_write(out / "results.csv", csv_text(jobs, report.rankings))
     atomic_write(out / "curves.csv", csv_rows(curve_rows(jobs)))
-    atomic_write(out / "tables.tex", latex(report.arenas, report.numbers))
+    atomic_write(out / "tables.tex", latex(report.rankings, report.numbers))
     atomic_write(out / "references.bib", REFERENCES.read_text(encoding="utf-8"))
     atomic_write(out / "report.md", build_markdown(report))
     atomic_write(out / "report.html", build_page(report))
     return out / "report.html"
 
 
-def _arenas(jobs: Sequence[Job], metric: str | None) -> list[Arena]:
+def _arenas(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
     if metric is not None and not any(job.metric(metric) is not None for job in jobs):
         raise UserError(
             f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave metric out"
         )
-    return arenas(jobs, metric)
+    return rankings(jobs, metric)
 
 
 def _remove_old_plots(out: Path, names: Collection[str]) -> None:
@@ -171,17 +171,17 @@ def _truth(index: AnnotationIndex) -> Truth:
 
 
 def _against_truth(
-    arena: Arena, truths: dict[str, Truth], notes: list[str]
+    ranking: Ranking, truths: dict[str, Truth], notes: list[str]
 ) -> tuple[dict[str, Resampled], list[Example]]:
     """Of each job whose detections there are: AP on the resamples; and of some, their detections
     drawn.
     """
-    known = [job for job in arena.jobs if job.name in truths]
+    known = [job for job in ranking.jobs if job.name in truths]
     if not known:
         return {}, []
     truth = truths[known[0].name]
     ids = choose(truth.images.image_ids.tolist(), IMAGES, seed=0)
-    drawn = {setting.jobs[0].name: setting.label for setting in _shown(arena)}
+    drawn = {setting.jobs[0].name: setting.label for setting in _shown(ranking)}
     found: dict[str, list[dict[str, Any]]] = {}
     resampled = {}
     for job in known:
@@ -190,7 +190,7 @@ def _against_truth(
             if unlike := file_fault(file, job.result):
                 raise UserError(unlike)
             results = read_results(file)
-            one = _resampled(job, arena.ap, match_all(truth.coco, results, limit(job)))
+            one = _resampled(job, ranking.ap, match_all(truth.coco, results, limit(job)))
         except UserError as error:
             notes.append(f"{job.name} is not drawn or tested: {error}")
             continue
@@ -204,21 +204,21 @@ def _against_truth(
 def _resampled(job: Job, ap: str, matches: Mapping[str, Matches]) -> Resampled:
     """UserError: its detections.json is not what its result.json tells of."""
     kind = APS[ap].partition(" ")[0]
-    one, told = resample(matches[kind]) if kind in matches else None, job.metric(ap)
-    if one is None or told is None or abs(one.value - told) > _SAME:
+    one, recorded = resample(matches[kind]) if kind in matches else None, job.metric(ap)
+    if one is None or recorded is None or abs(one.value - recorded) > _SAME:
         raise UserError(
-            f"{APS[ap]} is {number(one.value if one else None, 6)} by its detections.json and {number(told, 6)} by its "
-            "result.json, so they are not of the same weights"
+            f"{APS[ap]} is {number(one.value if one else None, 6)} by its detections.json and "
+            f"{number(recorded, 6)} by its result.json, so they are not of the same weights"
         )
     return one
 
 
-def _shown(arena: Arena) -> list[Setting]:
+def _shown(ranking: Ranking) -> list[Setting]:
     """The best setting of each backbone; of one backbone alone, the best settings."""
     best: dict[Any, Setting] = {}
-    for setting in arena.settings:
+    for setting in ranking.settings:
         best.setdefault(option_value(setting.jobs[0], "backbone.name"), setting)
-    return (list(best.values()) if len(best) > 1 else list(arena.settings))[:COLUMNS]
+    return (list(best.values()) if len(best) > 1 else list(ranking.settings))[:COLUMNS]
 
 
 def _folder(job: Job) -> Path:

@@ -174,8 +174,8 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
         )
     ]
     if "roi_accuracy" in evaluation:
-        told = f"roi_accuracy: {evaluation['roi_accuracy']['definition']}"
-        notes.append(html.paragraph(told, "soft"))
+        message = f"roi_accuracy: {evaluation['roi_accuracy']['definition']}"
+        notes.append(html.paragraph(message, "soft"))
     picture = sections.plot(
         plots,
         "class_ap",

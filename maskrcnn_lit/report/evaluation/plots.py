@@ -34,12 +34,12 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
     classes = sorted(
         (c for c in analysis["per_class"] if c[key] is not None), key=lambda c: (c[key], c["name"])
     )
-    figure, place = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "", margin=0.8)
+    figure, ax = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "", margin=0.8)
     names, values = [c["name"] for c in classes], [c[key] for c in classes]
-    _bars(place, names, values, theme.colours[0], "mask AP")
+    _bars(ax, names, values, theme.colours[0], "mask AP")
     if key == "mask_ap":
         boxes = [_number(c["box_ap"]) for c in classes]
-        place.plot(
+        ax.plot(
             boxes,
             range(len(classes)),
             "o",
@@ -48,7 +48,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
             mec=theme.paper,
             label="box AP",
         )
-        _from_zero(place, [*values, *boxes])
+        _from_zero(ax, [*values, *boxes])
         figure.legend(loc="outside upper right", ncols=2, reverse=True)
     return figure
 
@@ -57,11 +57,11 @@ def precision_recall(analysis: Analysis, theme: Theme) -> Figure:
     """Precision against recall, all classes together in ink; of many classes those with most
     objects in colour.
     """
-    figure, place = axes(14, "recall", "precision")
+    figure, ax = axes(14, "recall", "precision")
     for curve, style in _curves(analysis, theme):
-        place.plot(curve["recall"], curve["precision"], **style)
-    _unit(place, both=True)
-    place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        ax.plot(curve["recall"], curve["precision"], **style)
+    _unit(ax, both=True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
@@ -69,13 +69,13 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
     """F1 against the score from which on a detection counts, the best threshold of each curve
     marked.
     """
-    figure, place = axes(14, "score threshold", "F1")
+    figure, ax = axes(14, "score threshold", "F1")
     for curve, style in _curves(analysis, theme):
         thresholds, f1 = _numbers(curve["thresholds"]), _numbers(curve["f1"])
-        place.plot(thresholds, f1, **style)
+        ax.plot(thresholds, f1, **style)
         if np.isfinite(f1).any() and style["zorder"] > 1:
             best = int(np.nanargmax(f1))
-            place.plot(
+            ax.plot(
                 thresholds[best],
                 f1[best],
                 "o",
@@ -85,7 +85,7 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
                 zorder=5,
             )
             if curve is analysis["curves"][-1]:  # all classes together
-                place.plot(
+                ax.plot(
                     [thresholds[best]] * 2,
                     [0, 1],
                     color=theme.quiet,
@@ -94,10 +94,10 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
                     zorder=1,
                 )
                 side = "left" if thresholds[best] < 0.5 else "right"
-                told = f" F1 {f1[best]:.2f} from {thresholds[best]:.2f} on "
-                place.text(thresholds[best], 1.0, told, ha=side, va="top")
-    _unit(place, both=True)
-    place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+                message = f" F1 {f1[best]:.2f} from {thresholds[best]:.2f} on "
+                ax.text(thresholds[best], 1.0, message, ha=side, va="top")
+    _unit(ax, both=True)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return figure
 
 
@@ -108,22 +108,20 @@ def confusion(analysis: Analysis, theme: Theme) -> Figure:
         shares = counts / counts.sum(1, keepdims=True)
     shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
     size = len(labels)
-    figure, place = axes(
-        max(1.1 * size, min(3 + 1.6 * size, 12)), "detected as", "truth", margin=1.3
-    )
-    drawn = place.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
+    figure, ax = axes(max(1.1 * size, min(3 + 1.6 * size, 12)), "detected as", "truth", margin=1.3)
+    drawn = ax.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
     small = 8.5 if size <= 12 else 7
-    place.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, fontsize=small)
-    place.set_yticks(range(size), labels, fontsize=small)
-    place.spines[:].set_visible(False)
+    ax.set_xticks(range(size), labels, rotation=90 if size > 4 else 0, fontsize=small)
+    ax.set_yticks(range(size), labels, fontsize=small)
+    ax.spines[:].set_visible(False)
     if size > WRITTEN + 1:
-        bar = figure.colorbar(drawn, ax=place, shrink=0.5, aspect=30, label="share of the row")
+        bar = figure.colorbar(drawn, ax=ax, shrink=0.5, aspect=30, label="share of the row")
         bar.outline.set_visible(False)
         return figure
     for row, column in np.argwhere(np.isfinite(shares)).tolist():
         share = shares[row, column]
         colour = theme.paper if share > 0.55 else theme.ink
-        place.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
     return figure
 
 
@@ -135,51 +133,51 @@ def most_confused(confusion: dict[str, Any]) -> tuple[list[str], np.ndarray]:
     classes = len(labels) - 1
     mixed = counts[:classes, :classes] * (1 - np.eye(classes))
     order = np.argsort(-(mixed.sum(0) + mixed.sum(1)), kind="stable")[:CONFUSED]
-    kept = [*sorted(order.tolist()), classes]
-    return [labels[i] for i in kept], counts[np.ix_(kept, kept)]
+    selected = [*sorted(order.tolist()), classes]
+    return [labels[i] for i in selected], counts[np.ix_(selected, selected)]
 
 
 def errors(analysis: Analysis, theme: Theme) -> Figure:
-    """What AP50 would gain if an error were mended (TIDE, figure 2), of six kinds and of the two
+    """What AP50 would gain if an error were fixed (TIDE, figure 2), of six kinds and of the two
     sides.
     """
     found = analysis["errors"]
     kinds = [kind for kind in ERRORS if found[kind] is not None][::-1]
-    figure, place = axes(1.4 * len(kinds), "AP50 that mending it would gain", "")
+    figure, ax = axes(1.4 * len(kinds), "AP50 gained by fixing it", "")
     sides = ("false_positives", "false_negatives")
     colours = [theme.quiet if kind in sides else theme.colours[0] for kind in kinds]
-    _bars(place, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colours)
+    _bars(ax, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colours)
     return figure
 
 
 def occlusion(analysis: Analysis, theme: Theme) -> Figure:
     """AP, AP50 and recall of objects that others overlap more and more, and of crowded images."""
     slices = [entry for entry in analysis["occlusion"] if entry["objects"]][::-1]
-    figure, place = axes(2 * max(len(slices), 3), "AP, AP50, recall", "", margin=0.95)
+    figure, ax = axes(2 * max(len(slices), 3), "AP, AP50, recall", "", margin=0.95)
     rows = np.arange(len(slices))
     kinds = (("ap", "AP", "o"), ("ap50", "AP50", "D"), ("recall", "recall", "^"))
     values = np.array([[_number(entry[key]) for entry in slices] for key, _, _ in kinds]).reshape(
         3, -1
     )
     for row in rows[np.isfinite(values).any(0)]:
-        place.plot(
+        ax.plot(
             [np.nanmin(values[:, row]), np.nanmax(values[:, row])],
             [row, row],
             color=theme.quiet,
             lw=1.2,
         )
     for (_, name, marker), column, colour in zip(kinds, values, theme.colours, strict=False):
-        place.plot(column, rows, marker, ms=6, color=colour, mec=theme.paper, mew=0.5, label=name)
+        ax.plot(column, rows, marker, ms=6, color=colour, mec=theme.paper, mew=0.5, label=name)
     names = [
         e["slice"] if e["slice"].startswith("crowded") else f"{e['slice']} covered" for e in slices
     ]
     counts = [plural(entry["objects"], "object") for entry in slices]
-    place.set_yticks(rows, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
-    place.set_ylim(-0.6, len(slices) - 0.4)
-    place.grid(axis="x")
-    _unit(place)
-    place.spines["left"].set_visible(False)
-    place.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
+    ax.set_yticks(rows, [f"{name}\n{count}" for name, count in zip(names, counts, strict=True)])
+    ax.set_ylim(-0.6, len(slices) - 0.4)
+    ax.grid(axis="x")
+    _unit(ax)
+    ax.spines["left"].set_visible(False)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
 
 
@@ -189,13 +187,13 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     """
     bins = [entry for entry in analysis["calibration"]["bins"] if entry["count"]]
     figure = blank(18)
-    place, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    place.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)), label="as the score says")
+    ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    ax.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)), label="as the score says")
     scores, precision = ([_number(entry[key]) for entry in bins] for key in ("score", "precision"))
-    place.plot(scores, precision, "o-", ms=4, lw=1.5, color=theme.colours[0], label="found right")
-    place.set(ylabel="share that is right")
-    _unit(place, both=True)
-    place.legend(loc="upper left")
+    ax.plot(scores, precision, "o-", ms=4, lw=1.5, color=theme.colours[0], label="found right")
+    ax.set(ylabel="share that is right")
+    _unit(ax, both=True)
+    ax.legend(loc="upper left")
     lows = [entry["from"] for entry in bins]
     widths = [(entry["to"] - entry["from"]) * 0.9 for entry in bins]
     below.bar(lows, [entry["count"] for entry in bins], widths, align="edge", color=theme.quiet)
@@ -239,43 +237,43 @@ def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], 
 
 
 def _bars(
-    place: Axes,
+    ax: Axes,
     names: Sequence[str],
     values: Sequence[float],
     colours: str | Sequence[str],
     label: str = "",
 ) -> None:
     """Horizontal bars from below, each with its number at the right edge."""
-    place.barh(range(len(names)), values, height=0.68, color=colours, label=label)
+    ax.barh(range(len(names)), values, height=0.68, color=colours, label=label)
     for row, value in enumerate(values):
-        place.text(
+        ax.text(
             1.0,
             row,
             f"{value:.3f}",
             fontsize=8,
             ha="right",
             va="center",
-            transform=place.get_yaxis_transform(),
+            transform=ax.get_yaxis_transform(),
         )
-    place.set_yticks(range(len(names)), names)
-    place.set_ylim(-0.6, max(len(names), 1) - 0.4)
-    _from_zero(place, values)
-    place.spines["left"].set_visible(False)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(-0.6, max(len(names), 1) - 0.4)
+    _from_zero(ax, values)
+    ax.spines["left"].set_visible(False)
 
 
-def _from_zero(place: Axes, values: Sequence[float]) -> None:
+def _from_zero(ax: Axes, values: Sequence[float]) -> None:
     """The x axis from 0 to beyond the values, without a tick at its end, whose label would be cut."""
     end = float(np.nanmax([*values, _LEAST])) * _ROOM
-    place.set_xlim(0, end)
-    place.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if tick < 0.95 * end])
+    ax.set_xlim(0, end)
+    ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if tick < 0.95 * end])
 
 
-def _unit(place: Axes, both: bool = False) -> None:
+def _unit(ax: Axes, both: bool = False) -> None:
     """The x axis, or both, from 0 to 1, with a quiet grid."""
-    place.set_xlim(-0.01, 1.01)
+    ax.set_xlim(-0.01, 1.01)
     if both:
-        place.set_ylim(-0.01, 1.04)
-        place.grid()
+        ax.set_ylim(-0.01, 1.04)
+        ax.grid()
 
 
 def _number(value: float | None) -> float:

@@ -77,8 +77,8 @@ def errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
         plot(
             plots,
             "errors",
-            "AP50 that mending each kind of error would gain",
-            "Each kind mended alone, so the gains do not add up (TIDE: Bolya et al., 2020).",
+            "AP50 gained by fixing each kind of error",
+            "Each kind is fixed alone, so the gains do not add up (TIDE: Bolya et al., 2020).",
         ),
         html.table(f"AP50 is {number(found['ap50'])}", ["error", "AP50 lost", "count"], rows),
     )
@@ -140,9 +140,9 @@ def worst(worst: Sequence[Picture]) -> Iterator[str]:
     yield f'<ul class="legend">{legend}</ul>'
     figures = []
     for picture in worst:
-        told = ", ".join(f"{count:,} {kind}" for kind, count in picture.counts.items() if count)
+        message = ", ".join(f"{count:,} {kind}" for kind, count in picture.counts.items() if count)
         unread = "" if picture.readable else "; the file cannot be read"
-        caption = f"{picture.name} (id {picture.image_id}): {told}{unread}"
+        caption = f"{picture.name} (id {picture.image_id}): {message}{unread}"
         figures.append(html.photo(picture.jpeg, picture.width, picture.height, caption, caption))
     yield '<div class="gallery">\n' + "\n".join(figures) + "\n</div>"
 

@@ -52,8 +52,8 @@ def _scores(analysis: Analysis) -> Iterator[str]:
     counts = " and ".join(
         (plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}")
     )
-    told = " and ".join(found) or f"AP {number(analysis['box_ap'])}"
-    yield f"{told[0].upper()}{told[1:]} on {plural(analysis['images'], 'image')} with {counts}."
+    message = " and ".join(found) or f"AP {number(analysis['box_ap'])}"
+    yield f"{message[0].upper()}{message[1:]} on {plural(analysis['images'], 'image')} with {counts}."
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
     if mask and boundary is not None:
         share = f"{boundary / mask:.0%} of mask AP"

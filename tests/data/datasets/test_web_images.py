@@ -282,7 +282,9 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match=r"'../a.jpg' leaves .*: it is not fetched; mend the json"):
+    with pytest.raises(
+        UserError, match=r"'../a.jpg' leaves .*: it is not downloaded; fix the json"
+    ):
         fetch_images([WebImage("../a.jpg", "http://host.invalid/a.jpg", 1, 1)], tmp_path / "images")
 
 

@@ -4,7 +4,7 @@ import torch
 from object_table import objects
 
 from maskrcnn_lit.cli.data_stats import anchor_grids
-from maskrcnn_lit.data.buckets import padded_shapes
+from maskrcnn_lit.data.buckets import bucket_shapes
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.inspection.anchor_recall import (
     SAMPLE,
@@ -49,7 +49,7 @@ def test_the_nearest_anchor_of_each_shape_is_the_best_of_all(
 @pytest.mark.parametrize("image_size", [100, (100, 170)])
 def test_an_image_is_padded_as_the_loader_pads_it(image_size):
     sizes = [(100, 61), (96, 100), (33, 100)]
-    shapes = [shape for chain in padded_shapes(np.array(sizes), image_size) for shape in chain]
+    shapes = [shape for chain in bucket_shapes(np.array(sizes), image_size) for shape in chain]
     expected = [
         tuple(collate([{"images": torch.zeros(3, *s)}], shapes)["images"].shape[2:]) for s in sizes
     ]

@@ -9,8 +9,13 @@ from report_sample import Page
 from maskrcnn_lit.report.comparison.examples import Example
 from maskrcnn_lit.report.comparison.page import Ranked, Report, build_markdown, build_page
 from maskrcnn_lit.report.comparison.plots import plots_of
-from maskrcnn_lit.report.comparison.sentences import DEFINITIONS, cautions, differences, ranking
-from maskrcnn_lit.report.comparison.settings import Job, arenas
+from maskrcnn_lit.report.comparison.sentences import (
+    DEFINITIONS,
+    cautions,
+    differences,
+    ranking_sentences,
+)
+from maskrcnn_lit.report.comparison.settings import Job, rankings
 from maskrcnn_lit.report.comparison.tables import (
     command,
     cost_rows,
@@ -42,18 +47,18 @@ def report(*more: Job, **given) -> Report:
             )
             jobs.append(one)
     jobs += more
-    found = arenas(jobs)
+    found = rankings(jobs)
     ranked = []
-    for i, arena in enumerate(found):
+    for i, ranking in enumerate(found):
         plots = {
-            name: (f"{name} light".encode(), f"{name} dark".encode()) for name in plots_of(arena)
+            name: (f"{name} light".encode(), f"{name} dark".encode()) for name in plots_of(ranking)
         }
         examples = [
             Example(
                 "7.png", 7, [("ground truth: 3", b"jpeg", 64, 48), ("large: 2", b"jpeg", 64, 48)]
             )
         ] * (i == 0)
-        ranked.append(Ranked(arena, {}, plots, examples, f"{i + 1}_" if i else ""))
+        ranked.append(Ranked(ranking, {}, plots, examples, f"{i + 1}_" if i else ""))
     return Report("Comparison of <it>", "2026-11-27 12:00", jobs, ranked, **given)
 
 
@@ -92,10 +97,10 @@ def test_every_section_stands_and_is_linked():
 
 def test_the_tables_are_those_of_the_data():
     made = report(*failed())
-    page, arena = Page(build_page(made)), made.arenas[0]
+    page, ranking = Page(build_page(made)), made.rankings[0]
     for caption, (head, rows) in {
-        "Settings, the best first: means over seeds": setting_rows(arena),
-        "Every scored job": score_rows(arena, made.numbers),
+        "Settings, the best first: means over seeds": setting_rows(ranking),
+        "Every scored job": score_rows(ranking, made.numbers),
         "What each job has cost": cost_rows(made.jobs),
         "Jobs that have not finished": failure_rows(made.jobs),
     }.items():
@@ -115,9 +120,9 @@ def test_the_sentences_stand_on_the_page_and_in_the_markdown():
     )
     page, text = Page(build_page(made)).text, build_markdown(made)
     told = [
-        *ranking(made.arenas[0], {}),
-        *differences(made.arenas[0], {}),
-        *cautions(made.jobs, made.arenas),
+        *ranking_sentences(made.rankings[0], {}),
+        *differences(made.rankings[0], {}),
+        *cautions(made.jobs, made.rankings),
         "Which one?",
         "b cannot be read",
         *DEFINITIONS,

@@ -8,7 +8,7 @@ from comparison_sample import job
 from PIL import Image
 
 from maskrcnn_lit.report.comparison.plots import ROWS, curves, over_epochs, plots_of, scores
-from maskrcnn_lit.report.comparison.settings import Arena, arenas
+from maskrcnn_lit.report.comparison.settings import Ranking, rankings
 from maskrcnn_lit.report.theme import DARK, LIGHT, render
 
 CURVE = (
@@ -21,7 +21,7 @@ CURVE = (
 )
 
 
-def arena(**more) -> Arena:
+def ranking(**more) -> Ranking:
     made = []
     for i, name in enumerate(("resnet18", "resnet50")):
         config = {"backbone": {"name": name}, "trainer": {"epochs": 2}}
@@ -38,26 +38,26 @@ def arena(**more) -> Arena:
             )
             for s in (1, 2)
         ]
-    (found,) = arenas(made)
+    (found,) = rankings(made)
     return found
 
 
 def test_epochs_count_from_one_and_the_validation_after_the_end_is_left_out():
-    one = arena().jobs[-1]
+    one = ranking().jobs[-1]
     assert over_epochs(one, "train/loss") == [(1, 2.0), (2, 0.5)]
     assert over_epochs(one, "val/mask_ap") == [(1, 0.1), (2, 0.2)]
     assert over_epochs(one, "val/none") == []
 
 
 def test_what_varies_has_a_plot_and_nothing_else():
-    assert list(plots_of(arena())) == ["scores", "curve_train_loss", "curve_val_mask_ap"]
-    (single,) = arenas([job("a", ap=0.1)])
+    assert list(plots_of(ranking())) == ["scores", "curve_train_loss", "curve_val_mask_ap"]
+    (single,) = rankings([job("a", ap=0.1)])
     assert plots_of(single) == {}
     costs = [
         job(n, f"x={n}", ap=0.1, cost={"parameters": i, "flops": None}, config={"x": n})
         for i, n in enumerate("ab")
     ]
-    (found,) = arenas(costs)
+    (found,) = rankings(costs)
     assert list(plots_of(found)) == ["scores", "cost_parameters"]
 
 
@@ -77,12 +77,12 @@ def test_a_heat_map_stands_only_where_epochs_and_learning_rate_vary(epochs, rate
         made.append(
             job(str(i), f"trainer.epochs={epoch}", f"optimizer.lr={rate}", ap=0.1, config=config)
         )
-    (found,) = arenas(made)
+    (found,) = rankings(made)
     assert [name for name in plots_of(found) if name != "scores"] == expected
 
 
 def test_scores_show_each_seed_and_the_mean():
-    (axes,) = scores(arena(), LIGHT).axes
+    (axes,) = scores(ranking(), LIGHT).axes
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.315, 0.415])
     assert [list(line.get_xdata()) for line in axes.lines] == [
         pytest.approx([0.31, 0.32]),
@@ -103,7 +103,7 @@ def test_a_long_name_takes_several_lines():
             "x", "backbone=x", "data.train_images=50", ap=0.2, config={"data": {"train_images": 50}}
         )
     )
-    (found,) = arenas(made)
+    (found,) = rankings(made)
     (axes,) = scores(found, LIGHT).axes
     assert axes.get_yticklabels()[-1].get_text() == "x, train_images=50"
     assert "a_backbone_of_a_long_name,\ntrain_images=1000" in [
@@ -113,13 +113,13 @@ def test_a_long_name_takes_several_lines():
 
 def test_of_many_settings_the_best_are_drawn():
     made = [job(str(i), f"x={i}", ap=i / 100, config={"x": i}) for i in range(ROWS + 5)]
-    (found,) = arenas(made)
+    (found,) = rankings(made)
     (axes,) = scores(found, LIGHT).axes
     assert len(axes.patches) == ROWS and axes.get_yticklabels()[-1].get_text() == str(ROWS + 4)
 
 
 def test_curves_are_means_in_a_band_of_the_seeds():
-    (axes,) = curves(arena(), LIGHT, column="train/loss", title="training loss").axes
+    (axes,) = curves(ranking(), LIGHT, column="train/loss", title="training loss").axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines == {"resnet18": [2.0, 0.5], "resnet50": [3.0, 1.5]}
     assert list(axes.lines[0].get_xdata()) == [1, 2] and len(axes.collections) == 2
@@ -127,7 +127,7 @@ def test_curves_are_means_in_a_band_of_the_seeds():
 
 
 def test_seeds_of_which_one_stopped_early_are_compared_over_what_both_have():
-    found = arena()
+    found = ranking()
     short = found.settings[0].jobs[0]
     object.__setattr__(short, "curves", short.curves[:3])
     (axes,) = curves(found, LIGHT, column="train/loss", title="training loss").axes
@@ -136,6 +136,6 @@ def test_seeds_of_which_one_stopped_early_are_compared_over_what_both_have():
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_every_plot_can_be_drawn(theme):
-    for draw in plots_of(arena()).values():
-        image = np.asarray(Image.open(io.BytesIO(render(draw, arena(), theme))).convert("RGB"))
+    for draw in plots_of(ranking()).values():
+        image = np.asarray(Image.open(io.BytesIO(render(draw, ranking(), theme))).convert("RGB"))
         assert image.shape[1] == 960 and len(np.unique(image.reshape(-1, 3), axis=0)) > 10

@@ -5,8 +5,13 @@ from pathlib import Path
 
 from comparison_sample import job
 
-from maskrcnn_lit.report.comparison.sentences import cautions, counts, differences, ranking
-from maskrcnn_lit.report.comparison.settings import Job, arenas
+from maskrcnn_lit.report.comparison.sentences import (
+    cautions,
+    counts,
+    differences,
+    ranking_sentences,
+)
+from maskrcnn_lit.report.comparison.settings import Job, rankings
 from maskrcnn_lit.runs.result import RunResult
 
 
@@ -30,8 +35,8 @@ def test_jobs_are_counted_by_what_became_of_them():
 
 
 def test_the_best_setting_is_told_with_its_interval():
-    (arena,) = arenas([*group("a", 0.1), *group("b", 0.2, 0.3)])
-    first, *_ = ranking(arena, {})
+    (ranking,) = rankings([*group("a", 0.1), *group("b", 0.2, 0.3)])
+    first, *_ = ranking_sentences(ranking, {})
     assert first == (
         "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, "
         "95 % interval -0.385 to 0.885)."
@@ -39,20 +44,20 @@ def test_the_best_setting_is_told_with_its_interval():
 
 
 def test_a_single_run_is_told_with_its_interval_over_images():
-    (arena,) = arenas(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
-    assert ranking(arena, {}) == [
+    (ranking,) = rankings(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
+    assert ranking_sentences(ranking, {}) == [
         "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to "
         "0.150)."
     ]
 
 
 def test_what_is_tested_stands_in_short_and_at_length():
-    (arena,) = arenas([*group("a", 0.1, 0.11), *group("b", 0.2, 0.21), *group("c", 0.2, 0.205)])
-    first, *_ = ranking(arena, {})
+    (ranking,) = rankings([*group("a", 0.1, 0.11), *group("b", 0.2, 0.21), *group("c", 0.2, 0.205)])
+    first, *_ = ranking_sentences(ranking, {})
     assert first.endswith(
         ". It is significantly better than a. Its difference from c is not significant."
     )
-    told = differences(arena, {})
+    told = differences(ranking, {})
     assert len(told) == 3 and told[-1].startswith("2 comparisons with the best setting.")
 
 
@@ -61,8 +66,8 @@ def test_fronts_that_are_the_same_are_one_sentence():
         {"parameters": 1, "flops": 1, "latency_seconds": 2},
         {"parameters": 2, "flops": 2, "latency_seconds": 1},
     )
-    (arena,) = arenas([*group("small", 0.2, cost=small), *group("large", 0.3, cost=large)])
-    told = ranking(arena, {})
+    (ranking,) = rankings([*group("small", 0.2, cost=small), *group("large", 0.3, cost=large)])
+    told = ranking_sentences(ranking, {})
     assert (
         told[-2]
         == "Pareto front of mask AP against parameters and FLOPs, from the cheapest: small; large."
@@ -71,30 +76,34 @@ def test_fronts_that_are_the_same_are_one_sentence():
 
 
 def test_a_cost_that_does_not_vary_has_no_front():
-    (arena,) = arenas([*group("a", 0.2), *group("b", 0.3)])
-    assert not [text for text in ranking(arena, {}) if "Pareto" in text or "has the best" in text]
+    (ranking,) = rankings([*group("a", 0.2), *group("b", 0.3)])
+    assert not [
+        text
+        for text in ranking_sentences(ranking, {})
+        if "Pareto" in text or "has the best" in text
+    ]
 
 
 def test_other_images_make_another_ranking_and_it_is_said():
     jobs = [*group("a", 0.2), *group("b", 0.3), *group("c", 0.9, data={"name": "easy"})]
-    (told,) = cautions(jobs, arenas(jobs))
+    (told,) = cautions(jobs, rankings(jobs))
     assert (
         "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are 2 rankings"
         in told
     )
-    assert cautions(jobs[:2], arenas(jobs[:2])) == []
+    assert cautions(jobs[:2], rankings(jobs[:2])) == []
 
 
 def test_roi_accuracy_is_no_part_of_the_ranking_and_its_kinds_are_apart():
     jobs = [*group("a", 0.2, metrics={"val/roi_accuracy": 0.9}), *group("b", 0.3)]
-    (told,) = cautions(jobs, arenas(jobs))
+    (told,) = cautions(jobs, rankings(jobs))
     assert (
         told.startswith("roi_accuracy is the share of ground-truth boxes")
         and "no part of the ranking" in told
     )
     study = {"metrics": {"roi_accuracy": {"boxes": "study"}}}
     jobs += [job("s", metrics={"val/roi_accuracy": 0.46}, config=study)]
-    told = cautions(jobs, arenas(jobs))
+    told = cautions(jobs, rankings(jobs))
     assert "Finished without an AP, so in no ranking: s." in told
     assert "roi_accuracy counts the study's 15 slots an image in s: that is another column." in told
 
@@ -115,7 +124,7 @@ def test_other_devices_limits_and_seeds_are_told():
             cost={"device": "two"},
         )
     )
-    told = cautions(jobs, arenas(jobs))
+    told = cautions(jobs, rankings(jobs))
     assert "Times are of different devices (one; two), so they do not compare the models." in told
     assert "AP counts up to 400 detections of an image and class, where COCO has 100." in told
     assert "b was trained more than once with seed 0: the last of these counts." in told
@@ -125,7 +134,7 @@ def test_mask_and_box_ap_are_not_compared():
     jobs = [*group("a", 0.2), job("box", metrics={"val/box_ap": 0.6}, data={"name": "boxes"})]
     assert any(
         "a box AP alone: these two are not compared" in text
-        for text in cautions(jobs, arenas(jobs))
+        for text in cautions(jobs, rankings(jobs))
     )
 
 
@@ -134,9 +143,9 @@ def test_a_run_that_goes_on_from_another_says_so(tmp_path: Path):
     first = replace(first, folder=tmp_path)
     parent = {"run": str(tmp_path), "checkpoint_sha256": "0" * 64, "step": 8, "epoch": 2}
     longer.result.parent = parent
-    said = cautions([first, longer], arenas([first, longer]))
+    said = cautions([first, longer], rankings([first, longer]))
     assert "b0 goes on from step 8 of a0: its costs include that run's." in said
-    alone = cautions([longer], arenas([longer]))
+    alone = cautions([longer], rankings([longer]))
     assert f"b0 goes on from step 8 of {tmp_path}: its costs include that run's." in alone
 
 
@@ -144,10 +153,10 @@ def test_a_best_setting_that_has_learnt_nothing_is_told():
     jobs = [*group("a", 0.001), *group("b", 0.004)]
     for one in jobs:
         one.result.metrics["val/mask_ap50"] = 0.04
-    first, *_ = ranking(arenas(jobs)[0], {})
+    first, *_ = ranking_sentences(rankings(jobs)[0], {})
     assert first.startswith(
         "Nothing has learnt to detect: no mask AP50 is over 0.05. Of 2 settings"
     )
     jobs[0].result.metrics["val/mask_ap50"] = 0.06
-    first, *_ = ranking(arenas(jobs)[0], {})
+    first, *_ = ranking_sentences(rankings(jobs)[0], {})
     assert first.startswith("Of 2 settings")

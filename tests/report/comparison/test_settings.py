@@ -8,12 +8,12 @@ from comparison_sample import job
 from maskrcnn_lit.report.comparison.settings import (
     NOT_RUN,
     Job,
-    arenas,
     endings,
     label,
     limit,
     option,
     pareto,
+    rankings,
     repeated_seeds,
     settings,
     varying,
@@ -110,17 +110,17 @@ def test_only_what_has_finished_with_an_ap_is_ranked():
         job("nan", ap=float("nan")),
         Job("never", None, ("backbone=x", "seed=4"), {}, RunResult(status="failed")),
     ]
-    (arena,) = arenas(jobs)
-    assert [j.name for j in arena.jobs] == ["resnet18-1"]
+    (ranking,) = rankings(jobs)
+    assert [j.name for j in ranking.jobs] == ["resnet18-1"]
     assert jobs[-1].status == NOT_RUN and jobs[-1].seed == 4
 
 
 def test_the_best_setting_comes_first():
     jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3), backbone("vgg", 1, 0.25)]
-    (arena,) = arenas(jobs)
-    assert [setting.label for setting in arena.settings] == ["resnet50", "vgg", "resnet18"]
-    assert arena.letters == ["A", "B", "C"] and arena.ap == "val/mask_ap"
-    assert arena.title == "50 validation images of made up"
+    (ranking,) = rankings(jobs)
+    assert [setting.label for setting in ranking.settings] == ["resnet50", "vgg", "resnet18"]
+    assert ranking.letters == ["A", "B", "C"] and ranking.ap == "val/mask_ap"
+    assert ranking.title == "50 validation images of made up"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_was_scored_on_something_else_is_ranked_apart(other: dict):
         backbone("resnet18", 2, 0.2),
         backbone("resnet50", 1, 0.9, **other),
     ]
-    first, second = arenas(jobs)
+    first, second = rankings(jobs)
     assert [j.name for j in first.jobs] == ["resnet18-1", "resnet18-2"] and [
         j.name for j in second.jobs
     ] == ["resnet50-1"]
@@ -156,7 +156,7 @@ def test_what_varies_between_rankings_alone_is_no_option_of_either():
         config={"data": {"name": "other"}},
         data={"name": "other"},
     )
-    first, second = arenas([*jobs, other])
+    first, second = rankings([*jobs, other])
     assert [list(s.options) for s in first.settings] == [
         ["backbone"],
         ["backbone"],
@@ -165,22 +165,22 @@ def test_what_varies_between_rankings_alone_is_no_option_of_either():
 
 def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids():
     jobs = [backbone("resnet18", 1, 0.2, truth=None), backbone("resnet50", 1, 0.3)]
-    assert len(arenas(jobs)) == 1
-    assert len(arenas([*jobs, backbone("vgg", 1, 0.3, truth="other objects")])) == 3
+    assert len(rankings(jobs)) == 1
+    assert len(rankings([*jobs, backbone("vgg", 1, 0.3, truth="other objects")])) == 3
 
 
 def test_the_number_of_detections_that_count_separates_too():
     jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3)]
     jobs[1].config["metrics"] = {"max_detections": [1, 10, 400]}
-    assert [limit(j) for j in jobs] == [100, 400] and len(arenas(jobs)) == 2
+    assert [limit(j) for j in jobs] == [100, 400] and len(rankings(jobs)) == 2
 
 
 def test_runs_without_masks_are_ranked_by_box_ap():
     box = {"val/box_ap": 0.5, "val/mask_ap": float("nan")}
-    (arena,) = arenas(
+    (ranking,) = rankings(
         [job("a", metrics=box), job("b", config={"x": 1}, metrics={"val/box_ap": 0.6})]
     )
-    assert arena.ap == "val/box_ap" and [s.values(arena.ap) for s in arena.settings] == [
+    assert ranking.ap == "val/box_ap" and [s.values(ranking.ap) for s in ranking.settings] == [
         [0.6],
         [0.5],
     ]

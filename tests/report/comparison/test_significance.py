@@ -6,7 +6,7 @@ from comparison_sample import job
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled
 from maskrcnn_lit.evaluation.t_test import welch
-from maskrcnn_lit.report.comparison.settings import arenas
+from maskrcnn_lit.report.comparison.settings import rankings
 from maskrcnn_lit.report.comparison.significance import (
     MOST,
     Comparison,
@@ -40,10 +40,10 @@ def drawn(jobs, noise: float = 0.0):
 
 def test_equal_results_are_said_to_be_no_difference():
     jobs = [*group("resnet50", 0.3, 0.32), *group("resnet18", 0.3, 0.32)]
-    (arena,) = arenas(jobs)
-    (found,) = compare(arena, drawn(jobs))
+    (ranking,) = rankings(jobs)
+    (found,) = compare(ranking, drawn(jobs))
     assert found.value == 0 and found.over_images.p_value == 1 and found.over_seeds.p_value == 1
-    told, judged = sentences(arena, [found])
+    told, judged = sentences(ranking, [found])
     assert told.startswith(
         "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over images"
     )
@@ -55,12 +55,12 @@ def test_equal_results_are_said_to_be_no_difference():
 
 def test_a_clear_difference_is_told_with_its_numbers():
     jobs = [*group("resnet50", 0.50, 0.51, 0.49), *group("resnet18", 0.20, 0.21, 0.19)]
-    (arena,) = arenas(jobs)
-    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    (ranking,) = rankings(jobs)
+    (found,) = compare(ranking, drawn(jobs, noise=0.001))
     assert significant([found]) == [True] and found.value == pytest.approx(0.3)
     assert found.over_seeds == welch([0.50, 0.51, 0.49], [0.20, 0.21, 0.19])
     low, high = found.over_seeds.interval
-    told = sentences(arena, [found])[0]
+    told = sentences(ranking, [found])[0]
     assert told.startswith(
         "resnet50 is better than resnet18 by 0.300 mask AP (over images 95 % interval +0.2"
     )
@@ -72,8 +72,8 @@ def test_one_test_that_says_chance_is_enough():
         *group("resnet50", 0.9, 0.3),
         *group("resnet18", 0.2, 0.25),
     ]  # sure over images, not over seeds
-    (arena,) = arenas(jobs)
-    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    (ranking,) = rankings(jobs)
+    (found,) = compare(ranking, drawn(jobs, noise=0.001))
     assert found.over_images.p_value < 0.01 < found.over_seeds.p_value and significant([found]) == [
         False
     ]
@@ -81,33 +81,33 @@ def test_one_test_that_says_chance_is_enough():
 
 def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
-    (arena,) = arenas(jobs)
-    (found,) = compare(arena, drawn(jobs, noise=0.001))
+    (ranking,) = rankings(jobs)
+    (found,) = compare(ranking, drawn(jobs, noise=0.001))
     assert found.over_seeds is None and significant([found]) == [True]
-    told, judged = sentences(arena, [found])
+    told, judged = sentences(ranking, [found])
     assert told.endswith("; too few seeds to test over them).")
     assert judged.endswith("Of one seed alone nobody knows what another one would give.")
 
 
 def test_without_detections_nothing_is_claimed():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
-    (arena,) = arenas(jobs)
-    (found,) = compare(arena, drawn(jobs[:2]))  # one of the second setting's is missing
+    (ranking,) = rankings(jobs)
+    (found,) = compare(ranking, drawn(jobs[:2]))  # one of the second setting's is missing
     assert found.over_images is None and significant([found]) == [None]
-    assert sentences(arena, [found])[0].endswith("above resnet18; the difference was not tested.")
+    assert sentences(ranking, [found])[0].endswith("above resnet18; the difference was not tested.")
 
 
 def test_the_settings_nearest_to_the_best_are_compared_first():
     jobs = [j for i, name in enumerate("abcdefgh") for j in group(name, 0.1 + i / 100, width=1)]
     jobs += [j for i, name in enumerate("abh") for j in group(name, 0.3 + i / 100, width=2)]
-    (arena,) = arenas(jobs)
-    found = compare(arena, drawn(jobs))
+    (ranking,) = rankings(jobs)
+    found = compare(ranking, drawn(jobs))
     assert len(found) == MOST
     assert found[0].best.label == "h, 2"
     assert {c.other.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
     assert (
         "8 comparisons with the best setting; the other 2 settings, which differ in more options, were not tested"
-        in (sentences(arena, found)[-1])
+        in (sentences(ranking, found)[-1])
     )
 
 
@@ -123,12 +123,12 @@ def test_the_settings_nearest_to_the_best_are_compared_first():
     ],
 )
 def test_of_several_comparisons_the_smaller_p_must_be_smaller(values, expected):
-    (one,) = arenas([*group("a", 0.2), *group("b", 0.1)])
+    (one,) = rankings([*group("a", 0.2), *group("b", 0.1)])
     best, other = one.settings
     tests = [None if p is None else Difference(0.1, (0.0, 0.2), p) for p in values]
     assert significant([Comparison(best, other, 0.1, test, None) for test in tests]) == expected
 
 
 def test_a_single_setting_has_nothing_to_be_compared_with():
-    (arena,) = arenas(group("resnet50", 0.5, 0.6))
-    assert compare(arena, {}) == [] and sentences(arena, []) == []
+    (ranking,) = rankings(group("resnet50", 0.5, 0.6))
+    assert compare(ranking, {}) == [] and sentences(ranking, []) == []

@@ -6,7 +6,7 @@ import math
 
 from comparison_sample import COST, job
 
-from maskrcnn_lit.report.comparison.settings import Job, arenas
+from maskrcnn_lit.report.comparison.settings import Job, rankings
 from maskrcnn_lit.report.comparison.tables import (
     command,
     cost_rows,
@@ -63,7 +63,7 @@ def rows_of(text: str) -> list[dict[str, str]]:
 
 
 def test_the_csv_has_a_row_for_each_job_with_every_number_in_full():
-    rows = rows_of(csv_text(jobs(), arenas(jobs())))
+    rows = rows_of(csv_text(jobs(), rankings(jobs())))
     assert [row["name"] for row in rows] == ["a1", "a2", "b1", "c1", "d1"]
     assert [row["status"] for row in rows] == ["finished"] * 3 + ["failed", "not run"]
     first = rows[0]
@@ -91,8 +91,8 @@ def test_the_csv_has_a_row_for_each_job_with_every_number_in_full():
 
 
 def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
-    (arena,) = arenas(jobs())
-    head, rows = setting_rows(arena)
+    (ranking,) = rankings(jobs())
+    head, rows = setting_rows(ranking)
     assert head == [
         "",
         "backbone",
@@ -106,7 +106,7 @@ def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
     assert (
         rows[1][:5] == ["B", "a", "default", "2", "0.250 (-0.385 to 0.885)"] and rows[1][-1] == "-"
     )
-    head, rows = score_rows(arena, {"a1": 1, "a2": 2, "b1": 3})
+    head, rows = score_rows(ranking, {"a1": 1, "a2": 2, "b1": 3})
     assert head[-4:] == ["box AP50", "roi_accuracy", "backbone", "note"]
     assert rows[0][:4] == ["3", "A", "1", "0.500"] and rows[0][-3:] == ["0.750", "b", "it's"]
     assert rows[1][:5] == ["1", "B", "1", "0.200 (0.100 to 0.300)", "0.400"]
@@ -155,7 +155,7 @@ def test_the_two_kinds_of_roi_accuracy_are_two_columns():
     made = jobs()
     made[0].config["metrics"] = {"roi_accuracy": {"boxes": "study"}}
     made[0].result.metrics["val/roi_accuracy"] = 0.46
-    rows = rows_of(csv_text(made, arenas(made)))
+    rows = rows_of(csv_text(made, rankings(made)))
     assert (rows[0]["roi_accuracy"], rows[0]["roi_accuracy_study"]) == ("", "0.46")
     assert (rows[2]["roi_accuracy"], rows[2]["roi_accuracy_study"]) == ("0.75", "")
 

@@ -15,7 +15,7 @@ from maskrcnn_lit.report.comparison.plots import (
     short,
     varied_costs,
 )
-from maskrcnn_lit.report.comparison.settings import Arena, arenas
+from maskrcnn_lit.report.comparison.settings import Ranking, rankings
 from maskrcnn_lit.report.theme import LIGHT
 
 
@@ -42,8 +42,8 @@ def one(
     return job(title, *typed, ap=ap, seed=seed, config=config, data=data, **more)
 
 
-def arena(*jobs) -> Arena:
-    (found,) = arenas(list(jobs))
+def ranking(*jobs) -> Ranking:
+    (found,) = rankings(list(jobs))
     return found
 
 
@@ -54,7 +54,7 @@ def test_points_stand_at_cost_and_mean_ap_and_the_front_is_marked():
         for name, ap in (("small", 0.2), ("worse", 0.1), ("large", 0.4))
     ]
     jobs.append(one("small", 0.3, seed=2, cost={"parameters": 2_000_000}))
-    found = arena(*jobs)
+    found = ranking(*jobs)
     assert [(s.label, c, m) for s, c, m in cost_points(found, "parameters")] == [
         ("large", 9_000_000, 0.4),
         ("small", 2_000_000, 0.25),
@@ -71,9 +71,9 @@ def test_points_stand_at_cost_and_mean_ap_and_the_front_is_marked():
 
 def test_the_latency_of_the_same_network_is_no_difference():
     times = [one("a", 0.1, epochs=n, cost={"latency_seconds": n / 100}) for n in (1, 2)]
-    assert varied_costs(arena(*times)) == []
+    assert varied_costs(ranking(*times)) == []
     other = one("b", 0.1, cost={"parameters": 5, "latency_seconds": 0.3})
-    assert varied_costs(arena(*times, other)) == ["parameters", "latency_seconds"]
+    assert varied_costs(ranking(*times, other)) == ["parameters", "latency_seconds"]
 
 
 def test_against_data_size_there_is_a_line_for_each_of_the_rest_on_a_logarithmic_axis():
@@ -81,7 +81,7 @@ def test_against_data_size_there_is_a_line_for_each_of_the_rest_on_a_logarithmic
         one(name, ap, images=n)
         for name, n, ap in (("a", 1000, 0.3), ("a", 100, 0.1), ("b", 100, 0.2), ("b", 1000, 0.2))
     ]
-    found = arena(*jobs)
+    found = ranking(*jobs)
     lines = series(found, "data_size")
     assert {text: [x for x, _ in members] for text, members in lines.items()} == {
         "a": [100, 1000],
@@ -100,11 +100,11 @@ def test_against_data_size_there_is_a_line_for_each_of_the_rest_on_a_logarithmic
 
 def test_epochs_are_on_a_plain_axis_and_rates_on_a_logarithmic_one():
     (axes,) = against(
-        arena(one("a", 0.1, epochs=5), one("a", 0.2, epochs=20)), LIGHT, name="epochs"
+        ranking(one("a", 0.1, epochs=5), one("a", 0.2, epochs=20)), LIGHT, name="epochs"
     ).axes
     assert axes.get_xscale() == "linear" and axes.get_xlabel() == "epochs"
     (axes,) = against(
-        arena(one("a", 0.1, rate=5e-4), one("a", 0.2, rate=7e-4)), LIGHT, name="learning_rate"
+        ranking(one("a", 0.1, rate=5e-4), one("a", 0.2, rate=7e-4)), LIGHT, name="learning_rate"
     ).axes
     assert axes.get_xscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == [
         "0.0005",
@@ -113,7 +113,7 @@ def test_epochs_are_on_a_plain_axis_and_rates_on_a_logarithmic_one():
 
 
 def test_the_data_size_is_what_there_was_and_not_what_was_asked_for():
-    (setting,) = arena(one("a", 0.1)).settings
+    (setting,) = ranking(one("a", 0.1)).settings
     setting.jobs[0].result.data["train"]["images"] = 93
     assert position(setting, "data_size") == 93 and position(setting, "epochs") == 5
 
@@ -125,7 +125,7 @@ def test_cells_of_the_heat_map_are_means_and_missing_ones_are_empty():
         one("a", 0.4, epochs=20, rate=0.2),
     ]
     jobs += [one("b", 0.05, epochs=5, rate=0.2)]
-    first, second = heat_map(arena(*jobs), LIGHT).axes
+    first, second = heat_map(ranking(*jobs), LIGHT).axes
     values = first.images[0].get_array().filled(np.nan)
     assert values == pytest.approx(np.array([[0.15, np.nan], [np.nan, 0.4]]), nan_ok=True)
     assert (first.get_title(), second.get_title()) == ("a", "b")
