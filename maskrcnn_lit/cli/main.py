@@ -22,7 +22,7 @@ from maskrcnn_lit.launch.console import run_and_report_errors, show_library_logs
 # conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
 VERBS = {
     "train": Verb(
-        "train a model, score it, and leave a run folder",
+        "train a model, score it, and write a run folder",
         (
             "maskrcnn-lit train experiment=demo",
             "maskrcnn-lit train data=coco2017 data.root=DIR backbone=resnet50 trainer.epochs=12",
@@ -32,7 +32,7 @@ VERBS = {
         ),
     ),
     "evaluate": Verb(
-        "COCO AP of a trained model, on its own validation images or on other data",
+        "compute COCO AP of a trained model, on its validation images or on other data",
         (
             "maskrcnn-lit evaluate run=RUN",
             "maskrcnn-lit evaluate run=RUN data=coco2017 data.root=DIR",
@@ -40,14 +40,14 @@ VERBS = {
         ),
     ),
     "compare": Verb(
-        "one report over many runs: tables, curves, trade-offs, and which differences are chance",
+        "report on many runs: tables, curves, trade-offs, and which differences are significant",
         (
             "maskrcnn-lit compare runs=outputs/sweeps/NAME",
             "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
         ),
     ),
     "predict": Verb(
-        "detections of a trained model on images: drawn, and as COCO results json",
+        "detect objects in images: drawn pictures, and a COCO results json",
         (
             "maskrcnn-lit predict run=RUN source=photo.jpg",
             "maskrcnn-lit predict run=RUN source=photos/",
@@ -55,28 +55,28 @@ VERBS = {
         ),
     ),
     "data stats": Verb(
-        "what the data holds: counts, sizes after the resize, crowding, what the anchors can reach",
+        "measure the data: classes, sizes after the resize, crowding, anchor recall",
         (
             "maskrcnn-lit data stats data=coco2017 data.root=DIR",
             "maskrcnn-lit data stats data=shapes model=tiny out=stats.json",
         ),
     ),
     "data check": Verb(
-        "every fault of the data by file and annotation id; exits with 1 if there are any",
+        "list every fault of the data by file and annotation id; exit 1 if there are any",
         (
             "maskrcnn-lit data check data=coco2017 data.root=DIR",
             "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
         ),
     ),
     "data show": Verb(
-        "a picture of training samples as the model gets them: augmented, with boxes and masks",
+        "draw training samples as the model gets them: augmented, with boxes and masks",
         (
             "maskrcnn-lit data show data=shapes out=samples.png",
             "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
         ),
     ),
     "download": Verb(
-        "fetch or draw a data set, whole or as much as a run will use",
+        "download or draw a data set, or the part that a run uses",
         (
             "maskrcnn-lit download data=coco2017 data.train_images=1000",
             "maskrcnn-lit download data=coco2017 data.root=DIR data.mirror=http://HOST/PATH",
@@ -84,25 +84,25 @@ VERBS = {
         ),
     ),
     "bench": Verb(
-        "how fast loader, training step and inference are here, what holds them up, what to change",
+        "time the loader, the training step and inference here, and suggest changes",
         (
             "maskrcnn-lit bench experiment=demo",
             "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
         ),
     ),
     "backbones": Verb(
-        "the backbones to choose from: parameters, FLOPs, channels, pretrained weights",
+        "list the backbones: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
     ),
     "reproduce": Verb(
-        "a run again from its frozen config, in a new folder; exits with 1 if its metrics come out otherwise",
+        "re-run a finished run from its saved config; exit 1 if the metrics differ",
         (
             "maskrcnn-lit reproduce run=RUN",
             "maskrcnn-lit reproduce run=RUN run_dir=DIR tolerance=0.01",
         ),
     ),
     "replay": Verb(
-        "a training step whose loss was not finite, computed again from the file that it left",
+        "recompute a training step whose loss was not finite, from the file that the run wrote",
         ("maskrcnn-lit replay file=RUN/nonfinite_step7.pt",),
     ),
 }
