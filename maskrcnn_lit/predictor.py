@@ -386,7 +386,7 @@ def load_model(
         max_detections: of an image, the best ones.
         accelerator: auto, cpu or gpu. `Predictor.to` chooses one of several GPUs.
         checkpoint: best or last, of a run folder.
-        trust: packages whose classes the run's config may name beside ours.
+        trust: packages whose classes the run's config may use.
 
     Raises:
         UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run that

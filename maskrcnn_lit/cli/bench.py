@@ -273,7 +273,7 @@ def table(report: dict[str, Any]) -> list[str]:
     peak = ", ".join(f"{name} {value} MB" for name, value in report["peak_megabytes"].items())
     lines += [
         f"  peak memory: {peak}",
-        f"\nWhat holds it up: {report['bottleneck']}.",
+        f"\nBottleneck: {report['bottleneck']}.",
         "What to change:",
     ]
     return lines + [f"  {change}" for change in report["change"]]

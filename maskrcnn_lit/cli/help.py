@@ -64,7 +64,7 @@ def verb_help(name: str, verb: Verb, description: Any, more: Iterable[Any]) -> s
         for group, (choices, chosen) in description.groups.items():
             marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
             lines += _wrapped(f"  {group:{width - 4}}  {marked}", width)
-    title = "Options, NAME = the value that holds (??? must be given) [what it may be]"
+    title = "Options, NAME = default (??? is required) [what it may be]"
     lines += ["", *_wrapped(title, 2)]
     lines += _sections(description.options, _deeper(name, more, description.options))
     whole = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the whole config."

@@ -20,7 +20,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     saved = load_plain(file) if file.is_file() else {}
     if not {"config", "image_ids", "batches"} <= saved.keys():
         raise UserError(
-            f"{file} is no file of a stopped step: give a nonfinite_step<n>.pt of a run folder"
+            f"{file} is not the file of a stopped step: give a nonfinite_step<n>.pt of a run folder"
         )
     stored = checked(saved["config"], where=str(file), trust=config.trust)
     model = build(stored.model).to(memory_format=torch.channels_last)  # as in training

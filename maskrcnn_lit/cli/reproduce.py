@@ -155,7 +155,7 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequen
     if (folder / "config.yaml").exists():
         if to_dict(load_run_config(folder, trust=trust)) != to_dict(frozen):
             raise UserError(
-                f"run_dir={folder} holds another run: give a new folder, or that of a reproduction"
+                f"run_dir={folder} has another run: give a new folder, or that of a reproduction"
             )
         return read_result(folder / "result.json").status != "finished"
     parent = _same_parent(before)

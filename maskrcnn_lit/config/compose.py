@@ -112,7 +112,7 @@ def config_dirs() -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"--config-dir={folder} is not a folder: give one that holds yaml files as conf/ "
+                f"--config-dir={folder} is not a folder: give one that has yaml files as conf/ "
                 "does, for example model/mine.yaml"
             )
     return [*folders, conf_dir()]

@@ -70,7 +70,7 @@ def import_target(name: str, where: str) -> Any:
 def _unimportable(name: str, where: str, error: Exception) -> str:
     return (
         f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run "
-        "the command in the folder that holds it"
+        "the command in the folder that has it"
     )
 
 

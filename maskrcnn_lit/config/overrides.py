@@ -55,7 +55,7 @@ def parse_any(text: str) -> Override:
     """As `parse`, and several values are one override too."""
     name, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
-        raise UserError(f"'{text}' is no override: write NAME=VALUE, for example seed=1")
+        raise UserError(f"'{text}' is not an override: write NAME=VALUE, for example seed=1")
     try:
         return OverridesParser.create().parse_override(text)
     except RecursionError:
@@ -86,7 +86,7 @@ def check_choice(
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
         raise UserError(
-            f"'{override.input_line}' lists several choices, and one {group} holds: give one; "
+            f"'{override.input_line}' lists several choices, and {group} takes one: give one; "
             f"`maskrcnn-lit train -m {group}={listed}` makes a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:

@@ -106,7 +106,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     if not file.is_file():
         fault = "has no config.yaml" if folder.is_dir() else "is a file"
         raise UserError(
-            f"{folder} {fault}, so it is not a run folder: give one that holds config.yaml"
+            f"{folder} {fault}, so it is not a run folder: give one that has config.yaml"
         )
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -175,7 +175,7 @@ class _PlainLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it holds an alias, which no run writes")
+            raise yaml.YAMLError("it has an alias, which no run writes")
         return super().compose_node(parent, index)
 
 
@@ -194,11 +194,11 @@ def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
             return [copy(value, depth + 1) for value in node]
         if isinstance(node, str) and "${" in node:
             raise UserError(
-                f"{where} holds the reference {node[:60]!r}, which no run writes: give another run"
+                f"{where} has the reference {node[:60]!r}, which no run writes: give another run"
             )
         if node is None or isinstance(node, (str, bool, int, float)):
             return node
-        raise UserError(f"{where} holds a {type(node).__name__}, which no run writes")
+        raise UserError(f"{where} has a {type(node).__name__}, which no run writes")
 
     if not isinstance(plain, Mapping):
         raise UserError(f"{where} does not hold a config: give another run")

@@ -90,7 +90,7 @@ def check_batch(batch: Batch, num_classes: int) -> None:
         or (labels[~filled] != 0).any()
     ):
         raise ValueError(
-            f"labels must be 1..{num_classes} in held slots and 0 in padding, got {labels.tolist()}"
+            f"labels must be 1..{num_classes} in filled slots and 0 in padding, got {labels.tolist()}"
         )
 
 

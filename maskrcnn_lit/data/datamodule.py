@@ -262,7 +262,7 @@ class CocoDataModule(LightningDataModule):
             return []
         return [
             f"warning: {shared} of {len(val)} validation images are training images too, so the "
-            "scores do not tell how the model does on new images: give others with data.val.images "
+            "scores do not show how the model does on new images: give others with data.val.images "
             "and data.val.annotations"
         ]
 

@@ -67,5 +67,5 @@ def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "be
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} holds no thresholds ({error!r}): write it anew with `maskrcnn-lit evaluate run={run}`"
+            f"{path} has no thresholds ({error!r}): write it again with `maskrcnn-lit evaluate run={run}`"
         ) from None

@@ -185,7 +185,7 @@ def read_data(config: DictConfig) -> CocoDataModule:
     if config.model.num_classes not in (None, len(data.categories)):
         raise UserError(
             f"model.num_classes={config.model.num_classes}, but the data has {len(data.categories)} categories: leave "
-            "it out, the data tells it"
+            "it out, the data decides it"
         )
     return data
 

@@ -222,7 +222,7 @@ def _check_same(job: Job) -> None:
         )
         if one != other and not dicts and not ignored:
             raise UserError(
-                f"{job.run_dir} holds a run with {name}={one}, and this sweep has {name}={other}: give another "
+                f"{job.run_dir} has a run with {name}={one}, and this sweep has {name}={other}: give another "
                 "sweep_dir, or remove it"
             )
 

@@ -294,7 +294,7 @@ def _check_new(run_dir: Path) -> None:
     failed = file.is_file() and read_result(file).status == "failed"
     if not failed or last_checkpoint(run_dir) is not None:
         raise UserError(
-            f"run_dir={run_dir} holds a run: continue it with {typed('resume', run_dir)}, or give "
+            f"run_dir={run_dir} has a run: continue it with {typed('resume', run_dir)}, or give "
             "another run_dir"
         )
 

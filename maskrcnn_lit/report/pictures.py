@@ -91,7 +91,7 @@ def draw_panel(
 ) -> np.ndarray:
     """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
     if output.detections is None:
-        raise ValueError("the output holds no detections: they come from a model in eval mode")
+        raise ValueError("the output has no detections: they come from a model in eval mode")
     image, truth = ground_truth_from_batch(batch, i, names)
     one = {key: value[i : i + 1] for key, value in output.detections.items()}
     found = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]

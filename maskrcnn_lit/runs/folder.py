@@ -25,7 +25,7 @@ from maskrcnn_lit.training.processes import is_rank_zero
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
     """Where a verb writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/
-    where there is no run folder, but a checkpoint or nothing.
+    where there is not a run folder, but a checkpoint or nothing.
     """
     if run_dir is not None:
         return Path(run_dir)
@@ -44,7 +44,7 @@ def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "r
         raise UserError(f"{option}={folder} is a file: give a folder")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(
-            f"{option}={folder} holds files already: give another folder, or add overwrite=true"
+            f"{option}={folder} has files already: give another folder, or add overwrite=true"
         )
 
 

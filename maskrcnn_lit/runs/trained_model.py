@@ -89,7 +89,7 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
 
     Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
         Mask R-CNN, or a name of PUBLISHED, whose file is downloaded once. checkpoint: best or last,
-        of a run folder. trust: packages whose classes its config may name beside ours.
+        of a run folder. trust: packages whose classes its config may use.
 
     Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, it cannot be
         fetched, or its config names what it may not (config/stored.py).
@@ -119,7 +119,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
         and not (path / "checkpoints").is_dir()
     ):
         raise UserError(
-            f"{path} is no run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote"
+            f"{path} is not a run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote"
         )
     if path.is_dir():
         path = (last_checkpoint(path) if checkpoint == "last" else None) or best_checkpoint(path)
@@ -153,8 +153,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     else:
         first = next(iter(state), "nothing")
         raise UserError(
-            f"{path} holds {first} and so on, which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of "
-            "a run: give one of these"
+            f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
+            "nor a checkpoint of a run; give one of these"
         )
     if not any(name.startswith("roi_heads.mask_") for name in state):
         raise UserError(
@@ -249,7 +249,7 @@ def _is_name(where: str) -> bool:
 
 def _existing(where: str) -> Path:
     if not Path(where).is_file():
-        raise UserError(f"backbone.weights={where} is no file: give imagenet, none or a file")
+        raise UserError(f"backbone.weights={where} does not exist: give imagenet, none or a file")
     return Path(where)
 
 

@@ -152,7 +152,7 @@ class Cache:
         if self._writes:
             self._writes = False
             _log.warning(
-                "%s cannot be written (%s): from now on nothing that is read from far away is kept there "
+                "%s cannot be written (%s): from now on downloads are not cached there "
                 "(data.cache_dir=DIR names another folder)",
                 self.folder,
                 error.strerror or error,
@@ -242,7 +242,7 @@ class Prefetch:
             try:
                 self._fill(key)
             except Exception as error:
-                _log.debug("%s cannot be fetched ahead: %s", key, error)
+                _log.debug("%s cannot be prefetched: %s", key, error)
 
 
 def lookahead(

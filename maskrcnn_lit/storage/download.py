@@ -85,7 +85,7 @@ def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
     Args:
         digest: the first hexadecimal digits of the file's hash by `algorithm`.
 
-    Raises: UserError: the file cannot be fetched, or its hash differs. A file with another hash is
+    Raises: UserError: the file cannot be downloaded, or its hash differs. A file with another hash is
         never kept.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
@@ -101,7 +101,7 @@ def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
         os.replace(arriving, path)
     except (OSError, HTTPError) as error:  # no network, a server's error, a connection that broke
         raise UserError(
-            f"{url} cannot be fetched ({reason(error)}): without a network, copy the file "
+            f"{url} cannot be downloaded ({reason(error)}): without a network, copy the file "
             f"from elsewhere to {path}, or give its path instead of the name"
         ) from error
     finally:
@@ -116,7 +116,7 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
     Args:
         digest: the file's hash by `algorithm`, in hexadecimal digits.
 
-    Raises: UserError: the file cannot be fetched or written, or its hash differs. A file with
+    Raises: UserError: the file cannot be downloaded or written, or its hash differs. A file with
         another hash is never kept.
     """
     part = path.with_name(f"{path.name}.part")
@@ -138,12 +138,12 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
     except (OSError, HTTPError) as error:
         arrived = part.stat().st_size / 1e6 if part.is_file() else 0
         what = (
-            f"{arrived:.1f} MB arrived and are kept in {part}: run it again to go on"
+            f"{arrived:.1f} MB arrived and stay in {part}: run it again to continue"
             if arrived
             else "nothing arrived"
         )
         raise UserError(
-            f"{url} cannot be fetched ({reason(error)}); {what}, or copy the file from elsewhere to {path}"
+            f"{url} cannot be downloaded ({reason(error)}); {what}, or copy the file from elsewhere to {path}"
         ) from error
 
 

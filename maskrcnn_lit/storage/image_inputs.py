@@ -145,7 +145,7 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
         raise UserError(
-            f"source={source} holds no image{f' but {others}' if others else ''}; give an image, a "
+            f"source={source} has no image{f' but {others}' if others else ''}; give an image, a "
             f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
             "the shell leaves it alone)"
         )
@@ -227,7 +227,7 @@ def _from_url(url: str, limits: Limits) -> NDArray[np.uint8]:
         data = get(url)
     except OSError as error:
         raise UserError(
-            f"source={url} cannot be fetched ({error}): check the address, or give a local file"
+            f"source={url} cannot be downloaded ({error}): check the address, or give a local file"
         ) from error
     return _decode(data, f"source={url}", limits)
 
@@ -337,7 +337,7 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 def _from_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     low, high = float(array.min()), float(array.max())  # NaN if any value is
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError(f"{name} holds NaN or infinity: give floats from 0 to 1")
+        raise UserError(f"{name} has NaN or infinity: give floats from 0 to 1")
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise UserError(
             f"{name} has float values from {low:g} to {high:g}: give floats from 0 to 1, without "

@@ -54,7 +54,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"it is not JSON: {error}" if data else "it is empty") from None
     if not isinstance(value, dict):
-        raise DamagedFileError(f"it holds a {type(value).__name__} in place of an object")
+        raise DamagedFileError(f"it has a {type(value).__name__} in place of an object")
     seal = value.pop(SEAL, None)
     if seal is not None and seal != _digest(value):
         raise DamagedFileError("its content does not match its checksum")

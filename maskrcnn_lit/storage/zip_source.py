@@ -112,7 +112,7 @@ class Zip:
                     }
             except _ZIP_FAULTS as error:
                 raise UserError(
-                    f"{self.file} is no whole zip ({error}): remove it, and download or copy it again"
+                    f"{self.file} is not a complete zip ({error}): remove it, and download or copy it again"
                 ) from None
             rows = [
                 (e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type, e.flag_bits)

@@ -70,7 +70,7 @@ def load_plain(path: Path) -> dict[str, Any]:
         Exception
     ) as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
         raise UserError(
-            f"{path} is not loaded, it is damaged or holds more than tensors and plain data ({type(error).__name__}): "
+            f"{path} is not loaded, it is damaged or has more than tensors and plain data ({type(error).__name__}): "
             "take one that `maskrcnn-lit train` wrote"
         ) from error
 
@@ -91,7 +91,7 @@ def best_checkpoint(run_dir: str | Path) -> Path:
     path = best if best.is_file() else last_checkpoint(run_dir)
     if path is None:
         raise UserError(
-            f"{best.parent} holds no checkpoint: let the run go on first, train resume={run_dir}"
+            f"{best.parent} has no checkpoint: let the run go on first, train resume={run_dir}"
         )
     return path
 

@@ -43,9 +43,7 @@ def test_it_measures_tells_and_writes(
     assert set(report["peak_megabytes"]) == {"training", "inference"}
     told = capsys.readouterr().out
     assert (
-        "What holds it up: " in told
-        and f"Written to {out}" in told
-        and "inference, torchvision" in told
+        "Bottleneck: " in told and f"Written to {out}" in told and "inference, torchvision" in told
     )
 
 

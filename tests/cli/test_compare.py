@@ -60,7 +60,7 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     assert (out / "plots/learning_rate.png").is_file()
     (out / "plots/mine.png").touch()
     assert cli.main(["compare", f"runs={folder}/7", f"out={out}"]) == 2
-    assert f"out={out} holds files already" in capsys.readouterr().err
+    assert f"out={out} has files already" in capsys.readouterr().err
     assert cli.main(["compare", f"runs={folder}/7", f"out={out}", "overwrite=true"]) == 0
     shown = set(re.findall(r"plots/([\w.]+)", (out / "report.md").read_text()))
     assert "learning_rate.png" not in shown
@@ -99,7 +99,7 @@ def test_several_runs_without_brackets(capsys: pytest.CaptureFixture):
     ("given", "said"),
     [
         ([], "compare needs runs, without a default: add runs=..."),
-        (["runs=none"], "none is no folder: give run folders, or folders that hold some"),
+        (["runs=none"], "none is not a folder: give run folders, or folders of runs"),
         (["runs=[]"], "runs=[] must be a path, or a list of one or more paths"),
         (["runs=.", "outs=x"], "compare has no option 'outs'; did you mean out?"),
     ],

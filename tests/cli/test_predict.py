@@ -169,7 +169,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     ("arguments", "message"),
     [
         (["source=none.jpg"], "source=none.jpg does not exist; give an image, a folder or a glob"),
-        (["source={photos}/*.gif"], "*.gif holds no image"),
+        (["source={photos}/*.gif"], "*.gif has no image"),
         (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
         (
             ["source={photos}", "score_threshold=50"],
@@ -218,7 +218,7 @@ def test_pictures_are_not_overwritten_unless_asked_for(
         "images.json",
     ]
     assert (
-        f"run_dir={tmp_path}/out holds files already: give another folder, or add overwrite=true"
+        f"run_dir={tmp_path}/out has files already: give another folder, or add overwrite=true"
         in (refused(*given, f"run_dir={tmp_path}/out"))
     )
     verb(*given, f"run_dir={tmp_path}/out", "overwrite=true")

@@ -101,10 +101,13 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
     [
         (
             "none.pt",
-            "none.pt is no file of a stopped step: give a nonfinite_step<n>.pt of a run folder",
+            "none.pt is not the file of a stopped step: give a nonfinite_step<n>.pt of a run folder",
         ),
-        ("{run}", "{run} is no file of a stopped step"),
-        ("{run}/checkpoints/last.ckpt", "{run}/checkpoints/last.ckpt is no file of a stopped step"),
+        ("{run}", "{run} is not the file of a stopped step"),
+        (
+            "{run}/checkpoints/last.ckpt",
+            "{run}/checkpoints/last.ckpt is not the file of a stopped step",
+        ),
         ("{run}/config.yaml", "{run}/config.yaml is "),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_composed_config_refuses_unknown_keys():
             "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, deep, demo, stray",
         ),
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
-        ("seed", "'seed' is no override: write NAME=VALUE"),
+        ("seed", "'seed' is not an override: write NAME=VALUE"),
         ("run_dir=", "run_dir= is empty"),
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),

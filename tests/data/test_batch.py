@@ -56,7 +56,7 @@ def test_values_must_be_in_range(batch: Batch):
         boxes[1, 2] = torch.tensor(box)
         with pytest.raises(ValueError, match="of image 6 must have 0 <= x1 < x2 <= width"):
             check_batch({**batch, "boxes": boxes}, 3)
-    with pytest.raises(ValueError, match=r"labels must be 1\.\.2 in held slots"):
+    with pytest.raises(ValueError, match=r"labels must be 1\.\.2 in filled slots"):
         check_batch(batch, 2)
     labels = batch["labels"].clone()
     labels[0, -1] = 1  # padding

@@ -263,12 +263,12 @@ def spoil(trained: Path, file: Path, how: str) -> None:
     ("how", "message"),
     [
         ("damaged", "damaged"),
-        ("bomb", "{file} is not loaded, it is damaged or holds more than tensors and plain data"),
+        ("bomb", "{file} is not loaded, it is damaged or has more than tensors and plain data"),
         ("classes", "box_head.classes.weight is (6, 256), the model has (7, 256)"),
         ("target", "names 'os.mkdir' for model.fpn, which a run folder or checkpoint may not"),
         (
             "other",
-            "which is no Mask R-CNN of torchvision or Detectron2 and no checkpoint of a run: give one",
+            "which is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run: give one",
         ),
     ],
 )
@@ -295,7 +295,7 @@ def test_the_bomb_would_explode(tmp_path: Path):
             ["run={run}/none"],
             "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
         ),
-        (["run={run}/tensorboard"], "{run}/tensorboard is no run folder, it has no config.yaml"),
+        (["run={run}/tensorboard"], "{run}/tensorboard is not a run folder, it has no config.yaml"),
         (["accelerator=gpu", "run={run}"], "use accelerator=cpu"),
         ([], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
         (
@@ -508,7 +508,7 @@ def test_a_run_against_itself(
     )
     assert not (tmp_path / "b").exists()
     said = refused("evaluate", *run, f"run_dir={tmp_path}/same")
-    assert f"run_dir={tmp_path}/same holds files already: give another folder" in said
+    assert f"run_dir={tmp_path}/same has files already: give another folder" in said
 
 
 def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

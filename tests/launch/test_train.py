@@ -614,7 +614,7 @@ def test_a_run_finds_its_data_from_any_folder(
     [
         (
             ["run_dir={run}"],
-            "run_dir={run} holds a run: continue it with resume={run}, or give another run_dir",
+            "run_dir={run} has a run: continue it with resume={run}, or give another run_dir",
         ),
         (
             ["resume={run}", "optimizer.lr=1.0"],

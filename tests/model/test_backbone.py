@@ -288,7 +288,7 @@ def test_what_is_frozen_is_in_evaluation_with_its_dropout():
         ({"freeze_at": 6}, "backbone.freeze_at=6 must be 0"),
         ({"freeze_at": -1}, "backbone.freeze_at=-1 must be 0"),
         ({"freeze_at": "most"}, "backbone.freeze_at=most must be 0"),
-        ({"name": "resnet19"}, "backbone.name=resnet19 is no classifier of torchvision.models"),
+        ({"name": "resnet19"}, "backbone.name=resnet19 is not a classifier of torchvision.models"),
         ({"name": "vit_b_16"}, r"vit_b_16 have strides \[16\].*name them in backbone.layers"),
         ({"name": "swin_t"}, "swin_t have strides"),
         ({"name": "regnet_y_400mf"}, "regnet_y_400mf have strides"),

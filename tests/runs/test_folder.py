@@ -135,7 +135,7 @@ def test_files_of_an_output_folder_are_not_overwritten_without_a_word(tmp_path: 
     for free in (None, str(tmp_path / "new"), str(tmp_path / "empty")):
         check_output_folder(free, overwrite=False)
     check_output_folder(str(tmp_path / "full"), overwrite=True)
-    with pytest.raises(UserError, match=r"full holds files already: .* add overwrite=true"):
+    with pytest.raises(UserError, match=r"full has files already: .* add overwrite=true"):
         check_output_folder(str(tmp_path / "full"), overwrite=False)
     with pytest.raises(UserError, match=r"a\.json is a file: give a folder"):
         check_output_folder(str(tmp_path / "full" / "a.json"), overwrite=True)

@@ -401,7 +401,7 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         read(tmp_path / "none.pth")
     with pytest.raises(UserError, match="torchvision_v3 does not exist"):
         read("torchvision_v3")
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         read(tmp_path)
     with pytest.raises(UserError, match="checkpoint=newest must be best or last"):
         read(tmp_path, "newest")
@@ -465,7 +465,7 @@ def test_published_weights_without_a_network_are_told(
 ):
     url = f"{server.address}/500.model_final_f10217.pkl"
     monkeypatch.setitem(PUBLISHED, "detectron2_r50_3x", Published(url, "f10217", "md5"))
-    with pytest.raises(UserError, match="cannot be fetched") as error:
+    with pytest.raises(UserError, match="cannot be downloaded") as error:
         load_model("detectron2_r50_3x", accelerator="cpu")
     assert url in str(error.value) and str(downloads / "500.model_final_f10217.pkl") in str(
         error.value
@@ -480,7 +480,7 @@ def test_a_training_without_a_network_is_told_the_other_ways_to_start(
     with pytest.raises(UserError) as error:
         begun(composed("model.weights=torchvision_v2"))
     said = str(error.value)
-    assert said.startswith(f"model.weights=torchvision_v2: {url} cannot be fetched (")
+    assert said.startswith(f"model.weights=torchvision_v2: {url} cannot be downloaded (")
     assert f"copy the file from elsewhere to {downloads / '500.maskrcnn-12345678.pth'}" in said
     assert said.endswith(
         "; other ways to start: model.weights=FILE, a Mask R-CNN's; model.weights=null "
@@ -621,11 +621,11 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
 ):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     said = {
-        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be fetched .*, copy the file from elsewhere to "
-        rf"{downloads}.*; other ways to start: backbone\.weights=FILE; backbone\.weights=none, random weights",
+        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the file "
+        rf"from elsewhere to {downloads}.*; other ways to start: backbone\.weights=FILE; backbone\.weights=none, random weights",
         "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, none, IMAGENET1K_V1",
-        str(tmp_path / "none.pth"): r"none\.pth is no file: give imagenet, none or a file",
-        str(tmp_path): "is no file: give imagenet, none or a file",
+        str(tmp_path / "none.pth"): r"none\.pth does not exist: give imagenet, none or a file",
+        str(tmp_path): "does not exist: give imagenet, none or a file",
         str(
             tmp_path / "other.pth"
         ): r"the weights are not those of backbone resnet18.*torchvision's resnet18",
@@ -661,7 +661,7 @@ def test_weights_of_a_timm_backbone_from_a_file(suffix: str, tmp_path: Path):
         begun(composed(*options, f"backbone.weights={other}"))
     with pytest.raises(
         UserError,
-        match=r"backbone\.weights=IMAGENET1K_V1 is no file: give imagenet, none or a file",
+        match=r"backbone\.weights=IMAGENET1K_V1 does not exist: give imagenet, none or a file",
     ):
         begun(composed(*options, "backbone.weights=IMAGENET1K_V1"))
 
@@ -886,7 +886,7 @@ def test_damaged_weights_of_the_same_architecture_are_told(run: tuple[Path, Stat
 
 def test_a_whole_model_that_is_not_there_is_told(tmp_path: Path):
     for source in (tmp_path / "none", tmp_path):
-        with pytest.raises(UserError, match=r"does not exist|is no run folder"):
+        with pytest.raises(UserError, match=r"does not exist|is not a run folder"):
             begun(composed(f"model.weights={source}"))
 
 

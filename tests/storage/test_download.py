@@ -98,7 +98,7 @@ def test_a_fault_of_the_server_is_one_sentence(server: Server, downloads: Path, 
         fetch(url, "12345678")
     message = told(error, url)
     assert f"copy the file from elsewhere to {downloads / fault}.pth" in message
-    assert "cannot be fetched" in message
+    assert "cannot be downloaded" in message
     assert (
         fault not in ("404", "500")
         or {"404": "Not Found", "500": "Internal Server Error"}[fault] in message
@@ -115,7 +115,8 @@ def test_no_network_is_one_sentence(
     monkeypatch.setenv("no_proxy", "*")
     for url in (nobody, "http://host.invalid/folder/weights.pth"):
         with pytest.raises(
-            UserError, match=r"cannot be fetched .*without a network, copy the file from elsewhere"
+            UserError,
+            match=r"cannot be downloaded .*without a network, copy the file from elsewhere",
         ) as e:
             fetch(url, "12345678")
         assert str(downloads / "weights.pth") in told(e, url) and files(downloads) == []
@@ -134,7 +135,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, download
     downloads.parent.mkdir(parents=True)
     downloads.write_text("a file where the folder should be")
     url, digest = server.offer(CONTENT)
-    with pytest.raises(UserError, match="cannot be fetched") as error:
+    with pytest.raises(UserError, match="cannot be downloaded") as error:
         fetch(url, digest)
     told(error, url)
 
@@ -311,7 +312,7 @@ def begin(server: Server, folder: Path) -> str:
     message = told(error, url)
     assert (
         "HTTP 500 Internal Server Error" in message
-        and f"are kept in {part}: run it again to go on" in message
+        and f"stay in {part}: run it again to continue" in message
     )
     assert CONTENT.startswith(part.read_bytes()) and 0 < part.stat().st_size <= HALF
     server.before = None
@@ -401,7 +402,7 @@ def test_a_folder_that_cannot_be_written_is_told(server: Server, tmp_path: Path)
     url, _ = server.offer(CONTENT, "archive.zip")
     (tmp_path / "file").touch()
     with pytest.raises(
-        UserError, match=r"cannot be fetched .*nothing arrived, or copy the file"
+        UserError, match=r"cannot be downloaded .*nothing arrived, or copy the file"
     ) as error:
         download(url, tmp_path / "file" / "archive.zip", MD5, "md5")
     told(error, url)

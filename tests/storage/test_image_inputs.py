@@ -83,8 +83,8 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path: Path) -> N
     ("source", "message"),
     [
         ("nowhere.jpg", "source=.*nowhere.jpg does not exist; give an image, a folder or a glob"),
-        ("*.webp", r"source=.*\*.webp holds no image; .* \.png.*quote a glob"),
-        ("directory.png", "source=.*directory.png holds no image"),
+        ("*.webp", r"source=.*\*.webp has no image; .* \.png.*quote a glob"),
+        ("directory.png", "source=.*directory.png has no image"),
     ],
 )
 def test_nothing_found_is_said_at_once(folder: Path, source: str, message: str) -> None:
@@ -283,7 +283,7 @@ def test_a_url_that_is_no_image_or_not_there(
     with pytest.raises(UserError, match=r"source=.*page\.png cannot be read as an image"):
         list(read_images(url))
     monkeypatch.setattr("maskrcnn_lit.storage.download.BACKOFF", 0.0)
-    with pytest.raises(UserError, match=r"source=.*nothing\.png cannot be fetched \(HTTP 404"):
+    with pytest.raises(UserError, match=r"source=.*nothing\.png cannot be downloaded \(HTTP 404"):
         list(read_images(f"{server.address}/nothing.png"))
 
 

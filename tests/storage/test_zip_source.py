@@ -95,7 +95,8 @@ def test_damage_is_found(tmp_path: Path, official: Path, photos: dict[str, bytes
         source.read(name)
     damaged.write_bytes(official.read_bytes()[:-1000])
     with pytest.raises(
-        UserError, match=r"val2017.zip is no whole zip .*: remove it, and download or copy it again"
+        UserError,
+        match=r"val2017.zip is not a complete zip .*: remove it, and download or copy it again",
     ):
         Zip(damaged).read(name)
 

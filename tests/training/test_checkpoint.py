@@ -64,7 +64,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path):
         for load in (load_plain, AtomicCheckpointIO().load_checkpoint):
             with pytest.raises(
                 UserError,
-                match=r"bomb.ckpt is not loaded, it is damaged or holds more than tensors",
+                match=r"bomb.ckpt is not loaded, it is damaged or has more than tensors",
             ):
                 load(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "exploded").exists()
@@ -104,7 +104,7 @@ def test_where_checkpoints_are(tmp_path: Path):
     assert last_checkpoint(tmp_path) is None
     with pytest.raises(
         UserError,
-        match=rf"{tmp_path}.* holds no checkpoint: let the run go on first, train resume=",
+        match=rf"{tmp_path}.* has no checkpoint: let the run go on first, train resume=",
     ):
         best_checkpoint(tmp_path)
     save_plain(tmp_path / "checkpoints" / "last.ckpt", {})

@@ -30,12 +30,12 @@ def describe_folder(folder: Path) -> str:
     for suffix, (what, convert) in _FORMATS.items():
         if suffix in suffixes and suffixes.count(suffix) >= suffixes.count(".json"):
             return (
-                f"it holds {what}, and one COCO json is needed: convert it, with supervision's "
+                f"it has {what}, and one COCO json is needed: convert it, with supervision's "
                 f"{convert} say"
             )
     if suffixes.count(".json") > 1:
         return (
-            f"it holds {suffixes.count('.json')} jsons, and one COCO json is needed: name it, or, "
+            f"it has {suffixes.count('.json')} jsons, and one COCO json is needed: name it, or, "
             "where each image has a json of its own (LabelMe), convert them, with labelme2coco say"
         )
     return "name the COCO json itself"

@@ -190,7 +190,7 @@ class AnnotationIndex:
         unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
         if unknown:
             raise UserError(
-                f"data.image_ids has {unknown[0]}, which is no image of the json: take ids from its images"
+                f"data.image_ids has {unknown[0]}, which is not an image of the json: take ids from its images"
             )
         return self.take(np.flatnonzero(np.isin(self.image_ids, image_ids)))
 

@@ -88,7 +88,7 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
         raise UserError(f"{where} cannot be read as JSON ({error}): {what}") from None
     except NoObjectError as error:
         raise UserError(
-            f"{where} holds a {type(error.value).__name__}, not a COCO instances json, which is an object with the "
+            f"{where} has a {type(error.value).__name__}, not a COCO instances json, which is an object with the "
             "keys images, annotations and categories (a list is what results look like)"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}

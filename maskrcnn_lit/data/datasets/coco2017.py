@@ -90,7 +90,7 @@ def fetch_annotations(root: Path, archive_url: str, md5: str, parts: Sequence[st
     """Have the annotations in `root`: the jsons of `parts`, or the archive, which is read in place.
 
     Raises:
-        UserError: it cannot be fetched, or is another file than that of `md5`.
+        UserError: it cannot be downloaded, or is another file than that of `md5`.
     """
     if not all(_annotations(root, part).is_file() for part in parts):
         download_file(archive_url, root / ANNOTATION_ARCHIVE, md5, "md5")
@@ -116,5 +116,5 @@ def _check_there(root: Path, parts: Sequence[str]) -> None:
             if not path.exists() and not archive.is_file():
                 raise UserError(
                     f"there is no {path}, nor {archive}, and data.download=false: give the folder of COCO 2017 with "
-                    "data.root=DIR, or have it fetched with data.download=true"
+                    "data.root=DIR, or let data.download=true download it"
                 )

@@ -101,7 +101,7 @@ def write_shapes(
     strange = _strange(root, drawn_here=present is not None)
     if strange:
         raise UserError(
-            f"{root} holds {strange}, which is no part of the synthetic set, so nothing is drawn there; "
+            f"{root} has {strange}, which is not part of the synthetic set, so nothing is drawn there; "
             "give an empty or a new folder: data.root=DIR"
         )
     _log.debug(

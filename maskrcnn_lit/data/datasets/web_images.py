@@ -82,7 +82,7 @@ def _unwritable(folder: Path, images: Sequence[WebImage], error: OSError) -> Use
     missing = sum(_stamp(_path(folder, image)) is None for image in images)
     return UserError(
         f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} images are missing "
-        "there: free some space, or give another folder with data.root=DIR, and run it again; what is there is kept"
+        "there: free some space, or give another folder with data.root=DIR, and run it again; complete files stay"
     )
 
 
@@ -110,8 +110,8 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
             f", {untried} of them not tried after {IN_A_ROW} failures in a row" if untried else ""
         )
         raise UserError(
-            f"{len(missing)} of {wanted} images could not be fetched{stopped}: {reasons}"
-            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} are kept in {folder}. "
+            f"{len(missing)} of {wanted} images could not be downloaded{stopped}: {reasons}"
+            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} stay in {folder}. "
             "Run it again to go on, or use what is there with data.download=false"
         )
 

@@ -85,7 +85,7 @@ def choose_resized(
         )
     return (
         made,
-        f"data.image_cache={mode}: resized images are kept in {cache}/images, {needed / 1e9:.2f} GB in the end",
+        f"data.image_cache={mode}: resized images are cached in {cache}/images, {needed / 1e9:.2f} GB in the end",
     )
 
 

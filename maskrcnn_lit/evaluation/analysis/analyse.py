@@ -5,7 +5,7 @@ plain data.
 Schema:
 
 {"kind": "mask" | "box",                what IoU means below: of masks where the results have them,
-    else of boxes "images": n, "objects": n, "detections": n,    crowd regions are no objects;
+    else of boxes "images": n, "objects": n, "detections": n,    crowd regions are not objects;
     detections: after the limit "crowded_from": n,                     an image with at least so
     many objects is crowded "per_class": [{"name", "objects", "detections", "box_ap", "mask_ap",
     "mask_ap50", "mask_ap_small", "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold",

@@ -155,7 +155,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             f"{path} cannot be read as json ({error}); give a COCO results json"
         ) from None
     if not isinstance(results, list):
-        raise UserError(f"{path} holds no list; give a COCO results json: a list of detections")
+        raise UserError(f"{path} has no list; give a COCO results json: a list of detections")
     return results
 
 

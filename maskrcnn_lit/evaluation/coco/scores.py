@@ -238,7 +238,7 @@ def limit_warning(
         problem = f"{of_class} objects of a class, but only {max_detections[-1]} detections count"
     else:
         problem = f"{of_image} objects, but the model gives {model_limit} detections at most"
-    return f"an image holds {problem}: add {' '.join(typed)}" if typed else None
+    return f"an image has {problem}: add {' '.join(typed)}" if typed else None
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:

@@ -161,12 +161,12 @@ def read_file(path: Path) -> dict[str, Any]:
             Exception
         ) as error:  # of torch, of zip, of safetensors: damaged bytes can raise anything
             raise UserError(
-                f"{path} is not loaded, it is damaged or holds more than tensors and plain data "
+                f"{path} is not loaded, it is damaged or has more than tensors and plain data "
                 f"({type(error).__name__}): give weights as they were published, or what `maskrcnn-lit train` wrote"
             ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} holds a {type(content).__name__} and no weights: give a file with a state dict"
+            f"{path} has a {type(content).__name__} and no weights: give a file with a state dict"
         )
     return content
 

@@ -26,7 +26,7 @@ class Published(NamedTuple):
 def _of_torchvision(url: str) -> Published:
     found = re.search(r"-([0-9a-f]{8,})\.", url)
     if found is None:
-        raise UserError(f"{url} does not tell its hash: download it yourself and give the file")
+        raise UserError(f"{url} has no hash in its name: download it yourself and give the file")
     return Published(url, found[1])
 
 

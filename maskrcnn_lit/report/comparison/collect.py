@@ -41,7 +41,7 @@ def read_runs(sources: Sequence[Path]) -> Runs:
     for source in sources:
         if not source.is_dir():
             raise UserError(
-                f"{source} is no folder: give run folders, or folders that hold some, runs=[DIR,DIR]"
+                f"{source} is not a folder: give run folders, or folders of runs, runs=[DIR,DIR]"
             )
         folders = [Path(file).parent for file in _results(source)]
         homes = sorted({source, *(folder.parent for folder in folders if folder != source)})

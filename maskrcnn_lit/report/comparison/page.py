@@ -30,7 +30,7 @@ from maskrcnn_lit.report.format import number, plural
 
 REPRODUCE = (
     "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce run=RUN` runs what the folder of a "
-    "finished job holds once more, and compares."
+    "finished job has once more, and compares."
 )
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark

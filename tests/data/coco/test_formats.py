@@ -43,7 +43,7 @@ def test_a_folder_of_jsons(tmp_path: Path):
     (tmp_path / "a.json").write_text("{}")
     assert describe_folder(tmp_path) == "name the COCO json itself"
     (tmp_path / "b.json").write_text("{}")
-    assert "it holds 2 jsons" in describe_folder(tmp_path)
+    assert "it has 2 jsons" in describe_folder(tmp_path)
 
 
 def test_what_is_a_json_by_its_name_is_not_described():

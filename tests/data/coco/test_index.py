@@ -289,7 +289,7 @@ def test_only_the_images_with_given_ids(tmp_path: Path):
     chosen = read_index(annotations, images, "error", image_ids=[ids[2], ids[0]])
     assert chosen.image_ids.tolist() == [ids[0], ids[2]]
     with pytest.raises(
-        UserError, match=r"data\.image_ids has 987654, which is no image of the json"
+        UserError, match=r"data\.image_ids has 987654, which is not an image of the json"
     ):
         read_index(annotations, images, "error", image_ids=[ids[0], 987654])
 

@@ -186,7 +186,7 @@ def test_images_that_cannot_be_fetched_are_one_message(
     )
     with pytest.raises(
         UserError,
-        match=r"1 of \d+ images could not be fetched: .*jpg \(HTTP 404 Not Found\); the oth",
+        match=r"1 of \d+ images could not be downloaded: .*jpg \(HTTP 404 Not Found\); the oth",
     ):
         coco(train_images=None, val_images=None)
 

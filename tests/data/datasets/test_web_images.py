@@ -156,11 +156,11 @@ def test_a_fault_that_stays_is_one_message_and_the_rest_is_kept(
         fetch_images(images, tmp_path)
     message = str(error.value)
     assert (
-        f"4 of {COUNT} images could not be fetched: " in message
+        f"4 of {COUNT} images could not be downloaded: " in message
         and message.count(REASONS[fault]) == 3
     )
     assert (
-        f"the other {COUNT - 4} are kept in {tmp_path}. Run it again to go on, or use what is there"
+        f"the other {COUNT - 4} stay in {tmp_path}. Run it again to go on, or use what is there"
         in message
     )
     assert (

@@ -46,7 +46,8 @@ def test_auto_keeps_small_images_that_views_only_shrink(tmp_path: Path):
     for size in (128, 512, (256, 512)):
         kept, told = choose(tmp_path, "auto", size, Augment(flip=0.5, scale=(0.5, 1.0)))
         assert (
-            kept is not None and f"resized images are kept in {tmp_path}/cache/images, 0.0" in told
+            kept is not None
+            and f"resized images are cached in {tmp_path}/cache/images, 0.0" in told
         )
     for size, augment in (
         (513, None),

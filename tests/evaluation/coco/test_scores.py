@@ -274,7 +274,7 @@ def test_more_objects_than_count_are_told() -> None:
     )
     assert few and few.endswith("only 6 detections count: add metrics.max_detections='[1,2,7]'")
     assert model and model.startswith(
-        "an image holds 11 objects, but the model gives 10 detections at most"
+        "an image has 11 objects, but the model gives 10 detections at most"
     )
     assert both and both.endswith(
         "add metrics.max_detections='[1,2,7]' model.box_head.max_detections=11"

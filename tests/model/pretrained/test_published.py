@@ -146,6 +146,6 @@ def test_a_url_without_a_hash_is_told(monkeypatch: pytest.MonkeyPatch):
     members = [SimpleNamespace(name="IMAGENET1K_V1", url=url, transforms=transforms)]
     monkeypatch.setattr(published, "get_model_weights", lambda name: members)
     with pytest.raises(
-        UserError, match=r"somewhere/resnet18\.pth does not tell its hash: download it yourself"
+        UserError, match=r"somewhere/resnet18\.pth has no hash in its name: download it yourself"
     ):
         published_backbone("resnet18", "imagenet")
