@@ -381,7 +381,7 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
     assert "backbone.body.conv1.weight" in state
     (tmp_path / "checkpoints" / "last.ckpt").unlink()
     for name in ("best", "last"):
-        with pytest.raises(UserError, match="holds no checkpoint"):
+        with pytest.raises(UserError, match="has no checkpoint"):
             read(tmp_path, name)
 
 

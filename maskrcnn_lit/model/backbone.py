@@ -125,7 +125,8 @@ class Backbone(nn.Module):
         known = torchvision.models.list_models(module=torchvision.models)
         if name not in known:
             raise UserError(
-                f"backbone.name={name} is not a classifier of torchvision.models; `maskrcnn-lit backbones` lists choices"
+                f"backbone.name={name} is not a classifier of torchvision.models; "
+                "`maskrcnn-lit backbones` lists the choices"
             )
         self.name, self.weights = name, None if weights == "none" else weights
         norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)

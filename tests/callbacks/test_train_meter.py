@@ -54,7 +54,7 @@ def test_what_had_no_mask_slot_is_a_number_a_batch(tmp_path: Path, monkeypatch: 
         made, datamodule=TinyData()
     )
     train = [row for row in rows(tmp_path) if "train/loss" in row]
-    assert [row.get("train/masks_dropped") for row in train] == [None, "3.0", None, None]
+    assert [row.get("train/masks_dropped") for row in train] == [None, "3.0", None, None, None]
 
 
 def test_names_and_means(tmp_path: Path):

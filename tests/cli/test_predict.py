@@ -184,7 +184,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
             "score_threshold=auto must be a number from 0 to 1, or best",
         ),
         (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
-        (["source={photos}", "run_dir={photos}"], "holds files already: give another folder"),
+        (["source={photos}", "run_dir={photos}"], "has files already: give another folder"),
         (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
         (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
         (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),

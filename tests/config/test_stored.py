@@ -146,7 +146,7 @@ def test_what_no_run_writes_is_refused():
         ({"a": "${oc.env:HOME}"}, "reference"),
         (deep, "too deeply"),
         ({"a": shared}, "too deeply or too large"),
-        ({"a": object()}, "holds a object"),
+        ({"a": object()}, "has a object"),
         ([1], "does not hold a config"),
     ):
         with pytest.raises(UserError, match=message):

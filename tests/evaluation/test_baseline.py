@@ -97,7 +97,7 @@ def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds a list in place of an object"),
+        ("[]", "has a list in place of an object"),
         ("", "is empty"),
         ("[" * 200_000, "is not JSON"),
         ('{"sha256": "0", "images": 1}', "does not match its checksum"),

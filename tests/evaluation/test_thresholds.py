@@ -65,6 +65,6 @@ def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
 def test_a_broken_file_is_told(text: str, tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(text)
     with pytest.raises(
-        UserError, match=r"holds no thresholds .* write it again with `maskrcnn-lit evaluate run="
+        UserError, match=r"has no thresholds .* write it again with `maskrcnn-lit evaluate run="
     ):
         read_thresholds(tmp_path, ["ant"])

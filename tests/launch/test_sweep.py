@@ -100,7 +100,7 @@ def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], s
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
     said = refused(*command)
     assert (
-        "holds a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it"
+        "has a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it"
         in said
     )
 

@@ -359,12 +359,12 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
     files: dict[str, tuple[Any, str]] = {
         "classifier.pth": (
             hollow({"conv1.weight": (64, 3, 7, 7)}),
-            "holds conv1.weight and so on, which is no Mask",
+            "has conv1.weight and so on: it is neither a Mask",
         ),
-        "empty.pth": ({}, "holds nothing and so on"),
-        "empty_model.pth": ({"model": {}}, "holds nothing and so on"),
-        "list.pth": ([torch.ones(2)], "holds a list and no weights"),
-        "tensor.pth": (torch.ones(2), "holds a Tensor and no weights"),
+        "empty.pth": ({}, "has nothing and so on"),
+        "empty_model.pth": ({"model": {}}, "has nothing and so on"),
+        "list.pth": ([torch.ones(2)], "has a list and no weights"),
+        "tensor.pth": (torch.ones(2), "has a Tensor and no weights"),
         "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "no Mask R-CNN"),
         "plain.pth": (
             {"epoch": 3, "config": {"lr": [0.1]}, "why": None, "names": ["a"]},
@@ -622,7 +622,8 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     said = {
         "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the file "
-        rf"from elsewhere to {downloads}.*; other ways to start: backbone\.weights=FILE; backbone\.weights=none, random weights",
+        rf"from elsewhere to {downloads}.*; other ways to start: backbone\.weights=FILE; "
+        r"backbone\.weights=none, random weights",
         "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, none, IMAGENET1K_V1",
         str(tmp_path / "none.pth"): r"none\.pth does not exist: give imagenet, none or a file",
         str(tmp_path): "does not exist: give imagenet, none or a file",

@@ -197,7 +197,7 @@ def test_skipped_files_of_a_folder_are_counted_by_kind(
     for name in ("a.jpg", "b.png", "deep"):
         (folder / "deep" / "d.bmp" if name == "deep" else folder / name).unlink()
     (folder / "deep" / "er" / "c.PNG").unlink()
-    with pytest.raises(UserError, match=r"holds no image but 2 \.mp4, 1 \.heic"):
+    with pytest.raises(UserError, match=r"has no image but 2 \.mp4, 1 \.heic"):
         list_inputs(folder)
 
 
@@ -421,8 +421,8 @@ def test_several_images_in_one_array() -> None:
         (PHOTO.astype(np.float32), "float values from 0 to 255: give floats from 0 to 1"),
         (FLOATS * 2 - 1, "float values from -1 to .*without normalization"),
         (FLOATS * 100, "float values from 0 to 100"),
-        (np.where(PHOTO == 7, np.nan, FLOATS), "holds NaN or infinity"),
-        (np.where(PHOTO == 7, np.inf, FLOATS), "holds NaN or infinity"),
+        (np.where(PHOTO == 7, np.nan, FLOATS), "has NaN or infinity"),
+        (np.where(PHOTO == 7, np.inf, FLOATS), "has NaN or infinity"),
         (PHOTO.astype(np.uint16), "uint16 values up to 255, which may have 8, 10, 12 or 16 bits"),
         (PHOTO.astype(np.uint16) * 16, "uint16 values up to 4080"),
         (PHOTO.astype(np.int32) * 257, "int32 values from 0 to 65535, which do not say"),

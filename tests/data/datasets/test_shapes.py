@@ -213,7 +213,7 @@ def test_other_files_are_never_replaced(tmp_path: Path, drawn: bool) -> None:
         write_shapes(root=tmp_path, **SMALL)
     (tmp_path / "my_photos").mkdir()
     with pytest.raises(
-        UserError, match=r"holds 'my_photos', which is not part .* give an empty or a new folder"
+        UserError, match=r"has 'my_photos', which is not part .* give an empty or a new folder"
     ):
         write_shapes(root=tmp_path, **SMALL | {"seed": 3})
     assert (tmp_path / "my_photos").is_dir()

@@ -39,7 +39,7 @@ def test_what_is_written_is_read_one_entry_a_line(tmp_path: Path) -> None:
     [
         (None, "there is no results file"),
         ("{", "cannot be read as json"),
-        ("{}", "holds no list"),
+        ("{}", "has no list"),
         ("[" * 200_000 + "]" * 200_000, "cannot be read as json"),
         ('[{"segmentation":' * 200_000, "cannot be read as json"),
     ],

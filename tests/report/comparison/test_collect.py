@@ -195,7 +195,7 @@ def test_a_damaged_sweep_json_leaves_its_runs(folder: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda home: None, "is no folder: give run folders"),
+        (lambda home: None, "is not a folder: give run folders"),
         (lambda home: home.mkdir(), "there is no run in"),
         (
             lambda home: (home.mkdir(), (home / "sweep.json").write_text('{"jobs": 3}')),
