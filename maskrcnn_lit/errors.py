@@ -1,5 +1,5 @@
-"""The one exception for what a user can get wrong; it may be raised anywhere below the command
-line.
+"""The one exception for a mistake of the user, checks that raise it, and words of messages. Every
+module may use them.
 """
 
 import math
@@ -13,6 +13,11 @@ class UserError(Exception):
 
     `maskrcnn-lit` prints it without a traceback and exits with code 2.
     """
+
+
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """1 image, 1,000 images; `several`: the plural, where it is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def check_whole(minimum: int, maximum: int | None = None, /, **values: Any) -> None:

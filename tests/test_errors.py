@@ -12,6 +12,7 @@ from maskrcnn_lit.errors import (
     check_text,
     check_whole,
     check_within,
+    plural,
 )
 
 
@@ -78,3 +79,15 @@ def test_what_is_not_a_flag_a_choice_or_text_is_named(value: object):
     with pytest.raises(UserError, match="a=auto must be null or one of on, off"):
         check_choice(("on", "off"), True, a="auto")
     check_text(a=None, b="file")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (1234, "1,234 images")]
+)
+def test_one_of_something_is_singular(count: int, text: str):
+    assert plural(count, "image") == text
+
+
+def test_a_plural_may_be_given():
+    assert plural(1, "category", "categories") == "1 category"
+    assert plural(2, "category", "categories") == "2 categories"

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.storage.sources import join
 
 
@@ -31,6 +31,5 @@ def _there(where: str) -> str:
     if not Path(where).is_dir():
         return f"read from {where}.zip, in place"
     files = [path for path in Path(where).iterdir() if not path.name.startswith(".")]
-    return (
-        f"{len(files)} images, {sum(path.stat().st_size for path in files) / 1e6:.1f} MB in {where}"
-    )
+    megabytes = sum(path.stat().st_size for path in files) / 1e6
+    return f"{plural(len(files), 'image')}, {megabytes:.1f} MB in {where}"

@@ -47,6 +47,7 @@ from maskrcnn_lit.errors import (
     check_text,
     check_whole,
     check_within,
+    plural,
 )
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.images import MAX_PIXELS
@@ -290,7 +291,8 @@ class CocoDataModule(LightningDataModule):
         absent = [n for n in known - listed if not n.startswith(UNUSED)]
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
         self.tell(
-            f"{part}: {len(index)} images, {objects} objects, {len(index.categories)} categories ({annotations})"
+            f"{part}: {plural(len(index), 'image')}, {plural(objects, 'object')}, "
+            f"{plural(len(index.categories), 'category', 'categories')} ({annotations})"
         )
         self.tell(*(f"{part}: {line}" for line in describe_choice(index.packed)))
         if absent:

@@ -19,7 +19,7 @@ from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
 from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.config.overrides import assign, typed
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.errors import UserError, check_whole, plural
 from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.coco.scores import results_table
 from maskrcnn_lit.launch import console, summary
@@ -259,8 +259,9 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
     score = result.metrics.get("val/mask_ap50", float("nan"))
     return (
         f"\n{results_table(result.metrics)}\n\n"
-        f"Trained {steps} steps in {result.cost['seconds']:.0f} s: mask AP50 {score:.3f} on "
-        f"{result.data['val']['images']} validation images of {result.data['name']}. "
+        f"Trained {plural(steps, 'step')} in {result.cost['seconds']:.0f} s: "
+        f"mask AP50 {score:.3f} on "
+        f"{plural(result.data['val']['images'], 'validation image')} of {result.data['name']}. "
         f"Look at {run_dir}/predictions.png\n"
         f"{_next_steps(result, run_dir)}"
     )

@@ -18,10 +18,6 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def csv_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table with a column for each name that a row has; empty where there is no value."""
     text = io.StringIO(newline="")

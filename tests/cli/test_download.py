@@ -75,8 +75,8 @@ def test_coco2017_is_prepared_with_the_options_of_the_run(
     ]
     assert [image.name for image in told["val2017"]] == ["3.jpg", "4.jpg", "8.jpg"]
     out = capsys.readouterr().out
-    assert f"train: 1 images, 2.5 MB in {tmp_path / 'train2017'}" in out
-    assert f"val: 1 images, 2.5 MB in {tmp_path / 'val2017'}" in out
+    assert f"train: 1 image, 2.5 MB in {tmp_path / 'train2017'}" in out
+    assert f"val: 1 image, 2.5 MB in {tmp_path / 'val2017'}" in out
 
 
 def test_what_is_not_fetched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from maskrcnn_lit.report.format import csv_rows, number, plural
+from maskrcnn_lit.report.format import csv_rows, number
 
 
 @pytest.mark.parametrize(
@@ -13,14 +13,6 @@ from maskrcnn_lit.report.format import csv_rows, number, plural
 )
 def test_how_a_number_is_written(value: float | None, text: str):
     assert number(value) == text
-
-
-def test_one_of_something_has_no_s():
-    assert (
-        plural(1, "image") == "1 image"
-        and plural(1234, "image") == "1,234 images"
-        and plural(0, "image") == "0 images"
-    )
 
 
 def test_rows_as_csv():

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
@@ -26,7 +27,7 @@ from maskrcnn_lit.report.comparison.tables import (
     score_rows,
     setting_rows,
 )
-from maskrcnn_lit.report.format import number, plural
+from maskrcnn_lit.report.format import number
 
 REPRODUCE = (
     "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce run=RUN` runs what the folder of a "

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.comparison.plots import cost_points, varied_costs
 from maskrcnn_lit.report.comparison.settings import APS, Job, Ranking, limit, pareto, repeated_seeds
 from maskrcnn_lit.report.comparison.significance import compare, sentences, verdicts
 from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
-from maskrcnn_lit.report.format import number, plural
+from maskrcnn_lit.report.format import number
 
 NEAR_ZERO = 0.05  # AP50 under which a training has learnt next to nothing
 

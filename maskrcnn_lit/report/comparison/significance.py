@@ -10,10 +10,10 @@ comparisons, by Holm's method (Holm, "A simple sequentially rejective multiple t
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
 from maskrcnn_lit.evaluation.t_test import Welch, welch
 from maskrcnn_lit.report.comparison.settings import APS, Ranking, Setting
-from maskrcnn_lit.report.format import plural
 
 LEVEL = 0.05  # of all comparisons together
 

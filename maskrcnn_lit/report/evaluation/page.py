@@ -5,12 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.evaluation import sections
 from maskrcnn_lit.report.evaluation.sections import Plots
 from maskrcnn_lit.report.evaluation.sentences import headline, summary
 from maskrcnn_lit.report.evaluation.worst_images import Picture
-from maskrcnn_lit.report.format import number, plural
+from maskrcnn_lit.report.format import number
 from maskrcnn_lit.report.theme import Analysis
 
 SECTIONS = {

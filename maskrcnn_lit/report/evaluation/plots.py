@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
-from maskrcnn_lit.report.format import POOLED, plural
+from maskrcnn_lit.report.format import POOLED
 from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
 
 NAMED = 6  # classes with a colour of their own in a plot of curves

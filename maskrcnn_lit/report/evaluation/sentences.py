@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from maskrcnn_lit.report.format import Analysis, number, plural
+from maskrcnn_lit.errors import plural
+from maskrcnn_lit.report.format import Analysis, number
 
 # The kinds of errors of TIDE (Bolya et al., "TIDE: A General Toolbox for Identifying Object
 # Detection Errors", 2020)
