@@ -1,6 +1,7 @@
 """`evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.callbacks.coco_evaluation import CocoEvaluation
 from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.config.compose import build, to_dict
-from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyse import analyse
@@ -66,29 +67,19 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         )  # what is missing is told before the work
     if config.results is not None:
         return _score_file(config, overrides)
+    return _score_run(config, overrides)
+
+
+def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
+    """A trained model, on its own validation images or on those of `data`."""
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
     data: CocoDataModule = build(_validation_alone(described))
-    data.use_categories(
-        categories
-    )  # labels mean what they meant in training; other classes are an error
-    limits = OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
-    if config.metrics.max_detections is not None:
-        limits, head = check_limits(config.metrics.max_detections), trained.model.box_head
-        head.max_detections = max(head.max_detections, limits[-1])
-    model = build(trained.model).to(
-        memory_format=torch.channels_last
-    )  # as in training, so that rounding is the same
-    weights.load(model, state)
-    module = DetectionModule(
-        model=model,
-        optimizer=build(trained.optimizer),
-        categories=categories,
-        config=to_dict(trained),
-        seed=trained.seed,
-    )
+    data.use_categories(categories)  # labels mean what they meant in training
+    limits = _raise_limits(config, trained)
+    module = _module(trained, categories, state)
     folder = new_output_folder(config.run, config.run_dir, "evaluations")
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
@@ -99,18 +90,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         model_limit=model_limit,
         raises_model=True,
     )
-    accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
-    trainer = Trainer(
-        accelerator=accelerator,
-        devices=1,
-        precision=resolve_precision(config.precision, accelerator, option="precision"),  # type: ignore[arg-type]
-        callbacks=[evaluation, ProgressLine()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-    )
+    trainer = _trainer(config, evaluation, folder)
     try:
         if config.against is not None:
             data.prepare_data()
@@ -130,9 +110,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
     _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
-    index = _val_index(data).only(
-        evaluation.image_ids
-    )  # those that could be read, as in the scores
+    index = _val_index(data).only(evaluation.image_ids)  # the images that could be read
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
     analysis = _write(
@@ -149,6 +127,45 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
     if analysis and own and config.checkpoint == "best":
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _raise_limits(config: DictConfig, trained: DictConfig) -> Sequence[int]:
+    """COCO's limits on detections of an image and class. The model gives as many as the last."""
+    if config.metrics.max_detections is None:
+        return OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
+    limits = check_limits(config.metrics.max_detections)
+    head = trained.model.box_head
+    head.max_detections = max(head.max_detections, limits[-1])
+    return limits
+
+
+def _module(
+    trained: DictConfig, categories: Sequence[Category], state: dict[str, Any]
+) -> DetectionModule:
+    model = build(trained.model).to(memory_format=torch.channels_last)  # as in training
+    weights.load(model, state)
+    return DetectionModule(
+        model=model,
+        optimizer=build(trained.optimizer),
+        categories=categories,
+        config=to_dict(trained),
+        seed=trained.seed,
+    )
+
+
+def _trainer(config: DictConfig, evaluation: CocoEvaluation, folder: Path) -> Trainer:
+    accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
+    return Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=resolve_precision(config.precision, accelerator, option="precision"),  # type: ignore[arg-type]
+        callbacks=[evaluation, ProgressLine()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:

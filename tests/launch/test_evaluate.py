@@ -31,13 +31,14 @@ from maskrcnn_lit.evaluation.coco.scores import class_table
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.report.evaluation.page import SECTIONS
 from maskrcnn_lit.report.evaluation.plots import PLOTS
+from maskrcnn_lit.storage.sealed import read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.module import DetectionModule
 
 pytest_plugins = ("tiny_verbs",)
 
 
 def evaluated(run_dir: Path) -> dict[str, Any]:
-    return json.loads((run_dir / "evaluation.json").read_text())
+    return read_sealed_json(run_dir / "evaluation.json")
 
 
 def without_time(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -268,7 +269,7 @@ def spoil(trained: Path, file: Path, how: str) -> None:
         ("target", "names 'os.mkdir' for model.fpn, which a run folder or checkpoint may not"),
         (
             "other",
-            "which is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run: give one",
+            "it is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run; give one",
         ),
     ],
 )
@@ -394,7 +395,7 @@ def test_the_results_of_another_tool_are_scored(
     worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
     assert not any(entry["missed"] or entry["false"] for entry in worst)
     (tmp_path / "a.json").write_text(json.dumps([*perfect[:1], {"image_id": 1}]))
-    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out", code=2)
+    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/b", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
@@ -500,7 +501,7 @@ def test_a_run_against_itself(
     verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/c", code=2)
     assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
     edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
-    (folder / "evaluation.json").write_text(json.dumps(edited))
+    write_sealed_json(folder / "evaluation.json", edited)
     monkeypatch.setattr(DetectionModule, "validation_step", None)  # told before anything is scored
     verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/b", code=2)
     assert (
@@ -572,11 +573,12 @@ def test_classes_of_the_data_can_be_chosen_and_renamed(
     for category in truth["categories"]:
         category["name"] = category["name"].upper()
     save_ground_truth(elsewhere, truth)
-    options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", "report=false")
+    options = (f"run={trained}", "checkpoint=last", "report=false")
     verb("evaluate", *options, *validation(elsewhere), code=2)
     assert f"did you mean {names[0]}?" in capsys.readouterr().err
     renamed = ",".join(f"{name.upper()}:{name}" for name in names[:2])
-    verb("evaluate", *options, *validation(elsewhere), f"data.classes=[{{{renamed}}}]")
+    chosen = (f"data.classes=[{{{renamed}}}]", f"run_dir={tmp_path}/a")
+    verb("evaluate", *options, *validation(elsewhere), *chosen)
     found = evaluated(tmp_path / "a")
     assert set(found["per_class"]) == set(names[:2])
     assert found["metrics"]["val/box_ap"] > 0.9
@@ -590,9 +592,10 @@ def test_results_of_another_tool_are_scored_with_chosen_classes(
     (tmp_path / "a.json").write_text(json.dumps(perfect))
     data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
     run_dir = tmp_path / "out"
-    options = (f"results={tmp_path}/a.json", f"run_dir={run_dir}", "report=false", *data)
-    verb("evaluate", *options, "data.classes=[person,{car:vehicle,truck:vehicle}]")
-    verb("evaluate", *options, "data.classes=[persn,car]", code=2)
+    options = (f"results={tmp_path}/a.json", "report=false", *data)
+    classes = "data.classes=[person,{car:vehicle,truck:vehicle}]"
+    verb("evaluate", *options, classes, f"run_dir={run_dir}")
+    verb("evaluate", *options, "data.classes=[persn,car]", f"run_dir={tmp_path}/b", code=2)
     said = capsys.readouterr().err
     assert "data.classes has persn" in said
     assert "did you mean person?" in said
