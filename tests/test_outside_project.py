@@ -211,7 +211,7 @@ def test_what_the_project_adds_is_logged(resumed: tuple[Path, str]):
     assert all(np.isfinite(float(row["train/loss_mask_dice"])) for row in losses)
     rates = [float(row["lr/backbone"]) for row in losses]
     assert rates == pytest.approx([1e-3 * 2 / 16 * (1 - n / STEPS) ** 0.9 for n in range(STEPS)])
-    assert len([row for row in rows if row["train/weight_norm"]]) == 2  # an epoch
+    assert len([row for row in rows if row["train/parameter_norm"]]) == 2  # an epoch
     errors = [float(row["val/count_error"]) for row in rows if row["val/count_error"]]
     metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
     assert metrics["val/count_error"] == pytest.approx(errors[-1])

@@ -46,5 +46,5 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (tmp_path / "samples.png").is_file()
     assert (tmp_path / "mine/result.json").is_file()
     assert (tmp_path / "judged/report.html").is_file()
-    assert len(list((tmp_path / "predicted").glob("*.png"))) == 4
+    assert len(list((tmp_path / "predicted/images").iterdir())) == 4
     assert outputs[-1].count("\n") == 4  # a line for each validation image

@@ -65,7 +65,8 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     shown = set(re.findall(r"plots/([\w.]+)", (out / "report.md").read_text()))
     assert "learning_rate.png" not in shown
     there = {path.name for path in (out / "plots").iterdir()}
-    assert there == {*shown, "mine.png"}, "no plot of the earlier report is left"
+    pdfs = {f"{Path(name).stem}.pdf" for name in shown}
+    assert there == {*shown, *pdfs, "mine.png"}, "no plot of the earlier report is left"
 
 
 def test_a_run_that_never_began_is_left_out(
@@ -117,8 +118,11 @@ def test_what_ranks_the_runs_can_be_chosen(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     for metric, title in (("box_ap", "box AP"), ("mask_ap", "mask AP")):
-        assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}", f"metric={metric}"]) == 0
-        assert f"best {title}" in (tmp_path / "report.html").read_text()
+        assert (
+            cli.main(["compare", f"runs={folder}", f"out={tmp_path}/{metric}", f"metric={metric}"])
+            == 0
+        )
+        assert f"best {title}" in (tmp_path / metric / "report.html").read_text()
     capsys.readouterr()
-    assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}", "metric=recall"]) == 2
+    assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}/c", "metric=recall"]) == 2
     assert "metric=recall must be one of mask_ap, box_ap, or null" in capsys.readouterr().err

@@ -264,7 +264,7 @@ def test_what_was_begun_goes_on(
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace(str(folder), str(run_dir)))
     before = read_result(run_dir / "result.json")
-    write_result(run_dir / "result.json", replace(before, status="running"))
+    write_result(run_dir / "result.json", replace(before, status="running", config_sha256=None))
     verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
     printed = capfd.readouterr().out
     assert (

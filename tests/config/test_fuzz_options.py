@@ -53,6 +53,8 @@ def known_wrong(rule: schema.Rule, value: Any) -> bool:
     kind = type(value)
     if value is None:
         return not rule.null
+    if rule.kind == "classes" and kind in (dict, list):  # of which some are right
+        return False
     if kind is dict or (value == "" and "" not in rule.words):
         return True
     if kind is list:

@@ -218,8 +218,8 @@ def test_two_processes_learn_as_one_with_both_batches(
             ]
         )
         weights.append(checkpoint(run_dir / "run")["state_dict"])
-    assert len(losses[0]) == 6 and len(losses[0][0]) == 7, (
-        "five terms, their sum, the norm of the gradient"
+    assert len(losses[0]) == 6 and len(losses[0][0]) == 8, (
+        "five terms, their sum, the norms of gradient and weights"
     )
     for one, two in zip(*losses, strict=True):
         assert two == pytest.approx(one, rel=1e-6)
@@ -369,4 +369,4 @@ def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):
     said = refused(
         "train", *coco_data(strange), *MODEL, "trainer.num_nodes=2", f"run_dir={tmp_path}/run"
     )
-    assert "trainer.num_nodes=2 needs torchrun on each machine, or srun" in said
+    assert "trainer.num_nodes=2 needs a launcher on each machine" in said

@@ -365,12 +365,12 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         "empty_model.pth": ({"model": {}}, "has nothing and so on"),
         "list.pth": ([torch.ones(2)], "has a list and no weights"),
         "tensor.pth": (torch.ones(2), "has a Tensor and no weights"),
-        "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "no Mask R-CNN"),
+        "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "neither a Mask R-CNN"),
         "plain.pth": (
             {"epoch": 3, "config": {"lr": [0.1]}, "why": None, "names": ["a"]},
-            "no Mask R-CNN",
+            "neither a Mask R-CNN",
         ),
-        "inner.pth": ({"state_dict": {"net": {"conv": torch.ones(2)}}}, "no Mask R-CNN"),
+        "inner.pth": ({"state_dict": {"net": {"conv": torch.ones(2)}}}, "neither a Mask R-CNN"),
         "mobile.pth": (
             {"backbone.body.0.0.weight": torch.ones(1), "roi_heads.mask_head.x": torch.ones(1)},
             "none of its publi",

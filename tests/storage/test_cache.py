@@ -263,9 +263,9 @@ def test_closing_waits_for_no_request_and_what_is_too_much_is_left_out():
     assert done == ["0"], "what was not begun is forgotten"
 
 
-@pytest.mark.parametrize("lookahead", [0, 1, 3, 100])
-def test_batches_are_told_ahead(lookahead: int):
+@pytest.mark.parametrize("ahead", [0, 1, 3, 100])
+def test_batches_are_announced_ahead(ahead: int):
     told: list[int] = []
-    for k, batch in enumerate(lookahead(range(10), told.append, lookahead)):
-        assert batch == k and told == list(range(min(10, k + lookahead + 1)))
-    assert told == list(range(10)) and list(lookahead([], told.append, lookahead)) == []
+    for k, batch in enumerate(lookahead(range(10), told.append, ahead)):
+        assert batch == k and told == list(range(min(10, k + ahead + 1)))
+    assert told == list(range(10)) and list(lookahead([], told.append, ahead)) == []

@@ -548,5 +548,7 @@ def test_a_download_that_is_too_slow_keeps_what_it_has(hasty: None, tmp_path: Pa
 
     with raw_server(answer) as (url, _), pytest.raises(UserError) as error:
         download(url, tmp_path / "a.bin", "0" * 40, "sha1")
-    assert "bytes came in 0.5 s" in told(error, url) and "run it again to go on" in str(error.value)
+    assert "bytes came in 0.5 s" in told(error, url) and "run it again to continue" in str(
+        error.value
+    )
     assert (tmp_path / "a.bin.part").stat().st_size >= 2**15
