@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from local_server import Server
 
-from maskrcnn_lit.storage.cache import Cache, Prefetch
+from maskrcnn_lit.storage.cache import Cache, Prefetch, lookahead
 from maskrcnn_lit.storage.sources import Remote
 
 pytest_plugins = ("local_server",)
