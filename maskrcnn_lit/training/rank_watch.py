@@ -68,6 +68,8 @@ class RankWatch(Callback):
         self._in_batches = False
         self._rounds = 0
         self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._leaving = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.minutes is None or trainer.world_size == 1:
@@ -81,7 +83,8 @@ class RankWatch(Callback):
         own = keys[trainer.global_rank]
         store.set(own, json.dumps(State(0, 0, False, 0, "the start", socket.gethostname())))
         arguments = (store, own, keys, main, self._stop)
-        threading.Thread(target=self._watch, args=arguments, daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, args=arguments, daemon=True)
+        self._thread.start()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
@@ -89,6 +92,8 @@ class RankWatch(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        if self._thread is not None and self._leaving.is_set():
+            self._thread.join()  # another one has left first: that is no error of this one
         self._end()
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
@@ -141,7 +146,7 @@ class RankWatch(Callback):
                 if done:
                     return
                 if store.add(VERDICT, 0) > 0:
-                    _leave(store, len(keys))
+                    self._leave(store, len(keys))
                 states = {
                     other: State(*json.loads(store.get(key)))
                     for other, key in enumerate(keys)
@@ -160,7 +165,20 @@ class RankWatch(Callback):
             if store.add(VERDICT, 1) == 1:
                 self.on_stall(sentence(ranks, states, self.minutes or 0))
         finally:
-            _leave(store, len(states))
+            self._leave(store, len(states))
+
+    def _leave(self, store: Any, world: int) -> None:
+        """End when all that can have come here, since whoever still waits for one that has ended
+        would fail with a traceback.
+        """
+        self._leaving.set()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        try:
+            store.add(LEAVING, 1)
+            while store.add(LEAVING, 0) < world and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:  # also where whoever keeps the store has ended
+            _exit()
 
 
 class Stillness:
@@ -237,19 +255,6 @@ def position(frame: FrameType | None) -> tuple[int, str]:
     if any(module.startswith(WAITS) for module in near):
         return 2, where
     return int(BACKWARD in near), where
-
-
-def _leave(store: Any, world: int) -> None:
-    """End when all that can have come here, since whoever still waits for one that has ended would
-    fail with a traceback.
-    """
-    deadline = time.monotonic() + LEAVE_SECONDS
-    try:
-        store.add(LEAVING, 1)
-        while store.add(LEAVING, 0) < world and time.monotonic() < deadline:
-            time.sleep(0.01)
-    finally:  # also where whoever keeps the store has ended
-        _exit()
 
 
 def _exit() -> None:

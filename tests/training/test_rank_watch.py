@@ -55,7 +55,11 @@ def live(rank: int, port: int, out: str, name: str) -> None:
     trainer: Any = SimpleNamespace(world_size=2, global_rank=rank)
     module: Any = None
     watch.setup(trainer, module, "fit")
-    globals()[name](watch, rank)
+    try:
+        globals()[name](watch, rank)
+    except RuntimeError as error:
+        watch.on_exception(trainer, module, error)
+        raise
     watch.teardown(trainer, module, "fit")
     dist.barrier()
 
