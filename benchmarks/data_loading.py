@@ -6,7 +6,7 @@ in the same run.
 DIR holds train2017/ and annotations/instances_train2017.json. All give one image after the other in
 this process, with boxes, masks, a mirror in half of the cases and a size jitter of 0.8 to 1.
 torchvision's is that of its references: Pillow, full masks from pycocotools, a mirror of both, then
-GeneralizedRCNNTransform, which resizes and normalises image and masks as its model does. They take
+GeneralizedRCNNTransform, which resizes and normalizes image and masks as its model does. They take
 turns; a rate is that of the median round, by processor time. The first round, which fills what ours
 keeps on the disk (mask crops, and at 512 pixels and below resized images), is told apart.
 """

@@ -175,7 +175,7 @@ def regions(scene: Scene, backward: bool) -> Pair:
 def targets(scene: Scene) -> Pair:
     """Masks of 64 positives an image. Ours read crops of 112 x 112, torchvision's whole images:
     first they are compared with crops that are the whole image, whose pixels' corners lie where
-    torchvision has their centres.
+    torchvision has their centers.
     """
     images, device = len(scene.boxes), scene.boxes.device
     whole = (torch.rand(images * OBJECTS, *scene.size, device=device) > 0.5).to(torch.uint8)

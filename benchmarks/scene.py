@@ -30,8 +30,8 @@ class Scene(NamedTuple):
 def make_scene(batch: int, size: tuple[int, int], device: torch.device) -> Scene:
     height, width = size
     sides = torch.tensor([width, height, width, height], dtype=torch.float32)
-    centre, half = torch.rand(batch, OBJECTS, 2), 0.02 + 0.15 * torch.rand(batch, OBJECTS, 2)
-    boxes = (torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1) * sides).to(device)
+    center, half = torch.rand(batch, OBJECTS, 2), 0.02 + 0.15 * torch.rand(batch, OBJECTS, 2)
+    boxes = (torch.cat([center - half, center + half], dim=-1).clamp(0, 1) * sides).to(device)
     jitter = torch.randn(batch, PROPOSALS, 4, device=device) * 0.15
     near = boxes[:, torch.arange(PROPOSALS) % OBJECTS]
     moved = near + jitter * (near[..., 2:] - near[..., :2]).repeat(1, 1, 2)

@@ -112,7 +112,7 @@ def project(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def draw_cells(root: Path) -> None:
-    """Bright squares on grey noise; the pixels of an object's file are its number."""
+    """Bright squares on gray noise; the pixels of an object's file are its number."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 6), ("val", 2)):
         for kind in ("images", "objects"):

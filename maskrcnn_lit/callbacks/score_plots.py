@@ -85,7 +85,7 @@ def summary(tag: str, png: bytes) -> Summary:
 def drawn(
     names: Sequence[str], judged: Judged, per_class: Mapping[str, Mapping[str, float]], kind: str
 ) -> dict[str, Any]:
-    """Of an analysis (evaluation/analysis/analyse.py) what the two plots read.
+    """Of an analysis (evaluation/analysis/analyze.py) what the two plots read.
 
     per_class: class name -> {"box_ap", "mask_ap"}, NaN where there is no such object.
     """

@@ -24,7 +24,7 @@ from maskrcnn_lit.data.inspection.anchor_recall import (
     recalls,
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts
-from maskrcnn_lit.data.inspection.summary import MOST, TINY, Objects, read_objects, summarise
+from maskrcnn_lit.data.inspection.summary import MOST, TINY, Objects, read_objects, summarize
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
@@ -58,7 +58,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         if index is None:
             raise RuntimeError("setup leaves both indices")
         objects = read_objects(index, data.image_size)
-        numbers = summarise(objects, [category.name for category in index.categories])
+        numbers = summarize(objects, [category.name for category in index.categories])
         lost = unlearnable(index, data.image_size, data.mask_size)
         numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
         if part == "val":  # the data module has listed those of train
@@ -199,7 +199,7 @@ def _shown(value: Any) -> str:
 
 
 def table(numbers: dict[str, Any]) -> list[str]:
-    """Lines to print, of `summarise`."""
+    """Lines to print, of `summarize`."""
     per_image = numbers["objects_per_image"]
     over = per_image[f"share_of_images_over_{MOST}"]
     lines = [

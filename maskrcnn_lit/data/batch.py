@@ -6,7 +6,7 @@ Letters: B images, G padded instances, M mask crop side, H W the padded image, K
 | key            | shape, dtype    | meaning
 |
 |----------------|-----------------|--------------------------------------------------------------------------------|
-| images         | B 3 H W uint8   | RGB, zero padded at right and bottom; normalised on the device
+| images         | B 3 H W uint8   | RGB, zero padded at right and bottom; normalized on the device
 | | image_sizes    | B 2 int64       | height, width of the valid part
 | | scales         | B 2 float32     | resized / original, for y and for x: `box / scale` is in the
 file's own pixels | | original_sizes | B 2 int64       | height, width of the image as the json

@@ -1,4 +1,4 @@
-"""What happens to a training image: one affine map for pixels, boxes and masks; colour changes on
+"""What happens to a training image: one affine map for pixels, boxes and masks; color changes on
 the pixels apart.
 
 The map is drawn once a sample (`sample_transform`): a window of whole pixels of the image, resized,
@@ -23,7 +23,7 @@ ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as i
 # windows begin at multiples of this, so that a JPEG decoded at 1/8 still begins with a whole pixel
 _GRID = 8
 
-_GREY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
+_GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 
 MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
@@ -210,7 +210,7 @@ def resample(pixels: NDArray[np.uint8], factor: int, view: SampledTransform) -> 
     """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor`
     already (see `decode`).
 
-    Bilinear, antialiased when it shrinks, on 8 bits; pixel centres as everywhere in torch
+    Bilinear, antialiased when it shrinks, on 8 bits; pixel centers as everywhere in torch
     (align_corners=False). The
     memory of the result is H W 3, too: what torch resizes thus it resizes 2.5 times as fast.
     """
@@ -235,7 +235,7 @@ def resample(pixels: NDArray[np.uint8], factor: int, view: SampledTransform) -> 
 
 
 def color_jitter(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
-    """Brightness, then contrast about the mean grey, then saturation about each pixel's grey, as
+    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray, as
     one 3 x 3 matrix.
 
     As torchvision's ColorJitter in that order, but rounded and clamped to 0..255 once, at the end.
@@ -244,11 +244,11 @@ def color_jitter(image: Tensor, augment: Augment, rng: np.random.Generator) -> T
     if not any(strengths):
         return image
     brightness, contrast, saturation = 1 + np.array(strengths) * rng.uniform(-1, 1, 3)
-    grey = torch.tensor(_GREY)
+    gray = torch.tensor(_GRAY)
     values = image.flatten(1).float()  # 3 H W -> 3 (H W)
-    mean = float(grey @ values.mean(1)) * brightness
+    mean = float(gray @ values.mean(1)) * brightness
     matrix = (
-        contrast * brightness * (saturation * torch.eye(3) + (1 - saturation) * grey.expand(3, 3))
+        contrast * brightness * (saturation * torch.eye(3) + (1 - saturation) * gray.expand(3, 3))
     )
     values = torch.addmm(torch.full((3, 1), (1 - contrast) * mean), matrix.float(), values)
     return values.round_().clamp_(0, 255).to(torch.uint8).view(image.shape)

@@ -20,7 +20,7 @@ DEFAULT = 0.5
 
 
 def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Path:
-    """Store the thresholds of what `analyse` returned; returns the file. It is complete or as it
+    """Store the thresholds of what `analyze` returned; returns the file. It is complete or as it
     was before.
     """
     best = {

@@ -15,7 +15,7 @@ from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.evaluation.baseline import (
     DIGEST,
     baseline_on_same_images,
@@ -248,7 +248,7 @@ def _write(
     _log.info(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
         return None
-    analysis = analyse(truth, results, scores=scores, max_detections=limit)
+    analysis = analyze(truth, results, scores=scores, max_detections=limit)
     page = write_report(
         folder,
         evaluation=record,

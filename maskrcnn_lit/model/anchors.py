@@ -14,10 +14,10 @@ from maskrcnn_lit.errors import UserError, check_flag, check_list, check_within
 
 
 class Anchors:
-    """Boxes of one size a level and several aspect ratios, centred at the corner of each cell.
+    """Boxes of one size a level and several aspect ratios, centerd at the corner of each cell.
 
-    Args: round_corners: round the corners of the anchors to whole pixels around their centre, as
-        torchvision does. offset: of the first centre from the image's corner, in strides (0: at the
+    Args: round_corners: round the corners of the anchors to whole pixels around their center, as
+        torchvision does. offset: of the first center from the image's corner, in strides (0: at the
         corner). sizes: the side of a square anchor in pixels for p2..p6. ratios: height / width;
         the area stays. measured_strides: take a level's stride as padded side // cells, as
         torchvision does, and not 4, 8, 16, 32, 64. They differ at p6 where the padded side is no
@@ -93,7 +93,7 @@ class Anchors:
                 )
 
     def _base(self, size: float) -> Tensor:
-        """a 4: x1 y1 x2 y2 of the anchors of a level around their centre."""
+        """a 4: x1 y1 x2 y2 of the anchors of a level around their center."""
         high = torch.tensor(self.ratios).sqrt()
         half = torch.stack([size / high, size * high], dim=1) / 2  # a 2: half width, half height
         base = torch.cat([-half, half], dim=1)

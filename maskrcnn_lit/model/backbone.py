@@ -154,7 +154,7 @@ class Backbone(nn.Module):
         self.channels, self.strides = measure(self)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
+        """B 3 H W, normalized -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
         return self.body(images)
 
     def train(self, mode: bool = True) -> "Backbone":

@@ -67,8 +67,8 @@ def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor
     `weights` scale them to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5 in the
     box head).
     """
-    width, height, x, y = _centre(reference)
-    target_width, target_height, target_x, target_y = _centre(boxes)
+    width, height, x, y = _center(reference)
+    target_width, target_height, target_x, target_y = _center(boxes)
     deltas = [
         weights[0] * (target_x - x) / width,
         weights[1] * (target_y - y) / height,
@@ -80,7 +80,7 @@ def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor
 
 def decode(deltas: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor:
     """The inverse of `encode`: ... 4 -> ... 4 boxes in pixels, not clipped."""
-    width, height, x, y = _centre(reference)
+    width, height, x, y = _center(reference)
     dx, dy, dw, dh = deltas.unbind(-1)
     x, y = x + dx / weights[0] * width, y + dy / weights[1] * height
     half_width = torch.exp((dw / weights[2]).clamp(max=MAX_LOG_SCALE)) * width / 2
@@ -88,7 +88,7 @@ def decode(deltas: Tensor, reference: Tensor, weights: Sequence[float]) -> Tenso
     return torch.stack([x - half_width, y - half_height, x + half_width, y + half_height], dim=-1)
 
 
-def _centre(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _center(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     return width, height, boxes[..., 0] + width / 2, boxes[..., 1] + height / 2
 

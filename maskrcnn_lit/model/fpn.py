@@ -50,7 +50,7 @@ class FPN(nn.Module):
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
-    """B C h w -> B C H W by nearest neighbours; `size` is H, W.
+    """B C h w -> B C H W by nearest neighbors; `size` is H, W.
 
     With the channels last, exactly twice the size is a view that is copied. Its gradient is a sum of
     four, where `F.interpolate` compiled has one of atomic additions, in another memory format.

@@ -107,7 +107,7 @@ def mask_targets(
         instance: R int64 into I.
 
     The paper (and torchvision) samples a mask of the whole image; a crop of M x M holds the same
-    shape at a fraction of the memory. The region is mapped into the crop, whose pixel centres lie
+    shape at a fraction of the memory. The region is mapped into the crop, whose pixel centers lie
     half a pixel inside as geometry has it; torchvision's `project_masks_on_boxes` samples at pixel
     corners instead, which moves its targets by half a pixel of the image. A test bounds the
     difference of the two.

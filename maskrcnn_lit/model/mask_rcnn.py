@@ -143,7 +143,7 @@ class MaskRCNN(nn.Module):
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
         """Pixels -> p2..p6 and what the RPN says of every anchor."""
-        pyramid = self.fpn(self.backbone(self.normalise(images, image_sizes)))
+        pyramid = self.fpn(self.backbone(self.normalize(images, image_sizes)))
         return pyramid, self.rpn(pyramid)
 
     def targets(
@@ -188,7 +188,7 @@ class MaskRCNN(nn.Module):
         counts |= dict.fromkeys(mask, masked)
         return rpn | box | mask, counts, regions.positive.sum() - masked
 
-    def normalise(self, images: Tensor, image_sizes: Tensor) -> Tensor:
+    def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
         zero outside.
         """

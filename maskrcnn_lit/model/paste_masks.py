@@ -53,8 +53,8 @@ def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[
 
 
 def _grow(boxes: Tensor, factor: float) -> Tensor:
-    centre, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * factor
-    return torch.cat([centre - half, centre + half], dim=1)
+    center, half = (boxes[:, 2:] + boxes[:, :2]) * 0.5, (boxes[:, 2:] - boxes[:, :2]) * 0.5 * factor
+    return torch.cat([center - half, center + half], dim=1)
 
 
 def _visible(corners: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ def _changes_from_nodes(
     column = torch.div(i, side, rounding_mode="floor")
     owner, above, below = mask.take(column), nodes.take(i).double(), nodes.take(i + 1).double()
     share = share.take(owner)
-    # Where the line crosses, in rows of the box: the first row's centre is 0.
+    # Where the line crosses, in rows of the box: the first row's center is 0.
     row = (i - column * side + (MASK_THRESHOLD - above) / (below - above) + 0.5) / share - 0.5
     before = row.floor()
 

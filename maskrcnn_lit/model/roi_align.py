@@ -50,7 +50,7 @@ def roi_align(
 
     Args: points: samples a side of a bin; 0: as many as the bin has cells, as Detectron2 takes
         them. How many that is depends on the data, so then it is torchvision's operator, level by
-        level. aligned: the centre of a cell lies at half a cell, and a region may be smaller than
+        level. aligned: the center of a cell lies at half a cell, and a region may be smaller than
         one (Detectron2); otherwise at its corner, and it is a cell wide at least (the first
         RoIAlign, and torchvision's models).
     """
@@ -131,8 +131,8 @@ def _rows_and_weights(
     first = start + image * height * width  # R: the first row of the level's map of this image
     scaled = boxes / stride[:, None] - (0.5 if aligned else 0)
     least = 0 if aligned else 1
-    y, y_weight = _neighbours(scaled[:, 1], scaled[:, 3], height, size, points, least)
-    x, x_weight = _neighbours(scaled[:, 0], scaled[:, 2], width, size, points, least)
+    y, y_weight = _neighbors(scaled[:, 1], scaled[:, 3], height, size, points, least)
+    x, x_weight = _neighbors(scaled[:, 0], scaled[:, 2], width, size, points, least)
 
     def down(t: Tensor) -> Tensor:  # R (s n) 2 -> R s 1 n 2 1 1
         return t.view(regions, size, 1, points, 2, 1, 1)
@@ -148,7 +148,7 @@ def _rows_and_weights(
     return index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
 
 
-def _neighbours(
+def _neighbors(
     low: Tensor, high: Tensor, extent: Tensor, size: int, points: int, least: int
 ) -> tuple[Tensor, Tensor]:
     """The two cells beside each sample point of one axis and their weights: each R (s n) 2. A

@@ -87,7 +87,7 @@ class TimmBackbone(nn.Module):
             ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """B 3 H W, normalised -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
+        """B 3 H W, normalized -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
         maps = self.body(images)
         chosen = [maps[i] for i in self._maps]
         return [m.permute(0, 3, 1, 2) for m in chosen] if self._channels_last else chosen

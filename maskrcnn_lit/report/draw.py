@@ -28,13 +28,13 @@ MANY = 40  # objects, from which on a label must not hide another object
 
 PAPER, INK = (250, 250, 248), (16, 16, 18)
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 Box = tuple[float, float, float, float]
 
 # Light enough for text in INK (a contrast of 4.5 or more). Each differs much from the next one,
 # which an object beside another of the same class takes.
-PALETTE: tuple[Colour, ...] = (
+PALETTE: tuple[Color, ...] = (
     *((255, 72, 72), (0, 176, 255), (255, 202, 20), (176, 96, 255), (44, 214, 106)),
     *((255, 128, 16), (0, 214, 204), (255, 92, 190), (176, 226, 44), (92, 116, 255)),
 )
@@ -47,14 +47,14 @@ def draw_instances(
     masks: Sequence[Any],
     names: Sequence[str],
     scores: Sequence[float] | np.ndarray | None = None,
-    colours: Sequence[Colour] | None = None,
+    colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
     """`image` (H W 3 uint8) with R instances drawn on it; smaller images come back enlarged by a
     whole number.
 
     `boxes` R 4 are x1 y1 x2 y2 in pixels of `image`; `masks` are R bool arrays H W or COCO RLE
-    dicts, or none at all; `names` and `scores` become the labels. A colour stands for a class, but
-    objects side by side differ in colour; or `colours` are given, one each. A label that is empty,
+    dicts, or none at all; `names` and `scores` become the labels. A color stands for a class, but
+    objects side by side differ in color; or `colors` are given, one each. A label that is empty,
     finds no free place, or would hide too much of the picture, is left out; its object is drawn.
     """
     height, width = image.shape[:2]
@@ -69,14 +69,14 @@ def draw_instances(
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4) * factor
     lines = np.clip(np.sqrt(abs(_areas(boxes))) / 14, 1, max(1.0, max(canvas.size) / 400)).tolist()
     order = np.argsort(-_areas(boxes), kind="stable").tolist()  # small ones over large ones
-    colours = colours or _colours(boxes, names, order, near=0.04 * max(canvas.size))
+    colors = colors or _colors(boxes, names, order, near=0.04 * max(canvas.size))
     pixels = np.array(canvas)
     for i in order if len(masks) else ():
-        _blend_mask(pixels, _decode(masks[i], height, width), colours[i], factor, lines[i])
+        _blend_mask(pixels, _decode(masks[i], height, width), colors[i], factor, lines[i])
     canvas = Image.fromarray(pixels)
     pencil = ImageDraw.Draw(canvas)
     for i in order:
-        pencil.rectangle(_inside(boxes[i], canvas.size), outline=colours[i], width=round(lines[i]))
+        pencil.rectangle(_inside(boxes[i], canvas.size), outline=colors[i], width=round(lines[i]))
     texts = (
         list(names)
         if scores is None
@@ -84,7 +84,7 @@ def draw_instances(
     )
     ranked = order if scores is None else np.argsort(-np.asarray(scores), kind="stable").tolist()
     _write_labels(
-        canvas, [(tuple(boxes[i].tolist()), texts[i], colours[i]) for i in ranked if texts[i]]
+        canvas, [(tuple(boxes[i].tolist()), texts[i], colors[i]) for i in ranked if texts[i]]
     )
     return np.array(canvas)
 
@@ -95,7 +95,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
 
 
 def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures in rows of `columns`, each centred in a cell that fits its row and its column, on a
+    """Pictures in rows of `columns`, each centerd in a cell that fits its row and its column, on a
     light ground.
     """
     if not pictures or columns < 1:
@@ -182,15 +182,15 @@ def detections_to_draw(
 
 
 def _paste(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An M x M crop as an H W bool mask: bilinear between the crop's pixel centres, outside of
+    """An M x M crop as an H W bool mask: bilinear between the crop's pixel centers, outside of
     `box` nothing.
     """
     weights, within = [], []
     for low, high, length in ((box[1], box[3], height), (box[0], box[2], width)):
-        centres = np.arange(length) + 0.5
-        place = np.clip((centres - low) / (high - low) * len(crop) - 0.5, 0, len(crop) - 1)
+        centers = np.arange(length) + 0.5
+        place = np.clip((centers - low) / (high - low) * len(crop) - 0.5, 0, len(crop) - 1)
         weights.append(np.clip(1 - abs(place[:, None] - np.arange(len(crop))), 0, 1))  # length M
-        within.append((centres >= low) & (centres <= high))
+        within.append((centers >= low) & (centers <= high))
     pasted = weights[0] @ crop.astype(np.float64) @ weights[1].T  # H M, M M, M W -> H W
     return (pasted >= 0.5) & within[0][:, None] & within[1]
 
@@ -219,10 +219,10 @@ def _inside(box: np.ndarray, size: tuple[int, int]) -> list[int]:
     return [x1, y1, max(x1, min(x2, size[0]) - 1), max(y1, min(y2, size[1]) - 1)]
 
 
-def _colours(
+def _colors(
     boxes: np.ndarray, names: Sequence[str], order: Sequence[int], near: float
-) -> list[Colour]:
-    """A colour for each box: its class's, or the next in the palette that no box within `near`
+) -> list[Color]:
+    """A color for each box: its class's, or the next in the palette that no box within `near`
     pixels has.
     """
     taken = np.full(len(boxes), -1)
@@ -232,11 +232,11 @@ def _colours(
         # the same in every process, as hash() is not
         first = zlib.adler32(names[i].encode("utf-8", "backslashreplace")) % len(PALETTE)
         taken[i] = (first + np.roll(uses, -first).argmin()) % len(PALETTE)
-    return [PALETTE[colour] for colour in taken]
+    return [PALETTE[color] for color in taken]
 
 
 def _blend_mask(
-    pixels: np.ndarray, mask: np.ndarray, colour: Colour, factor: int, line: float
+    pixels: np.ndarray, mask: np.ndarray, color: Color, factor: int, line: float
 ) -> None:
     """Tint `pixels` under `mask` (which is `factor` times smaller) and draw its outline."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
@@ -263,12 +263,12 @@ def _blend_mask(
     place = pixels[
         top * factor : top * factor + len(fill), left * factor : left * factor + fill.shape[1]
     ]
-    for tint, share in ((colour, fill), (INK, halo * 0.7), (colour, edge)):
+    for tint, share in ((color, fill), (INK, halo * 0.7), (color, edge)):
         place[:] = np.round(place + (np.array(tint, np.float32) - place) * share[..., None])
 
 
-def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Colour]]) -> None:
-    """Write a tag for each (box, text, colour), the first ones with the first choice of place."""
+def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Color]]) -> None:
+    """Write a tag for each (box, text, color), the first ones with the first choice of place."""
     size = max(
         12, round(max(canvas.size) / 42 * min(1.0, 20 / max(1, len(labels))) ** 0.25)
     )  # of crowds, smaller
@@ -276,7 +276,7 @@ def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Colour]]
     boxes = np.array([box for box, _, _ in labels]).reshape(-1, 4)
     placed = np.zeros((0, 4))
     room = LABEL_SHARE * canvas.width * canvas.height
-    for i, (box, text, colour) in enumerate(labels):
+    for i, (box, text, color) in enumerate(labels):
         font, text = fitting_font(text, size)
         width, height = font.getlength(text) + size * 0.5, size * 1.3
         if room < width * height:
@@ -291,7 +291,7 @@ def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Colour]]
         room -= width * height
         placed = np.vstack([placed, spots[best]])
         pencil.rounded_rectangle(
-            [round(side) for side in spots[best]], radius=size * 0.25, fill=colour
+            [round(side) for side in spots[best]], radius=size * 0.25, fill=color
         )
         middle = ((spots[best][0] + spots[best][2]) / 2, (spots[best][1] + spots[best][3]) / 2)
         pencil.text(middle, text, INK, font, anchor="mm")

@@ -120,7 +120,7 @@ def _letters_of(file: str | None, letters: frozenset[str]) -> frozenset[str]:
 
 
 def _loads(file: str) -> bool:
-    """Whether Pillow draws with a font at any size: one of coloured pictures it does not."""
+    """Whether Pillow draws with a font at any size: one of colored pictures it does not."""
     try:
         ImageFont.truetype(file, 12)
     except (OSError, ValueError):

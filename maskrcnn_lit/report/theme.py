@@ -1,7 +1,7 @@
-"""The look of the plots, light and dark: no chart junk, and colours that the colour-blind can tell
+"""The look of the plots, light and dark: no chart junk, and colors that the color-blind can tell
 apart.
 
-The colours are those of Okabe and Ito, "Color Universal Design" (2008), for dark ground lightened.
+The colors are those of Okabe and Ito, "Color Universal Design" (2008), for dark ground lightened.
 """
 
 import io
@@ -25,18 +25,18 @@ _ROW = 0.19  # inches of a row of text
 
 @dataclass(frozen=True)
 class Theme:
-    """colours: of series, the first one the main one. quiet: what is there and not meant."""
+    """colors: of series, the first one the main one. quiet: what is there and not meant."""
 
     paper: str
     ink: str
     grid: str
     quiet: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
 
     @property
     def shades(self) -> Colormap:
         """From 0, which is the paper, to 1; a cell without a number is the paper too."""
-        shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colours[0]])
+        shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colors[0]])
         return shades.with_extremes(bad=self.paper)
 
 
@@ -56,7 +56,7 @@ DARK = Theme(
     ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff"),
 )
 
-Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyse.analyse` gives it
+Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyze.analyze` gives it
 
 Data = TypeVar("Data")
 
@@ -75,13 +75,13 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
-    """Of line `i` of `count`, the most important ones first: a colour each while there are any, the
+    """Of line `i` of `count`, the most important ones first: a color each while there are any, the
     rest quiet.
     """
-    if i < len(theme.colours):
-        return {"color": theme.colours[i], "label": name, "zorder": 3}
-    rest = count - len(theme.colours)
-    named = {"label": f"{rest} more"} if i == len(theme.colours) else {}
+    if i < len(theme.colors):
+        return {"color": theme.colors[i], "label": name, "zorder": 3}
+    rest = count - len(theme.colors)
+    named = {"label": f"{rest} more"} if i == len(theme.colors) else {}
     return {"color": theme.quiet, "alpha": 0.7, "zorder": 1, **named}
 
 

@@ -281,7 +281,7 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     if len(known) < len(ours):
         width = max(map(len, ours))
         message += [
-            f"  {name:{width}}  {'taken over' if name in known else 're-initialised'}"
+            f"  {name:{width}}  {'taken over' if name in known else 're-initialized'}"
             for name in ours
         ]
         left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]

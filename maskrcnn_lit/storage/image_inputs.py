@@ -34,7 +34,7 @@ ACCEPTED = (
     "an array, a tensor, or a list of these"
 )
 
-_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+_CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 
 _ROUNDING = 1e-3  # by which a resize may leave 0..1: a quarter of a step of 8 bits
 

@@ -127,7 +127,7 @@ def test_a_sample_depends_on_seed_epoch_and_position_alone(tmp_path: Path):
 
 
 def put_back(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """H W bool: the crop drawn over its box, each pixel asking for what lies at its centre."""
+    """H W bool: the crop drawn over its box, each pixel asking for what lies at its center."""
     side = len(crop)
     rows = (
         np.floor((np.arange(height) + 0.5 - box[1]) / (box[3] - box[1]) * side)

@@ -161,11 +161,11 @@ def test_reduced_pixels_keep_their_place(factor: int):
         ]
         inner = [
             image[:, :, 2:-2] for image in images
-        ]  # at the edges the two see different neighbours
+        ]  # at the edges the two see different neighbors
         assert images[0].shape == images[1].shape and (inner[0] - inner[1]).abs().max() <= 3
 
 
-def test_colours_are_those_of_torchvision():
+def test_colors_are_those_of_torchvision():
     image = torch.randint(60, 190, (3, 12, 17), dtype=torch.uint8)
     augment = Augment(brightness=0.2, contrast=0.3, saturation=0.4)
     brightness, contrast, saturation = 1 + np.array([0.2, 0.3, 0.4]) * np.random.default_rng(
@@ -179,7 +179,7 @@ def test_colours_are_those_of_torchvision():
     assert isinstance(v2.ColorJitter(), torch.nn.Module) and not torch.equal(ours, image)
 
 
-def test_colours_stay_when_nothing_is_asked_for():
+def test_colors_stay_when_nothing_is_asked_for():
     image = torch.randint(0, 256, (3, 5, 6), dtype=torch.uint8)
     rng = np.random.default_rng(0)
     assert color_jitter(image, Augment(flip=1.0), rng) is image

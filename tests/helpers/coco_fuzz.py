@@ -26,10 +26,10 @@ from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.inspection.checks import cleaned, find_faults, load_entries, notes
-from maskrcnn_lit.data.inspection.summary import read_objects, summarise
+from maskrcnn_lit.data.inspection.summary import read_objects, summarize
 from maskrcnn_lit.data.transforms import Augment
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.evaluation.coco.results import read_results
 from maskrcnn_lit.evaluation.coco.scores import MAX_DETECTIONS, match_all, score_matches
 from maskrcnn_lit.storage.files import write_json
@@ -114,7 +114,7 @@ def detections(truth: dict[str, Any]) -> list[dict[str, Any]]:
 def evaluate(truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
     matches = match_all(truth, results)
     scores = score_matches(matches, truth["categories"])
-    analyse(truth, results, scores=scores, max_detections=MAX_DETECTIONS[-1])
+    analyze(truth, results, scores=scores, max_detections=MAX_DETECTIONS[-1])
 
 
 class Annotations:
@@ -147,7 +147,7 @@ class Annotations:
         found = find_faults(index)
         "\n".join([*map(str, found.faults()), *notes({"train": found})]).encode()
         write_json(self.folder / "cleaned.json", cleaned(load_entries(self.file), found))
-        summarise(read_objects(index, 64), [category.name for category in index.categories])
+        summarize(read_objects(index, 64), [category.name for category in index.categories])
         again = read_index(
             self.folder / "cleaned.json", self.images, "error", cache=self.folder / "cache"
         )

@@ -1,5 +1,5 @@
 """A made-up evaluation of three classes (or of many) for the tests of the report; its analysis has
-the schema of `maskrcnn_lit.evaluation.analysis.analyse`.
+the schema of `maskrcnn_lit.evaluation.analysis.analyze`.
 """
 
 from html.parser import HTMLParser

@@ -29,7 +29,7 @@ def test_boxes_of_one_cell_by_hand():
     assert made.tolist() == [[-23, -11, 23, 11], [-16, -16, 16, 16], [-11, -23, 11, 23]]
 
 
-def test_corners_are_exact_and_centres_moved_where_asked():
+def test_corners_are_exact_and_centers_moved_where_asked():
     (made,) = Anchors(sizes=(32,), ratios=(0.5,), round_corners=False)(
         [torch.zeros(1, 1, 1, 1)], (4, 4)
     ).tolist()
@@ -52,10 +52,10 @@ def test_a_ratio_is_height_over_width():
 def test_order_is_level_row_column_ratio():
     maps = [torch.zeros(1, 1, 2, 3), torch.zeros(1, 1, 1, 2)]
     made = Anchors(sizes=(32, 64), ratios=RATIOS)(maps, (8, 12))
-    centres = ((made[:, :2] + made[:, 2:]) / 2).tolist()
+    centers = ((made[:, :2] + made[:, 2:]) / 2).tolist()
     first = [[4 * column, 4 * row] for row in range(2) for column in range(3) for _ in RATIOS]
     second = [[8 * column, 0] for column in range(2) for _ in RATIOS]
-    assert centres == first + second
+    assert centers == first + second
     areas = (made[:, 2:] - made[:, :2]).prod(dim=1)
     assert areas[1::3].tolist() == [32**2] * 6 + [64**2] * 2
 

@@ -63,7 +63,7 @@ def test_boxes_without_area_overlap_nothing():
 
 def test_encode_by_hand():
     reference, box = torch.tensor([0.0, 0, 10, 20]), torch.tensor([5.0, 10, 25, 50])
-    # centre (5, 10) -> (15, 30): one width and one height; both sides double
+    # center (5, 10) -> (15, 30): one width and one height; both sides double
     expected = torch.tensor([1, 1, math.log(2), math.log(2)])
     assert torch.allclose(encode(box, reference, (1, 1, 1, 1)), expected)
     assert torch.allclose(encode(box, reference, BOX_HEAD), expected * torch.tensor(BOX_HEAD))
@@ -137,10 +137,10 @@ def greedy(
 def crowded(seed: int) -> torch.Tensor:
     """Two images of boxes in clusters: many suppress each other, in chains."""
     generator = torch.Generator().manual_seed(seed)
-    centre = torch.rand(2, 6, 1, 2, generator=generator, dtype=torch.float64) * 100
-    centre = centre + torch.randn(2, 6, 20, 2, generator=generator, dtype=torch.float64) * 8
+    center = torch.rand(2, 6, 1, 2, generator=generator, dtype=torch.float64) * 100
+    center = center + torch.randn(2, 6, 20, 2, generator=generator, dtype=torch.float64) * 8
     half = 5 + torch.rand(2, 6, 20, 2, generator=generator, dtype=torch.float64) * 15
-    boxes = torch.cat([centre - half, centre + half], dim=-1).flatten(1, 2)
+    boxes = torch.cat([center - half, center + half], dim=-1).flatten(1, 2)
     return boxes[:, torch.randperm(120, generator=generator)]
 
 

@@ -129,7 +129,7 @@ def test_detections_stay_inside_of_each_image():
 def test_each_mask_is_of_its_own_box_and_class():
     model, batch = spread(make_model()).eval(), make_batch()
     found = model(batch).detections
-    pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
+    pyramid = model.fpn(model.backbone(model.normalize(batch["images"], batch["image_sizes"])))
     image, slot = 1, int(found["valid"][1].sum()) - 1
     features = model.pool(
         [p[image : image + 1] for p in pyramid], found["boxes"][image, slot][None, None], 14
@@ -185,7 +185,7 @@ def test_losses_sample_from_trainings_proposals_and_detections_from_those_of_inf
 def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
     model, batch = spread(make_model()).eval(), make_batch(objects=4)
     output = model(batch)
-    pyramid = model.fpn(model.backbone(model.normalise(batch["images"], batch["image_sizes"])))
+    pyramid = model.fpn(model.backbone(model.normalize(batch["images"], batch["image_sizes"])))
     for i in range(2):
         for j in range(4):
             features = model.pool(
@@ -200,11 +200,11 @@ def test_box_labels_are_the_likeliest_class_of_each_objects_own_box():
         assert (model(batch).box_labels == label).all(), "background is a class too"
 
 
-def test_normalise():
+def test_normalize():
     model = make_model()
     images = torch.full((2, 3, 4, 6), 255, dtype=torch.uint8)
     images[1] = 0
-    normal = model.normalise(images, torch.tensor([[4, 6], [2, 3]]))
+    normal = model.normalize(images, torch.tensor([[4, 6], [2, 3]]))
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     assert torch.allclose(normal[0], ((1 - mean) / std)[:, None, None].expand(3, 4, 6))
     assert torch.allclose(normal[1, :, :2, :3], (-mean / std)[:, None, None].expand(3, 2, 3))
@@ -261,7 +261,7 @@ def gradient_at_anchors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch
     torch.manual_seed(2)
     model = make_model()
     model.rpn.batch_size, model.rpn.positive_fraction = 10**6, 1.0
-    images = model.normalise(batch["images"], batch["image_sizes"])
+    images = model.normalize(batch["images"], batch["image_sizes"])
     pyramid = model.fpn(model.backbone(images))
     anchors = model.anchors(pyramid, images.shape[-2:])
     prediction = model.rpn(pyramid)

@@ -89,7 +89,7 @@ def fpn(state: State, maps: list[Tensor]) -> list[Tensor]:
 
 
 def anchors_of(pyramid: list[Tensor]) -> list[Tensor]:
-    """Each level's: by row, column, ratio; the first centre is at 0, 0 (offset 0); corners are not
+    """Each level's: by row, column, ratio; the first center is at 0, 0 (offset 0); corners are not
     rounded.
     """
     levels = []
@@ -331,7 +331,7 @@ def close(got: Tensor, expected: Tensor, bound: float) -> None:
 
 @torch.no_grad()
 def test_features(ours: MaskRCNN, theirs: Reference, batch: Batch):
-    maps = ours.backbone(ours.normalise(batch["images"], batch["image_sizes"]))
+    maps = ours.backbone(ours.normalize(batch["images"], batch["image_sizes"]))
     for got, expected in zip(maps, theirs.maps, strict=True):
         close(got, expected, 1e-12)
     pyramid = ours.fpn(theirs.maps)
@@ -393,7 +393,7 @@ def test_boxes_scores_classes_and_masks_of_the_whole(
     close(got["scores"][0][valid], expected.scores, 1e-10)
     close(got["boxes"][0][valid], expected.boxes, 1e-10)
     close(got["masks"][0][valid], expected.masks, 1e-10)
-    assert expected.masks.std() > 0.05, "masks of one colour would agree anyway"
+    assert expected.masks.std() > 0.05, "masks of one color would agree anyway"
 
 
 @torch.no_grad()
@@ -436,7 +436,7 @@ def test_the_comparison_of_features_would_see_where_a_block_halves_the_map(
     weights.load(
         backbone, {k[len(prefix) :]: v for k, v in converted.items() if k.startswith(prefix)}
     )
-    maps = backbone(_normalised(batch["images"]))
+    maps = backbone(_normalized(batch["images"]))
     assert (
         (maps[0] - theirs.maps[0]).abs().max()
         < 1e-9
@@ -445,7 +445,7 @@ def test_the_comparison_of_features_would_see_where_a_block_halves_the_map(
     )
 
 
-def _normalised(images: Tensor) -> Tensor:
+def _normalized(images: Tensor) -> Tensor:
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     out = (images / 255 - mean[:, None, None]) / std[:, None, None]
     out[:, :, HEIGHT:], out[:, :, :, WIDTH:] = 0, 0

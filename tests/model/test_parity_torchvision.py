@@ -133,7 +133,7 @@ def models(scene: Any) -> tuple[MaskRCNN, Any]:
         for norm in (m for m in theirs.modules() if isinstance(m, torch.nn.BatchNorm2d)):
             # statistics of the images themselves, so that evaluation mode is not degenerate
             norm.momentum = None
-        normal = _normalised(scene[0]["images"], scene[0]["image_sizes"])
+        normal = _normalized(scene[0]["images"], scene[0]["image_sizes"])
         features = theirs.train().backbone(normal)
         for pool in (theirs.roi_heads.box_roi_pool, theirs.roi_heads.mask_roi_pool):
             # It guesses the strides once, from the first images' sizes: here these are far below
@@ -161,7 +161,7 @@ def models(scene: Any) -> tuple[MaskRCNN, Any]:
     return ours.double(), theirs.double()
 
 
-def _normalised(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+def _normalized(images: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """As torchvision's transform does it: image by image, then padded with zeros."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     out = torch.zeros(images.shape)
@@ -205,8 +205,8 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
     batch, _ = scene
     for mode in (True, False):
         ours.train(mode), theirs.train(mode)
-        images = ours.normalise(batch["images"], batch["image_sizes"])
-        expected_images = _normalised(batch["images"], batch["image_sizes"])
+        images = ours.normalize(batch["images"], batch["image_sizes"])
+        expected_images = _normalized(batch["images"], batch["image_sizes"])
         close(images, expected_images, 1e-12)
         pyramid, expected = (
             ours.fpn(ours.backbone(images)),
@@ -234,7 +234,7 @@ def test_losses_and_gradients(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, targets = scene
     ours.train(), theirs.train()
-    images = _normalised(batch["images"], batch["image_sizes"])
+    images = _normalized(batch["images"], batch["image_sizes"])
     sizes = [tuple(s) for s in batch["image_sizes"].tolist()]
 
     cells = sum(3 * (SIDE // s) ** 2 for s in (4, 8, 16, 32, 64))
@@ -275,7 +275,7 @@ def test_proposals_and_detections(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, _ = scene
     ours.eval(), theirs.eval()
-    images = _normalised(batch["images"], batch["image_sizes"])
+    images = _normalized(batch["images"], batch["image_sizes"])
     sizes = [tuple(s) for s in batch["image_sizes"].tolist()]
     features = theirs.backbone(images)
     expected_proposals, _ = theirs.rpn(ImageList(images, sizes), features)
@@ -305,7 +305,7 @@ def test_proposals_and_detections(models: Any, scene: Any) -> None:
 
 
 def test_mask_targets_from_crops_differ_little(scene: Any) -> None:
-    """On purpose: a 112 x 112 crop of each mask in place of the whole image, and pixel centres in
+    """On purpose: a 112 x 112 crop of each mask in place of the whole image, and pixel centers in
     place of corners.
     """
     _, targets = scene

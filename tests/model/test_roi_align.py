@@ -78,7 +78,7 @@ def test_equals_torchvision_forward_and_backward(size: int, points: int):
 def aligned(
     maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int
 ) -> torch.Tensor:
-    """Torchvision's operator at the pixels' centres, each region on the level that equation 1 says."""
+    """Torchvision's operator at the pixels' centers, each region on the level that equation 1 says."""
     image = torch.cat([torch.full((len(b), 1), i, dtype=b.dtype) for i, b in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(boxes)], dim=1)
     levels = level_of(rois[:, 1:], 4)
@@ -163,7 +163,7 @@ def test_level_by_hand():
 
 
 def test_a_ramp_is_read_where_the_samples_lie():
-    """Bilinear samples of a linear map are exact: the mean of a bin is the ramp at its centre."""
+    """Bilinear samples of a linear map are exact: the mean of a bin is the ramp at its center."""
     column = torch.arange(16, dtype=torch.float64).expand(1, 1, 16, 16)
     boxes = torch.tensor([[8.0, 8, 40, 24]], dtype=torch.float64)  # cells 2..10 by 2..6
     (out,) = roi_align([column], [RoIs(boxes, torch.tensor([0]), 4)], strides=(4,))

@@ -56,8 +56,8 @@ def test_keys_are_uniform_and_independent():
         share = ((random_keys(seeds, ANCHORS, count) >> bit) & 1).double().mean()
         assert abs(share - 0.5) < 5 * 0.5 / keys.numel() ** 0.5, bit
     z = (keys - 0.5) * 12**0.5
-    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 5 / keys.numel() ** 0.5, "neighbouring candidates"
-    assert abs((z[1:] * z[:-1]).mean()) < 5 / keys.numel() ** 0.5, "images with neighbouring seeds"
+    assert abs((z[:, 1:] * z[:, :-1]).mean()) < 5 / keys.numel() ** 0.5, "neighboring candidates"
+    assert abs((z[1:] * z[:-1]).mean()) < 5 / keys.numel() ** 0.5, "images with neighboring seeds"
     other = (random_keys(seeds, REGIONS, count).double() / 2**31 - 0.5) * 12**0.5
     assert abs((z * other).mean()) < 5 / keys.numel() ** 0.5, "anchors and regions"
     between = (z @ z.T / count)[~torch.eye(400, dtype=torch.bool)]  # any two images

@@ -1,4 +1,4 @@
-"""Drawing: what is where, in which colour, and what is left alone."""
+"""Drawing: what is where, in which color, and what is left alone."""
 
 from typing import Any
 
@@ -69,15 +69,13 @@ def test_the_mask_is_tinted_and_the_rest_is_left_alone() -> None:
     assert picture.dtype == np.uint8
     inside, outside = picture[300, 350].astype(int), picture[550, 700]
     assert (outside == 90).all()
-    colour = np.array(
-        min(PALETTE, key=lambda c: abs(0.65 * 90 + 0.35 * np.array(c) - inside).sum())
-    )
-    np.testing.assert_allclose(inside, 0.65 * 90 + 0.35 * colour, atol=2)
-    assert (picture[300, 199:202] == colour).all(-1).any()  # outline or box
+    color = np.array(min(PALETTE, key=lambda c: abs(0.65 * 90 + 0.35 * np.array(c) - inside).sum()))
+    np.testing.assert_allclose(inside, 0.65 * 90 + 0.35 * color, atol=2)
+    assert (picture[300, 199:202] == color).all(-1).any()  # outline or box
     assert (image == 90).all()  # the argument is not drawn on
 
 
-def test_outline_has_the_colour_where_mask_and_box_differ() -> None:
+def test_outline_has_the_color_where_mask_and_box_differ() -> None:
     rows, columns = np.mgrid[:600, :800]
     disc = (rows - 300) ** 2 + (columns - 400) ** 2 <= 150**2
     picture = draw_instances(
@@ -85,10 +83,10 @@ def test_outline_has_the_colour_where_mask_and_box_differ() -> None:
     )
     row = picture[300, 400:598].astype(
         int
-    )  # from the centre to just inside of the box's right side
+    )  # from the center to just inside of the box's right side
     tint = row[0]
-    colour = picture[300, 599].astype(int)  # the box
-    assert (abs(row[149:152] - colour).sum(-1) < 20).any()
+    color = picture[300, 599].astype(int)  # the box
+    assert (abs(row[149:152] - color).sum(-1) < 20).any()
     np.testing.assert_array_equal(row[:140], np.tile(tint, (140, 1)))
     np.testing.assert_array_equal(row[165:], np.full((33, 3), 90))
 
@@ -167,29 +165,29 @@ def test_boxes_beyond_the_image_do_not_fail() -> None:
     assert (picture[-1, 400] != 90).any()
 
 
-def test_neighbours_of_a_class_differ_and_those_far_apart_do_not() -> None:
+def test_neighbors_of_a_class_differ_and_those_far_apart_do_not() -> None:
     boxes = np.array([[0, 0, 90, 90], [95, 0, 180, 90], [40, 40, 150, 150], [600, 500, 700, 590]])
-    colours = draw._colours(boxes, ["cat"] * 4, [0, 1, 2, 3], near=30)
-    assert len(set(colours[:3])) == 3
-    assert colours[3] == colours[0]
+    colors = draw._colors(boxes, ["cat"] * 4, [0, 1, 2, 3], near=30)
+    assert len(set(colors[:3])) == 3
+    assert colors[3] == colors[0]
 
 
-def test_a_class_has_its_colour_in_every_picture_and_shapes_have_six() -> None:
+def test_a_class_has_its_color_in_every_picture_and_shapes_have_six() -> None:
     box = np.array([[0, 0, 90, 90]])
     names = ["circle", "cross", "rectangle", "ring", "star", "triangle"]
-    colours = [draw._colours(box, [name], [0], near=10)[0] for name in names]
-    assert len(set(colours)) == 6
+    colors = [draw._colors(box, [name], [0], near=10)[0] for name in names]
+    assert len(set(colors)) == 6
 
 
-def test_text_is_readable_on_every_colour_of_the_palette() -> None:
-    def luminance(colour: tuple[int, int, int]) -> float:  # WCAG 2.1
-        c = np.array(colour) / 255
+def test_text_is_readable_on_every_color_of_the_palette() -> None:
+    def luminance(color: tuple[int, int, int]) -> float:  # WCAG 2.1
+        c = np.array(color) / 255
         return float(
             np.where(c <= 0.03928, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
             @ [0.2126, 0.7152, 0.0722]
         )
 
-    assert min((luminance(colour) + 0.05) / (luminance(INK) + 0.05) for colour in PALETTE) >= 4.5
+    assert min((luminance(color) + 0.05) / (luminance(INK) + 0.05) for color in PALETTE) >= 4.5
 
 
 def test_labels_lie_inside_and_not_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,15 +207,15 @@ def test_labels_lie_inside_and_not_on_each_other(monkeypatch: pytest.MonkeyPatch
             assert sides.min() <= 2 or sides.prod() < 0.15 * np.prod(one[2:] - one[:2])
 
 
-def test_colours_can_be_given_and_an_empty_label_is_not_written(
+def test_colors_can_be_given_and_an_empty_label_is_not_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written = labels_of(monkeypatch)
     boxes = [(50, 50, 250, 250), (400, 50, 600, 250)]
-    picture = draw_boxes(boxes, ["", "b"], colours=[PALETTE[0], PALETTE[1]]).astype(float)
-    for (x1, y1, _, _), colour in zip(boxes, PALETTE[:2], strict=True):
+    picture = draw_boxes(boxes, ["", "b"], colors=[PALETTE[0], PALETTE[1]]).astype(float)
+    for (x1, y1, _, _), color in zip(boxes, PALETTE[:2], strict=True):
         tinted = picture[y1 + 100, x1 + 100] - 90
-        assert tinted == pytest.approx(0.35 * (np.array(colour) - 90), abs=3)
+        assert tinted == pytest.approx(0.35 * (np.array(color) - 90), abs=3)
     assert [text for text, _ in written] == ["b"]
 
 

@@ -18,7 +18,7 @@ from maskrcnn_lit.report.evaluation.worst_images import Picture, draw_worst
 from maskrcnn_lit.report.pictures import LONGEST, choose, draw_panel, image_reader
 
 
-def grey(image_id: int) -> np.ndarray:
+def gray(image_id: int) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
 
 
@@ -27,7 +27,7 @@ def draw(**more: Any) -> list[Picture]:
         "worst": analysis()["worst"],
         "ground_truth": ground_truth(),
         "results": results(),
-        "read_image": grey,
+        "read_image": gray,
     }
     return list(draw_worst(**(given | more)))
 

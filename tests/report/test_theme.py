@@ -1,4 +1,4 @@
-"""The look of the plots: its size, its colours, and that it stays with them."""
+"""The look of the plots: its size, its colors, and that it stays with them."""
 
 import io
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 
 def line(analysis: Analysis, theme: Theme) -> Figure:
     figure, place = axes(4, "x", "y")
-    place.plot([0, 1], [0, 1], color=theme.colours[0])
+    place.plot([0, 1], [0, 1], color=theme.colors[0])
     return figure
 
 
@@ -41,12 +41,12 @@ def test_a_plot_is_a_png_on_the_paper_of_its_theme(theme: Theme):
     assert dict(matplotlib.rcParams) == before
 
 
-def test_of_many_lines_the_first_have_a_colour_and_the_rest_one_name():
-    count = len(LIGHT.colours) + 3
+def test_of_many_lines_the_first_have_a_color_and_the_rest_one_name():
+    count = len(LIGHT.colors) + 3
     styles = [line_style(i, count, f"line {i}", LIGHT) for i in range(count)]
-    assert [style["color"] for style in styles] == [*LIGHT.colours, *[LIGHT.quiet] * 3]
+    assert [style["color"] for style in styles] == [*LIGHT.colors, *[LIGHT.quiet] * 3]
     names = [style.get("label") for style in styles]
-    assert names == [*(f"line {i}" for i in range(len(LIGHT.colours))), "3 more", None, None]
+    assert names == [*(f"line {i}" for i in range(len(LIGHT.colors))), "3 more", None, None]
 
 
 @pytest.mark.parametrize(("name", "columns"), [("short", 2), ("a name that is rather long", 1)])
@@ -62,9 +62,9 @@ def test_the_legend_names_the_most_important_line_first(name: str, columns: int)
     ] and legend._ncols == columns
 
 
-def luminance(colour: str) -> float:
+def luminance(color: str) -> float:
     """WCAG 2.2, "relative luminance"."""
-    channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    channels = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
     return float(np.dot([0.2126, 0.7152, 0.0722], channels))
 
 
@@ -76,7 +76,7 @@ def contrast(a: str, b: str) -> float:
 @THEMES
 def test_text_and_lines_can_be_seen(theme: Theme):
     assert contrast(theme.ink, theme.paper) > 7  # WCAG 2.2, 1.4.6
-    assert min(contrast(colour, theme.paper) for colour in theme.colours[:3]) > 3  # 1.4.11
+    assert min(contrast(color, theme.paper) for color in theme.colors[:3]) > 3  # 1.4.11
 
 
 # Viénot, Brettel and Mollon (1999): what who lacks one kind of cones sees, in linear RGB
@@ -84,15 +84,15 @@ PROTAN = np.array([[0.1124, 0.8876, 0.0], [0.1124, 0.8876, 0.0], [0.004, -0.004,
 DEUTAN = np.array([[0.2928, 0.7072, 0.0], [0.2928, 0.7072, 0.0], [-0.0223, 0.0223, 1.0]])
 
 
-def seen(colours: tuple[str, ...]) -> Iterator[np.ndarray]:
-    linear = np.array([to_rgb(colour) for colour in colours]) ** 2.2
+def seen(colors: tuple[str, ...]) -> Iterator[np.ndarray]:
+    linear = np.array([to_rgb(color) for color in colors]) ** 2.2
     for matrix in (np.eye(3), PROTAN, DEUTAN):
         yield (linear @ matrix.T).clip(0, 1) ** (1 / 2.2)
 
 
 @THEMES
-def test_the_colour_blind_can_tell_the_colours_apart(theme: Theme):
-    for points in seen(theme.colours):
+def test_the_color_blind_can_tell_the_colors_apart(theme: Theme):
+    for points in seen(theme.colors):
         gaps = np.linalg.norm(points[:, None] - points[None], axis=2)[
             np.triu_indices(len(points), 1)
         ]

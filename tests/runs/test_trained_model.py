@@ -784,10 +784,10 @@ def test_a_model_of_other_classes_takes_over_those_that_it_knows(run: tuple[Path
     )
     assert told == [
         f"model.weights={folder}: 2 of 4 classes by name, the rest of the network whole",
-        "  aardvark  re-initialised",
+        "  aardvark  re-initialized",
         "  horse     taken over",
         "  cat       taken over",
-        "  zebra     re-initialised",
+        "  zebra     re-initialized",
         "  not needed here: dog",
     ]
 
@@ -923,7 +923,7 @@ def test_training_begins_with_a_run(
     shown = capsys.readouterr().out
     assert f"model.weights={trained}: 5 of 6 classes by name" in shown
     assert (
-        "  asteroid   re-initialised\n  circle     taken over\n" in shown
+        "  asteroid   re-initialized\n  circle     taken over\n" in shown
         and "  not needed here: star\n" in shown
     )
     assert "the weights were trained with" not in shown

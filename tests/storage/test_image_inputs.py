@@ -128,11 +128,11 @@ def test_images_are_read_one_by_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "HSV"])
 def test_every_kind_of_pixel_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    grey = np.tile(np.linspace(0, 255, 20).astype(np.uint8), (10, 1))
+    gray = np.tile(np.linspace(0, 255, 20).astype(np.uint8), (10, 1))
     if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
     else:
-        image = Image.fromarray(np.repeat(grey[..., None], 3, 2)).convert(mode)
+        image = Image.fromarray(np.repeat(gray[..., None], 3, 2)).convert(mode)
     path = tmp_path / (
         "a.jpg" if mode in ("CMYK", "YCbCr") else "a.tif" if mode == "HSV" else "a.png"
     )
@@ -313,11 +313,11 @@ def test_the_name_of_a_url_is_a_plain_file_name(url: str, name: str) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I;16", "HSV"])
 def test_a_pil_image_of_every_mode(mode: str) -> None:
-    grey = np.tile(np.linspace(0, 255, 20).astype(np.uint8), (10, 1))
+    gray = np.tile(np.linspace(0, 255, 20).astype(np.uint8), (10, 1))
     if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
     else:
-        image = Image.fromarray(np.repeat(grey[..., None], 3, 2)).convert(mode)
+        image = Image.fromarray(np.repeat(gray[..., None], 3, 2)).convert(mode)
     ((name, pixels),) = read_images(image)
     assert (name, pixels.shape, pixels.dtype) == ("image", (10, 20, 3), np.uint8)
     assert pixels[:, :2].mean() < 20

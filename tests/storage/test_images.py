@@ -53,20 +53,20 @@ def test_every_kind_of_pixels_becomes_rgb_of_8_bits():
         encoded(image.convert("RGBA")),
         encoded(
             Image.fromarray(np.dstack([rgb, rgb[..., 0]]), "RGBA")
-        ),  # see-through pixels keep their colour
+        ),  # see-through pixels keep their color
         encoded(image, "TIFF"),
     ):
         pixels, factor = decode(data)
         assert factor == 1 and pixels.dtype == np.uint8 and np.array_equal(pixels, rgb)
-    grey = rgb[..., 0]
+    gray = rgb[..., 0]
     for data in (
-        encoded(Image.fromarray(grey)),
-        encoded(Image.merge("LA", [Image.fromarray(grey)] * 2)),
+        encoded(Image.fromarray(gray)),
+        encoded(Image.merge("LA", [Image.fromarray(gray)] * 2)),
     ):
-        assert np.array_equal(decode(data)[0], np.repeat(grey[..., None], 3, 2))
+        assert np.array_equal(decode(data)[0], np.repeat(gray[..., None], 3, 2))
     palette, _ = decode(encoded(image.quantize(8)))
     assert np.abs(palette.astype(int) - rgb).mean() < 40 and palette.shape == rgb.shape
-    bilevel, _ = decode(encoded(Image.fromarray(grey > 100)))
+    bilevel, _ = decode(encoded(Image.fromarray(gray > 100)))
     assert set(np.unique(bilevel)) == {0, 255}
     cmyk, _ = decode(encoded(image.convert("CMYK"), "JPEG", quality=95))
     assert np.abs(cmyk.astype(int) - rgb).mean() < 8
@@ -78,7 +78,7 @@ def test_16_bits_are_scaled_and_not_clipped():
     assert np.array_equal(pixels[..., 1], (deep >> 8).astype(np.uint8)) and pixels.max() == 255
 
 
-def test_real_16_bit_and_cmyk_files_look_like_their_neighbours(test_data: Path):
+def test_real_16_bit_and_cmyk_files_look_like_their_neighbors(test_data: Path):
     """A clipped 16-bit image would be all but white: it has not the range of a photo."""
     for name in ("gray16.png", "rgb16.png", "cmyk.jpg", "grayscale.jpg", "valid.jpg"):
         pixels, _ = decode((test_data / "corrupt/images" / name).read_bytes())
@@ -196,7 +196,7 @@ def test_a_turned_jpeg_and_a_png_are_never_reduced():
     assert decode(encoded(Image.fromarray(picture(64, 96))), (64, 96), (8, 8))[1] == 1
 
 
-def grey(bits: int, dtype: type = np.uint16) -> np.ndarray:
+def gray(bits: int, dtype: type = np.uint16) -> np.ndarray:
     """20 x 30 samples from 0 to the largest of `bits`."""
     return (np.arange(600).reshape(20, 30) * (2**bits - 1) // 599).astype(dtype)
 
@@ -252,7 +252,7 @@ def test_damaged_exif_leaves_the_pixels():
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_camera_of_fewer_bits_in_a_16_bit_file(bits: int, order: str):
-    samples = grey(bits)
+    samples = gray(bits)
     rgb = np.stack([samples, samples[::-1], samples // 2], 2)
     rgba = np.dstack([rgb, samples[:, ::-1]])
     for data in (tiff(samples, order), tiff(samples, order, deflate=order == "<"), png(samples)):
@@ -279,7 +279,7 @@ def test_16_bits_are_those_of_another_reader():
 
 
 def test_a_stated_depth_counts_whatever_the_values():
-    dark = grey(9)
+    dark = gray(9)
     assert np.array_equal(decode(tiff(dark, bits=12))[0], eight(dark, 12))
 
 
@@ -295,14 +295,14 @@ def test_a_stated_depth_counts_whatever_the_values():
 )
 def test_other_whole_numbers(order: str, dtype: type, depths: tuple[int, ...]):
     for bits in depths:
-        samples = grey(bits, dtype)
+        samples = gray(bits, dtype)
         depth = next(depth for depth in DEPTHS if bits <= depth)
         assert np.array_equal(decode(tiff(samples, order))[0], eight(samples, depth))
 
 
 def test_white_as_zero_is_turned_round():
     for dtype, bits in ((np.uint8, 8), (np.uint16, 16)):
-        samples = grey(bits, dtype)
+        samples = gray(bits, dtype)
         assert np.array_equal(decode(tiff(samples, photometric=0))[0], 255 - eight(samples, bits))
 
 
@@ -384,7 +384,7 @@ def test_the_page_that_is_asked_for():
 
 
 def test_orientation_and_depth_of_a_later_page():
-    samples = grey(12)[:, :20]
+    samples = gray(12)[:, :20]
     data = tiff(samples, orientation=6, pages=2)
     assert np.array_equal(decode(data, page=2)[0], upright(eight(samples[::-1], 12), 6))
 
@@ -415,7 +415,7 @@ def test_random_bytes_are_an_error_of_ours():
     rng = np.random.default_rng(0)
     kinds = ("PNG", "JPEG", "TIFF", "GIF", "WEBP", "BMP")
     files = [encoded(Image.fromarray(picture()), kind) for kind in kinds]
-    files += [png(grey(12)), tiff(picture().astype(np.uint16) * 9), tiff(grey(12), bits=12)]
+    files += [png(gray(12)), tiff(picture().astype(np.uint16) * 9), tiff(gray(12), bits=12)]
     for data in files * 40:
         damaged = bytearray(data)
         for position in rng.integers(0, min(len(data), 300), 3):

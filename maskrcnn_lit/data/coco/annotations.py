@@ -362,7 +362,7 @@ def _rle_extent(runs: NDArray[np.uint32], height: int) -> tuple[int, int, int, i
 
 
 def _surely_inside(outline: _Outline, box: list[float], image: ImageEntry) -> bool:
-    """Whether an RLE has pixels and all of their centres lie in the box."""
+    """Whether an RLE has pixels and all of their centers lie in the box."""
     extent = None if outline.runs is None else _rle_extent(outline.runs, image.height)
     if extent is None:
         return False

@@ -168,7 +168,7 @@ def pack(found: Instances) -> Arrays:
     )
 
 
-_SURE = 1.5  # px: a shape that holds a circle of this radius covers the centre of a pixel, and
+_SURE = 1.5  # px: a shape that holds a circle of this radius covers the center of a pixel, and
 
 _SLACK = 0.5  # px: still does where it reaches this far beyond its box
 

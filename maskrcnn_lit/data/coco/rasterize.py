@@ -4,7 +4,7 @@ pycocotools rasterizes in int32 and does not check: a vertex too far away overfl
 process. Everything that calls it with polygons goes through `polygons_rle` or `mask_crops`, which
 clip them first.
 
-A crop covers a box of the image. Everything is asked at pixel centres, as pycocotools does: a crop
+A crop covers a box of the image. Everything is asked at pixel centers, as pycocotools does: a crop
 of the size of its box in pixels is the part of pycocotools' mask there, up to the 1/5 pixel to
 which it rounds polygon points.
 
@@ -118,7 +118,7 @@ _THIN = 2  # crops with fewer pixels than this many rows are compared with the e
 def _exact_pixels(
     outline: Outline, box: NDArray[np.float64], size: tuple[int, int], side: int
 ) -> NDArray[np.uint8]:
-    """M M: the pixels of the crop in which the centre of a pixel of the whole image's mask lies."""
+    """M M: the pixels of the crop in which the center of a pixel of the whole image's mask lies."""
     if isinstance(outline, np.ndarray):
         runs = outline.astype(np.int64)
     else:
@@ -133,8 +133,8 @@ def _exact_pixels(
     if not lengths.sum():
         return crop
     pixels = np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-    centres = np.stack(np.divmod(pixels, size[0]), 1) + 0.5  # x, y
-    place = np.floor((centres - box[:2]) / (box[2:] - box[:2]) * side).astype(np.int64)
+    centers = np.stack(np.divmod(pixels, size[0]), 1) + 0.5  # x, y
+    place = np.floor((centers - box[:2]) / (box[2:] - box[:2]) * side).astype(np.int64)
     x, y = place[((place >= 0) & (place < side)).all(1)].T
     crop[y, x] = 1
     return crop
@@ -147,13 +147,13 @@ def _from_runs(
     shift: NDArray[np.float64],
     side: int,
 ) -> NDArray[np.uint8]:
-    """M M: for each pixel of the crop the file's pixel at its centre; only the columns in question
+    """M M: for each pixel of the crop the file's pixel at its center; only the columns in question
     are unpacked.
     """
     height, width = size
-    centres = (np.arange(side)[:, None] + 0.5 - shift) / scale  # M 2, in the file's pixels
-    columns = np.floor(centres[:, 0]).astype(np.int64).clip(0, width - 1)
-    rows = np.floor(centres[:, 1]).astype(np.int64).clip(0, height - 1)
+    centers = (np.arange(side)[:, None] + 0.5 - shift) / scale  # M 2, in the file's pixels
+    columns = np.floor(centers[:, 0]).astype(np.int64).clip(0, width - 1)
+    rows = np.floor(centers[:, 1]).astype(np.int64).clip(0, height - 1)
     first, last = int(columns.min()), int(columns.max()) + 1
     ends = np.cumsum(runs, dtype=np.int64)
     left, right = np.searchsorted(ends, [first * height, last * height], side="right")
@@ -183,7 +183,7 @@ def visible_boxes(
         )  # begin, end in pixels of the crop
         first = (
             np.ceil(place[0] - 0.5).astype(int).clip(0, side - 1)
-        )  # those whose centre is inside, one at least
+        )  # those whose center is inside, one at least
         last = np.maximum(np.floor(place[1] - 0.5).astype(int), first)
         inside = crops[n, first[1] : last[1] + 1, first[0] : last[0] + 1]
         for axis in (0, 1):

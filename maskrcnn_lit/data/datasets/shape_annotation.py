@@ -1,7 +1,7 @@
 """A mask as a COCO annotation that means exactly the mask's pixels, whoever rasterises it.
 
 A polygon here runs along pixel edges, between corners with whole-number coordinates. So every pixel
-centre is clearly inside or outside, and pycocotools (which rounds to fifths of a pixel), OpenCV and
+center is clearly inside or outside, and pycocotools (which rounds to fifths of a pixel), OpenCV and
 Pillow cannot differ about it.
 """
 

@@ -24,11 +24,11 @@ SAMPLES = 4  # a pixel is covered by SAMPLES x SAMPLES points, a power of two th
 
 FULL = SAMPLES * SAMPLES
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 Choice = TypeVar("Choice")
 
-VIVID: tuple[Colour, ...] = (
+VIVID: tuple[Color, ...] = (
     *((226, 62, 50), (246, 142, 30), (250, 208, 58), (122, 194, 62), (26, 156, 96), (40, 188, 196)),
     *(
         (44, 120, 228),
@@ -40,7 +40,7 @@ VIVID: tuple[Colour, ...] = (
     ),
 )
 
-MUTED: tuple[Colour, ...] = (
+MUTED: tuple[Color, ...] = (
     *(
         (196, 184, 160),
         (150, 132, 112),
@@ -147,7 +147,7 @@ class Stamp(NamedTuple):
 def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> Stamp:
     """The shape `name` in a picture of `size` x `size` pixels.
 
-    `x`, `y` (its centre) and `radius` count eighths of a pixel. `turn` in -64..64 turns it by
+    `x`, `y` (its center) and `radius` count eighths of a pixel. `turn` in -64..64 turns it by
     -90..90 degrees: it is 64 times the tangent of half the angle, from which cosine and sine follow
     without leaving the rational numbers.
     """
@@ -155,7 +155,7 @@ def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> St
     rows, columns = (
         slice(max(0, (c - reach) // STEPS), min(size, (c + reach) // STEPS + 1)) for c in (y, x)
     )
-    dy, dx = (_sample_points(part) - centre for part, centre in ((rows, y), (columns, x)))
+    dy, dx = (_sample_points(part) - center for part, center in ((rows, y), (columns, x)))
     whole = 64 * 64 + turn * turn
     cosine, sine = UNIT * (64 * 64 - turn * turn) // whole, UNIT * 128 * turn // whole
     u = (cosine * dx[None] + sine * dy[:, None]) // radius
@@ -178,7 +178,7 @@ def _sample_points(pixels: slice) -> np.ndarray:
 
 
 def background(dice: Dice, size: int) -> np.ndarray:
-    """H W 3 int32 in 0..255: two muted colours mixed by a gradient, stripes or clouds, with grain
+    """H W 3 int32 in 0..255: two muted colors mixed by a gradient, stripes or clouds, with grain
     on top.
     """
     first, second = dice.pick(MUTED), dice.pick(MUTED)
@@ -188,14 +188,14 @@ def background(dice: Dice, size: int) -> np.ndarray:
     return np.clip(picture + dice.numbers(-6, 6, size, size, 1), 0, 255)
 
 
-def paint(picture: np.ndarray, shape: Stamp, dice: Dice, colour: Colour) -> None:
-    """Draw `shape` into `picture` (H W 3) with a textured fill of `colour`, a darker rim and soft
+def paint(picture: np.ndarray, shape: Stamp, dice: Dice, color: Color) -> None:
+    """Draw `shape` into `picture` (H W 3) with a textured fill of `color`, a darker rim and soft
     edges.
     """
     height, width = shape.cover.shape
-    red, green, blue = (channel * dice.number(60, 85) // 100 for channel in colour)
+    red, green, blue = (channel * dice.number(60, 85) // 100 for channel in color)
     fill = mix(
-        colour,
+        color,
         (red, green, blue),
         texture(dice, height, width, ("gradient", "stripes", "checks", "clouds")),
     )
@@ -208,7 +208,7 @@ def paint(picture: np.ndarray, shape: Stamp, dice: Dice, colour: Colour) -> None
     picture[shape.part] = (picture[shape.part] * (FULL - cover) + fill * cover + FULL // 2) // FULL
 
 
-def mix(first: Colour, second: Colour, weights: np.ndarray) -> np.ndarray:
+def mix(first: Color, second: Color, weights: np.ndarray) -> np.ndarray:
     """h w 3: `first` where a weight is 0, `second` where it is 256."""
     one, two = np.array(first, np.int32), np.array(second, np.int32)
     return one + (two - one) * weights[..., None] // 256

@@ -5,7 +5,7 @@ instead of downloaded.
     root/val/000000.png ...      root/annotations/instances_val.json
 
 Six classes (circle, cross, rectangle, ring, star, triangle) that only the outline tells apart:
-colour, texture and size say nothing. Later shapes hide earlier ones; an annotation is the visible
+color, texture and size say nothing. Later shapes hide earlier ones; an annotation is the visible
 part, and a shape that would leave less than a quarter of an earlier one in sight is not drawn.
 About one picture in twenty is empty, and one in twenty has a crowd region: a cluster of tiny shapes
 under one annotation with `iscrowd` 1.
@@ -33,7 +33,7 @@ from maskrcnn_lit.data.datasets.shape_drawing import (
     OUTLINES,
     STEPS,
     VIVID,
-    Colour,
+    Color,
     Dice,
     Stamp,
     background,
@@ -262,32 +262,32 @@ def _add_shape(scene: Scene, dice: Dice, size: int, name: str, radius: int) -> N
 
 
 def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
-    """A cluster of tiny shapes of one class and colour; the region is what lies within three pixels
+    """A cluster of tiny shapes of one class and color; the region is what lies within three pixels
     of them.
     """
     pixel = size * STEPS // 128
     name, spread = dice.pick(NAMES), dice.number(14 * pixel, 22 * pixel)
     x, y = (dice.number(26 * pixel, 102 * pixel) for _ in range(2))
     region = np.zeros((size, size), bool)
-    colour: Colour | None = None
+    color: Color | None = None
     for _ in range(dice.number(14, 22)):
         place = {"x": x + dice.number(-spread, spread), "y": y + dice.number(-spread, spread)}
         radius, turn = dice.number(4 * pixel, 5 * pixel), dice.number(-TURN, TURN)
         shape = stamp(name, size=size, radius=radius, turn=turn, **place)
-        colour = colour or _contrasting(scene.picture, shape, dice)
-        paint(scene.picture, shape, dice, colour)
+        color = color or _contrasting(scene.picture, shape, dice)
+        paint(scene.picture, shape, dice, color)
         region |= stamp("circle", size=size, radius=radius + 3 * pixel, turn=0, **place).mask_of(
             size
         )
     scene.instances.append(Instance(name, region, int(region.sum()), crowd=True))
 
 
-def _contrasting(picture: np.ndarray, shape: Stamp, dice: Dice) -> Colour:
-    """A random colour that stands out from what lies under the shape."""
+def _contrasting(picture: np.ndarray, shape: Stamp, dice: Dice) -> Color:
+    """A random color that stands out from what lies under the shape."""
     under = picture[shape.part][shape.cover > 0]
     mean = (under.sum(0) // len(under)).tolist()
     for _ in range(8):
-        colour = dice.pick(VIVID)
-        if sum(abs(a - b) for a, b in zip(colour, mean, strict=True)) > 200:
+        color = dice.pick(VIVID)
+        if sum(abs(a - b) for a, b in zip(color, mean, strict=True)) > 200:
             break
-    return colour
+    return color

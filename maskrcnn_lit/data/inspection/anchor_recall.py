@@ -49,15 +49,15 @@ def padded_sizes(sizes: Ints, image_size: ImageSize) -> Ints:
 def best_iou(boxes: Floats, grids: Grids) -> Floats:
     """N: the largest IoU that an anchor has with each of the boxes (N 4).
 
-    Of anchors of one shape the one whose centre is nearest, in x and in y, overlaps most: only that
+    Of anchors of one shape the one whose center is nearest, in x and in y, overlaps most: only that
     one is looked at.
     """
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     best = np.zeros(len(boxes))
     for grid in grids:
         for anchors in np.moveaxis(grid.astype(np.float64), 2, 0):  # h w 4
-            column = _nearest(anchors[0, :, [0, 2]].mean(0), centres[:, 0])
-            row = _nearest(anchors[:, 0, [1, 3]].mean(1), centres[:, 1])
+            column = _nearest(anchors[0, :, [0, 2]].mean(0), centers[:, 0])
+            row = _nearest(anchors[:, 0, [1, 3]].mean(1), centers[:, 1])
             np.maximum(best, _iou(boxes, anchors[row, column]), out=best)
     return best
 

@@ -78,7 +78,7 @@ def _joined(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     )
 
 
-def summarise(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
+def summarize(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
     """Plain numbers for a table or a json; `names[l - 1]` is the class of label l. Shares are 0..1
     of the objects, lengths are in pixels; crowd regions are counted, and in nothing else.
     """

@@ -62,13 +62,13 @@ def scores(ranking: Ranking, theme: Theme) -> Figure:
         range(len(shown)),
         [mean.value for _, mean in shown],
         height=0.6,
-        color=theme.colours[0],
+        color=theme.colors[0],
         alpha=0.45,
     )
     for row, (setting, mean) in enumerate(shown):
         values = setting.values(ranking.ap)
         ax.plot(
-            values, [row] * len(values), "o", ms=5, color=theme.colours[0], mec=theme.paper, mew=0.6
+            values, [row] * len(values), "o", ms=5, color=theme.colors[0], mec=theme.paper, mew=0.6
         )
         end = ax.get_yaxis_transform()
         ax.text(1.0, row, f"{mean.value:.3f}", fontsize=8, ha="right", va="center", transform=end)
@@ -84,7 +84,7 @@ def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure
     """A column of metrics.csv over epochs: the mean over seeds, in a band from the lowest to the
     highest seed.
     """
-    figure, ax = axes(12 + min(len(ranking.settings), len(theme.colours) + 1), "epoch", title)
+    figure, ax = axes(12 + min(len(ranking.settings), len(theme.colors) + 1), "epoch", title)
     for i, setting in reversed(list(enumerate(ranking.settings))):
         runs = [dict(over_epochs(job, column)) for job in setting.jobs]
         epochs = sorted(set.intersection(*map(set, runs)))
@@ -186,15 +186,15 @@ def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
         [x for x, _ in steps],
         [y for _, y in steps],
         where="post",
-        color=theme.colours[1],
+        color=theme.colors[1],
         lw=1,
         alpha=0.7,
     )
     for i, ((setting, _, _), (cost, score)) in enumerate(zip(known, points, strict=True)):
         values = setting.values(ranking.ap)
-        colour, shape = (theme.colours[1], "D") if i in front else (theme.colours[0], "o")
-        ax.plot([cost, cost], [min(values), max(values)], color=colour, lw=1)
-        ax.plot(cost, score, shape, ms=6, color=colour, mec=theme.paper, mew=0.6, zorder=3)
+        color, shape = (theme.colors[1], "D") if i in front else (theme.colors[0], "o")
+        ax.plot([cost, cost], [min(values), max(values)], color=color, lw=1)
+        ax.plot(cost, score, shape, ms=6, color=color, mec=theme.paper, mew=0.6, zorder=3)
         letter = ranking.letters[ranking.settings.index(setting)]
         ax.annotate(letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
     ax.set_xlim(0, max(cost for cost, _ in points) * 1.1)
@@ -208,7 +208,7 @@ def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     """
     lines = series(ranking, name)
     figure, ax = axes(
-        12 + min(len(lines), len(theme.colours) + 1), AGAINST[name][1], APS[ranking.ap]
+        12 + min(len(lines), len(theme.colors) + 1), AGAINST[name][1], APS[ranking.ap]
     )
     for i, (text, members) in reversed(list(enumerate(lines.items()))):
         style = line_style(i, len(lines), text, theme)
@@ -268,9 +268,9 @@ def heat_map(ranking: Ranking, theme: Theme) -> Figure:
             values, cmap=theme.shades, vmin=0, vmax=max(top, 0.01), aspect="auto", origin="lower"
         )
         for row, column in np.argwhere(np.isfinite(values)).tolist():
-            colour = theme.paper if values[row, column] > 0.55 * top else theme.ink
+            color = theme.paper if values[row, column] > 0.55 * top else theme.ink
             ax.text(
-                column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=colour
+                column, row, f"{values[row, column]:.3f}", ha="center", va="center", color=color
             )
         ax.set_xticks(range(len(columns)), [f"{epochs:g}" for epochs in columns])
         ax.set_yticks(range(len(rows)), [f"{rate:g}" for rate in rows])

@@ -17,7 +17,7 @@ from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
 from maskrcnn_lit.report.format import POOLED
 from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
 
-NAMED = 6  # classes with a colour of their own in a plot of curves
+NAMED = 6  # classes with a color of their own in a plot of curves
 
 CONFUSED = 20  # classes of a confusion matrix; of more, the most confused ones
 
@@ -37,7 +37,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
     )
     figure, ax = axes(max(len(classes), 2), "AP (IoU 0.50 to 0.95)", "", margin=0.8)
     names, values = [c["name"] for c in classes], [c[key] for c in classes]
-    _bars(ax, names, values, theme.colours[0], "mask AP")
+    _bars(ax, names, values, theme.colors[0], "mask AP")
     if key == "mask_ap":
         boxes = [_number(c["box_ap"]) for c in classes]
         ax.plot(
@@ -45,7 +45,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
             range(len(classes)),
             "o",
             ms=4,
-            color=theme.colours[1],
+            color=theme.colors[1],
             mec=theme.paper,
             label="box AP",
         )
@@ -56,7 +56,7 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
 
 def precision_recall(analysis: Analysis, theme: Theme) -> Figure:
     """Precision against recall, all classes together in ink; of many classes those with most
-    objects in colour.
+    objects in color.
     """
     figure, ax = axes(14, "recall", "precision")
     for curve, style in _curves(analysis, theme):
@@ -121,8 +121,8 @@ def confusion(analysis: Analysis, theme: Theme) -> Figure:
         return figure
     for row, column in np.argwhere(np.isfinite(shares)).tolist():
         share = shares[row, column]
-        colour = theme.paper if share > 0.55 else theme.ink
-        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
+        color = theme.paper if share > 0.55 else theme.ink
+        ax.text(column, row, f"{share:.2f}", ha="center", va="center", color=color, fontsize=8)
     return figure
 
 
@@ -146,8 +146,8 @@ def errors(analysis: Analysis, theme: Theme) -> Figure:
     kinds = [kind for kind in ERRORS if found[kind] is not None][::-1]
     figure, ax = axes(1.4 * len(kinds), "AP50 gained by fixing it", "")
     sides = ("false_positives", "false_negatives")
-    colours = [theme.quiet if kind in sides else theme.colours[0] for kind in kinds]
-    _bars(ax, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colours)
+    colors = [theme.quiet if kind in sides else theme.colors[0] for kind in kinds]
+    _bars(ax, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colors)
     return figure
 
 
@@ -167,8 +167,8 @@ def occlusion(analysis: Analysis, theme: Theme) -> Figure:
             color=theme.quiet,
             lw=1.2,
         )
-    for (_, name, marker), column, colour in zip(kinds, values, theme.colours, strict=False):
-        ax.plot(column, rows, marker, ms=6, color=colour, mec=theme.paper, mew=0.5, label=name)
+    for (_, name, marker), column, color in zip(kinds, values, theme.colors, strict=False):
+        ax.plot(column, rows, marker, ms=6, color=color, mec=theme.paper, mew=0.5, label=name)
     names = [
         e["slice"] if e["slice"].startswith("crowded") else f"{e['slice']} covered" for e in slices
     ]
@@ -191,7 +191,7 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     ax.plot([0, 1], [0, 1], color=theme.quiet, lw=1, ls=(0, (4, 3)), label="as the score says")
     scores, precision = ([_number(entry[key]) for entry in bins] for key in ("score", "precision"))
-    ax.plot(scores, precision, "o-", ms=4, lw=1.5, color=theme.colours[0], label="found right")
+    ax.plot(scores, precision, "o-", ms=4, lw=1.5, color=theme.colors[0], label="found right")
     ax.set(ylabel="share that is right")
     _unit(ax, both=True)
     ax.legend(loc="upper left")
@@ -221,7 +221,7 @@ PLOTS = {
 
 
 def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each curve with its style: quiet ones first, then the classes with a colour, all classes
+    """Each curve with its style: quiet ones first, then the classes with a color, all classes
     together last.
     """
     objects = {entry["name"]: entry["objects"] for entry in analysis["per_class"]}
@@ -232,8 +232,8 @@ def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], 
         for curve in classes[NAMED:]:
             named = {"label": f"{rest} more"} if curve is classes[NAMED] else {}
             yield curve, {"color": theme.quiet, "lw": 0.5, "alpha": 0.7, "zorder": 1, **named}
-        for curve, colour in zip(classes[:NAMED], theme.colours, strict=False):
-            yield curve, {"color": colour, "lw": 1.2, "zorder": 2, "label": curve["name"]}
+        for curve, color in zip(classes[:NAMED], theme.colors, strict=False):
+            yield curve, {"color": color, "lw": 1.2, "zorder": 2, "label": curve["name"]}
     yield pooled, {"color": theme.ink, "lw": 2.2, "zorder": 3, "label": POOLED}
 
 
@@ -241,11 +241,11 @@ def _bars(
     ax: Axes,
     names: Sequence[str],
     values: Sequence[float],
-    colours: str | Sequence[str],
+    colors: str | Sequence[str],
     label: str = "",
 ) -> None:
     """Horizontal bars from below, each with its number at the right edge."""
-    ax.barh(range(len(names)), values, height=0.68, color=colours, label=label)
+    ax.barh(range(len(names)), values, height=0.68, color=colors, label=label)
     for row, value in enumerate(values):
         ax.text(
             1.0,

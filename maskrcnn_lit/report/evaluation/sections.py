@@ -8,7 +8,7 @@ from html import escape
 from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.evaluation.plots import CONFUSED, WRITTEN
 from maskrcnn_lit.report.evaluation.sentences import ERRORS
-from maskrcnn_lit.report.evaluation.worst_images import COLOURS, Picture
+from maskrcnn_lit.report.evaluation.worst_images import COLORS, Picture
 from maskrcnn_lit.report.format import number
 from maskrcnn_lit.report.theme import Analysis
 
@@ -129,9 +129,9 @@ def worst(worst: Sequence[Picture]) -> Iterator[str]:
     if not worst:
         yield html.paragraph("Nothing was missed, and nothing wrong was found.")
         return
-    colours = {kind: "#{:02x}{:02x}{:02x}".format(*colour) for kind, colour in COLOURS.items()}
+    colors = {kind: "#{:02x}{:02x}{:02x}".format(*color) for kind, color in COLORS.items()}
     legend = "".join(
-        f'<li style="--colour: {colours[kind]}"><b>{kind}</b>: {escape(text)}</li>'
+        f'<li style="--color: {colors[kind]}"><b>{kind}</b>: {escape(text)}</li>'
         for kind, text in _PARTS.items()
     )
     yield html.paragraph(

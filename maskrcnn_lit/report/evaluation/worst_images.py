@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskrcnn_lit.evaluation.coco.results import mask_rle
-from maskrcnn_lit.report.draw import MANY, Colour, draw_instances
+from maskrcnn_lit.report.draw import MANY, Color, draw_instances
 from maskrcnn_lit.report.pictures import ReadImage, box_of, shrunk, to_jpeg
 
-# Light, as labels are written on them in ink, and apart for the colour-blind (Okabe and Ito,
+# Light, as labels are written on them in ink, and apart for the color-blind (Okabe and Ito,
 # lightened)
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "missed": (255, 176, 0),
     "false": (86, 190, 255),
     "merged": (255, 130, 200),
 }
 
-_GREY = 128
+_GRAY = 128
 
 
 class Picture(NamedTuple):
@@ -41,7 +41,7 @@ def draw_worst(
     read_image: ReadImage,
 ) -> Iterator[Picture]:
     """A picture for each entry of an analysis' "worst", of a COCO ground truth and the results that
-    were analysed. An image that cannot be read is drawn grey.
+    were analyzed. An image that cannot be read is drawn gray.
     """
     images = {image["id"]: image for image in ground_truth["images"]}
     objects = {annotation["id"]: annotation for annotation in ground_truth["annotations"]}
@@ -55,10 +55,10 @@ def draw_worst(
         }
         shown["false"] = [results[i] for i in entry["false"] if i not in set(entry["merged"])]
         read = read_image(image["id"])
-        blank = np.full((image["height"], image["width"], 3), _GREY, np.uint8)
+        blank = np.full((image["height"], image["width"], 3), _GRAY, np.uint8)
         pixels = _draw(blank if read is None else read, image, shown, names)
         name = image.get("file_name", str(image["id"]))
-        counts = {kind: len(shown[kind]) for kind in COLOURS}
+        counts = {kind: len(shown[kind]) for kind in COLORS}
         height, width, _ = pixels.shape
         yield Picture(image["id"], name, width, height, to_jpeg(pixels), counts, read is not None)
 
@@ -87,6 +87,6 @@ def _draw(
         names=labels
         if len(drawn) < MANY
         else [""] * len(drawn),  # of a crowd, labels would hide half
-        colours=[COLOURS[kind] for kind, _ in drawn],
+        colors=[COLORS[kind] for kind, _ in drawn],
     )
     return shrunk(picture)

@@ -36,7 +36,7 @@ def write_report(
 
     evaluation: the content of evaluation.json: "run" or "results", "data", "overrides", "metrics",
         "per_class".
-    analysis: what `evaluation.analysis.analyse` gives for this COCO ground truth and these results.
+    analysis: what `evaluation.analysis.analyze` gives for this COCO ground truth and these results.
     read_image: image id -> H W 3 uint8, asked for the worst images only.
     """
     write_json(folder / "analysis.json", analysis)

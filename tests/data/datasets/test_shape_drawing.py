@@ -20,7 +20,7 @@ from maskrcnn_lit.data.datasets.shape_drawing import (
 )
 
 
-def centred(name: str, radius: int, turn: int = 0, size: int = 128) -> Stamp:
+def centerd(name: str, radius: int, turn: int = 0, size: int = 128) -> Stamp:
     middle = size * STEPS // 2
     return shape_drawing.stamp(
         name, size=size, x=middle, y=middle, radius=radius * STEPS, turn=turn
@@ -62,12 +62,12 @@ def test_dice_cover_their_range_evenly() -> None:
 )
 def test_areas_are_those_of_geometry_however_turned(name: str, share: float, turn: int) -> None:
     radius = 40
-    assert area(centred(name, radius, turn)) == pytest.approx(share * radius**2, rel=0.02)
+    assert area(centerd(name, radius, turn)) == pytest.approx(share * radius**2, rel=0.02)
 
 
 @pytest.mark.parametrize("name", list(OUTLINES))
 def test_shapes_are_cut_at_the_border_and_nowhere_else(name: str) -> None:
-    whole = centred(name, 30, turn=20)
+    whole = centerd(name, 30, turn=20)
     assert not whole.cover[[0, -1]].any()
     assert not whole.cover[:, [0, -1]].any()
     corner = shape_drawing.stamp(name, size=128, x=0, y=0, radius=30 * STEPS, turn=20)
@@ -76,12 +76,12 @@ def test_shapes_are_cut_at_the_border_and_nowhere_else(name: str) -> None:
 
 
 def test_a_ring_has_a_hole_and_no_other_shape_has() -> None:
-    loops = {name: len(outlines(centred(name, 12).mask_of(128))) for name in OUTLINES}
+    loops = {name: len(outlines(centerd(name, 12).mask_of(128))) for name in OUTLINES}
     assert loops == {name: 2 if name == "ring" else 1 for name in OUTLINES}
 
 
 def test_a_quarter_turn_turns_the_pixels() -> None:
-    upright, turned = (centred("triangle", 30, turn).mask_of(128) for turn in (0, 64))
+    upright, turned = (centerd("triangle", 30, turn).mask_of(128) for turn in (0, 64))
     assert not np.array_equal(upright, turned)
     different = np.rot90(upright) != turned
     assert min(different.sum(), (np.rot90(upright, -1) != turned).sum()) < 0.02 * upright.sum()
@@ -89,7 +89,7 @@ def test_a_quarter_turn_turns_the_pixels() -> None:
 
 def test_paint_changes_what_the_shape_covers_and_nothing_else() -> None:
     picture = np.full((128, 128, 3), 100, np.int32)
-    shape = centred("star", 40)
+    shape = centerd("star", 40)
     shape_drawing.paint(picture, shape, Dice(1), (250, 10, 10))
     covered = np.zeros((128, 128), np.int32)
     covered[shape.part] = shape.cover
@@ -106,7 +106,7 @@ def test_backgrounds_are_textured_and_differ() -> None:
     assert len({p.tobytes() for p in pictures}) == 12
 
 
-def test_every_background_leaves_vivid_colours_that_stand_out() -> None:
+def test_every_background_leaves_vivid_colors_that_stand_out() -> None:
     for muted in MUTED:
         assert (
             sum(sum(abs(a - b) for a, b in zip(muted, vivid, strict=True)) > 200 for vivid in VIVID)

@@ -80,10 +80,10 @@ def test_recalls_are_shares_by_size():
 
 def crowd_of(side: float, ratio: float, count: int):
     rng = np.random.default_rng(1)
-    centres, grown = rng.uniform(20, 108, (count, 2)), side * rng.uniform(0.8, 1.25, (count, 1))
+    centers, grown = rng.uniform(20, 108, (count, 2)), side * rng.uniform(0.8, 1.25, (count, 1))
     half = grown * [ratio**-0.5, ratio**0.5] / 2
     return objects(
-        np.concatenate([centres - half, centres + half], 1).tolist(), [0] * count, images=1
+        np.concatenate([centers - half, centers + half], 1).tolist(), [0] * count, images=1
     )
 
 

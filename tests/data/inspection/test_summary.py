@@ -12,7 +12,7 @@ from maskrcnn_lit.data.inspection.summary import (
     quantiles,
     read_objects,
     shares_by_size,
-    summarise,
+    summarize,
 )
 
 
@@ -34,7 +34,7 @@ def test_a_summary_agrees_with_the_json(test_data: Path):
     file = test_data / "coco_mini/annotations/instances_val2017.json"
     raw = json.loads(file.read_text())
     index = read_index(file, test_data / "coco_mini/val2017", "error")
-    found = summarise(
+    found = summarize(
         read_objects(index, (800, 1333)), [category.name for category in index.categories]
     )
     names = {category["id"]: category["name"] for category in raw["categories"]}
@@ -58,7 +58,7 @@ def test_a_summary_agrees_with_the_json(test_data: Path):
 
 
 def test_images_with_over_100_objects_are_counted():
-    found = summarise(objects([[0, 0, 1, 1]] * 101, [1] * 101), ["a"])
+    found = summarize(objects([[0, 0, 1, 1]] * 101, [1] * 101), ["a"])
     assert found["objects_per_image"] == {
         "mean": 50.5,
         "median": 50.5,
@@ -69,14 +69,14 @@ def test_images_with_over_100_objects_are_counted():
 
 
 def test_a_set_without_objects_has_a_summary():
-    found = summarise(objects([], []), ["a", "b"])
+    found = summarize(objects([], []), ["a", "b"])
     assert found["objects"] == 0 and found["classes"] == {"a": 0, "b": 0} and found["side"] is None
     assert set(found["sizes"].values()) == {0.0} and found["images_without_objects"] == 2
 
 
 def test_crowding_is_that_of_each_image_alone():
     boxes = [[0, 0, 16, 16], [8, 0, 24, 16], [0, 8, 16, 24], [0, 0, 16, 16], [40, 40, 50, 50]]
-    found = summarise(objects(boxes, [0, 0, 0, 1, 1]), ["one"])["crowding"]
+    found = summarize(objects(boxes, [0, 0, 0, 1, 1]), ["one"])["crowding"]
     # of the first three 0.75, 0.5 and 0.5 are covered; the others are in another image
     assert found == {"under 0.1": 0.4, "0.1 to 0.4": 0.0, "over 0.4": 0.6}
 

@@ -12,13 +12,13 @@ from maskrcnn_lit.report.comparison import examples as job_pictures
 from maskrcnn_lit.report.comparison.examples import draw_examples
 
 
-def grey(image_id: int) -> np.ndarray:
+def gray(image_id: int) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
 
 
 def test_each_image_has_the_truth_and_each_run_in_order():
     weak = [entry | {"score": 0.4} for entry in results()]
-    examples = draw_examples({7, 9}, ground_truth(), [("a", results()), ("b", weak)], grey)
+    examples = draw_examples({7, 9}, ground_truth(), [("a", results()), ("b", weak)], gray)
     assert [(example.name, example.image_id) for example in examples] == [
         ("7.png", 7),
         ("9.png", 9),
@@ -39,7 +39,7 @@ def test_each_image_has_the_truth_and_each_run_in_order():
 
 
 def test_only_the_chosen_images_that_can_be_read_are_drawn():
-    assert [e.image_id for e in draw_examples({9}, ground_truth(), [], grey)] == [9]
+    assert [e.image_id for e in draw_examples({9}, ground_truth(), [], gray)] == [9]
     assert draw_examples({7}, ground_truth(), [], lambda image_id: None) == []
 
 
@@ -53,7 +53,7 @@ def test_classes_scores_and_crowds_are_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(job_pictures, "draw_instances", keep)
     truth = ground_truth()
     truth["annotations"].append(truth["annotations"][0] | {"id": 71, "iscrowd": 1})
-    draw_examples({7}, truth, [("a", results())], grey)
+    draw_examples({7}, truth, [("a", results())], gray)
     assert given[0]["names"] == ["star", "star (crowd)"] and given[0]["scores"] is None
     assert given[1]["names"] == ["circle", "circle"] and given[1]["scores"] == [0.75, 0.75]
     assert given[1]["boxes"].tolist() == [[40, 20, 60, 40], [50, 5, 60, 15]]
@@ -64,6 +64,6 @@ def test_boxes_alone_can_be_drawn():
         {key: value for key, value in entry.items() if key != "segmentation"} for entry in results()
     ]
     ((_, (title, jpeg, *_)),) = (
-        e.pictures for e in draw_examples({7}, ground_truth(), [("a", boxes)], grey)
+        e.pictures for e in draw_examples({7}, ground_truth(), [("a", boxes)], gray)
     )
     assert title == "a: 2" and np.asarray(Image.open(io.BytesIO(jpeg))).std() > 0

@@ -123,13 +123,13 @@ def test_curves_are_those_of_the_analysis(name: str, x: str, y: str):
     )
 
 
-def test_of_many_classes_those_with_most_objects_have_a_colour():
+def test_of_many_classes_those_with_most_objects_have_a_color():
     found = analysis(EIGHTY)
     for entry, objects in zip(found["per_class"], range(80), strict=True):
         entry["objects"] = objects
     lines = place("precision_recall", found).lines
-    coloured = [line.get_label() for line in lines if to_hex(line.get_color()) in LIGHT.colours]
-    assert coloured == ["class 78", "class 77", "class 76", "class 75", "class 74", "class 73"]
+    colored = [line.get_label() for line in lines if to_hex(line.get_color()) in LIGHT.colors]
+    assert colored == ["class 78", "class 77", "class 76", "class 75", "class 74", "class 73"]
     assert [line.get_label() for line in lines if line.get_label().endswith("more")] == ["73 more"]
     assert len(lines) == 80 and lines[-1].get_label() == "all classes"
 
@@ -218,8 +218,8 @@ def test_bars_of_errors_hold_the_numbers():
     axes = place("errors", found)
     kinds = [kind for kind in found["errors"] if kind not in ("ap50", "counts")][::-1]
     assert [bar.get_width() for bar in axes.patches] == [found["errors"][kind] for kind in kinds]
-    colours = [to_hex(bar.get_facecolor()) for bar in axes.patches]
-    assert colours == [LIGHT.quiet] * 2 + [LIGHT.colours[0]] * 6
+    colors = [to_hex(bar.get_facecolor()) for bar in axes.patches]
+    assert colors == [LIGHT.quiet] * 2 + [LIGHT.colors[0]] * 6
 
 
 def test_slices_without_objects_are_left_out():

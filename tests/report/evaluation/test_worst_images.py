@@ -1,4 +1,4 @@
-"""The worst images: what is drawn, in which colour, and how large."""
+"""The worst images: what is drawn, in which color, and how large."""
 
 import io
 from typing import Any
@@ -10,10 +10,10 @@ from report_sample import HEIGHT, WIDTH, analysis, ground_truth, results
 
 from maskrcnn_lit.report.draw import MANY
 from maskrcnn_lit.report.evaluation import worst_images
-from maskrcnn_lit.report.evaluation.worst_images import COLOURS, Picture, draw_worst
+from maskrcnn_lit.report.evaluation.worst_images import COLORS, Picture, draw_worst
 
 
-def grey(image_id: int) -> np.ndarray:
+def gray(image_id: int) -> np.ndarray:
     return np.full((HEIGHT, WIDTH, 3), 90, np.uint8)
 
 
@@ -22,7 +22,7 @@ def draw(**more: Any) -> list[Picture]:
         "worst": analysis()["worst"],
         "ground_truth": ground_truth(),
         "results": results(),
-        "read_image": grey,
+        "read_image": gray,
     }
     return list(draw_worst(**(given | more)))
 
@@ -32,19 +32,19 @@ def pixels(picture: Picture) -> np.ndarray:
 
 
 def tint(picture: Picture, x: int, y: int) -> str:
-    """Towards which colour the middle of an object is tinted, from the grey that it was."""
+    """Towards which color the middle of an object is tinted, from the gray that it was."""
     factor = picture.width // WIDTH
     moved = pixels(picture)[y * factor, x * factor] - 90
     if abs(moved).max() < 8:
         return "none"
-    directions = {kind: np.array(colour) - 90.0 for kind, colour in COLOURS.items()}
+    directions = {kind: np.array(color) - 90.0 for kind, color in COLORS.items()}
     cosines = {
         k: moved @ d / np.linalg.norm(moved) / np.linalg.norm(d) for k, d in directions.items()
     }
     return max(cosines, key=lambda kind: cosines[kind])
 
 
-def test_what_is_missed_false_and_merged_has_its_colour():
+def test_what_is_missed_false_and_merged_has_its_color():
     first, second = draw()
     assert (tint(first, 20, 22), tint(first, 50, 30), tint(first, 55, 10)) == (
         "missed",

@@ -11,7 +11,7 @@ from box_scenes import SIZE, random_scene
 from PIL import Image
 from report_sample import Page, analysis, evaluation, ground_truth, results
 
-from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.latex import REFERENCES
@@ -83,15 +83,15 @@ def test_the_page_holds_nothing_that_it_would_load(folder: Path):
 def test_results_with_masks_alone_have_a_page(tmp_path: Path):
     truth, found = random_scene(0)
     found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]
-    analysed = analyse(truth, found)
-    assert analysed["kind"] == "mask" and any(entry["false"] for entry in analysed["worst"])
+    analyzed = analyze(truth, found)
+    assert analyzed["kind"] == "mask" and any(entry["false"] for entry in analyzed["worst"])
     pixels = np.zeros((*SIZE, 3), np.uint8)
     given = {
-        "analysis": analysed,
+        "analysis": analyzed,
         "ground_truth": truth,
         "results": found,
         "read_image": lambda image_id: pixels,
     }
-    per_class = {row["name"]: {} for row in analysed["per_class"]}
+    per_class = {row["name"]: {} for row in analyzed["per_class"]}
     page = write_report(tmp_path, evaluation=evaluation() | {"per_class": per_class}, **given)
-    assert page.read_text().count("data:image/jpeg") >= len(analysed["worst"]) > 0
+    assert page.read_text().count("data:image/jpeg") >= len(analyzed["worst"]) > 0

@@ -16,7 +16,7 @@ from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from maskrcnn_lit.evaluation.analysis.analyse import analyse
+from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.evaluation.analysis.boundary import boundary_distance
 from maskrcnn_lit.evaluation.analysis.tide import KINDS
 from maskrcnn_lit.evaluation.coco.scores import score_results
@@ -80,7 +80,7 @@ def real(test_data: Path) -> tuple[dict, list[dict]]:
 
 @pytest.fixture(scope="module")
 def analysis(real: tuple[dict, list[dict]]) -> dict:
-    return analyse(*real)
+    return analyze(*real)
 
 
 def test_the_schema(analysis: dict) -> None:
@@ -153,15 +153,15 @@ def test_the_parts_agree(real: tuple[dict, list[dict]], analysis: dict) -> None:
 def test_scores_that_are_known_are_used() -> None:
     truth, results = random_scene(2)
     scores = score_results(truth, results)
-    assert analyse(truth, results, scores=scores) == analyse(truth, results)
+    assert analyze(truth, results, scores=scores) == analyze(truth, results)
     marked = scores._replace(metrics=scores.metrics | {"val/box_ap": 0.125})
-    assert analyse(truth, results, scores=marked)["box_ap"] == 0.125
+    assert analyze(truth, results, scores=marked)["box_ap"] == 0.125
 
 
 def test_the_arguments_are_not_changed() -> None:
     truth, results = random_scene(2)
     before = json.dumps([truth, results])
-    analyse(truth, results)
+    analyze(truth, results)
     assert json.dumps([truth, results]) == before
 
 
@@ -169,7 +169,7 @@ def test_the_arguments_are_not_changed() -> None:
 def test_boundary_ap_is_that_of_pycocotools_with_the_iou_of_the_paper(seed: int) -> None:
     truth, results = random_scene(seed)
     expected = boundary_ap_of_pycocotools(truth, results)
-    assert analyse(truth, results)["boundary_ap"] == pytest.approx(expected, abs=1e-9)
+    assert analyze(truth, results)["boundary_ap"] == pytest.approx(expected, abs=1e-9)
     assert 0 < expected < coco_ap(truth, results, iou_type="segm")["ap"]
 
 
@@ -209,7 +209,7 @@ def boundary_ap_of_pycocotools(truth: dict, results: list[dict]) -> float:
 
 def test_the_best_detections_of_each_image_and_class_count() -> None:
     truth, results = random_scene(1)
-    found = analyse(truth, results, max_detections=2)
+    found = analyze(truth, results, max_detections=2)
     groups = [(entry["image_id"], entry["category_id"]) for entry in results]
     assert (
         found["detections"]
@@ -222,7 +222,7 @@ def test_the_best_detections_of_each_image_and_class_count() -> None:
 def test_a_class_does_not_push_another_out_of_its_image() -> None:
     boxes = [(x, y, 8, 8) for x in range(0, 120, 10) for y in range(0, 120, 10)]
     objects = [(1, "ant" if n < 72 else "bee", box) for n, box in enumerate(boxes)]
-    found = analyse(
+    found = analyze(
         *scene(objects, [(*entry, 0.9 if entry[1] == "ant" else 0.6) for entry in objects])
     )
     assert found["detections"] == 144
@@ -240,7 +240,7 @@ def test_a_class_does_not_push_another_out_of_its_image() -> None:
 
 def test_boxes_alone() -> None:
     truth, results = random_scene(4)
-    found = analyse(
+    found = analyze(
         truth, [{key: value for key, value in r.items() if key != "segmentation"} for r in results]
     )
     assert found["kind"] == "box" and found["mask_ap"] is None and found["boundary_ap"] is None
@@ -253,7 +253,7 @@ def test_boxes_alone() -> None:
 
 
 def test_nothing_found() -> None:
-    found = analyse(random_scene(0)[0], [])
+    found = analyze(random_scene(0)[0], [])
     json.dumps(found, allow_nan=False)
     assert found["mask_ap"] == found["errors"]["ap50"] == 0 and found["detections"] == 0
     assert found["errors"]["counts"]["missed"] == found["objects"]
@@ -262,7 +262,7 @@ def test_nothing_found() -> None:
 
 
 def test_no_objects() -> None:
-    found = analyse(*scene([], [(1, "ant", (0, 0, 9, 9), 0.75)]))
+    found = analyze(*scene([], [(1, "ant", (0, 0, 9, 9), 0.75)]))
     json.dumps(found, allow_nan=False)
     assert found["mask_ap"] is found["errors"]["ap50"] is found["boundary_ap"] is None
     assert found["worst"] == [{"image_id": 1, "missed": [], "false": [0], "merged": []}]

@@ -1,7 +1,7 @@
 """Why a detector scores as it does: every number of the error analysis of one set of results, as
 plain data.
 
-`analyse` returns a dict that json can hold. A number that is not defined (no such object) is None.
+`analyze` returns a dict that json can hold. A number that is not defined (no such object) is None.
 Schema:
 
 {"kind": "mask" | "box",                what IoU means below: of masks where the results have them,
@@ -53,7 +53,7 @@ from maskrcnn_lit.storage.files import without_nan
 IOU = 0.5  # of curves, thresholds, confusion, errors, calibration
 
 
-def analyse(
+def analyze(
     ground_truth: Mapping[str, Any],
     results: Sequence[dict[str, Any]],
     *,
