@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from maskrcnn_lit.cli.main import VERBS
+from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import compose, schema
 from maskrcnn_lit.config.overrides import flat
 
@@ -38,7 +38,7 @@ def commands() -> Iterator[str]:
     yield "# Commands"
     yield ""
     yield "`maskrcnn-lit COMMAND --help` prints the same in a terminal."
-    for name, command in VERBS.items():
+    for name, command in COMMANDS.items():
         yield f"\n## {name}\n"
         yield f"{command.summary[0].upper()}{command.summary[1:]}."
         yield "\n```bash"

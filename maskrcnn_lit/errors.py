@@ -25,8 +25,8 @@ def check_whole(minimum: int, maximum: int | None = None, /, **values: Any) -> N
     larger one); a name may have dots for `__`.
     """
     for name, value in values.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or value < minimum:
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or value < minimum:
             raise UserError(f"{_dotted(name)}={value} must be a whole number, {minimum} or more")
         if maximum is not None and value > maximum:
             raise UserError(f"{_dotted(name)}={value} must be a whole number, {maximum} or less")

@@ -297,8 +297,8 @@ class Predictor:
         while window := list(itertools.islice(images, read_ahead)):
             done: dict[int, Detections] = {}
             for chosen in self._batches([image for _, image in window], batch_size):
-                found = self._detect([window[i] for i in chosen], thresholds)
-                done |= zip(chosen, found, strict=True)
+                detections = self._detect([window[i] for i in chosen], thresholds)
+                done |= zip(chosen, detections, strict=True)
             yield from (done[i] for i in range(len(window)))
 
     def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
@@ -322,18 +322,18 @@ class Predictor:
         batch = image_batch([image for _, image in images], range(len(images)), image_size)
         output = self._forward(batch, float(thresholds.min()))
         results = []
-        for (name, image), found in zip(images, output, strict=True):
-            passes = np.flatnonzero(found["scores"] >= thresholds[found["labels"] - 1])
-            labels = found["labels"][passes]
+        for (name, image), detection in zip(images, output, strict=True):
+            passes = np.flatnonzero(detection["scores"] >= thresholds[detection["labels"] - 1])
+            labels = detection["labels"][passes]
             results.append(
                 Detections(
                     name=name,
                     image=image,
-                    boxes=found["boxes"][passes],
-                    scores=found["scores"][passes],
+                    boxes=detection["boxes"][passes],
+                    scores=detection["scores"][passes],
                     labels=labels,
                     names=[self.categories[label - 1].name for label in labels],
-                    masks=[found["masks"][r] for r in passes],
+                    masks=[detection["masks"][r] for r in passes],
                     categories=self.categories,
                 )
             )

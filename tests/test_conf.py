@@ -28,7 +28,7 @@ from maskrcnn_lit.training.optimizer import Length
 from maskrcnn_lit.training.trainer import build_trainer
 
 CONF = REPOSITORY / "conf"
-VERBS = sorted(cli.VERBS)
+COMMANDS = sorted(cli.COMMANDS)
 CHOICES = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml")
 )
@@ -73,20 +73,20 @@ def of_group(group: str) -> list[str]:
 def test_every_yaml_is_a_verb_or_a_choice_of_a_known_group():
     files = list(CONF.rglob("*.yaml"))
     assert conf_dir() == CONF
-    assert len(files) == len(VERBS) + len(CHOICES) >= 20
-    assert {yaml_name(verb) for verb in VERBS} == {path.stem for path in CONF.glob("*.yaml")}
+    assert len(files) == len(COMMANDS) + len(CHOICES) >= 20
+    assert {yaml_name(verb) for verb in COMMANDS} == {path.stem for path in CONF.glob("*.yaml")}
     assert {group for group, _ in CHOICES} == GROUPS
     assert {"demo", "overfit"} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_a_verb_composes(verb: str):
     assert OmegaConf.to_container(composed(verb), resolve=True)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", COMMANDS)
 def test_the_examples_of_a_verb_compose(verb: str):
-    for example in cli.VERBS[verb].examples:
+    for example in cli.COMMANDS[verb].examples:
         program, *words = shlex.split(example)
         name, overrides = " ".join(words[: len(verb.split())]), words[len(verb.split()) :]
         assert (program, name) == ("maskrcnn-lit", verb)

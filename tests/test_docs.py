@@ -140,9 +140,9 @@ def check(words: list[str]) -> None:
         if rest[0] == "completion":
             assert rest[1] in ("bash", "zsh", "fish")
             return
-        count = 1 if rest[0] in cli.VERBS else 2
+        count = 1 if rest[0] in cli.COMMANDS else 2
         verb = " ".join(rest[:count])
-        assert verb in cli.VERBS, f"there is no verb {verb}"
+        assert verb in cli.COMMANDS, f"there is no verb {verb}"
         if "-m" in rest or is_sweep(rest[count:]):
             assert read_sweep([word for word in rest[count:] if word != "-m"]).jobs
             return

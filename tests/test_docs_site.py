@@ -11,7 +11,7 @@ import pytest
 from repository import REPOSITORY
 
 import maskrcnn_lit
-from maskrcnn_lit.cli.main import VERBS
+from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import schema
 
 
@@ -43,7 +43,7 @@ def test_every_public_name_is_documented(site: Path):
 
 def test_every_command_has_a_section(site: Path):
     commands = page(site, "reference/commands")
-    assert not [name for name in VERBS if f'id="{name.replace(" ", "-")}"' not in commands]
+    assert not [name for name in COMMANDS if f'id="{name.replace(" ", "-")}"' not in commands]
 
 
 def test_options_have_their_range(site: Path):

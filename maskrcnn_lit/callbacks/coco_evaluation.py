@@ -124,8 +124,10 @@ class CocoEvaluation(Callback):
             raise ValueError(
                 "validation_step returned no detections; the model must be in evaluation mode"
             )
-        found = zip(to_original(output.detections, batch), batch["readable"].tolist(), strict=True)
-        for entry, readable in found:
+        entries = zip(
+            to_original(output.detections, batch), batch["readable"].tolist(), strict=True
+        )
+        for entry, readable in entries:
             if entry["image_id"] != BLANK_ID:
                 self._collector.add([entry], [readable])
         if output.box_labels is not None:

@@ -39,7 +39,7 @@ def gather_and_combine(
     if not _several():
         return combine([own])
     store, world = _store(), torch.distributed.get_world_size()
-    arrived, made = f"maskrcnn_lit/{name}/arrived", f"maskrcnn_lit/{name}/made"
+    arrived, result = f"maskrcnn_lit/{name}/arrived", f"maskrcnn_lit/{name}/made"
     store.add(arrived, 1)
     _wait(
         lambda: store.add(arrived, 0) == world, f"all {world} processes in {name!r}", wait_seconds
@@ -49,14 +49,14 @@ def gather_and_combine(
     torch.distributed.gather_object(own, gathered)
     outcome = [None]
     if gathered is None:
-        _wait(lambda: store.check([made]), f"what process 0 makes in {name!r}", wait_seconds)
+        _wait(lambda: store.check([result]), f"what process 0 makes in {name!r}", wait_seconds)
     else:
         try:
             outcome = [combine(gathered)]
         except Exception as error:
             publish_failure(error)
             raise
-        store.set(made, "")
+        store.set(result, "")
     torch.distributed.broadcast_object_list(outcome)
     return outcome[0]
 
@@ -97,13 +97,13 @@ def raise_remote_failure(cause: Exception | None = None) -> None:
     raise kind(f"process {failure['rank']} failed: {failure['message']}") from cause
 
 
-def _wait(ready: Callable[[], bool], what: str, seconds: float) -> None:
+def _wait(ready: Callable[[], bool], message: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not ready():
         raise_remote_failure()
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {what}: one was killed (out of "
+                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {message}: one was killed (out of "
                 "memory?) or hangs; see what the others printed last"
             )
         time.sleep(_POLL_SECONDS)

@@ -126,11 +126,11 @@ def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
     config.
     """
     command = read_result(file).command if file.is_file() else []
-    found = {"config": json.dumps(config, indent=2, default=str)}
+    result = {"config": json.dumps(config, indent=2, default=str)}
     if command:
-        found = {"command": shlex.join(command)} | found
+        result = {"command": shlex.join(command)} | result
     # indented lines are code, whatever they hold
-    return {title: textwrap.indent(text, "    ") for title, text in found.items()}
+    return {title: textwrap.indent(text, "    ") for title, text in result.items()}
 
 
 def typed_options(file: Path) -> dict[str, Value]:

@@ -123,13 +123,13 @@ class ProgressLine(ProgressBar):
             "val/mask_ap50": "mask AP50",
         }
         metrics = trainer.callback_metrics
-        found = [
+        shown = [
             f"{title} {float(metrics[name]):.3f}"
             for name, title in scores.items()
             if name in metrics
         ]
         step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
-        self._write(f"{_epoch(trainer)}{step}validation: {', '.join(found) or 'done'}", stays=True)
+        self._write(f"{_epoch(trainer)}{step}validation: {', '.join(shown) or 'done'}", stays=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._overwrites:
@@ -150,11 +150,11 @@ class ProgressLine(ProgressBar):
             f"{_clock(self._pace.left(trainer, total))} left  {images_per_second:.1f} images/s  "
             f"{waiting:.0%} waiting for data"
         )
-        found = f"loss {sum(losses):.3f}: {', '.join(parts)}"
+        losses_text = f"loss {sum(losses):.3f}: {', '.join(parts)}"
         return (
-            f"{pace}\n{found.replace('rpn objectness', 'objectness')}"
+            f"{pace}\n{losses_text.replace('rpn objectness', 'objectness')}"
             if self._overwrites
-            else f"{pace}  {found}"
+            else f"{pace}  {losses_text}"
         )
 
     def _write(self, text: str, *, stays: bool = False) -> None:

@@ -91,10 +91,10 @@ def drawn(
     """
     rows = []
     for name, objects in zip(names, judged.objects.tolist(), strict=True):
-        found = {key: per_class[name].get(key, math.nan) for key in ("box_ap", "mask_ap")}
+        values = {key: per_class[name].get(key, math.nan) for key in ("box_ap", "mask_ap")}
         rows.append(
             {"name": name, "objects": objects}
-            | {k: None if math.isnan(v) else v for k, v in found.items()}
+            | {k: None if math.isnan(v) else v for k, v in values.items()}
         )
     points = [(name, thinned(class_curve(judged, label))) for label, name in enumerate(names)]
     points.append((POOLED, thinned(class_curve(judged, None))))
@@ -114,10 +114,10 @@ def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
         selected &= judged.labels == label
     objects = int(judged.objects.sum() if label is None else judged.objects[label])
     scores, right = judged.scores[selected], judged.right[0, selected]
-    found, hits = _from(scores), _from(scores[right])
-    precision = hits / np.maximum(found, 1)
+    detections, hits = _from(scores), _from(scores[right])
+    precision = hits / np.maximum(detections, 1)
     recall = hits / max(objects, 1)
-    return [hits, found - hits, np.zeros_like(hits), objects - hits, precision, recall]
+    return [hits, detections - hits, np.zeros_like(hits), objects - hits, precision, recall]
 
 
 def _from(scores: np.ndarray) -> np.ndarray:

@@ -116,10 +116,10 @@ class TrainMeter(Callback):
         total = getattr(pl_module, "masks_dropped", 0)
         dropped, self._dropped = total - self._dropped, total
         scalars = (pl_module.gradient_norm, seen, dropped)
-        rest = [torch.as_tensor(value, dtype=torch.float32) for value in scalars]
+        scalar_tensors = [torch.as_tensor(value, dtype=torch.float32) for value in scalars]
         # read together: the host waits once
         *losses, norm, images, lost = torch.cat(
-            [means, *(value.to(means.device)[None] for value in rest)]
+            [means, *(value.to(means.device)[None] for value in scalar_tensors)]
         ).tolist()
         self.last = sum(losses)
         self.first = self.last if self.first is None else self.first

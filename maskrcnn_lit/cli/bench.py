@@ -136,7 +136,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
     )
     memory = {"training": _megabytes(settings["device"])}
     with torch.compiler.set_stance("force_eager"):  # stage by stage, which compiled code has not
-        inference, found = time_inference(for_inference(model), batches, **settings)
+        inference, detections = time_inference(for_inference(model), batches, **settings)
     memory["inference"] = _megabytes(settings["device"])
     images = len(batches[0]["images"])
     return {
@@ -144,7 +144,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
         "compiled": compiled,
         "training": summary(rows, images),
         "inference": summary(inference, images),
-        "detections": round(found / (settings["steps"] * images), 1),
+        "detections": round(detections / (settings["steps"] * images), 1),
         "peak_megabytes": memory,
     }
 
@@ -196,13 +196,13 @@ def summary(rows: StageTimes, images: int) -> dict[str, Any]:
     """Milliseconds a batch, of each stage and of all: [5th percentile, median, 95th percentile];
     images a second.
     """
-    whole = np.sum([seconds for seconds in rows.values()], axis=0)
+    total = np.sum([seconds for seconds in rows.values()], axis=0)
     stages = (
         {name: _percentiles(seconds) for name, seconds in rows.items()} if len(rows) > 1 else {}
     )
     return {
-        "milliseconds": _percentiles(whole),
-        "images_per_second": round(images / float(np.median(whole)), 2),
+        "milliseconds": _percentiles(total),
+        "images_per_second": round(images / float(np.median(total)), 2),
         "stages": stages,
     }
 

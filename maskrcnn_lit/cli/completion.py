@@ -44,12 +44,12 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 FLAGS = ("--help", "--cfg", "--config-dir")
 
 
-def complete(words: Sequence[str], verbs: Sequence[str]) -> int:
+def complete(words: Sequence[str], commands: Sequence[str]) -> int:
     """`completion SHELL` prints a script, `completion words WORD ...` what the last word can become
-    in a command line of `verbs`.
+    in a command line of `commands`.
     """
     if words and words[0] == "words":
-        print(*candidates(list(words[1:]), verbs), sep="\n")
+        print(*candidates(list(words[1:]), commands), sep="\n")
         return 0
     shell = words[0] if len(words) == 1 else ""
     if shell not in SCRIPTS:
@@ -61,7 +61,7 @@ def complete(words: Sequence[str], verbs: Sequence[str]) -> int:
     return 0
 
 
-def candidates(words: Sequence[str], verbs: Sequence[str]) -> list[str]:
+def candidates(words: Sequence[str], commands: Sequence[str]) -> list[str]:
     """What the last of `words`, the command line without its first word, can become.
 
     A shell that ends a word at "=" gives NAME, "=" and VALUE apart: then the candidates are values
@@ -74,17 +74,19 @@ def candidates(words: Sequence[str], verbs: Sequence[str]) -> list[str]:
     if joined[:1] == ["help"] and len(joined) > 1:
         joined = joined[1:]
     current = joined.pop() if joined else ""
-    length = next((n for n in (1, 2) if n <= len(joined) and " ".join(joined[:n]) in verbs), 0)
+    length = next((n for n in (1, 2) if n <= len(joined) and " ".join(joined[:n]) in commands), 0)
     if not length:
         typed = " ".join([*joined, current])
-        known = [*verbs, *(() if joined else ("help", "completion", "--help", "--version"))]
-        rest = [verb[len(typed) - len(current) :] for verb in known if verb.startswith(typed)]
-        return list(dict.fromkeys(text.split(" ")[0] for text in rest))
-    verb, typed_words = " ".join(joined[:length]), joined[length:]
+        known = [*commands, *(() if joined else ("help", "completion", "--help", "--version"))]
+        completions = [
+            command[len(typed) - len(current) :] for command in known if command.startswith(typed)
+        ]
+        return list(dict.fromkeys(text.split(" ")[0] for text in completions))
+    command, typed_words = " ".join(joined[:length]), joined[length:]
     if current.startswith("-"):
-        flags = [*FLAGS, "--multirun"] if verb == "train" else FLAGS
+        flags = [*FLAGS, "--multirun"] if command == "train" else FLAGS
         return [flag for flag in flags if flag.startswith(current)]
-    description = _described(verb, typed_words)
+    description = _described(command, typed_words)
     name, equals, value = current.partition("=")
     if not equals:
         return _names(description, name)
@@ -105,23 +107,23 @@ def _joined(words: Iterable[str]) -> list[str]:
     return joined
 
 
-def _described(verb: str, words: Sequence[str]) -> Description:
+def _described(command: str, words: Sequence[str]) -> Description:
     """With what is typed so far, or where that is wrong without it."""
     try:
-        return describe(verb, [word for word in words if "=" in word], deep=True)
+        return describe(command, [word for word in words if "=" in word], deep=True)
     except UserError:
-        return describe(verb, deep=True)
+        return describe(command, deep=True)
 
 
 def _names(description: Description, name: str) -> list[str]:
     """Groups and options, as far as the next dot: `data.`, and behind it `data.batch_size=`."""
     stem = name[: name.rfind(".") + 1]
-    found = [f"{group}=" for group in description.groups]
+    candidates = [f"{group}=" for group in description.groups]
     for option in description.options:
         if option.name.startswith(stem):
             head, dot, _ = option.name.removeprefix(stem).partition(".")
-            found.append(f"{stem}{head}{'.' if dot else '='}")
-    return sorted({text for text in found if text.startswith(name)})
+            candidates.append(f"{stem}{head}{'.' if dot else '='}")
+    return sorted({text for text in candidates if text.startswith(name)})
 
 
 def _values(description: Description, name: str) -> list[str]:

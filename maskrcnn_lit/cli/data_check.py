@@ -50,17 +50,19 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     targets = {} if config.cleaned is None else cleaned_paths(Path(config.cleaned), originals)
     data.prepare_data()
     findings = {part: _look(config, data, part, *paths[part]) for part in parts}
-    check_names(data.classes, [found.index.packed for found in findings.values()])
+    check_names(data.classes, [one.index.packed for one in findings.values()])
     if len(parts) == 2:
         mark_leaks(findings["train"], findings["val"])
-    faults = {part: found.faults() for part, found in findings.items()}
+    faults = {part: one.faults() for part, one in findings.items()}
     if leaks:
-        what = "train and val are the same file: give other images with data.val.annotations"
+        detail = "train and val are the same file: give other images with data.val.annotations"
         faults["train"].append(
-            Fault("training data given as validation data too", originals["train"].name, None, what)
+            Fault(
+                "training data given as validation data too", originals["train"].name, None, detail
+            )
         )
     remarks = notes(findings)
-    lost = {part: _unlearnable(data, found) for part, found in findings.items()}
+    lost = {part: _unlearnable(data, one) for part, one in findings.items()}
     for part in parts:
         index = findings[part].index
         remarks += [f"{part}: {line}" for line in describe_choice(index.packed)]
@@ -116,15 +118,15 @@ def _last_line(faults: int, lost: int) -> str:
     return "Nothing is wrong with the data."
 
 
-def _unlearnable(data: CocoDataModule, found: Findings) -> list[Fault]:
+def _unlearnable(data: CocoDataModule, findings: Findings) -> list[Fault]:
     """Of what is left without the faults."""
-    lost = unlearnable(found.index, data.image_size, data.mask_size)
-    return [fault for fault in lost if fault.annotation not in found.annotations]
+    lost = unlearnable(findings.index, data.image_size, data.mask_size)
+    return [fault for fault in lost if fault.annotation not in findings.annotations]
 
 
-def _write_cleaned(target: Path, original: Path, found: Findings) -> None:
+def _write_cleaned(target: Path, original: Path, findings: Findings) -> None:
     try:
-        write_json(target, cleaned(load_entries(original), found), indent=None)
+        write_json(target, cleaned(load_entries(original), findings), indent=None)
     except RecursionError:
         raise UserError(
             f"{original} has values that are nested too deeply to be written: remove them"
@@ -150,11 +152,11 @@ def _progress(part: str) -> Callable[[int, int], None]:
     return show
 
 
-def message(part: str, found: Findings, faults: list[Fault]) -> list[str]:
+def message(part: str, findings: Findings, faults: list[Fault]) -> list[str]:
     """Lines to print: what was looked at, then each kind of fault with its count and the first
     SHOWN of it.
     """
-    index = found.index
+    index = findings.index
     objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
     lines = [
         f"{part}: {len(index)} images decoded, {objects} annotations compared with their masks; {len(faults)} faults"

@@ -52,7 +52,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         data.setup("fit")
     else:
         data.setup_part(parts[0])
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for part in parts:
         index = data.train_index if part == "train" else data.val_index
         if index is None:
@@ -79,9 +79,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
                 search=part == parts[0],
             )
             print("\n".join(anchor_table(numbers["anchors"])))
-        found[part] = numbers
+        report[part] = numbers
     if config.out is not None:
-        write_json(Path(config.out), found)
+        write_json(Path(config.out), report)
         print(f"\nWritten to {config.out}")
 
 

@@ -1,4 +1,4 @@
-"""The texts of `maskrcnn-lit --help` and `maskrcnn-lit VERB --help`, wrapped to the terminal."""
+"""The texts of `maskrcnn-lit --help` and `maskrcnn-lit COMMAND --help`, wrapped to the terminal."""
 
 import shutil
 import textwrap
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from maskrcnn_lit.errors import UserError
 
 NARROWEST, WIDEST = 60, 110  # columns of text
-# Beside the verbs.
+# Beside the commands.
 MORE = {
-    "maskrcnn-lit VERB --help": "its options, their defaults and choices",
-    "maskrcnn-lit VERB --help model.rpn": "those under a name, or with a word in it",
+    "maskrcnn-lit COMMAND --help": "its options, their defaults and choices",
+    "maskrcnn-lit COMMAND --help model.rpn": "those under a name, or with a word in it",
     "  --config-dir DIR": "your own yaml files, searched before ours",
     "maskrcnn-lit completion bash": "completion with Tab, for bash, zsh or fish",
     "maskrcnn-lit --version": "the version",
@@ -20,8 +20,8 @@ MORE = {
 COMMON = "the command"  # the heading of options that are in no group
 
 
-class Verb(NamedTuple):
-    """One line on what a verb does, and command lines to begin with."""
+class Command(NamedTuple):
+    """One line on what a command does, and command lines to begin with."""
 
     summary: str
     examples: tuple[str, ...]
@@ -32,32 +32,32 @@ def columns() -> int:
     return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
 
 
-def overview(verbs: Mapping[str, Verb]) -> str:
-    """Every verb with a first example."""
-    width = max(map(len, verbs)) + 4
+def overview(commands: Mapping[str, Command]) -> str:
+    """Every command with a first example."""
+    width = max(map(len, commands)) + 4
     lines = _wrapped(
-        "maskrcnn-lit VERB [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", 2
+        "maskrcnn-lit COMMAND [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", 2
     )
     lines.append("")
-    for name, verb in verbs.items():
-        lines += _wrapped(f"  {name:{width - 4}}  {verb.summary}", width)
-        lines += [*_command(verb.examples[0], f"{'':{width}}$ "), ""]
-    for what, about in MORE.items():
-        lines += _wrapped(f"{what:35}  {about}", 37)
+    for name, command in commands.items():
+        lines += _wrapped(f"  {name:{width - 4}}  {command.summary}", width)
+        lines += [*_command_line(command.examples[0], f"{'':{width}}$ "), ""]
+    for topic, about in MORE.items():
+        lines += _wrapped(f"{topic:35}  {about}", 37)
     return "\n".join(lines)
 
 
-def verb_help(name: str, verb: Verb, description: Any, more: Iterable[Any]) -> str:
-    """Examples, groups and options of a verb.
+def command_help(name: str, command: Command, description: Any, more: Iterable[Any]) -> str:
+    """Examples, groups and options of a command.
 
     Args:
         description: what `maskrcnn_lit.config.compose.describe` gives; more: options that are
             deeper in the config, which are counted.
     """
-    lines = _wrapped(f"maskrcnn-lit {name} [NAME=VALUE ...]: {verb.summary}", 2)
+    lines = _wrapped(f"maskrcnn-lit {name} [NAME=VALUE ...]: {command.summary}", 2)
     lines += ["", "Examples"]
-    for example in verb.examples:
-        lines += _command(example, "  ")
+    for example in command.examples:
+        lines += _command_line(example, "  ")
     if description.groups:
         lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
         width = max(map(len, description.groups)) + 4
@@ -67,8 +67,8 @@ def verb_help(name: str, verb: Verb, description: Any, more: Iterable[Any]) -> s
     title = "Options, NAME = default (??? is required) [what it may be]"
     lines += ["", *_wrapped(title, 2)]
     lines += _sections(description.options, _deeper(name, more, description.options))
-    whole = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the whole config."
-    lines += ["", *_wrapped(whole, 2)]
+    hint = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the whole config."
+    lines += ["", *_wrapped(hint, 2)]
     return "\n".join(lines)
 
 
@@ -105,14 +105,14 @@ def _sections(options: Iterable[Any], deeper: Mapping[str, list[str]]) -> list[s
     return lines
 
 
-def _deeper(verb: str, more: Iterable[Any], listed: Iterable[Any]) -> dict[str, list[str]]:
+def _deeper(command: str, more: Iterable[Any], listed: Iterable[Any]) -> dict[str, list[str]]:
     """Group -> lines that say how to see the options which are not listed."""
     known = {option.name for option in listed}
     names = [option.name for option in more if option.name not in known]
     lines: dict[str, list[str]] = {}
     for under in dict.fromkeys(".".join(name.split(".")[:2]) for name in names):
         count = sum(name.startswith(f"{under}.") for name in names)
-        text = f"  {under}.*  {count} more: maskrcnn-lit {verb} --help {under}"
+        text = f"  {under}.*  {count} more: maskrcnn-lit {command} --help {under}"
         lines.setdefault(under.split(".")[0], []).extend(_wrapped(text, 6))
     return lines
 
@@ -132,7 +132,7 @@ def _wrapped(line: str, indent: int) -> list[str]:
     )
 
 
-def _command(line: str, indent: str) -> list[str]:
+def _command_line(line: str, indent: str) -> list[str]:
     """A command line, with a backslash where it is broken, to be copied whole."""
     more = " " * (len(indent) + 4)
     parts = textwrap.wrap(

@@ -1,4 +1,4 @@
-"""`maskrcnn-lit VERB [NAME=VALUE ...]`: find the verb, read its config, run it; say what is wrong.
+"""`maskrcnn-lit COMMAND [NAME=VALUE ...]`: find the command, read its config, run it; say what is wrong.
 
 Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of
 `reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can fix, 130
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn_lit import __version__
-from maskrcnn_lit.cli.help import Verb, overview, topic_help, verb_help
+from maskrcnn_lit.cli.help import Command, command_help, overview, topic_help
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.console import run_and_report_errors, show_library_logs, silence_libraries
 
-# Each verb is a module of this package with `run(config, overrides)` and a yaml of the same name in
+# Each command is a module of this package with `run(config, overrides)` and a yaml of the same name in
 # conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
-VERBS = {
-    "train": Verb(
+COMMANDS = {
+    "train": Command(
         "train a model, score it, and write a run folder",
         (
             "maskrcnn-lit train experiment=demo",
@@ -31,7 +31,7 @@ VERBS = {
             "maskrcnn-lit train resume=FINISHED_RUN trainer.epochs=24 run_dir=DIR",
         ),
     ),
-    "evaluate": Verb(
+    "evaluate": Command(
         "compute COCO AP of a trained model, on its validation images or on other data",
         (
             "maskrcnn-lit evaluate run=RUN",
@@ -39,14 +39,14 @@ VERBS = {
             "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
         ),
     ),
-    "compare": Verb(
+    "compare": Command(
         "report on many runs: tables, curves, trade-offs, and which differences are significant",
         (
             "maskrcnn-lit compare runs=outputs/sweeps/NAME",
             "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
         ),
     ),
-    "predict": Verb(
+    "predict": Command(
         "detect objects in images: drawn pictures, and a COCO results json",
         (
             "maskrcnn-lit predict run=RUN source=photo.jpg",
@@ -54,28 +54,28 @@ VERBS = {
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),
-    "data stats": Verb(
+    "data stats": Command(
         "measure the data: classes, sizes after the resize, crowding, anchor recall",
         (
             "maskrcnn-lit data stats data=coco2017 data.root=DIR",
             "maskrcnn-lit data stats data=shapes model=tiny out=stats.json",
         ),
     ),
-    "data check": Verb(
+    "data check": Command(
         "list every fault of the data by file and annotation id; exit 1 if there are any",
         (
             "maskrcnn-lit data check data=coco2017 data.root=DIR",
             "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
         ),
     ),
-    "data show": Verb(
+    "data show": Command(
         "draw training samples as the model gets them: augmented, with boxes and masks",
         (
             "maskrcnn-lit data show data=shapes out=samples.png",
             "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
         ),
     ),
-    "download": Verb(
+    "download": Command(
         "download or draw a data set, or the part that a run uses",
         (
             "maskrcnn-lit download data=coco2017 data.train_images=1000",
@@ -83,31 +83,31 @@ VERBS = {
             "maskrcnn-lit download data=shapes",
         ),
     ),
-    "bench": Verb(
+    "bench": Command(
         "time the loader, the training step and inference here, and suggest changes",
         (
             "maskrcnn-lit bench experiment=demo",
             "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
         ),
     ),
-    "backbones": Verb(
+    "backbones": Command(
         "list the backbones: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),
     ),
-    "reproduce": Verb(
+    "reproduce": Command(
         "re-run a finished run from its saved config; exit 1 if the metrics differ",
         (
             "maskrcnn-lit reproduce run=RUN",
             "maskrcnn-lit reproduce run=RUN run_dir=DIR tolerance=0.01",
         ),
     ),
-    "replay": Verb(
+    "replay": Command(
         "recompute a training step whose loss was not finite, from the file that the run wrote",
         ("maskrcnn-lit replay file=RUN/nonfinite_step7.pt",),
     ),
 }
 
-WITHOUT_TORCH = ("backbones",)  # verbs that begin at once
+WITHOUT_TORCH = ("backbones",)  # commands that begin at once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,40 +124,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview(VERBS))
+        print(overview(COMMANDS))
         return 0
     if arguments[0] == "help":  # `help train` is `train --help`
         return _run([*arguments[1:], "--help"])
     if arguments[0] == "completion":
         from maskrcnn_lit.cli.completion import complete  # Hydra
 
-        return complete(arguments[1:], list(VERBS))
+        return complete(arguments[1:], list(COMMANDS))
     if arguments[0] in ("-V", "--version"):
         print(f"maskrcnn-lit {__version__}")
         return 0
-    family = {name: verb for name, verb in VERBS.items() if name.startswith(f"{arguments[0]} ")}
+    family = {
+        name: command for name, command in COMMANDS.items() if name.startswith(f"{arguments[0]} ")
+    }
     if family and (len(arguments) == 1 or arguments[1] in ("-h", "--help", "help")):
         print(overview(family))
         return 0
     from maskrcnn_lit.config.overrides import suggest  # Hydra; it would delay the lines above
 
     words = 2 if family else 1
-    verb, rest = " ".join(arguments[:words]), arguments[words:]
-    if verb not in VERBS:
-        known = family or VERBS
+    command, remaining = " ".join(arguments[:words]), arguments[words:]
+    if command not in COMMANDS:
+        known = family or COMMANDS
         raise UserError(
-            f"there is no command '{verb}'{suggest(verb, known)}; the commands are {', '.join(known)}"
+            f"there is no command '{command}'{suggest(command, known)}; the commands are {', '.join(known)}"
         )
-    flags, overrides = _split(verb, rest)
-    return _command(verb, flags, overrides)
+    flags, overrides = _split(command, remaining)
+    return _run_command(command, flags, overrides)
 
 
-def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
+def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
     """The flags of a command line, without `--config-dir`, which is taken note of, and the rest."""
     flags: set[str] = set()
     overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
-    if verb == "train":
+    if command == "train":
         known |= {"-m": "--multirun", "--multirun": "--multirun"}
     remaining = deque(words)
     while remaining:
@@ -174,7 +176,7 @@ def _split(verb: str, words: list[str]) -> tuple[set[str], list[str]]:
                     remaining.popleft()
         elif word.startswith("-"):
             raise UserError(
-                f"{verb} does not have the flag '{word}': it has "
+                f"{command} does not have the flag '{word}': it has "
                 f"{', '.join([*dict.fromkeys(known.values()), '--config-dir DIR'])} "
                 "and options NAME=VALUE"
             )
@@ -214,15 +216,15 @@ def add_config_dir(folder: str) -> None:
     config_dirs()  # is it a folder?
 
 
-def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
+def _run_command(command: str, flags: set[str], overrides: list[str]) -> int:
     from maskrcnn_lit.config import compose as config
     from maskrcnn_lit.config.overrides import is_sweep
 
     if "--help" in flags:
-        print(_help(verb, overrides))
+        print(_help(command, overrides))
     elif "--cfg" in flags:
-        print(config.to_yaml(config.show(verb, overrides)), end="")
-    elif verb == "train" and ("--multirun" in flags or is_sweep(overrides)):
+        print(config.to_yaml(config.show(command, overrides)), end="")
+    elif command == "train" and ("--multirun" in flags or is_sweep(overrides)):
         _say_loading()
         from maskrcnn_lit.launch import sweep
 
@@ -230,10 +232,12 @@ def _command(verb: str, flags: set[str], overrides: list[str]) -> int:
         show_library_logs()
         return sweep.run(overrides)
     else:
-        composed = config.compose(verb, overrides)  # before torch is loaded: mistakes show at once
-        if verb not in WITHOUT_TORCH:
+        composed = config.compose(
+            command, overrides
+        )  # before torch is loaded: mistakes show at once
+        if command not in WITHOUT_TORCH:
             _say_loading()
-        module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(verb)}")
+        module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(command)}")
         silence_libraries()
         show_library_logs()
         return module.run(composed, overrides) or 0
@@ -246,7 +250,7 @@ def _say_loading() -> None:
         print("loading PyTorch ...", file=sys.stderr, flush=True)
 
 
-def _help(verb: str, words: list[str]) -> str:
+def _help(command: str, words: list[str]) -> str:
     """`words`: overrides, which the values come from, and names (`model.rpn`), whose options alone
     are shown.
     """
@@ -254,7 +258,7 @@ def _help(verb: str, words: list[str]) -> str:
 
     topics = [word for word in words if "=" not in word and not word.startswith("~")]
     overrides = [word for word in words if word not in topics]
-    deeper = describe(verb, overrides, deep=True).options
+    deeper = describe(command, overrides, deep=True).options
     if topics:
-        return topic_help(verb, topics, deeper)
-    return verb_help(verb, VERBS[verb], describe(verb, overrides), deeper)
+        return topic_help(command, topics, deeper)
+    return command_help(command, COMMANDS[command], describe(command, overrides), deeper)

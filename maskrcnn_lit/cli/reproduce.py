@@ -117,18 +117,18 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
         ),
         data=describe_datamodule(read_data(frozen.copy())),
     )
-    found = differing(origin(before), origin(here))
+    differences = differing(origin(before), origin(here))
     digest = config_digest(read_run_config(run))
     if digest != before.config_sha256:
-        found.insert(0, Difference("config_sha256", before.config_sha256, digest))
+        differences.insert(0, Difference("config_sha256", before.config_sha256, digest))
     message = (
-        f"differs already\n{_table(found)}"
-        if found
+        f"differs already\n{_table(differences)}"
+        if differences
         else "is as it was: config, commit, versions, machine and data"
     )
     print(f"Of what {run} was made from, this {message}\n")
     changed = [
-        pair.name for pair in found if pair.name.startswith("data.") and pair.run is not None
+        pair.name for pair in differences if pair.name.startswith("data.") and pair.run is not None
     ]
     if changed and not other_data:
         raise UserError(
@@ -207,9 +207,9 @@ def _train(folder: Path, trust: Sequence[str]) -> int:
 
 def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None) -> int:
     after = read_result(folder / "result.json")
-    found = differing(origin(before), origin(after))
+    differences = differing(origin(before), origin(after))
     if tolerance is None:
-        elsewhere = any(pair.name.startswith(("versions.", "machine.")) for pair in found)
+        elsewhere = any(pair.name.startswith(("versions.", "machine.")) for pair in differences)
         tolerance = TOLERANCE if elsewhere or after.machine["gpu"] is not None else 0.0
     selected = [
         {k: v for k, v in result.metrics.items() if k not in TIMES} for result in (before, after)
@@ -217,8 +217,8 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     metrics = sorted(differing(*selected), key=lambda pair: -distance(pair.run, pair.now))
     largest = max((distance(pair.run, pair.now) for pair in metrics), default=0.0)
     equal = largest <= tolerance
-    if found or metrics:
-        print(f"\nOf {run} and {folder} this differs\n{_table([*found, *metrics])}")
+    if differences or metrics:
+        print(f"\nOf {run} and {folder} this differs\n{_table([*differences, *metrics])}")
     where = f", of {metrics[0].name}" if metrics else ""
     same, all_ = len(selected[0]) - len(metrics), len(selected[0])
     print(
@@ -226,14 +226,14 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     )
     print(f"{'Reproduced' if equal else 'Not reproduced'}: the tolerance is {tolerance:g}.")
     record = {"run": run, "equal": equal, "tolerance": tolerance, "largest_difference": largest}
-    record["differences"] = [pair._asdict() for pair in [*found, *metrics]]
+    record["differences"] = [pair._asdict() for pair in [*differences, *metrics]]
     write_json(folder / "reproduction.json", record)
     return 0 if equal else 1
 
 
-def _table(found: list[Difference]) -> str:
+def _table(differences: list[Difference]) -> str:
     """A line for each, numbers with their difference."""
-    rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in found]
+    rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in differences]
     rows.insert(0, ("", "the run", "now", "difference" if any(gap for *_, gap in rows) else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (

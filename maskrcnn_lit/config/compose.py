@@ -71,7 +71,7 @@ NOT_ASKED = {
 
 
 # Not asked for, and yet often typed.
-NOT_HIDDEN = {verb: [*_TRAIN, *_VAL] for verb in ("data stats", "data check", "data show")}
+NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in ("data stats", "data check", "data show")}
 
 COMMENTS = ("sweep.", "question.")  # of an experiment, whatever the command
 
@@ -88,7 +88,7 @@ class Option(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a verb can be told: group -> (its choices, the one that holds), and its options."""
+    """What a command can be told: group -> (its choices, the one that holds), and its options."""
 
     groups: dict[str, tuple[list[str], str | None]]
     options: list[Option]
@@ -136,30 +136,30 @@ def _stamp() -> tuple[tuple[str, int], ...]:
     return (str(conf_dir()), 0), *changed
 
 
-def yaml_name(verb: str) -> str:
-    """The name of the yaml of `verb`, and of its module: that of "data stats" is data_stats."""
-    return verb.replace(" ", "_")
+def yaml_name(command: str) -> str:
+    """The name of the yaml of `command`, and of its module: that of "data stats" is data_stats."""
+    return command.replace(" ", "_")
 
 
-def compose(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The whole config of `verb`: nothing is missing, every interpolation resolves, unknown keys
+def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The whole config of `command`: nothing is missing, every interpolation resolves, unknown keys
     are refused.
 
     Raises UserError for an override that cannot be read, an unknown option, group or choice (with
     the nearest right one), a value that the schema does not allow or that is of another kind than
     the default, and an option without default that is not given.
     """
-    config = show(verb, overrides)
+    config = show(command, overrides)
     missing = [name for name, value in flat(OmegaConf.to_container(config)) if value == "???"]
-    not_asked = NOT_ASKED.get(verb, [])
+    not_asked = NOT_ASKED.get(command, [])
     for name in set(missing) & set(not_asked):
         missing.remove(name)
         OmegaConf.update(config, name, None)
     if missing:
         given = " ".join(f"{name}=..." for name in missing)
         raise UserError(
-            f"{verb} needs {', '.join(missing)}, without a default: add {given}"
-            + (_ONE_JSON if verb == "train" and _is_val(missing) else "")
+            f"{command} needs {', '.join(missing)}, without a default: add {given}"
+            + (_ONE_JSON if command == "train" and _is_val(missing) else "")
         )
     _expand_home(config)
     with _readable_errors():
@@ -188,32 +188,32 @@ def _is_val(missing: Sequence[str]) -> bool:
     return bool(missing) and all(name.startswith("data.val.") for name in missing)
 
 
-def show(verb: str, overrides: Sequence[str] = ()) -> DictConfig:
+def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """As `compose`, to look at: options without default may be missing (`???`), and references are
     not resolved.
     """
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
-        groups = _defaults(_stamp(), verb, ()).choices
+        groups = _defaults(_stamp(), command, ()).choices
         for override in parsed:
             name = override.key_or_group
             choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
             if choices:
-                check_choice(override, verb, groups, choices)
+                check_choice(override, command, groups, choices)
         chosen = _chosen(loader, overrides)
-        known = _known(_stamp(), verb, tuple(chosen))
+        known = _known(_stamp(), command, tuple(chosen))
         for override in parsed:
             if override.input_line not in chosen:
-                check_value(override, verb, groups, known)
+                check_value(override, command, groups, known)
         overrides = [as_null(override, known) for override in parsed]
-        config = hydra.compose(yaml_name(verb), overrides=overrides)
-    schema.check(cast(dict[str, Any], OmegaConf.to_container(config)), NOT_ASKED.get(verb, ()))
+        config = hydra.compose(yaml_name(command), overrides=overrides)
+    schema.check(cast(dict[str, Any], OmegaConf.to_container(config)), NOT_ASKED.get(command, ()))
     return config
 
 
 class _Defaults(NamedTuple):
-    """What `chosen` makes of the defaults list of a verb: group -> choice, and option -> the
+    """What `chosen` makes of the defaults list of a command: group -> choice, and option -> the
     comment beside it.
     """
 
@@ -222,46 +222,46 @@ class _Defaults(NamedTuple):
 
 
 @lru_cache(maxsize=64)  # many runs of a sweep choose alike
-def _known(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> Any:
-    """The config of a verb once its groups are chosen, as plain data, of the yaml files that the
+def _known(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> Any:
+    """The config of a command once its groups are chosen, as plain data, of the yaml files that the
     loader of the moment reads.
     """
-    config = by_size.plain(hydra.compose(yaml_name(verb), overrides=list(chosen)))
-    _check_experiment(verb, config, _defaults(stamp, verb, chosen).choices)
+    config = by_size.plain(hydra.compose(yaml_name(command), overrides=list(chosen)))
+    _check_experiment(command, config, _defaults(stamp, command, chosen).choices)
     return config
 
 
 @lru_cache(maxsize=64)
-def _defaults(stamp: tuple[Any, ...], verb: str, chosen: tuple[str, ...]) -> _Defaults:
+def _defaults(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> _Defaults:
     """Of the yaml files that the loader of the moment reads."""
     loader = GlobalHydra.instance().config_loader()
-    found = loader.compute_defaults_list(yaml_name(verb), list(chosen), RunMode.RUN)
+    defaults = loader.compute_defaults_list(yaml_name(command), list(chosen), RunMode.RUN)
     choices = {
         name: choice
-        for name, choice in found.overrides.known_choices.items()
+        for name, choice in defaults.overrides.known_choices.items()
         if not name.startswith("hydra/")
     }
     comments: dict[str, str] = {}
-    for source in found.defaults:
+    for source in defaults.defaults:
         comments |= _comments(find_yaml(str(source.config_path)), source.package or "")
     return _Defaults(choices, comments)
 
 
-def describe(verb: str, overrides: Sequence[str] = (), *, deep: bool = False) -> Description:
-    """The groups of `verb`, and its options as they are with `overrides`: those of one or two names
+def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False) -> Description:
+    """The groups of `command`, and its options as they are with `overrides`: those of one or two names
     (`optimizer.lr`), and those without default; with `deep`, all that can be typed. Where no data
     are chosen, the options of data=coco_json are among them.
     """
     overrides = [as_path(text) for text in overrides]
-    config = by_size.plain(show(verb, overrides))
+    config = by_size.plain(show(command, overrides))
     with _loader() as loader:
-        choices, comments = _defaults(_stamp(), verb, tuple(_chosen(loader, overrides)))
+        choices, comments = _defaults(_stamp(), command, tuple(_chosen(loader, overrides)))
         groups = {
             name: (sorted(loader.get_group_options(name)), choice)
             for name, choice in sorted(choices.items())
         }
-    typed = NOT_HIDDEN.get(verb, []) if deep else []
-    hidden = [name for name in NOT_ASKED.get(verb, ()) if name not in typed]
+    typed = NOT_HIDDEN.get(command, []) if deep else []
+    hidden = [name for name in NOT_ASKED.get(command, ()) if name not in typed]
     options = [
         Option(name, value, _expects(name, config), comments.get(name, ""))
         for name, value in flat(config)
@@ -275,7 +275,7 @@ def describe(verb: str, overrides: Sequence[str] = (), *, deep: bool = False) ->
         and not str(value).startswith("${")  # follows another option
     ]
     if groups.get("data", ((), "chosen"))[1] is None:  # evaluate, which needs no other data
-        more = describe(verb, [*overrides, "data=coco_json"], deep=deep).options
+        more = describe(command, [*overrides, "data=coco_json"], deep=deep).options
         options += [option for option in more if option.name.startswith("data.")]
     return Description(groups, options)
 
@@ -326,7 +326,7 @@ def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) -> None:
+def _check_experiment(command: str, config: Any, choices: dict[str, str | None]) -> None:
     """An experiment sets options that exist without it, and may add objects (a callback, say),
     whose arguments `build` checks; what it names under `sweep` is checked when that begins, and its
     question is for people. Hydra would take any other name as well, and nobody would read it.
@@ -336,7 +336,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
     others = [
         f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"
     ]
-    known = dict(flat(OmegaConf.to_container(hydra.compose(yaml_name(verb), overrides=others))))
+    known = dict(flat(OmegaConf.to_container(hydra.compose(yaml_name(command), overrides=others))))
     named = dict(flat(config))
     objects = tuple(
         f"{name}."
@@ -345,7 +345,7 @@ def _check_experiment(verb: str, config: Any, choices: dict[str, str | None]) ->
     )
     for name in named:
         if name not in known and not f"{name}.".startswith((*objects, *COMMENTS)):
-            text = f"experiment={choices['experiment']} sets {name}, which {verb} does not have"
+            text = f"experiment={choices['experiment']} sets {name}, which {command} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
 
 

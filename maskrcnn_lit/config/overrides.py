@@ -1,4 +1,4 @@
-"""What a user types behind a verb, NAME=VALUE, against what there is: every mistake becomes one
+"""What a user types behind a command, NAME=VALUE, against what there is: every mistake becomes one
 sentence.
 """
 
@@ -68,20 +68,20 @@ def parse_any(text: str) -> Override:
 
 
 def check_choice(
-    override: Override, verb: str, groups: Mapping[str, str | None], choices: list[str]
+    override: Override, command: str, groups: Mapping[str, str | None], choices: list[str]
 ) -> None:
-    """`override` chooses from a group: it must be one of the `groups` of `verb` (name -> what is
+    """`override` chooses from a group: it must be one of the `groups` of `command` (name -> what is
     chosen by default), and have that choice.
     """
     group, value = override.key_or_group, override.value()
     if override.is_delete() and groups.get(group) is not None:
         raise UserError(
-            f"'{override.input_line}' takes away a group that {verb} needs: choose one of "
+            f"'{override.input_line}' takes away a group that {command} needs: choose one of "
             f"{', '.join(sorted(choices))}"
         )
     if group not in groups and not override.is_add():
         raise UserError(
-            f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
+            f"{command} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
         )
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
@@ -98,7 +98,7 @@ def check_choice(
 
 
 def check_value(
-    override: Override, verb: str, groups: Iterable[str], config: Mapping[str, Any]
+    override: Override, command: str, groups: Iterable[str], config: Mapping[str, Any]
 ) -> None:
     """`override` sets an option: `config`, nested dicts, must have it. Where the schema has no row
     for it, because it is of a config of the user's, its value must be of the same kind.
@@ -110,7 +110,7 @@ def check_value(
     """
     name, value, known = override.key_or_group, override.value(), dict(flat(config))
     objects = [
-        f"{key}." for key, held in known.items() if isinstance(held, dict) and "_target_" in held
+        f"{key}." for key, child in known.items() if isinstance(child, dict) and "_target_" in child
     ]
     if override.is_add() and (name in known or name.startswith(tuple(objects))):
         return
@@ -120,7 +120,7 @@ def check_value(
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(
-            f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
+            f"{command} has no option '{name}'{hint}; `maskrcnn-lit {command} --help` lists its options"
         )
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)

@@ -147,9 +147,9 @@ def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) 
     if "logger" in copy:
         copy["logger"] = {}
     copy.pop("launcher", None)
-    for place, node in _nodes(copy, ""):
+    for path, node in _nodes(copy, ""):
         if any(str(key).startswith("_") for key in node):
-            _check(place, node, where, trust)
+            _check(path, node, where, trust)
     try:
         config = OmegaConf.create(copy)
     except OmegaConfBaseException as error:
@@ -162,10 +162,10 @@ def foreign_targets(config: DictConfig) -> list[str]:
     """The `_target_`s of a composed config that only `trust=` lets a file name again."""
     plain = OmegaConf.to_container(config)
     names = []
-    for place, node in _nodes(plain, ""):
+    for path, node in _nodes(plain, ""):
         name = node.get("_target_")
-        never_stored = place == "data.prepare" or place.startswith(("logger.", "launcher"))
-        if isinstance(name, str) and not never_stored and name not in _allowed(place):
+        never_stored = path == "data.prepare" or path.startswith(("logger.", "launcher"))
+        if isinstance(name, str) and not never_stored and name not in _allowed(path):
             names.append(name)
     return sorted(set(names))
 
@@ -205,61 +205,61 @@ def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
     return dict(copy(plain, 0))
 
 
-def _nodes(node: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every dict in nested dicts and lists, with its dotted place."""
     if isinstance(node, dict):
-        yield place, node
+        yield path, node
     items: Any = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in items:
         if isinstance(value, (dict, list)):
-            yield from _nodes(value, f"{place}.{key}" if place else str(key))
+            yield from _nodes(value, f"{path}.{key}" if path else str(key))
 
 
-def _allowed(place: str) -> tuple[str, ...]:
-    parent = place.rpartition(".")[0]
-    return TARGETS.get(place) or TARGETS.get(f"{parent}.*", ())
+def _allowed(path: str) -> tuple[str, ...]:
+    parent = path.rpartition(".")[0]
+    return TARGETS.get(path) or TARGETS.get(f"{parent}.*", ())
 
 
-def _check(place: str, node: dict[str, Any], where: str, trust: Sequence[str]) -> None:
+def _check(path: str, node: dict[str, Any], where: str, trust: Sequence[str]) -> None:
     """That a node with a `_target_` may be built, with these arguments."""
     name = node.get("_target_")
     node["_target_"] = name = MOVED.get(name, name) if isinstance(name, str) else name
     special = [key for key in node if key.startswith("_") and key not in ("_target_", "_partial_")]
     if special or not isinstance(node.get("_partial_", False), bool):
         key = special[0] if special else "_partial_"
-        raise UserError(f"{where} sets {place}.{key}, which no run writes: give another run")
-    ours = name in _allowed(place)
-    target = import_target(str(name), place) if ours else _trusted(place, name, where, trust)
+        raise UserError(f"{where} sets {path}.{key}, which no run writes: give another run")
+    ours = name in _allowed(path)
+    target = import_target(str(name), path) if ours else _trusted(path, name, where, trust)
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in node:
         if not key.startswith("_") and key not in parameters and not open_ended:
             raise UserError(
-                f"{where}: {name} in {place} does not take '{key}'{suggest(key, parameters)}"
+                f"{where}: {name} in {path} does not take '{key}'{suggest(key, parameters)}"
             )
     options = node.get("options")
-    if place.endswith("backbone") and isinstance(options, dict):
+    if path.endswith("backbone") and isinstance(options, dict):
         for key in options:
             if key.startswith(READS_FILES):
-                raise UserError(f"{where} sets {place}.options.{key}, which a file may not")
+                raise UserError(f"{where} sets {path}.options.{key}, which a file may not")
 
 
-def _trusted(place: str, name: Any, where: str, trust: Sequence[str]) -> Any:
+def _trusted(path: str, name: Any, where: str, trust: Sequence[str]) -> Any:
     """The class or function `name`, imported, if it is one of `trust` and is defined there too."""
     if not isinstance(name, str) or not _inside(name, trust):
         head = str(name).partition(".")[0]
         raise UserError(
-            f"{where} names {name!r} for {place}, which a run folder or checkpoint may not: if "
+            f"{where} names {name!r} for {path}, which a run folder or checkpoint may not: if "
             f"you know whose code that is and trust it, add trust={head}"
         )
-    target = import_target(name, f"{place} of {where}")
-    home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    if not callable(target) or not _inside(home, trust):
+    target = import_target(name, f"{path} of {where}")
+    full_name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
+    if not callable(target) or not _inside(full_name, trust):
         raise UserError(
-            f"{where} names {name!r} for {place}, which is {home} and not in "
+            f"{where} names {name!r} for {path}, which is {full_name} and not in "
             f"trust={','.join(trust)}: give another run"
         )
-    _log.info(f"trust: {name} builds {place} of {where}")
+    _log.info(f"trust: {name} builds {path} of {where}")
     return target
 
 

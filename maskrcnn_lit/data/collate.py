@@ -38,8 +38,8 @@ def collate(
     )  # what convolutions want
     batch: Batch = {"images": images.permute(0, 3, 1, 2)}
     for key in samples[0].keys() - {"images"}:
-        columns, rest = [s[key] for s in samples], samples[0][key].shape
-        batch[key] = _padded(columns, (slots, *rest[1:]) if key in TARGET_KEYS else rest)
+        columns, shape = [s[key] for s in samples], samples[0][key].shape
+        batch[key] = _padded(columns, (slots, *shape[1:]) if key in TARGET_KEYS else shape)
     return batch
 
 
@@ -47,12 +47,12 @@ def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
     """One tensor of all, each put into the first corner of `shape`. NumPy writes: a third of
     torch's time an array.
     """
-    whole = _zeros([len(columns), *shape], columns[0].dtype)
-    filled = whole.numpy()
+    padded = _zeros([len(columns), *shape], columns[0].dtype)
+    filled = padded.numpy()
     for i, column in enumerate(columns):
         corner: tuple[Any, ...] = (i, *map(slice, column.shape))
         filled[corner] = column.numpy()
-    return whole
+    return padded
 
 
 def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:

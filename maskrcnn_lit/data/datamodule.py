@@ -461,9 +461,12 @@ def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) 
         raise UserError(f"data.{part}={paths} must have images and annotations")
     if not isinstance(root, (str, Path, NoneType)):
         raise UserError(f"data.root={root} must be null, a folder or a URL")
-    for key, what in (("annotations", "a COCO json"), ("images", "the folder of its images")):
+    for key, description in (
+        ("annotations", "a COCO json"),
+        ("images", "the folder of its images"),
+    ):
         if not paths.get(key):
-            raise UserError(f"data.{part}.{key} is missing: give {what}")
+            raise UserError(f"data.{part}.{key} is missing: give {description}")
         if not isinstance(paths[key], (str, Path)):
-            raise UserError(f"data.{part}.{key}={paths[key]} must be {what}")
+            raise UserError(f"data.{part}.{key}={paths[key]} must be {description}")
     return join(root, str(paths["annotations"])), join(root, str(paths["images"]))

@@ -104,19 +104,22 @@ class CocoDataset(Dataset[Sample]):
             return self._decoded(i, view)
         pixels = self.resized.get(i)
         if pixels is None:
-            whole = self._decoded(i, whole_view(*self.index.size(i), self.image_size))
-            if whole is None:
+            image = self._decoded(i, whole_view(*self.index.size(i), self.image_size))
+            if image is None:
                 return None
-            pixels = whole.permute(1, 2, 0).numpy()
+            pixels = image.permute(1, 2, 0).numpy()
             self.resized.put(i, pixels)
         height, width, _ = pixels.shape
         return resample(pixels, 1, view._replace(window=(0, 0, height, width)))
 
     def _decoded(self, i: int, view: SampledTransform) -> Tensor | None:
         size = self.index.size(i)
-        whole = (size[0] * view.size[0] / view.window[2], size[1] * view.size[1] / view.window[3])
+        full_size = (
+            size[0] * view.size[0] / view.window[2],
+            size[1] * view.size[1] / view.window[3],
+        )
         try:
-            pixels, factor = self.index.decode(i, whole)
+            pixels, factor = self.index.decode(i, full_size)
         except (OSError, UnreadableImageError) as error:
             where = self.index.where(i)
             if self.on_bad == "error":

@@ -175,8 +175,8 @@ Loader = DataLoader[Any] | CudaPrefetcher
 
 def check_workers(workers: int | str) -> None:
     """Raise UserError for a `data.workers` that is neither "auto" nor a number of processes."""
-    whole = isinstance(workers, int) and not isinstance(workers, bool)
-    if workers != "auto" and not (whole and 0 <= int(workers) <= MAX_WORKERS):
+    is_integer = isinstance(workers, int) and not isinstance(workers, bool)
+    if workers != "auto" and not (is_integer and 0 <= int(workers) <= MAX_WORKERS):
         raise UserError(
             f"data.workers={workers} must be auto or a number of processes from 0 to {MAX_WORKERS}"
         )

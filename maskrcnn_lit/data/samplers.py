@@ -54,11 +54,11 @@ class EpochBatches(Sampler[list[Key]]):
         epoch = self.epoch
         rng = np.random.default_rng((self.seed, epoch))
         together = self.batch_size * self.world_size
-        whole = [
+        groups = [
             self._cut([rng.permutation(group) for group in chain], together)
             for chain in self.chains
         ]
-        batches = np.concatenate(whole)  # batches of all ranks, their images side by side
+        batches = np.concatenate(groups)  # batches of all ranks, their images side by side
         if sum(map(len, self.chains)) > 1:
             batches = rng.permutation(batches)
         done = self._resumed[1] if epoch == self._resumed[0] else 0
@@ -68,14 +68,14 @@ class EpochBatches(Sampler[list[Key]]):
     @staticmethod
     def _cut(groups: list[Ints], size: int) -> Ints:
         """Batches x size."""
-        batches, rest = [], groups[0][:0]
+        batches, remainder = [], groups[0][:0]
         for group in groups:
-            rest = np.concatenate([rest, group])
-            full = len(rest) // size * size
-            batches.append(rest[:full])
-            rest = rest[full:]
-        if len(rest):
-            batches += [rest, np.full(size - len(rest), BLANK)]
+            remainder = np.concatenate([remainder, group])
+            full = len(remainder) // size * size
+            batches.append(remainder[:full])
+            remainder = remainder[full:]
+        if len(remainder):
+            batches += [remainder, np.full(size - len(remainder), BLANK)]
         return np.concatenate(batches).reshape(-1, size)
 
     def set_epoch(self, epoch: int) -> None:

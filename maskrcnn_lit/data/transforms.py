@@ -113,8 +113,8 @@ def read_image_size(value: int | Sequence[int]) -> ImageSize:
     sides: list[Any] = [value]
     if isinstance(value, Sequence) and not isinstance(value, str):
         sides = list(value)
-    whole = all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
-    if len(sides) not in (1, 2) or not whole or sides != sorted(sides):
+    valid = all(isinstance(side, int) and MIN_SIDE <= side <= MAX_SIDE for side in sides)
+    if len(sides) not in (1, 2) or not valid or sides != sorted(sides):
         raise UserError(
             f"data.image_size={value} must be one side of {MIN_SIDE} to {MAX_SIDE} pixels, such as "
             "256, or [short, long] sides, such as [800, 1333]"
@@ -157,11 +157,9 @@ def sample_transform(
     """
     augment = augment or Augment()
     draws = rng.random(6)
-    whole = np.array([height, width])
-    shown = np.maximum(np.rint(whole * (augment.crop + (1 - augment.crop) * draws[:2])), 1)
-    room = (
-        np.full(2, image_size) if isinstance(image_size, int) else fitted_sizes(whole, image_size)
-    )
+    full = np.array([height, width])
+    shown = np.maximum(np.rint(full * (augment.crop + (1 - augment.crop) * draws[:2])), 1)
+    room = np.full(2, image_size) if isinstance(image_size, int) else fitted_sizes(full, image_size)
     best = fit(shown, image_size)
     if augment.crop < 1:
         best = min(best, *(room / shown))
@@ -171,7 +169,7 @@ def sample_transform(
         shown, np.maximum(np.floor((room + 0.5) / factor + 1e-6), 1)
     )  # what rounds to the room, fits
     size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
-    start = (whole - shown) * draws[3:5] // _GRID * _GRID
+    start = (full - shown) * draws[3:5] // _GRID * _GRID
     flip = bool(draws[5] < augment.flip)
     (y, x), (tall, wide), (h, w) = (
         start.astype(int).tolist(),

@@ -44,26 +44,26 @@ def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
             key=lambda file: file.stat().st_mtime_ns,
             reverse=True,
         )
-        found = [Baseline(file.with_name("detections.json"), _read(file)) for file in files]
-        found = [
+        baselines = [Baseline(file.with_name("detections.json"), _read(file)) for file in files]
+        baselines = [
             other
-            for other in found
+            for other in baselines
             if other.evaluation and other.evaluation.get("checkpoint") == checkpoint
         ]
-        if not found:
+        if not baselines:
             more = "" if checkpoint == "best" else f" checkpoint={checkpoint}"
             raise UserError(
                 f"{source} has no evaluation of its {checkpoint} weights: type `maskrcnn-lit evaluate "
                 f"run={source}{more}` first"
             )
-        return found
+        return baselines
     file = source / FILE if source.is_dir() else source
     if file.name == FILE:
         return [Baseline(file.with_name("detections.json"), _read(file))]
     return [Baseline(source, None)]
 
 
-def baseline_on_same_images(found: list[Baseline], image_ids: Collection[int]) -> Baseline:
+def baseline_on_same_images(baselines: list[Baseline], image_ids: Collection[int]) -> Baseline:
     """The first of `found` (at least one) that scored these images; of another tool's file nobody
     knows, it is taken.
 
@@ -71,12 +71,12 @@ def baseline_on_same_images(found: list[Baseline], image_ids: Collection[int]) -
         UserError: all of them scored other images.
     """
     digest = ids_digest(image_ids)
-    for other in found:
+    for other in baselines:
         if other.evaluation is None or other.evaluation.get("image_ids_sha256") == digest:
             return other
-    evaluation = found[0].evaluation or {}
+    evaluation = baselines[0].evaluation or {}
     raise UserError(
-        f"{found[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, and here are "
+        f"{baselines[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, and here are "
         f"{len(image_ids)}, not the same ones: evaluate both on the same images"
     )
 
@@ -96,16 +96,16 @@ def read_other(other: Baseline) -> list[dict[str, Any]]:
     return read_results(other.results)
 
 
-def check_same_images(found: list[Baseline], image_ids: Collection[int]) -> None:
+def check_same_images(baselines: list[Baseline], image_ids: Collection[int]) -> None:
     """As `on_same_images`, before anything is scored: `image_ids` are those that may be scored, of
     which some files may turn out to be unreadable, MOST_UNREADABLE of them at most.
     """
     least = (1 - MOST_UNREADABLE) * len(image_ids)
-    counts = [other.evaluation.get("images") for other in found if other.evaluation is not None]
+    counts = [other.evaluation.get("images") for other in baselines if other.evaluation is not None]
     known = [count for count in counts if isinstance(count, int)]
-    if len(known) < len(found) or any(least <= count < len(image_ids) for count in known):
+    if len(known) < len(baselines) or any(least <= count < len(image_ids) for count in known):
         return
-    baseline_on_same_images(found, image_ids)
+    baseline_on_same_images(baselines, image_ids)
 
 
 def _read(file: Path) -> dict[str, Any]:

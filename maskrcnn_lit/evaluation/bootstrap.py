@@ -105,10 +105,12 @@ def intervals(
     matches: Mapping[str, Matches], *, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
     """ "val/box_ap" and "val/mask_ap" -> the 95 % interval; None where no image has an object."""
-    found = {
+    bootstrapped = {
         f"val/{kind}_ap": bootstrap_ap(of_kind, seed=seed) for kind, of_kind in matches.items()
     }
-    return {name: None if math.isnan(ap.value) else ap.interval for name, ap in found.items()}
+    return {
+        name: None if math.isnan(ap.value) else ap.interval for name, ap in bootstrapped.items()
+    }
 
 
 def differences(

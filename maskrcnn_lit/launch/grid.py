@@ -122,11 +122,11 @@ def _name(values: dict[str, str]) -> str:
         f"{short if last.count(short) == 1 else key}={value}"
         for key, short, value in zip(values, last, values.values(), strict=True)
     ]
-    whole = ",".join(parts) or "run"
-    plain = re.sub(r"[^\w.,=+-]", "-", whole, flags=re.ASCII)
-    if plain == whole and len(plain) <= LONGEST_NAME:
+    full_name = ",".join(parts) or "run"
+    plain = re.sub(r"[^\w.,=+-]", "-", full_name, flags=re.ASCII)
+    if plain == full_name and len(plain) <= LONGEST_NAME:
         return plain
-    return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{plain[:LONGEST_NAME]}-{hashlib.sha256(full_name.encode()).hexdigest()[:8]}"
 
 
 def _text(value: Any) -> str:

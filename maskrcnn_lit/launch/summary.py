@@ -180,18 +180,18 @@ def likely_causes(facts: Facts) -> list[str]:
     """Sentences with the numbers that speak for them and what to do, three at most, the surest
     first.
     """
-    found = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
-    return [cause for cause in found if cause is not None][:MOST_CAUSES]
+    causes = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
+    return [cause for cause in causes if cause is not None][:MOST_CAUSES]
 
 
 def _rate(facts: Facts) -> str | None:
-    way = facts.rate * facts.steps / 2  # a cosine has half of its highest rate on average
+    distance = facts.rate * facts.steps / 2  # a cosine has half of its highest rate on average
     losses = f"train/loss went from {facts.first_loss:.3g} to {facts.last_loss:.3g}"
     if facts.last_loss > facts.first_loss:
         return f"the rate, {facts.rate:.3g}, is too high, {losses}: lower optimizer.lr"
     if facts.optimizer == "AdamW" and facts.rate > HIGHEST_RATE:
         return f"the rate, {facts.rate:.3g}, is high for AdamW: lower optimizer.lr to 1e-3"
-    short = facts.optimizer == "AdamW" and way < SHORT_WAY
+    short = facts.optimizer == "AdamW" and distance < SHORT_WAY
     if short or facts.last_loss > 0.8 * facts.first_loss:
         return (
             f"little can be learnt in {facts.steps} step{'s' if facts.steps != 1 else ''} at a rate "

@@ -139,10 +139,10 @@ def begin(run_dir: Path, overrides: list[str]) -> int:
         if not free:
             print("it is still running, from a sweep that was stopped: waiting for it", flush=True)
     with locked(run_dir / LOCK):
-        found = status(run_dir)
-    if found == "finished":
+        run_status = status(run_dir)
+    if run_status == "finished":
         return 0
-    begun = (run_dir / "config.yaml").is_file() and found != "failed"
+    begun = (run_dir / "config.yaml").is_file() and run_status != "failed"
     again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
     words = _resume(run_dir, overrides) if again else [*overrides, assign("run_dir", run_dir)]
     return console.run_and_report_errors(lambda: _train(words))

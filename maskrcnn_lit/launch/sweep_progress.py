@@ -33,10 +33,10 @@ def read_progress(log: Path) -> Progress | None:
             text = file.read().decode(errors="replace")
     except OSError:
         return None
-    found = _LINE.findall(text)
-    if not found:
+    matches = _LINE.findall(text)
+    if not matches:
         return None
-    epoch, step, steps, hours, minutes, seconds = found[-1]
+    epoch, step, steps, hours, minutes, seconds = matches[-1]
     left = 3600 * int(hours) + 60 * int(minutes) + int(seconds)
     return Progress(epoch, int(step), int(steps), float(left))
 

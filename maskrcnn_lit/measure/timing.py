@@ -108,7 +108,7 @@ def time_inference(
     """From batches (targets are left out) to COCO RLEs of the whole images, and how many detections
     there were.
     """
-    laps, found = StageTimer(device), 0
+    laps, detections = StageTimer(device), 0
     hooks = [
         hook
         for name, before in BEFORE.items()
@@ -117,17 +117,17 @@ def time_inference(
     for number in range(warmup + steps):
         if number == warmup:
             laps.rows.clear()
-            found = 0
+            detections = 0
         batch = batches[number % len(batches)]
         laps.start()
         with autocast(precision, device):
             output = model({key: value for key, value in batch.items() if key not in TARGET_KEYS})
         laps.lap("output")
-        found += sum(len(one["scores"]) for one in to_original(output.detections or {}, batch))
+        detections += sum(len(one["scores"]) for one in to_original(output.detections or {}, batch))
         laps.lap("masks to RLE")
     for hook in hooks:
         hook.remove()
-    return laps.rows, found
+    return laps.rows, detections
 
 
 def _watched(part: nn.Module, name: str, before: str, laps: StageTimer) -> list[Any]:

@@ -138,15 +138,15 @@ class Backbone(nn.Module):
         fold_frozen(trunk)
         paths = _children(trunk) if layers is None else _named_layers(name, trunk, layers)
         self._paths = {path.rsplit(".", 1)[-1]: path for path in paths}
-        found = {key: trunk.get_submodule(path) for key, path in self._paths.items()}
-        strides = _strides(found)
+        layers_by_name = {key: trunk.get_submodule(path) for key, path in self._paths.items()}
+        strides = _strides(layers_by_name)
         if not set(STRIDES) <= set(strides):
             raise UserError(
                 f"the layers of backbone {name} have strides {sorted(set(strides))}, and a pyramid needs "
                 f"{list(STRIDES)}: name them in backbone.layers, or choose another (`maskrcnn-lit backbones`)"
             )
         self.body = StagedBody(
-            {key: found[key] for key in list(found)[: len(strides)]},
+            {key: layers_by_name[key] for key in list(layers_by_name)[: len(strides)]},
             strides,
             False if norm in ("batch", "sync") else recompute,
         )

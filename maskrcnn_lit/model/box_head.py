@@ -212,10 +212,10 @@ class BoxHead(nn.Module):
         boxes = take(boxes, index)
         keep = batched_nms(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
-        found = scores > 0
+        selected = scores > 0
         return {
-            "boxes": torch.where(found[..., None], take(boxes, best), 0),
-            "scores": scores * found,
-            "labels": take(labels, best) * found,
-            "valid": found,
+            "boxes": torch.where(selected[..., None], take(boxes, best), 0),
+            "scores": scores * selected,
+            "labels": take(labels, best) * selected,
+            "valid": selected,
         }

@@ -104,8 +104,8 @@ class MaskRCNN(nn.Module):
         (see `boxes.can_sync`): the same result, from more work.
         """
         if not self.training and "boxes" not in batch:
-            found = self.infer(batch["images"], batch["image_sizes"], static_shapes)
-            return Output({}, {}, found, None)
+            inferred = self.infer(batch["images"], batch["image_sizes"], static_shapes)
+            return Output({}, {}, inferred, None)
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
@@ -280,18 +280,21 @@ class MaskRCNN(nn.Module):
     ) -> dict[str, Tensor]:
         """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
-        found = self.box_head.detect(logits, deltas, proposals, valid, image_sizes, static_shapes)
+        detections = self.box_head.detect(
+            logits, deltas, proposals, valid, image_sizes, static_shapes
+        )
         if can_sync(valid, static_shapes):
             most = max(
-                1, int(found["valid"].sum(dim=1).max())
+                1, int(detections["valid"].sum(dim=1).max())
             )  # masks of the boxes that are there, and of no slots
-            found = {key: value[:, :most] for key, value in found.items()}
-        images, count = found["labels"].shape
+            detections = {key: value[:, :most] for key, value in detections.items()}
+        images, count = detections["labels"].shape
         masks = self.mask_head(
-            self.pool(pyramid, found["boxes"], self.mask_head.pool), found["labels"].flatten()
+            self.pool(pyramid, detections["boxes"], self.mask_head.pool),
+            detections["labels"].flatten(),
         )
-        found["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
-        return found
+        detections["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
+        return detections
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The likeliest class (0 = background) of each given box: B G 4 -> B G."""

@@ -102,11 +102,11 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
         return nn.GroupNorm(groups(channels), channels)
     if kind not in NORMS:
         raise UserError(f"norm={kind} is unknown; choose one of {', '.join(NORMS)}")
-    made: nn.Module = FrozenBatchNorm(channels, eps=like.eps)
+    layer: nn.Module = FrozenBatchNorm(channels, eps=like.eps)
     if kind == "sync":
-        made = nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
-    made.load_state_dict(like.state_dict())
-    return made
+        layer = nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
+    layer.load_state_dict(like.state_dict())
+    return layer
 
 
 def groups(channels: int) -> int:

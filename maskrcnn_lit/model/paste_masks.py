@@ -42,13 +42,15 @@ def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[
     )  # and the box grows by the same share
     changes = [np.zeros(0, dtype=np.int64)]
     for first, last in _chunks(corners, width):
-        found, mask, x = _changes_from_nodes(padded[first:last], corners[first:last], height, width)
-        changes.append(found.cpu().numpy() + first * _span(height, width))
+        positions, mask, x = _changes_from_nodes(
+            padded[first:last], corners[first:last], height, width
+        )
+        changes.append(positions.cpu().numpy() + first * _span(height, width))
         for d in mask.unique().tolist():  # the masks that have columns left
-            found = _changes_from_pixels(
+            positions = _changes_from_pixels(
                 padded[first + d], corners[first + d].tolist(), x[mask == d], height
             )
-            changes.append(found.cpu().numpy() + (first + d) * _span(height, width))
+            changes.append(positions.cpu().numpy() + (first + d) * _span(height, width))
     return _encode(np.concatenate(changes), len(masks), height, width)
 
 

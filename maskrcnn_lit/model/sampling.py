@@ -69,6 +69,8 @@ def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) 
     positives = (objects >= 0).sum(dim=1, keepdim=True)
     negatives = torch.minimum((others >= 0).sum(dim=1, keepdim=True), count - positives)
     slot = torch.arange(count, device=kind.device).expand(len(kind), count)
-    rest = other_index.gather(1, (slot - positives).clamp(min=0))
-    index = torch.where(slot < positives, object_index.gather(1, slot.clamp(max=most - 1)), rest)
+    negatives_index = other_index.gather(1, (slot - positives).clamp(min=0))
+    index = torch.where(
+        slot < positives, object_index.gather(1, slot.clamp(max=most - 1)), negatives_index
+    )
     return Sample(index, slot < positives, slot < positives + negatives)

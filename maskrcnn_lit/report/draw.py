@@ -114,8 +114,8 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
         PAPER,
         np.uint8,
     )
-    for place, picture in enumerate(pictures):
-        row, column = divmod(place, columns)
+    for position, picture in enumerate(pictures):
+        row, column = divmod(position, columns)
         height, width, _ = picture.shape
         top = gap * (row + 1) + sum(heights[:row]) + (heights[row] - height) // 2
         left = gap * (column + 1) + sum(widths[:column]) + (widths[column] - width) // 2
@@ -148,10 +148,10 @@ def ground_truth_from_batch(
     image = Image.fromarray(seen).resize(
         (original_width, original_height), Image.Resampling.BICUBIC
     )
-    held = (batch["valid"][i] | batch["crowd"][i]).nonzero()[:, 0].tolist()
+    annotated = (batch["valid"][i] | batch["crowd"][i]).nonzero()[:, 0].tolist()
     back = batch["scales"][i].flip(0).repeat(2).cpu().numpy()  # y, x -> x, y, x, y
     boxes, mask_boxes = (
-        batch[key][i].cpu().numpy()[held] / back for key in ("boxes", "mask_boxes")
+        batch[key][i].cpu().numpy()[annotated] / back for key in ("boxes", "mask_boxes")
     )
     crops = batch["masks"][i].cpu().numpy()
     labels, crowd = batch["labels"][i].tolist(), batch["crowd"][i].tolist()
@@ -159,9 +159,9 @@ def ground_truth_from_batch(
         "boxes": boxes,
         "masks": [
             _paste(crops[g], box, original_height, original_width)
-            for g, box in zip(held, mask_boxes, strict=True)
+            for g, box in zip(annotated, mask_boxes, strict=True)
         ],
-        "names": [names[labels[g] - 1] + (" (crowd)" if crowd[g] else "") for g in held],
+        "names": [names[labels[g] - 1] + (" (crowd)" if crowd[g] else "") for g in annotated],
     }
     return np.array(image), target
 
@@ -188,8 +188,8 @@ def _paste(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.nda
     weights, within = [], []
     for low, high, length in ((box[1], box[3], height), (box[0], box[2], width)):
         centers = np.arange(length) + 0.5
-        place = np.clip((centers - low) / (high - low) * len(crop) - 0.5, 0, len(crop) - 1)
-        weights.append(np.clip(1 - abs(place[:, None] - np.arange(len(crop))), 0, 1))  # length M
+        position = np.clip((centers - low) / (high - low) * len(crop) - 0.5, 0, len(crop) - 1)
+        weights.append(np.clip(1 - abs(position[:, None] - np.arange(len(crop))), 0, 1))  # length M
         within.append((centers >= low) & (centers <= high))
     pasted = weights[0] @ crop.astype(np.float64) @ weights[1].T  # H M, M M, M W -> H W
     return (pasted >= 0.5) & within[0][:, None] & within[1]
@@ -260,11 +260,11 @@ def _blend_mask(
         )
         / 255
     )
-    place = pixels[
+    target = pixels[
         top * factor : top * factor + len(fill), left * factor : left * factor + fill.shape[1]
     ]
     for tint, share in ((color, fill), (INK, halo * 0.7), (color, edge)):
-        place[:] = np.round(place + (np.array(tint, np.float32) - place) * share[..., None])
+        target[:] = np.round(target + (np.array(tint, np.float32) - target) * share[..., None])
 
 
 def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Color]]) -> None:

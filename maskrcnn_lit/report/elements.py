@@ -87,10 +87,10 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
     return (
         '<dl class="tiles">\n'
         + "\n".join(
-            f"<div{_class('wide' if len(note) > 40 else '')}><dt>{escape(what)}</dt><dd>{escape(value)}</dd>"
+            f"<div{_class('wide' if len(note) > 40 else '')}><dt>{escape(label)}</dt><dd>{escape(value)}</dd>"
             + (f'<dd class="note">{escape(note)}</dd>' if note else "")
             + "</div>"
-            for what, value, note in entries
+            for label, value, note in entries
         )
         + "\n</dl>"
     )

@@ -60,12 +60,12 @@ def fit_figure(figure: Figure) -> None:
     families = ["DejaVu Sans"]
     missing = letters - _letters_of(_dejavu(), letters)
     while missing:
-        file, rest = _choose(missing)
-        if file is None or rest == missing:
+        file, missing_here = _choose(missing)
+        if file is None or missing_here == missing:
             break
         font_manager.fontManager.addfont(file)
         families.append(FT2Font(file).family_name)
-        missing = rest
+        missing = missing_here
     for text in texts if len(families) > 1 else ():
         text.set_fontfamily(families)
 

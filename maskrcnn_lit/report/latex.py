@@ -39,4 +39,4 @@ def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 
 def escape(text: str) -> str:
     """Text as LaTeX prints it."""
-    return re.sub(r"[\\~^²&%$#_{}]", lambda found: _SPECIAL[found[0]], text)
+    return re.sub(r"[\\~^²&%$#_{}]", lambda match: _SPECIAL[match[0]], text)

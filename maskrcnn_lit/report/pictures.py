@@ -49,9 +49,9 @@ def image_reader(index: AnnotationIndex) -> ReadImage:
     return read
 
 
-def box_of(found: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
+def box_of(entry: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
     """x, y, w, h: of the mask, where the results have no boxes."""
-    return found["bbox"] if "bbox" in found else rle_tools.toBbox(mask_rle(found, image))
+    return entry["bbox"] if "bbox" in entry else rle_tools.toBbox(mask_rle(entry, image))
 
 
 def shrunk(picture: np.ndarray) -> np.ndarray:
@@ -94,9 +94,9 @@ def draw_panel(
         raise ValueError("the output has no detections: they come from a model in eval mode")
     image, truth = ground_truth_from_batch(batch, i, names)
     one = {key: value[i : i + 1] for key, value in output.detections.items()}
-    found = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]
+    detections = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]
     left = draw_instances(image, **truth)
-    right = draw_instances(image, **detections_to_draw(found, names, score_threshold))
+    right = draw_instances(image, **detections_to_draw(detections, names, score_threshold))
     panel = Image.fromarray(side_by_side(left, right, ("ground truth", "prediction")))
     panel.thumbnail((longest_side, longest_side))
     return np.array(panel)

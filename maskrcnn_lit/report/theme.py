@@ -80,8 +80,8 @@ def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
     """
     if i < len(theme.colors):
         return {"color": theme.colors[i], "label": name, "zorder": 3}
-    rest = count - len(theme.colors)
-    named = {"label": f"{rest} more"} if i == len(theme.colors) else {}
+    remaining = count - len(theme.colors)
+    named = {"label": f"{remaining} more"} if i == len(theme.colors) else {}
     return {"color": theme.quiet, "alpha": 0.7, "zorder": 1, **named}
 
 

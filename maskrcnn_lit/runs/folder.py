@@ -24,7 +24,7 @@ from maskrcnn_lit.training.processes import is_rank_zero
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
-    """Where a verb writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/
+    """Where a command writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/
     where there is not a run folder, but a checkpoint or nothing.
     """
     if run_dir is not None:
@@ -109,14 +109,14 @@ def relocate(config: DictConfig, run_dir: str) -> DictConfig:
     """Where a run's config writes into its run folder, it writes into `run_dir`."""
     before = str(config.run_dir)
 
-    def place(node: Any) -> Any:
+    def rebased(node: Any) -> Any:
         if isinstance(node, dict):
-            return {key: place(value) for key, value in node.items()}
+            return {key: rebased(value) for key, value in node.items()}
         inside = isinstance(node, str) and (node == before or node.startswith(f"{before}/"))
         return f"{run_dir}{node[len(before) :]}" if inside else node
 
     for name in ("run_dir", "callbacks", "logger"):
-        config[name] = place(to_dict(config)[name])
+        config[name] = rebased(to_dict(config)[name])
     return config
 
 

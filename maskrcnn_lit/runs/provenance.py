@@ -73,9 +73,12 @@ COMMIT = "MASKRCNN_LIT_COMMIT"  # an environment variable: what a copy without .
 
 def package_versions() -> dict[str, str]:
     """Versions of Python, of this package and of those that the numbers depend on."""
-    found = {name: metadata.version(package) for name, package in _PACKAGES.items()}
-    found["torch"] = str(torch.__version__)  # says which CUDA it was built for, too
-    return {"python": platform.python_version(), "maskrcnn_lit": maskrcnn_lit.__version__} | found
+    versions = {name: metadata.version(package) for name, package in _PACKAGES.items()}
+    versions["torch"] = str(torch.__version__)  # says which CUDA it was built for, too
+    return {
+        "python": platform.python_version(),
+        "maskrcnn_lit": maskrcnn_lit.__version__,
+    } | versions
 
 
 def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict[str, Any] | None:
@@ -122,7 +125,7 @@ def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
     the threads of each, and the GPUs of this machine with their driver, or None where the run is on
     the CPU.
     """
-    found: dict[str, Any] = {
+    machine: dict[str, Any] = {
         "device": device_name(device),
         "processes": processes,
         "threads": torch.get_num_threads(),
@@ -137,13 +140,13 @@ def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
             or ""
         )
         built = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-        found["gpu"] = {
+        machine["gpu"] = {
             "names": names,
             "count": len(names),
             "driver": next(iter(driver.split()), None),
             **built,
         }
-    return found
+    return machine
 
 
 def describe_data(

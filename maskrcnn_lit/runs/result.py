@@ -50,7 +50,7 @@ class RunResult:
     intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images
         hold no object.
     run_dir: the folder, where Python asks for it; it is not in the file.
-    overrides: what the user typed after the verb; command: the whole command line.
+    overrides: what the user typed after the command; command: the whole command line.
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see
         `describe_machine`;
     data: see `describe_data`.

@@ -94,11 +94,11 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
     Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, it cannot be
         fetched, or its config names what it may not (config/stored.py).
     """
-    found = _read_plain(source, checkpoint)
-    if isinstance(found.config, DictConfig):
-        return found
-    config = checked(found.config, where=str(source), trust=trust)
-    return found._replace(config=config)
+    pretrained = _read_plain(source, checkpoint)
+    if isinstance(pretrained.config, DictConfig):
+        return pretrained
+    config = checked(pretrained.config, where=str(source), trust=trust)
+    return pretrained._replace(config=config)
 
 
 def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
@@ -255,7 +255,7 @@ def _existing(where: str) -> Path:
 
 def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
     try:
-        found = _read_plain(str(model.weights))
+        pretrained = _read_plain(str(model.weights))
     except UserError as error:
         if str(model.weights) not in PUBLISHED:  # a file: what is wrong with it is the whole story
             raise
@@ -265,12 +265,12 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
             "random weights"
         ) from error
     theirs, ours = (
-        [category.name for category in table] for table in (found.categories, categories)
+        [category.name for category in table] for table in (pretrained.categories, categories)
     )
     try:
-        known = weights.take_over(model, found.state, theirs, ours)
+        known = weights.take_over(model, pretrained.state, theirs, ours)
     except UserError as error:
-        differences = _differences(config, found.config, ARCHITECTURE)
+        differences = _differences(config, pretrained.config, ARCHITECTURE)
         raise UserError(
             f"model.weights={model.weights}: {error}"
             + (f"; they were trained with {'; '.join(differences)}" if differences else "")
@@ -292,7 +292,7 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
         )
     return message + [
         f"  the weights were trained with {text}"
-        for text in _differences(config, found.config, OPTIONS)
+        for text in _differences(config, pretrained.config, OPTIONS)
     ]
 
 

@@ -56,11 +56,11 @@ class Cache:
     def read(self, key: str, fetch: Callable[[], bytes]) -> bytes:
         """The content of `key`: the copy, or what `fetch` gives, of which a copy is kept."""
         path = self._path(key)
-        if (found := _read(path)) is not None:
-            return found
+        if (content := _read(path)) is not None:
+            return content
         with self._one_at_a_time(path):
-            if (found := _read(path)) is not None:  # another one fetched it meanwhile
-                return found
+            if (content := _read(path)) is not None:  # another one fetched it meanwhile
+                return content
             data = fetch()
             if self._writes:
                 try:
@@ -142,11 +142,11 @@ class Cache:
         for part in os.scandir(self.folder):
             if part.is_dir() and len(part.name) == 2:
                 for entry in os.scandir(part):
-                    found = entry.stat()
+                    stat = entry.stat()
                     if (
-                        not entry.name.startswith(".") or found.st_mtime < time.time() - 3600
+                        not entry.name.startswith(".") or stat.st_mtime < time.time() - 3600
                     ):  # left by a crash
-                        yield found.st_mtime_ns, found.st_size, entry.path
+                        yield stat.st_mtime_ns, stat.st_size, entry.path
 
     def _stop(self, error: OSError) -> None:
         if self._writes:
@@ -162,13 +162,13 @@ class Cache:
 def _read(path: Path) -> bytes | None:
     """The content of an entry, None if there is none or it is not whole."""
     try:
-        found = path.read_bytes()
+        data = path.read_bytes()
     except OSError:
         return None
     with suppress(OSError):  # thrown out meanwhile, or of another user
         os.utime(path)
-    content = found[_HEADER.size :]
-    if len(found) < _HEADER.size or _HEADER.unpack_from(found) != (
+    content = data[_HEADER.size :]
+    if len(data) < _HEADER.size or _HEADER.unpack_from(data) != (
         _MARK,
         zlib.crc32(content),
         len(content),

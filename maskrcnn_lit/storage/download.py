@@ -137,13 +137,13 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
             _remove(part)
     except (OSError, HTTPError) as error:
         arrived = part.stat().st_size / 1e6 if part.is_file() else 0
-        what = (
+        message = (
             f"{arrived:.1f} MB arrived and stay in {part}: run it again to continue"
             if arrived
             else "nothing arrived"
         )
         raise UserError(
-            f"{url} cannot be downloaded ({reason(error)}); {what}, or copy the file from elsewhere to {path}"
+            f"{url} cannot be downloaded ({reason(error)}); {message}, or copy the file from elsewhere to {path}"
         ) from error
 
 
@@ -174,10 +174,10 @@ def get(
                 for chunk in _stream(response, bounds):
                     body.write(chunk)
             content = body.getvalue()
-            found = fault(content) if fault else None
-            if found is None:
+            problem = fault(content) if fault else None
+            if problem is None:
                 return content
-            raise HTTPError(found)
+            raise HTTPError(problem)
         except HTTPError as error:
             try:
                 retries = retries.increment("GET", url, error=error)
@@ -500,11 +500,11 @@ def _version(part: Path) -> Path:
 
 
 def _check_digest(arrived: Path, digest: str, algorithm: str, url: str, path: Path) -> None:
-    found = file_digest(arrived, algorithm)[: len(digest)]
-    if found != digest:
+    actual = file_digest(arrived, algorithm)[: len(digest)]
+    if actual != digest:
         _remove(arrived)
         raise UserError(
-            f"{url} did not come as it was published: its {algorithm} begins with {found}, expected {digest}; "
+            f"{url} did not come as it was published: its {algorithm} begins with {actual}, expected {digest}; "
             f"try again, or copy the file from elsewhere to {path}"
         )
 

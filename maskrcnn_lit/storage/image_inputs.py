@@ -99,22 +99,22 @@ def _is_collection(sources: Any) -> bool:
     return isinstance(sources, Iterable) and not one and not content
 
 
-def _inputs_of(source: Any, limits: Limits, place: str = "") -> list[ImageInput]:
+def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput]:
     """One source as images; `place` tells apart the images of a list that have no name."""
     if isinstance(source, ImageInput):
         return [source]
     if isinstance(source, (str, Path)):
         return _of_text(str(source), limits)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name = f"bytes{place}"
+        name = f"bytes{suffix}"
         return [ImageInput(name, partial(_decode, bytes(source), name, limits))]
     if isinstance(source, Image.Image):
         file = getattr(source, "filename", None)
-        name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{place}"
+        name = Path(file).name if file and isinstance(file, (str, Path)) else f"image{suffix}"
         return [ImageInput(name, partial(_from_pil, source, name))]
     if hasattr(source, "read"):
         file = getattr(source, "name", None)
-        name = Path(file).name if file and isinstance(file, str) else f"file{place}"
+        name = Path(file).name if file and isinstance(file, str) else f"file{suffix}"
         return [ImageInput(name, partial(_from_file, source, name, limits))]
     array = _as_array(source)
     if array is None:
@@ -123,9 +123,9 @@ def _inputs_of(source: Any, limits: Limits, place: str = "") -> list[ImageInput]
         )
     kind = "tensor" if hasattr(source, "detach") else "array"
     if array.ndim == 4:
-        named = [(f"{kind}{place}[{i}]", image) for i, image in enumerate(array)]
+        named = [(f"{kind}{suffix}[{i}]", image) for i, image in enumerate(array)]
     else:
-        named = [(f"{kind}{place}", array)]
+        named = [(f"{kind}{suffix}", array)]
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 

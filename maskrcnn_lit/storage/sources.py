@@ -57,10 +57,10 @@ class Folder:
 
     def stamp(self, name: str) -> tuple[int, int] | None:
         try:
-            found = self.path(name).stat()
+            stat = self.path(name).stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return found.st_size, found.st_mtime_ns
+        return stat.st_size, stat.st_mtime_ns
 
 
 class Remote:

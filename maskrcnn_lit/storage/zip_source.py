@@ -61,10 +61,10 @@ class Zip:
         return self.__dict__ | {"_directory": None, "_opened": {}}
 
     def read(self, name: str) -> bytes:
-        found = self._find(name)
-        if found is None:
+        entry = self._find(name)
+        if entry is None:
             raise FileNotFoundError(f"there is no {name} in {self.where}")
-        offset, packed, size, crc, method, flags = found
+        offset, packed, size, crc, method, flags = entry
         if flags & 1 or method not in (_STORED, _DEFLATED):
             raise OSError(
                 f"{name} in {self.where} is encrypted or packed in a way that is not known (method {method})"
@@ -86,8 +86,8 @@ class Zip:
         return data
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        found = self._find(name)
-        return None if found is None else (found[2], found[3])
+        entry = self._find(name)
+        return None if entry is None else (entry[2], entry[3])
 
     def holds(self, folder: str) -> bool:
         """Whether it has files in this folder."""

@@ -68,22 +68,22 @@ def resolve_accelerator(
     numbers = None if isinstance(devices, (int, str)) else list(devices)
     if numbers is None and devices != "auto":
         check_whole(1, trainer__devices=devices)
-    found = torch.cuda.device_count()
-    if accelerator == "gpu" and not found:
+    available = torch.cuda.device_count()
+    if accelerator == "gpu" and not available:
         raise UserError(
             f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
             "CUDA build of torch and its driver"
         )
-    if numbers is not None and (accelerator == "cpu" or not set(numbers) <= set(range(found))):
-        there = f"the CUDA devices here are 0 to {found - 1}" if found else "none is here"
+    if numbers is not None and (accelerator == "cpu" or not set(numbers) <= set(range(available))):
+        there = f"the CUDA devices here are 0 to {available - 1}" if available else "none is here"
         raise UserError(
             f"trainer.devices={numbers} are numbers of GPUs, but "
             f"{f'{option}=cpu' if accelerator == 'cpu' else there}: use trainer.devices=1"
         )
-    use_gpu = accelerator == "gpu" or (accelerator == "auto" and found > 0)
-    if use_gpu and isinstance(devices, int) and devices > found:
+    use_gpu = accelerator == "gpu" or (accelerator == "auto" and available > 0)
+    if use_gpu and isinstance(devices, int) and devices > available:
         raise UserError(
-            f"trainer.devices={devices}, but there are {found} CUDA devices: use trainer.devices={found}"
+            f"trainer.devices={devices}, but there are {available} CUDA devices: use trainer.devices={available}"
         )
     return "gpu" if use_gpu else "cpu"
 

@@ -169,11 +169,11 @@ class DetectionModule(LightningModule):
             Length(total_steps(trainer), steps_per_epoch(trainer)),
             len(data.train_index),
         )
-        whole = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        full_batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         # An epoch may be shorter than a batch or than the batches to accumulate, and images of
         # several shapes may fill none: then the average counts.
-        fills = images >= whole and images / steps.epoch > whole / 2
-        batch_size = whole if fills else min(whole, math.ceil(images / steps.epoch))
+        fills = images >= full_batch and images / steps.epoch > full_batch / 2
+        batch_size = full_batch if fills else min(full_batch, math.ceil(images / steps.epoch))
         plan = self.optimizer(
             self.model,
             batch_size=batch_size,
@@ -183,9 +183,9 @@ class DetectionModule(LightningModule):
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )
         if trainer.is_global_zero:
-            if batch_size < whole:
+            if batch_size < full_batch:
                 _log.info(
-                    f"a step has {batch_size} images, not {whole}: an epoch has {images} images in "
+                    f"a step has {batch_size} images, not {full_batch}: an epoch has {images} images in "
                     f"{steps.epoch} step{'s' if steps.epoch > 1 else ''}"
                 )
             _log.info(plan.text)

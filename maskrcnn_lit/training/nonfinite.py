@@ -176,9 +176,9 @@ def replay(path: str | Path, model: nn.Module) -> Replay:
     ):
         torch.manual_seed(seed)
         with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
-            found = model({key: value.to(device) for key, value in batch.items()}).losses
-        own = torch.stack(list(found.values())) * weights.to(device)
+            losses_by_name = model({key: value.to(device) for key, value in batch.items()}).losses
+        own = torch.stack(list(losses_by_name.values())) * weights.to(device)
         (own.sum() / saved["accumulate"]).backward()
-        losses.append(dict(zip(found, own.tolist(), strict=True)))
+        losses.append(dict(zip(losses_by_name, own.tolist(), strict=True)))
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return Replay(losses, float(torch.nn.utils.get_total_norm(gradients)))

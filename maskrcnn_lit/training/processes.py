@@ -53,9 +53,9 @@ def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
     environment = cluster_environment()
     if environment is None:
         return make()
-    place = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": environment.main_port}
+    address = {"MASTER_ADDR": environment.main_address, "MASTER_PORT": environment.main_port}
     rank = {"RANK": environment.global_rank(), "WORLD_SIZE": environment.world_size()}
-    os.environ.update({name: str(value) for name, value in (place | rank).items()})
+    os.environ.update({name: str(value) for name, value in (address | rank).items()})
     store, number, _ = next(torch.distributed.rendezvous("env://"))
     key = f"maskrcnn_lit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if number > 0:
@@ -64,9 +64,9 @@ def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
             raise UserError(text)
         return text
     try:
-        made = make()
+        result = make()
     except UserError as error:
         store.set(key, f"error:{error}")
         raise
-    store.set(key, f"made:{made}")
-    return made
+    store.set(key, f"made:{result}")
+    return result

@@ -225,13 +225,13 @@ def sentence(ranks: list[int], states: Mapping[int, State], minutes: float) -> s
     names = ", ".join(map(str, ranks))
     hosts = ", ".join(sorted({states[rank].host for rank in ranks}))
     where = ", ".join(sorted({states[rank].where for rank in ranks}))
-    who = f"process {names} of {len(states)} on {hosts} has"
+    subject = f"process {names} of {len(states)} on {hosts} has"
     if len(ranks) > 1:
-        who = f"processes {names} of {len(states)} on {hosts} have"
+        subject = f"processes {names} of {len(states)} on {hosts} have"
     all_ = len(ranks) == len(states)
-    rest = "each waits for another" if all_ else "the others wait for it"
+    reason = "each waits for another" if all_ else "the others wait for it"
     return (
-        f"{who} not moved for {limit} ({where}) and {rest}, so all have been ended "
+        f"{subject} not moved for {limit} ({where}) and {reason}, so all have been ended "
         "(trainer.rank_timeout_minutes sets the limit)"
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_lit.cli.completion import SCRIPTS, candidates
-from maskrcnn_lit.cli.main import VERBS, main
+from maskrcnn_lit.cli.main import COMMANDS, main
 
 COMPILE = ("auto", "always", "off")
 
@@ -48,12 +48,12 @@ COMPILE = ("auto", "always", "off")
     ],
 )
 def test_what_a_word_can_become(words: list[str], expected: list[str]):
-    assert candidates(words, list(VERBS)) == expected
+    assert candidates(words, list(COMMANDS)) == expected
 
 
 def test_the_first_word_can_be_any_verb():
-    found = candidates([""], list(VERBS))
-    assert found[: found.index("help")] == list(dict.fromkeys(v.split()[0] for v in VERBS))
+    found = candidates([""], list(COMMANDS))
+    assert found[: found.index("help")] == list(dict.fromkeys(v.split()[0] for v in COMMANDS))
 
 
 @pytest.mark.parametrize("shell", SCRIPTS)

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from maskrcnn_lit.cli.help import Verb, columns, overview, shown, topic_help, verb_help
+from maskrcnn_lit.cli.help import Command, columns, command_help, overview, shown, topic_help
 from maskrcnn_lit.config.compose import Description, Option
 from maskrcnn_lit.errors import UserError
 
-VERB = Verb("does a thing " * 12, (f"maskrcnn-lit do {'name=value ' * 12}".strip(),))
+COMMAND = Command("does a thing " * 12, (f"maskrcnn-lit do {'name=value ' * 12}".strip(),))
 OPTIONS = [
     Option("seed", 1, "a whole number", "of all"),
     Option("model.std", [0.5, 1.0], "", ""),
@@ -27,19 +27,22 @@ def test_text_is_as_wide_as_the_terminal(given: str, used: int, monkeypatch: pyt
 def test_no_line_is_wider(width: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", str(width))
     described = Description({"data": (["a", "b"] * 40, "a")}, OPTIONS)
-    for text in (overview({"do": VERB}), verb_help("do", VERB, described, [*OPTIONS, DEEP])):
+    for text in (
+        overview({"do": COMMAND}),
+        command_help("do", COMMAND, described, [*OPTIONS, DEEP]),
+    ):
         assert max(map(len, text.splitlines())) <= width
 
 
 def test_a_broken_command_line_can_be_copied(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
-    text = verb_help("do", VERB, Description({}, OPTIONS), [])
+    text = command_help("do", COMMAND, Description({}, OPTIONS), [])
     lines = text[text.index("Examples\n") + 9 :].split("\n\n")[0]
-    assert lines.replace("\\\n", "").split() == VERB.examples[0].split() and "\\\n" in lines
+    assert lines.replace("\\\n", "").split() == COMMAND.examples[0].split() and "\\\n" in lines
 
 
 def test_options_stand_under_the_heading_of_their_group():
-    lines = verb_help("do", VERB, Description({}, OPTIONS), [*OPTIONS, DEEP]).splitlines()
+    lines = command_help("do", COMMAND, Description({}, OPTIONS), [*OPTIONS, DEEP]).splitlines()
     places = [lines.index(text) for text in ("the command", "  seed = 1", "data", "model")]
     assert places == sorted(places)
     assert lines[lines.index("  seed = 1") + 1] == "      of all [a whole number]"

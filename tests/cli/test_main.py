@@ -46,13 +46,13 @@ def test_alone_it_lists_every_verb_with_an_example(
 ):
     assert cli.main(arguments) == 0
     printed = whole_lines(capsys.readouterr().out)
-    for name, verb in cli.VERBS.items():
+    for name, verb in cli.COMMANDS.items():
         assert name in printed and verb.summary in printed and f"$ {verb.examples[0]}" in printed
 
 
 def test_verbs_are_modules_with_a_yaml():
     yamls = {path.stem for path in config.conf_dir().glob("*.yaml")}
-    names = [config.yaml_name(verb) for verb in cli.VERBS]
+    names = [config.yaml_name(verb) for verb in cli.COMMANDS]
     assert set(names) == yamls and len(names) == len(yamls)
     for name in names:
         found = re.search(
@@ -64,7 +64,7 @@ def test_verbs_are_modules_with_a_yaml():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("name", cli.VERBS)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_help_of_a_verb_shows_examples_groups_and_options(
     name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -72,7 +72,7 @@ def test_the_help_of_a_verb_shows_examples_groups_and_options(
     assert cli.main([*name.split(), "--help"]) == 0
     printed = capsys.readouterr().out
     described = config.describe(name)
-    for example in cli.VERBS[name].examples:
+    for example in cli.COMMANDS[name].examples:
         assert f" {example} " in whole_lines(printed).replace("\n", " ")
     for group, (choices, _) in described.groups.items():
         words = (

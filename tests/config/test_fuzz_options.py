@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from maskrcnn_lit.cli.main import VERBS
+from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.compose import NOT_ASKED, compose, show, to_dict
 from maskrcnn_lit.config.overrides import flat, parse
@@ -91,7 +91,7 @@ def names() -> dict[str, list[str]]:
     """Command -> the names of its options."""
     return {
         verb: [name for name in dict(flat(to_plain(verb))) if not name.startswith("sweep.")]
-        for verb in VERBS
+        for verb in COMMANDS
     }
 
 

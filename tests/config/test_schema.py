@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 from repository import REPOSITORY
 
-from maskrcnn_lit.cli.main import VERBS
+from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.compose import compose, describe, show
 from maskrcnn_lit.config.overrides import flat
@@ -37,7 +37,7 @@ def options(node: dict[str, Any]) -> dict[str, Any]:
 def known() -> dict[str, list[Any]]:
     """Option -> its values, in the config of every command and in every choice of every group."""
     found: dict[str, list[Any]] = {}
-    nodes = [options(plain(show(verb))) for verb in VERBS]
+    nodes = [options(plain(show(verb))) for verb in COMMANDS]
     for file in (REPOSITORY / "conf").glob("*/*.yaml"):
         group = file.parent.name
         node = plain(OmegaConf.load(file))

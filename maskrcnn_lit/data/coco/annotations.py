@@ -96,7 +96,7 @@ class _Reader:
         self._unnumbered: list[tuple[int, str, str]] = []  # place in the columns, kind, why
         self._notes: list[tuple[int, str, str]] = []  # place in the columns, kind, what
 
-    def read(self, place: int, entry: Any) -> None:
+    def read(self, entry_index: int, entry: Any) -> None:
         """Take entry number `place` of the json's list."""
         number, name = None, "?"
         first_note = len(self._notes)
@@ -123,7 +123,7 @@ class _Reader:
         self._note_quotes(entry)
         self._number(entry, number)
         columns = self.columns
-        columns.entries.append(place)
+        columns.entries.append(entry_index)
         columns.images.append(position)
         columns.labels.append(category)
         columns.crowd.append(crowd)
@@ -145,15 +145,15 @@ class _Reader:
         for n, kind, why in self._unnumbered:
             columns.ids[n] = number = next(free)
             self._notes.append((n, kind, f"{why}; it is {number} here"))
-        for n, kind, what in self._notes:
+        for n, kind, detail in self._notes:
             name = self._images[columns.images[n]].name
-            self.changes.append(Fault(kind, name, columns.ids[n], what))
+            self.changes.append(Fault(kind, name, columns.ids[n], detail))
         columns.category_texts = {code: text for text, code in self._codes.items()}
         return columns
 
-    def _note(self, kind: str, what: str) -> None:
+    def _note(self, kind: str, detail: str) -> None:
         """Of the annotation that is being read."""
-        self._notes.append((len(self.columns.images), kind, what))
+        self._notes.append((len(self.columns.images), kind, detail))
 
     def _category(self, key: int | str) -> int:
         if isinstance(key, int):
@@ -289,8 +289,8 @@ def read_annotations(
     number. `faults` and `changes` are added to.
     """
     reader = _Reader(images, faults, [] if changes is None else changes)
-    for place, entry in enumerate(entries):
-        reader.read(place, entry)
+    for entry_index, entry in enumerate(entries):
+        reader.read(entry_index, entry)
     return reader.finish()
 
 
@@ -312,11 +312,11 @@ def label_annotations(
         key = columns.category_texts.get(code, code)
         columns.labels[n] = label = labels.get(key, 0)
         if not label:
-            name, what = (
+            name, detail = (
                 images[columns.images[n]].name,
                 f"category_id {shown(key)} is not in categories",
             )
-            faults.append(Fault("unknown category", name, columns.ids[n], what))
+            faults.append(Fault("unknown category", name, columns.ids[n], detail))
 
 
 def _numbers(value: Any) -> list[float]:

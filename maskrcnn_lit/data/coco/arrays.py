@@ -128,9 +128,9 @@ class Packed:
         return self.folder.name
 
 
-def pack(found: Instances) -> Arrays:
+def pack(instances: Instances) -> Arrays:
     """Sorted arrays of what a json holds."""
-    columns, images = found.annotations, found.images
+    columns, images = instances.annotations, instances.images
     order = sorted(range(len(images)), key=lambda i: images[i].name)
     entries = [images[i] for i in order]
     rank = np.empty(len(order), np.int64)
@@ -247,8 +247,8 @@ def _read(source: Source, name: str) -> bytes:
             f"there is no annotation file {where}: check the path in data.*.annotations"
         ) from None
     except IsADirectoryError:
-        what = describe_folder(Path(where))
-        raise UserError(f"data.*.annotations={where} is a folder: {what}") from None
+        description = describe_folder(Path(where))
+        raise UserError(f"data.*.annotations={where} is a folder: {description}") from None
     except OSError as error:
         raise UserError(
             f"{where} cannot be read ({error}): check the path in data.*.annotations"
@@ -261,15 +261,15 @@ def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tupl
     packed = sound(folder)
     if packed is not None:
         return packed, False
-    found = read_instances(data, where, measure)
-    if found.measured:
-        sizes = json.dumps(found.measured).encode()
+    instances = read_instances(data, where, measure)
+    if instances.measured:
+        sizes = json.dumps(instances.measured).encode()
         folder = folder.with_name(f"{hashlib.sha256(data + sizes).hexdigest()[:32]}-{FORMAT}")
         packed = sound(folder)
     if packed is None:
-        write_packed(folder, found)
+        write_packed(folder, instances)
         packed = open_packed(folder)
-    return packed, bool(found.measured)
+    return packed, bool(instances.measured)
 
 
 def _pack_again(source: Remote, name: str, cache: Path) -> Packed:
@@ -305,14 +305,14 @@ def sound(folder: Path) -> Packed | None:
         return None
 
 
-def write_packed(folder: Path, found: Instances) -> None:
+def write_packed(folder: Path, instances: Instances) -> None:
     """`write_arrays` of what a json holds."""
     write_arrays(
         folder,
-        pack(found),
-        categories=found.categories,
-        faults=found.faults,
-        changes=found.changes,
+        pack(instances),
+        categories=instances.categories,
+        faults=instances.faults,
+        changes=instances.changes,
     )
 
 
@@ -401,12 +401,12 @@ def open_packed(folder: Path) -> Packed:
         ) from None
 
 
-def _damaged(folder: Path, what: str) -> UserError:
+def _damaged(folder: Path, problem: str) -> UserError:
     """The error to raise for a damaged folder, which is removed: what it holds can be made again."""
     shutil.rmtree(folder, ignore_errors=True)
-    rest = "remove it, and " if folder.exists() else "it was removed: "
+    remedy = "remove it, and " if folder.exists() else "it was removed: "
     return UserError(
-        f"the packed annotations in {folder} are damaged ({what}); {rest}run the same command "
+        f"the packed annotations in {folder} are damaged ({problem}); {remedy}run the same command "
         "again, which writes the folder again from the json"
     )
 

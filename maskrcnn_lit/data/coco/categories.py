@@ -57,8 +57,8 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
     real = [name for name in trained if not name.startswith(UNUSED)]
     spelled = {name.casefold(): name for name in real}
     alike = [name for name in own if name not in real and name.casefold() in spelled]
-    what = f"objects of {some(extra)}, which were not trained" if extra else "no trained class"
-    message = f"{where} has {what}: its classes are {some(own)}, those of training {some(real)}"
+    problem = f"objects of {some(extra)}, which were not trained" if extra else "no trained class"
+    message = f"{where} has {problem}: its classes are {some(own)}, those of training {some(real)}"
     if not alike:
         left_out = f", or leave them out with 'data.classes={{{extra[0]}: null}}'" if extra else ""
         return f"{message}; rename with data.classes={{OLD: NEW}}{left_out}"
@@ -72,5 +72,5 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
 def some(names: Iterable[str], most: int = 12) -> str:
     """The first of `names` by the alphabet, and how many more there are."""
     names = list(names)
-    first, rest = sorted(names)[:most], sorted(names)[most:]
-    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
+    first, others = sorted(names)[:most], sorted(names)[most:]
+    return ", ".join(first) + (f" and {len(others)} more" if others else "")

@@ -17,20 +17,20 @@ _LOOKED_AT = 1000  # files of a folder
 
 def describe_file(name: str) -> str | None:
     """What a file of annotations is by its name, and what to do; None: not known."""
-    known = _FORMATS.get(PurePosixPath(name).suffix.lower())
-    if known is None:
+    entry = _FORMATS.get(PurePosixPath(name).suffix.lower())
+    if entry is None:
         return None
-    what, convert = known
-    return f"this is {what}, and COCO json is needed: convert it, with supervision's {convert} say"
+    description, convert = entry
+    return f"this is {description}, and COCO json is needed: convert it, with supervision's {convert} say"
 
 
 def describe_folder(folder: Path) -> str:
     """What a folder that was given as annotations holds, and what to do."""
     suffixes = [file.suffix.lower() for file in _files(folder)]
-    for suffix, (what, convert) in _FORMATS.items():
+    for suffix, (description, convert) in _FORMATS.items():
         if suffix in suffixes and suffixes.count(suffix) >= suffixes.count(".json"):
             return (
-                f"it has {what}, and one COCO json is needed: convert it, with supervision's "
+                f"it has {description}, and one COCO json is needed: convert it, with supervision's "
                 f"{convert} say"
             )
     if suffixes.count(".json") > 1:

@@ -73,10 +73,10 @@ def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
     if not isinstance(source, RenamedFiles):
         return []
     pairs = ((packed.names[int(row)], int(row)) for row in rows)
-    found = ((name, source.name_on_disk(name)) for name, _ in pairs)
+    names = ((name, source.name_on_disk(name)) for name, _ in pairs)
     return [
         Fault("file name", name, None, f"the file is {other}")
-        for name, other in found
+        for name, other in names
         if other != name
     ]
 
@@ -120,17 +120,17 @@ def sound_files(
         return [_check(packed, source, int(row), stamps, max_pixels) for row in part]
 
     sound: list[Ints] = []
-    found, bad = 0, list[Fault]()
+    count, bad = 0, list[Fault]()
     with ThreadPoolExecutor(
         min(16, 4 * (os.cpu_count() or 1))
     ) as pool:  # mostly waiting for the disk
-        while found < wanted and len(rows):
-            part, rows = np.split(rows, [wanted - found])
+        while count < wanted and len(rows):
+            part, rows = np.split(rows, [wanted - count])
             pieces = [part[k : k + _CHUNK] for k in range(0, len(part), _CHUNK)]
             faults = [fault for piece in pool.map(check, pieces) for fault in piece]
             bad += [fault for fault in faults if fault is not None]
             sound.append(part[[fault is None for fault in faults]])
-            found += len(sound[-1])
+            count += len(sound[-1])
     if not np.array_equal(stamps, before):
         write_sealed_bytes(file, stamps.tobytes())
     return np.concatenate([rows[:0], *sound]), _with_hints(bad, source)

@@ -232,9 +232,9 @@ class AnnotationIndex:
             for i, (h, w) in enumerate(map(self.size, range(len(self))))
         ]
         order = self.packed.arrays.order
-        found = [(int(order[n]), i, n) for i, span in enumerate(self.spans) for n in range(*span)]
+        entries = [(int(order[n]), i, n) for i, span in enumerate(self.spans) for n in range(*span)]
         categories = [category._asdict() for category in self.listed_categories]
-        annotations = [self._annotation(i, n) for _, i, n in sorted(found)]
+        annotations = [self._annotation(i, n) for _, i, n in sorted(entries)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _annotation(self, i: int, n: int) -> dict[str, Any]:

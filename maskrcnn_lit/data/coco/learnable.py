@@ -30,8 +30,8 @@ def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> lis
     arrays = index.packed.arrays
     counts = index.spans[:, 1] - index.spans[:, 0]
     image = np.repeat(np.arange(len(index)), counts)  # N
-    place = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = place + np.repeat(index.spans[:, 0], counts)
+    positions = np.arange(len(image)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows = positions + np.repeat(index.spans[:, 0], counts)
     sizes = index.sizes[image]
     shapes = fitted_sizes(index.sizes, image_size)[image]
     boxes = arrays.boxes[rows].copy()
@@ -43,19 +43,19 @@ def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> lis
     empty = np.zeros(len(rows), bool)
     for n in np.flatnonzero(objects & ~small & arrays.doubtful[rows]).tolist():
         i = int(image[n])
-        outline = index.outline(i, int(place[n]))
+        outline = index.outline(i, int(positions[n]))
         empty[n] = not mask_crops([outline], boxes[n : n + 1], index.size(i), side).any()
-    found = []
+    faults = []
     for n in np.flatnonzero(objects & (small | empty)).tolist():
         name, number = index.file_name(int(image[n])), int(arrays.ids[rows[n]])
         if small[n]:
             width, height = sides[n]
-            what = f"{width:.2g} x {height:.2g} px after the resize"
-            found.append(Fault(TOO_SMALL, name, number, what))
+            detail = f"{width:.2g} x {height:.2g} px after the resize"
+            faults.append(Fault(TOO_SMALL, name, number, detail))
         else:
-            what = "its outline covers no pixel there"
-            found.append(Fault(NO_MASK, name, number, what))
-    return found
+            detail = "its outline covers no pixel there"
+            faults.append(Fault(NO_MASK, name, number, detail))
+    return faults
 
 
 def count_objects(index: AnnotationIndex) -> int:

@@ -66,47 +66,47 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
     Raises:
         UserError: no JSON, or one of the three lists is missing or of no use.
     """
-    found: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     faults: list[Fault] = []
     changes: list[Fault] = []
     columns = None
     try:
         text = data.decode(json.detect_encoding(data), "surrogatepass")
         for key, value in members(text, streamed="annotations"):
-            found[key] = value
+            content[key] = value
             if isinstance(value, Entries) and isinstance(
-                found.get("images"), list
+                content.get("images"), list
             ):  # as in the official files
-                images = _read_images(found["images"], faults, changes, measure)
+                images = _read_images(content["images"], faults, changes, measure)
                 columns = read_annotations(value, images.entries, faults, changes)
-        _check_lists(found, where)
+        _check_lists(content, where)
         if columns is None:
-            images = _read_images(found["images"], faults, changes, measure)
-            columns = read_annotations(found["annotations"], images.entries, faults, changes)
+            images = _read_images(content["images"], faults, changes, measure)
+            columns = read_annotations(content["annotations"], images.entries, faults, changes)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        what = describe_file(where) or "expected a COCO instances json"
-        raise UserError(f"{where} cannot be read as JSON ({error}): {what}") from None
+        description = describe_file(where) or "expected a COCO instances json"
+        raise UserError(f"{where} cannot be read as JSON ({error}): {description}") from None
     except NoObjectError as error:
         raise UserError(
             f"{where} has a {type(error.value).__name__}, not a COCO instances json, which is an object with the "
             "keys images, annotations and categories (a list is what results look like)"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
-    categories, keys = read_categories(found["categories"], where, used, changes)
+    categories, keys = read_categories(content["categories"], where, used, changes)
     label_annotations(columns, categories, images.entries, faults, keys)
     return Instances(categories, images.entries, columns, faults, changes, images.measured)
 
 
-def _check_lists(found: dict[str, Any], where: str) -> None:
+def _check_lists(content: dict[str, Any], where: str) -> None:
     missing = [
         k
         for k in ("images", "annotations", "categories")
-        if not isinstance(found.get(k), (list, Entries))
+        if not isinstance(content.get(k), (list, Entries))
     ]
     if missing:
         raise UserError(
             f"{where} is not a COCO instances json: it has no list under {' and '.join(map(repr, missing))}; "
-            f"its keys are {', '.join(map(repr, found)) or 'none'}"
+            f"its keys are {', '.join(map(repr, content)) or 'none'}"
         )
 
 
@@ -148,15 +148,15 @@ def read_categories(
             )
         for key in set(same) - set(keep):
             del named[key]
-            what = (
+            detail = (
                 f"id {shown(key)} has the name of id {shown(keep[0])} and no annotation: left out"
             )
-            changes.append(Fault("category twice", f"category {name}", None, what))
+            changes.append(Fault("category twice", f"category {name}", None, detail))
     numbers = _numbered(named)
     for key in named:
         if isinstance(key, str):
-            what = f"the id {shown(key)} is text; it is {numbers[key]} here"
-            changes.append(Fault("id that is text", f"category {named[key]}", None, what))
+            detail = f"the id {shown(key)} is text; it is {numbers[key]} here"
+            changes.append(Fault("id that is text", f"category {named[key]}", None, detail))
     table = sorted((Category(numbers[key], named[key]) for key in named), key=lambda c: c.name)
     return tuple(table), numbers
 
@@ -184,13 +184,13 @@ def _read_images(
 ) -> _Images:
     images: dict[int | str, ImageEntry] = {}
     measured: list[tuple[str, int, int]] = []
-    for place, entry in enumerate(entries):
+    for entry_index, entry in enumerate(entries):
         name = _shown_name(entry)
         try:
             size = _size(entry, measure)
             if size is not None:
                 measured.append((name, *size))
-            image = _read_image(entry, place, size)
+            image = _read_image(entry, entry_index, size)
             key = image.id if image.key is None else image.key
             if key in images:
                 raise BadEntryError(
@@ -201,8 +201,8 @@ def _read_images(
             continue
         images[key] = image
         if size is not None:
-            what = f"the file gives {image.width} x {image.height}"
-            changes.append(Fault("no image size", name, None, what))
+            detail = f"the file gives {image.width} x {image.height}"
+            changes.append(Fault("no image size", name, None, detail))
         quoted = [key for key in ("height", "width") if isinstance(entry.get(key), str)]
         quoted += ["id"] if isinstance(entry["id"], str) and image.key is None else []
         if quoted:
@@ -210,8 +210,8 @@ def _read_images(
     numbers = _numbered(images)
     for key, image in images.items():
         if isinstance(key, str):
-            what = f"the id {shown(key)} is text; it is {numbers[key]} here"
-            changes.append(Fault("id that is text", image.name, None, what))
+            detail = f"the id {shown(key)} is text; it is {numbers[key]} here"
+            changes.append(Fault("id that is text", image.name, None, detail))
     return _Images([image._replace(id=numbers[key]) for key, image in images.items()], measured)
 
 
@@ -231,7 +231,7 @@ def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
     return (0, 0) if size is None else size
 
 
-def _read_image(entry: Any, place: int, size: tuple[int, int] | None) -> ImageEntry:
+def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> ImageEntry:
     """One entry; an id that is text stands in `key`, with 0 in `id`."""
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise BadEntryError("incomplete image entry", "no file_name")
@@ -242,15 +242,15 @@ def _read_image(entry: Any, place: int, size: tuple[int, int] | None) -> ImageEn
         )
     key = identifier(entry, "id")
     if size == (0, 0):
-        what = "no height and width, and no file that gives them"
-        raise BadEntryError("incomplete image entry", what)
+        detail = "no height and width, and no file that gives them"
+        raise BadEntryError("incomplete image entry", detail)
     height, width = size or (whole(entry, "height"), whole(entry, "width"))
     if min(height, width) < 1:
         raise BadEntryError("incomplete image entry", f"size {width} x {height}")
     if max(height, width) > LONGEST or height * width > MOST_PIXELS:
         raise BadEntryError("image too large", f"size {width} x {height}")
     number, text = (0, key) if isinstance(key, str) else (key, None)
-    return ImageEntry(number, height, width, name, _url(entry), place, text)
+    return ImageEntry(number, height, width, name, _url(entry), entry_index, text)
 
 
 def _url(entry: dict[str, Any]) -> str:
@@ -345,8 +345,8 @@ def members(text: str, streamed: str) -> Iterator[tuple[str, Any]]:
 
 def _after(text: str, position: int) -> int:
     """Behind white space."""
-    found = _space(text, position)
-    return found.end() if found else position
+    space = _space(text, position)
+    return space.end() if space else position
 
 
 def _expect(sign: str, text: str, position: int) -> int:

@@ -134,8 +134,8 @@ def _exact_pixels(
         return crop
     pixels = np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
     centers = np.stack(np.divmod(pixels, size[0]), 1) + 0.5  # x, y
-    place = np.floor((centers - box[:2]) / (box[2:] - box[:2]) * side).astype(np.int64)
-    x, y = place[((place >= 0) & (place < side)).all(1)].T
+    cells = np.floor((centers - box[:2]) / (box[2:] - box[:2]) * side).astype(np.int64)
+    x, y = cells[((cells >= 0) & (cells < side)).all(1)].T
     crop[y, x] = 1
     return crop
 
@@ -178,23 +178,23 @@ def visible_boxes(
     result = cut.copy()
     for n in np.flatnonzero((np.abs(cut - boxes) > 1e-6).any(1)):
         start, cell = boxes[n, :2], (boxes[n, 2:] - boxes[n, :2]) / side
-        place = ((cut[n].reshape(2, 2) - start) / cell).clip(
+        limits = ((cut[n].reshape(2, 2) - start) / cell).clip(
             0, side
         )  # begin, end in pixels of the crop
         first = (
-            np.ceil(place[0] - 0.5).astype(int).clip(0, side - 1)
+            np.ceil(limits[0] - 0.5).astype(int).clip(0, side - 1)
         )  # those whose center is inside, one at least
-        last = np.maximum(np.floor(place[1] - 0.5).astype(int), first)
+        last = np.maximum(np.floor(limits[1] - 0.5).astype(int), first)
         inside = crops[n, first[1] : last[1] + 1, first[0] : last[0] + 1]
         for axis in (0, 1):
-            held = np.flatnonzero(inside.any(axis)) + first[axis]
-            if not len(held):
+            occupied = np.flatnonzero(inside.any(axis)) + first[axis]
+            if not len(occupied):
                 result[n, 2:] = result[n, :2]
                 break
-            if held[0] > first[axis]:  # else the mask goes on up to the cut
-                result[n, axis] = start[axis] + cell[axis] * held[0]
-            if held[-1] < last[axis]:
-                result[n, axis + 2] = start[axis] + cell[axis] * (held[-1] + 1)
+            if occupied[0] > first[axis]:  # else the mask goes on up to the cut
+                result[n, axis] = start[axis] + cell[axis] * occupied[0]
+            if occupied[-1] < last[axis]:
+                result[n, axis + 2] = start[axis] + cell[axis] * (occupied[-1] + 1)
     return result
 
 
@@ -209,8 +209,8 @@ def expand_counts(counts: bytes) -> NDArray[np.int64]:
     lengths = np.diff(np.r_[starts, len(digits)])
     if lengths.max() > 12:
         raise ValueError("a number of more than 60 bits")
-    place = np.arange(len(digits)) - np.repeat(starts, lengths)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
+    digit = np.arange(len(digits)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((digits & 31) << (5 * digit), starts)
     negative = (digits[starts + lengths - 1] & 16) != 0
     values -= np.where(negative, np.int64(1) << (5 * lengths), 0)
     values[1::2], values[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])

@@ -139,9 +139,9 @@ class Stamp(NamedTuple):
 
     def mask_of(self, size: int) -> np.ndarray:
         """size size bool: the mask on the whole picture."""
-        whole = np.zeros((size, size), bool)
-        whole[self.part] = self.mask
-        return whole
+        full = np.zeros((size, size), bool)
+        full[self.part] = self.mask
+        return full
 
 
 def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> Stamp:
@@ -156,8 +156,8 @@ def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> St
         slice(max(0, (c - reach) // STEPS), min(size, (c + reach) // STEPS + 1)) for c in (y, x)
     )
     dy, dx = (_sample_points(part) - center for part, center in ((rows, y), (columns, x)))
-    whole = 64 * 64 + turn * turn
-    cosine, sine = UNIT * (64 * 64 - turn * turn) // whole, UNIT * 128 * turn // whole
+    norm = 64 * 64 + turn * turn
+    cosine, sine = UNIT * (64 * 64 - turn * turn) // norm, UNIT * 128 * turn // norm
     u = (cosine * dx[None] + sine * dy[:, None]) // radius
     v = (cosine * dy[:, None] - sine * dx[None]) // radius
     inside = OUTLINES[name](u, v)

@@ -271,12 +271,12 @@ def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
     region = np.zeros((size, size), bool)
     color: Color | None = None
     for _ in range(dice.number(14, 22)):
-        place = {"x": x + dice.number(-spread, spread), "y": y + dice.number(-spread, spread)}
+        center = {"x": x + dice.number(-spread, spread), "y": y + dice.number(-spread, spread)}
         radius, turn = dice.number(4 * pixel, 5 * pixel), dice.number(-TURN, TURN)
-        shape = stamp(name, size=size, radius=radius, turn=turn, **place)
+        shape = stamp(name, size=size, radius=radius, turn=turn, **center)
         color = color or _contrasting(scene.picture, shape, dice)
         paint(scene.picture, shape, dice, color)
-        region |= stamp("circle", size=size, radius=radius + 3 * pixel, turn=0, **place).mask_of(
+        region |= stamp("circle", size=size, radius=radius + 3 * pixel, turn=0, **center).mask_of(
             size
         )
     scene.instances.append(Instance(name, region, int(region.sum()), crowd=True))

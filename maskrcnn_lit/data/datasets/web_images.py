@@ -129,10 +129,10 @@ def _check(images: Sequence[WebImage], folder: Path, record: dict[str, Stamp]) -
             (absent if stamp is None else present).append(image)
     if present:
         with progress_bar(total=len(present), unit="image", desc=f"checking {folder.name}") as bar:
-            for image, found in in_threads(partial(_found, folder=folder), present):
+            for image, result in in_threads(partial(_found, folder=folder), present):
                 bar.update()
-                if isinstance(found, list):
-                    record[image.name] = found
+                if isinstance(result, list):
+                    record[image.name] = result
                 else:
                     absent.append(image)
     return absent
@@ -246,15 +246,15 @@ def _path(folder: Path, image: WebImage) -> Path:
 
 def _stamp(path: Path) -> Stamp | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return [found.st_size, found.st_mtime_ns]
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _read_record(folder: Path) -> dict[str, Stamp]:
     try:
-        found = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return record if isinstance(record, dict) else {}

@@ -80,7 +80,7 @@ def find_faults(
 
     `progress` is called with the images that are done, and all of them.
     """
-    found = Findings(index)
+    findings = Findings(index)
     with ThreadPoolExecutor(
         os.cpu_count() or 1
     ) as pool:  # decoding and hashing let other threads run
@@ -88,17 +88,17 @@ def find_faults(
             pool.map(lambda i: _look_at(index, i), range(len(index)))
         ):
             for remark in remarks:
-                found.pixels.setdefault(remark, []).append(i)
+                findings.pixels.setdefault(remark, []).append(i)
             if digest is not None:
-                found.digests[i] = digest
+                findings.digests[i] = digest
             if fault is not None:
-                found.images[i] = fault
-            found.annotations.update(_of_annotations(index, i))
+                findings.images[i] = fault
+            findings.annotations.update(_of_annotations(index, i))
             areas = _of_areas(index, i)
-            found.areas.update((n, area) for n, area in areas if n not in found.annotations)
+            findings.areas.update((n, area) for n, area in areas if n not in findings.annotations)
             progress(i + 1, len(index))
-    _mark_repeated_images(found)
-    return found
+    _mark_repeated_images(findings)
+    return findings
 
 
 def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None, list[str]]:
@@ -130,24 +130,29 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
     """By id, of image i: boxes far from their masks, and all but the first of those with one class,
     box and mask.
     """
-    found, name = index.annotations(i), index.file_names[i]
+    annotations, name = index.annotations(i), index.file_names[i]
     seen: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for j, (number, label, box) in enumerate(
-        zip(found["ids"].tolist(), found["labels"].tolist(), found["boxes"], strict=True)
+        zip(
+            annotations["ids"].tolist(),
+            annotations["labels"].tolist(),
+            annotations["boxes"],
+            strict=True,
+        )
     ):
         extent = mask_extent(index, i, j)
         if _disagree(box, extent):
             sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
-            what = f"box {sides[0]}, the mask reaches over {sides[1]}"
-            yield number, Fault("box and mask disagree", name, number, what)
+            detail = f"box {sides[0]}, the mask reaches over {sides[1]}"
+            yield number, Fault("box and mask disagree", name, number, detail)
             continue
         alike = seen[(label, *box.tolist())]
         first = _of_same_mask(index, i, alike, j) if alike else None
         if first is None:
             alike.append(j)
         else:
-            what = f"class, box and mask of annotation {found['ids'][first]}"
-            yield number, Fault("same annotation twice", name, number, what)
+            detail = f"class, box and mask of annotation {annotations['ids'][first]}"
+            yield number, Fault("same annotation twice", name, number, detail)
 
 
 def _of_same_mask(index: AnnotationIndex, i: int, others: list[int], j: int) -> int | None:
@@ -161,14 +166,16 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
     """By id, of image i: areas that the mask contradicts, with its own; those of crowd regions, which
     are never small, medium or large, are not compared.
     """
-    found = index.annotations(i)
-    for j in np.flatnonzero(~found["crowd"]).tolist():
-        area, own = float(found["areas"][j]), float(coco_mask.area(index.rle(i, j)))
+    annotations = index.annotations(i)
+    for j in np.flatnonzero(~annotations["crowd"]).tolist():
+        area, own = float(annotations["areas"][j]), float(coco_mask.area(index.rle(i, j)))
         far = max(area, own) > max(AREA_FACTOR * min(area, own), min(area, own) + AREA_SLACK)
         if far or area <= 0 < own:
-            number = int(found["ids"][j])
-            what = f"area {area:g}, the mask has {own:g} pixels: it decides small, medium or large"
-            yield number, (Fault("area contradicts mask", index.file_names[i], number, what), own)
+            number = int(annotations["ids"][j])
+            detail = (
+                f"area {area:g}, the mask has {own:g} pixels: it decides small, medium or large"
+            )
+            yield number, (Fault("area contradicts mask", index.file_names[i], number, detail), own)
 
 
 def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
@@ -189,20 +196,20 @@ def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
     return bool(shared < LEAST_IOU * union and np.abs(box - extent).max() > SLACK)
 
 
-def _mark_repeated_images(found: Findings) -> None:
+def _mark_repeated_images(findings: Findings) -> None:
     """Of images with one content that with the most annotations is kept, of equal ones the first by
     name.
     """
-    index = found.index
+    index = findings.index
     counts = (index.spans[:, 1] - index.spans[:, 0]).tolist()
     selected: dict[bytes, int] = {}
-    for i in sorted(found.digests, key=lambda i: (-counts[i], i)):
-        first = selected.setdefault(found.digests[i], i)
+    for i in sorted(findings.digests, key=lambda i: (-counts[i], i)):
+        first = selected.setdefault(findings.digests[i], i)
         if first != i:
-            what = (
+            detail = (
                 f"the content of image id {int(index.image_ids[first])}, {index.file_names[first]}"
             )
-            found.images[i] = Fault("same image twice", index.file_names[i], None, what)
+            findings.images[i] = Fault("same image twice", index.file_names[i], None, detail)
 
 
 def mark_leaks(train: Findings, val: Findings) -> None:
@@ -212,9 +219,9 @@ def mark_leaks(train: Findings, val: Findings) -> None:
     names = {digest: val.index.file_names[i] for i, digest in val.digests.items()}
     for i, digest in train.digests.items():
         if digest in names and i not in train.images:
-            what = f"the content of val's {names[digest]}: what is learnt by heart scores well"
+            detail = f"the content of val's {names[digest]}: what is learnt by heart scores well"
             train.images[i] = Fault(
-                "training image in val too", train.index.file_names[i], None, what
+                "training image in val too", train.index.file_names[i], None, detail
             )
 
 
@@ -233,8 +240,8 @@ def learning_fault(
 def notes(findings: Mapping[str, Findings]) -> list[str]:
     """What is no fault and yet good to know, by part."""
     message = []
-    for part, found in findings.items():
-        index = found.index
+    for part, part_findings in findings.items():
+        index = part_findings.index
         ignored = [change for change in index.changes if change.kind == IGNORED]
         message += [f"{part}: {line}" for line in describe(ignored)]
         used = {
@@ -250,11 +257,11 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             message.append(
                 f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}"
             )
-        for remark, positions in sorted(found.pixels.items()):
+        for remark, positions in sorted(part_findings.pixels.items()):
             some = ", ".join(index.file_names[i] for i in positions[:3])
             more = ", ..." if len(positions) > 3 else ""
             message.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
-        if (others := _files_beside(found)) > 0:
+        if (others := _files_beside(part_findings)) > 0:
             message.append(
                 f"{part}: {others} images in {index.source.where} are not in the json or were not checked"
             )
@@ -270,15 +277,15 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
     return message
 
 
-def _files_beside(found: Findings) -> int:
+def _files_beside(findings: Findings) -> int:
     """Images in the folder, subfolders too, that the index does not have, and that are not told as
     faults either.
     """
-    known = {os.path.normpath(name) for name in found.index.file_names}
-    known |= {os.path.normpath(fault.image) for fault in found.index.faults}
-    source = found.index.source
+    known = {os.path.normpath(name) for name in findings.index.file_names}
+    known |= {os.path.normpath(fault.image) for fault in findings.index.faults}
+    source = findings.index.source
     if isinstance(source, RenamedFiles):
-        known |= {os.path.normpath(source.name_on_disk(n)) for n in found.index.file_names}
+        known |= {os.path.normpath(source.name_on_disk(n)) for n in findings.index.file_names}
     folder = str(source.where)
     files = (
         os.path.relpath(os.path.join(where, name), folder)
@@ -304,30 +311,32 @@ def load_entries(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def cleaned(content: Mapping[str, Any], found: Findings) -> dict[str, Any]:
+def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
     """`content`, the parsed json that `found.index` was read from, without what is faulty, with what
     is read otherwise as it is read, and else as it is: entries keep their order, ids and every key.
     """
-    index, names = found.index, _Names(found.index)
+    index, names = findings.index, _Names(findings.index)
     images: dict[int, Any] = {}  # by place in the json's list
     annotations: dict[int, Any] = {}
     for i in range(len(index)):
-        if i in found.images:
+        if i in findings.images:
             continue
-        place = int(index.packed.arrays.image_order[index.rows[i]])
-        images[place] = _image(content["images"][place], index, i, names)
+        entry_index = int(index.packed.arrays.image_order[index.rows[i]])
+        images[entry_index] = _image(content["images"][entry_index], index, i, names)
         for j, number in enumerate(index.annotations(i)["ids"].tolist()):
-            if number not in found.annotations:
-                truth, place = index.coco_annotation(i, j)
-                if number in found.areas:
-                    truth["area"] = found.areas[number][1]
-                changed = number in names.changed or number in found.areas
-                annotations[place] = _annotation(content["annotations"][place], truth, changed)
+            if number not in findings.annotations:
+                truth, entry_index = index.coco_annotation(i, j)
+                if number in findings.areas:
+                    truth["area"] = findings.areas[number][1]
+                changed = number in names.changed or number in findings.areas
+                annotations[entry_index] = _annotation(
+                    content["annotations"][entry_index], truth, changed
+                )
     return {
         **content,
         "categories": _categories(content["categories"], index),
-        "images": [images[place] for place in sorted(images)],
-        "annotations": [annotations[place] for place in sorted(annotations)],
+        "images": [images[entry_index] for entry_index in sorted(images)],
+        "annotations": [annotations[entry_index] for entry_index in sorted(annotations)],
     }
 
 

@@ -1,4 +1,4 @@
-"""Train and val as the data verbs take them: either may be left out, and then is the other."""
+"""Train and val as the data commands take them: either may be left out, and then is the other."""
 
 from collections.abc import MutableMapping
 from pathlib import Path

@@ -55,18 +55,21 @@ def read_objects(index: AnnotationIndex, image_size: ImageSize) -> Objects:
     """All annotations of `index`; no file of an image is looked at."""
     rng = np.random.default_rng(0)  # decides nothing without augmentation
     views = [sample_transform(*index.size(i), image_size, None, rng) for i in range(len(index))]
-    found = [index.annotations(i) for i in range(len(index))]
+    annotations = [index.annotations(i) for i in range(len(index))]
     return Objects(
         file_sizes=np.array([index.size(i) for i in range(len(index))], np.int64).reshape(-1, 2),
         sizes=np.array([view.size for view in views], np.int64).reshape(-1, 2),
-        image=np.repeat(np.arange(len(index)), [len(one["labels"]) for one in found]),
-        labels=_joined([one["labels"] for one in found], np.int64),
-        crowd=_joined([one["crowd"] for one in found], bool),
+        image=np.repeat(np.arange(len(index)), [len(one["labels"]) for one in annotations]),
+        labels=_joined([one["labels"] for one in annotations], np.int64),
+        crowd=_joined([one["crowd"] for one in annotations], bool),
         boxes=_joined(
-            [map_boxes(one["boxes"], view.matrix) for one, view in zip(found, views, strict=True)],
+            [
+                map_boxes(one["boxes"], view.matrix)
+                for one, view in zip(annotations, views, strict=True)
+            ],
             np.float64,
         ).reshape(-1, 4),
-        areas=_joined([one["areas"] for one in found], np.float64),
+        areas=_joined([one["areas"] for one in annotations], np.float64),
     )
 
 
@@ -130,8 +133,8 @@ def shares_by_size(sides: Floats) -> dict[str, float]:
 
 
 def _by_limits(values: Floats, limits: Sequence[float], names: Sequence[str]) -> dict[str, float]:
-    place = np.digitize(values, limits)
-    return {name: _share(place == n) for n, name in enumerate(names)}
+    bins = np.digitize(values, limits)
+    return {name: _share(bins == n) for n, name in enumerate(names)}
 
 
 def _share(of: NDArray[np.bool_]) -> float:

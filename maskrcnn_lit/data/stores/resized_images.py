@@ -74,8 +74,8 @@ def choose_resized(
         )
     if mode == "off" or zooms or (mode == "auto" and _longest(image_size) > SMALL):
         return None, ""
-    made = ResizedImages(index, image_size, cache)
-    needed = 3 * int(made.sizes[index.rows].prod(1).sum())
+    resized = ResizedImages(index, image_size, cache)
+    needed = 3 * int(resized.sizes[index.rows].prod(1).sum())
     cache.mkdir(parents=True, exist_ok=True)
     room = min(cache_gb * 1e9, 0.8 * shutil.disk_usage(cache).free)
     if mode == "auto" and needed > room:
@@ -84,7 +84,7 @@ def choose_resized(
             f"data.image_cache=auto: off, {needed / 1e9:.1f} GB of resized images and room for {room / 1e9:.1f}",
         )
     return (
-        made,
+        resized,
         f"data.image_cache={mode}: resized images are cached in {cache}/images, {needed / 1e9:.2f} GB in the end",
     )
 

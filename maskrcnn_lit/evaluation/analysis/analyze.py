@@ -136,20 +136,20 @@ def _per_class(
 ) -> list[dict[str, Any]]:
     """`curves`: class name -> its curve, in the order of the labels."""
     masks = ("mask_ap50", *(f"mask_ap_{size}" for size in SIZES), "boundary_ap")
-    found = np.bincount(judged.labels, minlength=len(curves)).tolist()
+    detections = np.bincount(judged.labels, minlength=len(curves)).tolist()
     rows = []
     for k, (name, points) in enumerate(curves.items()):
         at_best: dict[str, Any] = {"threshold": None, "precision": None, "recall": None, "f1": None}
-        if (place := best_point(points)) is not None:
+        if (index := best_point(points)) is not None:
             values = (points.thresholds, points.precision, points.recall, points.f1)
-            at_best = {key: float(value[place]) for key, value in zip(at_best, values, strict=True)}
+            at_best = {key: float(value[index]) for key, value in zip(at_best, values, strict=True)}
         aps = {key: scores.per_class[name].get(key) for key in ("box_ap", "mask_ap")}
         aps |= {key: float(columns[key][k]) if key in columns else None for key in masks}
         rows.append(
             {
                 "name": name,
                 "objects": int(judged.objects[k]),
-                "detections": found[k],
+                "detections": detections[k],
                 **aps,
                 **at_best,
             }

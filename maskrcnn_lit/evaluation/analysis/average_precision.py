@@ -101,26 +101,26 @@ def judge(
     near = _candidates(pairs, thresholds, boundary)
     near = near._replace(detection=np.argsort(order)[near.detection])
 
-    taken = np.full((len(thresholds), len(labels)), -1, dtype=np.int64)
+    object_index = np.full((len(thresholds), len(labels)), -1, dtype=np.int64)
     reusable = ignore if ignored_reusable else crowd
     for d, chosen in assign(
         near, (group + labels)[order], thresholds, counted=~ignore[:, None], reusable=reusable
     ):
-        taken[:, order[d]] = chosen[..., 0].T
-    found = taken >= 0
+        object_index[:, order[d]] = chosen[..., 0].T
+    matched = object_index >= 0
     if false is None:
-        ignored = np.zeros(taken.shape, dtype=bool)
+        ignored = np.zeros(object_index.shape, dtype=bool)
     else:
-        ignored = ~found & ~_joined([false(image) for image in pairs])
+        ignored = ~matched & ~_joined([false(image) for image in pairs])
     if len(ignore):
-        ignored |= found & ignore[taken]
+        ignored |= matched & ignore[object_index]
     objects = _joined(
         [image.object_labels[sound] for image, sound in zip(pairs, counts, strict=True)], np.int64
     )
     return Judged(
         labels=labels,
         scores=_joined([image.scores for image in pairs], np.float64),
-        right=found & ~ignored,
+        right=matched & ~ignored,
         ignored=ignored,
         objects=np.bincount(objects, minlength=classes),
     )

@@ -107,9 +107,9 @@ def with_boundaries(
     result = np.zeros_like(iou)
     of_objects = {g: boundary_crop(objects[g]) for g in np.flatnonzero(wanted.any(0)).tolist()}
     for d in np.flatnonzero(wanted.any(1)).tolist():
-        found = boundary_crop(
+        crop = boundary_crop(
             detections[d]
         )  # one at a time: they are many, and each may be as large as the image
         for g in np.flatnonzero(wanted[d]).tolist():
-            result[d, g] = min(iou[d, g], crop_iou(found, of_objects[g]))
+            result[d, g] = min(iou[d, g], crop_iou(crop, of_objects[g]))
     return result

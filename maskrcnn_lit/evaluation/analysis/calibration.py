@@ -23,11 +23,11 @@ def calibration(scores: Floats, right: Bools, bins: int = BINS) -> dict[str, Any
     the bin at that end.
     """
     edges = np.arange(bins + 1) / bins
-    place = np.searchsorted(edges[1:-1], scores, side="left")
-    count = np.bincount(place, minlength=bins)
+    bin_index = np.searchsorted(edges[1:-1], scores, side="left")
+    count = np.bincount(bin_index, minlength=bins)
     with np.errstate(invalid="ignore"):
-        score = np.bincount(place, scores, bins) / count
-        precision = np.bincount(place, right, bins) / count
+        score = np.bincount(bin_index, scores, bins) / count
+        precision = np.bincount(bin_index, right, bins) / count
     gap = np.abs(precision - score)[count > 0]
     return {
         "bins": [

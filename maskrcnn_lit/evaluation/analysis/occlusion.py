@@ -36,7 +36,7 @@ SLICES = {
 CROWDED_FROM = 10
 
 
-def occlusion_slices(pairs: Sequence[Pairs], classes: int, whole: Judged) -> list[dict[str, Any]]:
+def occlusion_slices(pairs: Sequence[Pairs], classes: int, overall: Judged) -> list[dict[str, Any]]:
     """[{"slice", "objects", "ap", "ap50", "recall"}]: of each of SLICES, and of the crowded images.
     None without objects. `whole`: what `judge` says of all `pairs` with all objects.
     """
@@ -46,7 +46,7 @@ def occlusion_slices(pairs: Sequence[Pairs], classes: int, whole: Judged) -> lis
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
         judged = judge(pairs, classes, counted=_look_up(within), ignored_reusable=True)
         rows.append(_row(name, judged))
-    return [*rows, _row("crowded images", _crowded(pairs, classes, whole))]
+    return [*rows, _row("crowded images", _crowded(pairs, classes, overall))]
 
 
 def _corners(boxes: Floats) -> Floats:
@@ -58,7 +58,7 @@ def _look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:
     return lambda image: by_image[image.image_id]
 
 
-def _crowded(pairs: Sequence[Pairs], classes: int, whole: Judged) -> Judged:
+def _crowded(pairs: Sequence[Pairs], classes: int, overall: Judged) -> Judged:
     crowded = [len(image.objects) >= CROWDED_FROM for image in pairs]
     selected = (
         np.repeat(crowded, [len(image.labels) for image in pairs])
@@ -69,7 +69,7 @@ def _crowded(pairs: Sequence[Pairs], classes: int, whole: Judged) -> Judged:
     for image, is_crowded in zip(pairs, crowded, strict=True):
         if is_crowded:
             objects += np.bincount(image.object_labels, minlength=classes)
-    labels, scores, right, ignored, _ = whole
+    labels, scores, right, ignored, _ = overall
     return Judged(
         labels[selected], scores[selected], right[:, selected], ignored[:, selected], objects
     )

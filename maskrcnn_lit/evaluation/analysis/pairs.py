@@ -88,9 +88,9 @@ def image_pairs(
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
     ids = {image["id"] for image in images}
     check_results(results, ids, labels, "segmentation" if kind == "mask" else "bbox")
-    found, annotated = (_by_image(entries) for entries in (results, ground_truth["annotations"]))
+    detected, annotated = (_by_image(entries) for entries in (results, ground_truth["annotations"]))
     for image in images:
-        detections = _best(results, found[image["id"]], max_detections)
+        detections = _best(results, detected[image["id"]], max_detections)
         sources = (ground_truth["annotations"], annotated[image["id"]], results, detections)
         yield _pairs(image, kind, labels, *sources, boundary)
 
@@ -174,7 +174,7 @@ def _areas(shapes: Any, kind: Kind) -> Floats:
     return mask_areas(shapes)
 
 
-def _iou(found: Any, others: Any, count: int, crowd: bool) -> Floats:
-    if not len(found) or not len(others):
-        return np.zeros((len(found), count))
-    return np.asarray(rle_tools.iou(found, others, [int(crowd)] * count), dtype=np.float64)
+def _iou(detections: Any, others: Any, count: int, crowd: bool) -> Floats:
+    if not len(detections) or not len(others):
+        return np.zeros((len(detections), count))
+    return np.asarray(rle_tools.iou(detections, others, [int(crowd)] * count), dtype=np.float64)

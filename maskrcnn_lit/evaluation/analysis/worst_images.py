@@ -29,7 +29,7 @@ def worst_images(
 
     annotations: of the ground truth that `pairs` is of; thresholds: K.
     """
-    found = []
+    ranked = []
     for image in pairs:
         selected = np.flatnonzero(kept_detections(image, thresholds))
         crowd = np.arange(len(image.objects) + len(image.crowd_labels)) >= len(image.objects)
@@ -43,8 +43,8 @@ def worst_images(
         }
         bad = len(entry["missed"]) + len(entry["false"]) + len(entry["merged"])
         if bad:
-            found.append((-bad, image.image_id, entry))
-    return [entry for _, _, entry in sorted(found, key=lambda item: item[:2])[:count]]
+            ranked.append((-bad, image.image_id, entry))
+    return [entry for _, _, entry in sorted(ranked, key=lambda item: item[:2])[:count]]
 
 
 def _merged(image: Pairs, selected: Ints) -> Ints:

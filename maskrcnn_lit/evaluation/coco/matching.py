@@ -125,8 +125,8 @@ def match_results(
         outcome[n[row], t, a] = np.where(right, RIGHT, IGNORED)
     final = np.lexsort((image[order], -scores[order], labels[order]))
     n = order[final]
-    found = (labels[n], image[n], scores[n], rank[final], outcome[final])
-    return Matches(len(images), len(class_ids), *found, truth_labels, truth_image, counted)
+    columns = (labels[n], image[n], scores[n], rank[final], outcome[final])
+    return Matches(len(images), len(class_ids), *columns, truth_labels, truth_image, counted)
 
 
 def _numbers(
@@ -172,10 +172,10 @@ def _box_pairs(
     for cut in range(0, int(upto[-1]) if len(upto) else 0, _PAIRS):
         some = slice(*np.searchsorted(upto, [cut, cut + _PAIRS], side="right"))
         counts = (end - begin)[some]
-        found = np.repeat(np.arange(len(upto))[some], counts)
-        offsets = np.arange(len(found)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = np.repeat(np.arange(len(upto))[some], counts)
+        offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         objects = by_group[np.repeat(begin[some], counts) + offsets]
-        d, g = boxes[found].T, truth[objects].T
+        d, g = boxes[rows].T, truth[objects].T
         w = np.minimum(d[2] + d[0], g[2] + g[0]) - np.maximum(d[0], g[0])
         h = np.minimum(d[3] + d[1], g[3] + g[1]) - np.maximum(d[1], g[1])
         both = (w > 0) & (h > 0)
@@ -183,7 +183,7 @@ def _box_pairs(
         union = np.where(crowd[objects], own, own + g[2] * g[3] - inter)
         iou = np.divide(inter, union, out=np.zeros_like(inter), where=both)
         near = iou >= THRESHOLDS[0]
-        selected.append(Candidates(found[near], objects[near], iou[near]))
+        selected.append(Candidates(rows[near], objects[near], iou[near]))
     return Candidates(*map(np.concatenate, zip(*selected, strict=True)))
 
 
@@ -203,8 +203,8 @@ def _mask_pairs(
         objects = by_group[begin[first] : end[first]]
         truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
         iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
-        found, place = np.nonzero(iou >= THRESHOLDS[0])
-        selected.append(Candidates(first + found, objects[place], iou[found, place]))
+        rows, columns = np.nonzero(iou >= THRESHOLDS[0])
+        selected.append(Candidates(first + rows, objects[columns], iou[rows, columns]))
     return Candidates(*map(np.concatenate, zip(*selected, strict=True)))
 
 

@@ -41,10 +41,10 @@ def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
             outcome = matches.outcome[:, t, a]
             hits = np.flatnonzero(outcome == RIGHT)
             for m, limit in enumerate(max_detections):
-                found = np.bincount(
+                true_positives = np.bincount(
                     matches.labels[hits[matches.rank[hits] < limit]], minlength=matches.classes
                 )
-                recall[t, present, a, m] = found[present] / objects[present]
+                recall[t, present, a, m] = true_positives[present] / objects[present]
             counted = np.append(0, np.cumsum(outcome != IGNORED))  # before each detection
             cuts = np.searchsorted(hits, starts)
             for k in present:
@@ -54,10 +54,10 @@ def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
                     (np.arange(1, len(right) + 1) / (seen + np.spacing(1)))[::-1]
                 )[::-1]
                 reached = needed[k] <= len(right)
-                place = np.maximum(needed[k][reached] - 1, 0)
+                hit_index = np.maximum(needed[k][reached] - 1, 0)
                 precision[t, :, k, a] = 0.0
                 if len(right):
-                    precision[t, reached, k, a] = best[place]
+                    precision[t, reached, k, a] = best[hit_index]
     return Tables(precision, recall)
 
 

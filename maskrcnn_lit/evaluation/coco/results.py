@@ -125,9 +125,9 @@ def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
         return None
     bits = digits & 31
     values = bits[starts].astype(np.int64)
-    for place in range(1, lengths.max()):
-        longer = np.flatnonzero(lengths > place)
-        values[longer] += bits[starts[longer] + place].astype(np.int64) << (5 * place)
+    for digit in range(1, lengths.max()):
+        longer = np.flatnonzero(lengths > digit)
+        values[longer] += bits[starts[longer] + digit].astype(np.int64) << (5 * digit)
     values -= np.where(digits[stops] & 16, np.int64(1) << (5 * lengths), 0)
 
     firsts = np.searchsorted(starts, begins)  # of each mask its first number
@@ -228,7 +228,7 @@ def check_results(
         raise UserError(
             f"entry {number} of the results has bbox {shown(boxes[number])}; give [x, y, width, height]"
         )
-    for what, key, known in (
+    for description, key, known in (
         ("image", "image_id", image_ids),
         ("category", "category_id", category_ids),
     ):
@@ -239,7 +239,7 @@ def check_results(
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
             raise UserError(
-                f"the results name {what} ids that the ground truth does not have: {_some(unknown)} "
+                f"the results name {description} ids that the ground truth does not have: {_some(unknown)} "
                 f"(it has {_some(known)}); give the data that the results were made on"
             )
 

@@ -185,8 +185,8 @@ def score_matches(
     """categories: of the ground truth, id and name each."""
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {category["name"]: {} for category in categories}
-    for kind, found in matches.items():
-        scores = _summary(found, max_detections, categories)
+    for kind, kind_matches in matches.items():
+        scores = _summary(kind_matches, max_detections, categories)
         for name, value in scores.pop("ap_per_class").items():
             per_class[name][f"{kind}_ap"] = value
         metrics |= {f"val/{kind}_{name}": value for name, value in scores.items()}
@@ -197,8 +197,8 @@ def check_limits(max_detections: Any) -> tuple[int, ...]:
     """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
     several = isinstance(max_detections, Sequence) and not isinstance(max_detections, str)
     limits = tuple(max_detections) if several else ()
-    whole = all(isinstance(limit, int) and limit >= 1 for limit in limits)
-    if len(limits) != 3 or not whole or list(limits) != sorted(set(limits)):
+    valid = all(isinstance(limit, int) and limit >= 1 for limit in limits)
+    if len(limits) != 3 or not valid or list(limits) != sorted(set(limits)):
         given = list(limits) if several else max_detections
         raise UserError(
             f"metrics.max_detections={given} must be three ascending whole numbers, as in '[1,10,100]'"

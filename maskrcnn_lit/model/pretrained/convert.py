@@ -127,9 +127,9 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
     for name, value in state.items():
         for pattern, ours in names:
             if match := re.match(pattern, name):
-                first, *rest = match.groups() or ("",)
+                first, *others = match.groups() or ("",)
                 # res2 is layer1
-                start = ours.format(int(first) - 1, *rest) if "{}" in ours else match.expand(ours)
+                start = ours.format(int(first) - 1, *others) if "{}" in ours else match.expand(ours)
                 renamed[start + name[match.end() :]] = value
                 break
         else:

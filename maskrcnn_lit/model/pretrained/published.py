@@ -24,10 +24,10 @@ class Published(NamedTuple):
 
 
 def _of_torchvision(url: str) -> Published:
-    found = re.search(r"-([0-9a-f]{8,})\.", url)
-    if found is None:
+    match = re.search(r"-([0-9a-f]{8,})\.", url)
+    if match is None:
         raise UserError(f"{url} has no hash in its name: download it yourself and give the file")
-    return Published(url, found[1])
+    return Published(url, match[1])
 
 
 def _of_detectron2(path: str, digest: str) -> Published:

@@ -37,7 +37,7 @@ def read_runs(sources: Sequence[Path]) -> Runs:
     Raises:
         UserError: a source that is not there, or no run in all of them.
     """
-    found = Runs([], [], [], [])
+    runs = Runs([], [], [], [])
     for source in sources:
         if not source.is_dir():
             raise UserError(
@@ -45,37 +45,37 @@ def read_runs(sources: Sequence[Path]) -> Runs:
             )
         folders = [Path(file).parent for file in _results(source)]
         homes = sorted({source, *(folder.parent for folder in folders if folder != source)})
-        found.jobs.extend(
-            _job(folder, str(folder.relative_to(source)), found.notes) for folder in folders
+        runs.jobs.extend(
+            _job(folder, str(folder.relative_to(source)), runs.notes) for folder in folders
         )
         for home in homes:
             if (home / SWEEP).is_file():
                 try:
-                    _add_sweep(found, home)
+                    _add_sweep(runs, home)
                 except UserError as error:
-                    if not found.jobs:
+                    if not runs.jobs:
                         raise
-                    found.notes.append(str(error))
-        _leave_out(found, source)
-    if not found.jobs:
+                    runs.notes.append(str(error))
+        _leave_out(runs, source)
+    if not runs.jobs:
         raise UserError(
             f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
             "result.json each"
         )
-    return found._replace(jobs=_named(found.jobs))
+    return runs._replace(jobs=_named(runs.jobs))
 
 
-def _leave_out(found: Runs, source: Path) -> None:
+def _leave_out(runs: Runs, source: Path) -> None:
     """Drop the runs that never began, unless they are jobs of a sweep; one that was named itself is
     told.
     """
-    for job in [job for job in found.jobs if _never_began(job)]:
-        found.jobs.remove(job)
-        message = [note for note in found.notes if note.startswith(f"{job.name} is left out: ")]
-        found.notes[:] = [note for note in found.notes if note not in message]
+    for job in [job for job in runs.jobs if _never_began(job)]:
+        runs.jobs.remove(job)
+        message = [note for note in runs.notes if note.startswith(f"{job.name} is left out: ")]
+        runs.notes[:] = [note for note in runs.notes if note not in message]
         if job.folder == source:
             why = f": {job.result.error}" if job.result.error else ""
-            found.notes.append(f"{source} is left out, since it never began{why}")
+            runs.notes.append(f"{source} is left out, since it never began{why}")
 
 
 def _never_began(job: Job) -> bool:
@@ -164,7 +164,7 @@ def _curves(file: Path) -> Iterator[dict[str, float]]:
         yield {name: float(value) for name, value in row.items() if value}
 
 
-def _add_sweep(found: Runs, folder: Path) -> None:
+def _add_sweep(runs: Runs, folder: Path) -> None:
     """What sweep.json of `folder` says: question, command, the order of its jobs, and those that
     have no folder.
     """
@@ -183,10 +183,10 @@ def _add_sweep(found: Runs, folder: Path) -> None:
             f"{folder / SWEEP} cannot be read ({error!r}): sweep again, or move it away"
         ) from None
     if question:
-        found.questions.append(str(question))
+        runs.questions.append(str(question))
     if command:
-        found.commands.append(command)
-    there = {job.folder: job for job in found.jobs}
+        runs.commands.append(command)
+    there = {job.folder: job for job in runs.jobs}
     ran = [there[path].overrides for path in planned if path in there]
     shared = [
         text for text in (ran[0] if ran else ()) if all(text in overrides for overrides in ran)
@@ -198,7 +198,7 @@ def _add_sweep(found: Runs, folder: Path) -> None:
         ordered.append(
             there.get(path) or Job(path.name, None, typed, {}, RunResult(status="failed"))
         )
-    found.jobs[:] = [*(job for job in found.jobs if job.folder not in planned), *ordered]
+    runs.jobs[:] = [*(job for job in runs.jobs if job.folder not in planned), *ordered]
 
 
 def _name(override: str) -> str:

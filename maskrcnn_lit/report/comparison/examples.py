@@ -33,7 +33,7 @@ def draw_examples(
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     objects = _by_image(ground_truth["annotations"], image_ids)
-    found = [
+    predictions = [
         (title, _by_image((r for r in results if r["score"] >= SCORE), image_ids))
         for title, results in runs
     ]
@@ -45,7 +45,7 @@ def draw_examples(
             continue
         columns = [
             ("ground truth", objects[number]),
-            *((title, results[number]) for title, results in found),
+            *((title, results[number]) for title, results in predictions),
         ]
         pictures = []
         for title, shown in columns:
@@ -58,11 +58,11 @@ def draw_examples(
 
 
 def _by_image(entries: Any, image_ids: Collection[int]) -> dict[int, list[Mapping[str, Any]]]:
-    found: dict[int, list[Mapping[str, Any]]] = {number: [] for number in image_ids}
+    grouped: dict[int, list[Mapping[str, Any]]] = {number: [] for number in image_ids}
     for entry in entries:
-        if entry["image_id"] in found:
-            found[entry["image_id"]].append(entry)
-    return found
+        if entry["image_id"] in grouped:
+            grouped[entry["image_id"]].append(entry)
+    return grouped
 
 
 def _draw(

@@ -36,18 +36,18 @@ Draw = Callable[[Ranking, Theme], Figure]
 
 def plots_of(ranking: Ranking) -> dict[str, Draw]:
     """Name -> what draws it. Against a thing that does not vary nothing is drawn."""
-    found: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
+    plots: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
     for column, title in CURVES.items():
         if any(over_epochs(job, column) for job in ranking.jobs):
-            found[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
-    found |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
+            plots[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
+    plots |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
     varied = [
         name for name in AGAINST if len({position(s, name) for s in ranking.settings} - {None}) > 1
     ]
     if {"epochs", "learning_rate"} <= set(varied):
-        found["epochs_learning_rate"] = heat_map
+        plots["epochs_learning_rate"] = heat_map
         varied = [name for name in varied if name not in ("epochs", "learning_rate")]
-    return found | {name: partial(against, name=name) for name in varied}
+    return plots | {name: partial(against, name=name) for name in varied}
 
 
 def scores(ranking: Ranking, theme: Theme) -> Figure:
@@ -162,12 +162,12 @@ def varied_costs(ranking: Ranking) -> list[str]:
 
 def cost_points(ranking: Ranking, name: str) -> list[tuple[Setting, float, float]]:
     """Setting, cost and AP, for all that have both."""
-    found = [
+    points = [
         (setting, setting.cost(name), setting.mean(ranking.ap)) for setting in ranking.settings
     ]
     return [
         (setting, cost, mean.value)
-        for setting, cost, mean in found
+        for setting, cost, mean in points
         if cost is not None and mean is not None
     ]
 
@@ -232,12 +232,12 @@ def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]
     """What the rest of the options is called -> the settings that differ in the one of `name`
     alone, and where they stand; the line of the best setting first.
     """
-    found: dict[str, list[tuple[float, Setting]]] = {}
+    lines: dict[str, list[tuple[float, Setting]]] = {}
     for setting in ranking.settings:
         x = position(setting, name)
         if x is not None and setting.values(ranking.ap):
-            found.setdefault(_rest(setting, name), []).append((x, setting))
-    return {text: sorted(members, key=lambda member: member[0]) for text, members in found.items()}
+            lines.setdefault(_rest(setting, name), []).append((x, setting))
+    return {text: sorted(members, key=lambda member: member[0]) for text, members in lines.items()}
 
 
 def heat_map(ranking: Ranking, theme: Theme) -> Figure:

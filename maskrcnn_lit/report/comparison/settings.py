@@ -120,26 +120,28 @@ def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
     for the seed.
     """
     names = dict.fromkeys(name for job in jobs for name in _typed(job))
-    found = {name: [option(job, name) for job in jobs] for name in names if name not in _SKIPPED}
-    return {name: values for name, values in found.items() if len(set(values)) > 1}
+    values_by_name = {
+        name: [option(job, name) for job in jobs] for name in names if name not in _SKIPPED
+    }
+    return {name: values for name, values in values_by_name.items() if len(set(values)) > 1}
 
 
 def option(job: Job, name: str) -> str:
     """The value of an option in a job: what its config has, or, of a group, what was typed."""
-    held = option_value(job, name, missing={})
-    if isinstance(held, Mapping):
-        return _typed(job).get(name, str(held.get("name", "default")))
-    return "null" if held is None else str(held)
+    value = option_value(job, name, missing={})
+    if isinstance(value, Mapping):
+        return _typed(job).get(name, str(value.get("name", "default")))
+    return "null" if value is None else str(value)
 
 
 def option_value(job: Job, name: str, missing: Any = None) -> Any:
     """A value of the config as it is."""
-    held: Any = job.config
+    value: Any = job.config
     for part in name.split("."):
-        if not isinstance(held, Mapping) or part not in held:
+        if not isinstance(value, Mapping) or part not in value:
             return missing
-        held = held[part]
-    return held
+        value = value[part]
+    return value
 
 
 def label(options: Mapping[str, str]) -> str:
@@ -171,21 +173,21 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
     positions = [i for i, job in enumerate(jobs) if job.scored]
     for i, key in zip(positions, keys, strict=True):
         alike.setdefault(key, []).append(i)
-    found = [
+    groups = [
         (
             tuple(jobs[i] for i in group),
             {name: values[group[0]] for name, values in options.items()},
         )
         for group in alike.values()
     ]
-    labels = [label(chosen) for _, chosen in found]
+    labels = [label(chosen) for _, chosen in groups]
     return [
         Setting(
             group,
             chosen,
             text if text and labels.count(text) == 1 else f"{text} {group[0].name}".strip(),
         )
-        for (group, chosen), text in zip(found, labels, strict=True)
+        for (group, chosen), text in zip(groups, labels, strict=True)
     ]
 
 
@@ -197,14 +199,14 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     truths: dict[str, set[str | None]] = {}
     for job in scored:
         truths.setdefault(_images(job), set()).add(job.truth)
-    found: dict[tuple[str, str | None], list[Job]] = {}
+    groups: dict[tuple[str, str | None], list[Job]] = {}
     for job in scored:
         known = truths[_images(job)] - {
             None
         }  # one alone: then jobs whose images nobody could read have it, too
-        found.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
+        groups.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
     result: list[Ranking] = []
-    for members in sorted(found.values(), key=lambda members: -len(members)):
+    for members in sorted(groups.values(), key=lambda members: -len(members)):
         alike = sum(ranking.title.startswith(_title(members[0])) for ranking in result)
         result.append(
             _arena(
@@ -217,11 +219,11 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
 
 
 def _arena(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
-    found = settings(jobs, varying(jobs))
+    ranked = settings(jobs, varying(jobs))
     names = (metric, *APS) if metric is not None else tuple(APS)
-    ap = next(name for name in names if any(setting.values(name) for setting in found))
+    ap = next(name for name in names if any(setting.values(name) for setting in ranked))
     return Ranking(
-        title, tuple(sorted(found, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
+        title, tuple(sorted(ranked, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
     )
 
 
@@ -262,13 +264,13 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
     names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
     keys = []
     for job, config in zip(jobs, flat, strict=True):
-        place = str(config.get("run_dir"))
-        held = {name: config.get(name) for name in names if place not in str(config.get(name))}
+        run_dir = str(config.get("run_dir"))
+        values = {name: config.get(name) for name in names if run_dir not in str(config.get(name))}
         follows = {
-            n for n, value in held.items() if n.rpartition(".")[2] == "seed" and value == job.seed
+            n for n, value in values.items() if n.rpartition(".")[2] == "seed" and value == job.seed
         }
         message = json.dumps(
-            {n: value for n, value in held.items() if n not in follows}, default=str
+            {n: value for n, value in values.items() if n not in follows}, default=str
         )
         keys.append(
             message if config else job.name
@@ -277,14 +279,14 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in node.items():
-        found |= (
+        flat |= (
             _flat(value, f"{prefix}{key}.")
             if isinstance(value, Mapping)
             else {f"{prefix}{key}": value}
         )
-    return found
+    return flat
 
 
 def _images(job: Job) -> str:

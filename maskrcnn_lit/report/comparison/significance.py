@@ -58,13 +58,13 @@ def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
     LEVEL divided by the number of comparisons, the next one by one less, and so on up to the first
     that is not.
     """
-    found: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
+    outcomes: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
     tested = [(p, i) for i, one in enumerate(comparisons) if (p := one.p_value) is not None]
     for rank, (p, i) in enumerate(sorted(tested)):
         if p >= LEVEL / (len(tested) - rank):
             break
-        found[i] = True
-    return found
+        outcomes[i] = True
+    return outcomes
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
@@ -76,7 +76,7 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
         False: "Its difference from {} is not significant.",
     }
     for outcome, text in texts.items():
-        others = [found.other.label for found, is_so in outcomes if is_so is outcome]
+        others = [comparison.other.label for comparison, is_so in outcomes if is_so is outcome]
         message += [text.format("; ".join(others))] if others else []
     return message
 
@@ -110,10 +110,10 @@ def _compare(
         [resampled[name] for job in side.runs(ap) if (name := job.name) in resampled]
         for side in (best, other)
     ]
-    whole = all(
+    complete = all(
         len(one) == len(side.runs(ap)) for one, side in zip(drawn, (best, other), strict=True)
     )
-    over_images = difference(*map(mean_resampled, drawn)) if whole else None
+    over_images = difference(*map(mean_resampled, drawn)) if complete else None
     values = [side.values(ap) for side in (best, other)]
     over_seeds = welch(*values) if all(len(side) > 1 for side in values) else None
     value = sum(values[0]) / len(values[0]) - sum(values[1]) / len(values[1])
@@ -124,22 +124,22 @@ def _apart(best: Setting, other: Setting) -> int:
     return sum(value != other.options.get(name) for name, value in best.options.items())
 
 
-def _sentence(found: Comparison, ap: str, is_so: bool | None) -> str:
-    numbers = f"{found.value:.3f} {ap}"
+def _sentence(comparison: Comparison, ap: str, is_so: bool | None) -> str:
+    numbers = f"{comparison.value:.3f} {ap}"
     if is_so is None:
-        return f"{found.best.label} is {numbers} above {found.other.label}; the difference was not tested."
+        return f"{comparison.best.label} is {numbers} above {comparison.other.label}; the difference was not tested."
     tests = []
-    if (images := found.over_images) is not None:
+    if (images := comparison.over_images) is not None:
         tests.append(f"over images {_interval(images.interval)}, p {_p(images.p_value)}")
-    if (seeds := found.over_seeds) is not None:
+    if (seeds := comparison.over_seeds) is not None:
         tests.append(f"over seeds {_interval(seeds.interval)}, p {_p(seeds.p_value)}")
     else:
         tests.append("too few seeds to test over them")
     message = "; ".join(tests)
     if is_so:
-        return f"{found.best.label} is better than {found.other.label} by {numbers} ({message})."
+        return f"{comparison.best.label} is better than {comparison.other.label} by {numbers} ({message})."
     return (
-        f"The difference between {found.best.label} and {found.other.label}, {numbers}, is not "
+        f"The difference between {comparison.best.label} and {comparison.other.label}, {numbers}, is not "
         f"significant ({message})."
     )
 

@@ -200,8 +200,8 @@ def command(job: Job) -> str:
 
 def kinds(jobs: Sequence[Job]) -> list[str]:
     """What roi_accuracy counts in these jobs: "all", "study" or both, which are no one column."""
-    found = {roi_boxes(job) for job in jobs if job.metric("val/roi_accuracy") is not None}
-    return sorted(found)
+    box_kinds = {roi_boxes(job) for job in jobs if job.metric("val/roi_accuracy") is not None}
+    return sorted(box_kinds)
 
 
 def roi_boxes(job: Job) -> str:

@@ -76,13 +76,15 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         for job in runs.jobs
     ]
     ranked = []
-    for place, ranking in enumerate(_arenas(jobs, metric)):
+    for i, ranking in enumerate(_arenas(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
         drawn = {
             name: (render(plot, ranking, LIGHT), render(plot, ranking, DARK))
             for name, plot in plots_of(ranking).items()
         }
-        ranked.append(Ranked(ranking, resampled, drawn, examples, f"{place + 1}_" if place else ""))
+        ranked.append(
+            Ranked(ranking, resampled, drawn, examples, f"{i + 1}_" if i else "")
+        )
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -141,24 +143,24 @@ def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
     """Name of each scored job whose validation data can be read -> that; each data set is read
     once.
     """
-    found: dict[str, Truth] = {}
-    read: dict[str, Truth | None] = {}
+    truths: dict[str, Truth] = {}
+    cached: dict[str, Truth | None] = {}
     for job in jobs:
         if not job.scored:
             continue
         described = [option_value(job, f"data.{name}") for name in _VALIDATION]
         key = str([*described, job.result.data.get("val")])
-        if key not in read:
+        if key not in cached:
             try:
-                read[key] = _truth(validation_index(job))
+                cached[key] = _truth(validation_index(job))
             except UserError as error:
-                read[key] = None
+                cached[key] = None
                 notes.append(
                     f"The validation images of {job.name} and its like are not drawn or tested on: {error}"
                 )
-        if (truth := read[key]) is not None:
-            found[job.name] = truth
-    return found
+        if (truth := cached[key]) is not None:
+            truths[job.name] = truth
+    return truths
 
 
 def _truth(index: AnnotationIndex) -> Truth:
@@ -182,7 +184,7 @@ def _against_truth(
     truth = truths[known[0].name]
     ids = choose(truth.images.image_ids.tolist(), IMAGES, seed=0)
     drawn = {setting.jobs[0].name: setting.label for setting in _shown(ranking)}
-    found: dict[str, list[dict[str, Any]]] = {}
+    detections: dict[str, list[dict[str, Any]]] = {}
     resampled = {}
     for job in known:
         try:
@@ -196,8 +198,8 @@ def _against_truth(
             continue
         resampled[job.name] = one
         if job.name in drawn:
-            found[job.name] = [entry for entry in results if entry["image_id"] in ids]
-    runs = [(drawn[name], found[name]) for name in drawn if name in found]
+            detections[job.name] = [entry for entry in results if entry["image_id"] in ids]
+    runs = [(drawn[name], detections[name]) for name in drawn if name in detections]
     return resampled, draw_examples(ids, truth.coco, runs, image_reader(truth.images))
 
 

@@ -123,10 +123,10 @@ def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]
 
 def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield html.table("COCO's numbers, of all classes", *score_rows(evaluation))
-    for name, found in (evaluation.get("differences") or {}).items():
+    for name, difference in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
-            f"{_KINDS[name]} is {found['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
-            f"{' to '.join(f'{end:+.3f}' for end in found['interval'])}, p = {number(found['p_value'])} (paired "
+            f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
+            f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, p = {number(difference['p_value'])} (paired "
             "bootstrap over images)."
         )
     yield html.paragraph(

@@ -142,12 +142,12 @@ def errors(analysis: Analysis, theme: Theme) -> Figure:
     """What AP50 would gain if an error were fixed (TIDE, figure 2), of six kinds and of the two
     sides.
     """
-    found = analysis["errors"]
-    kinds = [kind for kind in ERRORS if found[kind] is not None][::-1]
+    gains = analysis["errors"]
+    kinds = [kind for kind in ERRORS if gains[kind] is not None][::-1]
     figure, ax = axes(1.4 * len(kinds), "AP50 gained by fixing it", "")
     sides = ("false_positives", "false_negatives")
     colors = [theme.quiet if kind in sides else theme.colors[0] for kind in kinds]
-    _bars(ax, [ERRORS[kind] for kind in kinds], [found[kind] for kind in kinds], colors)
+    _bars(ax, [ERRORS[kind] for kind in kinds], [gains[kind] for kind in kinds], colors)
     return figure
 
 
@@ -228,9 +228,9 @@ def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], 
     *of_classes, pooled = analysis["curves"]
     classes = sorted(of_classes, key=lambda c: -objects.get(c["name"], 0))
     if len(classes) > 1:  # a single class is all of them
-        rest = len(classes) - NAMED
+        remaining = len(classes) - NAMED
         for curve in classes[NAMED:]:
-            named = {"label": f"{rest} more"} if curve is classes[NAMED] else {}
+            named = {"label": f"{remaining} more"} if curve is classes[NAMED] else {}
             yield curve, {"color": theme.quiet, "lw": 0.5, "alpha": 0.7, "zorder": 1, **named}
         for curve, color in zip(classes[:NAMED], theme.colors, strict=False):
             yield curve, {"color": color, "lw": 1.2, "zorder": 2, "label": curve["name"]}

@@ -42,8 +42,8 @@ def curves(plots: Plots) -> Iterator[str]:
 
 
 def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["confusion"]
-    classes = len(found["labels"]) - 1
+    matrix = analysis["confusion"]
+    classes = len(matrix["labels"]) - 1
     shown = (
         f" Of {classes} classes the {CONFUSED} most mixed up are shown; all are in analysis.json."
         * (classes > CONFUSED)
@@ -53,7 +53,7 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         "confusion",
         "Confusion matrix",
         "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(found['iou'], 2)}, detections with a "
+        f"Row “background”: false detections, by class. Matched at IoU {number(matrix['iou'], 2)}, detections with a "
         f"score from the threshold of their class on.{shown}",
     )
     if classes > WRITTEN:
@@ -61,16 +61,16 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         return
     rows = [
         [label, *map(number, row)]
-        for label, row in zip(found["labels"], found["counts"], strict=True)
+        for label, row in zip(matrix["labels"], matrix["counts"], strict=True)
     ]
-    counts = html.table("The same as counts; rows are the truth", ["", *found["labels"]], rows)
+    counts = html.table("The same as counts; rows are the truth", ["", *matrix["labels"]], rows)
     yield html.pair(picture, counts)
 
 
 def errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["errors"]
+    gains = analysis["errors"]
     rows = [
-        [title, number(found[kind]), number(found.get("counts", {}).get(kind))]
+        [title, number(gains[kind]), number(gains.get("counts", {}).get(kind))]
         for kind, title in ERRORS.items()
     ]
     yield html.pair(
@@ -80,7 +80,7 @@ def errors(analysis: Analysis, plots: Plots) -> Iterator[str]:
             "AP50 gained by fixing each kind of error",
             "Each kind is fixed alone, so the gains do not add up (TIDE: Bolya et al., 2020).",
         ),
-        html.table(f"AP50 is {number(found['ap50'])}", ["error", "AP50 lost", "count"], rows),
+        html.table(f"AP50 is {number(gains['ap50'])}", ["error", "AP50 lost", "count"], rows),
     )
 
 
@@ -102,13 +102,13 @@ def occlusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
 
 
 def calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
-    found = analysis["calibration"]
+    curve = analysis["calibration"]
     rows = [
         [
             f"{number(b['from'], 2)} to {number(b['to'], 2)}",
             *(number(b[k]) for k in ("count", "score", "precision")),
         ]
-        for b in found["bins"]
+        for b in curve["bins"]
         if b["count"]
     ]
     yield html.pair(
@@ -117,7 +117,7 @@ def calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
             "calibration",
             "Precision against score",
             "On the dashed line, a score of 0.8 is right 8 times of 10. The mean distance from it, weighted by the "
-            f"number of detections, is {number(found['error'])} (expected calibration error).",
+            f"number of detections, is {number(curve['error'])} (expected calibration error).",
         ),
         html.table(
             "Detections by score", ["score", "detections", "mean score", "share right"], rows

@@ -45,7 +45,7 @@ def summary(analysis: Analysis) -> list[str]:
 
 
 def _scores(analysis: Analysis) -> Iterator[str]:
-    found = [
+    scores = [
         f"{kind} AP {number(analysis[f'{kind}_ap'])}"
         for kind in ("mask", "box")
         if analysis[f"{kind}_ap"]
@@ -53,7 +53,7 @@ def _scores(analysis: Analysis) -> Iterator[str]:
     counts = " and ".join(
         (plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}")
     )
-    message = " and ".join(found) or f"AP {number(analysis['box_ap'])}"
+    message = " and ".join(scores) or f"AP {number(analysis['box_ap'])}"
     yield f"{message[0].upper()}{message[1:]} on {plural(analysis['images'], 'image')} with {counts}."
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
     if mask and boundary is not None:

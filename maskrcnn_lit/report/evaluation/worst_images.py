@@ -69,14 +69,14 @@ def _draw(
     shown: Mapping[str, list[Any]],
     names: Mapping[int, str],
 ) -> np.ndarray:
-    drawn = [(kind, found) for kind, several in shown.items() for found in several]
-    masks = [mask_rle(found, image) for _, found in drawn if "segmentation" in found]
-    boxes = np.array([box_of(found, image) for _, found in drawn], np.float64).reshape(-1, 4)
+    drawn = [(kind, entry) for kind, several in shown.items() for entry in several]
+    masks = [mask_rle(entry, image) for _, entry in drawn if "segmentation" in entry]
+    boxes = np.array([box_of(entry, image) for _, entry in drawn], np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = [
-        f"{kind} {names[found['category_id']]}"
-        + (f" {found['score']:.2f}" if "score" in found else "")
-        for kind, found in drawn
+        f"{kind} {names[entry['category_id']]}"
+        + (f" {entry['score']:.2f}" if "score" in entry else "")
+        for kind, entry in drawn
     ]
     picture = draw_instances(
         pixels,
