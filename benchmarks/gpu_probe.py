@@ -35,7 +35,7 @@ from train_step import classes, real_batch
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.measure.timing import autocast
-from maskrcnn_lit.model.boxes import batched_nms, suppress_levels
+from maskrcnn_lit.model.boxes import batched_nms, nms_per_level
 from maskrcnn_lit.model.matching import OBJECT, match
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.runs.provenance import package_commit
@@ -167,7 +167,7 @@ def ops(probe: Probe) -> None:
     keep = batched_nms(boxes, 0.7)
 
     def settle(values: torch.Tensor) -> torch.Tensor:
-        return suppress_levels([values], 0.7, static_shapes=True)[0]
+        return nms_per_level([values], 0.7, static_shapes=True)[0]
 
     objects, valid = boxes[:, ::31][:, :32].contiguous(), torch.ones(4, 32, dtype=torch.bool)
     given = (boxes + 3, objects, valid, ~valid)

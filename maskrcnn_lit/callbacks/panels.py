@@ -19,7 +19,7 @@ class Panels(Callback):
 
     The predictions are those of the validation pass, from `score_threshold` on. With several
     processes, those of the images appear that process 0 validates. Needs
-    `trainer.datamodule.quick_index` and a module with `categories`.
+    `trainer.datamodule.validation_subset` and a module with `categories`.
     """
 
     def __init__(self, *, images: int, seed: int, score_threshold: float) -> None:
@@ -29,7 +29,7 @@ class Panels(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
         if tensorboard_writers(trainer):
-            ids = trainer.datamodule.quick_index.image_ids  # type: ignore[attr-defined]
+            ids = trainer.datamodule.validation_subset.image_ids  # type: ignore[attr-defined]
             self._chosen = choose(ids, self.images, self.seed)
 
     def on_validation_batch_end(

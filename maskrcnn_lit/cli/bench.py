@@ -29,8 +29,8 @@ from maskrcnn_lit.measure.timing import (
 )
 from maskrcnn_lit.measure.torchvision_reference import (
     check_ours,
-    inputs_for_twin,
-    torchvision_twin,
+    reference_inputs,
+    torchvision_reference,
 )
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
@@ -38,7 +38,7 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.storage.files import atomic_write
-from maskrcnn_lit.training.compile import compile_regions, obstacle, wanted
+from maskrcnn_lit.training.compile import compile_regions, obstacle, should_compile
 from maskrcnn_lit.training.devices import (
     device_name,
     peak_memory_bytes,
@@ -151,7 +151,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
 
 def _compile(how: str, model: MaskRCNN, device: torch.device) -> bool:
     """As a long training does with trainer.compile=`how`; whether it is compiled."""
-    if not wanted(how, device):
+    if not should_compile(how, device):
         return False
     reason = obstacle(model, device)
     if reason is not None:
@@ -171,8 +171,8 @@ def _theirs(
     norm, frozen = choose(
         plain["backbone"]["norm"], plain["backbone"]["freeze_at"], pretrained=pretrained
     )
-    model = torchvision_twin(plain, plain["num_classes"], norm, frozen).to(device)
-    inputs = [inputs_for_twin(batch) for batch in batches]
+    model = torchvision_reference(plain, plain["num_classes"], norm, frozen).to(device)
+    inputs = [reference_inputs(batch) for batch in batches]
     rows = _train(config, model, lambda n: model(*inputs[n % len(inputs)]), settings)
     model.eval()
     counts = {key: settings[key] for key in ("device", "warmup", "steps")}

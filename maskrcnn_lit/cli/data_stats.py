@@ -62,7 +62,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         lost = unlearnable(index, data.image_size, data.mask_size)
         numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
         if part == "val":  # the data module has listed those of train
-            data.tell(*describe_unlearnable(index, lost, data.image_size))
+            data.announce(*describe_unlearnable(index, lost, data.image_size))
         print(
             f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
             + "\n".join(table(numbers))

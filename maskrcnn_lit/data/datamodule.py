@@ -187,7 +187,7 @@ class CocoDataModule(LightningDataModule):
         self._trained = False  # whether they are those of a trained model
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
-        self.quick_images: int | None = None  # see `quick_index`
+        self.validation_subset_size: int | None = None  # see `validation_subset`
         self._resume_at = (0, 0)
         self._batches: EpochBatches | None = None
 
@@ -198,11 +198,11 @@ class CocoDataModule(LightningDataModule):
         self.categories, self._trained = tuple(categories), True
 
     @property
-    def quick_index(self) -> AnnotationIndex:
-        """The images that `fit` validates on: `quick_images` (fewer are a part of more), whatever
+    def validation_subset(self) -> AnnotationIndex:
+        """The images that `fit` validates on: `validation_subset_size` (fewer are a part of more), whatever
         `seed`, or all.
         """
-        index, count = self.val_dataset.index, self.quick_images
+        index, count = self.val_dataset.index, self.validation_subset_size
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
     @property
@@ -224,7 +224,7 @@ class CocoDataModule(LightningDataModule):
             if self.val_index is None:
                 self.val_index = self._read("val")
                 self.check_classes()
-                self.tell(*self._leaks())
+                self.announce(*self._leaks())
         if self.val_index is None:
             self.val_index = self._read("val")
             self._check_trained_classes()
@@ -290,17 +290,17 @@ class CocoDataModule(LightningDataModule):
         known = {category.name for category in self.categories}
         absent = [n for n in known - listed if not n.startswith(UNUSED)]
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
-        self.tell(
+        self.announce(
             f"{part}: {plural(len(index), 'image')}, {plural(objects, 'object')}, "
             f"{plural(len(index.categories), 'category', 'categories')} ({annotations})"
         )
-        self.tell(*(f"{part}: {line}" for line in describe_choice(index.packed)))
+        self.announce(*(f"{part}: {line}" for line in describe_choice(index.packed)))
         if absent:
-            self.tell(f"{part}: no objects of {some(absent)}: they are not scored")
+            self.announce(f"{part}: no objects of {some(absent)}: they are not scored")
         if listed - known:
-            self.tell(f"{part}: {some(listed - known)} left out: no object is of them")
+            self.announce(f"{part}: {some(listed - known)} left out: no object is of them")
         if index.faults:
-            self.tell(
+            self.announce(
                 "\n  ".join(
                     [
                         f"{part}: left out {len(index.faults)} (data.on_bad=skip):",
@@ -308,12 +308,12 @@ class CocoDataModule(LightningDataModule):
                     ]
                 )
             )
-        self.tell(*read_otherwise(part, index))
+        self.announce(*describe_changes(part, index))
         if part == "train":
-            self.tell(*self._not_learnt(index))
+            self.announce(*self._unlearnable_lines(index))
         return index
 
-    def _not_learnt(self, index: AnnotationIndex) -> list[str]:
+    def _unlearnable_lines(self, index: AnnotationIndex) -> list[str]:
         lost = unlearnable(index, self.image_size, self.mask_size)
         return [f"train: {line}" for line in describe_unlearnable(index, lost, self.image_size)]
 
@@ -333,7 +333,7 @@ class CocoDataModule(LightningDataModule):
             self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb
         )
         if message and training:
-            self.tell(message)
+            self.announce(message)
         return CocoDataset(
             index=index,
             image_size=self.image_size,
@@ -379,7 +379,7 @@ class CocoDataModule(LightningDataModule):
         dataset = self.val_dataset
         groups, shapes = self._shapes("val", dataset.index)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            wanted = np.isin(dataset.index.rows, self.quick_index.rows)
+            wanted = np.isin(dataset.index.rows, self.validation_subset.rows)
             groups = [[group[wanted[group]] for group in chain] for chain in groups]
         return self._loader(
             dataset, validation_batches(groups, self.batch_size, *self._ranks()), shapes
@@ -392,7 +392,7 @@ class CocoDataModule(LightningDataModule):
         sizes = fitted_sizes(index.sizes, self.image_size)
         shapes = bucket_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
-        self.tell(
+        self.announce(
             f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than the images have"
         )
         return bucket_groups(sizes, shapes), shapes
@@ -405,7 +405,9 @@ class CocoDataModule(LightningDataModule):
             self.workers, processes=self._ranks()[1], cuda=device.type == "cuda"
         )
         if self.workers == "auto":
-            self.tell(f"data.workers=auto: {workers} loader processes for {len(dataset)} images")
+            self.announce(
+                f"data.workers=auto: {workers} loader processes for {len(dataset)} images"
+            )
         loader = ExplainedLoader(
             dataset,
             batch_sampler=fetched_ahead(batches, dataset.index),
@@ -428,7 +430,7 @@ class CocoDataModule(LightningDataModule):
         )
 
     @rank_zero_only
-    def tell(self, *lines: str) -> None:
+    def announce(self, *lines: str) -> None:
         for line in lines:
             _log.info(line)
 
@@ -445,7 +447,7 @@ def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> N
         check_whole(-(2**62), 2**62, data__image_ids=image_id)
 
 
-def read_otherwise(part: str, index: AnnotationIndex) -> list[str]:
+def describe_changes(part: str, index: AnnotationIndex) -> list[str]:
     """Lines about entries that are kept, but read otherwise than they are written."""
     if not index.changes:
         return []

@@ -25,10 +25,10 @@ from maskrcnn_lit.data.transforms import (
     ImageSize,
     SampledTransform,
     color_jitter,
+    full_view,
     map_boxes,
     resample,
     sample_transform,
-    whole_view,
 )
 from maskrcnn_lit.data.warp import draw_transforms, warp_crops
 from maskrcnn_lit.errors import UserError
@@ -104,7 +104,7 @@ class CocoDataset(Dataset[Sample]):
             return self._decoded(i, view)
         pixels = self.resized.get(i)
         if pixels is None:
-            image = self._decoded(i, whole_view(*self.index.size(i), self.image_size))
+            image = self._decoded(i, full_view(*self.index.size(i), self.image_size))
             if image is None:
                 return None
             pixels = image.permute(1, 2, 0).numpy()
@@ -194,7 +194,7 @@ def _hidden(size: tuple[int, int], side: int) -> Sample:
 
 
 def _blank(side: int) -> Sample:
-    view = whole_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
+    view = full_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
     image = torch.zeros(3, *view.size, dtype=torch.uint8)
     sample = _describe(image, view.size, BLANK_ID, view, readable=False) | _hidden(view.size, side)
     return sample | {"seeds": torch.zeros((), dtype=torch.int64)}
@@ -209,7 +209,7 @@ def image_batch(
     samples = []
     for image, image_id in zip(images, image_ids, strict=True):
         size = (image.shape[0], image.shape[1])
-        view = whole_view(*size, image_size)
+        view = full_view(*size, image_size)
         samples.append(_describe(resample(np.array(image), 1, view), size, image_id, view))
     side = None if isinstance(image_size, tuple) else [(image_size, image_size)]
     return collate(samples, side)

@@ -43,9 +43,9 @@ class PrefetchingBatchSampler:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return lookahead(self.batches, self._tell, AHEAD)
+        return lookahead(self.batches, self._announce, AHEAD)
 
-    def _tell(self, batch: list[Key]) -> None:
+    def _announce(self, batch: list[Key]) -> None:
         if self._prefetch is None:
             self._prefetch = Prefetch(self.source.fill)
         self._prefetch.submit(self.index.file_name(i) for _, i in batch if i != BLANK)

@@ -181,7 +181,7 @@ def sample_transform(
     )
 
 
-def whole_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
+def full_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
     """The whole image, fitted: of validation and prediction."""
     return sample_transform(height, width, image_size, None, np.random.default_rng(0))
 

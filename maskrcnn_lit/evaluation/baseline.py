@@ -81,7 +81,7 @@ def baseline_on_same_images(baselines: list[Baseline], image_ids: Collection[int
     )
 
 
-def read_other(other: Baseline) -> list[dict[str, Any]]:
+def read_baseline(other: Baseline) -> list[dict[str, Any]]:
     """Its results. UserError: they cannot be read, or are not those that were evaluated."""
     expected = (other.evaluation or {}).get(DIGEST)
     if (

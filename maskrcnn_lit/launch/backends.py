@@ -137,7 +137,7 @@ class _Running:
         self._processes: list[subprocess.Popen[bytes]] = []
 
     @contextmanager
-    def noted(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def tracked(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         self._processes.append(process)
         try:
             yield
@@ -174,7 +174,7 @@ def run(
         )
         if cores:
             os.sched_setaffinity(process.pid, cores)
-        with _RUNNING.noted(process):
+        with _RUNNING.tracked(process):
             try:
                 return process.wait()
             except KeyboardInterrupt:

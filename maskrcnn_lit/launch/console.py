@@ -108,14 +108,14 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
-_told_by_threads = threading.excepthook
+_default_thread_hook = threading.excepthook
 
 
 def _without_tensorboard(failure: threading.ExceptHookArgs) -> None:
     """TensorBoard's writer hands its errors on to the main thread, which tells them in a sentence."""
     writer = type(failure.thread).__name__ == "_AsyncWriterThread"
     if not (writer and isinstance(failure.exc_value, OSError)):
-        _told_by_threads(failure)
+        _default_thread_hook(failure)
 
 
 def _sentence(error: UserError) -> str:

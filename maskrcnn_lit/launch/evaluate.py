@@ -22,7 +22,7 @@ from maskrcnn_lit.evaluation.baseline import (
     candidate_evaluations,
     check_same_images,
     ids_digest,
-    read_other,
+    read_baseline,
 )
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.coco.matching import Matches
@@ -110,7 +110,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
     _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
-    index = _val_index(data).only(evaluation.image_ids)  # the images that could be read
+    index = _val_index(data).with_ids(evaluation.image_ids)  # the images that could be read
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
     analysis = _write(
@@ -240,12 +240,12 @@ def _write(
             candidate_evaluations(Path(config.against), config.checkpoint), ids
         )
         record |= {"against": config.against, "against_results": str(other.results)}
-        theirs = choose_results(read_other(other), index.packed)
+        theirs = choose_results(read_baseline(other), index.packed)
         record["differences"] = differences(matches, match_all(truth, theirs, limit))
     if config.results is None:
         record[DIGEST] = file_digest(folder / "detections.json", "sha256")
     write_sealed_json(folder / "evaluation.json", record)
-    _log.info(f"{_told(record)}\nWritten to {folder / 'evaluation.json'}")
+    _log.info(f"{_describe(record)}\nWritten to {folder / 'evaluation.json'}")
     if not config.report:
         return None
     analysis = analyze(truth, results, scores=scores, max_detections=limit)
@@ -261,7 +261,7 @@ def _write(
     return analysis
 
 
-def _told(record: dict[str, Any]) -> str:
+def _describe(record: dict[str, Any]) -> str:
     lines = []
     for name, interval in record["intervals"].items():
         kind = name.removeprefix("val/").removesuffix("_ap")

@@ -179,7 +179,7 @@ def read_data(config: DictConfig) -> CocoDataModule:
     data: CocoDataModule = build(config.data)
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
-    data.quick_images = config.evaluation.images
+    data.validation_subset_size = config.evaluation.images
     data.prepare_data()
     data.setup("fit")
     if config.model.num_classes not in (None, len(data.categories)):
@@ -199,7 +199,7 @@ def build_module(
     config.model.num_classes = len(data.categories)
     model = build(config.model)
     if pretrained:
-        data.tell(*start(model, config, data.categories))
+        data.announce(*start(model, config, data.categories))
     return DetectionModule(
         model=model.to(memory_format=torch.channels_last),
         optimizer=build(config.optimizer),
@@ -220,7 +220,9 @@ def _final_metrics(
     if evaluation is not None:
         # A quick look saw a part; resumed at the very end, or without a look after the last epoch,
         # it saw nothing.
-        if evaluation.step != trainer.global_step or len(data.quick_index) < len(data.val_dataset):
+        if evaluation.step != trainer.global_step or len(data.validation_subset) < len(
+            data.val_dataset
+        ):
             trainer.validate(module, datamodule=data, verbose=False)
         metrics |= evaluation.metrics
     logged = {

@@ -91,7 +91,7 @@ def ending(
                 f"{title} Look at what it is trained on: maskrcnn-lit data show, data check"
             ]
     best = next((c.best for c in _callbacks(trainer) if isinstance(c, RunCheckpoints)), None)
-    if len(data.quick_index) == len(data.val_dataset):  # else both are of other images
+    if len(data.validation_subset) == len(data.val_dataset):  # else both are of other images
         message += describe_best(best, metrics)
     return message
 

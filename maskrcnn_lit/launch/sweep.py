@@ -39,7 +39,7 @@ from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, writ
 from maskrcnn_lit.training.stop import SIGNALS
 
 # What a run finds out for itself, or what whoever starts its processes says.
-_PLACES = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
+_LOCATIONS = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
 
 _OF_THE_RUN = (
     *("model.num_classes", "trainer.devices", "trainer.num_nodes"),
@@ -106,7 +106,7 @@ def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any
         commands = [_command(sweep.folder, job) for job in missing]
         for number, (name, code) in enumerate(launch(commands), start=1):
             progress.ended(name)
-            result = settled(by_name[name], code, _log(sweep.folder, name))
+            result = job_result(by_name[name], code, _log(sweep.folder, name))
             print(f"[{number}/{len(missing)}] {name}: {_outcome(result)}", flush=True)
 
 
@@ -166,7 +166,7 @@ def status(run_dir: Path) -> str:
     return read_result(file).status if file.is_file() else "missing"
 
 
-def settled(job: Job, code: int, log: Path) -> RunResult:
+def job_result(job: Job, code: int, log: Path) -> RunResult:
     """The result of a job that has ended, with the reason if it could not write it itself."""
     file = job.run_dir / "result.json"
     result = (
@@ -217,7 +217,7 @@ def _check_same(job: Job) -> None:
         dicts = isinstance(one, dict) or isinstance(other, dict)
         ignored = (
             name in _OF_THE_RUN
-            or name.split(".")[-1] in _PLACES
+            or name.split(".")[-1] in _LOCATIONS
             or name.startswith(("data.prepare", "logger"))  # not taken from a run folder
         )
         if one != other and not dicts and not ignored:

@@ -69,14 +69,14 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     if config.resume is not None:
         checkpoint = last_checkpoint(run_dir)  # none if the run was killed before its first
         config = _resumed(config, overrides, run_dir)
-        _place(config)
+        _use_launcher_processes(config)
         step = _step_of(checkpoint) if checkpoint else "0: it has no checkpoint"
         _log.info(f"{run_dir} goes on from step {step}")
         return to_yaml(config)
     config.run_dir = str(run_dir)
     _check_one(config, overrides)
     config = freeze_config(config)
-    _place(config)
+    _use_launcher_processes(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
     result.versions, result.commit = package_versions(), package_commit(changes=True)
@@ -105,7 +105,7 @@ def _freeze_longer(
     described, checkpoint = read_parent(parent)
     longer = _resumed(config, overrides, run_dir)
     check_longer(longer, described, str(parent))
-    _place(longer)
+    _use_launcher_processes(longer)
     own = [text for text in overrides if not text.startswith(("resume=", "trust="))]
     selected = [text for text in before.overrides if not is_given(_name(text), own)]
     result = RunResult(
@@ -263,7 +263,7 @@ def _check_one(config: DictConfig, overrides: list[str]) -> None:
         )
 
 
-def _place(config: DictConfig) -> None:
+def _use_launcher_processes(config: DictConfig) -> None:
     """Where torchrun or srun has started the processes, their number is what counts."""
     environment = cluster_environment()
     if environment is not None:

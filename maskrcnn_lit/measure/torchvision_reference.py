@@ -39,7 +39,9 @@ def check_ours(model: Mapping[str, Any]) -> None:
             )
 
 
-def torchvision_twin(model: dict[str, Any], num_classes: int, norm: str, frozen: int) -> nn.Module:
+def torchvision_reference(
+    model: dict[str, Any], num_classes: int, norm: str, frozen: int
+) -> nn.Module:
     """Torchvision's model with random weights, under the names that `weights.from_torchvision`
     reads.
 
@@ -104,7 +106,7 @@ def torchvision_twin(model: dict[str, Any], num_classes: int, norm: str, frozen:
     )
 
 
-def inputs_for_twin(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+def reference_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """The same pixels and objects as torchvision wants them: float images without padding, masks of
     the whole image.
     """

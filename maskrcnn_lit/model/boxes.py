@@ -118,26 +118,26 @@ def batched_nms(
     On the CPU it is torchvision's operator, group by group.
     """
     if can_sync(boxes, static_shapes):
-        return _suppress_in_turn(boxes, threshold, groups)
-    return _settle(_rivals(boxes, threshold, groups), iterations)[:, : boxes.shape[1]]
+        return _nms_in_turn(boxes, threshold, groups)
+    return _resolve_suppression(_rivals(boxes, threshold, groups), iterations)[:, : boxes.shape[1]]
 
 
-def suppress_levels(
+def nms_per_level(
     levels: Sequence[Tensor], threshold: float, iterations: int = 24, static_shapes: bool = False
 ) -> list[Tensor]:
     """`suppress` of several lists of boxes, B N 4 with an N of each: boxes of one list suppress each
     other. A GPU settles all lists in the same rounds, so that there are few kernels.
     """
     if can_sync(levels[0], static_shapes):
-        return [_suppress_in_turn(boxes, threshold, None) for boxes in levels]
+        return [_nms_in_turn(boxes, threshold, None) for boxes in levels]
     rivals = [_rivals(boxes, threshold, None) for boxes in levels]
     words, most = max(own.shape[1] for own in rivals), max(own.shape[2] for own in rivals)
     padded = [F.pad(own, (0, most - own.shape[2], 0, words - own.shape[1])) for own in rivals]
-    keep = _settle(torch.cat(padded), iterations).split(len(levels[0]))
+    keep = _resolve_suppression(torch.cat(padded), iterations).split(len(levels[0]))
     return [own[:, : boxes.shape[1]] for own, boxes in zip(keep, levels, strict=True)]
 
 
-def _suppress_in_turn(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
+def _nms_in_turn(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     """Image by image and group by group."""
     keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
     for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
@@ -151,7 +151,7 @@ def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     """For each box the better ones that overlap it: B N 4 -> B N/32 N int32, a bit for each better
     box, with N rounded up to 32.
 
-    Every round of `_settle` reads the matrix, and of bits it is 32 times as small as of bytes.
+    Every round of `_resolve_suppression` reads the matrix, and of bits it is 32 times as small as of bytes.
     """
     count = boxes.shape[1]
     boxes = F.pad(boxes, (0, 0, 0, -count % WORD))  # boxes without area overlap nothing
@@ -165,7 +165,7 @@ def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     )
 
 
-def _settle(rivals: Tensor, iterations: int) -> Tensor:
+def _resolve_suppression(rivals: Tensor, iterations: int) -> Tensor:
     """Which boxes stay, B N bool, of `_rivals`."""
     bits = _bits(rivals.device)
     keep = torch.ones_like(rivals[:, 0], dtype=torch.bool)

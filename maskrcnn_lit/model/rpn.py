@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_whole, check_within
-from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, suppress_levels
+from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, nms_per_level
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
 from maskrcnn_lit.model.matching import IGNORED, match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH
@@ -154,7 +154,7 @@ class RPN(nn.Module):
             logits.append(best)
             real.append((proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1))
         # A box without area overlaps nothing, so it can take part.
-        stays = suppress_levels(boxes, self.nms_iou, static_shapes=static_shapes)
+        stays = nms_per_level(boxes, self.nms_iou, static_shapes=static_shapes)
         keep = [own & there for own, there in zip(stays, real, strict=True)]
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)

@@ -388,10 +388,10 @@ def _ask(url: str, retries: Retry, **options: Any) -> BaseHTTPResponse:
     return _pool(url).request("GET", url, retries=retries, timeout=TIMEOUT, **options)
 
 
-class _ToldRetry(Retry):
+class _LoggingRetry(Retry):
     """One that says that it tries again: a server that is gone takes half a minute."""
 
-    def increment(self, *args: Any, **kwargs: Any) -> "_ToldRetry":
+    def increment(self, *args: Any, **kwargs: Any) -> "_LoggingRetry":
         following = super().increment(*args, **kwargs)
         error, response = kwargs.get("error"), kwargs.get("response")
         why = reason(error) if error is not None else f"HTTP {getattr(response, 'status', '?')}"
@@ -424,7 +424,7 @@ def _receive(url: str, part: Path) -> None:
     """Complete `part`, which holds the beginning of the file or is not there. A connection that
     breaks is made again and goes on from there; who brings the file further has all retries again.
     """
-    retries, furthest = _retries(_ToldRetry), 0
+    retries, furthest = _retries(_LoggingRetry), 0
     with (
         open(part, "ab") as file,
         progress_bar(unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar,
@@ -444,7 +444,7 @@ def _receive(url: str, part: Path) -> None:
                 return
             except HTTPError as error:
                 if file.tell() > furthest:
-                    retries, furthest = _retries(_ToldRetry), file.tell()
+                    retries, furthest = _retries(_LoggingRetry), file.tell()
                 retries = retries.increment("GET", url, error=error)
                 retries.sleep()
 

@@ -36,7 +36,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     """Write `data` to `path`: to a temporary file in the same folder, flushed to the disk, then
     renamed over it.
     """
-    with naming(path):
+    with errors_with_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -53,7 +53,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def errors_with_path(path: Path) -> Iterator[None]:
     """An OSError of the block names `path`: one of a write names no file, or a temporary one."""
     try:
         yield

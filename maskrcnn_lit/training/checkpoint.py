@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import naming
+from maskrcnn_lit.storage.files import errors_with_path
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
 from maskrcnn_lit.training.stop import StopRequest
@@ -34,7 +34,7 @@ def save_plain(path: Path, value: Any) -> None:
     the next. Raises OSError if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
-    with naming(path):
+    with errors_with_path(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:

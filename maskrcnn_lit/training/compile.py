@@ -50,7 +50,7 @@ class CompileRegions(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model, device = pl_module.model, trainer.strategy.root_device
-        if not wanted(self.how, device) or not isinstance(model, MaskRCNN):
+        if not should_compile(self.how, device) or not isinstance(model, MaskRCNN):
             return
         reason = obstacle(model, device)
         if reason is None and self.how == "auto":
@@ -59,10 +59,10 @@ class CompileRegions(Callback):
         if reason is None:
             compile_regions(model)
         else:
-            tell(f"trainer.compile={self.how}: not compiled, since {reason}")
+            announce(f"trainer.compile={self.how}: not compiled, since {reason}")
 
 
-def wanted(how: str, device: torch.device) -> bool:
+def should_compile(how: str, device: torch.device) -> bool:
     """Whether trainer.compile=`how` compiles on this device at all."""
     return how == "always" or (how == "auto" and device.type == "cuda")
 
@@ -144,7 +144,7 @@ def _compiled(name: str, **options: Any) -> Any:
         except (
             torch._dynamo.exc.TorchDynamoException
         ) as error:  # while compiling: nothing has been computed yet
-            tell(
+            announce(
                 f"trainer.compile: {name} is not compiled, since {type(error).__name__}: {str(error).splitlines()[0]}"
             )
         setattr(model, name, MethodType(plain, model))
@@ -154,5 +154,5 @@ def _compiled(name: str, **options: Any) -> Any:
 
 
 @rank_zero_only
-def tell(text: str) -> None:
+def announce(text: str) -> None:
     _log.info(text)

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import atomic_write, locked, naming
+from maskrcnn_lit.storage.files import atomic_write, errors_with_path, locked
 from maskrcnn_lit.training.processes import is_rank_zero
 
 CONNECT_SECONDS = 10.0  # for a tracking server to answer
@@ -59,7 +59,7 @@ class CsvLogger(Logger):
             rows = self._read()
             self._columns += [name for name in new if name not in self._columns]
             self._write(rows)
-        with naming(self.path), open(self.path, "a", newline="") as file:
+        with errors_with_path(self.path), open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     @rank_zero_only

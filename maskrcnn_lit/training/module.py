@@ -138,7 +138,9 @@ class DetectionModule(LightningModule):
         )
         means, weights = over_all_processes(own, counts)
         own = own * weights
-        self._guard.saw(batch, dict(zip(output.losses, own.detach(), strict=True)), seed, weights)
+        self._guard.record(
+            batch, dict(zip(output.losses, own.detach(), strict=True)), seed, weights
+        )
         self.images_seen = (
             self.images_seen + batch["readable"].sum()
         )  # a tensor: nothing waits for the device

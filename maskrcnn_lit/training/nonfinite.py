@@ -54,14 +54,14 @@ class Replay(NamedTuple):
 
 
 class FiniteGuard:
-    """Watches the steps: `saw` every batch, then `check` before the optimizer step."""
+    """Watches the steps: `record` every batch, then `check` before the optimizer step."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
         self._steps: deque[Step] = deque()
         self._bad: Tensor | None = None
 
-    def saw(self, batch: Batch, losses: dict[str, Tensor], seed: int, weights: Tensor) -> None:
+    def record(self, batch: Batch, losses: dict[str, Tensor], seed: int, weights: Tensor) -> None:
         """Remember a batch (on its device, where it was needed anyway) until its answer is in."""
         self._parts.append(Part(batch, losses, seed, weights))
 

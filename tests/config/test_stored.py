@@ -25,7 +25,7 @@ from maskrcnn_lit.config.stored import (
 )
 from maskrcnn_lit.errors import UserError
 
-PLACES = (
+LOCATIONS = (
     *("model", "model.backbone", "model.fpn", "model.anchors", "model.rpn", "model.roi_align"),
     *("model.box_head", "model.mask_head", "backbone", "backbone.options", "optimizer"),
     *("callbacks.meter", "callbacks.new", "data", "data.augment", "data.train", "augment"),
@@ -76,7 +76,7 @@ def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyP
     names = sorted(set(reachable()))
     assert len(names) > 3000
     passed = set()
-    for place in PLACES:
+    for place in LOCATIONS:
         for name in names:
             try:
                 checked(at(place, {"_target_": name}), where="f")
@@ -86,7 +86,7 @@ def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyP
                 passed.add((place, name))
     table = {
         (place, name)
-        for place in PLACES
+        for place in LOCATIONS
         for pattern, names in TARGETS.items()
         for name in names
         if place == pattern or (pattern == "callbacks.*" and place.startswith("callbacks."))

@@ -195,7 +195,7 @@ class Looked(Callback):
 def looked_at(folder: Path, images: int | None, seed: int = 1) -> list[int]:
     """The ids that a Trainer's validations during fit see; one of its own sees all."""
     made, seen = data(folder, seed=seed), Looked()
-    made.quick_images = images
+    made.validation_subset_size = images
     options = {
         "max_epochs": 1,
         "limit_train_batches": 1,
@@ -205,7 +205,7 @@ def looked_at(folder: Path, images: int | None, seed: int = 1) -> list[int]:
     quiet = trainer(folder, callbacks=[seen], **options)
     quiet.fit(Recorder(), datamodule=made)
     during = sorted(seen.ids)
-    assert during == made.quick_index.image_ids.tolist()
+    assert during == made.validation_subset.image_ids.tolist()
     seen.ids.clear()
     quiet.validate(Recorder(), datamodule=made, verbose=False)
     assert sorted(seen.ids) == made.val_index.image_ids.tolist(), "everything, outside of fit"
@@ -224,7 +224,7 @@ def test_quick_looks_are_nested_and_the_same_with_every_seed(folder: Path):
 
 def test_processes_share_a_quick_look(folder: Path):
     made = data(folder)
-    made.quick_images = 3
+    made.validation_subset_size = 3
     shares = []
     for rank in range(2):
         made.trainer = SimpleNamespace(
@@ -235,7 +235,9 @@ def test_processes_share_a_quick_look(folder: Path):
         )
         ids = torch.cat([batch["image_ids"] for batch in made.val_dataloader()]).tolist()
         shares.append([image_id for image_id in ids if image_id != BLANK_ID])
-    assert sorted(shares[0] + shares[1]) == made.quick_index.image_ids.tolist() and all(shares)
+    assert sorted(shares[0] + shares[1]) == made.validation_subset.image_ids.tolist() and all(
+        shares
+    )
 
 
 def test_labels_of_validation_follow_training(folder: Path, tmp_path: Path):

@@ -17,12 +17,12 @@ from maskrcnn_lit.data.transforms import (
     ImageSize,
     color_jitter,
     fitted_sizes,
+    full_view,
     map_boxes,
     read_augment,
     read_image_size,
     resample,
     sample_transform,
-    whole_view,
 )
 from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
 from maskrcnn_lit.errors import UserError
@@ -61,7 +61,7 @@ def test_sizes_without_augmentation(
 @given(sides, sides, st.one_of(sizes, st.just((800, 1333))))
 @settings(max_examples=300, deadline=None)
 def test_without_augmentation_no_row_is_cut(height: int, width: int, size: ImageSize):
-    view = whole_view(height, width, size)
+    view = full_view(height, width, size)
     assert view.window == (0, 0, height, width)
     assert view.size == tuple(fitted_sizes(np.array([[height, width]]), size)[0])
 

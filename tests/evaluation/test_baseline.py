@@ -14,7 +14,7 @@ from maskrcnn_lit.evaluation.baseline import (
     baseline_on_same_images,
     candidate_evaluations,
     ids_digest,
-    read_other,
+    read_baseline,
 )
 from maskrcnn_lit.evaluation.coco.results import write_results
 from maskrcnn_lit.storage.files import file_digest
@@ -115,10 +115,10 @@ def test_detections_that_are_not_those_that_were_evaluated_are_told(tmp_path: Pa
     record = {"images": 1, DIGEST: file_digest(results, "sha256")}
     write_sealed_json(tmp_path / "evaluation.json", record)
     (other,) = candidate_evaluations(tmp_path, "best")
-    assert len(read_other(other)) == 1
+    assert len(read_baseline(other)) == 1
     results.write_text(results.read_text().replace("0.5", "0.9"))
     with pytest.raises(UserError, match=r"detections\.json does not match the checksum"):
-        read_other(other)
+        read_baseline(other)
     results.unlink()
     with pytest.raises(UserError, match="there is no results file"):
-        read_other(other)
+        read_baseline(other)

@@ -134,7 +134,7 @@ class TinyData(LightningDataModule):
     def __init__(self, workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.workers, self.order = BATCH, workers, Order()
-        self.train_index = self.val_index = self.quick_index = TinyIndex()
+        self.train_index = self.val_index = self.validation_subset = TinyIndex()
 
     def resume(self, *, epoch: int, batch: int) -> None:
         self.order.epoch, self.order.start = epoch, batch

@@ -27,7 +27,7 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit.launch.grid import read_sweep
-from maskrcnn_lit.launch.sweep import _stopped_as_interrupted, begin, settled
+from maskrcnn_lit.launch.sweep import _stopped_as_interrupted, begin, job_result
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.training.stop import SIGNALS
 
@@ -239,20 +239,20 @@ def test_what_a_job_could_not_say_itself(tmp_path: Path):
     job = read_sweep(["experiment=demo", f"sweep_dir={tmp_path}"]).jobs[0]
     log = tmp_path / "log.txt"
     assert (
-        settled(job, -9, log).error
+        job_result(job, -9, log).error
         == "killed by signal 9: if the memory was full, take a smaller data.batch_size"
     )
     file = job.run_dir / "result.json"
     write_result(file, RunResult(status="running"))
     log.write_text("epoch 1\nmaskrcnn-lit: the disk is full\n\n")
-    told = settled(job, 2, log)
+    told = job_result(job, 2, log)
     assert (told.status, told.error, read_result(file).error) == (
         "failed",
         "the disk is full",
         "the disk is full",
     )
     write_result(file, RunResult(status="finished"))
-    assert settled(job, 1, log).status == "finished", "it is done, however its process ended"
+    assert job_result(job, 1, log).status == "finished", "it is done, however its process ended"
 
 
 def test_a_gpu_each_and_two_gpus_do_not_go_together():

@@ -12,8 +12,8 @@ from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.measure.torchvision_reference import (
     check_ours,
-    inputs_for_twin,
-    torchvision_twin,
+    reference_inputs,
+    torchvision_reference,
 )
 from maskrcnn_lit.model.pretrained import convert as weights
 
@@ -26,7 +26,7 @@ def plain(*options: str) -> dict[str, Any]:
 def test_the_same_weights_fit_both(norm: str, frozen: int) -> None:
     torch.manual_seed(0)
     config = plain(f"backbone.norm={norm}", f"backbone.freeze_at={frozen}")
-    twin = torchvision_twin(config, 3, norm, frozen).eval()
+    twin = torchvision_reference(config, 3, norm, frozen).eval()
     ours = build(config, num_classes=3).eval()
     weights.load(ours, weights.from_torchvision(twin.state_dict()))
     trained = {name for name, p in ours.named_parameters() if p.requires_grad}
@@ -40,8 +40,8 @@ def test_the_same_weights_fit_both(norm: str, frozen: int) -> None:
 
 def test_it_trains_and_detects_on_our_batches() -> None:
     torch.manual_seed(0)
-    twin = torchvision_twin(plain(), 3, "batch", 0)
-    images, targets = inputs_for_twin(make_batch())
+    twin = torchvision_reference(plain(), 3, "batch", 0)
+    images, targets = reference_inputs(make_batch())
     assert [tuple(image.shape) for image in images] == [(3, 64, 64)] * 2 and images[0].max() <= 1
     for target in targets:
         assert target["masks"].shape == (2, 64, 64)
@@ -55,7 +55,7 @@ def test_it_trains_and_detects_on_our_batches() -> None:
 
 
 def test_an_image_without_objects_has_no_masks() -> None:
-    _, (target, _) = inputs_for_twin(make_batch(objects=0))
+    _, (target, _) = reference_inputs(make_batch(objects=0))
     assert target["masks"].shape == (0, 64, 64) and target["boxes"].shape == (0, 4)
 
 
@@ -67,7 +67,7 @@ def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None
     with pytest.raises(
         UserError, match=r"against=torchvision compares a ResNet .* leave `against` out"
     ):
-        torchvision_twin(plain(*options), 3, norm, 0)
+        torchvision_reference(plain(*options), 3, norm, 0)
 
 
 def test_a_part_of_ones_own_is_told() -> None:

@@ -19,7 +19,7 @@ from maskrcnn_lit.model.boxes import (
     full_precision,
     intersection,
     iou,
-    suppress_levels,
+    nms_per_level,
 )
 
 BOX_HEAD = (10.0, 10.0, 5.0, 5.0)
@@ -166,7 +166,7 @@ def test_suppression_by_group_equals_torchvision():
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_lists_of_several_lengths_are_settled_together_as_each_alone(static_shapes: bool):
     levels = [crowded(seed)[:, :count] for seed, count in enumerate((120, 64, 33, 1, 97))]
-    found = suppress_levels(levels, 0.5, static_shapes=static_shapes)
+    found = nms_per_level(levels, 0.5, static_shapes=static_shapes)
     for boxes, keep in zip(levels, found, strict=True):
         assert torch.equal(keep, greedy(boxes, 0.5))
 

@@ -32,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     fullgraph=True asks for.
     """
     lines: list[str] = []
-    monkeypatch.setattr(compiling, "tell", lines.append)
+    monkeypatch.setattr(compiling, "announce", lines.append)
     return lines
 
 

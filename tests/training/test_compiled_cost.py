@@ -48,7 +48,7 @@ def regions() -> dict[str, fx.GraphModule]:
     counters.clear()
     told: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiling, "tell", told.append)
+        patch.setattr(compiling, "announce", told.append)
         torch.manual_seed(0)
         model = make_model(norm="frozen", freeze_at=2, recompute=False, regions=64)
         model.mask_head.slots = 8

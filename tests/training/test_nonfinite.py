@@ -118,7 +118,7 @@ def test_no_checkpoint_is_written_after_it(tmp_path: Path):
 def checked(
     guard: FiniteGuard, optimizer: torch.optim.Optimizer, number: int, loss: float, **kwargs: Any
 ) -> Any:
-    guard.saw(
+    guard.record(
         {"image_ids": torch.tensor([number])},
         {"box": torch.tensor(loss)},
         seed=number,

@@ -20,8 +20,8 @@ from maskrcnn_lit.data.coco.faults import (
     finite,
     flag,
     identifier,
+    integer_or_none,
     shown,
-    whole_or_none,
 )
 from maskrcnn_lit.data.coco.rasterize import (
     LEAST_SIDE,
@@ -103,7 +103,7 @@ class _Reader:
         try:
             if not isinstance(entry, dict):
                 raise BadEntryError("incomplete annotation", shown(entry))
-            number = whole_or_none(entry.get("id"))
+            number = integer_or_none(entry.get("id"))
             key = identifier(entry, "image_id")
             name = f"image id {shown(key)}"
             if key not in self._positions:

@@ -258,14 +258,14 @@ def _read(source: Source, name: str) -> bytes:
 def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tuple[Packed, bool]:
     """The packed json, and whether it depends on image files that were measured."""
     folder = cache / "index" / f"{hashlib.sha256(data).hexdigest()[:32]}-{FORMAT}"
-    packed = sound(folder)
+    packed = open_if_intact(folder)
     if packed is not None:
         return packed, False
     instances = read_instances(data, where, measure)
     if instances.measured:
         sizes = json.dumps(instances.measured).encode()
         folder = folder.with_name(f"{hashlib.sha256(data + sizes).hexdigest()[:32]}-{FORMAT}")
-        packed = sound(folder)
+        packed = open_if_intact(folder)
     if packed is None:
         write_packed(folder, instances)
         packed = open_packed(folder)
@@ -292,10 +292,10 @@ def _reopen(seen: Path, stamp: tuple[int, int]) -> Packed | None:
         return None
     if entry.get("stamp") != list(stamp):
         return None
-    return sound(seen.parent / str(entry.get("key")))
+    return open_if_intact(seen.parent / str(entry.get("key")))
 
 
-def sound(folder: Path) -> Packed | None:
+def open_if_intact(folder: Path) -> Packed | None:
     """What lies in `folder`; None: nothing, or it is damaged, and then it is removed."""
     if not folder.is_dir():
         return None

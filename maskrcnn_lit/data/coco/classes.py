@@ -18,8 +18,8 @@ from maskrcnn_lit.data.coco.arrays import (
     OriginalCategory,
     Packed,
     cannot_write,
+    open_if_intact,
     open_packed,
-    sound,
     write_arrays,
 )
 from maskrcnn_lit.data.coco.categories import Category, some
@@ -102,7 +102,7 @@ def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
     """
     wanted = repr((sorted(choice.names.items(), key=repr), choice.others)).encode()
     folder = packed.folder.with_name(f"{packed.key}-{hashlib.sha256(wanted).hexdigest()[:16]}")
-    there = sound(folder)
+    there = open_if_intact(folder)
     if there is not None:
         return there
     chosen = [choice.name_of(category.name) for category in packed.categories]

@@ -31,16 +31,16 @@ class BadEntryError(Exception):
     """kind, what"""
 
 
-def whole(entry: dict[str, Any], key: str) -> int:
+def integer(entry: dict[str, Any], key: str) -> int:
     """The value of `key`, a whole number, perhaps in quotes; BadEntryError for anything else."""
-    value = whole_or_none(entry.get(key))
+    value = integer_or_none(entry.get(key))
     if value is None:
         kind = "incomplete image entry" if "file_name" in entry else "incomplete annotation"
         raise BadEntryError(kind, f"{key} is {shown(entry.get(key))}, not a whole number")
     return value
 
 
-def whole_or_none(value: Any) -> int | None:
+def integer_or_none(value: Any) -> int | None:
     """A whole number, perhaps in quotes or with .0, that 64 bits hold; None for anything else."""
     if isinstance(value, str) and _WHOLE(value):
         value = int(value)
@@ -58,7 +58,7 @@ def identifier(entry: dict[str, Any], key: str) -> int | str:
     value = entry.get(key)
     if isinstance(value, str) and value and not _WHOLE(value):
         return value
-    return whole(entry, key)
+    return integer(entry, key)
 
 
 def finite(value: Any) -> float | None:

@@ -94,7 +94,7 @@ def image_size(source: Source, name: str) -> tuple[int, int] | None:
         return None
 
 
-def sound_files(
+def readable_files(
     packed: Packed,
     source: Source,
     rows: Ints,

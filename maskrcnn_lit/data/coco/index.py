@@ -24,8 +24,8 @@ from maskrcnn_lit.data.coco.faults import Fault, describe
 from maskrcnn_lit.data.coco.image_files import (
     RenamedFiles,
     image_size,
+    readable_files,
     renamed,
-    sound_files,
     with_renamed_files,
 )
 from maskrcnn_lit.data.coco.parse import Measure
@@ -160,11 +160,11 @@ class AnnotationIndex:
         n = self.span(i)[0] + j
         return self._annotation(i, n), int(self.packed.arrays.order[n])
 
-    def take(self, positions: Ints) -> AnnotationIndex:
+    def at(self, positions: Ints) -> AnnotationIndex:
         """The images at `positions`, in that order."""
         return replace(self, rows=self.rows[positions])
 
-    def preference(self, how: SubsetOrder, seed: int) -> Ints:
+    def subset_order(self, how: SubsetOrder, seed: int) -> Ints:
         """All positions in the order in which a subset takes them."""
         if how not in ("first", "random"):
             raise UserError(f"data.subset={how} is unknown: use first or random")
@@ -183,16 +183,16 @@ class AnnotationIndex:
             raise UserError(
                 f"{n} images were asked for of the {len(self)} in {self.source.where}: ask for 1 to {len(self)}"
             )
-        return self.take(np.sort(self.preference(how, seed)[:n]))
+        return self.at(np.sort(self.subset_order(how, seed)[:n]))
 
-    def only(self, image_ids: Sequence[int]) -> AnnotationIndex:
+    def with_ids(self, image_ids: Sequence[int]) -> AnnotationIndex:
         """The images with these ids."""
         unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
         if unknown:
             raise UserError(
                 f"data.image_ids has {unknown[0]}, which is not an image of the json: take ids from its images"
             )
-        return self.take(np.flatnonzero(np.isin(self.image_ids, image_ids)))
+        return self.at(np.flatnonzero(np.isin(self.image_ids, image_ids)))
 
     def with_categories(
         self, categories: Sequence[Category], where: str | None = None
@@ -299,7 +299,7 @@ def read_index(
         packed = choose_classes(packed, classes, str(annotations))
     source = with_renamed_files(packed, source)
     index, count = select_images(full_index(packed, source), image_ids, keep_empty, take, how, seed)
-    rows, bad = sound_files(packed, source, index.rows, count, cache, max_pixels)
+    rows, bad = readable_files(packed, source, index.rows, count, cache, max_pixels)
     # of an image that goes as a whole the annotations are no news: with the size wrong they are
     # bound to look wrong
     gone = {fault.image for fault in bad}
@@ -337,15 +337,15 @@ def select_images(
     takes. Arguments: see `read_index`.
     """
     if image_ids is not None:
-        index = index.only(image_ids)
+        index = index.with_ids(image_ids)
     if not keep_empty:
-        index = index.take(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
+        index = index.at(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
     count = len(index) if take is None else take
     if count > len(index) or count < (take is not None):
         raise UserError(
             f"{take} images were asked for of the {len(index)} in {index.source.where}: ask for fewer"
         )
-    return index.take(index.preference(how, seed)), count
+    return index.at(index.subset_order(how, seed)), count
 
 
 def full_index(packed: Packed, source: Source) -> AnnotationIndex:

@@ -22,9 +22,9 @@ from maskrcnn_lit.data.coco.faults import (
     BadEntryError,
     Fault,
     identifier,
+    integer,
     printable,
     shown,
-    whole,
 )
 from maskrcnn_lit.data.coco.formats import describe_file
 from maskrcnn_lit.errors import UserError
@@ -244,7 +244,7 @@ def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> I
     if size == (0, 0):
         detail = "no height and width, and no file that gives them"
         raise BadEntryError("incomplete image entry", detail)
-    height, width = size or (whole(entry, "height"), whole(entry, "width"))
+    height, width = size or (integer(entry, "height"), integer(entry, "width"))
     if min(height, width) < 1:
         raise BadEntryError("incomplete image entry", f"size {width} x {height}")
     if max(height, width) > LONGEST or height * width > MOST_PIXELS:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.annotations import IGNORED
-from maskrcnn_lit.data.coco.faults import Fault, describe, flag, whole_or_none
+from maskrcnn_lit.data.coco.faults import Fault, describe, flag, integer_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
@@ -381,7 +381,7 @@ def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
     chosen = {category.name: category.chosen for category in index.packed.originals}
     selected = []
     for entry in entries:
-        written, number = str(entry["name"]), whole_or_none(entry["id"])
+        written, number = str(entry["name"]), integer_or_none(entry["id"])
         name = chosen.get(written, written)
         if name in left and number in (None, left[name]):
             truth = {"id": left.pop(name)} | ({"name": name} if name != written else {})

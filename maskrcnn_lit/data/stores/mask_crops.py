@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.rasterize import mask_crops
-from maskrcnn_lit.data.stores.memmap import Stored
+from maskrcnn_lit.data.stores.memmap import MemmapStore
 
 
 class MaskCrops:
@@ -24,7 +24,7 @@ class MaskCrops:
         self.index, self.side = index, side
         self._row = -(-side // 8)  # bytes of a row of a crop
         spans = index.packed.arrays.spans * side * self._row
-        self._stored = Stored(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
+        self._stored = MemmapStore(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
 
     def of(
         self, i: int, boxes: NDArray[np.float64], mirrored: bool = False

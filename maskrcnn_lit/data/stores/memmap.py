@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 _log = logging.getLogger(__name__)
 
 
-class Stored:
+class MemmapStore:
     """Piece i are the bytes `spans[i]` (begin, end) of `file`.
 
     Processes may share it, by fork or by pickle, and read and write at once: all would write the

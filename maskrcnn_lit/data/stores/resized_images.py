@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
-from maskrcnn_lit.data.stores.memmap import Stored
+from maskrcnn_lit.data.stores.memmap import MemmapStore
 from maskrcnn_lit.data.transforms import Augment, ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 
@@ -34,7 +34,7 @@ class ResizedImages:
         name = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else str(image_size)
         source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
         file = cache / "images" / f"{index.packed.key}-{source}-{name}.raw"
-        self._stored = Stored(file, np.stack([np.r_[0, ends[:-1]], ends], 1))
+        self._stored = MemmapStore(file, np.stack([np.r_[0, ends[:-1]], ends], 1))
 
     def get(self, i: int) -> NDArray[np.uint8] | None:
         """Image i, if it is kept and its file has not changed since."""

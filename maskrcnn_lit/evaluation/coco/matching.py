@@ -236,10 +236,11 @@ def assign(
     taken = np.zeros((len(counted), len(thresholds), counted.shape[1]), dtype=bool)
     by = np.lexsort((pairs.object, pairs.iou, pairs.detection))  # of a detection the best last
     detection, objects, iou = pairs.detection[by], pairs.object[by], pairs.iou[by]
-    slot = _place(detection)  # of a pair among those of its detection
+    slot = _rank_in_group(detection)  # of a pair among those of its detection
     seekers = detection[slot == 0]
     turn = np.repeat(
-        _place(group[seekers]), np.diff(np.append(np.flatnonzero(slot == 0), len(detection)))
+        _rank_in_group(group[seekers]),
+        np.diff(np.append(np.flatnonzero(slot == 0), len(detection))),
     )
     by = np.lexsort((slot, turn))
     cuts = np.flatnonzero(np.diff(turn[by], prepend=-1))
@@ -259,6 +260,6 @@ def assign(
         yield n, chosen
 
 
-def _place(ordered: Ints) -> Ints:
+def _rank_in_group(ordered: Ints) -> Ints:
     """Of each value its place among the equal ones before and behind it, from 0."""
     return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)

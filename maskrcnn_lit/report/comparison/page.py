@@ -74,7 +74,7 @@ class Report:
 def build_page(report: Report) -> str:
     parts: dict[str, tuple[str, list[str]]] = {"summary": ("Summary", list(_summary(report)))}
     for i, ranked in enumerate(report.ranked, start=1):
-        for name, title, content in _arena(report, ranked):
+        for name, title, content in _ranking(report, ranked):
             if content:
                 parts[f"{name}-{i}" if i > 1 else name] = (
                     f"{title} ({i})" if len(report.ranked) > 1 else title,
@@ -150,7 +150,7 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
+def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
     """Name, title, content of each section about an ranking."""
     ranking, plots = ranked.ranking, ranked.plots
     ap = APS[ranking.ap]
@@ -176,7 +176,7 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
     yield (
         "curves",
         "Curves over epochs",
-        _told("Mean over seeds, in a band from the lowest to the highest seed.", curves),
+        _captioned("Mean over seeds, in a band from the lowest to the highest seed.", curves),
     )
     costs = _figures(
         plots, {f"cost_{name}": f"{ap} against {title}" for name, (title, _) in COSTS.items()}
@@ -185,7 +185,7 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
         "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
         "are the Pareto front: nothing that costs as little is better."
     )
-    yield "cost", f"{_upper(ap)} against cost", _told(letters, costs)
+    yield "cost", f"{_upper(ap)} against cost", _captioned(letters, costs)
     varied = _figures(
         plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()}
     )
@@ -194,7 +194,7 @@ def _arena(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]
         {"epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps"},
     )
     seeds = "Means over seeds; a bar goes from the lowest to the highest seed."
-    yield "varied", f"{_upper(ap)} against what was varied", _told(seeds, varied)
+    yield "varied", f"{_upper(ap)} against what was varied", _captioned(seeds, varied)
     yield "examples", "Examples", list(_examples(ranked.examples))
 
 
@@ -206,7 +206,7 @@ def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _told(text: str, figures: Sequence[str]) -> list[str]:
+def _captioned(text: str, figures: Sequence[str]) -> list[str]:
     return [html.paragraph(text, "soft"), html.pair(*figures)] if figures else []
 
 

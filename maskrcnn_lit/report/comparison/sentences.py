@@ -69,7 +69,7 @@ def _best(ranking: Ranking) -> Iterator[str]:
     else:
         ends = best.runs(ranking.ap)[0].result.intervals.get(ranking.ap)
         sure = f"one seed, 95 % interval over images {interval(ends)}"
-    if _nothing_learnt(ranking):
+    if _nothing_learned(ranking):
         yield f"Nothing has learnt to detect: no {APS[ranking.ap]}50 is over {NEAR_ZERO:g}."
     if len(ranking.settings) == 1:
         yield f"The {APS[ranking.ap]} on the {ranking.title} is {number(mean.value)} ({sure})."
@@ -80,7 +80,7 @@ def _best(ranking: Ranking) -> Iterator[str]:
     )
 
 
-def _nothing_learnt(ranking: Ranking) -> bool:
+def _nothing_learned(ranking: Ranking) -> bool:
     scores = [job.metric(f"{ranking.ap}50") for job in ranking.jobs]
     known = [score for score in scores if score is not None]
     return bool(known) and max(known) < NEAR_ZERO

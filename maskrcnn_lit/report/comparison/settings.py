@@ -20,9 +20,9 @@ APS = {
     "val/box_ap": "box AP",
 }  # the first one that is known is what runs are ranked by
 
-PLACES = ("run_dir", "sweep_dir", "resume")  # options that say where, and nothing of the result
+LOCATIONS = ("run_dir", "sweep_dir", "resume")  # options that say where, and nothing of the result
 
-_SKIPPED = (*PLACES, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
+_SKIPPED = (*LOCATIONS, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     for members in sorted(groups.values(), key=lambda members: -len(members)):
         alike = sum(ranking.title.startswith(_title(members[0])) for ranking in result)
         result.append(
-            _arena(
+            _ranking(
                 members,
                 f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0]),
                 metric,
@@ -218,7 +218,7 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     return result
 
 
-def _arena(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
+def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
     ranked = settings(jobs, varying(jobs))
     names = (metric, *APS) if metric is not None else tuple(APS)
     ap = next(name for name in names if any(setting.values(name) for setting in ranked))

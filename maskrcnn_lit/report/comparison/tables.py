@@ -10,7 +10,7 @@ from maskrcnn_lit.config.overrides import assign
 from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
     APS,
-    PLACES,
+    LOCATIONS,
     Job,
     Ranking,
     Setting,
@@ -191,7 +191,7 @@ def command(job: Job) -> str:
     does so again.
     """
     named = [(text.lstrip("+").partition("=")[0], text) for text in job.overrides]
-    selected = [text for name, text in named if name not in PLACES]
+    selected = [text for name, text in named if name not in LOCATIONS]
     if job.result.parent:
         resume = assign("resume", job.result.parent.get("run"))
         selected = [resume, *(text for name, text in named if name in LENGTH)]

@@ -76,15 +76,13 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         for job in runs.jobs
     ]
     ranked = []
-    for i, ranking in enumerate(_arenas(jobs, metric)):
+    for i, ranking in enumerate(_rankings(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
         drawn = {
             name: (render(plot, ranking, LIGHT), render(plot, ranking, DARK))
             for name, plot in plots_of(ranking).items()
         }
-        ranked.append(
-            Ranked(ranking, resampled, drawn, examples, f"{i + 1}_" if i else "")
-        )
+        ranked.append(Ranked(ranking, resampled, drawn, examples, f"{i + 1}_" if i else ""))
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -113,7 +111,7 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
     return out / "report.html"
 
 
-def _arenas(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
+def _rankings(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
     if metric is not None and not any(job.metric(metric) is not None for job in jobs):
         raise UserError(
             f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave metric out"

@@ -126,8 +126,8 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for name, difference in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
             f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
-            f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, p = {number(difference['p_value'])} (paired "
-            "bootstrap over images)."
+            f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, "
+            f"p = {number(difference['p_value'])} (paired bootstrap over images)."
         )
     yield html.paragraph(
         "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 are of one "

@@ -12,24 +12,24 @@ from maskrcnn_lit.data.coco.faults import (
     finite,
     flag,
     identifier,
+    integer,
     shown,
-    whole,
 )
 
 
 @given(st.integers(-(2**63) + 1, 2**63 - 1))
 def test_whole_numbers_pass(value: int):
-    assert whole({"id": value}, "id") == value
+    assert integer({"id": value}, "id") == value
 
 
 def test_floats_without_a_fraction_are_whole():
-    number = whole({"id": 3.0}, "id")
+    number = integer({"id": 3.0}, "id")
     assert number == 3 and isinstance(number, int)
 
 
 def test_whole_numbers_in_quotes_are_whole():
-    assert whole({"id": " 7 "}, "id") == 7
-    assert whole({"id": "-3"}, "id") == -3
+    assert integer({"id": " 7 "}, "id") == 7
+    assert integer({"id": "-3"}, "id") == -3
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_whole_numbers_in_quotes_are_whole():
 )
 def test_anything_else_is_a_fault_of_its_kind(value: Any):
     with pytest.raises(BadEntryError) as caught:
-        whole({"id": value}, "id")
+        integer({"id": value}, "id")
     assert caught.value.args == ("incomplete annotation", f"id is {value!r}, not a whole number")
     with pytest.raises(BadEntryError) as caught:
-        whole({"file_name": "a.jpg", "height": value}, "height")
+        integer({"file_name": "a.jpg", "height": value}, "height")
     assert caught.value.args == (
         "incomplete image entry",
         f"height is {value!r}, not a whole number",
     )
     with pytest.raises(BadEntryError, match="id is None"):
-        whole({}, "id")
+        integer({}, "id")
 
 
 def test_an_id_is_a_number_or_text():

@@ -13,7 +13,7 @@ from maskrcnn_lit.data.coco.image_files import (
     RenamedFiles,
     image_size,
     other_names,
-    sound_files,
+    readable_files,
 )
 from maskrcnn_lit.storage.sources import Folder, open_annotations
 
@@ -45,11 +45,11 @@ def test_sound_files_are_opened_once(
 ):
     rows = np.array([3, 0, 5])
     for _ in range(2):
-        found, faults = sound_files(*data, rows, 3, tmp_path / "cache")
+        found, faults = readable_files(*data, rows, 3, tmp_path / "cache")
         assert found.tolist() == [3, 0, 5] and faults == []
         assert sorted(opened) == ["00.jpg", "03.jpg", "05.jpg"]
     os.utime(data[1].path("03.jpg"), (1, 1))
-    sound_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")
+    readable_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")
     assert sorted(opened[3:]) == [
         "01.jpg",
         "02.jpg",
@@ -66,7 +66,7 @@ def test_a_faulty_file_is_told_and_replaced_by_the_next(
     folder.path("01.jpg").write_bytes(b"")
     shutil.copy(folder.path("03.jpg"), folder.path("02.jpg"))
     for _ in range(2):
-        found, faults = sound_files(packed, folder, np.arange(IMAGES), 2, tmp_path / "cache")
+        found, faults = readable_files(packed, folder, np.arange(IMAGES), 2, tmp_path / "cache")
         assert found.tolist() == [3, 4]
         assert [(fault.kind, fault.image) for fault in faults] == [
             ("missing file", "00.jpg"),
@@ -74,24 +74,28 @@ def test_a_faulty_file_is_told_and_replaced_by_the_next(
             ("size differs", "02.jpg"),
         ]
     assert "05.jpg" not in opened
-    assert len(sound_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")[0]) == 3
+    assert (
+        len(readable_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")[0]) == 3
+    )
 
 
 def test_a_record_that_is_damaged_or_of_another_data_set_counts_for_nothing(
     data: tuple[Packed, Folder], tmp_path: Path
 ):
     for content in (b"", b"nonsense"):
-        sound_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")
+        readable_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")
         (record,) = (tmp_path / "cache" / "sound").iterdir()
         record.write_bytes(content)
-        assert len(sound_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")[0]) == IMAGES
+        assert (
+            len(readable_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")[0]) == IMAGES
+        )
 
 
 def test_far_away_files_are_not_asked_for(data: tuple[Packed, Folder], tmp_path: Path):
     class Far:
         local, where = False, "s3://bucket"
 
-    found, faults = sound_files(data[0], Far(), np.array([2, 1, 0]), 2, tmp_path / "cache")  # type: ignore[arg-type]
+    found, faults = readable_files(data[0], Far(), np.array([2, 1, 0]), 2, tmp_path / "cache")  # type: ignore[arg-type]
     assert found.tolist() == [2, 1] and faults == []
 
 
@@ -138,7 +142,7 @@ def test_a_missing_file_is_told_with_the_path_and_where_one_lies(
     shutil.move(folder.path("00.jpg"), folder.folder / "photos" / "00.jpg")
     shutil.move(folder.path("01.jpg"), folder.folder.parent / "01.jpg")
     folder.path("02.jpg").unlink()
-    _, faults = sound_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")
+    _, faults = readable_files(packed, folder, np.arange(IMAGES), IMAGES, tmp_path / "cache")
     where = folder.folder
     assert [fault.what for fault in faults] == [
         f"no such file: {where}/00.jpg; {where}/photos/00.jpg exists: did you mean "

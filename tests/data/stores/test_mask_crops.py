@@ -43,7 +43,7 @@ def test_a_polygon_is_rasterised_once_for_all_runs_and_subsets(
         raise AssertionError("rasterised again")
 
     monkeypatch.setattr(module, "mask_crops", again)
-    part = small_index(tmp_path).only([int(index.image_ids[4])])
+    part = small_index(tmp_path).with_ids([int(index.image_ids[4])])
     found, _ = MaskCrops(part, 28, tmp_path / "cache").of(0, part.annotations(0)["boxes"])
     assert np.array_equal(found, expected)
     with pytest.raises(

@@ -22,7 +22,7 @@ def test_images_are_kept_at_their_fitted_size_until_the_file_changes(tmp_path: P
     assert all(kept.get(i) is None for i in range(len(index)))
     for i, picture in enumerate(pictures):
         kept.put(i, picture)
-    part = index.take(np.array([4, 1]))
+    part = index.at(np.array([4, 1]))
     again = ResizedImages(part, 64, tmp_path / "cache")  # another subset shares the file
     assert np.array_equal(again.get(0), pictures[4]) and np.array_equal(again.get(1), pictures[1])
     assert ResizedImages(index, (64, 100), tmp_path / "cache").get(1) is None
