@@ -23,7 +23,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 test-fast: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not process and not long and not gpu and not slow'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not process and not long and not gpu and not gpu_build and not slow'
 
 # Of this process alone: what a test does in a process of its own is not counted.
 coverage: $(INSTALLED)

@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import torchvision
+from arguments import step_parser
 from train_step import classes, real_batch
 
 from maskrcnn_lit.config.compose import build, compose
@@ -277,17 +278,10 @@ PARTS = (env, ops, eager, compiled, speed, profile)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = step_parser(__doc__, size=(800, 1344), batch=16, steps=30, device="cuda")
     names = [part.__name__ for part in PARTS]
-    parser.add_argument("--coco", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344))
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--mode", help="of torch.compile")
-    parser.add_argument("--device", default="cuda")
     parser.add_argument("--skip", nargs="+", choices=names, default=[])
     parser.add_argument("overrides", nargs="*", help="options of train")
     arguments = parser.parse_intermixed_args()

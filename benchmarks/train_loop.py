@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arguments import step_parser
 from gpu_probe import SLOTS, model_options
 from lightning.pytorch import Callback, Trainer
 
@@ -146,17 +147,10 @@ def options(arguments: argparse.Namespace, file: Path) -> list[str]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--coco", type=Path, required=True)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344))
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=100)
+    parser = step_parser(__doc__, size=(800, 1344), batch=16, steps=100, device="cuda")
     parser.add_argument("--warmup", type=int, default=20)
     parser.add_argument("--compile", choices=("off", "auto", "always"), default="always")
     parser.add_argument("--workers", default="auto")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("overrides", nargs="*", help="options of train")
     return parser.parse_intermixed_args()
 

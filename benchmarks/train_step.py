@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arguments import step_parser
+
 MODELS = ("maskrcnn_lit", "torchvision")
 WARM_UP = {"off": 1, "auto": 2, "graphs": 4}  # steps: a graph is recorded in the second or third
 
@@ -80,15 +82,8 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--coco", type=Path, required=True)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1333))
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5)
+    parser = step_parser(__doc__, size=(800, 1333), batch=2, steps=5, device="cpu")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("32-true", "bf16-mixed"), default="32-true")
     parser.add_argument("--compile", choices=("off", "auto", "graphs"), default="off")
     parser.add_argument(

@@ -1,15 +1,18 @@
-"""The CUDA path's host side on a pretend GPU: it never waits, and keeps its layouts."""
+"""The pretend GPU: what it is built from, everywhere; and with `-m gpu_build`, where g++ and CUDA's
+headers are, the CUDA path's host side on it: it never waits, and keeps its layouts.
+"""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from repository import REPOSITORY
 from tiny_verbs import environment
+
+TOOL = REPOSITORY / "benchmarks" / "pretend_gpu" / "pretend_gpu.py"
 
 PROGRAM = """
 import json
@@ -38,23 +41,79 @@ print(json.dumps(pretend_gpu.summary()))
 """
 
 
-@pytest.mark.skipif(
-    torch.version.cuda is None or shutil.which("g++") is None,
-    reason="needs g++ and a CUDA build of torch",
-)
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(TOOL.parent))
+    import pretend_gpu
+
+    return pretend_gpu
+
+
+def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    given = environment() | variables
+    command = [sys.executable, str(TOOL), *words]
+    return subprocess.run(command, cwd=REPOSITORY, env=given, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("words", [[], ["-m"]])
+def test_without_a_program_it_says_how_it_is_used(words: list[str]):
+    done = start(*words)
+    assert done.returncode == 1 and "needs a program" in done.stderr
+    assert "pretend_gpu.py FILE [ARGUMENT ...]" in done.stderr
+
+
+@pytest.mark.parametrize("names", [["cu13"], ["cuda_runtime"], ["cublas", "cu13"]])
+def test_the_headers_are_those_of_the_installed_torch(tool: Any, tmp_path: Path, names: list[str]):
+    for name in names:
+        (tmp_path / name / "include").mkdir(parents=True)
+    expected = tmp_path / names[-1] / "include"
+    (expected / "driver_types.h").touch()
+    assert tool.headers([str(tmp_path)]) == expected
+
+
+def test_without_headers_or_a_compiler_it_says_what_is_missing(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(SystemExit, match="needs CUDA's headers"):
+        tool.headers([str(tmp_path)])
+    monkeypatch.setattr(tool, "headers", lambda: tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"needs g\+\+"):
+        tool.build(tmp_path)
+
+
+COMPILER = """#!/bin/sh
+echo "$@" >> "$0.calls"
+while [ "$1" != -o ]; do shift; done
+echo built > "$2"
+"""
+
+
+def test_it_is_compiled_once_for_its_code_and_headers(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a stand-in for the compiler."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(COMPILER)
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    made = []
+    for headers in ("one", "one", "two"):
+        monkeypatch.setattr(tool, "headers", lambda name=headers: tmp_path / name)
+        made.append(tool.build(tmp_path / "built"))
+    assert made[0] == made[1] != made[2] and made[0].name == "libcuda.so.1"
+    assert [library.read_text() for library in made] == ["built\n"] * 3
+    calls = (tmp_path / "g++.calls").read_text().splitlines()
+    assert len(calls) == 2
+    assert str(TOOL.with_suffix(".cpp")) in calls[0] and f"-I{tmp_path / 'one'} " in calls[0]
+
+
+@pytest.mark.gpu_build
 def test_a_training_step_never_waits_for_the_device(tmp_path: Path):
     (tmp_path / "step.py").write_text(PROGRAM)
-    tool = REPOSITORY / "benchmarks" / "pretend_gpu" / "pretend_gpu.py"
-    given = environment()
     helpers = str(REPOSITORY / "tests" / "helpers")
-    given["PYTHONPATH"] = f"{helpers}:{given.get('PYTHONPATH', REPOSITORY)}"
-    done = subprocess.run(
-        [sys.executable, str(tool), str(tmp_path / "step.py")],
-        cwd=REPOSITORY,
-        env=given | {"TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    path = f"{helpers}:{environment().get('PYTHONPATH', REPOSITORY)}"
+    done = start(str(tmp_path / "step.py"), PYTHONPATH=path, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["waits"] == {}

@@ -14,8 +14,11 @@ waits are printed, and TFLOP of convolutions and products.
 """
 
 import ctypes
+import hashlib
+import importlib.util
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,17 +36,33 @@ flops: Counter[str] = Counter()  # since the last `reset`, by kind
 _operators: list[Any] = []  # torch forgets what it is told when the library object goes
 
 
-def build(folder: Path) -> Path:
-    """Compile the library into `folder`."""
-    import sysconfig
+def headers(site: Sequence[str] | None = None) -> Path:
+    """The folder of CUDA's headers that the installed torch brought with it. site: where to look;
+    None: the packages of this Python.
+    """
+    if site is None:
+        package = importlib.util.find_spec("nvidia")
+        site = list(package.submodule_search_locations or ()) if package else []
+    files = sorted(file for part in site for file in Path(part).glob("*/include/driver_types.h"))
+    if not files:
+        sys.exit("pretend_gpu needs CUDA's headers, which torch from PyPI has on Linux: none here")
+    return files[-1].parent  # cu13, cuda_runtime (of CUDA 12)
 
-    target = folder / LIBRARY
+
+def build(folder: Path) -> Path:
+    """Compile the library into `folder`, unless one of this code and these headers is there."""
+    compiler, include, source = shutil.which("g++"), headers(), HERE / "pretend_gpu.cpp"
+    if compiler is None:
+        sys.exit("pretend_gpu needs g++: install it, or put it into PATH")
+    state = hashlib.sha256(source.read_bytes() + str(include).encode()).hexdigest()[:12]
+    target = folder / state / LIBRARY
     if not target.is_file():
-        headers = Path(sysconfig.get_paths()["purelib"]) / "nvidia" / "cu13" / "include"
-        command = ["g++", "-O1", "-shared", "-fPIC", "-std=c++17", "-w", f"-I{HERE}"]
-        command += [f"-I{headers}", str(HERE / "pretend_gpu.cpp"), "-o", f"{target}.new"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{LIBRARY}.{os.getpid()}")
+        command = [compiler, "-O1", "-shared", "-fPIC", "-std=c++17", "-w", f"-I{HERE}"]
+        command += [f"-I{include}", str(source), "-o", str(unfinished)]
         subprocess.run([*command, f"-Wl,-soname,{LIBRARY}"], check=True)
-        os.replace(f"{target}.new", target)
+        os.replace(unfinished, target)
     return target
 
 
@@ -172,11 +191,12 @@ def install() -> None:
 
 
 def main() -> None:
+    if len(sys.argv) < 2 or (sys.argv[1] == "-m" and len(sys.argv) < 3):
+        sys.exit(f"pretend_gpu.py needs a program:\n{__doc__}")
     if os.environ.get("PRETEND_GPU_GB") is None:
-        folder = Path(tempfile.gettempdir()) / f"pretend_gpu_{os.getuid()}"
-        folder.mkdir(exist_ok=True)
-        library = str(build(folder))
-        more = {"LD_PRELOAD": library, "LD_LIBRARY_PATH": str(folder), "PRETEND_GPU_GB": GIGABYTES}
+        library = build(Path(tempfile.gettempdir()) / f"pretend_gpu_{os.getuid()}")
+        more = {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(library.parent)}
+        more["PRETEND_GPU_GB"] = GIGABYTES
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | more)
     sys.modules["pretend_gpu"] = sys.modules["__main__"]
     install()
