@@ -1,13 +1,13 @@
-"""How sure an AP is: bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapters 13 and 16), of one set of matches or of two on the same images.
+"""Confidence of an AP: bootstrap over images (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapters 13 and 16), for one set of matches or for two on the same images.
 
 A resample draws as many images as there are, with replacement: image i counts w_i times, and so do
-its objects and detections. Nothing is matched again. Copies of a detection stand side by side among
-the scores. With each image drawn once the AP is that of coco_ap.
+its objects and detections. Matches are not recomputed. Copies of a detection are adjacent in the
+ranking. If each image is drawn once, the AP equals COCO's AP.
 
-AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images
-repeat, score higher than the data by half a point or so. The percentiles are shifted to the data's
-own value. What they cover is the AP that other sets of as many images would have.
+AP uses the best precision at a recall or more, so it is biased upwards: resamples, in which images
+repeat, score about half a point higher than the data. The percentiles are shifted to the value of
+the data. The interval covers the AP of other sets of as many images.
 
 Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a
 class.
@@ -26,7 +26,7 @@ from maskrcnn_lit.evaluation.coco.precision import RECALLS
 
 RESAMPLES = 1000
 
-_AT_ONCE = 500  # resamples: enough for NumPy to be busy in each row
+_AT_ONCE = 500  # resamples per block, to amortize NumPy's overhead
 
 _BYTES = (
     64 * 2**20
