@@ -95,7 +95,7 @@ def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
         node = at_size.model.anchors
         if len(node.sizes) != LEVELS:
             raise UserError(
-                f"model.anchors.sizes has {len(node.sizes)} numbers, and the pyramid {LEVELS} levels: give one each"
+                f"model.anchors.sizes has {len(node.sizes)} numbers, but the pyramid has {LEVELS} levels: give one size for each level"
             )
         return Choice(tuple(node.sizes), tuple(map(float, node.ratios)))
 
