@@ -5,7 +5,7 @@ model = load_model("torchvision_v2")  # or a run folder
 (detections,) = model.predict("photo.jpg")
 detections.save("found.png")
 
-The library logs to the logger "maskrcnn_lit" and prints nothing by itself.
+The library logs to the logger "maskrcnn_lit" and does not print.
 """
 
 from importlib import import_module
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# name -> the module that defines it. Most of them import torch, which takes seconds, so each is
-# imported when it is first asked for: `maskrcnn-lit --help` stays quick.
+# name -> the module that defines it. Most of these modules import torch, which takes seconds, so
+# each is imported on first use: `maskrcnn-lit --help` stays fast.
 _MODULES = {
     "CocoDataModule": "maskrcnn_lit.data.datamodule",
     "Detections": "maskrcnn_lit.predictor",

@@ -3,12 +3,12 @@
 import os
 import sys
 
-# `python -m` puts the working directory in front of the standard library, where a user's queue.py
-# would take the place of Python's. A `_target_` is found there all the same (config/instantiate.py).
+# `python -m` puts the working directory before the standard library, so a user's queue.py would
+# shadow Python's. A `_target_` is still found there (config/instantiate.py).
 if sys.path and sys.path[0] in ("", os.getcwd()) and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))
 
-from maskrcnn_lit.cli.main import main  # after the path is right
+from maskrcnn_lit.cli.main import main  # after sys.path is fixed
 
 if __name__ == "__main__":
     sys.exit(main())

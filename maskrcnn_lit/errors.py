@@ -1,5 +1,5 @@
-"""The one exception for a mistake of the user, checks that raise it, and words of messages. Every
-module may use them.
+"""UserError, the exception for mistakes of the user, and checks that raise it. Any module may
+import it.
 """
 
 import math
@@ -16,13 +16,13 @@ class UserError(Exception):
 
 
 def plural(count: int, noun: str, several: str | None = None) -> str:
-    """1 image, 1,000 images; `several`: the plural, where it is not the noun with an s."""
+    """1 image, 1,000 images; `several`: an irregular plural."""
     return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"
 
 
 def check_whole(minimum: int, maximum: int | None = None, /, **values: Any) -> None:
-    """Raise UserError for a value that is not a whole number from `minimum` to `maximum` (None: any
-    larger one); a name may have dots for `__`.
+    """Raise UserError for a value that is not an integer from `minimum` to `maximum` (None: no
+    limit). Write dots in a name as `__`.
     """
     for name, value in values.items():
         is_integer = isinstance(value, int) and not isinstance(value, bool)
@@ -33,8 +33,8 @@ def check_whole(minimum: int, maximum: int | None = None, /, **values: Any) -> N
 
 
 def check_within(low: float, high: float, /, **values: Any) -> None:
-    """Raise UserError for a value that is not a number from `low` to `high`; a name may have dots
-    for `__`.
+    """Raise UserError for a value that is not a number from `low` to `high`. Write dots in a name
+    as `__`.
     """
     for name, value in values.items():
         if not _is_within(low, high, value):
@@ -44,7 +44,7 @@ def check_within(low: float, high: float, /, **values: Any) -> None:
 
 def check_list(low: float, high: float, count: int | None = None, /, **values: Any) -> None:
     """Raise UserError for a value that is not a list of `count` (None: one or more) numbers from
-    `low` to `high`; a name may have dots for `__`.
+    `low` to `high`. Write dots in a name as `__`.
     """
     many = f"a list of {count} numbers" if count else "a list of one or more numbers"
     for name, value in values.items():
@@ -54,15 +54,15 @@ def check_list(low: float, high: float, count: int | None = None, /, **values: A
 
 
 def check_flag(**values: Any) -> None:
-    """Raise UserError for a value that is neither True nor False; a name may have dots for `__`."""
+    """Raise UserError for a value that is neither True nor False. Write dots in a name as `__`."""
     for name, value in values.items():
         if not isinstance(value, bool):
             raise UserError(f"{_dotted(name)}={value} must be true or false")
 
 
 def check_choice(choices: Collection[str], optional: bool = False, /, **values: Any) -> None:
-    """Raise UserError for a value that is not one of `choices` (optional: nor None); a name may
-    have dots for `__`.
+    """Raise UserError for a value that is not one of `choices` (optional: nor None). Write dots in
+    a name as `__`.
     """
     for name, value in values.items():
         if value is None and optional:
@@ -73,7 +73,7 @@ def check_choice(choices: Collection[str], optional: bool = False, /, **values: 
 
 
 def check_text(**values: Any) -> None:
-    """Raise UserError for a value that is neither text nor None; a name may have dots for `__`."""
+    """Raise UserError for a value that is neither text nor None. Write dots in a name as `__`."""
     for name, value in values.items():
         if value is not None and not isinstance(value, str):
             raise UserError(f"{_dotted(name)}={value} must be text")

@@ -1,4 +1,4 @@
-"""A trained model from its run folder, and what it detects on images: the Python interface.
+"""The Python interface for prediction: load a trained model and detect objects in images.
 
 from maskrcnn_lit import load_model
 model = load_model("outputs/2026-11-23/10-00-00")
@@ -46,25 +46,26 @@ from maskrcnn_lit.training.devices import resolve_accelerator
 
 Source: TypeAlias = (
     str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput
-)  # of one or several images
+)  # one result or a list of results
 
 AHEAD = (
-    4  # batches of images that are read before the first one is run, to find images of one shape
+    4  # batches of images read ahead, to group images of one shape
 )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """What the model found on one image, best first. R detections; `len` gives R.
+    """The R detections on one image, by descending score; `len` is R.
 
     Attributes:
-        name: of the image: the path below its folder, the file name, or what it was, e.g. "array".
+        name: of the image: the path below its folder, the file name, or the type of the source,
+        e.g. "array".
         image: H W 3 uint8 RGB.
         boxes: R 4 float32, x1 y1 x2 y2 in pixels of the image.
         scores: R float32, 0..1.
         labels: R int64, 1..K.
         names: R class names.
-        masks: R COCO RLEs of the whole image, {"size": [H, W], "counts": bytes}.
+        masks: R COCO RLEs of the full image, {"size": [H, W], "counts": bytes}.
         categories: the K classes; label l is `categories[l - 1]`.
     """
 
@@ -90,7 +91,7 @@ class Detections:
         return ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "nothing"
 
     def masks_array(self) -> NDArray[np.bool_]:
-        """The masks as R H W bool. Made on each call: R times the image's pixels in bytes."""
+        """The masks as R H W bool, created on every call: R times the image's pixels in bytes."""
         if not len(self):
             return np.zeros((0, *self.image.shape[:2]), np.bool_)
         return np.ascontiguousarray(coco_mask.decode(self.masks).transpose(2, 0, 1)).astype(
@@ -126,8 +127,8 @@ class Detections:
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`.
 
-        xyxy R 4, mask R H W bool, confidence R, class_id R (label - 1: the place in `categories`),
-        data["class_name"] R.
+        xyxy R 4, mask R H W bool, confidence R, class_id R (label - 1, the index into
+        `categories`), data["class_name"] R.
 
         Raises: UserError: the package supervision is not installed.
         """
@@ -148,21 +149,22 @@ class Detections:
 
     def draw(self) -> np.ndarray:
         """The image with boxes, masks, class names and scores, uint8 RGB; a small image is enlarged
-        by a whole number, so that labels can be read.
+        by an integer factor, so that labels are legible.
         """
         return draw_instances(
             self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the drawn image as PNG, JPEG or WebP, by the suffix of `path`; folders are made.
+        """Write the drawn image as PNG, JPEG or WebP, by the suffix of `path`; create missing
+        folders.
 
         Raises: UserError: another suffix.
         """
         write_image(path, self.draw())
 
     def _repr_png_(self) -> bytes:
-        """The drawn image: what a notebook shows."""
+        """The drawn image, for notebooks."""
         buffer = io.BytesIO()
         Image.fromarray(self.draw()).save(buffer, "PNG")
         return buffer.getvalue()
@@ -170,14 +172,13 @@ class Detections:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
-    """A model in evaluation mode, with all that it needs to read images and to name what it finds.
-    `load_model` makes one.
+    """A model in evaluation mode with its preprocessing and class names. `load_model` creates it.
 
     Attributes:
         model: the network, changed for inference: it cannot be trained or saved.
         categories: the K classes; label l is `categories[l - 1]`.
         config: of the run.
-        score_thresholds: K: detections of label l below number l - 1 are left out.
+        score_thresholds: K: detections of label l with a score below entry l - 1 are removed.
     """
 
     model: MaskRCNN
@@ -197,13 +198,13 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device of the model."""
         return self.model.mean.device
 
     def to(self, device: str | torch.device) -> "Predictor":
-        """Move the model to "cpu", "cuda" or "cuda:1"; returns the same predictor.
+        """Move the model to "cpu", "cuda" or "cuda:1"; return this predictor.
 
-        Raises: UserError: there is no such device here.
+        Raises: UserError: the device does not exist.
         """
         try:
             wanted = torch.device(device)
@@ -214,7 +215,7 @@ class Predictor:
         count = torch.cuda.device_count()
         if wanted.type == "cuda" and (wanted.index or 0) >= count:
             raise UserError(
-                f"device={device} is not there: torch {torch.__version__} sees {count} CUDA devices"
+                f"device={device} does not exist: torch {torch.__version__} sees {count} CUDA devices"
             )
         self.model.to(wanted)
         return self
@@ -261,19 +262,20 @@ class Predictor:
                 or a file opened in binary mode; a PIL image; an array or tensor H W, H W C or
                 C H W with 1, 3 or 4 channels (RGB), or several of them, N H W C or N C H W: uint8
                 0..255, uint16 0..65535 or floats 0..1.
-            stream: False: a list. True: an iterator that reads and predicts as it is asked, for
-                more images than fit into memory.
-            batch_size: images of one padded shape that run in one forward. The detections are those
-                of one image at a time, up to rounding.
-            score_threshold: 0..1, detections below it are left out; None: as the model was loaded.
-            max_pixels: the most that an image file may have.
-            page: of a TIFF or GIF with several, from 1; None: the first, and a warning says so.
+            stream: False: return a list. True: return an iterator that reads and predicts lazily,
+            for more images than fit into memory.
+            batch_size: maximum number of images of one padded shape per forward pass. Up to
+            rounding, it does not change the detections.
+            score_threshold: 0..1, detections below it are removed; None: the threshold of
+            `load_model`.
+            max_pixels: limit for an image file.
+            page: of a TIFF or GIF with several pages, from 1; None: the first, with a warning.
 
         Raises:
-            UserError: a source does not exist or is not an image, an array could mean two images
-                (by its shape or its values), an option is out of range. Missing files are an error
-                at once, also with `stream=True`. A damaged file of a folder or a glob is skipped,
-                with a warning in the log.
+            UserError: a source does not exist or is not an image, an array is ambiguous (by its
+            shape or values), an option is out of range. Missing files are an error at once, also
+            with `stream=True`. A damaged file of a folder or a glob is skipped, with a warning in
+            the log.
         """
         check_whole(1, batch_size=batch_size)
         if score_threshold is not None:
@@ -302,14 +304,14 @@ class Predictor:
             yield from (done[i] for i in range(len(window)))
 
     def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
-        """Positions of images that share a forward. Only images of one padded shape do: beside a
-        larger one an image would get a wider border, and thereby slightly other detections.
+        """Positions of images for each forward pass. Images in a pass have the same padded shape: a
+        larger padding would slightly change the detections.
         """
         image_size = read_image_size(self.config.data.image_size)
         groups: dict[Any, list[int]] = {}
         for i, image in enumerate(images):
             height, width = fitted_sizes(np.array(image.shape[:2]), image_size).tolist()
-            square = isinstance(image_size, int)  # then all are padded to that side
+            square = isinstance(image_size, int)  # all are padded to that side
             groups.setdefault(square or (-(-height // 32), -(-width // 32)), []).append(i)
         for group in groups.values():
             yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
@@ -317,7 +319,7 @@ class Predictor:
     def _detect(
         self, images: Sequence[tuple[str, np.ndarray]], thresholds: np.ndarray
     ) -> list[Detections]:
-        """Of (name, image) pairs, in one forward."""
+        """Detections of (name, image) pairs, in one forward pass."""
         image_size = read_image_size(self.config.data.image_size)
         batch = image_batch([image for _, image in images], range(len(images)), image_size)
         output = self._forward(batch, float(thresholds.min()))
@@ -341,7 +343,7 @@ class Predictor:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch, lowest: float) -> list[dict[str, Any]]:
-        """Detections in pixels of each original image; the head gives all from `lowest` on."""
+        """Detections with a score of `lowest` or more, in pixels of each original image."""
         head, device = self.model.box_head, self.device
         before, head.score_threshold = (
             head.score_threshold,
@@ -361,8 +363,8 @@ def check_threshold(value: Any, *, best: bool = False) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and 0 <= value <= 1) and not (best and value == "best"):
         raise UserError(
-            f"score_threshold={value} must be from 0 (all detections) to 1"
-            + (", or best: each class's own, as `maskrcnn-lit evaluate` stored it" if best else "")
+            f"score_threshold={value} must be a number from 0 (all detections) to 1"
+            + (", or best: the threshold of each class that `maskrcnn-lit evaluate` stored" if best else "")
         )
 
 
@@ -375,22 +377,22 @@ def load_model(
     checkpoint: str = "best",
     trust: Sequence[str] = (),
 ) -> Predictor:
-    """A trained model, ready to predict.
+    """Load a trained model for prediction.
 
     Args:
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
             Mask R-CNN, or the name of published weights (`pretrained.PUBLISHED`).
-        score_threshold: 0..1, detections below it are left out; "best": below the threshold of
-            their class that `maskrcnn-lit evaluate` found best for the run's best weights on its
-            validation images (0.5 for a class without one).
-        max_detections: of an image, the best ones.
-        accelerator: auto, cpu or gpu. `Predictor.to` chooses one of several GPUs.
+        score_threshold: 0..1, detections below it are removed; "best": for each class the threshold
+        that `maskrcnn-lit evaluate` stored, the best on the run's validation images for its best
+        weights (0.5 for a class without one).
+        max_detections: limit per image, by score.
+        accelerator: auto, cpu or gpu. `Predictor.to` selects one of several GPUs.
         checkpoint: best or last, of a run folder.
         trust: packages whose classes the run's config may use.
 
     Raises:
-        UserError: no such run or checkpoint, a threshold outside of 0..1, or "best" of a run that
-            was not evaluated.
+        UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
+        a run that was not evaluated.
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)

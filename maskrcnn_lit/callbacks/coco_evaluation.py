@@ -1,9 +1,7 @@
-"""Scores what validation detects: COCO AP of boxes and masks, and roi_accuracy, under the names
-val/...
+"""Scores the validation detections: COCO AP of boxes and masks, and roi_accuracy, logged as val/...
 
-The module only returns detections; this callback turns them into compressed masks batch by batch,
-gathers them over the processes as bytes by image id, scores them once, and logs the same numbers in
-every process.
+The module only returns detections. This callback compresses their masks after each batch, gathers
+all detections on rank zero by image id, scores them once, and logs the same numbers on every rank.
 """
 
 import logging
@@ -39,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def coco_evaluation(trainer: Trainer) -> "CocoEvaluation | None":
-    """The one among the callbacks of `trainer`, if there is one."""
+    """Return the CocoEvaluation callback of `trainer`, or None."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning sets it
     return next((callback for callback in callbacks if isinstance(callback, CocoEvaluation)), None)
 
@@ -48,21 +46,21 @@ class CocoEvaluation(Callback):
     """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's
     `Output`.
 
-    run_dir: where detections.json, the COCO results of the last evaluation, is written (None:
-        nowhere).
-    max_detections: as for `check_limits`; model_limit: the most detections of an image that the
-        model gives, if known. Where an image has more objects, a line says what to type;
+    run_dir: folder for detections.json, the COCO results of the last evaluation (None: not
+    written).
+    max_detections: as for `check_limits`; model_limit: the maximum number of detections per image
+    that the model returns, if known. A warning names the option to raise if an image has more
+    objects;
         raises_model: as for `limit_warning`.
-    roi_boxes: what roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
+    roi_boxes: the boxes that roi_accuracy counts, "all" or "study": see `RoiAccuracy`.
 
-    After a validation `metrics` holds its numbers by logged name (val/box_ap, val/mask_ap50, ...,
-    val/roi_accuracy, val/images, val/evaluation_seconds; NaN where there is no such ground truth)
-    and `per_class` class name -> {"box_ap", "mask_ap", "roi_accuracy"}, in every process; all of
-    them are of the classes that the annotations have.
-    val/images: how many images were scored; a quick look during training sees a part of them. In
-    process 0 `image_ids` are these images, `matches` is what the scores were made of, and `scored`
-    is the ground truth and the results, for callbacks that come after this one; it is dropped when
-    the validation ends.
+    After a validation, on every rank, `metrics` maps logged names to values (val/box_ap,
+    val/mask_ap50, ..., val/roi_accuracy, val/images, val/evaluation_seconds; NaN without ground
+    truth) and `per_class` maps class names to {"box_ap", "mask_ap", "roi_accuracy"}. Only classes
+    with annotations count. val/images: the number of scored images; validations during training may
+    use a subset. On rank zero, `image_ids` are these images, `matches` the matches behind the
+    scores, and `scored` the ground truth and the results, for callbacks after this one; it is
+    dropped when the validation ends.
     """
 
     def __init__(
@@ -78,7 +76,7 @@ class CocoEvaluation(Callback):
         self.max_detections = check_limits(max_detections)
         self.roi_boxes = roi_boxes
         self.model_limit, self.raises_model = model_limit, raises_model
-        self.step = -1  # of the training, at the last validation
+        self.step = -1  # training step of the last validation
         self.scored: tuple[dict[str, Any], list[dict[str, Any]]] | None = (
             None  # COCO ground truth, COCO results
         )
@@ -88,7 +86,7 @@ class CocoEvaluation(Callback):
         self.matches: dict[str, Matches] = {}
         self._validations = 0
         self._warned: str | None = None
-        self._left_out = False  # whether the log says that detections are left out
+        self._left_out = False  # whether dropped detections were logged
         self._reset()
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,12 +146,12 @@ class CocoEvaluation(Callback):
         self.step = trainer.global_step
         self.metrics["val/evaluation_seconds"] += self._seconds
         for name, value in self.metrics.items():
-            # NaN says that there is no such object in the data. Only what a checkpoint may wait for
-            # is logged so.
+            # NaN: the data has no such object. Only metrics that a checkpoint may monitor are
+            # logged as NaN.
             if not math.isnan(value) or name in _MONITORED:
-                # Equal in all processes; the maximum of equal values is exact, a mean may not be.
+                # Equal on all ranks; the maximum of equal values is exact, a mean may not be.
                 pl_module.log(name, value, reduce_fx="max", sync_dist=True)
-        self._reset()  # the detections are not needed any more
+        self._reset()  # the detections are no longer needed
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.scored = None
@@ -161,7 +159,7 @@ class CocoEvaluation(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """No process waits for one that has failed."""
+        """Let no rank wait for one that has failed."""
         if isinstance(exception, Exception):
             raise_remote_failure(exception)
             publish_failure(exception)
@@ -176,9 +174,8 @@ class CocoEvaluation(Callback):
         trainer: Trainer,
         gathered: Sequence[tuple[DetectionCollector, RoiAccuracy]],
     ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Of the images of all processes. An image that a sampler gave twice counts once.
-        val/evaluation_seconds is that of this: processes that are ready sooner wait for the others
-        before it.
+        """Score the images of all ranks. An image that a sampler repeated counts once.
+        val/evaluation_seconds covers this scoring only, not the wait for slower ranks.
         """
         started = time.perf_counter()
         for collector, roi_accuracy in gathered:
@@ -199,10 +196,10 @@ class CocoEvaluation(Callback):
         if len(seen) < len(index):
             _log.info(
                 f"scored {len(seen)} of {len(index)} validation images: "
-                f"{len(self._collector.unreadable)} could not be read, the rest was not asked for"
+                f"{len(self._collector.unreadable)} could not be read, the others were not requested"
             )
         if math.isnan(scores.metrics["val/box_ap"]):
-            _log.info("the validation images hold no objects: AP is not defined")
+            _log.info("the validation images have no objects: AP is undefined")
         warning = limit_warning(
             self.matches["box"],
             self.max_detections,

@@ -1,9 +1,8 @@
-"""What several processes do together in an evaluation, so that one that fails ends them all with
-its message.
+"""Collectives of an evaluation in which the failure of one rank ends all ranks with its message.
 
-A process that fails leaves its message in the store of the process group. The others look there
-whenever they may have to wait for it: after every batch, before they gather, and when a collective
-breaks off. Without a process group there is one process, and nothing of this.
+A failing rank writes its message to the store of the process group. The others read the store
+whenever they might wait for it: after every batch, before they gather, and when a collective fails.
+Without a process group these functions do nothing.
 """
 
 import json
@@ -19,22 +18,21 @@ _FAILED, _READ = "maskrcnn_lit/failed", "maskrcnn_lit/failure_read"
 
 _POLL_SECONDS = 0.02
 
-_WAIT_SECONDS = 1800.0  # as PyTorch waits in a collective: one that was killed has left no message
+_WAIT_SECONDS = 1800.0  # PyTorch's timeout of a collective: a killed rank leaves no message
 
 _GRACE_SECONDS = (
-    30.0  # process 0 keeps the store, and so it stays until the others have read why it fails
+    30.0  # rank zero hosts the store, so it stays until the others have read its message
 )
 
 
 def gather_and_combine(
     name: str, own: Any, combine: Callable[[list[Any]], Any], *, wait_seconds: float = _WAIT_SECONDS
 ) -> Any:
-    """What `combine` makes, in process 0, of the `own` of all processes in the order of their
-    ranks: given to all.
+    """Call `combine` on rank zero with the `own` of all ranks, in rank order, and return its result
+    on every rank.
 
-    name: the same in every process, and another one in every call. If `combine` fails, or another
-    process has failed, every process raises that error. RuntimeError: one did not come within
-    `wait_seconds`.
+    name: the same on every rank, and unique for each call. If `combine` fails, or another rank has
+    failed, every rank raises that error. RuntimeError: a rank did not arrive within `wait_seconds`.
     """
     if not _several():
         return combine([own])
@@ -49,7 +47,7 @@ def gather_and_combine(
     torch.distributed.gather_object(own, gathered)
     outcome = [None]
     if gathered is None:
-        _wait(lambda: store.check([result]), f"what process 0 makes in {name!r}", wait_seconds)
+        _wait(lambda: store.check([result]), f"the result of process 0 in {name!r}", wait_seconds)
     else:
         try:
             outcome = [combine(gathered)]
@@ -62,8 +60,8 @@ def gather_and_combine(
 
 
 def publish_failure(error: Exception) -> None:
-    """Tell the other processes, if none has told of a failure yet; process 0 waits until they have
-    heard it.
+    """Publish `error` to the other ranks, unless a failure was published before. Rank zero waits
+    until all have read it.
     """
     if not _several():
         return
@@ -86,7 +84,7 @@ def publish_failure(error: Exception) -> None:
 
 
 def raise_remote_failure(cause: Exception | None = None) -> None:
-    """Raise what another process has reported: a UserError where it was one there, else a
+    """Raise the error that another rank published: as a UserError if it was one, else as a
     RuntimeError.
     """
     failure = _reported() if _several() else None

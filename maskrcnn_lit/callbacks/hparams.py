@@ -1,5 +1,5 @@
-"""What a run shows of itself among others: a row of TensorBoard's HPARAMS table, the charts of
-CUSTOM SCALARS, its command and config in TEXT, and its config where a logger keeps one.
+"""Makes runs comparable: a row in TensorBoard's HPARAMS table, the charts of CUSTOM SCALARS, the
+command and config in TEXT, and the config in other loggers.
 """
 
 import json
@@ -27,8 +27,8 @@ METRICS = (
     "speed/images_per_second",
 )
 
-# Category -> chart -> its curves, as regular expressions of their names; a chart has those of every
-# chosen run.
+# Category -> chart -> regular expressions of its curves; a chart has the curves of every selected
+# run.
 CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {
         "total": ("train/loss$", "val/loss$"),
@@ -51,7 +51,7 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# Options that say where and by what means a run was made, and not what it is.
+# Options about where and how a run executes. They do not change its result.
 _MEANS = (
     *("run_dir", "resume", "sweep", "launcher", "logger", "callbacks", "evaluation"),
     *(
@@ -68,9 +68,10 @@ _MEANS = (
 
 
 class HyperParameters(Callback):
-    """At the start of training: the options `names` (dotted names of the config), those that the
-    user typed and the number of training images, against METRICS, whose last values TensorBoard
-    takes from their curves. At the end: that it is there. Other loggers get the whole config.
+    """At the start of training, log the options `names` (dotted names of the config), the options
+    that the user set and the number of training images, against METRICS; TensorBoard reads the
+    values of METRICS from their curves. At the end, mark the run as finished. Other loggers get the
+    full config.
     """
 
     def __init__(self, *, names: Sequence[str]) -> None:
@@ -81,13 +82,13 @@ class HyperParameters(Callback):
         typed = typed_options(run_dir / "result.json")
         names = [
             name for name in self.names if name.removesuffix(".name") not in typed
-        ]  # backbone=X tells backbone.name
+        ]  # backbone=X implies backbone.name
         row = flat_values(pl_module.config, [*names, *typed])
         row |= {
             name: value for name, value in typed.items() if name not in row
         }  # a choice of a group
         images = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
-        if row.get("data.train_images") != images:  # what was typed stands in one column
+        if row.get("data.train_images") != images:  # the same number in one column only
             row["train_images"] = images
         for writer in tensorboard_writers(trainer):
             for title, text in texts(run_dir / "result.json", pl_module.config).items():
@@ -96,7 +97,7 @@ class HyperParameters(Callback):
                 writer.file_writer.add_summary(summary)
             writer.flush()
         for logger in trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):  # which would make a table of its own
+            if not isinstance(logger, TensorBoardLogger):  # it would write its own table
                 logger.log_hyperparams(pl_module.config)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -122,20 +123,18 @@ class ScalarLayout(Callback):
 
 
 def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """For the TEXT tab, in Markdown: the command of result.json, where there is one, and the
-    config.
+    """Markdown for the TEXT tab: the command in result.json, if any, and the config.
     """
     command = read_result(file).command if file.is_file() else []
     result = {"config": json.dumps(config, indent=2, default=str)}
     if command:
         result = {"command": shlex.join(command)} | result
-    # indented lines are code, whatever they hold
+    # Markdown renders indented lines as code
     return {title: textwrap.indent(text, "    ") for title, text in result.items()}
 
 
 def typed_options(file: Path) -> dict[str, Value]:
-    """The options of result.json's overrides that say what the run is; none where there is no such
-    file.
+    """The overrides in result.json that can change the result; empty without the file.
     """
     overrides = read_result(file).overrides if file.is_file() else []
     pairs = (text.lstrip("+").partition("=") for text in overrides if not text.startswith("~"))
@@ -143,8 +142,8 @@ def typed_options(file: Path) -> dict[str, Value]:
 
 
 def varying(folder: str, names: Iterable[str]) -> set[str]:
-    """Those of `names` that the folder of a sweep's job is named by: NAME=VALUE,NAME=VALUE, the
-    last part of a name being enough.
+    """The `names` in the folder name of a sweep's job, NAME=VALUE,NAME=VALUE. The last part of a
+    dotted name is enough.
     """
     message = {part.partition("=")[0] for part in folder.split(",") if "=" in part}
     return {name for name in names if not message.isdisjoint({name, name.rpartition(".")[2]})}
@@ -159,8 +158,8 @@ def _value(text: str) -> Value:
 
 
 def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Value]:
-    """The values of the dotted `names` that `config` has, as TensorBoard takes them: a list becomes
-    text. Groups of options are left out.
+    """The values of the dotted `names` in `config` as TensorBoard accepts them: a list becomes
+    text. Groups of options are omitted.
     """
     values: dict[str, Value] = {}
     for name in names:
@@ -173,8 +172,8 @@ def flat_values(config: Mapping[str, Any], names: Iterable[str]) -> dict[str, Va
 
 
 def table_summary(row: Mapping[str, Value], varies: Container[str]) -> Summary:
-    """The columns of the table. TensorBoard takes them from one of the runs that it shows, and puts
-    those that vary first.
+    """The columns of the table. TensorBoard reads them from one of the shown runs. Columns that
+    vary come first.
     """
     kinds: dict[type, Any] = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
     columns = [
@@ -193,7 +192,7 @@ def table_summary(row: Mapping[str, Value], varies: Container[str]) -> Summary:
 
 
 def row_summary(row: Mapping[str, Value]) -> Summary:
-    """The values of a run."""
+    """The table row of a run."""
     start = plugin_data_pb2.SessionStartInfo()
     for name, value in row.items():
         kind = {bool: "bool_value", str: "string_value"}.get(type(value), "number_value")

@@ -1,4 +1,4 @@
-"""What TensorBoard shows beside curves: validation images with ground truth and prediction."""
+"""Validation images with ground truth and prediction, for TensorBoard."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_s
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.report.pictures import choose, draw_panel
 
-# the same there: it leaves out pixels where it shows a picture smaller, and with them thin lines
+# TensorBoard drops pixels, and with them thin lines, when it shows a picture smaller
 IN_TENSORBOARD = 700
 
 
 class Panels(Callback):
-    """Every validation, for the same `images` validation images (drawn by `seed`): ground truth |
-    prediction.
+    """Draw ground truth | prediction at every validation, for the same `images` validation images
+    (sampled with `seed`).
 
-    The predictions are those of the validation pass, from `score_threshold` on. With several
-    processes, those of the images appear that process 0 validates. Needs
+    The predictions come from the validation pass; scores below `score_threshold` are not drawn.
+    With several processes, only images of rank zero appear. Needs
     `trainer.datamodule.validation_subset` and a module with `categories`.
     """
 

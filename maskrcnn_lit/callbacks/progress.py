@@ -1,4 +1,4 @@
-"""The line that a run shows while it trains."""
+"""The progress line of a training run."""
 
 import logging
 import math
@@ -18,16 +18,16 @@ from maskrcnn_lit.callbacks.train_meter import Speed
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
-SMOOTHING = 0.9  # a loss from before n batches counts 0.9^n of the last one
+SMOOTHING = 0.9  # weight of the previous average: a loss from n batches ago weighs 0.9^n
 
 
 class ProgressLine(ProgressBar):
     """One line for the whole run: epoch, step, time left, images/s, share of time spent waiting for
     data, losses.
 
-    In a terminal it is broken before the losses, so that it fits into 80 columns, and written over
-    itself about every second; in a file or a pipe a new line comes every `seconds_between_lines`.
-    Only then are losses read from the device. A line with the scores ends every validation.
+    In a terminal it breaks before the losses, to fit into 80 columns, and is overwritten about
+    every second; in a file or a pipe a new line is written every `seconds_between_lines`. Losses
+    are read from the device only then. A line with the scores ends every validation.
     """
 
     def __init__(self, *, seconds_between_lines: float = 10.0, out: TextIO | None = None) -> None:
@@ -37,7 +37,7 @@ class ProgressLine(ProgressBar):
         self._interval = 1.0 if self._overwrites else seconds_between_lines
         self.is_enabled = True  # Lightning asks for it
         self._shown = -math.inf  # when a line was last written
-        self._height = 1  # of what the next one is written over
+        self._height = 1  # lines that the next one overwrites
         self._names: list[str] = []
         self._smooth: Tensor | None = None
         self._seen = 0  # images, when a line was last written
@@ -51,7 +51,7 @@ class ProgressLine(ProgressBar):
         self.is_enabled = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print above the line: what `pl_module.print` calls."""
+        """Print above the line; `pl_module.print` calls this."""
         self._write(" ".join(map(str, args)), stays=True)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -161,12 +161,12 @@ class ProgressLine(ProgressBar):
         if not self.is_enabled:
             return
         if self._overwrites:
-            # Back to the first line, erase from there; one column is left free, or the terminal
-            # would break the line.
+            # Move to the first line and erase from there; leave one column free, or the terminal
+            # breaks the line.
             limit = max(20, _columns(self._out) - 1)
             back = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
             lines = [line[:limit] for line in text.split("\n")]
-            if stays:  # whole, broken between words
+            if stays:  # in full, wrapped between words
                 lines = [
                     part for line in text.split("\n") for part in textwrap.wrap(line, limit) or [""]
                 ]
@@ -179,15 +179,14 @@ class ProgressLine(ProgressBar):
 
 
 class _Pace:
-    """How long the rest of the run will take: the steps that are left, and the validations, as long
-    as the last was.
+    """Estimates the remaining time: the remaining steps, and validations as long as the last one.
     """
 
     def __init__(self) -> None:
         self._first = 0  # step at which this process began
         self._trained = 0.0  # seconds of training before `_mark`
         self._validated = 0.0  # seconds of the last validation
-        self._mark = time.monotonic()  # when training, or the validation that runs, began
+        self._mark = time.monotonic()  # when training, or the current validation, began
 
     def start(self, step: int) -> None:
         self._first, self._mark = step, time.monotonic()
@@ -201,7 +200,7 @@ class _Pace:
         self._mark = time.monotonic()
 
     def left(self, trainer: Trainer, total: int) -> float:
-        """Seconds, while training."""
+        """The remaining seconds; call it during training only."""
         step = trainer.global_step
         seconds_per_step = (self._trained + time.monotonic() - self._mark) / max(
             1, step - self._first
@@ -213,7 +212,7 @@ class _Pace:
 
 
 def _log_handlers() -> list[logging.Handler]:
-    """Those that a command has set up to show what the library logs."""
+    """The handlers that a command installed for the library's log."""
     return logging.getLogger("maskrcnn_lit").handlers
 
 

@@ -1,5 +1,4 @@
-"""What TensorBoard shows of the scores beside their curves over time: AP by class, and precision
-against recall.
+"""Plots of the validation scores for TensorBoard: AP by class, and precision against recall.
 """
 
 import io
@@ -20,19 +19,19 @@ from maskrcnn_lit.report.evaluation.plots import class_ap, precision_recall
 from maskrcnn_lit.report.format import POOLED
 from maskrcnn_lit.report.theme import LIGHT, render
 
-# classes up to which each has a curve in the PR CURVES tab; of more, all of them together have one
+# with more classes, the PR CURVES tab has only the curve of all classes
 CURVES = 20
 
-THRESHOLDS = np.linspace(0, 1, 127)  # what the PR CURVES tab takes the points of a curve for
+THRESHOLDS = np.linspace(0, 1, 127)  # thresholds that the PR CURVES tab assumes
 
 
 class ScorePlots(Callback):
-    """After every validation: pictures val_plots/class_ap and val_plots/precision_recall, and in
-    TensorBoard's PR CURVES tab the curves pr/all classes and pr_class/..., of the same matches as
-    the scores: at IoU 0.5, of masks where there are masks.
+    """After every validation, log the pictures val_plots/class_ap and val_plots/precision_recall
+    and, for TensorBoard's PR CURVES tab, the curves pr/all classes and pr_class/.... They use the
+    matches of the scores at IoU 0.5, of masks if there are any.
 
-    Must come after `CocoEvaluation` among the callbacks, for it reads what that one has scored;
-    without one, and without a TensorBoard logger, it does nothing.
+    Must come after `CocoEvaluation` in the list of callbacks, since it reads its matches. It does
+    nothing without that callback or a TensorBoard logger.
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -43,7 +42,7 @@ class ScorePlots(Callback):
         truth, _ = evaluation.scored
         names = [
             c["name"] for c in sorted(truth["categories"], key=lambda c: c["id"])
-        ]  # as matches number them
+        ]  # in the order of the matches' labels
         kind = "mask" if "mask" in evaluation.matches else "box"
         judged = judged_at_50(evaluation.matches[kind])
         shown = drawn(names, judged, evaluation.per_class, kind)
@@ -64,7 +63,7 @@ class ScorePlots(Callback):
                 counts,
             ) in (
                 curves.items()
-            ):  # first: it opens the file anew that the end of training has closed
+            ):  # first: it reopens the file that the end of training closed
                 writer.add_pr_curve_raw(
                     tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS)
                 )
@@ -74,8 +73,8 @@ class ScorePlots(Callback):
 
 
 def summary(tag: str, png: bytes) -> Summary:
-    """A picture as TensorBoard keeps it. (SummaryWriter.add_image would take pixels, and encode
-    them once more.)
+    """A TensorBoard summary of an encoded PNG. (SummaryWriter.add_image takes pixels and would
+    encode them again.)
     """
     width, height = Image.open(io.BytesIO(png)).size
     picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
@@ -85,9 +84,9 @@ def summary(tag: str, png: bytes) -> Summary:
 def drawn(
     names: Sequence[str], judged: Judged, per_class: Mapping[str, Mapping[str, float]], kind: str
 ) -> dict[str, Any]:
-    """Of an analysis (evaluation/analysis/analyze.py) what the two plots read.
+    """The parts of an analysis (evaluation/analysis/analyze.py) that the two plots read.
 
-    per_class: class name -> {"box_ap", "mask_ap"}, NaN where there is no such object.
+    per_class: class name -> {"box_ap", "mask_ap"}, NaN for a class without objects.
     """
     rows = []
     for name, objects in zip(names, judged.objects.tolist(), strict=True):
@@ -103,11 +102,11 @@ def drawn(
 
 
 def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
-    """Of a class, or (None) of all, at each of THRESHOLDS: true positives, false positives, true
-    negatives, false negatives, precision, recall.
+    """Counts for one class, or for all (None), at each of THRESHOLDS: true positives, false
+    positives, true negatives, false negatives, precision, recall.
 
-    A detector names no negatives, so the true ones are 0; where nothing is detected, precision is,
-    and TensorBoard leaves the point out.
+    A detector has no true negatives, so they are 0. Precision is 0 without detections; TensorBoard
+    then skips the point.
     """
     selected = ~judged.ignored[0]
     if label is not None:
@@ -121,5 +120,5 @@ def threshold_counts(judged: Judged, label: int | None) -> list[np.ndarray]:
 
 
 def _from(scores: np.ndarray) -> np.ndarray:
-    """How many scores are at least each of THRESHOLDS."""
+    """For each of THRESHOLDS, the number of scores that reach it."""
     return len(scores) - np.searchsorted(np.sort(scores), THRESHOLDS, side="left")

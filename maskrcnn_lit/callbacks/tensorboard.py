@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 
 def tensorboard_writers(trainer: Trainer) -> list[Any]:
-    """The SummaryWriters of a run; none but in process 0."""
+    """The SummaryWriters of a run; empty on all ranks but rank zero."""
     if not trainer.is_global_zero:
         return []
     return [
@@ -17,7 +17,7 @@ def tensorboard_writers(trainer: Trainer) -> list[Any]:
 
 
 def validation_step(trainer: Trainer) -> int:
-    """The step that Lightning gives to the scores of the validation that runs: of the last
-    optimizer step during `fit`, and one more in a validation of its own at the end.
+    """The step under which Lightning logs the current validation: the last optimizer step during
+    `fit`, one more in a separate validation at the end.
     """
     return max(0, trainer.global_step - (trainer.state.fn == TrainerFn.FITTING))

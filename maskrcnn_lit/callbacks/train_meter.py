@@ -1,4 +1,4 @@
-"""What is measured while training runs: losses, learning rates, speed."""
+"""Logs losses, learning rates and speed during training."""
 
 import time
 from typing import Any
@@ -14,8 +14,9 @@ from maskrcnn_lit.training.trainer import total_steps
 class Speed:
     """Images a second and the share of time spent waiting for data, since the last `take`.
 
-    Validation is not counted, writing checkpoints is. The time is the host's: on a GPU it may wait
-    for data while the device is still busy, so `waiting` is the most that the device can have lost.
+    Validation is excluded, checkpointing is included. Times are those of the host: on a GPU it may
+    wait for data while the device is still busy, so `waiting` is an upper bound of the device's
+    idle time.
     """
 
     def __init__(self) -> None:
@@ -23,21 +24,23 @@ class Speed:
         self._seconds, self._waiting = 0.0, 0.0
 
     def restart(self) -> None:
-        """The time from the last batch until now is not counted."""
+        """Exclude the time since the last batch."""
         self._last = time.perf_counter()
 
     def arrived(self, ready_since: float) -> None:
-        """A batch is there, which training has been ready for since `ready_since`."""
+        """Count a batch that arrived now; training was ready for it at `ready_since`."""
         self._waiting += time.perf_counter() - ready_since
 
     def done(self) -> None:
-        """It has been trained on."""
+        """Mark the end of the step on the current batch."""
         now = time.perf_counter()
         self._seconds += now - self._last
         self._last = now
 
     def take(self, images: float) -> tuple[float, float]:
-        """Images a second when there were so many, share of waiting (0 to 1)."""
+        """Images per second for `images` images, and the share of time spent waiting (0 to 1),
+        since the last call.
+        """
         seconds = max(self._seconds, 1e-9)
         result = images / seconds, min(1.0, self._waiting / seconds)
         self._seconds, self._waiting = 0.0, 0.0
@@ -49,20 +52,20 @@ class TrainMeter(Callback):
     at the end of an epoch without a row:
 
     - train/loss and train/loss_*: means over the steps since the last time;
-    - train/gradient_norm, train/weight_norm (of all that learns) and lr/*: of the last step;
-    - train/masks_dropped, where there are any: regions of a batch with an object but without a mask
-      slot (model.mask_head.slots);
+    - train/gradient_norm, train/weight_norm (of all trainable parameters) and lr/*: of the last
+    step;
+    - train/masks_dropped, if not 0: positive regions of a batch without a mask slot
+    (model.mask_head.slots);
     - speed/images_per_second, and speed/data_wait from 0 to 1.
 
-    With several processes the losses are those of process 0.
+    With several processes the losses are those of rank zero.
 
-    In process 0 `first` and `last` are the first and the last train/loss that were logged, None
-    before.
+    On rank zero `first` and `last` are the first and the last logged train/loss, None before the
+    first.
 
-    `self.log` in the training step would do it too, but logs the losses of one step in n, reads
-    each value from the device on its own, and writes after the checkpoint of the same step: a run
-    that was killed in between would lack the row. The sums go into the checkpoint, so a resumed run
-    logs the same means.
+    This callback replaces `self.log`, which logs the losses of one step in n, reads each value from
+    the device separately, and writes after the checkpoint of the same step: a run killed in between
+    would lose the row. The sums are saved in the checkpoint, so a resumed run logs the same means.
     """
 
     def __init__(self) -> None:
@@ -156,6 +159,6 @@ class TrainMeter(Callback):
 
 
 def _weight_norm(module: LightningModule) -> float:
-    """Of the parameters that learn, all together."""
+    """The L2 norm over all trainable parameters."""
     weights = [p.detach() for p in module.parameters() if p.requires_grad]
     return float(torch.nn.utils.get_total_norm(weights))

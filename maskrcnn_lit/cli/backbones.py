@@ -1,8 +1,7 @@
-"""`maskrcnn-lit backbones`: what backbone=... can be, what each costs, and whether pretrained
-weights exist.
+"""`maskrcnn-lit backbones`: the choices of backbone=..., their costs, and their pretrained weights.
 
-The rows are those of backbones.json beside this file, so that no backbone has to be built for them;
-`maskrcnn-lit backbones measure=true` measures them again (measure/backbones.py) and writes it.
+The rows come from backbones.json beside this file, so no backbone has to be built. `maskrcnn-lit
+backbones measure=true` measures them (measure/backbones.py) and rewrites the file.
 """
 
 import json
@@ -21,7 +20,7 @@ CELL = 32  # pixels: FLOPs grow with the number of cells of 32 x 32 pixels
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Print a row for each yaml in conf/backbone; `config` is that of conf/backbones.yaml with
+    """Print a row for each yaml in conf/backbone; `config` is conf/backbones.yaml composed with
     `overrides`.
     """
     if config.measure:
@@ -38,23 +37,23 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         numbers = f"{row['parameters'] / 1e6:>10.1f} M{flops(row, config.size) / 1e9:>17.2f}"
         channels = ", ".join(map(str, row["channels"]))
         print(f"{choice:<20}{numbers}  {channels:<23}{_weights(choice, row)}")
-    print("\nWeights are chosen with backbone.weights=...; imagenet is the first of those named.")
+    print("\nbackbone.weights=... selects weights; imagenet stands for the first name in the row.")
     print("backbone=timm takes any timm model that gives feature maps:")
     print("  backbone=timm backbone.name=convnextv2_atto")
 
 
 def choices() -> list[str]:
-    """The choices of backbone=..., the user's own included."""
+    """The choices of backbone=..., including those of the user."""
     return sorted({file.stem for root in config_dirs() for file in root.glob("backbone/*.yaml")})
 
 
 def flops(row: dict[str, Any], size: int) -> float:
-    """Of an image of `size` x `size` pixels: exact for multiples of 32."""
+    """FLOPs of a backbone on a `size` x `size` image; exact for multiples of 32."""
     return float(row["fixed_flops"] + row["cell_flops"] * (size / CELL) ** 2)
 
 
 def write_table() -> None:
-    """Measure each yaml of ours, and write backbones.json."""
+    """Measure each backbone of the package and write backbones.json."""
     names = sorted(file.stem for file in conf_dir().glob("backbone/*.yaml"))
     lines = [f'  "{name}": {json.dumps(_measured(name))}' for name in names]
     atomic_write(TABLE, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,5 +1,5 @@
-"""`maskrcnn-lit bench`: how fast loader, training step and inference are here, what holds them up,
-what to change.
+"""`maskrcnn-lit bench`: speed of the loader, the training step and inference on this machine, the
+bottleneck, and what to change.
 """
 
 import json
@@ -51,7 +51,7 @@ MOST_WORKERS = 16
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Measure, tell, and write a line of JSON; `config` is that of conf/bench.yaml with
+    """Measure, print, and write a line of JSON; `config` is conf/bench.yaml composed with
     `overrides`.
     """
     check_output_file(config.out, overwrite=config.overwrite)
@@ -103,7 +103,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 
 def _data(config: DictConfig, device: torch.device) -> tuple[CocoDataModule, int]:
-    """What trains, and how many loader processes."""
+    """The data module, and its number of loader processes."""
     workers = choose_workers(config.data.workers, processes=1, cuda=device.type == "cuda")
     config.data.workers = workers
     data: CocoDataModule = build(config.data)
@@ -116,7 +116,7 @@ def _endless(data: CocoDataModule) -> Any:
     loader = data.train_dataloader()
     if len(loader) == 0:
         raise UserError(
-            f"data.batch_size={data.batch_size} is more than there are images: use a smaller one"
+            f"data.batch_size={data.batch_size} is larger than the number of images: use a smaller one"
         )
     while True:
         yield from loader
@@ -126,7 +126,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
     """Training step and inference of our model, from random weights."""
     model = build(config.model).to(device=settings["device"], memory_format=torch.channels_last)
     compiled = _compile(config.trainer.compile, model, settings["device"])
-    # Each batch once before the clock: one of another shape compiles anew.
+    # Warm up with each batch: every new shape is compiled.
     warmup = max(settings["warmup"], len(batches) + 1) if compiled else settings["warmup"]
     rows = _train(
         config,
@@ -135,7 +135,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
         settings | {"warmup": warmup},
     )
     memory = {"training": _megabytes(settings["device"])}
-    with torch.compiler.set_stance("force_eager"):  # stage by stage, which compiled code has not
+    with torch.compiler.set_stance("force_eager"):  # compiled code has no separate stages to time
         inference, detections = time_inference(for_inference(model), batches, **settings)
     memory["inference"] = _megabytes(settings["device"])
     images = len(batches[0]["images"])
@@ -150,12 +150,12 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
 
 
 def _compile(how: str, model: MaskRCNN, device: torch.device) -> bool:
-    """As a long training does with trainer.compile=`how`; whether it is compiled."""
+    """Compile as a long training does with trainer.compile=`how`; return whether it compiled."""
     if not should_compile(how, device):
         return False
     reason = obstacle(model, device)
     if reason is not None:
-        print(f"trainer.compile={how}: not compiled, since {reason}")
+        print(f"trainer.compile={how}: not compiled, because {reason}")
         return False
     compile_regions(model)
     return True
@@ -164,7 +164,7 @@ def _compile(how: str, model: MaskRCNN, device: torch.device) -> bool:
 def _theirs(
     config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Torchvision's model on the same batches; in inference it gives masks of whole images."""
+    """Time torchvision's model on the same batches; its inference returns masks of full images."""
     device, images = settings["device"], len(batches[0]["images"])
     plain = to_dict(config)["model"]
     pretrained = plain["backbone"]["weights"] not in (None, "none")
@@ -193,8 +193,8 @@ def _train(
 
 
 def summary(rows: StageTimes, images: int) -> dict[str, Any]:
-    """Milliseconds a batch, of each stage and of all: [5th percentile, median, 95th percentile];
-    images a second.
+    """Milliseconds per batch, for each stage and in total: [5th percentile, median, 95th
+    percentile]; images per second.
     """
     total = np.sum([seconds for seconds in rows.values()], axis=0)
     stages = (
@@ -229,19 +229,19 @@ def _gpu_memory(device: torch.device) -> int | None:
 
 
 def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[str, list[str]]:
-    """What holds a training up, in a sentence, and what to type or to change. `memory`: of the GPU,
+    """The bottleneck of training, in a sentence, and changes to try. `memory`: of the GPU, in
     megabytes.
     """
     loading, step = (report[part]["milliseconds"][1] for part in ("loader", "training"))
     if loading > step:
-        change = ["data.image_cache=on, where images fit into 512 px", "a smaller data.image_size"]
+        change = ["data.image_cache=on, if images fit into 512 px", "a smaller data.image_size"]
         most = min(report["cores"] - 1, MOST_WORKERS)
         if report["workers"] < most:
             change.insert(0, f"data.workers={most}")
-        return f"the loader: {loading:.0f} ms a batch, and a training step takes {step:.0f}", change
+        return f"the loader: {loading:.0f} ms per batch, while a training step takes {step:.0f} ms", change
     stages = report["training"]["stages"]
     slowest = max(stages, key=lambda name: stages[name][1])
-    message = f"the training step, {step:.0f} ms a batch, the most of it ({stages[slowest][1]:.0f}) in the {slowest}"
+    message = f"the training step: {step:.0f} ms per batch, most of it ({stages[slowest][1]:.0f} ms) in the {slowest}"
     if not cuda:
         return message, [
             "a GPU",
@@ -253,7 +253,7 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
         change.insert(0, "trainer.precision=auto")
     if memory is not None and report["peak_megabytes"]["training"] < memory / 2:
         change.insert(
-            0, f"data.batch_size={2 * report['images'][0]}: less than half of the memory is in use"
+            0, f"data.batch_size={2 * report['images'][0]}: less than half of the memory is used"
         )
     return message, change
 
@@ -264,8 +264,8 @@ def table(report: dict[str, Any]) -> list[str]:
     count, _, height, width = report["images"]
     lines = [
         f"\n{report['device']}, {report['precision']}, {how}batches of {count} x {height} x {width}, "
-        f"{report['workers']} loader processes; random weights, {report['detections']} detections an image",
-        f"  {'milliseconds a batch':34}{'5 %':>10}{'median':>10}{'95 %':>10}{'images/s':>10}",
+        f"{report['workers']} loader processes; random weights, {report['detections']} detections per image",
+        f"  {'milliseconds per batch':34}{'5 %':>10}{'median':>10}{'95 %':>10}{'images/s':>10}",
     ]
     for title, part in (("loader", report["loader"]), *_parts(report)):
         lines.append(_row(title, part["milliseconds"]) + f"{part['images_per_second']:>10.1f}")

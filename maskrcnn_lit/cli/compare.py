@@ -1,5 +1,4 @@
-"""`maskrcnn-lit compare`: many runs -> one report: tables, curves, trade-offs, and which
-differences are chance.
+"""`maskrcnn-lit compare`: one report on many runs: tables, curves, trade-offs, significance tests.
 """
 
 from pathlib import Path
@@ -12,10 +11,10 @@ from maskrcnn_lit.runs.folder import check_output_folder
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Compare; `config` is that of conf/compare.yaml with `overrides`."""
+    """Compare; `config` is conf/compare.yaml composed with `overrides`."""
     several = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
     if not several:
-        raise UserError("runs=[] names no run: give a folder, or several, runs=[A,B]")
+        raise UserError("runs=[] is empty: give one folder, or several as runs=[A,B]")
     check_output_folder(config.out, overwrite=config.overwrite, option="out")
     sources = [Path(str(source)).expanduser() for source in several]
     page = write_comparison(
@@ -24,6 +23,6 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         metric=None if config.metric is None else f"val/{config.metric}",
     )
     print(
-        f"The report is {page}; beside it are report.md, results.csv, curves.csv, tables.tex, "
+        f"Report: {page}; in the same folder: report.md, results.csv, curves.csv, tables.tex, "
         "references.bib and plots/"
     )

@@ -1,8 +1,8 @@
-"""`maskrcnn-lit completion bash|zsh|fish`: the script that makes Tab complete commands, groups,
+"""`maskrcnn-lit completion bash|zsh|fish`: a script for Tab completion of commands, groups,
 choices, options and their values.
 
-The script asks `maskrcnn-lit completion words ...` at each Tab, which composes the config of what is
-typed so far, so that the options are those of the chosen groups. Nothing of it imports torch.
+At each Tab the script calls `maskrcnn-lit completion words ...`, which composes the config from the
+words typed so far, so the options are those of the selected groups. It does not import torch.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ from maskrcnn_lit.config.compose import Description, Option, describe
 from maskrcnn_lit.config.schema import applies
 from maskrcnn_lit.errors import UserError
 
-# In bash "=" ends a word: of `seed=1` three words arrive, and a candidate is what follows the "=".
+# In bash "=" ends a word: `seed=1` arrives as three words, and a candidate is the part after "=".
 BASH = """\
 # eval "$(maskrcnn-lit completion bash)", in ~/.bashrc for example
 _maskrcnn_lit() {
@@ -45,8 +45,8 @@ FLAGS = ("--help", "--cfg", "--config-dir")
 
 
 def complete(words: Sequence[str], commands: Sequence[str]) -> int:
-    """`completion SHELL` prints a script, `completion words WORD ...` what the last word can become
-    in a command line of `commands`.
+    """`completion SHELL` prints a script; `completion words WORD ...` prints the completions of the
+    last word.
     """
     if words and words[0] == "words":
         print(*candidates(list(words[1:]), commands), sep="\n")
@@ -62,10 +62,10 @@ def complete(words: Sequence[str], commands: Sequence[str]) -> int:
 
 
 def candidates(words: Sequence[str], commands: Sequence[str]) -> list[str]:
-    """What the last of `words`, the command line without its first word, can become.
+    """The completions of the last of `words`, the command line without its first word.
 
-    A shell that ends a word at "=" gives NAME, "=" and VALUE apart: then the candidates are values
-    alone, else NAME=VALUE. Nothing for a path, which the shell itself completes.
+    A shell that ends a word at "=" passes NAME, "=" and VALUE as three words: then the candidates
+    are values, else NAME=VALUE. A path has no candidates; the shell completes it.
     """
     apart = len(words) > 1 and "=" in (words[-1], words[-2])
     joined = _joined(words)
@@ -95,7 +95,7 @@ def candidates(words: Sequence[str], commands: Sequence[str]) -> list[str]:
 
 
 def _joined(words: Iterable[str]) -> list[str]:
-    """Words with what stands around a single "=" put together."""
+    """The words, with NAME, "=", VALUE joined into one word."""
     joined: list[str] = []
     glue = False
     for word in words:
@@ -108,7 +108,7 @@ def _joined(words: Iterable[str]) -> list[str]:
 
 
 def _described(command: str, words: Sequence[str]) -> Description:
-    """With what is typed so far, or where that is wrong without it."""
+    """The description with the overrides typed so far, or without them if they are invalid."""
     try:
         return describe(command, [word for word in words if "=" in word], deep=True)
     except UserError:
@@ -116,7 +116,7 @@ def _described(command: str, words: Sequence[str]) -> Description:
 
 
 def _names(description: Description, name: str) -> list[str]:
-    """Groups and options, as far as the next dot: `data.`, and behind it `data.batch_size=`."""
+    """Groups and options up to the next dot: first `data.`, then `data.batch_size=`."""
     stem = name[: name.rfind(".") + 1]
     candidates = [f"{group}=" for group in description.groups]
     for option in description.options:

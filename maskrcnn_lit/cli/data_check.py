@@ -1,5 +1,5 @@
-"""`maskrcnn-lit data check`: every fault of the data, by file and annotation id, and jsons without
-them.
+"""`maskrcnn-lit data check`: list every fault of the data by file and annotation id, and write
+jsons without them.
 """
 
 import sys
@@ -35,11 +35,11 @@ SHOWN = 20  # faults of a kind in the terminal
 
 
 def run(config: DictConfig, overrides: list[str]) -> int:
-    """Look at everything and print what is wrong; `config` is that of conf/data_check.yaml with
+    """Check all of the data and print the faults; `config` is conf/data_check.yaml composed with
     `overrides`.
 
     Returns:
-        the exit code: 0 nothing is wrong, 1 something is.
+        the exit code: 0 without faults, else 1.
     """
     check_output_file(config.out, overwrite=config.overwrite)
     leaks = same_images(config.data)
@@ -82,7 +82,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
             for fault in several
         ]
         write_json(Path(config.out), {"faults": listed, "notes": remarks})
-        print(f"All of it is in {config.out}")
+        print(f"The full list is in {config.out}")
     print(_last_line(total, sum(map(len, lost.values()))))
     return int(total > 0)
 
@@ -90,7 +90,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
 def _look(
     config: DictConfig, data: CocoDataModule, part: str, annotations: Path, images: Path
 ) -> Findings:
-    """Read a part and its files. The whole json, unless fewer images are asked for than it has."""
+    """Read a part and its files: the full json, unless data.*_images asks for fewer images."""
     take = config.data[f"{part}_images"]
     if take is not None and take >= len(load_entries(annotations)["images"]):
         take = None
@@ -114,12 +114,12 @@ def _last_line(faults: int, lost: int) -> str:
     if faults:
         return f"{faults} fault{'s' * (faults != 1)}"
     if lost:
-        return f"0 faults, but {lost} object{'s' * (lost != 1)} cannot be learnt: see the notes"
-    return "Nothing is wrong with the data."
+        return f"0 faults, but {lost} object{'s' * (lost != 1)} cannot be learned: see the notes"
+    return "No faults in the data."
 
 
 def _unlearnable(data: CocoDataModule, findings: Findings) -> list[Fault]:
-    """Of what is left without the faults."""
+    """The objects that cannot be learned, without those that have a fault."""
     lost = unlearnable(findings.index, data.image_size, data.mask_size)
     return [fault for fault in lost if fault.annotation not in findings.annotations]
 
@@ -129,12 +129,12 @@ def _write_cleaned(target: Path, original: Path, findings: Findings) -> None:
         write_json(target, cleaned(load_entries(original), findings), indent=None)
     except RecursionError:
         raise UserError(
-            f"{original} has values that are nested too deeply to be written: remove them"
+            f"{original} has values that are nested too deeply to write: remove them"
         ) from None
 
 
 def _progress(part: str) -> Callable[[int, int], None]:
-    """Prints how far it is: over itself in a terminal about every second, else a line every 10
+    """Print the progress: in a terminal overwrite it about every second, else write a line every 10
     seconds.
     """
     overwrites, shown = sys.stdout.isatty(), time.monotonic()
@@ -153,8 +153,8 @@ def _progress(part: str) -> Callable[[int, int], None]:
 
 
 def message(part: str, findings: Findings, faults: list[Fault]) -> list[str]:
-    """Lines to print: what was looked at, then each kind of fault with its count and the first
-    SHOWN of it.
+    """Lines to print: the checked counts, then each kind of fault with its count and the first
+    SHOWN cases.
     """
     index = findings.index
     objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())

@@ -1,5 +1,4 @@
-"""`maskrcnn-lit data show`: samples as the model gets them, drawn with boxes and masks, in one
-picture.
+"""`maskrcnn-lit data show`: one picture of samples as the model gets them, with boxes and masks.
 """
 
 import math
@@ -24,14 +23,14 @@ LONGEST = 640  # pixels of a sample in the picture; what the model gets may be l
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Draw and write the picture; `config` is that of conf/data_show.yaml with `overrides`."""
+    """Draw and write the picture; `config` is conf/data_show.yaml composed with `overrides`."""
     check_output_file(config.out, overwrite=config.overwrite)
     check_whole(1, count=config.count)
     check_whole(0, epoch=config.epoch, seed=config.seed)
     if config.part not in PARTS:
         raise UserError(f"part={config.part} is unknown: use {' or '.join(PARTS)}")
     given = fill_parts(config.data)
-    config.data.batch_size = 1  # of a set smaller than a batch too
+    config.data.batch_size = 1  # works for a set smaller than a batch, too
     data: CocoDataModule = build(config.data)
     data.prepare_data()
     if len(given) == 2 and config.part == "train":
@@ -59,8 +58,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 
 def as_seen(batch: Batch) -> Batch:
-    """The batch as if its images were the files': to be drawn in the model's pixels, flipped and
-    cut as they are, but with no side over LONGEST.
+    """The batch with its resized images in place of the original files, to draw them augmented,
+    with no side over LONGEST.
     """
     sizes = batch["image_sizes"]
     factor = (LONGEST / sizes.max(dim=1, keepdim=True).values).clamp(max=1)  # B 1

@@ -1,5 +1,4 @@
-"""`maskrcnn-lit data stats`: what the data holds, and which share of it the anchors of the model
-can reach.
+"""`maskrcnn-lit data stats`: statistics of the data, and the recall of the model's anchors on it.
 """
 
 from collections import Counter
@@ -33,19 +32,19 @@ from maskrcnn_lit.storage.files import write_json
 
 LEVELS = 5  # p2..p6
 
-GAIN = 0.05  # of recall, from which on other anchors are worth a line
+GAIN = 0.05  # minimum gain in recall for suggesting other anchors
 
-ChooseAnchors = Callable[[ImageSize], Choice]  # those of the model at a size of the images
+ChooseAnchors = Callable[[ImageSize], Choice]  # the model's anchors at an image size
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Count and measure; `config` is that of conf/data_stats.yaml with `overrides`."""
+    """Count and measure; `config` is conf/data_stats.yaml composed with `overrides`."""
     check_output_file(config.out, overwrite=config.overwrite)
     parts = fill_parts(config.data)
-    config.data.batch_size = 1  # a set smaller than a batch has numbers too
+    config.data.batch_size = 1  # works for a set smaller than a batch
     data: CocoDataModule = build(config.data)
     choose, make = _anchors(config)
-    choose(data.image_size)  # what is wrong with the sizes is told before the annotations are read
+    choose(data.image_size)  # reports invalid sizes before the annotations are read
     thresholds = sorted({0.5, float(config.model.rpn.object_iou)})
     data.prepare_data()
     if len(parts) == 2:
@@ -61,7 +60,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         numbers = summarize(objects, [category.name for category in index.categories])
         lost = unlearnable(index, data.image_size, data.mask_size)
         numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
-        if part == "val":  # the data module has listed those of train
+        if part == "val":  # the data module reports those of train
             data.announce(*describe_unlearnable(index, lost, data.image_size))
         print(
             f"\n{part} of {data.name}, image_size {_shown(data.image_size)}\n"
@@ -86,8 +85,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 
 def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
-    """The sizes and ratios of the model for images of a size, and what makes its anchors with these
-    or others.
+    """Two functions: image size -> sizes and ratios of the model's anchors; sizes and ratios -> its
+    anchors.
     """
 
     def choose(image_size: ImageSize) -> Choice:
@@ -96,7 +95,7 @@ def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
         node = at_size.model.anchors
         if len(node.sizes) != LEVELS:
             raise UserError(
-                f"model.anchors.sizes has {len(node.sizes)} numbers, and the pyramid {LEVELS} levels: give one each"
+                f"model.anchors.sizes has {len(node.sizes)} numbers, but the pyramid has {LEVELS} levels: give one size for each level"
             )
         return Choice(tuple(node.sizes), tuple(map(float, node.ratios)))
 
@@ -109,9 +108,9 @@ def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
 
 
 def anchor_grids(anchors: Anchors, padded: tuple[int, int]) -> Grids:
-    """The anchors of p2..p6 of an image of this padded height and width, h w a 4 each. Convolutions
-    and pooling with stride 2 round up: p2 has 1/4 of the pixels a side, and each level half of the
-    one before.
+    """The anchors of p2..p6 for an image of this padded height and width, h w a 4 each.
+    Convolutions and pooling with stride 2 round up: p2 has 1/4 of the pixels per side, each further
+    level half.
     """
     cells = [(-(-padded[0] // stride), -(-padded[1] // stride)) for stride in (4, 8, 16, 32, 64)]
     pyramid = [torch.empty(1).expand(1, 1, *grid) for grid in cells]
@@ -132,11 +131,10 @@ def fit(
     seed: int,
     search: bool,
 ) -> dict[str, Any]:
-    """The recall that the model's anchors can reach and, with `search`, that of others that reach
-    more.
+    """The best possible recall of the model's anchors and, with `search`, of better ones.
 
-    Returns: the anchors, "searched", "now": recalls, and "others": recalls by what to type for
-        them, if they gain GAIN.
+    Returns: the anchors, "searched", "now": their recalls, and "others": overrides -> recalls, for
+    anchors that gain GAIN.
     """
     padded, sides = padded_sizes(alone.sizes, image_size), alone.sides()
     anchors = choose(image_size)
@@ -181,7 +179,7 @@ def _times(image_size: ImageSize, factor: int) -> ImageSize:
 
 
 def _typed(now: Choice, better: Choice) -> str:
-    """Overrides, in quotes, as some shells read brackets."""
+    """Overrides, quoted, because some shells interpret brackets."""
     changes = {
         name: getattr(better, name)
         for name in Choice._fields
@@ -199,14 +197,14 @@ def _shown(value: Any) -> str:
 
 
 def table(numbers: dict[str, Any]) -> list[str]:
-    """Lines to print, of `summarize`."""
+    """Lines to print for the result of `summarize`."""
     per_image = numbers["objects_per_image"]
     over = per_image[f"share_of_images_over_{MOST}"]
     lines = [
         f"  images {numbers['images']}, of these without objects {numbers['images_without_objects']}; objects "
         f"{numbers['objects']}, crowd regions {numbers['crowd_regions']}",
-        f"  objects an image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, most {per_image['max']}; "
-        f"{over:.1%} of the images have over {MOST}, and COCO's AP looks at {MOST} detections of each",
+        f"  objects per image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, maximum {per_image['max']}; "
+        f"{over:.1%} of the images have more than {MOST}, and COCO's AP counts {MOST} detections per image",
         "",
         *_classes(numbers["classes"]),
         "",
@@ -226,14 +224,13 @@ def table(numbers: dict[str, Any]) -> list[str]:
     ]
     if numbers["side"] and numbers["side"]["median"] < TINY:
         lines.append(
-            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after the resize, under "
-            f"{TINY:.0f}, and the finest features have a cell for 4 px. Larger images help: data.image_size"
+            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after the resize, below {TINY:.0f}, and the finest feature map has stride 4. Raise data.image_size"
         )
     return lines
 
 
 def _classes(counts: dict[str, int]) -> list[str]:
-    """Every class with its objects, by number, in three columns."""
+    """Every class with its number of objects, most first, in three columns."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     width = max(map(len, counts))
     cells = [f"{name:{width}} {count:>7}" for name, count in ranked]
@@ -255,8 +252,8 @@ def _shares(shares: dict[str, float]) -> str:
 
 
 def anchor_table(fitted: dict[str, Any]) -> list[str]:
-    """Lines to print, of `fit`: a row of recalls for the anchors as they are, and for each of the
-    others.
+    """Lines to print for the result of `fit`: a row of recalls for the current anchors, and for
+    each alternative.
     """
     thresholds = " and ".join(fitted["now"]["all"])
     sizes, ratios = _shown(fitted["model.anchors.sizes"]), _shown(fitted["model.anchors.ratios"])
@@ -265,7 +262,7 @@ def anchor_table(fitted: dict[str, Any]) -> list[str]:
     }
     lines = [
         "",
-        f"  Share of the objects that an anchor of sizes {sizes}, ratios {ratios} meets with an IoU of {thresholds}:",
+        f"  Share of objects with an anchor (sizes {sizes}, ratios {ratios}) of IoU {thresholds}:",
         f"  {'':6}" + "".join(f"{size:>{8 * len(row)}}" for size, row in fitted["now"].items()),
     ]
     for name, row in rows.items():
@@ -275,5 +272,5 @@ def anchor_table(fitted: dict[str, Any]) -> list[str]:
         )
     lines += [f"  ({n}) add {typed}" for n, typed in enumerate(fitted["others"], 1)]
     if fitted["searched"] and not fitted["others"]:
-        lines.append(f"  No other sizes and ratios that were tried reach {GAIN} more.")
+        lines.append(f"  None of the other sizes and ratios tried gains {GAIN} or more.")
     return lines

@@ -1,4 +1,4 @@
-"""`maskrcnn-lit download`: what a data set needs, fetched or drawn before a run asks for it."""
+"""`maskrcnn-lit download`: download or draw a data set before a run needs it."""
 
 from pathlib import Path
 
@@ -11,14 +11,13 @@ from maskrcnn_lit.storage.sources import join
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Prepare the data and say what is there; `config` is that of conf/download.yaml with
+    """Prepare the data and print what exists; `config` is conf/download.yaml composed with
     `overrides`.
     """
     data: CocoDataModule = build(config.data)
     if data.prepare is None:
         raise UserError(
-            f"data={config.data.name} has nothing to download: it reads the files that data.train and data.val name; "
-            "data=coco2017 and data=shapes have"
+            f"data={config.data.name} has nothing to download: it reads the files of data.train and data.val. Only data=coco2017 and data=shapes can be downloaded"
         )
     data.prepare_data()
     for part in ("train", "val"):
@@ -27,7 +26,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 def _there(where: str) -> str:
     if "://" in where:
-        return f"read from {where} when a run needs it"
+        return f"read from {where} during a run"
     if not Path(where).is_dir():
         return f"read from {where}.zip, in place"
     files = [path for path in Path(where).iterdir() if not path.name.startswith(".")]

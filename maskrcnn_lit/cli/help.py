@@ -12,31 +12,31 @@ NARROWEST, WIDEST = 60, 110  # columns of text
 # Beside the commands.
 MORE = {
     "maskrcnn-lit COMMAND --help": "its options, their defaults and choices",
-    "maskrcnn-lit COMMAND --help model.rpn": "those under a name, or with a word in it",
+    "maskrcnn-lit COMMAND --help model.rpn": "the options under a name, or with a word in their name",
     "  --config-dir DIR": "your own yaml files, searched before ours",
-    "maskrcnn-lit completion bash": "completion with Tab, for bash, zsh or fish",
+    "maskrcnn-lit completion bash": "a script for Tab completion in bash, zsh or fish",
     "maskrcnn-lit --version": "the version",
 }
 COMMON = "the command"  # the heading of options that are in no group
 
 
 class Command(NamedTuple):
-    """One line on what a command does, and command lines to begin with."""
+    """A summary of a command, and example command lines."""
 
     summary: str
     examples: tuple[str, ...]
 
 
 def columns() -> int:
-    """How wide a text may be: as the terminal (or COLUMNS), 80 where there is none."""
+    """The width of help texts: that of the terminal (or COLUMNS), 80 without a terminal."""
     return min(WIDEST, max(NARROWEST, shutil.get_terminal_size().columns))
 
 
 def overview(commands: Mapping[str, Command]) -> str:
-    """Every command with a first example."""
+    """Every command with its first example."""
     width = max(map(len, commands)) + 4
     lines = _wrapped(
-        "maskrcnn-lit COMMAND [NAME=VALUE ...]: Mask R-CNN, trained, evaluated and seen", 2
+        "maskrcnn-lit COMMAND [NAME=VALUE ...]: train and evaluate Mask R-CNN", 2
     )
     lines.append("")
     for name, command in commands.items():
@@ -51,32 +51,32 @@ def command_help(name: str, command: Command, description: Any, more: Iterable[A
     """Examples, groups and options of a command.
 
     Args:
-        description: what `maskrcnn_lit.config.compose.describe` gives; more: options that are
-            deeper in the config, which are counted.
+        description: the result of `maskrcnn_lit.config.compose.describe`; more: options that lie
+        deeper in the config, which are only counted.
     """
     lines = _wrapped(f"maskrcnn-lit {name} [NAME=VALUE ...]: {command.summary}", 2)
     lines += ["", "Examples"]
     for example in command.examples:
         lines += _command_line(example, "  ")
     if description.groups:
-        lines += ["", "Groups, GROUP=CHOICE (* is chosen)"]
+        lines += ["", "Groups, GROUP=CHOICE (* marks the default)"]
         width = max(map(len, description.groups)) + 4
         for group, (choices, chosen) in description.groups.items():
             marked = " ".join(f"{choice}*" if choice == chosen else choice for choice in choices)
             lines += _wrapped(f"  {group:{width - 4}}  {marked}", width)
-    title = "Options, NAME = default (??? is required) [what it may be]"
+    title = "Options, NAME = default [allowed values]; ??? is required"
     lines += ["", *_wrapped(title, 2)]
     lines += _sections(description.options, _deeper(name, more, description.options))
-    hint = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the whole config."
+    hint = f"maskrcnn-lit {name} --cfg [NAME=VALUE ...] prints the full config."
     lines += ["", *_wrapped(hint, 2)]
     return "\n".join(lines)
 
 
 def topic_help(name: str, topics: Iterable[str], options: Iterable[Any]) -> str:
-    """The options whose names begin with one of `topics`, or else have it as a part.
+    """The options whose names begin with one of `topics`, or else contain it.
 
     Raises:
-        UserError: there are none.
+        UserError: no option matches.
     """
     lines, known = [], list(options)
     for topic in topics:
@@ -106,7 +106,7 @@ def _sections(options: Iterable[Any], deeper: Mapping[str, list[str]]) -> list[s
 
 
 def _deeper(command: str, more: Iterable[Any], listed: Iterable[Any]) -> dict[str, list[str]]:
-    """Group -> lines that say how to see the options which are not listed."""
+    """Group -> lines on how to list its remaining options."""
     known = {option.name for option in listed}
     names = [option.name for option in more if option.name not in known]
     lines: dict[str, list[str]] = {}
@@ -133,7 +133,7 @@ def _wrapped(line: str, indent: int) -> list[str]:
 
 
 def _command_line(line: str, indent: str) -> list[str]:
-    """A command line, with a backslash where it is broken, to be copied whole."""
+    """A command line to copy, wrapped with backslashes."""
     more = " " * (len(indent) + 4)
     parts = textwrap.wrap(
         indent + line,
@@ -146,7 +146,7 @@ def _command_line(line: str, indent: str) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """A value as it is typed."""
+    """A value as a user types it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"[{','.join(map(shown, value))}]" if isinstance(value, list) else str(value)

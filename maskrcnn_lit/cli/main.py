@@ -1,8 +1,7 @@
-"""`maskrcnn-lit COMMAND [NAME=VALUE ...]`: find the command, read its config, run it; say what is wrong.
+"""`maskrcnn-lit COMMAND [NAME=VALUE ...]`: compose the command's config, run it, report errors.
 
-Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of
-`reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can fix, 130
-interrupted.
+Exit codes: 0 success; 1 a bug (with a traceback), faults in the data (`data check`), different
+metrics (`reproduce`) or a failed job (sweeps); 2 an error that the user can fix; 130 interrupted.
 """
 
 import importlib
@@ -18,8 +17,8 @@ from maskrcnn_lit.cli.help import Command, command_help, overview, topic_help
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.console import run_and_report_errors, show_library_logs, silence_libraries
 
-# Each command is a module of this package with `run(config, overrides)` and a yaml of the same name in
-# conf/; that of "data stats" is data_stats. What `run` returns, if anything, is the exit code.
+# Each command is a module of this package with `run(config, overrides)` and a yaml of the same name
+# in conf/ ("data stats": data_stats). `run` may return the exit code.
 COMMANDS = {
     "train": Command(
         "train a model, score it, and write a run folder",
@@ -107,15 +106,15 @@ COMMANDS = {
     ),
 }
 
-WITHOUT_TORCH = ("backbones",)  # commands that begin at once
+WITHOUT_TORCH = ("backbones",)  # commands that do not import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (those of the process by default) and return the exit code."""
-    # OpenMP reads this once, when torch is loaded, so nothing that this file imports may import
-    # torch. Threads that spin while they wait for one another take the cores from the loader
-    # processes and from whatever else runs (a step took ten times as long); those that sleep cost
-    # next to nothing, so that torch may keep one for each core.
+    # OpenMP reads this once, when torch is loaded, so no import of this file may import torch.
+    # Threads that spin while they wait take the cores from the loader processes and other programs
+    # (a step took ten times as long). Sleeping threads cost almost nothing, so torch may have one
+    # per core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return run_and_report_errors(
         lambda: _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -155,7 +154,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
-    """The flags of a command line, without `--config-dir`, which is taken note of, and the rest."""
+    """The flags of a command line, and the remaining words; `--config-dir` is applied and removed.
+    """
     flags: set[str] = set()
     overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
@@ -169,7 +169,7 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
             add_config_dir(value if equals else remaining.popleft() if remaining else "")
         elif flag in known and (not equals or known[flag] == "--cfg"):
             flags.add(known[flag])
-            if known[flag] == "--cfg":  # Hydra's own has a word behind it
+            if known[flag] == "--cfg":  # Hydra's --cfg takes an argument
                 kind = value if equals else remaining[0] if remaining else "job"
                 _check_config_kind(kind, equals)
                 if not equals and kind == "job" and remaining:
@@ -188,11 +188,11 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
 
 def _check_config_kind(kind: str, equals: str) -> None:
     if kind in ("hydra", "all") or (equals and kind != "job"):
-        raise UserError(f"--cfg={kind} is unknown: --cfg (or --cfg job) prints the config")
+        raise UserError(f"--cfg={kind} is not supported: use --cfg (or --cfg job) to print the config")
 
 
 def _check_list(word: str, before: list[str]) -> None:
-    """Raise UserError for `runs=A B`: several values of one option go into brackets."""
+    """Raise UserError for `runs=A B`: several values of one option need brackets."""
     from maskrcnn_lit.config.schema import OPTIONS
 
     name, _, value = before[-1].partition("=") if before else ("", "", "")
@@ -201,11 +201,11 @@ def _check_list(word: str, before: list[str]) -> None:
         return
     values = ",".join([*value.strip("[]").split(","), word])
     typed = shlex.quote(f"{name}=[{values}]")
-    raise UserError(f"'{word}' stands alone: several values of {name} go into brackets, {typed}")
+    raise UserError(f"'{word}' is not NAME=VALUE: write several values of {name} in brackets, {typed}")
 
 
 def add_config_dir(folder: str) -> None:
-    """Search `folder` for yaml files before those of MASKRCNN_LIT_CONFIG_DIR and ours."""
+    """Search `folder` for yaml files before MASKRCNN_LIT_CONFIG_DIR and the package's conf/."""
     from maskrcnn_lit.config.compose import CONFIG_DIR, config_dirs
 
     if not folder:
@@ -213,7 +213,7 @@ def add_config_dir(folder: str) -> None:
     path = str(Path(folder).expanduser().absolute())
     named = [text for text in os.environ.get(CONFIG_DIR, "").split(os.pathsep) if text]
     os.environ[CONFIG_DIR] = os.pathsep.join([path, *(text for text in named if text != path)])
-    config_dirs()  # is it a folder?
+    config_dirs()  # raises UserError if it is not a folder
 
 
 def _run_command(command: str, flags: set[str], overrides: list[str]) -> int:
@@ -234,7 +234,7 @@ def _run_command(command: str, flags: set[str], overrides: list[str]) -> int:
     else:
         composed = config.compose(
             command, overrides
-        )  # before torch is loaded: mistakes show at once
+        )  # before torch is loaded, to report mistakes at once
         if command not in WITHOUT_TORCH:
             _say_loading()
         module = importlib.import_module(f"maskrcnn_lit.cli.{config.yaml_name(command)}")
@@ -245,14 +245,13 @@ def _run_command(command: str, flags: set[str], overrides: list[str]) -> int:
 
 
 def _say_loading() -> None:
-    """In a terminal, why nothing is seen for some seconds."""
+    """In a terminal, explain the wait of some seconds."""
     if "torch" not in sys.modules and sys.stderr.isatty():
         print("loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 def _help(command: str, words: list[str]) -> str:
-    """`words`: overrides, which the values come from, and names (`model.rpn`), whose options alone
-    are shown.
+    """Help with the values of the overrides in `words`, limited to the names in it (`model.rpn`).
     """
     from maskrcnn_lit.config.compose import describe
 

@@ -1,5 +1,4 @@
-"""`maskrcnn-lit predict`: a run folder and images -> the images with what was detected drawn on
-them, and COCO results.
+"""`maskrcnn-lit predict`: detect objects in images; writes drawn pictures and COCO results.
 """
 
 import itertools
@@ -19,7 +18,7 @@ from maskrcnn_lit.storage.image_inputs import list_inputs
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Predict; `config` is that of conf/predict.yaml with `overrides`."""
+    """Predict; `config` is conf/predict.yaml composed with `overrides`."""
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     inputs = list_inputs(config.source, max_pixels=config.max_pixels, page=config.page)
     model = load_model(
@@ -51,21 +50,21 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         counter = f"[{number[name]}/{len(names)}] " if len(names) > 1 else ""
         print(f"{counter}{line}", flush=True)
     write_json(folder / "detections.json", results)
-    # Results name images by number; this says which file each number is.
+    # COCO results refer to images by number; images.json maps numbers to files.
     write_json(folder / "images.json", images)
     seconds = (time.perf_counter() - started) / max(1, len(images))
     print(
         f"{_count(results, 'detection')} on {_count(images, 'image')}: "
-        f"{folder / 'detections.json'}, {folder / 'images.json'} ({seconds:.2f} s an image)"
+        f"{folder / 'detections.json'}, {folder / 'images.json'} ({seconds:.2f} s per image)"
     )
     if len(images) < len(inputs):
         print(f"{len(inputs) - len(images)} of {_count(inputs, 'image')} could not be read")
 
 
 def picture_names(names: Sequence[str]) -> list[str]:
-    """The file name of each image's picture: photo.jpg becomes photo.png, and photo.jpg.png where
-    another image would have that name. Folders stay as they are; no two names are alike, also
-    where upper and lower case are the same.
+    """The file name of each image's picture: photo.jpg becomes photo.png, or photo.jpg.png if
+    another image would have that name. Folders are kept. Names are unique, even on file systems
+    that ignore case.
     """
     short = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
     uses = Counter(name.casefold() for name in short)
@@ -97,7 +96,7 @@ def _describe_threshold(config: DictConfig, model: Predictor) -> str:
     number = f"{config.score_threshold:g}"
     if has_thresholds(config.run, config.checkpoint):
         stored = Path(config.run) / FILE
-        return f"{number} (score_threshold=best takes the best of each class, from {stored})"
+        return f"{number} (score_threshold=best uses the best threshold of each class, from {stored})"
     return number
 
 

@@ -1,5 +1,4 @@
-"""`maskrcnn-lit replay`: the file of a training step that was not finite -> the same step again,
-term by term.
+"""`maskrcnn-lit replay`: recompute a training step whose loss or gradient was not finite.
 """
 
 from pathlib import Path
@@ -15,12 +14,12 @@ from maskrcnn_lit.training.nonfinite import replay
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
-    """Compute the step of `config.file` again and print its losses and the norm of its gradient."""
+    """Recompute the step in `config.file` and print its losses and gradient norm."""
     file = Path(config.file)
     saved = load_plain(file) if file.is_file() else {}
     if not {"config", "image_ids", "batches"} <= saved.keys():
         raise UserError(
-            f"{file} is not the file of a stopped step: give a nonfinite_step<n>.pt of a run folder"
+            f"{file} is not a saved step: give a nonfinite_step<n>.pt from a run folder"
         )
     stored = checked(saved["config"], where=str(file), trust=config.trust)
     model = build(stored.model).to(memory_format=torch.channels_last)  # as in training

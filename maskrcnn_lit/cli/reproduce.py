@@ -1,5 +1,4 @@
-"""`maskrcnn-lit reproduce`: a run folder -> the run again, in a new folder, and what comes out
-otherwise.
+"""`maskrcnn-lit reproduce`: run a finished run again in a new folder, and list the differences.
 """
 
 import hashlib
@@ -34,14 +33,16 @@ from maskrcnn_lit.training.devices import resolve_accelerator
 from maskrcnn_lit.training.module import config_digest
 from maskrcnn_lit.training.processes import cluster_environment
 
-# where other sums are to be expected: two threads for one moved the demo's mask AP by 0.019
+# if sums may differ: two threads instead of one changed the demo's mask AP by 0.019
 TOLERANCE = 0.03
 
-TIMES = ("val/evaluation_seconds",)  # metrics that no two runs share
+TIMES = ("val/evaluation_seconds",)  # metrics that differ in any two runs
 
 
 class Difference(NamedTuple):
-    """Of what result.json tells: its dotted name, in the run, now (None: not told)."""
+    """A difference between two result.json: the dotted name, the value in the run, the value now
+    (None: missing).
+    """
 
     name: str
     run: Any
@@ -49,8 +50,8 @@ class Difference(NamedTuple):
 
 
 def run(config: DictConfig, overrides: list[str]) -> int:
-    """Run `config.run` again and compare: 0 where the metrics are equal within the tolerance, else
-    1; the exit code of the run where that failed.
+    """Run `config.run` again and compare. Return 0 if the metrics agree within the tolerance, else
+    1; if the new run fails, return its exit code.
     """
     if config.tolerance is not None:
         check_within(0, math.inf, tolerance=config.tolerance)
@@ -66,7 +67,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         )
     folder = output_folder(
         None, config.run_dir, "reproductions"
-    )  # in the run it would be one more run of its sweep
+    )  # inside the run it would join the run's sweep
     _say_before(config.run, before, frozen, config.other_data)
     frozen = _as_here(relocate(frozen, str(folder)), before.machine)
     if _prepared(folder, frozen, before, config.trust):
@@ -78,21 +79,21 @@ def run(config: DictConfig, overrides: list[str]) -> int:
 
 
 def origin(result: RunResult) -> dict[str, Any]:
-    """What metrics may depend on beside the config, by dotted name."""
+    """All inputs of the metrics except the config, by dotted name."""
     parts = {name: getattr(result, name) for name in ("commit", "versions", "machine", "data")}
     return {name: value for name, value in flat(parts) if not isinstance(value, dict)}
 
 
 def differing(run: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
-    """By name, those of `run` first. NaN is equal to NaN."""
+    """The differences, in the order of `run`. NaN equals NaN."""
     names = [*run, *(name for name in now if name not in run)]
     pairs = [Difference(name, run.get(name), now.get(name)) for name in names]
     return [pair for pair in pairs if without_nan(pair.run) != without_nan(pair.now)]
 
 
 def distance(run: float | None, now: float | None) -> float:
-    """Between two values of a metric; relative to the larger where that is above 1, infinite where
-    one is missing.
+    """The difference of two values of a metric, relative to the larger if that is above 1; infinite
+    if one is missing.
     """
     if run is None or now is None or math.isnan(run) != math.isnan(now):
         return math.inf
@@ -100,11 +101,11 @@ def distance(run: float | None, now: float | None) -> float:
 
 
 def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: bool) -> None:
-    """Print what differs from the run already; raise UserError for other data, unless they are
-    allowed.
+    """Print the differences that exist before the run; raise UserError if the data differ, unless
+    `other_data`.
     """
     threads = before.machine.get("threads")
-    if threads:  # the same sums; what is started from here inherits it
+    if threads:  # for equal sums; child processes inherit it
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
     kind = resolve_accelerator(frozen.trainer.accelerator, 1)
@@ -122,18 +123,17 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
     if digest != before.config_sha256:
         differences.insert(0, Difference("config_sha256", before.config_sha256, digest))
     message = (
-        f"differs already\n{_table(differences)}"
+        f"differs:\n{_table(differences)}"
         if differences
-        else "is as it was: config, commit, versions, machine and data"
+        else "is unchanged: config, commit, versions, machine and data"
     )
-    print(f"Of what {run} was made from, this {message}\n")
+    print(f"Compared with {run}, this {message}\n")
     changed = [
         pair.name for pair in differences if pair.name.startswith("data.") and pair.run is not None
     ]
     if changed and not other_data:
         raise UserError(
-            f"the data are not those of {run} ({', '.join(changed)}): bring back what they were, or give "
-            "other_data=true to run it on what they are now"
+            f"the data differ from those of {run} ({', '.join(changed)}): restore them, or add other_data=true to use the present data"
         )
 
 
@@ -142,20 +142,20 @@ def _processes(before: RunResult) -> int:
 
 
 def _as_here(frozen: DictConfig, machine: Mapping[str, Any]) -> DictConfig:
-    """As many processes as the run had, whoever started them on however many machines, on this one."""
+    """The config with all processes of the run on this machine."""
     if "processes" in machine:
         frozen.trainer.devices, frozen.trainer.num_nodes = machine["processes"], 1
     return frozen
 
 
 def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequence[str]) -> bool:
-    """Write config.yaml and the first result.json, unless they are there; whether anything is left
-    to run.
+    """Write config.yaml and the first result.json if missing; return whether training remains to be
+    done.
     """
     if (folder / "config.yaml").exists():
         if to_dict(load_run_config(folder, trust=trust)) != to_dict(frozen):
             raise UserError(
-                f"run_dir={folder} has another run: give a new folder, or that of a reproduction"
+                f"run_dir={folder} contains another run: give a new folder, or that of an unfinished reproduction"
             )
         return read_result(folder / "result.json").status != "finished"
     parent = _same_parent(before)
@@ -169,10 +169,10 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequen
 
 
 def _same_parent(before: RunResult) -> tuple[Path, dict[str, Any]] | None:
-    """The finished run that this one went on from, and its last checkpoint; None: it had none.
+    """The parent run and its last checkpoint; None without a parent.
 
     Raises:
-        UserError: it is not there, or has another last checkpoint now.
+        UserError: the parent is missing, or its last checkpoint has changed.
     """
     if before.parent is None:
         return None
@@ -180,15 +180,13 @@ def _same_parent(before: RunResult) -> tuple[Path, dict[str, Any]] | None:
     now, checkpoint = read_parent(folder)
     if now["checkpoint_sha256"] != before.parent.get("checkpoint_sha256"):
         raise UserError(
-            f"the run went on from {folder}, whose checkpoints/last.ckpt is another one now: bring "
-            "back the file that it was"
+            f"the run continued {folder}, whose checkpoints/last.ckpt has changed since: restore the original file"
         )
     return folder, checkpoint
 
 
 def _train(folder: Path, trust: Sequence[str]) -> int:
-    """`maskrcnn-lit train resume=FOLDER` as a process of its own, which starts those that it needs;
-    its exit code.
+    """Run `maskrcnn-lit train resume=FOLDER` as a separate process and return its exit code.
     """
     resume = shlex.split(typed("resume", folder))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []
@@ -198,7 +196,7 @@ def _train(folder: Path, trust: Sequence[str]) -> int:
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        process.wait()  # it was interrupted, too, and leaves its folder in order
+        process.wait()  # it was interrupted, too, and closes its run
         raise KeyboardInterrupt(resume_hint(folder)) from None
     if code < 0:
         raise UserError(f"the run was killed by signal {-code}; {resume_hint(folder)}")
@@ -218,11 +216,11 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     largest = max((distance(pair.run, pair.now) for pair in metrics), default=0.0)
     equal = largest <= tolerance
     if differences or metrics:
-        print(f"\nOf {run} and {folder} this differs\n{_table([*differences, *metrics])}")
+        print(f"\nDifferences between {run} and {folder}:\n{_table([*differences, *metrics])}")
     where = f", of {metrics[0].name}" if metrics else ""
     same, all_ = len(selected[0]) - len(metrics), len(selected[0])
     print(
-        f"\n{same} of {all_} metrics are equal to the last bit; the largest difference is {largest:.3g}{where}."
+        f"\n{same} of {all_} metrics are bit-identical; the largest difference is {largest:.3g}{where}."
     )
     print(f"{'Reproduced' if equal else 'Not reproduced'}: the tolerance is {tolerance:g}.")
     record = {"run": run, "equal": equal, "tolerance": tolerance, "largest_difference": largest}
@@ -232,7 +230,7 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
 
 
 def _table(differences: list[Difference]) -> str:
-    """A line for each, numbers with their difference."""
+    """A table of the differences, with the numeric difference of numbers."""
     rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in differences]
     rows.insert(0, ("", "the run", "now", "difference" if any(gap for *_, gap in rows) else ""))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -252,7 +250,7 @@ def _gap(pair: Difference) -> str:
 
 
 def _short(value: Any) -> str:
-    """As it is where that is short, else the begin of its digest."""
+    """The value if it is short, else the beginning of its digest."""
     if value is None or value in ("", []):
         return "-" if value is None else "none"
     text = f"{value:.6g}" if isinstance(value, float) else str(value)

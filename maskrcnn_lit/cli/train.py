@@ -7,8 +7,7 @@ from omegaconf import DictConfig
 from maskrcnn_lit.launch.train import train
 
 WITHOUT_OPTIONS = (
-    "Without options this trains a ResNet-50 on synthetic shapes, which takes hours on a CPU: "
-    "experiment=demo is the demo of a few minutes, --help has the options"
+    "Without options this trains a ResNet-50 on synthetic shapes, which takes hours on a CPU. For a demo of a few minutes add experiment=demo; --help lists all options"
 )
 
 

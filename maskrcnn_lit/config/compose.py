@@ -1,8 +1,8 @@
-"""From yaml files and overrides to one config: all that a command needs of Hydra.
+"""Composes yaml files and overrides into one config; the only use of Hydra by the commands.
 
-`compose` is Hydra's compose API with errors that say what to do next, `build` (instantiate.py)
-makes objects of it, and `describe` is what `--help` prints. The user's config folders are searched
-before ours.
+`compose` wraps Hydra's compose API with errors that name the next step, `build` (instantiate.py)
+creates the objects, and `describe` collects what `--help` prints. The user's config folders are
+searched before the package's.
 """
 
 import os
@@ -51,10 +51,10 @@ __all__ = [
 
 by_size.register()
 
-CONFIG_DIR = "MASKRCNN_LIT_CONFIG_DIR"  # the user's config folders; processes inherit them
+CONFIG_DIR = "MASKRCNN_LIT_CONFIG_DIR"  # the user's config folders; child processes inherit it
 
-# Without a default, and yet not asked for: null until the data tells it, or where only validation
-# images count.
+# Options without a default that may stay missing: the data sets them, or only validation images
+# count.
 _TRAIN, _VAL = (
     ["data.train.images", "data.train.annotations"],
     ["data.val.images", "data.val.annotations"],
@@ -70,15 +70,15 @@ NOT_ASKED = {
 }
 
 
-# Not asked for, and yet often typed.
+# Options that may stay missing, but are listed in the help.
 NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in ("data stats", "data check", "data show")}
 
-COMMENTS = ("sweep.", "question.")  # of an experiment, whatever the command
+COMMENTS = ("sweep.", "question.")  # keys of experiments, for every command
 
 
 class Option(NamedTuple):
-    """What to type, the value that holds when nothing is typed, what it may be (schema.py; "" for
-    an option of the user's), the comment that the yaml has beside it.
+    """An option: its name, its default, its allowed values (schema.py; "" for an option of the
+    user), and its comment in the yaml.
     """
 
     name: str
@@ -88,38 +88,37 @@ class Option(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a command can be told: group -> (its choices, the one that holds), and its options."""
+    """A command's groups, name -> (choices, default choice), and its options."""
 
     groups: dict[str, tuple[list[str], str | None]]
     options: list[Option]
 
 
 def conf_dir() -> Path:
-    """The folder of the yaml files: inside the package of a wheel, beside it in a checkout."""
+    """The folder of the yaml files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
 
 
 def config_dirs() -> list[Path]:
-    """The user's folders of yaml files, which are searched first, and then ours.
+    """The folders of yaml files in search order: the user's first, then the package's.
 
     Raises:
-        UserError: one of MASKRCNN_LIT_CONFIG_DIR (or `--config-dir`) is not a folder.
+        UserError: a path in MASKRCNN_LIT_CONFIG_DIR (or `--config-dir`) is not a folder.
     """
     named = [text for text in os.environ.get(CONFIG_DIR, "").split(os.pathsep) if text]
     folders = [Path(text).expanduser().absolute() for text in named]
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"--config-dir={folder} is not a folder: give one that has yaml files as conf/ "
-                "does, for example model/mine.yaml"
+                f"--config-dir={folder} is not a folder: give one with yaml files such as model/mine.yaml"
             )
     return [*folders, conf_dir()]
 
 
 class _UserFolders(SearchPathPlugin):
-    """Hydra's search path with the user's folders in front."""
+    """Hydra's search path, with the user's folders first."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in reversed(config_dirs()[:-1]):
@@ -130,24 +129,24 @@ Plugins.instance().register(_UserFolders)
 
 
 def _stamp() -> tuple[tuple[str, int], ...]:
-    """Which yaml files there are in the user's folders, and when they changed: a key for caches."""
+    """The yaml files in the user's folders and their modification times: a key for caches."""
     files = [file for folder in config_dirs()[:-1] for file in sorted(folder.rglob("*.yaml"))]
     changed = [(str(file), file.stat().st_mtime_ns) for file in files]
     return (str(conf_dir()), 0), *changed
 
 
 def yaml_name(command: str) -> str:
-    """The name of the yaml of `command`, and of its module: that of "data stats" is data_stats."""
+    """The name of the yaml and the module of `command`: data_stats for "data stats"."""
     return command.replace(" ", "_")
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The whole config of `command`: nothing is missing, every interpolation resolves, unknown keys
-    are refused.
+    """The full config of `command`: no value is missing, every interpolation resolves, unknown keys
+    are errors.
 
-    Raises UserError for an override that cannot be read, an unknown option, group or choice (with
-    the nearest right one), a value that the schema does not allow or that is of another kind than
-    the default, and an option without default that is not given.
+    Raises UserError for an override that cannot be parsed, an unknown option, group or choice (with
+    a suggestion), a value that the schema does not allow or of another type than the default, and a
+    missing required option.
     """
     config = show(command, overrides)
     missing = [name for name, value in flat(OmegaConf.to_container(config)) if value == "???"]
@@ -158,7 +157,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         given = " ".join(f"{name}=..." for name in missing)
         raise UserError(
-            f"{command} needs {', '.join(missing)}, without a default: add {given}"
+            f"{command} needs {', '.join(missing)}, which has no default: add {given}"
             + (_ONE_JSON if command == "train" and _is_val(missing) else "")
         )
     _expand_home(config)
@@ -169,28 +168,26 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _expand_home(config: DictConfig) -> None:
-    """`~` at the beginning of a path, however it was quoted, is the user's home."""
+    """Expand `~` at the beginning of paths to the user's home."""
     for name, value in list(flat(OmegaConf.to_container(config))):
         if schema.is_path(name) and isinstance(value, str) and value.startswith("~"):
             OmegaConf.update(config, name, os.path.expanduser(value))
 
 
-# What to do with one json, as annotation tools write it.
+# Advice for a single json, as annotation tools export it.
 _ONE_JSON = (
-    " (images that are not trained on); of one json, `maskrcnn-lit data check data=coco_json "
-    "data.train.images=DIR data.train.annotations=FILE 'data.image_ids=[IDS]' cleaned=VAL` writes "
-    "the images IDS to a json in VAL: do it once for each part"
+    " (images that are not trained on). To split a single json, run `maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE 'data.image_ids=[IDS]' cleaned=VAL` once for each part: it writes the images IDS to a json in VAL"
 )
 
 
 def _is_val(missing: Sequence[str]) -> bool:
-    """Whether the validation part alone is missing."""
+    """Whether only options of the validation part are missing."""
     return bool(missing) and all(name.startswith("data.val.") for name in missing)
 
 
 def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """As `compose`, to look at: options without default may be missing (`???`), and references are
-    not resolved.
+    """As `compose`, for display: required options may be missing (`???`), and references stay
+    unresolved.
     """
     overrides = [as_path(text) for text in overrides]
     parsed = [parse(text) for text in overrides]
@@ -213,18 +210,17 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 class _Defaults(NamedTuple):
-    """What `chosen` makes of the defaults list of a command: group -> choice, and option -> the
-    comment beside it.
+    """A command's resolved defaults list: group -> choice, and option -> its comment in the yaml.
     """
 
     choices: dict[str, str | None]
     comments: dict[str, str]
 
 
-@lru_cache(maxsize=64)  # many runs of a sweep choose alike
+@lru_cache(maxsize=64)  # the runs of a sweep choose the same groups
 def _known(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> Any:
-    """The config of a command once its groups are chosen, as plain data, of the yaml files that the
-    loader of the moment reads.
+    """The config of a command with the group choices `chosen`, as plain data, from the files of the
+    current loader.
     """
     config = by_size.plain(hydra.compose(yaml_name(command), overrides=list(chosen)))
     _check_experiment(command, config, _defaults(stamp, command, chosen).choices)
@@ -233,7 +229,7 @@ def _known(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> Any
 
 @lru_cache(maxsize=64)
 def _defaults(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> _Defaults:
-    """Of the yaml files that the loader of the moment reads."""
+    """The defaults list of a command, from the files of the current loader."""
     loader = GlobalHydra.instance().config_loader()
     defaults = loader.compute_defaults_list(yaml_name(command), list(chosen), RunMode.RUN)
     choices = {
@@ -248,9 +244,9 @@ def _defaults(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> 
 
 
 def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False) -> Description:
-    """The groups of `command`, and its options as they are with `overrides`: those of one or two names
-    (`optimizer.lr`), and those without default; with `deep`, all that can be typed. Where no data
-    are chosen, the options of data=coco_json are among them.
+    """The groups of `command`, and its options with the values that `overrides` give. Options of
+    one or two names (`optimizer.lr`) and required ones are included, with `deep` all. Without a
+    choice of data, the options of data=coco_json are included.
     """
     overrides = [as_path(text) for text in overrides]
     config = by_size.plain(show(command, overrides))
@@ -268,13 +264,13 @@ def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False)
         if (deep or name.count(".") < 2 or value == "???")
         and not any(
             part.startswith("_") for part in name.split(".")
-        )  # _target_ and the like are not for typing
+        )  # _target_ and the like are not options
         and not isinstance(value, dict)
         and name not in hidden
         and not name.startswith("sweep.demo.")
         and not str(value).startswith("${")  # follows another option
     ]
-    if groups.get("data", ((), "chosen"))[1] is None:  # evaluate, which needs no other data
+    if groups.get("data", ((), "chosen"))[1] is None:  # evaluate: data is optional
         more = describe(command, [*overrides, "data=coco_json"], deep=deep).options
         options += [option for option in more if option.name.startswith("data.")]
     return Description(groups, options)
@@ -286,25 +282,25 @@ def _expects(name: str, config: Any) -> str:
 
 
 def to_dict(config: DictConfig) -> dict[str, Any]:
-    """`config` as plain data, references resolved: what a checkpoint holds."""
+    """`config` as plain data with references resolved, as checkpoints store it."""
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def to_yaml(config: DictConfig) -> str:
-    """`config` as it is written in yaml, references unresolved."""
+    """`config` as yaml, with references unresolved."""
     return OmegaConf.to_yaml(config)
 
 
 @contextmanager
 def _loader() -> Iterator[Any]:
-    """Hydra on our folder of yaml files, and the part of it that knows the groups."""
+    """Initialize Hydra on the package's yaml files; yields its config loader."""
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         yield GlobalHydra.instance().config_loader()
 
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """What Hydra and OmegaConf find, in a yaml file for example, as one sentence."""
+    """Turn errors of Hydra and OmegaConf, in a yaml file for example, into UserErrors."""
     try:
         yield
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
@@ -317,7 +313,7 @@ def _line(error: Exception) -> str:
 
 
 def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
-    """Those of `overrides` that choose from a group."""
+    """The `overrides` that choose from a group."""
     return [
         text
         for text in overrides
@@ -327,9 +323,9 @@ def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
 
 
 def _check_experiment(command: str, config: Any, choices: dict[str, str | None]) -> None:
-    """An experiment sets options that exist without it, and may add objects (a callback, say),
-    whose arguments `build` checks; what it names under `sweep` is checked when that begins, and its
-    question is for people. Hydra would take any other name as well, and nobody would read it.
+    """Raise UserError if an experiment sets an option that does not exist: Hydra would accept it
+    and nothing would read it. New objects (a callback, say) are allowed, `build` checks their
+    arguments; names under `sweep` are checked when the sweep starts.
     """
     if choices.get("experiment") is None:
         return
@@ -356,11 +352,11 @@ def find_yaml(name: str) -> Path | None:
 
 
 def _comments(file: Path | None, package: str) -> dict[str, str]:
-    """Option -> the comment beside it, in a yaml file."""
+    """Option -> its comment, in a yaml file."""
     if file is None:
         return {}
     comments: dict[str, str] = {}
-    above: list[tuple[int, str]] = [(-1, package)]  # indentation and name of what holds the line
+    above: list[tuple[int, str]] = [(-1, package)]  # indentation and name of the enclosing keys
     for line in file.read_text(encoding="utf-8").splitlines():
         entry = re.match(r"( *)([\w.]+):(?:\s.*?)?(?:\s# (.+))?$", line)
         if entry is None:

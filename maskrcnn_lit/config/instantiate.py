@@ -1,8 +1,8 @@
-"""From a config node to the object that it describes: Hydra's `instantiate`, with errors that say
-which argument does not fit.
+"""Builds the object that a config node describes: Hydra's `instantiate`, with errors that name the
+wrong argument.
 
-Any `_target_` is imported and called here: what a user types or keeps in a config folder is trusted.
-A config that comes with a run folder or a checkpoint is checked before (stored.py).
+Any `_target_` is imported and called here: the user's command line and config folders are trusted.
+A config from a run folder or a checkpoint is checked first (stored.py).
 """
 
 import importlib
@@ -24,15 +24,15 @@ from maskrcnn_lit.errors import UserError
 
 
 def build(node: Any, **kwargs: Any) -> Any:
-    """The object that `node`, a config node or plain data, describes by `_target_`; its parts come
-    first.
+    """Build the object that `node`, a config node or plain data, describes by `_target_`; nested
+    objects are built first.
 
-    `kwargs` reach the outer target as they are (where the node is `_partial_: true`, when it is
-    called), all else reaches it as plain dicts and lists. Without `_target_` the result is a dict
-    or list of what the node holds; None gives None.
+    `kwargs` are passed to the outer target unchanged (with `_partial_: true`, when it is called);
+    all other arguments are plain dicts and lists. Without `_target_` the result is a dict or list
+    of the node's items; None gives None.
 
     Raises UserError for a target that cannot be imported or called, and for an argument that it
-    does not take. What a target raises passes through.
+    does not accept. Exceptions of the target itself are not caught.
     """
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     for where, values in _targets(plain, ""):
@@ -44,13 +44,13 @@ def build(node: Any, **kwargs: Any) -> Any:
 
 
 def import_target(name: str, where: str) -> Any:
-    """What the dotted `name` stands for, in an installed package or in the working directory.
+    """Import the dotted `name` from an installed package or from the working directory.
 
-    A console script does not have the working directory on its path; it is searched last, so that
-    no file of the user's takes the place of a standard module.
+    A console script does not have the working directory on its path. It is searched last, so a file
+    of the user cannot shadow a standard module.
 
     Raises:
-        UserError: it cannot be imported; `where` says whose target it is.
+        UserError: it cannot be imported; `where` names the config node.
     """
     try:
         return pkgutil.resolve_name(name)
@@ -69,13 +69,12 @@ def import_target(name: str, where: str) -> Any:
 
 def _unimportable(name: str, where: str, error: Exception) -> str:
     return (
-        f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run "
-        "the command in the folder that has it"
+        f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run the command in the folder of the module"
     )
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dict with a `_target_` in nested dicts and lists, and where it is."""
+    """Every dict with a `_target_` in nested dicts and lists, with its dotted path."""
     if isinstance(node, dict) and "_target_" in node:
         yield where or "the config", node
     items: Any = ()
@@ -105,8 +104,7 @@ def _check_target(where: str, values: dict[str, Any]) -> None:
     for key in values:
         if not key.startswith("_") and key not in takes:
             raise UserError(
-                f"{name} in {where} takes no '{key}'{suggest(key, takes)}; "
-                f"it takes {', '.join(takes)}"
+                f"{name} in {where} has no argument '{key}'{suggest(key, takes)}; its arguments are {', '.join(takes)}"
             )
 
 
@@ -119,4 +117,4 @@ def _instantiate(plain: Any) -> Any:
             cause = cause.__cause__
         if isinstance(cause, InstantiationException):  # Hydra refuses os.system and the like
             raise UserError(" ".join(str(cause).split())) from error
-        raise cause from None  # what the target raised, so that a UserError of its own stays one
+        raise cause from None  # the target's own exception, such as a UserError

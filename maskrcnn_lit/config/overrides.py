@@ -1,5 +1,4 @@
-"""What a user types behind a command, NAME=VALUE, against what there is: every mistake becomes one
-sentence.
+"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence UserError.
 """
 
 import difflib
@@ -16,21 +15,21 @@ from hydra.errors import HydraException
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.errors import UserError
 
-# options of `train` that no run of a sweep reads
+# options of `train` that only the sweep reads, not its runs
 FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")
 
 
-# groups of which one choice holds; of the others (logger, callbacks) several may be listed
+# groups with exactly one choice; the others (logger, callbacks) accept several
 ONE_OF = ("augment", "backbone", "data", "experiment", "launcher", "model", "optimizer", "trainer")
 
 
 def is_sweep(overrides: Iterable[str]) -> bool:
-    """Whether one of them is for a sweep."""
+    """Whether one of `overrides` asks for a sweep."""
     return any(text.partition("=")[0].split(".")[0] in FOR_SWEEPS for text in overrides)
 
 
 def is_given(name: str, overrides: Iterable[str]) -> bool:
-    """Whether one of them sets the option `name`."""
+    """Whether one of `overrides` sets the option `name`."""
     return any(text.partition("=")[0].lstrip("+") == name for text in overrides)
 
 
@@ -41,42 +40,40 @@ def parse(text: str) -> Override:
         name = override.key_or_group
         if name in ONE_OF:
             raise UserError(
-                f"'{text}' gives several values: give one; `maskrcnn-lit train -m {text}` makes a run "
+                f"'{text}' has several values: give one; `maskrcnn-lit train -m {text}` makes a run "
                 "of each"
             )
         raise UserError(
-            f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; "
-            "`maskrcnn-lit train -m` makes a run of each"
+            f"'{text}' has several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; `maskrcnn-lit train -m` makes a run of each"
         )
     return override
 
 
 def parse_any(text: str) -> Override:
-    """As `parse`, and several values are one override too."""
+    """As `parse`, but several values (a sweep) are allowed, too."""
     name, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
-        raise UserError(f"'{text}' is not an override: write NAME=VALUE, for example seed=1")
+        raise UserError(f"'{text}' is not an override: use NAME=VALUE, for example seed=1")
     try:
         return OverridesParser.create().parse_override(text)
     except RecursionError:
-        raise UserError(f"'{text[:60]}...' is nested too deeply: give fewer brackets") from None
+        raise UserError(f"'{text[:60]}...' is nested too deeply: use fewer brackets") from None
     except HydraException as error:
         raise UserError(
-            f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
-            f"in quotes twice, '{name}=\"{value}\"'"
+            f"'{text}' cannot be parsed: close every bracket and quote, and quote text with special characters twice, '{name}=\"{value}\"'"
         ) from error
 
 
 def check_choice(
     override: Override, command: str, groups: Mapping[str, str | None], choices: list[str]
 ) -> None:
-    """`override` chooses from a group: it must be one of the `groups` of `command` (name -> what is
-    chosen by default), and have that choice.
+    """Raise UserError unless `override` names one of the `groups` of `command` (name -> default
+    choice), and one of its `choices`.
     """
     group, value = override.key_or_group, override.value()
     if override.is_delete() and groups.get(group) is not None:
         raise UserError(
-            f"'{override.input_line}' takes away a group that {command} needs: choose one of "
+            f"'{override.input_line}' removes a group that {command} needs: choose one of "
             f"{', '.join(sorted(choices))}"
         )
     if group not in groups and not override.is_add():
@@ -86,8 +83,7 @@ def check_choice(
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
         raise UserError(
-            f"'{override.input_line}' lists several choices, and {group} takes one: give one; "
-            f"`maskrcnn-lit train -m {group}={listed}` makes a run of each"
+            f"'{override.input_line}' lists several choices, but {group} takes one: give one, or use `maskrcnn-lit train -m {group}={listed}` for a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:
         if not override.is_delete() and str(choice) not in choices:
@@ -100,13 +96,13 @@ def check_choice(
 def check_value(
     override: Override, command: str, groups: Iterable[str], config: Mapping[str, Any]
 ) -> None:
-    """`override` sets an option: `config`, nested dicts, must have it. Where the schema has no row
-    for it, because it is of a config of the user's, its value must be of the same kind.
+    """Raise UserError unless `config`, nested dicts, has the option that `override` sets. If the
+    schema has no row for it (an option of the user's own config), its value must have the type of
+    the default.
 
-    Same kind: true or false for a switch, not text for a number (except `auto`), a whole number for
-    a whole number, not a single value for a group of options; null for anything. `+name=value` adds
-    an option to an object, which takes or refuses it (instantiate.py); nobody would read it
-    elsewhere.
+    Same type: a bool for a bool, a number (or `auto`) for a number, an integer for an integer, no
+    single value for a group of options; null is always allowed. `+name=value` adds an argument to
+    an object, which accepts or refuses it (instantiate.py); anywhere else nothing would read it.
     """
     name, value, known = override.key_or_group, override.value(), dict(flat(config))
     objects = [
@@ -125,12 +121,12 @@ def check_value(
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
-        raise UserError(f"'{override.input_line}' does not fit: {fault}")
+        raise UserError(f"'{override.input_line}' has the wrong type: {fault}")
 
 
 def as_null(override: Override, config: Mapping[str, Any]) -> str:
-    """`override` as Hydra is given it: `~name` of an option that may be null as `name=null`, so
-    that whoever reads it finds it.
+    """`override` for Hydra: `~name` of an option that may be null becomes `name=null`, so the key
+    still exists.
 
     Raises:
         UserError: `~name` of an option that may not be null.
@@ -141,7 +137,7 @@ def as_null(override: Override, config: Mapping[str, Any]) -> str:
     if not override.is_delete() or not needed or not dict(flat(config)).keys() >= {name}:
         return text
     if rule is None or not rule.null:
-        raise UserError(f"'{text}' takes away an option that is needed: set {name} in its place")
+        raise UserError(f"'{text}' removes a required option: set {name} instead")
     return text if rule.kind == "group" else f"{name}=null"
 
 
@@ -166,18 +162,18 @@ def _fault(name: str, default: Any, value: Any) -> str | None:
 
 
 def assign(name: str, value: Any, *, quote: bool = False) -> str:
-    """NAME=VALUE in Hydra's grammar, whatever the value has in it; with `quote` it is text even if
-    it looks like a number.
+    """NAME=VALUE in Hydra's grammar, with any special characters escaped; with `quote` the value is
+    text even if it looks like a number.
     """
     text = str(value)
     if not quote and re.fullmatch(r"[\w./:+-]+", text, re.ASCII):
         return f"{name}={text}"
-    ends = text[len(text.rstrip("\\")) :]  # in front of a quote a backslash counts double
+    ends = text[len(text.rstrip("\\")) :]  # before a quote every backslash is doubled
     return f"{name}=" + '"' + re.sub(r'(\\*)"', r"\1\1\"", text) + ends + '"'
 
 
 def typed(name: str, value: Any) -> str:
-    """The same as it is typed in a shell."""
+    """NAME=VALUE, quoted for a shell."""
     return (
         shlex.quote(assign(name, value))
         if assign(name, value) != f"{name}={value}"
@@ -186,9 +182,9 @@ def typed(name: str, value: Any) -> str:
 
 
 def as_path(text: str) -> str:
-    """An override of a path (schema.py) as Hydra reads it: whatever the path has in it (spaces, brackets,
-    commas, umlauts) is text, and `~` is the home folder. Lists, null, references and what is quoted
-    stay as they are typed.
+    """An override of a path (schema.py), quoted for Hydra: special characters (spaces, brackets,
+    commas, umlauts) are text, and `~` is the home folder. Lists, null, references and quoted text
+    are unchanged.
 
     Raises:
         UserError: the path is empty.
@@ -204,8 +200,8 @@ def as_path(text: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest of `known`, by the whole name or else by its last part
-    (the shortest names alone), or nothing.
+    """'; did you mean X?' with the most similar of `known`, by full name, else by last part
+    (shortest names only), or "".
     """
     scores = {
         other: max(_likeness(name, other), 0.9 * _likeness(_last(name), _last(other)))
@@ -215,7 +211,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near = [other for other, score in scores.items() if score == best >= 0.6]
     least = min(
         (other.count(".") for other in near), default=0
-    )  # trainer.epochs, and no copy of it
+    )  # trainer.epochs, not a deeper copy of it
     near = [other for other in near if other.count(".") == least][:3]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -229,7 +225,7 @@ def _last(name: str) -> str:
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every entry of nested dicts, and every dict in them, by its dotted name."""
+    """The dotted name and value of every entry and every dict in nested dicts."""
     for key, value in node.items():
         yield f"{prefix}{key}", value
         if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""Numbers that follow other options: the resolvers of conf/model/mask_rcnn.yaml and
-conf/optimizer/adamw.yaml.
+"""Resolvers for defaults that depend on other options (conf/model/mask_rcnn.yaml,
+conf/optimizer/adamw.yaml).
 
-The published numbers are those of images with a short side of 800 pixels. On 128 x 128 they would
-spend on regions many times what the backbone costs, and most of their anchors would be larger than
-the image.
+The published numbers are for images with a short side of 800 pixels. On 128 x 128 pixels the
+regions would cost many times more than the backbone, and most anchors would be larger than the
+image.
 """
 
 import math
@@ -17,39 +17,37 @@ from maskrcnn_lit.config.overrides import flat
 
 PUBLISHED = 800  # pixels of the short side
 
-STEP = 128  # numbers of regions are multiples of it
+STEP = 128  # region counts are multiples of it
 
-SMALLEST = 1 / 4  # of the published anchors: 8 pixels at p2, whose cells have 4
+SMALLEST = 1 / 4  # factor of the published anchors: 8 pixels at p2, which has stride 4
 
 
 def short_side(image_size: Any) -> int:
-    """Of `data.image_size`: a number, the side of a square that an image fits into, or [short,
-    long]. What is neither counts as published; the data module refuses it.
+    """The short side of `data.image_size`: a number (side of the enclosing square) or [short,
+    long]. Any other value returns the published side; the data module rejects it.
     """
     side = image_size[0] if isinstance(image_size, Sequence) and len(image_size) else image_size
     return side if isinstance(side, int) and side > 0 else PUBLISHED
 
 
 def regions(published: int, image_size: Any) -> int:
-    """So many proposals or samples of an image: in proportion to its short side, rounded up to a
+    """A count of proposals or samples per image, scaled by its short side and rounded up to a
     multiple of 128.
     """
     return min(published, STEP * math.ceil(published * short_side(image_size) / PUBLISHED / STEP))
 
 
 def pixels(published: Sequence[int], image_size: Any) -> list[int]:
-    """The sides of anchors: the published ones, their halves or quarters, whichever is next above
-    the proportion of the images' sides. So images from 401 pixels on have the published anchors,
-    and those up to 200 pixels the quarters.
+    """Anchor sizes: the published ones, a half or a quarter of them, rounding up the ratio of the
+    image sides. Images of 401 pixels or more get the published sizes, up to 200 pixels a quarter.
     """
     share = 2.0 ** math.ceil(math.log2(short_side(image_size) / PUBLISHED))
     return [round(side * min(1.0, max(SMALLEST, share))) for side in published]
 
 
 def register() -> None:
-    """Make known in yaml files: `${regions:512}` and `${pixels:[32]}`, the numbers at the config's
-    `data.image_size`; `${rate:1e-4,1.5e-3}`, the first for trained weights, the second for random
-    ones.
+    """Register the resolvers: `${regions:512}` and `${pixels:[32]}` scale with `data.image_size`;
+    `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
@@ -57,8 +55,7 @@ def register() -> None:
 
 
 def plain(config: DictConfig) -> Any:
-    """`config` as plain data: these numbers as they come out, every other reference as it is
-    written.
+    """`config` as plain data, with these resolvers applied and all other references unresolved.
     """
     for name, value in list(flat(OmegaConf.to_container(config))):
         if isinstance(value, str) and value.startswith(("${regions:", "${pixels:", "${rate:")):

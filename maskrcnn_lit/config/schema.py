@@ -1,9 +1,8 @@
-"""What each option may be: one row of OPTIONS per option, as data.
+"""The allowed values of every option, as data: one row of OPTIONS per option.
 
-A row says the kind of the value, its range or its choices, the words that may stand for it
-(`auto`), and whether it may be null. `check` compares a composed config with it, and `expects` says
-it in words, for messages and `--help`. An option without a row belongs to a config of the user's:
-the class that takes it checks it.
+A row gives the kind of the value, its range or choices, special words (`auto`), and whether it may
+be null. `check` validates a composed config, and `expects` describes a row in words, for messages
+and `--help`. An option without a row belongs to the user's own config: its class checks it.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,22 +12,22 @@ from typing import Any
 
 from maskrcnn_lit.errors import UserError
 
-LARGEST = 2**63 - 1  # of a whole number: torch and numpy keep it in 64 bits
-LONGEST_TEXT = 4096  # characters, as a path has at most
+LARGEST = 2**63 - 1  # integer: torch and numpy store 64 bits
+LONGEST_TEXT = 4096  # characters: the maximum length of a path
 LONGEST_NAME = 255  # bytes of a file or folder
 SHOWN = 60  # characters of a value in a message
 
-OURS = ("maskrcnn_lit.", "lightning.pytorch.")  # classes whose arguments have rows
+OURS = ("maskrcnn_lit.", "lightning.pytorch.")  # packages whose arguments have rows
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What the value of an option may be.
+    """The allowed values of an option.
 
     Attributes:
         kind: "flag", "whole", "number", "choice", "text", "path", "group" (of options), "any"
             (a dict whose entries are the user's) or "classes" (such a dict, or a list of names).
-        low, high: the range of a number, the ends included; above, below: without the end.
+        low, high: the range of a number, inclusive; above, below: exclusive bounds.
         choices: of a "choice". words: texts that are allowed beside the kind. null: may be null.
         single: one value is allowed. count: how many values a list may have (least, most), of which
             each is as the rule says, from item_low on if that is given; None: a list is not allowed.
@@ -51,7 +50,7 @@ class Rule:
     apart: bool = False
 
 
-MANY = 10_000_000  # values of a list: as many as a data set has images
+MANY = 10_000_000  # items of a list: at most as many as images in a data set
 
 
 def _whole(low: int, high: int = LARGEST, **more: Any) -> Rule:
@@ -88,7 +87,7 @@ CLASSES = Rule("classes", null=True, count=(1, MANY))
 PAIR = {"single": False, "count": (2, 2), "rising": True}
 
 OPTIONS: dict[str, Rule] = {
-    # of one command or of several
+    # options of commands
     "accelerator": ACCELERATOR,
     "against": PATH_OR_NULL,
     "batch_size": _whole(1, 65_536),
@@ -125,7 +124,7 @@ OPTIONS: dict[str, Rule] = {
     "tolerance": _number(0, 1e6, null=True),
     "trust": replace(TEXT, count=(0, MANY)),
     "warmup": _whole(0),
-    # how a run is scored and swept
+    # evaluation and sweeps
     "evaluation.every_n_epochs": COUNT,
     "evaluation.images": COUNT_OR_NULL,
     "metrics.max_detections": replace(LIMITS, null=True),
@@ -308,7 +307,7 @@ OPTIONS: dict[str, Rule] = {
     "trainer.steps": COUNT_OR_NULL,
 }
 
-# Groups that come up again elsewhere in a config, with the same rows.
+# Groups that may also appear elsewhere in a config, with the same rows.
 COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
 
 COUNTED = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
@@ -323,19 +322,19 @@ def rule_of(name: str) -> Rule | None:
 
 
 def is_path(name: str) -> bool:
-    """Whether the option `name` is a path: its value is text, whatever it has in it."""
+    """Whether the option `name` is a path, so that its value is always text."""
     rule = OPTIONS.get(name)
     return rule is not None and rule.kind == "path"
 
 
 def is_group(name: str) -> bool:
-    """Whether rows lie under `name`, so that one value cannot stand for it."""
+    """Whether `name` is a group of options and cannot have a single value."""
     return any(other.startswith(f"{name}.") for other in OPTIONS)
 
 
 def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
-    """The row of `name` in `config` (nested dicts), unless the object that it is an argument of is
-    not one of ours.
+    """The row of `name` in `config` (nested dicts), or None if the option belongs to a class
+    outside the package.
     """
     node: Any = config
     ours = True
@@ -347,8 +346,8 @@ def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
 
 def check(config: Mapping[str, Any], skip: Collection[str] = ()) -> None:
     """Raise UserError for the first value of `config` (nested dicts, lists) that its row does not
-    allow. What is missing (`???`) or a reference (`${...}`) is left alone, and so are the options
-    named in `skip` where they are null.
+    allow. Missing values (`???`), references (`${...}`) and null options named in `skip` are not
+    checked.
     """
     for name, value, rule in _ruled(config, "", True):
         if not (value is None and name in skip):
@@ -358,7 +357,7 @@ def check(config: Mapping[str, Any], skip: Collection[str] = ()) -> None:
 
 
 def fault_of(name: str, value: Any, rule: Rule) -> str | None:
-    """One sentence on what is wrong with `value`, or None."""
+    """A sentence on why `value` is not allowed, or None."""
     if isinstance(value, str) and (value == "???" or value.startswith("${")):
         return None
     if _allows(rule, value):
@@ -366,14 +365,14 @@ def fault_of(name: str, value: Any, rule: Rule) -> str | None:
     wanted = f"must be {expects(rule)}"
     if rule.kind in ("group", "any"):
         under = [other for other in OPTIONS if other.startswith(f"{name}.")][:6]
-        wanted = "is a group of options" + (f", set one of {', '.join(under)}" if under else "")
+        wanted = "is a group of options" + (f": set one of {', '.join(under)}" if under else "")
     return f"{name}={_shown(value)} {wanted}{_hint(name, value, rule)}"
 
 
 def _hint(name: str, value: Any, rule: Rule) -> str:
-    """What the words of the rule leave out."""
+    """An addition to the message for special cases."""
     if rule.kind in ("text", "path") and isinstance(value, str):
-        return ", and this is too long or has a zero byte" if value else ", and this is empty"
+        return ", but this is too long or has a zero byte" if value else ", but this is empty"
     if rule.kind == "text" and isinstance(value, (int, float)) and len(_shown(value)) < SHOWN:
         return f": write {name}='\"{_shown(value)}\"'"
     if rule.kind == "classes" and isinstance(value, str):
@@ -384,7 +383,7 @@ def _hint(name: str, value: Any, rule: Rule) -> str:
 
 
 def expects(rule: Rule) -> str:
-    """What a value may be, in words: "a whole number from 0 to 5, or auto"."""
+    """The allowed values in words: "a whole number from 0 to 5, or auto"."""
     some = []
     if rule.single:
         some.append(_one(rule))
@@ -445,7 +444,7 @@ def _range(rule: Rule) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The beginning of a value as it is typed."""
+    """The beginning of a value, as a user types it."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     try:
@@ -456,7 +455,7 @@ def _shown(value: Any) -> str:
 
 
 def _ruled(node: Mapping[str, Any], prefix: str, ours: bool) -> Iterator[tuple[str, Any, Rule]]:
-    """Every value of nested dicts that has a row, by its dotted name."""
+    """The dotted name, value and row of every value of nested dicts that has a row."""
     for key, value in node.items():
         name = f"{prefix}{key}"
         if str(key).startswith("_"):
@@ -471,7 +470,7 @@ def _ruled(node: Mapping[str, Any], prefix: str, ours: bool) -> Iterator[tuple[s
 
 
 def _ours(node: Any, ours: bool) -> bool:
-    """Whether rows hold for what is in `node`: by its `_target_`, or as around it."""
+    """Whether rows apply inside `node`: decided by its `_target_`, else as outside."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return ours
     return str(node["_target_"]).startswith(OURS)
@@ -523,7 +522,7 @@ def _allows_one(rule: Rule, value: Any) -> bool:
 
 
 def _is_class(value: Any) -> bool:
-    """Whether it is a name, or old names with new ones, null for none."""
+    """Whether `value` is a class name, or a dict of old names -> new names or null."""
     if isinstance(value, Mapping):
         names = [name for pair in value.items() for name in pair if name is not None]
         return bool(value) and all(type(name) in (str, int) for name in names)

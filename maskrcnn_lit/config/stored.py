@@ -1,8 +1,8 @@
-"""Configs that come from files: a run folder's config.yaml, the config inside a checkpoint.
+"""Configs from files: a run folder's config.yaml, the config inside a checkpoint.
 
-Such a file may be a stranger's, so it is no more than data. It may name exactly the classes of
-TARGETS, each at its own place, with plain arguments; what a user adds is named by `trust=`. Data
-preparation and loggers are never taken from a file: they reach out to disks and networks.
+Such a file may come from anyone, so it is treated as untrusted data. It may name only the classes
+in TARGETS, each at its own path in the config, with plain arguments; `trust=` allows the user's
+own. Data preparation and loggers are never taken from a file: they access disks and networks.
 """
 
 import inspect
@@ -22,7 +22,8 @@ from maskrcnn_lit.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-# What a config from a file may build: place -> exact names. `*` stands for any one name.
+# The classes that a config from a file may build: path in the config -> exact names. `*` matches
+# any one name.
 TARGETS: dict[str, tuple[str, ...]] = {
     "model": ("maskrcnn_lit.model.mask_rcnn.build_mask_rcnn",),
     **dict.fromkeys(
@@ -58,7 +59,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
 }
 
-# Where these classes were in version 0.1.0.
+# The names of these classes in version 0.1.0.
 MOVED = {
     "maskrcnn_lit.evaluation.callback.CocoEvaluation": (
         "maskrcnn_lit.callbacks.coco_evaluation.CocoEvaluation"
@@ -82,60 +83,62 @@ MAX_NODES = 5_000_000
 
 
 def load_run_config(run_dir: str | Path, trust: Sequence[str] = ()) -> DictConfig:
-    """The resolved config that a run wrote into its folder, checked as `checked` says.
+    """The resolved config of a run folder, checked by `checked`.
 
     Raises:
-        UserError: `run_dir` has no config that can be read, or it names what it may not.
+        UserError: `run_dir` has no readable config, or the config names a class that is not
+        allowed.
     """
     file = Path(run_dir).expanduser() / "config.yaml"
     return checked(read_run_config(run_dir), where=str(file), trust=trust)
 
 
 def read_run_config(run_dir: str | Path) -> dict[str, Any]:
-    """The same as plain data, to look at: nothing may be built from it.
+    """The config of a run folder as plain data, unchecked: never build objects from it.
 
     Raises:
-        UserError: `run_dir` has no config that can be read.
+        UserError: `run_dir` has no readable config.
     """
     folder = Path(run_dir).expanduser()
     file = folder / "config.yaml"
     if not folder.exists():
         raise UserError(
-            f"{folder} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir)"
+            f"{folder} does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote"
         )
     if not file.is_file():
         fault = "has no config.yaml" if folder.is_dir() else "is a file"
         raise UserError(
-            f"{folder} {fault}, so it is not a run folder: give one that has config.yaml"
+            f"{folder} {fault}, so it is not a run folder: give a folder with config.yaml"
         )
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise UserError(f"{file} has over {MAX_BYTES} bytes: give another run")
+            raise UserError(f"{file} is larger than {MAX_BYTES} bytes: give another run")
         plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
     except (
         *(yaml.YAMLError, OSError, RecursionError),
-        *(ValueError, TypeError, KeyError, AttributeError),  # of yaml, for what it cannot build
+        *(ValueError, TypeError, KeyError, AttributeError),  # yaml raises these for values that it cannot build
     ) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read, give another run: {line}") from error
     if not isinstance(plain, dict) or not plain:
-        raise UserError(f"{file} does not hold a config, give another run")
+        raise UserError(f"{file} does not contain a config: give another run")
     return plain
 
 
 def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) -> DictConfig:
-    """A config of a file as one that may be built: each `_target_` is one of TARGETS at its place,
-    or a class that is defined in a module under a name of `trust`.
+    """Check a config from a file so that it may be built: each `_target_` must be listed in TARGETS
+    for its path, or defined in a module under a name of `trust`.
 
-    `data.prepare` comes out as null and `logger` as {}. Classes of version 0.1.0 get their present
-    names. Logs what was trusted.
+    `data.prepare` becomes null and `logger` {}. Class names of version 0.1.0 are updated. Logs
+    every class allowed by `trust`.
 
     Args:
         plain: nested dicts and lists; where: the file, for messages; trust: dotted names of
-            packages, modules or classes.
+        packages, modules or classes.
 
     Raises:
-        UserError: it names anything else, holds a reference (`${...}`) or is nested too deeply.
+        UserError: it names any other class, contains a reference (`${...}`) or is nested too
+        deeply.
     """
     trust = [trust] if isinstance(trust, str) else list(trust)
     for name in trust:
@@ -159,7 +162,7 @@ def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) 
 
 
 def foreign_targets(config: DictConfig) -> list[str]:
-    """The `_target_`s of a composed config that only `trust=` lets a file name again."""
+    """The `_target_`s of a composed config that a file may name only with `trust=`."""
     plain = OmegaConf.to_container(config)
     names = []
     for path, node in _nodes(plain, ""):
@@ -171,7 +174,7 @@ def foreign_targets(config: DictConfig) -> list[str]:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Plain data without aliases, of which a few lines can stand for gigabytes."""
+    """Loads plain data; rejects aliases, which can expand a few lines to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -201,12 +204,12 @@ def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where} has a {type(node).__name__}, which no run writes")
 
     if not isinstance(plain, Mapping):
-        raise UserError(f"{where} does not hold a config: give another run")
+        raise UserError(f"{where} does not contain a config: give another run")
     return dict(copy(plain, 0))
 
 
 def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every dict in nested dicts and lists, with its dotted place."""
+    """Every dict in nested dicts and lists, with its dotted path."""
     if isinstance(node, dict):
         yield path, node
     items: Any = node.items() if isinstance(node, dict) else enumerate(node)
@@ -221,7 +224,7 @@ def _allowed(path: str) -> tuple[str, ...]:
 
 
 def _check(path: str, node: dict[str, Any], where: str, trust: Sequence[str]) -> None:
-    """That a node with a `_target_` may be built, with these arguments."""
+    """Raise UserError unless the node's `_target_` may be built with these arguments."""
     name = node.get("_target_")
     node["_target_"] = name = MOVED.get(name, name) if isinstance(name, str) else name
     special = [key for key in node if key.startswith("_") and key not in ("_target_", "_partial_")]
@@ -235,29 +238,27 @@ def _check(path: str, node: dict[str, Any], where: str, trust: Sequence[str]) ->
     for key in node:
         if not key.startswith("_") and key not in parameters and not open_ended:
             raise UserError(
-                f"{where}: {name} in {path} does not take '{key}'{suggest(key, parameters)}"
+                f"{where}: {name} in {path} has no argument '{key}'{suggest(key, parameters)}"
             )
     options = node.get("options")
     if path.endswith("backbone") and isinstance(options, dict):
         for key in options:
             if key.startswith(READS_FILES):
-                raise UserError(f"{where} sets {path}.options.{key}, which a file may not")
+                raise UserError(f"{where} sets {path}.options.{key}, which is not allowed in a file: give another run")
 
 
 def _trusted(path: str, name: Any, where: str, trust: Sequence[str]) -> Any:
-    """The class or function `name`, imported, if it is one of `trust` and is defined there too."""
+    """Import the class or function `name` if it is, and is defined, under a name of `trust`."""
     if not isinstance(name, str) or not _inside(name, trust):
         head = str(name).partition(".")[0]
         raise UserError(
-            f"{where} names {name!r} for {path}, which a run folder or checkpoint may not: if "
-            f"you know whose code that is and trust it, add trust={head}"
+            f"{where} names {name!r} for {path}, which is not part of maskrcnn_lit: if you trust that code, add trust={head}"
         )
     target = import_target(name, f"{path} of {where}")
     full_name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     if not callable(target) or not _inside(full_name, trust):
         raise UserError(
-            f"{where} names {name!r} for {path}, which is {full_name} and not in "
-            f"trust={','.join(trust)}: give another run"
+            f"{where} names {name!r} for {path}, which is {full_name} and not covered by trust={','.join(trust)}: give another run"
         )
     _log.info(f"trust: {name} builds {path} of {where}")
     return target

@@ -1,4 +1,5 @@
-"""The few padded sizes that batches have, and which images share one. Letters: I images."""
+"""Aspect-ratio bucketing: the padded sizes of batches, and the images of each. Letters: I images.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -12,18 +13,18 @@ Ints = NDArray[np.int64]
 
 Shape = tuple[int, int]  # height, width
 
-_STEP = 32  # what the coarsest stage of a backbone divides by
+_STEP = 32  # the stride of the backbone's coarsest stage
 
-LENGTHS = 3  # the most of each orientation
+LENGTHS = 3  # maximum number of sizes for each orientation
 
 
 def bucket_shapes(sizes: Ints, image_size: ImageSize, most: int = LENGTHS) -> list[list[Shape]]:
     """The padded sizes for images of `sizes` (I 2: height, width after the resize): for each
-    orientation that there is, landscape first, at most `most` that grow. A square `image_size` has
-    one in all, and so has one that is padded to a square.
+    orientation in the data, landscape first, at most `most` sizes in ascending order. A square
+    `image_size` has a single padded size.
 
-    The short side of all is the same. The last long side is the longest that `image_size` allows;
-    the others are chosen so that the padded area is least.
+    All have the same short side. The last long side is the longest that `image_size` allows; the
+    others minimize the padded area.
     """
     both = (image_size, image_size) if isinstance(image_size, int) else image_size
     short, longest = (-(-side // _STEP) * _STEP for side in both)
@@ -39,8 +40,8 @@ def bucket_shapes(sizes: Ints, image_size: ImageSize, most: int = LENGTHS) -> li
 
 
 def _lengths(needed: Ints, longest: int, most: int) -> list[int]:
-    """At most `most` lengths up to `longest`, of which each image takes the first that is long
-    enough.
+    """At most `most` lengths up to `longest` that minimize padding; an image uses the first that is
+    long enough.
     """
     candidates, counts = np.unique(needed, return_counts=True)
     best: tuple[float, list[int]] = (np.inf, [])
@@ -53,8 +54,8 @@ def _lengths(needed: Ints, longest: int, most: int) -> list[int]:
 
 
 def bucket_groups(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[Ints]]:
-    """For each orientation and each of its shapes the positions of the images that fit into it and
-    into none before: those of one shape may also be padded to any later one of its orientation.
+    """For each orientation and each of its shapes, the positions of the images whose smallest shape
+    it is. An image may also be padded to any later shape of its orientation.
     """
     landscape = sizes[:, 1] >= sizes[:, 0]
     orientations = [landscape, ~landscape] if len(shapes) == 2 else [np.ones(len(sizes), bool)]
@@ -68,7 +69,7 @@ def bucket_groups(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> list[list[I
 
 
 def padding_overhead(sizes: Ints, shapes: Sequence[Sequence[Shape]]) -> float:
-    """Padded pixels for each real one, each image alone in the first shape that it fits."""
+    """The ratio of padded to real pixels, with each image in the smallest shape that fits."""
     area = 0
     for chain, groups in zip(shapes, bucket_groups(sizes, shapes), strict=True):
         area += sum(

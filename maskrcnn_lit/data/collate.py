@@ -1,4 +1,4 @@
-"""Samples -> a batch with few shapes: padded slots, padded images."""
+"""Collates samples into batches with few distinct shapes: padded object slots, padded images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from maskrcnn_lit.data.buckets import Shape
 
 Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
 
-SLOTS = 8  # the least G; beyond it doubles
+SLOTS = 8  # the minimum of G, which grows by doubling
 
 
 def collate(
     samples: Sequence[Sample], shapes: Sequence[Shape] | None = None, slots: int = SLOTS
 ) -> Batch:
-    """Samples as one batch, padded with zeros to one of few shapes.
+    """Collate samples into one batch, zero-padded to one of few shapes.
 
     Objects get 8, 16, 32, 64, ... slots, and at least `slots`. Images get the smallest of `shapes`
     that is large enough for all; None: their largest height and width, rounded up to 32.
@@ -35,7 +35,7 @@ def collate(
     slots = 1 << (max(most, slots, SLOTS) - 1).bit_length()
     images = _padded(
         [s["images"].permute(1, 2, 0) for s in samples], (height, width, 3)
-    )  # what convolutions want
+    )  # the memory format for convolutions
     batch: Batch = {"images": images.permute(0, 3, 1, 2)}
     for key in samples[0].keys() - {"images"}:
         columns, shape = [s[key] for s in samples], samples[0][key].shape
@@ -44,8 +44,8 @@ def collate(
 
 
 def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
-    """One tensor of all, each put into the first corner of `shape`. NumPy writes: a third of
-    torch's time an array.
+    """Stack `columns` into one tensor, each in the top left corner of `shape`. NumPy copies in a
+    third of torch's time.
     """
     padded = _zeros([len(columns), *shape], columns[0].dtype)
     filled = padded.numpy()
@@ -56,12 +56,12 @@ def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
 
 
 def _zeros(shape: list[int], dtype: torch.dtype) -> Tensor:
-    """In a loader process in memory that the training process shares, as torch's own collate has
-    it: else the batch would be copied once more on its way.
+    """A zero tensor; in a loader process, in memory shared with the training process, as in torch's
+    own collate: this saves one copy of the batch.
     """
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(
         int(np.prod(shape)) * dtype.itemsize
-    )  # the system gives zeros
+    )  # new pages are zero
     return torch.empty(0, dtype=dtype).set_(storage).view(shape)

@@ -1,5 +1,4 @@
-"""LightningDataModule over two COCO jsons: write the data if need be, read and check it, load
-batches.
+"""LightningDataModule over two COCO jsons: prepares the data, reads and checks it, loads batches.
 """
 
 import logging
@@ -59,49 +58,51 @@ MAX_BATCH, MAX_MASK_SIDE, MAX_SLOTS = (
     65_536,
     4096,
     4096,
-)  # a mistyped number is refused before it asks for terabytes
+)  # reject a mistyped number before it allocates terabytes
 
 _log = logging.getLogger(__name__)
 
 
 class CocoDataModule(LightningDataModule):
-    """Training and validation batches (batch.py) of any COCO data. What each argument means to a
-    user: conf/data/coco_json.yaml.
+    """Training and validation batches (batch.py) of any COCO data. conf/data/coco_json.yaml
+    documents the options for users.
 
     Args:
-        name: what reports call the data set.
+        name: the name of the data set in reports.
         train: {"images": folder, "annotations": json}. Relative paths start from `root`.
-            storage/sources.py says what else they may be: official zips, URLs.
+            They may also be official zips or URLs, see storage/sources.py.
         val: likewise.
-        classes: which classes count, and their names; see data/coco/classes.py. None: all.
+        classes: the classes to use, and their names; see data/coco/classes.py. None: all.
         root: a folder or a URL; None: the working directory.
-        image_ids: only the images with these ids, of both parts; None: all.
-        train_images: how many images; None: all.
+        image_ids: use only the images with these ids, in both parts; None: all.
+        train_images: number of images; None: all.
         val_images: likewise.
-        subset: which images; see `AnnotationIndex.subset`.
+        subset: how to select them; see `AnnotationIndex.subset`.
         image_size: side of a square, or (short side, long side), in pixels.
-        lengths: the most padded sizes of an orientation. Each compiles graphs of its own.
-        slots: the fewest object slots of an image. Each number of slots compiles graphs too.
-        batch_size: images a batch and process.
+        lengths: maximum number of padded sizes per orientation. Each is compiled separately.
+        slots: minimum number of object slots per image. Each number of slots is compiled
+        separately.
+        batch_size: images per batch and process.
         workers: loader processes, or "auto".
         on_bad: "error" or "skip"; see `read_index`.
         keep_empty: keep images without objects.
-        seed: of order, augmentation and subsets.
+        seed: of the order, augmentation and subsets.
         augment: plain numbers, see `transforms.Augment`; for training images only.
         mask_size: M, the side of an object's mask crop.
         image_cache: "auto", "on" or "off"; see `choose_resized`.
-        cache_dir: folder of everything that can be made again; None: the user's cache folder.
-        cache_gb: the most that copies of images may take there.
-        max_pixels: the most pixels of an image file.
-        prepare: called without arguments in `prepare_data`, on one process, before anything is
-            read. It writes or downloads the data, and returns at once if they exist.
-        download: False: `prepare` downloads nothing. None: `prepare` does not take it, nor `mirror`.
-        mirror: another server, http://HOST/PATH.
+        cache_dir: folder for caches; None: the user's cache folder.
+        cache_gb: limit for copies of images there.
+        max_pixels: limit for the pixels of an image file.
+        prepare: called without arguments in `prepare_data`, in one process, before anything is
+        read. It writes or downloads the data, and returns at once if they exist.
+        download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
+        `mirror`.
+        mirror: a server to use instead, http://HOST/PATH.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index`
     (with stage "fit"), `val_index` (whose `categories` have the same order and the val json's own
-    ids), `train_dataset`, `val_dataset`. Training batches are a function of (seed, epoch, batch
-    number): whatever the workers, and after `resume`.
+    ids), `train_dataset`, `val_dataset`. Training batches depend only on (seed, epoch, batch
+    number), not on the workers or on `resume`.
 
     Raises:
         UserError: values of the wrong kind or range.
@@ -151,12 +152,12 @@ class CocoDataModule(LightningDataModule):
         if download is not None:
             check_flag(data__download=download)
         if not isinstance(name, str):
-            raise UserError(f"data.name={name} must be text: what reports call the data set")
+            raise UserError(f"data.name={name} must be text: the name of the data set in reports")
         check_text(data__mirror=mirror)
         if prepare is not None and not callable(prepare):
             raise UserError(f"data.prepare={prepare} must be null or a _partial_ with a _target_")
         self._fetching = {} if download is None else {"download": download, "mirror": mirror}
-        self.name: str = name  # LightningDataModule has one that may be None
+        self.name: str = name  # LightningDataModule declares an optional name
         self.seed, self.subset, self.prepare = seed, subset, prepare
         self._paths = {
             part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))
@@ -183,8 +184,8 @@ class CocoDataModule(LightningDataModule):
             Path(cache_dir).expanduser() if cache_dir else default_cache(),
             cache_gb,
         )
-        self.categories: tuple[Category, ...] = ()  # none yet
-        self._trained = False  # whether they are those of a trained model
+        self.categories: tuple[Category, ...] = ()  # set by setup
+        self._trained = False  # whether they come from a trained model
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
         self.validation_subset_size: int | None = None  # see `validation_subset`
@@ -192,22 +193,22 @@ class CocoDataModule(LightningDataModule):
         self._batches: EpochBatches | None = None
 
     def use_categories(self, categories: Sequence[Category]) -> None:
-        """Before `setup`: number the labels by this table (that of a trained model), not by the
-        training json.
+        """Use the labels of this table (that of a trained model), not of the training json; call it
+        before `setup`.
         """
         self.categories, self._trained = tuple(categories), True
 
     @property
     def validation_subset(self) -> AnnotationIndex:
-        """The images that `fit` validates on: `validation_subset_size` (fewer are a part of more), whatever
-        `seed`, or all.
+        """The images that `fit` validates on: `validation_subset_size` images, independent of
+        `seed`, or all. A smaller subset is part of a larger one.
         """
         index, count = self.val_dataset.index, self.validation_subset_size
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
     @property
     def padded_sizes(self) -> int:
-        """How many padded sizes training batches have."""
+        """The number of padded sizes of training batches."""
         if self.train_index is None:
             raise RuntimeError("call setup() first")
         sizes = fitted_sizes(self.train_index.sizes, self.image_size)
@@ -218,7 +219,9 @@ class CocoDataModule(LightningDataModule):
             self.prepare(**self._fetching)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what is not read yet: both jsons for "fit" or None, else the validation json alone."""
+        """Read the jsons that are not read yet: both for "fit" or None, else only the validation
+        json.
+        """
         if stage in ("fit", None) and self.train_index is None:
             self.train_index = self._read("train")
             if self.val_index is None:
@@ -230,7 +233,7 @@ class CocoDataModule(LightningDataModule):
             self._check_trained_classes()
 
     def setup_part(self, part: str) -> None:
-        """Read "train" or "val" alone, where nothing is said of the other."""
+        """Read only "train" or "val", when the other part is not given."""
         if part == "val":
             self.setup("validate")
             self.check_classes()
@@ -239,12 +242,12 @@ class CocoDataModule(LightningDataModule):
             self.check_classes()
 
     def check_classes(self) -> None:
-        """Raise UserError for a name in data.classes that no json has that was read."""
+        """Raise UserError for a name in data.classes that is in none of the jsons read."""
         indices = (self.train_index, self.val_index)
         check_names(self.classes, [index.packed for index in indices if index is not None])
 
     def _check_trained_classes(self) -> None:
-        """As `check_classes`, but the validation json alone may lack classes that the model has."""
+        """As `check_classes`; names that the trained model has are allowed, too."""
         if self.classes is None or not self._trained or self.val_index is None:
             return
         allowed = {None, *(category.name for category in self.categories)}
@@ -253,7 +256,8 @@ class CocoDataModule(LightningDataModule):
             self.check_classes()
 
     def _leaks(self) -> list[str]:
-        """A line about validation images that are trained on too, unless they were chosen by id."""
+        """A warning about validation images that are also training images, unless selected by id.
+        """
         train, val = self.train_index, self.val_index
         if train is None or val is None or self.image_ids is not None:
             return []
@@ -296,14 +300,14 @@ class CocoDataModule(LightningDataModule):
         )
         self.announce(*(f"{part}: {line}" for line in describe_choice(index.packed)))
         if absent:
-            self.announce(f"{part}: no objects of {some(absent)}: they are not scored")
+            self.announce(f"{part}: the classes {some(absent)} have no objects and are not scored")
         if listed - known:
-            self.announce(f"{part}: {some(listed - known)} left out: no object is of them")
+            self.announce(f"{part}: the classes {some(listed - known)} are left out: they have no objects")
         if index.faults:
             self.announce(
                 "\n  ".join(
                     [
-                        f"{part}: left out {len(index.faults)} (data.on_bad=skip):",
+                        f"{part}: {len(index.faults)} faulty entries left out (data.on_bad=skip):",
                         *describe(index.faults),
                     ]
                 )
@@ -346,16 +350,15 @@ class CocoDataModule(LightningDataModule):
         )
 
     def subset_ids(self) -> dict[str, list[int]]:
-        """The ids of the images in use, by part."""
+        """The ids of the images in use, for each part."""
         indices = {"train": self.train_index, "val": self.val_index}
         return {
             part: index.image_ids.tolist() for part, index in indices.items() if index is not None
         }
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Go on in `epoch` after its first `batch` batches (of each process): before or after the
-        loader is made, but before it is iterated. Its length stays that of a whole epoch; later
-        epochs are whole.
+        """Continue in `epoch` after its first `batch` batches (of each process). Call it before the
+        loader is iterated. The loader's length stays that of a full epoch; later epochs are full.
         """
         self._resume_at = (epoch, batch)
         if self._batches is not None:
@@ -388,12 +391,12 @@ class CocoDataModule(LightningDataModule):
     def _shapes(
         self, part: str, index: AnnotationIndex
     ) -> tuple[list[list[Ints]], list[list[Shape]]]:
-        """The images that share a padded size, and these sizes."""
+        """The groups of images that share a padded size, and these sizes."""
         sizes = fitted_sizes(index.sizes, self.image_size)
         shapes = bucket_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
         self.announce(
-            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than the images have"
+            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than without padding"
         )
         return bucket_groups(sizes, shapes), shapes
 
@@ -411,7 +414,7 @@ class CocoDataModule(LightningDataModule):
         loader = ExplainedLoader(
             dataset,
             batch_sampler=fetched_ahead(batches, dataset.index),
-            num_workers=workers,  # in each torch itself keeps to one thread
+            num_workers=workers,  # torch uses one thread in each
             collate_fn=partial(
                 collate,
                 shapes=[shape for chain in shapes for shape in chain],
@@ -419,7 +422,7 @@ class CocoDataModule(LightningDataModule):
             ),
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0,
-            # else every epoch draws from the global one, and a resumed run differs
+            # the global generator would make a resumed run differ
             generator=torch.Generator(),
         )
         return CudaPrefetcher(loader, device) if device.type == "cuda" else loader
@@ -448,17 +451,17 @@ def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> N
 
 
 def describe_changes(part: str, index: AnnotationIndex) -> list[str]:
-    """Lines about entries that are kept, but read otherwise than they are written."""
+    """Lines about corrected entries."""
     if not index.changes:
         return []
     return [
-        f"{part}: read otherwise than written, {len(index.changes)} entries:",
+        f"{part}: {len(index.changes)} entries were corrected:",
         *(f"  {line}" for line in describe(index.changes, names=1)),
     ]
 
 
 def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:
-    """The json and the folder of the images."""
+    """The paths of the json and of the image folder."""
     if not isinstance(paths, Mapping):
         raise UserError(f"data.{part}={paths} must have images and annotations")
     if not isinstance(root, (str, Path, NoneType)):

@@ -1,4 +1,4 @@
-"""One Dataset over any index, and what makes batches of its samples. Keys and shapes: batch.py.
+"""The Dataset over an index, and batches for prediction. Keys and shapes: batch.py.
 
 Letters: B images, G padded instances, N instances of one image, M mask crop side.
 """
@@ -41,8 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 class BadImageError(UserError):
-    """An image file that cannot be decoded. torch rebuilds what a loader process raised from a
-    report with its whole traceback: only the sentence at its end is for the user.
+    """An image file that cannot be decoded. torch rebuilds a loader process's exception with the
+    full traceback in its message: only the last sentence is for the user.
     """
 
     def __init__(self, message: str) -> None:
@@ -50,16 +50,16 @@ class BadImageError(UserError):
 
 
 class CocoDataset(Dataset[Sample]):
-    """Samples of an index. A key is (epoch, position) and gives the same sample in whatever process
-    and order.
+    """Samples of an index. A key (epoch, position) gives the same sample in every process and
+    order.
 
-    Args: augment: None: the whole image, resized (validation). on_bad: an image that cannot be
-        decoded is a UserError, or with "skip" a black one under a crowd region, with `readable`
-        False (the loader has to fill its slot: batches of another size would be other training).
-        resized: where resized images are kept, if they are. cache: where mask crops are kept; None:
-        the user's cache.
+    Args: augment: None: the full image, resized (validation). on_bad: "error": an image that cannot
+    be decoded is a UserError; "skip": it becomes a black image under a crowd region, with
+    `readable` False (its slot must be filled, since another batch size would change training).
+    resized: the store of resized images, if used. cache: folder for mask crops; None: the user's
+    cache.
 
-    The position BLANK gives what fills a batch: such a black image, of a size that fits everywhere.
+    The position BLANK gives such a black image, to fill a batch.
     """
 
     def __init__(
@@ -124,11 +124,11 @@ class CocoDataset(Dataset[Sample]):
             where = self.index.where(i)
             if self.on_bad == "error":
                 raise BadImageError(
-                    f"{where} cannot be decoded ({error}): fix or remove the file, or go on without its pixels with "
+                    f"{where} cannot be decoded ({error}): fix or remove the file, or continue without its pixels with "
                     "data.on_bad=skip"
                 ) from error
             _log.warning(
-                "%s cannot be decoded (%s): it counts for nothing (data.on_bad=skip)", where, error
+                "%s cannot be decoded (%s): it is ignored (data.on_bad=skip)", where, error
             )
             return None
         return resample(pixels, factor, view)
@@ -136,9 +136,9 @@ class CocoDataset(Dataset[Sample]):
     def _targets(
         self, i: int, view: SampledTransform, matrix: NDArray[np.float64] | None
     ) -> Sample:
-        """Boxes, labels and mask crops. A crop covers the uncut box, so it shows what it would
-        without the window; the box is cut to the window and shrunk to the mask inside. What is
-        under 1 pixel or without mask is dropped. matrix: of `augment.transforms`, after the view.
+        """Boxes, labels and mask crops. A crop covers the uncut box, so it does not depend on the
+        window; the box is cut to the window and shrunk to the mask inside. Objects under 1 pixel or
+        without mask are dropped. matrix: of `augment.transforms`, applied after the view.
         """
         annotations = self.index.annotations(i)
         height, width = view.size
@@ -170,7 +170,7 @@ def _describe(
     scales = view.size[0] / view.window[2], view.size[1] / view.window[3]
     return {
         "images": image,
-        "image_sizes": torch.from_numpy(np.array(view.size)),  # a third of torch.tensor's time
+        "image_sizes": torch.from_numpy(np.array(view.size)),  # three times as fast as torch.tensor
         "scales": torch.from_numpy(np.array(scales, np.float32)),
         "original_sizes": torch.from_numpy(np.array(original)),
         "image_ids": torch.from_numpy(np.array(image_id)),
@@ -179,13 +179,13 @@ def _describe(
 
 
 def _hidden(size: tuple[int, int], side: int) -> Sample:
-    """A crowd region over the whole image: anchors and regions inside are neither positives nor
-    negatives.
+    """A crowd region over the full image: anchors and regions inside are neither positive nor
+    negative.
     """
     box = torch.tensor([[0, 0, size[1], size[0]]], dtype=torch.float32)
     return {
         "boxes": box,
-        "labels": torch.ones(1, dtype=torch.int64),  # any class: no loss reads it
+        "labels": torch.ones(1, dtype=torch.int64),  # any class: no loss uses it
         "valid": torch.zeros(1, dtype=torch.bool),
         "crowd": torch.ones(1, dtype=torch.bool),
         "masks": torch.ones(1, side, side, dtype=torch.uint8),
@@ -203,8 +203,8 @@ def _blank(side: int) -> Sample:
 def image_batch(
     images: Sequence[NDArray[np.uint8]], image_ids: Sequence[int], image_size: ImageSize
 ) -> Batch:
-    """A batch without targets of RGB images (H W 3) of any size, resized as validation images are:
-    for prediction.
+    """A batch for prediction: RGB images (H W 3) of any size, resized like validation images,
+    without targets.
     """
     samples = []
     for image, image_id in zip(images, image_ids, strict=True):

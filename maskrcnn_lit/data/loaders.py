@@ -1,5 +1,5 @@
-"""Who loads: how many processes, what is fetched ahead of them from far away, what is copied ahead
-to a GPU, and what to do when a process dies.
+"""Data loading: number of processes, prefetch of remote files and of copies to a GPU, errors of
+dead processes.
 """
 
 import os
@@ -21,22 +21,23 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.cache import Prefetch, lookahead
 from maskrcnn_lit.storage.sources import Remote
 
-# batches: more than the loader processes hold, and at 50 ms a request enough for 8 at a time
+# batches: more than the loader processes have in flight, and enough for 8 parallel requests of 50
+# ms
 AHEAD = 32
 
 MAX_WORKERS = 1024
 
 
 class PrefetchingBatchSampler:
-    """The same `batches`, of an index whose images are far away: when one is handed out, the images
-    of the batch that is AHEAD behind it are asked for, and wait in the cache when a loader process
-    wants them.
+    """Yields `batches` of an index with remote images and prefetches: with each batch, the images
+    of the batch AHEAD positions later are requested, so they are in the cache when a loader process
+    needs them.
     """
 
     def __init__(self, batches: Any, index: AnnotationIndex, source: Remote) -> None:
         self.batches, self.index, self.source = batches, index, source
         self._prefetch: Prefetch | None = (
-            None  # its threads begin after the loader processes are forked
+            None  # its threads start after the loader processes are forked
         )
 
     def __len__(self) -> int:
@@ -52,12 +53,12 @@ class PrefetchingBatchSampler:
 
     @property
     def sampler(self) -> Any:
-        """Lightning looks for `set_epoch` at `dataloader.batch_sampler.sampler`."""
+        """Lightning calls `set_epoch` of `dataloader.batch_sampler.sampler`."""
         return getattr(self.batches, "sampler", None)
 
 
 def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
-    """The same `batches`, fetched ahead where their images are far away."""
+    """`batches`, with prefetch if their images are remote."""
     return (
         PrefetchingBatchSampler(batches, index, index.source)
         if isinstance(index.source, Remote)
@@ -65,17 +66,15 @@ def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
     )
 
 
-# What torch says when its loader processes cannot go on -> what to do. The first that fits counts.
+# torch's message when loader processes fail -> advice. The first match counts.
 _KILLED = (
-    "a loader process was killed, most often because the machine ran out of memory: use fewer "
-    "of them, data.workers=N (0: none), or a smaller data.batch_size, and let the run go on "
+    "a loader process was killed, most often because the machine ran out of memory: use fewer processes, data.workers=N (0: none), or a smaller data.batch_size, and continue the run "
     "with resume=RUN"
 )
 
 _ADVICE = {
     r"Too many open files|received 0 items of ancdata": (
-        "the loader processes need more open files than the limit of this shell: raise it (ulimit "
-        "-n 65536), or load in the training process, data.workers=0"
+        "the loader processes need more open files than this shell allows: raise the limit (ulimit -n 65536), or load in the training process, data.workers=0"
     ),
     r"Bus error|torch_\d+\S*: No space left|shared memory|\(shm\)|SemLock": (
         "/dev/shm is too small for the batches of the loader processes: enlarge it (docker run "
@@ -86,10 +85,10 @@ _ADVICE = {
 
 
 class ExplainedLoader(DataLoader[Any]):
-    """A DataLoader that says in one sentence why its processes cannot go on, and what to do.
+    """A DataLoader with a one-sentence error, and advice, when its processes fail.
 
-    Iterating raises UserError for a process that was killed, a /dev/shm that is full and a limit of
-    open files that is reached; what the dataset raises passes as it is.
+    Iterating raises UserError for a killed process, a full /dev/shm and too many open files;
+    exceptions of the dataset are unchanged.
     """
 
     def __iter__(self) -> Any:
@@ -104,21 +103,21 @@ class ExplainedLoader(DataLoader[Any]):
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (EOFError, ConnectionError) as error:  # killed while it wrote, and not yet seen as dead
-        time.sleep(1)  # SIGCHLD comes in it, and no later
+    except (EOFError, ConnectionError) as error:  # killed while it wrote, and not yet noticed
+        time.sleep(1)  # SIGCHLD arrives during the sleep
         raise UserError(f"{_KILLED} ({type(error).__name__})") from error
     except (RuntimeError, OSError) as error:
         text = str(error)
         advice = next((say for pattern, say in _ADVICE.items() if re.search(pattern, text)), None)
         if advice is None:
             raise
-        # Of an error that came from a process the last line is its own, the rest its traceback.
+        # The last line of a process's error is its message, the others are the traceback.
         raise UserError(f"{advice} ({text.strip().splitlines()[-1].rstrip('. ')})") from error
 
 
 def _explain_deaths() -> None:
-    """torch raises in a handler of SIGCHLD, wherever the training process is at that moment: there
-    too with our sentence.
+    """Wrap torch's SIGCHLD handler, which raises anywhere in the training process, to raise our
+    message.
     """
     handler: Any = signal.getsignal(signal.SIGCHLD)
     if not callable(handler) or getattr(handler, "explained", False):
@@ -133,14 +132,13 @@ def _explain_deaths() -> None:
 
 
 class CudaPrefetcher:
-    """The batches of `loader` on a GPU, each copied from pinned memory on a stream of its own while
-    a step before it computes. Where a batch is handed out, the device waits for its copy, and the
-    host for nothing.
+    """The batches of `loader` on a GPU, each copied from pinned memory on a side stream during an
+    earlier step. When a batch is returned, the device waits for its copy; the host does not wait.
     """
 
     def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
         self.loader, self.device = loader, device
-        self.batch_sampler = loader.batch_sampler  # where Lightning sets the epoch
+        self.batch_sampler = loader.batch_sampler  # Lightning sets the epoch on it
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -166,7 +164,7 @@ class CudaPrefetcher:
         for value in batch.values():
             value.record_stream(
                 stream
-            )  # else its memory might be given to the next copy while a step still reads it
+            )  # else the next copy could reuse the memory while a step still reads it
         return batch
 
 
@@ -174,7 +172,7 @@ Loader = DataLoader[Any] | CudaPrefetcher
 
 
 def check_workers(workers: int | str) -> None:
-    """Raise UserError for a `data.workers` that is neither "auto" nor a number of processes."""
+    """Raise UserError unless `data.workers` is "auto" or a valid number of processes."""
     is_integer = isinstance(workers, int) and not isinstance(workers, bool)
     if workers != "auto" and not (is_integer and 0 <= int(workers) <= MAX_WORKERS):
         raise UserError(
@@ -183,9 +181,9 @@ def check_workers(workers: int | str) -> None:
 
 
 def choose_workers(workers: int | str, *, processes: int, cuda: bool) -> int:
-    """Loader processes of one training process. "auto": a GPU is fed by all cores but one, at most
-    16, shared among the training processes of the machine; on the CPU training needs the cores, and
-    one loader keeps up with it.
+    """The number of loader processes per training process. "auto": on a GPU all cores but one, at
+    most 16, divided among the training processes of the machine; on the CPU one, since training
+    needs the cores.
     """
     check_workers(workers)
     if isinstance(workers, int):

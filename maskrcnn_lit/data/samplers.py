@@ -1,9 +1,8 @@
-"""Which images a batch holds: a function of seed, epoch and batch number alone, whatever the loader
-processes.
+"""Selects the images of each batch. It depends only on seed, epoch and batch number.
 
-Images come in chains (`padding.chains`): groups of one padded size, of which each may also be
-padded to a later one of its chain. A batch takes its images from one group, or what is left over of
-the groups before.
+Images come in chains (`buckets.bucket_groups`): groups with one padded size each; an image may also
+be padded to the size of a later group in its chain. A batch has images of one group and leftovers
+of the groups before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,17 @@ Ints = NDArray[np.int64]
 
 Key = tuple[int, int]  # epoch, position
 
-BLANK = -1  # the position of a slot without an image: no loss looks at it and no metric counts it
+BLANK = -1  # the position of a slot without an image: losses and metrics ignore it
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """The batches of one rank: lists of (epoch, position), each image exactly once an epoch over
-    all ranks.
+    """The batches of one rank: lists of (epoch, position). Over all ranks, each image occurs
+    exactly once per epoch.
 
-    The order is drawn from (seed, epoch), so it depends neither on the workers nor on the past. In
-    each step all ranks have images of one group. What is left over of a group goes to the next of
-    its chain; the last batch of a chain is filled with BLANK. The epoch travels with the positions,
-    as loader processes that live on would not hear of a new one.
+    The order depends on (seed, epoch) only, not on the workers or on earlier epochs. In each step
+    all ranks have images of one group. Leftovers of a group go to the next of its chain; the last
+    batch of a chain is filled with BLANK. Keys contain the epoch, since persistent loader processes
+    are not notified of a new one.
     """
 
     def __init__(
@@ -41,11 +40,11 @@ class EpochBatches(Sampler[list[Key]]):
         self.chains, self.batch_size, self.seed = chains, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self._resumed = (0, 0)  # epoch, batches of it that are done
+        self._resumed = (0, 0)  # epoch, finished batches
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, also where `resume` has skipped some: what Lightning counts
-        against.
+        """Batches of a full epoch, even if `resume` skips some; Lightning compares its counters to
+        it.
         """
         together = self.batch_size * self.world_size
         return sum(-(-sum(map(len, chain)) // together) for chain in self.chains)
@@ -58,7 +57,7 @@ class EpochBatches(Sampler[list[Key]]):
             self._cut([rng.permutation(group) for group in chain], together)
             for chain in self.chains
         ]
-        batches = np.concatenate(groups)  # batches of all ranks, their images side by side
+        batches = np.concatenate(groups)  # batches of all ranks, concatenated
         if sum(map(len, self.chains)) > 1:
             batches = rng.permutation(batches)
         done = self._resumed[1] if epoch == self._resumed[0] else 0
@@ -67,7 +66,7 @@ class EpochBatches(Sampler[list[Key]]):
 
     @staticmethod
     def _cut(groups: list[Ints], size: int) -> Ints:
-        """Batches x size."""
+        """Cut a shuffled chain into batches: number of batches x size."""
         batches, remainder = [], groups[0][:0]
         for group in groups:
             remainder = np.concatenate([remainder, group])
@@ -79,13 +78,13 @@ class EpochBatches(Sampler[list[Key]]):
         return np.concatenate(batches).reshape(-1, size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before every epoch, but after the first iterator is made: hence
-        `resume` sets it too.
+        """Lightning calls this before every epoch, but after creating the first iterator; so
+        `resume` sets the epoch, too.
         """
         self.epoch = epoch
 
     def resume(self, epoch: int, batch: int) -> None:
-        """Go on in `epoch` after `batch` batches of it; later epochs are whole."""
+        """Continue in `epoch` after its first `batch` batches; later epochs are full."""
         if not 0 <= batch <= len(self):
             raise ValueError(f"cannot resume after {batch} batches of an epoch of {len(self)}")
         self.epoch, self._resumed = epoch, (epoch, batch)
@@ -99,15 +98,15 @@ class EpochBatches(Sampler[list[Key]]):
 def validation_batches(
     chains: Sequence[Sequence[Ints]], batch_size: int, rank: int = 0, world_size: int = 1
 ) -> list[list[Key]]:
-    """One rank's share of all images, none twice, from small to large shapes; the last batch of a
-    chain is filled with BLANK. Ranks may differ by one image a chain; one that has none has a batch
-    of BLANK, as Lightning wants one.
+    """One rank's share of all images, each once, from small to large shapes; the last batch of a
+    chain is filled with BLANK. Ranks may differ by one image per chain; a rank without images gets
+    a batch of BLANK, since Lightning needs one.
     """
     batches = []
     for k, chain in enumerate(chains):
         own = np.concatenate(chain)[
             (rank + k) % world_size :: world_size
-        ].tolist()  # not all ones more to one rank
+        ].tolist()  # spread the extra images over the ranks
         for start in range(0, len(own), batch_size):
             part = own[start : start + batch_size]
             batches.append(

@@ -1,9 +1,9 @@
-"""What happens to a training image: one affine map for pixels, boxes and masks; color changes on
-the pixels apart.
+"""Augmentation of a training image: one affine map for pixels, boxes and masks, then color jitter
+on the pixels.
 
-The map is drawn once a sample (`sample_transform`): a window of whole pixels of the image, resized,
-perhaps mirrored. It is composed as matrices, and the pixels are resampled once. Coordinates are
-continuous: pixel i reaches from i to i + 1.
+The map is sampled once per image (`sample_transform`): a crop of whole pixels, resized, possibly
+mirrored. It is composed of matrices, and pixels are resampled once. Coordinates are continuous:
+pixel i spans i to i + 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from maskrcnn_lit.errors import UserError, check_list, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
 
-# windows begin at multiples of this, so that a JPEG decoded at 1/8 still begins with a whole pixel
+# crops begin at multiples of this, so a JPEG decoded at 1/8 size begins at a whole pixel
 _GRID = 8
 
 _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
@@ -28,11 +28,11 @@ _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
 
-MIN_SCALE, MAX_SCALE = 0.01, 4.0  # of augment.scale; and the least share that a crop keeps
+MIN_SCALE, MAX_SCALE = 0.01, 4.0  # of augment.scale; also the minimum of augment.crop
 
 
 class Augment(NamedTuple):
-    """Random changes to a training image; the values here change nothing. Meanings:
+    """Random changes to a training image; the defaults change nothing. Documented in
     conf/augment/default.yaml.
     """
 
@@ -42,36 +42,36 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    vertical_flip: float = 0.0  # these two are the first of `transforms`
+    vertical_flip: float = 0.0  # these two are applied as the first `transforms`
     rot90: float = 0.0
-    transforms: tuple[Transform, ...] = ()  # your own, after these, in their order
+    transforms: tuple[Transform, ...] = ()  # custom ones, applied after these, in order
 
 
 class SampledTransform(NamedTuple):
-    """How a training image shows its file's image."""
+    """The sampled crop, resize and flip of an image."""
 
     window: tuple[
         int, int, int, int
-    ]  # y, x, height, width: the part that is shown, in pixels of the file
-    size: tuple[int, int]  # height, width to which it is resized
-    flip: bool  # mirrored left to right after that
+    ]  # y, x, height, width of the crop, in pixels of the file
+    size: tuple[int, int]  # height, width after the resize
+    flip: bool  # whether to mirror left to right after the resize
     matrix: NDArray[
         np.float64
-    ]  # 2 3, the file's x, y, 1 -> the training image's x, y; it keeps the axes
+    ]  # 2 3, x, y, 1 of the file -> x, y of the training image; it is axis-aligned
 
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
-    """Plain numbers as in conf/augment, and the objects of `transforms`.
+    """The augmentation with plain numbers as in conf/augment, and the objects in `transforms`.
 
     Raises:
-        UserError: an unknown name, or a value out of its range.
+        UserError: an unknown name, or a value out of range.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"augment={values} must have values for {', '.join(Augment._fields)}")
     unknown = [name for name in values if name not in Augment._fields]
     if unknown:
         raise UserError(
-            f"augment.{unknown[0]} is unknown: augment has {', '.join(Augment._fields)}"
+            f"augment.{unknown[0]} is unknown: use {', '.join(Augment._fields)}"
         )
     transforms = _read_transforms(values.get("transforms", ()))
     given: dict[str, Any] = {key: value for key, value in values.items() if key != "transforms"}
@@ -102,14 +102,13 @@ def _read_transforms(values: Any) -> tuple[Transform, ...]:
     for number, value in enumerate(values):
         if not all(callable(getattr(value, name, None)) for name in ("geometry", "pixels")):
             raise UserError(
-                f"augment.transforms[{number}] is {value!r}, which lacks the methods geometry and "
-                "pixels: subclass maskrcnn_lit.data.warp.Transform and give {_target_: its name}"
+                f"augment.transforms[{number}] is {value!r}, which has no methods geometry and pixels: subclass maskrcnn_lit.data.warp.Transform and give {{_target_: its name}}"
             )
     return tuple(values)
 
 
 def read_image_size(value: int | Sequence[int]) -> ImageSize:
-    """`data.image_size` checked. UserError: neither a number nor [short, long], or out of range."""
+    """Check `data.image_size`. UserError: neither a number nor [short, long], or out of range."""
     sides: list[Any] = [value]
     if isinstance(value, Sequence) and not isinstance(value, str):
         sides = list(value)
@@ -123,11 +122,11 @@ def read_image_size(value: int | Sequence[int]) -> ImageSize:
 
 
 def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:
-    """The factors (...) that resize images of `sizes` (... 2) as large as `image_size` allows,
-    aspect ratios kept.
+    """The scale factors (...) that make images of `sizes` (... 2) as large as `image_size` allows,
+    at a fixed aspect ratio.
 
-    (short, long): Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long one
-    came out too long.
+    (short, long) as in Mask R-CNN, section 3.1: the short side becomes 800 pixels, unless the long
+    one would be too long.
     """
     if isinstance(image_size, int):
         return image_size / sizes.max(-1)
@@ -136,7 +135,7 @@ def fit(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.float64]:
 
 
 def fitted_sizes(sizes: NDArray[Any], image_size: ImageSize) -> NDArray[np.int64]:
-    """... 2: height, width of whole images of `sizes` once resized. Training images are never
+    """... 2: height, width of full images of `sizes` after the resize. Training images are never
     larger.
     """
     return np.maximum(np.rint(sizes * fit(sizes, image_size)[..., None]), 1).astype(np.int64)
@@ -149,11 +148,12 @@ def sample_transform(
     augment: Augment | None,
     rng: np.random.Generator,
 ) -> SampledTransform:
-    """Draw crop, scale and flip for an image of this size; `augment` None: the whole image, fitted.
+    """Sample crop, scale and flip for an image of this size; `augment` None: only resize the full
+    image.
 
-    A random crop is resized as an image of its size would be, if it then fits into what the whole
-    image would take (or into the square), else to fit in. Then the scale factor; what thereby grows
-    beyond that room is cut, at a random place. Always the same count of random numbers.
+    A random crop is resized like an image of its size, but at most to the resized full image (or
+    the square). Then the scale factor is applied; an image that becomes larger than that is cut at
+    a random position. Every call draws the same number of random numbers.
     """
     augment = augment or Augment()
     draws = rng.random(6)
@@ -167,7 +167,7 @@ def sample_transform(
     factor = best * (low + (high - low) * draws[2])
     shown = np.minimum(
         shown, np.maximum(np.floor((room + 0.5) / factor + 1e-6), 1)
-    )  # what rounds to the room, fits
+    )  # sizes that round to the available room fit
     size = np.minimum(np.maximum(np.rint(shown * factor), 1), room)
     start = (full - shown) * draws[3:5] // _GRID * _GRID
     flip = bool(draws[5] < augment.flip)
@@ -182,14 +182,14 @@ def sample_transform(
 
 
 def full_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
-    """The whole image, fitted: of validation and prediction."""
+    """The resized full image, for validation and prediction."""
     return sample_transform(height, width, image_size, None, np.random.default_rng(0))
 
 
 def _matrix(
     window: tuple[int, int, int, int], size: tuple[int, int], flip: bool
 ) -> NDArray[np.float64]:
-    """The window's corner to the origin, the resize, the mirror: one after the other."""
+    """The composed matrix: move the crop's corner to the origin, resize, mirror."""
     y, x, height, width = window
     down, across = size[0] / height, size[1] / width
     mirror, shift = (-1.0, size[1]) if flip else (1.0, 0)
@@ -199,29 +199,28 @@ def _matrix(
 
 
 def map_boxes(boxes: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """N 4 boxes, x1 y1 x2 y2, through a map that keeps the axes."""
+    """Map N 4 boxes, x1 y1 x2 y2, by an axis-aligned affine `matrix`."""
     corners = boxes.reshape(-1, 2, 2) @ matrix[:, :2].T + matrix[:, 2]
     return np.concatenate([corners.min(1), corners.max(1)], 1)
 
 
 def resample(pixels: NDArray[np.uint8], factor: int, view: SampledTransform) -> Tensor:
-    """The view's 3 H W uint8 image of the file's pixels (H W 3), which are reduced by `factor`
-    already (see `decode`).
+    """The 3 H W uint8 image of `view`, from the file's pixels (H W 3), which are already downscaled
+    by `factor` (see `decode`).
 
-    Bilinear, antialiased when it shrinks, on 8 bits; pixel centers as everywhere in torch
-    (align_corners=False). The
-    memory of the result is H W 3, too: what torch resizes thus it resizes 2.5 times as fast.
+    Bilinear on 8 bits, antialiased when shrinking, align_corners=False. The memory format of the
+    result is H W 3, which torch resizes 2.5 times as fast.
     """
     y, x, height, width = view.window
     bottom, right = (
         -(-(y + height) // factor),
         -(-(x + width) // factor),
-    )  # rounded up: the last may reach over
+    )  # rounded up: the last pixel may extend beyond the crop
     part = torch.from_numpy(pixels[y // factor : bottom, x // factor : right])
     part = part[None].permute(0, 3, 1, 2)  # H W 3 -> 1 3 H W
     if (
         height % factor or width % factor
-    ):  # the part reaches over the window: the scale is given, the rest is cut off
+    ):  # the part extends beyond the crop: fix the scale, cut the remainder
         scale = (view.size[0] * factor / height, view.size[1] * factor / width)
         image = F.interpolate(
             part, scale_factor=scale, mode="bilinear", antialias=True, recompute_scale_factor=False
@@ -233,10 +232,11 @@ def resample(pixels: NDArray[np.uint8], factor: int, view: SampledTransform) -> 
 
 
 def color_jitter(image: Tensor, augment: Augment, rng: np.random.Generator) -> Tensor:
-    """Brightness, then contrast about the mean gray, then saturation about each pixel's gray, as
-    one 3 x 3 matrix.
+    """Brightness, contrast around the mean gray, and saturation around each pixel's gray, as one 3
+    x 3 matrix.
 
-    As torchvision's ColorJitter in that order, but rounded and clamped to 0..255 once, at the end.
+    Like torchvision's ColorJitter in that order, but rounded and clamped to 0..255 once, at the
+    end.
     """
     strengths = (augment.brightness, augment.contrast, augment.saturation)
     if not any(strengths):

@@ -1,8 +1,7 @@
-"""Your own changes to training images (`augment.transforms`): geometry as an affine map, pixels
-apart.
+"""Custom augmentations (`augment.transforms`): geometry as an affine map, pixel changes separately.
 
-Coordinates are continuous, as in transforms.py: pixel i reaches from i to i + 1. Letters: H W of
-the training image, N instances, M mask crop side.
+Coordinates are continuous, as in transforms.py: pixel i spans i to i + 1. Letters: H W of the
+training image, N instances, M mask crop side.
 """
 
 from collections.abc import Sequence
@@ -15,16 +14,18 @@ from torch import Tensor
 
 
 class Transform:
-    """A change to a training image, after flip, scale, crop and colors. Override one or both.
+    """An augmentation, applied after flip, scale, crop and color jitter. Override one or both
+    methods.
 
-    generator: the image's own, the same draws for the same (seed, epoch, image) in every process.
+    generator: random numbers that depend only on (seed, epoch, image).
     """
 
     def geometry(
         self, generator: np.random.Generator, size: tuple[int, int]
     ) -> NDArray[np.float64] | None:
-        """An affine map, 2 3: x, y, 1 in pixels -> x, y; None: nothing moves. size: height, width,
-        which stay. Boxes and masks move along; what leaves the image is cut, what comes in is black.
+        """An affine map, 2 3: x, y, 1 in pixels -> x, y; None: no change. size: height, width,
+        which stay the same. Boxes and masks are mapped, too; parts outside the image are cut, new
+        areas are black.
         """
         return None
 
@@ -34,7 +35,7 @@ class Transform:
 
 
 class VerticalFlip(Transform):
-    """Upside down, with the given probability."""
+    """Flip upside down with the given probability."""
 
     def __init__(self, probability: float) -> None:
         self.probability = probability
@@ -48,8 +49,8 @@ class VerticalFlip(Transform):
 
 
 class QuarterTurns(Transform):
-    """With the given probability a turn about the center by 90, 180 or 270 degrees, each as likely
-    as the others; by 180 where the image is not square.
+    """With the given probability, rotate around the center by 90, 180 or 270 degrees, equally
+    likely; by 180 if the image is not square.
     """
 
     def __init__(self, probability: float) -> None:
@@ -71,12 +72,14 @@ class QuarterTurns(Transform):
 def draw_transforms(
     image: Tensor, transforms: Sequence[Transform], generator: np.random.Generator
 ) -> tuple[Tensor, NDArray[np.float64] | None]:
-    """The changed image, 3 H W uint8, and the map that its boxes and masks still need; None: none.
+    """The augmented image, 3 H W uint8, and the affine map to apply to its boxes and masks (None:
+    identity).
 
-    All maps are joined first, so that pixels are resampled once; then pixels change, in order.
+    All maps are composed first, so pixels are resampled once; then the pixel changes are applied in
+    order.
 
     Raises:
-        ValueError: a transform returns something else than `Transform` says.
+        ValueError: a transform returns a wrong type, shape or value.
     """
     size = (image.shape[1], image.shape[2])
     total: NDArray[np.float64] | None = None
@@ -101,7 +104,7 @@ def draw_transforms(
 
 
 def _checked(matrix: NDArray[np.float64], transform: Transform) -> NDArray[np.float64]:
-    """3 3 with the last row 0 0 1."""
+    """The matrix as 3 3, with the last row 0 0 1; ValueError unless it is 2 3 and invertible."""
     values = np.asarray(matrix, np.float64)
     if values.shape != (2, 3) or not np.isfinite(values).all():
         raise ValueError(
@@ -115,7 +118,7 @@ def _checked(matrix: NDArray[np.float64], transform: Transform) -> NDArray[np.fl
 
 
 def warp_image(image: Tensor, matrix: NDArray[np.float64]) -> Tensor:
-    """3 H W uint8 through the affine map `matrix` (2 3): bilinear, black outside."""
+    """Warp a 3 H W uint8 image by the affine `matrix` (2 3): bilinear, black outside."""
     _, height, width = image.shape
     # grid_sample's coordinates are -1 and 1 at the image's edges
     scale = np.array([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
@@ -130,10 +133,10 @@ def warp_image(image: Tensor, matrix: NDArray[np.float64]) -> Tensor:
 def warp_crops(
     crops: NDArray[np.uint8], boxes: NDArray[np.float64], matrix: NDArray[np.float64]
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Mask crops (N M M of 0 or 1) and the boxes that they cover (N 4) through an affine map (2 3).
+    """Warp mask crops (N M M of 0 or 1) and the boxes that they cover (N 4) by an affine map (2 3).
 
-    The new boxes are tight around the moved masks. A mask without a pixel keeps none, and gets a
-    box without area.
+    The new boxes are tight around the warped masks. An empty mask stays empty and gets a box of
+    area 0.
     """
     side = crops.shape[-1]
     moved, places = np.zeros_like(crops), np.zeros_like(boxes)
@@ -156,8 +159,8 @@ def warp_crops(
 
 
 def _outer_corners(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Corners, x y in cells, of the first and the last cell of each row of a mask (M M): around
-    them is what is around all of it.
+    """Corners, x y in cells, of the first and last cell of each row of a mask (M M); their bounding
+    box is that of the mask.
     """
     rows = np.flatnonzero(crop.any(1))
     first, last = crop[rows].argmax(1), crop.shape[1] - crop[rows, ::-1].argmax(1)
@@ -166,5 +169,5 @@ def _outer_corners(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """3 3, of an affine map 2 3."""
+    """The inverse of an affine map 2 3, as 3 3."""
     return np.linalg.inv(np.vstack([matrix, [0.0, 0.0, 1.0]]))

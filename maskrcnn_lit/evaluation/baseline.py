@@ -1,5 +1,4 @@
-"""What `evaluate ... against=SOURCE` compares with: a run's own evaluation, an evaluation, or any
-COCO results json.
+"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results json.
 """
 
 import hashlib
@@ -15,14 +14,14 @@ from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json
 
 FILE = "evaluation.json"
 
-DIGEST = "detections_sha256"  # its key for that of the detections.json beside it
+DIGEST = "detections_sha256"  # key of the digest of the detections.json beside it
 
-MOST_UNREADABLE = 0.1  # share of the images, for `check_same_images`
+MOST_UNREADABLE = 0.1  # maximum share of images, for `check_same_images`
 
 
 class Baseline(NamedTuple):
-    """results: the COCO results json; evaluation: what evaluation.json says of it, None for a file
-    of another tool.
+    """results: the COCO results json; evaluation: the content of its evaluation.json, None for a
+    file of another tool.
     """
 
     results: Path
@@ -30,13 +29,13 @@ class Baseline(NamedTuple):
 
 
 def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
-    """The results that `source` stands for, the newest first.
+    """The candidate baselines in `source`, newest first.
 
     source: a run folder (its evaluations of the weights `checkpoint`, "best" or "last"), an
         evaluation's folder or evaluation.json, or a COCO results json.
 
     Raises:
-        UserError: a folder without such an evaluation, or an evaluation.json that cannot be read.
+        UserError: the folder has no such evaluation, or its evaluation.json cannot be read.
     """
     if source.is_dir() and not (source / FILE).is_file():
         files = sorted(
@@ -53,7 +52,7 @@ def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
         if not baselines:
             more = "" if checkpoint == "best" else f" checkpoint={checkpoint}"
             raise UserError(
-                f"{source} has no evaluation of its {checkpoint} weights: type `maskrcnn-lit evaluate "
+                f"{source} has no evaluation of its {checkpoint} weights: run `maskrcnn-lit evaluate "
                 f"run={source}{more}` first"
             )
         return baselines
@@ -64,11 +63,11 @@ def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
 
 
 def baseline_on_same_images(baselines: list[Baseline], image_ids: Collection[int]) -> Baseline:
-    """The first of `found` (at least one) that scored these images; of another tool's file nobody
-    knows, it is taken.
+    """The first of `baselines` (at least one) on these images; the images of another tool's file
+    are unknown, so it is accepted.
 
     Raises:
-        UserError: all of them scored other images.
+        UserError: all of them are on other images.
     """
     digest = ids_digest(image_ids)
     for other in baselines:
@@ -76,13 +75,12 @@ def baseline_on_same_images(baselines: list[Baseline], image_ids: Collection[int
             return other
     evaluation = baselines[0].evaluation or {}
     raise UserError(
-        f"{baselines[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, and here are "
-        f"{len(image_ids)}, not the same ones: evaluate both on the same images"
+        f"{baselines[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, but these are {len(image_ids)} other images: evaluate both on the same images"
     )
 
 
 def read_baseline(other: Baseline) -> list[dict[str, Any]]:
-    """Its results. UserError: they cannot be read, or are not those that were evaluated."""
+    """Read the results. UserError: they cannot be read, or have changed since the evaluation."""
     expected = (other.evaluation or {}).get(DIGEST)
     if (
         expected is not None
@@ -90,15 +88,15 @@ def read_baseline(other: Baseline) -> list[dict[str, Any]]:
         and file_digest(other.results, "sha256") != expected
     ):
         raise UserError(
-            f"{other.results} does not match the checksum of it in {FILE}: it was damaged or edited, "
+            f"{other.results} does not match its checksum in {FILE}: it was damaged or edited, "
             "evaluate again"
         )
     return read_results(other.results)
 
 
 def check_same_images(baselines: list[Baseline], image_ids: Collection[int]) -> None:
-    """As `on_same_images`, before anything is scored: `image_ids` are those that may be scored, of
-    which some files may turn out to be unreadable, MOST_UNREADABLE of them at most.
+    """As `baseline_on_same_images`, before scoring: up to a share of MOST_UNREADABLE of `image_ids`
+    may turn out to be unreadable.
     """
     least = (1 - MOST_UNREADABLE) * len(image_ids)
     counts = [other.evaluation.get("images") for other in baselines if other.evaluation is not None]
@@ -113,11 +111,11 @@ def _read(file: Path) -> dict[str, Any]:
         return read_sealed_json(file)
     except (OSError, DamagedFileError) as error:
         raise UserError(
-            f"{file} is not an evaluation, or damaged ({error}): give an evaluation's folder, or "
+            f"{file} is not an evaluation, or is damaged ({error}): give an evaluation's folder, or "
             "evaluate again"
         ) from None
 
 
 def ids_digest(ids: Collection[int]) -> str:
-    """SHA-256 of the image ids, whatever their order."""
+    """SHA-256 of the image ids, independent of their order."""
     return hashlib.sha256(json.dumps(sorted(map(int, ids))).encode()).hexdigest()

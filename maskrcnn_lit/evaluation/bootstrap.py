@@ -1,13 +1,13 @@
-"""How sure an AP is: bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapters 13 and 16), of one set of matches or of two on the same images.
+"""Confidence of an AP: bootstrap over images (Efron and Tibshirani, An Introduction to the
+Bootstrap, 1993, chapters 13 and 16), for one set of matches or for two on the same images.
 
 A resample draws as many images as there are, with replacement: image i counts w_i times, and so do
-its objects and detections. Nothing is matched again. Copies of a detection stand side by side among
-the scores. With each image drawn once the AP is that of coco_ap.
+its objects and detections. Matches are not recomputed. Copies of a detection are adjacent in the
+ranking. If each image is drawn once, the AP equals COCO's AP.
 
-AP takes the best precision at a recall or more, so that chance lifts it: resamples, in which images
-repeat, score higher than the data by half a point or so. The percentiles are shifted to the data's
-own value. What they cover is the AP that other sets of as many images would have.
+AP uses the best precision at a recall or more, so it is biased upwards: resamples, in which images
+repeat, score about half a point higher than the data. The percentiles are shifted to the value of
+the data. The interval covers the AP of other sets of as many images.
 
 Letters: B resamples, I images, K classes, T IoU thresholds, N detections and H right ones of a
 class.
@@ -26,22 +26,22 @@ from maskrcnn_lit.evaluation.coco.precision import RECALLS
 
 RESAMPLES = 1000
 
-_AT_ONCE = 500  # resamples: enough for NumPy to be busy in each row
+_AT_ONCE = 500  # resamples per block, to amortize NumPy's overhead
 
 _BYTES = (
     64 * 2**20
-)  # the most that an array of a class takes: fewer resamples at once where it has many rows
+)  # limit for an array of a class: classes with many rows use fewer resamples per block
 
 
 class Interval(NamedTuple):
-    """value: of the data as it is; interval: 95 % around it."""
+    """value: of the original data; interval: its 95 % interval."""
 
     value: float
     interval: tuple[float, float]
 
 
 class Difference(NamedTuple):
-    """Of the first minus the second, and its 95 % interval. p_value: two-sided, of no difference."""
+    """value: the first minus the second; interval: its 95 % interval; p_value: two-sided."""
 
     value: float
     interval: tuple[float, float]
@@ -49,8 +49,8 @@ class Difference(NamedTuple):
 
 
 class Resampled(NamedTuple):
-    """value: the AP of the data as it is; drawn: B, of each resample; objects: N 2, image and class
-    of each object.
+    """value: the AP of the original data; drawn: B, the AP of each resample; objects: N 2, image
+    and class of each object.
     """
 
     value: float
@@ -59,20 +59,20 @@ class Resampled(NamedTuple):
 
 
 def resample(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Resampled:
-    """AP on each of the resamples, which are the same for the same number of images."""
+    """AP on each resample. The resamples depend only on the number of images and the seed."""
     drawn = weighted_ap(matches, draw_weights(matches.images, resamples, seed))
     return Resampled(_value(matches), drawn, _objects(matches))
 
 
 def mean_resampled(several: Sequence[Resampled]) -> Resampled:
-    """The mean AP of several runs on the same images. ValueError: their objects are not the same."""
+    """The mean AP of several runs on the same images. ValueError: their objects differ."""
     _check_same(several)
     value = float(np.mean([one.value for one in several]))
     return Resampled(value, np.mean([one.drawn for one in several], axis=0), several[0].objects)
 
 
 def bootstrap_ap(matches: Matches, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """AP with its interval; NaN where no image has an object."""
+    """AP with its interval; NaN if no image has an object."""
     drawn = resample(matches, resamples=resamples, seed=seed)
     low, high = np.clip(_interval(drawn.value, _deviations(drawn.drawn)), 0, 1).tolist()
     return Interval(drawn.value, (low, high))
@@ -91,8 +91,8 @@ def difference(first: Resampled, second: Resampled) -> Difference:
     """AP of `first` minus AP of `second`.
 
     p_value: the share of resamples, the data itself among them, that deviate from their mean by the
-    difference or more (chapter 16.2: drawn as if there were none). ValueError: their objects are
-    not the same.
+    difference or more (chapter 16.2: resampled under no difference). ValueError: their objects
+    differ.
     """
     _check_same([first, second])
     value = first.value - second.value
@@ -104,7 +104,7 @@ def difference(first: Resampled, second: Resampled) -> Difference:
 def intervals(
     matches: Mapping[str, Matches], *, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
-    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval; None where no image has an object."""
+    """ "val/box_ap" and "val/mask_ap" -> the 95 % interval; None if no image has an object."""
     bootstrapped = {
         f"val/{kind}_ap": bootstrap_ap(of_kind, seed=seed) for kind, of_kind in matches.items()
     }
@@ -116,7 +116,7 @@ def intervals(
 def differences(
     first: Mapping[str, Matches], second: Mapping[str, Matches], *, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """ "val/box_ap" and "val/mask_ap", where both have them -> the fields of their `Difference`."""
+    """ "val/box_ap" and "val/mask_ap", if both have them -> the fields of their `Difference`."""
     both = [kind for kind in first if kind in second]
     return {
         f"val/{kind}_ap": paired_bootstrap(first[kind], second[kind], seed=seed)._asdict()
@@ -136,20 +136,20 @@ def draw_weights(images: int, resamples: int, seed: int) -> NDArray[np.int32]:
 
 
 def weighted_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
-    """B: AP over classes and thresholds where image i counts weights[i] times (I B); NaN without an
+    """B: AP over classes and thresholds if image i counts weights[i] times (I B); NaN without an
     object.
     """
     at_once = min(_AT_ONCE, max(1, _BYTES // (8 * _most_rows(matches))))
     parts = [weights[:, b : b + at_once] for b in range(0, weights.shape[1], at_once)]
     with ThreadPoolExecutor(
         2
-    ) as pool:  # NumPy leaves other threads the interpreter while it counts
+    ) as pool:  # NumPy releases the GIL while it computes
         return np.concatenate([np.zeros(0), *pool.map(lambda part: _mean_ap(matches, part), parts)])
 
 
 def _most_rows(matches: Matches) -> int:
-    """Of an array of B columns: the images, or of a class the objects, the right detections, or
-    those between two.
+    """The maximum number of rows of an array with B columns: images, or objects, true positives or
+    detections between them of a class.
     """
     most = max(1, matches.images, int(np.bincount(matches.truth_labels, minlength=1).max()))
     right = (matches.outcome[:, :, 0] == RIGHT).any(1)
@@ -179,11 +179,11 @@ def _mean_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
 def _class_ap(
     image: Ints, outcome: NDArray[np.int8], weights: NDArray[np.int32], objects: Ints
 ) -> Floats:
-    """B: mean AP over T of a class. image: N, outcome: N T, from the best score down; objects: B."""
+    """B: mean AP over T of a class. image: N, outcome: N T, by descending score; objects: B."""
     rights = outcome == RIGHT
     at = np.flatnonzero(
         rights.any(1)
-    )  # right at some threshold: precision is asked for there alone
+    )  # true positives at some threshold: precision is needed only there
     always = ~(outcome == IGNORED).any(1)
     seen = _sums_at(image, np.flatnonzero(always), at, weights)
     total = np.zeros(weights.shape[1])
@@ -197,9 +197,10 @@ def _class_ap(
 
 
 def _average_precision(right: Any, shown: Any, objects: Ints) -> Floats:
-    """B: the mean over the recalls of the highest precision at this recall or more.
+    """B: the mean over the recalls of the maximum precision at that recall or more.
 
-    right, shown: H B, right ones and all up to each right one, itself included.
+    right, shown: H B, the numbers of true positives and of all detections up to and including each
+    true positive.
     """
     precision = right / (shown + np.spacing(1))
     for row in range(len(precision) - 2, -1, -1):
@@ -210,18 +211,18 @@ def _average_precision(right: Any, shown: Any, objects: Ints) -> Floats:
 
 
 def recalls_reached(right: Any, objects: Any) -> NDArray[np.int32]:
-    """H B: how many of RECALLS `right` (H B) of `objects` (B) reach, by the comparison of floats
-    that COCO makes.
+    """H B: the number of RECALLS that `right` (H B) of `objects` (B) reach, with COCO's float
+    comparison.
     """
     recall = right / np.maximum(objects, 1)
-    low = (recall * (len(RECALLS) - 1)).astype(np.int32)  # rounding may miss by one on either side
+    low = (recall * (len(RECALLS) - 1)).astype(np.int32)  # rounding may be off by one
     edges = np.append(RECALLS, np.inf)
     return low + (edges[low] <= recall) + (edges[np.minimum(low + 1, len(RECALLS))] <= recall)
 
 
 def _sums_at(image: Ints, counted: Ints, at: Ints, weights: NDArray[np.int32]) -> NDArray[np.int32]:
-    """len(at) B: the weights of the detections `counted` up to each of `at`, itself included; both
-    ascend.
+    """len(at) B: the summed weights of the detections `counted` up to and including each of `at`;
+    both ascend.
     """
     if not len(counted):
         return np.broadcast_to(np.int32(0), (len(at), weights.shape[1]))
@@ -253,14 +254,14 @@ def _check_same(several: Sequence[Resampled]) -> None:
 
 
 def _objects(matches: Matches) -> Ints:
-    """One row for an object that counts: image and class."""
+    """One row for each object that counts: image and class."""
     counted = matches.truth_counted[:, 0]
     rows = np.stack([matches.truth_image[counted], matches.truth_labels[counted]], 1)
     return np.concatenate([[[matches.images, matches.classes]], rows[np.lexsort(rows.T)]])
 
 
 def _deviations(drawn: Floats) -> Floats:
-    """Of the resamples that hold an object, from their mean."""
+    """The deviations from their mean of the resamples that are not NaN."""
     known = drawn[~np.isnan(drawn)]
     return known - known.mean() if len(known) else known
 

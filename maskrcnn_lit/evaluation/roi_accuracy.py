@@ -1,8 +1,8 @@
-"""Class accuracy on ground-truth boxes: the kind of number that the reference study reports as
-"validation accuracy".
+"""Classification accuracy on ground-truth boxes, as the "validation accuracy" of the reference
+study.
 
-It is no AP: the ground-truth boxes are the regions, so it says nothing of finding them, of false
-detections, of masks.
+It is not an AP: the ground-truth boxes are the regions, so it does not measure localization, false
+detections or masks.
 """
 
 import math
@@ -16,42 +16,37 @@ from torch import Tensor
 from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
 from maskrcnn_lit.errors import UserError
 
-STUDY_SLOTS = 15  # boxes an image in the study
+STUDY_SLOTS = 15  # boxes per image in the study
 
 DEFINITIONS = {
     "all": (
-        "The share of ground-truth boxes that the box head, given the box as its region, puts into the right class: "
-        "arg-max over the classes and the background. Crowd regions and unreadable images do not count. "
-        "It says nothing of finding objects, so it is no AP."
+        "The share of ground-truth boxes that the box head, with the box as its region, assigns to the right class: the arg-max over the classes and the background. Crowd regions and unreadable images do not count. It does not measure localization, so it is not an AP."
     ),
     "study": (
-        f"As the reference study: {STUDY_SLOTS} slots an image, for its first {STUDY_SLOTS} ground-truth boxes in the "
-        "order of their left edges, the rest empty boxes with the label background. A slot is right where the arg-max "
-        "over the classes and the background is its label; empty slots count. It is no AP, and no match for boxes=all."
+        f"As in the reference study: {STUDY_SLOTS} slots per image, for its first {STUDY_SLOTS} ground-truth boxes in the order of their left edges; the others are empty boxes with the label background. A slot is right if the arg-max over the classes and the background is its label; empty slots count. It is not an AP, and not comparable with boxes=all."
     ),
 }
 
 BRIEF = {
-    "all": "of ground-truth boxes, those given the right class (no AP)",
-    "study": f"of {STUDY_SLOTS} slots an image, those given the right class (no AP)",
+    "all": "share of ground-truth boxes given the right class (not AP)",
+    "study": f"share of {STUDY_SLOTS} slots per image given the right class (not AP)",
 }
 
 
 class RoiAccuracy:
-    """How often the box head, given a ground-truth box, names its class. Each image id counts once.
+    """The accuracy of the box head on ground-truth boxes. Each image id counts once.
 
-    boxes: "all", every object of the readable images, without crowd regions; background is never
-        the right answer. "study", the reference study's own way, as far as its description goes
-        ("at most 15 ground-truth boxes an image, labels without background removal"): targets of 15
-        slots. Its first 15 objects come in the order of the batch, which is that of their left
-        edges (data/coco/index.py: the order in the json is not kept). The slots that are left have a box
-        of zeros and the label 0, and count: the answer for them is right where it is background.
-        The region of such a box is a point, the top left corner of the image, where RoIAlign reads
-        its features (at least one cell of p2, or with `aligned` the point alone); so all of them in
-        an image get one answer, and an image without objects counts 15. Images with few objects
-        thus raise or lower the number by what the head says of a corner.
+    boxes: "all": every object of the readable images, without crowd regions; background is never
+    right. "study": the reference study's definition, as far as described ("at most 15 ground-truth
+    boxes an image, labels without background removal"): 15 slots per image. The first 15 objects
+    are in batch order, that of their left edges (data/coco/index.py does not keep the json's
+    order). The remaining slots have a box of zeros and the label 0, and count: background is right
+    for them. The region of such a box is a point, the top left corner of the image, where RoIAlign
+    samples features (at least one cell of p2, or with `aligned` only the point). So all empty slots
+    of an image get the same prediction, and the prediction for a corner affects the number for
+    images with few objects.
 
-    Neither is an AP, and they cannot be compared with each other.
+    Neither is an AP, and the two are not comparable.
     Raises UserError for another `boxes`.
     """
 
@@ -63,11 +58,11 @@ class RoiAccuracy:
         self.boxes = boxes
         self.by_image: dict[
             int, NDArray[np.int64]
-        ] = {}  # image id -> 2 N: label and answer of what counts
+        ] = {}  # image id -> 2 N: label and prediction of the boxes that count
 
     def prepare(self, batch: Batch) -> Batch:
-        """What the model has to be given for `update`: `batch`, and for "study" with one more slot
-        in each image, which is empty. Neither losses nor detections depend on empty slots.
+        """The model's input for `update`: `batch`, for "study" with an additional empty slot per
+        image. Losses and detections do not depend on empty slots.
         """
         if self.boxes != "study":
             return batch
@@ -86,7 +81,7 @@ class RoiAccuracy:
         valid, readable = batch["valid"].cpu().numpy(), batch["readable"].tolist()
         if self.boxes == "study" and batch["labels"][:, -1].any():
             raise ValueError(
-                "boxes=study counts empty slots: give the model what `prepare` returns"
+                "boxes=study counts empty slots: pass the result of `prepare` to the model"
             )
         for i, image in enumerate(batch["image_ids"].tolist()):
             if not readable[i]:
@@ -103,13 +98,12 @@ class RoiAccuracy:
         self.by_image = other.by_image | self.by_image
 
     def compute(self) -> float:
-        """In 0..1; NaN where nothing counts."""
+        """The accuracy, 0..1; NaN if no box counts."""
         labels, answers = self._all()
         return float((labels == answers).mean()) if labels.size else math.nan
 
     def per_class(self, names: Sequence[str]) -> dict[str, float]:
-        """Class name -> share of its boxes that are right, 0..1, NaN without any; label l is
-        `names[l - 1]`.
+        """Class name -> accuracy on its boxes, 0..1, NaN without boxes; label l is `names[l - 1]`.
         """
         labels, answers = self._all()
         totals = np.bincount(labels, minlength=len(names) + 1)
@@ -120,11 +114,11 @@ class RoiAccuracy:
         }
 
     def _all(self) -> NDArray[np.int64]:
-        """2 N."""
+        """Labels and predictions of all images, 2 N."""
         return np.concatenate([np.zeros((2, 0), np.int64), *self.by_image.values()], 1)
 
 
 def roi_accuracy_line(accuracy: float, boxes: str) -> str:
-    """The number, "-" where no box counts, and in brief what it is; DEFINITIONS has the whole."""
+    """The number, "-" if no box counts, and a short description; DEFINITIONS has the full one."""
     number = "-" if math.isnan(accuracy) else f"{accuracy:.3f}"
     return f"roi_accuracy {number}: {BRIEF[boxes]}"

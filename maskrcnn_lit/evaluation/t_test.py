@@ -13,14 +13,14 @@ CONFIDENCE = 0.95
 
 
 class Mean(NamedTuple):
-    """interval: of `CONFIDENCE`, around the mean; None for a single value."""
+    """interval: the `CONFIDENCE` interval of the mean; None for a single value."""
 
     value: float
     interval: tuple[float, float] | None
 
 
 class Welch(NamedTuple):
-    """value: the mean of the first minus that of the second. p_value: two-sided, for no difference."""
+    """value: the mean of the first minus that of the second; p_value: two-sided."""
 
     value: float
     interval: tuple[float, float]
@@ -28,7 +28,7 @@ class Welch(NamedTuple):
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Of one value a seed, at least one."""
+    """The mean of one value per seed, at least one."""
     middle = float(np.mean(values))
     if len(values) < 2:
         return Mean(middle, None)
@@ -37,9 +37,9 @@ def mean(values: Sequence[float]) -> Mean:
 
 
 def welch(first: Sequence[float], second: Sequence[float]) -> Welch:
-    """Welch's test of two values a side, or more; their numbers and variances may differ.
+    """Welch's test of two samples with at least two values each; sizes and variances may differ.
 
-    If neither side varies, the p-value is 0 for different means and 1 for equal ones.
+    If both samples are constant, the p-value is 0 for different means and 1 for equal ones.
     """
     value = float(np.mean(first) - np.mean(second))
     if np.ptp(first) == 0 == np.ptp(second):

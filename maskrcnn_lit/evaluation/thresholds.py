@@ -1,10 +1,9 @@
-"""thresholds.json of a run folder: the best score threshold of each class, as an evaluation has
-found it.
+"""thresholds.json of a run folder: the best score threshold of each class from an evaluation.
 
 {"boxes_or_masks": "mask" | "box", "iou": 0.5, "thresholds": {class name: score}}: the score with
-the highest F1 at that IoU on the run's own validation images, of the run's best weights; those of
-the last ones are not stored. A class without one, as it had no objects there or nothing right was
-found, is not in it, and has DEFAULT.
+the highest F1 at that IoU on the run's own validation images, with the run's best weights;
+thresholds of the last weights are not stored. A class without objects or true positives there is
+missing and gets DEFAULT.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +19,7 @@ DEFAULT = 0.5
 
 
 def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Path:
-    """Store the thresholds of what `analyze` returned; returns the file. It is complete or as it
-    was before.
+    """Write the thresholds of an analysis by `analyze` atomically; return the file.
     """
     best = {
         row["name"]: row["threshold"]
@@ -41,20 +39,19 @@ def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Pat
 
 
 def has_thresholds(run: str | Path, checkpoint: str = "best") -> bool:
-    """Whether `run` is a run folder in which thresholds of these weights are stored."""
+    """Whether `run` is a run folder with stored thresholds of these weights."""
     return checkpoint == "best" and (Path(run) / FILE).is_file()
 
 
 def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "best") -> list[float]:
-    """Of the classes `names`; DEFAULT for one without.
+    """The thresholds of the classes `names`; DEFAULT for a class without one.
 
-    Raises: UserError: `run` is no folder with thresholds, they cannot be read, or they are not of
-        these weights.
+    Raises: UserError: `run` has no thresholds, they cannot be read, or they belong to other
+    weights.
     """
     if checkpoint != "best":
         raise UserError(
-            f"score_threshold=best is known of a run's best weights alone, not with checkpoint={checkpoint}: leave "
-            "that out, or give a number from 0 to 1"
+            f"score_threshold=best is only available for the best weights, not for checkpoint={checkpoint}: leave that out, or give a number from 0 to 1"
         )
     path = Path(run) / FILE
     try:
@@ -62,8 +59,7 @@ def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "be
         return [float(stored.get(name, DEFAULT)) for name in names]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"score_threshold=best needs {path}, which is not there: run `maskrcnn-lit evaluate run={run}` first (of a "
-            "run folder, on its own validation images), or give a number from 0 to 1"
+            f"score_threshold=best needs {path}, which does not exist: run `maskrcnn-lit evaluate run={run}` first (on the run's own validation images), or give a number from 0 to 1"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What the commands do, for Python: compose a model, train, evaluate.
+"""The commands as Python functions: build a model, train, evaluate.
 
     from maskrcnn_lit import build_model, evaluate, train
 
@@ -6,8 +6,8 @@
     print(result.metrics["val/mask_ap"], result.run_dir)
     print(evaluate(f"run={result.run_dir}").metrics["val/mask_ap"])
 
-Options are those of the command line (`maskrcnn-lit train --help`), as "NAME=VALUE" or, where the
-name has no dot, as keyword arguments.
+Options are those of the command line (`maskrcnn-lit train --help`), as "NAME=VALUE" or, for names
+without a dot, as keyword arguments.
 """
 
 from pathlib import Path
@@ -30,10 +30,10 @@ def build_model(*options: str, num_classes: int, **named: Any) -> MaskRCNN:
         num_classes: K, without background; labels are 1..K.
 
     In training mode `model(batch)` returns an Output with five losses, in evaluation mode one with
-    detections; maskrcnn_lit/data/batch.py says what a batch is.
+    detections; maskrcnn_lit/data/batch.py defines a batch.
 
     Raises:
-        UserError: an option or a value that does not exist.
+        UserError: an unknown option or a value that is not allowed.
     """
     check_whole(1, num_classes=num_classes)
     config = compose("train", _words("train", options, named))
@@ -46,11 +46,11 @@ def train(*options: str, **named: Any) -> RunResult:
     """Train, score and write a run folder, as `maskrcnn-lit train OPTIONS` does.
 
     Returns:
-        What result.json says: metrics by name (val/mask_ap, ...), intervals, cost, data, versions;
-        and `run_dir`, the folder.
+        the content of result.json: metrics by name (val/mask_ap, ...), intervals, cost, data,
+        versions; and `run_dir`, the folder.
 
     Raises:
-        UserError: a mistake in the options, or in the data.
+        UserError: wrong options or faulty data.
     """
     words = _words("train", options, named)
     run_dir = training.train(compose("train", words), words, ["maskrcnn-lit", "train", *words])
@@ -61,11 +61,11 @@ def evaluate(*options: str, **named: Any) -> RunResult:
     """COCO AP, as `maskrcnn-lit evaluate OPTIONS` computes it: evaluate(run="outputs/...").
 
     Returns:
-        metrics by name (val/mask_ap, ...), intervals, data; and `run_dir`, where evaluation.json,
-        detections.json and report.html are.
+        metrics by name (val/mask_ap, ...), intervals, data; and `run_dir`, the folder of
+        evaluation.json, detections.json and report.html.
 
     Raises:
-        UserError: a mistake in the options, in the run or in the data.
+        UserError: wrong options, an unusable run or faulty data.
     """
     words = _words("evaluate", options, named)
     return evaluation.evaluate(compose("evaluate", words), words)
@@ -79,7 +79,7 @@ def _words(command: str, options: tuple[str, ...], named: dict[str, Any]) -> lis
 
 
 def _typed(value: Any) -> Any:
-    """A Python value as it is typed."""
+    """A Python value as a user would type it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return value

@@ -1,7 +1,6 @@
-"""How the jobs of a sweep are started: one after the other, one on each GPU, or by SLURM.
+"""Launchers for the jobs of a sweep: one after the other, one on each GPU, or by SLURM.
 
-A launcher is a function of commands that gives the name and the exit code of each as soon as it has
-ended.
+A launcher is a function of commands that yields the name and exit code of each when it ends.
 """
 
 import os
@@ -19,11 +18,11 @@ import torch
 
 from maskrcnn_lit.errors import UserError, check_whole
 
-POLL_SECONDS = 2.0  # between two looks at SLURM's jobs
+POLL_SECONDS = 2.0  # between two polls of SLURM's jobs
 
 
 class Command(NamedTuple):
-    """A process to run; what it prints goes to the end of `log`."""
+    """A process to run; its output is appended to `log`."""
 
     name: str
     words: Sequence[str]
@@ -31,7 +30,7 @@ class Command(NamedTuple):
 
 
 def sequential(commands: Sequence[Command]) -> Iterator[tuple[str, int]]:
-    """One after the other."""
+    """Run the commands one after the other."""
     for command in commands:
         yield command.name, run(command)
 
@@ -39,8 +38,8 @@ def sequential(commands: Sequence[Command]) -> Iterator[tuple[str, int]]:
 def local_gpus(
     commands: Sequence[Command], *, devices: Sequence[int | str] | None = None
 ) -> Iterator[tuple[str, int]]:
-    """One on each GPU, of which it sees no other; those that are left over take the GPUs that
-    become free.
+    """Run one command on each GPU, which sees only this GPU; further commands start when a GPU
+    becomes free.
 
     UserError: there is no GPU.
     """
@@ -53,8 +52,7 @@ def local_gpus(
         )
     for name in names:
         free.put(name)
-    # Each has its share of the cores, or every job would start as many loaders as the machine has
-    # cores.
+    # Each job gets its share of the cores, or it would start loader processes for all of them.
     shares = {name: cores[number :: len(names)] for number, name in enumerate(names)}
 
     def on_a_free_one(command: Command) -> tuple[str, int]:
@@ -74,7 +72,7 @@ def local_gpus(
     finally:
         pool.shutdown(
             cancel_futures=True
-        )  # when interrupted: those that run are too, and the others do not begin
+        )  # on an interrupt: running jobs are interrupted, too, and no more are started
 
 
 def slurm(
@@ -87,8 +85,8 @@ def slurm(
     memory_gb: int,
     hours: float,
 ) -> Iterator[tuple[str, int]]:
-    """Each as a job of SLURM (submitit), or, with `cluster` "local", as a process that submitit
-    starts here.
+    """Submit each command as a SLURM job (submitit) or, with `cluster` "local", as a local submitit
+    process.
 
     UserError: submitit is not installed.
     """
@@ -120,18 +118,18 @@ def slurm(
             for name in [name for name, job in running.items() if job.done()]:
                 job = running.pop(name)
                 failure = job.exception()
-                if failure is not None:  # SLURM ended it, or never began it
+                if failure is not None:  # SLURM cancelled it, or never started it
                     with open(next(c.log for c in commands if c.name == name), "a") as log:
                         log.write(f"{failure}\n")
                 yield name, 1 if failure is not None else job.result()
             sleep(POLL_SECONDS if running else 0)
-    finally:  # interrupted: nothing stays in the queue
+    finally:  # on an interrupt, leave nothing in the queue
         for job in running.values():
             job.cancel()
 
 
 class _Running:
-    """The processes of jobs that run now."""
+    """The processes of the running jobs."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -145,8 +143,8 @@ class _Running:
             self._processes.remove(process)
 
     def interrupt(self) -> None:
-        """Pass an interruption on. A terminal's Ctrl-C reaches them by itself, a `kill` of the
-        sweep alone does not; a run that is ending already ignores the second one.
+        """Interrupt the processes, too. A terminal's Ctrl-C reaches them directly, a `kill` of the
+        sweep does not; a run that is already stopping ignores a second interrupt.
         """
         for process in list(self._processes):
             process.send_signal(signal.SIGINT)
@@ -158,10 +156,10 @@ _RUNNING = _Running()
 def run(
     command: Command, environment: Mapping[str, str] | None = None, cores: Sequence[int] = ()
 ) -> int:
-    """The exit code; below 0 the signal that killed it. Interrupted, it waits until the process has
-    ended too.
+    """Run a command and return its exit code; a negative one is the signal that killed it. On an
+    interrupt, wait until the process has ended.
 
-    cores: the processor cores that it may use; none: all.
+    cores: the CPU cores that it may use; empty: all.
     """
     command.log.parent.mkdir(parents=True, exist_ok=True)
     with open(command.log, "ab") as log:

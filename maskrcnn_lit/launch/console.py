@@ -1,4 +1,4 @@
-"""What a command shows and how it ends: log lines, exit codes, one sentence for a UserError, quiet
+"""Console output and exit codes of the commands: log lines, one sentence for a UserError, silenced
 libraries.
 """
 
@@ -13,17 +13,17 @@ from collections.abc import Callable
 
 from maskrcnn_lit.errors import UserError
 
-PIPE_CLOSED = 141  # the exit code where nobody reads the output any more, as in `... | head`
+PIPE_CLOSED = 141  # exit code if the reader of the output has closed it, as in `... | head`
 _DISK_FAULTS = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("the disk quota is used up", "free some space"),
-    errno.EFBIG: ("a file would be larger than is allowed here", "raise the limit (ulimit -f)"),
+    errno.EFBIG: ("a file would exceed the size limit", "raise the limit (ulimit -f)"),
     errno.EROFS: ("the file system is read-only", "make it writable, or give another folder"),
 }
 
 
 def run_and_report_errors(work: Callable[[], int | None]) -> int:
-    """Run `work` and return the exit code; print a mistake of the user as one sentence."""
+    """Run `work` and return the exit code; print a UserError as one sentence."""
     try:
         return work() or 0
     except UserError as error:
@@ -37,16 +37,16 @@ def run_and_report_errors(work: Callable[[], int | None]) -> int:
             fault, advice = _DISK_FAULTS[error.errno]
             then = "; ".join(getattr(error, "__notes__", ["run it again"]))
             return _say(f"{fault} ({error.filename or error}): {advice}, then {then}", 2)
-        if error.filename is None:  # not about a file
+        if error.filename is None:  # not a file error
             raise
         return _say(
-            f"{error.filename} cannot be used ({error.strerror}): check the path and the rights to it",
+            f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions",
             2,
         )
 
 
 def _reader_left() -> bool:
-    """Whether standard output is a pipe that nobody reads; it goes nowhere from then on."""
+    """Whether standard output is a closed pipe; later output is then discarded."""
     try:
         output = sys.stdout.fileno()
     except OSError:  # not a file
@@ -62,7 +62,7 @@ def _reader_left() -> bool:
 class ConsoleHandler(logging.Handler):
     """Prints each record as a plain line: warnings to standard error, the rest to standard output.
 
-    The streams are looked up for every record, so that a redirected one gets the line.
+    The streams are looked up for every record, so redirection works.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -71,9 +71,9 @@ class ConsoleHandler(logging.Handler):
 
 
 def show_library_logs() -> None:
-    """Show what the library logs (logger "maskrcnn_lit", from INFO on) in the terminal.
+    """Show the library's log (logger "maskrcnn_lit", INFO and above) in the terminal.
 
-    Commands call it. In a notebook the library is silent until `logging` is configured.
+    The commands call this. In a notebook the library is silent until `logging` is configured.
     """
     logger = logging.getLogger("maskrcnn_lit")
     logger.setLevel(logging.INFO)
@@ -82,29 +82,27 @@ def show_library_logs() -> None:
 
 
 def silence_libraries() -> None:
-    """Leave out what Lightning tells of itself: devices that are not used, tips, a deprecation
-    inside of it.
+    """Silence Lightning's own messages: unused devices, tips, an internal deprecation.
 
-    To be called when it is imported, since it sets its level then.
+    Call it after importing Lightning, which sets its log level on import.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings(
         "ignore", message=".*does not have many workers.*"
-    )  # data.workers=auto has chosen
+    )  # data.workers=auto has chosen the number
     warnings.filterwarnings(
         "ignore", message=".*smaller than the logging interval.*"
-    )  # TrainMeter logs every epoch all the same
+    )  # TrainMeter logs every epoch anyway
     warnings.filterwarnings(
         "ignore", message=".*Grad strides do not match.*"
     )  # of 1 x 1 convolutions, channels last
     warnings.filterwarnings(
         "ignore", message=".*module.s. in eval mode.*"
-    )  # they are frozen, and are to be
+    )  # they are frozen on purpose
     threading.excepthook = _without_tensorboard
-    # of every resume in mid-epoch; ours goes on exactly (data/samplers.py), which Lightning cannot
-    # know
+    # logged when resuming in mid-epoch; our loader resumes exactly (data/samplers.py)
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
 
@@ -112,14 +110,14 @@ _default_thread_hook = threading.excepthook
 
 
 def _without_tensorboard(failure: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writer hands its errors on to the main thread, which tells them in a sentence."""
+    """Ignore errors in TensorBoard's writer thread; the main thread reports them."""
     writer = type(failure.thread).__name__ == "_AsyncWriterThread"
     if not (writer and isinstance(failure.exc_value, OSError)):
         _default_thread_hook(failure)
 
 
 def _sentence(error: UserError) -> str:
-    """The message; a loader process wraps it into the traceback that it had there."""
+    """The message, without the traceback that a loader process adds."""
     return str(error).rstrip().rsplit("\nmaskrcnn_lit.errors.UserError: ", 1)[-1]
 
 

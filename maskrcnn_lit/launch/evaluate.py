@@ -1,4 +1,4 @@
-"""`evaluate`: a run folder -> COCO AP, on its own validation images or on other data."""
+"""`evaluate`: COCO AP of a run, on its own validation images or on other data."""
 
 import logging
 from collections.abc import Sequence
@@ -55,29 +55,29 @@ _log = logging.getLogger(__name__)
 
 
 def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
-    """Score a run, or the results of another tool; `config` is that of conf/evaluate.yaml with
-    `overrides`. Returns metrics, intervals and data, as result.json of a run has them.
+    """Score a run, or the results of another tool; `config` is conf/evaluate.yaml composed with
+    `overrides`. Returns metrics, intervals and data, as in result.json.
     """
     if (config.run is None) == (config.results is None):
-        raise UserError("evaluate needs run=RUN, or results=FILE and data=...: give one of the two")
+        raise UserError("evaluate needs either run=RUN, or results=FILE with data=...: give one of the two")
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
         candidate_evaluations(
             Path(config.against), config.checkpoint
-        )  # what is missing is told before the work
+        )  # report missing packages before the work
     if config.results is not None:
         return _score_file(config, overrides)
     return _score_run(config, overrides)
 
 
 def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
-    """A trained model, on its own validation images or on those of `data`."""
+    """Score a trained model on its own validation images or on those of `data`."""
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
     data: CocoDataModule = build(_validation_alone(described))
-    data.use_categories(categories)  # labels mean what they meant in training
+    data.use_categories(categories)  # use the labels of training
     limits = _raise_limits(config, trained)
     module = _module(trained, categories, state)
     folder = new_output_folder(config.run, config.run_dir, "evaluations")
@@ -110,7 +110,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
     _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
-    index = _val_index(data).with_ids(evaluation.image_ids)  # the images that could be read
+    index = _val_index(data).with_ids(evaluation.image_ids)  # the readable images
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
     analysis = _write(
@@ -123,14 +123,14 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    own = config.get("data") is None and Path(config.run).is_dir()  # the run's own validation data
+    own = config.get("data") is None and Path(config.run).is_dir()  # whether these are the run's own validation data
     if analysis and own and config.checkpoint == "best":
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
 
 
 def _raise_limits(config: DictConfig, trained: DictConfig) -> Sequence[int]:
-    """COCO's limits on detections of an image and class. The model gives as many as the last."""
+    """COCO's limits on detections per image and class. The model's limit is raised to the last."""
     if config.metrics.max_detections is None:
         return OmegaConf.select(trained, "metrics.max_detections") or MAX_DETECTIONS
     limits = check_limits(config.metrics.max_detections)
@@ -169,7 +169,7 @@ def _trainer(config: DictConfig, evaluation: CocoEvaluation, folder: Path) -> Tr
 
 
 def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
-    """A COCO results json of any tool, on the validation images of `data`."""
+    """Score a COCO results json of any tool on the validation images of `data`."""
     if config.get("data") is None:
         raise UserError(
             "results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ..."
@@ -181,7 +181,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
         else check_limits(config.metrics.max_detections)
     )
     if None in config.data.train.values():
-        config.data.train = config.data.val  # never read, and need not be given
+        config.data.train = config.data.val  # not read
     data: CocoDataModule = build(_validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
@@ -228,8 +228,8 @@ def _write(
     matches: dict[str, Matches],
     limit: int,
 ) -> dict[str, Any] | None:
-    """evaluation.json (`record`, scores, intervals, differences) and, if it is wanted, the page;
-    the analysis on it.
+    """Write evaluation.json (`record`, scores, intervals, differences) and, if requested, the
+    report; return its analysis.
     """
     truth = index.coco_ground_truth()
     ids = [image["id"] for image in truth["images"]]
@@ -257,7 +257,7 @@ def _write(
         results=results,
         read_image=image_reader(index),
     )
-    _log.info(f"The report is {page}")
+    _log.info(f"Report: {page}")
     return analysis
 
 
@@ -265,7 +265,7 @@ def _describe(record: dict[str, Any]) -> str:
     lines = []
     for name, interval in record["intervals"].items():
         kind = name.removeprefix("val/").removesuffix("_ap")
-        if interval is None:  # without objects there is no difference either
+        if interval is None:  # no objects, so no difference either
             lines.append(f"{kind} AP, 95 % interval over images: -")
             continue
         lines.append(
@@ -287,17 +287,17 @@ def _val_index(data: CocoDataModule) -> AnnotationIndex:
 
 
 def _validation_alone(data: DictConfig) -> DictConfig:
-    """No training image is fetched for an evaluation."""
+    """The validation part of `data` only, so that no training image is downloaded."""
     if OmegaConf.select(data, "prepare.parts") is not None:
         data.prepare.parts = ["val"]
     return data
 
 
 def _as_trained(data: DictConfig, trained: DictConfig, overrides: list[str]) -> DictConfig:
-    """Other data, prepared as the run's was: of its size, unless another is asked for, and without
-    training images.
+    """Other data with the run's settings: its image size, unless overridden, and no training
+    images.
     """
-    data.train = data.val  # never read, and need not be given
+    data.train = data.val  # not read
     if not any(text.startswith("data.image_size=") for text in overrides):
         data.image_size = trained.data.image_size
     return data

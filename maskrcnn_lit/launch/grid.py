@@ -1,5 +1,4 @@
-"""From the command line of a sweep to its jobs: which they are, what they are called, where they
-run.
+"""Expands the command line of a sweep into jobs with names and folders.
 """
 
 import hashlib
@@ -22,8 +21,8 @@ LONGEST_NAME = 120  # characters
 
 
 class Job(NamedTuple):
-    """name: what varies, `backbone=resnet50,seed=1`; overrides: all that a command line of its own
-    needs; config: as the run will freeze it, but for the data's classes.
+    """name: the varied options, `backbone=resnet50,seed=1`; overrides: the command line of the job;
+    config: the run's config, except for the classes of the data.
     """
 
     name: str
@@ -33,8 +32,8 @@ class Job(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """folder: of the runs, the log files and sweep.json; question: the experiment's; options: the
-    config's entries for a sweep.
+    """folder: contains the runs, the log files and sweep.json; question: of the experiment;
+    options: the sweep entries of the config.
     """
 
     folder: Path
@@ -44,18 +43,18 @@ class Sweep(NamedTuple):
 
 
 def read_sweep(overrides: list[str]) -> Sweep:
-    """Every job of `overrides`, of which any may give several values (Hydra's basic sweeper: all
-    combinations).
+    """Expand `overrides` into jobs: all combinations of options with several values, as in Hydra's
+    basic sweeper.
 
-    An experiment adds its grid, under what the user has typed. All jobs are composed here, so that
-    a mistake is told before the first begins.
+    An experiment adds its grid; the user's overrides win. All jobs are composed here, so mistakes
+    are reported before the first job starts.
     """
     own = [text for text in overrides if is_sweep([text])]
     others = [text for text in overrides if not is_sweep([text])]
     for name in ("run_dir", "resume"):
         if any(text.startswith(f"{name}=") for text in others):
             raise UserError(
-                f"{name} is of one run, and a sweep has many: give sweep_dir={name.upper()} in its place"
+                f"{name} sets the folder of one run, but a sweep has many: use sweep_dir={name.upper()} instead"
             )
     experiment = [text for text in others if text.startswith("experiment=")][-1:]
     several = experiment and parse_any(experiment[0]).is_sweep_override()
@@ -73,14 +72,14 @@ def read_sweep(overrides: list[str]) -> Sweep:
         config = compose("train", [*texts, assign("run_dir", run_dir)])
         if several and config.sweep.grid:
             raise UserError(
-                f"{combination['experiment']} has a grid of its own: sweep one such experiment at a time"
+                f"{combination['experiment']} has its own grid: sweep one such experiment at a time"
             )
         jobs.append(Job(title, texts, run_dir, freeze_config(config)))
     return Sweep(folder, options.question, jobs, options)
 
 
 def of_experiment(options: DictConfig) -> list[str]:
-    """What the experiment says about its grid, as it would be typed."""
+    """The grid of the experiment, as overrides."""
     sweep: Any = OmegaConf.to_container(options.sweep)
     grid, fixed = sweep["grid"], {}
     if options.sweep_scale == "demo":
@@ -95,19 +94,19 @@ def of_experiment(options: DictConfig) -> list[str]:
 
 
 def _combinations(texts: list[str]) -> list[dict[str, str]]:
-    """Option -> value, of each job; of two that name one option the later one counts."""
+    """Option -> value, for each job; the later of two overrides of one option counts."""
     latest: dict[str, Override] = {}
     for text in texts:
-        # a comma separates values, unless it is in the name of a path that is there
+        # a comma separates values, unless the text is an existing path
         override = parse_any(as_path(text) if _is_one_value(text) else text)
         if override.is_delete():
-            raise UserError(f"'{text}' takes an option away, which a sweep cannot: set it to null")
+            raise UserError(f"'{text}' removes an option, which is not possible in a sweep: set it to null")
         latest.pop(override.key_or_group, None)
         latest[override.key_or_group] = override
     try:
         jobs = BasicSweeper.split_arguments(list(latest.values()), None)[0]
     except HydraException as error:
-        raise UserError(f"{error}: give the values themselves, NAME=A,B,C") from error
+        raise UserError(f"{error}: list the values, NAME=A,B,C") from error
     return [dict(text.split("=", 1) for text in job) for job in dict.fromkeys(map(tuple, jobs))]
 
 
@@ -116,7 +115,7 @@ def _is_one_value(text: str) -> bool:
 
 
 def _name(values: dict[str, str]) -> str:
-    """Of a folder. An option is called by its last part where no other one ends so."""
+    """The folder name of a job. Options are shortened to their last part if that is unique."""
     last = [key.rsplit(".", 1)[-1] for key in values]
     parts = [
         f"{short if last.count(short) == 1 else key}={value}"
@@ -130,7 +129,7 @@ def _name(values: dict[str, str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value of a yaml as Hydra's grammar has it."""
+    """A yaml value in Hydra's override grammar."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     if value is None or isinstance(value, bool):

@@ -1,4 +1,5 @@
-"""What a sweep is going to do and what it will take, told before it begins."""
+"""The plan of a sweep, printed before it starts: its jobs, and estimates of their time and memory.
+"""
 
 import hashlib
 import json
@@ -9,7 +10,8 @@ from typing import Any
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.launch.grid import Job
 
-# Neither a step's time nor its memory depends on these; the others make kinds of job.
+# Time and memory of a step do not depend on these options; jobs that differ in others are of
+# different kinds.
 _SAME = (("seed",), ("run_dir",), ("evaluation",), ("logger",), ("callbacks",), ("metrics",))
 
 COUNTS = ("train_images", "val_images")
@@ -18,14 +20,16 @@ _SAME_INSIDE = (("trainer", "epochs"), ("trainer", "steps"), ("data", "seed"))
 
 
 def kind(job: Job) -> str:
-    """Jobs of one kind take the same time and memory a step: a digest of what decides it."""
+    """A digest of the options that affect a step: jobs of one kind need the same time and memory
+    per step.
+    """
     config = to_dict(job.config)
     for *path, last in (*_SAME, *_SAME_INSIDE):
         node = config
         for name in path:
             node = node[name]
         node.pop(last, None)
-    config["optimizer"] = config["optimizer"]["_target_"]  # its state takes memory
+    config["optimizer"] = config["optimizer"]["_target_"]  # its state needs memory
     _without_counts(config["data"])
     if isinstance(config["data"].get("prepare"), dict):
         config["data"]["prepare"].pop("seed", None)
@@ -34,15 +38,15 @@ def kind(job: Job) -> str:
 
 
 def _without_counts(data: dict[str, Any]) -> None:
-    """Of how many images an epoch has, a step does not depend; `estimate` has the job's own."""
+    """Remove image counts, which do not affect a step; `estimate` uses those of the job."""
     for name in COUNTS:
         if data.get(name) is not None:
             data[name] = "as the job says"
 
 
 def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[str, Any]) -> str:
-    """One line a job that is to run, and the sum. `trials`: by kind what `trial.measure` gave, or
-    why there is none.
+    """One line for each missing job, and a total. `trials`: kind -> result of `trial.measure`, or
+    the reason why it is missing.
     """
     rows, total, unknown = [], 0.0, 0
     for job in missing:
@@ -93,19 +97,19 @@ def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:
 
 
 def images_of(job: Job, trial: Mapping[str, Any], name: str) -> int:
-    """The job's own `name`, of COUNTS; where it takes all images, as many as the trial had."""
+    """The job's value of `name`, one of COUNTS; if it uses all images, the number in the trial."""
     own = job.config.data.get(name)
     return int(trial[name] if own is None else own)
 
 
 def estimate(job: Job, trial: Mapping[str, Any]) -> float:
-    """Seconds of the job: its start, its training steps, its validations."""
+    """Estimated seconds of the job: start, training steps and validations."""
     epochs, steps = length(job, trial)
     evaluation, processes = job.config.evaluation, trial["processes"]
     every, images = evaluation.every_n_epochs, images_of(job, trial, "val_images")
     look = images if evaluation.images is None else min(evaluation.images, images)
     seen = look * (math.ceil(epochs) // every)
-    if look < images or math.ceil(epochs) % every:  # all images are scored at the end
+    if look < images or math.ceil(epochs) % every:  # at the end all images are scored
         seen += images
     validation = seen / (trial["batch_size"] * processes) * trial["validation_step_seconds"]
     return (
@@ -116,7 +120,7 @@ def estimate(job: Job, trial: Mapping[str, Any]) -> float:
 
 
 def duration(seconds: float) -> str:
-    """As one says it: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """A readable duration: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -19,33 +19,32 @@ from maskrcnn_lit.training.stop import SIGNALS
 
 
 def memory_hint(signal: int) -> str:
-    """What to say of a process that ended by `signal`: a system without memory sends 9."""
-    return ": if the memory was full, take a smaller data.batch_size" if signal == 9 else ""
+    """Advice for a process killed by `signal`: the system sends 9 when it runs out of memory."""
+    return ": if the machine ran out of memory, use a smaller data.batch_size" if signal == 9 else ""
 
 
 def register(config: Path) -> None:
-    """Called by each process: it gets the signals that `start` passes on."""
+    """Register this process to receive the signals that `start` forwards."""
     config.with_name(f"{os.getpid()}.pid").touch()
 
 
 def start(config: Path, processes: int) -> None:
-    """Run `python -m maskrcnn_lit.launch.run CONFIG` in so many processes of this machine; they end
-    together. config: a yaml file that this program has just written, in a folder of its own.
+    """Run `python -m maskrcnn_lit.launch.run CONFIG` in `processes` processes on this machine; they
+    end together. config: a yaml file that this program has just written, in its own folder.
 
-    A signal that asks the run to stop is passed on: the processes save a checkpoint and end.
+    Stop signals are forwarded: the processes save a checkpoint and exit.
 
     Raises:
-        SystemExit: one of them failed and has said why, with its exit code.
+        SystemExit: one of them failed and has reported it; with its exit code.
         UserError: one of them was killed.
         KeyboardInterrupt: they were interrupted.
     """
-    # Threads that would wait for one another: the cores are shared out, unless the user has said
-    # otherwise.
+    # Divide the cores among the processes, unless the user has set the number of threads.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
         logging.getLogger(name).setLevel(
             logging.CRITICAL
-        )  # it tells of a failure once more, at length
+        )  # it would report a failure again, at length
     how = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -74,21 +73,21 @@ def start(config: Path, processes: int) -> None:
 
 @contextmanager
 def _passed_on(folder: Path, processes: int) -> Iterator[list[int]]:
-    """Pass SIGNALS on to the processes that have registered in `folder`; those that came. What
-    elastic_launch sets for other signals is taken back at the end.
+    """Forward SIGNALS to the processes registered in `folder`; yields the received signals.
+    Restores the signal handlers that elastic_launch replaces.
     """
     passed: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         passed.append(number)
         known = [int(file.stem) for file in folder.glob("*.pid")]
-        if len(known) < processes:  # they have not begun, so there is nothing to save
+        if len(known) < processes:  # they have not started, so there is nothing to save
             raise SignalException(f"signal {number}", sigval=signal.Signals.SIGTERM)
         for pid in known:
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    if threading.current_thread() is not threading.main_thread():  # Python allows it there alone
+    if threading.current_thread() is not threading.main_thread():  # Python allows it only there
         yield passed
         return
     numbers = (*SIGNALS, signal.SIGINT, signal.SIGQUIT)

@@ -45,11 +45,13 @@ from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)
 
-SYNTHETIC = "shapes"  # data that are drawn to try things out
+SYNTHETIC = "shapes"  # the name of the drawn data set
 
 
 class Prepared(NamedTuple):
-    """What a run needs before its first step; checkpoint: where it goes on, None: at the start."""
+    """The parts of a run before its first step; checkpoint: to resume from, None: start from
+    scratch.
+    """
 
     data: CocoDataModule
     module: DetectionModule
@@ -58,10 +60,10 @@ class Prepared(NamedTuple):
 
 
 def run_job(config: DictConfig) -> None:
-    """Train in this process, from the last checkpoint of the run folder if there is one.
+    """Train in this process, resuming from the last checkpoint of the run folder if there is one.
 
-    result.json tells what came of it. A run that cannot go on (its data are not there, say) is left
-    as it was.
+    result.json records the outcome. A run that cannot be resumed (for example because its data are
+    missing) is left unchanged.
     """
     run_dir = Path(config.run_dir)
     resumed = last_checkpoint(run_dir) is not None
@@ -105,7 +107,7 @@ def prepare(config: DictConfig) -> Prepared:
 
 
 def _say_stalled(run_dir: Path, sentence: str) -> None:
-    """Of several processes one stands still: say so, and record it; they end now."""
+    """Report and record that one of several processes stalled; all processes end now."""
     if last_checkpoint(run_dir) is not None:
         sentence = f"{sentence}: {resume_hint(run_dir)}"
     print(f"maskrcnn-lit: {sentence}", file=sys.stderr, flush=True)
@@ -116,14 +118,14 @@ def _say_stalled(run_dir: Path, sentence: str) -> None:
 
 
 def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
-    """The record of what the run is made from: config.yaml, subset_ids.json, result.json."""
+    """Write the record of the run's inputs: config.yaml, subset_ids.json, result.json."""
     data, module, trainer, _ = prepared
     digest = config_digest(module.config)
     if not is_rank_zero():
         result.config_sha256 = digest
         return
     result.status, result.error = "running", None
-    result.config_sha256, result.files = None, {}  # killed meanwhile, it has no false digests
+    result.config_sha256, result.files = None, {}  # no stale digests if the run is killed
     write_result(run_dir / "result.json", result)
     result.config_sha256 = digest
     result.versions, result.commit = package_versions(), package_commit(changes=True)
@@ -135,9 +137,10 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
 
 
 def fit(prepared: Prepared, result: RunResult) -> None:
-    """Train, validate as often as the config says, score all images at the end; count the cost."""
+    """Train, validate as configured, score all validation images at the end, and measure the cost.
+    """
     data, module, trainer, checkpoint = prepared
-    # when it is done, Lightning takes the module back to the CPU
+    # at the end Lightning moves the module back to the CPU
     device = trainer.strategy.root_device
     started, joules = time.perf_counter(), _joules(trainer)
     try:
@@ -155,7 +158,7 @@ def fit(prepared: Prepared, result: RunResult) -> None:
 
 
 def score(prepared: Prepared, result: RunResult) -> None:
-    """Intervals of the final AP, and what inference costs."""
+    """Compute intervals of the final AP, and the cost of inference."""
     data, module, trainer, _ = prepared
     if is_rank_zero():
         evaluation = coco_evaluation(trainer)
@@ -164,18 +167,17 @@ def score(prepared: Prepared, result: RunResult) -> None:
 
 
 def _check_same_data(run_dir: Path, data: CocoDataModule) -> None:
-    """A run goes on with the data that it began with, wherever they are now."""
+    """Raise UserError unless the data are those that the run started with; they may have moved."""
     before = read_result(run_dir / "result.json").data
     changed = changed_data(before, describe_datamodule(data))
     if changed:
         raise UserError(
-            f"the data are not those that {run_dir} was trained on ({', '.join(changed)} differ): "
-            "bring them back, say where they are with data.root=DIR, or start a new run"
+            f"the data differ from those that {run_dir} was trained on ({', '.join(changed)}): restore them, give their folder with data.root=DIR, or start a new run"
         )
 
 
 def read_data(config: DictConfig) -> CocoDataModule:
-    """The data module of a run's config, with its images chosen and its annotations read."""
+    """The data module of a run's config, after prepare_data and setup."""
     data: CocoDataModule = build(config.data)
     if config.evaluation.images is not None:
         check_whole(1, evaluation__images=config.evaluation.images)
@@ -184,8 +186,7 @@ def read_data(config: DictConfig) -> CocoDataModule:
     data.setup("fit")
     if config.model.num_classes not in (None, len(data.categories)):
         raise UserError(
-            f"model.num_classes={config.model.num_classes}, but the data has {len(data.categories)} categories: leave "
-            "it out, the data decides it"
+            f"model.num_classes={config.model.num_classes}, but the data have {len(data.categories)} categories: leave it out, the data set it"
         )
     return data
 
@@ -193,8 +194,7 @@ def read_data(config: DictConfig) -> CocoDataModule:
 def build_module(
     config: DictConfig, data: CocoDataModule, *, pretrained: bool = True
 ) -> DetectionModule:
-    """Model and optimizer for the classes of `data`, with the weights that `config` names if
-    `pretrained`.
+    """The module for the classes of `data`, with the weights that `config` names if `pretrained`.
     """
     config.model.num_classes = len(data.categories)
     model = build(config.model)
@@ -212,14 +212,13 @@ def build_module(
 def _final_metrics(
     trainer: Trainer, module: DetectionModule, data: CocoDataModule
 ) -> dict[str, float]:
-    """The validation losses and scores, on all validation images, of the weights as they are at the
-    end.
+    """The validation losses and scores of the final weights on all validation images.
     """
     metrics: dict[str, float] = {}
     evaluation = coco_evaluation(trainer)
     if evaluation is not None:
-        # A quick look saw a part; resumed at the very end, or without a look after the last epoch,
-        # it saw nothing.
+        # The last validation may have used a subset, or may be missing (resumed at the very end, or
+        # none after the last epoch).
         if evaluation.step != trainer.global_step or len(data.validation_subset) < len(
             data.val_dataset
         ):
@@ -234,7 +233,7 @@ def _final_metrics(
 
 
 def _joules(trainer: Trainer) -> float | None:
-    """Of all GPUs of the run, where this process sees them all; see `energy_joules`."""
+    """The energy of all GPUs of the run, if this process sees them all; see `energy_joules`."""
     if trainer.strategy.root_device.type != "cuda" or trainer.num_nodes > 1:
         return None
     return energy_joules([torch.device("cuda", number) for number in trainer.device_ids])
@@ -243,7 +242,7 @@ def _joules(trainer: Trainer) -> float | None:
 def _inference_cost(
     trainer: Trainer, module: DetectionModule, data: CocoDataModule
 ) -> dict[str, Any]:
-    """On the device and in the precision of the training."""
+    """The cost of inference on the device and in the precision of training."""
     device = trainer.strategy.root_device
     model = module.to(device).model.eval()
     batches = [
@@ -270,7 +269,7 @@ def _ending(result: RunResult, run_dir: str, steps: int) -> str:
 
 
 def _next_steps(result: RunResult, run_dir: str) -> str:
-    """What to type next, with the run in it; after the synthetic data, how to train on real ones."""
+    """Commands to continue with; after training on synthetic data, how to train on real data."""
     command, run = program("maskrcnn-lit"), assign("", run_dir)[1:]
     compare = shlex.quote(f"runs=[{run},OTHER_RUN]")
     lines = [

@@ -1,5 +1,5 @@
-"""What a training says of itself: at its start what it runs on and from, and at its end, where it
-has learnt next to nothing, the likeliest causes that the run shows.
+"""Messages of a training: at the start its device and weights; at the end, if AP is near zero, the
+likeliest causes.
 """
 
 import shlex
@@ -20,46 +20,47 @@ from maskrcnn_lit.runs.folder import program
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
 
-NEAR_ZERO = 0.05  # box and mask AP50 under which a training is said to have learnt next to nothing
+NEAR_ZERO = 0.05  # box and mask AP50 below which AP counts as near zero
 
-# Training images from which random weights reach what ImageNet's do, in about three times the
-# epochs: He et al., 2019, "Rethinking ImageNet pre-training", section 5 (with 1,000 they do not).
+# Training images with which random weights match ImageNet weights, in about three times the epochs:
+# He et al., 2019, "Rethinking ImageNet pre-training", section 5 (with 1,000 they do not).
 ENOUGH_IMAGES = 10_000
 
-# AdamW moves a weight by about the learning rate a step, and heads start with weights of about 0.01.
+# AdamW changes a weight by about the learning rate per step, and heads start with weights of about
+# 0.01.
 SHORT_WAY = 0.02
 
-HIGHEST_RATE = 3e-3  # of AdamW
+HIGHEST_RATE = 3e-3  # for AdamW
 
-SMALL_SIDE = 8.0  # pixels: two cells of p2, and the smallest anchor
+SMALL_SIDE = 8.0  # pixels: two cells of p2, the smallest anchor
 
 MOST_CAUSES = 3
 
 
 class Facts(NamedTuple):
-    """What a run shows of why it has learnt what it has. Lengths are in pixels after the resize,
-    shares are 0 to 1; NaN where nothing is known.
+    """Facts of a run that may explain a low AP. Lengths are in pixels after the resize, shares are
+    0 to 1; NaN if unknown.
     """
 
     images: int  # in training
-    random: bool  # weights at the start
+    random: bool  # whether the initial weights were random
     optimizer: str  # AdamW or SGD
-    rate: float  # the highest of the heads
+    rate: float  # the maximum learning rate of the heads
     steps: int
     first_loss: float
     last_loss: float
     val_loss: float
     side: float  # median of the square roots of the training objects' box areas
     image_size: Any
-    left_out: int  # faulty training annotations and images
-    annotations: int  # of training that were left
-    crowd: int  # of these
+    left_out: int  # number of faulty training annotations and images
+    annotations: int  # number of training annotations used
+    crowd: int  # crowd regions among these
 
 
 def beginning(
     data: CocoDataModule, module: DetectionModule, trainer: Trainer, *, resumed: bool
 ) -> str:
-    """Device, precision, parameters, weights and run folder, in a line each."""
+    """Device, precision, parameters, weights and run folder, one line each."""
     run_dir = shlex.quote(str(trainer.default_root_dir))
     count, learn = count_parameters(module.model)
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
@@ -68,53 +69,52 @@ def beginning(
     return (
         f"device: {describe_device(trainer.strategy.root_device)}{processes}; "
         f"precision {trainer.precision}\n"
-        f"parameters: {count / 1e6:.1f} million, of which {learn / 1e6:.1f} million learn\n"
+        f"parameters: {count / 1e6:.1f} million, {learn / 1e6:.1f} million of them trainable\n"
         f"weights: {weights}\n"
-        f"run folder: {run_dir}; to watch it: {program('tensorboard')} --logdir {run_dir}"
+        f"run folder: {run_dir}; to monitor it: {program('tensorboard')} --logdir {run_dir}"
     )
 
 
 def ending(
     data: CocoDataModule, module: DetectionModule, trainer: Trainer, metrics: dict[str, float]
 ) -> list[str]:
-    """Lines: why AP is near zero, and that best.ckpt is better than the last weights, where that is
-    so.
+    """Lines on why AP is near zero, and on best.ckpt being better than the last weights, if they
+    apply.
     """
     message: list[str] = []
     if is_near_zero(metrics):
         causes = likely_causes(read_facts(data, module, trainer, metrics))
-        title = f"The model has learnt next to nothing (mask AP50 {metrics['val/mask_ap50']:.3f})."
+        title = f"AP is near zero (mask AP50 {metrics['val/mask_ap50']:.3f})."
         if causes:
-            message += [f"{title} The likeliest causes:", *(f"  - {cause}" for cause in causes)]
+            message += [f"{title} Likely causes:", *(f"  - {cause}" for cause in causes)]
         else:
             message += [
-                f"{title} Look at what it is trained on: maskrcnn-lit data show, data check"
+                f"{title} Check the training data: maskrcnn-lit data show, maskrcnn-lit data check"
             ]
     best = next((c.best for c in _callbacks(trainer) if isinstance(c, RunCheckpoints)), None)
-    if len(data.validation_subset) == len(data.val_dataset):  # else both are of other images
+    if len(data.validation_subset) == len(data.val_dataset):  # else the two scores are on different images
         message += describe_best(best, metrics)
     return message
 
 
 def is_near_zero(metrics: dict[str, float]) -> bool:
-    """Whether neither boxes nor masks are detected; False where there is nothing to detect."""
+    """Whether both box and mask AP50 are near zero; False without objects."""
     names = ("val/box_ap50", "val/mask_ap50")
     return all(metrics.get(name, np.nan) < NEAR_ZERO for name in names)
 
 
 def describe_best(best: float | None, metrics: dict[str, float]) -> list[str]:
-    """A line where `best`, the highest mask AP of all validations, is not that of the end."""
+    """A line if `best`, the highest mask AP of all validations, is higher than the last."""
     last = metrics.get("val/mask_ap", np.nan)
     if best is None or not best >= last + 0.005:
         return []
     return [
-        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; "
-        "evaluate and predict take the earlier ones, best.ckpt"
+        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; evaluate and predict use the earlier weights, best.ckpt"
     ]
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """All parameters, and those that learn."""
+    """The numbers of all and of trainable parameters."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
 
@@ -126,25 +126,25 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_weights(config: dict[str, Any], images: int) -> str:
-    """Where they come from, and what random ones mean for so many training images.
+    """The origin of the initial weights, and a hint on random ones for this number of training
+    images.
 
-    config: of a run, resolved.
+    config: of a run, with references resolved.
     """
     model, backbone = trained_weights(config)
     if model:
-        return f"the whole model from {model}"
+        return f"the full model from {model}"
     if backbone:
-        return f"the backbone from {backbone}, the rest random"
+        return f"the backbone from {backbone}, the heads random"
     if images >= ENOUGH_IMAGES:
-        return "random; they take about three times the epochs of trained ones"
+        return "random; they need about three times the epochs of pretrained ones"
     return (
-        f"random; {images} training images are few for that: on photos expect much less than from "
-        "trained ones, experiment=finetune or backbone.weights=imagenet"
+        f"random; {images} training images are few for that: on photos, pretrained weights (experiment=finetune or backbone.weights=imagenet) score much higher"
     )
 
 
 def trained_weights(config: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Those of the whole model and those of the backbone, None if random."""
+    """The names of the weights of the full model and of the backbone, None if random."""
     model = config.get("model", {})
     parts = (model, model.get("backbone") or {})
     given = [None if part.get("weights") == "none" else part.get("weights") for part in parts]
@@ -154,9 +154,9 @@ def trained_weights(config: dict[str, Any]) -> tuple[str | None, str | None]:
 def read_facts(
     data: CocoDataModule, module: DetectionModule, trainer: Trainer, metrics: dict[str, float]
 ) -> Facts:
-    """Of a run that has just ended."""
+    """The facts of a run that has just ended."""
     if data.train_index is None:
-        raise RuntimeError("call after the training")
+        raise RuntimeError("call it after the training")
     (optimizer,) = trainer.optimizers
     meter = next((c for c in _callbacks(trainer) if isinstance(c, TrainMeter)), None)
     losses = (None, None) if meter is None else (meter.first, meter.last)
@@ -177,31 +177,30 @@ def read_facts(
 
 
 def likely_causes(facts: Facts) -> list[str]:
-    """Sentences with the numbers that speak for them and what to do, three at most, the surest
-    first.
+    """At most three likely causes, the most certain first, each a sentence with numbers and advice.
     """
     causes = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
     return [cause for cause in causes if cause is not None][:MOST_CAUSES]
 
 
 def _rate(facts: Facts) -> str | None:
-    distance = facts.rate * facts.steps / 2  # a cosine has half of its highest rate on average
+    distance = facts.rate * facts.steps / 2  # the mean of a cosine schedule is half of its maximum
     losses = f"train/loss went from {facts.first_loss:.3g} to {facts.last_loss:.3g}"
     if facts.last_loss > facts.first_loss:
-        return f"the rate, {facts.rate:.3g}, is too high, {losses}: lower optimizer.lr"
+        return f"the learning rate {facts.rate:.3g} is too high ({losses}): lower optimizer.lr"
     if facts.optimizer == "AdamW" and facts.rate > HIGHEST_RATE:
-        return f"the rate, {facts.rate:.3g}, is high for AdamW: lower optimizer.lr to 1e-3"
+        return f"the learning rate {facts.rate:.3g} is high for AdamW: lower optimizer.lr to 1e-3"
     short = facts.optimizer == "AdamW" and distance < SHORT_WAY
     if short or facts.last_loss > 0.8 * facts.first_loss:
         return (
-            f"little can be learnt in {facts.steps} step{'s' if facts.steps != 1 else ''} at a rate "
-            f"of at most {facts.rate:.3g}, {losses}: raise optimizer.lr or trainer.epochs"
+            f"{facts.steps} step{'s' if facts.steps != 1 else ''} are few at a learning rate "
+            f"of at most {facts.rate:.3g} ({losses}): raise optimizer.lr or trainer.epochs"
         )
     return None
 
 
 def _labels(facts: Facts) -> list[str | None]:
-    check = "maskrcnn-lit data check names them"
+    check = "maskrcnn-lit data check lists them"
     dropped = crowd = None
     if facts.left_out > 0.1 * (facts.left_out + facts.annotations):
         dropped = (
@@ -211,7 +210,7 @@ def _labels(facts: Facts) -> list[str | None]:
     if facts.crowd > 0.5 * facts.annotations:
         crowd = (
             f"{facts.crowd} of {facts.annotations} training annotations are crowd regions "
-            "(iscrowd), which are neither objects nor background: mark objects with iscrowd 0"
+            "(iscrowd), which count neither as objects nor as background: set iscrowd to 0 for objects"
         )
     if facts.annotations == 0:
         dropped = f"the training images have no annotations: {check}"
@@ -223,7 +222,7 @@ def _size(facts: Facts) -> str | None:
         return None
     return (
         f"half of the training objects are smaller than {facts.side:.1f} pixels after the resize "
-        f"to data.image_size={facts.image_size}: raise it"
+        f"to data.image_size={facts.image_size}: raise data.image_size"
     )
 
 
@@ -231,7 +230,7 @@ def _start(facts: Facts) -> str | None:
     if not facts.random or facts.images >= ENOUGH_IMAGES:
         return None
     return (
-        f"the weights were random, and {facts.images} images are few for that: "
+        f"the initial weights were random, and {facts.images} images are few for that: "
         "use experiment=finetune or backbone.weights=imagenet, or raise trainer.epochs"
     )
 
@@ -241,7 +240,7 @@ def _other_images(facts: Facts) -> str | None:
         return None
     return (
         f"val/loss is {facts.val_loss:.3g} and train/loss {facts.last_loss:.3g}: the validation "
-        "images or their labels differ from those of training, or these are learnt by heart"
+        "images or their labels differ from those of training, or the model has memorized these"
     )
 
 

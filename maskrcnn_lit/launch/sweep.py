@@ -1,9 +1,8 @@
-"""`maskrcnn-lit train -m`: many runs from one command. Each is a process and a run folder of its
-own.
+"""`maskrcnn-lit train -m`: many runs from one command, each in its own process and run folder.
 
-What a sweep has done is in its run folders alone: the same command again skips the runs that are
-finished, goes on with those that were stopped, and begins the others. `python -m
-maskrcnn_lit.launch.sweep RUN OVERRIDES` is one of its jobs.
+The state of a sweep is only in its run folders: the same command again skips finished runs, resumes
+interrupted ones, and starts the others. `python -m maskrcnn_lit.launch.sweep RUN OVERRIDES` is one
+of its jobs.
 """
 
 import shlex
@@ -38,8 +37,8 @@ from maskrcnn_lit.storage.files import atomic_write, locked
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.stop import SIGNALS
 
-# What a run finds out for itself, or what whoever starts its processes says.
-_LOCATIONS = ("run_dir", "save_dir", "path")  # of the run folder, which may have been moved
+# Options that a run or its launcher sets.
+_LOCATIONS = ("run_dir", "save_dir", "path")  # paths in the run folder, which may have moved
 
 _OF_THE_RUN = (
     *("model.num_classes", "trainer.devices", "trainer.num_nodes"),
@@ -48,13 +47,12 @@ _OF_THE_RUN = (
 
 
 def run(overrides: list[str]) -> int:
-    """All jobs of the command line `overrides`; the exit code: 1 if one of them failed, or their
-    report.
+    """Run all jobs of the command line `overrides`; return the exit code: 1 if a job or the report
+    failed.
     """
     if not overrides:
         raise UserError(
-            "there is nothing to sweep: give an option several values, for example "
-            "backbone=resnet18,resnet50, or leave out -m"
+            "no option has several values, so there is nothing to sweep: add one, for example backbone=resnet18,resnet50, or leave out -m"
         )
     sweep = read_sweep(overrides)
     _check_devices(sweep)
@@ -63,7 +61,7 @@ def run(overrides: list[str]) -> int:
     with _stopped_as_interrupted(), locked(sweep.folder / LOCK, wait=False) as free:
         if not free:
             raise UserError(
-                f"{sweep.folder} is being swept by another process: wait until it has ended"
+                f"{sweep.folder} is in use by another process of this sweep: wait until it has ended"
             )
         for job in sweep.jobs:
             _check_same(job)
@@ -74,7 +72,7 @@ def run(overrides: list[str]) -> int:
         )
         if len(sweep.jobs) == 1:
             print(
-                "no option has several values, so this sweep is one run; NAME=A,B makes one of each",
+                "no option has several values, so this sweep has one run; NAME=A,B makes one run of each",
                 flush=True,
             )
         try:
@@ -86,12 +84,12 @@ def run(overrides: list[str]) -> int:
             _write(sweep, overrides)
             _launch(sweep, missing, launch, trials)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on") from None
+            raise KeyboardInterrupt("run the same command to continue") from None
         return _ending(sweep)
 
 
 def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any]) -> None:
-    """Run the `missing` jobs, and tell how far they are and what came of each."""
+    """Run the `missing` jobs; print their progress and outcomes."""
     if not missing:
         return
     by_name = {job.name: job for job in missing}
@@ -101,7 +99,7 @@ def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any
         for name, trial in known.items()
         if isinstance(trial, dict)
     }
-    print(f"what the jobs print goes to {sweep.folder / 'logs'}", flush=True)
+    print(f"logs of the jobs: {sweep.folder / 'logs'}", flush=True)
     with SweepProgress(list(by_name), partial(_log, sweep.folder), seconds) as progress:
         commands = [_command(sweep.folder, job) for job in missing]
         for number, (name, code) in enumerate(launch(commands), start=1):
@@ -112,7 +110,7 @@ def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any
 
 @contextmanager
 def _stopped_as_interrupted() -> Iterator[None]:
-    """A signal that ends the sweep reaches its jobs, as Ctrl-C does."""
+    """Handle a termination signal like Ctrl-C, so that it reaches the jobs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -129,15 +127,16 @@ def _stopped_as_interrupted() -> Iterator[None]:
 
 
 def begin(run_dir: Path, overrides: list[str]) -> int:
-    """One job, in this process: begin it, go on with it, or wait for whoever does. The exit code.
+    """Run one job in this process: start it, resume it, or wait for the process that runs it;
+    return the exit code.
 
-    It is decided here and not by the sweep, which may have been killed since, or have waited in a
+    This is decided here, not by the sweep, which may have been killed since, or have waited in a
     queue.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir / LOCK, wait=False) as free:
         if not free:
-            print("it is still running, from a sweep that was stopped: waiting for it", flush=True)
+            print("the job is still running, from an earlier sweep: waiting for it", flush=True)
     with locked(run_dir / LOCK):
         run_status = status(run_dir)
     if run_status == "finished":
@@ -153,7 +152,8 @@ def _train(words: list[str]) -> None:
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
-    """What is typed to go on with a job: its loggers, and trust in what its options name."""
+    """The overrides to resume a job: its loggers, and trust for the classes that its options name.
+    """
     loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
     trust = foreign_targets(compose("train", overrides))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []
@@ -161,13 +161,13 @@ def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
 
 
 def status(run_dir: Path) -> str:
-    """finished, failed, interrupted, running (so it says, but nobody may run it), or missing."""
+    """finished, failed, interrupted, running (as recorded; its process may be dead), or missing."""
     file = run_dir / "result.json"
     return read_result(file).status if file.is_file() else "missing"
 
 
 def job_result(job: Job, code: int, log: Path) -> RunResult:
-    """The result of a job that has ended, with the reason if it could not write it itself."""
+    """The result of a job that has ended, with the reason if the job could not record it."""
     file = job.run_dir / "result.json"
     result = (
         read_result(file)
@@ -192,7 +192,7 @@ def _reason(code: int, log: Path) -> str:
     return (
         lines[-1].removeprefix("maskrcnn-lit: ")
         if lines
-        else f"it ended with exit code {code} and said nothing"
+        else f"it ended with exit code {code} without a message"
     )
 
 
@@ -200,12 +200,12 @@ def _check_devices(sweep: Sweep) -> None:
     several = [job.name for job in sweep.jobs if job.config.trainer.devices not in (1, "auto")]
     if several and str(sweep.options.launcher.get("_target_")).endswith(".local_gpus"):
         raise UserError(
-            f"launcher=local_gpus gives each job one GPU, {several[0]} wants more: use launcher=sequential"
+            f"launcher=local_gpus gives each job one GPU, but {several[0]} needs more: use launcher=sequential"
         )
 
 
 def _check_same(job: Job) -> None:
-    """A run folder of other options is not taken for the job's."""
+    """Raise UserError if the job's run folder contains a run with other options."""
     if not (job.run_dir / "config.yaml").is_file():
         return
     there, wanted = (
@@ -218,18 +218,17 @@ def _check_same(job: Job) -> None:
         ignored = (
             name in _OF_THE_RUN
             or name.split(".")[-1] in _LOCATIONS
-            or name.startswith(("data.prepare", "logger"))  # not taken from a run folder
+            or name.startswith(("data.prepare", "logger"))  # not read from a run folder
         )
         if one != other and not dicts and not ignored:
             raise UserError(
-                f"{job.run_dir} has a run with {name}={one}, and this sweep has {name}={other}: give another "
-                "sweep_dir, or remove it"
+                f"{job.run_dir} contains a run with {name}={one}, but this sweep has {name}={other}: give another sweep_dir, or remove that run"
             )
 
 
 def _write(sweep: Sweep, overrides: list[str]) -> None:
-    """sweep.json: what the sweep is, for its report. What earlier tries say of a job that is tried
-    again is gone.
+    """Write sweep.json, the description of the sweep for its report; remove earlier outcomes of
+    jobs that run again.
     """
     message = {
         "command": ["maskrcnn-lit", "train", "-m", *overrides],
@@ -261,7 +260,7 @@ def _log(folder: Path, name: str) -> Path:
 
 
 def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
-    """By kind of job what a trial has measured, or why it could not; kept beside the runs."""
+    """Kind of job -> result of its trial, or why the trial failed; stored beside the runs."""
     steps = sweep.options.sweep.trial_steps
     check_whole(0, sweep__trial_steps=steps)
     folder = sweep.folder / "trials" / socket.gethostname()
@@ -291,7 +290,7 @@ def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
 
 
 def _measured(file: Path) -> dict[str, Any] | None:
-    """What a trial wrote; None where there is nothing, or it is damaged: it is measured again."""
+    """The result of a trial; None if missing or damaged: it is measured again."""
     try:
         return read_sealed_json(file)
     except (OSError, DamagedFileError):
@@ -311,7 +310,7 @@ def _outcome(result: RunResult) -> str:
 
 
 def _ending(sweep: Sweep) -> int:
-    """The report of all jobs, also of those that were finished before."""
+    """Write the report on all jobs, including those finished before; return the exit code."""
     done = [status(job.run_dir) for job in sweep.jobs]
     failed = len(done) - done.count("finished")
     words = [sys.executable, "-m", "maskrcnn_lit", "compare", assign("runs", sweep.folder)]
@@ -319,7 +318,7 @@ def _ending(sweep: Sweep) -> int:
     print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
     if failed:
         print(
-            f"{failed} of {len(done)} jobs failed: the same command tries them again, and only them"
+            f"{failed} of {len(done)} jobs failed: run the same command to retry only them"
         )
     print(f"Next:\n  {program('tensorboard')} --logdir {shlex.quote(str(sweep.folder))}")
     return 1 if failed or report.returncode else 0

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are doing, in the terminal of the sweep: read from their log files."""
+"""The progress of a sweep's jobs, read from their log files."""
 
 import re
 import sys
@@ -16,7 +16,7 @@ _TAIL = 16_384  # bytes of a log file
 
 
 class Progress(NamedTuple):
-    """Of a job: "3/12", steps, and the seconds that it will still take."""
+    """The progress of a job: epoch as "3/12", step, steps, remaining seconds."""
 
     epoch: str
     step: int
@@ -25,7 +25,7 @@ class Progress(NamedTuple):
 
 
 def read_progress(log: Path) -> Progress | None:
-    """What the job said last, or None."""
+    """The last progress in the job's log, or None."""
     try:
         with open(log, "rb") as file:
             file.seek(0, 2)
@@ -42,14 +42,14 @@ def read_progress(log: Path) -> Progress | None:
 
 
 class SweepProgress:
-    """While the block runs, tells how far the running jobs are and what is left of the sweep.
+    """Prints the progress of the running jobs and the remaining time of the sweep, while the block
+    runs.
 
-    In a terminal one line is written over itself every two seconds, elsewhere a new line comes
-    every minute.
+    In a terminal one line is updated every two seconds, elsewhere a line is written every minute.
 
     Args:
-        names: of the jobs, in order. log: of a job by its name. seconds: what a whole job takes by
-            its name, as far as that is known.
+        names: of the jobs, in order. log: job name -> log file. seconds: job name -> estimated
+        seconds of the job, if known.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SweepProgress:
         self.clear()
 
     def ended(self, name: str) -> None:
-        """The job `name` has ended; a line about it can be printed now."""
+        """Mark the job `name` as ended and clear the line, so that another can be printed."""
         self._done.add(name)
         self.clear()
 
@@ -95,7 +95,7 @@ class SweepProgress:
         self._shown = ""
 
     def text(self) -> str:
-        """Of the running jobs; "" where none has said anything yet."""
+        """The line on the running jobs; "" without progress yet."""
         waiting = [name for name in self.names if name not in self._done]
         running = {name: read_progress(self.log(name)) for name in waiting if self._runs(name)}
         parts = []
@@ -111,7 +111,7 @@ class SweepProgress:
         return "; ".join([*parts, *self._rest(waiting, running)])
 
     def _rest(self, waiting: Sequence[str], running: Mapping[str, Progress | None]) -> list[str]:
-        """How long the sweep takes, jobs side by side counted as such."""
+        """The remaining time of the sweep, taking parallel jobs into account."""
         if any(name not in self.seconds for name in waiting if running.get(name) is None):
             return []
         left = 0.0

@@ -1,4 +1,6 @@
-"""`train`: claim a run folder, freeze the config into it, then let its processes run it (run.py)."""
+"""`train`: claim a run folder, freeze the config in it, then start the processes of the run
+(run.py).
+"""
 
 import logging
 import os
@@ -32,15 +34,15 @@ from maskrcnn_lit.training.processes import (
 
 _log = logging.getLogger(__name__)
 
-# What may be given with resume=RUN: where things are now, who is trusted. All else is as it was.
+# Options that may be given with resume=RUN: present paths, and trust. All others are fixed.
 WITH_RESUME = ("resume", "trust", "logger", "data.root", "data.cache_dir", "data.workers")
 
 
 def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
-    """Train, score and draw one model; returns its run folder.
+    """Train, score and draw one model; return its run folder.
 
-    The first process composes, and what it writes is what all of them run: a rank that composed for
-    itself might end up with another time of day in its run_dir, or another draw of a sweep.
+    Rank zero composes the config and writes it for all ranks: other ranks might get another time of
+    day in run_dir, for example.
 
     Args:
         config: conf/train.yaml with `overrides`; command: the command line that result.json records.
@@ -61,17 +63,18 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
 
 
 def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir: Path) -> str:
-    """The config of the run with every reference resolved, as yaml. A new run's folder gets it as
-    config.yaml, and its first result.json; that of a resumed run stays as it is until it goes on.
+    """The config of the run with every reference resolved, as yaml. For a new run it is written as
+    config.yaml, with a first result.json; the files of a resumed run stay unchanged until it
+    continues.
     """
     if _extends(config, overrides):
         return _freeze_longer(config, overrides, command, run_dir)
     if config.resume is not None:
-        checkpoint = last_checkpoint(run_dir)  # none if the run was killed before its first
+        checkpoint = last_checkpoint(run_dir)  # None if the run was killed before its first checkpoint
         config = _resumed(config, overrides, run_dir)
         _use_launcher_processes(config)
-        step = _step_of(checkpoint) if checkpoint else "0: it has no checkpoint"
-        _log.info(f"{run_dir} goes on from step {step}")
+        step = _step_of(checkpoint) if checkpoint else "0, since it has no checkpoint"
+        _log.info(f"{run_dir} resumes from step {step}")
         return to_yaml(config)
     config.run_dir = str(run_dir)
     _check_one(config, overrides)
@@ -80,13 +83,13 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     text = OmegaConf.to_yaml(config, resolve=True)
     result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
     result.versions, result.commit = package_versions(), package_commit(changes=True)
-    write_result(run_dir / "result.json", result)  # first: a folder with a config has a result
+    write_result(run_dir / "result.json", result)  # first, so that a folder with a config has a result
     atomic_write(run_dir / "config.yaml", text)
     return text
 
 
 def _extends(config: DictConfig, overrides: list[str]) -> bool:
-    """Whether this is a new run that goes on from a finished one, longer than that."""
+    """Whether this is a new run that extends a finished one."""
     if config.resume is None or read_result(Path(config.resume) / "result.json").status != (
         "finished"
     ):
@@ -97,8 +100,8 @@ def _extends(config: DictConfig, overrides: list[str]) -> bool:
 def _freeze_longer(
     config: DictConfig, overrides: list[str], command: list[str], run_dir: Path
 ) -> str:
-    """As `freeze`, for a new run that goes on from the finished run `config.resume`: that run's
-    config with another length. The new folder begins with its checkpoint and its curves.
+    """As `freeze`, for a new run that extends the finished run `config.resume`: the same config
+    with another length. The new folder starts with the checkpoint and curves of that run.
     """
     parent = Path(config.resume)
     before = read_result(parent / "result.json")
@@ -118,12 +121,11 @@ def _freeze_longer(
     )
     result.versions, result.commit = package_versions(), package_commit(changes=True)
     text = to_yaml(longer)
-    start_from(parent, run_dir, checkpoint)  # before config.yaml, which makes a folder a run
+    start_from(parent, run_dir, checkpoint)  # before config.yaml, which marks the folder as a run
     write_result(run_dir / "result.json", result)
     atomic_write(run_dir / "config.yaml", text)
     _log.info(
-        f"{run_dir} is a new run that goes on from step {described['step']} of {parent}; its "
-        "learning rate follows the schedule of the new length from there"
+        f"{run_dir} is a new run that continues {parent} from step {described['step']}; its learning rate follows the schedule of the new length from there"
     )
     return text
 
@@ -133,7 +135,7 @@ def _name(override: str) -> str:
 
 
 def _step_of(last: Path) -> int:
-    """The step at which a run goes on. Where last.ckpt is damaged, the error offers best.ckpt."""
+    """The step at which a run resumes. If last.ckpt is damaged, the error suggests best.ckpt."""
     try:
         return int(load_plain(last)["global_step"])
     except UserError as error:
@@ -143,20 +145,20 @@ def _step_of(last: Path) -> int:
         except UserError:
             raise error from None
         raise UserError(
-            f"{last} is damaged, best.ckpt of step {step} is sound: to go on from there, "
+            f"{last} is damaged, but best.ckpt of step {step} is intact: to resume from there, "
             f"cp {shlex.quote(str(best))} {shlex.quote(str(last))}"
         ) from error
 
 
 @contextmanager
 def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
-    """The run folder, which no other process writes to until the end of the block.
+    """Claim the run folder: no other process writes to it until the end of the block.
 
-    A default name that another run has taken in the same second gets a number. A new folder with a
-    default name, in which nothing has begun, is removed when the block fails.
+    If another run took the default name in the same second, a number is appended. A new folder with
+    a default name is removed when the block fails before training starts.
     """
     if config.resume is not None:
-        load_run_config(config.resume, trust=config.trust)  # is it a run?
+        load_run_config(config.resume, trust=config.trust)  # raises UserError if it is not a run
     extends = _extends(config, overrides)
     new = config.resume is None or extends
     given = not new or is_given("run_dir", overrides)
@@ -183,14 +185,14 @@ def _has_trained(run_dir: Path) -> bool:
 
 
 def _has_begun(run_dir: Path) -> bool:
-    """Whether its training has begun, which writes the digest of its config."""
+    """Whether training has started; it then has recorded the digest of the config."""
     file = run_dir / "result.json"
     return file.is_file() and read_result(file).config_sha256 is not None
 
 
 def _forget_copies(run_dir: Path, given: bool, error: BaseException) -> None:
-    """Remove what a new run has copied from its parent, since it does not begin; and its folder,
-    unless the user has named it.
+    """Remove the copies from the parent, since the new run does not start; remove its folder, too,
+    unless the user named it.
     """
     for name in ("checkpoints", "tensorboard"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
@@ -202,13 +204,13 @@ def _forget_copies(run_dir: Path, given: bool, error: BaseException) -> None:
 
 
 def _new_folder(run_dir: Path, given: bool) -> Path:
-    """`run_dir`, made; where the name was not given, one that no other run has."""
+    """Create `run_dir`; for a default name, find one that no other run uses."""
     there = next(
         folder for folder in (run_dir.absolute(), *run_dir.absolute().parents) if folder.exists()
     )
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UserError(
-            f"run_dir={run_dir} cannot be written, since {there} takes no new folder: give another "
+            f"run_dir={run_dir} cannot be created, since {there} is not writable: give another "
             "run_dir"
         )
     if given:
@@ -225,19 +227,19 @@ def _new_folder(run_dir: Path, given: bool) -> Path:
 
 
 def _remove(run_dir: Path) -> None:
-    """A folder in which no training began, and the folder of its day if that is empty now."""
+    """Remove a folder without training, and the folder of its day if that is empty."""
     for file in run_dir.glob("*"):
         if file.is_file():
             file.unlink()
     for folder in (run_dir / "tensorboard", run_dir / "checkpoints", run_dir, run_dir.parent):
         try:
             folder.rmdir()
-        except OSError:  # there is something else in it, or it is not there
+        except OSError:  # not empty, or missing
             continue
 
 
 def _start_processes(frozen: DictConfig, processes: int) -> None:
-    """Run the frozen config in so many processes of this machine."""
+    """Run the frozen config in `processes` processes on this machine."""
     run_dir = Path(frozen.run_dir)
     with tempfile.TemporaryDirectory(prefix="maskrcnn_lit_") as folder:
         file = Path(folder, "config.yaml")
@@ -253,18 +255,17 @@ def _start_processes(frozen: DictConfig, processes: int) -> None:
 
 
 def _check_one(config: DictConfig, overrides: list[str]) -> None:
-    """Of an experiment's grid, one point must be named: else it is a sweep."""
+    """Raise UserError unless the overrides select one point of the experiment's grid."""
     given = {text.partition("=")[0].lstrip("+") for text in overrides}
     free = [name for name in config.sweep.grid if name not in given]
     if free:
         raise UserError(
-            f"this experiment is a grid over {', '.join(config.sweep.grid)}: add -m to run all of it, or give one "
-            f"value each, {' '.join(typed(name, config.sweep.grid[name][0]) for name in free)}"
+            f"this experiment is a grid over {', '.join(config.sweep.grid)}: add -m to run all of it, or give one value for each, {' '.join(typed(name, config.sweep.grid[name][0]) for name in free)}"
         )
 
 
 def _use_launcher_processes(config: DictConfig) -> None:
-    """Where torchrun or srun has started the processes, their number is what counts."""
+    """If torchrun or srun started the processes, set the number of devices and nodes from them."""
     environment = cluster_environment()
     if environment is not None:
         config.trainer.devices, config.trainer.num_nodes = processes_per_node(environment)
@@ -275,11 +276,11 @@ def _use_launcher_processes(config: DictConfig) -> None:
         )
     count_devices(
         config.trainer.accelerator, config.trainer.devices
-    )  # a mistake is told before anything is written
+    )  # reports a mistake before anything is written
 
 
 def _ended(run_dir: Path, status: str, error: str | None = None) -> None:
-    """For processes that could not write it themselves."""
+    """Record the outcome for processes that could not do so themselves."""
     result = read_result(run_dir / "result.json")
     if result.status == "running":
         result.status, result.error = status, error
@@ -287,34 +288,34 @@ def _ended(run_dir: Path, status: str, error: str | None = None) -> None:
 
 
 def _check_new(run_dir: Path) -> None:
-    """A run that failed before its first checkpoint has left nothing that would be lost."""
+    """Raise UserError if `run_dir` has a run; one that failed before its first checkpoint may be
+    replaced.
+    """
     if not (run_dir / "config.yaml").exists():
         return
     file = run_dir / "result.json"
     failed = file.is_file() and read_result(file).status == "failed"
     if not failed or last_checkpoint(run_dir) is not None:
         raise UserError(
-            f"run_dir={run_dir} has a run: continue it with {typed('resume', run_dir)}, or give "
+            f"run_dir={run_dir} contains a run: continue it with {typed('resume', run_dir)}, or give "
             "another run_dir"
         )
 
 
 def _check_record(run_dir: Path, result: RunResult) -> None:
-    """A run goes on with the config and the curves that it had."""
+    """Raise UserError if the config or the curves of the run are damaged."""
     if fault := config_fault(read_run_config(run_dir), result):
         raise UserError(
-            f"{run_dir} cannot go on: {fault}; copy it back from where it is sound, or start a new "
-            "run with other options"
+            f"{run_dir} cannot resume: {fault}; restore it from a copy, or start a new run"
         )
     if fault := file_fault(run_dir / "metrics.csv", result):
         raise UserError(
-            f"{fault}; copy it back from where it is sound, or move it away: the run then goes on "
-            "with a new one"
+            f"{fault}; restore it from a copy, or move it away: the run then continues with a new one"
         )
 
 
 def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> DictConfig:
-    """The config of a run that is to go on in `run_dir`, with what was typed beside `resume=`."""
+    """The config of the run to resume in `run_dir`, with the other overrides applied."""
     source = str(typed_config.resume)
     longer = _extends(typed_config, overrides)
     config = load_run_config(source, trust=typed_config.trust)
@@ -328,7 +329,7 @@ def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> D
     for name in LENGTH if longer else ():
         if is_given(name, overrides):
             OmegaConf.update(config, name, OmegaConf.select(typed_config, name))
-    # A file does not start loggers: they are those of conf/logger, or what was typed.
+    # Loggers are not read from the run's file, but from conf/logger and the overrides.
     chosen = [text for text in overrides if text.startswith("logger")]
     OmegaConf.set_struct(config, False)
     config.logger = compose("train", [*chosen, assign("run_dir", run_dir)]).logger
@@ -339,8 +340,8 @@ def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> D
 def _check_beside_resume(
     typed_config: DictConfig, overrides: list[str], config: DictConfig
 ) -> None:
-    """Raise UserError for an option that may not be given with `resume=`, and for a run that has
-    nothing left to do. `config` is the run's own.
+    """Raise UserError for an option that may not be given with `resume=`, and for a finished run.
+    `config` is that of the run.
     """
     source = str(typed_config.resume)
     finished = read_result(Path(source) / "result.json").status == "finished"
@@ -352,16 +353,13 @@ def _check_beside_resume(
         unit = "steps" if config.trainer.epochs is None else "epochs"
         reached = config.trainer[unit]
         raise UserError(
-            f"{source} is finished, nothing is left to resume: for more {unit}, in a new run that "
-            f"goes on from it, add trainer.{unit}={2 * reached}"
+            f"{source} is finished: to continue it in a new run with more {unit}, add trainer.{unit}={2 * reached}"
         )
     if others and _name(others[0]) in LENGTH:
         raise UserError(
-            f"{source} has not finished, so it goes on as it was configured: leave out {others[0]}, "
-            "which a finished run takes"
+            f"{source} has not finished, so its config is fixed: leave out {others[0]}, which only a finished run accepts"
         )
     if others:
         raise UserError(
-            f"resume continues a run as it was configured, so {others[0]} cannot be given with it "
-            f"(only {', '.join(allowed[1:])} can): for another configuration start a new run"
+            f"resume continues a run with its own config, so {others[0]} cannot be given with it (only {', '.join(allowed[1:])}): start a new run for another config"
         )

@@ -1,5 +1,5 @@
-"""A few steps of a job, before a sweep spends hours on it: `python -m maskrcnn_lit.launch.trial
-CONFIG OUT STEPS`.
+"""Measures a few steps of a job before a sweep starts: `python -m maskrcnn_lit.launch.trial CONFIG
+OUT STEPS`.
 """
 
 import sys
@@ -25,7 +25,8 @@ VALIDATION_BATCHES = 2
 
 
 class Stopwatch(Callback):
-    """Seconds of each training step, waiting for its batch included, and of each validation step."""
+    """Seconds of each training step, including the wait for its batch, and of each validation step.
+    """
 
     def __init__(self) -> None:
         self.training: list[float] = []
@@ -53,14 +54,14 @@ class Stopwatch(Callback):
 
 
 def measure(config: DictConfig, steps: int) -> dict[str, Any]:
-    """What a job with `config` will take, from `steps` training steps after a first one and two
-    validation batches, in one process on one device.
+    """Measure time and memory of a job with `config`: `steps` training steps after a first one, and
+    two validation batches, in one process on one device.
 
-    Returns: start_seconds until the first step is done, step_seconds and validation_step_seconds
+    Returns: start_seconds until the end of the first step, step_seconds and validation_step_seconds
     (medians, of one process), train_images, val_images, batch_size (of one process), processes
     (that the job will have), peak_memory_bytes, device.
     """
-    data = read_data(config)  # what it may have to fetch or draw first is no part of the time
+    data = read_data(config)  # downloading or drawing data is not timed
     started = time.perf_counter()
     processes = (
         count_devices(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes

@@ -1,4 +1,4 @@
-"""What a backbone costs, measured: the rows of the table that `maskrcnn-lit backbones` prints."""
+"""Measures the costs of a backbone, for the table of `maskrcnn-lit backbones`."""
 
 from typing import Any
 
@@ -9,25 +9,25 @@ from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.measure.cost import count_flops, count_parameters
 from maskrcnn_lit.model.backbone import STRIDES, Backbone
 
-SIDES = (7, 14)  # of two square images, in cells of 32 x 32 pixels
+SIDES = (7, 14)  # sides of two square images, in cells of 32 x 32 pixels
 
 
 def cost(choice: str) -> dict[str, Any]:
-    """Of backbone=`choice`, without its classifier.
+    """The cost of backbone=`choice`, without its classifier.
 
     Returns:
-        parameters: how many numbers; channels: of c2, c3, c4, c5; weights: names of pretrained ones;
-        cell_flops, fixed_flops: an image of n cells of 32 x 32 pixels takes n * cell_flops +
-        fixed_flops (the second is of squeeze-and-excitation, which does not grow with the image).
+        parameters: their number; channels: of c2, c3, c4, c5; weights: names of pretrained weights;
+        cell_flops, fixed_flops: an image of n cells of 32 x 32 pixels needs n * cell_flops +
+        fixed_flops (the second for squeeze-and-excitation, which does not grow with the image).
 
     Raises:
         UserError: a package that the backbone needs is not installed.
     """
     node = compose("train", [f"backbone={choice}"]).backbone
     try:
-        with torch.device("meta"):  # shapes alone: no numbers are drawn, nothing is computed
+        with torch.device("meta"):  # shapes only, without memory or computation
             backbone = build(node)
-    except NotImplementedError:  # RegNet reckons its widths with tensors
+    except NotImplementedError:  # RegNet computes its widths with tensors
         backbone = build(node).to("meta")
     backbone.eval()
     few, many = (_flops(backbone, STRIDES[-1] * side) for side in SIDES)

@@ -1,5 +1,5 @@
-"""What a run cost: parameters, time, images a second, peak memory, energy, on which device; what
-inference costs.
+"""The cost of a run (parameters, time, images per second, peak memory, energy, device) and of
+inference.
 """
 
 import importlib
@@ -21,10 +21,10 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.images import UnreadableImageError
 from maskrcnn_lit.training.devices import device_name, peak_memory_bytes
 
-# Of a time that is measured: so many forward passes, or as many as this time has room for.
+# Limits of a measurement: number of forward passes, and total time.
 ROUNDS, SECONDS = 10, 2.0
 
-WARM_UP = 2  # forward passes before the clock: what a device or a compiler does once is no latency
+WARM_UP = 2  # untimed forward passes, for one-time work of the device or compiler
 
 
 def run_cost(
@@ -35,8 +35,8 @@ def run_cost(
     images: int,
     joules: float | None = None,
 ) -> dict[str, Any]:
-    """The `cost` of result.json. seconds: of training and its validations, on the wall; images:
-    trained on in them, by all devices; joules: see `energy_joules`, of the same time.
+    """The `cost` of result.json. seconds: wall time of training and its validations; images:
+    trained on in that time, by all devices; joules: energy in that time, see `energy_joules`.
     """
     return {
         **count_parameters(model),
@@ -50,13 +50,13 @@ def run_cost(
 
 @torch.no_grad()
 def inference_cost(model: nn.Module, one: Batch, several: Batch) -> dict[str, Any]:
-    """More of the `cost` of result.json, of `model` in evaluation mode on its device, the images
-    being there already: "flops" and "latency_seconds" of a forward pass of the batch `one`, a
-    single image of "inference_size" (height, width, as padded), "inference_images_per_second" of
+    """The inference part of `cost` in result.json, for `model` in evaluation mode with images
+    already on its device: "flops" and "latency_seconds" of a forward pass of the batch `one`, a
+    single image of "inference_size" (padded height, width), and "inference_images_per_second" of
     passes of `several`.
 
-    Times are medians; see `median_seconds` for how long it may take. A compiled model runs as it
-    is without compiling: these shapes are met here alone, and each would be compiled for minutes.
+    Times are medians; see `median_seconds` for the duration. A compiled model runs uncompiled:
+    these shapes occur only here, and compiling each would take minutes.
     """
     device = one["images"].device
     flops = count_flops(model, one)
@@ -74,8 +74,8 @@ def inference_cost(model: nn.Module, one: Batch, several: Batch) -> dict[str, An
 
 
 def inference_batch(index: AnnotationIndex, image_size: ImageSize, count: int) -> Batch:
-    """A batch without targets: `count` times the image of `index` that is of the median area as it
-    is evaluated. One that cannot be read is black.
+    """A batch without targets: `count` copies of the image of `index` with the median area after
+    the resize. An unreadable image is black.
     """
     sizes = fitted_sizes(index.sizes, image_size)
     middle = int(np.argsort(sizes.prod(1), kind="stable")[len(sizes) // 2])
@@ -87,8 +87,8 @@ def inference_batch(index: AnnotationIndex, image_size: ImageSize, count: int) -
 
 
 def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """How long `work` takes: the median of up to `ROUNDS` calls that begin within `SECONDS`, and of
-    one at least, after `WARM_UP` calls that are not timed.
+    """The median time of `work`: of up to `ROUNDS` calls that begin within `SECONDS`, at least one,
+    after `WARM_UP` untimed calls.
     """
     for _ in range(WARM_UP):
         work()
@@ -102,20 +102,20 @@ def median_seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 def _now(device: torch.device) -> float:
-    """When the device has done what it was given."""
+    """The time after the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def energy_joules(devices: Sequence[torch.device]) -> float | None:
-    """What these GPUs have used since their driver was loaded, whatever ran on them; None where
-    they do not tell: on the CPU, before Volta, and without the package nvidia-ml-py.
+    """The energy in joules that these GPUs have used since their driver was loaded, by all
+    programs; None if unavailable: on the CPU, before Volta, and without the package nvidia-ml-py.
     """
     try:
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-    except Exception:  # not installed, or no driver: it has an exception of its own for each
+    except Exception:  # not installed, or no driver: each has another exception
         return None
     try:
         handles = [nvml.nvmlDeviceGetHandleByUUID(f"GPU-{_uuid(device)}") for device in devices]
@@ -135,7 +135,7 @@ def _uuid(device: torch.device) -> str:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """All parameters, each tensor once, and those that are trained."""
+    """The numbers of all parameters, counting each tensor once, and of trainable ones."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     trainable = sum(size for size, trained in sizes if trained)
     return {"parameters": sum(size for size, _ in sizes), "trainable_parameters": trainable}
@@ -144,12 +144,12 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 @torch.no_grad()
 def count_flops(model: nn.Module, *inputs: Any) -> int:
     """Floating point operations of one forward pass, two for a multiply-add, as torch's
-    FlopCounterMode counts them: convolutions and matrix products. Of a Mask R-CNN with masks in all
-    its slots, as on a GPU, so that the number tells of the architecture and not of what is found in
-    the image.
+    FlopCounterMode counts them: convolutions and matrix products. A Mask R-CNN computes masks in
+    all slots, as on a GPU, so the number depends on the architecture, not on the detections in the
+    image.
     """
     more = {"static_shapes": True} if isinstance(model, MaskRCNN) else {}
-    # What is compiled calls no operators that could be counted.
+    # Compiled code calls no operators that can be counted.
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         model(*inputs, **more)
     return counter.get_total_flops()

@@ -1,5 +1,4 @@
-"""Seconds of each stage of a training step and of an inference, batch by batch. Weights may be
-random.
+"""Times each stage of a training step and of inference, batch by batch. Weights may be random.
 """
 
 import time
@@ -17,7 +16,7 @@ from maskrcnn_lit.model.postprocess import to_original
 
 StageTimes = dict[str, list[float]]  # stage -> seconds of each batch
 
-# Parts of the model, and what it does just before each of them.
+# Parts of the model, and the stage just before each.
 BEFORE = {
     "backbone": "normalisation",
     "fpn": "",
@@ -28,7 +27,7 @@ BEFORE = {
 
 
 class StageTimer:
-    """A clock that gives each stage its time; a GPU is waited for, so that it is the stage's own."""
+    """Measures the time of each stage; synchronizes with a GPU after every stage."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -50,7 +49,7 @@ class StageTimer:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """What Lightning computes in, by its name of the precision (trainer.resolve_precision)."""
+    """The autocast context of Lightning's `precision` (devices.resolve_precision)."""
     dtypes = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
     return torch.autocast(device.type, dtypes[precision]) if precision in dtypes else nullcontext()
 
@@ -58,7 +57,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 def time_loading(
     batches: Iterable[Batch], warmup: int, steps: int
 ) -> tuple[StageTimes, list[Batch]]:
-    """Seconds until each batch is there when nothing else is done, and the batches."""
+    """Seconds to load each batch while nothing else runs, and the batches."""
     laps, selected = StageTimer(torch.device("cpu")), []
     laps.start()
     for number, batch in zip(range(warmup + steps), batches, strict=False):
@@ -78,7 +77,7 @@ def time_training(
     warmup: int,
     steps: int,
 ) -> StageTimes:
-    """Forward, backward and optimizer of `losses`, a function of the number of the batch."""
+    """Time forward, backward and optimizer of `losses`, a function of the batch number."""
     laps = StageTimer(device)
     for number in range(warmup + steps):
         if number == warmup:
@@ -105,8 +104,8 @@ def time_inference(
     warmup: int,
     steps: int,
 ) -> tuple[StageTimes, int]:
-    """From batches (targets are left out) to COCO RLEs of the whole images, and how many detections
-    there were.
+    """Time inference from batches (without targets) to COCO RLEs of the full images; also return
+    the number of detections.
     """
     laps, detections = StageTimer(device), 0
     hooks = [
@@ -141,7 +140,7 @@ def _watched(part: nn.Module, name: str, before: str, laps: StageTimer) -> list[
 def time_calls(
     call: Callable[[int], Any], *, device: torch.device, warmup: int, steps: int
 ) -> StageTimes:
-    """Of a function of the number of the batch, as a whole."""
+    """Time `call(i)` end to end; i is the batch number."""
     laps = StageTimer(device)
     for number in range(warmup + steps):
         if number == warmup:

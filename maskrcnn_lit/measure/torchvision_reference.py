@@ -1,5 +1,4 @@
-"""Torchvision's Mask R-CNN of the same numbers as a config: what `bench against=torchvision` puts
-beside ours.
+"""Torchvision's Mask R-CNN with the settings of a config, for `bench against=torchvision`.
 """
 
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ LAYERS = {"layer1": "0", "layer2": "1", "layer3": "2", "layer4": "3"}
 
 
 def check_ours(model: Mapping[str, Any]) -> None:
-    """Raise UserError for a conf/model, as plain data, with a part of another's: nobody knows what
-    torchvision's would be.
+    """Raise UserError for a conf/model, as plain data, with a custom part: torchvision has no
+    counterpart.
     """
     parts = {"model": model} | {
         f"model.{name}": part for name, part in model.items() if isinstance(part, Mapping)
@@ -34,23 +33,22 @@ def check_ours(model: Mapping[str, Any]) -> None:
         target = str(part.get("_target_", ""))
         if target and not target.startswith("maskrcnn_lit."):
             raise UserError(
-                f"against=torchvision compares the parts of maskrcnn_lit, and {name} is {target}: "
-                "choose backbone=resnet50 and a model such as mask_rcnn, or leave `against` out"
+                f"against=torchvision compares only parts of maskrcnn_lit, but {name} is {target}: use backbone=resnet50 and a model such as mask_rcnn, or leave out against"
             )
 
 
 def torchvision_reference(
     model: dict[str, Any], num_classes: int, norm: str, frozen: int
 ) -> nn.Module:
-    """Torchvision's model with random weights, under the names that `weights.from_torchvision`
-    reads.
+    """Torchvision's model with random weights, with the parameter names that
+    `convert.from_torchvision` reads.
 
     Args: model: conf/model as plain data, its backbone a ResNet of torchvision; num_classes:
         without background. norm, frozen: of our backbone: frozen or batch; the number of frozen
         stages.
 
     Raises:
-        UserError: torchvision has no such parts.
+        UserError: torchvision has no counterpart.
     """
     name, heads = (
         str(model["backbone"].get("name")),
@@ -63,8 +61,9 @@ def torchvision_reference(
         or not plain
     ):
         raise UserError(
-            "against=torchvision compares a ResNet with frozen or batch norms and the paper's heads, and this is "
-            f"{name} with norm={norm}: choose backbone=resnet50 and a model such as mask_rcnn, or leave `against` out"
+            "against=torchvision compares only a ResNet with frozen or batch norms and the paper's "
+            f"heads, but this is {name} with norm={norm}: use backbone=resnet50 and a model such as "
+            "mask_rcnn, or leave out against"
         )
     width, anchors, rpn, box, mask = (
         model[key] for key in ("fpn", "anchors", "rpn", "box_head", "mask_head")
@@ -102,13 +101,12 @@ def torchvision_reference(
         mask_predictor=MaskRCNNPredictor(mask["width"], mask["width"], num_classes + 1),
         image_mean=model["mean"],
         image_std=model["std"],
-        _skip_resize=True,  # the loader has done it
+        _skip_resize=True,  # done by the loader
     )
 
 
 def reference_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The same pixels and objects as torchvision wants them: float images without padding, masks of
-    the whole image.
+    """The batch in torchvision's format: float images without padding, masks of the full image.
     """
     images, targets = [], []
     for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
@@ -129,7 +127,7 @@ def reference_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]
 
 
 def _whole(crop: Tensor, box: list[float], height: int, width: int) -> Tensor:
-    """M M -> H W: the crop in its place."""
+    """M M -> H W: paste the crop into the full image."""
     x, y = max(0, round(box[0])), max(0, round(box[1]))
     size = (max(1, round(box[3]) - y), max(1, round(box[2]) - x))
     mask = crop.new_zeros(height, width)

@@ -1,7 +1,7 @@
 """Reference boxes of the region proposal network (Faster R-CNN, Ren et al. 2015, section 3.1.1; FPN
 section 4.1).
 
-Letters: L levels, A anchors of all levels, a anchors a cell, h w a level's cells.
+Letters: L levels, A anchors of all levels, a anchors per cell, h w the cells of a level.
 """
 
 import itertools
@@ -14,18 +14,17 @@ from maskrcnn_lit.errors import UserError, check_flag, check_list, check_within
 
 
 class Anchors:
-    """Boxes of one size a level and several aspect ratios, centerd at the corner of each cell.
+    """Anchors of one size per level and several aspect ratios, centered at the corner of each cell.
 
-    Args: round_corners: round the corners of the anchors to whole pixels around their center, as
-        torchvision does. offset: of the first center from the image's corner, in strides (0: at the
-        corner). sizes: the side of a square anchor in pixels for p2..p6. ratios: height / width;
-        the area stays. measured_strides: take a level's stride as padded side // cells, as
-        torchvision does, and not 4, 8, 16, 32, 64. They differ at p6 where the padded side is no
-        multiple of 64 (800 px: 61 and not 64); a network that was trained with torchvision wants
-        this.
+    Args: round_corners: round the corners to whole pixels around the center, as torchvision does.
+    offset: of the first center from the image's corner, in strides (0: at the corner). sizes: the
+    side of a square anchor in pixels for p2..p6. ratios: height / width, at constant area.
+    measured_strides: use padded side // cells as a level's stride, as torchvision does, instead of
+    4, 8, 16, 32, 64. The two differ at p6 if the padded side is not a multiple of 64 (800 px: 61
+    instead of 64); networks trained with torchvision need this.
 
-    Raises UserError for values of the wrong kind or range, and for anchors without area: a side
-    under 1 px that is rounded to 0.
+    Raises UserError for values of the wrong type or range, and for a side below 1 px that is
+    rounded to 0.
     """
 
     def __init__(
@@ -53,12 +52,12 @@ class Anchors:
         """Maps p2..p6 (each B C h w) and the padded height, width -> A 4, x1 y1 x2 y2, by level,
         row, column, ratio.
 
-        They depend on shapes alone: made once for each padded size.
+        They depend only on shapes and are cached for each padded size.
         """
         cells = tuple((p.shape[-2], p.shape[-1]) for p in pyramid)
         return self._constant(cells, (image_size[0], image_size[1]), pyramid[0].device)
 
-    @torch.compiler.assume_constant_result  # what a compiled region holds, and does not make
+    @torch.compiler.assume_constant_result  # a constant in compiled code
     def _constant(
         self,
         cells: tuple[tuple[int, int], ...],
@@ -87,7 +86,7 @@ class Anchors:
             if self.round_corners and round(min(sides) / 2) == 0:
                 raise UserError(
                     f"model.anchors.sizes={list(self.sizes)} and ratios={list(self.ratios)} must "
-                    f"give anchors with an area, and {size} at ratio {ratio:g} is {sides[0]:.3g} x "
+                    f"give anchors with an area, but {size} at ratio {ratio:g} is {sides[0]:.3g} x "
                     f"{sides[1]:.3g} px, which is rounded to 0: choose larger sizes, ratios nearer "
                     "to 1, or model.anchors.round_corners=false"
                 )

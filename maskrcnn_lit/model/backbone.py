@@ -1,9 +1,8 @@
-"""An image classifier -> c2..c5, the feature maps at strides 4, 8, 16 and 32 (Mask R-CNN, section
-3.1).
+"""Backbones: an image classifier as a function to c2..c5, the feature maps at strides 4, 8, 16 and
+32 (Mask R-CNN, section 3.1).
 
-Which of its layers give them is measured on a dummy image, for any classifier of torchvision whose
-layers follow one another (timm's are in timm_backbone.py). Letters: B images, C channels, H W the
-padded image.
+The layers that produce the maps are found with a dummy image, for any sequential classifier of
+torchvision (timm's are in timm_backbone.py). Letters: B images, C channels, H W the padded image.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +19,8 @@ from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 
-# What a step of a ResNet-50 keeps until its backward pass, in bfloat16 and with nothing computed
-# again; deeper networks and float32 keep up to three times as much, so memory is short early.
+# Activations that a ResNet-50 stores per step in bfloat16 without checkpointing; deeper networks
+# and float32 store up to three times as much, so SHARE is low.
 BYTES_A_PIXEL, SHARE = 700, 0.3
 
 SIDE = 64  # of the dummy image
@@ -30,15 +29,15 @@ RANDOM = (
     StochasticDepth,
     nn.Dropout,
     nn.Dropout2d,
-)  # what these drop the second time is something else
+)  # these would drop other activations the second time
 
 
 class StagedBody(nn.ModuleDict):
-    """Layers that follow one another: image -> [c2, c3, c4, c5], each the output of the last layer
-    at its stride.
+    """Sequential layers: image -> [c2, c3, c4, c5], each the output of the last layer at its
+    stride.
 
-    `strides` has each layer's; those at stride 8 are computed again in the backward pass with
-    `recompute` ("auto": see `memory_is_short`), unless they drop something at random.
+    `strides`: of each layer. With `recompute`, activation checkpointing applies to the layers at
+    stride 8 ("auto": see `memory_is_short`), unless they use dropout.
     """
 
     def __init__(
@@ -68,7 +67,9 @@ class StagedBody(nn.ModuleDict):
         return memory_is_short(images.shape[0] * images.shape[2] * images.shape[3], images.device)
 
     def parameters_by_stage(self) -> list[list[nn.Parameter]]:
-        """Of the stem (all below stride 4; where there is nothing, the first layer) and of c2..c5."""
+        """The parameters of the stem (all layers below stride 4, or else the first layer) and of
+        c2..c5.
+        """
         first = next(iter(self))
         stem = [
             name
@@ -85,21 +86,19 @@ class StagedBody(nn.ModuleDict):
 class Backbone(nn.Module):
     """Image -> [c2, c3, c4, c5]; `channels` and `strides` of the four are measured on a dummy pass.
 
-    Args: name: a classifier of torchvision.models, built with random weights. norm: what its batch
-        norms become: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
-        weights, batch from scratch. Layer norms (ConvNeXt) stay. freeze_at: how many stages get no
-        gradient: 0 none, 1 the stem, 2 stem and c2's (the paper's), ... 5 all; or auto: 2 with
-        pretrained weights, 0 from scratch. recompute: in the backward pass compute c3's stage,
-        whose maps are the largest that are trained after c2's, again instead of keeping them;
-        "auto": on the CPU, and where a GPU's memory is short for the batch. Not with norm=batch or
-        sync, whose statistics would see each batch twice, and not where layers are dropped at
-        random (EfficientNet, ConvNeXt), which would be others the second time. weights: what
-        `load_pretrained` shall load: "imagenet", another name of its weights in torchvision
-        (IMAGENET1K_V2), or a file; None or "none" leaves it random. layers: paths of its layers in
-        their order, where they are not simply its children or those of `features`. stride_in_1x1:
-        a bottleneck that halves the map does so in its first, 1x1, convolution (the original
-        ResNet, of the paper and of Detectron2's weights) and not in the 3x3 one (torchvision's).
-        norm_eps: of the batch norms; None: the architecture's own.
+    Args: name: a classifier of torchvision.models, built with random weights. norm: the replacement
+    of its batch norms: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
+    weights, batch from scratch. Layer norms (ConvNeXt) stay. freeze_at: number of frozen stages: 0
+    none, 1 the stem, 2 the stem and c2 (the paper), ... 5 all; or auto: 2 with pretrained weights,
+    0 from scratch. recompute: activation checkpointing of the stage of c3, whose maps are the
+    largest after c2's; "auto": on the CPU, and on a GPU with too little memory for the batch. Not
+    with norm=batch or sync, whose statistics would see each batch twice, or with dropout
+    (EfficientNet, ConvNeXt), which would differ the second time. weights: the weights for
+    `load_pretrained`: "imagenet", another name of torchvision's weights (IMAGENET1K_V2), or a file;
+    None or "none": random. layers: paths of its layers in order, if they are not its children or
+    those of `features`. stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1,
+    convolution (the original ResNet of the paper and of Detectron2's weights) instead of the 3x3
+    one (torchvision). norm_eps: of the batch norms; None: that of the architecture.
     """
 
     def __init__(
@@ -142,8 +141,7 @@ class Backbone(nn.Module):
         strides = _strides(layers_by_name)
         if not set(STRIDES) <= set(strides):
             raise UserError(
-                f"the layers of backbone {name} have strides {sorted(set(strides))}, and a pyramid needs "
-                f"{list(STRIDES)}: name them in backbone.layers, or choose another (`maskrcnn-lit backbones`)"
+                f"the layers of backbone {name} have strides {sorted(set(strides))}, but a pyramid needs {list(STRIDES)}: list its layers in backbone.layers, or use another backbone (`maskrcnn-lit backbones`)"
             )
         self.body = StagedBody(
             {key: layers_by_name[key] for key in list(layers_by_name)[: len(strides)]},
@@ -158,17 +156,17 @@ class Backbone(nn.Module):
         return self.body(images)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Frozen stages stay in evaluation: their batch statistics do not move either."""
+        """Frozen stages stay in evaluation mode, so their batch statistics do not change."""
         super().train(mode)
         keep_frozen(self.body)
         return self
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state dict of the whole classifier; its last layers, which a detector has not,
-        are left out.
+        """Load the state dict of the full classifier; its last layers, which a detector lacks, are
+        ignored.
 
-        Raises: UserError: a weight is missing or of another shape, or the norms are group norms,
-            which it has none for.
+        Raises: UserError: a weight is missing or has another shape, or the norms are group norms,
+        for which there are no weights.
         """
         refuse_group_norm(self.norm)
         own = self.body.state_dict()
@@ -188,21 +186,20 @@ class Backbone(nn.Module):
         ]
         if wrong:
             raise UserError(
-                f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} are missing or of "
-                f"another shape, {wrong[0]} is the first; give a state dict of torchvision's {self.name}"
+                f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} are missing or have another shape, the first is {wrong[0]}: give a state dict of torchvision's {self.name}"
             )
         self.body.load_state_dict({key: given[key] for key in own})
 
 
 def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, int]:
-    """The norm and the number of frozen stages, where "auto" follows from whether the weights are
+    """The norm and the number of frozen stages; "auto" depends on whether the weights are
     pretrained.
     """
     norm = {True: "frozen", False: "batch"}[pretrained] if norm == "auto" else norm
     freeze_at = (2 if pretrained else 0) if freeze_at == "auto" else freeze_at
     if norm not in NORMS:
         raise UserError(
-            f"backbone.norm={norm} is unknown; choose one of {', '.join(NORMS)} or auto"
+            f"backbone.norm={norm} is unknown: use {', '.join(NORMS)} or auto"
         )
     if not isinstance(freeze_at, int) or isinstance(freeze_at, bool) or freeze_at not in range(6):
         raise UserError(
@@ -218,8 +215,7 @@ def freeze(stages: Sequence[Sequence[nn.Parameter]]) -> None:
 
 
 def keep_frozen(module: nn.Module) -> None:
-    """Put whatever has parameters, but none that learns, into evaluation (with the dropout that it
-    has inside).
+    """Set submodules whose parameters are all frozen to evaluation mode (with their dropout).
     """
     if any(parameter.requires_grad for parameter in module.parameters()):
         for child in module.children():
@@ -229,10 +225,10 @@ def keep_frozen(module: nn.Module) -> None:
 
 
 def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Channels and strides of c2..c5: as any backbone states them, or else as they are measured.
+    """Channels and strides of c2..c5: the backbone's attributes, or else measured.
 
     Raises:
-        UserError: it does not give four maps B C H W at strides 4, 8, 16 and 32.
+        UserError: the backbone does not return four maps B C H W at strides 4, 8, 16 and 32.
     """
     channels, strides = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
     if channels is not None and strides is not None:
@@ -242,11 +238,11 @@ def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
     except (TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"model.backbone {type(backbone).__name__} must return a list of c2..c5, each B C H W: "
-            f"on an image of {SIDE} x {SIDE} pixels it does not ({error})"
+            f"it fails on an image of {SIDE} x {SIDE} pixels ({error})"
         ) from error
     if strides != list(STRIDES):
         raise UserError(
-            f"model.backbone {type(backbone).__name__} gives maps at strides {strides}: "
+            f"model.backbone {type(backbone).__name__} returns maps at strides {strides}: "
             f"it must return c2..c5, at strides {list(STRIDES)}"
         )
     return channels, strides
@@ -254,7 +250,7 @@ def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
 
 @torch.no_grad()
 def measure(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Channels and strides of c2..c5."""
+    """Measure the channels and strides of c2..c5 with a dummy image."""
     backbone.eval()
     maps = backbone(torch.zeros(1, 3, SIDE, SIDE))
     backbone.train()
@@ -270,7 +266,7 @@ def _children(trunk: nn.Module) -> Iterator[str]:
 
 
 def _named_layers(name: str, trunk: nn.Module, layers: Any) -> list[str]:
-    """backbone.layers, checked."""
+    """Check backbone.layers."""
     modules = {path for path, _ in trunk.named_modules()} - {""}
     if not isinstance(layers, (list, tuple)) or not layers:
         raise UserError(
@@ -280,15 +276,14 @@ def _named_layers(name: str, trunk: nn.Module, layers: Any) -> list[str]:
     for layer in layers:
         if layer not in modules:
             raise UserError(
-                f"backbone.layers={list(layers)} must name layers of {name}, and {layer} is not "
-                f"one: its first is {next(_children(trunk))}"
+                f"backbone.layers={list(layers)} must be layers of {name}, but {layer} is not one: its first layer is {next(_children(trunk))}"
             )
     return list(layers)
 
 
 @torch.no_grad()
 def _strides(layers: Mapping[str, nn.Module]) -> list[int]:
-    """Of each layer, as long as maps come out that the next one takes: then a classifier pools."""
+    """The strides of the layers, up to the classifier's pooling."""
     x, strides = torch.zeros(1, 3, SIDE, SIDE), []
     for layer in layers.values():
         try:
@@ -320,15 +315,15 @@ def _stride_in_1x1(trunk: nn.Module) -> None:
 def refuse_group_norm(norm: str) -> None:
     if norm == "group":
         raise UserError(
-            "backbone.norm=group has no pretrained weights to take over: use backbone.norm=frozen, batch or sync, "
+            "backbone.norm=group has no pretrained weights: use backbone.norm=frozen, batch or sync, "
             "or backbone.weights=none"
         )
 
 
-@torch.compiler.assume_constant_result  # compiled code holds the answer for its fixed shapes
+@torch.compiler.assume_constant_result  # a constant in compiled code, which has fixed shapes
 def memory_is_short(pixels: int, device: torch.device) -> bool:
-    """Whether a training step on so many padded pixels (of all images of a batch) would keep more
-    than `SHARE` of a GPU's memory, by `BYTES_A_PIXEL`. On the CPU memory counts as short.
+    """Whether the activations of a training step on `pixels` padded pixels (of all images of a
+    batch) would need more than `SHARE` of a GPU's memory, by `BYTES_A_PIXEL`. True on the CPU.
     """
     if device.type != "cuda":
         return True
@@ -336,8 +331,7 @@ def memory_is_short(pixels: int, device: torch.device) -> bool:
 
 
 def recomputed(part: nn.Module, inputs: Any) -> Any:
-    """`part(inputs)`, whose inner activations are computed again in the backward pass instead of
-    kept until then.
+    """`part(inputs)` with activation checkpointing.
     """
     if not torch.is_grad_enabled():
         return part(inputs)

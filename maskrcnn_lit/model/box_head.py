@@ -1,7 +1,7 @@
-"""Region features -> class scores and box deltas (Fast R-CNN heads on FPN; Mask R-CNN, figure 4
-right).
+"""The box head: region features -> class scores and box deltas (Fast R-CNN heads on FPN; Mask
+R-CNN, figure 4 right).
 
-Letters: B images, P proposals, S sampled regions an image, C channels, K classes, G instances, D
+Letters: B images, P proposals, S sampled regions per image, C channels, K classes, G instances, D
 detections.
 """
 
@@ -19,11 +19,11 @@ from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
 from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 
-MIN_SIDE = 1e-2  # pixels; a detection without area is none
+MIN_SIDE = 1e-2  # pixels; smaller detections are removed
 
 
 class SampledRegions(NamedTuple):
-    """A sample of proposals and what each should become."""
+    """Sampled proposals and their targets."""
 
     boxes: Tensor  # B S 4, pixels
     labels: Tensor  # B S int64, 0 = background
@@ -34,20 +34,19 @@ class SampledRegions(NamedTuple):
 
 class BoxHead(nn.Module):
     """Convolutions (none in the paper) and fully connected layers, then K + 1 class logits (0 =
-    background) and 4 deltas a class.
+    background) and 4 deltas per class.
 
-    Args: channels: of the pyramid. pool: side of the region features. conv_width, convs: of the
-        convolutions and their number (Wu and He 2018, section 5.2: 256 and 4). norm: after each of
-        them (see norms.py); None: none. width, fcs: of the fully connected layers and their number.
-        num_classes: K. object_iou: a proposal that overlaps an object this much is one, any other
-        is background. batch_size, positive_fraction: sampled regions an image (Mask R-CNN, section
-        3.1: 512, 1:3). box_weights: scale of the deltas. label_smoothing: share of the class
-        targets that is spread over all classes and the background. score_threshold, nms_iou,
-        max_detections: of inference (section 3.1). candidates: boxes that may enter suppression,
-        best first. The answer is that of any number as long as no more of an image's boxes pass the
-        threshold.
+    Args: channels: of the pyramid. pool: side of the region features. conv_width, convs: width and
+    number of the convolutions (Wu and He 2018, section 5.2: 256 and 4). norm: after each
+    convolution (see norms.py); None: none. width, fcs: width and number of the fully connected
+    layers. num_classes: K. object_iou: minimum IoU of a foreground proposal; all others are
+    background. batch_size, positive_fraction: sampled regions per image (Mask R-CNN, section 3.1:
+    512, 1:3). box_weights: scale of the deltas. label_smoothing: share of the class targets that is
+    spread over all classes and the background. score_threshold, nms_iou, max_detections: of
+    inference (section 3.1). candidates: boxes kept before NMS, by score; exact if no more of an
+    image's boxes pass score_threshold.
 
-    Raises UserError for values of the wrong kind or range.
+    Raises UserError for values of the wrong type or range.
     """
 
     def __init__(
@@ -98,7 +97,7 @@ class BoxHead(nn.Module):
         )
         self.classes = nn.Linear(width, num_classes + 1)
         self.deltas = nn.Linear(width, num_classes * 4)
-        # As in the published configurations: classes begin about equal, boxes at the proposals.
+        # As in the published configurations: initial class scores are about equal, deltas about 0.
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
         nn.init.zeros_(self.classes.bias)
@@ -122,7 +121,7 @@ class BoxHead(nn.Module):
             features = F.relu(layer(features), inplace=True)
         hidden = features.permute(0, 2, 3, 1).flatten(
             1
-        )  # R (pool pool C), as RoIAlign laid it out: nothing is copied
+        )  # R (pool pool C), the memory layout of RoIAlign: no copy
         for layer in self.fcs:
             hidden = F.relu(layer(hidden))
         logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
@@ -132,8 +131,8 @@ class BoxHead(nn.Module):
     def sample_regions(
         self, proposals: Tensor, valid: Tensor, batch: Batch, static_shapes: bool = False
     ) -> SampledRegions:
-        """Draw regions from proposals B P 4 and the objects themselves (so that there are positives
-        from the start). static_shapes: see `boxes.can_sync`.
+        """Sample regions from proposals B P 4 and the ground-truth boxes (so that there are
+        positives from the start). static_shapes: see `boxes.can_sync`.
         """
         candidates = torch.cat([proposals, batch["boxes"]], dim=1)  # B (P+G) 4
         real = torch.cat([valid, batch["valid"]], dim=1)
@@ -149,7 +148,7 @@ class BoxHead(nn.Module):
         )
         keys = torch.where(
             real, random_keys(batch["seeds"], REGIONS, real.shape[1]), -1
-        )  # padding is never drawn
+        )  # padding is never sampled
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
         instance = take(instance, drawn.indices)
         labels = torch.where(drawn.positive, take(batch["labels"], instance), 0)
@@ -160,7 +159,7 @@ class BoxHead(nn.Module):
     def losses(
         self, logits: Tensor, deltas: Tensor, regions: SampledRegions, batch: Batch
     ) -> dict[str, Tensor]:
-        """Class and box loss of the sampled regions; the box loss reads the four deltas of the true
+        """Class and box loss of the sampled regions; the box loss uses the four deltas of the true
         class.
         """
         images, count = regions.labels.shape
@@ -190,7 +189,7 @@ class BoxHead(nn.Module):
         """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
         D, valid B D.
 
-        Slots beyond an image's detections hold zeros. Suppression is by class. static_shapes: see
+        Slots beyond an image's detections are zero. NMS is per class. static_shapes: see
         `boxes.can_sync`.
         """
         images = len(valid)
@@ -205,7 +204,7 @@ class BoxHead(nn.Module):
         )
         scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
         limit = min(self.candidates, scores.shape[1])
-        if can_sync(scores, static_shapes):  # suppression is quadratic in it
+        if can_sync(scores, static_shapes):  # NMS is quadratic in it
             limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1

@@ -1,7 +1,6 @@
-"""Arithmetic on boxes x1 y1 x2 y2: overlap, the deltas that the heads predict, suppression of
-duplicates.
+"""Operations on boxes x1 y1 x2 y2: IoU, the deltas that the heads predict, NMS.
 
-Letters: B images, N M boxes. Never in half precision, which cannot hold pixel coordinates.
+Letters: B images, N M boxes. Never in half precision, which is too coarse for pixel coordinates.
 """
 
 import math
@@ -12,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # a predicted side is at most 62.5 times the reference's
+MAX_LOG_SCALE = math.log(1000 / 16)  # limit: a predicted side is at most 62.5 times that of its reference
 
 WORD = 32  # bits of an int32
 
 
 def can_sync(values: Tensor, static_shapes: bool = False) -> bool:
-    """Whether the host may read numbers of `values`, on which shapes then depend, to save work.
+    """Whether the host may read `values` to choose data-dependent shapes that save work.
 
-    On the CPU that costs nothing. A GPU would have to finish first, and compiled code has fixed
-    shapes. `static_shapes`: never, to test or count on the CPU what a GPU runs. The result is the
+    True on the CPU. On a GPU the host would have to wait, and compiled code needs fixed shapes.
+    `static_shapes`: always False, to test or count on the CPU what a GPU runs. The results are the
     same.
     """
     return not static_shapes and values.device.type == "cpu" and not torch.compiler.is_compiling()
@@ -39,7 +38,7 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(first: Tensor, second: Tensor) -> Tensor:
     """B N 4 and B M 4 -> B N M, in square pixels."""
-    # One axis after the other and in place: of these matrices there may be millions of numbers an
+    # One axis after the other and in place, since these matrices may have millions of entries per
     # image.
     sides = []
     for low, high in ((0, 2), (1, 3)):
@@ -55,7 +54,7 @@ def iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def over_union(shared: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The IoU of boxes whose `intersection` is known, in its place."""
+    """The IoU of boxes from their `intersection`, in place."""
     union = (area(first)[:, :, None] + area(second)[:, None]).sub_(shared)
     return shared.div_(union.clamp_(min=torch.finfo(union.dtype).tiny))
 
@@ -64,8 +63,8 @@ def encode(boxes: Tensor, reference: Tensor, weights: Sequence[float]) -> Tensor
     """Deltas that move `reference` onto `boxes` (R-CNN, Girshick et al. 2014, appendix C): ... 4 ->
     ... 4.
 
-    `weights` scale them to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5 in the
-    box head).
+    `weights` scale the deltas to about unit variance (Faster R-CNN: 1 1 1 1 in the RPN, 10 10 5 5
+    in the box head).
     """
     width, height, x, y = _center(reference)
     target_width, target_height, target_x, target_y = _center(boxes)
@@ -94,7 +93,7 @@ def _center(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def clip(boxes: Tensor, image_sizes: Tensor) -> Tensor:
-    """B N 4 cut to each image; `image_sizes` B 2 holds height, width."""
+    """Clip B N 4 boxes to each image; `image_sizes`: B 2, height, width."""
     limit = image_sizes.flip(-1).repeat(1, 2)[:, None].to(boxes.dtype)  # B 1 4: w h w h
     return torch.minimum(boxes.clamp(min=0), limit)
 
@@ -106,16 +105,16 @@ def batched_nms(
     iterations: int = 24,
     static_shapes: bool = False,
 ) -> Tensor:
-    """Greedy non-maximum suppression with static shapes: which boxes stay, B N bool.
+    """Greedy NMS with static shapes: the mask of kept boxes, B N bool.
 
-    Args: boxes: B N 4, each row sorted by falling score. threshold: a box goes if a better one that
-        stays overlaps it with a larger IoU. groups: B N; only boxes of one group (class) suppress
-        each other. iterations: a box that only suppressed boxes overlap must come back, and so on:
-        each round settles one more link of such chains, and a state that a round does not change is
-        the greedy answer. 800 px images needed at most 18 rounds. A GPU, which must not wait for
-        the host, runs them all. static_shapes: see `can_sync`.
+    Args: boxes: B N 4, each row sorted by descending score. threshold: a box is removed if its IoU
+    with a better kept box is larger. groups: B N; only boxes of one group (class) suppress each
+    other. iterations: a box that only suppressed boxes overlap must be kept, and so on: each round
+    resolves one more link of such chains, and a fixed point is the greedy result. 800 px images
+    needed at most 18 rounds. A GPU runs all rounds, since it must not wait for the host.
+    static_shapes: see `can_sync`.
 
-    On the CPU it is torchvision's operator, group by group.
+    On the CPU it runs torchvision's operator, group by group.
     """
     if can_sync(boxes, static_shapes):
         return _nms_in_turn(boxes, threshold, groups)
@@ -125,8 +124,8 @@ def batched_nms(
 def nms_per_level(
     levels: Sequence[Tensor], threshold: float, iterations: int = 24, static_shapes: bool = False
 ) -> list[Tensor]:
-    """`suppress` of several lists of boxes, B N 4 with an N of each: boxes of one list suppress each
-    other. A GPU settles all lists in the same rounds, so that there are few kernels.
+    """`batched_nms` of several lists of boxes, B N 4 with its own N each: only boxes of one list
+    suppress each other. A GPU handles all lists in the same rounds, to launch few kernels.
     """
     if can_sync(levels[0], static_shapes):
         return [_nms_in_turn(boxes, threshold, None) for boxes in levels]
@@ -138,7 +137,7 @@ def nms_per_level(
 
 
 def _nms_in_turn(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """Image by image and group by group."""
+    """NMS image by image and group by group."""
     keep = torch.zeros(boxes.shape[:2], dtype=torch.bool)
     for image, own in enumerate(torch.zeros_like(keep) if groups is None else groups):
         counts = own.unique(return_counts=True)[1].tolist()
@@ -148,15 +147,16 @@ def _nms_in_turn(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tens
 
 
 def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
-    """For each box the better ones that overlap it: B N 4 -> B N/32 N int32, a bit for each better
+    """For each box, the better boxes that overlap it: B N 4 -> B N/32 N int32, one bit per better
     box, with N rounded up to 32.
 
-    Every round of `_resolve_suppression` reads the matrix, and of bits it is 32 times as small as of bytes.
+    Every round of `_resolve_suppression` reads the matrix; packed bits make it 8 times smaller than
+    bools.
     """
     count = boxes.shape[1]
-    boxes = F.pad(boxes, (0, 0, 0, -count % WORD))  # boxes without area overlap nothing
+    boxes = F.pad(boxes, (0, 0, 0, -count % WORD))  # padded boxes have no area and no overlap
     rank = torch.arange(boxes.shape[1], device=boxes.device)
-    rivals = (iou(boxes, boxes) > threshold) & (rank[:, None] < rank)  # the better box comes first
+    rivals = (iou(boxes, boxes) > threshold) & (rank[:, None] < rank)  # the better box has the lower index
     if groups is not None:
         groups = F.pad(groups, (0, -count % WORD))
         rivals = rivals & (groups[:, :, None] == groups[:, None])
@@ -166,7 +166,7 @@ def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
 
 
 def _resolve_suppression(rivals: Tensor, iterations: int) -> Tensor:
-    """Which boxes stay, B N bool, of `_rivals`."""
+    """The mask of kept boxes, B N bool, from `_rivals`."""
     bits = _bits(rivals.device)
     keep = torch.ones_like(rivals[:, 0], dtype=torch.bool)
     for _ in range(iterations):
@@ -176,5 +176,5 @@ def _resolve_suppression(rivals: Tensor, iterations: int) -> Tensor:
 
 
 def _bits(device: torch.device) -> Tensor:
-    """The 32 numbers of one bit each: int32."""
+    """The 32 powers of two of an int32."""
     return 1 << torch.arange(WORD, dtype=torch.int32, device=device)

@@ -12,7 +12,7 @@ from maskrcnn_lit.model.norms import MAX_WIDTH, NORMS, conv
 
 
 class FPN(nn.Module):
-    """A 1x1 lateral convolution a level, a top-down sum, a 3x3 output convolution a level; p6
+    """For each level a 1x1 lateral convolution, a top-down sum and a 3x3 output convolution; p6
     subsamples p5.
 
     Args:
@@ -40,20 +40,20 @@ class FPN(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
         merged = [lateral(c) for lateral, c in zip(self.lateral, maps, strict=True)]
-        # Top-down: the coarser map, twice as large, is added.
+        # Top-down: add the coarser map, upsampled by two.
         for level in range(len(maps) - 2, -1, -1):
             merged[level] = merged[level] + enlarge(merged[level + 1], maps[level].shape[-2:])
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
         # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two
-        # subsampling of p5. As max pooling its gradient would have atomic additions.
+        # subsampling of p5. The gradient of max pooling would need atomic additions.
         return [*pyramid, pyramid[-1][:, :, ::2, ::2].clone()]
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     """B C h w -> B C H W by nearest neighbors; `size` is H, W.
 
-    With the channels last, exactly twice the size is a view that is copied. Its gradient is a sum of
-    four, where `F.interpolate` compiled has one of atomic additions, in another memory format.
+    In channels-last format, upsampling by exactly two is a copied view. Its gradient is a sum of
+    four, while that of a compiled `F.interpolate` uses atomic additions and another memory format.
     """
     images, channels, height, width = x.shape
     if tuple(size) != (2 * height, 2 * width) or x.is_contiguous():

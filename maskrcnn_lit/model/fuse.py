@@ -1,4 +1,4 @@
-"""A trained model made fast for inference: the same detections up to rounding, from fewer
+"""Speeds up a trained model for inference: the same detections up to rounding, with fewer
 operations.
 """
 
@@ -14,21 +14,21 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.norms import conv_options, convs_with_norms
 from maskrcnn_lit.model.rpn import RPN
 
-# Parts whose norms follow their convolutions in the forward pass too. Of timm's layers and of
-# another person's classes, subclasses included, that is not known.
+# Classes whose forward pass applies each norm directly after its convolution. This is unknown for
+# timm's layers and custom classes, including subclasses.
 IN_ORDER = (Backbone, FPN, RPN, BoxHead, MaskHead)
 
 CELLS = (
-    1000  # of a map and more: then Winograd's products save more than the transformed weights cost
+    1000  # minimum size of a map for which Winograd saves more than transforming the weights costs
 )
 
 
 def for_inference(model: MaskRCNN) -> MaskRCNN:
-    """`model`, changed in place: to evaluation, without gradients, its norms in the weights of the
-    convolutions before them, and on the CPU with Winograd's convolutions. It cannot be trained,
-    saved or loaded into any more.
+    """Change `model` in place for inference: evaluation mode, no gradients, norms folded into
+    convolutions, and on the CPU Winograd convolutions. It can no longer be trained, saved or loaded
+    into.
 
-    Call it when the weights are loaded and the model is on its device.
+    Call it after loading the weights and moving the model to its device.
     """
     model.eval().requires_grad_(False)
     for part in (model.backbone, model.fpn, model.rpn, model.box_head, model.mask_head):
@@ -41,14 +41,14 @@ def for_inference(model: MaskRCNN) -> MaskRCNN:
             if type(layer) is nn.Conv2d and WinogradConv.suits(layer):
                 setattr(parent, name, WinogradConv(layer))
             if isinstance(layer, nn.MaxPool2d):
-                # This, and the stem, are faster with the channels last; what follows is not.
+                # This and the stem are faster in channels-last format; later layers are not.
                 layer.register_forward_hook(lambda pool, inputs, pooled: pooled.contiguous())
-    return model.to(memory_format=torch.contiguous_format)  # NNPACK's
+    return model.to(memory_format=torch.contiguous_format)  # NNPACK's format
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Put the statistics and scales of all batch norms, frozen or not, into the convolutions before
-    them.
+    """Fold the statistics and scales of all batch norms, frozen or not, into the convolutions
+    before them.
     """
     for parent, conv_name, conv, norm_name, norm in list(convs_with_norms(module)):
         weight, bias = fuse_conv_bn_weights(
@@ -67,9 +67,9 @@ def fold_norms(module: nn.Module) -> None:
 
 
 class WinogradConv(nn.Conv2d):
-    """A 3x3 convolution on the CPU that multiplies a fifth as often (Lavin and Gray 2016):
-    NNPACK's, which PyTorch has inside and does not choose by itself. Its rounding errors are about
-    seven times those of a plain sum of products. It shares the parameters of `conv`, see `suits`.
+    """A 3x3 convolution on the CPU with a fifth of the multiplications (Lavin and Gray 2016), by
+    NNPACK, which PyTorch includes but does not select by itself. Its rounding errors are about
+    seven times as large. It shares the parameters of `conv`, see `suits`.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -89,7 +89,7 @@ class WinogradConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         if (
-            x.device.type != "cpu"  # moved there after it was made for inference on the CPU
+            x.device.type != "cpu"  # moved to another device after for_inference on the CPU
             or x.dtype != torch.float32
             or len(x) * x.shape[-2] * x.shape[-1] < CELLS
             or torch.compiler.is_compiling()

@@ -1,9 +1,9 @@
 """The five losses of Mask R-CNN as functions of tensors (He et al. 2017, section 3; Faster R-CNN,
 equation 1).
 
-Each is a sum over what was sampled, weighed by masks instead of picked by indices, over the number
-sampled: the same numbers as with indices, at static shapes. The callers give full precision. S is
-the number of sampled boxes.
+Each is a sum over the sampled boxes divided by their number, with masks as weights instead of
+indices: equal results at static shapes. Callers pass full precision. S is the number of sampled
+boxes.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 SMOOTH_L1_BETA = (
     1 / 9
-)  # where the RPN's and the box head's L1 turns quadratic; Detectron's choice for both
+)  # threshold of smooth L1 in the RPN and the box head, as in Detectron
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -22,11 +22,10 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
 
 
 def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
-    """Smooth L1 of the positives' deltas, over the number of all sampled: B S 4, B S 4, B S, B S ->
-    scalar.
+    """Smooth L1 of the positives' deltas, divided by the number of all sampled boxes: B S 4, B S 4,
+    B S, B S -> scalar.
     """
-    # Targets of what is not positive may be infinite (no such box): out before the subtraction, so
-    # that no NaN is made.
+    # Targets of negatives may be infinite; remove them before the subtraction to avoid NaN.
     difference = deltas - torch.where(positive[..., None], targets, deltas.detach())
     zero = torch.zeros_like(difference)
     loss = F.smooth_l1_loss(difference, zero, beta=SMOOTH_L1_BETA, reduction="none")
@@ -56,5 +55,7 @@ def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
 
 
 def count(valid: Tensor) -> Tensor:
-    """How many are valid, at least 1, as a tensor: the division never needs the host."""
+    """The number of valid entries, at least 1, as a tensor, so that the division needs no
+    synchronization.
+    """
     return valid.sum().clamp(min=1)

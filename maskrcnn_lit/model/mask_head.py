@@ -1,4 +1,5 @@
-"""Region features -> a mask for the region's class (Mask R-CNN, section 3 and figure 4 right).
+"""The mask head: region features -> a mask for the region's class (Mask R-CNN, section 3 and figure
+4 right).
 
 Letters: R regions, C channels, K classes, m mask side, B images, G instances, S sampled regions, M
 crop side.
@@ -17,7 +18,7 @@ from maskrcnn_lit.model.sampling import MAX_SAMPLE
 
 
 class MaskHead(nn.Module):
-    """3x3 convolutions, a 2x2 stride 2 deconvolution, a 1x1 convolution with one channel a class.
+    """3x3 convolutions, a 2x2 stride 2 deconvolution, a 1x1 convolution with one channel per class.
 
     Args:
         channels: of the pyramid.
@@ -25,8 +26,8 @@ class MaskHead(nn.Module):
         norm: after each of them (see norms.py); None: none.
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
-        slots: the most regions an image, on average over a batch, whose masks are learnt in a step
-            (see `MaskRCNN.with_masks`); None: as many as may be drawn.
+        slots: maximum number of regions per image, on average over a batch, whose masks are trained
+        in a step (see `MaskRCNN.with_masks`); None: as many as may be sampled.
     """
 
     def __init__(
@@ -59,28 +60,29 @@ class MaskHead(nn.Module):
         self.needs_positives = norm in (
             "batch",
             "sync",
-        )  # or its statistics would be of other regions too
+        )  # else its statistics would include other regions
         for layer in (*self.convs.modules(), self.deconv):
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        nn.init.normal_(self.logits.weight, std=0.001)  # masks begin at a probability of 0.5
+        nn.init.normal_(self.logits.weight, std=0.001)  # initial mask probabilities are 0.5
         nn.init.zeros_(self.logits.get_parameter("bias"))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
-        # Each cell becomes 2 x 2 that no other cell reaches: the deconvolution is a linear layer,
-        # and the next one too.
+        # Each cell becomes 2 x 2 cells without overlap, so the deconvolution and the next layer are
+        # linear layers.
         weight = self.deconv.weight.permute(2, 3, 1, 0).flatten(0, 2)  # C O 2 2 -> (2 2 O) C
         cells = features.permute(0, 2, 3, 1)  # R p p C
         hidden = F.relu(
             F.linear(cells, weight, self.deconv.get_parameter("bias").repeat(4)), inplace=True
         )
         hidden = hidden.view(len(cells), 4 * self.pool**2, -1)  # R (p p 2 2) O
-        # Only the channel of the region's class is wanted: one row of the 1x1 convolution a region.
+        # Only the channel of the region's class is needed: one row of the 1x1 convolution per
+        # region.
         channel = (labels - 1).clamp(min=0)
         row = self.logits.weight.flatten(1)[channel]  # K O 1 1 -> R O
         bias = torch.index_select(self.logits.get_parameter("bias"), 0, channel)
@@ -89,8 +91,8 @@ class MaskHead(nn.Module):
         return fine.reshape(-1, self.mask_size, self.mask_size)
 
     def losses(self, logits: Tensor, targets: Tensor, positive: Tensor) -> dict[str, Tensor]:
-        """R m m logits and targets in [0, 1], R bool: which regions count -> the loss by its name,
-        a mean over the regions that count.
+        """R m m logits and targets in [0, 1], R bool: the regions that count -> the loss by name, a
+        mean over these regions.
         """
         return {"mask": mask_loss(logits, targets, positive)}
 
@@ -99,18 +101,17 @@ class MaskHead(nn.Module):
 def mask_targets(
     boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Tensor, size: int
 ) -> Tensor:
-    """What the mask of each region should be: R size size in [0, 1].
+    """The mask targets of the regions: R size size in [0, 1].
 
     Args:
         boxes: R 4, regions in pixels of the batch.
         masks, mask_boxes: I M M uint8 and I 4, the crops of all instances (data/batch.py).
         instance: R int64 into I.
 
-    The paper (and torchvision) samples a mask of the whole image; a crop of M x M holds the same
-    shape at a fraction of the memory. The region is mapped into the crop, whose pixel centers lie
-    half a pixel inside as geometry has it; torchvision's `project_masks_on_boxes` samples at pixel
-    corners instead, which moves its targets by half a pixel of the image. A test bounds the
-    difference of the two.
+    The paper (and torchvision) samples a mask of the full image; an M x M crop represents the same
+    shape with a fraction of the memory. The region is mapped into the crop, with pixel centers at
+    half-integer coordinates; torchvision's `project_masks_on_boxes` samples at pixel corners, which
+    shifts its targets by half an image pixel. A test bounds the difference.
     """
     origin, side = (
         mask_boxes[instance, :2].repeat(1, 2),
@@ -118,7 +119,7 @@ def mask_targets(
     )
     side = side.clamp(min=1e-6).repeat(1, 2)
     crop = masks.shape[-1]
-    # One row and column of zeros around each crop, so that what lies outside of it is background.
+    # Pad each crop with a row and column of zeros: everything outside is background.
     inside = (boxes - origin) / side * crop + 1
     rois = torch.cat([instance[:, None].to(inside.dtype), inside], dim=1)
     padded = F.pad(masks[:, None].to(boxes.dtype), (1, 1, 1, 1))

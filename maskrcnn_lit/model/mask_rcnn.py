@@ -23,22 +23,22 @@ from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
-MAX_POINTS = 32  # of RoIAlign, a side of a bin
+MAX_POINTS = 32  # maximum sampling_ratio of RoIAlign
 
 
 class Output(NamedTuple):
-    """What a forward gives, by mode (see `MaskRCNN.forward`)."""
+    """The output of a forward pass; it depends on the mode (see `MaskRCNN.forward`)."""
 
     losses: dict[
         str, Tensor
-    ]  # rpn_objectness, rpn_box, class, box, mask: scalars, each the mean of a sample
-    counts: dict[str, Tensor]  # how many each of them is the mean of; with none it is 0
+    ]  # rpn_objectness, rpn_box, class, box, mask: scalars, each a mean over a sample
+    counts: dict[str, Tensor]  # the size of the sample of each loss; for 0 the loss is 0
     detections: (
         dict[str, Tensor] | None
     )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
     box_labels: (
         Tensor | None
-    )  # B G int64: the class (0 = background) that the box head gives the box of each slot
+    )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
     masks_dropped: Tensor | None = None  # scalar: positives of this batch without a mask slot
 
 
@@ -48,16 +48,16 @@ class MaskRCNN(nn.Module):
     Args:
         mean: of the pixels in 0..1, by channel R G B.
         std: likewise.
-        backbone: images B 3 H W to c2..c5.
-        fpn: c2..c5 to p2..p6.
+        backbone: images B 3 H W -> c2..c5.
+        fpn: c2..c5 -> p2..p6.
         anchors: of each level of the pyramid.
-        rpn: anchors to proposals.
-        box_head: proposals to classes and boxes.
-        mask_head: boxes to masks.
-        points: samples a side of a RoIAlign bin (roi_align.py).
-        aligned: RoIAlign shifts by half a pixel.
-        weights: what the training starts from (convert.py): a published name, a file, a run. The
-            model stores the name and does not load it. None or "none": random weights.
+        rpn: anchors -> proposals.
+        box_head: proposals -> classes and boxes.
+        mask_head: boxes -> masks.
+        points: sampling_ratio of RoIAlign: samples per side of a bin (roi_align.py).
+        aligned: whether RoIAlign shifts by half a pixel.
+        weights: the initial weights of training (convert.py): a published name, a file, a run. The
+        model only stores the name and does not load them. None or "none": random weights.
     """
 
     mean: Tensor
@@ -93,15 +93,15 @@ class MaskRCNN(nn.Module):
             aligned,
             None if weights == "none" else weights,
         )
-        self.strides = levels(backbone)[1]  # of the levels that regions read: p2..p5
+        self.strides = levels(backbone)[1]  # of the levels that RoIAlign uses: p2..p5
 
     def forward(self, batch: Batch, static_shapes: bool = False) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
 
-        In training mode: the five losses. In evaluation mode: detections, and, where the batch has
-        targets, the five losses of the same sampling as in training and `box_labels`, all from one
-        pass through the backbone. static_shapes: on the CPU compute all slots too, as a GPU does
-        (see `boxes.can_sync`): the same result, from more work.
+        In training mode: the five losses. In evaluation mode: detections and, if the batch has
+        targets, the five losses with the same sampling as in training and `box_labels`, all from
+        one pass through the backbone. static_shapes: compute all slots on the CPU, too, as a GPU
+        does (see `boxes.can_sync`): the same result with more work.
         """
         if not self.training and "boxes" not in batch:
             inferred = self.infer(batch["images"], batch["image_sizes"], static_shapes)
@@ -132,24 +132,23 @@ class MaskRCNN(nn.Module):
     def infer(
         self, images: Tensor, image_sizes: Tensor, static_shapes: bool = False
     ) -> dict[str, Tensor]:
-        """Detections of images without targets: all of it in one region, which compiled is one
-        graph.
+        """Detections of images without targets, in one function that compiles to one graph.
         """
-        kind = type(self)  # its methods, of which none is compiled on its own
+        kind = type(self)  # methods of the class are not compiled separately
         pyramid, prediction = kind.trunk(self, images, image_sizes)
         anchors = self.anchors(pyramid, images.shape[-2:])
         proposals, valid = kind.proposals(self, prediction, anchors, image_sizes, static_shapes)
         return kind.detect(self, pyramid, proposals, valid, image_sizes, static_shapes)
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
-        """Pixels -> p2..p6 and what the RPN says of every anchor."""
+        """Pixels -> p2..p6 and the RPN's prediction for every anchor."""
         pyramid = self.fpn(self.backbone(self.normalize(images, image_sizes)))
         return pyramid, self.rpn(pyramid)
 
     def targets(
         self, prediction: Prediction, anchors: Tensor, batch: Batch, static_shapes: bool = False
     ) -> tuple[AnchorSample, SampledRegions]:
-        """The anchors and the regions that this step learns from, and what each should become."""
+        """The sampled anchors and regions of this step, and their targets."""
         proposals, _, valid = self.rpn.propose(
             prediction, anchors, batch["image_sizes"], "train", static_shapes
         )
@@ -165,7 +164,7 @@ class MaskRCNN(nn.Module):
         image_sizes: Tensor,
         static_shapes: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Those of inference: B P 4 in pixels, and which of them there are, B P."""
+        """The proposals of inference: B P 4 in pixels, and their validity, B P."""
         boxes, _, valid = self.rpn.propose(prediction, anchors, image_sizes, "test", static_shapes)
         return boxes, valid
 
@@ -178,8 +177,8 @@ class MaskRCNN(nn.Module):
         batch: Batch,
         static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """The losses of the RPN and of both heads, how many each is the mean of, and how many
-        positives have no mask slot.
+        """The losses of the RPN and of both heads, the sample size of each, and the number of
+        positives without a mask slot.
         """
         rpn = self.rpn.losses(prediction, chosen)
         box, mask, masked = self.head_losses(pyramid, regions, batch, static_shapes)
@@ -206,8 +205,8 @@ class MaskRCNN(nn.Module):
         batch: Batch,
         static_shapes: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """Of the sampled regions: the losses of the box head, those of the mask head, and how many
-        masks these are the mean of.
+        """The losses of the box head and of the mask head on the sampled regions, and the number of
+        masks in the mean.
         """
         every = self.regions(regions.boxes, self.box_head.pool)
         chosen = self.with_masks(regions.positive, static_shapes)
@@ -223,21 +222,21 @@ class MaskRCNN(nn.Module):
         )  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
         positive = regions.positive.flatten()[chosen]
-        # A slot without an object learns nothing, and its region may be any number of times as
-        # large as its crop.
+        # A slot without an object has no loss, and its region may be much larger than its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
         targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
         mask_losses = self.mask_head.losses(mask_logits, targets, positive)
         return losses, mask_losses, positive.sum()
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
-        """The regions that have a mask to learn, which are the positives (section 3): B S bool ->
-        indices into (B S).
+        """The regions with a mask loss, which are the positives (section 3): B S bool -> indices
+        into (B S).
 
-        Those of all images share a number of slots, so that the mask head does not compute what no
-        loss reads. The CPU counts them; a GPU would have to wait for the host, so there it is as
-        many as may be drawn, or `mask_head.slots` an image if that is less. Where a batch has more
-        positives than slots, on the CPU too, those go that were drawn last in the images with most.
+        All images share a number of slots, so that the mask head does not compute unused masks. On
+        the CPU it is the number of positives; a GPU would have to wait for the host, so there it is
+        the maximum number of sampled positives, or `mask_head.slots` per image if that is less. If
+        a batch has more positives than slots, on the CPU too, the last sampled ones of the images
+        with most positives are dropped.
         """
         images, count = positive.shape
         drawn = max(1, int(count * self.box_head.positive_fraction))
@@ -245,17 +244,17 @@ class MaskRCNN(nn.Module):
         limit = None if needs_positives else getattr(self.mask_head, "slots", None)
         slots = images * (drawn if limit is None else min(limit, drawn))
         if can_sync(positive, static_shapes) or needs_positives:
-            # never none: each parameter gets a gradient in each step
+            # at least one, so that every parameter gets a gradient in each step
             slots = min(slots, max(1, int(positive.sum())))
         if limit is None or limit >= drawn:
             return positive.flatten().byte().argsort(descending=True, stable=True)[:slots]
-        # An image's positives are at the front of its sample, in the random order of their keys.
+        # The positives of an image come first in its sample, in random order.
         left = torch.arange(count, 0, -1, device=positive.device)
         first = torch.where(positive, left, 0).flatten().argsort(descending=True, stable=True)
         return first[:slots].sort().values
 
     def regions(self, boxes: Tensor, size: int) -> RoIs:
-        """B R 4 -> what RoIAlign needs of the (B R) regions."""
+        """B R 4 -> the (B R) regions as RoIs for RoIAlign."""
         image = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
         return RoIs(boxes.flatten(0, 1), image, size)
 
@@ -278,7 +277,7 @@ class MaskRCNN(nn.Module):
         image_sizes: Tensor,
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
-        """Boxes first, then a mask for each box that stays (section 3.1, inference)."""
+        """Detect boxes, then predict a mask for each (section 3.1, inference)."""
         logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
         detections = self.box_head.detect(
             logits, deltas, proposals, valid, image_sizes, static_shapes
@@ -286,7 +285,7 @@ class MaskRCNN(nn.Module):
         if can_sync(valid, static_shapes):
             most = max(
                 1, int(detections["valid"].sum(dim=1).max())
-            )  # masks of the boxes that are there, and of no slots
+            )  # masks of detected boxes only, not of empty slots
             detections = {key: value[:, :most] for key, value in detections.items()}
         images, count = detections["labels"].shape
         masks = self.mask_head(
@@ -297,7 +296,7 @@ class MaskRCNN(nn.Module):
         return detections
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """The likeliest class (0 = background) of each given box: B G 4 -> B G."""
+        """The most likely class (0 = background) of each given box: B G 4 -> B G."""
         return (
             self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0]
             .argmax(dim=-1)
@@ -319,27 +318,27 @@ def build_mask_rcnn(
     mask_head: Callable[..., MaskHead],
     weights: str | None = None,
 ) -> MaskRCNN:
-    """Join the parts of conf/model/mask_rcnn.yaml: each learns here the sizes that another part or
-    the data decides.
+    """Build the model from the parts of conf/model/mask_rcnn.yaml: each part gets the sizes that
+    other parts or the data determine.
 
-    Parts of your own take their places: docs/extend says what each must have.
+    Custom parts may replace them: docs/extend lists their requirements.
 
-    Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that lack
-        in_channels; channels and anchors_per_cell; channels and num_classes; channels and
-        num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
+    Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
+    need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
+    num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
     """
     parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
     for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
         if not callable(part):
             raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
     if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
-        raise UserError(f"model.roi_align={roi_align} must have points and aligned, and no more")
+        raise UserError(f"model.roi_align={roi_align} must have exactly the entries points and aligned")
     channels, _ = levels(backbone)
     pyramid = fpn(in_channels=channels)
     width, count = pyramid.channels, len(channels) + 1
     if len(anchors.sizes) != count:
         raise UserError(
-            f"model.anchors.sizes has {len(anchors.sizes)} numbers, and the pyramid {count} levels: give one each"
+            f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} levels: give one size for each level"
         )
     return MaskRCNN(
         mean=mean,

@@ -1,8 +1,7 @@
-"""Which anchors and regions are objects, which are background, and which of them a step learns
-from.
+"""Labels anchors and regions as object, background or ignored.
 
-Letters: B images, G padded instances, N candidate boxes (anchors or regions), S sampled boxes an
-image. Fixed counts and masks in place of lists of indices: no shape depends on data.
+Letters: B images, G padded instances, N candidate boxes (anchors or regions), S sampled boxes per
+image. Fixed counts and masks instead of lists of indices: shapes do not depend on data.
 """
 
 from typing import NamedTuple
@@ -14,20 +13,20 @@ from maskrcnn_lit.model.boxes import area, can_sync, intersection, over_union
 
 OBJECT, BACKGROUND, IGNORED = 1, 0, -1
 
-CROWD_COVER = 0.5  # a candidate with more of its area than this in a crowd region is no background
+CROWD_COVER = 0.5  # candidates with a larger share of their area in a crowd region are not background
 
-# How many overlaps are computed at once, on the CPU (few, so that they stay in its cache) and in
-# static shapes.
+# Number of overlaps computed at once, on the CPU (few, to fit into its cache) and with static
+# shapes.
 CPU_CHUNK, CHUNK = 1 << 20, 1 << 26
 
 
 class Overlaps(NamedTuple):
-    """Of each candidate with the objects of its image."""
+    """Overlaps of each candidate with the objects of its image."""
 
-    best: Tensor  # B N, the largest IoU; -1 where there is no object
-    object: Tensor  # B N int64 into G: the first that has it
-    in_crowd: Tensor  # B N bool: more than CROWD_COVER of it lies in a crowd region
-    of_object: Tensor  # B N bool: no candidate overlaps one of the objects more
+    best: Tensor  # B N, the largest IoU; -1 without objects
+    object: Tensor  # B N int64 into G: the first object with this IoU
+    in_crowd: Tensor  # B N bool: whether more than CROWD_COVER of the candidate lies in a crowd region
+    of_object: Tensor  # B N bool: whether it is a best candidate of an object
 
 
 def match(
@@ -41,21 +40,20 @@ def match(
     keep_best: bool,
     static_shapes: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The ground-truth box that each candidate overlaps most, and whether it is OBJECT, BACKGROUND
-    or IGNORED.
+    """The ground-truth box with the highest IoU for each candidate, and its label OBJECT,
+    BACKGROUND or IGNORED.
 
-    Args: candidates: B N 4, or 1 N 4 where all images share them. boxes, valid, crowd: B G 4, B G,
-        B G (see data/batch.py). object_iou, background_iou: at least / less than this overlap makes
-        an object / background. keep_best: each box's best candidates are objects whatever their
-        overlap (Faster R-CNN, section 3.1.2, (i)), if they overlap it at all. static_shapes: see
-        `can_sync`.
+    Args: candidates: B N 4, or 1 N 4 if all images share them. boxes, valid, crowd: B G 4, B G, B G
+    (see data/batch.py). object_iou, background_iou: foreground IoU threshold (at least) and
+    background IoU threshold (below). keep_best: the best candidates of each box are objects at any
+    IoU above 0 (Faster R-CNN, section 3.1.2, (i)). static_shapes: see `can_sync`.
 
-    Returns: index B N int64 into G, and kind B N int64. Candidates that lie in a crowd region are
-        IGNORED instead of BACKGROUND: nobody outlined the objects there.
+    Returns: index B N int64 into G, and kind B N int64. Background candidates in a crowd region are
+    IGNORED: its objects are not annotated separately.
 
-    A box that no candidate overlaps has no best one: it gets no positive here, where torchvision
-    and Detectron2 take all candidates (their best overlap is 0, and so is that of all others). The
-    box head learns it still, since the objects' own boxes are among its candidates.
+    A box without overlapping candidates gets no positive; torchvision and Detectron2 would use all
+    candidates, since all have the best IoU of 0. The box head still learns it, since the
+    ground-truth boxes are among its candidates.
     """
     overlaps = _survey(candidates, boxes, valid, crowd, keep_best, static_shapes)
     background = overlaps.best < background_iou
@@ -72,11 +70,12 @@ def _survey(
     keep_best: bool,
     static_shapes: bool,
 ) -> Overlaps:
-    """Where the host may read counts, image by image without the empty slots: an image with many
-    objects makes no work for the others. Else all slots of all images, some at a time.
+    """Compute the overlaps. If the host may read counts, process image by image without the empty
+    slots, so an image with many objects does not slow down the others; else process all slots of
+    all images in chunks.
     """
     images, slots = valid.shape
-    # One coordinate after the other in memory: they are read in this order, again and again.
+    # Store coordinates contiguously, since each is read repeatedly.
     candidates = candidates.transpose(1, 2).contiguous().transpose(1, 2)
     if not can_sync(boxes, static_shapes):
         at_once = max(1, CHUNK // max(1, images * candidates.shape[1]))
@@ -100,7 +99,7 @@ def _survey_slots(
     keep_best: bool,
     at_once: int,
 ) -> Overlaps:
-    """`at_once` slots of all images at a time: the memory is that of B x at_once x N numbers."""
+    """Process `at_once` slots of all images at a time; needs memory for B x at_once x N numbers."""
     shape = (len(boxes), candidates.shape[1])
     best, index = boxes.new_full(shape, -1.0), valid.new_zeros(shape, dtype=torch.int64)
     in_crowd, of_object = valid.new_zeros(shape), valid.new_zeros(shape)

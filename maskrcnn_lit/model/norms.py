@@ -1,5 +1,5 @@
-"""Normalisation layers by one word, in the backbone and in the heads, and a convolution that is
-followed by one.
+"""Normalization layers by name, for the backbone and the heads, and folding of frozen norms into
+convolutions.
 """
 
 from collections.abc import Iterator
@@ -14,12 +14,14 @@ from maskrcnn_lit.errors import UserError
 
 NORMS = ("frozen", "batch", "sync", "group")
 
-# More than any model has: a mistyped number is refused before it asks for terabytes.
-MAX_WIDTH, MAX_DEPTH, MAX_POOL = 65_536, 100, 64  # channels of a layer, layers, cells of a side
+# Limits that reject a mistyped number before it allocates terabytes.
+MAX_WIDTH, MAX_DEPTH, MAX_POOL = 65_536, 100, 64  # channels of a layer, layers, cells per side
 
 
 class FrozenBatchNorm(FrozenBatchNorm2d):
-    """Torchvision's, in one pass over the map instead of two, or in none behind a `FoldedConv`."""
+    """Torchvision's FrozenBatchNorm2d with one pass over the map instead of two, or none after a
+    `FoldedConv`.
+    """
 
     folded = False
 
@@ -35,17 +37,17 @@ class FrozenBatchNorm(FrozenBatchNorm2d):
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution that does the frozen norm behind it too, as conv(x, W scale, shift): one pass
-    over the map less. It shares the parameters of `conv`.
+    """A convolution that includes the frozen norm after it, as conv(x, W scale, shift), which saves
+    a pass over the map. It shares the parameters of `conv`.
 
-    The norm stays where it is, by its name and with its numbers, and hands on what it gets.
+    The norm module keeps its name and buffers, and becomes an identity.
     """
 
     def __init__(self, conv: nn.Conv2d, norm: FrozenBatchNorm) -> None:
         super().__init__(**conv_options(conv), device="meta")
         self.weight, self.bias = conv.weight, conv.bias
         self.train(conv.training)
-        self._behind = (norm,)  # in a tuple, so that it is not a submodule a second time
+        self._behind = (norm,)  # in a tuple, so that it is not registered as a submodule again
         norm.folded = True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,22 +67,22 @@ class ConvAndNorm(NamedTuple):
 
 
 def conv_options(conv: nn.Conv2d) -> dict[str, Any]:
-    """What to call the constructor of nn.Conv2d with for a convolution of the same form."""
+    """The arguments of nn.Conv2d for a convolution of the same shape."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
     options = {name: getattr(conv, name) for name in (*names, "groups", "padding_mode")}
     return options | {"bias": conv.bias is not None}
 
 
 def fold_frozen(module: nn.Module) -> None:
-    """Let the convolutions below `module` do the frozen norms behind them."""
+    """Fold the frozen norms below `module` into the convolutions before them."""
     for pair in list(convs_with_norms(module)):
         if isinstance(pair.norm, FrozenBatchNorm):
             setattr(pair.parent, pair.conv_name, FoldedConv(pair.conv, pair.norm))
 
 
 def convs_with_norms(module: nn.Module) -> Iterator[ConvAndNorm]:
-    """Each convolution that the next child of its parent, a batch norm, frozen or not, follows. A
-    test holds, for every backbone of torchvision, that it follows in the forward pass too.
+    """Every convolution whose next sibling is a batch norm, frozen or not. A test checks for every
+    backbone of torchvision that the norm also follows in the forward pass.
     """
     for parent in module.modules():
         for (conv_name, conv), (norm_name, norm) in pairwise(list(parent.named_children())):
@@ -91,9 +93,9 @@ def convs_with_norms(module: nn.Module) -> Iterator[ConvAndNorm]:
 def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.Module:
     """A norm of `channels`.
 
-    Args: kind: frozen (statistics and scale stay as they are: for pretrained weights), batch, sync
-        (batch, over all processes: for few images a device; it needs CUDA), group (Wu and He 2018:
-        for few images a device). like: take its eps, momentum, weights and statistics.
+    Args: kind: frozen (fixed statistics and scale, for pretrained weights), batch, sync (batch norm
+    over all processes, for few images per device; needs CUDA), group (Wu and He 2018, for few
+    images per device). like: copy its eps, momentum, weights and statistics.
     """
     like = like or nn.BatchNorm2d(channels)
     if kind == "batch":
@@ -101,7 +103,7 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
     if kind == "group":
         return nn.GroupNorm(groups(channels), channels)
     if kind not in NORMS:
-        raise UserError(f"norm={kind} is unknown; choose one of {', '.join(NORMS)}")
+        raise UserError(f"norm={kind} is unknown: use {', '.join(NORMS)}")
     layer: nn.Module = FrozenBatchNorm(channels, eps=like.eps)
     if kind == "sync":
         layer = nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
@@ -110,15 +112,16 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
 
 
 def groups(channels: int) -> int:
-    """32, or as many as a narrow layer can have with two channels in each at least."""
+    """The number of groups: 32, or fewer in a narrow layer, so that each has at least two channels.
+    """
     return next((g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 2), 1)
 
 
 def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> None:
-    """Make every batch norm below `module` one of `kind`, with another `eps` if it is given. Other
-    norms stay.
+    """Replace every batch norm below `module` by one of `kind`, with `eps` if given. Other norms
+    stay.
 
-    What a batch norm does besides (timm's have an activation inside) comes after the new one.
+    Other operations of a batch norm (timm's include an activation) are applied after the new norm.
     """
     for name, child in module.named_children():
         if not isinstance(child, nn.BatchNorm2d):
@@ -131,7 +134,8 @@ def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> Non
 
 
 def conv(inputs: int, outputs: int, size: int, norm: str | None) -> nn.Module:
-    """A convolution that keeps the size; with a norm it is a pair, and the convolution has no bias."""
+    """A convolution that preserves the size; with a norm, a pair with a convolution without bias.
+    """
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=norm is None)
     if norm is None:
         return layer

@@ -1,14 +1,14 @@
-"""Masks of boxes -> COCO RLE of the whole image, without its pixels.
+"""Converts box masks to COCO RLE of the full image without creating its pixels.
 
-Bit for bit what torchvision's `paste_masks_in_image`, a threshold and pycocotools' `encode` give.
-There a mask is resized bilinearly to its box. So a column of pixels reads, from top to bottom, a
-line drawn through the values of the mask's rows (the nodes). A run begins or ends where that line
-crosses the threshold: a few divisions a column, however high the box is. A column with a pixel that
-rounding could decide is taken from torch's own resize.
+Bit-identical to torchvision's `paste_masks_in_image`, a threshold and pycocotools' `encode`. There
+a mask is resized bilinearly to its box, so the values of a pixel column lie on a piecewise linear
+function through the values of the mask's rows (the nodes). A run begins or ends where this function
+crosses the threshold: a few divisions per column, for any height of the box. Columns with a pixel
+that depends on rounding are computed by torch's own resize.
 
-The runs are found as changes: pixels on another side of the threshold than the one before, as the
-image is read down its columns. Letters: D masks, m a mask's side with its ring of zeros (28 + 2), C
-the columns of pixels of all boxes that lie in the image, H W the image.
+Runs are represented as changes: pixels that are on the other side of the threshold than the
+previous one, in column-major order. Letters: D masks, m the side of a mask with its zero padding
+(28 + 2), C the pixel columns of all boxes inside the image, H W the image.
 """
 
 from collections.abc import Iterator
@@ -23,30 +23,30 @@ from torch import Tensor
 
 MASK_THRESHOLD = 0.5  # section 3.1: the mask is resized to the region and binarised at 0.5
 
-CHUNK_COLUMNS = 4096  # C at once, to bound the memory: 0.5 MB for a tensor of C x m float32
+CHUNK_COLUMNS = 4096  # limit for C per chunk, to bound memory: 0.5 MB for a C x m float32 tensor
 
 
 def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[dict[str, Any]]:
-    """D compressed COCO RLEs {"size": [H, W], "counts": bytes}: each mask stretched over its box
-    and binarised.
+    """D compressed COCO RLEs {"size": [H, W], "counts": bytes}: each mask resized to its box and
+    binarized.
 
-    masks: D m-2 m-2 probabilities, on any device: the work is done there, and only changes come to
-        the host. They are read as float32.
-    boxes: D 4 on the host, x1 y1 x2 y2 in pixels of the H x W image; they may reach out of it.
+    masks: D m-2 m-2 probabilities, converted to float32, on any device. The work is done there;
+    only changes are copied to the host.
+    boxes: D 4 on the host, x1 y1 x2 y2 in pixels of the H x W image; they may extend beyond it.
     """
     padded = F.pad(
         masks.float(), (1, 1, 1, 1)
-    )  # a ring of zeros lets the outline fall to 0 at the box's border,
+    )  # zero padding makes the outline fall to 0 at the border of the box,
     corners = _grow(boxes, padded.shape[-1] / masks.shape[-1]).to(
         torch.int64
-    )  # and the box grows by the same share
+    )  # and the box grows by the same factor
     changes = [np.zeros(0, dtype=np.int64)]
     for first, last in _chunks(corners, width):
         positions, mask, x = _changes_from_nodes(
             padded[first:last], corners[first:last], height, width
         )
         changes.append(positions.cpu().numpy() + first * _span(height, width))
-        for d in mask.unique().tolist():  # the masks that have columns left
+        for d in mask.unique().tolist():  # the masks with remaining columns
             positions = _changes_from_pixels(
                 padded[first + d], corners[first + d].tolist(), x[mask == d], height
             )
@@ -78,8 +78,8 @@ def _chunks(corners: Tensor, width: int) -> Iterator[tuple[int, int]]:
 
 
 def _span(height: int, width: int) -> int:
-    """The changes of mask d are numbered from d times this on: one for each pixel, one for the
-    image's end.
+    """The offset between the changes of two masks: one number for each pixel, one for the image's
+    end.
     """
     return height * width + 1
 
@@ -87,8 +87,7 @@ def _span(height: int, width: int) -> int:
 def _changes_from_nodes(
     padded: Tensor, corners: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The changes, int64, but for the columns that rounding could decide: the mask and the x in the
-    image of each.
+    """The changes, int64, and the columns that depend on rounding: mask and x in the image of each.
 
     padded: D m m. corners: D 4 int64 on the host, the first and the last pixel of each box.
     """
@@ -100,7 +99,7 @@ def _changes_from_nodes(
     slope = rows.index_select(0, mask * side + (left + 1).clamp(max=side - 1)) - start  # along x
     nodes = torch.addcmul(start, slope, (coordinate - left)[:, None]).flatten()
 
-    # C x m in one row: where a column ends and the next begins there are only zeros.
+    # C x m flattened: the ends of all columns are zeros.
     rounding, unit = _tolerances(side)
     inside = nodes > MASK_THRESHOLD + rounding + 2 * unit
     near = inside != (nodes > MASK_THRESHOLD - rounding - 2 * unit)
@@ -110,7 +109,7 @@ def _changes_from_nodes(
     column = torch.div(i, side, rounding_mode="floor")
     owner, above, below = mask.take(column), nodes.take(i).double(), nodes.take(i + 1).double()
     share = share.take(owner)
-    # Where the line crosses, in rows of the box: the first row's center is 0.
+    # The crossings, in rows of the box: the center of the first row is 0.
     row = (i - column * side + (MASK_THRESHOLD - above) / (below - above) + 0.5) / share - 0.5
     before = row.floor()
 
@@ -118,25 +117,25 @@ def _changes_from_nodes(
     steepest = torch.maximum(slope.take(i).abs(), slope.take(i + 1).abs())
     turning = (
         coordinate - coordinate.round()
-    ).abs() < 2 * unit  # so near to a node that its other slope may count
+    ).abs() < 2 * unit  # so close to a node that its other slope may apply
     steepest = torch.where(turning.take(column), 1.0, steepest) + (below - above).abs()
     sure = (
         (nearest > rounding + unit * steepest) & ~near.take(i) & ~near.take(i + 1)
-    )  # NaN is not sure
+    )  # NaN counts as uncertain
     left_out = torch.zeros_like(turning)
     left_out[column[~sure]] = True
 
     top = corners[:, 1].to(padded.device)
     y = (before.long() + 1 + top.take(owner)).clamp(
         0, height
-    )  # what is cut off begins and ends at the border
+    )  # clipped runs begin and end at the border
     changes = owner * _span(height, width) + x.take(column) * height + y
     return changes[~left_out.take(column)], mask[left_out], x[left_out]
 
 
 def _columns(corners: Tensor, side: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of C columns the mask, the x in the image, and the place between the nodes (0..m-1, float32
-    as torch's); and of D masks how much of a node a pixel is, down the column.
+    """For C columns the mask, the x in the image, and the position between the nodes (0..m-1,
+    float32 as in torch); for D masks the height of a pixel in nodes.
     """
     left, counts = _visible(corners, width)
     mask = torch.repeat_interleave(counts)
@@ -150,12 +149,12 @@ def _columns(corners: Tensor, side: int, width: int) -> tuple[Tensor, Tensor, Te
 
 
 def _tolerances(side: int) -> tuple[float, float]:
-    """How far torch's value of a pixel may be from ours, for two reasons.
+    """Bounds for the difference between torch's value of a pixel and ours, for two causes.
 
-    The first is for the products and sums of values up to 1: 8 times half of a float32's last bit
-    there, 3 here. The second is one unit in the last place of a coordinate, times the difference of
-    the nodes on both sides: the product and the difference that make a coordinate are rounded once
-    or twice, as the compiler likes.
+    The first bounds rounding in products and sums of values up to 1: 8 times half a unit in the
+    last place of float32 in torch, 3 here. The second is one unit in the last place of a
+    coordinate, times the difference of the adjacent nodes: depending on the compiler, a
+    coordinate's product and difference are rounded once or twice.
     """
     return 2.0**-21, 2.0 ** (side.bit_length() - 24)
 
@@ -175,8 +174,8 @@ def _changes_from_pixels(padded: Tensor, corners: list[int], x: Tensor, height: 
 
 
 def _encode(changes: np.ndarray, masks: int, height: int, width: int) -> list[dict[str, Any]]:
-    """Changes of all masks, in any order -> an RLE for each. Two at the same pixel are none: a run
-    without a pixel, or one that ends at the bottom of a column and goes on at the top of the next.
+    """Changes of all masks, in any order -> an RLE for each. Two changes at the same pixel cancel:
+    an empty run, or one that continues from the bottom of a column to the top of the next.
     """
     changes, times = np.unique(changes, return_counts=True)
     changes = changes[times % 2 == 1]
@@ -184,7 +183,7 @@ def _encode(changes: np.ndarray, masks: int, height: int, width: int) -> list[di
     counts = np.diff(np.sort(np.concatenate([starts[:-1], changes, starts[1:] - 1])))
     cuts = np.searchsorted(changes, starts) + 2 * np.arange(
         masks + 1
-    )  # each mask has its two ends there
+    )  # the begin and end of each mask
     rles = []
     for first, last in pairwise(cuts.tolist()):
         own = counts[first : last - 1]

@@ -1,4 +1,4 @@
-"""Detections on the padded, resized batch -> detections in each original image's pixels, masks as
+"""Converts detections on the padded, resized batch to pixels of the original images, with masks as
 COCO RLE.
 
 Letters: B images, D detections, m mask side (28), H W the original image.
@@ -14,12 +14,12 @@ from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 
 def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
-    """One dict an image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
-    pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Best
-    first, as the model gives them.
+    """One dict per image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
+    pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Sorted
+    by descending score.
 
-    All is moved to the host once, masks too: a GPU would wait for it some sixty times an image.
-    Memory: never detections x image area.
+    Everything is copied to the host at once, including masks: separate copies would stall a GPU
+    about sixty times per image. Memory never grows as detections x image area.
     """
     filled = {key: value.detach().cpu() for key, value in detections.items()}
     scales, sizes = batch["scales"].cpu(), batch["original_sizes"].cpu()
@@ -41,7 +41,7 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
 
 
 def original_boxes(boxes: Tensor, scale: Tensor, height: int, width: int) -> Tensor:
-    """D 4 in pixels of the batch -> D 4 in pixels of the original image, inside of it; `scale` is
+    """D 4 in pixels of the batch -> D 4 in pixels of the original image, clipped to it; `scale` is
     (y, x).
     """
     boxes = boxes / scale.flip(0).repeat(2)

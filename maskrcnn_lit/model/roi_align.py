@@ -1,8 +1,8 @@
-"""Features of regions of any size at one size: RoIAlign (Mask R-CNN, section 3) on the level that
-fits each region.
+"""RoIAlign (Mask R-CNN, section 3): features of fixed size for regions of any size, from the
+pyramid level that fits each.
 
-Letters: B images, C channels, R regions of all images, s output side, n sample points a bin side, h
-w a level's cells.
+Letters: B images, C channels, R regions of all images, s output side, n sample points per bin side
+(sampling_ratio), h w the cells of a level.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
-CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN, equation 1: a region of 224 pixels reads p4
+CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN, equation 1: a region of 224 pixels uses p4
 
 
 def level_of(boxes: Tensor, levels: int) -> Tensor:
@@ -25,7 +25,7 @@ def level_of(boxes: Tensor, levels: int) -> Tensor:
 
 
 class RoIs(NamedTuple):
-    """Regions to be brought to s x s features."""
+    """Regions to pool to s x s features."""
 
     boxes: Tensor  # R 4, pixels
     image: Tensor  # R int64, the image of each
@@ -40,19 +40,19 @@ def roi_align(
     points: int = 2,
     aligned: bool = False,
 ) -> list[Tensor]:
-    """p2.., each B C h w -> R C s s for each of the `wanted`: one call for both heads has one
-    gradient to hold.
+    """p2.., each B C h w -> R C s s for each entry of `wanted`: one call for both heads stores one
+    gradient.
 
     A bin is the mean of points x points bilinear samples of one level, as in
-    `torchvision.ops.roi_align`. All levels lie in one table of rows of C numbers; each output cell
-    is a weighted sum of 4 points^2 of its rows. So no shape depends on which level a region reads,
-    and one call serves all levels.
+    `torchvision.ops.roi_align`. All levels are concatenated into one table with rows of C numbers;
+    each output cell is a weighted sum of 4 points^2 rows. So shapes do not depend on the levels of
+    the regions, and one call handles all levels.
 
-    Args: points: samples a side of a bin; 0: as many as the bin has cells, as Detectron2 takes
-        them. How many that is depends on the data, so then it is torchvision's operator, level by
-        level. aligned: the center of a cell lies at half a cell, and a region may be smaller than
-        one (Detectron2); otherwise at its corner, and it is a cell wide at least (the first
-        RoIAlign, and torchvision's models).
+    Args: points: samples per side of a bin (sampling_ratio); 0: as many as the bin has cells, as in
+    Detectron2; this depends on the data, so it uses torchvision's operator for each level. aligned:
+    cell centers are at half-integer coordinates, and a region may be smaller than a cell
+    (Detectron2); otherwise at the corners, and a region is at least one cell wide (the original
+    RoIAlign, and torchvision's models).
     """
     if points == 0:
         return [_as_many_as_cells(pyramid, regions, strides, aligned) for regions in wanted]
@@ -64,7 +64,7 @@ def roi_align(
         layout = _constant_layout(cells, tuple(strides), rows.device)
         tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
-        # A GPU sorts them in the backward pass, all bits of them.
+        # A GPU sorts the indices in the backward pass, so smaller integers are faster.
         index = index.to(index_type(len(rows)))
     out = F.embedding_bag(
         index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype)
@@ -78,7 +78,7 @@ def roi_align(
 
 
 def index_type(rows: int) -> torch.dtype:
-    """The smaller type of integers that can number so many rows."""
+    """The smallest integer type that can index `rows` rows."""
     return torch.int32 if rows <= torch.iinfo(torch.int32).max else torch.int64
 
 
@@ -100,7 +100,7 @@ def _as_many_as_cells(
     return out
 
 
-@torch.compiler.assume_constant_result  # what compiled regions hold, and do not make
+@torch.compiler.assume_constant_result  # a constant in compiled code
 def _constant_layout(
     cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device
 ) -> Tensor:
@@ -109,12 +109,12 @@ def _constant_layout(
 
 @lru_cache(
     maxsize=64
-)  # a few padded sizes: a tensor made anew would be a copy to the device in each step
+)  # one for each padded size: creating it in each step would copy it to the device
 def _layout(
     cells: tuple[tuple[int, int, int], ...], strides: tuple[int, ...], device: torch.device
 ) -> Tensor:
-    """Of each level height, width, first row in the table, stride: 4 L int64. `cells` has B, h, w
-    of each.
+    """For each level height, width, first row in the table, stride: 4 L int64. `cells`: B, h, w of
+    each.
     """
     images, heights, widths = torch.tensor(cells).unbind(1)
     rows = images * heights * widths
@@ -124,11 +124,11 @@ def _layout(
 def _rows_and_weights(
     layout: Tensor, wanted: RoIs, points: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Which rows of the table, and how much of each: both (R s s) (n 2 n 2)."""
+    """The rows of the table and their weights: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted
     regions = len(boxes)
     height, width, start, stride = layout[:, level_of(boxes, layout.shape[1])]  # R of each
-    first = start + image * height * width  # R: the first row of the level's map of this image
+    first = start + image * height * width  # R: the first row of this image's map at the level
     scaled = boxes / stride[:, None] - (0.5 if aligned else 0)
     least = 0 if aligned else 1
     y, y_weight = _neighbors(scaled[:, 1], scaled[:, 3], height, size, points, least)
@@ -152,9 +152,9 @@ def _neighbors(
     low: Tensor, high: Tensor, extent: Tensor, size: int, points: int, least: int
 ) -> tuple[Tensor, Tensor]:
     """The two cells beside each sample point of one axis and their weights: each R (s n) 2. A
-    region is `least` cells wide at least.
+    region is at least `least` cells wide.
 
-    Points more than a cell outside of the map count nothing; the others are held at its edge.
+    Points more than one cell outside of the map have weight 0; others are clamped to its edge.
     """
     step = (torch.arange(size * points, device=low.device, dtype=low.dtype) + 0.5) / (size * points)
     at = low[..., None] + step * (high - low).clamp(min=least)[..., None]

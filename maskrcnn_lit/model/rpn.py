@@ -1,8 +1,8 @@
 """The region proposal network: pyramid -> objectness and deltas of anchors -> proposals (Faster
 R-CNN, section 3.1).
 
-Letters: B images, C channels, L levels, a anchors a cell, A anchors of all levels, P proposals an
-image, G instances.
+Letters: B images, C channels, L levels, a anchors per cell, A anchors of all levels, P proposals
+per image, G instances.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from maskrcnn_lit.model.sampling import ANCHORS, MAX_SAMPLE, random_keys, sample
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
 
-MIN_SIDE = 1e-3  # pixels; a proposal without area is none
+MIN_SIDE = 1e-3  # pixels; smaller proposals are removed
 
 
 PHASES = ("train", "test")
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 
 class AnchorSample(NamedTuple):
-    """A sample of anchors and what each should become."""
+    """Sampled anchors and their targets."""
 
     indices: Tensor  # B S int64 into A
     targets: Tensor  # B S 4, deltas onto the matched object
@@ -49,11 +49,11 @@ class RPN(nn.Module):
 
     Args: channels: of the pyramid. anchors_per_cell: number of aspect ratios. depth: number of the
         3x3 convolutions. object_iou, background_iou, batch_size, positive_fraction: section 3.1.3
-        of Faster R-CNN; a sample an image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
-        pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
-        `train` and `test`.
+        of Faster R-CNN; per image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN). pre_nms,
+        post_nms: number of best proposals before NMS (per level) and after (per image), for `train`
+        and `test`.
 
-    Raises UserError for values of the wrong kind or range.
+    Raises UserError for values of the wrong type or range.
     """
 
     def __init__(
@@ -102,8 +102,8 @@ class RPN(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
         """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
-        # The two 1x1 convolutions as one: the hidden map is read once, and has one gradient.
-        # Tensor cores take channels by eights, so channels of zeros fill them up.
+        # Run the two 1x1 convolutions as one, to read the hidden map once and have one gradient.
+        # Tensor cores need multiples of eight channels, so pad with zero channels.
         own = [len(self.objectness.weight), len(self.deltas.weight)]
         fill = -sum(own) % 8
         weight = torch.cat([self.objectness.weight, self.deltas.weight])
@@ -138,7 +138,7 @@ class RPN(nn.Module):
         """The best proposals: boxes B P 4 in pixels, logits B P, valid B P bool; `phase` is "train"
         or "test". static_shapes: see `boxes.can_sync`.
 
-        Images with fewer than P are padded with boxes of zeros.
+        Images with fewer than P proposals are padded with zero boxes.
         """
         boxes, logits, real = [], [], []
         sizes = prediction.level_sizes
@@ -153,21 +153,20 @@ class RPN(nn.Module):
             boxes.append(proposals)
             logits.append(best)
             real.append((proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1))
-        # A box without area overlaps nothing, so it can take part.
+        # A box without area overlaps nothing, so it may stay in NMS.
         stays = nms_per_level(boxes, self.nms_iou, static_shapes=static_shapes)
         keep = [own & there for own, there in zip(stays, real, strict=True)]
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
-        # Chosen, not multiplied: the boxes of a network that has diverged are NaN, and no table has
-        # such a row.
+        # where, not a product: boxes of a diverged network are NaN, which must not become an index.
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
 
     @torch.no_grad()
     def sample_anchors(
         self, anchors: Tensor, batch: Batch, static_shapes: bool = False
     ) -> AnchorSample:
-        """Draw from A 4 anchors, and match them. static_shapes: see `boxes.can_sync`."""
+        """Match A 4 anchors and sample from them. static_shapes: see `boxes.can_sync`."""
         index, kind = match(
             anchors[None],
             batch["boxes"],
@@ -178,7 +177,7 @@ class RPN(nn.Module):
             keep_best=True,
             static_shapes=static_shapes,
         )
-        # Anchors reach out of an unreadable image, so its crowd region does not cover them all.
+        # Anchors extend beyond an unreadable image, so its crowd region does not cover them all.
         kind = torch.where(batch["readable"][:, None], kind, IGNORED)
         keys = random_keys(batch["seeds"], ANCHORS, kind.shape[1])
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
@@ -200,10 +199,10 @@ class RPN(nn.Module):
 
 
 def _check_counts(name: str, counts: Any) -> None:
-    """Of proposals, by phase: conf/model/mask_rcnn.yaml."""
+    """Check pre_nms or post_nms: one number for each phase (conf/model/mask_rcnn.yaml)."""
     if not isinstance(counts, Mapping) or set(counts) != set(PHASES):
         raise UserError(
-            f"model.rpn.{name}={counts} must have one number each for {' and '.join(PHASES)}"
+            f"model.rpn.{name}={counts} must have one number for each of {' and '.join(PHASES)}"
         )
     for phase, count in counts.items():
         check_whole(1, MAX_SAMPLE, **{f"model__rpn__{name}__{phase}": count})

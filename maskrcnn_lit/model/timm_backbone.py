@@ -1,4 +1,4 @@
-"""Any model of timm that gives feature maps -> c2..c5 (extra `timm`). Letters: B images, C
+"""Backbones from timm: any model with feature maps -> c2..c5 (extra `timm`). Letters: B images, C
 channels, H W the image.
 """
 
@@ -24,17 +24,17 @@ from maskrcnn_lit.model.backbone import (
 from maskrcnn_lit.model.norms import replace_norms
 from maskrcnn_lit.storage.download import file_digest
 
-UNUSUAL = 0x20170320  # a seed that no published weights began with
+UNUSUAL = 0x20170320  # a seed that no published weights used
 
 
 class TimmBackbone(nn.Module):
     """Image -> [c2, c3, c4, c5] of a timm model; `channels` and `strides` are measured on a dummy
     pass.
 
-    Args: name: as timm.list_models() has it. norm, freeze_at: as in Backbone. A stage is what its
-        map depends on and the map before does not. weights: what `load_pretrained` shall load:
-        "imagenet" (the model's default weights; another tag goes with the name,
-        `resnet50.a1_in1k`), or a file; None or "none" leaves it random. options: of
+    Args: name: from timm.list_models(). norm, freeze_at: as in Backbone. A stage has the parameters
+    that its map depends on and the previous map does not. weights: the weights for
+    `load_pretrained`: "imagenet" (the model's default weights; add a tag to the name for others,
+    `resnet50.a1_in1k`), or a file; None or "none": random. options: of
         timm.create_model, for example {"strict_img_size": false} for Swin.
     """
 
@@ -69,12 +69,12 @@ class TimmBackbone(nn.Module):
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
             raise UserError(
-                f"backbone {name} has maps at strides {reductions}, and a pyramid needs {list(STRIDES)}: choose "
+                f"backbone {name} has maps at strides {reductions}, but a pyramid needs {list(STRIDES)}: use "
                 "another timm model, a convolutional or hierarchical one"
             )
         self._maps = [
             len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES
-        ]  # the last at each
+        ]  # the last map at each stride
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         try:
             if frozen:
@@ -82,8 +82,7 @@ class TimmBackbone(nn.Module):
             self.channels, self.strides = measure(self)
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise UserError(
-                f"backbone {name} does not take an image of {SIDE} x {SIDE} ({_line(error)}), and a detector's are of "
-                "any size: try 'backbone.options={strict_img_size: false}', or choose another timm model"
+                f"backbone {name} does not accept an image of {SIDE} x {SIDE} pixels ({_line(error)}), but a detector's images have any size: try 'backbone.options={{strict_img_size: false}}', or use another timm model"
             ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -93,7 +92,7 @@ class TimmBackbone(nn.Module):
         return [m.permute(0, 3, 1, 2) for m in chosen] if self._channels_last else chosen
 
     def train(self, mode: bool = True) -> "TimmBackbone":
-        """Frozen stages stay in evaluation."""
+        """Frozen stages stay in evaluation mode."""
         super().train(mode)
         keep_frozen(self.body)
         return self
@@ -101,18 +100,17 @@ class TimmBackbone(nn.Module):
     def load_pretrained(
         self, state: Mapping[str, Tensor] | None
     ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Load the state dict of a whole model of timm, as it was published (None: from timm's hub,
-        into its cache), and tell the mean and the standard deviation of the pixels, R G B, that it
-        was trained with.
+        """Load the published state dict of a full timm model (None: download it from timm's hub
+        into its cache); return the mean and the standard deviation of R G B in its training.
 
-        Raises: UserError: the state dict is of another model, the hub cannot be reached, it has no
-            weights for the model.
+        Raises: UserError: the state dict belongs to another model, the hub cannot be reached or has
+        no weights for the model.
         """
         refuse_group_norm(self.norm)
         whose = "from its hub" if state is None else "from the file"
         advice = f"give a file with timm's weights of {self.name}, backbone.weights=FILE"
-        if state is not None and not state:  # timm would ask its hub
-            raise UserError(f"there are no weights in the file: {advice}")
+        if state is not None and not state:  # timm would access its hub
+            raise UserError(f"the file has no weights: {advice}")
         overlay = {} if state is None else {"pretrained_cfg_overlay": {"state_dict": dict(state)}}
         with torch.random.fork_rng(devices=[]):
             random = self._build_seeded()
@@ -120,7 +118,7 @@ class TimmBackbone(nn.Module):
                 pretrained = self._build_seeded(pretrained=True, **overlay)
             except (
                 Exception
-            ) as error:  # of the hub, of timm's filters: another model's weights can raise anything
+            ) as error:  # from the hub or timm's filters: weights of another model can raise anything
                 raise UserError(
                     f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
                     f"{'check the network and the name, or ' if state is None else ''}{advice}"
@@ -135,8 +133,7 @@ class TimmBackbone(nn.Module):
         ]
         if left:
             raise UserError(
-                f"the weights {whose} are not those of timm's {self.name}: {len(left)} of {len(layers)} layers are not "
-                f"in them ({left[0]} and so on); {advice}"
+                f"the weights {whose} are not those of timm's {self.name}: {len(left)} of {len(layers)} layers are missing ({left[0]} and so on): {advice}"
             )
         config = pretrained.pretrained_cfg
         if state is None:
@@ -145,10 +142,10 @@ class TimmBackbone(nn.Module):
         return tuple(config["mean"]), tuple(config["std"])
 
     def _build_seeded(self, **pretrained: Any) -> Any:
-        """The same each time, but for what is pretrained: timm leaves a layer random that it finds
-        no weights for.
+        """Build with a fixed seed, to detect layers for which timm has no weights and leaves random
+        values.
         """
-        torch.default_generator.manual_seed(UNUSUAL)  # of the CPU alone
+        torch.default_generator.manual_seed(UNUSUAL)  # of the CPU only
         return self._build(**pretrained)
 
     def _build(self, **pretrained: Any) -> Any:
@@ -169,8 +166,8 @@ class TimmBackbone(nn.Module):
         return body
 
     def _parameters_by_stage(self, reductions: list[int]) -> list[list[nn.Parameter]]:
-        """Of the stem and of c2..c5: the stem is what the map at stride 2 depends on, or where
-        there is none (patches of 4 x 4), the first module.
+        """The parameters of the stem and of c2..c5: the stem has those that the map at stride 2
+        depends on, or without such a map (patches of 4 x 4), the first module.
         """
         self.body.eval()
         maps = self.body(torch.zeros(1, 3, SIDE, SIDE))
@@ -190,7 +187,7 @@ class TimmBackbone(nn.Module):
             children = list(self.body.named_children())
             first = children[0][0].split("_")[
                 0
-            ]  # stem_0, stem_1: timm joins what it has flattened by "_"
+            ]  # stem_0, stem_1: timm joins flattened names by "_"
             stem = {
                 p
                 for name, child in children
@@ -206,7 +203,7 @@ class TimmBackbone(nn.Module):
 
 
 def check_hub_file(repository: str) -> None:
-    """The hub's cache names a file by its hash: raise UserError for one that has another."""
+    """The hub's cache names files by hash: raise UserError if a file does not match its name."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -218,10 +215,10 @@ def check_hub_file(repository: str) -> None:
             and file_digest(path, "sha256") != path.name
         ):
             raise UserError(
-                f"{path} is not the file that was published, its sha256 is another: remove it, then try again"
+                f"checksum mismatch: {path} differs from the published file; remove it and try again"
             )
 
 
 def _line(error: Exception) -> str:
-    """The first of its lines, with the next where that begins a list."""
+    """The first line of the message, and the second if the first introduces a list."""
     return " ".join(re.findall(r"\A(?:.*:\n)?.*", str(error))[0].split()) or type(error).__name__

@@ -1,8 +1,8 @@
 """The annotations of a COCO json, checked one by one, as flat columns.
 
-All geometry is checked and bounded here, once: what comes out is finite, has a box that reaches
-into its image and ends 1e7 px from it at most, and no polygon is farther from the image than the
-image's longer side.
+All geometry is checked and bounded here, once: coordinates are finite, boxes overlap their image
+and extend at most 1e7 px beyond it, and polygons are no farther from the image than its longer
+side.
 """
 
 from array import array
@@ -30,13 +30,13 @@ from maskrcnn_lit.data.coco.rasterize import (
     polygons_rle,
 )
 
-IGNORED = "ignored region"  # the change that is no mistake
+IGNORED = "ignored region"  # the only change that is not a mistake in the json
 
-_LAST = -(2**62)  # category ids that are text have numbers from here on until they have a label
+_LAST = -(2**62)  # text category ids get numbers from here until labels are assigned
 
-_FARTHEST = 1e7  # px: no side of a box is farther from the image's corner
+_FARTHEST = 1e7  # px: limit for the sides of a box
 
-_NORMALIZED = 1.01  # no coordinate above this: taken for shares of the image's sides
+_NORMALIZED = 1.01  # coordinates up to this are assumed to be normalized to 0..1
 
 _FLAGS = ("iscrowd", "ignore")
 
@@ -49,13 +49,13 @@ class ImageEntry(NamedTuple):
     width: int
     name: str
     url: str = ""  # its coco_url
-    entry: int = 0  # place in the json's list
-    key: int | str | None = None  # what annotations call it, if not by `id`
+    entry: int = 0  # position in the json's list
+    key: int | str | None = None  # the id in the annotations, if it differs from `id`
 
 
 class Columns:
-    """The sound annotations in the order of the file, one growing C array a column (no Python
-    object each).
+    """The valid annotations in the order of the file, one growing C array per column (no Python
+    object per value).
     """
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class Columns:
             array("q"),
             array("b"),
         )
-        self.entries = array("q")  # places in the json's list
+        self.entries = array("q")  # positions in the json's list
         self.doubtful = array("b")  # whether the mask may have no pixel in the box
         self.areas, self.boxes = array("d"), array("d")  # boxes: x y w h
         self.part_ends, self.coordinate_ends, self.coordinates = array("q"), array("q"), array("d")
         self.run_ends, self.runs = array("q"), array("I")
-        self.category_texts: dict[int, str] = {}  # of `labels` before `label_annotations`
+        self.category_texts: dict[int, str] = {}  # text ids of `labels`, until `label_annotations`
 
 
 class _Outline(NamedTuple):
@@ -79,8 +79,8 @@ class _Outline(NamedTuple):
 
 
 class _Reader:
-    """Reads entry by entry into columns; what is wrong goes into `faults`, what is read otherwise
-    than written into `changes`.
+    """Reads entry by entry into columns; invalid entries are added to `faults`, corrected ones to
+    `changes`.
     """
 
     def __init__(self, images: list[ImageEntry], faults: list[Fault], changes: list[Fault]) -> None:
@@ -93,11 +93,11 @@ class _Reader:
         }
         self._seen: set[int] = set()
         self._codes: dict[str, int] = {}  # category ids that are text -> numbers
-        self._unnumbered: list[tuple[int, str, str]] = []  # place in the columns, kind, why
-        self._notes: list[tuple[int, str, str]] = []  # place in the columns, kind, what
+        self._unnumbered: list[tuple[int, str, str]] = []  # row in the columns, kind, reason
+        self._notes: list[tuple[int, str, str]] = []  # row in the columns, kind, detail
 
     def read(self, entry_index: int, entry: Any) -> None:
-        """Take entry number `place` of the json's list."""
+        """Read entry number `entry_index` of the json's list."""
         number, name = None, "?"
         first_note = len(self._notes)
         try:
@@ -139,7 +139,7 @@ class _Reader:
         columns.run_ends.append(len(columns.runs))
 
     def finish(self) -> Columns:
-        """Number what has no id of its own, and report the changes."""
+        """Assign missing ids and report the changes."""
         columns = self.columns
         free = (number for number in count(1) if number not in self._seen)
         for n, kind, why in self._unnumbered:
@@ -152,7 +152,7 @@ class _Reader:
         return columns
 
     def _note(self, kind: str, detail: str) -> None:
-        """Of the annotation that is being read."""
+        """Record a change to the current annotation."""
         self._notes.append((len(self.columns.images), kind, detail))
 
     def _category(self, key: int | str) -> int:
@@ -186,7 +186,7 @@ class _Reader:
     def _crowd(self, entry: dict[str, Any]) -> bool:
         ignored = flag(entry, "ignore")
         if ignored:
-            self._note(IGNORED, "ignore is set: it counts as a crowd region does")
+            self._note(IGNORED, "ignore is set: it counts as a crowd region")
         return flag(entry, "iscrowd") or ignored
 
     def _area(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> float:
@@ -196,7 +196,7 @@ class _Reader:
         own = _pixels(outline, image)
         if given is None or area == own:
             return own
-        self._note("impossible area", f"area {shown(given)}; that of the mask, {own:g}, counts")
+        self._note("impossible area", f"area {shown(given)}; the mask's area, {own:g}, is used")
         return own
 
     def _box(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> list[float]:
@@ -233,7 +233,7 @@ class _Reader:
         if not isinstance(value, list) or not value:
             raise BadEntryError(
                 "no segmentation",
-                "neither polygons nor an RLE: masks cannot be learnt from a box alone",
+                "neither polygons nor an RLE: a box alone does not define a mask",
             )
         parts, bad = [], list[BadEntryError]()
         for part in value:
@@ -283,10 +283,10 @@ def read_annotations(
     faults: list[Fault],
     changes: list[Fault] | None = None,
 ) -> Columns:
-    """The sound annotations, with category ids for labels.
+    """The valid annotations, with category ids as labels.
 
-    Ids decide nothing: an annotation without one, or with that of an earlier one, gets a free
-    number. `faults` and `changes` are added to.
+    An annotation without an id, or with a duplicate, gets a free number. `faults` and `changes` are
+    extended.
     """
     reader = _Reader(images, faults, [] if changes is None else changes)
     for entry_index, entry in enumerate(entries):
@@ -301,9 +301,10 @@ def label_annotations(
     faults: list[Fault],
     keys: dict[int | str, int] | None = None,
 ) -> None:
-    """Labels 1..K for category ids, in place; 0 for a category that there is not, which is a fault.
+    """Replace category ids by labels 1..K, in place; an unknown category is a fault and gets label
+    0.
 
-    keys: what annotations call a category -> its id, where the two differ.
+    keys: the category's id in annotations -> its id, where the two differ.
     """
     labels: dict[int | str, int] = {category.id: n for n, category in enumerate(categories, 1)}
     for key, number in (keys or {}).items():
@@ -334,7 +335,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _extent(outline: _Outline, image: ImageEntry) -> list[float]:
-    """x y w h of what the outline covers."""
+    """x y w h of the outline."""
     if outline.runs is None:
         points = np.concatenate([np.frombuffer(part, np.float64) for part in outline.parts])
         low, high = points.reshape(-1, 2).min(0), points.reshape(-1, 2).max(0)
@@ -354,7 +355,7 @@ def _rle_extent(runs: NDArray[np.uint32], height: int) -> tuple[int, int, int, i
     if not len(ends):
         return None
     columns = begins // height, ends // height
-    if (columns[0] != columns[1]).any():  # a run that goes on in the next column
+    if (columns[0] != columns[1]).any():  # a run that continues in the next column
         top, bottom = 0, height
     else:
         top, bottom = int((begins % height).min()), int((ends % height).max()) + 1
@@ -376,7 +377,7 @@ def _surely_inside(outline: _Outline, box: list[float], image: ImageEntry) -> bo
 
 
 def _check_scale(box: list[float], outline: _Outline, image: ImageEntry) -> None:
-    """Coordinates from 0 to 1 are no pixels."""
+    """Raise BadEntryError for coordinates that are normalized to 0..1."""
     if min(image.width, image.height) < 4:
         return
     furthest = [max(box[0] + box[2], box[1] + box[3])]
@@ -403,7 +404,7 @@ def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
     except (TypeError, ValueError, OverflowError):
         raise BadEntryError("broken segmentation", "the RLE's counts are damaged") from None
     pixels = image.height * image.width
-    # each alone, too: a sum of huge ones wraps round
+    # check each: a sum of huge runs would overflow
     if runs.ndim != 1 or ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
         raise BadEntryError(
             "broken segmentation", "the RLE's counts do not add up to the image's pixels"
@@ -412,7 +413,7 @@ def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
 
 
 def _pixels(outline: _Outline, image: ImageEntry) -> float:
-    """How many the mask has."""
+    """The number of pixels in the mask."""
     if outline.runs is not None:
         return float(outline.runs[1::2].sum(dtype=np.int64))
     parts = [np.frombuffer(part, np.float64) for part in outline.parts]

@@ -1,10 +1,10 @@
 """A COCO json as flat arrays in memory-mapped files: written once, opened in milliseconds, shared
 by processes.
 
-A folder is named by the hash of the json that it was made from, so it is never out of date. Its
-meta.json, which carries its own digest, has the size, the shape and the CRC-32 of each block of
-every file: no damaged byte is ever returned. Files of at most _SMALL bytes and those that have a
-row for each image are checked when they are opened, the blocks of others when they are first read.
+A folder is named by the hash of its json, so it is never out of date. Its meta.json, which carries
+its own digest, has the size, shape and block CRC-32s of every file: damaged bytes are never
+returned. Files of at most _SMALL bytes and files with one row per image are checked on opening,
+blocks of other files on first use.
 Letters: I images, N annotations.
 """
 
@@ -37,16 +37,16 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 3  # of the arrays; another number makes other folders
+FORMAT = 3  # version of the arrays; part of the folder name
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
 
-_SMALL = 2**20  # bytes: a file up to this size is checked as a whole when it is opened
+_SMALL = 2**20  # bytes: files up to this size are checked on opening
 
 
 class Names(Sequence[str]):
-    """Strings in one flat array of bytes, in the order that `spans` (I 2: begin, end) says."""
+    """Strings stored in one flat byte array, in the order of `spans` (I 2: begin, end)."""
 
     def __init__(self, text: NDArray[np.uint8], spans: Ints) -> None:
         self.text, self.spans = text, spans
@@ -67,12 +67,12 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Arrays:
-    """Images by file name, the annotations of each by box, label and area: ids and the order in the
-    json decide nothing, but between equal names and equal annotations.
+    """Images sorted by file name, annotations of an image by box, label and area. Ids and the order
+    in the json matter only for equal names and equal annotations.
     """
 
     image_ids: Ints  # I, as in the json
-    image_order: Ints  # I: place in the json's list
+    image_order: Ints  # I: position in the json's list
     heights: Ints  # I
     widths: Ints  # I
     name_text: NDArray[np.uint8]
@@ -85,8 +85,8 @@ class Arrays:
     crowd: NDArray[np.bool_]  # N
     areas: Floats  # N
     boxes: Floats  # N 4: x y w h as in the json
-    order: Ints  # N: place in the json's list
-    doubtful: NDArray[np.bool_]  # N: its mask may have no pixel in its box
+    order: Ints  # N: position in the json's list
+    doubtful: NDArray[np.bool_]  # N: whether the mask may have no pixel in the box
     part_spans: Ints  # N 2: its polygons, rows of coordinate_spans; none for an RLE
     coordinate_spans: Ints  # polygons 2: begin, end in coordinates
     coordinates: Floats  # x y x y ...
@@ -95,27 +95,27 @@ class Arrays:
 
 
 class OriginalCategory(NamedTuple):
-    """A class as the json has it, where `classes.choose_classes` has chosen among them."""
+    """A class of the json, before `classes.choose_classes`."""
 
     id: int
     name: str
-    chosen: str | None  # its name here; None: it is left out
-    objects: int  # in the whole json, crowd regions included
+    chosen: str | None  # its new name; None: left out
+    objects: int  # in the full json, including crowd regions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """All that is sound in a json, and the faults of the rest."""
+    """The valid entries of a json, and the faults of the others."""
 
     folder: Path
     categories: tuple[Category, ...]  # of labels 1..K
     faults: tuple[Fault, ...]
-    changes: tuple[Fault, ...]  # what is read otherwise than it is written
+    changes: tuple[Fault, ...]  # corrected entries
     arrays: Arrays
-    originals: tuple[OriginalCategory, ...] = ()  # none: the classes are as in the json
+    originals: tuple[OriginalCategory, ...] = ()  # empty: the classes are those of the json
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_packed, (self.folder,)  # a process that is not forked maps the files, too
+        return open_packed, (self.folder,)  # a spawned process maps the files again
 
     @property
     def names(self) -> Names:
@@ -124,12 +124,12 @@ class Packed:
 
     @property
     def key(self) -> str:
-        """Names what was packed: equal for equal json files."""
+        """A name for the content: equal for equal json files."""
         return self.folder.name
 
 
 def pack(instances: Instances) -> Arrays:
-    """Sorted arrays of what a json holds."""
+    """Sorted arrays of a json's instances."""
     columns, images = instances.annotations, instances.images
     order = sorted(range(len(images)), key=lambda i: images[i].name)
     entries = [images[i] for i in order]
@@ -139,8 +139,8 @@ def pack(instances: Instances) -> Arrays:
     boxes = _column(columns.boxes, np.float64).reshape(-1, 4)
     owners = _column(columns.images, np.int64)
     image = rank[owners] if len(owners) else owners
-    by = np.lexsort((areas, labels, *boxes.T[::-1], image))  # the last key counts first
-    by = by[labels[by] > 0]  # 0: of no category
+    by = np.lexsort((areas, labels, *boxes.T[::-1], image))  # the last key is the primary one
+    by = by[labels[by] > 0]  # 0: unknown category
     name_text, name_spans = _texts([entry.name for entry in entries])
     url_text, url_spans = _texts([entry.url for entry in entries])
     return Arrays(
@@ -168,14 +168,14 @@ def pack(instances: Instances) -> Arrays:
     )
 
 
-_SURE = 1.5  # px: a shape that holds a circle of this radius covers the center of a pixel, and
+_SURE = 1.5  # px: a shape that contains a circle of this radius covers a pixel center, even
 
-_SLACK = 0.5  # px: still does where it reaches this far beyond its box
+_SLACK = 0.5  # px: if it extends this far beyond its box
 
 
 def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
-    """N, in the order of the file: whether a mask may have no pixel inside of its box, since it is
-    thin, or reaches beyond the box.
+    """N, in the order of the file: whether a mask may have no pixel in its box, because it is thin
+    or extends beyond the box.
 
     The largest circle in a shape has a radius of its area over the length of its outline, or more.
     """
@@ -186,8 +186,8 @@ def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
     starts = spans[:, 0]
     x, y = _column(columns.coordinates, np.float64).reshape(-1, 2).T
     after = np.arange(1, len(x) + 1)
-    after[-1:] = 0  # of points that belong to no part, if there are any
-    after[spans[:, 1] - 1] = starts  # behind the last point comes the first
+    after[-1:] = 0  # for trailing points that belong to no part
+    after[spans[:, 1] - 1] = starts  # the last point connects to the first
     areas = np.abs(np.add.reduceat(x * y[after] - x[after] * y, starts)) / 2
     lengths = np.add.reduceat(np.hypot(x[after] - x, y[after] - y), starts)
     boxes = _column(columns.boxes, np.float64).reshape(-1, 4)
@@ -202,18 +202,18 @@ def doubtful_masks(columns: Columns) -> NDArray[np.bool_]:
 
 
 def open_json(source: Source, name: str, cache: Path, measure: Measure | None = None) -> Packed:
-    """The packed form of the json `name` of `source`, in `cache`/index; the first time it is read
-    and written there, and again where what lies there is damaged. What depends on image files that
-    were measured is read each time.
+    """Open the packed form of the json `name` of `source` in `cache`/index; pack it first if it is
+    missing or damaged there. A json without image sizes, which are measured from the files, is read
+    every time.
 
     Raises:
-        UserError: there is no such file, or it is no COCO instances json.
+        UserError: the file does not exist, or is not a COCO instances json.
     """
     where = f"{source.where}/{name}"
     stamp = source.stamp(name)
     seen = (
         cache / "index" / f"{hashlib.sha256(where.encode()).hexdigest()[:16]}.json"
-    )  # which key the file had
+    )  # the key of the file
     packed = None if stamp is None else _reopen(seen, stamp)
     if packed is not None:
         return packed
@@ -231,10 +231,9 @@ def open_json(source: Source, name: str, cache: Path, measure: Measure | None = 
 
 
 def cannot_write(folder: Path, error: OSError) -> UserError:
-    """The error to raise where the packed annotations find no place."""
+    """The error for a folder that cannot be written."""
     return UserError(
-        f"the packed annotations cannot be written to {folder} ({error}): make room there, or "
-        "name another folder, data.cache_dir=DIR"
+        f"the packed annotations cannot be written to {folder} ({error}): free space there, or set another folder, data.cache_dir=DIR"
     )
 
 
@@ -256,7 +255,7 @@ def _read(source: Source, name: str) -> bytes:
 
 
 def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tuple[Packed, bool]:
-    """The packed json, and whether it depends on image files that were measured."""
+    """The packed json, and whether it depends on measured image files."""
     folder = cache / "index" / f"{hashlib.sha256(data).hexdigest()[:32]}-{FORMAT}"
     packed = open_if_intact(folder)
     if packed is not None:
@@ -273,8 +272,8 @@ def _pack(data: bytes, where: str, cache: Path, measure: Measure | None) -> tupl
 
 
 def _pack_again(source: Remote, name: str, cache: Path) -> Packed:
-    """As `_pack` with a new copy: the one in the cache may be the page of a proxy.
-    One that cannot be parsed either does not stay in the cache.
+    """As `_pack`, with a new download: the cached copy may be a proxy's error page. A copy that
+    cannot be parsed is removed from the cache.
     """
     source.forget(name)
     try:
@@ -285,7 +284,7 @@ def _pack_again(source: Remote, name: str, cache: Path) -> Packed:
 
 
 def _reopen(seen: Path, stamp: tuple[int, int]) -> Packed | None:
-    """What the file with this `stamp` was packed into; None: unknown, changed since, or damaged."""
+    """The packed form of the file with this `stamp`; None: unknown, changed or damaged."""
     try:
         entry = read_sealed_json(seen)
     except (OSError, DamagedFileError):
@@ -296,7 +295,7 @@ def _reopen(seen: Path, stamp: tuple[int, int]) -> Packed | None:
 
 
 def open_if_intact(folder: Path) -> Packed | None:
-    """What lies in `folder`; None: nothing, or it is damaged, and then it is removed."""
+    """Open the packed json in `folder`; None if it is missing, or damaged (it is then removed)."""
     if not folder.is_dir():
         return None
     try:
@@ -306,7 +305,7 @@ def open_if_intact(folder: Path) -> Packed | None:
 
 
 def write_packed(folder: Path, instances: Instances) -> None:
-    """`write_arrays` of what a json holds."""
+    """Write the arrays of a json's instances, see `write_arrays`."""
     write_arrays(
         folder,
         pack(instances),
@@ -325,8 +324,8 @@ def write_arrays(
     changes: Sequence[Fault],
     originals: Sequence[OriginalCategory] = (),
 ) -> None:
-    """Write the arrays under another name and rename the folder once it is whole. Where another
-    process was faster, its folder, which has the same content, stays.
+    """Write the arrays to a temporary folder and rename it when it is complete. If another process
+    was faster, its folder, which has the same content, is kept.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -359,7 +358,7 @@ def write_arrays(
 
 
 def _describe(file: Path, array: NDArray[Any]) -> dict[str, Any]:
-    """What `_mapped` needs to know of a file and to check it by."""
+    """The description of a file by which `_mapped` opens and checks it."""
     with open(file, "rb") as content:
         sums = [zlib.crc32(block) for block in iter(lambda: content.read(BLOCK), b"")]
     size = file.stat().st_size
@@ -373,7 +372,7 @@ def _describe(file: Path, array: NDArray[Any]) -> dict[str, Any]:
 
 
 def open_packed(folder: Path) -> Packed:
-    """What `write_packed` wrote, mapped and not read.
+    """Memory-map the files of `write_packed`.
 
     Raises:
         UserError: a file is missing or damaged. The folder is then removed.
@@ -396,18 +395,17 @@ def open_packed(folder: Path) -> Packed:
         raise _damaged(folder, str(error)) from None
     except OSError as error:
         raise UserError(
-            f"the packed annotations in {folder} cannot be read ({error}): name another folder, "
+            f"the packed annotations in {folder} cannot be read ({error}): set another folder, "
             "data.cache_dir=DIR"
         ) from None
 
 
 def _damaged(folder: Path, problem: str) -> UserError:
-    """The error to raise for a damaged folder, which is removed: what it holds can be made again."""
+    """The error for a damaged folder. The folder is removed, since it can be written again."""
     shutil.rmtree(folder, ignore_errors=True)
-    remedy = "remove it, and " if folder.exists() else "it was removed: "
+    remedy = "remove the folder and " if folder.exists() else "the folder was removed, "
     return UserError(
-        f"the packed annotations in {folder} are damaged ({problem}); {remedy}run the same command "
-        "again, which writes the folder again from the json"
+        f"the packed annotations in {folder} are damaged ({problem}): {remedy}run the same command again to write it from the json"
     )
 
 
@@ -415,10 +413,10 @@ def _mapped(file: Path, meta: dict[str, Any]) -> NDArray[Any]:
     """The array in `file`. Raises OSError or DamagedFileError."""
     size = file.stat().st_size
     if size != meta["size"]:
-        raise DamagedFileError(f"{file.name} has {size} bytes in place of {meta['size']}")
+        raise DamagedFileError(f"{file.name} has {size} bytes instead of {meta['size']}")
     mapped = np.asarray(np.memmap(file, np.uint8, "r")).view(np.ndarray)
     blocks = Blocks(file, mapped, meta["crc32"])
-    # slices of a memmap object cost five times as much as those of an array
+    # slicing a memmap object is five times slower than slicing an array
     array = mapped[meta["offset"] :].view(meta["dtype"]).reshape(meta["shape"])
     if size > _SMALL and file.stem not in _BY_IMAGE:
         return cast("NDArray[Any]", CheckedArray(array, meta["offset"], blocks))
@@ -426,16 +424,16 @@ def _mapped(file: Path, meta: dict[str, Any]) -> NDArray[Any]:
     return array
 
 
-# Arrays with a row for each image: they are used as a whole, not by slices.
+# Arrays with one row per image: they are used in full, not by slices.
 _BY_IMAGE = {"image_ids", "heights", "widths", "name_spans", "url_spans", "spans"}
 
 
 class Blocks:
-    """A mapped file and the CRC-32 of each of its blocks, which are compared once in a process."""
+    """A mapped file and the CRC-32 of each block; every block is checked once per process."""
 
     def __init__(self, file: Path, mapped: NDArray[np.uint8], sums: list[int]) -> None:
         self.file, self.mapped, self.sums = file, mapped, sums
-        self.sound = bytearray(len(sums))  # 1: was compared
+        self.sound = bytearray(len(sums))  # 1: checked
 
     def check(self, begin: int, end: int) -> None:
         """Raises DamagedFileError if one of the blocks of the bytes begin..end is damaged."""
@@ -448,10 +446,10 @@ class Blocks:
 
 
 class CheckedArray:
-    """An array of a large file, of which each block is checked before the first item in it is
-    returned. It is read by `[]`, or as a whole by `np.asarray`.
+    """An array of a large file that checks each block before it returns items of it. Read it with
+    `[]`, or in full with `np.asarray`.
 
-    Raises UserError where the file is damaged; its folder is then removed.
+    Raises UserError if the file is damaged; its folder is then removed.
     """
 
     def __init__(self, array: NDArray[Any], offset: int, blocks: Blocks) -> None:
@@ -480,7 +478,7 @@ class CheckedArray:
         return self.array
 
     def _check(self, begin: int, end: int) -> None:
-        """Rows begin..end."""
+        """Check the blocks of the rows begin..end."""
         if 0 <= begin < end <= len(self.array):
             try:
                 first = self.offset + begin * self._row
@@ -494,7 +492,7 @@ def _column(values: Any, dtype: Any) -> NDArray[Any]:
 
 
 def _spans(ends: Any) -> Ints:
-    """Begin, end of each of the pieces that lie one after the other."""
+    """Begin, end of each of consecutive pieces."""
     ends = np.asarray(ends, np.int64)
     return np.stack([np.r_[np.int64(0), ends[:-1]][: len(ends)], ends], 1)
 

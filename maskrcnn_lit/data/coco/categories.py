@@ -1,4 +1,4 @@
-"""The classes of a json and those of a trained model: matched by name."""
+"""Matches the classes of a json to those of a trained model by name."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.errors import UserError
 
-# begins the name of a class that no data has: a gap in COCO's ids, which torchvision's weights
-# count
+# prefix of classes that no data has: torchvision's weights include the gaps in COCO's ids
 UNUSED = "N/A"
 
 
@@ -24,18 +23,18 @@ def match_categories(
     where: str,
     used: Collection[int] | None = None,
 ) -> tuple[tuple[Category, ...], NDArray[np.int64]]:
-    """The trained table with the ids of `own`, and for each label of `own` (0..K) its label in that
-    table.
+    """The trained categories with the ids of `own`, and the trained label of each label of `own`
+    (0..K).
 
-    A trained class that `own` lacks gets an id that is free: there are no objects of it here. A
-    class of `own` that was not trained gets the label 0, if no object is of it.
+    A trained class that `own` lacks gets a free id: it has no objects here. A class of `own` that
+    was not trained gets the label 0 if it has no objects.
 
     Args:
-        own, trained: label l is entry l - 1; where: whose `own` are, for messages; used: the labels
-        of `own` that objects have; None: all.
+        own, trained: label l is entry l - 1; where: the source of `own`, for messages; used: the
+        labels of `own` that have objects; None: all.
 
     Raises:
-        UserError: no class is common to both, or objects are of a class that was not trained.
+        UserError: the two have no class in common, or a class with objects was not trained.
     """
     by_name = {category.name: category for category in own}
     names = [category.name for category in trained]
@@ -58,10 +57,10 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
     spelled = {name.casefold(): name for name in real}
     alike = [name for name in own if name not in real and name.casefold() in spelled]
     problem = f"objects of {some(extra)}, which were not trained" if extra else "no trained class"
-    message = f"{where} has {problem}: its classes are {some(own)}, those of training {some(real)}"
+    message = f"{where} has {problem}: its classes are {some(own)}, the trained classes are {some(real)}"
     if not alike:
         left_out = f", or leave them out with 'data.classes={{{extra[0]}: null}}'" if extra else ""
-        return f"{message}; rename with data.classes={{OLD: NEW}}{left_out}"
+        return f"{message}; rename classes with data.classes={{OLD: NEW}}{left_out}"
     name = spelled[alike[0].casefold()]
     return (
         f"{message}; '{alike[0]}' is spelled '{name}' in training, did you mean {name}? "
@@ -70,7 +69,7 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
 
 
 def some(names: Iterable[str], most: int = 12) -> str:
-    """The first of `names` by the alphabet, and how many more there are."""
+    """The first of `names` in alphabetical order, and the number of the others."""
     names = list(names)
     first, others = sorted(names)[:most], sorted(names)[most:]
     return ", ".join(first) + (f" and {len(others)} more" if others else "")

@@ -1,8 +1,8 @@
-"""`data.classes`: which classes of a COCO json count, and under which names.
+"""`data.classes`: the classes of a COCO json to use, and their names.
 
-A list chooses: `[person, car]`. A mapping renames, merges and leaves out, and keeps the rest:
-`{car: vehicle, truck: vehicle, debris: null}`. A list may have such mappings among its names:
-`[person, {car: vehicle}]`.
+A list selects classes: `[person, car]`. A mapping renames, merges and leaves out classes and keeps
+all others: `{car: vehicle, truck: vehicle, debris: null}`. A list may contain mappings: `[person,
+{car: vehicle}]`.
 """
 
 import difflib
@@ -27,37 +27,36 @@ from maskrcnn_lit.data.coco.faults import shown
 from maskrcnn_lit.errors import UserError
 
 _EXPECTED = (
-    "give a list of class names, [person, car], or names in place of the json's, "
-    "{car: vehicle, debris: null}"
+    "give a list of class names, [person, car], or new names for the json's classes, {car: vehicle, debris: null}"
 )
 
 
 @dataclass(frozen=True)
 class ClassChoice:
-    """What `data.classes` says.
+    """The parsed value of `data.classes`.
 
     Attributes:
-        names: name in the json -> name here; None: its objects are left out.
-        others: whether the classes that `names` does not have are used, under their own names.
+        names: name in the json -> new name; None: its objects are left out.
+        others: whether classes that are not in `names` are used, under their own names.
     """
 
     names: Mapping[str, str | None]
     others: bool
 
     def name_of(self, name: str) -> str | None:
-        """What the class `name` of a json is called here; None: it is left out."""
+        """The new name of the json's class `name`; None: it is left out."""
         return self.names.get(name, name if self.others else None)
 
     def unknown(self, known: Collection[str]) -> list[str]:
-        """The names that no json has, whose classes are `known`."""
+        """The chosen names that are not in `known`, the classes of the jsons."""
         return [name for name in self.names if name not in known]
 
 
 def read_choice(value: Any) -> ClassChoice | None:
-    """`data.classes` as it is written in a config: a list, a mapping, or None.
+    """Parse `data.classes` of a config: a list, a mapping, or None.
 
     Raises:
-        UserError: it is anything else, is empty, or names a class twice.
+        UserError: it has another type, is empty, or names a class twice.
     """
     if value is None:
         return None
@@ -70,7 +69,7 @@ def read_choice(value: Any) -> ClassChoice | None:
             raise UserError(f"data.classes names {old} twice: name each class of the json once")
         names[old] = new
     if listed and not any(names.values()):
-        raise UserError(f"data.classes={shown(value)} leaves no class: {_EXPECTED}")
+        raise UserError(f"data.classes={shown(value)} leaves out every class: {_EXPECTED}")
     return ClassChoice(names, others=not listed)
 
 
@@ -85,14 +84,14 @@ def _pairs(items: Iterable[Any]) -> Iterable[tuple[str, str | None]]:
 
 def _name(value: Any) -> str:
     if not isinstance(value, (str, int, float)) or isinstance(value, bool) or value == "":
-        raise UserError(f"data.classes has {shown(value)} in place of a name: {_EXPECTED}")
+        raise UserError(f"data.classes has {shown(value)} instead of a name: {_EXPECTED}")
     return str(value)
 
 
 def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
-    """`packed` with the classes of `choice` alone, in a folder beside its own.
+    """`packed` with only the classes of `choice`, stored in a folder beside its own.
 
-    Classes of one name become one, whose id is the smallest of theirs.
+    Classes with the same new name are merged; the merged class has their smallest id.
 
     Args:
         where: the json, for messages.
@@ -111,7 +110,7 @@ def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
         known = source_names(packed)
         unknown = choice.unknown(known)
         why = f"it {_no_such(unknown, known)}" if unknown else "name one to keep"
-        raise UserError(f"data.classes leaves no class of {where}: {why}")
+        raise UserError(f"data.classes leaves out every class of {where}: {why}")
     labels_of = {category.name: label for label, category in enumerate(table, 1)}
     labels = np.array([0, *(labels_of.get(name or "", 0) for name in chosen)])
     counts = np.bincount(packed.arrays.labels[:], minlength=len(labels))
@@ -142,7 +141,7 @@ def _table(own: Sequence[Category], chosen: Sequence[str | None]) -> tuple[Categ
 
 
 def _of_labels(packed: Packed, labels: Ints) -> Any:
-    """The arrays with the annotations of which a label is left; labels: old -> new, 0: left out."""
+    """The arrays without the annotations that are left out; labels: old -> new, 0: left out."""
     arrays = packed.arrays
     new = labels[arrays.labels[:]]
     left = new > 0
@@ -157,7 +156,7 @@ def _of_labels(packed: Packed, labels: Ints) -> Any:
 
 
 def describe_choice(packed: Packed) -> list[str]:
-    """Lines about what `choose_classes` has changed: the objects left out, and the new names."""
+    """Lines on the changes by `choose_classes`: the objects left out, and the new names."""
     lines = []
     left_out = [category for category in packed.originals if category.chosen is None]
     if left_out:
@@ -181,7 +180,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def source_names(packed: Packed) -> set[str]:
-    """What the json itself calls its classes."""
+    """The original class names of the json."""
     return {category.name for category in packed.originals or packed.categories}
 
 
@@ -196,10 +195,10 @@ def check_names(choice: ClassChoice | None, jsons: Iterable[Packed]) -> None:
 def _no_such(unknown: Sequence[str], known: Collection[str]) -> str:
     near = [other for name in unknown for other in _near(name, sorted(known))]
     hint = f"; did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
-    return f"has {some(unknown)}, and the classes of the data are {some(known)}{hint}"
+    return f"has {some(unknown)}, but the classes of the data are {some(known)}{hint}"
 
 
 def _near(name: str, names: Sequence[str]) -> list[str]:
-    """The two of `names` that are most like `name`, whatever their capitals."""
+    """The two of `names` most similar to `name`, ignoring case."""
     folded = {other.casefold(): other for other in names}
     return [folded[near] for near in difflib.get_close_matches(name.casefold(), folded, n=2)]

@@ -1,7 +1,7 @@
-"""What is wrong with an entry of a COCO json, or with its image file.
+"""Faults of a COCO json's entries and of their image files.
 
-A fault leaves the entry out; whether faults stop the program or are only reported is for
-`index.read_index` to decide. A change keeps the entry, but reads it otherwise than it is written.
+An entry with a fault is left out; `index.read_index` decides whether faults are errors or only
+reported. A change is a correction: the entry is used with another value than the json's.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 _WHOLE = re.compile(r"\s*[+-]?\d{1,19}\s*").fullmatch
 
-_repr = reprlib.Repr()  # a list that is nested deeply has no plain repr
+_repr = reprlib.Repr()  # repr() of a deeply nested list would fail
 _repr.maxlevel, _repr.maxstring, _repr.maxother, _repr.maxlong = 3, 60, 60, 40
 
 _YES, _NO = ("1", "true", "yes"), ("0", "false", "no", "")
@@ -22,7 +22,7 @@ class Fault(NamedTuple):
     """A fault, or a change."""
 
     kind: str  # "missing file", "box without area", ...
-    image: str  # file name, or what is known of it
+    image: str  # file name, or a description
     annotation: int | None  # its id; None if the image itself is at fault
     what: str
 
@@ -32,7 +32,7 @@ class BadEntryError(Exception):
 
 
 def integer(entry: dict[str, Any], key: str) -> int:
-    """The value of `key`, a whole number, perhaps in quotes; BadEntryError for anything else."""
+    """The value of `key`, an integer, possibly in quotes; BadEntryError for anything else."""
     value = integer_or_none(entry.get(key))
     if value is None:
         kind = "incomplete image entry" if "file_name" in entry else "incomplete annotation"
@@ -41,7 +41,7 @@ def integer(entry: dict[str, Any], key: str) -> int:
 
 
 def integer_or_none(value: Any) -> int | None:
-    """A whole number, perhaps in quotes or with .0, that 64 bits hold; None for anything else."""
+    """A 64-bit integer, possibly in quotes or with .0; None for anything else."""
     if isinstance(value, str) and _WHOLE(value):
         value = int(value)
     if isinstance(value, float) and value.is_integer():
@@ -52,8 +52,7 @@ def integer_or_none(value: Any) -> int | None:
 
 
 def identifier(entry: dict[str, Any], key: str) -> int | str:
-    """An id that other entries refer to: a whole number, or any other text; BadEntryError for
-    anything else.
+    """An id that other entries refer to: an integer or text; BadEntryError for anything else.
     """
     value = entry.get(key)
     if isinstance(value, str) and value and not _WHOLE(value):
@@ -62,7 +61,7 @@ def identifier(entry: dict[str, Any], key: str) -> int | str:
 
 
 def finite(value: Any) -> float | None:
-    """A number, perhaps in quotes, as a finite float; None for anything else."""
+    """A number, possibly in quotes, as a finite float; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -73,7 +72,7 @@ def finite(value: Any) -> float | None:
 
 
 def flag(entry: dict[str, Any], key: str) -> bool:
-    """The value of `key`: 0 or 1, true or false, perhaps in quotes, false where it is missing;
+    """The value of `key`: 0 or 1, true or false, possibly in quotes, false if missing;
     BadEntryError for anything else.
     """
     value = entry.get(key)
@@ -85,13 +84,13 @@ def flag(entry: dict[str, Any], key: str) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value of a file in a message: cut, and in ASCII where a terminal could not print it."""
+    """A value of a file for messages: shortened, and in ASCII if a terminal could not print it."""
     text = _repr.repr(value)
     return text if printable(text) else ascii(text)
 
 
 def printable(text: str) -> bool:
-    """Whether it can be written as UTF-8: a json may hold halves of surrogate pairs."""
+    """Whether `text` can be encoded as UTF-8: a json may contain lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -100,7 +99,7 @@ def printable(text: str) -> bool:
 
 
 def describe(faults: Sequence[Fault], names: int = 3) -> Iterator[str]:
-    """One line for each kind of fault: how many, and the first few by file and annotation id."""
+    """One line for each kind of fault: its count, and the first few by file and annotation id."""
     by_kind: dict[str, list[Fault]] = {}
     for fault in faults:
         by_kind.setdefault(fault.kind, []).append(fault)

@@ -1,5 +1,5 @@
-"""Which image files of an index are there and are what the json says, as far as their headers tell;
-and where files lie whose names were written for another folder or another system.
+"""Checks by their headers that the image files of an index exist and match the json, and finds
+files whose names were written for another folder or operating system.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ from maskrcnn_lit.storage.sources import Folder, Source
 
 Ints = NDArray[np.int64]
 
-_CHUNK = 256  # files a task
+_CHUNK = 256  # files per task
 
-_HINTS = 20  # missing files for which others are looked for
+_HINTS = 20  # missing files to search elsewhere
 
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on the image lies on its side
+_ORIENTATION = 0x0112  # EXIF tag; values from 5 on swap height and width
 
 
 class RenamedFiles(Folder):
-    """A folder in which a file that is not there by its name is looked for under `other_names`."""
+    """A folder that searches missing files under `other_names`."""
 
     def path(self, name: str) -> Path:
         path = super().path(name)
@@ -41,14 +41,14 @@ class RenamedFiles(Folder):
         return path
 
     def name_on_disk(self, name: str) -> str:
-        """The name under which a file is found."""
+        """The name of the file on disk."""
         path = self.path(name)
         return path.relative_to(self.folder).as_posix() if path != super().path(name) else name
 
 
 def other_names(name: str, folder: Path) -> Iterator[str]:
-    """What `name` may mean: with slashes in place of the backslashes of Windows, and without
-    leading folders that `folder` ends with already.
+    """Other names for `name`: with slashes instead of Windows backslashes, and without leading
+    folders that `folder` already ends with.
     """
     plain = name.replace("\\", "/")
     if plain != name:
@@ -60,7 +60,7 @@ def other_names(name: str, folder: Path) -> Iterator[str]:
 
 
 def with_renamed_files(packed: Packed, source: Source) -> Source:
-    """`source`, or one that also looks under `other_names`, where a name of the json has any."""
+    """`source`, or one that also searches `other_names`, if a name of the json has any."""
     if not isinstance(source, Folder):
         return source
     text = packed.arrays.name_text.tobytes()
@@ -69,7 +69,7 @@ def with_renamed_files(packed: Packed, source: Source) -> Source:
 
 
 def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
-    """The files of images `rows` that lie under another name, as changes."""
+    """The files of images `rows` that were found under another name, as changes."""
     if not isinstance(source, RenamedFiles):
         return []
     pairs = ((packed.names[int(row)], int(row)) for row in rows)
@@ -82,7 +82,9 @@ def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
 
 
 def image_size(source: Source, name: str) -> tuple[int, int] | None:
-    """Height and width of an image file, upright, by its header; None where it has none."""
+    """Height and width of an image file from its header, after EXIF rotation; None without a
+    readable header.
+    """
     if safe_path(Path(), name) is None:
         return None
     try:
@@ -102,12 +104,10 @@ def readable_files(
     cache: Path,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[Ints, list[Fault]]:
-    """The first `wanted` of `rows` whose file is sound, and the faults of those before that are
-    not.
+    """The first `wanted` of `rows` with a valid file, and the faults of the invalid ones before.
 
-    What was found sound is kept in `cache` with size and time of the file: next time only those
-    that have changed are opened. Files that are far away are not looked at: that would fetch them
-    all.
+    Valid files are recorded in `cache` with size and time, so next time only changed files are
+    opened. Remote files are not checked: that would download all of them.
     """
     if not source.local:
         return rows[:wanted], []
@@ -123,7 +123,7 @@ def readable_files(
     count, bad = 0, list[Fault]()
     with ThreadPoolExecutor(
         min(16, 4 * (os.cpu_count() or 1))
-    ) as pool:  # mostly waiting for the disk
+    ) as pool:  # mostly waits for the disk
         while count < wanted and len(rows):
             part, rows = np.split(rows, [wanted - count])
             pieces = [part[k : k + _CHUNK] for k in range(0, len(part), _CHUNK)]
@@ -145,7 +145,7 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: i
         )
     try:
         stamp = source.stamp(name)
-    except OSError as error:  # a name that is too long, a folder that may not be read
+    except OSError as error:  # a name that is too long, a folder without read permission
         return Fault("missing file", name, None, f"{error.strerror or error}")
     if stamp is not None and stamps[row].tolist() == list(stamp):
         return None
@@ -163,7 +163,7 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: i
 
 
 def _with_hints(faults: list[Fault], source: Source) -> list[Fault]:
-    """The same faults; of the first missing files, where a file of that name lies."""
+    """The faults; the first missing files get a hint where a file of that name exists."""
     if not isinstance(source, Folder):
         return faults
     missing = [n for n, fault in enumerate(faults) if fault.kind == "missing file"][:_HINTS]
@@ -196,8 +196,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_stamps(file: Path, count: int) -> Ints:
-    """I 2: size, and time or what else changes with the content, of each file when it was found
-    sound; 0: unknown.
+    """I 2: size, and modification time or another content stamp, of each file when it was last
+    valid; 0: unknown.
     """
     data = read_sealed_bytes(file)
     if data is None or len(data) != 16 * count:

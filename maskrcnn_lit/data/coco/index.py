@@ -1,9 +1,7 @@
-"""Images of a COCO json with their annotations: what the loader's processes share, and what is
-scored against.
+"""The index of images and annotations that loader processes share and evaluation scores against.
 
-`read_index` is the way in. Images stand in the order of their file names, categories in that of
-their names, the annotations of an image in that of their boxes: no id has a say, so that any
-renumbering of a json trains alike.
+The entry point is `read_index`. Images are sorted by file name, categories by name, the annotations
+of an image by box. Ids do not affect the order, so renumbering a json does not change training.
 """
 
 from __future__ import annotations
@@ -42,18 +40,18 @@ SubsetOrder = Literal["first", "random"]
 
 @dataclass(frozen=True, kw_only=True)
 class AnnotationIndex:
-    """I images and their annotations. Label l (1..K) is `categories[l - 1]`, whose id is the one in
-    this json.
+    """I images and their annotations. Label l (1..K) is `categories[l - 1]`, which has the json's
+    id.
     """
 
-    source: Source  # of the image files
-    packed: Packed  # the whole json
-    rows: Ints  # I: which of its images
+    source: Source  # reads the image files
+    packed: Packed  # the full json
+    rows: Ints  # I: rows of the images in `packed`
     categories: tuple[Category, ...]
-    labels: Ints  # 1 + the json's own K: its label -> label here
-    faults: tuple[Fault, ...] = ()  # of what is left out
-    changes: tuple[Fault, ...] = ()  # what is read otherwise than it is written
-    max_pixels: int = MAX_PIXELS  # the most that an image file may have
+    labels: Ints  # 1 + K of the json: its label -> label here
+    faults: tuple[Fault, ...] = ()  # entries that are left out
+    changes: tuple[Fault, ...] = ()  # corrected entries
+    max_pixels: int = MAX_PIXELS  # limit for an image file
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -65,14 +63,14 @@ class AnnotationIndex:
 
     @cached_property
     def sizes(self) -> Ints:
-        """I 2: height, width by the json."""
+        """I 2: height, width from the json."""
         return np.stack(
             [self.packed.arrays.heights[self.rows], self.packed.arrays.widths[self.rows]], 1
         )
 
     @cached_property
     def spans(self) -> Ints:
-        """I 2: begin, end of each image's annotations among those of the json."""
+        """I 2: begin, end of each image's annotations in the json's list."""
         return self.packed.arrays.spans[self.rows]
 
     @property
@@ -81,17 +79,17 @@ class AnnotationIndex:
 
     @property
     def urls(self) -> Names:
-        """Where each image is on the web by the json (its coco_url), or ""."""
+        """The URL of each image in the json (its coco_url), or ""."""
         return Names(self.packed.arrays.url_text, self.packed.arrays.url_spans[self.rows])
 
     def size(self, i: int) -> tuple[int, int]:
-        """Height, width of image i by the json."""
+        """Height, width of image i from the json."""
         row, arrays = self.rows[i], self.packed.arrays
         return int(arrays.heights[row]), int(arrays.widths[row])
 
     def span(self, i: int) -> tuple[int, int]:
-        """Begin, end of the annotations of image i. Like `size`, it reads the shared file: a worker
-        copies nothing.
+        """Begin, end of the annotations of image i. Like `size`, it reads the shared mapped file,
+        so workers copy nothing.
         """
         begin, end = self.packed.arrays.spans[self.rows[i]].tolist()
         return begin, end
@@ -100,23 +98,23 @@ class AnnotationIndex:
         return self.packed.names[int(self.rows[i])]
 
     def where(self, i: int) -> str:
-        """What messages call the file of image i."""
+        """The file of image i, for messages."""
         return f"{self.source.where}/{self.file_name(i)}"
 
     def read(self, i: int) -> bytes:
-        """The file of image i; OSError if it cannot be read."""
+        """The bytes of the file of image i; OSError if it cannot be read."""
         return self.source.read(self.file_name(i))
 
     def decode(
         self, i: int, at_least: tuple[float, float] | None = None
     ) -> tuple[NDArray[np.uint8], int]:
-        """The pixels of image i, H W 3, and the factor by which they are reduced, see
+        """The pixels of image i, H W 3, and the factor by which they are downscaled, see
         `storage.images.decode`. Raises OSError, UnreadableImageError.
         """
         return read_pixels(self.source, self.file_name(i), self.size(i), at_least, self.max_pixels)
 
     def annotations(self, i: int) -> dict[str, NDArray[Any]]:
-        """Of image i, with R annotations: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image),
+        """The R annotations of image i: boxes (R 4 float64, x1 y1 x2 y2 clipped to the image),
         labels (R, 1..K), crowd (R bool), areas (R float64), ids (R).
         """
         arrays, part, (height, width) = self.packed.arrays, slice(*self.span(i)), self.size(i)
@@ -149,14 +147,15 @@ class AnnotationIndex:
         return [part.reshape(-1, 2) for part in outline]
 
     def rle(self, i: int, j: int) -> dict[str, Any]:
-        """The mask of annotation j of image i as a compressed RLE of the whole image."""
+        """The mask of annotation j of image i as a compressed RLE of the full image."""
         outline, (height, width) = self.outline(i, j), self.size(i)
         if isinstance(outline, np.ndarray):
             return compress_runs(outline, (height, width))
         return polygons_rle(outline, height, width)
 
     def coco_annotation(self, i: int, j: int) -> tuple[dict[str, Any], int]:
-        """Annotation j of image i as an entry of a COCO json, and its place in the list there."""
+        """Annotation j of image i as an entry of a COCO json, and its position in the json's list.
+        """
         n = self.span(i)[0] + j
         return self._annotation(i, n), int(self.packed.arrays.order[n])
 
@@ -165,7 +164,7 @@ class AnnotationIndex:
         return replace(self, rows=self.rows[positions])
 
     def subset_order(self, how: SubsetOrder, seed: int) -> Ints:
-        """All positions in the order in which a subset takes them."""
+        """All positions, in the order in which a subset selects them."""
         if how not in ("first", "random"):
             raise UserError(f"data.subset={how} is unknown: use first or random")
         count = len(self)
@@ -176,12 +175,12 @@ class AnnotationIndex:
         )
 
     def subset(self, n: int, how: SubsetOrder = "random", seed: int = 0) -> AnnotationIndex:
-        """`n` of the images: the first by file name, or random ones, of which a smaller `n` of that
-        seed is a part.
+        """`n` of the images: the first by file name, or random ones. With one seed, a smaller
+        subset is part of a larger one.
         """
         if not 1 <= n <= len(self):
             raise UserError(
-                f"{n} images were asked for of the {len(self)} in {self.source.where}: ask for 1 to {len(self)}"
+                f"{n} images were requested, but {self.source.where} has {len(self)}: request 1 to {len(self)}"
             )
         return self.at(np.sort(self.subset_order(how, seed)[:n]))
 
@@ -190,16 +189,16 @@ class AnnotationIndex:
         unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
         if unknown:
             raise UserError(
-                f"data.image_ids has {unknown[0]}, which is not an image of the json: take ids from its images"
+                f"data.image_ids has {unknown[0]}, which is not an image id of the json: use ids from its images"
             )
         return self.at(np.flatnonzero(np.isin(self.image_ids, image_ids)))
 
     def with_categories(
         self, categories: Sequence[Category], where: str | None = None
     ) -> AnnotationIndex:
-        """The same images with labels by the names of the given table (that of training). The
-        result's categories are in the order of that table with the ids of this json, as its ground
-        truth and its results need them. where: the json, for messages.
+        """The same images with the labels of the trained categories `table`, matched by name. The
+        result's categories have the order of that table and the ids of this json, as ground truth
+        and results need them. where: the json, for messages.
         """
         table, labels = match_categories(
             self.categories, categories, where or self.source.where, used=self.used_labels()
@@ -208,14 +207,14 @@ class AnnotationIndex:
 
     @property
     def listed_categories(self) -> tuple[Category, ...]:
-        """Those of `categories` that the json has: of the others it says nothing, so that nothing
-        can be scored.
+        """The `categories` that the json lists. The others have no ground truth and cannot be
+        scored.
         """
         listed = {category.name for category in self.packed.categories}
         return tuple(category for category in self.categories if category.name in listed)
 
     def used_labels(self) -> set[int]:
-        """The labels of the annotations of these images."""
+        """The labels that occur in the annotations of these images."""
         begins, ends = self.spans.T
         change = np.zeros(len(self.packed.arrays.labels) + 1, np.int64)
         np.add.at(change, begins, 1)
@@ -224,8 +223,8 @@ class AnnotationIndex:
         return set(np.unique(self.labels[self.packed.arrays.labels[inside]]).tolist())
 
     def coco_ground_truth(self) -> dict[str, Any]:
-        """A COCO instances dict of these images: original ids, boxes, areas, shapes; annotations in
-        their old order; `listed_categories`.
+        """A COCO instances dict of these images: original ids, boxes, areas and shapes, annotations
+        in the original order, `listed_categories`.
         """
         images = [
             {"id": int(self.image_ids[i]), "file_name": self.file_names[i], "height": h, "width": w}
@@ -272,22 +271,20 @@ def read_index(
 ) -> AnnotationIndex:
     """Read and check a COCO json and the headers of its image files.
 
-    Args: annotations: the json: a file, one in an archive of COCO's, or a URL. images: what its
-        file names start from: a folder, a zip or a URL (see `source.open_images`). on_bad: "error":
-        any fault is a UserError that counts them by kind and names the first of each; "skip": an
-        image that is missing, empty, no image, of another size or outside of the folder is left
-        out, and so is an annotation that is faulty in itself; `.faults` of the result lists them.
-        What is kept, but read otherwise than it is written, is in `.changes`, with either.
-        keep_empty: keep images without annotations. image_ids: these images only. take, how, seed:
-        only so many images, see `AnnotationIndex.subset`; a faulty file is replaced by the next
-        one. Files are looked at in that order until there are enough, so a small part of a large
-        set costs little. cache: where the packed json and what is known of the files are kept;
-        None: the user's cache. cache_gb: bound of what is kept of remote files. max_pixels: the
-        most that an image file may have. classes: which classes count, and their names; None: all,
-        as they are.
+    Args: annotations: the json: a file, a member of COCO's archive, or a URL. images: the folder,
+    zip or URL of the image files (see `source.open_images`). on_bad: "error": any fault is a
+    UserError with the count and the first case of each kind; "skip": images that are missing,
+    empty, unreadable, of another size or outside of the folder are left out, and so are invalid
+    annotations; `.faults` of the result lists them. Corrected entries are in `.changes` in both
+    modes. keep_empty: keep images without annotations. image_ids: use only these images. take, how,
+    seed: the size and order of a subset, see `AnnotationIndex.subset`; a faulty file is replaced by
+    the next one. Files are checked in that order until there are enough, so a small subset of a
+    large set is cheap. cache: folder for the packed json and the records of checked files; None:
+    the user's cache. cache_gb: limit for cached remote files. max_pixels: limit for an image file.
+    classes: the classes to use, and their names; None: all, unchanged.
 
-    Raises: UserError: no such file or folder, not a COCO json, no image, fewer images than `take`,
-        faults with "error", no class of `classes`.
+    Raises: UserError: a missing file or folder, not a COCO json, no image, fewer images than
+    `take`, faults with "error", none of `classes`.
     """
     if on_bad not in ("error", "skip"):
         raise UserError(f"data.on_bad={on_bad} is unknown: use error or skip")
@@ -300,19 +297,19 @@ def read_index(
     source = with_renamed_files(packed, source)
     index, count = select_images(full_index(packed, source), image_ids, keep_empty, take, how, seed)
     rows, bad = readable_files(packed, source, index.rows, count, cache, max_pixels)
-    # of an image that goes as a whole the annotations are no news: with the size wrong they are
-    # bound to look wrong
+    # if the image is left out, skip the faults of its annotations: a wrong size makes them look
+    # wrong
     gone = {fault.image for fault in bad}
     faults = [fault for fault in packed.faults if fault.image not in gone] + bad
     if faults and on_bad == "error":
         raise UserError(
             f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: {'; '.join(describe(faults))}. "
-            "Fix them, or leave the faulty images and annotations out with data.on_bad=skip"
+            "Fix them, or leave out the faulty images and annotations with data.on_bad=skip"
         )
     if not len(rows) or (take is not None and len(rows) < take):
         message = f" ({'; '.join(describe(faults))})" if faults else ""
         raise UserError(
-            f"usable images in {annotations}: {len(rows)}, needed: {take or 1}{message}"
+            f"{annotations} has {len(rows)} usable images, but {take or 1} are needed{message}"
         )
     rows = np.sort(rows)
     changes = (*packed.changes, *renamed(packed, source, rows))
@@ -320,7 +317,9 @@ def read_index(
 
 
 def _measure(source: Source) -> Measure:
-    """Sizes of the images of a folder or a zip, whatever system their names were written for."""
+    """A function from file name to image size, for a folder or a zip; it resolves names from other
+    operating systems.
+    """
     source = RenamedFiles(source.folder) if isinstance(source, Folder) else source
     return lambda name: image_size(source, name)
 
@@ -333,8 +332,8 @@ def select_images(
     how: SubsetOrder,
     seed: int,
 ) -> tuple[AnnotationIndex, int]:
-    """The images that may be used, in the order in which a subset takes them, and how many it
-    takes. Arguments: see `read_index`.
+    """The candidate images in the order in which a subset selects them, and its size. Arguments:
+    see `read_index`.
     """
     if image_ids is not None:
         index = index.with_ids(image_ids)
@@ -343,7 +342,7 @@ def select_images(
     count = len(index) if take is None else take
     if count > len(index) or count < (take is not None):
         raise UserError(
-            f"{take} images were asked for of the {len(index)} in {index.source.where}: ask for fewer"
+            f"{take} images were requested, but {index.source.where} has {len(index)}: request fewer"
         )
     return index.at(index.subset_order(how, seed)), count
 

@@ -12,16 +12,16 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.rasterize import mask_crops
 from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
 
-LEAST = 1.0  # px after the resize: no side of an object's box may be shorter
+LEAST = 1.0  # px after the resize: minimum side of an object's box
 
-TOO_SMALL, NO_MASK = "too small to be learnt", "mask without a pixel in its box"
+TOO_SMALL, NO_MASK = "too small to be learned", "mask without a pixel in its box"
 
 
 def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> list[Fault]:
-    """The objects that training drops from images resized as in validation, each once, image by
-    image; crowd regions are none. Augmentation may enlarge, or cut off, others.
+    """The objects that training drops from images resized as in validation, image by image; crowd
+    regions do not count. Augmentation may enlarge or cut off others.
 
-    Only masks that may be empty are rasterized: of a COCO set, few.
+    Only masks that may be empty are rasterized; a COCO set has few.
 
     Args:
         image_size: see `transforms.ImageSize`.
@@ -59,26 +59,26 @@ def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> lis
 
 
 def count_objects(index: AnnotationIndex) -> int:
-    """How many there are without the crowd regions."""
+    """The number of annotations that are not crowd regions."""
     return int(sum((~index.packed.arrays.crowd[a:b]).sum() for a, b in index.spans.tolist()))
 
 
 def describe_unlearnable(
     index: AnnotationIndex, lost: list[Fault], image_size: ImageSize
 ) -> Iterator[str]:
-    """Lines that say how many objects cannot be learnt, by kind, and what helps; none if there is
-    nothing to say.
+    """Lines with the number of objects that cannot be learned, by kind, and advice; empty if all
+    can be.
     """
     objects, annotations = count_objects(index), int((index.spans[:, 1] - index.spans[:, 0]).sum())
     if not annotations:
-        yield "nothing to learn: no image has an object"
+        yield "no image has an object to learn from"
     elif not objects:
-        yield f"nothing to learn: all {annotations} annotations are crowd regions"
+        yield f"no object to learn from: all {annotations} annotations are crowd regions"
     if not lost:
         return
     share = "all" if len(lost) == objects else f"{len(lost)} of"
-    yield f"{share} {objects} objects cannot be learnt, and training leaves them out:"
+    yield f"{share} {objects} objects cannot be learned; training ignores them:"
     yield from (f"  {line}" for line in describe(lost))
     if any(fault.kind == TOO_SMALL for fault in lost):
         size = image_size if isinstance(image_size, int) else list(image_size)
-        yield f"  larger images keep more of the small ones: now data.image_size={size}"
+        yield f"  a larger data.image_size (now {size}) keeps more of the small ones"

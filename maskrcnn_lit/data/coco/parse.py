@@ -1,7 +1,7 @@
-"""A COCO instances json, read once and checked entry by entry.
+"""Parses a COCO instances json and checks it entry by entry.
 
-What is wrong with an entry is noted as a `Fault` and the entry left out; where it can be read
-otherwise than it is written, that is a change. What makes the file useless is a UserError.
+An invalid entry is left out and recorded as a `Fault`; a correction is recorded as a change. A file
+without usable lists is a UserError.
 """
 
 import json
@@ -29,24 +29,23 @@ from maskrcnn_lit.data.coco.faults import (
 from maskrcnn_lit.data.coco.formats import describe_file
 from maskrcnn_lit.errors import UserError
 
-# the height and width of an image file by its name; None where it cannot be read
+# file name -> height and width of the image; None if it cannot be read
 Measure = Callable[[str], tuple[int, int] | None]
 
-LONGEST = 1_000_000  # pixels a side, and
+LONGEST = 1_000_000  # limit for a side in pixels, and
 
-MOST_PIXELS = 2**31 - 1  # of an image: pycocotools counts in 32 bits
+MOST_PIXELS = 2**31 - 1  # limit for an image: pycocotools counts in 32 bits
 
 
 class Instances(NamedTuple):
-    """What a COCO instances json holds, as far as it is sound."""
+    """The valid entries of a COCO instances json."""
 
     categories: tuple[Category, ...]  # by name
-    images: list[ImageEntry]  # in the order of the file, as the annotations are
+    images: list[ImageEntry]  # in the order of the file, like the annotations
     annotations: Columns
     faults: list[Fault]
     changes: list[Fault]  # what is read otherwise than it is written
-    measured: list[tuple[str, int, int]]  # name, height, width (0: unknown) of images whose entry
-    # has no size: all of this depends on their files
+    measured: list[tuple[str, int, int]]  # name, height, width (0: unknown) of images without a size in the json, measured from their files
 
 
 class _Images(NamedTuple):
@@ -55,16 +54,16 @@ class _Images(NamedTuple):
 
 
 def read_instances(data: bytes, where: str, measure: Measure | None = None) -> Instances:
-    """A COCO instances json, annotation by annotation: as Python objects those of train2017 would
-    take 3 GB.
+    """Parse a COCO instances json, one annotation at a time: train2017 as Python objects would take
+    3 GB.
 
     Args:
         data: the file.
         where: its path or URL, for messages.
-        measure: gives the size of an image whose entry has none; without it that is a fault.
+        measure: returns the size of an image whose entry has none; None: a missing size is a fault.
 
     Raises:
-        UserError: no JSON, or one of the three lists is missing or of no use.
+        UserError: the file is not JSON, or one of the three lists is missing or unusable.
     """
     content: dict[str, Any] = {}
     faults: list[Fault] = []
@@ -88,8 +87,7 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
         raise UserError(f"{where} cannot be read as JSON ({error}): {description}") from None
     except NoObjectError as error:
         raise UserError(
-            f"{where} has a {type(error.value).__name__}, not a COCO instances json, which is an object with the "
-            "keys images, annotations and categories (a list is what results look like)"
+            f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an object with the keys images, annotations and categories (COCO results are a list): give the annotation file"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
     categories, keys = read_categories(content["categories"], where, used, changes)
@@ -113,16 +111,17 @@ def _check_lists(content: dict[str, Any], where: str) -> None:
 def read_categories(
     entries: list[Any], where: str, used: Set[int | str], changes: list[Fault]
 ) -> tuple[tuple[Category, ...], dict[int | str, int]]:
-    """The categories by name, and the id of each by what annotations call it.
+    """The categories sorted by name, and the mapping from category ids in annotations to their ids.
 
-    A name may come twice where only one of the two is used (exporters write a group that has the
-    name of its class): the others are left out, which is a change. Ids that are text get numbers.
+    A duplicate name is allowed if only one of the categories is used (exporters write a
+    supercategory with the name of its class): the others are left out, which is a change. Text ids
+    get numbers.
 
     Args:
-        used: what the annotations call the categories that they have.
+        used: the category ids that occur in the annotations.
 
     Raises:
-        UserError: no category, one without id or name, or an id or a used name twice.
+        UserError: no category, a category without id or name, or a duplicate id or used name.
     """
     named: dict[int | str, str] = {}
     for entry in entries:
@@ -130,26 +129,26 @@ def read_categories(
             key, name = identifier(entry, "id"), _category_name(entry["name"])
         except (KeyError, TypeError, AttributeError, BadEntryError):
             raise UserError(
-                f"a category of {where} lacks a whole number as id, or a name: give each both"
+                f"a category of {where} has no integer id or no name: give every category both"
             ) from None
         if named.setdefault(key, name) != name:
             raise UserError(
-                f"two categories of {where} have the same id {shown(key)}: make them differ"
+                f"two categories of {where} have the same id {shown(key)}: give each its own id"
             )
     if not named:
-        raise UserError(f"{where} has no categories: name at least one under 'categories'")
+        raise UserError(f"{where} has no categories: add at least one under 'categories'")
     names = list(named.values())
     for name in sorted({name for name in names if names.count(name) > 1}):
         same = [key for key in named if named[key] == name]
         keep = [key for key in same if key in used] or same[:1]
         if len(keep) > 1:
             raise UserError(
-                f"two categories of {where} have the same name {name}: make them differ"
+                f"two categories of {where} have the same name {name}: give each its own name"
             )
         for key in set(same) - set(keep):
             del named[key]
             detail = (
-                f"id {shown(key)} has the name of id {shown(keep[0])} and no annotation: left out"
+                f"id {shown(key)} has the same name as id {shown(keep[0])} and no annotation: left out"
             )
             changes.append(Fault("category twice", f"category {name}", None, detail))
     numbers = _numbered(named)
@@ -168,14 +167,14 @@ def _category_name(value: Any) -> str:
 
 
 def _numbered(keys: Collection[int | str]) -> dict[int | str, int]:
-    """Each id as a number: text gets the first ones from 1 on that are free."""
+    """Each id as a number: text ids get the smallest free numbers from 1."""
     taken = set(keys)
     free = (number for number in count(1) if number not in taken)
     return {key: next(free) if isinstance(key, str) else key for key in keys}
 
 
 def read_images(entries: list[Any], faults: list[Fault]) -> list[ImageEntry]:
-    """The image entries that are whole and of a new id, in the order of the file."""
+    """The complete image entries with unique ids, in the order of the file."""
     return _read_images(entries, faults, [], None).entries
 
 
@@ -216,13 +215,14 @@ def _read_images(
 
 
 def _shown_name(entry: Any) -> str:
-    """What messages call an image."""
+    """The name of an image for messages."""
     name = entry.get("file_name") if isinstance(entry, dict) else entry
     return name if isinstance(name, str) and printable(name) else shown(name)
 
 
 def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
-    """Height and width of the file of an entry without a size, 0 if unknown; None: it has one."""
+    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has one.
+    """
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         return None
     if entry.get("height") is not None and entry.get("width") is not None:
@@ -232,17 +232,17 @@ def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
 
 
 def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> ImageEntry:
-    """One entry; an id that is text stands in `key`, with 0 in `id`."""
+    """Parse one entry; a text id is stored in `key`, with `id` 0."""
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise BadEntryError("incomplete image entry", "no file_name")
     name = entry["file_name"]
     if not printable(name):
         raise BadEntryError(
-            "incomplete image entry", "file_name is not text: it has half a character"
+            "incomplete image entry", "file_name is not valid text: it has a lone surrogate"
         )
     key = identifier(entry, "id")
     if size == (0, 0):
-        detail = "no height and width, and no file that gives them"
+        detail = "no height and width, and no image file to measure them"
         raise BadEntryError("incomplete image entry", detail)
     height, width = size or (integer(entry, "height"), integer(entry, "width"))
     if min(height, width) < 1:
@@ -258,8 +258,8 @@ def _url(entry: dict[str, Any]) -> str:
     return url if isinstance(url, str) and printable(url) else ""
 
 
-# The standard library's JSON parser, walked through a large file: its longest array is never there
-# as a whole.
+# The standard library's JSON parser, applied step by step to a large file: the longest array is
+# never fully in memory.
 
 _raw_decode = json.JSONDecoder().raw_decode
 
@@ -267,30 +267,31 @@ _space = re.compile(r"[ \t\n\r]*").match
 
 
 def _decode(text: str, position: int) -> tuple[Any, int]:
-    """The value that begins at `position`, and where it ends."""
+    """The value that begins at `position`, and its end."""
     try:
         return _raw_decode(text, position)
     except json.JSONDecodeError:
         raise
-    except ValueError as error:  # a whole number of more than 4,300 digits
+    except ValueError as error:  # an integer of more than 4,300 digits
         raise json.JSONDecodeError(str(error), text, position) from None
 
 
 class NoObjectError(Exception):
-    """The JSON is another `value` than an object."""
+    """The JSON is a `value` other than an object."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 class Entries:
-    """The values of the array that begins at `start` in `text`, each parsed when it is asked for.
+    """The values of the array that begins at `start` in `text`, parsed lazily.
 
-    Iterating raises json.JSONDecodeError where the text is no JSON."""
+    Iterating raises json.JSONDecodeError if the text is not JSON.
+    """
 
     def __init__(self, text: str, start: int) -> None:
         self.text, self.start = text, start
-        self.end: int | None = None  # behind the array, once it has been walked through
+        self.end: int | None = None  # end of the array, known after iteration
 
     def __iter__(self) -> Iterator[Any]:
         text, position = self.text, _after(self.text, self.start + 1)
@@ -305,12 +306,12 @@ class Entries:
 
 
 def members(text: str, streamed: str) -> Iterator[tuple[str, Any]]:
-    """Key and value of each member of the object that is the whole of `text`; an array under the
-    key `streamed` comes as Entries, which the caller may iterate at once or later.
+    """Key and value of each member of the object in `text`; an array under the key `streamed` is
+    returned as Entries, which the caller may iterate at once or later.
 
     Raises:
-        json.JSONDecodeError: it is no JSON.
-        NoObjectError: it is JSON, but no object.
+        json.JSONDecodeError: the text is not JSON.
+        NoObjectError: the JSON is not an object.
     """
     position = _after(text, 0)
     if not text.startswith("{", position):
@@ -344,13 +345,13 @@ def members(text: str, streamed: str) -> Iterator[tuple[str, Any]]:
 
 
 def _after(text: str, position: int) -> int:
-    """Behind white space."""
+    """The position after white space."""
     space = _space(text, position)
     return space.end() if space else position
 
 
 def _expect(sign: str, text: str, position: int) -> int:
-    """Behind `sign` and the white space after it."""
+    """The position after `sign` and the white space that follows."""
     if not text.startswith(sign, position):
         raise json.JSONDecodeError(f"Expecting '{sign}' delimiter", text, position)
     return _after(text, position + 1)

@@ -1,12 +1,11 @@
-"""Polygons and run lengths to masks: of a whole image, or crops of M x M pixels.
+"""Rasterizes polygons and run lengths to masks of full images or to crops of M x M pixels.
 
-pycocotools rasterizes in int32 and does not check: a vertex too far away overflows and ends the
-process. Everything that calls it with polygons goes through `polygons_rle` or `mask_crops`, which
-clip them first.
+pycocotools rasterizes in int32 without checks: a distant vertex overflows and kills the process. So
+all polygons go through `polygons_rle` or `mask_crops`, which clip them first.
 
-A crop covers a box of the image. Everything is asked at pixel centers, as pycocotools does: a crop
-of the size of its box in pixels is the part of pycocotools' mask there, up to the 1/5 pixel to
-which it rounds polygon points.
+A crop covers a box of the image. Masks are sampled at pixel centers, as in pycocotools: a crop with
+the size of its box equals that part of pycocotools' mask, up to the 1/5 pixel to which it rounds
+polygon points.
 
 Letters: N instances, P points, M mask crop side.
 """
@@ -23,16 +22,16 @@ from pycocotools import mask as coco_mask
 Outline = Sequence[NDArray[np.float64]] | NDArray[np.uint32]
 
 
-LEAST_SIDE = 1e-3  # px: a box with less than this inside of its image cannot be rasterized
+LEAST_SIDE = 1e-3  # px: minimum side of a box inside its image
 
-_FARTHEST = 1e12  # px: coordinates beyond it would lose all digits in the clipping
+_FARTHEST = 1e12  # px: clipping would lose all digits of larger coordinates
 
 
 def clip_polygon(part: NDArray[np.float64], low: Any, high: Any) -> NDArray[np.float64]:
-    """The polygon inside of the window from `low` to `high` (x, y each), flat x y x y ...; empty
-    where nothing is inside (Sutherland and Hodgman 1974).
+    """Clip a polygon to the window from `low` to `high` (x, y each), flat x y x y ...; empty if
+    nothing is inside (Sutherland and Hodgman 1974).
 
-    Coordinates may be of any finite size.
+    Coordinates may have any finite size.
     """
     points = np.clip(part.reshape(-1, 2), -_FARTHEST, _FARTHEST)
     for axis in (0, 1):
@@ -53,21 +52,21 @@ def clip_polygon(part: NDArray[np.float64], low: Any, high: Any) -> NDArray[np.f
 
 
 def near_window(part: NDArray[np.float64], height: int, width: int) -> NDArray[np.float64]:
-    """The polygon as it is, unless it reaches farther from the image than the image's longer side:
-    then what is left of it there (perhaps nothing). Pixels inside of the image stay the same.
+    """Clip a polygon that extends farther from the image than the image's longer side; others are
+    unchanged. Pixels inside the image stay the same.
     """
     margin = max(height, width)
-    if part.min() >= -margin and part.max() <= 2 * margin:  # most are, and this is cheap
+    if part.min() >= -margin and part.max() <= 2 * margin:  # true for most polygons, and cheap
         return part
     return clip_polygon(part, (-margin, -margin), (width + margin, height + margin))
 
 
 def polygons_rle(parts: Sequence[Any], height: int, width: int) -> dict[str, Any]:
     """The union of polygons (flat x y x y ... each, at least 3 points, finite) as compressed RLE of
-    an image of this size; the same as pycocotools gives, for coordinates of any size.
+    an image of this size; equal to that of pycocotools, for coordinates of any size.
     """
     near = [near_window(np.asarray(part, np.float64), height, width) for part in parts]
-    usable = [part.tolist() for part in near if len(part) >= 6] or [[-1.0] * 6]  # of no pixels
+    usable = [part.tolist() for part in near if len(part) >= 6] or [[-1.0] * 6]  # covers no pixel
     rles = coco_mask.frPyObjects(usable, height, width)
     return rles[0] if len(rles) == 1 else coco_mask.merge(rles)
 
@@ -78,13 +77,13 @@ def mask_crops(
     size: tuple[int, int],
     side: int,
 ) -> NDArray[np.uint8]:
-    """N M M masks, 0 or 1. A crop that is almost empty, that of a thin object, has at least one
-    pixel for every pixel that the mask of the whole image has inside of the box.
+    """N M M masks, 0 or 1. An almost empty crop, that of a thin object, has at least one pixel for
+    every pixel of the full image's mask in the box.
 
     Args:
         outlines: of N instances.
-        boxes: N 4, x1 y1 x2 y2, inside of the image and at least LEAST_SIDE wide and high: what the
-            crops cover.
+        boxes: N 4, x1 y1 x2 y2, inside the image and at least LEAST_SIDE wide and high: the areas
+        of the crops.
         size: height, width of the image.
         side: M.
     """
@@ -103,7 +102,7 @@ def mask_crops(
             if len(moved) >= 6:
                 parts.append(moved)
                 owners.append(n)
-    if parts:  # one call for all of them: M M parts, in Fortran's order
+    if parts:  # one call for all: M M parts, in Fortran order
         drawn = coco_mask.decode(coco_mask.frPyObjects(parts, side, side)).transpose(2, 0, 1)
         for n, mask in zip(owners, drawn, strict=True):
             crops[n] |= mask
@@ -112,13 +111,13 @@ def mask_crops(
     return crops
 
 
-_THIN = 2  # crops with fewer pixels than this many rows are compared with the exact mask
+_THIN = 2  # crops with fewer pixels than this many rows are compared to the exact mask
 
 
 def _exact_pixels(
     outline: Outline, box: NDArray[np.float64], size: tuple[int, int], side: int
 ) -> NDArray[np.uint8]:
-    """M M: the pixels of the crop in which the center of a pixel of the whole image's mask lies."""
+    """M M: the pixels of the crop that contain the center of a pixel of the full image's mask."""
     if isinstance(outline, np.ndarray):
         runs = outline.astype(np.int64)
     else:
@@ -147,8 +146,8 @@ def _from_runs(
     shift: NDArray[np.float64],
     side: int,
 ) -> NDArray[np.uint8]:
-    """M M: for each pixel of the crop the file's pixel at its center; only the columns in question
-    are unpacked.
+    """M M: for each pixel of the crop the file's pixel at its center; only columns of the box are
+    decoded.
     """
     height, width = size
     centers = (np.arange(side)[:, None] + 0.5 - shift) / scale  # M 2, in the file's pixels
@@ -167,12 +166,12 @@ def _from_runs(
 def visible_boxes(
     crops: NDArray[np.uint8], boxes: NDArray[np.float64], cut: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """N 4: the boxes `cut` (what the image's edge leaves of `boxes`, which the crops cover) shrunk
-    to the mask inside.
+    """N 4: the boxes `cut` (the parts of `boxes` inside the image; crops cover `boxes`) shrunk to
+    the masks inside.
 
-    Without it the box of a bent object keeps room for the part outside. Exact to one pixel of the
-    crop, 1/M of the uncut box. Only boxes that were cut change; one without mask inside gets no
-    area.
+    Otherwise the box of a bent object would include space for the part outside. Exact to one pixel
+    of the crop, 1/M of the uncut box. Only boxes that were cut change; a box without mask inside
+    gets area 0.
     """
     side = crops.shape[-1]
     result = cut.copy()
@@ -183,7 +182,7 @@ def visible_boxes(
         )  # begin, end in pixels of the crop
         first = (
             np.ceil(limits[0] - 0.5).astype(int).clip(0, side - 1)
-        )  # those whose center is inside, one at least
+        )  # pixels with the center inside, at least one
         last = np.maximum(np.floor(limits[1] - 0.5).astype(int), first)
         inside = crops[n, first[1] : last[1] + 1, first[0] : last[0] + 1]
         for axis in (0, 1):
@@ -191,7 +190,7 @@ def visible_boxes(
             if not len(occupied):
                 result[n, 2:] = result[n, :2]
                 break
-            if occupied[0] > first[axis]:  # else the mask goes on up to the cut
+            if occupied[0] > first[axis]:  # else the mask extends to the cut
                 result[n, axis] = start[axis] + cell[axis] * occupied[0]
             if occupied[-1] < last[axis]:
                 result[n, axis + 2] = start[axis] + cell[axis] * (occupied[-1] + 1)
@@ -199,8 +198,9 @@ def visible_boxes(
 
 
 def expand_counts(counts: bytes) -> NDArray[np.int64]:
-    """Run lengths of a compressed RLE: numbers of 5 bits a character, from the fourth on as the
-    difference to the one two before (`rleFrString` of pycocotools' maskApi.c). ValueError: damaged.
+    """Run lengths of a compressed RLE: numbers with 5 bits per character, from the fourth on stored
+    as the difference to the one two before (`rleFrString` of pycocotools' maskApi.c). ValueError:
+    invalid.
     """
     digits = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     if not len(digits) or digits.min() < 0 or digits.max() > 63 or digits[-1] & 32:

@@ -44,16 +44,17 @@ def prepare(
     parts: Sequence[str] = PARTS,
     archive_md5: str = ANNOTATIONS_MD5,
 ) -> None:
-    """Have in `root` what a run needs of COCO 2017. Where `root` is a URL there is nothing to do.
+    """Download the files of COCO 2017 that a run needs into `root`. Does nothing if `root` is a
+    URL.
 
-    Args: root: a folder, or a URL. train_images, val_images: how many images of each part; None:
-        all. subset, seed, image_ids, keep_empty, classes: which ones, see `CocoDataModule`. cache_dir:
-        where the packed annotations are kept; None: the user's cache. download: false: nothing is
-        fetched; images may be missing, the folders and the annotations may not. mirror: takes the
-        place of SERVER in every URL. parts: of PARTS. archive_md5: of the annotation archive.
+    Args: root: a folder, or a URL. train_images, val_images: number of images of each part; None:
+    all. subset, seed, image_ids, keep_empty, classes: how to select them, see `CocoDataModule`.
+    cache_dir: folder for the packed annotations; None: the user's cache. download: False: download
+    nothing; images may be missing, but folders and annotations must exist. mirror: replaces SERVER
+    in every URL. parts: of PARTS. archive_md5: of the annotation archive.
 
     Raises:
-        UserError: something is missing, after all retries or with `download` false.
+        UserError: files are missing, after all retries or with `download` False.
     """
     if "://" in str(root):
         return
@@ -74,7 +75,7 @@ def prepare(
         if choice is not None:
             packed = choose_classes(packed, choice, f"{part}2017")
         index = full_index(packed, Folder(folder))
-        # The parts of a run may both be images of one: see experiment=overfit.
+        # Both parts of a run may use images of one part: see experiment=overfit.
         ids = None if image_ids is None else sorted(set(image_ids) & set(index.image_ids.tolist()))
         if ids == []:
             continue
@@ -87,17 +88,18 @@ def prepare(
 
 
 def fetch_annotations(root: Path, archive_url: str, md5: str, parts: Sequence[str] = PARTS) -> None:
-    """Have the annotations in `root`: the jsons of `parts`, or the archive, which is read in place.
+    """Make sure `root` has the annotations: the jsons of `parts`, or the archive, which is read in
+    place.
 
     Raises:
-        UserError: it cannot be downloaded, or is another file than that of `md5`.
+        UserError: the archive cannot be downloaded, or does not match `md5`.
     """
     if not all(_annotations(root, part).is_file() for part in parts):
         download_file(archive_url, root / ANNOTATION_ARCHIVE, md5, "md5")
 
 
 def mirrored(url: str, mirror: str | None) -> str:
-    """The url at a mirror of COCO's server, say http://host/coco."""
+    """The URL on a mirror of COCO's server, for example http://host/coco."""
     if mirror is None or not url.startswith(f"{SERVER}/"):
         return url
     return mirror.rstrip("/") + url.removeprefix(SERVER)
@@ -115,6 +117,5 @@ def _check_there(root: Path, parts: Sequence[str]) -> None:
         ):
             if not path.exists() and not archive.is_file():
                 raise UserError(
-                    f"there is no {path}, nor {archive}, and data.download=false: give the folder of COCO 2017 with "
-                    "data.root=DIR, or let data.download=true download it"
+                    f"neither {path} nor {archive} exists, and data.download=false: give the folder of COCO 2017 with data.root=DIR, or download it with data.download=true"
                 )

@@ -1,8 +1,8 @@
-"""A mask as a COCO annotation that means exactly the mask's pixels, whoever rasterises it.
+"""Converts a mask to a COCO annotation that every rasterizer turns back into exactly its pixels.
 
-A polygon here runs along pixel edges, between corners with whole-number coordinates. So every pixel
-center is clearly inside or outside, and pycocotools (which rounds to fifths of a pixel), OpenCV and
-Pillow cannot differ about it.
+Polygons run along pixel edges, between corners with integer coordinates. So every pixel center is
+clearly inside or outside, and pycocotools (which rounds to fifths of a pixel), OpenCV and Pillow
+agree.
 """
 
 from typing import Any
@@ -12,17 +12,16 @@ from pycocotools import mask as coco_mask
 
 Corner = tuple[int, int]  # x, y
 
-# Right, down, left, up: the order in which one turns clockwise on a screen, where y grows
-# downwards.
+# Right, down, left, up: clockwise on a screen, where y points down.
 _MOVES = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def annotate(mask: np.ndarray, crowd: bool) -> dict[str, Any]:
     """`bbox`, `area`, `iscrowd` and `segmentation` of an H W bool mask with at least one pixel.
 
-    The segmentation is uncompressed RLE for a crowd region, as in COCO; polygons, one for each
-    part, where there is no hole; compressed RLE where there is one, which COCO's polygons (a union
-    of areas) cannot say.
+    The segmentation is uncompressed RLE for a crowd region, as in COCO; else one polygon for each
+    part; or compressed RLE if the mask has a hole, which COCO's polygons (a union of areas) cannot
+    express.
     """
     rows, columns = (np.flatnonzero(mask.any(axis)).tolist() for axis in (1, 0))
     return {
@@ -47,7 +46,7 @@ def run_lengths(mask: np.ndarray) -> dict[str, Any]:
     """
     pixels = np.concatenate(
         [[False], mask.ravel(order="F")]
-    )  # the first run is one of zeros, perhaps of none
+    )  # the first run counts zeros; it may be empty
     ends = np.append((pixels[1:] != pixels[:-1]).nonzero()[0], mask.size)
     return {"size": list(mask.shape), "counts": np.diff(ends, prepend=0).tolist()}
 
@@ -56,7 +55,7 @@ def outlines(mask: np.ndarray) -> list[list[Corner]]:
     """The closed paths along pixel edges around an H W bool mask: clockwise around parts,
     anticlockwise around holes.
 
-    Pixels that touch at a corner only are two parts.
+    Pixels that touch only at a corner belong to two parts.
     """
     edges = _edges(mask)
     loops = []
@@ -66,8 +65,7 @@ def outlines(mask: np.ndarray) -> list[list[Corner]]:
         while (x, y, direction) in edges:
             del edges[x, y, direction]
             x, y = x + _MOVES[direction][0], y + _MOVES[direction][1]
-            # Where two paths meet in a corner, the right turn stays with the part that lies on the
-            # right.
+            # Where two paths meet at a corner, turn right to stay with the part on the right.
             turns = ((direction + 1) % 4, direction, (direction - 1) % 4)
             onward = next((turn for turn in turns if (x, y, turn) in edges), start[2])
             if onward != direction:
@@ -78,20 +76,20 @@ def outlines(mask: np.ndarray) -> list[list[Corner]]:
 
 
 def _edges(mask: np.ndarray) -> dict[tuple[int, int, int], None]:
-    """Edges between inside and outside as (x, y, direction), from x, y on, with the inside on their
-    right.
+    """Edges between inside and outside as (x, y, direction), starting at x, y, with the inside on
+    their right.
     """
     padded = np.pad(mask.astype(np.int8), 1)
     down, across = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]
     edges: dict[
         tuple[int, int, int], None
-    ] = {}  # in the order of their finding, which a set would not keep
+    ] = {}  # a dict keeps the order, a set would not
     for direction, (step, sign) in enumerate(((down, 1), (across, -1), (down, -1), (across, 1))):
         y, x = (step == sign).nonzero()
         x, y = (
             x + (direction == 2),
             y + (direction == 3),
-        )  # to the left and upwards, an edge starts at its far end
+        )  # an edge to the left or up starts at its far end
         edges.update(dict.fromkeys(zip(x.tolist(), y.tolist(), [direction] * len(x), strict=True)))
     return edges
 

@@ -1,12 +1,11 @@
-"""Pixels of the synthetic set: random numbers, shapes, textures and a PNG writer that give the same
-bytes everywhere.
+"""Draws the synthetic set: random numbers, shapes, textures and a PNG writer with identical bytes
+on every machine.
 
-Three things differ between machines and versions, and none of them is used here: floating point
-(sines, fused multiply-add), numpy's `Generator` (NEP 19 keeps the raw stream of PCG64 for ever, not
-what is made of it) and the compressor inside a PNG writer. So everything below is integer
-arithmetic on raw PCG64 numbers.
+Three things differ between machines and versions and are not used here: floating point (sines,
+fused multiply-add), numpy's `Generator` (NEP 19 guarantees only the raw stream of PCG64) and the
+compressor inside a PNG writer. So this module uses integer arithmetic on raw PCG64 numbers.
 
-Letters: H W a picture; h w the part of it that a shape may touch.
+Letters: H W a picture; h w the part of it that a shape may cover.
 """
 
 import struct
@@ -16,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-UNIT = 1024  # a shape's radius, in the coordinates in which its outline is described
+UNIT = 1024  # a shape's radius in the coordinates of its outline
 
 STEPS = 8  # positions and radii are in eighths of a pixel
 
@@ -61,7 +60,7 @@ MUTED: tuple[Color, ...] = (
 
 
 class Dice:
-    """Random integers that depend on `key` (numbers >= 0) alone, whatever the version of numpy."""
+    """Random integers that depend only on `key` (numbers >= 0), not on the version of numpy."""
 
     def __init__(self, *key: int) -> None:
         self._stream = np.random.PCG64(list(key))
@@ -102,7 +101,7 @@ def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A pentagram: what lies inside of at least four of the five lines through its tips (normals 72
+    """A pentagram: the points inside at least four of the five lines through its tips (normals 72
     degrees apart).
     """
     normals = ((0, 1024), (974, 316), (602, -828), (-602, -828), (-974, 316))
@@ -125,8 +124,8 @@ OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 class Stamp(NamedTuple):
-    """A shape on the grid of pixels: where it may touch the picture, and how much of each pixel
-    there it covers.
+    """A shape on the pixel grid: the part of the picture that it may cover, and its coverage of
+    each pixel there.
     """
 
     part: tuple[slice, slice]  # rows and columns, h w
@@ -134,11 +133,11 @@ class Stamp(NamedTuple):
 
     @property
     def mask(self) -> np.ndarray:
-        """h w bool: at least half of the pixel is covered."""
+        """h w bool: pixels that are covered by half or more."""
         return self.cover * 2 >= FULL
 
     def mask_of(self, size: int) -> np.ndarray:
-        """size size bool: the mask on the whole picture."""
+        """size size bool: the mask on the full picture."""
         full = np.zeros((size, size), bool)
         full[self.part] = self.mask
         return full
@@ -147,9 +146,8 @@ class Stamp(NamedTuple):
 def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> Stamp:
     """The shape `name` in a picture of `size` x `size` pixels.
 
-    `x`, `y` (its center) and `radius` count eighths of a pixel. `turn` in -64..64 turns it by
-    -90..90 degrees: it is 64 times the tangent of half the angle, from which cosine and sine follow
-    without leaving the rational numbers.
+    `x`, `y` (its center) and `radius` count eighths of a pixel. `turn` in -64..64 rotates it by
+    -90..90 degrees: it is 64 times the tangent of half the angle, so cosine and sine are rational.
     """
     reach = radius * 5 // 4 + STEPS  # corners and tips lie beyond the radius
     rows, columns = (

@@ -1,21 +1,20 @@
-"""The synthetic set: pictures of shapes on textured ground, with COCO jsons, drawn in seconds
-instead of downloaded.
+"""The synthetic set: pictures of shapes on textured backgrounds, with COCO jsons, drawn in seconds.
 
     root/train/000000.png ...    root/annotations/instances_train.json
     root/val/000000.png ...      root/annotations/instances_val.json
 
-Six classes (circle, cross, rectangle, ring, star, triangle) that only the outline tells apart:
-color, texture and size say nothing. Later shapes hide earlier ones; an annotation is the visible
-part, and a shape that would leave less than a quarter of an earlier one in sight is not drawn.
-About one picture in twenty is empty, and one in twenty has a crowd region: a cluster of tiny shapes
-under one annotation with `iscrowd` 1.
+The six classes (circle, cross, rectangle, ring, star, triangle) differ only in their outline:
+color, texture and size are random. Later shapes hide earlier ones; an annotation is the visible
+part, and a shape that would leave less than a quarter of an earlier one visible is not drawn. About
+one picture in twenty is empty, and one in twenty has a crowd region: a cluster of tiny shapes under
+one annotation with `iscrowd` 1.
 
-A pixel belongs to a shape that covers at least half of it. Segmentations say exactly that set of
-pixels, whoever rasterises them: polygons run along pixel edges, one for each part of the mask; a
-mask with a hole, which COCO's polygons cannot say, is compressed RLE; a crowd region is
-uncompressed RLE, as in COCO. Box and area are the mask's.
+A pixel belongs to a shape that covers at least half of it. Every rasterizer reproduces exactly
+these pixels from the segmentations: polygons run along pixel edges, one for each part of the mask;
+a mask with a hole, which COCO's polygons cannot express, is compressed RLE; a crowd region is
+uncompressed RLE, as in COCO. Box and area are those of the mask.
 
-Every picture depends on (seed, split, position, size) alone, and every file has the same bytes on
+Every picture depends only on (seed, split, position, size), and every file has the same bytes on
 every machine: the first 100 pictures of 100 and of 400 are the same.
 """
 
@@ -47,9 +46,9 @@ NAMES = tuple(OUTLINES)
 
 FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
 
-VERSION = 1  # of the pictures: raise it with every change of a pixel or an annotation
+VERSION = 1  # raise it with every change of a pixel or an annotation
 
-TURN = 16  # up to 28 degrees each way: what a small model learns within some hundred steps
+TURN = 16  # up to 28 degrees each way: a small model learns this within a few hundred steps
 
 _MARKER, _COUNTS = "shapes.json", ("train_images", "val_images")
 
@@ -57,16 +56,16 @@ _log = logging.getLogger(__name__)
 
 
 class Instance(NamedTuple):
-    """One annotation in the making."""
+    """An annotation while a scene is drawn."""
 
     name: str
-    mask: np.ndarray  # size size bool: what is in sight
-    whole: int  # pixels before anything hid it
+    mask: np.ndarray  # size size bool: the visible part
+    whole: int  # pixels before occlusion
     crowd: bool
 
 
 class Scene(NamedTuple):
-    """A picture, size size 3 int32 in 0..255, and what is in it."""
+    """A picture, size size 3 int32 in 0..255, and its instances."""
 
     picture: np.ndarray
     instances: list[Instance]
@@ -75,12 +74,12 @@ class Scene(NamedTuple):
 def write_shapes(
     *, root: str | Path, train_images: int, val_images: int, size: int, seed: int
 ) -> None:
-    """Draw the set into `root`, unless it is there: a set of the same size and seed with at least
-    as many pictures.
+    """Draw the set into `root`, unless `root` has a set of the same size and seed with at least as
+    many pictures.
 
-    Another set is drawn in full beside it and takes its place when it is complete, so that a
-    reader, and whoever comes after a killed run, finds a whole set or none. Raises UserError where
-    something else lies in `root`.
+    A new set is drawn into a temporary folder and replaces an old one when it is complete, so
+    readers see a complete set or none, even after a killed run. Raises UserError if `root` has
+    other files.
     """
     root = Path(root)
     wanted = {
@@ -96,13 +95,12 @@ def write_shapes(
         return
     if present is not None and _same_pictures(
         present, wanted
-    ):  # let it grow, not shrink: another run may read it
+    ):  # grow, never shrink: another run may read it
         wanted |= {key: max(wanted[key], present[key]) for key in _COUNTS}
     strange = _strange(root, drawn_here=present is not None)
     if strange:
         raise UserError(
-            f"{root} has {strange}, which is not part of the synthetic set, so nothing is drawn there; "
-            "give an empty or a new folder: data.root=DIR"
+            f"{root} has {strange}, which is not part of the synthetic set, so it is not overwritten: give an empty or a new folder with data.root=DIR"
         )
     _log.debug(
         "drawing %d + %d pictures of %d px into %s",
@@ -119,7 +117,7 @@ def write_shapes(
         needs = (train_images + val_images) * size * size * 3 / 1e6 + 1
         raise UserError(
             f"cannot write the synthetic set into {root}: {error.strerror or error}; "
-            f"make {needs:.0f} MB free there or give another folder: data.root=DIR"
+            f"free {needs:.0f} MB there, or give another folder with data.root=DIR"
         ) from error
 
 
@@ -128,13 +126,12 @@ def _check(wanted: dict[str, int]) -> None:
         if not isinstance(wanted[key], int) or wanted[key] < least:
             name = f"data.{key}" if key.endswith("images") else f"data.prepare.{key}"
             raise UserError(
-                f"{name}={wanted[key]} cannot be drawn: the synthetic set needs a whole number from {least} on; "
-                f"give it, e.g. {name}={max(least, 100)}"
+                f"{name}={wanted[key]} is too small: the synthetic set needs a whole number of {least} or more, for example {name}={max(least, 100)}"
             )
 
 
 def _present(root: Path) -> dict[str, int] | None:
-    """What the set in `root` was drawn from; None if there is none."""
+    """The parameters of the set in `root`; None without a set."""
     try:
         return dict(json.loads((root / _MARKER).read_text()))
     except (OSError, ValueError):
@@ -154,7 +151,7 @@ def _same_pictures(present: dict[str, int], wanted: dict[str, int]) -> bool:
 
 
 def _strange(root: Path, drawn_here: bool) -> str | None:
-    """The name of something in `root` that is not ours to replace."""
+    """The name of a file in `root` that does not belong to the set, or None."""
     if not root.exists():
         return None
     if not root.is_dir():
@@ -217,18 +214,18 @@ def _write_split(root: Path, split: str, wanted: dict[str, int]) -> None:
 
 
 def draw_scene(dice: Dice, size: int) -> Scene:
-    """A picture of `size` x `size` pixels: ground; perhaps a crowd; one large shape with few
-    others, or up to six.
+    """A picture of `size` x `size` pixels: background, possibly a crowd, and one large shape with
+    few others, or up to six.
     """
     scene = Scene(background(dice, size), [])
     if dice.chance(5):
         return scene
     if dice.chance(5):
         _add_crowd(scene, dice, size)
-    pixel = size * STEPS // 128  # lengths below are in pixels of a picture of 128 x 128
+    pixel = size * STEPS // 128  # lengths below refer to a picture of 128 x 128 pixels
     most = 6
     if dice.chance(6):
-        # With its visible part over 96 x 96 pixels, which is what COCO calls large.
+        # Its visible part has over 96 x 96 pixels: COCO's size large.
         _add_shape(
             scene, dice, size, dice.pick(("circle", "ring")), dice.number(64 * pixel, 70 * pixel)
         )
@@ -239,10 +236,10 @@ def draw_scene(dice: Dice, size: int) -> Scene:
 
 
 def _add_shape(scene: Scene, dice: Dice, size: int, name: str, radius: int) -> None:
-    """Put the shape where it fits at one of six random places; a picture too full for it goes
-    without.
+    """Draw the shape at the first of six random positions where it fits; if none fits, leave it
+    out.
 
-    One in four may hide three quarters of an earlier one, the others an eighth.
+    One in four may hide three quarters of an earlier shape, the others an eighth.
     """
     margin = min(radius * 3 // 4, size * STEPS * 7 // 16)
     in_sight = 2 if dice.chance(25) else 7  # eighths
@@ -262,8 +259,8 @@ def _add_shape(scene: Scene, dice: Dice, size: int, name: str, radius: int) -> N
 
 
 def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
-    """A cluster of tiny shapes of one class and color; the region is what lies within three pixels
-    of them.
+    """Draw a cluster of tiny shapes of one class and color; the crowd region extends three pixels
+    beyond them.
     """
     pixel = size * STEPS // 128
     name, spread = dice.pick(NAMES), dice.number(14 * pixel, 22 * pixel)
@@ -283,7 +280,7 @@ def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
 
 
 def _contrasting(picture: np.ndarray, shape: Stamp, dice: Dice) -> Color:
-    """A random color that stands out from what lies under the shape."""
+    """A random color that contrasts with the pixels under the shape."""
     under = picture[shape.part][shape.cover > 0]
     mean = (under.sum(0) // len(under)).tolist()
     for _ in range(8):

@@ -1,5 +1,5 @@
-"""Images that are fetched one by one into a folder: each is decoded before it counts, and none is
-fetched twice.
+"""Downloads single images into a folder: each is decoded to verify it, and none is downloaded
+twice.
 """
 
 import json
@@ -19,11 +19,11 @@ from maskrcnn_lit.storage.images import UnreadableImageError, decode
 THREADS = 16
 
 IN_A_ROW = (
-    32  # so many failures with no success between them: the server is down, or the address is wrong
+    32  # consecutive failures after which the server counts as down
 )
 
 RECORD = (
-    ".sound.json"  # in the folder: name -> size in bytes and time of each file when it was decoded
+    ".sound.json"  # in the folder: name -> size in bytes and time of each file when it was verified
 )
 
 Item = TypeVar("Item")
@@ -32,8 +32,7 @@ Stamp = list[int]
 
 
 class WebImage(NamedTuple):
-    """An image file of a COCO json: its name in the folder, where it comes from, the size that it
-    must have.
+    """An image file of a COCO json: its name in the folder, its URL, its expected size.
     """
 
     name: str
@@ -43,16 +42,15 @@ class WebImage(NamedTuple):
 
 
 def fetch_images(images: Sequence[WebImage], folder: Path) -> None:
-    """Have all of `images` in `folder`. Files that are there stay, unless they cannot be decoded or
-    have another size.
+    """Download the missing ones of `images` into `folder`. Existing files are kept, unless they
+    cannot be decoded or have another size.
 
-    A file that was found sound is not decoded again as long as its size and time stay. A folder
-    with all of the images in it, none of them changed since, is only read; one that cannot be
-    written is taken as it is.
+    A verified file is not decoded again while its size and time are unchanged. A complete,
+    unchanged folder is only read. A read-only folder is used as it is.
 
     Raises:
-        UserError: some images are still missing after all retries; the others are kept.
-        KeyboardInterrupt: says how many are there.
+        UserError: some images are missing after all retries; the others stay.
+        KeyboardInterrupt: the message has the number of complete images.
     """
     record = _read_record(folder)
     stamps = {image.name: _stamp(_path(folder, image)) for image in images}
@@ -66,12 +64,12 @@ def fetch_images(images: Sequence[WebImage], folder: Path) -> None:
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # another run may be filling the same folder: its images are there afterwards
+            # another run may be filling the same folder: wait and use its images
             stack.enter_context(locked(folder / ".lock"))
         except OSError as error:
             if None in stamps.values():
                 raise _unwritable(folder, images, error) from error
-            return  # all are there, in a folder that is only to be read
+            return  # complete, in a read-only folder
         try:
             _complete(unknown, folder, len(images))
         except OSError as error:
@@ -81,8 +79,7 @@ def fetch_images(images: Sequence[WebImage], folder: Path) -> None:
 def _unwritable(folder: Path, images: Sequence[WebImage], error: OSError) -> UserError:
     missing = sum(_stamp(_path(folder, image)) is None for image in images)
     return UserError(
-        f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} images are missing "
-        "there: free some space, or give another folder with data.root=DIR, and run it again; complete files stay"
+        f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} images are missing there: free some space, or give another folder with data.root=DIR, and run the command again; complete files are kept"
     )
 
 
@@ -95,10 +92,10 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
     except KeyboardInterrupt:
         there = wanted - sum(image.name not in record for image in unknown)
         raise KeyboardInterrupt(
-            f"{there} of {wanted} images are in {folder}, run it again to go on"
+            f"{there} of {wanted} images are in {folder}: run the command again to continue"
         ) from None
     finally:
-        with suppress(OSError):  # a full disk: they are decoded once more
+        with suppress(OSError):  # a full disk: they will be decoded again
             atomic_write(folder / RECORD, json.dumps(record))
     missing = [image.name for image in absent if image.name not in record]
     if missing:
@@ -111,14 +108,12 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
         )
         raise UserError(
             f"{len(missing)} of {wanted} images could not be downloaded{stopped}: {reasons}"
-            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} stay in {folder}. "
-            "Run it again to go on, or use what is there with data.download=false"
+            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} are in {folder}. Run the command again to continue, or use these with data.download=false"
         )
 
 
 def _check(images: Sequence[WebImage], folder: Path, record: dict[str, Stamp]) -> list[WebImage]:
-    """Decode the files that are there and not in `record`; returns the images that are to be
-    fetched.
+    """Decode the existing files that are not in `record`; return the images to download.
     """
     absent: list[WebImage] = []
     present: list[WebImage] = []
@@ -149,7 +144,7 @@ def _found(image: WebImage, folder: Path) -> Stamp:
 def _fetch(
     images: Sequence[WebImage], folder: Path, record: dict[str, Stamp], failures: dict[str, str]
 ) -> None:
-    """Fetch `images`, in their order; what worked is in `record`, what did not in `failures`."""
+    """Download `images` in order; add successes to `record` and errors to `failures`."""
     stop, row, arrived = threading.Event(), 0, 0
 
     def fetch(image: WebImage) -> Stamp | str:
@@ -169,7 +164,7 @@ def _fetch(
     try:
         with progress_bar(total=len(images), unit="image", desc=f"fetching {folder.name}") as bar:
             for image, result in results:
-                if isinstance(result, Exception):  # of the disk
+                if isinstance(result, Exception):  # disk error
                     raise result
                 if isinstance(result, str):
                     failures[image.name] = result
@@ -191,8 +186,9 @@ def _fetch(
 def in_threads(
     function: Callable[[Item], Any], items: Iterable[Item], threads: int = THREADS
 ) -> Generator[tuple[Item, Any], None, None]:
-    """Each item with what the function gave or raised, as they come. Whoever stops iterating waits
-    for no thread that hangs: they hold up no exit, as those of a ThreadPoolExecutor do.
+    """Yield each item with the function's result or exception, as they complete. A caller that
+    stops iterating does not wait for hanging threads, and they do not delay the exit, unlike those
+    of a ThreadPoolExecutor.
     """
     todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[Item, Any]] = queue.SimpleQueue()
@@ -222,12 +218,12 @@ def in_threads(
         stop.set()
         for worker in (
             workers
-        ):  # what is being written gets its name; a server that says nothing is left alone
+        ):  # let running writes finish; do not wait for a silent server
             worker.join(1 / len(workers))
 
 
 def _fault(data: bytes, image: WebImage) -> str | None:
-    """What is wrong with the content of the image."""
+    """Why `data` is not the expected image, or None."""
     try:
         decode(data, (image.height, image.width))
     except UnreadableImageError as error:
@@ -239,7 +235,7 @@ def _path(folder: Path, image: WebImage) -> Path:
     path = safe_path(folder, image.name)
     if path is None:
         raise UserError(
-            f"file name {image.name!r} leaves {folder}: it is not downloaded; fix the json"
+            f"file name {image.name!r} points outside of {folder}, so it is not downloaded: fix the json"
         )
     return path
 

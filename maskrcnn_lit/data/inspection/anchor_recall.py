@@ -1,8 +1,7 @@
-"""How well anchors can meet the objects of a data set, and others that would meet them better.
+"""Best possible anchor recall on a data set, and a search for better anchors.
 
-Anchors come in as arrays: a grid h w a 4 for each level (x1 y1 x2 y2; a anchors a cell), in which
-all anchors of a row have one y and all of a column one x. Letters: I images, N objects, a anchors a
-cell.
+Anchors are arrays: a grid h w a 4 for each level (x1 y1 x2 y2; a anchors per cell); anchors of a
+row share y, those of a column x. Letters: I images, N objects, a anchors per cell.
 """
 
 import math
@@ -19,13 +18,13 @@ from maskrcnn_lit.errors import UserError
 
 Grids = Sequence[NDArray[Any]]
 
-SAMPLE = 20_000  # objects, among which better anchors are searched
+SAMPLE = 20_000  # objects to search better anchors with
 
-_STEPS = (0.7, 0.85, 1.2, 1.4)  # factors on the anchors of one level
+_STEPS = (0.7, 0.85, 1.2, 1.4)  # factors for the anchors of one level
 
 
 class Choice(NamedTuple):
-    """Sides in pixels, one a level, and height / width."""
+    """Anchor sizes in pixels, one per level, and aspect ratios (height / width)."""
 
     sizes: tuple[int, ...]
     ratios: tuple[float, ...]
@@ -47,10 +46,10 @@ def padded_sizes(sizes: Ints, image_size: ImageSize) -> Ints:
 
 
 def best_iou(boxes: Floats, grids: Grids) -> Floats:
-    """N: the largest IoU that an anchor has with each of the boxes (N 4).
+    """N: the best IoU of any anchor with each box (N 4).
 
-    Of anchors of one shape the one whose center is nearest, in x and in y, overlaps most: only that
-    one is looked at.
+    Among anchors of one shape, the one with the nearest center overlaps most: only that one is
+    compared.
     """
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     best = np.zeros(len(boxes))
@@ -63,7 +62,7 @@ def best_iou(boxes: Floats, grids: Grids) -> Floats:
 
 
 def _nearest(places: Floats, values: Floats) -> Ints:
-    """For each value the index of the nearest of the places, which rise."""
+    """For each value the index of the nearest of the ascending `places`."""
     return np.searchsorted((places[1:] + places[:-1]) / 2, values)
 
 
@@ -92,8 +91,8 @@ def reach(objects: Objects, padded: Ints, choice: Choice, make: MakeGrids) -> Fl
 def recalls(
     best: Floats, sides: Floats, thresholds: Sequence[float]
 ) -> dict[str, dict[str, float]]:
-    """{"all": {"0.5": share of the objects whose best IoU is at least 0.5, ...}, "small": ...,
-    ...}; a size that no object has is left out. `sides` N in pixels.
+    """Recalls {"all": {"0.5": share of objects with a best IoU of at least 0.5, ...}, "small": ...,
+    ...}; sizes without objects are omitted. `sides`: N, in pixels.
     """
     names = size_names(sides)
     chosen = {"all": np.ones(len(best), bool)} | {
@@ -116,12 +115,12 @@ def improve(
     thresholds: Sequence[float],
     seed: int,
 ) -> Choice:
-    """Anchors with a larger sum of recalls at `thresholds` than `now`, or `now`: as many sizes and
-    ratios.
+    """Anchors with a larger sum of recalls at `thresholds` than `now` and as many sizes and ratios,
+    or `now`.
 
-    Tried are ladders of sizes that begin at the objects' own, their aspect ratios, and from the
-    best of these on each level a little smaller and larger. Of many objects a random sample is
-    asked, at one padded size: the recall to report is that of `reach`.
+    Candidates are ladders of sizes that begin at sizes of the objects, the objects' aspect ratios,
+    and small changes on each level of the best of these. The search uses a random sample of objects
+    and one padded size; report the recall of `reach`.
     """
     if len(objects.image) > SAMPLE:
         chosen = np.sort(
@@ -135,7 +134,7 @@ def improve(
     def score(choice: Choice) -> float:
         try:
             best = reach(objects, largest, choice, make)
-        except UserError:  # Anchors refuses them: one has no area, say
+        except UserError:  # invalid anchors, for example without area
             return -math.inf
         return sum(float((best >= threshold).mean()) for threshold in thresholds)
 
@@ -157,8 +156,8 @@ def improve(
 
 
 def _candidates(objects: Objects, now: Choice) -> Iterator[Choice]:
-    """`now`; and sizes that grow by one factor from level to level, as the strides do, from several
-    beginnings.
+    """`now`, and sizes that grow by one factor per level, like the strides, from several smallest
+    sizes.
     """
     boxes = objects.boxes
     own = (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0])

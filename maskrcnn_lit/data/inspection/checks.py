@@ -1,7 +1,7 @@
-"""Faults of a data set that reading its json and its files' headers cannot find, and a json without
-any.
+"""Finds faults of a data set beyond those in its json and file headers, and writes a json without
+them.
 
-`read_index(on_bad="skip")` has found the others: they are in its `faults` and not in its images and
+`read_index(on_bad="skip")` finds the others first: they are in its `faults`, not in its images and
 annotations.
 """
 
@@ -35,19 +35,18 @@ from maskrcnn_lit.storage.images import (
 )
 from maskrcnn_lit.storage.sources import Remote
 
-LEAST_IOU = 0.5  # of an annotation's box and the extent of its mask
+LEAST_IOU = 0.5  # minimum IoU of an annotation's box and the extent of its mask
 
-SAME_MASKS = 0.9  # IoU from which on two masks of one class and box are one object
+SAME_MASKS = 0.9  # IoU of two masks of equal class and box that makes them duplicates
 
-AREA_FACTOR, AREA_SLACK = 2.0, 16.0  # an area contradicts its mask beyond both, px
+AREA_FACTOR, AREA_SLACK = 2.0, 16.0  # an area contradicts its mask if it differs by more than both, px
 
-SLACK = 2.0  # pixels by which they may differ whatever their IoU: of tiny objects that is nothing
+SLACK = 2.0  # pixels by which they may always differ, because of tiny objects
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What is wrong with what is left in `index`: with whole images by their position in it, with
-    annotations by id.
+    """Faults of the entries in `index`: of images by position, of annotations by id.
     """
 
     index: AnnotationIndex
@@ -55,15 +54,15 @@ class Findings:
     annotations: dict[int, Fault] = field(default_factory=dict)
     areas: dict[int, tuple[Fault, float]] = field(
         default_factory=dict
-    )  # contradicted by the mask, whose area this is
+    )  # area that contradicts the mask, and the mask's area
     digests: dict[int, bytes] = field(
         default_factory=dict
-    )  # of the files that could be read, by position
-    pixels: dict[str, list[int]] = field(default_factory=dict)  # what of them is odd -> positions
+    )  # hashes of the readable files, by position
+    pixels: dict[str, list[int]] = field(default_factory=dict)  # remark -> positions
 
     def faults(self) -> list[Fault]:
-        """All of them, with those that reading the json has found, and what it reads otherwise
-        than it is written. Of an image that is at fault as a whole the annotations are not listed.
+        """All faults, including those of reading the json, and its corrections. Annotations of a
+        faulty image are not listed.
         """
         gone = {n for i in self.images for n in self.index.annotations(i)["ids"].tolist()}
         of_areas = {number: fault for number, (fault, _) in self.areas.items()}
@@ -76,14 +75,14 @@ class Findings:
 def find_faults(
     index: AnnotationIndex, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Findings:
-    """Read and decode every image file wholly, in parallel, and compare every mask with its box.
+    """Decode every image file in full, in parallel, and compare every mask with its box.
 
-    `progress` is called with the images that are done, and all of them.
+    `progress` is called with the number of finished images, and of all.
     """
     findings = Findings(index)
     with ThreadPoolExecutor(
         os.cpu_count() or 1
-    ) as pool:  # decoding and hashing let other threads run
+    ) as pool:  # decoding and hashing release the GIL
         for i, (digest, fault, remarks) in enumerate(
             pool.map(lambda i: _look_at(index, i), range(len(index)))
         ):
@@ -102,33 +101,33 @@ def find_faults(
 
 
 def _look_at(index: AnnotationIndex, i: int) -> tuple[bytes | None, Fault | None, list[str]]:
-    """The hash of the file of image i, what is wrong with its pixels, and what is odd about them."""
+    """The hash of the file of image i, its fault, and remarks on its pixels."""
     try:
         data = index.read(i)
         decoded = decode_deep(data, index.size(i), max_pixels=index.max_pixels)
     except (OSError, UnreadableImageError) as error:
-        if isinstance(index.source, Remote):  # it may be the page of a proxy
+        if isinstance(index.source, Remote):  # it may be a proxy's error page
             index.source.forget(index.file_name(i))
         return None, Fault("pixels cannot be decoded", index.file_names[i], None, str(error)), []
     return hashlib.sha256(data).digest(), None, list(pixel_remarks(data, decoded))
 
 
 def pixel_remarks(data: bytes, decoded: Decoded) -> Iterator[str]:
-    """What is odd about the pixels of an image file, to stand behind "images that"."""
+    """Remarks on the pixels of an image file; each continues "images that"."""
     pixels = decoded.pixels
     if not pixels.any():
         yield "come out black"
     elif (pixels == pixels[:1, :1]).all():
-        yield "come out in one color"
+        yield "have a single color"
     if decoded.bits > 8:
         yield f"have more than 8 bits, read as {decoded.bits} (by the largest value of each file)"
     if page_count(data) > 1:
-        yield "have several pages, of which the first is read"
+        yield "have several pages; only the first is used"
 
 
 def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault]]:
-    """By id, of image i: boxes far from their masks, and all but the first of those with one class,
-    box and mask.
+    """Faults of image i by annotation id: boxes far from their masks, and duplicates in class, box
+    and mask.
     """
     annotations, name = index.annotations(i), index.file_names[i]
     seen: dict[tuple[Any, ...], list[int]] = defaultdict(list)
@@ -143,7 +142,7 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
         extent = mask_extent(index, i, j)
         if _disagree(box, extent):
             sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
-            detail = f"box {sides[0]}, the mask reaches over {sides[1]}"
+            detail = f"box {sides[0]}, but the mask spans {sides[1]}"
             yield number, Fault("box and mask disagree", name, number, detail)
             continue
         alike = seen[(label, *box.tolist())]
@@ -151,7 +150,7 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
         if first is None:
             alike.append(j)
         else:
-            detail = f"class, box and mask of annotation {annotations['ids'][first]}"
+            detail = f"same class, box and mask as annotation {annotations['ids'][first]}"
             yield number, Fault("same annotation twice", name, number, detail)
 
 
@@ -163,8 +162,8 @@ def _of_same_mask(index: AnnotationIndex, i: int, others: list[int], j: int) -> 
 
 
 def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault, float]]]:
-    """By id, of image i: areas that the mask contradicts, with its own; those of crowd regions, which
-    are never small, medium or large, are not compared.
+    """Faults of image i by annotation id: areas that contradict the mask, with the mask's area.
+    Crowd regions have no size class and are not compared.
     """
     annotations = index.annotations(i)
     for j in np.flatnonzero(~annotations["crowd"]).tolist():
@@ -173,14 +172,14 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
         if far or area <= 0 < own:
             number = int(annotations["ids"][j])
             detail = (
-                f"area {area:g}, the mask has {own:g} pixels: it decides small, medium or large"
+                f"area {area:g}, but the mask has {own:g} pixels: COCO's sizes (small, medium, large) depend on the area"
             )
             yield number, (Fault("area contradicts mask", index.file_names[i], number, detail), own)
 
 
 def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
-    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, on the image; without area
-    if outside.
+    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, clipped to the image; area
+    0 if outside.
     """
     shape, (height, width) = index.segmentation(i, j), index.size(i)
     if isinstance(shape, dict):
@@ -197,8 +196,8 @@ def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
 
 
 def _mark_repeated_images(findings: Findings) -> None:
-    """Of images with one content that with the most annotations is kept, of equal ones the first by
-    name.
+    """Mark images with equal content, except the one with the most annotations; for a tie, the
+    first by name.
     """
     index = findings.index
     counts = (index.spans[:, 1] - index.spans[:, 0]).tolist()
@@ -207,19 +206,19 @@ def _mark_repeated_images(findings: Findings) -> None:
         first = selected.setdefault(findings.digests[i], i)
         if first != i:
             detail = (
-                f"the content of image id {int(index.image_ids[first])}, {index.file_names[first]}"
+                f"same content as image id {int(index.image_ids[first])}, {index.file_names[first]}"
             )
             findings.images[i] = Fault("same image twice", index.file_names[i], None, detail)
 
 
 def mark_leaks(train: Findings, val: Findings) -> None:
-    """Add the training images that are validation images too: it is training that goes without
-    them, so that scores stay comparable.
+    """Mark training images that are also validation images. Training leaves them out, so scores
+    stay comparable.
     """
     names = {digest: val.index.file_names[i] for i, digest in val.digests.items()}
     for i, digest in train.digests.items():
         if digest in names and i not in train.images:
-            detail = f"the content of val's {names[digest]}: what is learnt by heart scores well"
+            detail = f"same content as val's {names[digest]}: memorized images inflate the score"
             train.images[i] = Fault(
                 "training image in val too", train.index.file_names[i], None, detail
             )
@@ -228,8 +227,8 @@ def mark_leaks(train: Findings, val: Findings) -> None:
 def learning_fault(
     index: AnnotationIndex, lost: list[Fault], image_size: ImageSize, annotations: str
 ) -> tuple[list[str], Fault | None]:
-    """What a training on `index` would leave out (see `unlearnable`), in lines, and the fault of a
-    json on which it would learn nothing.
+    """Lines on the objects that training ignores (see `unlearnable`), and a fault if no object
+    remains.
     """
     lines = list(describe_unlearnable(index, lost, image_size))
     if lines and len(lost) == count_objects(index):
@@ -238,7 +237,7 @@ def learning_fault(
 
 
 def notes(findings: Mapping[str, Findings]) -> list[str]:
-    """What is no fault and yet good to know, by part."""
+    """Remarks on each part that are not faults."""
     message = []
     for part, part_findings in findings.items():
         index = part_findings.index
@@ -270,16 +269,16 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
         both = set(train.file_names) & set(val.file_names)
         if both:
             message.append(
-                f"{len(both)} file names stand in train and in val, {min(both)} for one; only equal content is a fault"
+                f"{len(both)} file names are in both train and val, for example {min(both)}; only equal content is a fault"
             )
         if {c.name for c in train.categories} != {c.name for c in val.categories}:
-            message.append("train and val have not the same categories: training refuses that")
+            message.append("train and val have different categories; training requires the same")
     return message
 
 
 def _files_beside(findings: Findings) -> int:
-    """Images in the folder, subfolders too, that the index does not have, and that are not told as
-    faults either.
+    """The number of images in the folder and its subfolders that are neither in the index nor
+    faults.
     """
     known = {os.path.normpath(name) for name in findings.index.file_names}
     known |= {os.path.normpath(fault.image) for fault in findings.index.faults}
@@ -297,7 +296,7 @@ def _files_beside(findings: Findings) -> int:
 
 
 def load_entries(path: Path) -> dict[str, Any]:
-    """The parsed json with every key, to count and to filter; UserError: it cannot be read."""
+    """The parsed json with all keys; UserError: it cannot be read."""
     try:
         content = json.loads(path.read_bytes())
         return {
@@ -312,11 +311,11 @@ def load_entries(path: Path) -> dict[str, Any]:
 
 
 def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """`content`, the parsed json that `found.index` was read from, without what is faulty, with what
-    is read otherwise as it is read, and else as it is: entries keep their order, ids and every key.
+    """`content`, the parsed json of `findings.index`, without faulty entries and with corrections
+    applied. All other entries keep their order, ids and keys.
     """
     index, names = findings.index, _Names(findings.index)
-    images: dict[int, Any] = {}  # by place in the json's list
+    images: dict[int, Any] = {}  # by position in the json's list
     annotations: dict[int, Any] = {}
     for i in range(len(index)):
         if i in findings.images:
@@ -341,7 +340,7 @@ def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
 
 
 class _Names:
-    """Whose entries are read otherwise than they are written."""
+    """The names of images and annotations with corrected entries."""
 
     def __init__(self, index: AnnotationIndex) -> None:
         changes = [change for change in index.changes if change.kind != IGNORED]
@@ -361,10 +360,10 @@ def _image(entry: dict[str, Any], index: AnnotationIndex, i: int, names: _Names)
 
 
 def _annotation(entry: dict[str, Any], truth: dict[str, Any], changed: bool) -> dict[str, Any]:
-    """The entry with what is read otherwise; a sound RLE stays as it is written."""
+    """The entry with its corrections applied; a valid RLE is unchanged."""
     if isinstance(entry["segmentation"], dict):
         del truth["segmentation"]
-    if not changed:  # but its image or its class may have ids that are text
+    if not changed:  # but its image or class may have text ids
         truth = {key: truth[key] for key in ("image_id", "category_id")}
     if isinstance(entry.get("ignore"), str):
         truth["ignore"] = int(flag(entry, "ignore"))
@@ -376,7 +375,7 @@ def _differing(entry: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, 
 
 
 def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
-    """Each class once, under the id and the name that it has in `index`."""
+    """Each class once, with its id and name in `index`."""
     left = {category.name: category.id for category in index.packed.categories}
     chosen = {category.name: category.chosen for category in index.packed.originals}
     selected = []
@@ -390,11 +389,11 @@ def _categories(entries: list[Any], index: AnnotationIndex) -> list[Any]:
 
 
 def cleaned_paths(folder: Path, originals: Mapping[str, Path]) -> dict[str, Path]:
-    """Where the cleaned jsons go, by part: the names of the originals, behind the part's where two
-    are alike.
+    """The paths of the cleaned jsons by part: the original names, prefixed with the part if they
+    are equal.
 
     Raises:
-        UserError: an original lies there.
+        UserError: a path is that of an original.
     """
     alike = len({path.name for path in originals.values()}) < len(originals)
     targets = {
@@ -404,6 +403,6 @@ def cleaned_paths(folder: Path, originals: Mapping[str, Path]) -> dict[str, Path
     for target in targets.values():
         if target.resolve() in {path.resolve() for path in originals.values()}:
             raise UserError(
-                f"cleaned={folder} would overwrite {target}, which is never changed: give another folder"
+                f"cleaned={folder} would overwrite the original {target}: give another folder"
             )
     return targets

@@ -1,19 +1,19 @@
-"""How much of an object's box lies under other boxes of its image."""
+"""The share of an object's box that other boxes of its image cover."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_EXACT = 200  # overlapping boxes; with more, the share is counted at points
+_EXACT = 200  # overlapping boxes; with more, the share is sampled at points
 
-_POINTS = 64  # a side of the box
+_POINTS = 64  # per side of the box
 
 
 def covered_shares(boxes: Floats) -> Floats:
-    """Share of each box that the others cover: N, 0..1; 0 for a box without area.
+    """The share of each box that other boxes cover: N, 0..1; 0 for a box without area.
 
-    Exact; a box that overlaps more than 200 others is counted at 64 x 64 points.
+    Exact up to 200 overlapping boxes, else sampled at 64 x 64 points.
 
     Args:
         boxes: N 4, x1 y1 x2 y2, of one image.
@@ -33,8 +33,8 @@ def covered_shares(boxes: Floats) -> Floats:
 
 
 def _union(low: Floats, high: Floats) -> float:
-    """Area of the union of N boxes, N 2 each: the plane is cut at every edge, and the areas of the
-    covered cells are added.
+    """Area of the union of N boxes, N 2 each: split the plane at every edge and add the areas of
+    the covered cells.
     """
     covers, lengths = [], []
     for axis in (0, 1):
@@ -46,7 +46,7 @@ def _union(low: Floats, high: Floats) -> float:
 
 
 def _at_points(start: Floats, end: Floats, low: Floats, high: Floats) -> float:
-    """The same as a share of the box from `start` to `end`, counted at the middles of its cells."""
+    """The covered share of the box from `start` to `end`, sampled at the centers of its cells."""
     steps = (np.arange(_POINTS) + 0.5) / _POINTS
     inside = []
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Train and val as the data commands take them: either may be left out, and then is the other."""
+"""Train and val of the data commands: a missing part is filled from the other."""
 
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -10,10 +10,10 @@ PARTS = ("train", "val")
 
 
 def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
-    """Give a part of `data` (as in conf/data) of which nothing is said what the other has.
+    """Fill a missing part of `data` (as in conf/data) from the other.
 
-    Returns: the parts that are files of their own: both, or one where the other was left out or has
-        the same json.
+    Returns: the parts with distinct files: both, or one if the other is missing or has the same
+    json.
 
     Raises:
         UserError: neither part is given.
@@ -21,7 +21,7 @@ def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
     given = [part for part in PARTS if any(data[part][key] for key in ("images", "annotations"))]
     if not given:
         raise UserError(
-            "the data has neither train nor val: give data.train.images=DIR data.train.annotations=FILE, the same with "
+            "the data have neither train nor val: give data.train.images=DIR data.train.annotations=FILE, the same with "
             "data.val, or both"
         )
     if len(given) == 1:
@@ -33,8 +33,8 @@ def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
 
 
 def same_images(data: MutableMapping[str, Any]) -> bool:
-    """Whether training and validation are given as the same json and images, unchosen by id: then
-    every score would be of images that were trained on.
+    """Whether training and validation use the same json and images, without a selection by id: then
+    all scores would be on training images.
     """
     given = all(data[part][key] for part in PARTS for key in ("images", "annotations"))
     chosen = data.get("image_ids") is not None
@@ -42,7 +42,7 @@ def same_images(data: MutableMapping[str, Any]) -> bool:
 
 
 def part_paths(data: MutableMapping[str, Any], part: str) -> tuple[Path, Path]:
-    """The json and the folder of the images, from `root` on; UserError: one of them is not given."""
+    """The paths of the json and the image folder, relative to `root`; UserError: one is missing."""
     for key in ("annotations", "images"):
         if not data[part][key]:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What a data set holds, in numbers: classes, sizes after the resize, crowding.
+"""Statistics of a data set: classes, sizes after the resize, crowding.
 
 Letters: I images, N annotations.
 """
@@ -17,28 +17,28 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-SMALL, MEDIUM = 32, 96  # COCO's limits: the sides of squares of 32^2 and 96^2 pixels
+SMALL, MEDIUM = 32, 96  # COCO's size limits, as sides of squares of 32^2 and 96^2 pixels
 
-MOST = 100  # detections of an image that COCO's AP looks at
+MOST = 100  # detections per image that COCO's AP counts
 
-TINY = 16.0  # pixels, under which an object covers few cells of p2 (stride 4)
+TINY = 16.0  # pixels: smaller objects cover few cells of p2 (stride 4)
 
-CROWDING = (0.1, 0.4)  # limits of the shares of a box under other boxes
+CROWDING = (0.1, 0.4)  # limits for the share of a box under other boxes
 
 
 class Objects(NamedTuple):
-    """Annotations of I images, boxes resized as validation images are: the whole image, fitted."""
+    """Annotations of I images, with boxes resized as in validation."""
 
     file_sizes: Ints  # I 2: height, width
     sizes: Ints  # I 2: the same after the resize
-    image: Ints  # N: which of the images
+    image: Ints  # N: index of the image
     labels: Ints  # N, 1..K
     crowd: NDArray[np.bool_]  # N
     boxes: Floats  # N 4: x1 y1 x2 y2 in pixels after the resize
     areas: Floats  # N: of the masks, in square pixels of the files
 
     def without_crowd(self) -> "Objects":
-        """The objects alone; the images stay."""
+        """Without crowd regions; the images stay."""
         keep = ~self.crowd
         fields = {
             name: getattr(self, name)[keep]
@@ -52,8 +52,8 @@ class Objects(NamedTuple):
 
 
 def read_objects(index: AnnotationIndex, image_size: ImageSize) -> Objects:
-    """All annotations of `index`; no file of an image is looked at."""
-    rng = np.random.default_rng(0)  # decides nothing without augmentation
+    """All annotations of `index`, without reading image files."""
+    rng = np.random.default_rng(0)  # no effect without augmentation
     views = [sample_transform(*index.size(i), image_size, None, rng) for i in range(len(index))]
     annotations = [index.annotations(i) for i in range(len(index))]
     return Objects(
@@ -83,7 +83,8 @@ def _joined(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
 
 def summarize(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
     """Plain numbers for a table or a json; `names[l - 1]` is the class of label l. Shares are 0..1
-    of the objects, lengths are in pixels; crowd regions are counted, and in nothing else.
+    of the objects, lengths are in pixels. Crowd regions are counted, but excluded from all other
+    numbers.
     """
     alone = objects.without_crowd()
     counts = np.bincount(alone.image, minlength=len(objects.sizes))
@@ -115,7 +116,7 @@ def summarize(objects: Objects, names: Sequence[str]) -> dict[str, Any]:
 
 
 def quantiles(values: NDArray[Any]) -> dict[str, float] | None:
-    """Least, 5 %, 25 %, median, 75 %, 95 %, largest; None of nothing."""
+    """Minimum, 5 %, 25 %, median, 75 %, 95 %, maximum; None without values."""
     if not len(values):
         return None
     at = {"min": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1.0}
@@ -123,12 +124,12 @@ def quantiles(values: NDArray[Any]) -> dict[str, float] | None:
 
 
 def size_names(sides: Floats) -> NDArray[np.str_]:
-    """N: small, medium or large by COCO's limits, of sides in pixels."""
+    """N: small, medium or large by COCO's limits, for sides in pixels."""
     return np.array(["small", "medium", "large"])[np.digitize(sides, [SMALL, MEDIUM])]
 
 
 def shares_by_size(sides: Floats) -> dict[str, float]:
-    """Of small, medium and large."""
+    """The shares of small, medium and large."""
     return _by_limits(sides, (SMALL, MEDIUM), ("small", "medium", "large"))
 
 
@@ -142,7 +143,7 @@ def _share(of: NDArray[np.bool_]) -> float:
 
 
 def _covered(objects: Objects) -> Floats:
-    """N, 0..1: how much of each box lies under other boxes of its image."""
+    """N, 0..1: the share of each box under other boxes of its image."""
     shares = np.zeros(len(objects.image))
     order = np.argsort(objects.image, kind="stable")
     ends = np.cumsum(np.bincount(objects.image, minlength=len(objects.sizes)))

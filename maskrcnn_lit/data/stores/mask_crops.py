@@ -1,8 +1,8 @@
-"""The mask crops of a whole json, M x M pixels each as bits: a polygon is rasterised once for all
-epochs and runs.
+"""Caches the mask crops of a json, M x M bits each: a polygon is rasterized once for all epochs and
+runs.
 
-A crop covers its annotation's box in the file's own pixels. Views resize and mirror but do not
-turn, so that the crop is the same in all of them, but for the mirror.
+A crop covers its annotation's box in the file's pixels. Training resizes and mirrors but does not
+rotate, so one crop serves every view, up to mirroring.
 """
 
 from pathlib import Path
@@ -16,25 +16,25 @@ from maskrcnn_lit.data.stores.memmap import MemmapStore
 
 
 class MaskCrops:
-    """The crops of the images of `index`, kept in `cache`/masks (1.35 GB for all of train2017 at M
-    = 112).
+    """The crops of the images of `index`, stored in `cache`/masks (1.35 GB for train2017 at M =
+    112).
     """
 
     def __init__(self, index: AnnotationIndex, side: int, cache: Path) -> None:
         self.index, self.side = index, side
-        self._row = -(-side // 8)  # bytes of a row of a crop
+        self._row = -(-side // 8)  # bytes per row of a crop
         spans = index.packed.arrays.spans * side * self._row
         self._stored = MemmapStore(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
 
     def of(
         self, i: int, boxes: NDArray[np.float64], mirrored: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The masks of all R annotations of image i, R M M of 0 or 1, and which of them hold
-        anything (R).
+        """The masks of all R annotations of image i, R M M of 0 or 1, and whether each has a pixel
+        (R).
 
         Args:
-            boxes: R 4, theirs in the pixels of the file, x1 y1 x2 y2.
-            mirrored: left to right.
+            boxes: R 4, their boxes in the file's pixels, x1 y1 x2 y2.
+            mirrored: flip left to right.
         """
         row, side = int(self.index.rows[i]), self.side
         bits = self._stored.get(row)
@@ -45,7 +45,7 @@ class MaskCrops:
         bits = bits.reshape(len(boxes), side, self._row)
         if (
             mirrored
-        ):  # bytes from last to first, bits likewise; what fills the last byte comes first
+        ):  # reverse the bytes and the bits in each; padding bits come first
             crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
         else:
             crops = np.unpackbits(bits, axis=2, count=side)

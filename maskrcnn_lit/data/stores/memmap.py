@@ -1,9 +1,9 @@
-"""Pieces of bytes that are computed once, by whichever process first needs them, and kept in one
-memory-mapped file.
+"""Stores pieces of bytes in one memory-mapped file; the first process that needs a piece computes
+it.
 
-The file has its final size from the start, with holes for what is not there yet: a subset of a data
-set takes only its own space. A checksum for each piece says whether it is there and whole, whatever
-killed the process that wrote it.
+The file is sparse and has its final size from the start: a subset of a data set uses only its own
+space. A checksum for each piece shows whether it is present and complete, even if the writing
+process was killed.
 """
 
 import logging
@@ -20,29 +20,29 @@ _log = logging.getLogger(__name__)
 
 
 class MemmapStore:
-    """Piece i are the bytes `spans[i]` (begin, end) of `file`.
+    """Piece i is the bytes `spans[i]` (begin, end) of `file`.
 
-    Processes may share it, by fork or by pickle, and read and write at once: all would write the
-    same.
+    Processes may share it, by fork or by pickle, and read and write at the same time: they all
+    write the same content.
     """
 
     def __init__(self, file: Path, spans: Ints) -> None:
         self.file, self.spans = file, spans
         self._full = False
         self._opened: tuple[int, int, NDArray[np.uint8]] | None = (
-            None  # two file numbers, the mapped file
+            None  # two file descriptors, the mapped file
         )
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_opened": None}
 
     def get(self, i: int, stamp: bytes = b"") -> NDArray[np.uint8] | None:
-        """Piece i, read-only; None if it is not there, or was put with another `stamp` (of what it
-        was made from).
+        """Piece i, read-only; None if it is missing, or was stored with another `stamp` (of its
+        source).
         """
         try:
             _, checks, mapped = self._open()
-        except OSError as error:  # a folder that cannot be written, and holds no such file
+        except OSError as error:  # the folder is read-only and has no such file
             self._say_full(error)
             return None
         begin, end = self.spans[i].tolist()
@@ -51,7 +51,7 @@ class MemmapStore:
         return piece if known != bytes(4) and known == _check(piece, stamp) else None
 
     def put(self, i: int, piece: NDArray[np.uint8], stamp: bytes = b"") -> None:
-        """Keep piece i. Where the disk takes no more, nothing is kept, and a warning says so once."""
+        """Store piece i. On a full disk nothing is stored, and a warning is logged once."""
         content = np.ascontiguousarray(piece).reshape(-1)
         if content.size != self.spans[i, 1] - self.spans[i, 0]:
             raise ValueError(
@@ -61,16 +61,16 @@ class MemmapStore:
             data, checks, _ = self._open()
             if os.pwrite(data, content.data, int(self.spans[i, 0])) == content.size:
                 os.pwrite(checks, _check(content, stamp), 4 * i)
-        except OSError as error:  # a full disk: what is not in the file is computed anew each time
+        except OSError as error:  # a full disk: missing pieces are computed every time
             self._say_full(error)
 
     def _say_full(self, error: OSError) -> None:
         if not self._full:
-            _log.warning("%s takes no more (%s): loading goes on, but is slower", self.file, error)
+            _log.warning("cannot write to %s (%s): loading continues without this cache, but slower", self.file, error)
         self._full = True
 
     def _open(self) -> tuple[int, int, NDArray[np.uint8]]:
-        """Where nothing can be written, a file that is there is read all the same."""
+        """Open the file; in a read-only folder, open an existing file for reading."""
         if self._opened is None:
             other, size = self.file.with_suffix(".crc"), int(self.spans.max(initial=1))
             opened: list[int] = []

@@ -1,7 +1,6 @@
-"""Images as they are once resized, kept as raw pixels: for small training sizes, where decoding
-takes most of the time.
+"""Caches resized images as raw pixels, for small training sizes, where decoding dominates the time.
 
-They are as large as training ever shows them, so a view of a kept image only shrinks or mirrors it.
+They have the largest size that training uses, so training only shrinks or mirrors them.
 """
 
 import hashlib
@@ -17,19 +16,19 @@ from maskrcnn_lit.data.transforms import Augment, ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 
 SMALL = (
-    512  # px of the longest side: beyond it a kept image takes more of the disk than it saves time
+    512  # px of the longest side: larger images cost more disk space than they save time
 )
 
 
 class ResizedImages:
-    """The whole images of `index` at `image_size`, H W 3 uint8, kept in `cache`/images."""
+    """The full images of `index` at `image_size`, H W 3 uint8, stored in `cache`/images."""
 
     def __init__(self, index: AnnotationIndex, image_size: ImageSize, cache: Path) -> None:
         self.index = index
         arrays = index.packed.arrays
         self.sizes = fitted_sizes(
             np.stack([arrays.heights, arrays.widths], 1), image_size
-        )  # of the whole json
+        )  # of the full json
         ends = np.cumsum(3 * self.sizes.prod(1))
         name = "x".join(map(str, image_size)) if isinstance(image_size, tuple) else str(image_size)
         source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
@@ -37,12 +36,12 @@ class ResizedImages:
         self._stored = MemmapStore(file, np.stack([np.r_[0, ends[:-1]], ends], 1))
 
     def get(self, i: int) -> NDArray[np.uint8] | None:
-        """Image i, if it is kept and its file has not changed since."""
+        """Image i, or None if it is not stored or its file has changed."""
         row = int(self.index.rows[i])
         piece = self._stored.get(row, self._stamp(i))
         return (
             None if piece is None else piece.reshape(*self.sizes[row], 3).copy()
-        )  # torch wants to write
+        )  # torch needs a writable array
 
     def put(self, i: int, pixels: NDArray[np.uint8]) -> None:
         self._stored.put(int(self.index.rows[i]), pixels, self._stamp(i))
@@ -59,18 +58,17 @@ def choose_resized(
     cache: Path,
     cache_gb: float,
 ) -> tuple[ResizedImages | None, str]:
-    """What `data.image_cache` (auto, on or off) makes of it, and what to tell.
+    """The store for `data.image_cache` (auto, on or off), or None, and lines for the log.
 
     Raises:
-        UserError: another mode, or "on" where the views of an image are no smaller copies of one.
+        UserError: an unknown mode, or "on" with an augmentation that enlarges images.
     """
     if mode not in ("auto", "on", "off"):
         raise UserError(f"data.image_cache={mode} is unknown: use auto, on or off")
     zooms = augment is not None and (augment.crop < 1 or augment.scale[1] > 1)
     if mode == "on" and zooms:
         raise UserError(
-            "data.image_cache=on keeps images at their training size, and augment.crop below 1 or augment.scale above "
-            "1 would enlarge them: use data.image_cache=off, or augment.crop=1 and augment.scale=[0.8,1.0]"
+            "data.image_cache=on stores images at their training size, but augment.crop below 1 or augment.scale above 1 would enlarge them: use data.image_cache=off, or augment.crop=1 and augment.scale=[0.8,1.0]"
         )
     if mode == "off" or zooms or (mode == "auto" and _longest(image_size) > SMALL):
         return None, ""
@@ -81,11 +79,11 @@ def choose_resized(
     if mode == "auto" and needed > room:
         return (
             None,
-            f"data.image_cache=auto: off, {needed / 1e9:.1f} GB of resized images and room for {room / 1e9:.1f}",
+            f"data.image_cache=auto: off, since resized images need {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used",
         )
     return (
         resized,
-        f"data.image_cache={mode}: resized images are cached in {cache}/images, {needed / 1e9:.2f} GB in the end",
+        f"data.image_cache={mode}: resized images are cached in {cache}/images, up to {needed / 1e9:.2f} GB",
     )
 
 

@@ -65,11 +65,10 @@ def analyze(
     Args:
         ground_truth: a COCO instances json as a dict: of the images that are scored, and no others.
         results: entries of a COCO results json.
-        scores: what `score_results` gives for the two, if it is known already.
-        max_detections: of an image and class, the best by score.
+        scores: the result of `score_results` for both, if already computed.
+        max_detections: per image and class, by score.
 
-    Raises: UserError: results of images or classes that the ground truth has not, or without what
-        is needed.
+    Raises: UserError: results with unknown images or classes, or with missing fields.
     """
     kind, names = kind_of(results), [category["name"] for category in ground_truth["categories"]]
     if scores is None:
@@ -120,7 +119,7 @@ def analyze(
 def _mask_columns(
     pairs: Sequence[Pairs], judged: Judged, boundary: Floats | None
 ) -> dict[str, Floats]:
-    """Column of `per_class` -> K numbers; nothing without masks."""
+    """Column of `per_class` -> K numbers; empty without masks."""
     if boundary is None:
         return {}
     columns = {"mask_ap50": average_precision(judged)[:, 0]}

@@ -1,11 +1,11 @@
 """Average precision from given IoU, by COCO's rules (cocodataset.org, "Detection evaluation";
 pycocotools).
 
-Detections of a class are taken best first. Each takes the object of its class and image with the
-highest IoU, of at least the threshold, that none has taken yet. An *ignored* object is taken only
-where no other will do, and makes its detection neither right nor wrong; a crowd region is ignored
-and may be taken any number of times. Precision at a recall is the highest at that recall or beyond;
-AP is its mean over 101 recalls, 0, 0.01 .. 1, and 10 IoU thresholds.
+Detections of a class are matched by descending score. Each is matched to the unmatched object of
+its class and image with the highest IoU, at least the threshold. An *ignored* object is matched
+only if no other qualifies, and its detection is neither a true nor a false positive; a crowd region
+is ignored and may be matched any number of times. Precision at a recall is the maximum at that
+recall or beyond; AP is its mean over 101 recalls, 0, 0.01 .. 1, and 10 IoU thresholds.
 
 Letters: D detections, N objects and crowd regions of an image; T IoU thresholds, K classes.
 """
@@ -33,27 +33,27 @@ SIZES = {
     "small": (0.0, 32.0**2),
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, 1e10),
-}  # pixels, both ends included
+}  # pixels, inclusive
 
 
 class Judged(NamedTuple):
-    """The detections of all images, in the order of the images, with what each is at T thresholds."""
+    """The detections of all images, in image order, and their outcome at T IoU thresholds."""
 
     labels: Ints  # D
     scores: Floats  # D
     right: Bools  # T D
-    ignored: Bools  # T D: neither right nor wrong
-    objects: Ints  # K: how many count
+    ignored: Bools  # T D: neither true nor false positive
+    objects: Ints  # K: number of objects that count
 
 
 def match(iou: Floats, thresholds: Floats, ignore: Bools, reusable: Bools) -> Ints:
-    """T D: the object that each detection of an image takes, or -1.
+    """T D: the object that each detection of an image is matched to, or -1.
 
     Args:
-        iou: D N, best detection first; 0 where a pair may not match.
-        thresholds: T least IoU, ascending.
-        ignore: N, objects that are ignored.
-        reusable: N, objects that may be taken any number of times.
+        iou: D N, by descending score; 0 where a pair must not match.
+        thresholds: T minimum IoUs, ascending.
+        ignore: N, whether an object is ignored.
+        reusable: N, whether an object may be matched any number of times.
     """
     taken = np.full((len(thresholds), len(iou)), -1, dtype=np.int64)
     detections, objects = np.nonzero(iou >= min(thresholds[0], 1 - 1e-10))
@@ -75,17 +75,17 @@ def judge(
     false: Callable[[Pairs], Bools] | None = None,
     ignored_reusable: bool = False,
 ) -> Judged:
-    """What each detection is.
+    """The outcome of every detection.
 
     Args:
         pairs: the images.
         classes: K.
-        thresholds: T least IoU, ascending.
+        thresholds: T minimum IoUs, ascending.
         boundary: match by `Pairs.boundary_iou`.
-        counted: which of the G objects of an image count; the others are ignored. None: all.
-        false: which of the D detections of an image are wrong if they take nothing; the others are
-            ignored. None: all.
-        ignored_reusable: an ignored object may be taken any number of times.
+        counted: image -> G, the objects that count; the others are ignored. None: all.
+        false: image -> D, the detections that are false positives if unmatched; the others are
+        ignored. None: all.
+        ignored_reusable: an ignored object may be matched any number of times.
     """
     counts = [
         counted(image) if counted else np.ones(len(image.objects), dtype=bool) for image in pairs
@@ -97,7 +97,7 @@ def judge(
     )
     labels = _joined([image.labels for image in pairs], np.int64)
     group = np.repeat(np.arange(len(pairs)), [len(image.labels) for image in pairs]) * classes
-    order = np.argsort(group + labels, kind="stable")  # the detections of a class, best first
+    order = np.argsort(group + labels, kind="stable")  # the detections of a class by descending score
     near = _candidates(pairs, thresholds, boundary)
     near = near._replace(detection=np.argsort(order)[near.detection])
 
@@ -131,8 +131,8 @@ def _joined(parts: Sequence[NDArray[Any]], dtype: Any = bool) -> NDArray[Any]:
 
 
 def _candidates(pairs: Sequence[Pairs], thresholds: Floats, boundary: bool) -> Candidates:
-    """Of all images: detections and objects (with the crowd regions behind those of their image)
-    are numbered through.
+    """The candidate pairs of all images. Detections and objects (crowd regions after the objects of
+    their image) are numbered consecutively.
     """
     least = min(thresholds[0], 1 - 1e-10)
     detections, objects, overlaps = [], [], []
@@ -151,7 +151,7 @@ def _candidates(pairs: Sequence[Pairs], thresholds: Floats, boundary: bool) -> C
 
 
 def judged_at_50(matches: Matches) -> Judged:
-    """What `match_results` found, at IoU 0.5 (T = 1) and of objects of all sizes."""
+    """The matches of `match_results` at IoU 0.5 (T = 1), for objects of all sizes."""
     outcome = matches.outcome[None, :, 0, 0]
     objects = np.bincount(
         matches.truth_labels[matches.truth_counted[:, 0]], minlength=matches.classes
@@ -160,8 +160,8 @@ def judged_at_50(matches: Matches) -> Judged:
 
 
 def judge_size(pairs: Sequence[Pairs], classes: int, size: str) -> Judged:
-    """COCO's area ranges: objects of another size are ignored, and so is a detection of another
-    size that takes nothing. `size` is one of SIZES.
+    """COCO's area ranges: objects of another size are ignored, and so are unmatched detections of
+    another size. `size` is one of SIZES.
     """
     low, high = SIZES[size]
     return judge(
@@ -185,8 +185,8 @@ def average_precision(judged: Judged) -> Floats:
 
 
 def interpolated(right: Bools, objects: int) -> Floats:
-    """101: precision at RECALLS. `right`: of the detections of a class, best first; `objects`: at
-    least 1.
+    """101: precision at RECALLS. `right`: of the detections of a class, by descending score;
+    `objects`: at least 1.
     """
     precision = np.zeros(len(RECALLS))
     if len(right):
@@ -199,6 +199,6 @@ def interpolated(right: Bools, objects: int) -> Floats:
 
 
 def mean(values: Floats) -> float | None:
-    """Of those that are defined; None where none is."""
+    """The mean of the values that are not NaN; None if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None

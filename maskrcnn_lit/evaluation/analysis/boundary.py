@@ -1,13 +1,13 @@
-"""Boundary IoU: how well the outlines of two masks agree (Cheng et al. 2021, "Boundary IoU",
+"""Boundary IoU, the agreement of two outlines (Cheng et al. 2021, "Boundary IoU",
 arXiv:2103.16562).
 
-The boundary of a mask are its pixels within a distance d of its outline, d 2 % of the image's
-diagonal (section 4). Mask IoU hardly sees the outline of a large object; the IoU of two boundaries
-does, at every size alike. Boundary AP takes min(mask IoU, boundary IoU) in place of mask IoU
-(section 5), so that a filled and a hollow shape do not match.
+The boundary of a mask is the set of its pixels within a distance d of its outline; d is 2 % of the
+image diagonal (section 4). Mask IoU is insensitive to the outline of large objects; boundary IoU is
+sensitive at every size. Boundary AP uses min(mask IoU, boundary IoU) instead of mask IoU (section
+5), so that a filled and a hollow shape do not match.
 
-As in the authors' code: d is rounded, at least 1; distance is that of an erosion by 3 x 3 pixels, d
-times; the image's edge counts as an outline. Letters: D detections, G objects.
+As in the authors' code, d is rounded and at least 1, the distance is that of d erosions by 3 x 3
+pixels, and the image's edge counts as an outline. Letters: D detections, G objects.
 """
 
 import math
@@ -37,15 +37,15 @@ def boundary_distance(height: int, width: int, ratio: float = DILATION_RATIO) ->
 
 
 def boundary(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """The pixels of `mask`, h w, that an erosion by 3 x 3 pixels, `distance` times, takes away.
-    Outside of it is 0.
+    """The pixels of `mask`, h w, that `distance` erosions by 3 x 3 pixels remove. Pixels outside
+    are 0.
     """
     side = 2 * distance + 1
-    if min(mask.shape) < side:  # no square of that side fits in
+    if min(mask.shape) < side:  # no square of that side fits
         return mask
     sums = np.zeros(
         (mask.shape[0] + 1, mask.shape[1] + 1), np.int32
-    )  # of the pixels above and to the left
+    )  # sums over the pixels above and to the left
     sums[1:, 1:] = mask.cumsum(0, dtype=np.int32).cumsum(1, dtype=np.int32)
     inside = (
         sums[side:, side:] - sums[side:, :-side] - sums[:-side, side:] + sums[:-side, :-side]
@@ -62,8 +62,8 @@ def boundary_crop(rle: dict[str, Any]) -> Crop:
 
 
 def mask_crop(rle: dict[str, Any]) -> Crop:
-    """The mask of a compressed COCO RLE in the box around it; the columns beside the box are not
-    unpacked.
+    """The mask of a compressed COCO RLE, cropped to its box; only the columns of the box are
+    decoded.
     """
     left, top, width, height = (int(value) for value in rle_tools.toBbox(rle))
     rows, counts = int(rle["size"][0]), rle["counts"]
@@ -73,12 +73,12 @@ def mask_crop(rle: dict[str, Any]) -> Crop:
     lengths = np.diff(np.concatenate([[first], ends[begin:end], [last]]))
     values = (np.arange(begin, begin + len(lengths)) & 1).astype(
         bool
-    )  # every second run is of the mask
+    )  # every second run belongs to the mask
     return Crop(top, left, np.repeat(values, lengths).reshape(width, rows)[:, top : top + height].T)
 
 
 def crop_iou(a: Crop, b: Crop) -> float:
-    """IoU of two masks of one image; 0 where both are empty."""
+    """IoU of two masks of one image; 0 if both are empty."""
     top, left = max(a.top, b.top), max(a.left, b.left)
     bottom = min(a.top + a.pixels.shape[0], b.top + b.pixels.shape[0])
     right = min(a.left + a.pixels.shape[1], b.left + b.pixels.shape[1])
@@ -98,10 +98,9 @@ def with_boundaries(
     detections: Sequence[dict[str, Any]],
     objects: Sequence[dict[str, Any]],
 ) -> NDArray[np.float64]:
-    """D G: min(mask IoU, boundary IoU) of the pairs that are `wanted`, 0 for the others.
+    """D G: min(mask IoU, boundary IoU) of the pairs in `wanted`, 0 for the others.
 
-    iou: D G, of the masks; wanted: D G, the pairs that may match at all, so that few boundaries are
-        made.
+    iou: D G, of the masks; wanted: D G, the pairs that may match, to compute few boundaries.
     detections, objects: compressed RLEs of one image.
     """
     result = np.zeros_like(iou)
@@ -109,7 +108,7 @@ def with_boundaries(
     for d in np.flatnonzero(wanted.any(1)).tolist():
         crop = boundary_crop(
             detections[d]
-        )  # one at a time: they are many, and each may be as large as the image
+        )  # one at a time, to limit memory: each may be as large as the image
         for g in np.flatnonzero(wanted[d]).tolist():
             result[d, g] = min(iou[d, g], crop_iou(crop, of_objects[g]))
     return result

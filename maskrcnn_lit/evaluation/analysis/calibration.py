@@ -1,11 +1,9 @@
-"""Does a score mean what it says: the reliability of scores (Guo et al. 2017, "On Calibration of
-Modern Neural Networks", section 2), where a detection is right if it takes an object at IoU 0.5, by
-COCO's rules.
+"""Calibration of scores (Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2). A
+detection is right if COCO's rules match it to an object at IoU 0.5.
 
-The detections are put into ten bins of equal width by their score, ((m - 1) / 10, m / 10]; a score
-of 0 belongs to the first. The expected calibration error is the mean of |precision - mean score|
-over the bins, weighted by their counts (equation 3 there). Detections that COCO's rules ignore are
-left out.
+Detections are binned by score into ten bins of equal width, ((m - 1) / 10, m / 10]; a score of 0
+belongs to the first. The expected calibration error is the mean of |precision - mean score| over
+the bins, weighted by their counts (equation 3 there). Detections that COCO ignores are excluded.
 """
 
 from typing import Any
@@ -18,9 +16,9 @@ BINS = 10
 
 
 def calibration(scores: Floats, right: Bools, bins: int = BINS) -> dict[str, Any]:
-    """{"bins": [{"from", "to", "score", "precision", "count"}], "error"}: score is the mean one;
-    NaN where a bin is empty. `scores`, `right`: of D detections; a score outside of 0..1 falls into
-    the bin at that end.
+    """{"bins": [{"from", "to", "score", "precision", "count"}], "error"}: score: the mean score of
+    the bin; NaN for an empty bin. `scores`, `right`: of D detections; scores outside 0..1 go into
+    the first or last bin.
     """
     edges = np.arange(bins + 1) / bins
     bin_index = np.searchsorted(edges[1:-1], scores, side="left")

@@ -1,10 +1,10 @@
-"""Which class is taken for which: a confusion matrix of detections, with background.
+"""The confusion matrix of detections, with background.
 
-Of each image the detections from their class's threshold on are taken best first, whatever their
-class; each takes the object with the highest IoU, of 0.5 or more, that none has taken. An object
-that nobody takes is a background to the detector, a detection that takes nothing finds an object on
-the background; one that lies in a crowd region of its class (IoU with it 0.5 or more, by COCO's
-crowd rule) is left out. Letters: K classes, D detections, G objects.
+In each image, detections that reach the threshold of their class are matched by descending score,
+across classes, to the unmatched object with the highest IoU of 0.5 or more. An unmatched object
+counts as detected as background, an unmatched detection as true background; detections in a crowd
+region of their class (IoU of 0.5 or more by COCO's crowd rule) are excluded. Letters: K classes, D
+detections, G objects.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs
 
 
 def kept_detections(image: Pairs, thresholds: Floats) -> Bools:
-    """D: those with a score from the threshold of their class on. `thresholds`: K."""
+    """D: whether the score reaches the threshold of its class. `thresholds`: K."""
     return image.scores >= thresholds[image.labels]
 
 
 def confusion_matrix(pairs: Sequence[Pairs], thresholds: Floats, iou: float = 0.5) -> Ints:
-    """K+1 K+1 counts: the row is the true class, the column the detected one, the last of each the
+    """K+1 K+1 counts: rows are true classes, columns detected classes, the last of each is
     background.
     """
     classes = len(thresholds)

@@ -1,9 +1,9 @@
 """Precision, recall and F1 against the score threshold, at one IoU; the best threshold of a class.
 
-At a threshold s the detections with a score of s or more count: precision is the share of them that
-is right, recall the share of the objects that is found, F1 their harmonic mean, 2 right /
-(detections + objects). Those that COCO's rules ignore (on crowd regions) are left out. Letters: D
-detections, P points of a curve.
+At a threshold s, detections with a score of s or more count: precision is the share of right ones,
+recall the share of detected objects, F1 their harmonic mean, 2 right / (detections + objects).
+Detections that COCO ignores (on crowd regions) are excluded. Letters: D detections, P points of a
+curve.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import numpy as np
 
 from maskrcnn_lit.evaluation.analysis.average_precision import Bools, Floats, Judged
 
-POINTS = 201  # at most, of a curve that is drawn
+POINTS = 201  # maximum number of points of a drawn curve
 
 
 class Curve(NamedTuple):
-    """P points each, from the highest score down."""
+    """P points each, by descending score."""
 
     thresholds: Floats
     recall: Floats  # NaN without objects
@@ -25,12 +25,12 @@ class Curve(NamedTuple):
 
 
 def curve(scores: Floats, right: Bools, objects: int) -> Curve:
-    """The curve of D detections, in any order: a point for each score that occurs."""
+    """The curve of D detections, in any order: one point for each distinct score."""
     order = np.argsort(-scores, kind="stable")
     scores, hits = scores[order], right[order].cumsum()
     last = np.flatnonzero(
         np.r_[scores[1:] != scores[:-1], True][: len(scores)]
-    )  # of those with one score
+    )  # the last detection of each distinct score
     count, hits = last + 1.0, hits[last]
     if not objects:
         undefined = np.full(len(last), np.nan)
@@ -39,7 +39,7 @@ def curve(scores: Floats, right: Bools, objects: int) -> Curve:
 
 
 def class_curve(judged: Judged, label: int | None, row: int = 0) -> Curve:
-    """Of class `label`, or of all classes in one, at the IoU threshold that is number `row` of
+    """The curve of class `label`, or of all classes pooled (None), at IoU threshold number `row` of
     `judged`.
     """
     selected = ~judged.ignored[row]
@@ -50,8 +50,8 @@ def class_curve(judged: Judged, label: int | None, row: int = 0) -> Curve:
 
 
 def best_point(points: Curve) -> int | None:
-    """Which point has the highest F1; of equal ones that of the highest score. None where no F1 is
-    above 0: there are no objects, or nothing right was found.
+    """The index of the point with the highest F1, for a tie the one with the highest score. None if
+    no F1 is above 0: there are no objects or no true positives.
     """
     if not len(points.f1) or not np.nanmax(points.f1, initial=0.0) > 0:
         return None
@@ -59,7 +59,7 @@ def best_point(points: Curve) -> int | None:
 
 
 def thinned(points: Curve, count: int = POINTS) -> Curve:
-    """At most `count` of the points, evenly: the first, the last and the best are among them."""
+    """At most `count` evenly spaced points, including the first, the last and the best."""
     total, best = len(points.f1), best_point(points)
     if total <= count:
         return points

@@ -1,14 +1,12 @@
-"""AP and recall of objects that others hide, by how much of their box the boxes of other objects
-cover.
+"""AP and recall by occlusion: by the share of an object's box that other boxes cover.
 
-The share of a box is exact: the area of the union of the other boxes of its image, of any class,
-within it (crowd regions do not count). For a slice the objects outside of it are ignored, as COCO's
-area ranges do it: a detection that takes one of them is neither right nor wrong, and one of them
-may be taken any number of times, so that its duplicates count in its own slice. A detection that
-takes nothing is wrong in each slice. Recall is the share of the objects of a slice that is found at
-IoU 0.5.
+The share is the area inside the box of the union of the image's other boxes, of any class, without
+crowd regions. In a slice, objects of other slices are ignored, as in COCO's area ranges: a
+detection matched to one is neither a true nor a false positive, and it may be matched any number of
+times, so that its duplicates count only in its own slice. An unmatched detection is a false
+positive in every slice. Recall is the share of a slice's objects detected at IoU 0.5.
 
-A crowded image holds at least CROWDED_FROM objects.
+A crowded image has at least CROWDED_FROM objects.
 """
 
 import math
@@ -31,14 +29,15 @@ SLICES = {
     "0 to 0.1": (0.0, 0.1),
     "0.1 to 0.4": (0.1, 0.4),
     "0.4 and more": (0.4, math.inf),
-}  # the lower end included
+}  # including the lower end
 
 CROWDED_FROM = 10
 
 
 def occlusion_slices(pairs: Sequence[Pairs], classes: int, overall: Judged) -> list[dict[str, Any]]:
-    """[{"slice", "objects", "ap", "ap50", "recall"}]: of each of SLICES, and of the crowded images.
-    None without objects. `whole`: what `judge` says of all `pairs` with all objects.
+    """[{"slice", "objects", "ap", "ap50", "recall"}], for each of SLICES and for crowded images.
+    Numbers are None without objects. `overall`: the result of `judge` for all `pairs` and all
+    objects.
     """
     shares = {image.image_id: covered_shares(_corners(image.boxes)) for image in pairs}
     rows = []

@@ -1,8 +1,8 @@
-"""Detections and objects of an image, and the IoU of each pair of them: what all of the error
-analysis starts from.
+"""The detections and objects of an image, and the IoU of each pair: the input of the error
+analysis.
 
-Letters: D detections, G objects, C crowd regions of an image; K classes, whose labels here are
-0..K-1 in the order of the ground truth's categories.
+Letters: D detections, G objects, C crowd regions of an image; K classes, with labels 0..K-1 in the
+order of the ground truth's categories.
 """
 
 from collections import defaultdict
@@ -24,36 +24,36 @@ Floats = NDArray[np.float64]
 
 Kind = Literal["mask", "box"]
 
-LEAST_IOU = 0.5  # below it nothing matches, at any of COCO's thresholds
+LEAST_IOU = 0.5  # the lowest of COCO's thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """One image. Detections stand best first, objects in the order of the annotations."""
+    """One image: detections by descending score, objects in the order of the annotations."""
 
     image_id: int
-    detections: Ints  # D: which of the results
+    detections: Ints  # D: index into the results
     labels: Ints  # D
     scores: Floats  # D
-    areas: Floats  # D, in pixels: of the mask, or of the box
-    objects: Ints  # G: which of the annotations
+    areas: Floats  # D, in pixels: area of the mask, or of the box
+    objects: Ints  # G: index into the annotations
     object_labels: Ints  # G
-    object_areas: Floats  # G, as annotated: by it COCO calls an object small, medium or large
+    object_areas: Floats  # G, as annotated; it decides COCO's size small, medium or large
     object_pixels: (
-        Floats  # G: of the mask or the box, as `areas`; NaN in an image without detections
+        Floats  # G: area of the mask or the box, like `areas`; NaN in an image without detections
     )
     boxes: Floats  # G 4, x y w h
     crowd_labels: Ints  # C
-    iou: Floats  # D G, over classes
+    iou: Floats  # D G, across classes
     crowd_iou: (
-        Floats  # D C: the share of the detection that lies in the region, as COCO's rule has it
+        Floats  # D C: share of the detection inside the region, COCO's crowd IoU
     )
     boundary_iou: (
         Floats | None
-    )  # D G: see `boundary.with_boundaries`; pairs of one class and a mask IoU of 0.5 only
+    )  # D G: see `boundary.with_boundaries`; only pairs of one class with a mask IoU of 0.5 or more
 
     def of_one_class(self, iou: Floats | None = None) -> Floats:
-        """D G+C: IoU with the objects (or `iou`, D G, in its place), then with the crowd regions; 0
+        """D G+C: IoU with the objects (or `iou`, D G, instead), then with the crowd regions; 0
         across classes.
         """
         both = np.hstack([self.iou if iou is None else iou, self.crowd_iou])
@@ -62,7 +62,7 @@ class Pairs:
 
 
 def kind_of(results: Sequence[Mapping[str, Any]]) -> Kind:
-    """mask, where the results have masks (or there are none), else box."""
+    """"mask" if the results have masks (or are empty), else "box"."""
     return "mask" if not results or any("segmentation" in entry for entry in results) else "box"
 
 
@@ -73,15 +73,14 @@ def image_pairs(
     max_detections: int = 100,
     boundary: bool = False,
 ) -> Iterator[Pairs]:
-    """Each image of `ground_truth`, in the order of their ids. Masks are held of one image at a
-    time.
+    """Yield the Pairs of each image of `ground_truth`, ordered by id. Only one image's masks are in
+    memory.
 
     Args: ground_truth: a COCO instances json as a dict. results: entries of a COCO results json.
-        IoU is that of masks if they have them, else of boxes. max_detections: of an image and
-        class, the best by score: COCO's limit. boundary: make `Pairs.boundary_iou`, of masks.
+        IoU is that of masks if they have them, else of boxes. max_detections: COCO's limit per
+        image and class, by score. boundary: compute `Pairs.boundary_iou`, which needs masks.
 
-    Raises: UserError: results of images or classes that the ground truth has not, or without what
-        is needed.
+    Raises: UserError: results with unknown images or classes, or with missing fields.
     """
     kind = kind_of(results)
     labels = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
@@ -103,8 +102,8 @@ def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:
 
 
 def _best(results: Sequence[dict[str, Any]], places: list[int], limit: int) -> Ints:
-    """Which of the results at `places` are the `limit` best of their class: best first, equal ones
-    in their order.
+    """The results at `places` that are among the `limit` best of their class, by descending score,
+    ties in order.
     """
     of_class: dict[Any, int] = defaultdict(int)
     best = []

@@ -1,10 +1,10 @@
-"""What kind of error costs how much AP: TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for
+"""The AP lost to each kind of error: TIDE (Bolya et al. 2020, "TIDE: A General Toolbox for
 Identifying Object Detection Errors", arXiv:2008.08115, sections 2.2 and 2.3).
 
-A detection is a false positive if it takes no object at IoU t_f = 0.5 by COCO's rules (on a crowd
-region it is neither right nor wrong, and no error). Each is of one kind (section 2.2), the first
-that applies, in the order of the authors' code, where `own` is its highest IoU with an object of
-its class, `other` that with an object of another, t_b = 0.1:
+A detection is a false positive if COCO's rules match it to no object at IoU t_f = 0.5 (on a crowd
+region it is ignored). Each has one kind (section 2.2), the first that applies in the order of the
+authors' code; `own` is its highest IoU with an object of its class, `other` with one of another
+class, t_b = 0.1:
 
 localisation    t_b <= own < t_f: the right class in the wrong place
 classification  other >= t_f: in the right place, of the wrong class
@@ -12,21 +12,19 @@ duplicate       own >= t_f: the object is taken by a detection with a higher sco
 background      own and other <= t_b: there is nothing
 both            the rest: t_b < other < t_f, of the wrong class and in the wrong place
 
-An object is *missed* if no detection takes it and no localisation or classification error lies on
-it.
+An object is *missed* if no detection is matched to it and no localization or classification error
+targets it.
 
-The weight of a kind is how much AP50 rises if it alone is fixed (section 2.3): a localisation or a
-classification error becomes right, with its own score, if its object is not taken, and of several
-on one object the best by score; the others are removed. Errors of both, duplicates and background
-are removed. Missed objects leave the denominator of recall. Besides: AP50 without any false
-positive, and with recall counted over the objects that were found. A rise is at least 0: the 101
-points of AP may turn a gain into a tiny loss. Means are over the classes with objects; a class all
-of whose objects leave is left out if it has no detections, and has AP 0 if all that it has is
-wrong.
+The weight of a kind is the rise of AP50 if only this kind is fixed (section 2.3). A localization or
+classification error becomes right, with its own score, if its object is unmatched, but only the
+best of several on one object; the others are removed. Errors of kind both, duplicate and background
+are removed. Missed objects are removed from the denominator of recall. In addition: AP50 without
+false positives, and AP50 with recall over the detected objects only. A rise is at least 0, since
+the 101 points of AP may turn a gain into a tiny loss. Means are over classes with objects; a class
+that loses all of its objects is left out if it has no detections, else has AP 0.
 
-The authors' code decides which error "fixes" an object among those of localisation and
-classification together, so that a better one of the other kind blocks it; here, as the paper has
-it, each kind is fixed by itself.
+In the authors' code localization and classification errors compete for an object, so a better error
+of one kind blocks the other; here, as in the paper, each kind is fixed separately.
 """
 
 from collections.abc import Sequence
@@ -46,20 +44,20 @@ KINDS = ("classification", "localisation", "both", "duplicate", "background")
 
 
 class Verdicts(NamedTuple):
-    """All detections that are right or wrong, in the order of the images, and all objects."""
+    """All detections that are not ignored, in image order, and all objects."""
 
     labels: Ints  # D
     scores: Floats  # D
     kinds: NDArray[np.str_]  # D: RIGHT or one of KINDS
-    targets: Ints  # D: which object a localisation or classification error lies on, else -1
+    targets: Ints  # D: the object of a localization or classification error, else -1
     object_labels: Ints  # G
-    found: Bools  # G: taken by a detection
+    found: Bools  # G: matched by a detection
     missed: Bools  # G
 
 
 def error_shares(pairs: Sequence[Pairs], classes: int) -> dict[str, Any]:
     """{"ap50", each of KINDS, "missed", "false_positives", "false_negatives", "counts": {kind or
-    "missed": n}}, the rises of AP50, 0..1; NaN without objects.
+    "missed": n}}, with the rises of AP50, 0..1; NaN without objects.
     """
     verdicts = judge_errors(pairs)
     labels, right = verdicts.labels, verdicts.kinds == RIGHT
@@ -88,7 +86,7 @@ def error_shares(pairs: Sequence[Pairs], classes: int) -> dict[str, Any]:
 
 
 def judge_errors(pairs: Sequence[Pairs]) -> Verdicts:
-    """The kind of each detection, and what became of each object."""
+    """The kind of each detection, and whether each object was detected or missed."""
     parts, begin = [], 0
     for image in pairs:
         parts.append(_image_verdicts(image, begin))
@@ -100,12 +98,12 @@ def judge_errors(pairs: Sequence[Pairs]) -> Verdicts:
 
 
 def _image_verdicts(image: Pairs, begin: int) -> Verdicts:
-    """Of one image, whose objects have the numbers from `begin` on."""
+    """The verdicts of one image; its objects are numbered from `begin`."""
     count = len(image.objects)
     crowd = np.arange(count + len(image.crowd_labels)) >= count
     (taken,) = match(image.of_one_class(), np.array([FOREGROUND]), crowd, crowd)
     same = image.labels[:, None] == image.object_labels
-    first = np.zeros((len(image.labels), 1))  # so that there is a maximum without objects, too
+    first = np.zeros((len(image.labels), 1))  # gives a maximum without objects, too
     own_ious, other_ious = (
         np.hstack([first, np.where(chosen, image.iou, 0.0)]) for chosen in (same, ~same)
     )
@@ -134,8 +132,7 @@ def _image_verdicts(image: Pairs, begin: int) -> Verdicts:
 
 
 def _corrected(verdicts: Verdicts, kind: str) -> Bools:
-    """D: the errors of `kind` that become right: on an object that is not found, the best by score
-    on it.
+    """D: the errors of `kind` that become right: the best on each undetected object.
     """
     fixed = np.zeros(len(verdicts.labels), dtype=bool)
     errors = np.flatnonzero((verdicts.kinds == kind) & (verdicts.targets >= 0))
@@ -153,8 +150,8 @@ def _count(labels: Ints, classes: int) -> Ints:
 def _ap50(
     labels: Ints, scores: Floats, right: Bools, selected: Bools, objects: Ints, objects_left: Ints
 ) -> float:
-    """Mean AP of the detections that are `kept` over the classes that have `objects`, of which so
-    many are left.
+    """Mean AP of the detections in `kept`, over the classes with `objects`, the remaining numbers
+    of objects.
     """
     values = []
     for k in np.flatnonzero(objects).tolist():

@@ -1,10 +1,9 @@
-"""The images on which a detector does worst, counted with the detections from their class's
-threshold on.
+"""The images with most errors, counting detections that reach the threshold of their class.
 
-*missed*: objects that no detection takes at IoU 0.5, by COCO's rules; *false*: detections that take
-nothing, and lie in no crowd region of their class; *merged*: detections that cover more than half
-of each of two or more objects of their class, as where touching objects are found as one. How bad
-an image is, is the sum of the three counts.
+*missed*: objects without a match at IoU 0.5, by COCO's rules; *false*: unmatched detections outside
+of crowd regions of their class; *merged*: detections that cover more than half of each of two or
+more objects of their class, such as touching objects detected as one. Images are ranked by the sum
+of the three counts.
 """
 
 from collections.abc import Sequence
@@ -23,11 +22,10 @@ def worst_images(
     thresholds: Floats,
     count: int = 20,
 ) -> list[dict[str, Any]]:
-    """At most `count` of the images with an error, the worst first, equal ones by id: {"image_id",
-    "missed": [annotation ids], "false": [indices into the results], "merged": [indices into the
-    results]}.
+    """At most `count` images with errors, worst first, ties by id: {"image_id", "missed":
+    [annotation ids], "false": [indices into the results], "merged": [indices into the results]}.
 
-    annotations: of the ground truth that `pairs` is of; thresholds: K.
+    annotations: those of the ground truth of `pairs`; thresholds: K.
     """
     ranked = []
     for image in pairs:
@@ -48,7 +46,8 @@ def worst_images(
 
 
 def _merged(image: Pairs, selected: Ints) -> Ints:
-    """Those of `kept` that cover more than half of each of two objects of their class."""
+    """The detections in `selected` that cover more than half of each of two objects of their class.
+    """
     if not len(selected) or not len(image.objects):
         return selected[:0]
     iou = image.iou[selected]

@@ -1,10 +1,10 @@
-"""Which detection finds which object, at every IoU threshold and for every range of sizes, as
-pycocotools decides it.
+"""Matches detections to objects, at every IoU threshold and for every size range, exactly as
+pycocotools does.
 
-All of a data set is matched at once. A detection and an object of one image and one class meet as a
-pair; only pairs with an IoU of at least the lowest threshold can match, and they are few. The best
-detection of every image and class chooses first, in all of them together, then the second best, and
-so on.
+A whole data set is matched at once. Candidates are pairs of a detection and an object of one image
+and class; only pairs with an IoU of at least the lowest threshold can match, and they are few.
+Matching runs in rounds: first the best detection of every image and class, then the second best,
+and so on.
 
 Letters: N detections, G objects of the ground truth, P pairs of the two, T IoU thresholds, A size
 ranges, K classes, I images.
@@ -30,11 +30,11 @@ SIZES = np.array(
     [[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]]
 )  # A: all, small, medium, large; in pixels
 
-WRONG, RIGHT, IGNORED = 0, 1, 2  # what a detection counts as
+WRONG, RIGHT, IGNORED = 0, 1, 2  # outcomes of a detection
 
 FIELD = {"bbox": "bbox", "segm": "segmentation"}
 
-_PAIRS = 1_000_000  # whose IoU is held at once
+_PAIRS = 1_000_000  # pairs whose IoU is in memory at once
 
 Ints = NDArray[np.int64]
 
@@ -42,8 +42,8 @@ Floats = NDArray[np.float64]
 
 
 class Matches(NamedTuple):
-    """All that scores are made of. Detections stand by class, then from the best score down, equal
-    ones by image.
+    """The input of all scores. Detections are sorted by class, then by descending score, ties by
+    image.
     """
 
     images: int  # I, in the order of their ids
@@ -51,15 +51,15 @@ class Matches(NamedTuple):
     labels: Ints  # N, 0..K-1
     image: Ints  # N, 0..I-1
     scores: Floats  # N
-    rank: Ints  # N: place among the detections of its image and class, from 0
+    rank: Ints  # N: rank among the detections of its image and class, from 0
     outcome: NDArray[np.int8]  # N T A: WRONG, RIGHT or IGNORED
     truth_labels: Ints  # G
     truth_image: Ints  # G
-    truth_counted: NDArray[np.bool_]  # G A: of this size and no crowd region
+    truth_counted: NDArray[np.bool_]  # G A: of this size and not a crowd region
 
 
 class Candidates(NamedTuple):
-    """Pairs of a detection and an object that are near enough to match."""
+    """Pairs of a detection and an object whose IoU allows a match."""
 
     detection: Ints  # P
     object: Ints  # P
@@ -72,10 +72,9 @@ def match_results(
     """Match the results (entries of a COCO results json) with all images of a COCO json, by "bbox"
     or "segm".
 
-    limit: on the detections of an image and class: the best ones count.
+    limit: maximum number of detections per image and class, by score.
 
-    Raises UserError, naming them, for entries that are none and for images or categories that are
-    not there.
+    Raises UserError for invalid entries and for unknown images or categories, with their ids.
     """
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
     image_numbers = {image["id"]: number for number, image in enumerate(images)}
@@ -92,8 +91,8 @@ def match_results(
 
     labels, image = _numbers(results, class_numbers, image_numbers)
     scores = np.array([r["score"] for r in results], dtype=np.float64)
-    order = np.lexsort((-scores, image, labels))  # stable: of equal scores the first in the list
-    group = (labels * len(images) + image)[order]  # one number for an image and class
+    order = np.lexsort((-scores, image, labels))  # stable: ties keep the order of the list
+    group = (labels * len(images) + image)[order]  # one number per image and class
     rank = np.arange(len(group)) - np.searchsorted(group, group)
     order, group, rank = order[rank < limit], group[rank < limit], rank[rank < limit]
 
@@ -139,13 +138,13 @@ def _numbers(
 
 
 def _within(areas: Floats) -> NDArray[np.bool_]:
-    """N A: whether an area lies in a range, both ends included."""
+    """N A: whether an area lies in a range, inclusive."""
     return (areas[:, None] >= SIZES[:, 0]) & (areas[:, None] <= SIZES[:, 1])
 
 
 def _spans(group: Ints, truth_group: Ints) -> tuple[Ints, Ints, Ints]:
-    """The objects by group, in their order, and begin and end therein (N each) of those that a
-    detection may find.
+    """The objects sorted by group, and begin and end (N each) of the objects in each detection's
+    group.
     """
     by_group = np.argsort(truth_group, kind="stable")
     begin, end = (
@@ -155,7 +154,7 @@ def _spans(group: Ints, truth_group: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def mask_areas(masks: list[dict[str, Any]]) -> Floats:
-    """N: pixels. In parts: pycocotools 2.0 with NumPy 2 fails on more than 255 masks at once."""
+    """N: areas in pixels. In chunks: pycocotools 2.0 with NumPy 2 fails on more than 255 masks."""
     parts = [rle_tools.area(masks[n : n + 255]) for n in range(0, len(masks), 255)]
     return np.concatenate([np.zeros(0), *parts])
 
@@ -163,8 +162,8 @@ def mask_areas(masks: list[dict[str, Any]]) -> Floats:
 def _box_pairs(
     boxes: Floats, truth: Floats, crowd: NDArray[np.bool_], spans: tuple[Ints, Ints, Ints]
 ) -> Candidates:
-    """boxes: N 4, truth: G 4, x y w h. In the order of pycocotools' operations, so that every bit
-    is the same.
+    """boxes: N 4, truth: G 4, x y w h. Operations have the order of pycocotools', so results are
+    bit-identical.
     """
     by_group, begin, end = spans
     selected = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
@@ -216,27 +215,27 @@ def assign(
     counted: NDArray[np.bool_],
     reusable: NDArray[np.bool_],
 ) -> Iterator[tuple[Ints, Ints]]:
-    """COCO's assignment, for all groups (an image and class) in turns.
+    """COCO's assignment, for all groups (image and class) in parallel rounds.
 
-    From the best score down, each detection takes the object of the highest IoU, the last one of
-    equal ones, that counts and is not taken yet; if there is none, one that does not count.
+    By descending score, each detection is matched to the unmatched object that counts with the
+    highest IoU, the last one for a tie; without such an object, to one that does not count.
 
     Args:
         pairs: P pairs within a group.
-        group: N, ascending; the detections of a group are best first.
-        thresholds: T least IoU.
+        group: N, ascending; the detections of a group are sorted by descending score.
+        thresholds: T minimum IoUs.
         counted: G A, the objects that count in each range of sizes; the others are ignored.
-        reusable: G, the objects that can be taken any number of times.
+        reusable: G, the objects that may be matched any number of times.
 
     Yields:
-        (n, taken): some detections, and n T A the object that each takes, -1 for none. Detections
-        that take nothing may be missing.
+        (n, taken): some detections, and n T A the object that each is matched to, or -1. Unmatched
+        detections may be missing.
     """
     limits = np.minimum(thresholds, 1 - 1e-10)[:, None]  # T 1
     taken = np.zeros((len(counted), len(thresholds), counted.shape[1]), dtype=bool)
-    by = np.lexsort((pairs.object, pairs.iou, pairs.detection))  # of a detection the best last
+    by = np.lexsort((pairs.object, pairs.iou, pairs.detection))  # the best pair of a detection is last
     detection, objects, iou = pairs.detection[by], pairs.object[by], pairs.iou[by]
-    slot = _rank_in_group(detection)  # of a pair among those of its detection
+    slot = _rank_in_group(detection)  # rank of a pair among those of its detection
     seekers = detection[slot == 0]
     turn = np.repeat(
         _rank_in_group(group[seekers]),
@@ -261,5 +260,5 @@ def assign(
 
 
 def _rank_in_group(ordered: Ints) -> Ints:
-    """Of each value its place among the equal ones before and behind it, from 0."""
+    """The index of each value within its run of equal values, from 0."""
     return np.arange(len(ordered)) - np.searchsorted(ordered, ordered)

@@ -1,7 +1,6 @@
-"""Precision over recall from matches, as pycocotools' `accumulate` computes it.
+"""Computes precision over recall from matches, like pycocotools' `accumulate`.
 
-Precision is asked for where recall rises, and between two right detections it only falls: the right
-ones are enough.
+Precision only falls between two true positives, so evaluating it at true positives is enough.
 
 Letters: T IoU thresholds, R recall thresholds, K classes, A size ranges, M limits on the detections
 of an image.
@@ -18,14 +17,14 @@ RECALLS = np.linspace(0.0, 1.0, 101)  # R
 
 
 class Tables(NamedTuple):
-    """-1 where there is no object of the class and size."""
+    """-1 for a class and size without objects."""
 
-    precision: Floats  # T R K A: the highest at this recall or more, 0 where it is not reached
-    recall: Floats  # T K A M: with the best 1, 10, ... detections of each image and class
+    precision: Floats  # T R K A: the maximum at this recall or more, 0 if not reached
+    recall: Floats  # T K A M: with the top 1, 10, ... detections of each image and class
 
 
 def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
-    """max_detections: the M limits; the last one may not be higher than that of the matches."""
+    """max_detections: the M limits; the last must not exceed that of the matches."""
     _, thresholds, sizes = matches.outcome.shape
     shape = (thresholds, len(RECALLS), matches.classes, sizes)
     precision = np.full(shape, -1.0)
@@ -62,5 +61,5 @@ def coco_tables(matches: Matches, max_detections: Sequence[int]) -> Tables:
 
 
 def hits_needed(objects: int) -> np.ndarray:
-    """R: right detections until each recall is reached, of so many objects."""
+    """R: the number of true positives that reach each recall, for `objects` objects."""
     return np.searchsorted(np.arange(objects + 1) / objects, RECALLS)

@@ -1,4 +1,4 @@
-"""A COCO results json: writing it, reading one from anywhere, and saying what is wrong with it."""
+"""Reads, checks and writes COCO results jsons."""
 
 import json
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -17,20 +17,20 @@ from maskrcnn_lit.data.coco.rasterize import expand_counts, polygons_rle
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write
 
-# Whether the masks of a COCO results json are sound. pycocotools does not check: damaged run lengths
-# let it read on forever, or end the process, and so do polygons of very large numbers. Compressed
-# counts are unpacked for a thousand masks in one go, as for each alone NumPy would be slow.
+# Checks the masks of a COCO results json. pycocotools does not: damaged run lengths or polygons
+# with huge coordinates make it hang or crash. Compressed counts of a thousand masks are decoded at
+# once, since NumPy is slow for single masks.
 
 _AT_ONCE = 1000  # masks
 
-_FAR = 1e7  # pixels from the origin: nothing of a detection is farther
+_FAR = 1e7  # maximum coordinate of a detection, in pixels
 
 
 def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[str, Any]]) -> None:
-    """Raise UserError, naming the first bad one, unless every "segmentation" is RLE (compressed or
-    not) of the size of its image, or polygons.
+    """Raise UserError for the first "segmentation" that is neither RLE (compressed or not) of the
+    size of its image, nor polygons.
 
-    images: id -> height and width, of all images that the results name.
+    images: id -> height and width, for all images in the results.
     """
     numbers = iter(range(len(results)))
     while some := list(islice(numbers, _AT_ONCE)):
@@ -44,24 +44,23 @@ def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[
         for n, entry, size in zip(some, entries, sizes, strict=True):
             if fault := _fault(entry["segmentation"], size):
                 raise UserError(
-                    f"entry {n} of the results, a mask of image {entry['image_id']}, {fault}; give RLE (size and "
-                    "counts) of the whole image, or polygons"
+                    f"entry {n} of the results, a mask of image {entry['image_id']}, {fault}: give RLE (size and counts) of the full image, or polygons"
                 )
 
 
 def _fault(mask: Any, size: tuple[int, int]) -> str | None:
-    """What is wrong with a mask."""
+    """The fault of a mask, or None."""
     if isinstance(mask, list):
         return (
             None
             if mask and all(map(_is_polygon, mask))
-            else f"is {shown(mask)}: no polygons [[x, y, x, y, ...], ...]"
+            else f"is {shown(mask)}: not polygons [[x, y, x, y, ...], ...]"
         )
     if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
         return f"is {shown(mask)}"
     counts, given = mask["counts"], mask["size"]
     if not isinstance(given, (list, tuple)) or tuple(given) != size:
-        return f"has size {shown(given)} (height, width), and the image is {list(size)}"
+        return f"has size {shown(given)} (height, width), but the image is {list(size)}"
     if isinstance(counts, (str, bytes)):
         try:
             runs = expand_counts(_bytes(counts)).tolist()
@@ -70,16 +69,16 @@ def _fault(mask: Any, size: tuple[int, int]) -> str | None:
     elif isinstance(counts, list) and all(type(run) is int for run in counts):
         runs = counts
     else:
-        return f"has counts {shown(counts)}: no text and no list of whole numbers"
+        return f"has counts {shown(counts)}: neither text nor a list of whole numbers"
     if min(runs, default=0) < 0:
         return f"has counts {shown(counts)} with a negative run"
     if sum(runs) != size[0] * size[1]:
-        return f"has counts {shown(counts)} of {sum(runs)} pixels, and the image has {size[0] * size[1]}"
+        return f"has counts {shown(counts)} of {sum(runs)} pixels, but the image has {size[0] * size[1]}"
     return None
 
 
 def _is_polygon(points: Any) -> bool:
-    """Three points or more."""
+    """Whether `points` has three points or more."""
     return (
         isinstance(points, list)
         and len(points) >= 6
@@ -89,7 +88,7 @@ def _is_polygon(points: Any) -> bool:
 
 
 def _all_compressed(masks: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether all are sound compressed RLE; otherwise each has to be looked at."""
+    """Whether all masks are valid compressed RLE; if not, each must be checked."""
     if not all(type(m) is dict and type(m.get("counts")) in (str, bytes) for m in masks):
         return False
     if not all(type(m.get("size")) in (list, tuple) for m in masks):
@@ -108,14 +107,13 @@ def _bytes(counts: str | bytes) -> bytes:
 
 
 def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
-    """The sum of the run lengths of each mask, as `expand_counts` gives them; None if one of them
-    is damaged.
+    """The sum of the run lengths of each mask, see `expand_counts`; None if one is invalid.
     """
     ends = np.cumsum([len(text) for text in counts])
     begins = np.append(0, ends[:-1])
     digits = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(
         48
-    )  # below 0 it becomes more than 63
+    )  # values below 0 wrap to more than 63
     if (begins == ends).any() or digits.max() > 63 or (digits[ends - 1] & 32).any():
         return None
     stops = np.flatnonzero((digits & 32) == 0)
@@ -130,12 +128,12 @@ def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
         values[longer] += bits[starts[longer] + digit].astype(np.int64) << (5 * digit)
     values -= np.where(digits[stops] & 16, np.int64(1) << (5 * lengths), 0)
 
-    firsts = np.searchsorted(starts, begins)  # of each mask its first number
+    firsts = np.searchsorted(starts, begins)  # the first number of each mask
     totals, lowest = values[firsts], values[firsts].min()
     values[firsts] = 0
-    for parity in (0, 1):  # from the fourth on a number is the difference to the one two before
+    for parity in (0, 1):  # from the fourth on, numbers are differences to the one two before
         sums = np.cumsum(np.append(0, values[parity::2]))
-        cuts = (firsts + 1 - parity) // 2 + 1  # where each mask begins in `sums`
+        cuts = (firsts + 1 - parity) // 2 + 1  # begin of each mask in `sums`
         number, before = np.diff(np.append(cuts, len(sums))), sums[cuts - 1]
         sums = np.append(sums, sums[-1])  # a last mask of one number may have none here
         totals += np.where(number > 0, np.add.reduceat(sums, cuts) - number * before, 0)
@@ -145,28 +143,28 @@ def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The entries of a COCO results json; UserError if it is none."""
+    """The entries of a COCO results json; UserError if the file is missing or invalid."""
     try:
         results = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"there is no results file {path}; give a COCO results json") from None
+        raise UserError(f"the results file {path} does not exist: give a COCO results json") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as json ({error}); give a COCO results json"
+            f"{path} cannot be read as JSON ({error}): give a COCO results json"
         ) from None
     if not isinstance(results, list):
-        raise UserError(f"{path} has no list; give a COCO results json: a list of detections")
+        raise UserError(f"{path} does not contain a list: give a COCO results json, a list of detections")
     return results
 
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
-    """Write a COCO results json, one entry a line; the file is complete or as it was before."""
+    """Write a COCO results json atomically, one entry per line."""
     atomic_write(path, "[" + ",\n".join(json.dumps(entry) for entry in results) + "]\n")
 
 
 def choose_results(results: Sequence[Any], packed: Packed) -> list[Any]:
-    """The entries with the category ids that `data.classes` gives them; without those of the
-    classes that it leaves out. What is no entry stays, for `check_results`.
+    """The entries with the category ids of `data.classes`, without the classes that it leaves out.
+    Invalid entries stay, for `check_results`.
     """
     ids = {category.name: category.id for category in packed.categories}
     chosen = {
@@ -189,8 +187,8 @@ def of_categories(
     categories: Sequence[Category],
     listed: Sequence[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The results of the categories in `listed` (as in a COCO json), and a sentence on how many of
-    the others of `categories` there were, if any.
+    """The results of the categories in `listed` (as in a COCO json), and a sentence on the number
+    of results in other `categories`, or "".
     """
     ids = {category["id"] for category in listed}
     names = {category.id: category.name for category in categories}
@@ -199,8 +197,7 @@ def of_categories(
         return list(results), None
     left_out = some({names[number] for number in others})
     message = (
-        f"left out {len(others)} of {len(results)} detections: they are of classes that the "
-        f"annotations do not have ({left_out})"
+        f"left out {len(others)} of {len(results)} detections: the annotations do not have their classes ({left_out})"
     )
     return [entry for entry in results if entry["category_id"] in ids], message
 
@@ -215,18 +212,18 @@ def check_results(
         if not isinstance(entry, dict) or not needed <= entry.keys():
             missing = needed - set(entry if isinstance(entry, dict) else ())
             raise UserError(
-                f"entry {number} of the results has no {', '.join(map(repr, sorted(missing)))}; "
+                f"entry {number} of the results has no {', '.join(map(repr, sorted(missing)))}: "
                 "every entry needs image_id, category_id, score, and bbox or segmentation"
             )
     scores = [entry["score"] for entry in results]
     for number in _bad(scores, _is_near) if not _all_numbers(scores) else ():
         raise UserError(
-            f"entry {number} of the results has score {shown(scores[number])}; give a finite number"
+            f"entry {number} of the results has score {shown(scores[number])}: give a finite number"
         )
     boxes = [entry["bbox"] for entry in results] if field == "bbox" else []
     for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
         raise UserError(
-            f"entry {number} of the results has bbox {shown(boxes[number])}; give [x, y, width, height]"
+            f"entry {number} of the results has bbox {shown(boxes[number])}: give [x, y, width, height]"
         )
     for description, key, known in (
         ("image", "image_id", image_ids),
@@ -234,25 +231,24 @@ def check_results(
     ):
         for number in _bad([entry[key] for entry in results], _is_id):
             raise UserError(
-                f"entry {number} of the results has {key} {shown(results[number][key])}; give a number"
+                f"entry {number} of the results has {key} {shown(results[number][key])}: give a number"
             )
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
             raise UserError(
-                f"the results name {description} ids that the ground truth does not have: {_some(unknown)} "
-                f"(it has {_some(known)}); give the data that the results were made on"
+                f"the results have {description} ids that the ground truth does not have, {_some(unknown)} (it has {_some(known)}): give the data that the results belong to"
             )
 
 
 def mask_rle(result: Mapping[str, Any], image: Mapping[str, Any]) -> dict[str, Any]:
-    """The mask of a results entry (RLE, compressed or not, or polygons; `check_masks` passed it) as
-    compressed RLE.
+    """The mask of a results entry (RLE, compressed or not, or polygons, checked by `check_masks`)
+    as compressed RLE.
     """
     return compressed_rle(result["segmentation"], image)
 
 
 def compressed_rle(mask: Any, image: Mapping[str, Any]) -> dict[str, Any]:
-    """Polygons, run lengths or compressed RLE as compressed RLE."""
+    """Convert polygons, run lengths or compressed RLE to compressed RLE."""
     size = image["height"], image["width"]
     if isinstance(mask, list):
         return polygons_rle(mask, *size)
@@ -264,8 +260,7 @@ def _bad(values: Sequence[Any], is_good: Callable[[Any], bool]) -> Iterator[int]
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:
-    """Whether they are plain numbers that are not too large; in milliseconds for hundreds of
-    thousands.
+    """Whether all values are finite numbers within the limit; fast for hundreds of thousands.
     """
     if not set(map(type, values)) <= {int, float}:
         return False
@@ -273,7 +268,7 @@ def _all_numbers(values: Sequence[Any]) -> bool:
         numbers = np.array(values, np.float64)
     except OverflowError:
         return False
-    return bool((np.abs(numbers) <= _FAR).all())  # false for NaN
+    return bool((np.abs(numbers) <= _FAR).all())  # False for NaN
 
 
 def _all_boxes(boxes: Sequence[Any]) -> bool:
@@ -282,7 +277,8 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
 
 
 def _is_near(value: Any) -> bool:
-    """A finite number that is not too large for a score or a coordinate; no bool."""
+    """Whether `value` is a finite number, not a bool, within the limit for a score or coordinate.
+    """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -_FAR <= value <= _FAR
 

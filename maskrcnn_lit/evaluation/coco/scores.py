@@ -1,16 +1,15 @@
-"""COCO average precision of boxes and masks, as pycocotools computes it. No Lightning and no files
-in here.
+"""COCO average precision of boxes and masks, as pycocotools computes it, without Lightning or
+files.
 
-Matching (matching.py) and precision (precision.py) follow COCOeval to the last bit, a data
-set at a time; pycocotools itself computes the IoU of masks. It has three traps, which are not
-copied:
+Matching (matching.py) and precision (precision.py) are bit-identical to COCOeval, for a whole data
+set at a time; pycocotools itself computes the IoU of masks. Three flaws of it are not copied:
 
-- It takes a ground-truth annotation with id 0 for "no match": here ids of annotations say nothing.
+- It treats a match to a ground-truth annotation with id 0 as "no match": here ids have no effect.
 - A result that has a "bbox" gets the area of the box as its size even when masks are scored, which
     moves the small, medium and large mask AP. COCO's size of an object is the number of pixels of
     its mask (cocodataset.org, "Detection evaluation"): masks are scored with their own area, as in
     Detectron2 and torchvision's references.
-- It fails on an empty list of results: without a detection AP is 0.
+- It fails on an empty list of results: here AP is 0 without detections.
 """
 
 import math
@@ -28,7 +27,7 @@ from maskrcnn_lit.evaluation.coco.precision import coco_tables
 
 MAX_DETECTIONS = (1, 10, 100)
 
-# Classes up to which a table has all of them, and of more, how many of the best and of the worst.
+# Maximum number of classes in a table; with more, the numbers of best and worst classes shown.
 MOST_CLASSES, END_CLASSES = 20, 5
 
 _SIZES = ("small", "medium", "large")
@@ -37,8 +36,8 @@ _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
 
 class Scores(NamedTuple):
-    """metrics: by logged name (val/box_ap, val/mask_ap50, ...), NaN where there is no ground truth
-    of that kind. per_class: class name -> {"box_ap": ..., "mask_ap": ...}.
+    """metrics: by logged name (val/box_ap, val/mask_ap50, ...), NaN without ground truth of that
+    kind. per_class: class name -> {"box_ap": ..., "mask_ap": ...}.
     """
 
     metrics: dict[str, float]
@@ -46,18 +45,16 @@ class Scores(NamedTuple):
 
 
 class DetectionCollector:
-    """The detections of a data set: one entry for an image id, however often and in however many
-    processes it was seen. Masks stay compressed: memory grows with the number of detections, not
-    with the area of the images.
+    """Collects the detections of a data set: one entry per image id, even if several processes saw
+    it. Masks stay compressed: memory grows with the number of detections, not with the image area.
     """
 
     def __init__(self) -> None:
-        self.by_image: dict[int, bytes] = {}  # pickled: a third of the memory, and ready to be sent
+        self.by_image: dict[int, bytes] = {}  # pickled: a third of the memory, and ready to send
         self.unreadable: set[int] = set()
 
     def add(self, detections: Iterable[dict[str, Any]], readable: Iterable[bool]) -> None:
-        """Take what `to_original` gives for a batch; an image that could not be read is only
-        counted.
+        """Add the result of `to_original` for a batch; an unreadable image is only counted.
         """
         for entry, is_readable in zip(detections, readable, strict=True):
             if is_readable:
@@ -66,7 +63,7 @@ class DetectionCollector:
                 self.unreadable.add(entry["image_id"])
 
     def merge(self, other: "DetectionCollector") -> None:
-        """Take over the images of another process that are not here yet."""
+        """Add the images of another process that are missing here."""
         self.by_image = other.by_image | self.by_image
         self.unreadable |= other.unreadable
 
@@ -83,7 +80,7 @@ def to_coco_results(
     """Entries of a COCO results json, with the category ids of the annotation file and counts as
     text.
 
-    detections: a dict an image, as `maskrcnn_lit.model.postprocess.to_original` gives them:
+    detections: one dict per image, from `maskrcnn_lit.model.postprocess.to_original`:
         image_id, boxes (R 4, x1 y1 x2 y2), scores (R), labels (R, 1..K), masks (R COCO RLE), in
         pixels of the original image.
     categories: label l is `categories[l - 1]`.
@@ -129,25 +126,24 @@ def score_results(
     *,
     max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> Scores:
-    """Box AP and mask AP of `results` under the names that are logged; without masks in them, box
-    AP only.
+    """Box AP and mask AP of `results`, by logged name; without masks only box AP.
 
-    Equal to pycocotools' numbers of the same results. Changes neither argument.
+    Equal to pycocotools' numbers for the same results. Does not change its arguments.
 
     ground_truth: a COCO json as a dict; all of its images are scored.
     results: entries of a COCO results json: image_id, category_id, score, and "bbox" (x y w h) or
         "segmentation".
-    max_detections: three ascending limits on the detections of an image and class; all numbers but
-        the AR named after the others use the last one.
+    max_detections: three ascending limits on the detections per image and class; all metrics use
+    the last, except the ARs named after the others.
 
-    Raises UserError, naming them, for results that are none or not of this ground truth.
+    Raises UserError for invalid results and for results of other ground truth, with their ids.
     """
     matches = match_all(ground_truth, results, max_detections[-1])
     return score_matches(matches, ground_truth["categories"], max_detections)
 
 
 def of_images(ground_truth: dict[str, Any], image_ids: Iterable[int]) -> dict[str, Any]:
-    """The part of a COCO json that these images are."""
+    """The part of a COCO json with these images."""
     selected = set(image_ids)
     return ground_truth | {
         "images": [image for image in ground_truth["images"] if image["id"] in selected],
@@ -160,7 +156,7 @@ def match_all(
     results: Sequence[dict[str, Any]],
     limit: int = MAX_DETECTIONS[-1],
 ) -> dict[str, Matches]:
-    """ "box" and "mask", where the results have them, -> their matches, to be scored and resampled."""
+    """ "box" and "mask", if the results have them, -> their matches, to score and resample."""
     kinds = {
         kind: iou_type
         for kind, iou_type in _IOU_TYPES.items()
@@ -169,7 +165,7 @@ def match_all(
     }
     if not kinds:
         raise UserError(
-            "the results have neither 'bbox' nor 'segmentation'; give a COCO results json"
+            "the results have neither 'bbox' nor 'segmentation': give a COCO results json"
         )
     return {
         kind: match_results(ground_truth, results, iou_type=of, limit=limit)
@@ -182,7 +178,7 @@ def score_matches(
     categories: Sequence[Mapping[str, Any]],
     max_detections: Sequence[int] = MAX_DETECTIONS,
 ) -> Scores:
-    """categories: of the ground truth, id and name each."""
+    """categories: of the ground truth, with id and name."""
     metrics: dict[str, float] = {}
     per_class: dict[str, dict[str, float]] = {category["name"]: {} for category in categories}
     for kind, kind_matches in matches.items():
@@ -194,7 +190,7 @@ def score_matches(
 
 
 def check_limits(max_detections: Any) -> tuple[int, ...]:
-    """The three limits as plain numbers; UserError unless they are whole, positive and ascending."""
+    """The three limits as plain numbers; UserError unless they are positive, ascending integers."""
     several = isinstance(max_detections, Sequence) and not isinstance(max_detections, str)
     limits = tuple(max_detections) if several else ()
     valid = all(isinstance(limit, int) and limit >= 1 for limit in limits)
@@ -213,10 +209,10 @@ def limit_warning(
     *,
     raises_model: bool = False,
 ) -> str | None:
-    """What to type where an image has more objects than count, or than the model gives
-    (`model_limit`).
+    """A warning, with the options to set, if an image has more objects than detections count or
+    than the model returns (`model_limit`); else None.
 
-    raises_model: as in `evaluate`, where metrics.max_detections raises the model's limit too.
+    raises_model: whether metrics.max_detections raises the model's limit, too, as in `evaluate`.
     """
     counted = matches.truth_counted[:, 0]
     image, labels = matches.truth_image[counted], matches.truth_labels[counted]
@@ -237,13 +233,13 @@ def limit_warning(
     if more_counted:
         problem = f"{of_class} objects of a class, but only {max_detections[-1]} detections count"
     else:
-        problem = f"{of_image} objects, but the model gives {model_limit} detections at most"
+        problem = f"{of_image} objects, but the model returns at most {model_limit} detections"
     return f"an image has {problem}: add {' '.join(typed)}" if typed else None
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:
-    """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table; "-" where there is
-    no number.
+    """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table; "-" for missing
+    numbers.
     """
     limits = sorted(
         {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
@@ -265,11 +261,11 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
-    """AP by class, aligned within 80 columns: the best first by mask AP (box AP without masks),
-    classes without objects last, with "-". Of more than MOST_CLASSES the best, the worst, and how
-    many lie between them.
+    """AP by class as a table within 80 columns: sorted by mask AP (box AP without masks), classes
+    without objects last, with "-". With more than MOST_CLASSES classes, only the best and the worst
+    are shown.
 
-    per_class: class name -> {"box_ap", "mask_ap", "roi_accuracy"}, as far as there are any.
+    per_class: class name -> {"box_ap", "mask_ap", "roi_accuracy"}, missing entries are allowed.
     """
     keys = {"box_ap": "box AP", "mask_ap": "mask AP", "roi_accuracy": "roi accuracy"}
     keys = {k: title for k, title in keys.items() if any(k in v for v in per_class.values())}
@@ -293,13 +289,13 @@ def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def _rank(value: float | None) -> tuple[bool, float]:
-    """A key that sorts high scores first and what has no score last."""
+    """A sort key: high scores first, missing scores last."""
     missing = value is None or math.isnan(value)
     return missing, math.nan if value is None else -value
 
 
 def _short(name: str) -> str:
-    """A class name that leaves room for the numbers in 80 columns."""
+    """A class name, shortened to fit with the numbers into 80 columns."""
     return name if len(name) <= 36 else f"{name[:33]}..."
 
 

@@ -1,8 +1,7 @@
-"""Weights that others trained: their names and layouts -> ours, and class rows matched by name.
+"""Converts published weights to our names and layouts, and matches class rows by name.
 
-`from_torchvision` and `from_detectron2` rename a state dict and convert what differs in it; `load`
-takes a whole state dict into a model, `take_over` all of it but the rows of classes that the model
-does not have.
+`from_torchvision` and `from_detectron2` rename a state dict and convert its values; `load` loads a
+full state dict into a model, `take_over` all of it except the rows of classes that the model lacks.
 """
 
 import re
@@ -15,8 +14,8 @@ from maskrcnn_lit.errors import UserError
 
 State = dict[str, Tensor]
 
-# Their name -> ours, the first that fits. Some names are those of torchvision before 0.13, which
-# its first Mask R-CNN weights still have.
+# Their name -> ours, the first match. Some names are from torchvision before 0.13; its first Mask
+# R-CNN weights still have them.
 TORCHVISION = (
     (r"backbone\.body\.", "backbone.body."),
     (r"backbone\.fpn\.inner_blocks\.(\d)\.", r"fpn.lateral.\1."),
@@ -27,7 +26,7 @@ TORCHVISION = (
     (r"rpn\.head\.bbox_pred\.", "rpn.deltas."),
     (r"roi_heads\.box_head\.fc6\.", "box_head.fcs.0."),
     (r"roi_heads\.box_head\.fc7\.", "box_head.fcs.1."),
-    (r"roi_heads\.box_head\.5\.", "box_head.fcs.0."),  # after four convolutions and the flattening
+    (r"roi_heads\.box_head\.5\.", "box_head.fcs.0."),  # after four convolutions and flatten
     (r"roi_heads\.box_head\.([0-3])\.", r"box_head.convs.\1."),
     (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
     (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
@@ -67,29 +66,29 @@ DETECTRON2_CONSTANTS = (
 
 POOL = 7  # side of the box head's region features, in both
 
-ROWS = {"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1}  # of a class
+ROWS = {"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1}  # rows per class
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> State:
     """Our state dict from one of torchvision's `maskrcnn_resnet50_fpn` or `_v2` (any ResNet, any
     class count).
 
-    The numbers stay. torchvision keeps deltas and masks for background too, which no loss and no
-    detection reads: those rows (the first) are left out.
+    Values are unchanged. torchvision has unused deltas and masks for background; these (first) rows
+    are dropped.
 
     Raises:
-        UserError: a name that the architecture has not.
+        UserError: a name that the architecture does not have.
     """
     renamed = _renamed(
         state, TORCHVISION, "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2"
     )
-    for name in list(renamed):  # a convolution without a norm behind it is no pair in ours
+    for name in list(renamed):  # our convolutions without a norm are not pairs
         alone = re.fullmatch(r"(fpn\.\w+\.\d|mask_head\.convs\.\d)\.0\.(weight|bias)", name)
         if alone and f"{alone[1]}.1.weight" not in renamed:
             renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
     for name in ("box_head.deltas", "mask_head.logits"):
         for kind in ("weight", "bias"):
-            if (key := f"{name}.{kind}") in renamed:  # `load` says what is missing
+            if (key := f"{name}.{kind}") in renamed:  # `load` reports missing names
                 renamed[key] = renamed[key][ROWS[name] :]
     return _channels_last(renamed)
 
@@ -98,14 +97,14 @@ def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
     """Our state dict from one of Detectron2's Mask R-CNN on a ResNet-50 or -101 with FPN (any class
     count).
 
-    Converted, so that the numbers that come out stay: the first convolution reads R G B, scaled by
-    1 / `std` (theirs B G R from 0 to 255, minus a mean that is ImageNet's as ours is); the row of
-    background is the first (theirs the last). What cannot be converted is an option:
-    backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
-    (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
+    Converted to give the same output: the first convolution reads R G B scaled by 1 / `std` (theirs
+    B G R from 0 to 255, minus ImageNet's mean, like ours); the background row is first (theirs
+    last). Differences that cannot be converted are options: backbone.stride_in_1x1,
+    model.anchors.round_corners, model.roi_align.aligned and .points (conf/model/detectron2.yaml,
+    conf/backbone/resnet50_caffe.yaml).
 
     Raises:
-        UserError: a name that the architecture has not.
+        UserError: a name that the architecture does not have.
     """
     selected = {
         name: value for name, value in state.items() if not name.startswith(DETECTRON2_CONSTANTS)
@@ -133,23 +132,24 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
                 renamed[start + name[match.end() :]] = value
                 break
         else:
-            raise UserError(f"weight '{name}' is none of {whose}; give a state dict of that model")
+            raise UserError(f"weight '{name}' does not belong to {whose}: give a state dict of that model")
     return renamed
 
 
 def _channels_last(state: State) -> State:
-    """Theirs reads a region's features by channel, row, column; ours by row, column, channel."""
+    """Reorder a region's features from channel, row, column (theirs) to row, column, channel
+    (ours).
+    """
     if (key := "box_head.fcs.0.weight") in state:
         state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
     return state
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a whole state dict into the model. How many batches a batch norm has seen need not be
-    told.
+    """Load a full state dict into the model. The batch counters of batch norms may be missing.
 
     Raises:
-        UserError: names or shapes differ; the first few are named.
+        UserError: names or shapes differ; the message lists the first few.
     """
     own = model.state_dict()
     state = {
@@ -160,16 +160,16 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     counts = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")}
     state = counts | state
     faults = [f"{name} is missing" for name in own.keys() - state.keys()]
-    faults += [f"{name} is not of this model" for name in state.keys() - own.keys()]
+    faults += [f"{name} is not in this model" for name in state.keys() - own.keys()]
     faults += [
-        f"{name} is {tuple(state[name].shape)}, the model has {tuple(own[name].shape)}"
+        f"{name} is {tuple(state[name].shape)}, but the model has {tuple(own[name].shape)}"
         for name in own.keys() & state.keys()
         if own[name].shape != state[name].shape
     ]
     if faults:
         raise UserError(
             f"the weights do not fit the model in {len(faults)} places ({'; '.join(sorted(faults)[:3])}); "
-            "use the model, backbone and classes that they were trained with"
+            "use the model, backbone and classes of their training"
         )
     model.load_state_dict(state)
 
@@ -177,29 +177,29 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def take_over(
     model: nn.Module, state: Mapping[str, Tensor], theirs: Sequence[str], ours: Sequence[str]
 ) -> list[str]:
-    """Load a state dict whose classes are `theirs` into a model whose classes are `ours`, and name
-    those taken over.
+    """Load a state dict with the classes `theirs` into a model with the classes `ours`; return the
+    classes whose rows were copied.
 
-    Heads are matched row by row by class name; rows of other classes stay as the model has them,
-    random.
+    Rows of the heads are matched by class name; rows of other classes keep the model's random
+    values.
 
     Raises:
-        UserError: anything else but the number of classes differs.
+        UserError: names or shapes differ apart from the number of classes.
     """
     own, fitted = model.state_dict(), dict(state)
     rows = {
         name: row for row, name in reversed(list(enumerate(theirs)))
-    }  # of a name that comes twice, the first
+    }  # for a duplicate name, the first
     known = [name for name in ours if name in rows]
     for head, size in ROWS.items():
         background = (
             1 if head == "box_head.classes" else 0
-        )  # it has a row for background, the first
+        )  # the first row is background
         for kind in ("weight", "bias"):
             key = f"{head}.{kind}"
             fits = (background + len(theirs) * size, *own[key].shape[1:])
             if key not in state or state[key].shape != fits:
-                continue  # `load` says so
+                continue  # `load` reports it
             fitted[key] = own[key].clone()
             fitted[key][:background] = state[key][:background]
             for name in known:

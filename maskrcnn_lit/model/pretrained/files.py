@@ -1,4 +1,4 @@
-"""Files of weights, as anybody saves them: read without running anything that is in them."""
+"""Reads files of weights from any source without executing code in them."""
 
 import argparse
 import pickle
@@ -15,12 +15,11 @@ from torch import Tensor
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.sealed import zip_fault
 
-# Pickles of arrays, as Detectron2 publishes its weights, read without running anything that they
-# name.
+# Pickles of arrays, the format of Detectron2's weights, read without executing code in them.
 
 
 class _Array:
-    """Stands for an ndarray while the pickle builds it: filled by its state, read by `_plain`."""
+    """A stand-in for an ndarray during unpickling: filled by its state, converted by `_plain`."""
 
     def __init__(self) -> None:
         self.value: NDArray[Any] | None = None
@@ -33,7 +32,7 @@ class _Array:
 
 
 class _Dtype:
-    """Stands for a dtype of numbers."""
+    """A stand-in for a numeric dtype."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self.value = np.dtype(code)
@@ -58,7 +57,7 @@ def _from_buffer(
 ) -> _Array:
     array = _Array()
     array.__setstate__((1, shape, dtype, order == "F", bytes(data)))
-    if axes is not None and array.value is not None:  # of numpy 2.4, for axes in another order
+    if axes is not None and array.value is not None:  # numpy 2.4 adds this for reordered axes
         array.value = array.value.transpose(axes)
     return array
 
@@ -76,7 +75,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-# What a pickle of arrays names -> what is called in its place. Nothing is ever imported.
+# Names in a pickle of arrays -> the stand-in to call. Nothing is ever imported.
 STANDINS: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _Array,
@@ -90,11 +89,12 @@ STANDINS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """The one in Python: the one in C takes as much memory as a damaged number tells it to."""
+    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks for.
+    """
 
     def load_bytearray8(self: Any) -> None:
         length = int.from_bytes(self.read(8), "little")
-        self.append(bytearray(self.read(length)))  # what there is, and no `bytearray(length)`
+        self.append(bytearray(self.read(length)))  # the available bytes, not `bytearray(length)`
 
     dispatch: ClassVar[dict[int, Any]] = {
         **pickle._Unpickler.dispatch,
@@ -110,23 +110,23 @@ class _Unpickler(pickle._Unpickler):
 
 
 def load_arrays(path: Path) -> Any:
-    """What a pickle holds: dicts, lists, strings, numbers, and numeric arrays as ndarrays.
+    """The content of a pickle: dicts, lists, strings, numbers, and numeric arrays as ndarrays.
 
     Raises:
-        UserError: it names anything else, or is damaged.
+        UserError: it contains anything else, or is damaged.
     """
     try:
         with open(path, "rb") as file:
             return _plain(_Unpickler(file, encoding="latin1").load())
     except Exception as error:  # damaged bytes can raise anything
         raise UserError(
-            f"{path} is not loaded ({error}): give weights that hold arrays and plain data only, as published"
+            f"{path} cannot be loaded ({error}): give weights with only arrays and plain data, as published"
         ) from error
 
 
 def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
-    """The stand-ins replaced by what they hold. What the pickle names many times is converted once:
-    else a few hundred bytes of nested references would take for ever.
+    """Replace the stand-ins by their values. Shared objects are converted once, or a few hundred
+    bytes of nested references would take forever.
     """
     done = {} if done is None else done
     if isinstance(value, (_Array, _Dtype)):
@@ -142,15 +142,15 @@ def _plain(value: Any, done: dict[int, Any] | None = None) -> Any:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """What a file of weights holds, on the CPU. Nothing in it is run: arrays, tensors and plain
-    data are all it may hold (and the Namespace of arguments that torchvision's training script
-    saves).
+    """The content of a file of weights, on the CPU. No code in it is executed: it may contain only
+    arrays, tensors and plain data (and the Namespace of arguments that torchvision's training
+    script saves).
 
     Raises:
-        UserError: there is no such file, it is damaged, or it holds anything else.
+        UserError: the file does not exist, is damaged, or contains anything else.
     """
     if not path.is_file():
-        raise UserError(f"there is no file {path}: give a file of weights")
+        raise UserError(f"{path} does not exist: give a file of weights")
     if path.suffix == ".pkl":
         content = load_arrays(path)
     else:
@@ -159,20 +159,19 @@ def read_file(path: Path) -> dict[str, Any]:
             content = load(path)
         except (
             Exception
-        ) as error:  # of torch, of zip, of safetensors: damaged bytes can raise anything
+        ) as error:  # from torch, zip, safetensors: damaged bytes can raise anything
             raise UserError(
-                f"{path} is not loaded, it is damaged or has more than tensors and plain data "
-                f"({type(error).__name__}): give weights as they were published, or what `maskrcnn-lit train` wrote"
+                f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give published weights, or a checkpoint that `maskrcnn-lit train` wrote"
             ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} has a {type(content).__name__} and no weights: give a file with a state dict"
+            f"{path} contains a {type(content).__name__}, not weights: give a file with a state dict"
         )
     return content
 
 
 def _torch_load(path: Path) -> Any:
-    fault = zip_fault(path)  # torch does not compare the checksums of its files
+    fault = zip_fault(path)  # torch does not verify the checksums of its files
     if fault is not None:
         raise ValueError(fault)
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -188,8 +187,7 @@ def _safetensors(path: Path) -> Callable[[Path], Any]:
 
 
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in what a file holds: the whole of it, or what it calls "model" or
-    "state_dict".
+    """The state dict in a file's content: the content itself, or its entry "model" or "state_dict".
     """
     inner = next(
         (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
@@ -204,21 +202,20 @@ def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def check_finite(state: Mapping[str, Any], where: str | Path) -> None:
-    """Raise UserError for weights that are NaN or infinite: nothing is detected with them.
+    """Raise UserError for weights that are NaN or infinite.
 
-    where: the file or folder that they are from.
+    where: their file or folder, for messages.
     """
     bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise UserError(
-            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): take others, "
-            "say an earlier checkpoint of the run"
+            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): use others, for example an earlier checkpoint of the run"
         )
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether it is no tensor of numbers that may be NaN, or has none of them."""
+    """Whether `value` is not a floating point tensor, or all of its values are finite."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return True
     return bool(torch.isfinite(value).all())

@@ -1,5 +1,4 @@
-"""Weights that others published, by name: where they are, the hash that they have, the classes that
-they know.
+"""Published weights by name: URL, hash and classes.
 """
 
 import re
@@ -19,14 +18,14 @@ class Published(NamedTuple):
     """A file of weights on the web."""
 
     url: str
-    digest: str  # the first digits of its hash
+    digest: str  # the first digits of its SHA-256
     algorithm: str = "sha256"
 
 
 def _of_torchvision(url: str) -> Published:
     match = re.search(r"-([0-9a-f]{8,})\.", url)
     if match is None:
-        raise UserError(f"{url} has no hash in its name: download it yourself and give the file")
+        raise UserError(f"{url} has no hash in its name: download the file yourself and give its path")
     return Published(url, match[1])
 
 
@@ -35,7 +34,7 @@ def _of_detectron2(path: str, digest: str) -> Published:
     return Published(f"{root}/{path}/model_final_{digest}.pkl", digest, "md5")
 
 
-# COCO box and mask AP as their publishers state it: docs/guide/weights.md.
+# Their published COCO box and mask AP: docs/guide/weights.md.
 PUBLISHED = {
     "torchvision_v1": _of_torchvision(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url),
     "torchvision_v2": _of_torchvision(MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.url),
@@ -44,14 +43,13 @@ PUBLISHED = {
     "detectron2_r101_3x": _of_detectron2("mask_rcnn_R_101_FPN_3x/138205316", "a3ec72"),
 }
 
-# torchvision runs this file, and no other, with an epsilon of 0 in its batch norms: so it was
-# trained.
+# torchvision uses an epsilon of 0 in the batch norms of only this file: it was trained so.
 WITHOUT_EPSILON = PUBLISHED["torchvision_v1"].digest
 
 
 def coco_categories(rows: int) -> tuple[Category, ...]:
-    """The classes of a model of `rows`: COCO's 80 by id, or the 90 ids that torchvision's have
-    (with gaps); of another number nobody knows the names, and they are "class 1" and so on.
+    """The classes of a model with `rows` rows: COCO's 80 by id, or the 90 ids of torchvision's
+    models (with gaps); for other numbers "class 1" and so on.
     """
     names = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     all_ids = tuple(
@@ -63,8 +61,7 @@ def coco_categories(rows: int) -> tuple[Category, ...]:
 
 
 class PublishedBackbone(NamedTuple):
-    """The weights of a classifier, and the mean and deviation of the pixels R G B that it was
-    trained with.
+    """The weights of a classifier, and the mean and standard deviation of R G B in its training.
     """
 
     file: Published
@@ -73,16 +70,16 @@ class PublishedBackbone(NamedTuple):
 
 
 def published_backbone(name: str, weights_name: str) -> PublishedBackbone:
-    """The published weights of a torchvision classifier: "imagenet" are those that the published
-    detectors began with (IMAGENET1K_V1 where there are several), or one of its own names.
+    """The published weights of a torchvision classifier: "imagenet" for those of the published
+    detectors (IMAGENET1K_V1 if there are several), or a name of torchvision.
 
     Raises:
-        UserError: it has none, or none of that name.
+        UserError: the classifier has no weights, or none of that name.
     """
     known = {member.name: member for member in get_model_weights(name)}
     if not known:
         raise UserError(
-            f"torchvision has no weights of {name}: use backbone.weights=none or a file"
+            f"torchvision has no weights for {name}: use backbone.weights=none or a file"
         )
     chosen = known.get(weights_name) or (
         next(iter(known.values())) if weights_name == "imagenet" else None
