@@ -1,5 +1,5 @@
-"""Numbers that follow other options: the resolvers of conf/model/mask_rcnn.yaml and
-conf/optimizer/adamw.yaml.
+"""Numbers that follow other options: the resolvers of conf/model/mask_rcnn.yaml,
+conf/optimizer/adamw.yaml and conf/data/coco_json.yaml.
 
 The published numbers are those of images with a short side of 800 pixels. On 128 x 128 they would
 spend on regions many times what the backbone costs, and most of their anchors would be larger than
@@ -18,6 +18,8 @@ from maskrcnn_lit.config.overrides import flat
 PUBLISHED = 800  # pixels of the short side
 
 STEP = 128  # numbers of regions are multiples of it
+
+RESOLVERS = ("${regions:", "${pixels:", "${rate:", "${compiled:")
 
 SMALLEST = 1 / 4  # of the published anchors: 8 pixels at p2, whose cells have 4
 
@@ -49,11 +51,12 @@ def pixels(published: Sequence[int], image_size: Any) -> list[int]:
 def register() -> None:
     """Make known in yaml files: `${regions:512}` and `${pixels:[32]}`, the numbers at the config's
     `data.image_size`; `${rate:1e-4,1.5e-3}`, the first for trained weights, the second for random
-    ones.
+    ones; `${compiled:1,3}`, the first where trainer.compile is not off.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
+    OmegaConf.register_new_resolver("compiled", _compiled, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
@@ -61,7 +64,7 @@ def plain(config: DictConfig) -> Any:
     written.
     """
     for name, value in list(flat(OmegaConf.to_container(config))):
-        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:", "${rate:")):
+        if isinstance(value, str) and value.startswith(RESOLVERS):
             OmegaConf.update(config, name, OmegaConf.select(config, name))
     return OmegaConf.to_container(config)
 
@@ -73,3 +76,7 @@ def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictCon
 def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
     weights = [OmegaConf.select(_root_, f"{part}.weights") for part in ("model", "model.backbone")]
     return random if all(name in (None, "none") for name in weights) else trained
+
+
+def _compiled(few: int, many: int, *, _root_: DictConfig) -> int:
+    return many if OmegaConf.select(_root_, "trainer.compile") in (None, "off") else few
