@@ -383,6 +383,20 @@ def test_a_step_of_the_gpu_script_that_fails_does_not_stop_the_others(tmp_path: 
     assert code == 0 and list(files) == ["hot_spots_cpu"]
 
 
+def test_the_gpu_script_reads_only_the_files_that_have_tests_for_a_gpu(tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "asked: $*"\n')
+    python.chmod(0o755)
+    given = environment() | {"PYTHON": str(python), "DEVICE": "cuda", "STEPS": "tests"}
+    command = ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), str(tmp_path), str(tmp_path / "out")]
+    done = subprocess.run(command, env=given, capture_output=True, text=True)
+    (asked,) = [line for line in done.stdout.splitlines() if line.startswith("asked: ")]
+    assert done.returncode == 0 and "-m pytest" in asked and "-m gpu" in asked
+    files = {word for word in asked.split() if word.startswith("tests")}
+    assert "tests/training/test_gpu.py" in files and len(files) < 10
+    assert "tests/test_benchmarks.py" not in files and "tests/test_pretend_gpu.py" not in files
+
+
 def test_inference(test_data: Path):
     """It needs a minute: both models are of full size."""
     command = [sys.executable, "benchmarks/inference.py", "--coco", str(test_data / "coco_mini")]

@@ -166,6 +166,22 @@ def convolution_operators() -> dict[str, Callable[..., Any]]:
     return {"convolution": convolution, "convolution_backward": backward}
 
 
+def batch_norm_operators() -> dict[str, Callable[..., Any]]:
+    """cuDNN's, in training: empty maps, means and variances."""
+    import torch
+
+    def normalise(x: Any, weight: Any, *options: Any) -> tuple[Any, ...]:
+        ctypes.CDLL(None).pretend_gpu_note(b"kernel batch_norm")
+        statistics = [torch.empty_like(weight, dtype=torch.float32) for _ in range(2)]
+        return torch.empty_like(x), *statistics, x.new_empty(0, dtype=torch.uint8)
+
+    def backward(x: Any, gradient: Any, weight: Any, *options: Any) -> tuple[Any, ...]:
+        ctypes.CDLL(None).pretend_gpu_note(b"kernel batch_norm_backward")
+        return torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+
+    return {"cudnn_batch_norm": normalise, "cudnn_batch_norm_backward": backward}
+
+
 def fill(tensor: Any, value: Any) -> Any:
     """Small ones get their value, as the host may ask for it."""
     import torch
@@ -182,8 +198,8 @@ def install() -> None:
     """Give torch's CUDA operators whose libraries need a GPU others that only have shapes."""
     import torch
 
-    torch.backends.cudnn.enabled = False  # batch norms are torch's own, as cuDNN needs a GPU
-    table = {**product_operators(), **convolution_operators(), "fill_.Scalar": fill}
+    table = {**product_operators(), **convolution_operators(), **batch_norm_operators()}
+    table["fill_.Scalar"] = fill
     operators = torch.library.Library("aten", "IMPL")
     for name, function in table.items():
         operators.impl(name, function, "CUDA")

@@ -1,5 +1,5 @@
 """Resolvers for defaults that depend on other options (conf/model/mask_rcnn.yaml,
-conf/optimizer/adamw.yaml).
+conf/optimizer/adamw.yaml, conf/data/coco_json.yaml).
 
 The published numbers are for images with a short side of 800 pixels. On 128 x 128 pixels the
 regions would cost many times more than the backbone, and most anchors would be larger than the
@@ -18,6 +18,8 @@ from maskrcnn_lit.config.overrides import flat
 PUBLISHED = 800  # pixels of the short side
 
 STEP = 128  # region counts are multiples of it
+
+RESOLVERS = ("${regions:", "${pixels:", "${rate:", "${compiled:")
 
 SMALLEST = 1 / 4  # factor of the published anchors: 8 pixels at p2, which has stride 4
 
@@ -47,18 +49,20 @@ def pixels(published: Sequence[int], image_size: Any) -> list[int]:
 
 def register() -> None:
     """Register the resolvers: `${regions:512}` and `${pixels:[32]}` scale with `data.image_size`;
-    `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones.
+    `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones;
+    `${compiled:1,3}` is the first where trainer.compile is not off.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
+    OmegaConf.register_new_resolver("compiled", _compiled, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
     """`config` as plain data, with these resolvers applied and all other references unresolved.
     """
     for name, value in list(flat(OmegaConf.to_container(config))):
-        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:", "${rate:")):
+        if isinstance(value, str) and value.startswith(RESOLVERS):
             OmegaConf.update(config, name, OmegaConf.select(config, name))
     return OmegaConf.to_container(config)
 
@@ -70,3 +74,7 @@ def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictCon
 def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
     weights = [OmegaConf.select(_root_, f"{part}.weights") for part in ("model", "model.backbone")]
     return random if all(name in (None, "none") for name in weights) else trained
+
+
+def _compiled(few: int, many: int, *, _root_: DictConfig) -> int:
+    return many if OmegaConf.select(_root_, "trainer.compile") in (None, "off") else few

@@ -159,3 +159,22 @@ def test_the_docs_have_the_numbers_of_each_preset():
                 str(model.box_head.batch_size),
                 anchors,
             ], options
+
+
+@pytest.mark.parametrize(
+    ("options", "lengths", "slots"),
+    [
+        ([], 3, 8),
+        (["trainer.compile=off"], 3, 8),
+        (["trainer.compile=auto"], 1, 64),
+        (["trainer.compile=always"], 1, 64),
+        (["trainer.compile=auto", "data.lengths=2", "data.slots=32"], 2, 32),
+    ],
+)
+def test_a_compiled_run_has_few_shapes_of_batches(options: list[str], lengths: int, slots: int):
+    data = compose("train", ["data=coco2017", *options]).data
+    assert (data.lengths, data.slots) == (lengths, slots)
+
+
+def test_without_a_trainer_there_are_the_shapes_of_a_run_that_is_not_compiled():
+    assert compose("data stats", ["data=coco2017"]).data.lengths == 3

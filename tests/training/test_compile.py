@@ -3,6 +3,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -10,6 +11,10 @@ from models import make_batch, make_model
 from scenes import Scenes, real_module
 from tiny_run import tiny_trainer
 
+from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.data.buckets import bucket_shapes
+from maskrcnn_lit.data.collate import collate
+from maskrcnn_lit.data.transforms import fitted_sizes
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.measure.cost import count_flops
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -240,6 +245,52 @@ def test_inference_is_one_graph():
     same_detections(plain, compiled, batch, 1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
     assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+COCO_SIZES = [[480, 640], [427, 640], [375, 500], [640, 480], [640, 427], [500, 500], [333, 640]]
+
+
+def test_the_coco_recipe_has_two_padded_sizes_and_one_number_of_slots_to_compile():
+    data = compose("train", ["data=coco2017", "trainer.compile=auto"]).data
+    size = tuple(data.image_size)
+    shapes = bucket_shapes(fitted_sizes(np.array(COCO_SIZES), size), size, data.lengths)
+    assert shapes == [[(800, 1344)], [(1344, 800)]]
+    widths = set()
+    for objects in (0, 1, 9, 33, 64):
+        sample = {"images": torch.zeros(3, 64, 96, dtype=torch.uint8)}
+        sample |= {"boxes": torch.zeros(objects, 4)}
+        widths.add(collate([sample], None, data.slots)["boxes"].shape[1])
+    assert widths == {64}
+
+
+def test_a_padded_size_is_three_graphs_in_training_and_six_in_validation(said: list[str]):
+    """However many objects and batches there are: 6 and 12 for the two sizes of the COCO recipe."""
+    _, model = pair(backend="eager")
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+
+    def graphs() -> int:
+        return int(counters["stats"]["unique_graphs"])
+
+    batches = []
+    for objects in (2, 4):
+        wide, high = make_batch(objects=objects), make_batch(objects=objects)
+        wide["images"] = torch.nn.functional.pad(wide["images"], (0, 32))
+        high["images"] = torch.nn.functional.pad(high["images"], (0, 0, 0, 32))
+        batches += [wide, high]
+    model.train()
+    for batch in batches:
+        sum(model(batch).losses.values()).backward()
+    assert graphs() == 2 * 3
+    model.eval()
+    for batch in batches:
+        with torch.inference_mode():
+            model(batch)
+    assert graphs() == 2 * (3 + 6)
+    model.train()
+    sum(model(batches[0]).losses.values()).backward()
+    assert graphs() == 2 * (3 + 6) and said == []
+    assert counters["graph_break"] == {}
 
 
 def test_one_image_on_a_gpu_is_a_cuda_graph_whose_results_are_copied(
