@@ -13,6 +13,8 @@ import torch
 from repository import REPOSITORY
 from tiny_verbs import environment
 
+pytestmark = pytest.mark.process
+
 
 def test_the_training_step(test_data: Path):
     small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]

@@ -192,6 +192,7 @@ def test_there_are_pages():
     assert len(PAGES) > 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     list({" ".join(words): words for page in PAGES for words in commands(text_of(page))}.values()),
@@ -241,6 +242,7 @@ def test_the_files_on_the_boxes_of_its_figure_are_there():
 
 
 # Options of docs/extend are of the reader's own project: tests/test_outside_project.py runs it.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.parent.name != "extend"], ids=lambda page: page.name
 )
@@ -253,6 +255,7 @@ def test_its_options_compose(page: Path):
             config.show("train", [choice])
 
 
+@pytest.mark.long
 def test_the_pages_name_options():
     assert len({option for page in PAGES for option in options(text_of(page))}) >= 30
 

@@ -12,6 +12,8 @@ import pytest
 from repository import REPOSITORY
 from tiny_verbs import environment
 
+pytestmark = pytest.mark.process
+
 TOOL = REPOSITORY / "benchmarks" / "pretend_gpu" / "pretend_gpu.py"
 
 PROGRAM = """

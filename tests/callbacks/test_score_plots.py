@@ -28,6 +28,7 @@ def events(trained: Path) -> EventAccumulator:
     ).Reload()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["class_ap", "precision_recall"])
 def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
     shown = events.Images(f"val_plots/{name}")

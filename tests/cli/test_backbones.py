@@ -95,6 +95,7 @@ def test_every_family_of_the_issue_is_there():
     assert len(CHOICES) >= 30
 
 
+@pytest.mark.long
 def test_strides_channels_and_gradients(choice: str, drawn: None):
     """Four maps at strides 4 to 32 with the channels that were measured, and a finite gradient for
     every parameter.
@@ -111,6 +112,7 @@ def test_strides_channels_and_gradients(choice: str, drawn: None):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.long
 @TORCHVISIONS
 def test_the_maps_are_those_inside_of_the_classifier(choice: str):
     """The layers, one after the other, are what torchvision's own forward computes."""
@@ -137,6 +139,7 @@ def test_the_maps_are_those_inside_of_the_classifier(choice: str):
             assert torch.allclose(ours, seen[stride], rtol=1e-4, atol=1e-4), stride
 
 
+@pytest.mark.long
 def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
     """A norm that follows a convolution among its parent's children follows it in the forward pass
     too.
@@ -216,6 +219,7 @@ def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
     assert all(m.isfinite().all() for m in built(torch.randn(IMAGES)))
 
 
+@pytest.mark.long
 def test_channels_last_and_bfloat16(choice: str, drawn: None):
     built, images = backbone(choice).eval(), torch.randn(IMAGES)
     with torch.no_grad():
@@ -230,6 +234,7 @@ def test_channels_last_and_bfloat16(choice: str, drawn: None):
                 assert (ours.float() - theirs).abs().mean() < 0.05 * theirs.abs().mean() + 1e-3
 
 
+@pytest.mark.long
 def test_the_features_are_exported(choice: str, drawn: None):
     built, images = (
         backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
@@ -257,6 +262,7 @@ def test_the_verb_lists_every_choice(
     assert "size=8 must be a whole number from 32" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_table_is_printed_without_torch():
     code = (
         "import sys; from maskrcnn_lit.cli.main import main\n"

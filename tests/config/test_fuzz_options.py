@@ -99,6 +99,7 @@ def to_plain(verb: str) -> dict[str, Any]:
     return {str(key): value for key, value in OmegaConf.to_container(show(verb)).items()}
 
 
+@pytest.mark.long
 def test_a_command_line_composes_or_is_refused_in_one_sentence(names):
     drawn = random.Random(0)
     texts = [*TYPED, *UNREADABLE]

@@ -76,6 +76,7 @@ def graphs(batches: Iterable[Batch]) -> set[tuple[int, ...]]:
     return {(*batch["images"].shape[2:], batch["boxes"].shape[1]) for batch in batches}
 
 
+@pytest.mark.long
 def test_options_decide_how_much_there_is_to_compile(test_data: Path):
     """Of real images: with one length and 64 slots there is one graph an orientation."""
     options = {
@@ -141,6 +142,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     )
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (1, 2), (2, 0)])
 def test_lightning_goes_on_where_it_stopped(

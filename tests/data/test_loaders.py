@@ -215,6 +215,7 @@ def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_other_errors_pass_and_samples_are_all_there(workers: int):
     with pytest.raises(ValueError, match="of the data set"):
@@ -226,6 +227,7 @@ def test_other_errors_pass_and_samples_are_all_there(workers: int):
         assert [int(value) for value in loader] == [0, 1, 2, 3]
 
 
+@pytest.mark.process
 def test_a_death_between_two_batches_is_explained_too():
     """torch raises in a handler of SIGCHLD, outside of the loader."""
     loader = ExplainedLoader(range(100), num_workers=1, prefetch_factor=2, persistent_workers=True)

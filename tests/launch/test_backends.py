@@ -81,6 +81,7 @@ def test_without_a_gpu_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp
         list(local_gpus([command(tmp_path, "a")]))
 
 
+@pytest.mark.long
 def test_submitit_runs_them_and_a_failure_is_no_end(tmp_path: Path):
     commands = [command(tmp_path, "b", "import sys; sys.exit(3)"), command(tmp_path, "c")]
     assert sorted(slurm(commands, **SLURM)) == [("b", 3), ("c", 0)]

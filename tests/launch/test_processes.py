@@ -32,6 +32,7 @@ from maskrcnn_lit.launch.processes import _passed_on
 from maskrcnn_lit.training.stop import SIGNALS
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.process
 
 
 WITNESS = HELPERS / "rank_witness.py"

@@ -380,6 +380,7 @@ def test_box_head(ours: MaskRCNN, theirs: Reference):
     close(deltas, theirs.box_deltas[:100], 1e-12)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_boxes_scores_classes_and_masks_of_the_whole(
     ours: MaskRCNN, theirs: Reference, batch: Batch
@@ -425,6 +426,7 @@ def test_the_comparison_of_regions_would_see_it(
     assert (logits.roll(-1, dims=1) - theirs.class_logits[:100]).abs().max() > 1e-3
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_the_comparison_of_features_would_see_where_a_block_halves_the_map(
     state: State, theirs: Reference, batch: Batch

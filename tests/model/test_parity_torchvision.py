@@ -200,6 +200,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-9) -> None
     assert (ours - theirs).abs().max() <= bound * theirs.abs().max().clamp(min=1)
 
 
+@pytest.mark.long
 def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, _ = scene
@@ -230,6 +231,7 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
         )
 
 
+@pytest.mark.long
 def test_losses_and_gradients(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, targets = scene
@@ -270,6 +272,7 @@ def test_losses_and_gradients(models: Any, scene: Any) -> None:
         close(parameter.grad, gradients[name], 1e-7)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_proposals_and_detections(models: Any, scene: Any) -> None:
     ours, theirs = models

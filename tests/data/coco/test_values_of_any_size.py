@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from repository import REPOSITORY
 
+pytestmark = pytest.mark.process
+
 FUZZ = REPOSITORY / "tests" / "helpers" / "coco_fuzz.py"
 
 

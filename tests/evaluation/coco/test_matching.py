@@ -25,6 +25,7 @@ def outcomes(truth: dict, results: list[dict], **options: object) -> np.ndarray:
     return match_results(truth, results, **{"iou_type": "bbox", "limit": 100} | options).outcome
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("name", ["duplicated", "images whose objects are crowds", "five scores"])
 def test_every_outcome_is_that_of_pycocotools(test_data: Path, name: str, iou_type: str) -> None:

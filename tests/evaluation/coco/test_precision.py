@@ -12,6 +12,7 @@ from maskrcnn_lit.evaluation.coco.matching import match_results
 from maskrcnn_lit.evaluation.coco.precision import RECALLS, coco_tables, hits_needed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize(
     "name", ["jittered and shuffled", "images without objects or detections", "five scores"]
