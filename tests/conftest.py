@@ -5,6 +5,7 @@ fixtures bring.
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,9 @@ os.environ.setdefault(
 
 import torch
 from repository import REPOSITORY
+
+# Tests interrupt themselves and their processes, also where a shell's background job ignores SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of those that a test starts

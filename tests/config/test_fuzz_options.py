@@ -45,7 +45,7 @@ TYPED: dict[str, Any] = {  # as it is typed -> as it arrives; None: it cannot be
 }
 UNREADABLE = ["[", "", "a: b: {", "${", "${nowhere}", "${seed", "'", "1,2", "[" * 3000, "choice(1)"]
 SCALARS = {name: rule for name, rule in schema.OPTIONS.items() if rule.kind not in ("group", "any")}
-CASES = 100  # command lines
+CASES = 50  # command lines
 
 
 def known_wrong(rule: schema.Rule, value: Any) -> bool:
