@@ -212,7 +212,7 @@ def test_there_are_pages():
     assert len(PAGES) > 20
 
 
-@pytest.mark.long
+@pytest.mark.process  # make -n
 @pytest.mark.parametrize(
     "words",
     list({" ".join(words): words for page in PAGES for words in commands(text_of(page))}.values()),
@@ -337,6 +337,7 @@ def test_commands_and_files_are_found_wherever_they_stand():
     assert links(SAMPLE) == ["conf/train.yaml"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "error"),
     [

@@ -17,6 +17,7 @@ from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.long
 
 STEPS_SHOWN = [STEPS // EPOCHS - 1, STEPS - 1]  # those of val/mask_ap
 
@@ -28,7 +29,6 @@ def events(trained: Path) -> EventAccumulator:
     ).Reload()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["class_ap", "precision_recall"])
 def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
     shown = events.Images(f"val_plots/{name}")

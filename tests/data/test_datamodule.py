@@ -94,6 +94,7 @@ def test_options_decide_how_much_there_is_to_compile(test_data: Path):
         assert graphs(loader) == {(64, 128, 64), (128, 64, 64)}
 
 
+@pytest.mark.process
 def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
     epochs = {}
     for workers in (0, 1, 2):
@@ -142,7 +143,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     )
 
 
-@pytest.mark.long
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (1, 2), (2, 0)])
 def test_lightning_goes_on_where_it_stopped(

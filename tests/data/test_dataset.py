@@ -322,6 +322,7 @@ def test_every_sound_image_of_corrupt_loads_and_the_cut_one_counts_for_nothing(
     assert batch["valid"][faulty].sum(1).tolist() == [1, 2]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_cut_file_is_an_error_in_one_sentence(corrupt: AnnotationIndex, workers: int):
     dataset = CocoDataset(index=corrupt, image_size=160, on_bad="error")

@@ -206,6 +206,7 @@ def test_why_the_loader_processes_cannot_go_on(fault: Exception, said: str):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fault", [None, OSError(24, "Too many open files")])
 def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
     """Of what torch hands on with a traceback only the last line is told."""

@@ -13,6 +13,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch import backends as launchers
 from maskrcnn_lit.launch.backends import Command, local_gpus, sequential, slurm
 
+pytestmark = pytest.mark.process
+
 SLURM = {"cluster": "local", "partition": None, "gpus": 0, "cpus": 1, "memory_gb": 1, "hours": 0.1}
 NOTE = (  # a file with what it saw, and from when to when
     "import json, os, sys, time; began = time.time(); time.sleep(0.3); "
@@ -81,7 +83,6 @@ def test_without_a_gpu_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch, tmp
         list(local_gpus([command(tmp_path, "a")]))
 
 
-@pytest.mark.long
 def test_submitit_runs_them_and_a_failure_is_no_end(tmp_path: Path):
     commands = [command(tmp_path, "b", "import sys; sys.exit(3)"), command(tmp_path, "c")]
     assert sorted(slurm(commands, **SLURM)) == [("b", 3), ("c", 0)]

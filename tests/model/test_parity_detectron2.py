@@ -21,6 +21,8 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 
+pytestmark = pytest.mark.long
+
 State = dict[str, Tensor]
 HEIGHT, WIDTH = 120, 150  # of the image
 PADDED = (128, 160)  # to multiples of 32
@@ -380,7 +382,6 @@ def test_box_head(ours: MaskRCNN, theirs: Reference):
     close(deltas, theirs.box_deltas[:100], 1e-12)
 
 
-@pytest.mark.long
 @torch.no_grad()
 def test_boxes_scores_classes_and_masks_of_the_whole(
     ours: MaskRCNN, theirs: Reference, batch: Batch
@@ -426,7 +427,6 @@ def test_the_comparison_of_regions_would_see_it(
     assert (logits.roll(-1, dims=1) - theirs.class_logits[:100]).abs().max() > 1e-3
 
 
-@pytest.mark.long
 @torch.no_grad()
 def test_the_comparison_of_features_would_see_where_a_block_halves_the_map(
     state: State, theirs: Reference, batch: Batch

@@ -23,6 +23,8 @@ from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.sampling import ANCHORS, REGIONS, random_keys
 
+pytestmark = pytest.mark.long
+
 SIDE = 192  # every image fits into SIDE - 32, so that no object touches the padded border
 
 
@@ -200,7 +202,6 @@ def close(ours: torch.Tensor, theirs: torch.Tensor, bound: float = 1e-9) -> None
     assert (ours - theirs).abs().max() <= bound * theirs.abs().max().clamp(min=1)
 
 
-@pytest.mark.long
 def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, _ = scene
@@ -231,7 +232,6 @@ def test_features_anchors_and_rpn(models: Any, scene: Any) -> None:
         )
 
 
-@pytest.mark.long
 def test_losses_and_gradients(models: Any, scene: Any) -> None:
     ours, theirs = models
     batch, targets = scene
@@ -272,7 +272,6 @@ def test_losses_and_gradients(models: Any, scene: Any) -> None:
         close(parameter.grad, gradients[name], 1e-7)
 
 
-@pytest.mark.long
 @torch.no_grad()
 def test_proposals_and_detections(models: Any, scene: Any) -> None:
     ours, theirs = models

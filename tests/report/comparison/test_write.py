@@ -18,6 +18,8 @@ from maskrcnn_lit.report.comparison import write as comparison
 from maskrcnn_lit.report.comparison.write import write_comparison
 from maskrcnn_lit.runs.result import file_digests, read_result, write_result
 
+pytestmark = pytest.mark.long
+
 RUNS = {  # overrides -> share of the objects found; and which of them, if not by the seed
     ("backbone=resnet18", "data.train_images=100", "seed=1"): (0.5, 13),
     ("backbone=resnet18", "data.train_images=100", "seed=2"): (0.52, 13),
@@ -223,7 +225,6 @@ def copied(sweep: Path, to: Path, *chosen: int) -> list[Path]:
     return [Path(shutil.copytree(sweep / names[i], to / names[i])) for i in chosen]
 
 
-@pytest.mark.long
 def test_detections_that_are_not_those_of_the_result_are_not_tested(sweep: Path, tmp_path: Path):
     first, second = copied(sweep, tmp_path, 0, 4)
     shutil.copy(sweep / ",".join(list(RUNS)[2]) / "detections.json", first)
@@ -238,7 +239,6 @@ def test_detections_that_are_not_those_of_the_result_are_not_tested(sweep: Path,
     )
 
 
-@pytest.mark.long
 def test_detections_that_are_not_those_of_the_run_are_told(sweep: Path, tmp_path: Path):
     first, second = copied(sweep, tmp_path, 0, 1)
     result = read_result(second / "result.json")
@@ -249,7 +249,6 @@ def test_detections_that_are_not_those_of_the_run_are_told(sweep: Path, tmp_path
     assert "detections.json does not match the checksum" in page
 
 
-@pytest.mark.long
 def test_validation_images_that_are_gone_are_told(sweep: Path, tmp_path: Path):
     folders = copied(sweep, tmp_path, 0, 1)
     for folder in folders:
@@ -262,7 +261,6 @@ def test_validation_images_that_are_gone_are_told(sweep: Path, tmp_path: Path):
     assert page.count("are not drawn or tested on") == 1 and "ground truth: " not in page
 
 
-@pytest.mark.long
 def test_runs_on_other_images_are_ranked_apart(sweep: Path, tmp_path: Path):
     truth = draw(tmp_path / "data")
     for entry in truth["annotations"]:
@@ -278,7 +276,6 @@ def test_runs_on_other_images_are_ranked_apart(sweep: Path, tmp_path: Path):
     assert [row["images"] for row in rows(tmp_path / "out").values()] == ["1", "1", "2"]
 
 
-@pytest.mark.long
 def test_one_run_alone_has_a_report(sweep: Path, tmp_path: Path):
     page = Page(write_comparison(copied(sweep, tmp_path, 2), tmp_path / "out").read_text())
     assert (
