@@ -1,10 +1,18 @@
-"""Fixtures for every test: where the real data lies, one thread a process, a seed."""
+"""For every test: where the real data lies, one thread a process, a seed, and the marks that its
+fixtures bring.
+"""
 
 import atexit
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
+from collections.abc import Callable
+from functools import wraps
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +22,9 @@ os.environ.setdefault(
 
 import torch
 from repository import REPOSITORY
+
+# Tests interrupt themselves and their processes, also where a shell's background job ignores SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of those that a test starts
@@ -39,3 +50,47 @@ def test_data() -> Path:
             f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that has coco_mini/"
         )
     return folder
+
+
+# The mark that each test has which uses a fixture.
+FIXTURE_MARKS = {"trained": "long", "reproduced": "process", "wheel": "process"}
+
+# A test may start processes with one of these marks, and these programs without: they end at once.
+STARTERS = ("process", "slow", "gpu", "gpu_build")
+QUICK_PROGRAMS = ("git", "fc-list", "ldconfig")
+
+_running: list[pytest.Item] = []
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    for fixture, mark in FIXTURE_MARKS.items():
+        if fixture in fixtures:
+            item.add_marker(mark)
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Before the fixtures of `item` are made: those of a module or session may start processes."""
+    _running[:] = [item]
+
+
+def _asks_for_the_mark(start: Callable[..., Any]) -> Callable[..., Any]:
+    """`start` of a process, which fails the running test if no mark of it allows processes."""
+
+    @wraps(start)
+    def checked(process: Any, *args: Any, **kwargs: Any) -> Any:
+        marked = any(item.get_closest_marker(mark) for item in _running for mark in STARTERS)
+        command = args[0] if args else kwargs.get("args", ())
+        program = command if isinstance(command, str | os.PathLike) else [*command, ""][0]
+        if _running and not marked and Path(program).name not in QUICK_PROGRAMS:
+            pytest.fail(
+                f"a process starts ({program or type(process).__name__}) in a test without the mark"
+                " process: add @pytest.mark.process"
+            )
+        return start(process, *args, **kwargs)
+
+    return checked
+
+
+subprocess.Popen.__init__ = _asks_for_the_mark(subprocess.Popen.__init__)
+BaseProcess.start = _asks_for_the_mark(BaseProcess.start)

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import pytest
 from tiny_verbs import environment
 
 from maskrcnn_lit import __version__
+
+pytestmark = pytest.mark.process
 
 
 def test_it_runs_the_command_line():

@@ -1,10 +1,12 @@
 """Every benchmark runs, small: what it prints can be read. Its figures are not judged here."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +15,28 @@ import torch
 from repository import REPOSITORY
 from tiny_verbs import environment
 
+pytestmark = pytest.mark.process
 
-def test_the_training_step(test_data: Path):
+Benchmark = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Benchmark:
+    """Run a program of benchmarks/ in this process, and read the lines of json that it prints."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+
+    def run(program: str, *arguments: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        runpy.run_path(str(REPOSITORY / "benchmarks" / program), run_name="__main__")
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+
+    return run
+
+
+def test_the_training_step(benchmark: Benchmark, test_data: Path):
     small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]
-    command = [
-        sys.executable,
-        "benchmarks/train_step.py",
-        "--coco",
-        str(test_data / "coco_mini"),
-        *small,
-    ]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = benchmark("train_step.py", "--coco", str(test_data / "coco_mini"), *small)[-1]
     assert report["benchmark"] == "train_step" and report["images"][:2] == [1, 3]
     for ratio in ("time_ratio", "cpu_ratio", "memory_ratio"):
         assert report[ratio] > 0
@@ -35,34 +44,18 @@ def test_the_training_step(test_data: Path):
     assert report["regions"] == {"maskrcnn_lit": 128, "torchvision": 512}
 
 
-def test_light_heads_cost_a_quarter_at_most():
-    command = [sys.executable, "benchmarks/model_cost.py", "--rounds", "1", "--models"]
+def test_light_heads_cost_a_quarter_at_most(benchmark: Benchmark):
     names = ["mask_rcnn,mobilenet_v3_large", "mask_rcnn_light,mobilenet_v3_large"]
-    done = subprocess.run(
-        [*command, *names], cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = benchmark("model_cost.py", "--rounds", "1", "--models", *names)[-1]
     whole, light = (report["models"][name] for name in names)
     assert report["size"] == 320 and whole["gflops"] >= 4 * light["gflops"] > 0
     assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0
 
 
-def test_prefetch(test_data: Path):
-    images = [
-        "--images",
-        str(test_data / "coco_mini" / "val2017"),
-        "--count",
-        "9",
-        "--delay",
-        "0.01",
-    ]
-    command = [sys.executable, "benchmarks/prefetch.py", *images]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+def test_prefetch(benchmark: Benchmark, test_data: Path):
+    images = str(test_data / "coco_mini" / "val2017")
+    small = ["--images", images, "--count", "9", "--delay", "0.01"]
+    report = benchmark("prefetch.py", *small)[-1]
     assert report["benchmark"] == "prefetch" and report["images"] == 9 and report["in_flight"] == 8
     assert (
         set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"}
@@ -70,14 +63,9 @@ def test_prefetch(test_data: Path):
     )
 
 
-def test_index():
+def test_index(benchmark: Benchmark):
     small = ["--images", "50", "--annotations", "400", "--workers", "2"]
-    command = [sys.executable, "benchmarks/index.py", *small]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = benchmark("index.py", *small)[-1]
     assert (
         report["benchmark"] == "index" and report["annotations"] == 400 and report["json_mb"] >= 0
     )
@@ -86,7 +74,7 @@ def test_index():
     assert report["sharing"]["workers"] == 2 and report["packing_times_json_load"] > 0
 
 
-def test_data_loading(test_data: Path, tmp_path: Path):
+def test_data_loading(benchmark: Benchmark, test_data: Path, tmp_path: Path):
     for folder in ("train2017", "annotations"):
         (tmp_path / folder).mkdir()
     content = json.loads((test_data / "coco_mini/annotations/instances_train2017.json").read_text())
@@ -98,24 +86,8 @@ def test_data_loading(test_data: Path, tmp_path: Path):
         (tmp_path / "train2017" / image["file_name"]).symlink_to(
             test_data / "coco_mini/train2017" / image["file_name"]
         )
-    command = [
-        sys.executable,
-        "benchmarks/data_loading.py",
-        "--coco",
-        str(tmp_path),
-        "--sizes",
-        "64",
-        "100,160",
-    ]
-    done = subprocess.run(
-        [*command, "--rounds", "1"],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    small = ["--coco", str(tmp_path), "--sizes", "64", "100,160", "--rounds", "1"]
+    reports = benchmark("data_loading.py", *small)
     assert [report["image_size"] for report in reports] == [64, [100, 160]]
     for report in reports:
         assert report["benchmark"] == "data_loading" and report["images"] == 4
@@ -126,14 +98,9 @@ def test_data_loading(test_data: Path, tmp_path: Path):
         assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}
 
 
-def test_scoring():
+def test_scoring(benchmark: Benchmark):
     small = ["--images", "60", "--detections", "20", "--rounds", "1", "--resamples", "20"]
-    command = [sys.executable, "benchmarks/scoring.py", *small]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    (report,) = benchmark("scoring.py", *small)
     assert (
         report["benchmark"] == "scoring"
         and report["images"] == 60
@@ -149,19 +116,14 @@ def test_scoring():
     assert report["peak_mb_with_intervals"] >= report["peak_mb"]["maskrcnn_lit"]
 
 
-def test_mask_rle(test_data: Path):
+def test_mask_rle(benchmark: Benchmark, test_data: Path):
     """It compares both ways' RLEs itself."""
     small = ["--rounds", "1", "--detections", "5", "--sizes", "64,48", "50,70"]
     for more, boxes in (
         ([], "log-normal"),
         (["--coco", str(test_data / "coco_mini")], "instances_val2017"),
     ):
-        command = [sys.executable, "benchmarks/mask_rle.py", *small, *more]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        reports = [json.loads(line) for line in done.stdout.splitlines()]
+        reports = benchmark("mask_rle.py", *small, *more)
         assert [report["size"] for report in reports] == [[64, 48], [50, 70]]
         for report in reports:
             assert (
@@ -175,24 +137,10 @@ def test_mask_rle(test_data: Path):
             )
 
 
-def test_hot_spots():
+def test_hot_spots(benchmark: Benchmark):
     """Each compares its results with torchvision's itself."""
-    command = [
-        sys.executable,
-        "benchmarks/hot_spots.py",
-        "--size",
-        "96",
-        "128",
-        "--batch",
-        "2",
-        "--rounds",
-        "1",
-    ]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    small = ["--size", "96", "128", "--batch", "2", "--rounds", "1"]
+    (report,) = benchmark("hot_spots.py", *small)
     assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
     assert report["differ"] == []
     assert set(report["times_torchvision"]) >= {
@@ -207,18 +155,10 @@ def test_hot_spots():
     )
 
 
-def test_crowded_matching():
+def test_crowded_matching(benchmark: Benchmark):
     """It compares the three ways' results itself."""
     small = ["--size", "96", "128", "--batch", "3", "--objects", "20"]
-    done = subprocess.run(
-        [sys.executable, "benchmarks/crowded_matching.py", *small],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout.splitlines()[-1])
+    report = benchmark("crowded_matching.py", *small)[-1]
     assert report["benchmark"] == "crowded_matching" and report["slots"] == 32
     assert set(report["seconds"]) == {"maskrcnn_lit", "static_shapes", "torchvision"}
     assert all(figure >= 0 for figure in report["peak_mb"].values())
@@ -397,18 +337,10 @@ def test_the_gpu_script_reads_only_the_files_that_have_tests_for_a_gpu(tmp_path:
     assert "tests/test_benchmarks.py" not in files and "tests/test_pretend_gpu.py" not in files
 
 
-def test_inference(test_data: Path):
+def test_inference(benchmark: Benchmark, test_data: Path):
     """It needs a minute: both models are of full size."""
-    command = [sys.executable, "benchmarks/inference.py", "--coco", str(test_data / "coco_mini")]
-    done = subprocess.run(
-        [*command, "--images", "1", "--rounds", "1"],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    small = ["--coco", str(test_data / "coco_mini"), "--images", "1", "--rounds", "1"]
+    (report,) = benchmark("inference.py", *small)
     assert (
         report["benchmark"] == "inference"
         and report["size"] == [480, 640]

@@ -84,6 +84,7 @@ def test_a_verb_composes(verb: str):
     assert OmegaConf.to_container(composed(verb), resolve=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", COMMANDS)
 def test_the_examples_of_a_verb_compose(verb: str):
     for example in cli.COMMANDS[verb].examples:
@@ -130,6 +131,7 @@ def test_an_experiment_builds(choice: str):
     build_trainer_of(config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "norm", "frozen"),
     [
@@ -157,6 +159,7 @@ def test_finetune_names_published_weights_of_its_model():
     assert config.trainer.patience < config.trainer.epochs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "backbone"),
     [(model, "resnet18") for model in of_group("model")]
@@ -194,6 +197,7 @@ def test_an_optimizer_builds(optimizer: str):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trainer", of_group("trainer"))
 @pytest.mark.parametrize("logger", of_group("logger"))
 @pytest.mark.parametrize("callbacks", of_group("callbacks"))

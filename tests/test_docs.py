@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -105,23 +106,42 @@ def spans(text: str) -> list[str]:
     )
 
 
+@cache
+def options_of_train() -> set[str]:
+    return {name for name, _ in flat(OmegaConf.to_container(config.show("train")))}
+
+
 def options(text: str) -> set[str]:
     """NAME=VALUE of `train`, from the text's code in prose and tables."""
-    known = {name for name, _ in flat(OmegaConf.to_container(config.show("train")))}
+    known = options_of_train()
     words = {word for span in spans(text) if span.split()[0] not in OURS for word in span.split()}
     return {word for word in words if "=" in word and word.split("=")[0].split(".")[0] in known}
 
 
+@cache
+def project() -> TemporaryDirectory[str]:
+    """The reader's folders, as docs/extend and the tutorial write them, until this process ends."""
+    folder = TemporaryDirectory()
+    write_project(Path(folder.name))
+    for file, content in own_blocks(REPOSITORY / "docs/tutorial.md"):
+        Path(folder.name, file).parent.mkdir(parents=True)
+        Path(folder.name, file).write_text(content)
+    return folder
+
+
 @contextmanager
 def config_dir(name: str) -> Iterator[None]:
-    """Commands see the reader's folder of this name, as docs/extend and the tutorial write it."""
-    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        write_project(Path(folder))
-        for file, content in own_blocks(REPOSITORY / "docs/tutorial.md"):
-            Path(folder, file).parent.mkdir(parents=True)
-            Path(folder, file).write_text(content)
-        patch.setenv(config.CONFIG_DIR, str(Path(folder, name)))
+    """Commands see the reader's folder of this name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(config.CONFIG_DIR, str(Path(project().name, name)))
         yield
+
+
+@cache
+def check_choice(choice: str) -> None:
+    """Raise if `train` does not take GROUP=CHOICE: once, however many pages name it."""
+    with config_dir("conf"):
+        config.show("train", [choice])
 
 
 def check(words: list[str]) -> None:
@@ -192,6 +212,7 @@ def test_there_are_pages():
     assert len(PAGES) > 20
 
 
+@pytest.mark.process  # make -n
 @pytest.mark.parametrize(
     "words",
     list({" ".join(words): words for page in PAGES for words in commands(text_of(page))}.values()),
@@ -241,6 +262,7 @@ def test_the_files_on_the_boxes_of_its_figure_are_there():
 
 
 # Options of docs/extend are of the reader's own project: tests/test_outside_project.py runs it.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.parent.name != "extend"], ids=lambda page: page.name
 )
@@ -248,11 +270,11 @@ def test_its_options_compose(page: Path):
     named = options(text_of(page))
     within = [option for option in named if "." in option.split("=")[0]]
     config.show("train", ["data=coco2017", *sorted(within)])  # of the sets it has the most options
-    with config_dir("conf"):
-        for choice in named - set(within):
-            config.show("train", [choice])
+    for choice in named - set(within):
+        check_choice(choice)
 
 
+@pytest.mark.long
 def test_the_pages_name_options():
     assert len({option for page in PAGES for option in options(text_of(page))}) >= 30
 
@@ -315,6 +337,7 @@ def test_commands_and_files_are_found_wherever_they_stand():
     assert links(SAMPLE) == ["conf/train.yaml"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "error"),
     [

@@ -14,6 +14,8 @@ import maskrcnn_lit
 from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import schema
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

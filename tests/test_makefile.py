@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from repository import REPOSITORY
 
+pytestmark = pytest.mark.process
+
 ANY_DISK = "DISK_NEEDED=0"
 
 

@@ -18,6 +18,8 @@ from maskrcnn_lit import load_model
 from maskrcnn_lit.data.datasets.shapes import write_shapes
 from maskrcnn_lit.runs.result import read_result
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:

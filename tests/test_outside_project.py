@@ -21,6 +21,7 @@ from own_project import DOCS, PAGES, blocks, write_project
 from PIL import Image
 
 pytest_plugins = ("built_wheel",)
+pytestmark = pytest.mark.process
 
 SIZE = 64
 STEPS = 6  # two epochs of three

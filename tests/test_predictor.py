@@ -42,6 +42,7 @@ def found(model: Predictor, picture: Path) -> Detections:
     return detections
 
 
+@pytest.mark.process
 def test_importing_the_package_does_not_import_torch():
     code = (
         "import sys, maskrcnn_lit\n"
@@ -187,6 +188,7 @@ def test_a_missing_file_is_a_mistake_at_the_call(stream: bool, model: Predictor,
         model.predict([picture, "missing.jpg"], stream=stream)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("image_size", [SIZE, [48, 80]])
 def test_batches_find_what_single_images_do(
     image_size: Any, model: Predictor, shapes: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +302,7 @@ def test_supervision_gets_its_own_detections(found: Detections, monkeypatch: pyt
     assert given.data["class_name"].tolist() == found.names
 
 
+@pytest.mark.long
 def test_a_result_is_shown_and_saved(found: Detections, tmp_path: Path):
     shown = Image.open(io.BytesIO(found._repr_png_()))
     assert shown.format == "PNG"
@@ -356,6 +359,7 @@ def test_max_detections_are_the_best(trained: Path, found: Detections, picture: 
     )
 
 
+@pytest.mark.long
 def test_the_best_checkpoint_is_loaded_unless_the_last_is_asked_for(trained: Path):
     for name, kwargs in (("best", {}), ("last", {"checkpoint": "last"})):
         saved = torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)[

@@ -55,6 +55,7 @@ def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, env=given, capture_output=True, text=True)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [[], ["-m"]])
 def test_without_a_program_it_says_how_it_is_used(words: list[str]):
     done = start(*words)
@@ -89,6 +90,7 @@ echo built > "$2"
 """
 
 
+@pytest.mark.process
 def test_it_is_compiled_once_for_its_code_and_headers(
     tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -11,6 +11,7 @@ from tiny_verbs import MODEL, metric_rows, result, verb
 from maskrcnn_lit.storage.sources import ANNOTATION_ARCHIVE
 
 pytest_plugins = ("local_server", "tiny_verbs")
+pytestmark = pytest.mark.process
 
 TRAIN, VAL = 6, 3
 RUN = (*MODEL, "trainer.epochs=2", f"data.train_images={TRAIN}", f"data.val_images={VAL}")

@@ -22,6 +22,7 @@ from maskrcnn_lit.callbacks.hparams import CHARTS
 from maskrcnn_lit.data.datasets.shapes import NAMES
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.process
 
 JOBS = {  # folder -> what its options are
     "backbone=mobilenet_v3_small,seed=1": {"backbone": "mobilenet_v3_small", "seed": 1},

@@ -13,6 +13,7 @@ import pytest
 from tiny_verbs import MODEL, coco_data, metric_rows, result, run_script
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.process
 
 QUIET = {
     "WANDB_MODE": "offline",

@@ -6,6 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from built_wheel import run
 from omegaconf import OmegaConf
 from repository import REPOSITORY
@@ -13,6 +14,7 @@ from repository import REPOSITORY
 from maskrcnn_lit import __version__
 
 pytest_plugins = ("built_wheel",)
+pytestmark = pytest.mark.process
 
 
 def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):

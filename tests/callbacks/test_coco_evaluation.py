@@ -261,6 +261,7 @@ class WriteMetrics(ModelCheckpoint):
         (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("processes", "images"), [(2, 7), (3, 7), (3, 2)])
 def test_processes_score_as_one_does(processes: int, images: int, tmp_path: Path) -> None:
     """Lightning's sampler gives some images twice so that all processes get as many."""
@@ -305,6 +306,7 @@ def fit_and_fail(folder: Path, failing: int, environment: dict[str, str]) -> Non
         (folder / f"{os.environ['RANK']}.txt").write_text(str(error))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_all_with_its_message(failing: int, tmp_path: Path) -> None:
     with socket.socket() as port:

@@ -14,6 +14,8 @@ import pytest
 from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.errors import UserError
 
+pytestmark = pytest.mark.process
+
 HERE = Path(__file__).resolve().parent
 
 # {body} is one process; what it raises, and for how long it lived, goes into a file.

@@ -22,6 +22,7 @@ def events(run_dir: Path) -> EventAccumulator:
     return EventAccumulator(str(run_dir / "tensorboard"), size_guidance=ALL).Reload()
 
 
+@pytest.mark.long
 def test_the_same_images_every_epoch(tmp_path: Path):
     panels = Panels(images=3, seed=5, score_threshold=0.5)
     forwards: list[int] = []

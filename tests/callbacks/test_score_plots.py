@@ -17,6 +17,7 @@ from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.long
 
 STEPS_SHOWN = [STEPS // EPOCHS - 1, STEPS - 1]  # those of val/mask_ap
 

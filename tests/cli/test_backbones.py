@@ -1,9 +1,10 @@
-"""The backbone contract, over every choice of conf/backbone: a table of what passed is in the
-tests' names.
+"""The backbone contract. Every choice of conf/backbone is built, run and differentiated; what its
+blocks decide (norms, freezing, formats, export) is tested on one choice of each kind of block.
 """
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from functools import cache, partial
@@ -27,6 +28,12 @@ from maskrcnn_lit.training.optimizer import parameter_groups
 
 CONF = REPOSITORY / "conf" / "backbone"
 CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
+# One choice of each kind of block; the others differ from it in depth and width.
+FAMILIES = (
+    *("resnet18", "resnet50", "resnet50_caffe", "resnext50", "mobilenet_v2", "mobilenet_v3_small"),
+    *("efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "regnet_x_400mf", "regnet_y_400mf"),
+    *("densenet121", "mnasnet", "shufflenet_v2", "timm"),
+)
 NORMS = {
     "frozen": FrozenBatchNorm,
     "batch": nn.BatchNorm2d,
@@ -37,6 +44,7 @@ IMAGES = (2, 3, 64, 96)
 TORCHVISIONS = pytest.mark.parametrize(
     "choice", [c for c in CHOICES if c != "timm"], indirect=True, scope="module"
 )
+OF_EACH_FAMILY = pytest.mark.parametrize("choice", FAMILIES, indirect=True, scope="module")
 
 
 @cache
@@ -93,8 +101,17 @@ def test_every_family_of_the_issue_is_there():
     assert {f"efficientnet_b{i}" for i in range(5)} | {"efficientnet_v2_s"} <= set(CHOICES)
     assert {"convnext_tiny", "convnext_small", "regnet_y_400mf", "timm"} <= set(CHOICES)
     assert len(CHOICES) >= 30
+    assert set(FAMILIES) <= set(CHOICES)
 
 
+def test_every_choice_is_of_a_family():
+    def family(choice: str) -> str:
+        return re.match("(?:wide_)?([a-z]+(_v[23]|_[xy])?)", choice).group(1)
+
+    assert {family(choice) for choice in CHOICES} == {family(choice) for choice in FAMILIES}
+
+
+@pytest.mark.long
 def test_strides_channels_and_gradients(choice: str, drawn: None):
     """Four maps at strides 4 to 32 with the channels that were measured, and a finite gradient for
     every parameter.
@@ -111,15 +128,19 @@ def test_strides_channels_and_gradients(choice: str, drawn: None):
         assert parameter.grad is not None and parameter.grad.isfinite().all(), name
 
 
-@TORCHVISIONS
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "choice",
+    [c for c in FAMILIES if c not in ("timm", "resnet50_caffe")],  # this one halves elsewhere:
+    indirect=True,  # tests/model/test_backbone.py
+    scope="module",
+)
 def test_the_maps_are_those_inside_of_the_classifier(choice: str):
     """The layers, one after the other, are what torchvision's own forward computes."""
     built = backbone(choice, norm="batch", freeze_at=0)
     torch.manual_seed(0)
     whole = get_model(built.name, weights=None).eval()
     built.load_pretrained(whole.state_dict())
-    if "caffe" in choice:
-        return  # it halves elsewhere: tests/model/test_backbone.py
     seen: dict[str, Tensor] = {}
     last = {
         stride: path
@@ -137,6 +158,8 @@ def test_the_maps_are_those_inside_of_the_classifier(choice: str):
             assert torch.allclose(ours, seen[stride], rtol=1e-4, atol=1e-4), stride
 
 
+@pytest.mark.long
+@OF_EACH_FAMILY
 def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
     """A norm that follows a convolution among its parent's children follows it in the forward pass
     too.
@@ -163,6 +186,8 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
             assert torch.allclose(ours, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.long
+@OF_EACH_FAMILY
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_freezing(choice: str, drawn: None, freeze_at: int):
     """No gradient flows into what is frozen, its statistics stay, and the optimizer does not hold
@@ -201,6 +226,8 @@ def test_freezing(choice: str, drawn: None, freeze_at: int):
         }
 
 
+@pytest.mark.long
+@OF_EACH_FAMILY
 @pytest.mark.parametrize("norm", NORMS)
 def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
     built = backbone(choice, norm=norm).train()
@@ -216,6 +243,8 @@ def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
     assert all(m.isfinite().all() for m in built(torch.randn(IMAGES)))
 
 
+@pytest.mark.long
+@OF_EACH_FAMILY
 def test_channels_last_and_bfloat16(choice: str, drawn: None):
     built, images = backbone(choice).eval(), torch.randn(IMAGES)
     with torch.no_grad():
@@ -230,6 +259,8 @@ def test_channels_last_and_bfloat16(choice: str, drawn: None):
                 assert (ours.float() - theirs).abs().mean() < 0.05 * theirs.abs().mean() + 1e-3
 
 
+@pytest.mark.long
+@OF_EACH_FAMILY
 def test_the_features_are_exported(choice: str, drawn: None):
     built, images = (
         backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
@@ -257,6 +288,7 @@ def test_the_verb_lists_every_choice(
     assert "size=8 must be a whole number from 32" in capsys.readouterr().err
 
 
+@pytest.mark.process
 def test_the_table_is_printed_without_torch():
     code = (
         "import sys; from maskrcnn_lit.cli.main import main\n"

@@ -15,6 +15,7 @@ from maskrcnn_lit.cli.bench import advice, summary, table
 pytest_plugins = ("tiny_verbs",)
 
 
+@pytest.mark.long
 def test_it_measures_tells_and_writes(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -76,6 +77,7 @@ def test_what_cannot_be_compiled_is_measured_as_it_is(capsys: pytest.CaptureFixt
 PARTS = ("training", "inference")
 
 
+@pytest.mark.long
 def test_another_model_to_compare_with_is_told(capsys: pytest.CaptureFixture) -> None:
     verb("bench", "experiment=demo", "against=detectron2", code=2)
     assert "against=detectron2 is unknown: use against=torchvision" in capsys.readouterr().err

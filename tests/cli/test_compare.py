@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "runs"
 
 
+@pytest.mark.long
 def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.CaptureFixture):
     assert cli.main(["compare", f"runs={folder}"]) == 0
     page = folder / "report/report.html"
@@ -39,6 +40,7 @@ def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.Capt
     assert len((folder / "report/results.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.long
 def test_several_runs_and_another_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -52,6 +54,7 @@ def test_several_runs_and_another_place(
     assert (tmp_path / "many/report.md").read_text().startswith("# Comparison of 5 folders\n")
 
 
+@pytest.mark.long
 def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -69,6 +72,7 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     assert there == {*shown, *pdfs, "mine.png"}, "no plot of the earlier report is left"
 
 
+@pytest.mark.long
 def test_a_run_that_never_began_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -114,6 +118,7 @@ def test_a_mistake_is_one_sentence(
     assert said in err and err.count("\n") == 1
 
 
+@pytest.mark.long
 def test_what_ranks_the_runs_can_be_chosen(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

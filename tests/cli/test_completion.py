@@ -56,6 +56,7 @@ def test_the_first_word_can_be_any_verb():
     assert found[: found.index("help")] == list(dict.fromkeys(v.split()[0] for v in COMMANDS))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", SCRIPTS)
 def test_a_script_is_printed(shell: str, capsys: pytest.CaptureFixture):
     assert main(["completion", shell]) == 0
@@ -86,6 +87,7 @@ def in_bash(tmp_path: Path, *words: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -100,6 +102,7 @@ def test_bash_asks_for_the_candidates(tmp_path: Path, words: list[str], expected
     assert in_bash(tmp_path, *words) == expected
 
 
+@pytest.mark.process
 def test_torch_is_not_loaded():
     code = (
         "import sys; from maskrcnn_lit.cli.main import main\n"

@@ -169,6 +169,7 @@ def test_each_fault_alone_is_found_and_goes(name: str, test_data: Path, tmp_path
     check(*corrupt(test_data, tmp_path / "clean" / "one.json"), code=0)
 
 
+@pytest.mark.long
 def test_the_cleaned_json_trains(test_data: Path, tmp_path: Path, run_dir: Path):
     check(*corrupt(test_data), f"cleaned={tmp_path}", code=1)
     train = corrupt(test_data, tmp_path / "instances_corrupt.json")
@@ -245,6 +246,7 @@ def test_fewer_images_than_the_json_has(leaky: Path, capsys: pytest.CaptureFixtu
     assert "1 x empty file" in capsys.readouterr().out
 
 
+@pytest.mark.process
 def test_the_exit_code_of_the_program(test_data: Path, tmp_path: Path):
     done = run_script("data", "check", *corrupt(test_data), cwd=tmp_path)
     assert done.returncode == 1 and done.stderr == "" and done.stdout.endswith("14 faults\n")

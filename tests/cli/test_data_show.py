@@ -24,6 +24,7 @@ def picture(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
+@pytest.mark.long
 def test_a_grid_of_training_samples_is_written(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -89,6 +89,7 @@ def test_both_parts_are_counted_and_measured(
     assert printed.endswith(f"\nWritten to {tmp_path}/stats.json\n")
 
 
+@pytest.mark.long
 def test_what_it_suggests_for_tiny_objects_raises_the_recall(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -113,6 +114,7 @@ def test_what_it_suggests_for_tiny_objects_raises_the_recall(
     assert reached["0.5"] > 0.6 and reached["0.7"] > 0.05
 
 
+@pytest.mark.long
 def test_larger_images_are_measured_with_the_anchors_that_the_model_has_there(tmp_path: Path):
     """Those of model=mask_rcnn follow the size of the images."""
     data = tiny_objects(tmp_path / "data")
@@ -129,6 +131,7 @@ def test_larger_images_are_measured_with_the_anchors_that_the_model_has_there(tm
         )
 
 
+@pytest.mark.long
 def test_anchors_that_fit_get_no_other(tmp_path: Path):
     data = tiny_objects(tmp_path / "data")
     stats(*data, f"out={tmp_path}/a.json")
@@ -151,6 +154,7 @@ def test_the_threshold_is_that_of_the_model(shapes: Path, tmp_path: Path):
     assert list(found(tmp_path / "a.json")["anchors"]["now"]["all"]) == ["0.5", "0.6"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "options", [(), ("model=torchvision_v1",), ("model=detectron2", "backbone=resnet50_caffe")]
 )
@@ -206,6 +210,7 @@ def test_objects_that_cannot_be_learnt_are_counted_once(
     assert numbers["not_learnable"] == {"too small to be learnt": 7}
 
 
+@pytest.mark.long
 def test_a_part_that_is_not_given_is_not_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     options = tiny_objects(tmp_path / "data")
     stats(*options)

@@ -12,6 +12,7 @@ from maskrcnn_lit.data.datasets.web_images import RECORD, WebImage
 pytest_plugins = ("tiny_verbs",)
 
 
+@pytest.mark.long
 def test_shapes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture):
     verb(
         "download",

@@ -229,6 +229,7 @@ class FailingDataset:
         raise UserError("image 7 is missing")
 
 
+@pytest.mark.process
 def test_a_mistake_found_in_a_loader_process_is_the_same_sentence(
     verb, capsys: pytest.CaptureFixture
 ):
@@ -239,6 +240,7 @@ def test_a_mistake_found_in_a_loader_process_is_the_same_sentence(
     assert capsys.readouterr().err == "maskrcnn-lit: image 7 is missing\n"
 
 
+@pytest.mark.process
 def test_help_and_mistakes_do_not_load_torch():
     code = (
         "import sys; from maskrcnn_lit.cli.main import main\n"
@@ -250,6 +252,7 @@ def test_help_and_mistakes_do_not_load_torch():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_the_console_script_is_installed():
     script = Path(sys.executable).with_name("maskrcnn-lit")
     done = subprocess.run([script, "trian"], capture_output=True, text=True)
@@ -280,6 +283,7 @@ def test_help_of_a_command_is_asked_for_in_two_ways(capsys: pytest.CaptureFixtur
     assert "maskrcnn-lit predict" in texts[0]
 
 
+@pytest.mark.process
 def test_a_terminal_has_a_line_before_torch_is_loaded():
     main_end, terminal = pty.openpty()
     command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
@@ -290,6 +294,7 @@ def test_a_terminal_has_a_line_before_torch_is_loaded():
     assert lines[0] == "loading PyTorch ..." and lines[1].startswith("maskrcnn-lit: nowhere ")
 
 
+@pytest.mark.process
 def test_a_log_file_does_not_have_that_line():
     command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
     done = subprocess.run(command, capture_output=True, text=True)

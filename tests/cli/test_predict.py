@@ -38,6 +38,7 @@ def photos(shapes: Path, tmp_path: Path) -> Path:
 SIZES = {"a.png": (SIZE, SIZE), "b.jpg": (150, 90), "more/a.png": (50, 40)}  # width, height
 
 
+@pytest.mark.long
 def test_a_folder_is_drawn_and_written_as_coco_results(
     trained: Path, strange: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -125,6 +126,7 @@ def test_where_nothing_is_found_it_says_so(
         )
 
 
+@pytest.mark.long
 def test_results_lie_in_the_run_by_default(
     trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -138,6 +140,7 @@ def test_results_lie_in_the_run_by_default(
     assert (folder / "detections.json").is_file()
 
 
+@pytest.mark.long
 def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -208,6 +211,7 @@ def test_a_mistake_is_told(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_pictures_are_not_overwritten_unless_asked_for(
     trained: Path, photos: Path, tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -227,6 +231,7 @@ def test_pictures_are_not_overwritten_unless_asked_for(
     verb(*given, f"run_dir={tmp_path}/empty")
 
 
+@pytest.mark.long
 def test_a_url_and_batches(
     trained: Path, photos: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture
 ):

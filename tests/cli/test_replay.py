@@ -75,6 +75,7 @@ def test_the_file_replays_the_step_to_the_same_terms(
     assert not all(map(math.isfinite, found.values()))
 
 
+@pytest.mark.long
 def test_a_step_of_a_sound_file_replays_to_its_numbers(
     stopped: tuple[Path, str], trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -214,6 +214,7 @@ def test_other_data_are_refused(
     assert not (tmp_path / "again").exists()
 
 
+@pytest.mark.process
 def test_other_data_where_they_are_allowed(elsewhere: tuple[Path, Path], run_dir: Path):
     run, _ = elsewhere
     printed = printed_by("reproduce", f"run={run}", f"run_dir={run_dir}", "other_data=true", code=1)
@@ -236,6 +237,7 @@ def test_data_that_are_gone(
     assert "there is no annotation file" in refused("reproduce", f"run={run}")
 
 
+@pytest.mark.process
 def test_a_run_of_two_processes(
     strange: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -255,6 +257,7 @@ def test_a_run_of_two_processes(
     assert checkpoint(again)["global_step"] == 2, "8 images, 2 processes with 2 images a step"
 
 
+@pytest.mark.process
 def test_what_was_begun_goes_on(
     trained: Path, reproduced: tuple[Path, str], run_dir: Path, capfd: pytest.CaptureFixture
 ):
@@ -316,6 +319,7 @@ def test_a_launcher_is_refused(trained: Path, monkeypatch: pytest.MonkeyPatch):
     assert "leave out torchrun or srun" in refused("reproduce", f"run={trained}")
 
 
+@pytest.mark.process
 def test_a_run_that_goes_on_from_another_is_reproduced_from_there(
     trained: Path, run_dir: Path, tmp_path: Path
 ):
@@ -335,6 +339,7 @@ def test_a_run_that_goes_on_from_another_is_reproduced_from_there(
     shutil.rmtree(again)
 
 
+@pytest.mark.process
 def test_a_killed_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nkill -9 $$\n")

@@ -92,6 +92,7 @@ def test_a_number_may_be_a_word_that_its_row_names():
         config.compose("evaluate", [*given, "threshold=high"])
 
 
+@pytest.mark.long
 def test_an_experiment_wins_over_defaults_and_the_user_over_the_experiment():
     assert config.compose("train", ["experiment=demo"]).seed == 7
     assert config.compose("train", ["experiment=demo"]).optimizer.momentum == 0.9
@@ -247,6 +248,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch):
     assert config.compose("train", ["run_dir=a~b"]).run_dir == "a~b"
 
 
+@pytest.mark.long
 def test_a_folder_of_the_user_is_searched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     own = tmp_path / "own"
     (own / "optimizer").mkdir(parents=True)

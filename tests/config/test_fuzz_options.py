@@ -45,7 +45,7 @@ TYPED: dict[str, Any] = {  # as it is typed -> as it arrives; None: it cannot be
 }
 UNREADABLE = ["[", "", "a: b: {", "${", "${nowhere}", "${seed", "'", "1,2", "[" * 3000, "choice(1)"]
 SCALARS = {name: rule for name, rule in schema.OPTIONS.items() if rule.kind not in ("group", "any")}
-CASES = 100  # command lines
+CASES = 50  # command lines
 
 
 def known_wrong(rule: schema.Rule, value: Any) -> bool:
@@ -99,6 +99,7 @@ def to_plain(verb: str) -> dict[str, Any]:
     return {str(key): value for key, value in OmegaConf.to_container(show(verb)).items()}
 
 
+@pytest.mark.long
 def test_a_command_line_composes_or_is_refused_in_one_sentence(names):
     drawn = random.Random(0)
     texts = [*TYPED, *UNREADABLE]

@@ -47,6 +47,7 @@ def test_what_is_no_size_has_the_published_numbers(size: object):
     assert (short_side(size), regions(512, size), pixels(SIZES, size)) == (800, 512, SIZES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", ["torchvision_v1", "torchvision_v2", "detectron2"])
 def test_published_models_have_the_published_numbers_at_any_size(model: str):
     small, large = (
@@ -83,6 +84,7 @@ def test_given_numbers_stay():
     assert (config.box_head.batch_size, list(config.anchors.sizes)) == (500, [1, 2, 3, 4, 5])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["box_head.batch_size=many", "rpn.post_nms.train=many"])
 def test_the_numbers_are_checked_as_numbers(option: str):
     with pytest.raises(
@@ -98,6 +100,7 @@ def test_plain_leaves_other_references():
     assert plain(config) == {"data": {"image_size": 128}, "a": 128, "b": "${a}", "c": [8]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "rate"),
     [
@@ -132,6 +135,7 @@ def test_small_images_have_anchors_that_fit_into_them():
     assert [round(float(side.prod(-1).mean() ** 0.5)) for side in sides] == [8, 16, 32, 64, 128]
 
 
+@pytest.mark.long
 def test_the_docs_have_the_numbers_of_each_preset():
     page = (REPOSITORY / "docs/guide/train.md").read_text()
     rows = [

@@ -64,6 +64,7 @@ def reachable() -> Iterator[str]:
     yield from ("maskrcnn_lit.storage.files.os.system", "hydra.utils.call", "")
 
 
+@pytest.mark.long
 def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyPatch):
     """Every callable of the packages at every place; nothing is imported for one that is refused."""
     imported = []
@@ -96,6 +97,7 @@ def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyP
     assert set(imported) <= {name for _, name in table}
 
 
+@pytest.mark.long
 def test_every_choice_of_ours_passes_and_comes_out_as_it_is_but_for_data_and_loggers():
     for overrides in (
         (),
@@ -123,6 +125,7 @@ def test_other_keys_of_hydra_are_refused(key: str):
         checked(plain, where="f")
 
 
+@pytest.mark.long
 def test_arguments_are_checked():
     plain = composed()
     plain["model"]["rpn"]["dept"] = 1
@@ -153,6 +156,7 @@ def test_what_no_run_writes_is_refused():
             checked(plain, where="f")  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_a_config_yaml_of_aliases_or_tags_is_refused(tmp_path: Path):
     aliases = "a: &a [1,1]\n" + "".join(
         f"b{n}: &b{n} [*{'a' if n == 0 else f'b{n - 1}'}, *{'a' if n == 0 else f'b{n - 1}'}]\n"

@@ -76,6 +76,7 @@ def graphs(batches: Iterable[Batch]) -> set[tuple[int, ...]]:
     return {(*batch["images"].shape[2:], batch["boxes"].shape[1]) for batch in batches}
 
 
+@pytest.mark.long
 def test_options_decide_how_much_there_is_to_compile(test_data: Path):
     """Of real images: with one length and 64 slots there is one graph an orientation."""
     options = {
@@ -93,6 +94,7 @@ def test_options_decide_how_much_there_is_to_compile(test_data: Path):
         assert graphs(loader) == {(64, 128, 64), (128, 64, 64)}
 
 
+@pytest.mark.process
 def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
     epochs = {}
     for workers in (0, 1, 2):
@@ -141,6 +143,7 @@ def trainer(folder: Path, **options: Any) -> Trainer:
     )
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("workers", "workers_later"), [(0, 0), (1, 2), (2, 0)])
 def test_lightning_goes_on_where_it_stopped(

@@ -192,6 +192,7 @@ def compare(
     return ious, distances, lost
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "augment", "iou", "distance"),
     [((800, 1333), None, 0.98, 2.5), (256, None, 0.98, 2.5), (256, STRONG, 0.978, 5)],
@@ -321,6 +322,7 @@ def test_every_sound_image_of_corrupt_loads_and_the_cut_one_counts_for_nothing(
     assert batch["valid"][faulty].sum(1).tolist() == [1, 2]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_cut_file_is_an_error_in_one_sentence(corrupt: AnnotationIndex, workers: int):
     dataset = CocoDataset(index=corrupt, image_size=160, on_bad="error")
@@ -342,6 +344,7 @@ def test_a_file_that_went_away_is_an_error_too(tmp_path: Path):
         CocoDataset(index=index, image_size=64)[(0, 2)]
 
 
+@pytest.mark.long
 def test_a_batch_for_prediction_is_what_validation_shows(tmp_path: Path):
     index = small_index(tmp_path)
     dataset = CocoDataset(index=index, image_size=96)

@@ -206,6 +206,7 @@ def test_why_the_loader_processes_cannot_go_on(fault: Exception, said: str):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("fault", [None, OSError(24, "Too many open files")])
 def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
     """Of what torch hands on with a traceback only the last line is told."""
@@ -215,6 +216,7 @@ def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("workers", [0, 1])
 def test_other_errors_pass_and_samples_are_all_there(workers: int):
     with pytest.raises(ValueError, match="of the data set"):
@@ -226,6 +228,7 @@ def test_other_errors_pass_and_samples_are_all_there(workers: int):
         assert [int(value) for value in loader] == [0, 1, 2, 3]
 
 
+@pytest.mark.process
 def test_a_death_between_two_batches_is_explained_too():
     """torch raises in a handler of SIGCHLD, outside of the loader."""
     loader = ExplainedLoader(range(100), num_workers=1, prefetch_factor=2, persistent_workers=True)

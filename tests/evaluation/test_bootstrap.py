@@ -65,6 +65,7 @@ def by_copying(
     return math.nan if ap == -1 else ap
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_weights_count_as_copies_of_images_do(truth: dict, results: list, iou_type: str) -> None:
     matches = matched(truth, results, iou_type)
@@ -80,6 +81,7 @@ _boxes = st.tuples(
 _ids = st.integers(1, 2)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(
     objects=st.lists(st.tuples(_ids, _ids, _boxes, st.integers(0, 1)), max_size=8),
@@ -110,6 +112,7 @@ def test_a_class_whose_only_detection_is_ignored_at_some_thresholds() -> None:
     assert weighted_ap(matches, weights) == pytest.approx([0.1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_every_image_once_gives_the_ap(truth: dict, iou_type: str) -> None:
     results = jitter(truth)  # with equal scores
@@ -144,6 +147,7 @@ def test_a_seed_draws_the_same_and_another_one_otherwise(truth: dict, results: l
     assert weights.shape == (30, 40) and (weights.sum(0) == 30).all() and weights.std() > 0.5
 
 
+@pytest.mark.long
 def test_a_clear_difference_is_told_from_none(truth: dict, results: list) -> None:
     matches = matched(truth, results)
     worse = matched(truth, [r for n, r in enumerate(results) if n % 3])
@@ -202,6 +206,7 @@ def test_no_objects_give_no_numbers() -> None:
     assert intervals({"box": matched(small_truth([]), [])}) == {"val/box_ap": None}
 
 
+@pytest.mark.long
 def test_what_is_counted_at_once_does_not_matter(
     truth: dict, results: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def test_welch_by_hand():
     assert (swapped.value, swapped.p_value) == pytest.approx((-found.value, found.p_value))
 
 
+@pytest.mark.long
 def test_the_test_rejects_equal_means_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = zip(rng.normal(0, 1, (2000, 3)), rng.normal(0, 3, (2000, 3)), strict=True)

@@ -12,6 +12,7 @@ from maskrcnn_lit.launch.api import build_model, evaluate, train
 from maskrcnn_lit.runs.result import RunResult
 
 pytest_plugins = ("tiny_verbs",)
+pytestmark = pytest.mark.long
 
 
 def test_a_model_is_built_from_options():

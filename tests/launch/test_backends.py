@@ -13,6 +13,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch import backends as launchers
 from maskrcnn_lit.launch.backends import Command, local_gpus, sequential, slurm
 
+pytestmark = pytest.mark.process
+
 SLURM = {"cluster": "local", "partition": None, "gpus": 0, "cpus": 1, "memory_gb": 1, "hours": 0.1}
 NOTE = (  # a file with what it saw, and from when to when
     "import json, os, sys, time; began = time.time(); time.sleep(0.3); "

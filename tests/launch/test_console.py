@@ -114,6 +114,7 @@ assert len(list(data.train_dataloader())) == 2
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", ["silent", "configured"])
 def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
     done = subprocess.run(
@@ -129,6 +130,7 @@ def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
         assert "maskrcnn_lit.data.datamodule: train: 2 images" in done.stdout
 
 
+@pytest.mark.process
 def test_a_reader_that_leaves_ends_the_command_quietly():
     script = (
         "import sys; from maskrcnn_lit.launch.console import run_and_report_errors\n"

@@ -135,6 +135,7 @@ def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
     assert (folder / "detections.json").is_file()
 
 
+@pytest.mark.long
 def test_a_checkpoint_can_be_given_as_a_file(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -176,6 +177,7 @@ def validation(root: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
     trained: Path, elsewhere: Path, tmp_path: Path
 ):
@@ -201,6 +203,7 @@ def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path:
     assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
 
 
+@pytest.mark.long
 def test_any_numbering_of_the_data_gives_the_same_scores(
     trained: Path, elsewhere: Path, tmp_path: Path
 ):
@@ -342,6 +345,7 @@ def perfect(test_data: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 def test_results_against_others(
     test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -373,6 +377,7 @@ def test_results_against_others(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_results_of_another_tool_are_scored(
     test_data: Path, perfect: list, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -417,6 +422,7 @@ def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
     )
 
 
+@pytest.mark.long
 def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.CaptureFixture):
     """One page with every section, the numbers of the json files and the images, that loads
     nothing.
@@ -459,6 +465,7 @@ def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
     ]
 
 
+@pytest.mark.long
 def test_other_data_leaves_the_thresholds_of_the_run_alone(
     trained: Path, elsewhere: Path, run_dir: Path
 ):
@@ -468,6 +475,7 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
+@pytest.mark.long
 def test_a_run_against_itself(
     trained: Path,
     run_dir: Path,
@@ -512,6 +520,7 @@ def test_a_run_against_itself(
     assert f"run_dir={tmp_path}/same has files already: give another folder" in said
 
 
+@pytest.mark.long
 def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     """The limit that counts is raised in the model too: 50 in training."""
     run = (f"run={trained}", "checkpoint=last", "report=false")
@@ -544,6 +553,7 @@ def test_a_mistake_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Monk
     assert "photo.ckpt is " in refused("evaluate", "run=photo.ckpt", "run_dir=a")
 
 
+@pytest.mark.long
 def test_data_with_some_of_the_classes_are_scored_on_these_alone(
     trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -565,6 +575,7 @@ def test_data_with_some_of_the_classes_are_scored_on_these_alone(
     assert f"left out {every - len(results)} of {every} detections" in lines[0]
 
 
+@pytest.mark.long
 def test_classes_of_the_data_can_be_chosen_and_renamed(
     trained: Path, elsewhere: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -15,6 +15,7 @@ def names(sweep: Sweep) -> list[str]:
     return [job.name for job in sweep.jobs]
 
 
+@pytest.mark.long
 def test_all_combinations_named_by_what_varies():
     sweep = read_sweep(["backbone=resnet18,resnet34", "optimizer.lr=0.001", "seed=1,2"])
     assert names(sweep) == [
@@ -31,6 +32,7 @@ def test_all_combinations_named_by_what_varies():
     assert job.config.run_dir == str(job.run_dir)
 
 
+@pytest.mark.long
 def test_what_only_a_sweep_reads_is_not_in_a_run():
     (job,) = read_sweep(
         ["experiment=demo", "sweep_dir=there", "launcher=slurm", "sweep.trial_steps=0"]
@@ -49,6 +51,7 @@ def test_what_only_a_sweep_reads_is_not_in_a_run():
     assert not is_sweep(["seed=1", "run_dir=sweep"])
 
 
+@pytest.mark.long
 def test_the_folder_is_the_same_for_the_same_command_and_another_one_for_another():
     command = ["experiment=backbones", "backbone=resnet18", "seed=1"]
     folder = read_sweep(command).folder
@@ -63,6 +66,7 @@ def test_the_folder_is_the_same_for_the_same_command_and_another_one_for_another
     assert len({folder, *(read_sweep(other).folder for other in others)}) == 4
 
 
+@pytest.mark.long
 def test_an_experiment_brings_its_grid_and_the_user_has_the_last_word():
     sweep = read_sweep(["experiment=backbones", "backbone=resnet50"])
     assert (
@@ -77,6 +81,7 @@ def test_an_experiment_brings_its_grid_and_the_user_has_the_last_word():
     assert {(job.config.seed, job.config.data.train_images) for job in fewer.jobs} == {(7, 500)}
 
 
+@pytest.mark.long
 def test_the_demo_of_an_experiment_is_small_and_synthetic():
     sweep = read_sweep(["experiment=epochs_lr", "sweep_scale=demo", "data.train_images=10"])
     assert names(sweep) == [
@@ -93,6 +98,7 @@ def test_the_demo_of_an_experiment_is_small_and_synthetic():
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "experiment", ["study", "coco_r50_lsj100", "study_r101_50k_100e", "nuclei", "overfit"]
 )
@@ -107,6 +113,7 @@ def test_every_kind_of_experiment_has_a_demo(experiment: str):
         )
 
 
+@pytest.mark.long
 def test_paths_are_taken_as_they_are(tmp_path: Path):
     for name in ("größe", "a, b", 'a "b"', "a\\"):
         text = assign("run_dir", tmp_path / name)
@@ -122,6 +129,7 @@ def test_weights_of_a_whole_model_freeze_the_norms_as_in_a_run_of_its_own():
     assert (job.config.model.backbone.norm, job.config.model.backbone.freeze_at) == ("frozen", 2)
 
 
+@pytest.mark.long
 def test_names_are_folders():
     lists = names(read_sweep(["data.image_size=[64,96],[96,128]"]))
     assert len(set(lists)) == 2 and all("/" not in name and "[" not in name for name in lists)
@@ -140,6 +148,7 @@ def test_names_are_folders():
     assert len(set(names(long))) == 2 and max(map(len, names(long))) < 140
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

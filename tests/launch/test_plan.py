@@ -19,6 +19,7 @@ def jobs(*overrides: str) -> list[Job]:
     return read_sweep(["experiment=demo", *counts, *overrides]).jobs
 
 
+@pytest.mark.long
 def test_jobs_of_one_kind_take_the_same_time_a_step():
     kinds = [kind(job) for job in jobs("seed=1,2", "optimizer.lr=1e-3,2e-3", "trainer.epochs=1,2")]
     assert len(kinds) == 8 and len(set(kinds)) == 1
@@ -31,6 +32,7 @@ def test_jobs_of_one_kind_take_the_same_time_a_step():
         assert len({kind(job) for job in jobs(several)}) == 2, several
 
 
+@pytest.mark.long
 def test_steps_and_epochs_of_a_job():
     (job,) = jobs("trainer.epochs=3")
     assert length(job, TRIAL) == (3, 21), "100 images, 2 processes x 8 a step: 7 steps an epoch"
@@ -57,6 +59,7 @@ def test_the_time_of_a_job(overrides: list[str], seconds: float):
     assert estimate(job, TRIAL) == pytest.approx(seconds)
 
 
+@pytest.mark.long
 def test_the_table_has_a_line_for_each_job_that_is_to_run():
     both = jobs("backbone=resnet18,resnet34", "trainer.epochs=3")
     trials: dict[str, Any] = {kind(job): TRIAL for job in both}
@@ -83,6 +86,7 @@ def test_durations_as_one_says_them():
     assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]
 
 
+@pytest.mark.long
 def test_jobs_share_a_trial_whatever_their_number_of_images():
     both = jobs("data.train_images=100,50", "data.val_images=40,8", "trainer.epochs=3")
     assert len({kind(job) for job in both}) == 1

@@ -151,6 +151,7 @@ def test_weights_that_are_better_than_the_last_ones_are_told():
     assert describe_best(0.3, {"val/mask_ap": math.nan}) == []
 
 
+@pytest.mark.long
 def test_a_run_that_learns_nothing_says_why(strange: Any, run_dir: Any):
     """The rate of a batch of 2 as it was scaled once, 1.25e-5, from random weights."""
     options = ("optimizer.lr=1.25e-5", "optimizer.scaling=none", "trainer.epochs=2")

@@ -53,6 +53,7 @@ def swept(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     yield folder, printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
 
 
+@pytest.mark.process
 def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: tuple[Path, str]):
     folder, printed = swept
     told = {
@@ -70,6 +71,7 @@ def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: t
     assert "999 images were asked for" in (folder / "logs" / "train_images=999.txt").read_text()
 
 
+@pytest.mark.process
 def test_a_sweep_says_what_it_is(swept: tuple[Path, str]):
     told = json.loads((swept[0] / "sweep.json").read_text())
     assert [job["name"] for job in told["jobs"]] == [
@@ -84,6 +86,7 @@ def test_a_sweep_says_what_it_is(swept: tuple[Path, str]):
     )
 
 
+@pytest.mark.process
 def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange: Path):
     folder, _ = swept
     before = {
@@ -96,6 +99,7 @@ def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange
     assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) > 10
 
 
+@pytest.mark.process
 def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], strange: Path):
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
     said = refused(*command)
@@ -105,6 +109,7 @@ def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], s
     )
 
 
+@pytest.mark.process
 def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
     command = [
         text for text in options(strange, tmp_path / "sweep") if text != "sweep.trial_steps=0"
@@ -137,12 +142,13 @@ def wait_for(path: Path, driver: subprocess.Popen[bytes], text: str = "") -> Non
         time.sleep(0.05)
 
 
+@pytest.mark.process
 def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     strange: Path, tmp_path: Path
 ):
     """First the driver alone, whose job goes on, then all of them, as when the machine goes down."""
     folder = tmp_path / "sweep"
-    every = ("trainer.epochs=3", "trainer.checkpoint_every_n_steps=1", "seed=1,2")
+    every = ("trainer.epochs=2", "trainer.checkpoint_every_n_steps=1", "seed=1,2")
     command = (*options(strange, folder), *every)
     last = Path("checkpoints", "last.ckpt")
 
@@ -171,15 +177,16 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     assert "2 jobs, 1 finished" in printed and "[1/1] seed=2: finished" in printed
     assert "goes on from step" in (folder / "logs" / "seed=2.txt").read_text()
     for seed in (1, 2):
-        alone = tmp_path / f"alone{seed}"
-        arguments = [text for text in command[2:] if not text.startswith(("sweep", "seed="))]
-        verb("train", *arguments, f"seed={seed}", f"run_dir={alone}")
-        assert metric_rows(alone) == metric_rows(folder / f"seed={seed}")
-        assert same(
-            checkpoint(alone)["state_dict"], checkpoint(folder / f"seed={seed}")["state_dict"]
-        )
+        rows = metric_rows(folder / f"seed={seed}")
+        assert [row["step"] for row in rows if row["train/loss"]] == [str(n) for n in range(8)]
+    alone = tmp_path / "alone"
+    arguments = [text for text in command[2:] if not text.startswith(("sweep", "seed="))]
+    verb("train", *arguments, "seed=2", f"run_dir={alone}")
+    assert metric_rows(alone) == metric_rows(folder / "seed=2")
+    assert same(checkpoint(alone)["state_dict"], checkpoint(folder / "seed=2")["state_dict"])
 
 
+@pytest.mark.process
 def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights(
     strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -235,6 +242,7 @@ def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(
     assert len(typed) == 6
 
 
+@pytest.mark.long
 def test_what_a_job_could_not_say_itself(tmp_path: Path):
     job = read_sweep(["experiment=demo", f"sweep_dir={tmp_path}"]).jobs[0]
     log = tmp_path / "log.txt"
@@ -255,6 +263,7 @@ def test_what_a_job_could_not_say_itself(tmp_path: Path):
     assert job_result(job, 1, log).status == "finished", "it is done, however its process ended"
 
 
+@pytest.mark.long
 def test_a_gpu_each_and_two_gpus_do_not_go_together():
     command = (
         "train",

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from maskrcnn_lit.launch.sweep_progress import Progress, SweepProgress, read_progress
 
 LINE = "epoch {}  step {}/12  0:01:{:02} left  2.6 images/s  2% waiting for data  loss 3.349: mask 0.6\n"
@@ -49,6 +51,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.long
 def test_a_terminal_has_one_line_that_makes_room(tmp_path: Path):
     out = Terminal()
     with SweepProgress(["a"], lambda name: tmp_path / "a.txt", {}, out=out) as progress:

@@ -261,6 +261,7 @@ def test_predictions_are_drawn(trained: Path):
 # Quick looks during training
 
 
+@pytest.mark.long
 def test_quick_looks_during_training_and_everything_at_the_end(
     trained: Path, strange: Path, run_dir: Path
 ):
@@ -288,6 +289,7 @@ def test_quick_looks_during_training_and_everything_at_the_end(
     ]
 
 
+@pytest.mark.long
 def test_no_look_during_training(strange: Path, run_dir: Path):
     """Every third epoch of two: the end alone is scored."""
     verb(
@@ -307,29 +309,23 @@ def test_no_look_during_training(strange: Path, run_dir: Path):
 # The same numbers again
 
 
+@pytest.mark.long
 def test_a_seed_gives_the_same_weights_again_and_another_one_others(
     trained: Path, strange: Path, run_dir: Path
 ):
-    short = ("trainer.epochs=1", *QUIET)
-    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/a")
-    verb(
-        "train",
-        *coco_data(strange),
-        *MODEL,
-        *SCHEDULE,
-        *short,
-        f"run_dir={run_dir}/b",
-        "model.weights=none",
-    )  # as null
-    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *short, f"run_dir={run_dir}/c", "seed=2")
-    a, b, c = (checkpoint(run_dir / name)["state_dict"] for name in "abc")
-    assert same(a, b) and metric_rows(run_dir / "a") == metric_rows(run_dir / "b")
-    assert not any(
-        same(a[name], c[name])
-        for name in ("model.backbone.body.conv1.weight", "model.box_head.fcs.0.weight")
+    run = ("train", *coco_data(strange), *MODEL, *SCHEDULE, *QUIET)
+    verb(*run, f"run_dir={run_dir}/b", "model.weights=none")  # as null
+    verb(*run, f"run_dir={run_dir}/c", "seed=2", "trainer.steps=1")
+    a, b, c = (
+        checkpoint(folder)["state_dict"] for folder in (trained, run_dir / "b", run_dir / "c")
     )
+    assert same(a, b)
+    assert metric_rows(trained) == metric_rows(run_dir / "b")
+    for name in ("model.backbone.body.conv1.weight", "model.box_head.fcs.0.weight"):
+        assert not same(a[name], c[name]), name
 
 
+@pytest.mark.long
 def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
     strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -356,6 +352,7 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
     )
 
 
+@pytest.mark.long
 def test_any_numbering_of_the_data_trains_alike(
     trained: Path, strange: Path, shapes: Path, run_dir: Path
 ):
@@ -419,6 +416,7 @@ def kill_in_step(step: int, *arguments: object) -> None:
     assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(
     trained: Path, strange: Path, run_dir: Path
 ):
@@ -459,6 +457,7 @@ def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(
     assert trained_on == pytest.approx(STEPS * 2), "also before the kill, up to its last checkpoint"
 
 
+@pytest.mark.process
 def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path):
     """Killed before its first checkpoint, too: it begins anew."""
     old, new = run_dir / "old", run_dir / "new"
@@ -478,10 +477,12 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
     assert load_run_config(new).run_dir == str(new) and (new / "detections.json").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_so(
     number: signal.Signals, strange: Path, run_dir: Path, tmp_path: Path
 ):
+    """The other signals of a scheduler have the handler of SIGTERM (tests/training/test_stop.py)."""
     endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [
         script(),
@@ -519,6 +520,7 @@ def test_an_interrupted_run_says_so(
         assert saved["position"]["batch"] >= 1
 
 
+@pytest.mark.long
 def test_a_run_that_fails_says_so(strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch):
     def fail(*arguments: object) -> None:
         raise ArithmeticError("a bug")
@@ -546,6 +548,7 @@ def full(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_loses_nothing_that_was_complete(
     strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -571,6 +574,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_complete(
     assert result(run_dir)["status"] == "finished"
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_under_tensorboard_is_told_in_a_sentence(
     strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
@@ -592,6 +596,7 @@ def test_a_disk_that_fills_under_tensorboard_is_told_in_a_sentence(
     assert result(run_dir)["status"] == "failed"
 
 
+@pytest.mark.long
 def test_a_run_finds_its_data_from_any_folder(
     strange: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -609,6 +614,7 @@ def test_a_run_finds_its_data_from_any_folder(
 # Mistakes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -671,6 +677,7 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_a_finished_run_gets_more_epochs_as_a_new_run(trained: Path, run_dir: Path):
     before = digests(trained)
     verb("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={run_dir}")
@@ -699,6 +706,7 @@ def test_a_finished_run_gets_more_epochs_as_a_new_run(trained: Path, run_dir: Pa
     assert rate == pytest.approx(peak * factor), "the schedule is that of the new length at once"
 
 
+@pytest.mark.long
 def test_more_epochs_go_on_after_a_kill(
     trained: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -721,6 +729,7 @@ def test_more_epochs_go_on_after_a_kill(
     shutil.rmtree(whole)
 
 
+@pytest.mark.long
 def test_more_epochs_that_cannot_begin_leave_no_copies(
     trained: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -733,6 +742,7 @@ def test_more_epochs_that_cannot_begin_leave_no_copies(
     assert result(run_dir)["status"] == "failed"
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_in_mid_epoch_gets_more_steps(
     strange: Path, run_dir: Path, tmp_path: Path
 ):
@@ -751,6 +761,7 @@ def test_a_run_that_stopped_in_mid_epoch_gets_more_steps(
     shutil.rmtree(longer)
 
 
+@pytest.mark.long
 def test_a_run_that_stopped_without_progress_goes_on(strange: Path, run_dir: Path, tmp_path: Path):
     words = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.patience=1")
     verb("train", *words, "trainer.epochs=9", "optimizer.lr=1e-9", f"run_dir={run_dir}")
@@ -762,6 +773,7 @@ def test_a_run_that_stopped_without_progress_goes_on(strange: Path, run_dir: Pat
     shutil.rmtree(longer)
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_not_resumed(
     trained: Path, run_dir: Path, capsys: pytest.CaptureFixture
 ):
@@ -778,6 +790,7 @@ def test_a_damaged_checkpoint_is_not_resumed(
     assert result(run_dir)["status"] != "finished"
 
 
+@pytest.mark.long
 def test_a_record_that_was_changed_is_not_resumed(
     trained: Path, run_dir: Path, capsys: pytest.CaptureFixture
 ):
@@ -820,6 +833,7 @@ def spoilt(shapes: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.process
 def test_a_mistake_ends_in_one_sentence(strange: Path, run_dir: Path, tmp_path: Path):
     options = (
         *coco_data(strange),
@@ -901,6 +915,7 @@ def test_a_wrong_value_is_told(
     assert not (run_dir / "checkpoints").exists()
 
 
+@pytest.mark.process
 def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(
     strange: Path, run_dir: Path, tmp_path: Path
 ):
@@ -920,6 +935,7 @@ def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(
     )
 
 
+@pytest.mark.long
 def test_sync_batch_norm_in_one_process_is_batch_norm(strange: Path, run_dir: Path):
     options = (*coco_data(strange), *MODEL, *SCHEDULE, "trainer.epochs=1", *QUIET)
     for norm in ("sync", "batch"):

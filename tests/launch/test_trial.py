@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 from tiny_verbs import MODEL, SCHEDULE, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
@@ -12,6 +13,7 @@ from maskrcnn_lit.launch.trial import main
 pytest_plugins = ("tiny_verbs",)
 
 
+@pytest.mark.long
 def test_a_trial_measures_steps_and_counts_images(strange: Path, tmp_path: Path):
     options = (
         *coco_data(strange),

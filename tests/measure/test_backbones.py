@@ -13,6 +13,7 @@ from maskrcnn_lit.measure.backbones import cost
 from maskrcnn_lit.measure.cost import count_flops
 
 
+@pytest.mark.long
 def test_cost_of_a_resnet():
     found = cost("resnet50")
     assert found["parameters"] == 23_508_032  # 25.6 M with the classifier
@@ -22,6 +23,7 @@ def test_cost_of_a_resnet():
     assert found["weights"] == ["IMAGENET1K_V1", "IMAGENET1K_V2"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choice", ["resnet18", "mobilenet_v3_small", "regnet_y_400mf", "timm"])
 def test_the_table_is_what_is_measured(choice: str):
     if choice == "timm":
@@ -29,6 +31,7 @@ def test_the_table_is_what_is_measured(choice: str):
     assert cost(choice) == json.loads(TABLE.read_text())[choice]
 
 
+@pytest.mark.long
 def test_flops_of_other_sizes_are_exact():
     """Squeeze-and-excitation has a part that does not grow with the image."""
     row = json.loads(TABLE.read_text())["mobilenet_v3_large"]

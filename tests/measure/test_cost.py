@@ -111,6 +111,7 @@ def test_a_time_is_the_median_after_two_calls_that_warm_up(
     assert median_seconds(slow, CPU) == 7 and calls == [1] * (WARM_UP + 1)
 
 
+@pytest.mark.long
 def test_a_compiled_model_is_measured_and_drawn_without_compiling(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_same_weights_fit_both(norm: str, frozen: int) -> None:
             assert torch.allclose(mine, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
+@pytest.mark.long
 def test_it_trains_and_detects_on_our_batches() -> None:
     torch.manual_seed(0)
     twin = torchvision_reference(plain(), 3, "batch", 0)

@@ -161,6 +161,7 @@ def test_auto_computes_again_where_memory_is_short(short: bool, monkeypatch: pyt
     assert asked[-1] == (2 * 64 * 96, "cpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s", "convnext_tiny"])
 def test_what_is_dropped_at_random_is_not_computed_again(name: str):
     """Other layers would be dropped the second time: the same seed gives the same gradients either
@@ -201,6 +202,7 @@ def test_nothing_is_kept_for_later_without_gradients():
     assert len(calls) == 2
 
 
+@pytest.mark.long
 def test_the_original_resnet_halves_in_the_1x1_convolution():
     built, theirs = backbone("resnet50", stride_in_1x1=True), backbone("resnet50")
     for layer, stride in (("layer1", (1, 1)), ("layer2", (2, 2)), ("layer4", (2, 2))):
@@ -256,6 +258,7 @@ def test_pretrained_weights_arrive(norm: str):
     )
 
 
+@pytest.mark.long
 def test_weights_of_another_backbone_are_told():
     built = backbone()
     with pytest.raises(
@@ -278,6 +281,7 @@ def test_what_is_frozen_is_in_evaluation_with_its_dropout():
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -508,6 +508,7 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
             ), key
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("training", [True, False])
 def test_on_a_gpu_nothing_is_read_by_the_host(training: bool):
     """A forward on tensors without values that say they lie on a GPU: what needs a value, or makes
@@ -661,6 +662,7 @@ def test_training_goes_on_after_an_inference():
     assert all(loss.isfinite() for loss in losses.values())
 
 
+@pytest.mark.long
 def test_a_few_steps_lower_the_losses():
     model, batch = make_model(norm="group"), make_batch(objects=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)

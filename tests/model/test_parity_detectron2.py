@@ -21,6 +21,8 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 
+pytestmark = pytest.mark.long
+
 State = dict[str, Tensor]
 HEIGHT, WIDTH = 120, 150  # of the image
 PADDED = (128, 160)  # to multiples of 32

@@ -23,6 +23,8 @@ from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.sampling import ANCHORS, REGIONS, random_keys
 
+pytestmark = pytest.mark.long
+
 SIDE = 192  # every image fits into SIDE - 32, so that no object touches the padded border
 
 

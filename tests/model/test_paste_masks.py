@@ -79,6 +79,7 @@ def images(
     return masks, boxes, height, width
 
 
+@pytest.mark.long
 @given(image=images(st.integers(1, 90)))
 @settings(max_examples=600, deadline=None)
 def test_masks_equal_torchvision_bit_for_bit(image: tuple[torch.Tensor, torch.Tensor, int, int]):
@@ -230,6 +231,7 @@ print((kilobytes("VmHWM") - before) / 1024)
 """
 
 
+@pytest.mark.process
 def test_memory_is_that_of_one_mask():
     """100 detections on 12 megapixels, one of them as large as the image. As canvases: 4.8 GB of
     floats, 1.2 GB of bytes; one canvas of floats is 48 MB.

@@ -218,6 +218,7 @@ def test_a_file_of_the_hub_is_checked_by_its_hash(tmp_path: Path, monkeypatch: p
                 check_hub_file("timm/test_resnet.r160_in1k")
 
 
+@pytest.mark.process
 def test_without_a_network_the_hub_is_told(tmp_path: Path):
     code = (
         "from maskrcnn_lit.model.timm_backbone import TimmBackbone\n"

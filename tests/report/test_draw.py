@@ -230,6 +230,7 @@ def test_labels_say_name_and_score(monkeypatch: pytest.MonkeyPatch) -> None:
     assert top < bottom
 
 
+@pytest.mark.long
 def test_where_hundreds_of_objects_are_labels_hide_a_tenth_of_the_picture_at_most(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -161,6 +161,7 @@ def agree(ours: Detections, theirs: dict[str, Tensor]) -> tuple[float, float, fl
     return apart.min(axis=1).max(), np.abs(ours.scores - scores[partner]).max(), max(apart_masks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("version", "images", "proposals"), [("v1", 2, 1000), ("v2", 1, 200)])
 def test_torchvision_files_give_torchvision_s_detections(
     version: str, images: int, proposals: int, test_data: Path, tmp_path: Path
@@ -218,6 +219,7 @@ def test_torchvision_files_are_told_by_their_names(version: str, v1_names: State
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("depth", "blocks"), [(18, None), (34, None), (101, 23), (152, 36)])
 def test_torchvision_files_of_other_resnets(depth: int, blocks: int | None, tmp_path: Path):
     from torchvision.models.detection import MaskRCNN as TheirMaskRCNN
@@ -235,6 +237,7 @@ def test_torchvision_files_of_other_resnets(depth: int, blocks: int | None, tmp_
     assert [category.name for category in categories] == ["class 1", "class 2"]
 
 
+@pytest.mark.long
 def test_what_torchvision_s_training_script_saves(v1_names: State, tmp_path: Path):
     arguments = argparse.Namespace(
         data_path="/data/coco", model="maskrcnn_resnet50_fpn", lr=0.02, lr_steps=[16, 22]
@@ -259,6 +262,7 @@ def detectron2_pickle(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[st
     return arrays
 
 
+@pytest.mark.long
 def test_a_pickle_of_detectron2(tmp_path: Path):
     arrays = detectron2_pickle(
         tmp_path / "model_final_f10217.pkl", published_shapes() | constants()
@@ -289,6 +293,7 @@ def test_a_pickle_of_detectron2(tmp_path: Path):
     assert np.array_equal(fc1.numpy(), arrays["roi_heads.box_head.fc1.weight"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("classes", [80, 2])
 def test_a_file_of_detectron2_s_training(depth: int, classes: int, tmp_path: Path):
@@ -305,6 +310,7 @@ def test_a_file_of_detectron2_s_training(depth: int, classes: int, tmp_path: Pat
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
 
 
+@pytest.mark.long
 def test_the_norms_of_one_file_have_no_epsilon(
     v1_names: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -407,6 +413,7 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         read(tmp_path, "newest")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("whose", ["torchvision", "torchvision on MobileNet", "detectron2"])
 def test_a_detector_without_masks_is_told(whose: str, tmp_path: Path):
     if whose == "detectron2":
@@ -438,6 +445,7 @@ def offered(server: Server, content: Any, name: str) -> Published:
     return Published(url, digest[:8])
 
 
+@pytest.mark.long
 def test_published_weights_come_by_name(
     server: Server,
     downloads: Path,
@@ -546,6 +554,7 @@ def test_weights_of_a_backbone_beside_those_of_a_whole_model_are_told():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["auto", "batch", "sync"])
 def test_weights_of_a_backbone_from_a_file(classifier: State, tmp_path: Path, norm: str):
     wrapped = {
@@ -591,6 +600,7 @@ def offers(
     return server
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["imagenet", "IMAGENET1K_V1"])
 def test_weights_of_a_backbone_by_name(offers: Server, classifier: State, name: str):
     for _ in range(2):
@@ -601,6 +611,7 @@ def test_weights_of_a_backbone_by_name(offers: Server, classifier: State, name: 
     assert len(offers.asked) == 1
 
 
+@pytest.mark.long
 def test_weights_of_a_backbone_for_other_pixels_are_told_before_they_are_fetched(
     offers: Server, classifier: State
 ):
@@ -616,6 +627,7 @@ def test_weights_of_a_backbone_for_other_pixels_are_told_before_they_are_fetched
     assert has_weights_of(model, classifier)
 
 
+@pytest.mark.long
 def test_weights_of_a_backbone_that_cannot_be_had_are_told(
     offers: Server, classifier: State, tmp_path: Path, downloads: Path
 ):
@@ -810,6 +822,7 @@ def test_options_that_change_the_numbers_are_told(run: tuple[Path, State]):
     ]
 
 
+@pytest.mark.long
 def test_options_of_published_weights_are_told_where_the_model_has_others(
     v1_names: State, tmp_path: Path
 ):
@@ -847,6 +860,7 @@ ANOTHER = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("option", "difference"), ANOTHER.items(), ids=list(ANOTHER))
 def test_another_architecture_is_told_with_what_would_fit(
     run: tuple[Path, State], option: str, difference: str
@@ -894,6 +908,7 @@ def test_a_whole_model_that_is_not_there_is_told(tmp_path: Path):
 # From end to end
 
 
+@pytest.mark.long
 def test_training_begins_with_a_run(
     trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -114,6 +114,7 @@ def test_a_file_that_a_killed_process_left_does_not_count_and_goes(tmp_path: Pat
     assert not left.exists()
 
 
+@pytest.mark.long
 def test_processes_and_threads_write_and_throw_out_at_once(tmp_path: Path):
     """Ten times as much as there is room for: every read gives the right bytes, and the bound
     holds.

@@ -199,6 +199,7 @@ def test_a_fault_that_passes_is_not_seen(
     assert no_waiting == (["7", "7"] if fault == "503" else [])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", SWITCHED)
 def test_a_fault_that_stays_is_told_in_a_few_words(server: Server, short: None, fault: str):
     url, _ = server.offer(CONTENT)
@@ -420,6 +421,7 @@ def inflating(megabytes: int) -> bytes:
     return b"".join(packer.compress(bytes(2**20)) for _ in range(megabytes)) + packer.flush()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_inflates_a_thousand_times_is_refused(hasty: None, chunked: bool):
     """1 GB of zeros in 1 MB: little more than INFLATED_FREELY of it is ever in memory."""
@@ -499,6 +501,7 @@ def test_an_answer_of_a_byte_now_and_then_is_given_up(hasty: None, head: bytes, 
         assert len(asked) == 1 and time.monotonic() - began < 4
 
 
+@pytest.mark.long
 def test_headers_that_do_not_end_are_given_up(
     hasty: None, short: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -512,6 +515,7 @@ def test_headers_that_do_not_end_are_given_up(
     assert len(asked) == 2
 
 
+@pytest.mark.long
 def test_an_answer_without_end_is_cut_by_size_and_by_time(hasty: None):
     with raw_server(without_end(OPEN, bytes(10**6), 0)) as (url, asked):
         with pytest.raises(AbandonedError, match="has more than 20 MB"):
@@ -541,6 +545,7 @@ def test_the_body_of_an_answer_that_is_not_used_is_not_read(hasty: None, status:
     assert len(asked) > 2 and sent[0] < 2 * 10**7 * len(asked)
 
 
+@pytest.mark.long
 def test_a_download_that_is_too_slow_keeps_what_it_has(hasty: None, tmp_path: Path):
     def answer(send: Send) -> None:
         send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(2**15))

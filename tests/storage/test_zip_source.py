@@ -120,6 +120,7 @@ def entry(zip_file: Path, field: int, value: int) -> None:
 PACKED_SIZE, SIZE, OFFSET = 20, 24, 42
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1000, 2**28], ids=["lies", "says so"])
 def test_a_member_that_inflates_a_thousand_times_is_refused(tmp_path: Path, size: int):
     """256 MB of zeros: what the zip says of their number bounds the memory, and is bounded."""

@@ -83,6 +83,7 @@ def same_detections(plain: MaskRCNN, compiled: MaskRCNN, batch: Any, atol: float
         assert torch.equal(found.box_labels, expected.box_labels)
 
 
+@pytest.mark.long
 def test_every_region_is_one_graph_in_training_and_inference_for_each_padded_size(said: list[str]):
     """Captured as in use, the backward pass too, and run by torch's own operators."""
     plain, compiled = pair(backend="aot_eager")
@@ -116,6 +117,7 @@ def test_the_weights_keep_their_names():
     assert all(isinstance(vars(compiled)[name].__self__, MaskRCNN) for name in REGIONS)
 
 
+@pytest.mark.long
 def test_the_flops_of_a_compiled_model_are_counted():
     """At the end of a run, of the model as it was trained."""
     plain, compiled = pair(backend="eager")
@@ -125,6 +127,7 @@ def test_the_flops_of_a_compiled_model_are_counted():
     compiled.eval()(batch)
 
 
+@pytest.mark.long
 def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -213,6 +216,7 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     assert compiled == [model, model]
 
 
+@pytest.mark.long
 def test_a_run_compiles_before_its_first_step_and_knows_its_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -238,6 +242,7 @@ def test_what_is_compiled_is_not_compiled_again():
     assert is_compiled(model) and {name: vars(model)[name] for name in REGIONS} == first
 
 
+@pytest.mark.long
 def test_inference_is_one_graph():
     plain, compiled = pair(backend="aot_eager")
     torch._dynamo.utils.counters.clear()

@@ -18,6 +18,8 @@ from torch._inductor.decomposition import select_decomp_table
 from maskrcnn_lit.training import compile as compiling
 from maskrcnn_lit.training.compile import compile_regions
 
+pytestmark = pytest.mark.long
+
 SIDE, IMAGES = 128, 2
 PIXELS = IMAGES * SIDE * SIDE
 

@@ -128,6 +128,7 @@ def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path, monkeypatch: pytest.Monk
     assert first.name == "any"  # Lightning's name of a project
 
 
+@pytest.mark.long
 def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

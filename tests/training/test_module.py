@@ -220,6 +220,7 @@ def test_what_a_module_refuses():
         DetectionModule(**common, config=OmegaConf.create({"a": 1}), seed=0)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_the_real_model_trains_and_validates(tmp_path: Path):
     """The tiny Mask R-CNN for two steps and a validation: five finite losses in both, and a
     gradient everywhere.

@@ -18,6 +18,8 @@ from torch.utils.data import DataLoader
 from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.training.nonfinite import FiniteGuard
 
+pytestmark = pytest.mark.long
+
 
 class Guarded(Callback):
     """The guard from the end of the first step to the end of step `last`: loader, hooks and

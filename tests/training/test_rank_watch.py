@@ -123,6 +123,7 @@ def loads(watch: RankWatch, rank: int) -> None:
     meet()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("name", "where"),
     [
@@ -146,6 +147,7 @@ def waits_for_the_other(watch: RankWatch, rank: int) -> None:
     dist.recv(torch.zeros(1), src=1 - rank)
 
 
+@pytest.mark.process
 def test_two_that_wait_for_each_other(tmp_path: Path):
     codes, (said,) = run("waits_for_the_other", tmp_path)
     assert codes == [EXIT_CODE, EXIT_CODE]
@@ -168,6 +170,7 @@ def is_slow(watch: RankWatch, rank: int) -> None:
     meet()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["scores", "is_slow"])
 def test_work_is_no_standing_still(name: str, tmp_path: Path):
     """One scores for all between the batches, or has slower steps: for longer than the limit."""

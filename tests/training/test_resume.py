@@ -13,6 +13,8 @@ from tiny_run import main
 
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
 
+pytestmark = pytest.mark.process
+
 # Each run is a process of its own, forked from one that has imported Lightning once.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["maskrcnn_lit.training.trainer"])

@@ -193,6 +193,7 @@ class Slow(Callback):
         time.sleep(0.3)
 
 
+@pytest.mark.long
 def test_max_time_ends_a_run_with_a_validation_and_a_checkpoint(tmp_path: Path):
     score = Score()
     trainer = tiny_trainer(tmp_path, [score, Slow()], epochs=50, max_time="00:00:00:01")

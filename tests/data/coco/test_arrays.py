@@ -178,6 +178,7 @@ def with_coordinates(count: int) -> Instances:
     return found
 
 
+@pytest.mark.process
 def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path):
     """40 MB of coordinates: a reader maps them, and its own memory grows by what it touches of them
     only.
@@ -238,6 +239,7 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return content[:begin] + bytes(end - begin) + content[end:]
 
 
+@pytest.mark.long
 def test_a_damaged_index_is_made_again(written: Path, tmp_path: Path):
     """Flips, cuts and zeros in every file of the cache: the data are always those of the json."""
     cache, rng = tmp_path / "cache", np.random.default_rng(0)

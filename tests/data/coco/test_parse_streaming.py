@@ -65,6 +65,7 @@ def read(text: str, at_once: bool = True) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 @given(objects(), st.booleans())
 @settings(max_examples=200, deadline=None)
 def test_members_are_those_of_json_loads(text: str, at_once: bool):
@@ -104,6 +105,7 @@ def assert_alike(text: str) -> None:
         assert found == json.loads(text)
 
 
+@pytest.mark.long
 @given(objects(), st.data())
 @settings(max_examples=200, deadline=None)
 def test_damage_is_refused_where_json_loads_refuses_it(text: str, data: st.DataObject):

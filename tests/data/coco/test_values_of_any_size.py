@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from repository import REPOSITORY
 
+pytestmark = pytest.mark.process
+
 FUZZ = REPOSITORY / "tests" / "helpers" / "coco_fuzz.py"
 
 
-@pytest.mark.parametrize(("kind", "count"), [("annotations", 32), ("results", 200)])
+@pytest.mark.parametrize(("kind", "count"), [("annotations", 20), ("results", 100)])
 def test_values_of_any_size_and_kind(kind: str, count: int, tmp_path: Path):
     """Each case is read, sampled, evaluated and checked in a process of its own kind: it must end
     with neither a signal nor a traceback.

@@ -49,6 +49,7 @@ def images(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.jpg"))
 
 
+@pytest.mark.long
 def test_from_nothing_for_both_parts(coco: Callable[..., None], server: Server, tmp_path: Path):
     coco()
     root = tmp_path / "coco"
@@ -175,6 +176,7 @@ def test_another_archive_is_refused(server: Server, test_data: Path, tmp_path: P
     assert not (tmp_path / "coco" / ANNOTATION_ARCHIVE).exists()
 
 
+@pytest.mark.long
 def test_images_that_cannot_be_fetched_are_one_message(
     coco: Callable[..., None], server: Server, tmp_path: Path
 ):

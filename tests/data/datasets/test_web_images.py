@@ -112,6 +112,7 @@ def test_damaged_files_are_found_and_fetched_again(
     assert seen(tmp_path) == {image.name: server.files[image.name] for image in images}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", SWITCHED)
 def test_a_fault_that_passes_leaves_no_trace(
     images: list[WebImage], server: Server, tmp_path: Path, fault: str
@@ -135,6 +136,7 @@ REASONS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", SWITCHED)
 def test_a_fault_that_stays_is_one_message_and_the_rest_is_kept(
     images: list[WebImage],
@@ -189,6 +191,7 @@ def test_another_image_is_not_this_one(images: list[WebImage], server: Server, t
     assert seen(tmp_path) == {}
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_is_not_asked_for_every_image(
     images: list[WebImage], server: Server, tmp_path: Path
 ):
@@ -202,6 +205,7 @@ def test_a_server_that_is_down_is_not_asked_for_every_image(
     assert len(server.asked) < 6 * 100
 
 
+@pytest.mark.process
 def test_interrupted_and_continued(images: list[WebImage], server: Server, tmp_path: Path):
     """A process of its own is interrupted while the server holds back everything after the fifth
     image.

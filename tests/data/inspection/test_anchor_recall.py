@@ -110,6 +110,7 @@ def test_anchors_that_meet_everything_are_left():
     assert improve(found, np.array([[128, 128]]), USUAL, make, [0.5, 0.7], seed=0) == USUAL
 
 
+@pytest.mark.long
 def test_of_many_objects_a_seeded_sample_is_asked():
     found, padded = crowd_of(10, 1.0, SAMPLE + 500), np.array([[128, 128]])
     chosen = [improve(found, padded, USUAL, make, [0.5, 0.7], seed=seed) for seed in (0, 0)]

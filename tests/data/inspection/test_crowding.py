@@ -27,6 +27,7 @@ def test_shares_of_equal_touching_and_empty_boxes() -> None:
     assert covered_shares(np.zeros((0, 4))).shape == (0,)
 
 
+@pytest.mark.long
 def test_an_image_of_many_objects_takes_little_memory() -> None:
     rng = np.random.default_rng(0)
     corners = rng.uniform(0, 90, (3000, 2))

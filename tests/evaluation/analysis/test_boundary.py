@@ -115,6 +115,7 @@ def test_a_hollow_shape_is_not_a_filled_one_and_only_what_is_wanted_is_made() ->
     )
 
 
+@pytest.mark.long
 def test_of_many_large_detections_one_boundary_is_held_at_a_time() -> None:
     height, width = 3000, 4000  # 12 megapixels, of which each mask takes a quarter: 3 MB a boundary
     rows = [500, 1500, 1000]  # outside, inside and below, of a column

@@ -25,8 +25,11 @@ def outcomes(truth: dict, results: list[dict], **options: object) -> np.ndarray:
     return match_results(truth, results, **{"iou_type": "bbox", "limit": 100} | options).outcome
 
 
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("name", ["duplicated", "images whose objects are crowds", "five scores"])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "iou_type"),
+    [("duplicated", "bbox"), ("images whose objects are crowds", "segm"), ("five scores", "bbox")],
+)
 def test_every_outcome_is_that_of_pycocotools(test_data: Path, name: str, iou_type: str) -> None:
     truth = json.loads((test_data / "coco_mini/annotations/instances_val2017.json").read_text())
     case = CASES[name](truth, jitter(truth))

@@ -12,9 +12,14 @@ from maskrcnn_lit.evaluation.coco.matching import match_results
 from maskrcnn_lit.evaluation.coco.precision import RECALLS, coco_tables, hits_needed
 
 
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "name", ["jittered and shuffled", "images without objects or detections", "five scores"]
+    ("name", "iou_type"),
+    [
+        ("jittered and shuffled", "segm"),
+        ("images without objects or detections", "bbox"),
+        ("five scores", "bbox"),
+    ],
 )
 def test_every_cell_is_that_of_pycocotools(test_data: Path, name: str, iou_type: str) -> None:
     truth = json.loads((test_data / "coco_mini/annotations/instances_val2017.json").read_text())

@@ -40,6 +40,7 @@ def jittered(ground_truth: dict) -> list[dict]:
     return jitter(ground_truth)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_pycocotools(
@@ -53,6 +54,7 @@ def test_equals_pycocotools(
     assert case.trivial or 0.02 < ours["ap"] < 0.98
 
 
+@pytest.mark.long
 def test_the_json_files_score_as_their_content(
     ground_truth: dict, jittered: list[dict], tmp_path: Path
 ) -> None:
@@ -178,6 +180,7 @@ def test_arguments_stay_as_they_are_and_nothing_is_printed(
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_more_detections_an_image_than_a_hundred() -> None:
     boxes = [[x * 8, y * 8, 7, 7] for x in range(15) for y in range(15)]
     truth = small_truth([box(1, 1, place) for place in boxes])
@@ -195,6 +198,7 @@ _boxes = st.tuples(st.integers(0, 60), st.integers(0, 60), _sides, _sides).map(l
 _ids = st.integers(1, 2)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(
     objects=st.lists(st.tuples(_ids, _ids, _boxes, st.integers(0, 1)), max_size=8),

@@ -30,6 +30,7 @@ def theirs() -> State:
     return TheirMaskRCNN(backbone, num_classes=4).state_dict()
 
 
+@pytest.mark.long
 def test_maskrcnn_resnet50_fpn_fits_name_by_name_and_shape_by_shape():
     with torch.device("meta"):  # shapes alone: the numbers are 170 MB
         state = maskrcnn_resnet50_fpn(
@@ -186,6 +187,7 @@ def hollow(shapes: dict[str, tuple[int, ...]]) -> State:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [50, 101])
 @pytest.mark.parametrize("classes", [80, 3])
 def test_detectron2_fits_name_by_name_and_shape_by_shape(depth: int, classes: int):
@@ -367,6 +369,7 @@ def test_gaps_in_the_ids_of_coco_are_no_classes():
         assert same(rows_of(model.state_dict(), label), rows_of(state, category.id)), category
 
 
+@pytest.mark.long
 def test_another_architecture_is_not_taken_over():
     model = make_model(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}

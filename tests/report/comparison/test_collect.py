@@ -112,6 +112,7 @@ def test_a_broken_result_is_a_failed_job_with_a_reason(tmp_path: Path):
     assert len(found.notes) == 2
 
 
+@pytest.mark.long
 def test_a_damaged_file_leaves_its_run_out(folder: Path, tmp_path: Path):
     """Flips, cuts and zeros: the run is the same, or it is failed and a note names the file; never
     an exception, and never other numbers.

@@ -134,6 +134,7 @@ def test_seeds_of_which_one_stopped_early_are_compared_over_what_both_have():
     assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [1]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_every_plot_can_be_drawn(theme):
     for draw in plots_of(ranking()).values():

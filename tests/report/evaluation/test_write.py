@@ -80,6 +80,7 @@ def test_the_page_holds_nothing_that_it_would_load(folder: Path):
     assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
 
 
+@pytest.mark.long
 def test_results_with_masks_alone_have_a_page(tmp_path: Path):
     truth, found = random_scene(0)
     found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]

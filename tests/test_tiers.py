@@ -1,0 +1,50 @@
+"""Which tests `make test-fast` leaves out: marks that a test has by itself or by its fixtures."""
+
+import multiprocessing
+import subprocess
+import sys
+
+import pytest
+from torch.utils.data import DataLoader
+
+NO_MARK = "in a test without the mark process: add @pytest.mark.process"
+
+
+def test_a_command_needs_the_mark():
+    with pytest.raises(pytest.fail.Exception, match=NO_MARK):
+        subprocess.run([sys.executable, "-c", ""])
+
+
+def test_a_shell_needs_the_mark():
+    with pytest.raises(pytest.fail.Exception, match=NO_MARK):
+        subprocess.run("true", shell=True)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_of_python_needs_the_mark(method: str):
+    with pytest.raises(pytest.fail.Exception, match=NO_MARK):
+        multiprocessing.get_context(method).Process(target=print).start()
+
+
+def test_workers_of_a_loader_need_the_mark():
+    with pytest.raises(pytest.fail.Exception, match=NO_MARK):
+        next(iter(DataLoader([0], num_workers=1)))
+
+
+def test_git_answers_at_once_and_needs_no_mark():
+    assert subprocess.run(["git", "--version"], capture_output=True).returncode == 0
+
+
+@pytest.mark.process
+def test_with_the_mark_a_command_runs():
+    assert subprocess.run([sys.executable, "-c", ""]).returncode == 0
+
+
+@pytest.fixture
+def wheel() -> str:
+    """In place of the one that is built."""
+    return "a wheel"
+
+
+def test_a_fixture_brings_its_mark(wheel: str, request: pytest.FixtureRequest):
+    assert request.node.get_closest_marker("process")
