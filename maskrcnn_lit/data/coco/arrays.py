@@ -37,7 +37,7 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 3  # of the arrays; another number makes other folders
+FORMAT = 4  # of the arrays; another number makes other folders
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
@@ -101,6 +101,7 @@ class OriginalCategory(NamedTuple):
     name: str
     chosen: str | None  # its name here; None: it is left out
     objects: int  # in the whole json, crowd regions included
+    faults: int = 0  # annotations that are faulty in themselves
 
 
 @dataclass(frozen=True, kw_only=True)
