@@ -103,7 +103,7 @@ class _Reader:
         try:
             if not isinstance(entry, dict):
                 raise BadEntryError("incomplete annotation", shown(entry))
-            number, category = whole_or_none(entry.get("id")), self._category(entry)
+            number, category = whole_or_none(entry.get("id")), self._category_of(entry)
             key = identifier(entry, "image_id")
             name = f"image id {shown(key)}"
             if key not in self._positions:
@@ -111,8 +111,7 @@ class _Reader:
             position = self._positions[key]
             image = self._images[position]
             name = image.name
-            if category is None:
-                identifier(entry, "category_id")  # raises
+            label = self._category(identifier(entry, "category_id"))
             outline = self._outline(entry.get("segmentation"), image)
             box = self._box(entry, outline, image)
             _check_scale(box, outline, image)
@@ -126,7 +125,7 @@ class _Reader:
         columns = self.columns
         columns.entries.append(place)
         columns.images.append(position)
-        columns.labels.append(category)
+        columns.labels.append(label)
         columns.crowd.append(crowd)
         columns.doubtful.append(not _surely_inside(outline, box, image))
         columns.areas.append(area)
@@ -156,12 +155,15 @@ class _Reader:
         """Of the annotation that is being read."""
         self._notes.append((len(self.columns.images), kind, what))
 
-    def _category(self, entry: dict[str, Any]) -> int | None:
-        """The class of an annotation as a number, see `Columns.category_texts`; None: it has none."""
+    def _category_of(self, entry: dict[str, Any]) -> int | None:
+        """The class of an annotation, which may be faulty; None: it has none."""
         try:
-            key = identifier(entry, "category_id")
+            return self._category(identifier(entry, "category_id"))
         except BadEntryError:
             return None
+
+    def _category(self, key: int | str) -> int:
+        """A category id as a number, see `Columns.category_texts`."""
         if isinstance(key, int):
             return key
         return self._codes.setdefault(key, _LAST - len(self._codes))
