@@ -77,7 +77,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     total = sum(map(len, faults.values()))
     if config.out is not None:
         listed = [
-            {"part": part, **fault._asdict()}
+            {"part": part, **dict(list(fault._asdict().items())[:4])}
             for part, several in faults.items()
             for fault in several
         ]

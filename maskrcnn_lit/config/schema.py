@@ -277,9 +277,16 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.lr": _number(0, 1e6, above=True),
     "optimizer.milestones": _listed(_number(0, 1, above=True, below=True), 0, rising=True),
     "optimizer.momentum": SHARE,
+    "optimizer.plateau.factor": SHARE,
+    "optimizer.plateau.monitor": _choice(
+        "val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50", "val/loss"
+    ),
+    "optimizer.plateau.patience": COUNT,
     "optimizer.reference_batch": COUNT,
     "optimizer.scaling": _choice("linear", "sqrt", "none"),
-    "optimizer.schedule": _choice("cosine", "study_cosine", "multi_step", "poly", "constant"),
+    "optimizer.schedule": _choice(
+        "cosine", "study_cosine", "multi_step", "poly", "constant", "plateau"
+    ),
     "optimizer.warmup_steps": _whole(0),
     "optimizer.weight_decay": FACTOR,
     # conf/trainer

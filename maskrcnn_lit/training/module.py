@@ -15,14 +15,16 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
+from maskrcnn_lit.training.plateau import Plateau
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 _log = logging.getLogger(__name__)
@@ -235,6 +237,24 @@ class DetectionModule(LightningModule):
     def on_train_start(self) -> None:
         schedule: Any = self.lr_schedulers()
         follow(schedule)
+
+    def on_validation_end(self) -> None:
+        """A schedule that waits for a plateau has the scores now, and last.ckpt comes after this."""
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        schedule: Any = self.lr_schedulers()
+        factor = getattr(schedule, "lr_lambdas", [None])[0]
+        if not isinstance(factor, Plateau):
+            return
+        if factor.observe(self.trainer.callback_metrics):
+            follow(schedule)
+            if self.trainer.is_global_zero:
+                rate = max(group["lr"] for group in schedule.optimizer.param_groups)
+                _log.info(
+                    f"{factor.monitor} is not better than {factor.best:.3f} after "
+                    f"{plural(factor.patience, 'validation')}: the learning rate is multiplied by "
+                    f"{factor.factor:g}, to {rate:.3g}"
+                )
 
     def on_train_epoch_start(self) -> None:
         self.ready_since = time.perf_counter()

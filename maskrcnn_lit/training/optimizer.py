@@ -5,11 +5,12 @@ means the same on one device and on eight: SGD's in proportion (Goyal et al., 20
 AdamW's with the square root (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive
 gradient algorithms", section 5; Krizhevsky, 2014, section 5). Adam divides a gradient by its own
 size, so a smaller batch makes its steps noisier, but not longer. A schedule is a pure function of
-the step: a resumed run needs nothing but the number of its step to go on.
+the step: a resumed run needs nothing but the number of its step to go on. Only
+`plateau` (see plateau.py) has a state, which is in the checkpoints.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
+from maskrcnn_lit.training.plateau import Plateau
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -62,13 +64,14 @@ def adamw(
     warmup_steps: int,
     end_factor: float,
     schedule: str = "cosine",
+    plateau: Mapping[str, Any] | None = None,
 ) -> OptimizerAndSchedule:
     """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
     batch_size: images that an optimizer step has, over all devices and accumulated batches.
     fused: one kernel for all parameters.
     schedule: over the rest of the run "cosine", "poly" (see `warmup_poly`) or "constant"; or
-        "study_cosine", see `study_cosine`.
+        "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with the settings `plateau`.
     """
     if len(betas) != 2:
         raise UserError(
@@ -77,7 +80,7 @@ def adamw(
     check_within(0, 0.999999, optimizer__betas=betas[0])
     check_within(0, 0.999999, optimizer__betas=betas[1])
     check_within(0, 1, optimizer__end_factor=end_factor)
-    _check_schedule(schedule, "cosine", "study_cosine", "poly", "constant")
+    _check_schedule(schedule, "cosine", "study_cosine", "poly", "constant", "plateau")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
@@ -86,7 +89,7 @@ def adamw(
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     text += f"; AdamW, warm-up to step {warmup}, "
     if schedule != "study_cosine":
-        factor, message = _decay(schedule, steps.total, warmup, end_factor, scaled)
+        factor, message = _decay(schedule, steps.total, warmup, end_factor, scaled, plateau)
         text += message
     else:
         factor = partial(study_cosine, epoch=steps.epoch, warmup=warmup, end_factor=end_factor)
@@ -112,10 +115,11 @@ def sgd(
     milestones: Sequence[float],
     gamma: float,
     schedule: str = "multi_step",
+    plateau: Mapping[str, Any] | None = None,
 ) -> OptimizerAndSchedule:
     """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of
     `milestones` (schedule "multi_step"), or over the rest of the run "cosine" or "poly" to 0, or
-    "constant".
+    "constant", or "plateau" (see `Plateau`).
 
     milestones: ascending shares of the run, 0 to 1. The other arguments are those of `adamw`.
     """
@@ -125,7 +129,7 @@ def sgd(
             "write [0.667, 0.889] for the published 1x schedule"
         )
     check_within(0, 1, optimizer__momentum=momentum)
-    _check_schedule(schedule, "multi_step", "cosine", "poly", "constant")
+    _check_schedule(schedule, "multi_step", "cosine", "poly", "constant", "plateau")
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
@@ -134,7 +138,7 @@ def sgd(
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
     text += f"; SGD, warm-up to step {warmup}, "
     if schedule != "multi_step":
-        factor, message = _decay(schedule, steps.total, warmup, 0.0, scaled)
+        factor, message = _decay(schedule, steps.total, warmup, 0.0, scaled, plateau)
         return OptimizerAndSchedule(optimizer, LambdaLR(optimizer, factor), text + message)
     downs = [round(share * steps.total) for share in milestones]
     factor = partial(warmup_multi_step, warmup=warmup, milestones=downs, gamma=gamma)
@@ -150,11 +154,19 @@ def _check_schedule(schedule: str, *known: str) -> None:
 
 
 def _decay(
-    schedule: str, total: int, warmup: int, end_factor: float, lr: float
+    schedule: str,
+    total: int,
+    warmup: int,
+    end_factor: float,
+    lr: float,
+    plateau: Mapping[str, Any] | None,
 ) -> tuple[Callable[[int], float], str]:
     """The factor of a step, and the schedule in words; lr: after the warm-up."""
     if schedule == "constant":
         return partial(warmup_multi_step, warmup=warmup, milestones=(), gamma=1.0), "then constant"
+    if schedule == "plateau":
+        watching = Plateau(warmup=warmup, start=WARMUP_START, settings=plateau or {})
+        return watching, watching.text
     curve = {"cosine": warmup_cosine, "poly": warmup_poly}[schedule]
     factor = partial(curve, total=total, warmup=warmup, end_factor=end_factor)
     return factor, f"{schedule} to {lr * end_factor:.3g} at step {total}"

@@ -352,3 +352,26 @@ def test_one_json_becomes_two_as_train_says(
         verb("data", "check", *options, f"cleaned={tmp_path / name}")
         (file,) = (tmp_path / name).iterdir()
         assert [image["id"] for image in json.loads(file.read_text())["images"]] == some
+
+
+def test_faults_of_a_class_that_is_left_out_are_none_of_the_data(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root = tmp_path / "data"
+    shutil.copytree(shapes, root)
+    content = ground_truth(root, "train")
+    faulty = content["annotations"][0]
+    faulty["segmentation"] = []
+    save_ground_truth(root, content, "train")
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    name = names[faulty["category_id"]]
+    check(*coco_data(root), code=1)
+    assert "1 x no segmentation" in capsys.readouterr().out
+    check(*coco_data(root), f"data.classes={{{name}:null}}", code=0)
+    printed = capsys.readouterr().out
+    assert "no segmentation" not in printed
+    assert "and 1 faulty annotation of theirs" in printed
+    for command in (["data", "stats"], ["data", "show", "count=1", f"out={tmp_path}/a.png"]):
+        verb(*command, *coco_data(root), code=2)
+        assert "1 x no segmentation" in capsys.readouterr().err
+        verb(*command, *coco_data(root), f"data.classes={{{name}:null}}")

@@ -98,12 +98,12 @@ class _Reader:
 
     def read(self, entry_index: int, entry: Any) -> None:
         """Read entry number `entry_index` of the json's list."""
-        number, name = None, "?"
+        number, name, category = None, "?", None
         first_note = len(self._notes)
         try:
             if not isinstance(entry, dict):
                 raise BadEntryError("incomplete annotation", shown(entry))
-            number = integer_or_none(entry.get("id"))
+            number, category = integer_or_none(entry.get("id")), self._category_of(entry)
             key = identifier(entry, "image_id")
             name = f"image id {shown(key)}"
             if key not in self._positions:
@@ -111,21 +111,21 @@ class _Reader:
             position = self._positions[key]
             image = self._images[position]
             name = image.name
-            category = self._category(identifier(entry, "category_id"))
+            label = self._category(identifier(entry, "category_id"))
             outline = self._outline(entry.get("segmentation"), image)
             box = self._box(entry, outline, image)
             _check_scale(box, outline, image)
             crowd, area = self._crowd(entry), self._area(entry, outline, image)
         except BadEntryError as bad:
             del self._notes[first_note:]
-            self.faults.append(Fault(bad.args[0], name, number, bad.args[1]))
+            self.faults.append(Fault(bad.args[0], name, number, bad.args[1], category))
             return
         self._note_quotes(entry)
         self._number(entry, number)
         columns = self.columns
         columns.entries.append(entry_index)
         columns.images.append(position)
-        columns.labels.append(category)
+        columns.labels.append(label)
         columns.crowd.append(crowd)
         columns.doubtful.append(not _surely_inside(outline, box, image))
         columns.areas.append(area)
@@ -147,7 +147,7 @@ class _Reader:
             self._notes.append((n, kind, f"{why}; it is {number} here"))
         for n, kind, detail in self._notes:
             name = self._images[columns.images[n]].name
-            self.changes.append(Fault(kind, name, columns.ids[n], detail))
+            self.changes.append(Fault(kind, name, columns.ids[n], detail, columns.labels[n]))
         columns.category_texts = {code: text for text, code in self._codes.items()}
         return columns
 
@@ -155,7 +155,15 @@ class _Reader:
         """Record a change to the current annotation."""
         self._notes.append((len(self.columns.images), kind, detail))
 
+    def _category_of(self, entry: dict[str, Any]) -> int | None:
+        """The class of an annotation, which may be faulty; None: it has none."""
+        try:
+            return self._category(identifier(entry, "category_id"))
+        except BadEntryError:
+            return None
+
     def _category(self, key: int | str) -> int:
+        """A category id as a number, see `Columns.category_texts`."""
         if isinstance(key, int):
             return key
         return self._codes.setdefault(key, _LAST - len(self._codes))
@@ -318,6 +326,25 @@ def label_annotations(
                 f"category_id {shown(key)} is not in categories",
             )
             faults.append(Fault("unknown category", name, columns.ids[n], detail))
+
+
+def give_category_ids(
+    columns: Columns,
+    categories: tuple[Category, ...],
+    keys: dict[int | str, int],
+    faults: list[Fault],
+) -> None:
+    """Replace in `faults` (or changes) what annotations call their category by its id, None for one
+    that there is not.
+
+    keys: what annotations call a category -> its id, where the two differ.
+    """
+    known = {category.id for category in categories}
+    for n, fault in enumerate(faults):
+        if fault.category is not None:
+            key = columns.category_texts.get(fault.category, fault.category)
+            number = keys.get(key, fault.category)
+            faults[n] = fault._replace(category=number if number in known else None)
 
 
 def _numbers(value: Any) -> list[float]:

@@ -37,7 +37,7 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 3  # version of the arrays; part of the folder name
+FORMAT = 4  # version of the arrays; part of the folder name
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
@@ -101,6 +101,7 @@ class OriginalCategory(NamedTuple):
     name: str
     chosen: str | None  # its new name; None: left out
     objects: int  # in the full json, including crowd regions
+    faults: int = 0  # annotations that are faulty in themselves
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ all others: `{car: vehicle, truck: vehicle, debris: null}`. A list may contain m
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +24,7 @@ from maskrcnn_lit.data.coco.arrays import (
     write_arrays,
 )
 from maskrcnn_lit.data.coco.categories import Category, some
-from maskrcnn_lit.data.coco.faults import shown
+from maskrcnn_lit.data.coco.faults import Fault, shown
 from maskrcnn_lit.errors import UserError
 
 _EXPECTED = (
@@ -114,8 +115,9 @@ def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
     labels_of = {category.name: label for label, category in enumerate(table, 1)}
     labels = np.array([0, *(labels_of.get(name or "", 0) for name in chosen)])
     counts = np.bincount(packed.arrays.labels[:], minlength=len(labels))
+    faulty = Counter(fault.category for fault in packed.faults)
     originals = tuple(
-        OriginalCategory(category.id, category.name, name, int(counts[label]))
+        OriginalCategory(category.id, category.name, name, int(counts[label]), faulty[category.id])
         for label, (category, name) in enumerate(zip(packed.categories, chosen, strict=True), 1)
     )
     try:
@@ -123,8 +125,8 @@ def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
             folder,
             _of_labels(packed, labels),
             categories=table,
-            faults=packed.faults,
-            changes=packed.changes,
+            faults=_of_chosen(packed.faults, originals),
+            changes=_of_chosen(packed.changes, originals),
             originals=originals,
         )
     except OSError as error:
@@ -138,6 +140,12 @@ def _table(own: Sequence[Category], chosen: Sequence[str | None]) -> tuple[Categ
         if name is not None:
             ids[name] = min(category.id, ids.get(name, category.id))
     return tuple(Category(ids[name], name) for name in sorted(ids))
+
+
+def _of_chosen(faults: Sequence[Fault], originals: Sequence[OriginalCategory]) -> list[Fault]:
+    """Without those of classes that are left out: whatever is wrong with them, it is asked for."""
+    left_out = {category.id for category in originals if category.chosen is None}
+    return [fault for fault in faults if fault.category not in left_out]
 
 
 def _of_labels(packed: Packed, labels: Ints) -> Any:
@@ -164,7 +172,7 @@ def describe_choice(packed: Packed) -> list[str]:
         named = some(f"{category.name} {category.objects}" for category in left_out)
         lines.append(
             f"data.classes leaves out {_count(objects, 'object')} of "
-            f"{_count(len(left_out), 'class')} ({named})"
+            f"{_count(len(left_out), 'class')} ({named}){_faulty(left_out)}"
         )
     new: dict[str, list[str]] = {}
     for category in packed.originals:
@@ -172,6 +180,11 @@ def describe_choice(packed: Packed) -> list[str]:
             new.setdefault(category.chosen, []).append(category.name)
     renamed = [f"{', '.join(old)} -> {name}" for name, old in new.items() if old != [name]]
     return [*lines, *(["data.classes: " + "; ".join(renamed)] if renamed else [])]
+
+
+def _faulty(left_out: Sequence[OriginalCategory]) -> str:
+    faults = sum(category.faults for category in left_out)
+    return f" and {_count(faults, 'faulty annotation')} of theirs" if faults else ""
 
 
 def _count(number: int, noun: str) -> str:

@@ -25,6 +25,7 @@ class Fault(NamedTuple):
     image: str  # file name, or a description
     annotation: int | None  # its id; None if the image itself is at fault
     what: str
+    category: int | None = None  # id of the annotation's class, where the json is read
 
 
 class BadEntryError(Exception):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from maskrcnn_lit.data.coco.annotations import (
     Columns,
     ImageEntry,
+    give_category_ids,
     label_annotations,
     read_annotations,
 )
@@ -91,6 +92,8 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
     categories, keys = read_categories(content["categories"], where, used, changes)
+    for entries in (faults, changes):
+        give_category_ids(columns, categories, keys, entries)
     label_annotations(columns, categories, images.entries, faults, keys)
     return Instances(categories, images.entries, columns, faults, changes, images.measured)
 

@@ -122,6 +122,7 @@ def test_skip_leaves_out_what_is_faulty_and_nothing_else(corrupt: tuple[Path, Pa
             "duplicate_annotation_id.jpg",
             12,
             "an earlier annotation has id 25; it is 12 here",
+            23,
         )
     ]
     assert {f.image for f in index.faults if f.annotation is None} == BAD_IMAGES
