@@ -7,7 +7,7 @@ the image.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,12 @@ from maskrcnn_lit.config.overrides import flat
 PUBLISHED = 800  # pixels of the short side
 
 STEP = 128  # numbers of regions are multiples of it
+
+RULES = ("${regions:", "${pixels:", "${rate:", "${of_backbone:")
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # R G B, pixels in 0..1
+
+TIMM = "maskrcnn_lit.model.timm_backbone.TimmBackbone"
 
 SMALLEST = 1 / 4  # of the published anchors: 8 pixels at p2, whose cells have 4
 
@@ -46,14 +52,34 @@ def pixels(published: Sequence[int], image_size: Any) -> list[int]:
     return [round(side * min(1.0, max(SMALLEST, share))) for side in published]
 
 
+def pixel_statistics(backbone: Any) -> dict[str, list[float]]:
+    """The mean and the standard deviation of the pixels, R G B, that a backbone is trained with:
+    what timm says of its model, else ImageNet's.
+    """
+    if not isinstance(backbone, Mapping) or backbone.get("_target_") != TIMM:
+        return IMAGENET
+    try:
+        from timm.models import get_pretrained_cfg
+    except ImportError:  # the model's own message comes later
+        return IMAGENET
+    try:
+        config = get_pretrained_cfg(str(backbone.get("name")), allow_unregistered=True)
+    except RuntimeError:  # an unknown tag: likewise
+        return IMAGENET
+    if config is None:
+        return IMAGENET
+    return {"mean": list(config.mean), "std": list(config.std)}
+
+
 def register() -> None:
     """Make known in yaml files: `${regions:512}` and `${pixels:[32]}`, the numbers at the config's
     `data.image_size`; `${rate:1e-4,1.5e-3}`, the first for trained weights, the second for random
-    ones.
+    ones; `${of_backbone:mean}` and `${of_backbone:std}`, the statistics of its pixels.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
+    OmegaConf.register_new_resolver("of_backbone", _of_backbone, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
@@ -61,13 +87,17 @@ def plain(config: DictConfig) -> Any:
     written.
     """
     for name, value in list(flat(OmegaConf.to_container(config))):
-        if isinstance(value, str) and value.startswith(("${regions:", "${pixels:", "${rate:")):
+        if isinstance(value, str) and value.startswith(RULES):
             OmegaConf.update(config, name, OmegaConf.select(config, name))
     return OmegaConf.to_container(config)
 
 
 def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictConfig) -> Any:
     return rule(published, OmegaConf.select(_root_, "data.image_size"))
+
+
+def _of_backbone(statistic: str, *, _root_: DictConfig) -> list[float]:
+    return pixel_statistics(OmegaConf.select(_root_, "backbone"))[statistic]
 
 
 def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
