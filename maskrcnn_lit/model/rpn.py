@@ -47,11 +47,16 @@ class RPN(nn.Module):
     """3x3 convolutions, then two 1x1: objectness and four deltas for each anchor; shared by all
     levels.
 
-    Args: channels: of the pyramid. anchors_per_cell: number of aspect ratios. depth: number of the
-        3x3 convolutions. separable: these are depthwise separable (norms.py). object_iou,
-        background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN; a sample an image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
+    Args:
+        channels: of the pyramid.
+        anchors_per_cell: number of aspect ratios.
+        depth: number of the 3x3 convolutions.
+        separable: these are depthwise separable (norms.py).
+        object_iou, background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN; a
+            sample an image.
+        nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
         pre_nms, post_nms: best proposals kept before suppression (a level) and after (an image), by
-        `train` and `test`.
+            `train` and `test`.
 
     Raises UserError for values of the wrong kind or range.
     """

@@ -27,6 +27,7 @@ from maskrcnn_lit.training.optimizer import parameter_groups
 
 CONF = REPOSITORY / "conf" / "backbone"
 CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
+OF_TIMM = {"timm", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
 NORMS = {
     "frozen": FrozenBatchNorm,
     "batch": nn.BatchNorm2d,
@@ -35,7 +36,7 @@ NORMS = {
 }
 IMAGES = (2, 3, 64, 96)
 TORCHVISIONS = pytest.mark.parametrize(
-    "choice", [c for c in CHOICES if c != "timm"], indirect=True, scope="module"
+    "choice", [c for c in CHOICES if c not in OF_TIMM], indirect=True, scope="module"
 )
 
 
@@ -60,7 +61,7 @@ def choice(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def classifier(choice: str) -> nn.Module | None:
-    return None if choice == "timm" else get_model(options_of(choice)["name"], weights=None)
+    return None if choice in OF_TIMM else get_model(options_of(choice)["name"], weights=None)
 
 
 @pytest.fixture
@@ -156,7 +157,9 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
                     plain = nn.Conv2d(**conv_options(layer))
                     plain.weight, plain.bias = layer.weight, layer.bias
                     setattr(parent, name, plain)
-        assert any(norm.folded for norm in norms) is (choice != "timm" and "convnext" not in choice)
+        assert any(norm.folded for norm in norms) is (
+            choice not in OF_TIMM and "convnext" not in choice
+        )
         for norm in norms:
             norm.folded = False
         for ours, expected in zip(folded, built(images.double()), strict=True):
@@ -232,7 +235,7 @@ def test_channels_last_and_bfloat16(choice: str, drawn: None):
 
 def test_the_features_are_exported(choice: str, drawn: None):
     built, images = (
-        backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
+        backbone(choice, recompute=False) if choice not in OF_TIMM else backbone(choice),
         torch.randn(1, 3, 64, 64),
     )
     exported = torch.export.export(built.eval(), (images,)).module()
