@@ -48,9 +48,7 @@ Source: TypeAlias = (
     str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput
 )  # one result or a list of results
 
-AHEAD = (
-    4  # batches of images read ahead, to group images of one shape
-)
+AHEAD = 4  # batches of images read ahead, to group images of one shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -364,7 +362,11 @@ def check_threshold(value: Any, *, best: bool = False) -> None:
     if not (number and 0 <= value <= 1) and not (best and value == "best"):
         raise UserError(
             f"score_threshold={value} must be a number from 0 (all detections) to 1"
-            + (", or best: the threshold of each class that `maskrcnn-lit evaluate` stored" if best else "")
+            + (
+                ", or best: the threshold of each class that `maskrcnn-lit evaluate` stored"
+                if best
+                else ""
+            )
         )
 
 

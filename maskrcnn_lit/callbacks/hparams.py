@@ -123,8 +123,7 @@ class ScalarLayout(Callback):
 
 
 def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Markdown for the TEXT tab: the command in result.json, if any, and the config.
-    """
+    """Markdown for the TEXT tab: the command in result.json, if any, and the config."""
     command = read_result(file).command if file.is_file() else []
     result = {"config": json.dumps(config, indent=2, default=str)}
     if command:
@@ -134,8 +133,7 @@ def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def typed_options(file: Path) -> dict[str, Value]:
-    """The overrides in result.json that can change the result; empty without the file.
-    """
+    """The overrides in result.json that can change the result; empty without the file."""
     overrides = read_result(file).overrides if file.is_file() else []
     pairs = (text.lstrip("+").partition("=") for text in overrides if not text.startswith("~"))
     return {name: _value(value) for name, _, value in pairs if not name.startswith(_MEANS)}

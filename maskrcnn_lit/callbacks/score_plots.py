@@ -1,5 +1,4 @@
-"""Plots of the validation scores for TensorBoard: AP by class, and precision against recall.
-"""
+"""Plots of the validation scores for TensorBoard: AP by class, and precision against recall."""
 
 import io
 import math
@@ -61,9 +60,7 @@ class ScorePlots(Callback):
             for (
                 tag,
                 counts,
-            ) in (
-                curves.items()
-            ):  # first: it reopens the file that the end of training closed
+            ) in curves.items():  # first: it reopens the file that the end of training closed
                 writer.add_pr_curve_raw(
                     tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS)
                 )

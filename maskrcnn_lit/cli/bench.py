@@ -238,7 +238,10 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
         most = min(report["cores"] - 1, MOST_WORKERS)
         if report["workers"] < most:
             change.insert(0, f"data.workers={most}")
-        return f"the loader: {loading:.0f} ms per batch, while a training step takes {step:.0f} ms", change
+        return (
+            f"the loader: {loading:.0f} ms per batch, while a training step takes {step:.0f} ms",
+            change,
+        )
     stages = report["training"]["stages"]
     slowest = max(stages, key=lambda name: stages[name][1])
     message = f"the training step: {step:.0f} ms per batch, most of it ({stages[slowest][1]:.0f} ms) in the {slowest}"

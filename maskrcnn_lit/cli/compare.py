@@ -1,5 +1,4 @@
-"""`maskrcnn-lit compare`: one report on many runs: tables, curves, trade-offs, significance tests.
-"""
+"""`maskrcnn-lit compare`: one report on many runs: tables, curves, trade-offs, significance tests."""
 
 from pathlib import Path
 

@@ -1,5 +1,4 @@
-"""`maskrcnn-lit data show`: one picture of samples as the model gets them, with boxes and masks.
-"""
+"""`maskrcnn-lit data show`: one picture of samples as the model gets them, with boxes and masks."""
 
 import math
 from pathlib import Path

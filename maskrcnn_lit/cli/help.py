@@ -35,9 +35,7 @@ def columns() -> int:
 def overview(commands: Mapping[str, Command]) -> str:
     """Every command with its first example."""
     width = max(map(len, commands)) + 4
-    lines = _wrapped(
-        "maskrcnn-lit COMMAND [NAME=VALUE ...]: train and evaluate Mask R-CNN", 2
-    )
+    lines = _wrapped("maskrcnn-lit COMMAND [NAME=VALUE ...]: train and evaluate Mask R-CNN", 2)
     lines.append("")
     for name, command in commands.items():
         lines += _wrapped(f"  {name:{width - 4}}  {command.summary}", width)

@@ -154,8 +154,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
-    """The flags of a command line, and the remaining words; `--config-dir` is applied and removed.
-    """
+    """The flags of a command line, and the remaining words; `--config-dir` is applied and removed."""
     flags: set[str] = set()
     overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
@@ -188,7 +187,9 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
 
 def _check_config_kind(kind: str, equals: str) -> None:
     if kind in ("hydra", "all") or (equals and kind != "job"):
-        raise UserError(f"--cfg={kind} is not supported: use --cfg (or --cfg job) to print the config")
+        raise UserError(
+            f"--cfg={kind} is not supported: use --cfg (or --cfg job) to print the config"
+        )
 
 
 def _check_list(word: str, before: list[str]) -> None:
@@ -201,7 +202,9 @@ def _check_list(word: str, before: list[str]) -> None:
         return
     values = ",".join([*value.strip("[]").split(","), word])
     typed = shlex.quote(f"{name}=[{values}]")
-    raise UserError(f"'{word}' is not NAME=VALUE: write several values of {name} in brackets, {typed}")
+    raise UserError(
+        f"'{word}' is not NAME=VALUE: write several values of {name} in brackets, {typed}"
+    )
 
 
 def add_config_dir(folder: str) -> None:
@@ -251,8 +254,7 @@ def _say_loading() -> None:
 
 
 def _help(command: str, words: list[str]) -> str:
-    """Help with the values of the overrides in `words`, limited to the names in it (`model.rpn`).
-    """
+    """Help with the values of the overrides in `words`, limited to the names in it (`model.rpn`)."""
     from maskrcnn_lit.config.compose import describe
 
     topics = [word for word in words if "=" not in word and not word.startswith("~")]

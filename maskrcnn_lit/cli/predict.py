@@ -1,5 +1,4 @@
-"""`maskrcnn-lit predict`: detect objects in images; writes drawn pictures and COCO results.
-"""
+"""`maskrcnn-lit predict`: detect objects in images; writes drawn pictures and COCO results."""
 
 import itertools
 import time
@@ -96,7 +95,9 @@ def _describe_threshold(config: DictConfig, model: Predictor) -> str:
     number = f"{config.score_threshold:g}"
     if has_thresholds(config.run, config.checkpoint):
         stored = Path(config.run) / FILE
-        return f"{number} (score_threshold=best uses the best threshold of each class, from {stored})"
+        return (
+            f"{number} (score_threshold=best uses the best threshold of each class, from {stored})"
+        )
     return number
 
 

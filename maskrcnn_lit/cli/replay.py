@@ -1,5 +1,4 @@
-"""`maskrcnn-lit replay`: recompute a training step whose loss or gradient was not finite.
-"""
+"""`maskrcnn-lit replay`: recompute a training step whose loss or gradient was not finite."""
 
 from pathlib import Path
 

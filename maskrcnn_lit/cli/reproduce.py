@@ -1,5 +1,4 @@
-"""`maskrcnn-lit reproduce`: run a finished run again in a new folder, and list the differences.
-"""
+"""`maskrcnn-lit reproduce`: run a finished run again in a new folder, and list the differences."""
 
 import hashlib
 import math
@@ -186,8 +185,7 @@ def _same_parent(before: RunResult) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _train(folder: Path, trust: Sequence[str]) -> int:
-    """Run `maskrcnn-lit train resume=FOLDER` as a separate process and return its exit code.
-    """
+    """Run `maskrcnn-lit train resume=FOLDER` as a separate process and return its exit code."""
     resume = shlex.split(typed("resume", folder))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []
     process = subprocess.Popen(

@@ -68,9 +68,7 @@ def import_target(name: str, where: str) -> Any:
 
 
 def _unimportable(name: str, where: str, error: Exception) -> str:
-    return (
-        f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run the command in the folder of the module"
-    )
+    return f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run the command in the folder of the module"
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

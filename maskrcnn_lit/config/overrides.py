@@ -1,5 +1,4 @@
-"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence UserError.
-"""
+"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence UserError."""
 
 import difflib
 import os

@@ -7,7 +7,7 @@ image.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,11 @@ PUBLISHED = 800  # pixels of the short side
 
 STEP = 128  # region counts are multiples of it
 
-RESOLVERS = ("${regions:", "${pixels:", "${rate:", "${compiled:")
+RESOLVERS = ("${regions:", "${pixels:", "${rate:", "${compiled:", "${of_backbone:")
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # R G B, pixels in 0..1
+
+TIMM = "maskrcnn_lit.model.timm_backbone.TimmBackbone"
 
 SMALLEST = 1 / 4  # factor of the published anchors: 8 pixels at p2, which has stride 4
 
@@ -47,20 +51,40 @@ def pixels(published: Sequence[int], image_size: Any) -> list[int]:
     return [round(side * min(1.0, max(SMALLEST, share))) for side in published]
 
 
+def pixel_statistics(backbone: Any) -> dict[str, list[float]]:
+    """The mean and the standard deviation of the pixels, R G B, that a backbone is trained with:
+    what timm says of its model, else ImageNet's.
+    """
+    if not isinstance(backbone, Mapping) or backbone.get("_target_") != TIMM:
+        return IMAGENET
+    try:
+        from timm.models import get_pretrained_cfg
+    except ImportError:  # the model's own message comes later
+        return IMAGENET
+    try:
+        config = get_pretrained_cfg(str(backbone.get("name")), allow_unregistered=True)
+    except RuntimeError:  # an unknown tag: likewise
+        return IMAGENET
+    if config is None:
+        return IMAGENET
+    return {"mean": list(config.mean), "std": list(config.std)}
+
+
 def register() -> None:
     """Register the resolvers: `${regions:512}` and `${pixels:[32]}` scale with `data.image_size`;
     `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones;
-    `${compiled:1,3}` is the first where trainer.compile is not off.
+    `${compiled:1,3}` is the first where trainer.compile is not off; `${of_backbone:mean}` and
+    `${of_backbone:std}` are the statistics of the pixels that the backbone was trained with.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
     OmegaConf.register_new_resolver("compiled", _compiled, replace=True)
+    OmegaConf.register_new_resolver("of_backbone", _of_backbone, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
-    """`config` as plain data, with these resolvers applied and all other references unresolved.
-    """
+    """`config` as plain data, with these resolvers applied and all other references unresolved."""
     for name, value in list(flat(OmegaConf.to_container(config))):
         if isinstance(value, str) and value.startswith(RESOLVERS):
             OmegaConf.update(config, name, OmegaConf.select(config, name))
@@ -69,6 +93,10 @@ def plain(config: DictConfig) -> Any:
 
 def _at_size(rule: Callable[[Any, Any], Any], published: Any, *, _root_: DictConfig) -> Any:
     return rule(published, OmegaConf.select(_root_, "data.image_size"))
+
+
+def _of_backbone(statistic: str, *, _root_: DictConfig) -> list[float]:
+    return pixel_statistics(OmegaConf.select(_root_, "backbone"))[statistic]
 
 
 def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:

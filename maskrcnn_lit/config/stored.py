@@ -116,7 +116,12 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
         plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
     except (
         *(yaml.YAMLError, OSError, RecursionError),
-        *(ValueError, TypeError, KeyError, AttributeError),  # yaml raises these for values that it cannot build
+        *(
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+        ),  # yaml raises these for values that it cannot build
     ) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{file} cannot be read, give another run: {line}") from error
@@ -244,7 +249,9 @@ def _check(path: str, node: dict[str, Any], where: str, trust: Sequence[str]) ->
     if path.endswith("backbone") and isinstance(options, dict):
         for key in options:
             if key.startswith(READS_FILES):
-                raise UserError(f"{where} sets {path}.options.{key}, which is not allowed in a file: give another run")
+                raise UserError(
+                    f"{where} sets {path}.options.{key}, which is not allowed in a file: give another run"
+                )
 
 
 def _trusted(path: str, name: Any, where: str, trust: Sequence[str]) -> Any:

@@ -1,5 +1,4 @@
-"""LightningDataModule over two COCO jsons: prepares the data, reads and checks it, loads batches.
-"""
+"""LightningDataModule over two COCO jsons: prepares the data, reads and checks it, loads batches."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -256,8 +255,7 @@ class CocoDataModule(LightningDataModule):
             self.check_classes()
 
     def _leaks(self) -> list[str]:
-        """A warning about validation images that are also training images, unless selected by id.
-        """
+        """A warning about validation images that are also training images, unless selected by id."""
         train, val = self.train_index, self.val_index
         if train is None or val is None or self.image_ids is not None:
             return []
@@ -302,7 +300,9 @@ class CocoDataModule(LightningDataModule):
         if absent:
             self.announce(f"{part}: the classes {some(absent)} have no objects and are not scored")
         if listed - known:
-            self.announce(f"{part}: the classes {some(listed - known)} are left out: they have no objects")
+            self.announce(
+                f"{part}: the classes {some(listed - known)} are left out: they have no objects"
+            )
         if index.faults:
             self.announce(
                 "\n  ".join(

@@ -50,9 +50,7 @@ class Augment(NamedTuple):
 class SampledTransform(NamedTuple):
     """The sampled crop, resize and flip of an image."""
 
-    window: tuple[
-        int, int, int, int
-    ]  # y, x, height, width of the crop, in pixels of the file
+    window: tuple[int, int, int, int]  # y, x, height, width of the crop, in pixels of the file
     size: tuple[int, int]  # height, width after the resize
     flip: bool  # whether to mirror left to right after the resize
     matrix: NDArray[
@@ -70,9 +68,7 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
         raise UserError(f"augment={values} must have values for {', '.join(Augment._fields)}")
     unknown = [name for name in values if name not in Augment._fields]
     if unknown:
-        raise UserError(
-            f"augment.{unknown[0]} is unknown: use {', '.join(Augment._fields)}"
-        )
+        raise UserError(f"augment.{unknown[0]} is unknown: use {', '.join(Augment._fields)}")
     transforms = _read_transforms(values.get("transforms", ()))
     given: dict[str, Any] = {key: value for key, value in values.items() if key != "transforms"}
     augment = Augment(**given)

@@ -1,5 +1,4 @@
-"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results json.
-"""
+"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results json."""
 
 import hashlib
 import json

@@ -141,9 +141,7 @@ def weighted_ap(matches: Matches, weights: NDArray[np.int32]) -> Floats:
     """
     at_once = min(_AT_ONCE, max(1, _BYTES // (8 * _most_rows(matches))))
     parts = [weights[:, b : b + at_once] for b in range(0, weights.shape[1], at_once)]
-    with ThreadPoolExecutor(
-        2
-    ) as pool:  # NumPy releases the GIL while it computes
+    with ThreadPoolExecutor(2) as pool:  # NumPy releases the GIL while it computes
         return np.concatenate([np.zeros(0), *pool.map(lambda part: _mean_ap(matches, part), parts)])
 
 

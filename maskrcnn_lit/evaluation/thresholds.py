@@ -19,8 +19,7 @@ DEFAULT = 0.5
 
 
 def write_thresholds(run_folder: str | Path, analysis: Mapping[str, Any]) -> Path:
-    """Write the thresholds of an analysis by `analyze` atomically; return the file.
-    """
+    """Write the thresholds of an analysis by `analyze` atomically; return the file."""
     best = {
         row["name"]: row["threshold"]
         for row in analysis["per_class"]

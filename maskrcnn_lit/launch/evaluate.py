@@ -59,7 +59,9 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
     `overrides`. Returns metrics, intervals and data, as in result.json.
     """
     if (config.run is None) == (config.results is None):
-        raise UserError("evaluate needs either run=RUN, or results=FILE with data=...: give one of the two")
+        raise UserError(
+            "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two"
+        )
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
         candidate_evaluations(
@@ -123,7 +125,9 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    own = config.get("data") is None and Path(config.run).is_dir()  # whether these are the run's own validation data
+    own = (
+        config.get("data") is None and Path(config.run).is_dir()
+    )  # whether these are the run's own validation data
     if analysis and own and config.checkpoint == "best":
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)

@@ -1,5 +1,4 @@
-"""Expands the command line of a sweep into jobs with names and folders.
-"""
+"""Expands the command line of a sweep into jobs with names and folders."""
 
 import hashlib
 import os
@@ -100,7 +99,9 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
         # a comma separates values, unless the text is an existing path
         override = parse_any(as_path(text) if _is_one_value(text) else text)
         if override.is_delete():
-            raise UserError(f"'{text}' removes an option, which is not possible in a sweep: set it to null")
+            raise UserError(
+                f"'{text}' removes an option, which is not possible in a sweep: set it to null"
+            )
         latest.pop(override.key_or_group, None)
         latest[override.key_or_group] = override
     try:

@@ -20,7 +20,9 @@ from maskrcnn_lit.training.stop import SIGNALS
 
 def memory_hint(signal: int) -> str:
     """Advice for a process killed by `signal`: the system sends 9 when it runs out of memory."""
-    return ": if the machine ran out of memory, use a smaller data.batch_size" if signal == 9 else ""
+    return (
+        ": if the machine ran out of memory, use a smaller data.batch_size" if signal == 9 else ""
+    )
 
 
 def register(config: Path) -> None:

@@ -137,8 +137,7 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
 
 
 def fit(prepared: Prepared, result: RunResult) -> None:
-    """Train, validate as configured, score all validation images at the end, and measure the cost.
-    """
+    """Train, validate as configured, score all validation images at the end, and measure the cost."""
     data, module, trainer, checkpoint = prepared
     # at the end Lightning moves the module back to the CPU
     device = trainer.strategy.root_device
@@ -194,8 +193,7 @@ def read_data(config: DictConfig) -> CocoDataModule:
 def build_module(
     config: DictConfig, data: CocoDataModule, *, pretrained: bool = True
 ) -> DetectionModule:
-    """The module for the classes of `data`, with the weights that `config` names if `pretrained`.
-    """
+    """The module for the classes of `data`, with the weights that `config` names if `pretrained`."""
     config.model.num_classes = len(data.categories)
     model = build(config.model)
     if pretrained:
@@ -212,8 +210,7 @@ def build_module(
 def _final_metrics(
     trainer: Trainer, module: DetectionModule, data: CocoDataModule
 ) -> dict[str, float]:
-    """The validation losses and scores of the final weights on all validation images.
-    """
+    """The validation losses and scores of the final weights on all validation images."""
     metrics: dict[str, float] = {}
     evaluation = coco_evaluation(trainer)
     if evaluation is not None:

@@ -92,7 +92,9 @@ def ending(
                 f"{title} Check the training data: maskrcnn-lit data show, maskrcnn-lit data check"
             ]
     best = next((c.best for c in _callbacks(trainer) if isinstance(c, RunCheckpoints)), None)
-    if len(data.validation_subset) == len(data.val_dataset):  # else the two scores are on different images
+    if len(data.validation_subset) == len(
+        data.val_dataset
+    ):  # else the two scores are on different images
         message += describe_best(best, metrics)
     return message
 
@@ -138,9 +140,7 @@ def describe_weights(config: dict[str, Any], images: int) -> str:
         return f"the backbone from {backbone}, the heads random"
     if images >= ENOUGH_IMAGES:
         return "random; they need about three times the epochs of pretrained ones"
-    return (
-        f"random; {images} training images are few for that: on photos, pretrained weights (experiment=finetune or backbone.weights=imagenet) score much higher"
-    )
+    return f"random; {images} training images are few for that: on photos, pretrained weights (experiment=finetune or backbone.weights=imagenet) score much higher"
 
 
 def trained_weights(config: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -177,8 +177,7 @@ def read_facts(
 
 
 def likely_causes(facts: Facts) -> list[str]:
-    """At most three likely causes, the most certain first, each a sentence with numbers and advice.
-    """
+    """At most three likely causes, the most certain first, each a sentence with numbers and advice."""
     causes = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
     return [cause for cause in causes if cause is not None][:MOST_CAUSES]
 

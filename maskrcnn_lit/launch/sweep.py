@@ -152,8 +152,7 @@ def _train(words: list[str]) -> None:
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
-    """The overrides to resume a job: its loggers, and trust for the classes that its options name.
-    """
+    """The overrides to resume a job: its loggers, and trust for the classes that its options name."""
     loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
     trust = foreign_targets(compose("train", overrides))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []
@@ -317,9 +316,7 @@ def _ending(sweep: Sweep) -> int:
     report = subprocess.run(words, capture_output=True, text=True)
     print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
     if failed:
-        print(
-            f"{failed} of {len(done)} jobs failed: run the same command to retry only them"
-        )
+        print(f"{failed} of {len(done)} jobs failed: run the same command to retry only them")
     print(f"Next:\n  {program('tensorboard')} --logdir {shlex.quote(str(sweep.folder))}")
     return 1 if failed or report.returncode else 0
 

@@ -70,7 +70,9 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     if _extends(config, overrides):
         return _freeze_longer(config, overrides, command, run_dir)
     if config.resume is not None:
-        checkpoint = last_checkpoint(run_dir)  # None if the run was killed before its first checkpoint
+        checkpoint = last_checkpoint(
+            run_dir
+        )  # None if the run was killed before its first checkpoint
         config = _resumed(config, overrides, run_dir)
         _use_launcher_processes(config)
         step = _step_of(checkpoint) if checkpoint else "0, since it has no checkpoint"
@@ -83,7 +85,9 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     text = OmegaConf.to_yaml(config, resolve=True)
     result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
     result.versions, result.commit = package_versions(), package_commit(changes=True)
-    write_result(run_dir / "result.json", result)  # first, so that a folder with a config has a result
+    write_result(
+        run_dir / "result.json", result
+    )  # first, so that a folder with a config has a result
     atomic_write(run_dir / "config.yaml", text)
     return text
 

@@ -8,6 +8,7 @@ from torchvision.models import get_model_weights
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.measure.cost import count_flops, count_parameters
 from maskrcnn_lit.model.backbone import STRIDES, Backbone
+from maskrcnn_lit.model.pretrained.packages import PACKAGES
 
 SIDES = (7, 14)  # sides of two square images, in cells of 32 x 32 pixels
 
@@ -37,10 +38,14 @@ def cost(choice: str) -> dict[str, Any]:
         "cell_flops": cell_flops,
         "fixed_flops": few - cell_flops * SIDES[0] ** 2,
         "channels": list(backbone.channels),
-        "weights": [weights.name for weights in get_model_weights(backbone.name)]
-        if isinstance(backbone, Backbone)
-        else [],
+        "weights": _weights(backbone),
     }
+
+
+def _weights(backbone: Any) -> list[str]:
+    if isinstance(backbone, Backbone):
+        return [weights.name for weights in get_model_weights(backbone.name)]
+    return ["imagenet", "package"] if getattr(backbone, "name", None) in PACKAGES else []
 
 
 def _flops(backbone: Any, size: int) -> int:

@@ -1,5 +1,4 @@
-"""Times each stage of a training step and of inference, batch by batch. Weights may be random.
-"""
+"""Times each stage of a training step and of inference, batch by batch. Weights may be random."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

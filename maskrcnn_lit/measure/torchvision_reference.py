@@ -1,5 +1,4 @@
-"""Torchvision's Mask R-CNN with the settings of a config, for `bench against=torchvision`.
-"""
+"""Torchvision's Mask R-CNN with the settings of a config, for `bench against=torchvision`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -106,8 +105,7 @@ def torchvision_reference(
 
 
 def reference_inputs(batch: Batch) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The batch in torchvision's format: float images without padding, masks of the full image.
-    """
+    """The batch in torchvision's format: float images without padding, masks of the full image."""
     images, targets = [], []
     for i, (height, width) in enumerate(batch["image_sizes"].tolist()):
         filled = batch["valid"][i]

@@ -198,9 +198,7 @@ def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, i
     norm = {True: "frozen", False: "batch"}[pretrained] if norm == "auto" else norm
     freeze_at = (2 if pretrained else 0) if freeze_at == "auto" else freeze_at
     if norm not in NORMS:
-        raise UserError(
-            f"backbone.norm={norm} is unknown: use {', '.join(NORMS)} or auto"
-        )
+        raise UserError(f"backbone.norm={norm} is unknown: use {', '.join(NORMS)} or auto")
     if not isinstance(freeze_at, int) or isinstance(freeze_at, bool) or freeze_at not in range(6):
         raise UserError(
             f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto"
@@ -215,8 +213,7 @@ def freeze(stages: Sequence[Sequence[nn.Parameter]]) -> None:
 
 
 def keep_frozen(module: nn.Module) -> None:
-    """Set submodules whose parameters are all frozen to evaluation mode (with their dropout).
-    """
+    """Set submodules whose parameters are all frozen to evaluation mode (with their dropout)."""
     if any(parameter.requires_grad for parameter in module.parameters()):
         for child in module.children():
             keep_frozen(child)
@@ -331,8 +328,7 @@ def memory_is_short(pixels: int, device: torch.device) -> bool:
 
 
 def recomputed(part: nn.Module, inputs: Any) -> Any:
-    """`part(inputs)` with activation checkpointing.
-    """
+    """`part(inputs)` with activation checkpointing."""
     if not torch.is_grad_enabled():
         return part(inputs)
     return checkpoint(part, inputs, use_reentrant=False, preserve_rng_state=False)

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import nms
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # limit: a predicted side is at most 62.5 times that of its reference
+MAX_LOG_SCALE = math.log(
+    1000 / 16
+)  # limit: a predicted side is at most 62.5 times that of its reference
 
 WORD = 32  # bits of an int32
 
@@ -156,7 +158,9 @@ def _rivals(boxes: Tensor, threshold: float, groups: Tensor | None) -> Tensor:
     count = boxes.shape[1]
     boxes = F.pad(boxes, (0, 0, 0, -count % WORD))  # padded boxes have no area and no overlap
     rank = torch.arange(boxes.shape[1], device=boxes.device)
-    rivals = (iou(boxes, boxes) > threshold) & (rank[:, None] < rank)  # the better box has the lower index
+    rivals = (iou(boxes, boxes) > threshold) & (
+        rank[:, None] < rank
+    )  # the better box has the lower index
     if groups is not None:
         groups = F.pad(groups, (0, -count % WORD))
         rivals = rivals & (groups[:, :, None] == groups[:, None])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn_lit.errors import check_choice, check_list, check_whole
-from maskrcnn_lit.model.norms import MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.errors import check_choice, check_flag, check_list, check_whole
+from maskrcnn_lit.model.norms import MAX_WIDTH, NORMS, conv, dense_convs
 
 
 class FPN(nn.Module):
@@ -19,23 +19,31 @@ class FPN(nn.Module):
         in_channels: of c2..c5.
         channels: of every level of the pyramid.
         norm: after each convolution (see norms.py); None: none.
+        separable: the output convolutions are depthwise separable (see norms.py).
     """
 
     def __init__(
-        self, *, in_channels: Sequence[int], channels: int, norm: str | None = None
+        self,
+        *,
+        in_channels: Sequence[int],
+        channels: int,
+        norm: str | None = None,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         check_list(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
         check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
         check_choice(NORMS, True, model__fpn__norm=norm)
+        check_flag(model__fpn__separable=separable)
         self.channels = channels
         self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in in_channels)
-        self.output = nn.ModuleList(conv(channels, channels, 3, norm) for _ in in_channels)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_uniform_(layer.weight, a=1)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        self.output = nn.ModuleList(
+            conv(channels, channels, 3, norm, separable=separable) for _ in in_channels
+        )
+        for layer in dense_convs(self):
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""

@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SMOOTH_L1_BETA = (
-    1 / 9
-)  # threshold of smooth L1 in the RPN and the box head, as in Detectron
+SMOOTH_L1_BETA = 1 / 9  # threshold of smooth L1 in the RPN and the box head, as in Detectron
 
 
 def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:

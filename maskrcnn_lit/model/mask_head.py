@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from maskrcnn_lit.errors import check_choice, check_whole
+from maskrcnn_lit.errors import check_choice, check_flag, check_whole
 from maskrcnn_lit.model.boxes import full_precision
 from maskrcnn_lit.model.losses import mask_loss
-from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv, dense_convs
 from maskrcnn_lit.model.sampling import MAX_SAMPLE
 
 
@@ -24,6 +24,7 @@ class MaskHead(nn.Module):
         channels: of the pyramid.
         width: of the convolutions; depth: their number.
         norm: after each of them (see norms.py); None: none.
+        separable: they are depthwise separable (see norms.py).
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
         slots: maximum number of regions per image, on average over a batch, whose masks are trained
@@ -40,6 +41,7 @@ class MaskHead(nn.Module):
         num_classes: int,
         norm: str | None = None,
         slots: int | None = None,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         check_whole(1, MAX_WIDTH, model__num_classes=num_classes)
@@ -49,11 +51,12 @@ class MaskHead(nn.Module):
         check_whole(1, MAX_DEPTH, model__mask_head__depth=depth)
         check_whole(1, MAX_POOL, model__mask_head__pool=pool)
         check_choice(NORMS, True, model__mask_head__norm=norm)
+        check_flag(model__mask_head__separable=separable)
         if slots is not None:
             check_whole(1, MAX_SAMPLE, model__mask_head__slots=slots)
         self.slots = slots
         inputs = [channels, *[width] * (depth - 1)]
-        self.convs = nn.ModuleList(conv(c, width, 3, norm) for c in inputs)
+        self.convs = nn.ModuleList(conv(c, width, 3, norm, separable=separable) for c in inputs)
         self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.logits = nn.Conv2d(width, num_classes, 1)
         self.pool, self.mask_size = pool, 2 * pool
@@ -61,11 +64,10 @@ class MaskHead(nn.Module):
             "batch",
             "sync",
         )  # else its statistics would include other regions
-        for layer in (*self.convs.modules(), self.deconv):
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+        for layer in (*dense_convs(self.convs), self.deconv):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         nn.init.normal_(self.logits.weight, std=0.001)  # initial mask probabilities are 0.5
         nn.init.zeros_(self.logits.get_parameter("bias"))
 

@@ -132,8 +132,7 @@ class MaskRCNN(nn.Module):
     def infer(
         self, images: Tensor, image_sizes: Tensor, static_shapes: bool = False
     ) -> dict[str, Tensor]:
-        """Detections of images without targets, in one function that compiles to one graph.
-        """
+        """Detections of images without targets, in one function that compiles to one graph."""
         kind = type(self)  # methods of the class are not compiled separately
         pyramid, prediction = kind.trunk(self, images, image_sizes)
         anchors = self.anchors(pyramid, images.shape[-2:])
@@ -332,7 +331,9 @@ def build_mask_rcnn(
         if not callable(part):
             raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
     if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
-        raise UserError(f"model.roi_align={roi_align} must have exactly the entries points and aligned")
+        raise UserError(
+            f"model.roi_align={roi_align} must have exactly the entries points and aligned"
+        )
     channels, _ = levels(backbone)
     pyramid = fpn(in_channels=channels)
     width, count = pyramid.channels, len(channels) + 1

@@ -13,7 +13,9 @@ from maskrcnn_lit.model.boxes import area, can_sync, intersection, over_union
 
 OBJECT, BACKGROUND, IGNORED = 1, 0, -1
 
-CROWD_COVER = 0.5  # candidates with a larger share of their area in a crowd region are not background
+CROWD_COVER = (
+    0.5  # candidates with a larger share of their area in a crowd region are not background
+)
 
 # Number of overlaps computed at once, on the CPU (few, to fit into its cache) and with static
 # shapes.
@@ -25,7 +27,9 @@ class Overlaps(NamedTuple):
 
     best: Tensor  # B N, the largest IoU; -1 without objects
     object: Tensor  # B N int64 into G: the first object with this IoU
-    in_crowd: Tensor  # B N bool: whether more than CROWD_COVER of the candidate lies in a crowd region
+    in_crowd: (
+        Tensor  # B N bool: whether more than CROWD_COVER of the candidate lies in a crowd region
+    )
     of_object: Tensor  # B N bool: whether it is a best candidate of an object
 
 

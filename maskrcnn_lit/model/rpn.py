@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import UserError, check_whole, check_within
+from maskrcnn_lit.errors import UserError, check_flag, check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, nms_per_level
 from maskrcnn_lit.model.losses import box_loss, objectness_loss
 from maskrcnn_lit.model.matching import IGNORED, match, take
-from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH
+from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH, conv, dense_convs
 from maskrcnn_lit.model.sampling import ANCHORS, MAX_SAMPLE, random_keys, sample
 
 UNIT = (1.0, 1.0, 1.0, 1.0)  # the RPN's deltas are not scaled
@@ -47,11 +47,16 @@ class RPN(nn.Module):
     """3x3 convolutions, then two 1x1: objectness and four deltas for each anchor; shared by all
     levels.
 
-    Args: channels: of the pyramid. anchors_per_cell: number of aspect ratios. depth: number of the
-        3x3 convolutions. object_iou, background_iou, batch_size, positive_fraction: section 3.1.3
-        of Faster R-CNN; per image. nms_iou: section 3.3 of Faster R-CNN; per level (FPN). pre_nms,
-        post_nms: number of best proposals before NMS (per level) and after (per image), for `train`
-        and `test`.
+    Args:
+        channels: of the pyramid.
+        anchors_per_cell: number of aspect ratios.
+        depth: number of the 3x3 convolutions.
+        separable: these are depthwise separable (norms.py).
+        object_iou, background_iou, batch_size, positive_fraction: section 3.1.3 of Faster R-CNN;
+            per image.
+        nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
+        pre_nms, post_nms: number of best proposals before NMS (per level) and after (per image),
+            for `train` and `test`.
 
     Raises UserError for values of the wrong type or range.
     """
@@ -69,11 +74,13 @@ class RPN(nn.Module):
         pre_nms: dict[str, int],
         post_nms: dict[str, int],
         depth: int = 1,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         check_whole(1, MAX_WIDTH, model__rpn__channels=channels)
         check_whole(1, MAX_WIDTH, model__rpn__anchors_per_cell=anchors_per_cell)
         check_whole(1, MAX_DEPTH, model__rpn__depth=depth)
+        check_flag(model__rpn__separable=separable)
         check_whole(1, MAX_SAMPLE, model__rpn__batch_size=batch_size)
         check_within(
             0, 1, model__rpn__object_iou=object_iou, model__rpn__background_iou=background_iou
@@ -89,11 +96,11 @@ class RPN(nn.Module):
         for name, counts in {"pre_nms": pre_nms, "post_nms": post_nms}.items():
             _check_counts(name, counts)
         self.convs = nn.ModuleList(
-            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(depth)
+            conv(channels, channels, 3, None, separable=separable) for _ in range(depth)
         )
         self.objectness = nn.Conv2d(channels, anchors_per_cell, 1)
         self.deltas = nn.Conv2d(channels, anchors_per_cell * 4, 1)
-        for layer in (*self.convs, self.objectness, self.deltas):
+        for layer in dense_convs(self):
             nn.init.normal_(layer.weight, std=0.01)
             nn.init.zeros_(layer.get_parameter("bias"))
         self.object_iou, self.background_iou = object_iou, background_iou
@@ -111,8 +118,8 @@ class RPN(nn.Module):
         weight, bias = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, fill)), F.pad(bias, (0, fill))
         logits, deltas = [], []
         for features in pyramid:
-            for conv in self.convs:
-                features = F.relu(conv(features), inplace=True)
+            for layer in self.convs:
+                features = F.relu(layer(features), inplace=True)
             both = F.conv2d(features, weight, bias).permute(
                 0, 2, 3, 1
             )  # B (a + a 4 + fill) h w -> B h w (a + a 4 + fill)

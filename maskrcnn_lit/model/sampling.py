@@ -34,8 +34,7 @@ def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
 
 
 def scramble(values: Tensor) -> Tensor:
-    """SplitMix64's bijective mix of 64 bits: int64 -> int64. Products wrap around on every device.
-    """
+    """SplitMix64's bijective mix of 64 bits: int64 -> int64. Products wrap around on every device."""
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ _shifted(values, shift)) * (factor - 2**64)
     return values ^ _shifted(values, 31)

@@ -116,9 +116,7 @@ class TimmBackbone(nn.Module):
             random = self._build_seeded()
             try:
                 pretrained = self._build_seeded(pretrained=True, **overlay)
-            except (
-                Exception
-            ) as error:  # from the hub or timm's filters: weights of another model can raise anything
+            except Exception as error:  # from the hub or timm's filters: weights of another model can raise anything
                 raise UserError(
                     f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
                     f"{'check the network and the name, or ' if state is None else ''}{advice}"

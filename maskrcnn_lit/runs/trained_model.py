@@ -21,6 +21,7 @@ from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.pretrained.files import check_finite, read_file, state_of
+from maskrcnn_lit.model.pretrained.packages import package_weights
 from maskrcnn_lit.model.pretrained.published import (
     PUBLISHED,
     WITHOUT_EPSILON,
@@ -205,7 +206,7 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     if where is None:
         return []
     if isinstance(model.backbone, TimmBackbone):
-        state = None if where == "imagenet" else state_of(read_file(_existing(where)))
+        state = _timm_state(model.backbone.name, where)
         _check_pixels(model, *_load(model.backbone, where, state))
     else:
         if _is_name(where):
@@ -222,6 +223,18 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
             path = _existing(where)
         _load(model.backbone, where, state_of(read_file(path)))
     return [f"backbone {model.backbone.name}: weights {where}; norms {model.backbone.norm}"]
+
+
+def _timm_state(name: str, where: str) -> Mapping[str, Tensor] | None:
+    """The weights that backbone.weights=`where` names; None: those of timm's hub."""
+    if where == "imagenet":
+        return None
+    if where != "package":
+        return state_of(read_file(_existing(where)))
+    try:
+        return package_weights(name)
+    except UserError as error:
+        raise UserError(f"backbone.weights=package: {error}") from error
 
 
 def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) -> None:

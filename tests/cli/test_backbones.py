@@ -32,8 +32,9 @@ CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
 FAMILIES = (
     *("resnet18", "resnet50", "resnet50_caffe", "resnext50", "mobilenet_v2", "mobilenet_v3_small"),
     *("efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "regnet_x_400mf", "regnet_y_400mf"),
-    *("densenet121", "mnasnet", "shufflenet_v2", "timm"),
+    *("densenet121", "mnasnet", "shufflenet_v2", "efficientnet_lite0", "timm"),
 )
+OF_TIMM = {"timm", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
 NORMS = {
     "frozen": FrozenBatchNorm,
     "batch": nn.BatchNorm2d,
@@ -42,7 +43,7 @@ NORMS = {
 }
 IMAGES = (2, 3, 64, 96)
 TORCHVISIONS = pytest.mark.parametrize(
-    "choice", [c for c in CHOICES if c != "timm"], indirect=True, scope="module"
+    "choice", [c for c in CHOICES if c not in OF_TIMM], indirect=True, scope="module"
 )
 OF_EACH_FAMILY = pytest.mark.parametrize("choice", FAMILIES, indirect=True, scope="module")
 
@@ -68,7 +69,7 @@ def choice(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def classifier(choice: str) -> nn.Module | None:
-    return None if choice == "timm" else get_model(options_of(choice)["name"], weights=None)
+    return None if choice in OF_TIMM else get_model(options_of(choice)["name"], weights=None)
 
 
 @pytest.fixture
@@ -179,7 +180,9 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
                     plain = nn.Conv2d(**conv_options(layer))
                     plain.weight, plain.bias = layer.weight, layer.bias
                     setattr(parent, name, plain)
-        assert any(norm.folded for norm in norms) is (choice != "timm" and "convnext" not in choice)
+        assert any(norm.folded for norm in norms) is (
+            choice not in OF_TIMM and "convnext" not in choice
+        )
         for norm in norms:
             norm.folded = False
         for ours, expected in zip(folded, built(images.double()), strict=True):
@@ -263,7 +266,7 @@ def test_channels_last_and_bfloat16(choice: str, drawn: None):
 @OF_EACH_FAMILY
 def test_the_features_are_exported(choice: str, drawn: None):
     built, images = (
-        backbone(choice, recompute=False) if choice != "timm" else backbone(choice),
+        backbone(choice, recompute=False) if choice not in OF_TIMM else backbone(choice),
         torch.randn(1, 3, 64, 64),
     )
     exported = torch.export.export(built.eval(), (images,)).module()

@@ -10,6 +10,7 @@ from models import make_batch, make_model
 from PIL import Image
 from torch import nn
 
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.datasets.shapes import write_shapes
 from maskrcnn_lit.measure import cost
@@ -201,3 +202,14 @@ def test_energy_is_none_where_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> N
     assert energy_joules([torch.device("cuda", 0)]) is None
     monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
     assert energy_joules([torch.device("cuda", 0)]) is None
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v3_large"])
+def test_the_edge_model_takes_at_most_3_gflop_at_320_pixels(backbone: str) -> None:
+    """With all slots full."""
+    config = compose("train", ["model=mask_rcnn_edge", f"backbone={backbone}"])
+    config.model.num_classes = 80
+    model = build(config.model).eval()
+    images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
+    batch = {"images": images, "image_sizes": torch.tensor([[320, 320]])}
+    assert count_flops(model, batch, True) < 3e9

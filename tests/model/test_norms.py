@@ -7,9 +7,11 @@ from torchvision.ops.misc import Conv2dNormActivation
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.norms import (
+    Depthwise,
     FoldedConv,
     FrozenBatchNorm,
     conv,
+    dense_convs,
     fold_frozen,
     groups,
     norm_of,
@@ -135,3 +137,32 @@ def test_folding_takes_over_the_convolution_and_draws_no_random_number():
     assert pair[0] is not whole and pair[0].weight is whole.weight and pair[0].bias is whole.bias
     assert not pair[0].training and torch.allclose(pair(x), expected, atol=1e-5)
     assert "_behind" not in dict(pair[0].named_children())
+
+
+@pytest.mark.parametrize("norm", [None, "batch", "frozen", "group"])
+def test_a_separable_convolution_equals_the_dense_one_of_its_products(norm: str | None):
+    """Each weight of the dense one is the product of one of either."""
+    layers = conv(6, 8, 3, norm, separable=True).eval()
+    assert isinstance(layers, nn.Sequential)
+    depth, point = layers[0], layers[1]
+    x = torch.randn(2, 6, 7, 5)
+    weight = point.weight * depth.weight[:, 0]  # O C 1 1 * C 3 3
+    expected = torch.nn.functional.conv2d(x, weight, point.bias, padding=1)
+    if norm is not None:
+        expected = norm_of(norm, 8).eval()(expected)
+    assert torch.allclose(layers(x), expected, atol=1e-5)
+
+
+def test_a_separable_convolution_keeps_the_variance_of_its_map():
+    torch.manual_seed(0)
+    x = torch.randn(4, 64, 20, 20)
+    inner = Depthwise(64, 3)(x)[..., 1:-1, 1:-1]
+    assert inner.var().item() == pytest.approx(1, abs=0.15)
+
+
+def test_a_head_draws_the_weights_of_its_dense_convolutions_only():
+    layers = nn.Sequential(conv(4, 8, 3, None, separable=True), conv(8, 2, 1, None))
+    assert [tuple(layer.weight.shape) for layer in dense_convs(layers)] == [
+        (8, 4, 1, 1),
+        (2, 8, 1, 1),
+    ]

@@ -57,6 +57,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.pretrained import published
+from maskrcnn_lit.model.pretrained.packages import package_weights
 from maskrcnn_lit.model.pretrained.published import Published, coco_categories
 from maskrcnn_lit.predictor import Detections
 from maskrcnn_lit.runs import trained_model as pretrained
@@ -679,20 +680,36 @@ def test_weights_of_a_timm_backbone_from_a_file(suffix: str, tmp_path: Path):
         begun(composed(*options, "backbone.weights=IMAGENET1K_V1"))
 
 
-def test_timm_weights_with_another_mean_are_told(tmp_path: Path):
+def test_the_pixels_follow_a_timm_backbone(tmp_path: Path):
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "timm.pth")
     options = (
         "backbone=timm",
         "backbone.name=test_resnet",
         f"backbone.weights={tmp_path / 'timm.pth'}",
     )
+    model, told = begun(composed(*options))
+    assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert model.std.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert told == [f"backbone test_resnet: weights {tmp_path / 'timm.pth'}; norms frozen"]
     with pytest.raises(
         UserError, match=r"test_resnet was trained on pixels with another mean"
     ) as error:
-        begun(composed(*options))
+        begun(composed(*options, "model.mean=[0.485, 0.456, 0.406]"))
     assert "'model.mean=[0.5, 0.5, 0.5]' 'model.std=[0.5, 0.5, 0.5]'" in str(error.value)
-    _, told = begun(composed(*options, "model.mean=[0.5, 0.5, 0.5]", "model.std=[0.5, 0.5, 0.5]"))
-    assert told == [f"backbone test_resnet: weights {tmp_path / 'timm.pth'}; norms frozen"]
+
+
+def test_weights_of_a_package():
+    options = ("backbone=efficientnet_lite0", "backbone.weights=package", "backbone.norm=batch")
+    model, told = begun(composed(*options))
+    assert has_weights_of(model, package_weights("tf_efficientnet_lite0"))
+    assert model.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert told == ["backbone tf_efficientnet_lite0: weights package; norms batch"]
+
+
+def test_a_backbone_without_a_package_is_refused():
+    options = ("backbone=timm", "backbone.name=test_resnet", "backbone.weights=package")
+    with pytest.raises(UserError, match=r"backbone\.weights=package: .*test_resnet"):
+        begun(composed(*options))
 
 
 # A new model begins with the weights of a whole one

@@ -57,7 +57,9 @@ def _mismatch(where: str, own: list[str], trained: list[str], extra: list[str]) 
     spelled = {name.casefold(): name for name in real}
     alike = [name for name in own if name not in real and name.casefold() in spelled]
     problem = f"objects of {some(extra)}, which were not trained" if extra else "no trained class"
-    message = f"{where} has {problem}: its classes are {some(own)}, the trained classes are {some(real)}"
+    message = (
+        f"{where} has {problem}: its classes are {some(own)}, the trained classes are {some(real)}"
+    )
     if not alike:
         left_out = f", or leave them out with 'data.classes={{{extra[0]}: null}}'" if extra else ""
         return f"{message}; rename classes with data.classes={{OLD: NEW}}{left_out}"

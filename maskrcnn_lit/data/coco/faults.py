@@ -53,8 +53,7 @@ def integer_or_none(value: Any) -> int | None:
 
 
 def identifier(entry: dict[str, Any], key: str) -> int | str:
-    """An id that other entries refer to: an integer or text; BadEntryError for anything else.
-    """
+    """An id that other entries refer to: an integer or text; BadEntryError for anything else."""
     value = entry.get(key)
     if isinstance(value, str) and value and not _WHOLE(value):
         return value

@@ -34,9 +34,7 @@ def describe_folder(folder: Path) -> str:
                 f"{convert} say"
             )
     if suffixes.count(".json") > 1:
-        return (
-            f"it has {suffixes.count('.json')} jsons, but one COCO json is required: give its path or, if each image has its own json (LabelMe), convert them, for example with labelme2coco"
-        )
+        return f"it has {suffixes.count('.json')} jsons, but one COCO json is required: give its path or, if each image has its own json (LabelMe), convert them, for example with labelme2coco"
     return "give the path of the COCO json"
 
 

@@ -46,7 +46,9 @@ class Instances(NamedTuple):
     annotations: Columns
     faults: list[Fault]
     changes: list[Fault]  # what is read otherwise than it is written
-    measured: list[tuple[str, int, int]]  # name, height, width (0: unknown) of images without a size in the json, measured from their files
+    measured: list[
+        tuple[str, int, int]
+    ]  # name, height, width (0: unknown) of images without a size in the json, measured from their files
 
 
 class _Images(NamedTuple):
@@ -150,9 +152,7 @@ def read_categories(
             )
         for key in set(same) - set(keep):
             del named[key]
-            detail = (
-                f"id {shown(key)} has the same name as id {shown(keep[0])} and no annotation: left out"
-            )
+            detail = f"id {shown(key)} has the same name as id {shown(keep[0])} and no annotation: left out"
             changes.append(Fault("category twice", f"category {name}", None, detail))
     numbers = _numbered(named)
     for key in named:
@@ -224,8 +224,7 @@ def _shown_name(entry: Any) -> str:
 
 
 def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
-    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has one.
-    """
+    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has one."""
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         return None
     if entry.get("height") is not None and entry.get("width") is not None:

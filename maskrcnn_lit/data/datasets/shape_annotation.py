@@ -81,9 +81,7 @@ def _edges(mask: np.ndarray) -> dict[tuple[int, int, int], None]:
     """
     padded = np.pad(mask.astype(np.int8), 1)
     down, across = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]
-    edges: dict[
-        tuple[int, int, int], None
-    ] = {}  # a dict keeps the order, a set would not
+    edges: dict[tuple[int, int, int], None] = {}  # a dict keeps the order, a set would not
     for direction, (step, sign) in enumerate(((down, 1), (across, -1), (down, -1), (across, 1))):
         y, x = (step == sign).nonzero()
         x, y = (

@@ -18,9 +18,7 @@ from maskrcnn_lit.storage.images import UnreadableImageError, decode
 
 THREADS = 16
 
-IN_A_ROW = (
-    32  # consecutive failures after which the server counts as down
-)
+IN_A_ROW = 32  # consecutive failures after which the server counts as down
 
 RECORD = (
     ".sound.json"  # in the folder: name -> size in bytes and time of each file when it was verified
@@ -32,8 +30,7 @@ Stamp = list[int]
 
 
 class WebImage(NamedTuple):
-    """An image file of a COCO json: its name in the folder, its URL, its expected size.
-    """
+    """An image file of a COCO json: its name in the folder, its URL, its expected size."""
 
     name: str
     url: str
@@ -113,8 +110,7 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
 
 
 def _check(images: Sequence[WebImage], folder: Path, record: dict[str, Stamp]) -> list[WebImage]:
-    """Decode the existing files that are not in `record`; return the images to download.
-    """
+    """Decode the existing files that are not in `record`; return the images to download."""
     absent: list[WebImage] = []
     present: list[WebImage] = []
     for image in images:
@@ -216,9 +212,7 @@ def in_threads(
             yield done.get()
     finally:
         stop.set()
-        for worker in (
-            workers
-        ):  # let running writes finish; do not wait for a silent server
+        for worker in workers:  # let running writes finish; do not wait for a silent server
             worker.join(1 / len(workers))
 
 

@@ -39,15 +39,17 @@ LEAST_IOU = 0.5  # minimum IoU of an annotation's box and the extent of its mask
 
 SAME_MASKS = 0.9  # IoU of two masks of equal class and box that makes them duplicates
 
-AREA_FACTOR, AREA_SLACK = 2.0, 16.0  # an area contradicts its mask if it differs by more than both, px
+AREA_FACTOR, AREA_SLACK = (
+    2.0,
+    16.0,
+)  # an area contradicts its mask if it differs by more than both, px
 
 SLACK = 2.0  # pixels by which they may always differ, because of tiny objects
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Faults of the entries in `index`: of images by position, of annotations by id.
-    """
+    """Faults of the entries in `index`: of images by position, of annotations by id."""
 
     index: AnnotationIndex
     images: dict[int, Fault] = field(default_factory=dict)
@@ -80,9 +82,7 @@ def find_faults(
     `progress` is called with the number of finished images, and of all.
     """
     findings = Findings(index)
-    with ThreadPoolExecutor(
-        os.cpu_count() or 1
-    ) as pool:  # decoding and hashing release the GIL
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # decoding and hashing release the GIL
         for i, (digest, fault, remarks) in enumerate(
             pool.map(lambda i: _look_at(index, i), range(len(index)))
         ):
@@ -171,9 +171,7 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
         far = max(area, own) > max(AREA_FACTOR * min(area, own), min(area, own) + AREA_SLACK)
         if far or area <= 0 < own:
             number = int(annotations["ids"][j])
-            detail = (
-                f"area {area:g}, but the mask has {own:g} pixels: COCO's sizes (small, medium, large) depend on the area"
-            )
+            detail = f"area {area:g}, but the mask has {own:g} pixels: COCO's sizes (small, medium, large) depend on the area"
             yield number, (Fault("area contradicts mask", index.file_names[i], number, detail), own)
 
 

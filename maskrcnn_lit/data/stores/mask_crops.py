@@ -43,9 +43,7 @@ class MaskCrops:
             bits = np.packbits(mask_crops(outlines, boxes, self.index.size(i), side), axis=2)
             self._stored.put(row, bits)
         bits = bits.reshape(len(boxes), side, self._row)
-        if (
-            mirrored
-        ):  # reverse the bytes and the bits in each; padding bits come first
+        if mirrored:  # reverse the bytes and the bits in each; padding bits come first
             crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
         else:
             crops = np.unpackbits(bits, axis=2, count=side)

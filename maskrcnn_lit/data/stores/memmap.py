@@ -66,7 +66,11 @@ class MemmapStore:
 
     def _say_full(self, error: OSError) -> None:
         if not self._full:
-            _log.warning("cannot write to %s (%s): loading continues without this cache, but slower", self.file, error)
+            _log.warning(
+                "cannot write to %s (%s): loading continues without this cache, but slower",
+                self.file,
+                error,
+            )
         self._full = True
 
     def _open(self) -> tuple[int, int, NDArray[np.uint8]]:

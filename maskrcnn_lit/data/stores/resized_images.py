@@ -15,9 +15,7 @@ from maskrcnn_lit.data.stores.memmap import MemmapStore
 from maskrcnn_lit.data.transforms import Augment, ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 
-SMALL = (
-    512  # px of the longest side: larger images cost more disk space than they save time
-)
+SMALL = 512  # px of the longest side: larger images cost more disk space than they save time
 
 
 class ResizedImages:

@@ -97,7 +97,9 @@ def judge(
     )
     labels = _joined([image.labels for image in pairs], np.int64)
     group = np.repeat(np.arange(len(pairs)), [len(image.labels) for image in pairs]) * classes
-    order = np.argsort(group + labels, kind="stable")  # the detections of a class by descending score
+    order = np.argsort(
+        group + labels, kind="stable"
+    )  # the detections of a class by descending score
     near = _candidates(pairs, thresholds, boundary)
     near = near._replace(detection=np.argsort(order)[near.detection])
 

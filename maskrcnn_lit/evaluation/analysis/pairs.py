@@ -45,9 +45,7 @@ class Pairs:
     boxes: Floats  # G 4, x y w h
     crowd_labels: Ints  # C
     iou: Floats  # D G, across classes
-    crowd_iou: (
-        Floats  # D C: share of the detection inside the region, COCO's crowd IoU
-    )
+    crowd_iou: Floats  # D C: share of the detection inside the region, COCO's crowd IoU
     boundary_iou: (
         Floats | None
     )  # D G: see `boundary.with_boundaries`; only pairs of one class with a mask IoU of 0.5 or more
@@ -62,7 +60,7 @@ class Pairs:
 
 
 def kind_of(results: Sequence[Mapping[str, Any]]) -> Kind:
-    """"mask" if the results have masks (or are empty), else "box"."""
+    """ "mask" if the results have masks (or are empty), else "box"."""
     return "mask" if not results or any("segmentation" in entry for entry in results) else "box"
 
 

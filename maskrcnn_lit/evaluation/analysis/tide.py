@@ -132,8 +132,7 @@ def _image_verdicts(image: Pairs, begin: int) -> Verdicts:
 
 
 def _corrected(verdicts: Verdicts, kind: str) -> Bools:
-    """D: the errors of `kind` that become right: the best on each undetected object.
-    """
+    """D: the errors of `kind` that become right: the best on each undetected object."""
     fixed = np.zeros(len(verdicts.labels), dtype=bool)
     errors = np.flatnonzero((verdicts.kinds == kind) & (verdicts.targets >= 0))
     errors = errors[~verdicts.found[verdicts.targets[errors]]]

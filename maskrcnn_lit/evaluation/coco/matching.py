@@ -233,7 +233,9 @@ def assign(
     """
     limits = np.minimum(thresholds, 1 - 1e-10)[:, None]  # T 1
     taken = np.zeros((len(counted), len(thresholds), counted.shape[1]), dtype=bool)
-    by = np.lexsort((pairs.object, pairs.iou, pairs.detection))  # the best pair of a detection is last
+    by = np.lexsort(
+        (pairs.object, pairs.iou, pairs.detection)
+    )  # the best pair of a detection is last
     detection, objects, iou = pairs.detection[by], pairs.object[by], pairs.iou[by]
     slot = _rank_in_group(detection)  # rank of a pair among those of its detection
     seekers = detection[slot == 0]

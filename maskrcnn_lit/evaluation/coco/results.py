@@ -107,8 +107,7 @@ def _bytes(counts: str | bytes) -> bytes:
 
 
 def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
-    """The sum of the run lengths of each mask, see `expand_counts`; None if one is invalid.
-    """
+    """The sum of the run lengths of each mask, see `expand_counts`; None if one is invalid."""
     ends = np.cumsum([len(text) for text in counts])
     begins = np.append(0, ends[:-1])
     digits = np.frombuffer(b"".join(counts), np.uint8) - np.uint8(
@@ -147,13 +146,17 @@ def read_results(path: Path) -> list[dict[str, Any]]:
     try:
         results = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"the results file {path} does not exist: give a COCO results json") from None
+        raise UserError(
+            f"the results file {path} does not exist: give a COCO results json"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}): give a COCO results json"
         ) from None
     if not isinstance(results, list):
-        raise UserError(f"{path} does not contain a list: give a COCO results json, a list of detections")
+        raise UserError(
+            f"{path} does not contain a list: give a COCO results json, a list of detections"
+        )
     return results
 
 
@@ -196,9 +199,7 @@ def of_categories(
     if not others:
         return list(results), None
     left_out = some({names[number] for number in others})
-    message = (
-        f"left out {len(others)} of {len(results)} detections: the annotations do not have their classes ({left_out})"
-    )
+    message = f"left out {len(others)} of {len(results)} detections: the annotations do not have their classes ({left_out})"
     return [entry for entry in results if entry["category_id"] in ids], message
 
 
@@ -260,8 +261,7 @@ def _bad(values: Sequence[Any], is_good: Callable[[Any], bool]) -> Iterator[int]
 
 
 def _all_numbers(values: Sequence[Any]) -> bool:
-    """Whether all values are finite numbers within the limit; fast for hundreds of thousands.
-    """
+    """Whether all values are finite numbers within the limit; fast for hundreds of thousands."""
     if not set(map(type, values)) <= {int, float}:
         return False
     try:
@@ -277,8 +277,7 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
 
 
 def _is_near(value: Any) -> bool:
-    """Whether `value` is a finite number, not a bool, within the limit for a score or coordinate.
-    """
+    """Whether `value` is a finite number, not a bool, within the limit for a score or coordinate."""
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -_FAR <= value <= _FAR
 

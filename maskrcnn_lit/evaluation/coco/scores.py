@@ -54,8 +54,7 @@ class DetectionCollector:
         self.unreadable: set[int] = set()
 
     def add(self, detections: Iterable[dict[str, Any]], readable: Iterable[bool]) -> None:
-        """Add the result of `to_original` for a batch; an unreadable image is only counted.
-        """
+        """Add the result of `to_original` for a batch; an unreadable image is only counted."""
         for entry, is_readable in zip(detections, readable, strict=True):
             if is_readable:
                 self.by_image.setdefault(entry["image_id"], pickle.dumps(entry))

@@ -132,7 +132,9 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
                 renamed[start + name[match.end() :]] = value
                 break
         else:
-            raise UserError(f"weight '{name}' does not belong to {whose}: give a state dict of that model")
+            raise UserError(
+                f"weight '{name}' does not belong to {whose}: give a state dict of that model"
+            )
     return renamed
 
 
@@ -192,9 +194,7 @@ def take_over(
     }  # for a duplicate name, the first
     known = [name for name in ours if name in rows]
     for head, size in ROWS.items():
-        background = (
-            1 if head == "box_head.classes" else 0
-        )  # the first row is background
+        background = 1 if head == "box_head.classes" else 0  # the first row is background
         for kind in ("weight", "bias"):
             key = f"{head}.{kind}"
             fits = (background + len(theirs) * size, *own[key].shape[1:])

@@ -89,8 +89,7 @@ STANDINS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks for.
-    """
+    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks for."""
 
     def load_bytearray8(self: Any) -> None:
         length = int.from_bytes(self.read(8), "little")
@@ -157,9 +156,7 @@ def read_file(path: Path) -> dict[str, Any]:
         load = _safetensors(path) if path.suffix == ".safetensors" else _torch_load
         try:
             content = load(path)
-        except (
-            Exception
-        ) as error:  # from torch, zip, safetensors: damaged bytes can raise anything
+        except Exception as error:  # from torch, zip, safetensors: damaged bytes can raise anything
             raise UserError(
                 f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give published weights, or a checkpoint that `maskrcnn-lit train` wrote"
             ) from error
@@ -187,8 +184,7 @@ def _safetensors(path: Path) -> Callable[[Path], Any]:
 
 
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file's content: the content itself, or its entry "model" or "state_dict".
-    """
+    """The state dict in a file's content: the content itself, or its entry "model" or "state_dict"."""
     inner = next(
         (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
         saved,

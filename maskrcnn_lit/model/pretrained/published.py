@@ -1,5 +1,4 @@
-"""Published weights by name: URL, hash and classes.
-"""
+"""Published weights by name: URL, hash and classes."""
 
 import re
 from typing import NamedTuple
@@ -25,7 +24,9 @@ class Published(NamedTuple):
 def _of_torchvision(url: str) -> Published:
     match = re.search(r"-([0-9a-f]{8,})\.", url)
     if match is None:
-        raise UserError(f"{url} has no hash in its name: download the file yourself and give its path")
+        raise UserError(
+            f"{url} has no hash in its name: download the file yourself and give its path"
+        )
     return Published(url, match[1])
 
 
@@ -61,8 +62,7 @@ def coco_categories(rows: int) -> tuple[Category, ...]:
 
 
 class PublishedBackbone(NamedTuple):
-    """The weights of a classifier, and the mean and standard deviation of R G B in its training.
-    """
+    """The weights of a classifier, and the mean and standard deviation of R G B in its training."""
 
     file: Published
     mean: list[float]
