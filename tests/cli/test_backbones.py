@@ -132,7 +132,7 @@ def test_strides_channels_and_gradients(choice: str, drawn: None):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "choice",
-    [c for c in FAMILIES if c not in ("timm", "resnet50_caffe")],  # this one halves elsewhere:
+    [c for c in FAMILIES if c not in OF_TIMM | {"resnet50_caffe"}],  # this one halves elsewhere:
     indirect=True,  # tests/model/test_backbone.py
     scope="module",
 )
