@@ -17,8 +17,8 @@
 set -uo pipefail
 : "${1:?give a folder with val2017/ and annotations/instances_val2017.json}"
 coco=$(realpath "$1") || exit
+results=$(realpath -m "${2:-$(dirname "$0")/results}") || exit
 cd "$(dirname "$0")/.." || exit
-results=${2:-benchmarks/results}
 device=${DEVICE:-cuda}
 precision=bf16-mixed
 [[ $device == cuda ]] || precision=32-true # bfloat16 is slow on most processors

@@ -46,6 +46,7 @@ MODEL = ("model=mask_rcnn", "backbone=resnet50", "backbone.norm=frozen", "backbo
 SLOTS = 32  # of objects an image; train_loop.py has the same, so that both share compiled code
 STRIDES = (4, 8, 16, 32)
 DRY = "eager"  # the backend on the CPU, where Inductor needs minutes: graphs, run as they are
+SMALLEST = 1e-6  # of a loss that the other is divided by
 MATCHING = {"object_iou": 0.7, "background_iou": 0.3, "keep_best": True}
 
 
@@ -226,7 +227,10 @@ def compiled(probe: Probe) -> None:
     seconds = time.perf_counter() - start
     probe.step()
     losses = {name: loss.item() for name, loss in probe.step().items()}
-    apart = {name: abs(losses[name] / value - 1) for name, value in probe.losses.items()}
+    apart = {
+        name: abs(losses[name] - value) / max(abs(value), SMALLEST)
+        for name, value in probe.losses.items()
+    }
     counters = torch._dynamo.utils.counters
     probe.write(
         "compiled",

@@ -300,11 +300,15 @@ def test_a_step_of_the_gpu_script_that_fails_does_not_stop_the_others(tmp_path: 
     python.chmod(0o755)
 
     def run(steps: str, **more: str) -> tuple[int, str, dict[str, Any]]:
-        out = tmp_path / steps.replace(" ", "_")
+        out = Path(steps.replace(" ", "_"))  # from the folder in which it was typed
         given = {"PYTHON": str(python), "DEVICE": "cpu", "STEPS": steps, **more}
         command = ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), str(tmp_path), str(out)]
-        done = subprocess.run(command, env=environment() | given, capture_output=True, text=True)
-        files = {file.stem: json.loads(file.read_text()) for file in out.glob("*.json")}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment() | given, capture_output=True, text=True
+        )
+        files = {
+            file.stem: json.loads(file.read_text()) for file in (tmp_path / out).glob("*.json")
+        }
         return done.returncode, done.stdout, files
 
     code, told, files = run("probe torchvision loop inference hot_spots graphs", SLEEP="0")

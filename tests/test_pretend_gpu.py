@@ -122,3 +122,32 @@ def test_a_training_step_never_waits_for_the_device(tmp_path: Path):
     assert not any("PAGEABLE" in name for name in found["copies"])
     assert 500 < found["launches"] < 2500
     assert found["library_calls"]["conv"] > 20 < found["library_calls"]["conv_wgrad"]
+
+
+@pytest.mark.gpu_build
+@pytest.mark.parametrize("how", ["off", "always"])
+def test_a_training_goes_from_its_start_to_its_end(test_data: Path, tmp_path: Path, how: str):
+    """With Inductor minutes: real kernels are written and compiled for an H200."""
+    data = test_data / "coco_mini"
+    options = [
+        *(f"data.{part}.images={data}/val2017" for part in ("train", "val")),
+        *(
+            f"data.{part}.annotations={data}/annotations/instances_val2017.json"
+            for part in ("train", "val")
+        ),
+        *("data=coco_json", "model=tiny", "backbone=resnet18", "data.image_size=128"),
+        *("data.train_images=8", "data.val_images=4", "data.batch_size=2", "data.workers=0"),
+        *("trainer.accelerator=gpu", "trainer.steps=4", f"trainer.compile={how}"),
+    ]
+    program = str(TOOL.with_name("train.py"))
+    done = start(program, *options, f"run_dir={tmp_path / 'run'}", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr[-5000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["graph_breaks"] == {}
+    assert (found["graphs_of_training"], found["graphs_of_fit"]) == (
+        (3, 9) if how == "always" else (0, 0)
+    )
+    assert found["graphs"] == found["graphs_of_fit"], "pictures and cost are not compiled"
+    assert found["waits"][1:-1] == [0, 0], "the last step is logged"
+    assert found["predictions"] and 0 < found["cost"]["latency_seconds"] < 1
+    assert found["cost"]["flops"] > 0

@@ -106,7 +106,8 @@ if __name__ == "__main__":
         "compiled": compiled(),
         "caches": {
             name: count
-            for name, count in torch._dynamo.utils.counters["inductor"].items()
+            for kind in ("inductor", "aot_autograd")
+            for name, count in torch._dynamo.utils.counters[kind].items()
             if "cache" in name
         },
         "seconds": round(time.perf_counter() - watch.began, 1),

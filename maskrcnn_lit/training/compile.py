@@ -76,7 +76,7 @@ def too_short(steps: int, sizes: int) -> str | None:
     return (
         f"{steps} steps of {sizes} padded sizes are fewer than {STEPS_A_SIZE * sizes}, which pay for "
         f"compiling (about {COMPILE_SECONDS} s a size): trainer.compile=always does it all the same, "
-        "and data.lengths=1 makes fewer sizes"
+        "and trainer.compile=off pads the images less"
     )
 
 

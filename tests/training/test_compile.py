@@ -209,7 +209,7 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     assert said == [
         "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are fewer than "
         "12000, which pay for compiling (about 100 s a size): trainer.compile=always does it all "
-        "the same, and data.lengths=1 makes fewer sizes"
+        "the same, and trainer.compile=off pads the images less"
     ]
     start("auto", 6 * STEPS_A_SIZE, Lasting("cuda", data), model)
     start("always", 1, Lasting("cuda", data), model)
