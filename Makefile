@@ -22,10 +22,11 @@ test test-fast coverage: export OMP_WAIT_POLICY = PASSIVE
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# More marks to leave out: make test-fast LEAVE_OUT='or data'
 test-fast: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not process and not long and not gpu and not gpu_build and not slow'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not (process or long or gpu or gpu_build or slow $(LEAVE_OUT))'
 
-# Of this process alone: what a test does in a process of its own is not counted.
+# Also what commands run that tests start; not the ranks and loaders that these fork.
 coverage: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal --cov=maskrcnn_lit --cov-report=term --cov-report=html:build/coverage
 

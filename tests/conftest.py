@@ -53,7 +53,12 @@ def test_data() -> Path:
 
 
 # The mark that each test has which uses a fixture.
-FIXTURE_MARKS = {"trained": "long", "reproduced": "process", "wheel": "process"}
+FIXTURE_MARKS = {
+    "reproduced": "process",
+    "test_data": "data",
+    "trained": "long",
+    "wheel": "process",
+}
 
 # A test may start processes with one of these marks, and these programs without: they end at once.
 STARTERS = ("process", "slow", "gpu", "gpu_build")
