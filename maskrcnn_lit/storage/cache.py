@@ -1,13 +1,12 @@
-"""Copies of remote files on this machine's disk, up to a size, and a pool that makes them ahead of
-their reader.
+"""A bounded disk cache of remote files, and a thread pool that fills it ahead of the readers.
 
-    folder/ab/cdef...   one file an entry, named by the hash of its key: _HEADER and the content
-    folder/locks/abc    one lock for all keys whose hash begins so: a file is fetched once, whoever
-    asks for it folder/size         bytes of all entries, under its own lock
+    folder/ab/cdef...   one file for each entry, named by the hash of its key: _HEADER and content
+    folder/locks/abc    one lock for all keys with this prefix of the hash: a file is fetched once
+    folder/size         bytes of all entries, under its own lock
 
-Any number of processes and threads may share a folder. An entry appears whole, by a rename; whoever
-has one open reads it to its end, even if it is thrown out meanwhile. The time of an entry's last
-use is the time stamp of its file.
+Any number of processes and threads may share a folder. Entries are created atomically by a rename;
+a process with an open entry can read it to its end, even if it is evicted meanwhile. The time of
+an entry's last use is the modification time of its file.
 """
 
 import hashlib

@@ -212,8 +212,8 @@ def _examples(examples: Sequence[Example]) -> Iterator[str]:
     if not examples:
         return
     yield html.paragraph(
-        "The same validation images, chosen at random. Detections with a score of "
-        f"{SCORE:.2f} or more are drawn; the number behind a name is how many there are.",
+        "The same random validation images for all runs. Detections with a score of "
+        f"{SCORE:.2f} or more are drawn; the number after a name is their count.",
         "soft",
     )
     for example in examples:
