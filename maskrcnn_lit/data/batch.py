@@ -3,32 +3,26 @@ batch.
 
 Letters: B images, G padded instances, M mask crop side, H W the padded image, K classes.
 
-| key            | shape, dtype    | meaning
-|
-|----------------|-----------------|--------------------------------------------------------------------------------|
-| images         | B 3 H W uint8   | RGB, zero padded at right and bottom; normalized on the device
-| | image_sizes    | B 2 int64       | height, width of the valid part
-| | scales         | B 2 float32     | resized / original, for y and for x: `box / scale` is in the
-file's own pixels | | original_sizes | B 2 int64       | height, width of the image as the json
-describes it                            | | image_ids      | B int64         | as in the json
-| | readable       | B bool          | False: the file could not be decoded and `data.on_bad=skip`:
-a black image     | |                |                 | under one crowd region, which no loss looks
-at and no metric counts. So is a   | |                |                 | slot that fills up a
-batch, with the image id BLANK_ID                         | | boxes          | B G 4 float32   | x1
-y1 x2 y2 in pixels of `images`; 0 <= x1 < x2 <= width; zeros where padded   | | labels         | B G
-int64       | 1..K contiguous; 0 = padding                                                   | |
-valid          | B G bool        | the slot holds an object
-| | crowd          | B G bool        | the slot holds a crowd region: never positive, and nothing
-inside is negative  | | masks          | B G M M uint8   | 0 or 1: the mask cropped to its mask box
-and resampled to M x M                | | mask_boxes     | B G 4 float32   | what the crop covers:
-the box, or the uncut one where the image was cropped    | | seeds          | B int64         |
-optional: which anchors and regions are sampled of an image is a function of   | |                |
-| its seed alone, here one of (run's seed, epoch, the file's place by name);     | |
-|                 | without it, torch's generator draws one                                        |
+images          B 3 H W uint8   RGB, zero padded at right and bottom; normalized on the device
+image_sizes     B 2 int64       height, width of the valid part
+scales          B 2 float32     resized / original, for y and x: `box / scale` is in file pixels
+original_sizes  B 2 int64       height, width of the image in the json
+image_ids       B int64         as in the json; BLANK_ID for a slot that only fills the batch
+readable        B bool          False for a file that could not be decoded (data.on_bad=skip) and
+                                for a blank slot: a black image under one crowd region, which
+                                losses and metrics ignore
+boxes           B G 4 float32   x1 y1 x2 y2 in pixels of `images`; 0 <= x1 < x2 <= width; padding: 0
+labels          B G int64       1..K contiguous; padding: 0
+valid           B G bool        the slot has an object
+crowd           B G bool        the slot has a crowd region: never positive, no negatives inside
+masks           B G M M uint8   0 or 1: the mask cropped to its mask box, resampled to M x M
+mask_boxes      B G 4 float32   the area of the crop: the box, or the uncut box of a cropped image
+seeds           B int64         optional: decides which anchors and regions of the image are
+                                sampled; here a function of (seed of the run, epoch, position of
+                                the file by name). Without it, torch's generator draws one
 
-A slot is valid, crowd or padding, never two of them. Everything has a static shape: objects are
-padded to one of a few numbers of slots, so that the training step needs no synchronisation between
-host and device.
+A slot is valid, crowd or padding, never two of them. All shapes are static: objects are padded to
+one of a few numbers of slots, so the training step needs no synchronization of host and device.
 """
 
 import torch
@@ -63,7 +57,7 @@ _OPTIONAL = ("seeds",)
 
 def check_batch(batch: Batch, num_classes: int) -> None:
     """Raise ValueError, naming key, value and expectation, if `batch` breaks the contract. For
-    tests and debugging: it reads values, so it synchronises with the device.
+    tests and debugging: it reads values, so it synchronizes with the device.
     """
     sizes: dict[str, int] = {}
     for key, (letters, dtype) in _LAYOUT.items():

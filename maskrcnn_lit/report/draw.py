@@ -1,9 +1,8 @@
-"""Draws instances on an image: translucent masks with smooth outlines, boxes, and labels that can
-be read.
+"""Draws instances on an image: translucent masks with smooth outlines, boxes, and legible labels.
 
-Two parts: from the batch contract or a model's detections to the keyword arguments of
-`draw_instances` (`ground_truth_from_batch`, `detections_to_draw`), and drawing (`draw_instances`,
-`side_by_side`, `grid`). Pictures are H W 3 uint8 arrays, RGB, in and out.
+Two parts: conversion of a batch or of detections to the arguments of `draw_instances`
+(`ground_truth_from_batch`, `detections_to_draw`), and drawing (`draw_instances`, `side_by_side`,
+`grid`). Pictures are H W 3 uint8 arrays, RGB, in and out.
 """
 
 import math
@@ -18,13 +17,13 @@ from pycocotools import mask as coco_mask
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.report.fonts import fitting_font
 
-# smaller images are enlarged to about this, so that a label is legible and yet small beside its
-# object
+# smaller images are enlarged to about this size, so that labels are legible and small beside
+# objects
 LONG_SIDE = 512
 
-LABEL_SHARE = 0.1  # of the picture that labels may take
+LABEL_SHARE = 0.1  # share of the picture that labels may cover
 
-MANY = 40  # objects, from which on a label must not hide another object
+MANY = 40  # number of objects from which labels must not hide other objects
 
 PAPER, INK = (250, 250, 248), (16, 16, 18)
 
@@ -32,8 +31,8 @@ Color = tuple[int, int, int]
 
 Box = tuple[float, float, float, float]
 
-# Light enough for text in INK (a contrast of 4.5 or more). Each differs much from the next one,
-# which an object beside another of the same class takes.
+# Light enough for text in INK (contrast of 4.5 or more). Neighbors in the list differ clearly,
+# since adjacent objects of one class use the next color.
 PALETTE: tuple[Color, ...] = (
     *((255, 72, 72), (0, 176, 255), (255, 202, 20), (176, 96, 255), (44, 214, 106)),
     *((255, 128, 16), (0, 214, 204), (255, 92, 190), (176, 226, 44), (92, 116, 255)),
@@ -49,18 +48,18 @@ def draw_instances(
     scores: Sequence[float] | np.ndarray | None = None,
     colors: Sequence[Color] | None = None,
 ) -> np.ndarray:
-    """`image` (H W 3 uint8) with R instances drawn on it; smaller images come back enlarged by a
-    whole number.
+    """`image` (H W 3 uint8) with R instances drawn on it; small images are enlarged by an integer
+    factor.
 
     `boxes` R 4 are x1 y1 x2 y2 in pixels of `image`; `masks` are R bool arrays H W or COCO RLE
-    dicts, or none at all; `names` and `scores` become the labels. A color stands for a class, but
-    objects side by side differ in color; or `colors` are given, one each. A label that is empty,
-    finds no free place, or would hide too much of the picture, is left out; its object is drawn.
+    dicts, or none at all; `names` and `scores` become the labels. Colors are by class, but adjacent
+    objects differ in color; `colors` sets one for each object. A label that is empty, has no free
+    place, or would hide too much of the picture is left out.
     """
     height, width = image.shape[:2]
     if not len(names) == len(boxes) == len(masks or names):
         raise ValueError(
-            f"{len(boxes)} boxes, {len(masks)} masks and {len(names)} names; one of each is needed"
+            f"{len(boxes)} boxes, {len(masks)} masks and {len(names)} names; one of each is required"
         )
     factor = max(1, round(LONG_SIDE / max(height, width)))
     canvas = Image.fromarray(image).resize(
@@ -95,9 +94,7 @@ def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -
 
 
 def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures in rows of `columns`, each centerd in a cell that fits its row and its column, on a
-    light ground.
-    """
+    """Pictures in rows of `columns`, each centered in its cell, on a light background."""
     if not pictures or columns < 1:
         raise ValueError(
             f"a grid needs a picture and a column, got {len(pictures)} pictures and columns={columns}"
@@ -135,12 +132,11 @@ def titled(picture: np.ndarray, title: str) -> np.ndarray:
 def ground_truth_from_batch(
     batch: Batch, i: int, names: Sequence[str]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Image `i` of a batch of the contract in its original size, and its target as arguments of
-    `draw_instances`.
+    """Image `i` of a batch in its original size, and its target as arguments of `draw_instances`.
 
-    `names[l - 1]` is the class of label l. In the original size, boxes and masks lie beside those
-    of `detections_to_draw`; the pixels are those that the model saw, resized back. Crowd regions
-    are named as such.
+    `names[l - 1]` is the class of label l. Boxes and masks have the original scale, like those of
+    `detections_to_draw`; the pixels are the model's input, resized back. Crowd regions are labeled
+    as such.
     """
     height, width = batch["image_sizes"][i].tolist()
     original_height, original_width = batch["original_sizes"][i].tolist()
@@ -169,8 +165,8 @@ def ground_truth_from_batch(
 def detections_to_draw(
     detections: Mapping[str, Any], names: Sequence[str], score_threshold: float
 ) -> dict[str, Any]:
-    """One image's detections (a dict of `to_original`) from `score_threshold` on, as arguments of
-    `draw_instances`.
+    """One image's detections (a dict of `to_original`) with a score of `score_threshold` or more,
+    as arguments of `draw_instances`.
     """
     selected = np.flatnonzero(np.asarray(detections["scores"]) >= score_threshold).tolist()
     return {
@@ -182,8 +178,8 @@ def detections_to_draw(
 
 
 def _paste(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An M x M crop as an H W bool mask: bilinear between the crop's pixel centers, outside of
-    `box` nothing.
+    """An M x M crop as an H W bool mask: bilinear between the crop's pixel centers, False outside
+    of `box`.
     """
     weights, within = [], []
     for low, high, length in ((box[1], box[3], height), (box[0], box[2], width)):
@@ -213,7 +209,7 @@ def _areas(boxes: np.ndarray) -> np.ndarray:
 
 
 def _inside(box: np.ndarray, size: tuple[int, int]) -> list[int]:
-    """Corner pixels of a box, on the image."""
+    """Corner pixels of a box, clipped to the image."""
     x1, y1, x2, y2 = np.round(box).astype(int).tolist()
     x1, y1 = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return [x1, y1, max(x1, min(x2, size[0]) - 1), max(y1, min(y2, size[1]) - 1)]
@@ -222,14 +218,14 @@ def _inside(box: np.ndarray, size: tuple[int, int]) -> list[int]:
 def _colors(
     boxes: np.ndarray, names: Sequence[str], order: Sequence[int], near: float
 ) -> list[Color]:
-    """A color for each box: its class's, or the next in the palette that no box within `near`
+    """A color for each box: that of its class, or the next in the palette that no box within `near`
     pixels has.
     """
     taken = np.full(len(boxes), -1)
     for i in order:
         gaps = np.maximum(boxes[:, :2] - boxes[i, 2:], boxes[i, :2] - boxes[:, 2:]).max(1)
         uses = np.bincount(taken[(gaps < near) & (taken >= 0)], minlength=len(PALETTE))
-        # the same in every process, as hash() is not
+        # stable across processes, unlike hash()
         first = zlib.adler32(names[i].encode("utf-8", "backslashreplace")) % len(PALETTE)
         taken[i] = (first + np.roll(uses, -first).argmin()) % len(PALETTE)
     return [PALETTE[color] for color in taken]
@@ -268,10 +264,10 @@ def _blend_mask(
 
 
 def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Color]]) -> None:
-    """Write a tag for each (box, text, color), the first ones with the first choice of place."""
+    """Write a tag for each (box, text, color); earlier ones choose their place first."""
     size = max(
         12, round(max(canvas.size) / 42 * min(1.0, 20 / max(1, len(labels))) ** 0.25)
-    )  # of crowds, smaller
+    )  # smaller for many objects
     pencil = ImageDraw.Draw(canvas)
     boxes = np.array([box for box, _, _ in labels]).reshape(-1, 4)
     placed = np.zeros((0, 4))
@@ -298,8 +294,8 @@ def _write_labels(canvas: Image.Image, labels: Sequence[tuple[Box, str, Color]])
 
 
 def _spots(box: Box, width: float, height: float, size: tuple[int, int]) -> list[Box]:
-    """Where a tag may be, best first: above the box, below it, inside at the top, inside at the
-    bottom.
+    """The possible places of a tag, best first: above the box, below it, inside at the top, inside
+    at the bottom.
     """
     x1, y1, x2, y2 = box
     spots = []

@@ -1,5 +1,5 @@
-"""Parts of a page: tables, figures, sections. Text comes in as it is and is escaped here; nothing
-is loaded.
+"""HTML elements of a page: tables, figures, sections. Text is escaped here; nothing is loaded from
+elsewhere.
 """
 
 import base64
@@ -12,7 +12,7 @@ _STYLE = Path(__file__).with_name("page.css")
 
 
 def page(title: str, body: Iterable[str]) -> str:
-    """A whole page. Its policy forbids a browser to load anything but what stands in it."""
+    """A complete page. Its content security policy forbids loading external content."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -46,14 +46,14 @@ def group(*parts: str) -> str:
 
 
 def pair(*parts: str) -> str:
-    """Side by side where there is room."""
+    """Elements side by side if there is room."""
     return '<div class="pair">\n' + "\n".join(parts) + "\n</div>"
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> str:
-    """The first cell of a row names it. Columns of numbers are set to the right, those with a text
-    in them to the left; the last one holds long texts, if `kind` is "told". It scrolls by itself
-    where it is too wide.
+    """A table whose first cells are row headers. Numeric columns are right-aligned, others
+    left-aligned; with `kind` "told" the last column contains long texts. A wide table scrolls by
+    itself.
     """
     lists = [list(row) for row in rows]
     sides = [
@@ -83,7 +83,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Large numbers: (what, number, a note or ""); a long note makes a wide tile."""
+    """Tiles with large numbers: (label, number, a note or ""); a long note makes a wide tile."""
     return (
         '<dl class="tiles">\n'
         + "\n".join(
@@ -97,9 +97,7 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
 
 
 def plot(light: bytes, dark: bytes, text: str, caption: str) -> str:
-    """A PNG for paper and light screens and one for dark ones; `text` says what can be seen to who
-    cannot see it.
-    """
+    """A PNG for paper and light screens and one for dark ones; `text` is the alternative text."""
     images = "".join(
         f'<img class="{kind}" alt="{escape(text)}" src="{_data(image, "png")}">'
         for kind, image in (("light", light), ("dark", dark))
@@ -114,7 +112,7 @@ def photo(jpeg: bytes, width: int, height: int, text: str, caption: str) -> str:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether it is neither a number, perhaps with an interval or a unit, nor a dash or nothing."""
+    """Whether a cell is text: not empty, not a dash, not a number with optional interval or unit."""
     return re.match(r"[-+\d(]|$", cell) is None
 
 

@@ -1,8 +1,8 @@
-"""A font that has the letters of a text, whatever its script.
+"""Selects a font that has all characters of a text, in any script.
 
-Pillow's own font has Latin letters only; DejaVu Sans, which comes with matplotlib, has most
-alphabets; for other scripts the fonts of this machine are searched. A letter that no font has is
-written as its escape (\\u732b), never as an empty box.
+Pillow's font has only Latin letters; DejaVu Sans, which comes with matplotlib, has most alphabets;
+for other scripts the installed fonts are searched. A character that no font has is written as an
+escape (\\u732b), not as an empty box.
 """
 
 import re
@@ -23,18 +23,18 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 # Unicode categories: control characters and spaces of all widths.
 _BLANK = ("Cc", "Zs", "Zl", "Zp")
 
-# Of a family the plain style is wanted. Monospaced and serif ones are as good as nothing else.
+# Prefer the plain style of a family. Monospaced and serif fonts are the last choice.
 _UNWANTED = re.compile(
     r"bold|black|heavy|light|thin|italic|oblique|condensed|mono|serif|emoji", re.I
 )
 
 
 def fitting_font(text: str, size: int) -> tuple[Font, str]:
-    """A font of `size` pixels for `text`, and the text with what cannot be drawn replaced.
+    """A font of `size` pixels for `text`, and the text with undrawable characters replaced.
 
-    Control characters become spaces; joiners and the like are left out if the font does not know
-    them. Of several fonts that have all letters Pillow's own comes
-    first, then DejaVu Sans; where none has all, the one that has most is taken.
+    Control characters become spaces; joiners and similar marks are left out if the font lacks them.
+    Among fonts with all characters Pillow's comes first, then DejaVu Sans; if none has all, the
+    font with most is used.
     """
     text = unicodedata.normalize("NFC", text)
     text = "".join(" " if unicodedata.category(c) in _BLANK else c for c in text)
@@ -45,14 +45,14 @@ def fitting_font(text: str, size: int) -> tuple[Font, str]:
 
 
 def _is_unseen(letter: str) -> bool:
-    """A joiner, a direction mark, a variation selector: draws nothing by itself."""
+    """Whether `letter` is invisible: a joiner, a direction mark, a variation selector."""
     return unicodedata.category(letter) == "Cf" or "\ufe00" <= letter <= "\ufe0f"
 
 
 def fit_figure(figure: Figure) -> None:
-    """Give the texts of a plot the fonts that have letters which DejaVu Sans lacks."""
+    """Set fonts for texts of a plot with characters that DejaVu Sans lacks."""
     for ax in figure.axes:
-        ax.get_xticklabels(), ax.get_yticklabels()  # they are made when they are asked for
+        ax.get_xticklabels(), ax.get_yticklabels()  # this call creates them
     texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
     letters = frozenset(
         c for text in texts for c in text.get_text() if c.isprintable() and not _is_unseen(c)
@@ -120,7 +120,7 @@ def _letters_of(file: str | None, letters: frozenset[str]) -> frozenset[str]:
 
 
 def _loads(file: str) -> bool:
-    """Whether Pillow draws with a font at any size: one of colored pictures it does not."""
+    """Whether Pillow can draw a font at any size; bitmap color fonts fail."""
     try:
         ImageFont.truetype(file, 12)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How reports write numbers and counts."""
+"""Formats numbers for reports."""
 
 import csv
 import io
@@ -7,19 +7,19 @@ from typing import Any
 
 Analysis = Mapping[str, Any]
 
-# what the last curve, of all classes together, is called; a class may be called so too
+# the name of the last curve, of all classes pooled; a class may have the same name
 POOLED = "all classes"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number of the data as the page shows it; a dash where there is none."""
+    """A number as the page shows it; a dash for None."""
     if value is None or value != value:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def csv_rows(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a column for each name that a row has; empty where there is no value."""
+    """A CSV table with a column for each name in any row; missing values are empty."""
     text = io.StringIO(newline="")
     names = dict.fromkeys(name for row in rows for name in row)
     writer = csv.DictWriter(text, list(names), lineterminator="\n")

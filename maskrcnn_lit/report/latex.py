@@ -1,4 +1,4 @@
-"""Tables for a paper, and what to cite in it."""
+"""LaTeX tables for a paper, and its references."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ _SPECIAL = {
 
 def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A `table` with the lines of the package booktabs: the first column to the left, the others to
-    the right. Dashes stand where there is no number.
+    the right. Missing numbers are dashes.
     """
     lines = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
     return "\n".join(
@@ -38,5 +38,5 @@ def latex_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
+    """Escape text for LaTeX."""
     return re.sub(r"[\\~^²&%$#_{}]", lambda match: _SPECIAL[match[0]], text)

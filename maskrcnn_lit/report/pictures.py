@@ -50,7 +50,7 @@ def image_reader(index: AnnotationIndex) -> ReadImage:
 
 
 def box_of(entry: Mapping[str, Any], image: Mapping[str, Any]) -> Any:
-    """x, y, w, h: of the mask, where the results have no boxes."""
+    """x, y, w, h of an entry, from its mask if it has no box."""
     return entry["bbox"] if "bbox" in entry else rle_tools.toBbox(mask_rle(entry, image))
 
 
@@ -70,7 +70,7 @@ def to_jpeg(picture: np.ndarray) -> bytes:
 
 
 LONGEST_SIDE = (
-    1400  # of a panel, in pixels: two images beside each other stay legible, and a file stays small
+    1400  # of a panel, in pixels: two images side by side stay legible, and the file stays small
 )
 
 
@@ -91,7 +91,7 @@ def draw_panel(
 ) -> np.ndarray:
     """Ground truth and prediction of image `i` side by side, H W 3 uint8."""
     if output.detections is None:
-        raise ValueError("the output has no detections: they come from a model in eval mode")
+        raise ValueError("the output has no detections: set the model to eval mode")
     image, truth = ground_truth_from_batch(batch, i, names)
     one = {key: value[i : i + 1] for key, value in output.detections.items()}
     detections = to_original(one, {key: value[i : i + 1] for key, value in batch.items()})[0]
@@ -104,8 +104,8 @@ def draw_panel(
 
 @torch.no_grad()
 def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
-    """Ground truth beside prediction for a few validation images, H W 3 uint8. A compiled model runs
-    as it is without compiling: each picture has a size of its own.
+    """Ground truth beside prediction for a few validation images, H W 3 uint8. A compiled model
+    runs uncompiled, since each picture has its own size.
     """
     ids = data.val_dataset.index.image_ids.tolist()
     chosen = choose(ids, PICTURES, module.seed)

@@ -1,7 +1,8 @@
-"""The look of the plots, light and dark: no chart junk, and colors that the color-blind can tell
-apart.
+"""The style of the plots, light and dark: no chart junk, and colors that color-blind people can
+distinguish.
 
-The colors are those of Okabe and Ito, "Color Universal Design" (2008), for dark ground lightened.
+The colors are those of Okabe and Ito, "Color Universal Design" (2008), lightened for dark
+backgrounds.
 """
 
 import io
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 from maskrcnn_lit.report.fonts import fit_figure
 
-WIDTH = 4.8  # inches of every plot: its 9-point text can be read on a phone 390 pixels wide
+WIDTH = 4.8  # inches of every plot: its 9-point text is legible on a phone 390 pixels wide
 
 DPI = 200
 
@@ -25,7 +26,7 @@ _ROW = 0.19  # inches of a row of text
 
 @dataclass(frozen=True)
 class Theme:
-    """colors: of series, the first one the main one. quiet: what is there and not meant."""
+    """colors: of series, the main one first. quiet: for secondary elements."""
 
     paper: str
     ink: str
@@ -35,7 +36,7 @@ class Theme:
 
     @property
     def shades(self) -> Colormap:
-        """From 0, which is the paper, to 1; a cell without a number is the paper too."""
+        """A color map from the paper color at 0 to 1; cells without a number have the paper color."""
         shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colors[0]])
         return shades.with_extremes(bad=self.paper)
 
@@ -56,13 +57,13 @@ DARK = Theme(
     ("#56b4e9", "#ff8a3c", "#2fc79a", "#e08fc0", "#f0c75e", "#8f8cff"),
 )
 
-Analysis = Mapping[str, Any]  # as `maskrcnn_lit.evaluation.analysis.analyze.analyze` gives it
+Analysis = Mapping[str, Any]  # the result of `maskrcnn_lit.evaluation.analysis.analyze.analyze`
 
 Data = TypeVar("Data")
 
 
 def blank(rows: float, margin: float = 0.7) -> Figure:
-    """A figure of `rows` rows of text, and `margin` inches for what stands around them."""
+    """A figure of `rows` rows of text, and `margin` inches around them."""
     return Figure(figsize=(WIDTH, rows * _ROW + margin), layout="constrained")
 
 
@@ -75,8 +76,8 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
-    """Of line `i` of `count`, the most important ones first: a color each while there are any, the
-    rest quiet.
+    """The style of line `i` of `count`, in order of importance: the first lines have colors, the
+    others are quiet.
     """
     if i < len(theme.colors):
         return {"color": theme.colors[i], "label": name, "zorder": 3}
@@ -86,7 +87,7 @@ def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, ax: Axes) -> None:
-    """Of lines that were drawn from the least important one on, so that the others lie over it."""
+    """Add a legend for lines that were drawn in reverse order of importance."""
     handles, names = ax.get_legend_handles_labels()
     columns = 1 if max(map(len, names), default=0) > 24 else 2
     figure.legend(handles[::-1], names[::-1], loc="outside lower center", ncols=columns)
@@ -122,7 +123,7 @@ def render(
             "grid.linewidth": 0.6,
             "axes.axisbelow": True,
         },
-        **{"text.parse_math": False},  # the name of a class may hold a $
+        **{"text.parse_math": False},  # class names may contain a $
         **{
             "legend.frameon": False,
             "xtick.major.size": 0,

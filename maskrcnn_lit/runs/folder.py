@@ -1,6 +1,4 @@
-"""A run folder: its config as it is frozen, who may write to it, and result.json, which is true at
-any time.
-"""
+"""The run folder: its frozen config, its lock, and result.json, which is valid at any time."""
 
 import shlex
 import shutil
@@ -24,8 +22,8 @@ from maskrcnn_lit.training.processes import is_rank_zero
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
-    """Where a command writes: `run_dir`, or else a new folder under `kind` in the run; in outputs/
-    where there is not a run folder, but a checkpoint or nothing.
+    """The output folder of a command: `run_dir`, or else a new folder under `kind` in the run
+    folder, or in outputs/ without a run folder.
     """
     if run_dir is not None:
         return Path(run_dir)
@@ -34,8 +32,8 @@ def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
 
 
 def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "run_dir") -> None:
-    """Raise UserError where `folder`, given as `option`, is not a folder, or holds files that might
-    be overwritten. None: the command chooses a new one.
+    """Raise UserError if `folder`, the value of `option`, is a file, or contains files and
+    `overwrite` is false. None: the command chooses a new folder.
     """
     if folder is None:
         return
@@ -44,33 +42,31 @@ def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "r
         raise UserError(f"{option}={folder} is a file: give a folder")
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UserError(
-            f"{option}={folder} has files already: give another folder, or add overwrite=true"
+            f"{option}={folder} is not empty: give another folder, or add overwrite=true"
         )
 
 
 def remove_if_empty(folder: Path) -> None:
-    """A folder that was made for what did not come, and the one around it if that is empty too."""
+    """Remove an empty folder, and its parent if that becomes empty."""
     with suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()
 
 
 def check_output_file(file: str | None, *, overwrite: bool, option: str = "out") -> None:
-    """Raise UserError where `file`, given as `option`, is there already, or is a folder."""
+    """Raise UserError if `file`, the value of `option`, is a folder, or exists and `overwrite` is
+    false.
+    """
     if file is None:
         return
     if Path(file).is_dir():
         raise UserError(f"{option}={file} is a folder: give a file")
     if Path(file).exists() and not overwrite:
-        raise UserError(
-            f"{option}={file} is there already: give another file, or add overwrite=true"
-        )
+        raise UserError(f"{option}={file} already exists: give another file, or add overwrite=true")
 
 
 def new_output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
-    """As `output_folder`; a folder that is not given is made here, under a name that no other
-    process has.
-    """
+    """As `output_folder`; a default folder is created under a unique name."""
     wanted = folder = output_folder(run, run_dir, kind)
     number = 1
     while run_dir is None:
@@ -84,29 +80,27 @@ def new_output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
     raise RuntimeError("unreachable")
 
 
-LOCK = ".lock"  # of a run folder: held by the process that trains
+LOCK = ".lock"  # in the run folder; locked by the training process
 
 
 def freeze_config(config: DictConfig) -> DictConfig:
-    """`config` as a run freezes it: what other options refer to is set, and what only a sweep reads
-    is gone.
-    """
+    """The config as frozen by a run: derived options are set, and options for sweeps are removed."""
     plain = OmegaConf.masked_copy(
         config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust", "question")]
     )
     plain.data.root = join(
         Path.cwd(), plain.data.root or "."
-    )  # resumed from elsewhere, it finds its data
+    )  # so that a run resumed from another folder finds its data
     for name, value in {"norm": "frozen", "freeze_at": 2}.items():
         if plain.model.weights not in (None, "none") and plain.backbone.get(name) == "auto":
             plain.backbone[name] = (
-                value  # as where the backbone alone is pretrained; model.backbone refers to it
+                value  # as for a pretrained backbone only; model.backbone refers to it
             )
     return plain
 
 
 def relocate(config: DictConfig, run_dir: str) -> DictConfig:
-    """Where a run's config writes into its run folder, it writes into `run_dir`."""
+    """The config of a run with the paths of its run folder replaced by `run_dir`."""
     before = str(config.run_dir)
 
     def rebased(node: Any) -> Any:
@@ -121,12 +115,12 @@ def relocate(config: DictConfig, run_dir: str) -> DictConfig:
 
 
 def resume_hint(run_dir: str | Path) -> str:
-    return f"go on with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
+    return f"resume with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
 
 
 def program(name: str) -> str:
-    """How to start a program of this environment from here: by its name, or by its path where it is
-    not activated.
+    """The command for a program of this environment: its name, or its path if the environment is
+    not active.
     """
     if shutil.which(name):
         return name
@@ -138,31 +132,29 @@ def program(name: str) -> str:
 
 @contextmanager
 def run_lock(run_dir: Path) -> Iterator[None]:
-    """One process at a time trains in a run folder (of several that train together, the first
-    stands for all).
+    """Lock the run folder, so that one process at a time trains in it (rank zero, for several
+    processes of one run).
     """
     if not is_rank_zero():
         yield
         return
     with locked(run_dir / LOCK, wait=False) as free:
         if not free:
-            raise UserError(
-                f"{run_dir} is being trained by another process: wait until it has ended"
-            )
+            raise UserError(f"another process is training in {run_dir}: wait until it has ended")
         yield
 
 
 @contextmanager
 def record_status(run_dir: Path) -> Iterator[RunResult]:
-    """result.json, true at any time: running, then finished, interrupted or failed, and why. The
-    first process writes it, and whichever fails; the first to fail has the last word, since it ends
-    the others.
+    """Record the status in result.json: running, then finished, interrupted or failed, with the
+    reason. Rank zero writes it, and any failing rank; the first failure is kept, since it ends the
+    other ranks.
     """
     file = run_dir / "result.json"
     result = read_result(file) if is_rank_zero() else RunResult(status="running")
     try:
         yield result
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning makes one of the other
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning converts one into the other
         result.status = "interrupted"
         if is_rank_zero():
             _record_end(file, result)
@@ -181,8 +173,8 @@ def record_status(run_dir: Path) -> Iterator[RunResult]:
 
 
 def _record_end(file: Path, result: RunResult) -> None:
-    """Write it, unless another process was the first to fail. Where the disk takes nothing more,
-    the reason for that is on its way to the user.
+    """Write the result, unless another process failed first. A full disk is reported to the user
+    elsewhere.
     """
     with suppress(OSError):
         if read_result(file).status != "failed":

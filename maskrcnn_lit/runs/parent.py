@@ -1,4 +1,4 @@
-"""A finished run as the start of a new one that trains longer, in a folder of its own."""
+"""Continues a finished run in a new, longer run with its own folder."""
 
 import os
 import shutil
@@ -12,23 +12,21 @@ from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain, save_plain
 from maskrcnn_lit.training.trainer import StopWithoutProgress
 
-# What may be given with resume=RUN of a finished run, so that a new run goes on from it.
+# Options that may be given with resume=RUN for a finished run, to continue it in a new run.
 LENGTH = ("trainer.epochs", "trainer.steps", "trainer.patience")
 
 
 def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The `parent` that result.json records of a run that goes on from `run_dir` (its folder, the
-    SHA-256 of its last checkpoint, optimizer steps and whole epochs until there), and that
-    checkpoint.
+    """The `parent` entry in result.json for a run that continues `run_dir` (its folder, the SHA-256
+    of its last checkpoint, its optimizer steps and full epochs), and the checkpoint.
 
     Raises:
-        UserError: it has no last checkpoint, or it is damaged.
+        UserError: its last checkpoint is missing or damaged.
     """
     last = last_checkpoint(run_dir)
     if last is None:
         raise UserError(
-            f"{run_dir} has no checkpoints/last.ckpt, so no run can go on from it: copy the file "
-            "back, or start a new run"
+            f"{run_dir} has no checkpoints/last.ckpt, so it cannot be continued: restore the file, or start a new run"
         )
     checkpoint = load_plain(last)
     described = {
@@ -41,11 +39,11 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
-    """Make `run_dir` begin where `parent` ended: last.ckpt, best.ckpt, metrics.csv and TensorBoard's
-    curves are copied. Validations without progress are counted from 0 again.
+    """Initialize `run_dir` from `parent`: copy last.ckpt, best.ckpt, metrics.csv and TensorBoard's
+    curves. The count of validations without progress restarts at 0.
 
     Args:
-        checkpoint: of the parent, as `read_parent` gives it.
+        checkpoint: of the parent, from `read_parent`.
     """
     states = checkpoint.get("callbacks", {})
     if StopWithoutProgress.__name__ in states:
@@ -58,14 +56,14 @@ def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def check_longer(config: DictConfig, parent: dict[str, Any], run: str) -> None:
-    """Raise UserError where the new length of `config` leaves nothing to train after `parent`."""
+    """Raise UserError if the length in `config` does not exceed that of `parent`."""
     trainer = config.trainer
     done = {"epochs": parent["epoch"], "steps": parent["step"]}
     for name, reached in done.items():
         limit = trainer[name]
         if limit is not None and limit <= reached:
             raise UserError(
-                f"{run} is finished after {reached} {name}, and trainer.{name}={limit} is not more: "
+                f"{run} has finished {reached} {name}, but trainer.{name}={limit} is not more: "
                 f"give a larger one, for example trainer.{name}={2 * reached}"
             )
 

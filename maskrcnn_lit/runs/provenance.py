@@ -1,4 +1,4 @@
-"""What a run was made from: versions, commit, machine, data."""
+"""The provenance of a run: versions, commit, machine, data."""
 
 import hashlib
 import json
@@ -19,16 +19,15 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.evaluation.baseline import ids_digest
 from maskrcnn_lit.training.devices import device_name
 
-# What tells the data of one run from that of another, as far as it can be told at little cost.
+# A cheap fingerprint of a run's data.
 
-CONTENTS = 100  # image files of which every byte counts
+CONTENTS = 100  # number of image files whose full content is hashed
 
 
 def fingerprint(index: AnnotationIndex) -> dict[str, str]:
-    """Digests of the annotation file (the first half of its SHA-256, which the cache has computed)
-    and of the images in use (SHA-256): of their file names and, unless they are far away, of the
-    size of each file and of the contents of CONTENTS of them, evenly spaced. A file that cannot be
-    read counts as missing.
+    """Digests of the annotation file (the first half of its SHA-256, from the cache) and of the
+    images in use (SHA-256): of their file names and, for local files, the size of each and the
+    contents of CONTENTS evenly spaced ones. An unreadable file counts as missing.
     """
     return {
         "annotations_sha256": index.packed.key.partition("-")[0],
@@ -53,9 +52,9 @@ def _content(index: AnnotationIndex, i: int) -> bytes:
         return b"missing"
 
 
-DIFF_CHARACTERS = 100_000  # of the changes to a commit that a result keeps
+DIFF_CHARACTERS = 100_000  # maximum length of the stored diff
 
-UNTRACKED_FILES = 100  # names of them that it keeps
+UNTRACKED_FILES = 100  # maximum number of stored names
 
 _SOURCES = (".py", ".yaml", ".yml", ".toml", ".sh", ".cpp", ".cu")
 
@@ -68,13 +67,13 @@ _PACKAGES = {
 }
 
 
-COMMIT = "MASKRCNN_LIT_COMMIT"  # an environment variable: what a copy without .git is of
+COMMIT = "MASKRCNN_LIT_COMMIT"  # environment variable with the commit of a copy without .git
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those that the numbers depend on."""
+    """Versions of Python, of this package and of packages that affect the numbers."""
     versions = {name: metadata.version(package) for name, package in _PACKAGES.items()}
-    versions["torch"] = str(torch.__version__)  # says which CUDA it was built for, too
+    versions["torch"] = str(torch.__version__)  # includes its CUDA version
     return {
         "python": platform.python_version(),
         "maskrcnn_lit": maskrcnn_lit.__version__,
@@ -82,16 +81,16 @@ def package_versions() -> dict[str, str]:
 
 
 def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict[str, Any] | None:
-    """{"hash", "dirty"} of the checkout that the code runs from; None where the code is in no
+    """{"hash", "dirty"} of the checkout that the code runs from; None if the code is not in a
     commit.
 
-    dirty: a file of the checkout, other than ignored ones, differs from the commit. None where it
-        is not known: a copy without its .git, whose commit the environment names (`COMMIT`).
-    folder: of the code; by default this package's own. An installed copy that merely lies in
-        somebody's checkout (a .venv in it) is not tracked there, and has no commit.
-    changes: tell these, too. "diff" is `git diff HEAD`, no more than DIFF_CHARACTERS of it and a
-        note; whole, it is for `git apply`. "untracked" are the names of source files that git does
-        not know, UNTRACKED_FILES at most.
+    dirty: whether a file of the checkout, except ignored ones, differs from the commit. None if
+    unknown: a copy without .git, with its commit from the environment (`COMMIT`).
+    folder: of the code; by default that of this package. An installed copy inside another checkout
+    (in its .venv) is not tracked there, and has no commit.
+    changes: include the changes. "diff" is `git diff HEAD`, cut to DIFF_CHARACTERS with a note;
+    uncut, `git apply` accepts it. "untracked" are the names of at most UNTRACKED_FILES untracked
+    source files.
     """
     folder = folder or Path(maskrcnn_lit.__file__).parent
     head, top = _git(folder, "rev-parse", "HEAD"), _git(folder, "rev-parse", "--show-toplevel")
@@ -122,8 +121,7 @@ def _changes(checkout: Path) -> dict[str, Any]:
 
 def describe_machine(device: torch.device, processes: int) -> dict[str, Any]:
     """The `machine` of result.json: the device by name, the processes of the run on all machines,
-    the threads of each, and the GPUs of this machine with their driver, or None where the run is on
-    the CPU.
+    the threads of each, and the GPUs of this machine with their driver, or None on the CPU.
     """
     machine: dict[str, Any] = {
         "device": device_name(device),
@@ -156,11 +154,11 @@ def describe_data(
     categories: Sequence[tuple[int, str]],
     fingerprints: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """The `data` of result.json: of each split the number of images, a digest of their ids and, of
-    `fingerprints`, what else tells it from others (runs/provenance.py); and the categories.
+    """The `data` of result.json: for each split the number of images, a digest of their ids and its
+    entry in `fingerprints`; and the categories.
 
-    subset_ids: {"train": image ids, "val": image ids}. The digest is that of the ids in ascending
-        order, so that it is the same for the same choice of images.
+    subset_ids: {"train": image ids, "val": image ids}. The digest is computed on the ids in
+    ascending order, so it depends only on the set of images.
     """
     splits = {
         split: {
@@ -191,8 +189,8 @@ def describe_datamodule(data: CocoDataModule) -> dict[str, Any]:
 
 
 def changed_data(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Which digests and counts of two `describe_data` differ, by dotted name. What the older one
-    does not have is not compared.
+    """The dotted names of digests and counts that differ between two `describe_data`. Entries
+    missing in the older one are not compared.
     """
     changed = []
     for part in ("train", "val"):
@@ -208,9 +206,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _printed(folder: Path, *command: str) -> str | None:
-    """What a program prints, or None where there is none, or it fails: no checkout, no right to
-    read it.
-    """
+    """The output of a program, or None if it is not installed or fails."""
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

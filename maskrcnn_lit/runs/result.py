@@ -1,7 +1,7 @@
-"""The one record between a run and a report: result.json of the run folder.
+"""result.json of the run folder: the record of a run, and the input of reports.
 
-`status` is "running" from the start of the run, so that a killed run is seen for what it is, and
-then "finished", "failed" or "interrupted".
+`status` is "running" from the start of the run, so that a killed run is recognizable, then
+"finished", "failed" or "interrupted".
 """
 
 import math
@@ -17,7 +17,7 @@ from maskrcnn_lit.training.module import config_digest
 
 STATUSES = ("running", "finished", "failed", "interrupted")
 
-# What the values of result.json are.
+# The values of result.json.
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "status": str,
     "metrics": dict,
@@ -36,28 +36,32 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "parent": (dict, NoneType),
 }
 
-FILES = ("metrics.csv", "detections.json", "subset_ids.json")  # whose digests result.json has
+FILES = (
+    "metrics.csv",
+    "detections.json",
+    "subset_ids.json",
+)  # files whose digests are in result.json
 
 
 @dataclass
 class RunResult:
-    """What is known of a run.
+    """The record of a run.
 
-    error: why it failed; config_sha256: of its config, see `training.module.config_digest`.
-    files: SHA-256 of FILES in its folder, once it has ended, however it did.
+    error: the reason of a failure; config_sha256: of its config, see
+    `training.module.config_digest`.
+    files: SHA-256 of FILES in its folder, after it has ended in any way.
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the
         file.
-    intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None where the images
-        hold no object.
-    run_dir: the folder, where Python asks for it; it is not in the file.
-    overrides: what the user typed after the command; command: the whole command line.
+    intervals: of val/box_ap and val/mask_ap, 95 % (bootstrap over images); None if the images have
+    no objects.
+    run_dir: the folder, for Python; not in the file.
+    overrides: the options that the user typed; command: the full command line.
     versions: see `package_versions`; commit: see `package_commit`, with changes; machine: see
         `describe_machine`;
     data: see `describe_data`.
-    parent: of a run that goes on from a finished one, that run: see `runs.parent.read_parent`. Its
-        cost is part of this one's.
-    cost: see `run_cost` and, of a run that has finished, `inference_cost` in
-        `maskrcnn_lit.measure.cost`.
+    parent: for a run that continues a finished one, that run: see `runs.parent.read_parent`. Its
+    cost is included in this one's.
+    cost: see `run_cost` and, for a finished run, `inference_cost` in `maskrcnn_lit.measure.cost`.
     """
 
     status: str
@@ -83,15 +87,15 @@ class RunResult:
 
 
 def write_result(path: Path, result: RunResult) -> None:
-    """Write result.json: the file is complete or as it was before. It carries its own digest."""
+    """Write result.json atomically, with its own digest."""
     content = asdict(result)
     del content["run_dir"]  # the folder may move
     write_sealed_json(path, content)
 
 
 def read_result(path: Path) -> RunResult:
-    """Read result.json; a metric that is null comes back as NaN. UserError if there is none, it is
-    no result, or it is damaged.
+    """Read result.json; null metrics become NaN. UserError if the file is missing, not a result, or
+    damaged.
     """
     try:
         values = read_sealed_json(path)
@@ -104,44 +108,42 @@ def read_result(path: Path) -> RunResult:
         }
         return RunResult(**known)
     except FileNotFoundError:
-        raise UserError(f"there is no {path}; give the folder of a run") from None
+        raise UserError(f"{path} does not exist: give the folder of a run") from None
     except DamagedFileError as error:
         raise UserError(
-            f"{path} is not the result of a run, or damaged ({error}); give the folder of a run, or "
-            "copy the file back from where it is sound"
+            f"{path} is not the result of a run, or is damaged ({error}): give the folder of a run, or restore the file from a copy"
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is not the result of a run ({error}); give the folder of a run"
+            f"{path} is not the result of a run ({error}): give the folder of a run"
         ) from None
 
 
 def config_fault(config: dict[str, Any], result: RunResult) -> str | None:
-    """What to tell where `config`, read from the config.yaml of a run, is not the one that its
-    result.json has the digest of: it was damaged, or edited. None: it is, or the run had not begun.
+    """A message if `config`, read from the config.yaml of a run, does not match its digest in
+    result.json: it was damaged or edited. None: it matches, or the run had not started.
     """
     if result.config_sha256 in (None, config_digest(config)):
         return None
     return (
-        "config.yaml does not match the checksum of it in result.json: it was damaged or edited "
+        "config.yaml does not match its checksum in result.json: it was damaged or edited "
         "after the run"
     )
 
 
 def file_digests(run_dir: Path) -> dict[str, str]:
-    """Of those of FILES that there are."""
+    """The digests of the existing FILES."""
     there = [name for name in FILES if (run_dir / name).is_file()]
     return {name: file_digest(run_dir / name, "sha256") for name in there}
 
 
 def file_fault(file: Path, result: RunResult) -> str | None:
-    """What to tell where a file of a run that has ended is not the one that its result.json has the
-    digest of. None: it is, or it is not there, or the run was killed.
+    """A message if a file of an ended run does not match its digest in result.json. None: it
+    matches, is missing, or the run was killed.
     """
     expected = result.files.get(file.name)
     if expected is None or not file.is_file() or file_digest(file, "sha256") == expected:
         return None
     return (
-        f"{file} does not match the checksum of it in result.json: it was damaged or edited after "
-        "the run"
+        f"{file} does not match its checksum in result.json: it was damaged or edited after the run"
     )

@@ -1,8 +1,8 @@
-"""Trained weights from wherever they come: a run folder, a checkpoint, a file of torchvision or
-Detectron2, a name.
+"""Loads trained weights: from a run folder, a checkpoint, a file of torchvision or Detectron2, or
+by name.
 
-`read` gives a whole model (its config, classes and weights), `start` puts into a new model what its
-config asks for.
+`read` returns a full model (config, classes and weights), `start` initializes a new model as its
+config says.
 """
 
 import re
@@ -32,7 +32,7 @@ from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.storage.download import fetch, file_digest
 from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
 
-# What changes the numbers that come out of given weights, and is no weight.
+# Options that change the output of given weights.
 OPTIONS = (
     *(
         "mean",
@@ -52,7 +52,7 @@ OPTIONS = (
     *("box_head.box_weights",),
 )
 
-# What gives a network weights of other names or shapes.
+# Options that change the names or shapes of weights.
 ARCHITECTURE = (
     *(
         "backbone.name",
@@ -74,26 +74,26 @@ ARCHITECTURE = (
     *("mask_head.width", "mask_head.depth", "mask_head.norm"),
 )
 
-ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone that take one another's weights
+ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone with compatible weights
 
 
 class Pretrained(NamedTuple):
-    """A trained model: what to build, the classes of its labels 1..K, and the state dict."""
+    """A trained model: its config, the classes of its labels 1..K, and the state dict."""
 
-    config: Any  # as `maskrcnn-lit train` composes it: a DictConfig, or plain data
+    config: Any  # of `maskrcnn-lit train`: a DictConfig, or plain data
     categories: tuple[Category, ...]
     state: dict[str, Tensor]
 
 
 def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()) -> Pretrained:
-    """A trained model, whose config may be built.
+    """Read a trained model with a checked config.
 
     Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
-        Mask R-CNN, or a name of PUBLISHED, whose file is downloaded once. checkpoint: best or last,
+        Mask R-CNN, or a name in PUBLISHED, whose file is downloaded once. checkpoint: best or last,
         of a run folder. trust: packages whose classes its config may use.
 
-    Raises: UserError: there is no such thing, it holds no Mask R-CNN that we know, it cannot be
-        fetched, or its config names what it may not (config/stored.py).
+    Raises: UserError: the source does not exist, is not a supported Mask R-CNN, cannot be
+    downloaded, or its config names a class that is not allowed (config/stored.py).
     """
     pretrained = _read_plain(source, checkpoint)
     if isinstance(pretrained.config, DictConfig):
@@ -103,7 +103,9 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
 
 
 def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
-    """As `read`, with the config of a checkpoint as plain data, from which nothing may be built."""
+    """As `read`, but the config of a checkpoint is unchecked plain data: never build objects from
+    it.
+    """
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={checkpoint} must be best or last")
     path = Path(source)
@@ -111,7 +113,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
         path = fetch(*PUBLISHED[str(source)])
     if not path.exists():
         raise UserError(
-            f"{path} does not exist: give the folder that `maskrcnn-lit train` wrote (its run_dir), a file of weights, "
+            f"{path} does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote, a file of weights, "
             f"or one of {', '.join(PUBLISHED)}"
         )
     if (
@@ -120,7 +122,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
         and not (path / "checkpoints").is_dir()
     ):
         raise UserError(
-            f"{path} is not a run folder, it has no config.yaml: give one that `maskrcnn-lit train` wrote"
+            f"{path} is not a run folder, since it has no config.yaml: give one that `maskrcnn-lit train` wrote"
         )
     if path.is_dir():
         path = (last_checkpoint(path) if checkpoint == "last" else None) or best_checkpoint(path)
@@ -136,7 +138,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
 
 
 def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
-    """A state dict of torchvision or Detectron2, told by its names."""
+    """A model from a state dict of torchvision or Detectron2, recognized by its names."""
     if any(name.startswith("proposal_generator.") for name in state):
         blocks = len(
             {name.split(".")[3] for name in state if name.startswith("backbone.bottom_up.res4.")}
@@ -155,15 +157,15 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         first = next(iter(state), "nothing")
         raise UserError(
             f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
-            "nor a checkpoint of a run; give one of these"
+            "nor a checkpoint of a run: give one of these"
         )
     if not any(name.startswith("roi_heads.mask_") for name in state):
         raise UserError(
-            f"{path} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN"
+            f"{path} has no mask head, so it is not a Mask R-CNN: give weights of a Mask R-CNN"
         )
     if depth is None:
         raise UserError(
-            f"{path} is a Mask R-CNN on a backbone that is none of its published ones, which are ResNets"
+            f"{path} is a Mask R-CNN with an unsupported backbone: give weights with a ResNet backbone"
         )
     if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:
         raise UserError(f"{path} is a Mask R-CNN without {scores}: give all of its weights")
@@ -188,18 +190,19 @@ def _torchvision_resnet(state: Mapping[str, Tensor]) -> str | None:
 
 
 def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -> list[str]:
-    """Load into a new model what backbone.weights and model.weights of its config ask for; returns
-    what to tell.
+    """Initialize a new model by backbone.weights and model.weights of its config; return lines for
+    the log.
 
-    Raises: UserError: the weights are not there, or do not fit the model (what would fit is said),
-        or both are asked for.
+    Raises: UserError: the weights do not exist, do not fit the model (the message has the
+    differences), or both options are set.
     """
-    ours = isinstance(model.backbone, (Backbone, TimmBackbone))  # others load their own
+    ours = isinstance(
+        model.backbone, (Backbone, TimmBackbone)
+    )  # other classes load their own weights
     where = model.backbone.weights if ours else None
     if None not in (model.weights, where):
         raise UserError(
-            f"model.weights={model.weights} brings a backbone, and backbone.weights={where} is "
-            "another: give one of them, and leave the other out or set it to none"
+            f"model.weights={model.weights} includes a backbone, but backbone.weights={where} is set, too: give one of them, and leave out the other or set it to none"
         )
     if model.weights is not None:
         return _start_whole(model, config, categories)
@@ -243,7 +246,7 @@ def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) 
     ]
     if own != [[round(value, 4) for value in values] for values in (mean, std)]:
         raise UserError(
-            f"{model.backbone.name} was trained on pixels with another mean and deviation than this model's: add "
+            f"{model.backbone.name} was trained with another pixel mean and standard deviation than this model: add "
             f"'model.mean={list(mean)}' 'model.std={list(std)}'"
         )
 
@@ -270,11 +273,10 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
     try:
         pretrained = _read_plain(str(model.weights))
     except UserError as error:
-        if str(model.weights) not in PUBLISHED:  # a file: what is wrong with it is the whole story
+        if str(model.weights) not in PUBLISHED:  # a file: the error is complete
             raise
         raise UserError(
-            f"model.weights={model.weights}: {error}; other ways to start: model.weights=FILE, a Mask R-CNN's; "
-            "model.weights=null backbone.weights=imagenet (or FILE), the backbone's alone; model.weights=null, "
+            f"model.weights={model.weights}: {error}; alternatives: model.weights=FILE (a Mask R-CNN); model.weights=null backbone.weights=imagenet or FILE (backbone only); model.weights=null "
             "random weights"
         ) from error
     theirs, ours = (
@@ -289,17 +291,16 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
             + (f"; they were trained with {'; '.join(differences)}" if differences else "")
         ) from error
     message = [
-        f"model.weights={model.weights}: {len(known)} of {len(ours)} classes by name, the rest of the network whole"
+        f"model.weights={model.weights}: {len(known)} of {len(ours)} classes matched by name, all other weights loaded"
     ]
     if len(known) < len(ours):
         width = max(map(len, ours))
         message += [
-            f"  {name:{width}}  {'taken over' if name in known else 're-initialized'}"
-            for name in ours
+            f"  {name:{width}}  {'loaded' if name in known else 'initialized'}" for name in ours
         ]
         left = [name for name in theirs if name not in known and not name.startswith(UNUSED)]
         message += (
-            [f"  not needed here: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"]
+            [f"  unused: {', '.join(left[:8])}{' and so on' if len(left) > 8 else ''}"]
             if left
             else []
         )
@@ -310,8 +311,8 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
 
 
 def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[str]:
-    """NAME=THEIRS, and here it is OURS, of those of the model's `options` that two configs have
-    otherwise.
+    """Texts "NAME=THEIRS, but here it is OURS" for the `options` of the model that differ between
+    two configs.
     """
     trees = [
         OmegaConf.to_container(config.model, resolve=True)
@@ -324,7 +325,7 @@ def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[s
         theirs, ours = (_pick(tree, option) for tree in trees)
         if theirs != ours and not (option == "backbone.norm" and {theirs, ours} <= ALIKE):
             name = option if option.startswith("backbone.") else f"model.{option}"
-            message.append(f"{name}={theirs}, and here it is {ours}")
+            message.append(f"{name}={theirs}, but here it is {ours}")
     return message
 
 

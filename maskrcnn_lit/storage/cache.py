@@ -1,13 +1,12 @@
-"""Copies of remote files on this machine's disk, up to a size, and a pool that makes them ahead of
-their reader.
+"""A bounded disk cache of remote files, and a thread pool that fills it ahead of the readers.
 
-    folder/ab/cdef...   one file an entry, named by the hash of its key: _HEADER and the content
-    folder/locks/abc    one lock for all keys whose hash begins so: a file is fetched once, whoever
-    asks for it folder/size         bytes of all entries, under its own lock
+    folder/ab/cdef...   one file for each entry, named by the hash of its key: _HEADER and content
+    folder/locks/abc    one lock for all keys with this prefix of the hash: a file is fetched once
+    folder/size         bytes of all entries, under its own lock
 
-Any number of processes and threads may share a folder. An entry appears whole, by a rename; whoever
-has one open reads it to its end, even if it is thrown out meanwhile. The time of an entry's last
-use is the time stamp of its file.
+Any number of processes and threads may share a folder. Entries are created atomically by a rename;
+a process with an open entry can read it to its end, even if it is evicted meanwhile. The time of
+an entry's last use is the modification time of its file.
 """
 
 import hashlib
@@ -27,13 +26,13 @@ from typing import TypeVar
 
 from maskrcnn_lit.storage.files import locked
 
-_HEADER = struct.Struct("<4sIQ")  # a mark, the CRC-32 of the content, its length
+_HEADER = struct.Struct("<4sIQ")  # magic bytes, the CRC-32 of the content, its length
 
 _MARK = b"mrl1"
 
 _DIGITS = 20  # of the total
 
-# share of the limit that is left after throwing out, so that it does not happen at every write
+# share of the limit that remains after an eviction, so that it is not needed at every write
 _ROOM = 0.9
 
 _log = logging.getLogger(__name__)
@@ -42,11 +41,9 @@ Batch = TypeVar("Batch")
 
 
 class Cache:
-    """What was read from far away, at most `gigabytes` of it; what was used least recently goes
-    first.
+    """A disk cache of remote content, at most `gigabytes`, with least-recently-used eviction.
 
-    A disk that is full or cannot be written ends the writing, with one warning, and not the
-    reading.
+    If the disk is full or read-only, writing stops with one warning; reading continues.
     """
 
     def __init__(self, folder: Path, gigabytes: float) -> None:
@@ -54,12 +51,12 @@ class Cache:
         self._writes = self.limit > 0
 
     def read(self, key: str, fetch: Callable[[], bytes]) -> bytes:
-        """The content of `key`: the copy, or what `fetch` gives, of which a copy is kept."""
+        """The content of `key`: the cached copy, or the result of `fetch`, which is then cached."""
         path = self._path(key)
         if (content := _read(path)) is not None:
             return content
         with self._one_at_a_time(path):
-            if (content := _read(path)) is not None:  # another one fetched it meanwhile
+            if (content := _read(path)) is not None:  # fetched by another process meanwhile
                 return content
             data = fetch()
             if self._writes:
@@ -70,15 +67,15 @@ class Cache:
             return data
 
     def fill(self, key: str, fetch: Callable[[], bytes]) -> None:
-        """Have a copy of `key`, which counts as used now. Nothing is fetched where it could not be
-        kept.
+        """Make sure that `key` is cached, and mark it as used now. Does not fetch if the cache
+        cannot be written.
         """
         if self._writes and not _touch(self._path(key)):
             self.read(key, fetch)
 
     def forget(self, key: str) -> None:
-        """Have no copy of `key`: what was fetched is not what it should be."""
-        with suppress(OSError):  # there is none, or the disk cannot be written
+        """Remove the copy of `key`, because its content is wrong."""
+        with suppress(OSError):  # not cached, or the disk is read-only
             self._path(key).unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
@@ -104,9 +101,7 @@ class Cache:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         try:
-            with os.fdopen(
-                handle, "wb"
-            ) as file:  # not forced to the disk: the header tells what a crash has cut
+            with os.fdopen(handle, "wb") as file:  # no fsync: the header reveals a truncated file
                 file.write(_HEADER.pack(_MARK, zlib.crc32(data), len(data)) + data)
             with locked(self.folder / "locks" / "size"):
                 total = self._total() - _size(path) + size
@@ -123,10 +118,12 @@ class Cache:
         text = file.read_text() if file.is_file() else ""
         if len(text) == _DIGITS and text.isdecimal():
             return int(text)
-        return sum(size for _, size, _ in self._entries())  # a new folder, or a crash
+        return sum(size for _, size, _ in self._entries())  # a new folder, or after a crash
 
     def _throw_out(self, allowed: int) -> int:
-        """Remove what was used least recently until `allowed` bytes are left; returns how many are."""
+        """Evict least recently used entries until at most `allowed` bytes remain; return the
+        remaining bytes.
+        """
         entries = sorted(self._entries())
         total = sum(size for _, size, _ in entries)
         for _, size, path in entries:
@@ -138,7 +135,7 @@ class Cache:
         return total
 
     def _entries(self) -> Iterator[tuple[int, int, str]]:
-        """Last use, size and path of each."""
+        """Last use, size and path of every entry."""
         for part in os.scandir(self.folder):
             if part.is_dir() and len(part.name) == 2:
                 for entry in os.scandir(part):
@@ -152,20 +149,19 @@ class Cache:
         if self._writes:
             self._writes = False
             _log.warning(
-                "%s cannot be written (%s): from now on downloads are not cached there "
-                "(data.cache_dir=DIR names another folder)",
+                "%s cannot be written (%s): downloads are no longer cached there (set another folder with data.cache_dir=DIR)",
                 self.folder,
                 error.strerror or error,
             )
 
 
 def _read(path: Path) -> bytes | None:
-    """The content of an entry, None if there is none or it is not whole."""
+    """The content of an entry; None if missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError:
         return None
-    with suppress(OSError):  # thrown out meanwhile, or of another user
+    with suppress(OSError):  # evicted meanwhile, or owned by another user
         os.utime(path)
     content = data[_HEADER.size :]
     if len(data) < _HEADER.size or _HEADER.unpack_from(data) != (
@@ -178,7 +174,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _touch(path: Path) -> bool:
-    """Whether the entry is there and as long as it should be; if so, it was used now."""
+    """Whether the entry exists with the right length; if so, mark it as used now."""
     try:
         with open(path, "rb") as file:
             mark, _, length = _HEADER.unpack(file.read(_HEADER.size))
@@ -198,16 +194,15 @@ def _size(path: Path) -> int:
 
 
 class Prefetch:
-    """Threads that are told keys ahead and call `fill` for each, to leave in a `Cache` what readers
-    will look for.
+    """Threads that call `fill` for keys ahead of their readers, to fill a `Cache`.
 
-    What goes wrong in it is left for the reader to meet. The threads do not survive a fork, and
-    hold up no exit.
+    Errors are ignored here; the reader will see them. The threads do not survive a fork and do not
+    delay the exit.
 
     Args:
         fill: called with each key.
-        in_flight: how many at a time.
-        waiting: how many more are remembered; what is told beyond that is left to its reader.
+        in_flight: number of parallel calls.
+        waiting: maximum number of queued keys; further keys are dropped.
     """
 
     def __init__(
@@ -220,7 +215,7 @@ class Prefetch:
             thread.start()
 
     def submit(self, keys: Iterable[str]) -> None:
-        """Returns at once."""
+        """Queue keys; return at once."""
         for key in keys:
             try:
                 self._keys.put_nowait(key)
@@ -228,7 +223,7 @@ class Prefetch:
                 return
 
     def close(self) -> None:
-        """Forget what was not begun. A request that hangs is not waited for."""
+        """Drop queued keys. Do not wait for hanging requests."""
         while True:
             try:
                 self._keys.get_nowait()
@@ -248,9 +243,7 @@ class Prefetch:
 def lookahead(
     batches: Iterable[Batch], tell: Callable[[Batch], object], lookahead: int
 ) -> Iterator[Batch]:
-    """The same batches; `tell` is called with each when the one that is `lookahead` before it is
-    handed out.
-    """
+    """Yield the batches; call `tell` with each batch `lookahead` positions before it is yielded."""
     waiting: deque[Batch] = deque()
     for batch in batches:
         tell(batch)

@@ -1,8 +1,7 @@
-"""Files from the web, through urllib3: retried, gone on with where a connection broke, checked,
-kept when right.
+"""Downloads with urllib3: retried, resumed after a broken connection, and verified.
 
-`fetch` is for published weights, `download` for one large file that a later run goes on with, `get`
-for small ones. No answer takes more than its share of memory, disk or time: see `Bounds`.
+`fetch` is for published weights, `download` for a large file that a later run can resume, `get` for
+small files. Responses are limited in size and time: see `Bounds`.
 """
 
 import io
@@ -36,24 +35,24 @@ from maskrcnn_lit.storage.files import file_digest, locked
 
 RETRIES = 5
 
-BACKOFF = 0.5  # seconds: 0, 1, 2, 4 and 8 between the tries
+BACKOFF = 0.5  # seconds between tries: 0, 1, 2, 4 and 8
 
 _log = logging.getLogger(__name__)
 
-TIMEOUT = Timeout(connect=10, read=30)  # seconds without a sign of the server
+TIMEOUT = Timeout(connect=10, read=30)  # seconds without data from the server
 
-# Not found is retried: a server behind a load balancer says it now and then of files that it has.
+# 404 is retried: servers behind a load balancer sometimes return it for existing files.
 RETRIED = (404, 408, 429, 500, 502, 503, 504)
 
-CHUNK = 2**14  # bytes: of the last one nothing is kept when the connection breaks
+CHUNK = 2**14  # bytes: a broken connection loses the last chunk
 
-HEADERS = 30.0  # seconds in which the headers of an answer have to be complete
+HEADERS = 30.0  # seconds until the headers of a response must be complete
 
-# An answer that brings less than SLOWEST bytes a second in PATIENCE seconds is given up.
+# A response with less than SLOWEST bytes per second during PATIENCE seconds is abandoned.
 PATIENCE, SLOWEST = 20.0, 500
 
-# A compressed body, or member of a zip, of more than INFLATED_FREELY bytes may be at most INFLATED
-# times as large as what it is made from: an image or a json is not, and a bomb is a thousand times.
+# A decompressed body, or member of a zip, above INFLATED_FREELY bytes may be at most INFLATED times
+# its compressed size: images and jsons are below, a decompression bomb is a thousand times larger.
 INFLATED_FREELY, INFLATED = 2**26, 100
 
 
@@ -61,7 +60,7 @@ T = TypeVar("T")
 
 
 class Bounds(NamedTuple):
-    """What one answer may take: bytes of its body once decoded, and seconds until it is complete."""
+    """Limits of a response: bytes of its decoded body, and seconds until it is complete."""
 
     size: int
     seconds: float
@@ -71,35 +70,32 @@ IMAGE = Bounds(2**29, 600)
 
 JSON = Bounds(2**32, 3600)
 
-FILE = Bounds(2**38, float("inf"))  # to the disk, and gone on with after a break
+FILE = Bounds(2**38, float("inf"))  # written to the disk, and resumed after a break
 
 
 class AbandonedError(OSError):
-    """An answer that was given up: too slow, too long or too large. It is not asked for again."""
+    """A response was abandoned: too slow, too long or too large. It is not retried."""
 
 
 def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
-    """The file of `url` in torch's cache ($TORCH_HOME/hub/checkpoints), downloaded if it is not
-    there yet.
+    """The file of `url` in torch's cache ($TORCH_HOME/hub/checkpoints), downloaded if missing.
 
     Args:
         digest: the first hexadecimal digits of the file's hash by `algorithm`.
 
-    Raises: UserError: the file cannot be downloaded, or its hash differs. A file with another hash is
-        never kept.
+    Raises: UserError: the file cannot be downloaded, or its hash differs. A file with another hash
+    is deleted.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if path.is_file() and file_digest(path, algorithm).startswith(digest):
         return path
-    arriving = path.with_name(
-        f".{path.name}.{os.getpid()}"
-    )  # the name is given once the hash is right
+    arriving = path.with_name(f".{path.name}.{os.getpid()}")  # renamed after the hash is verified
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _receive(url, arriving)
         _check_digest(arriving, digest, algorithm, url, path)
         os.replace(arriving, path)
-    except (OSError, HTTPError) as error:  # no network, a server's error, a connection that broke
+    except (OSError, HTTPError) as error:  # no network, a server error, a broken connection
         raise UserError(
             f"{url} cannot be downloaded ({reason(error)}): without a network, copy the file "
             f"from elsewhere to {path}, or give its path instead of the name"
@@ -110,14 +106,14 @@ def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
 
 
 def download(url: str, path: Path, digest: str, algorithm: str) -> None:
-    """The file of `url` as `path`, unless that is there. An interrupted download stays in
-    `path`.part, and goes on.
+    """Download `url` to `path`, unless that exists. An interrupted download stays in `path`.part
+    and is resumed.
 
     Args:
         digest: the file's hash by `algorithm`, in hexadecimal digits.
 
     Raises: UserError: the file cannot be downloaded or written, or its hash differs. A file with
-        another hash is never kept.
+    another hash is deleted.
     """
     part = path.with_name(f"{path.name}.part")
     try:
@@ -129,7 +125,7 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
             _receive(url, part)
             if (
                 continued and file_digest(part, algorithm) != digest
-            ):  # it was begun with another file
+            ):  # the part belongs to another file
                 _remove(part)
                 _receive(url, part)
             _check_digest(part, digest, algorithm, url, path)
@@ -138,7 +134,7 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
     except (OSError, HTTPError) as error:
         arrived = part.stat().st_size / 1e6 if part.is_file() else 0
         message = (
-            f"{arrived:.1f} MB arrived and stay in {part}: run it again to continue"
+            f"{arrived:.1f} MB are in {part}: run the command again to continue"
             if arrived
             else "nothing arrived"
         )
@@ -152,13 +148,13 @@ def get(
 ) -> bytes:
     """The content of `url`.
 
-    Args: fault: tells what is wrong with a content, or None: one that is wrong is asked for again,
-        as after an error. bounds: what the answer may take.
+    Args: fault: returns the fault of a content, or None; faulty content is retried like an error.
+    bounds: limits of the response.
 
     Raises:
-        FileNotFoundError: after all retries the server says that there is no such file.
-        AbandonedError: the answer was over its bounds; it is not asked for again.
-        OSError: anything else that still went wrong; the message is a few words.
+        FileNotFoundError: the server reports a missing file after all retries.
+        AbandonedError: the response exceeded its bounds; it is not retried.
+        OSError: any other error after all retries; the message is a few words.
     """
     retries = _retries()
     while True:
@@ -187,8 +183,8 @@ def get(
 
 
 def within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` returns or raises; AbandonedError where that takes more than `seconds`: its
-    thread is then left behind.
+    """Return or raise the outcome of `call`; AbandonedError if it takes more than `seconds` (its
+    thread then keeps running).
     """
     done = list[T]()
     failed = list[BaseException]()
@@ -205,45 +201,45 @@ def within(seconds: float, call: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     if not done:
-        raise AbandonedError(f"the answer was not complete after {seconds:g} s")
+        raise AbandonedError(f"the response was not complete after {seconds:g} s")
     return done[0]
 
 
 def check_inflated(packed: int, size: int) -> None:
-    """Raise AbandonedError for content that inflates as only a bomb does.
+    """Raise AbandonedError for content that looks like a decompression bomb.
 
     Args:
-        packed: bytes that it is made from.
-        size: bytes that it has so far.
+        packed: compressed bytes.
+        size: decompressed bytes so far.
     """
     if size > INFLATED_FREELY and size > INFLATED * packed:
         raise AbandonedError(
             f"{packed / 1e6:.1f} MB inflate to {size / 1e6:.0f} MB or more, over {INFLATED} times: "
-            "not taken for a real file"
+            "rejected as a decompression bomb"
         )
 
 
 def _stream(response: BaseHTTPResponse, bounds: Bounds) -> Iterator[bytes]:
-    """The body in pieces, decoded. AbandonedError: it is over its bounds."""
+    """The decoded body in chunks. AbandonedError: it exceeds its bounds."""
     size = 0
     with _watched(response, bounds.seconds) as received:
         for chunk in _decoded(response, received):
             size += len(chunk)
             if size > bounds.size:
-                raise AbandonedError(f"the answer has more than {bounds.size / 1e6:.0f} MB")
+                raise AbandonedError(f"the response is larger than {bounds.size / 1e6:.0f} MB")
             check_inflated(received[0], size)
             yield chunk
 
 
 def _decoded(response: BaseHTTPResponse, received: list[int]) -> Iterator[bytes]:
-    """The body in pieces of CHUNK bytes or less, without its Content-Encoding. None is asked for,
-    but some servers send files in the form in which they lie there.
+    """The body in chunks of up to CHUNK bytes, with its Content-Encoding removed. None is
+    requested, but some servers send compressed files as they are stored.
 
-    `received`: the bytes that came are added to its one item.
+    `received`: the number of received bytes is added to its only item.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise OSError(f"the answer has the Content-Encoding {encoding}, which was not asked for")
+        raise OSError(f"the response has the Content-Encoding {encoding}, which was not requested")
     unpacker = None if encoding in ("", "identity") else zlib.decompressobj(_ANY_HEADER)
     for chunk in response.stream(CHUNK, decode_content=False):
         received[0] += len(chunk)
@@ -254,23 +250,23 @@ def _decoded(response: BaseHTTPResponse, received: list[int]) -> Iterator[bytes]
             try:
                 yield unpacker.decompress(chunk, CHUNK)
             except zlib.error as error:
-                raise ProtocolError(f"the answer cannot be decompressed: {error}") from None
+                raise ProtocolError(f"the response cannot be decompressed: {error}") from None
             chunk = unpacker.unconsumed_tail or unpacker.unused_data
             if unpacker.eof and chunk:  # another member of a gzip
                 unpacker = zlib.decompressobj(_ANY_HEADER)
     if unpacker is not None and not unpacker.eof:
-        raise ProtocolError("the answer ends within its compressed body")
+        raise ProtocolError("the response ends within its compressed body")
 
 
-_ANY_HEADER = 32 + zlib.MAX_WBITS  # that of gzip or of zlib
+_ANY_HEADER = 32 + zlib.MAX_WBITS  # accept gzip and zlib headers
 
 
 @contextmanager
 def _watched(response: BaseHTTPResponse, seconds: float) -> Iterator[list[int]]:
-    """A thread looks at the bytes that have come and ends the connection of an answer that is too
-    slow or takes more than `seconds`: the time-out of a socket begins again with every byte.
+    """Watch a response in a thread, and close its connection if it is too slow or takes more than
+    `seconds`: a socket's time-out restarts with every byte.
 
-    Yields a list of one number, to which the caller adds the bytes that come.
+    Yields a list with one number, to which the caller adds received bytes.
     """
     ended, verdict, received = threading.Event(), list[str](), [0]
 
@@ -279,9 +275,9 @@ def _watched(response: BaseHTTPResponse, seconds: float) -> Iterator[list[int]]:
         while not ended.wait(min(PATIENCE, seconds)):
             came, before = received[0] - before, received[0]
             if came < SLOWEST * PATIENCE:
-                verdict.append(f"{came} bytes came in {PATIENCE:g} s, which is too slow")
+                verdict.append(f"only {came} bytes arrived in {PATIENCE:g} s, which is too slow")
             elif time.monotonic() - began >= seconds:
-                verdict.append(f"the answer was not complete after {seconds:g} s")
+                verdict.append(f"the response was not complete after {seconds:g} s")
             if verdict:
                 with suppress(Exception):  # it has ended meanwhile
                     response.shutdown()
@@ -303,7 +299,7 @@ def _watched(response: BaseHTTPResponse, seconds: float) -> Iterator[list[int]]:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in a few words."""
+    """A short description of `error`."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
     if isinstance(error, ProtocolError) and error.args:
@@ -336,7 +332,7 @@ def _new_pool(process: int, proxy: str | None) -> PoolManager:
 
 @contextmanager
 def _deadline(connection: HTTPConnection) -> Iterator[None]:
-    """End a connection whose headers are not complete after HEADERS seconds, as a ProtocolError."""
+    """Close a connection with incomplete headers after HEADERS seconds and raise ProtocolError."""
     late = threading.Event()
 
     def end() -> None:
@@ -352,13 +348,13 @@ def _deadline(connection: HTTPConnection) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-    if late.is_set():  # for http.client the headers end where the connection does
+    if late.is_set():  # http.client takes the end of the connection for the end of the headers
         raise ProtocolError(f"the headers were not complete after {HEADERS:g} s")
 
 
 def _undrained(response: Any) -> Any:
-    """The same; the body of an answer that is retried or sends elsewhere is not read, however long
-    it is: its connection is closed.
+    """The response, changed so that a retry or redirect closes its connection instead of reading
+    its body.
     """
     vars(response)["drain_conn"] = response.close
     return response
@@ -389,7 +385,7 @@ def _ask(url: str, retries: Retry, **options: Any) -> BaseHTTPResponse:
 
 
 class _LoggingRetry(Retry):
-    """One that says that it tries again: a server that is gone takes half a minute."""
+    """A Retry that logs each retry, since an unreachable server takes half a minute."""
 
     def increment(self, *args: Any, **kwargs: Any) -> "_LoggingRetry":
         following = super().increment(*args, **kwargs)
@@ -404,10 +400,10 @@ def _retries(kind: type[Retry] = Retry) -> Retry:
         RETRIES,
         status_forcelist=RETRIED,
         backoff_factor=BACKOFF,
-        # so that threads whose requests failed together do not come back together
+        # jitter, so that threads do not retry at the same time
         backoff_jitter=BACKOFF,
         retry_after_max=60,
-        raise_on_status=False,  # the last answer is told
+        raise_on_status=False,  # the last response is reported
     )
 
 
@@ -421,8 +417,8 @@ def _check_status(response: BaseHTTPResponse) -> None:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Complete `part`, which holds the beginning of the file or is not there. A connection that
-    breaks is made again and goes on from there; who brings the file further has all retries again.
+    """Complete `part`, which has the beginning of the file or does not exist. A broken connection
+    is resumed; every progress resets the retries.
     """
     retries, furthest = _retries(_LoggingRetry), 0
     with (
@@ -453,15 +449,15 @@ def _headers(part: Path, have: int) -> dict[str, str]:
     if not have:
         return {}
     version = _version(part)
-    # a server whose file is no longer that one sends all of it
+    # the server sends the full file if it has changed
     return {"Range": f"bytes={have}-"} | (
         {"If-Range": version.read_text()} if version.is_file() else {}
     )
 
 
 def _begin(response: BaseHTTPResponse, part: Path, file: BinaryIO, bar: Any) -> bool:
-    """Make `file` end where the body of the response begins; true: it is complete and there is no
-    body.
+    """Truncate `file` to the beginning of the response body; return True if the file is already
+    complete.
     """
     content_range = re.fullmatch(
         r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", "")
@@ -470,19 +466,19 @@ def _begin(response: BaseHTTPResponse, part: Path, file: BinaryIO, bar: Any) -> 
         if content_range and content_range[2] == str(file.tell()):
             return True
         _empty(file)
-        raise ProtocolError("the server's file is shorter than the part that is here")
+        raise ProtocolError("the server's file is shorter than the local part")
     _check_status(response)
     if (
         response.status == HTTPStatus.OK
-    ):  # from the beginning: not asked otherwise, no ranges here, or another file
+    ):  # from the beginning: not requested otherwise, no range support, or another file
         _empty(file)
         version = response.headers.get("ETag") or response.headers.get("Last-Modified")
         _version(part).unlink(missing_ok=True)
-        if version and not version.startswith("W/"):  # a weak one says nothing of bytes
+        if version and not version.startswith("W/"):  # a weak ETag does not identify bytes
             _version(part).write_text(version)
     elif not content_range or content_range[1] != str(file.tell()):
         _empty(file)
-        raise ProtocolError("the server sent another part than was asked for")
+        raise ProtocolError("the server sent another range than requested")
     length = response.headers.get("Content-Length")
     bar.reset(file.tell() + int(length) if length else None)
     bar.initial = bar.n = file.tell()
@@ -495,7 +491,7 @@ def _empty(file: BinaryIO) -> None:
 
 
 def _version(part: Path) -> Path:
-    """Where the server's name for the content of `part` is kept."""
+    """The file with the server's ETag for the content of `part`."""
     return part.with_name(f"{part.name}.version")
 
 
@@ -504,12 +500,12 @@ def _check_digest(arrived: Path, digest: str, algorithm: str, url: str, path: Pa
     if actual != digest:
         _remove(arrived)
         raise UserError(
-            f"{url} did not come as it was published: its {algorithm} begins with {actual}, expected {digest}; "
+            f"checksum mismatch of {url}: expected {algorithm} {digest}, got {actual}; "
             f"try again, or copy the file from elsewhere to {path}"
         )
 
 
 def _remove(part: Path) -> None:
     for path in (part, _version(part)):
-        with suppress(OSError):  # there is no folder, when that was the fault
+        with suppress(OSError):  # the folder may be missing
             path.unlink(missing_ok=True)

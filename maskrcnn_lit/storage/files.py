@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a killed run, meets a complete file or none."""
+"""Atomic file writes: readers see a complete file or none, even after a killed run."""
 
 import errno
 import fcntl
@@ -16,8 +16,8 @@ from platformdirs import user_cache_path
 
 
 def safe_path(folder: Path, name: str) -> Path | None:
-    """`folder`/`name`, or None if `name` leaves the folder. Links in the folder are followed: they
-    are the user's.
+    """`folder`/`name`, or None if `name` points outside of the folder. Links in the folder are
+    followed: the user created them.
     """
     inside = os.path.normpath(name.replace("\\", "/"))
     if not name or "\0" in name or os.path.isabs(inside) or inside.split("/")[0] in ("..", "."):
@@ -26,9 +26,7 @@ def safe_path(folder: Path, name: str) -> Path | None:
 
 
 def default_cache() -> Path:
-    """The user's cache folder for files that can be made again; on Linux ~/.cache/maskrcnn_lit, or
-    $XDG_CACHE_HOME/maskrcnn_lit.
-    """
+    """The user's cache folder; on Linux ~/.cache/maskrcnn_lit, or $XDG_CACHE_HOME/maskrcnn_lit."""
     return user_cache_path("maskrcnn_lit", appauthor=False)
 
 
@@ -47,14 +45,16 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
-            with suppress(OSError):  # the folder may be read-only since a moment ago
+            with suppress(OSError):  # the folder may have become read-only
                 Path(temporary).unlink(missing_ok=True)
             raise
 
 
 @contextmanager
 def errors_with_path(path: Path) -> Iterator[None]:
-    """An OSError of the block names `path`: one of a write names no file, or a temporary one."""
+    """Set `path` as the file name of OSErrors in the block: those of a write have none, or a
+    temporary one.
+    """
     try:
         yield
     except OSError as error:
@@ -64,18 +64,18 @@ def errors_with_path(path: Path) -> Iterator[None]:
 
 
 def file_digest(path: Path, algorithm: str) -> str:
-    """In hexadecimal digits."""
+    """The digest of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of `path`, an empty file that stays: one thread of one process at a time, the
-    others wait, or, with `wait` false, go on at once and get False.
+    """Lock `path`, an empty file that stays, for one thread of one process at a time. Others wait
+    or, with `wait` False, continue at once and get False.
 
-    On a file system without locks nobody waits; what is written atomically is right all the same,
-    if done twice.
+    On a file system without locks, no one waits; atomic writes are still correct, but may happen
+    twice.
     """
     with open(path, "ab") as file:
         try:
@@ -90,19 +90,19 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             return
         try:
             yield True
-        finally:  # closing the file would not do where a process that was forked meanwhile has it open too
+        finally:  # closing the file is not enough if a forked process has it open, too
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
-    """Write `value` as JSON, atomically; NaN and infinity, which JSON has not, become null.
+    """Write `value` as JSON, atomically; NaN and infinity, which JSON does not have, become null.
     `indent` None: one line.
     """
     atomic_write(path, json.dumps(without_nan(value), indent=indent) + "\n")
 
 
 def without_nan(value: Any) -> Any:
-    """Plain data with None in place of NaN and infinity, which JSON has not."""
+    """Plain data with None instead of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,8 +1,8 @@
-"""What a user may give to `predict` -> H W 3 uint8 RGB arrays.
+"""Converts the sources of `predict` to H W 3 uint8 RGB arrays.
 
-`list_inputs` checks all of it at once and reads nothing but names; each input is then read when its
-turn comes. Files, bytes and PIL images go through the decoder of images.py; arrays and tensors must
-say by shape and values what they mean: what could mean two things is refused.
+`list_inputs` checks all sources at once but reads only names; each input is read lazily. Files,
+bytes and PIL images use the decoder of images.py; ambiguous arrays and tensors, by shape or values,
+are errors.
 """
 
 import glob
@@ -36,14 +36,14 @@ ACCEPTED = (
 
 _CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
 
-_ROUNDING = 1e-3  # by which a resize may leave 0..1: a quarter of a step of 8 bits
+_ROUNDING = 1e-3  # tolerance beyond 0..1 after a resize: a quarter of an 8-bit step
 
 _log = logging.getLogger(__name__)
 
 
 class Limits(NamedTuple):
-    """max_pixels: the most that an image file may have. page: of a TIFF or GIF with several, from
-    1; None: the first, and a warning says so.
+    """max_pixels: limit for an image file. page: of a TIFF or GIF with several pages, from 1; None:
+    the first, with a warning.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -80,7 +80,7 @@ def list_inputs(
 def iterate_inputs(
     sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
 ) -> Iterator[ImageInput]:
-    """As `list_inputs`; an iterator or a generator of sources is read one by one as it comes."""
+    """As `list_inputs`, but an iterator or generator of sources is consumed lazily."""
     if _is_collection(sources) and isinstance(sources, Iterator):
         check_whole(1, max_pixels=max_pixels, page=page or 1)
         return _inputs_of_all(sources, Limits(max_pixels, page))
@@ -93,14 +93,14 @@ def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[ImageInpu
 
 
 def _is_collection(sources: Any) -> bool:
-    """Whether `sources` is several sources and not one."""
+    """Whether `sources` is a collection of sources."""
     one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput))
     content = any(hasattr(sources, name) for name in ("read", "__array__", "__array_interface__"))
     return isinstance(sources, Iterable) and not one and not content
 
 
 def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput]:
-    """One source as images; `place` tells apart the images of a list that have no name."""
+    """The images of one source; `suffix` distinguishes unnamed images of a list."""
     if isinstance(source, ImageInput):
         return [source]
     if isinstance(source, (str, Path)):
@@ -145,26 +145,25 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
         raise UserError(
-            f"source={source} has no image{f' but {others}' if others else ''}; give an image, a "
-            f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
-            "the shell leaves it alone)"
+            f"source={source} has no image{f' but {others}' if others else ''}: give an image, a "
+            f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that the shell does not expand it)"
         )
     if others:
-        _log.info(f"{source}: skips files that are not of a kind that can be read: {others}")
+        _log.info(f"{source}: skipping files that are not supported images: {others}")
     return [ImageInput(name, partial(_read_file, file, limits, skip=True)) for name, file in images]
 
 
 def _path(source: str) -> Path:
-    """The path that a user has typed. UserError: nothing can be there."""
+    """The path that a user typed. UserError: it cannot exist."""
     try:
         path = Path(source).expanduser()
         if source and (path.exists() or glob.has_magic(source)):
             return path
-    except (OSError, RuntimeError):  # longer than a name may be, or ~ of an unknown user
+    except (OSError, RuntimeError):  # a name that is too long, or ~ of an unknown user
         pass
     shown = f"{source[:100]}...{source[-100:]}" if len(source) > 200 else source
     raise UserError(
-        f"source={shown} does not exist; give an image, a folder or a glob, e.g. 'photos/*.jpg'"
+        f"source={shown} does not exist: give an image, a folder or a glob, e.g. 'photos/*.jpg'"
     )
 
 
@@ -172,8 +171,8 @@ def _find(path: Path) -> list[tuple[str, Path]]:
     """The files of a folder with its subfolders, or of a glob (a/**/*.jpg), without hidden ones,
     sorted by name.
 
-    Names are relative to the folder (of a glob: to what stands before the first wildcard), so that
-    no two are alike.
+    Names are relative to the folder (for a glob, to the part before the first wildcard), so they
+    are unique.
     """
     if path.is_dir():
         base, candidates = path, path.rglob("*")
@@ -208,9 +207,9 @@ def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | No
     except (OSError, UnreadableImageError) as error:
         if not skip:
             raise UserError(
-                f"{path} cannot be read as an image ({error}); {_advice(path.suffix)}"
+                f"{path} cannot be read as an image ({error}): {_advice(path.suffix)}"
             ) from error
-        _log.warning(f"{path} is skipped, it cannot be read as an image ({error})")
+        _log.warning(f"{path} is skipped, since it cannot be read as an image ({error})")
         return None
 
 
@@ -235,14 +234,14 @@ def _from_url(url: str, limits: Limits) -> NDArray[np.uint8]:
 def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:
     data = file.read()
     if not isinstance(data, bytes):
-        raise UserError(f"{name} gives text: open it in binary mode, open(path, 'rb')")
+        raise UserError(f"{name} is open in text mode: open it in binary mode, open(path, 'rb')")
     return _decode(data, name, limits)
 
 
 def _pixels(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
     pixels = decode(data, max_pixels=limits.max_pixels, page=limits.page or 1)[0]
     if limits.page is None and (pages := page_count(data)) > 1:
-        _log.warning(f"{name} has {pages} pages: the first is read, page=N reads another")
+        _log.warning(f"{name} has {pages} pages: using the first; page=N selects another")
     return pixels
 
 
@@ -251,14 +250,13 @@ def _decode(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
         return _pixels(data, name, limits)
     except UnreadableImageError as error:
         raise UserError(
-            f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the whole content "
-            "of an image file"
+            f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the full content of an image file"
         ) from error
 
 
 def _from_pil(image: Image.Image, name: str) -> NDArray[np.uint8]:
     try:
-        image.load()  # a TIFF is turned upright by this
+        image.load()  # this also rotates a TIFF upright
         return to_rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, UnreadableImageError) as error:
         raise UserError(f"{name} cannot be read ({error}): give another image") from error
@@ -279,17 +277,17 @@ def _as_array(source: Any) -> NDArray[Any] | None:
 def array_to_rgb(array: NDArray[Any], name: str = "array") -> NDArray[np.uint8]:
     """An array as an H W 3 uint8 RGB image.
 
-    Args: array: H W, H W 1, H W 3, H W 4, or with the channels first, 1 H W, 3 H W, 4 H W; RGB, and
-        alpha is left out. uint8 0..255, uint16 0..65535, floats 0..1, bool, or other integers
+    Args: array: H W, H W 1, H W 3, H W 4, or channels first, 1 H W, 3 H W, 4 H W; RGB, alpha is
+    dropped. uint8 0..255, uint16 0..65535, floats 0..1, bool, or other integers
         0..255. name: for messages.
 
-    Raises: UserError: another shape; a shape that could be both H W C and C H W; a type or a range
-        of values that does not say which value is white; NaN.
+    Raises: UserError: another shape; a shape that could be both H W C and C H W; a type or range of
+    values for which white is ambiguous; NaN.
     """
     pixels = _to_8_bits(_channels_last(array, name), name)
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    return np.array(pixels[..., :3])  # a copy: the caller may write the next frame into his array
+    return np.array(pixels[..., :3])  # a copy: the caller may reuse the array
 
 
 def _channels_last(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -328,8 +326,7 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return _from_16_bits(array, high, name)
     if low < 0 or high > 255 or high == 1:
         raise UserError(
-            f"{name} has {array.dtype} values from {low} to {high}, which do not say how bright white "
-            "is: give uint8 0..255, uint16 0..65535, or floats 0..1"
+            f"{name} has {array.dtype} values from {low} to {high}, so the value of white is unknown: give uint8 0..255,  uint16 0..65535, or floats 0..1"
         )
     return array.astype(np.uint8)
 

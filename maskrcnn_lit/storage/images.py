@@ -1,9 +1,9 @@
-"""Image files: is this the file that the json means, and its pixels as 8-bit RGB.
+"""Reads image files: checks them against the json, and decodes them to 8-bit RGB.
 
-Pillow decodes: it is the one library that reads every file that COCO sets hold (CMYK, palettes, 16
-bits, EXIF), names a cut file, and scales a JPEG while it decodes. torchvision's decoders, 0.5 ms
-faster on a COCO photo of 2 ms, are deprecated. `decode` is the only place to change for another
-one. What it does to a file, by its Pillow mode and the depth of its samples:
+Pillow decodes: it is the only library that reads all files in COCO sets (CMYK, palettes, 16 bits,
+EXIF), detects truncated files, and scales a JPEG while decoding. torchvision's decoders, 0.5 ms
+faster on a COCO photo of 2 ms, are deprecated. `decode` is the only place to change the decoder.
+Its conversions, by Pillow mode and sample depth:
 
     8 bits or fewer (1, L, LA, P, PA, RGB, RGBA, RGBX, CMYK, YCbCr, HSV)   converted to RGB; alpha
         is dropped, not blended
@@ -35,8 +35,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write
 from maskrcnn_lit.storage.sources import Remote, Source
 
-# The most pixels of an image file: 13,377 x 13,377, where Pillow's own guard refuses, too. They
-# take 0.5 GB once decoded.
+# Maximum pixels of an image file: 13,377 x 13,377, also Pillow's own limit. They need 0.5 GB
+# decoded.
 MAX_PIXELS = 178_956_970
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits of a sample
@@ -47,7 +47,7 @@ _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags
 
 Pixels = NDArray[Any]
 
-# EXIF orientation -> what turns pixels as stored, H W ..., upright.
+# EXIF orientation -> function that rotates stored pixels, H W ..., upright.
 _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
@@ -57,10 +57,10 @@ _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: np.rot90,
 }
-_BACK = {6: 8, 8: 6}  # the orientation that undoes it, where it is another one
+_BACK = {6: 8, 8: 6}  # the inverse orientation, if it differs
 
-# Pillow keeps the high byte of a 16-bit sample of these raw modes; the other order of bytes gives
-# the low one.
+# Pillow keeps the high byte of 16-bit samples in these raw modes; the other byte order gives the
+# low byte.
 _WIDE = re.compile(r"(?:RGB|RGBA|RGBX);16[BLN]")
 _LOW = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -80,8 +80,8 @@ _FAILURES = (
 
 
 class UnreadableImageError(Exception):
-    """The bytes are not an image that can be decoded, or not of the size that was asked for; the
-    message says which.
+    """The bytes cannot be decoded as an image, or the image has an unexpected size; see the
+    message.
     """
 
 
@@ -90,8 +90,8 @@ class TooLargeError(UnreadableImageError):
 
 
 class Decoded(NamedTuple):
-    """pixels: H W 3 (RGB, 8 bits), upright; factor: by which they are reduced; bits: the depth that
-    its samples were taken to have.
+    """pixels: H W 3 (RGB, 8 bits), upright; factor: of the downscaling; bits: the assumed depth of
+    its samples.
     """
 
     pixels: NDArray[np.uint8]
@@ -102,14 +102,12 @@ class Decoded(NamedTuple):
 def file_fault(
     file: Path | io.BytesIO, height: int, width: int, max_pixels: int = MAX_PIXELS
 ) -> tuple[str, str] | None:
-    """What is wrong with the image file as far as its header tells: (kind, what), or None if it is
-    sound.
-    """
+    """The fault of an image file by its header: (kind, detail), or None if it is valid."""
     try:
         if (file.stat().st_size if isinstance(file, Path) else len(file.getbuffer())) == 0:
             return "empty file", "0 bytes"
         with _open(file, max_pixels) as image:
-            # the first test spares the look for EXIF, which in a PNG decodes all its pixels
+            # the first test avoids reading EXIF, which decodes all pixels of a PNG
             if image.size == (width, height) or _turn(image, (height, width)) is not None:
                 return None
             return (
@@ -119,7 +117,7 @@ def file_fault(
     except (FileNotFoundError, NotADirectoryError):
         return "missing file", "no such file"
     except UnidentifiedImageError:
-        return "not an image", "of no known format"
+        return "not an image", "unknown format"
     except TooLargeError as error:
         return "image too large", str(error)
     except (*_FAILURES, UnreadableImageError) as error:
@@ -133,19 +131,18 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     page: int = 1,
 ) -> tuple[NDArray[np.uint8], int]:
-    """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor by which they
-    are reduced. See the table above.
+    """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor of the
+    downscaling. See the table above.
 
     Args: size: height, width by the json. EXIF orientation is applied unless only the pixels as
-        stored have this size. at_least: height, width to which the whole image will be shrunk. A
-        JPEG of twice that size or more is decoded at 1/2, 1/4 or 1/8 (the factor is 2, 4, 8): each
-        pixel stands for that many of the original, the last ones may reach over its right and
-        bottom edge. At double size the final resize still decides the look: the result differs from
-        that of a full decode by 0.5 of 255 on average. max_pixels: the most that it may have. page:
-        of a file with several, from 1.
+        stored have this size. at_least: height, width to which the full image will be shrunk. A
+        JPEG of twice that size or more is decoded at 1/2, 1/4 or 1/8 (factor 2, 4, 8); the last
+        pixels may extend beyond the right and bottom edge of the original. The final result differs
+        from that of a full decode by 0.5 of 255 on average. max_pixels: limit for the image. page:
+        of a file with several pages, from 1.
 
     Raises:
-        UnreadableImageError: cut, not an image, another size, too large, no such page.
+        UnreadableImageError: truncated, not an image, another size, too large, no such page.
     """
     decoded = decode_deep(data, size, at_least, max_pixels, page)
     return decoded.pixels, decoded.factor
@@ -161,11 +158,11 @@ def decode_deep(
     """As `decode`, with the depth of the samples."""
     try:
         with _open(io.BytesIO(data), max_pixels, page) as image:
-            raw = _raw_mode(image)  # first: the look for EXIF decodes a PNG
+            raw = _raw_mode(image)  # first, since reading EXIF decodes a PNG
             turn = _turn(image, size)
             if turn is None:
                 raise UnreadableImageError(
-                    f"it is {image.width} x {image.height} and not as the json says"
+                    f"it is {image.width} x {image.height}, unlike the size in the json"
                 )
             factor = _reduce(image, at_least) if at_least and turn == 1 else 1
             pixels, bits = _rgb(image, raw, lambda: _open(io.BytesIO(data), max_pixels, page))
@@ -175,15 +172,15 @@ def decode_deep(
     except MemoryError:
         raise UnreadableImageError("it does not fit into memory") from None
     except _FAILURES as error:
-        unknown = isinstance(error, UnidentifiedImageError)  # whose text is an address in memory
+        unknown = isinstance(error, UnidentifiedImageError)  # its text contains a memory address
         raise UnreadableImageError(
             "no image" if unknown else str(error) or type(error).__name__
         ) from error
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels of a decoded image as H W 3 uint8 RGB, by the table above. (Of samples of 16 bits
-    of which Pillow has kept one byte, that byte.)
+    """The pixels of a decoded image as H W 3 uint8 RGB, by the table above. (If Pillow has kept one
+    byte of 16-bit samples, that byte.)
     """
     return _rgb(image, "", lambda: image)[0]
 
@@ -195,8 +192,8 @@ def read_pixels(
     at_least: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[NDArray[np.uint8], int]:
-    """The pixels of a file of `source`, see `decode`. A remote one that is not the image of the json
-    is asked for once more and does not stay in the cache: a proxy may have answered.
+    """The pixels of a file of `source`, see `decode`. A remote file that does not match the json is
+    downloaded again and not cached: a proxy may have replied.
 
     Raises:
         OSError: it cannot be read.
@@ -218,8 +215,8 @@ def read_pixels(
 
 
 def page_count(data: bytes) -> int:
-    """How many pages or frames an image file has: 1 of most kinds. The pictures for other displays
-    that a JPEG may hold are not counted.
+    """The number of pages or frames of an image file, 1 for most formats. Additional pictures in a
+    JPEG are not counted.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -230,8 +227,8 @@ def page_count(data: bytes) -> int:
 
 def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Image:
     """The header of one page. Raises UnreadableImageError, or one of _FAILURES."""
-    # Pillow's guard, one for the whole process, warns at its limit and refuses at twice that: it
-    # must not speak before ours.
+    # Pillow's process-wide limit warns at its value and refuses at twice that; it must not trigger
+    # before ours.
     if Image.MAX_IMAGE_PIXELS is not None and 2 * max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = 2 * max_pixels
     try:
@@ -258,10 +255,10 @@ def _too_large(pixels: str, max_pixels: int) -> TooLargeError:
 
 
 def _turn(image: Image.Image, size: tuple[int, int] | None) -> int | None:
-    """The orientation to apply to the pixels as Pillow loads them, 1 (none) to 8, so that the image
-    has this height and width; None: neither way fits.
+    """The orientation, 1 (none) to 8, to apply to the pixels that Pillow loads, so that the image
+    has this height and width; None: no orientation fits.
 
-    Pillow itself turns a TIFF upright while it loads, and nothing else.
+    Pillow itself rotates only TIFFs upright.
     """
     orientation = _orientation(image)
     tags = getattr(image, "tag_v2", None)
@@ -277,7 +274,7 @@ def _turn(image: Image.Image, size: tuple[int, int] | None) -> int | None:
 def _orientation(image: Image.Image) -> int:
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
-    except _FAILURES:  # damaged EXIF: the pixels may be sound
+    except _FAILURES:  # damaged EXIF: the pixels may be valid
         return 1
     return orientation if orientation in _UPRIGHT else 1
 
@@ -287,7 +284,7 @@ def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:
     share = min(height / at_least[0], width / at_least[1]) / 2
     factor = next((f for f in (8, 4, 2) if share >= f), 1)
     if factor > 1:
-        image.draft(image.mode, (width // factor, height // factor))  # only a JPEG obeys
+        image.draft(image.mode, (width // factor, height // factor))  # only works for JPEGs
     return factor if image.size == (-(-width // factor), -(-height // factor)) else 1
 
 
@@ -315,7 +312,7 @@ def _joined(high: Pixels, low: Pixels) -> Pixels:
 
 
 def _raw_mode(image: Image.Image) -> str:
-    """How the samples lie in the file, as Pillow calls it: "RGB;16B". Known before it is loaded."""
+    """Pillow's raw mode of the samples in the file, "RGB;16B", known before loading."""
     tiles = getattr(image, "tile", None)
     if not tiles:
         return ""
@@ -324,7 +321,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _with_raw_mode(image: Any, raw: str) -> Image.Image:
-    """The image as if the samples of its file lay so."""
+    """The image, read with another raw mode."""
     image.tile = [
         tile._replace(args=raw if isinstance(tile.args, str) else (raw, *tile.args[1:]))
         for tile in image.tile
@@ -333,13 +330,13 @@ def _with_raw_mode(image: Any, raw: str) -> Image.Image:
 
 
 def _stated(image: Image.Image) -> int:
-    """The depth that a TIFF states, where it says more than how many bytes a sample takes; else 0."""
+    """The bit depth that a TIFF states, if it is not a multiple of 8; else 0."""
     bits = getattr(image, "tag_v2", {}).get(_BITS, (0,))[0]
     return bits if bits % 8 else 0
 
 
 def _samples(image: Image.Image) -> Pixels:
-    """H W, as the file has them, but for white as 0."""
+    """H W, the samples of the file, inverted if 0 means white."""
     tags = dict(getattr(image, "tag_v2", {}))
     samples = np.asarray(image)
     if image.mode == "I" and tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
@@ -350,14 +347,14 @@ def _samples(image: Image.Image) -> Pixels:
 
 
 def _to_8_bits(samples: Pixels, bits: int) -> tuple[NDArray[np.uint8], int]:
-    """Samples of any kind in 8 bits, and the depth that they are taken to have.
+    """Convert samples of any type to 8 bits; return also their assumed depth.
 
     Args:
-        bits: their depth; 0: by the largest of them.
+        bits: their depth; 0: by the largest sample.
     """
     low, high = samples.min(), samples.max()
     if not (np.isfinite(high) and low >= 0):
-        raise UnreadableImageError(f"its pixels go from {low} to {high}, a range that nobody knows")
+        raise UnreadableImageError(f"its pixels go from {low} to {high}, an unknown range")
     if samples.dtype.kind == "f":
         return _from_floats(samples, float(high))
     bits = bits or next(depth for depth in DEPTHS if int(high) < 2**depth)
@@ -369,13 +366,11 @@ def _from_floats(samples: Pixels, high: float) -> tuple[NDArray[np.uint8], int]:
         return np.rint(samples * 255).astype(np.uint8), 8
     bits = next((depth for depth in DEPTHS if high <= 2**depth - 1), 32)
     if bits > 16:
-        raise UnreadableImageError(
-            f"its pixels are floats up to {high:g}, a range that nobody knows"
-        )
+        raise UnreadableImageError(f"its pixels are floats up to {high:g}, an unknown range")
     return np.rint(samples * (255 / (2**bits - 1))).astype(np.uint8), bits
 
 
-# Those that mark an image in a folder; Pillow is not always built with AVIF.
+# Suffixes of images in a folder; Pillow is not always built with AVIF.
 SUFFIXES = (
     *((".avif",) if find_spec("PIL._avif") else ()),
     *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
@@ -385,14 +380,12 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def write_image(path: str | Path, image: np.ndarray) -> None:
-    """Write an H W 3 uint8 picture as PNG, JPEG or WebP, by the suffix of `path`: the whole file or
-    none.
-    """
+    """Write an H W 3 uint8 picture as PNG, JPEG or WebP, by the suffix of `path`, atomically."""
     path = Path(path)
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise UserError(
-            f"{path} cannot be written: the name of a picture ends in {', '.join(_FORMATS)}"
+            f"{path} cannot be written: use a file name that ends in {', '.join(_FORMATS)}"
         )
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, kind, quality=95)

@@ -1,7 +1,7 @@
-"""Files that carry a digest of their own content, so that a damaged one is noticed when it is read.
+"""Files with a digest of their own content, so that damage is detected on reading.
 
-JSON objects have it under the key "sha256", and bytes in front of the content. A zip has a CRC-32
-for each of its members, and a checkpoint is a zip: `zip_fault` compares them, which torch does not.
+JSON objects store it under the key "sha256", byte files before the content. A zip, such as a
+checkpoint, has a CRC-32 for each member: `zip_fault` verifies them, which torch does not.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _ZIP_FAULTS = (
 
 
 class DamagedFileError(ValueError):
-    """The content of a file is not what was written; the message says how it shows."""
+    """The content of a file is damaged; the message gives the evidence."""
 
 
 def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
@@ -41,8 +41,8 @@ def write_sealed_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
-    """What `write_sealed_json` wrote. A file without a digest is taken as it is: versions before
-    0.2 wrote none.
+    """Read a file of `write_sealed_json`. A file without a digest is accepted: versions before 0.2
+    wrote none.
 
     Raises:
         OSError: it cannot be read.
@@ -54,7 +54,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"it is not JSON: {error}" if data else "it is empty") from None
     if not isinstance(value, dict):
-        raise DamagedFileError(f"it has a {type(value).__name__} in place of an object")
+        raise DamagedFileError(f"it has a {type(value).__name__} instead of an object")
     seal = value.pop(SEAL, None)
     if seal is not None and seal != _digest(value):
         raise DamagedFileError("its content does not match its checksum")
@@ -62,12 +62,12 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
 
 def write_sealed_bytes(path: Path, content: bytes) -> None:
-    """Write `content` behind its digest, atomically."""
+    """Write `content` after its digest, atomically."""
     atomic_write(path, hashlib.sha256(content).digest() + content)
 
 
 def read_sealed_bytes(path: Path) -> bytes | None:
-    """What `write_sealed_bytes` wrote; None if there is no such file or it is damaged."""
+    """Read a file of `write_sealed_bytes`; None if it is missing or damaged."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -76,9 +76,9 @@ def read_sealed_bytes(path: Path) -> bytes | None:
 
 
 def zip_fault(path: Path) -> str | None:
-    """What is wrong with the members of the zip `path`, or None. All of it is read, about 1 GB/s.
+    """The fault of the members of the zip `path`, or None. Reads the full file, about 1 GB/s.
 
-    A file that does not begin as a zip has no checksums to compare: None.
+    None for a file that is not a zip, which has no checksums.
 
     Raises:
         OSError: it cannot be read.
@@ -90,7 +90,7 @@ def zip_fault(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 with archive.open(member) as content:
-                    while content.read(_CHUNK):  # the last read compares the CRC-32
+                    while content.read(_CHUNK):  # the last read verifies the CRC-32
                         pass
     except _ZIP_FAULTS as error:
         return " ".join(str(error).split()) or type(error).__name__
@@ -98,6 +98,6 @@ def zip_fault(path: Path) -> str | None:
 
 
 def _digest(value: Any) -> str:
-    """Of plain data, whatever the order of its keys and the layout of the file."""
+    """The digest of plain data, independent of key order and file layout."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,8 +1,7 @@
-"""Image bytes, wherever they are: in a folder, in a zip that stays one, behind http(s), in a
-bucket.
+"""Reads files from a folder, from a zip in place, over http(s), or from a bucket.
 
-`open_images` and `open_annotations` tell by a path or URL which it is. Any number of threads and
-forked processes may read the same source; to another process it travels as its path or URL.
+`open_images` and `open_annotations` select the source by path or URL. Any number of threads and
+forked processes may share a source; pickling transfers only its path or URL.
 """
 
 import os
@@ -24,22 +23,22 @@ ANNOTATION_ARCHIVE = "annotations_trainval2017.zip"  # as COCO publishes it
 class Source(Protocol):
     """Files by their names, which may have slashes."""
 
-    where: str  # what messages call it
-    local: bool  # whether every file can be looked at before training at little cost
+    where: str  # its name in messages
+    local: bool  # whether checking every file before training is cheap
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError where there is no such file, OSError for anything else,
-        UserError for a name that leaves the folder.
+        """Raises FileNotFoundError for a missing file, UserError for a name that points outside of
+        the folder, OSError for any other error.
         """
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """Size in bytes, and a number that changes with the content; None: not there, or, far away,
+        """Size in bytes, and a number that changes with the content; None: missing, or remote and
         unknown.
         """
 
 
 class Folder:
-    """Of this machine, as far as anyone can tell."""
+    """Files in a local folder."""
 
     local = True
 
@@ -64,10 +63,9 @@ class Folder:
 
 
 class Remote:
-    """Files below a URL: http(s), or whatever fsspec knows. They are taken never to change: what
-    the cache has of them is not asked for again, unless its reader finds that it is not the file
-    (`forget`): proxies answer with pages of their own. Connections are made when they are first
-    needed, by each process for itself.
+    """Files below a URL: http(s), or any protocol of fsspec. They are assumed never to change:
+    cached files are not requested again, unless a reader finds wrong content, such as a proxy's
+    error page (`forget`). Each process connects on first use.
     """
 
     local = False
@@ -87,22 +85,24 @@ class Remote:
         return self.cache.read(url, partial(self._fetch, url))
 
     def fill(self, name: str) -> None:
-        """Have a copy in the cache, for whoever reads it later."""
+        """Cache the file for later readers."""
         url = self._url(name)
         self.cache.fill(url, partial(self._fetch, url))
 
     def forget(self, name: str) -> None:
-        """Have no copy in the cache: what came was not the file. The next reader asks again."""
+        """Remove the file from the cache because its content is wrong. The next reader requests it
+        again.
+        """
         self.cache.forget(self._url(name))
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """None: asking for it would cost as much as reading."""
+        """None: requesting it would cost as much as reading."""
 
     def _url(self, name: str) -> str:
         name = inside(name, self.where)
         if not self._http:
             return f"{self.where}/{name}"
-        parts = urlsplit(self.where)  # what follows a ? stays at the end: a signature, say
+        parts = urlsplit(self.where)  # the query, for example a signature, stays at the end
         return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{quote(name)}"))
 
     def _fetch(self, url: str) -> bytes:
@@ -116,9 +116,7 @@ class Remote:
             content = within(self.bounds.seconds, cat)
         except (OSError, UserError):
             raise
-        except (
-            Exception
-        ) as error:  # of the library that speaks to the bucket: credentials, its server
+        except Exception as error:  # from the bucket's library: credentials, its server
             raise OSError(f"{url} cannot be read: {error}") from error
         if len(content) > size:
             raise AbandonedError(f"{url} has more than {size / 1e6:.0f} MB")
@@ -135,14 +133,12 @@ def _check_protocol(url: str) -> None:
         ) from error
     except ValueError:
         raise UserError(
-            f"{url} begins with {protocol}://, which is not known: use http, https, s3 or gs"
+            f"{url} uses the unknown protocol {protocol}://: use http, https, s3 or gs"
         ) from None
 
 
 def join(root: str | Path | None, path: str) -> str:
-    """`path` as it is found from `root`, a folder or a URL; a URL or an absolute path stays what it
-    is.
-    """
+    """`path` relative to `root`, a folder or a URL; a URL or an absolute path is unchanged."""
     if "://" in str(path) or os.path.isabs(path):
         return str(path)
     return (
@@ -151,15 +147,14 @@ def join(root: str | Path | None, path: str) -> str:
 
 
 def open_images(where: str, cache_dir: Path, cache_gb: float) -> Source:
-    """The images of `where`: a URL, a folder, a zip, or a folder that is not there beside a zip of
-    its name.
+    """The images of `where`: a URL, a folder, a zip, or a missing folder with a zip of its name.
 
     Args:
         where: see `join`.
-        cache_dir, cache_gb: where copies of remote files are kept, and how many gigabytes of them.
+        cache_dir, cache_gb: folder and size limit of the cache for remote files.
 
     Raises:
-        UserError: there is nothing like that.
+        UserError: `where` does not exist.
     """
     if "://" in where:
         return Remote(where, Cache(cache_dir / "remote", cache_gb))
@@ -169,14 +164,14 @@ def open_images(where: str, cache_dir: Path, cache_gb: float) -> Source:
     archive = folder if folder.suffix == ".zip" else folder.with_name(f"{folder.name}.zip")
     if not archive.is_file():
         raise UserError(
-            f"there is no image folder {where}, nor {archive}: check the path in data.*.images"
+            f"neither the image folder {where} nor {archive} exists: check the path in data.*.images"
         )
     return Zip(archive, f"{archive.stem}/" if Zip(archive).holds(archive.stem) else "")
 
 
 def open_annotations(where: str, cache_dir: Path, cache_gb: float) -> tuple[Source, str]:
-    """The source of a json and its name there: a URL, a file, or a member of COCO's archive that
-    lies where the json's folder would be. Arguments and errors as of `open_images`.
+    """The source of a json and its name there: a URL, a file, or a member of COCO's archive beside
+    the json's folder. Arguments and errors as for `open_images`.
     """
     if "://" in where:
         parts = urlsplit(where)

@@ -1,4 +1,4 @@
-"""Files of a zip, read in place: official archives stay as they were downloaded."""
+"""Reads files of a zip in place, so that official archives need not be unpacked."""
 
 import os
 import posixpath
@@ -15,7 +15,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.download import AbandonedError, check_inflated
 from maskrcnn_lit.storage.files import safe_path
 
-# What zipfile raises for a directory that is damaged.
+# Exceptions of zipfile for a damaged directory.
 _ZIP_FAULTS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -29,14 +29,16 @@ _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
 def inside(name: str, where: str) -> str:
-    """`name` without detours; UserError if it leaves the folder that it starts from."""
+    """`name` normalized; UserError if it points outside of its folder."""
     if safe_path(Path(), name) is None:
-        raise UserError(f"file name {name!r} leaves {where}: data.on_bad=skip drops it")
+        raise UserError(
+            f"file name {name!r} points outside of {where}: fix the json, or drop the image with data.on_bad=skip"
+        )
     return posixpath.normpath(name)
 
 
 class Directory(NamedTuple):
-    """What a zip holds, by name: F files. Arrays, since 118,287 objects of zipfile take 60 MB."""
+    """The F files of a zip, by name. Arrays, since 118,287 objects of zipfile need 60 MB."""
 
     names: NDArray[np.bytes_]  # F, sorted
     files: NDArray[
@@ -45,8 +47,8 @@ class Directory(NamedTuple):
 
 
 class Zip:
-    """A source (sources.py). Each process opens it by itself, and reads name the place that they
-    begin at, so that no two share a position. `prefix` stands before every name: "train2017/".
+    """A Source (sources.py). Each process opens the file itself, and reads are positional, so that
+    no two share a file position. `prefix` is prepended to every name: "train2017/".
     """
 
     local = True
@@ -67,7 +69,7 @@ class Zip:
         offset, packed, size, crc, method, flags = entry
         if flags & 1 or method not in (_STORED, _DEFLATED):
             raise OSError(
-                f"{name} in {self.where} is encrypted or packed in a way that is not known (method {method})"
+                f"{name} in {self.where} is encrypted or uses an unsupported compression (method {method})"
             )
         header = self._bytes(name, offset, 30)
         begin = (
@@ -82,7 +84,7 @@ class Zip:
         except (zlib.error, AbandonedError) as error:
             raise OSError(f"{name} in {self.where} is damaged: {error}") from None
         if len(data) != size or zlib.crc32(data) != crc:
-            raise OSError(f"{name} in {self.where} is damaged: its CRC-32 is another one")
+            raise OSError(f"{name} in {self.where} is damaged: its CRC-32 does not match")
         return data
 
     def stamp(self, name: str) -> tuple[int, int] | None:
@@ -90,7 +92,7 @@ class Zip:
         return None if entry is None else (entry[2], entry[3])
 
     def holds(self, folder: str) -> bool:
-        """Whether it has files in this folder."""
+        """Whether the zip has files in this folder."""
         names, start = self._read_directory().names, folder.encode() + b"/"
         i = int(np.searchsorted(names, start))
         return i < len(names) and bytes(names[i]).startswith(start)
@@ -123,19 +125,21 @@ class Zip:
         return self._directory
 
     def _inflated(self, packed: bytes, size: int) -> bytes:
-        """At most a byte more than the `size` that the zip promises, whatever is in `packed`."""
+        """Decompress `packed` to at most `size` + 1 bytes, where `size` is the stated one."""
         check_inflated(len(packed), size)
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
 
     def _bytes(self, name: str, offset: int, count: int) -> bytes:
-        """`count` bytes of the zip. OSError: there are not so many."""
+        """`count` bytes of the zip. OSError: the zip is too short."""
         process = os.getpid()
         file = self._opened.get(
             process
-        )  # held here: another thread may open it too and drop this one
+        )  # keep a reference: another thread may also open the file and replace this one
         if file is None:
             file = open(self.file, "rb", buffering=0)  # noqa: SIM115
             self._opened = {process: file}
         if not 0 <= offset <= offset + count <= os.fstat(file.fileno()).st_size:
-            raise OSError(f"{name} in {self.where} is damaged: it lies outside of the zip")
+            raise OSError(
+                f"{name} in {self.where} is damaged: it extends beyond the end of the zip"
+            )
         return os.pread(file.fileno(), count, offset)

@@ -1,9 +1,9 @@
-"""Checkpoints: plain data in files that are complete or absent, and when a run writes them.
+"""Checkpoints: atomic files of plain data, and the times at which a run writes them.
 
 A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
-`config` (the resolved config), `categories` ([[id, name], ...]), both by the module, `position`
-(where the order of the data goes on, and the training batches of an epoch) and `spent` (seconds and
-images that its steps have taken).
+`config` (the resolved config), `categories` ([[id, name], ...]), both from the module, `position`
+(the position in the data order, and the number of training batches per epoch) and `spent` (seconds
+and images of its steps).
 """
 
 import os
@@ -30,8 +30,8 @@ def save_plain(path: Path, value: Any) -> None:
     """torch.save to a temporary file in the same folder, flushed to the disk, then renamed over
     `path`.
 
-    The temporary name is always the same, so that what a killed run left behind is overwritten by
-    the next. Raises OSError if the file cannot be written.
+    The temporary name is fixed, so the next write replaces the remains of a killed run. Raises
+    OSError if the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.partial")
     with errors_with_path(path):
@@ -44,18 +44,18 @@ def save_plain(path: Path, value: Any) -> None:
             os.replace(partial, path)
         except BaseException as error:
             with suppress(OSError):
-                partial.unlink(missing_ok=True)  # a full disk has room again
+                partial.unlink(missing_ok=True)  # frees space on a full disk
             if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch.save hides that the disk is full
+                raise error.__context__ from None  # torch.save hides the error of a full disk
             raise
 
 
 def load_plain(path: Path) -> dict[str, Any]:
-    """What `save_plain` wrote, on the CPU. Nothing in the file is ever run: tensors and plain data
-    are all it may hold.
+    """Read a file of `save_plain` on the CPU. No code in the file is executed: it may contain only
+    tensors and plain data.
 
-    Raises UserError if there is no such file, if it is damaged, or if it holds anything else. torch
-    does not compare the checksums that it writes, and would return other weights for a flipped bit.
+    Raises UserError if the file is missing, damaged, or contains anything else. torch does not
+    verify its checksums, and would return wrong weights for a flipped bit.
     """
     try:
         fault = zip_fault(path)
@@ -64,40 +64,37 @@ def load_plain(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(
-            f"there is no checkpoint {path}: give the folder of a run that has trained"
+            f"the checkpoint {path} does not exist: give the folder of a run that has trained"
         ) from None
-    except (
-        Exception
-    ) as error:  # of the unpickler, of torch, of zip: damaged bytes can raise anything
+    except Exception as error:  # from the unpickler, torch or zip: damaged bytes can raise anything
         raise UserError(
-            f"{path} is not loaded, it is damaged or has more than tensors and plain data ({type(error).__name__}): "
-            "take one that `maskrcnn-lit train` wrote"
+            f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give a checkpoint that `maskrcnn-lit train` wrote"
         ) from error
 
 
 def last_checkpoint(run_dir: str | Path) -> Path | None:
-    """Where a run goes on; None if it was killed before its first checkpoint, so that it begins
-    anew.
+    """The checkpoint from which a run resumes; None if it was killed before its first one, so that
+    it starts from scratch.
     """
     path = Path(run_dir) / "checkpoints" / "last.ckpt"
     return path if path.is_file() else None
 
 
 def best_checkpoint(run_dir: str | Path) -> Path:
-    """What to evaluate: best.ckpt, or last.ckpt where no validation has found a best one. UserError
-    without either.
+    """The checkpoint to evaluate: best.ckpt, or last.ckpt if no validation has written one.
+    UserError without either.
     """
     best = Path(run_dir) / "checkpoints" / "best.ckpt"
     path = best if best.is_file() else last_checkpoint(run_dir)
     if path is None:
         raise UserError(
-            f"{best.parent} has no checkpoint: let the run go on first, train resume={run_dir}"
+            f"{best.parent} has no checkpoint: continue the run first, maskrcnn-lit train resume={run_dir}"
         )
     return path
 
 
 def model_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict of the model, out of a loaded checkpoint of the module around it."""
+    """The state dict of the model from a loaded checkpoint of its module."""
     return {
         name.removeprefix("model."): value
         for name, value in checkpoint["state_dict"].items()
@@ -126,13 +123,12 @@ class RunCheckpoints(Checkpoint):
     """Writes last.ckpt every `every_n_steps` optimizer steps and after every epoch, and best.ckpt
     by `monitor` (max).
 
-    Lightning resumes exactly from two places, so these are the only ones where this writes: after
-    an optimizer step that is not the last of its epoch, and after a whole epoch with its
-    validation. (Between the last step and the end of its validation, Lightning 2.6 would leave that
-    validation out; with gradients half accumulated, their sum is lost.) A scheduler's signal
-    (stop.py) saves at the next of these places and ends the run. On the way back it hands
-    the position to the data module, whose training order is a pure function of it, and takes back
-    what the loggers had written after it. Seconds and images of the steps before go with it.
+    Lightning resumes exactly from only two points, so this writes only there: after an optimizer
+    step that is not the last of its epoch, and after a full epoch with its validation. (Between the
+    last step and the end of the validation, Lightning 2.6 would skip the validation; with half
+    accumulated gradients, their sum is lost.) A scheduler's signal (stop.py) saves at the next of
+    these points and ends the run. On resuming it passes the position to the data module, whose
+    order depends only on it, rewinds the loggers to it, and restores the seconds and images spent.
     """
 
     def __init__(
@@ -145,7 +141,7 @@ class RunCheckpoints(Checkpoint):
         self.spent: dict[str, float] = {
             "seconds": 0.0,
             "images": 0.0,
-        }  # on the steps before this process began
+        }  # on steps of earlier processes
         self._began = 0.0
         self._step = 0
         self._position: dict[str, int] | None = None
@@ -156,12 +152,12 @@ class RunCheckpoints(Checkpoint):
         if trainer.ckpt_path is None:
             rewind(
                 trainer.loggers, 0
-            )  # a run that was killed before its first checkpoint may have logged something
+            )  # a run killed before its first checkpoint may have logged values
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._position and self._position["batches"] != trainer.num_training_batches:
             raise UserError(
-                f"the run had {self._position['batches']} training batches an epoch and now has "
+                f"the run had {self._position['batches']} training batches per epoch and now has "
                 f"{trainer.num_training_batches}: resume it with the same data, data.batch_size and trainer.devices"
             )
         self._step, self._position = trainer.global_step, None
@@ -176,7 +172,9 @@ class RunCheckpoints(Checkpoint):
         self._stop.release()
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """A run of one process that is asked to stop leaves its validation: last.ckpt goes on."""
+        """A single-process run that is asked to stop aborts its validation; last.ckpt resumes
+        there.
+        """
         alone = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
         if alone and self._stop.received is not None:
             self._stop.interrupt()
@@ -199,8 +197,8 @@ class RunCheckpoints(Checkpoint):
         score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
         better = score > (-torch.inf if self.best is None else self.best)  # False for NaN
         if better:
-            # Before last.ckpt, which tells of it: killed in between, the run finds the same best
-            # again.
+            # Write it before last.ckpt, which records it: a run killed in between finds the same
+            # best again.
             self.best = score
             self._save(trainer, "best", epoch=trainer.current_epoch + 1, batch=0)
         self._save(trainer, "last", epoch=trainer.current_epoch + 1, batch=0)
@@ -234,7 +232,7 @@ class RunCheckpoints(Checkpoint):
         self._position, self.spent = checkpoint.get("position"), checkpoint.get("spent", self.spent)
         if self._position is None:
             raise UserError(
-                "this checkpoint does not say where its run stood: resume from last.ckpt of a run"
+                "this checkpoint has no position to resume from: use last.ckpt of a run"
             )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
         data.resume(epoch=self._position["epoch"], batch=self._position["batch"])

@@ -1,7 +1,8 @@
-"""`trainer.compile`: the model's regions through torch.compile, each as one graph of fixed shapes.
+"""`trainer.compile`: runs the model's regions through torch.compile, each as one graph with static
+shapes.
 
-A region is compiled anew for each padded size, number of object slots and mode. What was compiled
-is kept on disk, so that another run begins with it.
+A region is compiled for each padded size, number of object slots and mode. Compiled code is cached
+on disk for later runs.
 """
 
 import logging
@@ -19,7 +20,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.files import default_cache
 
-# Methods of MaskRCNN. `infer` holds others, which are compiled into it.
+# Methods of MaskRCNN. `infer` calls others, which are compiled into it.
 REGIONS = ("trunk", "targets", "losses", "proposals", "detect", "classify", "infer")
 
 CHOICES = ("auto", "always", "off")
@@ -27,8 +28,8 @@ CHOICES = ("auto", "always", "off")
 # graphs of one region; a run with a dozen padded sizes, four numbers of slots and two modes has 96
 LIMIT = 256
 
-# What a padded size costs to compile cold, and what a step saves at least (launches that the host
-# does not make), so how many steps of it pay: estimates, until a GPU has measured them.
+# Estimates, not yet measured on a GPU: the time to compile a padded size without cache, and the
+# number of steps that recovers it (by launches that the host saves).
 COMPILE_SECONDS, SAVED_SECONDS = 100, 0.05
 STEPS_A_SIZE = round(COMPILE_SECONDS / SAVED_SECONDS)
 
@@ -38,9 +39,9 @@ _log = logging.getLogger(__name__)
 class CompileRegions(Callback):
     """Compiles the model before the first step.
 
-    Args: how: of trainer.compile. "auto": on a GPU, where the run is long enough (`too_short`).
-        "always": on the CPU as well, where compiling takes minutes, which is more than it saves in
-        a short run. "off". steps: how many optimizer steps a trainer will make.
+    Args: how: trainer.compile. "auto": on a GPU, if the run is long enough (`too_short`). "always":
+    on the CPU, too, where compiling takes minutes, more than it saves in a short run. "off". steps:
+    trainer -> number of optimizer steps.
     """
 
     def __init__(self, how: str, steps: Callable[[Trainer], int]) -> None:
@@ -59,7 +60,7 @@ class CompileRegions(Callback):
         if reason is None:
             compile_regions(model)
         else:
-            announce(f"trainer.compile={self.how}: not compiled, since {reason}")
+            announce(f"trainer.compile={self.how}: not compiled, because {reason}")
 
 
 def should_compile(how: str, device: torch.device) -> bool:
@@ -68,15 +69,15 @@ def should_compile(how: str, device: torch.device) -> bool:
 
 
 def too_short(steps: int, sizes: int) -> str | None:
-    """Why compiling does not pay for so many optimizer steps on batches of so many padded sizes, or
-    None: each size should come `STEPS_A_SIZE` times.
+    """Why compiling does not pay off for `steps` optimizer steps on batches of `sizes` padded
+    sizes, or None: each size should occur `STEPS_A_SIZE` times.
     """
     if steps >= STEPS_A_SIZE * sizes:
         return None
     return (
-        f"{steps} steps of {sizes} padded sizes are fewer than {STEPS_A_SIZE * sizes}, which pay for "
-        f"compiling (about {COMPILE_SECONDS} s a size): trainer.compile=always does it all the same, "
-        "and trainer.compile=off pads the images less"
+        f"{steps} steps of {sizes} padded sizes are too few: compiling (about {COMPILE_SECONDS} s per "
+        f"size) pays off from {STEPS_A_SIZE * sizes} steps. Use trainer.compile=always to compile "
+        "anyway, or trainer.compile=off to pad the images less"
     )
 
 
@@ -87,31 +88,29 @@ def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.utils._triton.has_triton():
         return "torch finds no Triton for this GPU"
     if model.points == 0:
-        return "model.roi_align.points=0 takes as many points as a bin has cells, which depends on the data"
+        return "model.roi_align.points=0 uses as many points as a bin has cells, which depends on the data"
     if getattr(model.mask_head, "needs_positives", False):
-        return "a batch norm in the mask head must see the positives alone, whose number depends on the data"
+        return "a batch norm in the mask head must see only the positives, and their number depends on the data"
     return None
 
 
 def compile_regions(model: MaskRCNN, **options: Any) -> None:
-    """Replace the regions' methods by compiled ones. Parameters, their names and the state dict
-    stay as they are.
+    """Replace the regions' methods by compiled ones. Parameters, their names and the state dict are
+    unchanged.
 
-    options: of torch.compile. If a region cannot be compiled after all, a line says so and it runs
-    as it is. A model that is compiled stays so.
+    options: of torch.compile. If a region fails to compile, a line is logged and it runs
+    uncompiled.
     """
     if is_compiled(model):
         return
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(default_cache() / "compiled"))
     torch._dynamo.config.recompile_limit = max(LIMIT, torch._dynamo.config.recompile_limit)
-    torch._dynamo.config.optimize_ddp = (
-        False  # the regions are the pieces between which gradients are reduced
-    )
+    torch._dynamo.config.optimize_ddp = False  # gradients are reduced between the regions
     for name in REGIONS:
         run = _compiled(name, **options)
         if name == "infer":
             run = _graphed(run, **options)
-        # A method and no function: of a copy of the model it is the copy's.
+        # A method, not a function, so that it belongs to a copy of the model, too.
         setattr(model, name, MethodType(run, model))
 
 
@@ -120,8 +119,8 @@ def is_compiled(model: MaskRCNN) -> bool:
 
 
 def _graphed(plain: Any, **options: Any) -> Any:
-    """`infer` of one image on a GPU as one CUDA graph: there the host's launches are most of the
-    time. Its results are copied, since the next call writes where they lie.
+    """`infer` of one image on a GPU as one CUDA graph, since launches dominate its time. Results
+    are copied, because the next call overwrites them.
     """
     graphed = _compiled("infer", **options | {"mode": "reduce-overhead"})
 
@@ -143,9 +142,9 @@ def _compiled(name: str, **options: Any) -> Any:
             return compiled(model, *args)
         except (
             torch._dynamo.exc.TorchDynamoException
-        ) as error:  # while compiling: nothing has been computed yet
+        ) as error:  # during compilation, before any computation
             announce(
-                f"trainer.compile: {name} is not compiled, since {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: {str(error).splitlines()[0]}"
             )
         setattr(model, name, MethodType(plain, model))
         return plain(model, *args)

@@ -1,4 +1,4 @@
-"""Accelerator, devices and precision as a config names them; what the device is and holds."""
+"""Resolves accelerator, devices and precision of a config; describes the device."""
 
 import platform
 import resource
@@ -12,9 +12,9 @@ from maskrcnn_lit.errors import UserError, check_whole
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """On CUDA the most that tensors held at once since the process began or
-    `torch.cuda.reset_peak_memory_stats`; elsewhere the largest resident size of this process,
-    libraries included.
+    """On CUDA the peak memory of tensors since the start of the process or
+    `torch.cuda.reset_peak_memory_stats`; elsewhere the peak resident size of this process,
+    including libraries.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
@@ -23,7 +23,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The name of the GPU, or of the processor with the number of threads that PyTorch uses."""
+    """The name of the GPU, or of the CPU with PyTorch's number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -42,8 +42,8 @@ PRECISIONS = ("auto", "32-true", "16-mixed", "bf16-mixed")
 
 
 def count_devices(accelerator: str, devices: int | str | Sequence[int]) -> int:
-    """Processes on this machine for trainer.accelerator and trainer.devices; "auto": all GPUs, one
-    CPU; a list: the GPUs with these numbers.
+    """The number of processes on this machine for trainer.accelerator and trainer.devices; "auto":
+    one for each GPU, or one on the CPU; a list: the GPUs with these numbers.
     """
     if not isinstance(devices, (int, str)):
         resolve_accelerator(accelerator, devices)
@@ -60,11 +60,11 @@ def count_devices(accelerator: str, devices: int | str | Sequence[int]) -> int:
 def resolve_accelerator(
     accelerator: str, devices: int | str | Sequence[int], *, option: str = "trainer.accelerator"
 ) -> str:
-    """The name "cpu" or "gpu" for auto|cpu|gpu, if there are as many of them as asked for, or those
-    with the numbers asked for. `option` is what the user may set.
+    """Resolve auto|cpu|gpu to "cpu" or "gpu". UserError unless the requested devices exist.
+    `option`: the option's name, for messages.
     """
     if accelerator not in ("auto", "cpu", "gpu"):
-        raise UserError(f"{option} is {accelerator!r}; expected auto, cpu or gpu")
+        raise UserError(f"{option}={accelerator} is unknown: use auto, cpu or gpu")
     numbers = None if isinstance(devices, (int, str)) else list(devices)
     if numbers is None and devices != "auto":
         check_whole(1, trainer__devices=devices)
@@ -75,7 +75,11 @@ def resolve_accelerator(
             "CUDA build of torch and its driver"
         )
     if numbers is not None and (accelerator == "cpu" or not set(numbers) <= set(range(available))):
-        there = f"the CUDA devices here are 0 to {available - 1}" if available else "none is here"
+        there = (
+            f"the CUDA devices here are 0 to {available - 1}"
+            if available
+            else "this machine has none"
+        )
         raise UserError(
             f"trainer.devices={numbers} are numbers of GPUs, but "
             f"{f'{option}=cpu' if accelerator == 'cpu' else there}: use trainer.devices=1"
@@ -91,15 +95,14 @@ def resolve_accelerator(
 def resolve_precision(
     precision: str | int, accelerator: str, *, option: str = "trainer.precision"
 ) -> str:
-    """Lightning's name of the precision; "auto" is bf16-mixed on a GPU that computes in bfloat16
-    itself (compute capability 8.0, an A100, and later), 16-mixed on an older one, and 32-true on
-    the CPU.
+    """Lightning's name of the precision; "auto" is bf16-mixed on a GPU with native bfloat16
+    (compute capability 8.0, an A100, and later), 16-mixed on an older GPU, and 32-true on the CPU.
     """
     precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(
         str(precision), str(precision)
     )
     if precision not in PRECISIONS:
-        raise UserError(f"{option} is {precision!r}; expected {', '.join(PRECISIONS)}")
+        raise UserError(f"{option}={precision} is unknown: use {', '.join(PRECISIONS)}")
     if precision == "16-mixed" and accelerator == "cpu":
         raise UserError(f"{option}=16-mixed needs a GPU: use {option}=auto")
     if precision != "auto":

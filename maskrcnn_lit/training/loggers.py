@@ -1,5 +1,5 @@
-"""metrics.csv, Weights & Biases and MLflow, and what loggers must do when a run goes on from a
-checkpoint: forget what came after it, where they can.
+"""Loggers: metrics.csv, Weights & Biases and MLflow; and rewinding them when a run resumes from a
+checkpoint.
 """
 
 import csv
@@ -22,17 +22,16 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write, errors_with_path, locked
 from maskrcnn_lit.training.processes import is_rank_zero
 
-CONNECT_SECONDS = 10.0  # for a tracking server to answer
+CONNECT_SECONDS = 10.0  # until a tracking server must answer
 
 
 class CsvLogger(Logger):
-    """Writes one table: a row whenever something is logged, a column for every name, empty where
-    there was no value.
+    """Writes one table: a row for every log call, a column for every name; missing values are
+    empty.
 
     `step` counts finished optimizer steps from 0, as in TensorBoard. Rows are appended and flushed
-    at once; the file is written anew, atomically, when a name comes up for the first time.
-    (Lightning's CSVLogger chooses folders of its own, and deletes the file that a resumed run
-    should add to.)
+    at once; the file is rewritten atomically when a new name appears. (Lightning's CSVLogger
+    chooses its own folders, and deletes the file that a resumed run should append to.)
     """
 
     def __init__(self, *, path: str | Path) -> None:
@@ -49,7 +48,7 @@ class CsvLogger(Logger):
         return ""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The run folder holds the config."""
+        """Do nothing: the config is in the run folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -70,13 +69,12 @@ class CsvLogger(Logger):
                 before = [row for row in self._read() if int(row["step"]) < step]
             except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
                 raise UserError(
-                    f"{self.path} is damaged ({error}): copy it back from where it is sound, or "
-                    "move it away, the run then goes on with a new one"
+                    f"{self.path} is damaged ({error}): restore it from a copy, or move it away to continue with a new one"
                 ) from None
             self._write(before)
 
     def _read(self) -> list[dict[str, str]]:
-        """The rows so far; a last line that a killed run left unfinished is dropped."""
+        """The rows so far, without an incomplete last line."""
         if not self.path.is_file():
             return []
         lines = self.path.read_text().splitlines(keepends=True)
@@ -94,9 +92,9 @@ class CsvLogger(Logger):
 
 
 def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
-    """Weights & Biases: the run is called as its folder, and a resumed one goes on.
-    WANDB_MODE=offline keeps it in the folder. UserError where it is not installed; what no process
-    but the first has is a logger of nothing.
+    """A Weights & Biases logger. The run has the name of its folder, and resuming continues it.
+    WANDB_MODE=offline stores it in the folder only. On other ranks than zero it logs nothing.
+    UserError: the package is not installed.
     """
     if not is_rank_zero():
         return DummyLogger()
@@ -106,7 +104,7 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
         logger = WandbLogger(name=Path(run_dir).name, project=project, save_dir=run_dir, id=number)
     except ModuleNotFoundError as error:
         raise UserError(
-            "logger=wandb needs a package that is not there: pip install 'maskrcnn_lit[wandb]'"
+            "logger=wandb needs a package that is not installed: pip install 'maskrcnn_lit[wandb]'"
         ) from error
     _check_wandb_key()
     atomic_write(file, number)
@@ -114,7 +112,9 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
 
 
 def _check_wandb_key() -> None:
-    """Without a key wandb asks for one, or ends in a traceback when the first number is logged."""
+    """Raise UserError without an API key: wandb would ask for one, or fail at the first logged
+    number.
+    """
     if os.environ.get("WANDB_MODE", "online") == "online" and not _wandb_key():
         raise UserError(
             "logger=wandb has no API key: run `wandb login` first, or keep the run in its folder "
@@ -123,8 +123,8 @@ def _check_wandb_key() -> None:
 
 
 def _wandb_key() -> str | None:
-    """The key of the environment or of `wandb login`; a text where wandb is not installed, which
-    WandbLogger tells.
+    """The API key of the environment or of `wandb login`; a dummy text if wandb is not installed,
+    which WandbLogger reports.
     """
     try:
         import wandb
@@ -134,7 +134,7 @@ def _wandb_key() -> str | None:
 
 
 def _check_server(uri: str) -> None:
-    """That an MLflow server answers, before MLflow tries for minutes."""
+    """Raise UserError if the MLflow server does not answer; MLflow itself would retry for minutes."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return
@@ -149,8 +149,8 @@ def _check_server(uri: str) -> None:
 
 
 class OnceConfiguredMLFlowLogger(MLFlowLogger):
-    """One that takes a config once: MLflow refuses other values of what it knows, and a resumed run
-    may have moved.
+    """An MLflow logger that logs the config only once: MLflow rejects changed values, and a resumed
+    run may have moved.
     """
 
     @rank_zero_only
@@ -170,7 +170,7 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
     path = where.removeprefix("sqlite:///")
     one_at_a_time = (
         locked(Path(f"{path}.lock")) if path != where else nullcontext()
-    )  # else jobs make its tables twice
+    )  # else parallel jobs create the tables twice
     file, name = Path(run_dir) / "mlflow_run_id", Path(run_dir).name
     known = file.read_text() if file.is_file() else None
     try:
@@ -178,10 +178,10 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
             logger = OnceConfiguredMLFlowLogger(
                 experiment_name=experiment, run_name=name, tracking_uri=where, run_id=known
             )
-            number = logger.run_id  # it is made now
+            number = logger.run_id  # this creates the run
     except ModuleNotFoundError as error:
         raise UserError(
-            "logger=mlflow needs a package that is not there: pip install 'maskrcnn_lit[mlflow]'"
+            "logger=mlflow needs a package that is not installed: pip install 'maskrcnn_lit[mlflow]'"
         ) from error
     atomic_write(file, str(number))
     return logger
@@ -189,13 +189,12 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
 
 @rank_zero_only
 def rewind(loggers: Iterable[Logger], step: int) -> None:
-    """Make `loggers` forget what they were told for `step` (0 is the first) and later."""
+    """Remove the values that `loggers` logged for `step` (0 is the first) and later."""
     for logger in loggers:
         if isinstance(logger, CsvLogger):
             logger.rewind(step)
         elif isinstance(logger, TensorBoardLogger):
-            # TensorBoard drops what it has read with this step or a later one when it meets the
-            # mark of a restart.
+            # TensorBoard drops values of this step and later when it reads the restart marker.
             restart = SessionLog(status=SessionLog.START)
             logger.experiment.file_writer.add_event(Event(step=step, session_log=restart))
             logger.experiment.flush()

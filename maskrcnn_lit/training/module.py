@@ -1,5 +1,5 @@
-"""The LightningModule: a training step, a validation step, the optimizer. It emits detections and
-scores nothing.
+"""The LightningModule: training step, validation step and optimizer. It returns detections; it does
+not score them.
 """
 
 import hashlib
@@ -31,21 +31,19 @@ _log = logging.getLogger(__name__)
 
 
 def step_seed(*numbers: int) -> int:
-    """64 bits that are a function of `numbers` (each >= 0) alone, on every machine and version of
-    NumPy.
-    """
+    """64 bits that depend only on `numbers` (each >= 0), on every machine and version of NumPy."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Means over this process's samples -> means over those of all, and the weights of this
-    process's own.
+    """Convert means over the samples of this process to means over those of all processes, and the
+    weights of this process.
 
-    losses: L, each the mean of so many as `counts` (L) says, and 0 where it is of none.
+    losses: L, each a mean over `counts` (L) samples, 0 without samples.
 
-    DDP averages the gradients of the processes. With `losses * weights` on each, what it gets is
-    the gradient of the mean over all samples, so that two processes learn as one with both batches
-    does. Nothing is read by the host.
+    DDP averages the gradients of the processes. With `losses * weights` on each, the average is the
+    gradient of the mean over all samples, so two processes train like one with both batches. The
+    host does not wait for the device.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return losses.detach(), torch.ones_like(losses)
@@ -56,7 +54,7 @@ def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def config_digest(config: dict[str, Any]) -> str:
-    """SHA-256 of plain data, whatever the order of its keys."""
+    """SHA-256 of plain data, independent of the order of keys."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
@@ -64,23 +62,22 @@ class DetectionModule(LightningModule):
     """Trains `model`, whose forward takes a batch and returns an Output (losses, detections,
     box_labels).
 
-    model: in train mode it gives the losses, in eval mode detections, and losses too where the
-        batch has targets.
+    model: in train mode it returns the losses, in eval mode detections, and losses, too, if the
+    batch has targets.
     optimizer: `adamw` or `sgd` of training/optimizer.py with all but model, batch_size, steps and
         fused given.
     categories: of the labels 1..K; with `config`, the resolved config as plain data, they go into
         every checkpoint.
     seed: >= 0; all randomness of the steps comes from it.
 
-    What is sampled of an image hangs on its seed in the batch alone: not on the process, nor on its
-    place in a batch. Layers that draw for themselves (dropout, stochastic depth) find a random
-    state that is set anew before every step from (seed, process, epoch, batch). None of it depends
-    on what was done before, so a resumed run draws what the unbroken one would have drawn, whatever
-    else (a validation, a callback, the start of loader processes) has drawn from torch's generators
-    in between.
+    The sampling of an image depends only on its seed in the batch, not on the process or the
+    position in the batch. Layers with their own randomness (dropout, stochastic depth) use a random
+    state that is set before every step from (seed, process, epoch, batch). It does not depend on
+    earlier steps, so a resumed run draws the same numbers as an uninterrupted one, whatever a
+    validation, a callback or the start of loader processes has drawn from torch's generators.
 
-    `training_step` logs nothing: its losses, those of the batches of all processes together, go to
-    `TrainMeter`, which reads them from the device every few steps.
+    `training_step` logs nothing: its losses, over the batches of all processes, go to `TrainMeter`,
+    which reads them from the device every few steps.
     """
 
     def __init__(
@@ -94,10 +91,10 @@ class DetectionModule(LightningModule):
     ) -> None:
         super().__init__()
         if seed < 0:
-            raise UserError(f"seed is {seed}; expected 0 or more")
+            raise UserError(f"seed={seed} must be a whole number, 0 or more")
         json.dumps(
             config
-        )  # raises if it is not plain: the checkpoints would not load with weights_only=True
+        )  # raises if it is not plain data: checkpoints would not load with weights_only=True
         self.model = model
         self.optimizer = optimizer
         self.categories = tuple(categories)
@@ -107,16 +104,14 @@ class DetectionModule(LightningModule):
         self.learning_rates: dict[
             str, float
         ] = {}  # of the last optimizer step, by part of the model
-        self.images_seen: Tensor | int = (
-            0  # in training, by this process; those that fill a batch do not count
-        )
+        self.images_seen: Tensor | int = 0  # training images of this process, without BLANK
         self.masks_dropped: Tensor | int = 0  # positives without a mask slot, as `images_seen`
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
         self._guard = FiniteGuard()
 
     def setup(self, stage: str) -> None:
-        """Raises UserError for a process with another config than the first, and where torch would
-        raise in the first step: its SyncBatchNorm gathers on GPUs alone.
+        """Raises UserError if the process has another config than rank zero, and for SyncBatchNorm
+        on the CPU, which torch does not support.
         """
         own = config_digest(self.config)
         if self.trainer.strategy.broadcast(own) != own:
@@ -127,8 +122,7 @@ class DetectionModule(LightningModule):
         sync = any(isinstance(layer, nn.SyncBatchNorm) for layer in self.model.modules())
         if sync and on_cpu and self.trainer.world_size > 1:
             raise UserError(
-                f"norm=sync needs CUDA for {self.trainer.world_size} processes, and these are on the CPU: use group "
-                "or batch, or one process"
+                f"norm=sync needs CUDA for {self.trainer.world_size} processes, but these are on the CPU: use group or batch, or one process"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -145,7 +139,7 @@ class DetectionModule(LightningModule):
         )
         self.images_seen = (
             self.images_seen + batch["readable"].sum()
-        )  # a tensor: nothing waits for the device
+        )  # a tensor, to avoid a synchronization
         if output.masks_dropped is not None:
             self.masks_dropped = self.masks_dropped + output.masks_dropped
         return {"loss": own.sum(), "losses": dict(zip(output.losses, means, strict=True))}
@@ -174,16 +168,16 @@ class DetectionModule(LightningModule):
             len(data.train_index),
         )
         full_batch = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        # An epoch may be shorter than a batch or than the batches to accumulate, and images of
-        # several shapes may fill none: then the average counts.
+        # If an epoch is shorter than a full batch, or images of several shapes fill none, the
+        # average batch counts.
         fills = images >= full_batch and images / steps.epoch > full_batch / 2
         batch_size = full_batch if fills else min(full_batch, math.ceil(images / steps.epoch))
         plan = self.optimizer(
             self.model,
             batch_size=batch_size,
             steps=steps,
-            # With 16-mixed Lightning has the scaler unscale gradients before clipping, which fused
-            # optimizers do later.
+            # With 16-mixed, Lightning's scaler unscales gradients before clipping; fused optimizers
+            # would do it later.
             fused=self.device.type == "cuda" and trainer.precision != "16-mixed",
         )
         if trainer.is_global_zero:
@@ -205,8 +199,7 @@ class DetectionModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm over all parameters, or each value, and stop if it or a loss is not finite. Lightning
-        calls this before every optimizer step, with unscaled gradients, whether there is a limit or
-        not.
+        calls this before every optimizer step, with unscaled gradients, with or without a limit.
         """
         gradients = [
             p.grad
@@ -262,7 +255,7 @@ class DetectionModule(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.ready_since = (
             time.perf_counter()
-        )  # after the callbacks, whose time is no waiting for data
+        )  # after the callbacks, whose time does not count as waiting for data
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._stop_at(self._guard.finish())

@@ -1,13 +1,12 @@
-"""When a loss or the gradient is not finite: the run stops, and leaves a file from which the step
-can be done again.
+"""Stops a run when a loss or the gradient is not finite, and writes a file to replay the step.
 
-Before every optimizer step one flag is raised on the device if a loss or the norm of the gradient
-was not finite, and it stays up. On the CPU it is read at once. On a GPU reading it would make the
-host wait for the device, so a copy is sent for, and read when it has arrived, a step or two later;
-by then later batches have been computed, but no weight has changed: the fused optimizers leave the
-weights alone while their `found_inf` is up, which is how torch's GradScaler skips steps too. With
-16-mixed the scaler skips steps by itself, and a gradient that is not finite is how it finds its
-scale, so there only the losses count, and the weights in the file may be a step or two younger.
+Before every optimizer step a flag on the device is set if a loss or the norm of the gradient is not
+finite, and it stays set. On the CPU it is read at once. On a GPU reading it would make the host
+wait, so it is copied asynchronously and read a step or two later; by then later batches have been
+computed, but no weight has changed: fused optimizers skip the update while their `found_inf` is
+set, as with torch's GradScaler. With 16-mixed the scaler itself skips steps, and non-finite
+gradients are normal while it searches its scale, so only the losses count, and the weights in the
+file may be a step or two newer.
 """
 
 from collections import deque
@@ -29,24 +28,24 @@ class Part(NamedTuple):
     batch: Batch
     losses: dict[str, Tensor]
     seed: int  # of torch's random state before the forward pass
-    weights: Tensor  # of this process's losses, in their order: 1 where it is the only one
+    weights: Tensor  # of this process's losses, in order: 1 for a single process
 
 
 class Step(NamedTuple):
-    """All that an optimizer step was computed from, other than the weights."""
+    """All inputs of an optimizer step except the weights."""
 
     number: int
     epoch: int
     parts: list[Part]
     learning_rates: dict[str, float]
     gradient_norm: Tensor
-    bad: Tensor  # on the host; holds the answer once `copied` is over
+    bad: Tensor  # on the host; valid once `copied` has finished
     copied: torch.cuda.Event | None
 
 
 class Replay(NamedTuple):
-    """What `replay` computed: the losses of each batch of the step, and the norm of the gradient of
-    their mean.
+    """The result of `replay`: the losses of each batch of the step, and the gradient norm of their
+    mean.
     """
 
     losses: list[dict[str, float]]
@@ -62,7 +61,7 @@ class FiniteGuard:
         self._bad: Tensor | None = None
 
     def record(self, batch: Batch, losses: dict[str, Tensor], seed: int, weights: Tensor) -> None:
-        """Remember a batch (on its device, where it was needed anyway) until its answer is in."""
+        """Keep a batch (on its device) until its flag is known."""
         self._parts.append(Part(batch, losses, seed, weights))
 
     def check(
@@ -75,7 +74,7 @@ class FiniteGuard:
         gradient_norm: Tensor,
         norm_counts: bool,
     ) -> Step | None:
-        """Flag this step, and return the first one that was not finite, if that is known yet."""
+        """Flag this step, and return the first non-finite step known so far, or None."""
         watched = [loss.float() for part in self._parts for loss in part.losses.values()]
         watched += [gradient_norm.float()] if norm_counts else []
         bad = ~torch.isfinite(torch.stack(watched)).all()
@@ -96,7 +95,9 @@ class FiniteGuard:
         return self._first_bad()
 
     def finish(self) -> Step | None:
-        """As `check`, but wait for the answers of all steps so far: before a checkpoint is written."""
+        """As `check`, but wait for the flags of all steps so far; called before a checkpoint is
+        written.
+        """
         for step in self._steps:
             if step.copied is not None:
                 step.copied.synchronize()
@@ -119,12 +120,12 @@ def write_step(
     accumulate: int,
     extra: Mapping[str, Any],
 ) -> str:
-    """Write `step` and the weights of `model` to `path`, for `replay`; returns what to tell the
+    """Write `step` and the weights of `model` to `path`, for `replay`; return the message for the
     user.
 
-    The file holds tensors and plain data (`load_plain`): batches, image_ids, losses by name, seeds,
-    weights, learning_rates, gradient_norm, step, epoch, precision, accumulate, model (state dict;
-    running statistics of a BatchNorm that is not frozen have seen the step) and what is in `extra`.
+    The file contains tensors and plain data (`load_plain`): batches, image_ids, losses by name,
+    seeds, weights, learning_rates, gradient_norm, step, epoch, precision, accumulate, model (state
+    dict; running statistics of a trained BatchNorm include the step) and the entries of `extra`.
     """
     losses = [{name: float(loss) for name, loss in part.losses.items()} for part in step.parts]
     image_ids = [part.batch["image_ids"].tolist() for part in step.parts]
@@ -150,19 +151,17 @@ def write_step(
     rates = ", ".join(f"{name} {value:.3g}" for name, value in step.learning_rates.items())
     ids = ", ".join(str(number) for part in image_ids for number in part if number != BLANK_ID)
     return (
-        f"training stopped at step {step.number} (epoch {step.epoch}), the loss or its gradient is not finite: losses "
-        f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images {ids}. All of it is in "
-        f"{path}: `maskrcnn-lit replay file={path}` computes the step again; then try a lower optimizer.lr, a lower "
+        f"training stopped at step {step.number} (epoch {step.epoch}), because the loss or its gradient is not finite: losses "
+        f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images {ids}. Run `maskrcnn-lit replay file={path}` to recompute the step; then try a lower optimizer.lr, a lower "
         "trainer.clip_norm or trainer.precision=32-true"
     )
 
 
 def replay(path: str | Path, model: nn.Module) -> Replay:
-    """Compute again, from the file at `path` that a stopped run left, the step that was not finite.
+    """Recompute the non-finite step from the file at `path` that a stopped run wrote.
 
-    model: built from the run's config, on any device; takes over the weights of the file, and its
-    gradients are those of the step afterwards (of this process's share of it, where several trained
-    together).
+    model: built from the run's config, on any device. Afterwards it has the weights of the file and
+    the gradients of the step (of this process's share, for several processes).
     """
     saved = load_plain(Path(path))
     model.load_state_dict(saved["model"])

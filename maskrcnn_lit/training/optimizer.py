@@ -1,12 +1,12 @@
-"""Which parameters learn how fast, and when: parameter groups, schedules, AdamW and SGD.
+"""Optimizers (AdamW and SGD), parameter groups and learning rate schedules.
 
-The learning rate is stated for a reference batch and scaled to the effective one, so that a config
-means the same on one device and on eight: SGD's in proportion (Goyal et al., 2017, section 2.1),
+The learning rate is given for a reference batch and scaled to the effective one, so that a config
+has the same effect on one device and on eight: SGD's linearly (Goyal et al., 2017, section 2.1),
 AdamW's with the square root (Malladi et al., 2022, "On the SDEs and scaling rules for adaptive
-gradient algorithms", section 5; Krizhevsky, 2014, section 5). Adam divides a gradient by its own
-size, so a smaller batch makes its steps noisier, but not longer. A schedule is a pure function of
-the step: a resumed run needs nothing but the number of its step to go on. Only
-`plateau` (see plateau.py) has a state, which is in the checkpoints.
+gradient algorithms", section 5; Krizhevsky, 2014, section 5). Adam normalizes gradients, so a
+smaller batch makes its steps noisier, but not longer. A schedule depends only on the step: a
+resumed run only needs its step number. `plateau` (see plateau.py) has a state, which is in the
+checkpoints.
 """
 
 import math
@@ -28,21 +28,19 @@ POLY_POWER = 0.9
 
 STUDY_EPOCHS = 10  # T_max of the reference study
 
-# the first step's share of the learning rate, as in Detectron2 and torchvision's references
+# factor of the learning rate at the first step, as in Detectron2 and torchvision's references
 WARMUP_START = 0.001
 
 
 class Length(NamedTuple):
-    """Of a run, in optimizer steps."""
+    """The length of a run, in optimizer steps."""
 
     total: int
     epoch: int  # of one epoch
 
 
 class OptimizerAndSchedule(NamedTuple):
-    """An optimizer, its schedule (to be stepped after every optimizer step), and both told in a
-    sentence.
-    """
+    """An optimizer, its schedule (step it after every optimizer step), and a sentence on both."""
 
     optimizer: Optimizer
     schedule: LambdaLR
@@ -68,14 +66,14 @@ def adamw(
 ) -> OptimizerAndSchedule:
     """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
-    batch_size: images that an optimizer step has, over all devices and accumulated batches.
+    batch_size: images per optimizer step, over all devices and accumulated batches.
     fused: one kernel for all parameters.
-    schedule: over the rest of the run "cosine", "poly" (see `warmup_poly`) or "constant"; or
+    schedule: after the warm-up "cosine", "poly" (see `warmup_poly`) or "constant"; or
         "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with the settings `plateau`.
     """
     if len(betas) != 2:
         raise UserError(
-            f"optimizer.betas is {list(betas)}; expected two numbers, [0.9, 0.999] for example"
+            f"optimizer.betas={list(betas)} must be two numbers, for example [0.9,0.999]"
         )
     check_within(0, 0.999999, optimizer__betas=betas[0])
     check_within(0, 0.999999, optimizer__betas=betas[1])
@@ -117,16 +115,15 @@ def sgd(
     schedule: str = "multi_step",
     plateau: Mapping[str, Any] | None = None,
 ) -> OptimizerAndSchedule:
-    """SGD with momentum, a linear warm-up, and the learning rate times `gamma` at each of
-    `milestones` (schedule "multi_step"), or over the rest of the run "cosine" or "poly" to 0, or
-    "constant", or "plateau" (see `Plateau`).
+    """SGD with momentum, a linear warm-up, then the learning rate times `gamma` at each of
+    `milestones` (schedule "multi_step"), or "cosine" or "poly" to 0, or "constant", or "plateau"
+    (see `Plateau`).
 
     milestones: ascending shares of the run, 0 to 1. The other arguments are those of `adamw`.
     """
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(
-            f"optimizer.milestones is {list(milestones)}; expected ascending shares of the run between 0 and 1: "
-            "write [0.667, 0.889] for the published 1x schedule"
+            f"optimizer.milestones={list(milestones)} must be ascending shares of the run between 0 and 1: use [0.667,0.889] for the published 1x schedule"
         )
     check_within(0, 1, optimizer__momentum=momentum)
     _check_schedule(schedule, "multi_step", "cosine", "poly", "constant", "plateau")
@@ -149,7 +146,7 @@ def sgd(
 def _check_schedule(schedule: str, *known: str) -> None:
     if schedule not in known:
         raise UserError(
-            f"optimizer.schedule={schedule} is not one of this optimizer's: use {', '.join(known)}"
+            f"optimizer.schedule={schedule} is not supported by this optimizer: use {', '.join(known)}"
         )
 
 
@@ -161,7 +158,7 @@ def _decay(
     lr: float,
     plateau: Mapping[str, Any] | None,
 ) -> tuple[Callable[[int], float], str]:
-    """The factor of a step, and the schedule in words; lr: after the warm-up."""
+    """The factor as a function of the step, and a description; lr: after the warm-up."""
     if schedule == "constant":
         return partial(warmup_multi_step, warmup=warmup, milestones=(), gamma=1.0), "then constant"
     if schedule == "plateau":
@@ -175,10 +172,10 @@ def _decay(
 def parameter_groups(
     model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
 ) -> list[dict[str, Any]]:
-    """The parameters that learn, by part (the submodule `backbone`, and "heads": all the rest) and
-    by weight decay.
+    """The trainable parameters, grouped by part (the submodule `backbone`, and "heads": all others)
+    and by weight decay.
 
-    Norms and biases, and whatever else has one dimension, do not decay. The backbone learns with
+    Norms, biases and other one-dimensional parameters have no weight decay. The backbone uses
     `backbone_factor` times the learning rate. A group's key "part" names its learning rate in the
     logs.
     """
@@ -201,7 +198,9 @@ def parameter_groups(
             decays = parameter.ndim > 1 and not isinstance(module, NORMS)
             members.setdefault((part, decays), []).append(parameter)
     if not members:
-        raise UserError("the model has no parameter that learns: lower the number of frozen stages")
+        raise UserError(
+            "the model has no trainable parameter: lower the number of frozen stages, backbone.freeze_at"
+        )
     return [
         {
             "params": parameters,
@@ -214,19 +213,19 @@ def parameter_groups(
 
 
 def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> tuple[float, str]:
-    """The learning rate for `batch_size` images a step, and how it came about.
+    """The learning rate for `batch_size` images per step, and a description of the scaling.
 
     scaling: "linear", `lr` times batch_size / reference_batch; "sqrt", times the root of that; or
         "none".
     """
     if not (math.isfinite(lr) and lr > 0):
         raise UserError(
-            f"optimizer.lr is {lr}; expected a number above 0, for example optimizer.lr=1e-4"
+            f"optimizer.lr={lr} must be a number above 0, for example optimizer.lr=1e-4"
         )
     if scaling == "none":
         return lr, f"learning rate {lr:.3g} for a batch of {batch_size}, not scaled"
     if scaling not in ("linear", "sqrt"):
-        raise UserError(f"optimizer.scaling is {scaling!r}; expected linear, sqrt or none")
+        raise UserError(f"optimizer.scaling={scaling} is unknown: use linear, sqrt or none")
     check_whole(1, optimizer__reference_batch=reference_batch)
     ratio, text = batch_size / reference_batch, f"{batch_size} / {reference_batch}"
     if scaling == "sqrt":
@@ -236,8 +235,8 @@ def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> 
 
 
 def follow(schedule: LambdaLR) -> None:
-    """Set the learning rates to those of `schedule` at its step. A checkpoint brings the rates of
-    the schedule that it was written with, and that may have been of another length.
+    """Set the learning rates to those of `schedule` at its step. A checkpoint contains those of its
+    own schedule, which may have another length.
     """
     groups = schedule.optimizer.param_groups
     for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
@@ -245,8 +244,8 @@ def follow(schedule: LambdaLR) -> None:
 
 
 def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> float:
-    """Factor on the learning rate at `step` (0 is the first): up in a line for `warmup` steps, down
-    half a cosine (Loshchilov and Hutter, 2017, eq. 5), `end_factor` from `total` on.
+    """Factor of the learning rate at `step` (0 is the first): linear warm-up for `warmup` steps,
+    then half a cosine (Loshchilov and Hutter, 2017, eq. 5) down to `end_factor` at `total`.
     """
     if step < warmup:
         return _line(step, warmup)
@@ -255,8 +254,8 @@ def warmup_cosine(step: int, *, total: int, warmup: int, end_factor: float) -> f
 
 
 def warmup_poly(step: int, *, total: int, warmup: int, end_factor: float) -> float:
-    """As `warmup_cosine`, down by a power of 0.9 of what is left (Chen et al., 2018, "DeepLab",
-    section 4.1).
+    """As `warmup_cosine`, but with the remaining share to the power of 0.9 (Chen et al., 2018,
+    "DeepLab", section 4.1).
     """
     if step < warmup:
         return _line(step, warmup)
@@ -265,9 +264,9 @@ def warmup_poly(step: int, *, total: int, warmup: int, end_factor: float) -> flo
 
 
 def study_cosine(step: int, *, epoch: int, warmup: int, end_factor: float) -> float:
-    """Factor on the learning rate at `step` as the reference study had it: half a cosine down in
-    STUDY_EPOCHS epochs of `epoch` steps each and, without a restart, the same way up, and so on
-    (torch's CosineAnnealingLR beyond its T_max). It changes from epoch to epoch.
+    """Factor of the learning rate at `step` in the reference study: half a cosine down in
+    STUDY_EPOCHS epochs of `epoch` steps each, then up again without a restart, and so on (torch's
+    CosineAnnealingLR beyond its T_max). It changes from epoch to epoch.
     """
     if step < warmup:
         return _line(step, warmup)
@@ -277,7 +276,7 @@ def study_cosine(step: int, *, epoch: int, warmup: int, end_factor: float) -> fl
 
 
 def warmup_multi_step(step: int, *, warmup: int, milestones: Sequence[int], gamma: float) -> float:
-    """Factor on the learning rate at `step`: up in a line for `warmup` steps, times `gamma` from
+    """Factor of the learning rate at `step`: linear warm-up for `warmup` steps, times `gamma` from
     each milestone on.
     """
     factor: float = gamma ** sum(step >= milestone for milestone in milestones)
@@ -289,7 +288,7 @@ def _line(step: int, warmup: int) -> float:
 
 
 def _warmup(steps: int, total: int) -> int:
-    """A short run warms up for a tenth of its steps at most, or it would end before it has begun."""
+    """The number of warm-up steps, at most a tenth of a short run."""
     if steps < 0:
-        raise UserError(f"optimizer.warmup_steps is {steps}; expected 0 or more")
+        raise UserError(f"optimizer.warmup_steps={steps} must be 0 or more")
     return min(steps, total // 10)

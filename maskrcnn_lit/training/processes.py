@@ -1,9 +1,8 @@
-"""The processes of one run: who started them, which one this is, and how a run on several devices
-starts its own.
+"""The processes of a run: ranks, launchers, and broadcasting from rank zero.
 
-One process a device. torchrun, or srun of SLURM, may have started them all, or else the command
-that the user typed starts those of its machine, each with the run folder alone: whatever a rank
-does, it reads from there.
+There is one process per device. torchrun or srun (SLURM) starts all of them, or else the user's
+command starts those of its machine. Each gets only the run folder and reads everything else from
+there.
 """
 
 import os
@@ -20,8 +19,8 @@ from maskrcnn_lit.errors import UserError
 
 
 def cluster_environment() -> ClusterEnvironment | None:
-    """What tells this process its rank, where torchrun or srun has started several; None: it is the
-    only one.
+    """The environment with this process's rank if torchrun or srun started several processes; None
+    for a single process.
     """
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
@@ -31,15 +30,15 @@ def cluster_environment() -> ClusterEnvironment | None:
 
 
 def is_rank_zero() -> bool:
-    """Of several processes, on however many machines, one writes."""
+    """Whether this process is rank zero, which writes files and prints."""
     environment = cluster_environment()
     return environment is None or environment.global_rank() == 0
 
 
 def processes_per_node(environment: ClusterEnvironment) -> tuple[int, int]:
-    """Processes a machine, and machines."""
+    """Processes per node, and number of nodes."""
     world = environment.world_size()
-    if "LOCAL_WORLD_SIZE" in os.environ:  # torchrun's
+    if "LOCAL_WORLD_SIZE" in os.environ:  # set by torchrun
         here = int(os.environ["LOCAL_WORLD_SIZE"])
         return here, world // here
     machines = int(os.environ.get("SLURM_NNODES", "1"))
@@ -47,9 +46,7 @@ def processes_per_node(environment: ClusterEnvironment) -> tuple[int, int]:
 
 
 def broadcast_from_rank_zero(make: Callable[[], str]) -> str:
-    """What `make` returns in the first process, in every process; it is called there alone. So is a
-    UserError.
-    """
+    """Call `make` on rank zero and broadcast its result, or its UserError, to every rank."""
     environment = cluster_environment()
     if environment is None:
         return make()

@@ -1,8 +1,9 @@
-"""A run of several processes in which one stands still: the others would wait for it for ever.
+"""Ends a run of several processes when one of them has stalled: the others would wait for it
+forever.
 
-In each process a thread looks after its main thread and tells the others, through the store of the
-process group, whether that gets on and, if not, what it stands in. Where one has stood still for
-too long, all end, with one sentence that names the process for which the others wait.
+In each process a thread watches the main thread and publishes in the store of the process group
+whether it makes progress and, if not, where it is. If a process has stalled for too long, all end,
+with one sentence that names the process the others wait for.
 """
 
 import json
@@ -19,27 +20,27 @@ from typing import Any, NamedTuple
 import torch.distributed
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-POLLS = 20  # looks at the others within the time limit
+POLLS = 20  # number of polls within the time limit
 LONGEST_POLL = 2.0  # seconds
 LEAVE_SECONDS = 3 * LONGEST_POLL  # for the others to notice
-CPU_SHARE = 0.05  # of a core, from which on a process is at work between the batches
+CPU_SHARE = 0.05  # share of a core above which a process counts as working between batches
 
 EXIT_CODE = 2
 
-# Innermost code of a main thread that waits for the other processes.
+# Innermost code of a main thread that waits for other processes.
 WAITS = ("torch.distributed", "torch.nn.parallel.distributed", "maskrcnn_lit.callbacks.gather")
-BACKWARD = "torch.autograd.graph"  # computes, or waits for the gradients of the others
+BACKWARD = "torch.autograd.graph"  # computes, or waits for gradients of other processes
 
 VERDICT, LEAVING = "maskrcnn_lit/stalled", "maskrcnn_lit/leaving"
 
 
 class State(NamedTuple):
-    """What a process tells of itself.
+    """The published state of a process.
 
     Attributes:
-        steps: that it has made; ticks: of the looks at it; done: it needs no watch.
-        wait: 0 at work, 1 in the backward pass, 2 waiting for the others. where: its innermost
-            code, "file.py:12 in function". host: its machine.
+        steps: number of steps so far; ticks: number of polls; done: it is no longer watched.
+        wait: 0 working, 1 in the backward pass, 2 waiting for other processes. where: its innermost
+        code, "file.py:12 in function". host: its machine.
     """
 
     steps: int
@@ -51,14 +52,14 @@ class State(NamedTuple):
 
 
 class RankWatch(Callback):
-    """Ends a run of several processes when one of them has stood still for `minutes`.
+    """Ends a run of several processes when one of them has stalled for `minutes`.
 
-    A process gets on with every batch. Between the batches (the first one, scores, checkpoints) the
-    time that it computes counts too, since one process may work there for all.
+    Every batch counts as progress. Between batches (the first one, scores, checkpoints) CPU time
+    counts, too, since one process may work there for all.
 
     Args:
-        minutes: above 0; None: nothing is watched.
-        on_stall: gets the sentence, in one process, which then ends as the others do.
+        minutes: above 0; None: no watching.
+        on_stall: called with the sentence, in one process, which then ends like the others.
     """
 
     def __init__(self, minutes: float | None, on_stall: Callable[[str], None]) -> None:
@@ -93,7 +94,7 @@ class RankWatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         if self._thread is not None and self._leaving.is_set():
-            self._thread.join()  # another one has left first: that is no error of this one
+            self._thread.join()  # another process left first, which is not an error of this one
         self._end()
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +102,7 @@ class RankWatch(Callback):
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._count += 1
-        self._in_batches = True  # the first one may compile, or fill caches
+        self._in_batches = True  # the first batch may compile, or fill caches
 
     def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         self._between()
@@ -128,7 +129,7 @@ class RankWatch(Callback):
     def _watch(
         self, store: Any, own: str, keys: list[str], main: int, stop: threading.Event
     ) -> None:
-        """The thread: until `stop`, or the end of all processes."""
+        """The thread's loop, until `stop` or the end of all processes."""
         limit = 60 * (self.minutes or 0)
         poll = min(LONGEST_POLL, limit / POLLS)
         still = Stillness(len(keys))
@@ -156,11 +157,11 @@ class RankWatch(Callback):
                 ranks = still.judge(limit)
                 if ranks:
                     self._judge(store, ranks, still.states)
-        except torch.distributed.DistError:  # whoever keeps the store has ended
+        except torch.distributed.DistError:  # the process with the store has ended
             return
 
     def _judge(self, store: Any, ranks: list[int], states: Mapping[int, State]) -> None:
-        """Say once, of all processes, who stands still, and end."""
+        """Report the stalled processes, from one process only, and end."""
         try:
             if store.add(VERDICT, 1) == 1:
                 self.on_stall(sentence(ranks, states, self.minutes or 0))
@@ -168,7 +169,7 @@ class RankWatch(Callback):
             self._leave(store, len(states))
 
     def _leave(self, store: Any, world: int) -> None:
-        """End when all that can have come here, since whoever still waits for one that has ended
+        """End after all responsive processes have arrived here: a process waiting for an ended one
         would fail with a traceback.
         """
         self._leaving.set()
@@ -177,23 +178,23 @@ class RankWatch(Callback):
             store.add(LEAVING, 1)
             while store.add(LEAVING, 0) < world and time.monotonic() < deadline:
                 time.sleep(0.01)
-        finally:  # also where whoever keeps the store has ended
+        finally:  # even if the process with the store has ended
             _exit()
 
 
 class Stillness:
-    """For how many seconds each process has not got on, as far as this process sees it. While this
-    process is stopped itself (Ctrl-Z, say) no time counts.
+    """The seconds without progress of each process, as seen by this process. Time while this
+    process itself is suspended (Ctrl-Z, for example) does not count.
     """
 
     def __init__(self, world: int) -> None:
-        """For `world` processes, of which none has told anything yet."""
+        """Start with `world` processes without a published state."""
         self._steps = dict.fromkeys(range(world), 0.0)
         self._ticks = dict.fromkeys(range(world), 0.0)
         self.states = dict.fromkeys(range(world), State(0, 0, False, 0, "unknown", "unknown"))
 
     def note(self, states: Mapping[int, State], seconds: float) -> None:
-        """`states` of the processes that have told theirs, `seconds` after the last ones."""
+        """Add the published `states`, `seconds` after the last ones."""
         for rank in self._steps:
             before = self.states[rank]
             now = states.get(rank, before)
@@ -204,15 +205,15 @@ class Stillness:
         self.states.update(states)
 
     def judge(self, limit: float) -> list[int]:
-        """The processes that the others wait for, if one has stood still for `limit` seconds."""
+        """The processes that the others wait for, if one has stalled for `limit` seconds."""
         frozen = [rank for rank, seconds in self._ticks.items() if seconds > limit]
-        if frozen:  # not even the thread of its watch gets on
+        if frozen:  # even its watch thread makes no progress
             return frozen
         alive = [rank for rank, state in self.states.items() if not state.done]
         still = [rank for rank in alive if self._steps[rank] > limit]
         busy = [rank for rank in still if self.states[rank].wait == 0]
         if not busy and (not still or len(still) < len(alive)):
-            return []  # one that waits does so for good only if nobody gets on
+            return []  # a waiting process is stalled only if no process makes progress
         least = min(self.states[rank].wait for rank in still)
         candidates = [rank for rank in still if self.states[rank].wait == least]
         behind = min(self.states[rank].steps for rank in candidates)
@@ -220,7 +221,7 @@ class Stillness:
 
 
 def sentence(ranks: list[int], states: Mapping[int, State], minutes: float) -> str:
-    """Who stands still, where, and for how long."""
+    """The message: which processes stalled, where, and for how long."""
     limit = f"{minutes:g} minutes" if minutes >= 1 else f"{60 * minutes:.3g} s"
     names = ", ".join(map(str, ranks))
     hosts = ", ".join(sorted({states[rank].host for rank in ranks}))
@@ -237,7 +238,7 @@ def sentence(ranks: list[int], states: Mapping[int, State], minutes: float) -> s
 
 
 def position(frame: FrameType | None) -> tuple[int, str]:
-    """`State.wait` and `State.where` of a main thread by its innermost frame."""
+    """`State.wait` and `State.where` of a main thread, from its innermost frame."""
     if frame is None:
         return 0, "unknown"
     frames: list[FrameType] = []

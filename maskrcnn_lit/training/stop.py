@@ -1,5 +1,5 @@
-"""Signals that schedulers send before their time limit: the run saves a checkpoint and ends as if it
-had been interrupted, with the command that goes on.
+"""Handles signals that schedulers send before their time limit: the run saves a checkpoint and ends
+as if interrupted, with the command to resume it.
 """
 
 import signal
@@ -12,8 +12,8 @@ from lightning.pytorch import Trainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
-# Steps between the signal and the checkpoint of a run of several processes. It must be more than
-# the host of one process may be ahead of that of another.
+# Steps between the signal and the checkpoint for several processes. It must exceed the number of
+# steps that one process may be ahead of another.
 MARGIN = 20
 
 _KEY = "maskrcnn_lit/stop_at_step"
@@ -28,7 +28,7 @@ class StopRequest:
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Take the signals; in the main thread alone, where Python allows it."""
+        """Install the signal handlers; Python allows this only in the main thread."""
         for number in SIGNALS:
             try:
                 self._handlers[number] = signal.signal(number, self._note)
@@ -36,7 +36,7 @@ class StopRequest:
                 return
 
     def release(self) -> None:
-        """Give the signals back to whoever had them before `listen`."""
+        """Restore the signal handlers from before `listen`."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -59,7 +59,7 @@ class StopRequest:
             self._step = int(get(_KEY))
         elif self._step is None and self.received is not None:
             put(_KEY, str(step + MARGIN))
-            self._step = int(get(_KEY))  # if two processes were asked at once, the later one's
+            self._step = int(get(_KEY))  # for requests in two processes, the later step
         return self._step is not None and step >= self._step
 
     def interrupt(self) -> None:

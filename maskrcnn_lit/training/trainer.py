@@ -1,4 +1,4 @@
-"""From the plain numbers of conf/trainer to Lightning's Trainer."""
+"""Builds Lightning's Trainer from conf/trainer."""
 
 import math
 import re
@@ -61,9 +61,9 @@ def build_trainer(
     data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
     conf/trainer, and evaluation.every_n_epochs.
 
-    environment: what has started this process among others; None: it is the only one.
+    environment: of the launcher that started the processes; None: a single process.
     on_stall: see `RankWatch`.
-    UserError: a device that is not there, an unknown precision, a run without an end.
+    UserError: a device that does not exist, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
         raise UserError(
@@ -90,7 +90,7 @@ def build_trainer(
         raise UserError(
             f"trainer.max_time={max_time} must be days:hours:minutes:seconds, as in 00:11:30:00"
         )
-    if fast_dev_run:  # every part of a run once
+    if fast_dev_run:  # run every part once
         epochs, limit_train_batches, limit_val_batches = 1, 1, 1
     accelerator = resolve_accelerator(accelerator, devices)
     checkpoints = RunCheckpoints(
@@ -108,7 +108,7 @@ def build_trainer(
         ],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
-        # Every parameter has a gradient in every step, also where no image has an object.
+        # Every parameter gets a gradient in every step, even if no image has an object.
         strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
         if environment
         else "auto",
@@ -116,7 +116,7 @@ def build_trainer(
         accelerator=accelerator,
         devices=devices if isinstance(devices, (int, str)) else list(devices),
         num_nodes=num_nodes,
-        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]  # checked there
+        precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]  # checked by resolve_precision
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_norm if clip_value is None else clip_value,
         gradient_clip_algorithm="norm" if clip_value is None else "value",
@@ -127,12 +127,12 @@ def build_trainer(
         profiler=None if profiler is None else PROFILERS[profiler](run_dir, "profile"),
         check_val_every_n_epoch=evaluate_every_n_epochs,
         log_every_n_steps=log_every_n_steps,
-        # it would come before the resumed state is loaded, and needs its own time
+        # it would run before the resumed state is loaded, and takes time
         num_sanity_val_steps=0,
-        # cuDNN tries its algorithms for a shape that is new: there are few, and each comes often.
-        # None: Lightning's choice.
+        # cuDNN benchmarks algorithms for new shapes: there are few shapes, each used often. None:
+        # Lightning's default.
         benchmark=True if accelerator == "gpu" and not deterministic else None,
-        # the data module shares out the images: Lightning's would repeat some
+        # the data module distributes the images: Lightning's sampler would repeat some
         use_distributed_sampler=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
@@ -143,30 +143,30 @@ def build_trainer(
 
 
 def _ask_no_signals(trainer: Trainer) -> None:
-    """With several processes Lightning 2.6 broadcasts in every step whether the first has received
-    SIGTERM, and reads the answer: the host waits for the device. Here `RunCheckpoints` listens to
-    signals, and the processes agree on a step by themselves (training/stop.py).
+    """Disable Lightning 2.6's broadcast in every step of whether rank zero has received SIGTERM,
+    which makes the host wait for the device. `RunCheckpoints` handles signals instead
+    (training/stop.py).
     """
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
 
 def _nothing() -> None:
-    """In the place of a question that nobody has to ask."""
+    """Replaces Lightning's broadcast."""
 
 
 class StopAtStep(Callback):
     """Ends the run after `steps` optimizer steps, with a validation and a checkpoint as after a
-    whole epoch.
+    full epoch.
 
-    In place of Trainer(max_steps), with which Lightning 2.6 counts an epoch twice when it resumes
-    from its end.
+    Replaces Trainer(max_steps), with which Lightning 2.6 counts an epoch twice when it resumes from
+    its end.
     """
 
     def __init__(self, *, steps: int | None) -> None:
         self.steps = steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop(trainer)  # resumed, and nothing left to do
+        self._stop(trainer)  # resumed after the end
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         self._stop(trainer)
@@ -180,8 +180,8 @@ class StopWithoutProgress(Callback):
     """Ends the run when `patience` validations in a row bring no higher `monitor` than the best
     before them; None: never. NaN, where the validation images have no objects, does not count.
 
-    In place of Lightning's EarlyStopping, which stops at NaN, and of which a run that was killed
-    after its stop trains one more epoch when it is resumed.
+    Replaces Lightning's EarlyStopping, which stops at NaN, and trains one more epoch when a run
+    killed after its stop is resumed.
     """
 
     def __init__(self, *, patience: int | None, monitor: str = "val/mask_ap") -> None:
@@ -191,7 +191,7 @@ class StopWithoutProgress(Callback):
         self.validations = 0  # since the best one
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop(trainer)  # resumed, and nothing left to do
+        self._stop(trainer)  # resumed after the end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         score = float(trainer.callback_metrics.get(self.monitor, math.nan))
@@ -203,8 +203,7 @@ class StopWithoutProgress(Callback):
             self.validations += 1
         if self._stop(trainer):
             pl_module.print(
-                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} "
-                "validations, so the training ends here (trainer.patience)"
+                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} validations, so training stops (trainer.patience)"
             )
 
     def _stop(self, trainer: Trainer) -> bool:
@@ -220,7 +219,7 @@ class StopWithoutProgress(Callback):
 
 
 def total_steps(trainer: Trainer) -> int:
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the full run."""
     limits = [callback.steps for callback in trainer.callbacks if isinstance(callback, StopAtStep)]  # type: ignore[attr-defined]
     return int(
         min([trainer.estimated_stepping_batches, *(limit for limit in limits if limit is not None)])
@@ -228,9 +227,7 @@ def total_steps(trainer: Trainer) -> int:
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
-    """Optimizer steps of a whole epoch."""
-    if (
-        trainer.train_dataloader is None
-    ):  # before training has begun, where no number of epochs has asked for it
+    """Optimizer steps of a full epoch."""
+    if trainer.train_dataloader is None:  # before training, if no number of epochs has needed it
         trainer.fit_loop.setup_data()
     return math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

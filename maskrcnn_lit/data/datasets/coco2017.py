@@ -1,9 +1,7 @@
-"""COCO 2017 from nothing: the annotation archive once, then of the images those that a subset
-needs.
+"""COCO 2017: downloads the annotation archive once, and only the images that a subset needs.
 
-root/annotations_trainval2017.zip       read in place (sources.py); root/annotations/*.json will do
-too root/train2017/000000000009.jpg ...     what was asked for so far; root/train2017.zip will do
-too
+root/annotations_trainval2017.zip    read in place (sources.py), or root/annotations/*.json
+root/train2017/000000000009.jpg ...  the images requested so far, or root/train2017.zip
 """
 
 from collections.abc import Mapping, Sequence

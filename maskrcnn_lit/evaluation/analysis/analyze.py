@@ -1,29 +1,33 @@
-"""Why a detector scores as it does: every number of the error analysis of one set of results, as
-plain data.
+"""The error analysis of a detector: all of its numbers for one set of results, as plain data.
 
-`analyze` returns a dict that json can hold. A number that is not defined (no such object) is None.
-Schema:
+`analyze` returns a dict for JSON. Undefined numbers (no such object) are None. Schema:
 
-{"kind": "mask" | "box",                what IoU means below: of masks where the results have them,
-    else of boxes "images": n, "objects": n, "detections": n,    crowd regions are not objects;
-    detections: after the limit "crowded_from": n,                     an image with at least so
-    many objects is crowded "per_class": [{"name", "objects", "detections", "box_ap", "mask_ap",
-    "mask_ap50", "mask_ap_small", "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold",
-    "precision", "recall", "f1"}], AP 0..1, None without masks, or boxes, in the results; threshold:
-    the score of the highest F1 at IoU 0.5, the three after it hold there. Confusion and the worst
-    images count detections from it on, or from 0.5 where it is None "curves": [{"name", "recall":
-    [...], "precision": [...], "thresholds": [...], "f1": [...]}], one entry a class; the last one,
-    "all classes", is pooled. Of one length, at most 201; thresholds fall, point i counts the
-    detections from thresholds[i] on "confusion": {"iou": 0.5, "labels": [..., "background"],
-    "counts": [[...]]},       rows truth, columns prediction "errors": {"ap50": x, "classification":
-    d, "localisation": d, "both": d, "duplicate": d, "background": d, "missed": d,
-    "false_positives": d, "false_negatives": d, "counts": {"classification": n, ..., "missed": n}},
-    d: the AP50 that fixing it would bring, 0..1 "occlusion": [{"slice": "0 to 0.1", "objects": n,
-    "ap": x, "ap50": x, "recall": x}, {"slice": "0.1 to 0.4", ...}, {"slice": "0.4 and more", ...},
-    {"slice": "crowded images", ...}], "box_ap": x | None, "mask_ap": x | None, "boundary_ap": x |
-    None, "calibration": {"bins": [{"from", "to", "score", "precision", "count"}], "error": x},
-    ten bins; score: the mean "worst": [{"image_id", "missed": [annotation ids], "false": [indices
-    into results], "merged": [indices]}]}
+    kind          "mask" if the results have masks, else "box": the IoU that is used below
+    images, objects, detections
+                  counts; objects without crowd regions, detections after the limit
+    crowded_from  an image with at least so many objects is crowded
+    per_class     [{"name", "objects", "detections", "box_ap", "mask_ap", "mask_ap50",
+                  "mask_ap_small", "mask_ap_medium", "mask_ap_large", "boundary_ap", "threshold",
+                  "precision", "recall", "f1"}]: APs in 0..1, None if the results have no masks, or
+                  boxes; threshold: the score with the highest F1 at IoU 0.5, and the precision,
+                  recall and F1 there. Confusion and the worst images use detections that reach
+                  it, or 0.5 if it is None
+    curves        [{"name", "recall": [...], "precision": [...], "thresholds": [...], "f1": [...]}]
+                  for each class, and pooled as "all classes" at the end: at most 201 points,
+                  thresholds descending; point i counts detections with a score >= thresholds[i]
+    confusion     {"iou": 0.5, "labels": [..., "background"], "counts": [[...]]}: rows are the
+                  truth, columns the prediction
+    errors        {"ap50", "classification", "localisation", "both", "duplicate", "background",
+                  "missed", "false_positives", "false_negatives", "counts": {kind: n}}: the rise of
+                  AP50, 0..1, from fixing each kind
+    occlusion     [{"slice", "objects", "ap", "ap50", "recall"}], with the slices "0 to 0.1",
+                  "0.1 to 0.4", "0.4 and more", "crowded images"
+    box_ap, mask_ap, boundary_ap
+                  numbers or None
+    calibration   {"bins": [{"from", "to", "score", "precision", "count"}], "error"}: ten bins;
+                  score is the mean score
+    worst         [{"image_id", "missed": [annotation ids], "false": [indices into results],
+                  "merged": [indices into results]}]
 """
 
 from collections.abc import Mapping, Sequence

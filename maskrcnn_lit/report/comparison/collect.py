@@ -1,6 +1,4 @@
-"""Run folders as the jobs of a comparison: what they are, and the validation data that they were
-scored on.
-"""
+"""Collects run folders as the jobs of a comparison, with their validation data."""
 
 import csv
 import os
@@ -23,7 +21,7 @@ SWEEP = "sweep.json"
 
 
 class Runs(NamedTuple):
-    """question, command: of the sweeps among the sources, where they have one."""
+    """questions, commands: of the sweeps among the sources, if they have any."""
 
     jobs: list[Job]
     questions: list[str]
@@ -35,7 +33,7 @@ def read_runs(sources: Sequence[Path]) -> Runs:
     """Every run in or under `sources`, and the jobs of their sweeps that have none.
 
     Raises:
-        UserError: a source that is not there, or no run in all of them.
+        UserError: a source does not exist, or none has a run.
     """
     runs = Runs([], [], [], [])
     for source in sources:
@@ -59,15 +57,15 @@ def read_runs(sources: Sequence[Path]) -> Runs:
         _leave_out(runs, source)
     if not runs.jobs:
         raise UserError(
-            f"there is no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which hold a "
+            f"no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which have a "
             "result.json each"
         )
     return runs._replace(jobs=_named(runs.jobs))
 
 
 def _leave_out(runs: Runs, source: Path) -> None:
-    """Drop the runs that never began, unless they are jobs of a sweep; one that was named itself is
-    told.
+    """Drop runs that never started, unless they are jobs of a sweep; add a note if the source
+    itself is one.
     """
     for job in [job for job in runs.jobs if _never_began(job)]:
         runs.jobs.remove(job)
@@ -75,30 +73,29 @@ def _leave_out(runs: Runs, source: Path) -> None:
         runs.notes[:] = [note for note in runs.notes if note not in message]
         if job.folder == source:
             why = f": {job.result.error}" if job.result.error else ""
-            runs.notes.append(f"{source} is left out, since it never began{why}")
+            runs.notes.append(f"{source} is left out, since it never started{why}")
 
 
 def _never_began(job: Job) -> bool:
-    """Whether it ended before its first step, and is of no sweep."""
+    """Whether the run ended before its first step and does not belong to a sweep."""
     if job.folder is None or job.result.status == "finished" or job.result.data:
         return False
     try:
         read_result(job.folder / "result.json")
-    except UserError:  # a damaged one is told
+    except UserError:  # a damaged run is reported
         return False
     swept = (job.folder.parent / SWEEP).is_file()
     return not swept and not job.curves and last_checkpoint(job.folder) is None
 
 
 def validation_index(job: Job) -> AnnotationIndex:
-    """The validation images that `job` was scored on, from its config, as they lie there: nothing
-    is written.
+    """The validation images of `job`, by its config, as they are on the disk: nothing is written.
 
     Raises:
         UserError: they cannot be read.
     """
     data = dict(job.config.get("data") or {})
-    data |= {"train": data.get("val"), "prepare": None}  # never read; never drawn or fetched
+    data |= {"train": data.get("val"), "prepare": None}  # not read, not prepared
     try:
         stored = checked({"data": data}, where=f"config.yaml of {job.name}")
         module: CocoDataModule = build(stored.data)
@@ -111,7 +108,7 @@ def validation_index(job: Job) -> AnnotationIndex:
 
 
 def _results(source: Path) -> Iterator[str]:
-    """Every result.json below, in the order of the paths; what a run holds besides is not searched."""
+    """Every result.json below `source`, ordered by path; the inside of a run is not searched."""
     for folder, names, files in os.walk(source):
         if "result.json" in files:
             names.clear()
@@ -120,8 +117,8 @@ def _results(source: Path) -> Iterator[str]:
 
 
 def _job(folder: Path, name: str, notes: list[str]) -> Job:
-    """A run whose files are damaged or missing counts as failed, with the reason, and is not
-    compared; a note says so.
+    """The job of a run folder. A run with damaged or missing files counts as failed, is not
+    compared, and gets a note.
     """
     config: dict[str, Any] = {}
     fault = None
@@ -152,8 +149,8 @@ def _job(folder: Path, name: str, notes: list[str]) -> Job:
 
 
 def _curves(file: Path) -> Iterator[dict[str, float]]:
-    """The rows of a metrics.csv as numbers; a last line that a killed run left unfinished is
-    dropped. Raises OSError, ValueError or csv.Error for a damaged one.
+    """The rows of a metrics.csv as numbers, without an incomplete last line. Raises OSError,
+    ValueError or csv.Error for a damaged one.
     """
     if not file.is_file():
         return
@@ -165,8 +162,8 @@ def _curves(file: Path) -> Iterator[dict[str, float]]:
 
 
 def _add_sweep(runs: Runs, folder: Path) -> None:
-    """What sweep.json of `folder` says: question, command, the order of its jobs, and those that
-    have no folder.
+    """Add the content of `folder`'s sweep.json: question, command, the order of the jobs, and jobs
+    without a folder.
     """
     try:
         sweep = read_sealed_json(folder / SWEEP)
@@ -180,7 +177,7 @@ def _add_sweep(runs: Runs, folder: Path) -> None:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / SWEEP} cannot be read ({error!r}): sweep again, or move it away"
+            f"{folder / SWEEP} cannot be read ({error!r}): run the sweep again, or remove the file"
         ) from None
     if question:
         runs.questions.append(str(question))
@@ -206,8 +203,8 @@ def _name(override: str) -> str:
 
 
 def _named(jobs: Sequence[Job]) -> list[Job]:
-    """A run that was given itself is called by its folder; names that several have, by their whole
-    path.
+    """Make the names unique: a run given as a source is named by its folder, duplicate names become
+    full paths.
     """
     plain = [
         replace(job, name=job.folder.name) if job.folder and job.name == "." else job

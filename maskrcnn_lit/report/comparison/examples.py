@@ -1,4 +1,4 @@
-"""The same validation images as several runs see them, beside the ground truth."""
+"""Draws the detections of several runs on the same validation images, beside the ground truth."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from maskrcnn_lit.evaluation.coco.results import mask_rle
 from maskrcnn_lit.report.draw import draw_instances
 from maskrcnn_lit.report.pictures import ReadImage, box_of, shrunk, to_jpeg
 
-SCORE = 0.5  # of the detections that are drawn, at least
+SCORE = 0.5  # minimum score of a drawn detection
 
 
 class Example(NamedTuple):
@@ -28,8 +28,8 @@ def draw_examples(
     runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     read_image: ReadImage,
 ) -> list[Example]:
-    """Of a COCO ground truth, and of each run its name and COCO results; an image that cannot be
-    read is left out.
+    """Draw examples from a COCO ground truth and the (name, COCO results) of each run; unreadable
+    images are left out.
     """
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     objects = _by_image(ground_truth["annotations"], image_ids)

@@ -1,5 +1,5 @@
-"""The comparison as a page and as Markdown: what stands where. What it says comes from job_table
-and job_words.
+"""The layout of the comparison as HTML and Markdown. Its content comes from tables.py and
+sentences.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,17 +29,14 @@ from maskrcnn_lit.report.comparison.tables import (
 )
 from maskrcnn_lit.report.format import number
 
-REPRODUCE = (
-    "These commands train the jobs again, into new folders. `maskrcnn-lit reproduce run=RUN` runs what the folder of a "
-    "finished job has once more, and compares."
-)
+REPRODUCE = "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce run=RUN` runs a finished job again from its folder, and compares the results."
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """An ranking with all that is shown of it. prefix: of the files of its plots."""
+    """A ranking with its plots and examples. prefix: of the file names of its plots."""
 
     ranking: Ranking
     resampled: Mapping[str, Resampled]
@@ -50,8 +47,8 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page is made of. questions, commands: of the sweeps; notes: what could not be read
-    or done, and why.
+    """The content of the page. questions, commands: of the sweeps; notes: problems, with their
+    reasons.
     """
 
     title: str
@@ -100,7 +97,7 @@ def build_page(report: Report) -> str:
 
 
 def build_markdown(report: Report) -> str:
-    """The same without pictures of images; plots as the files beside it."""
+    """The report as Markdown, without images; plots are linked as files."""
     lines = [f"# {report.title}", *report.questions, f"{counts(report.jobs)} {report.written}"]
     lines.append(
         "\n".join(f"- {text}" for text in [*report.notes, *cautions(report.jobs, report.rankings)])
@@ -151,10 +148,10 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
 
 
 def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
-    """Name, title, content of each section about an ranking."""
+    """Name, title, content of each section about a ranking."""
     ranking, plots = ranked.ranking, ranked.plots
     ap = APS[ranking.ap]
-    best_first = html.table("Settings, the best first: means over seeds", *setting_rows(ranking))
+    best_first = html.table("Settings by AP: means over seeds", *setting_rows(ranking))
     bars = _figures(
         plots, {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"}
     )
@@ -181,10 +178,7 @@ def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[st
     costs = _figures(
         plots, {f"cost_{name}": f"{ap} against {title}" for name, (title, _) in COSTS.items()}
     )
-    letters = (
-        "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
-        "are the Pareto front: nothing that costs as little is better."
-    )
+    letters = "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds are the Pareto front: no cheaper setting is better."
     yield "cost", f"{_upper(ap)} against cost", _captioned(letters, costs)
     varied = _figures(
         plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()}
@@ -214,8 +208,8 @@ def _examples(examples: Sequence[Example]) -> Iterator[str]:
     if not examples:
         return
     yield html.paragraph(
-        "The same validation images, chosen at random. Detections with a score of "
-        f"{SCORE:.2f} or more are drawn; the number behind a name is how many there are.",
+        "The same random validation images for all runs. Detections with a score of "
+        f"{SCORE:.2f} or more are drawn; the number after a name is their count.",
         "soft",
     )
     for example in examples:
@@ -228,7 +222,7 @@ def _examples(examples: Sequence[Example]) -> Iterator[str]:
 
 
 def _costs(report: Report) -> Iterator[str]:
-    yield html.table("What each job has cost", *cost_rows(report.jobs))
+    yield html.table("Cost of each job", *cost_rows(report.jobs))
     devices = sorted(
         {str(job.result.cost["device"]) for job in report.jobs if job.result.cost.get("device")}
     )

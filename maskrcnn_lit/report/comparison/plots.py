@@ -1,5 +1,5 @@
-"""The plots of a comparison, and which of them a set of jobs has: AP of each setting, curves over
-epochs; AP against what was varied and what it costs is in job_tradeoffs.py.
+"""The plots of a comparison: AP of each setting, curves over epochs, AP against costs and varied
+options.
 """
 
 import textwrap
@@ -21,9 +21,9 @@ from maskrcnn_lit.report.comparison.settings import (
 )
 from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
 
-ROWS = 30  # settings in the plot of scores, the best ones
+ROWS = 30  # maximum number of settings in the plot of scores
 
-_WIDE, _LINES = 26, 3  # letters of a line of their names, and lines
+_WIDE, _LINES = 26, 3  # wrapping of their names: characters per line, lines
 
 CURVES = {
     "train/loss": "training loss",
@@ -35,7 +35,7 @@ Draw = Callable[[Ranking, Theme], Figure]
 
 
 def plots_of(ranking: Ranking) -> dict[str, Draw]:
-    """Name -> what draws it. Against a thing that does not vary nothing is drawn."""
+    """Name -> function that draws the plot. Options that do not vary have no plot."""
     plots: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
     for column, title in CURVES.items():
         if any(over_epochs(job, column) for job in ranking.jobs):
@@ -51,7 +51,7 @@ def plots_of(ranking: Ranking) -> dict[str, Draw]:
 
 
 def scores(ranking: Ranking, theme: Theme) -> Figure:
-    """AP of each setting, the best on top: a dot for each seed on a bar that is their mean."""
+    """AP of each setting, best first: a dot for each seed on a bar of their mean."""
     shown = [(setting, mean) for setting in ranking.settings if (mean := setting.mean(ranking.ap))][
         :ROWS
     ][::-1]
@@ -105,9 +105,9 @@ def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure
 
 
 def over_epochs(job: Job, column: str) -> list[tuple[int, float]]:
-    """(epoch, value) of a column of metrics.csv, epochs from 1 on: the mean of what was logged in
-    each. The validation after the end is left out: it sees all images, and those during training
-    may have seen a part.
+    """(epoch, value) of a column of metrics.csv, with epochs from 1: the mean of the values logged
+    in each epoch. The validation after training is left out: it uses all images, while others may
+    use a subset.
     """
     last = option_value(job, "trainer.epochs")
     values: dict[int, list[float]] = {}
@@ -117,17 +117,16 @@ def over_epochs(job: Job, column: str) -> list[tuple[int, float]]:
     return [(epoch, float(np.mean(several))) for epoch, several in sorted(values.items())]
 
 
-# Plots of AP against what a model costs, and against the data, epochs and learning rate that it
-# had.
+# Plots of AP against costs, and against training images, epochs and learning rate.
 
-CELLS = 4  # heat maps in one figure: those of the best settings
+CELLS = 4  # heat maps in one figure, of the best settings
 
 LONG = 44  # letters of a label in a plot
 
 COSTS = {  # of result.json -> title, factor
     "parameters": ("parameters, million", 1e-6),
-    "flops": ("GFLOP of an image", 1e-9),
-    "latency_seconds": ("latency of an image, ms", 1e3),
+    "flops": ("GFLOP per image", 1e-9),
+    "latency_seconds": ("latency per image, ms", 1e3),
 }
 
 AGAINST = {  # name -> option, title
@@ -138,8 +137,8 @@ AGAINST = {  # name -> option, title
 
 
 def position(setting: Setting, name: str) -> float | None:
-    """Where a setting stands on the axis `name` of AGAINST; of the data it is the number of images
-    that there were.
+    """The position of a setting on the axis `name` of AGAINST; for the data, the actual number of
+    images.
     """
     job = setting.jobs[0]
     value = option_value(job, AGAINST[name][0])
@@ -149,8 +148,8 @@ def position(setting: Setting, name: str) -> float | None:
 
 
 def varied_costs(ranking: Ranking) -> list[str]:
-    """Which of COSTS differ among the settings. The latency of one and the same network differs by
-    chance alone, so it counts only where parameters or FLOPs do.
+    """The COSTS that differ among the settings. Latency of one network varies by chance, so it
+    counts only if parameters or FLOPs differ.
     """
     varied = [
         name
@@ -161,7 +160,7 @@ def varied_costs(ranking: Ranking) -> list[str]:
 
 
 def cost_points(ranking: Ranking, name: str) -> list[tuple[Setting, float, float]]:
-    """Setting, cost and AP, for all that have both."""
+    """Setting, cost and AP, for all settings with both."""
     points = [
         (setting, setting.cost(name), setting.mean(ranking.ap)) for setting in ranking.settings
     ]
@@ -204,7 +203,7 @@ def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
 
 def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     """AP against the training images or the learning rate (logarithmic), or epochs: a line for each
-    setting of all the rest, from the lowest to the highest seed.
+    combination of the other options, with bars from the lowest to the highest seed.
     """
     lines = series(ranking, name)
     figure, ax = axes(
@@ -229,8 +228,8 @@ def against(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
 
 
 def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]]:
-    """What the rest of the options is called -> the settings that differ in the one of `name`
-    alone, and where they stand; the line of the best setting first.
+    """Label of the other options -> positions and settings that differ only in the option of
+    `name`; the line of the best setting first.
     """
     lines: dict[str, list[tuple[float, Setting]]] = {}
     for setting in ranking.settings:
@@ -241,7 +240,7 @@ def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]
 
 
 def heat_map(ranking: Ranking, theme: Theme) -> Figure:
-    """AP by epochs and learning rate: a map for each setting of all the rest, the best ones first."""
+    """AP by epochs and learning rate: a map for each combination of the other options, best first."""
     maps: dict[str, dict[tuple[float, float], float]] = {}
     for setting in ranking.settings:
         epochs, rate, mean = (

@@ -1,4 +1,4 @@
-"""What a comparison says in sentences. Every number in them comes from the jobs."""
+"""The sentences of a comparison. Every number in them comes from the jobs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,16 +10,14 @@ from maskrcnn_lit.report.comparison.significance import compare, sentences, verd
 from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
 from maskrcnn_lit.report.format import number
 
-NEAR_ZERO = 0.05  # AP50 under which a training has learnt next to nothing
+NEAR_ZERO = 0.05  # AP50 below which a model counts as untrained
 
 _COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
 
 _LEAST = {"parameters": "fewest parameters", "FLOPs": "fewest FLOPs", "latency": "lowest latency"}
 
 DEFINITIONS = (
-    "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, of the weights at the end of the "
-    "training. Over images: 95 % interval of a bootstrap over the validation images, for these very weights. Over "
-    "seeds: mean and 95 % interval by Student's t of trainings that differ in the seed alone; one has no interval.",
+    "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, for the final weights. Over images: 95 % interval of a bootstrap over the validation images, for fixed weights. Over seeds: mean and 95 % interval by Student's t over runs that differ only in the seed; a single run has no interval.",
     "Images/s in training: images trained on over the time of the whole training, its validations included. "
     "Inference: a forward pass of the model alone, images in the device's memory, in batches "
     "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one of median size. Peak "
@@ -27,10 +25,7 @@ DEFINITIONS = (
     "on them.",
 )
 
-_ACCURACY = (
-    "roi_accuracy is the share of ground-truth boxes that the box head, given the box, puts into the right class: no "
-    "AP, and no part of the ranking."
-)
+_ACCURACY = "roi_accuracy is the share of ground-truth boxes that the box head, given the box, assigns to the right class. It is not an AP, and not part of the ranking."
 
 
 def counts(jobs: Sequence[Job]) -> str:
@@ -45,17 +40,17 @@ def counts(jobs: Sequence[Job]) -> str:
 
 
 def ranking_sentences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
-    """The best setting, which others it is better than, and which are worth their cost."""
+    """Sentences on the best setting, its significance, and the Pareto fronts."""
     return [" ".join([*_best(ranking), *verdicts(compare(ranking, resampled))]), *_fronts(ranking)]
 
 
 def differences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
-    """How sure it is that the best setting is better than each of the others."""
+    """Sentences on the significance of the best setting against each other."""
     return sentences(ranking, compare(ranking, resampled))
 
 
 def cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> list[str]:
-    """What must not be compared, and why."""
+    """Warnings about numbers that must not be compared."""
     return list(_cautions(jobs, rankings))
 
 
@@ -70,7 +65,7 @@ def _best(ranking: Ranking) -> Iterator[str]:
         ends = best.runs(ranking.ap)[0].result.intervals.get(ranking.ap)
         sure = f"one seed, 95 % interval over images {interval(ends)}"
     if _nothing_learned(ranking):
-        yield f"Nothing has learnt to detect: no {APS[ranking.ap]}50 is over {NEAR_ZERO:g}."
+        yield f"No model detects anything: no {APS[ranking.ap]}50 is above {NEAR_ZERO:g}."
     if len(ranking.settings) == 1:
         yield f"The {APS[ranking.ap]} on the {ranking.title} is {number(mean.value)} ({sure})."
         return
@@ -110,10 +105,10 @@ def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]
         )
         yield (
             "These jobs were not all scored on the same images, objects and classes with the same number of "
-            f"detections: {titles}. They are {len(rankings)} rankings: an AP of one says nothing about that of another."
+            f"detections: {titles}. They are {len(rankings)} rankings: APs of different rankings are not comparable."
         )
     if len({ranking.ap for ranking in rankings}) > 1:
-        yield "Some jobs have a mask AP, and others a box AP alone: these two are not compared."
+        yield "Some jobs have a mask AP and others only a box AP: these are not compared."
     unscored = [job.name for job in jobs if job.status == "finished" and not job.scored]
     if unscored:
         yield f"Finished without an AP, so in no ranking: {', '.join(unscored)}."
@@ -125,17 +120,17 @@ def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]
             for job in jobs
             if job.metric("val/roi_accuracy") is not None and roi_boxes(job) == "study"
         ]
-        yield f"roi_accuracy counts the study's 15 slots an image in {', '.join(study)}: that is another column."
+        yield f"roi_accuracy counts the study's 15 slots per image in {', '.join(study)}: it has its own column."
     devices = sorted(
         {str(job.result.cost["device"]) for job in jobs if job.result.cost.get("device")}
     )
     if len(devices) > 1:
-        yield f"Times are of different devices ({'; '.join(devices)}), so they do not compare the models."
+        yield f"Times were measured on different devices ({'; '.join(devices)}), so they do not compare the models."
     for ranking in rankings:
         for setting in ranking.settings:
             if repeated := repeated_seeds(setting):
                 seeds = ", ".join(map(str, repeated))
-                yield f"{setting.label} was trained more than once with seed {seeds}: the last of these counts."
+                yield f"{setting.label} was trained more than once with seed {seeds}: the last run counts."
     yield from _parents(jobs)
     yield from _limits(rankings)
 
@@ -145,10 +140,10 @@ def _parents(jobs: Sequence[Job]) -> Iterator[str]:
     for job in jobs:
         if parent := job.result.parent:
             name = names.get(str(parent.get("run")), parent.get("run"))
-            yield f"{job.name} goes on from step {parent.get('step')} of {name}: its costs include that run's."
+            yield f"{job.name} continues {name} from step {parent.get('step')}: its costs include those of that run."
 
 
 def _limits(rankings: Sequence[Ranking]) -> Iterator[str]:
     limits = sorted({limit(job) for ranking in rankings for job in ranking.jobs})
     if limits and limits != [100]:
-        yield f"AP counts up to {' or '.join(map(str, limits))} detections of an image and class, where COCO has 100."
+        yield f"AP counts up to {' or '.join(map(str, limits))} detections per image and class; COCO uses 100."

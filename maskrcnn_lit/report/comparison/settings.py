@@ -1,5 +1,5 @@
-"""The runs that a comparison is about: what varies among them, which differ in nothing but the
-seed, which may be ranked together.
+"""Groups the runs of a comparison: varied options, settings (runs that differ only in the seed),
+rankings.
 """
 
 import json
@@ -18,9 +18,9 @@ NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 APS = {
     "val/mask_ap": "mask AP",
     "val/box_ap": "box AP",
-}  # the first one that is known is what runs are ranked by
+}  # runs are ranked by the first available one
 
-LOCATIONS = ("run_dir", "sweep_dir", "resume")  # options that say where, and nothing of the result
+LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the result
 
 _SKIPPED = (*LOCATIONS, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
 
@@ -29,10 +29,9 @@ _SKIPPED = (*LOCATIONS, "data.root", "data.cache_dir", "seed", "launcher", "swee
 class Job:
     """One run, or a job of a sweep that never ran (folder None).
 
-    overrides: NAME=VALUE as typed after `train`; config: resolved, as plain dicts ({} where there
-        is none).
+    overrides: NAME=VALUE as typed after `train`; config: resolved, as plain dicts ({} if missing).
     curves: the rows of metrics.csv by column, as numbers.
-    truth: says which objects its validation images hold; None where nobody could read them.
+    truth: a digest of the objects in its validation images; None if they could not be read.
     """
 
     name: str
@@ -49,27 +48,27 @@ class Job:
 
     @property
     def seed(self) -> int | None:
-        """What was typed, for a job that never ran."""
+        """The seed; for a job that never ran, from its overrides."""
         if self.result.seed is not None:
             return self.result.seed
         typed = _typed(self).get("seed", "")
         return self.config.get("seed", int(typed) if typed.isdigit() else None)
 
     def metric(self, name: str) -> float | None:
-        """Of result.json; None where it has none."""
+        """A metric of result.json, or None."""
         value = self.result.metrics.get(name)
         return None if value is None or math.isnan(value) else value
 
     @property
     def scored(self) -> bool:
-        """It has finished, and has an AP."""
+        """Whether the job has finished and has an AP."""
         return self.status == "finished" and any(self.metric(name) is not None for name in APS)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Finished jobs that differ in nothing but the seed. options: those that vary among the jobs of
-    its ranking; label: what text calls it, and no other setting.
+    """Finished jobs that differ only in the seed. options: those that vary among the jobs of its
+    ranking; label: its unique name in texts.
     """
 
     jobs: tuple[Job, ...]
@@ -77,11 +76,11 @@ class Setting:
     label: str
 
     def runs(self, metric: str) -> list[Job]:
-        """Those with this metric, one a seed: of two runs of one seed, the last."""
+        """The jobs with this metric, one per seed: the last of several with one seed."""
         return list({job.seed: job for job in self.jobs if job.metric(metric) is not None}.values())
 
     def values(self, metric: str) -> list[float]:
-        """One a seed."""
+        """The values of the metric, one per seed."""
         return [value for job in self.runs(metric) if (value := job.metric(metric)) is not None]
 
     def mean(self, metric: str) -> Mean | None:
@@ -89,16 +88,14 @@ class Setting:
         return mean(values) if values else None
 
     def cost(self, name: str) -> float | None:
-        """The mean over the jobs that know it."""
+        """The mean over the jobs that have this cost."""
         known = [value for job in self.jobs if (value := job.result.cost.get(name)) is not None]
         return math.fsum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Settings that were scored on the same validation images: these alone are ranked. Best first,
-    by `ap`.
-    """
+    """Settings scored on the same validation images, ranked by `ap`, best first."""
 
     title: str
     settings: tuple[Setting, ...]
@@ -110,14 +107,14 @@ class Ranking:
 
     @property
     def letters(self) -> list[str]:
-        """What plots and tables call each setting: A to Z, then AA, AB, ..."""
+        """The letters of the settings in plots and tables: A to Z, then AA, AB, ..."""
         names = list(string.ascii_uppercase)
         return [*names, *(a + b for a in names for b in names)][: len(self.settings)]
 
 
 def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
-    """Option -> its value in each of `jobs`, of what somebody typed and is not the same in all, but
-    for the seed.
+    """Option -> its value in each of `jobs`, for overrides that differ among the jobs, without the
+    seed.
     """
     names = dict.fromkeys(name for job in jobs for name in _typed(job))
     values_by_name = {
@@ -127,7 +124,7 @@ def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
 
 
 def option(job: Job, name: str) -> str:
-    """The value of an option in a job: what its config has, or, of a group, what was typed."""
+    """The value of an option in a job: from its config or, for a group, from its overrides."""
     value = option_value(job, name, missing={})
     if isinstance(value, Mapping):
         return _typed(job).get(name, str(value.get("name", "default")))
@@ -135,7 +132,7 @@ def option(job: Job, name: str) -> str:
 
 
 def option_value(job: Job, name: str, missing: Any = None) -> Any:
-    """A value of the config as it is."""
+    """A value of the config, unformatted."""
     value: Any = job.config
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -145,7 +142,9 @@ def option_value(job: Job, name: str, missing: Any = None) -> Any:
 
 
 def label(options: Mapping[str, str]) -> str:
-    """How text calls a setting: "resnet50, train_images=1000"; a group is called by its choice."""
+    """The name of a setting in texts: "resnet50, train_images=1000"; a group is named by its
+    choice.
+    """
     called = zip(options, endings(options), options.values(), strict=True)
     return ", ".join(
         f"{ending}={value}" if "." in name else value for name, ending, value in called
@@ -153,7 +152,7 @@ def label(options: Mapping[str, str]) -> str:
 
 
 def endings(names: Collection[str]) -> list[str]:
-    """What tables call options: by as many parts from the end as no other of them ends with."""
+    """The names of options in tables: the shortest unique ending of each."""
 
     def ending(name: str) -> str:
         parts = name.split(".")
@@ -167,7 +166,7 @@ def endings(names: Collection[str]) -> list[str]:
 
 
 def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[Setting]:
-    """Of the scored ones among `jobs`; `options` as `varying` gives them for these jobs."""
+    """The settings of the scored jobs; `options`: the result of `varying` for these jobs."""
     alike: dict[str, list[int]] = {}
     keys = _without_seed([job for job in jobs if job.scored])
     positions = [i for i, job in enumerate(jobs) if job.scored]
@@ -192,8 +191,8 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
 
 
 def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
-    """The settings of each set of validation images, the largest number of jobs first, ranked by
-    `metric` where they have it, else by the first of APS that they have.
+    """A ranking for each set of validation images, largest number of jobs first, by `metric` if
+    available, else by the first available of APS.
     """
     scored = [job for job in jobs if job.scored]
     truths: dict[str, set[str | None]] = {}
@@ -203,7 +202,7 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
     for job in scored:
         known = truths[_images(job)] - {
             None
-        }  # one alone: then jobs whose images nobody could read have it, too
+        }  # if there is only one, jobs with unreadable images use it, too
         groups.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
     result: list[Ranking] = []
     for members in sorted(groups.values(), key=lambda members: -len(members)):
@@ -228,7 +227,7 @@ def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
 
 
 def limit(job: Job) -> int:
-    """Detections of an image and class that count for AP."""
+    """The number of detections per image and class that count for AP."""
     return int((option_value(job, "metrics.max_detections") or [100])[-1])
 
 
@@ -238,8 +237,8 @@ def repeated_seeds(setting: Setting) -> list[int]:
 
 
 def pareto(points: Iterable[tuple[float, float]]) -> list[int]:
-    """Positions of the (cost, score) that none beats: no other costs as little or less and scores
-    as much or more, one of both strictly. Cheapest first.
+    """Positions of the Pareto-optimal (cost, score) points: no other is at least as good in both
+    and better in one. Cheapest first.
     """
     known = list(points)
     front = [
@@ -256,9 +255,7 @@ def _typed(job: Job) -> dict[str, str]:
 
 
 def _without_seed(jobs: Sequence[Job]) -> list[str]:
-    """A key for each job, the same for those whose configs say the same but for the seed and for
-    where they write.
-    """
+    """A key for each job, equal for jobs whose configs differ only in the seed and output paths."""
     flat = [_flat(job.config) for job in jobs]
     names = sorted({name for config in flat for name in config})
     names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
@@ -274,7 +271,7 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
         )
         keys.append(
             message if config else job.name
-        )  # without a config nobody knows what it is like
+        )  # without a config, no other job counts as equal
     return keys
 
 
@@ -290,7 +287,7 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _images(job: Job) -> str:
-    """What must be the same for two AP to be comparable: images, classes, how many detections count
+    """A key of what two comparable APs must share: images, classes, number of detections that count
     (and the objects: see `Job.truth`).
     """
     data = {key: value for key, value in job.result.data.items() if key != "train"}

@@ -1,10 +1,9 @@
-"""Which differences between settings are more than chance: the best one of an ranking against the
-others.
+"""Significance of differences between the best setting of a ranking and the others.
 
-Over images by a paired bootstrap, and over seeds by Welch's test where both sides have several. The
-p of a difference is the larger one, so that it counts only if both tests say so; of several
-comparisons, by Holm's method (Holm, "A simple sequentially rejective multiple test procedure",
-1979).
+Tested over images by a paired bootstrap, and over seeds by Welch's test if both sides have several.
+The p-value of a difference is the larger one, so that it is significant only if both tests agree;
+several comparisons are corrected by Holm's method (Holm, "A simple sequentially rejective multiple
+test procedure", 1979).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +14,16 @@ from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference,
 from maskrcnn_lit.evaluation.t_test import Welch, welch
 from maskrcnn_lit.report.comparison.settings import APS, Ranking, Setting
 
-LEVEL = 0.05  # of all comparisons together
+LEVEL = 0.05  # family-wise, for all comparisons
 
-# comparisons of an ranking: first the settings that differ from the best one in the fewest options
+# maximum comparisons of a ranking: settings that differ from the best one in the fewest options
+# come first
 MOST = 8
 
 
 class Comparison(NamedTuple):
-    """Of the best setting with another. value: its AP minus the other's; a test is None where it
-    could not be made.
+    """The comparison of the best setting with another. value: its AP minus the other's; a test is
+    None if impossible.
     """
 
     best: Setting
@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
     @property
     def p_value(self) -> float | None:
-        """The larger one of the tests; None: nothing was tested."""
+        """The larger p-value of the tests; None: not tested."""
         return max(
             (test.p_value for test in (self.over_images, self.over_seeds) if test is not None),
             default=None,
@@ -42,8 +42,8 @@ class Comparison(NamedTuple):
 
 
 def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Comparison]:
-    """`resampled`: name of a job -> its AP on each resample of the images; those that it lacks are
-    not tested so.
+    """`resampled`: name of a job -> its AP on each resample of the images; others are not tested
+    over images.
     """
     known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
     if len(known) < 2:
@@ -54,9 +54,9 @@ def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Compar
 
 
 def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
-    """Of each whether it is more than chance, None where nothing was tested: the smallest p below
-    LEVEL divided by the number of comparisons, the next one by one less, and so on up to the first
-    that is not.
+    """Whether each difference is significant by Holm's method, None if not tested: the smallest p
+    must be below LEVEL divided by the number of comparisons, the next below LEVEL divided by one
+    less, and so on up to the first that is not.
     """
     outcomes: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
     tested = [(p, i) for i, one in enumerate(comparisons) if (p := one.p_value) is not None]
@@ -68,7 +68,7 @@ def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
-    """In short: what the best setting is better than, and what it may not be better than."""
+    """Short sentences: the settings that the best one is, or is not, significantly better than."""
     message = []
     outcomes = list(zip(comparisons, significant(comparisons), strict=True))
     texts = {
@@ -82,7 +82,7 @@ def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
-    """One for each comparison, and how they were judged."""
+    """A sentence for each comparison, and one on the tests."""
     if not comparisons:
         return []
     outcomes = zip(comparisons, significant(comparisons), strict=True)
@@ -94,7 +94,7 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
         else ""
     )
     single = any(one.over_seeds is None for one in comparisons)
-    alone = " Of one seed alone nobody knows what another one would give." if single else ""
+    alone = " With a single seed, the variance over seeds is unknown." if single else ""
     return [
         *message,
         f"{plural(len(message), 'comparison')} with the best setting{more}. Tested over the validation images (paired "

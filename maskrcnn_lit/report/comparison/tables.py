@@ -1,6 +1,4 @@
-"""Jobs as rows: results.csv with every number as result.json has it, and the cells of the tables
-that people read.
-"""
+"""The tables of a comparison: results.csv with all numbers of result.json, and formatted tables."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -39,9 +37,9 @@ Rows = list[list[str]]
 
 
 def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
-    """A row for each job: what varies, status, scores with their intervals over images and, of its
-    setting, over seeds, costs, how to train it again. Numbers in full, in the units of result.json;
-    empty where there is none.
+    """A row for each job: varied options, status, scores with their intervals over images and, for
+    its setting, over seeds, costs, and the command to train it again. Numbers have full precision
+    and the units of result.json; missing ones are empty.
     """
     places = {
         job.name: (i, ranking, s)
@@ -78,7 +76,7 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
 
 
 def curve_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """A row for each epoch of each job: what its plots over epochs are made of."""
+    """A row for each epoch of each job: the data of the plots over epochs."""
     rows = []
     for i, job in enumerate(jobs, start=1):
         epochs: dict[int, dict[str, Any]] = {}
@@ -123,8 +121,8 @@ def setting_rows(ranking: Ranking) -> tuple[list[str], Rows]:
 
 
 def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
-    """Head and rows: each scored job of an ranking by its number, with its intervals over images. Its
-    options come last: a phone shows the first columns.
+    """Head and rows: each scored job of a ranking by its number, with its intervals over images.
+    Options come last, since a phone shows the first columns.
     """
     options = list(ranking.settings[0].options)
     aps = [name for name in APS if any(setting.values(name) for setting in ranking.settings)]
@@ -148,7 +146,7 @@ def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str],
 
 
 def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
-    """Head and rows: what each job that ran has cost; a column that nobody knows is left out."""
+    """Head and rows: the costs of each job that ran; unknown columns are left out."""
     ran = [(i + 1, job) for i, job in enumerate(jobs) if job.result.cost]
     known = [name for name in COSTS if any(job.result.cost.get(name) is not None for _, job in ran)]
     options = varying(jobs)
@@ -180,15 +178,15 @@ def reason(job: Job) -> str:
     if job.result.error:
         return job.result.error
     return {
-        "not run": "it has no folder: the sweep was stopped before it",
-        "running": "it is running, or was killed: its command, or resume, goes on with it",
-        "interrupted": "it was interrupted: resume goes on with it",
-    }.get(job.status, "no reason was left")
+        "not run": "not started: the sweep was stopped before",
+        "running": "running or killed: continue it with its command or with resume",
+        "interrupted": "interrupted: continue it with resume",
+    }.get(job.status, "no reason was recorded")
 
 
 def command(job: Job) -> str:
-    """What trains a run of the same options, into a new folder; what goes on from a finished run
-    does so again.
+    """The command that trains a run with the same options in a new folder; a run that continued a
+    finished one does so again.
     """
     named = [(text.lstrip("+").partition("=")[0], text) for text in job.overrides]
     selected = [text for name, text in named if name not in LOCATIONS]
@@ -199,7 +197,9 @@ def command(job: Job) -> str:
 
 
 def kinds(jobs: Sequence[Job]) -> list[str]:
-    """What roi_accuracy counts in these jobs: "all", "study" or both, which are no one column."""
+    """The definitions of roi_accuracy in these jobs: "all", "study" or both; each has its own
+    column.
+    """
     box_kinds = {roi_boxes(job) for job in jobs if job.metric("val/roi_accuracy") is not None}
     return sorted(box_kinds)
 
@@ -221,7 +221,7 @@ def interval(ends: Sequence[float | None] | None) -> str:
 
 
 def markdown(head: Sequence[str], rows: Rows) -> str:
-    """A table; a bar in a cell would begin another one."""
+    """A Markdown table, with bars in cells escaped."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |"

@@ -1,5 +1,5 @@
-"""The report over many runs: reads them, scores what they found on the same resamples of their
-images, writes it.
+"""Writes the report on many runs: reads them, scores their detections on common resamples of the
+images.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ from maskrcnn_lit.report.theme import DARK, LIGHT, render
 from maskrcnn_lit.runs.result import file_fault
 from maskrcnn_lit.storage.files import atomic_write
 
-IMAGES = 6  # validation images that are drawn
+IMAGES = 6  # number of drawn validation images
 
-COLUMNS = 5  # runs beside each other
+COLUMNS = 5  # number of runs side by side
 
 _VALIDATION = (
     "root",
@@ -53,20 +53,17 @@ _VALIDATION = (
     "on_bad",
 )  # of a config's data
 
-_SAME = (
-    1e-6  # an AP of detections.json and of result.json that differ more are not of the same weights
-)
+_SAME = 1e-6  # maximum difference of the AP from detections.json and the one in result.json
 
 
 def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = None) -> Path:
     """Write report.html, report.md, results.csv, curves.csv, tables.tex, references.bib, and
-    plots/NAME.png and .pdf of the runs in `sources` to `out`; the path of the page.
+    plots/NAME.png and .pdf of the runs in `sources` to `out`; return the path of the page.
 
-    metric: what ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first of these that there
-        is.
+    metric: ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first available.
 
     Raises:
-        UserError: no run in a source, or none with `metric`.
+        UserError: a source without runs, or no run with `metric`.
     """
     runs = read_runs(sources)
     notes = list(runs.notes)
@@ -120,7 +117,7 @@ def _rankings(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
 
 
 def _remove_old_plots(out: Path, names: Collection[str]) -> None:
-    """Those that an earlier report in `out` shows, and the new one, with `names`, does not have."""
+    """Remove plots of an earlier report in `out` that are not in `names`."""
     report = out / "report.md"
     if report.is_file():
         old = set(re.findall(r"\]\(plots/([\w.-]+\.png)\)", report.read_text(errors="replace")))
@@ -130,7 +127,7 @@ def _remove_old_plots(out: Path, names: Collection[str]) -> None:
 
 
 class Truth(NamedTuple):
-    """The validation images of a job: what is there (COCO json), and a digest of it."""
+    """The validation images of a job: the COCO json, and its digest."""
 
     images: AnnotationIndex
     coco: dict[str, Any]
@@ -138,9 +135,7 @@ class Truth(NamedTuple):
 
 
 def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
-    """Name of each scored job whose validation data can be read -> that; each data set is read
-    once.
-    """
+    """Job name -> validation data, for scored jobs with readable data; each data set is read once."""
     truths: dict[str, Truth] = {}
     cached: dict[str, Truth | None] = {}
     for job in jobs:
@@ -154,7 +149,7 @@ def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
             except UserError as error:
                 cached[key] = None
                 notes.append(
-                    f"The validation images of {job.name} and its like are not drawn or tested on: {error}"
+                    f"The validation images of {job.name} and similar jobs are neither drawn nor used for tests: {error}"
                 )
         if (truth := cached[key]) is not None:
             truths[job.name] = truth
@@ -173,9 +168,7 @@ def _truth(index: AnnotationIndex) -> Truth:
 def _against_truth(
     ranking: Ranking, truths: dict[str, Truth], notes: list[str]
 ) -> tuple[dict[str, Resampled], list[Example]]:
-    """Of each job whose detections there are: AP on the resamples; and of some, their detections
-    drawn.
-    """
+    """AP on the resamples for each job with detections, and drawn examples for some."""
     known = [job for job in ranking.jobs if job.name in truths]
     if not known:
         return {}, []
@@ -192,7 +185,7 @@ def _against_truth(
             results = read_results(file)
             one = _resampled(job, ranking.ap, match_all(truth.coco, results, limit(job)))
         except UserError as error:
-            notes.append(f"{job.name} is not drawn or tested: {error}")
+            notes.append(f"{job.name} is neither drawn nor tested: {error}")
             continue
         resampled[job.name] = one
         if job.name in drawn:
@@ -202,7 +195,7 @@ def _against_truth(
 
 
 def _resampled(job: Job, ap: str, matches: Mapping[str, Matches]) -> Resampled:
-    """UserError: its detections.json is not what its result.json tells of."""
+    """AP on the resamples. UserError: detections.json does not match result.json."""
     kind = APS[ap].partition(" ")[0]
     one, recorded = resample(matches[kind]) if kind in matches else None, job.metric(ap)
     if one is None or recorded is None or abs(one.value - recorded) > _SAME:
@@ -214,7 +207,7 @@ def _resampled(job: Job, ap: str, matches: Mapping[str, Matches]) -> Resampled:
 
 
 def _shown(ranking: Ranking) -> list[Setting]:
-    """The best setting of each backbone; of one backbone alone, the best settings."""
+    """The best setting of each backbone; with a single backbone, the best settings."""
     best: dict[Any, Setting] = {}
     for setting in ranking.settings:
         best.setdefault(option_value(setting.jobs[0], "backbone.name"), setting)

@@ -1,4 +1,6 @@
-"""The report as a page: its order, the scores, the classes; the error analysis is in sections.py."""
+"""The layout of the evaluation report, its scores and classes; the error analysis is in
+sections.py.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,8 +55,8 @@ def build_page(
     worst: Sequence[Picture],
     written: str,
 ) -> str:
-    """The report as HTML. `evaluation` is the content of evaluation.json, `written` when the page
-    was.
+    """The report as HTML. `evaluation` is the content of evaluation.json, `written`: the date of
+    the page.
     """
     parts = {
         "summary": _summary(evaluation, analysis),
@@ -96,18 +98,22 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
     ]
     if analysis["boundary_ap"] is not None:
         entries.append(
-            ("boundary AP", number(analysis["boundary_ap"]), "where the outlines must agree too")
+            ("boundary AP", number(analysis["boundary_ap"]), "requires matching outlines, too")
         )
     if "val/roi_accuracy" in metrics:
         entries.append(
-            ("roi_accuracy", number(metrics["val/roi_accuracy"]), "no AP: see below the classes")
+            (
+                "roi_accuracy",
+                number(metrics["val/roi_accuracy"]),
+                "not an AP: see below the classes",
+            )
         )
     yield html.tiles(entries)
     yield html.bullets(summary(analysis))
 
 
 def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: COCO's numbers of masks and boxes."""
+    """Head and rows: COCO's metrics of masks and boxes."""
     metrics = evaluation["metrics"]
     limits = sorted(
         {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
@@ -122,7 +128,7 @@ def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]
 
 
 def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    yield html.table("COCO's numbers, of all classes", *score_rows(evaluation))
+    yield html.table("COCO metrics over all classes", *score_rows(evaluation))
     for name, difference in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
             f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
@@ -130,16 +136,14 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
             f"p = {number(difference['p_value'])} (paired bootstrap over images)."
         )
     yield html.paragraph(
-        "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 are of one "
-        "threshold. Small objects have up to 32² pixels, large ones more than 96². AR is the recall that so many "
-        "detections of an image reach. A dash: the data has no such object.",
+        "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 use a single threshold. Small objects have up to 32² pixels, large ones more than 96². AR is the recall with a given number of detections per image. A dash: the data have no such object.",
         "soft",
     )
 
 
 def class_values(evaluation: Mapping[str, Any], analysis: Analysis) -> list[dict[str, Any]]:
-    """Of each class, the best one first, "class" and the columns of `_CLASS` that are known of any
-    class; None where there is no number.
+    """For each class, best first, "class" and the columns of `_CLASS` that any class has; None for
+    missing numbers.
     """
     key = headline(analysis)
     accuracy = {name: entry.get("roi_accuracy") for name, entry in evaluation["per_class"].items()}
@@ -169,8 +173,7 @@ def class_rows(evaluation: Mapping[str, Any], analysis: Analysis) -> tuple[list[
 def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) -> Iterator[str]:
     notes = [
         html.paragraph(
-            "Threshold: the score from which on detections of the class count for the best F1; precision, recall "
-            "and F1 are those at this threshold, at IoU 0.50.",
+            "Threshold: the score threshold with the best F1; precision, recall and F1 are those at this threshold, at IoU 0.50.",
             "soft",
         )
     ]
@@ -181,10 +184,10 @@ def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) ->
         plots,
         "class_ap",
         "AP of each class",
-        "The best class is on top. The numbers are in the table below.",
+        "Best class first. The numbers are in the table below.",
     )
     yield html.pair(picture, html.group(*notes))
-    yield html.table("Each class, the best one first", *class_rows(evaluation, analysis))
+    yield html.table("Classes by AP", *class_rows(evaluation, analysis))
 
 
 def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
@@ -203,7 +206,7 @@ def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:
-    """The 95 % interval of an AP over images, low and high, as evaluation.json holds it."""
+    """The 95 % interval of an AP over images, low and high, from evaluation.json."""
     if interval is None or None in interval:
         return ""
     return f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap over images)"

@@ -1,7 +1,7 @@
 """The plots of an analysis, one function each: (analysis, theme) -> matplotlib Figure.
 
-None draws with pyplot, so none leaves a state behind. Numbers that are None (there is no such
-object) are left out.
+They do not use pyplot, so they leave no global state. Numbers that are None (no such object) are
+left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,20 @@ from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
 from maskrcnn_lit.report.format import POOLED
 from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
 
-NAMED = 6  # classes with a color of their own in a plot of curves
+NAMED = 6  # classes with their own color in a plot of curves
 
-CONFUSED = 20  # classes of a confusion matrix; of more, the most confused ones
+CONFUSED = 20  # maximum number of classes of a confusion matrix: the most confused ones
 
-WRITTEN = 10  # classes up to which each cell of it holds its number
+WRITTEN = 10  # maximum number of classes with numbers in the cells
 
 _LEAST, _ROOM = (
     0.01,
     1.2,
-)  # the longest bar, at least, and the axis beside it, where its number stands
+)  # minimum length of the longest bar, and the space for its number
 
 
 def class_ap(analysis: Analysis, theme: Theme) -> Figure:
-    """AP of each class, the best on top: masks as bars and boxes as dots, or boxes as bars."""
+    """AP of each class, best first: masks as bars and boxes as dots, or boxes as bars."""
     key = headline(analysis)
     classes = sorted(
         (c for c in analysis["per_class"] if c[key] is not None), key=lambda c: (c[key], c["name"])
@@ -55,8 +55,8 @@ def class_ap(analysis: Analysis, theme: Theme) -> Figure:
 
 
 def precision_recall(analysis: Analysis, theme: Theme) -> Figure:
-    """Precision against recall, all classes together in ink; of many classes those with most
-    objects in color.
+    """Precision against recall: all classes pooled in ink; of many classes, those with most objects
+    in color.
     """
     figure, ax = axes(14, "recall", "precision")
     for curve, style in _curves(analysis, theme):
@@ -67,9 +67,7 @@ def precision_recall(analysis: Analysis, theme: Theme) -> Figure:
 
 
 def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
-    """F1 against the score from which on a detection counts, the best threshold of each curve
-    marked.
-    """
+    """F1 against the score threshold, with the best threshold of each curve marked."""
     figure, ax = axes(14, "score threshold", "F1")
     for curve, style in _curves(analysis, theme):
         thresholds, f1 = _numbers(curve["thresholds"]), _numbers(curve["f1"])
@@ -103,11 +101,11 @@ def f1_threshold(analysis: Analysis, theme: Theme) -> Figure:
 
 
 def confusion(analysis: Analysis, theme: Theme) -> Figure:
-    """Which class the objects of each class are detected as: shares of a row."""
+    """The confusion matrix, as shares of each row."""
     labels, counts = most_confused(analysis["confusion"])
     with np.errstate(invalid="ignore"):
         shares = counts / counts.sum(1, keepdims=True)
-    shares[-1, -1] = np.nan  # nothing there, and nothing detected: nobody counts that
+    shares[-1, -1] = np.nan  # true negatives are undefined
     size = len(labels)
     figure, ax = axes(max(1.1 * size, min(3 + 1.6 * size, 12)), "detected as", "truth", margin=1.3)
     drawn = ax.imshow(shares, cmap=theme.shades, vmin=0, vmax=1, aspect="auto")
@@ -139,8 +137,8 @@ def most_confused(confusion: dict[str, Any]) -> tuple[list[str], np.ndarray]:
 
 
 def errors(analysis: Analysis, theme: Theme) -> Figure:
-    """What AP50 would gain if an error were fixed (TIDE, figure 2), of six kinds and of the two
-    sides.
+    """The gain in AP50 from fixing each kind of error (TIDE, figure 2): six kinds, false positives
+    and false negatives.
     """
     gains = analysis["errors"]
     kinds = [kind for kind in ERRORS if gains[kind] is not None][::-1]
@@ -152,7 +150,7 @@ def errors(analysis: Analysis, theme: Theme) -> Figure:
 
 
 def occlusion(analysis: Analysis, theme: Theme) -> Figure:
-    """AP, AP50 and recall of objects that others overlap more and more, and of crowded images."""
+    """AP, AP50 and recall by overlap with other objects, and of crowded images."""
     slices = [entry for entry in analysis["occlusion"] if entry["objects"]][::-1]
     figure, ax = axes(2 * max(len(slices), 3), "AP, AP50, recall", "", margin=0.95)
     rows = np.arange(len(slices))
@@ -183,9 +181,7 @@ def occlusion(analysis: Analysis, theme: Theme) -> Figure:
 
 
 def calibration(analysis: Analysis, theme: Theme) -> Figure:
-    """Which share of the detections of a score is right, beside the score itself; below, how many
-    have that score.
-    """
+    """Precision against score; below, the number of detections by score."""
     bins = [entry for entry in analysis["calibration"]["bins"] if entry["count"]]
     figure = blank(18)
     ax, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -221,8 +217,8 @@ PLOTS = {
 
 
 def _curves(analysis: Analysis, theme: Theme) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each curve with its style: quiet ones first, then the classes with a color, all classes
-    together last.
+    """Each curve with its style: quiet ones first, then the classes with a color, the pooled curve
+    last.
     """
     objects = {entry["name"]: entry["objects"] for entry in analysis["per_class"]}
     *of_classes, pooled = analysis["curves"]
@@ -263,14 +259,16 @@ def _bars(
 
 
 def _from_zero(ax: Axes, values: Sequence[float]) -> None:
-    """The x axis from 0 to beyond the values, without a tick at its end, whose label would be cut."""
+    """Set the x axis from 0 to beyond the values, without a tick at the end, whose label would be
+    cut.
+    """
     end = float(np.nanmax([*values, _LEAST])) * _ROOM
     ax.set_xlim(0, end)
     ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0, end) if tick < 0.95 * end])
 
 
 def _unit(ax: Axes, both: bool = False) -> None:
-    """The x axis, or both, from 0 to 1, with a quiet grid."""
+    """Set the x axis, or both, from 0 to 1, with a quiet grid."""
     ax.set_xlim(-0.01, 1.01)
     if both:
         ax.set_ylim(-0.01, 1.04)

@@ -1,6 +1,4 @@
-"""The sections of the error analysis, as pieces of HTML: each plot, its numbers, and how they came
-about, beside it.
-"""
+"""The sections of the error analysis as HTML: each plot with its numbers and an explanation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -15,8 +13,8 @@ from maskrcnn_lit.report.theme import Analysis
 Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 
 _PARTS = {
-    "missed": "an object that no detection takes",
-    "false": "a detection that takes no object",
+    "missed": "an object without a matching detection",
+    "false": "a detection without a matching object",
 }
 
 _PARTS |= {
@@ -30,13 +28,13 @@ def curves(plots: Plots) -> Iterator[str]:
             plots,
             "precision_recall",
             "Precision against recall",
-            "What is found, and how much of what is said is right, at IoU 0.50, from the surest detection to all.",
+            "Recall and precision at IoU 0.50, for all score thresholds from the highest to the lowest.",
         ),
         plot(
             plots,
             "f1_threshold",
             "F1 against the score threshold",
-            "The harmonic mean of precision and recall of the detections from a score on; a dot marks the best.",
+            "The harmonic mean of precision and recall at each score threshold; a dot marks the best.",
         ),
     )
 
@@ -127,7 +125,7 @@ def calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
 
 def worst(worst: Sequence[Picture]) -> Iterator[str]:
     if not worst:
-        yield html.paragraph("Nothing was missed, and nothing wrong was found.")
+        yield html.paragraph("No missed objects and no false detections.")
         return
     colors = {kind: "#{:02x}{:02x}{:02x}".format(*color) for kind, color in COLORS.items()}
     legend = "".join(
@@ -135,7 +133,7 @@ def worst(worst: Sequence[Picture]) -> Iterator[str]:
         for kind, text in _PARTS.items()
     )
     yield html.paragraph(
-        "Of detections with a score from the threshold of their class on, at IoU 0.50.", "soft"
+        "For detections that reach the score threshold of their class, at IoU 0.50.", "soft"
     )
     yield f'<ul class="legend">{legend}</ul>'
     figures = []

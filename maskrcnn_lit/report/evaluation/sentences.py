@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation say, in sentences. Every number in them comes from the data."""
+"""The sentences of an evaluation. Every number in them comes from the data."""
 
 from collections.abc import Iterator
 
@@ -31,12 +31,12 @@ _COSTLY = {
 
 
 def headline(analysis: Analysis) -> str:
-    """The key of the AP of a class that the page is about: that of masks, if there are any."""
+    """The key of the main AP of a class: that of masks if there are any."""
     return "mask_ap" if analysis["kind"] == "mask" else "box_ap"
 
 
 def summary(analysis: Analysis) -> list[str]:
-    """A sentence for each thing that the numbers tell, the most important first."""
+    """The main results as sentences, most important first."""
     return [
         sentence
         for part in (_scores, _losses, _classes, _mix_ups, _crowding, _threshold, _scores_as_shares)

@@ -1,5 +1,5 @@
-"""The worst images drawn: the objects that were missed, the false detections, and those that merge
-several objects.
+"""Draws the worst images: missed objects, false detections, and detections that merge several
+objects.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,8 +11,7 @@ from maskrcnn_lit.evaluation.coco.results import mask_rle
 from maskrcnn_lit.report.draw import MANY, Color, draw_instances
 from maskrcnn_lit.report.pictures import ReadImage, box_of, shrunk, to_jpeg
 
-# Light, as labels are written on them in ink, and apart for the color-blind (Okabe and Ito,
-# lightened)
+# Light, for labels in ink, and distinguishable for the color-blind (Okabe and Ito, lightened)
 COLORS: dict[str, Color] = {
     "missed": (255, 176, 0),
     "false": (86, 190, 255),
@@ -23,7 +22,7 @@ _GRAY = 128
 
 
 class Picture(NamedTuple):
-    """jpeg: the file. counts: how many are missed, false, merged."""
+    """jpeg: the file. counts: numbers of missed, false, merged."""
 
     image_id: int
     name: str
@@ -40,15 +39,15 @@ def draw_worst(
     results: Sequence[Mapping[str, Any]],
     read_image: ReadImage,
 ) -> Iterator[Picture]:
-    """A picture for each entry of an analysis' "worst", of a COCO ground truth and the results that
-    were analyzed. An image that cannot be read is drawn gray.
+    """A picture for each entry of an analysis' "worst", from its COCO ground truth and results. An
+    unreadable image is drawn gray.
     """
     images = {image["id"]: image for image in ground_truth["images"]}
     objects = {annotation["id"]: annotation for annotation in ground_truth["annotations"]}
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     for entry in worst:
         image = images[entry["image_id"]]
-        # what merges is false too, most often: it is drawn as what it is in the first place
+        # merged detections are often false, too: draw them as merged only
         shown = {
             "missed": [objects[i] for i in entry["missed"]],
             "merged": [results[i] for i in entry["merged"]],
@@ -81,12 +80,10 @@ def _draw(
     picture = draw_instances(
         pixels,
         boxes=boxes,
-        masks=masks
-        if len(masks) == len(drawn)
-        else [],  # boxes alone, where the results have no masks
+        masks=masks if len(masks) == len(drawn) else [],  # only boxes if the results have no masks
         names=labels
         if len(drawn) < MANY
-        else [""] * len(drawn),  # of a crowd, labels would hide half
+        else [""] * len(drawn),  # with many objects, labels would hide them
         colors=[COLORS[kind] for kind, _ in drawn],
     )
     return shrunk(picture)

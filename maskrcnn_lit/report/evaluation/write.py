@@ -1,6 +1,4 @@
-"""Writes the report of an evaluation: analysis.json, its plots, and all in one page that needs no
-network.
-"""
+"""Writes the report of an evaluation: analysis.json, plots, and a self-contained page."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,12 +30,13 @@ def write_report(
     read_image: ReadImage,
 ) -> Path:
     """Write analysis.json, report.html, plots/NAME.png and .pdf, per_class.csv, curves.csv,
-    tables.tex and references.bib to `folder`; the path of the page.
+    tables.tex and references.bib to `folder`; return the path of the page.
 
     evaluation: the content of evaluation.json: "run" or "results", "data", "overrides", "metrics",
         "per_class".
-    analysis: what `evaluation.analysis.analyze` gives for this COCO ground truth and these results.
-    read_image: image id -> H W 3 uint8, asked for the worst images only.
+    analysis: the result of `evaluation.analysis.analyze` for this COCO ground truth and these
+    results.
+    read_image: image id -> H W 3 uint8; called for the worst images only.
     """
     write_json(folder / "analysis.json", analysis)
     plots = {
@@ -72,7 +71,7 @@ def curve_points(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def _tables(evaluation: Mapping[str, Any], analysis: Analysis) -> str:
-    """The scores, and those of each class, in LaTeX."""
+    """The scores in total and by class, in LaTeX."""
     name = f"{evaluation.get('run') or evaluation.get('results')} on {evaluation['data']}"
     scores = latex_table(f"COCO metrics of {name}", *score_rows(evaluation))
     classes = latex_table(f"Each class of {name}", *class_rows(evaluation, analysis))
