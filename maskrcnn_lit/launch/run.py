@@ -26,7 +26,7 @@ from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.launch.processes import register
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
-from maskrcnn_lit.runs.folder import program, record_status, resume_hint
+from maskrcnn_lit.runs.folder import program, record_status, resume_hint, watch_command
 from maskrcnn_lit.runs.provenance import (
     changed_data,
     describe_datamodule,
@@ -273,7 +273,7 @@ def _next_steps(result: RunResult, run_dir: str) -> str:
     command, run = program("maskrcnn-lit"), assign("", run_dir)[1:]
     compare = shlex.quote(f"runs=[{run},OTHER_RUN]")
     lines = [
-        f"{program('tensorboard')} --logdir {shlex.quote(run_dir)}",
+        watch_command(run_dir),
         f"{command} evaluate {typed('run', run_dir)}",
         f"{command} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER",
         f"{command} compare {compare}",

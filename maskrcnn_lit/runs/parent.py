@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import file_digest
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain, save_plain
+from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound, save_plain
+from maskrcnn_lit.training.loggers import EVENTS
 from maskrcnn_lit.training.trainer import StopWithoutProgress
 
 # What may be given with resume=RUN of a finished run, so that a new run goes on from it.
@@ -22,7 +23,7 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     checkpoint.
 
     Raises:
-        UserError: it has no last checkpoint, or it is damaged.
+        UserError: it has no last checkpoint, or it is damaged, or its weights are not finite.
     """
     last = last_checkpoint(run_dir)
     if last is None:
@@ -30,7 +31,7 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"{run_dir} has no checkpoints/last.ckpt, so no run can go on from it: copy the file "
             "back, or start a new run"
         )
-    checkpoint = load_plain(last)
+    checkpoint = load_sound(last)
     described = {
         "run": str(run_dir.resolve()),
         "checkpoint_sha256": file_digest(last, "sha256"),
@@ -51,7 +52,7 @@ def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
     if StopWithoutProgress.__name__ in states:
         states[StopWithoutProgress.__name__]["validations"] = 0
     save_plain(run_dir / "checkpoints" / "last.ckpt", checkpoint)
-    events = sorted((parent / "tensorboard").glob("events.out.tfevents.*"))
+    events = [*sorted(parent.glob(EVENTS)), *sorted((parent / "tensorboard").glob(EVENTS))]
     for file in (parent / "checkpoints" / "best.ckpt", parent / "metrics.csv", *events):
         if file.is_file() and not file.is_symlink():
             _copy(file, run_dir / file.relative_to(parent))
