@@ -29,7 +29,7 @@ JOBS = {  # folder -> what its options are
     "backbone=resnet18,seed=1": {"backbone": "resnet18", "seed": 1},
     "backbone=resnet18,seed=2": {"backbone": "resnet18", "seed": 2},
 }
-RUNS = [f"{folder}/tensorboard" for folder in JOBS]
+RUNS = list(JOBS)
 STEPS = 2
 
 

@@ -219,10 +219,7 @@ OPTIONS: dict[str, Rule] = {
     "logger.mlflow.experiment": TEXT,
     "logger.mlflow.run_dir": PATH,
     "logger.mlflow.tracking_uri": TEXT_OR_NULL,
-    "logger.tensorboard.default_hp_metric": FLAG,
-    "logger.tensorboard.name": TEXT,
-    "logger.tensorboard.save_dir": PATH,
-    "logger.tensorboard.version": Rule("text", words=("",)),
+    "logger.tensorboard.run_dir": PATH,
     "logger.wandb.project": TEXT,
     "logger.wandb.run_dir": PATH,
     # conf/model

@@ -26,7 +26,7 @@ from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.launch.processes import register
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
-from maskrcnn_lit.runs.folder import program, record_status, resume_hint
+from maskrcnn_lit.runs.folder import program, record_status, resume_hint, watch_command
 from maskrcnn_lit.runs.provenance import (
     changed_data,
     describe_datamodule,
@@ -40,7 +40,7 @@ from maskrcnn_lit.storage.files import atomic_write, write_json
 from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
-from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero
+from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero, meet
 from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ def run_job(config: DictConfig) -> None:
         write_origin(run_dir, prepared, result)
         if is_rank_zero():
             _log.info(summary.beginning(*prepared[:3], resumed=resumed))
+        meet("training", config.trainer.rank_timeout_minutes)
         fit(prepared, result)
         score(prepared, result)
         if is_rank_zero():
@@ -270,7 +271,7 @@ def _next_steps(result: RunResult, run_dir: str) -> str:
     command, run = program("maskrcnn-lit"), assign("", run_dir)[1:]
     compare = shlex.quote(f"runs=[{run},OTHER_RUN]")
     lines = [
-        f"{program('tensorboard')} --logdir {shlex.quote(run_dir)}",
+        watch_command(run_dir),
         f"{command} evaluate {typed('run', run_dir)}",
         f"{command} predict {typed('run', run_dir)} source=IMAGE_OR_FOLDER",
         f"{command} compare {compare}",

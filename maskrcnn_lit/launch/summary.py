@@ -16,7 +16,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.summary import read_objects
 from maskrcnn_lit.data.transforms import ImageSize
-from maskrcnn_lit.runs.folder import program
+from maskrcnn_lit.runs.folder import watch_command
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
 
@@ -61,7 +61,8 @@ def beginning(
     data: CocoDataModule, module: DetectionModule, trainer: Trainer, *, resumed: bool
 ) -> str:
     """Device, precision, parameters, weights and run folder, one line each."""
-    run_dir = shlex.quote(str(trainer.default_root_dir))
+    folder = str(trainer.default_root_dir)
+    run_dir = shlex.quote(folder)
     count, learn = count_parameters(module.model)
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     start = describe_weights(module.config, len(data.train_index or ()))
@@ -71,7 +72,7 @@ def beginning(
         f"precision {trainer.precision}\n"
         f"parameters: {count / 1e6:.1f} million, {learn / 1e6:.1f} million of them trainable\n"
         f"weights: {weights}\n"
-        f"run folder: {run_dir}; to monitor it: {program('tensorboard')} --logdir {run_dir}"
+        f"run folder: {run_dir}; to monitor it: {watch_command(folder)}"
     )
 
 

@@ -24,8 +24,9 @@ from maskrcnn_lit.runs.parent import LENGTH, check_longer, read_parent, start_fr
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
+from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound
 from maskrcnn_lit.training.devices import count_devices
+from maskrcnn_lit.training.loggers import EVENTS
 from maskrcnn_lit.training.processes import (
     broadcast_from_rank_zero,
     cluster_environment,
@@ -53,7 +54,8 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
             run_dir = claim.enter_context(_claimed(config, overrides))
             return freeze(config, overrides, command, run_dir)
 
-        frozen = DictConfig(OmegaConf.create(broadcast_from_rank_zero(make)))
+        text = broadcast_from_rank_zero(make, config.trainer.rank_timeout_minutes)
+        frozen = DictConfig(OmegaConf.create(text))
         processes = count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
         if cluster_environment() or processes == 1:
             run_job(frozen)
@@ -139,17 +141,20 @@ def _name(override: str) -> str:
 
 
 def _step_of(last: Path) -> int:
-    """The step at which a run resumes. If last.ckpt is damaged, the error suggests best.ckpt."""
+    """The step at which a run resumes. If last.ckpt is damaged, or its weights are not finite, the
+    error suggests best.ckpt.
+    """
     try:
-        return int(load_plain(last)["global_step"])
+        return int(load_sound(last)["global_step"])
     except UserError as error:
         best = last.with_name("best.ckpt")
         try:
-            step = load_plain(best)["global_step"]
+            step = load_sound(best)["global_step"]
         except UserError:
             raise error from None
+        fault = "has weights that are not finite" if "not finite" in str(error) else "is damaged"
         raise UserError(
-            f"{last} is damaged, but best.ckpt of step {step} is intact: to resume from there, "
+            f"{last} {fault}, but best.ckpt of step {step} is intact: to resume from there, "
             f"cp {shlex.quote(str(best))} {shlex.quote(str(last))}"
         ) from error
 
@@ -200,7 +205,8 @@ def _forget_copies(run_dir: Path, given: bool, error: BaseException) -> None:
     """
     for name in ("checkpoints", "tensorboard"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    (run_dir / "metrics.csv").unlink(missing_ok=True)
+    for file in (run_dir / "metrics.csv", *run_dir.glob(EVENTS)):
+        file.unlink(missing_ok=True)
     if not given:
         _remove(run_dir)
     elif (run_dir / "result.json").is_file():

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.report.fonts import fitting_font
+from maskrcnn_lit.report.fonts import Font, fitting_font
 
 # smaller images are enlarged to about this size, so that labels are legible and small beside
 # objects
@@ -121,12 +121,25 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 
 def titled(picture: np.ndarray, title: str) -> np.ndarray:
-    """A picture under its title."""
-    size = max(14, picture.shape[1] // 26)
+    """A picture under its title, of one size over upright and wide pictures. A title that is too
+    long is cut in its middle: file names differ at their ends.
+    """
+    size = max(14, max(picture.shape[:2]) // 26)
     strip = Image.new("RGB", (picture.shape[1], round(size * 1.7)), PAPER)
     font, text = fitting_font(title, size)
+    text = _cut_to(picture.shape[1] - 4, text, font)
     ImageDraw.Draw(strip).text((2, strip.height // 2), text, INK, font, anchor="lm")
     return np.concatenate([np.array(strip), picture])
+
+
+def _cut_to(width: int, text: str, font: Font) -> str:
+    """`text`, or its first and last letters around "..." where it is wider than `width` pixels."""
+    letters = len(text)
+    shown = text
+    while font.getlength(shown) > width and letters > 1:
+        letters -= 1
+        shown = f"{text[: letters // 3]}...{text[len(text) - (letters - letters // 3) :]}"
+    return shown
 
 
 def ground_truth_from_batch(

@@ -118,6 +118,15 @@ def resume_hint(run_dir: str | Path) -> str:
     return f"resume with {program('maskrcnn-lit')} train {typed('resume', run_dir)}"
 
 
+def watch_command(run_dir: str | Path) -> str:
+    """How to start TensorBoard, which names runs by their path from its folder: from the folder
+    around the run, so that the run has its name, unless that is the working directory or around it.
+    """
+    folder = Path(run_dir).parent
+    around = Path.cwd().is_relative_to(folder.resolve())
+    return f"{program('tensorboard')} --logdir {shlex.quote(str(run_dir if around else folder))}"
+
+
 def program(name: str) -> str:
     """The command for a program of this environment: its name, or its path if the environment is
     not active.

@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import file_digest
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain, save_plain
+from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound, save_plain
+from maskrcnn_lit.training.loggers import EVENTS
 from maskrcnn_lit.training.trainer import StopWithoutProgress
 
 # Options that may be given with resume=RUN for a finished run, to continue it in a new run.
@@ -21,14 +22,14 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     of its last checkpoint, its optimizer steps and full epochs), and the checkpoint.
 
     Raises:
-        UserError: its last checkpoint is missing or damaged.
+        UserError: its last checkpoint is missing or damaged, or its weights are not finite.
     """
     last = last_checkpoint(run_dir)
     if last is None:
         raise UserError(
             f"{run_dir} has no checkpoints/last.ckpt, so it cannot be continued: restore the file, or start a new run"
         )
-    checkpoint = load_plain(last)
+    checkpoint = load_sound(last)
     described = {
         "run": str(run_dir.resolve()),
         "checkpoint_sha256": file_digest(last, "sha256"),
@@ -49,7 +50,7 @@ def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
     if StopWithoutProgress.__name__ in states:
         states[StopWithoutProgress.__name__]["validations"] = 0
     save_plain(run_dir / "checkpoints" / "last.ckpt", checkpoint)
-    events = sorted((parent / "tensorboard").glob("events.out.tfevents.*"))
+    events = [*sorted(parent.glob(EVENTS)), *sorted((parent / "tensorboard").glob(EVENTS))]
     for file in (parent / "checkpoints" / "best.ckpt", parent / "metrics.csv", *events):
         if file.is_file() and not file.is_symlink():
             _copy(file, run_dir / file.relative_to(parent))

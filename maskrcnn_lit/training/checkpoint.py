@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.pretrained.files import check_finite
 from maskrcnn_lit.storage.files import errors_with_path
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
@@ -70,6 +71,13 @@ def load_plain(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give a checkpoint that `maskrcnn-lit train` wrote"
         ) from error
+
+
+def load_sound(path: Path) -> dict[str, Any]:
+    """`load_plain` of a checkpoint to train on; UserError too if its weights are not finite."""
+    checkpoint = load_plain(path)
+    check_finite(checkpoint.get("state_dict", {}), path)
+    return checkpoint
 
 
 def last_checkpoint(run_dir: str | Path) -> Path | None:

@@ -91,6 +91,27 @@ class CsvLogger(Logger):
         atomic_write(self.path, text.getvalue())
 
 
+EVENTS = "events.out.tfevents.*"  # TensorBoard's files
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """One that writes events alone: the run folder holds the config, which Lightning would write
+    into it once more.
+    """
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+def tensorboard_logger(*, run_dir: str | Path) -> TensorBoardLogger:
+    """TensorBoard's curves, in files of the run folder itself: TensorBoard names a run by the folder
+    of its files. A run that has them in RUN/tensorboard, as older ones do, goes on there.
+    """
+    folder = "tensorboard" if Path(run_dir, "tensorboard").is_dir() else ""
+    return RunTensorBoardLogger(run_dir, name=folder, version="", default_hp_metric=False)
+
+
 def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     """A Weights & Biases logger. The run has the name of its folder, and resuming continues it.
     WANDB_MODE=offline stores it in the folder only. On other ranks than zero it logs nothing.

@@ -24,9 +24,7 @@ STEPS_SHOWN = [STEPS // EPOCHS - 1, STEPS - 1]  # those of val/mask_ap
 
 @pytest.fixture(scope="module")
 def events(trained: Path) -> EventAccumulator:
-    return EventAccumulator(
-        str(trained / "tensorboard"), size_guidance={"images": 0, "tensors": 0}
-    ).Reload()
+    return EventAccumulator(str(trained), size_guidance={"images": 0, "tensors": 0}).Reload()
 
 
 @pytest.mark.parametrize("name", ["class_ap", "precision_recall"])

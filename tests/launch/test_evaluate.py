@@ -299,7 +299,7 @@ def test_the_bomb_would_explode(tmp_path: Path):
             ["run={run}/none"],
             "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
         ),
-        (["run={run}/tensorboard"], "{run}/tensorboard is not a run folder, it has no config.yaml"),
+        (["run={run}/checkpoints"], "{run}/checkpoints is not a run folder, it has no config.yaml"),
         (["accelerator=gpu", "run={run}"], "use accelerator=cpu"),
         ([], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
         (

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -266,6 +267,23 @@ def test_a_process_that_stands_still_ends_all_with_its_number(strange: Path, tmp
     assert told["status"] == "failed"
     assert f"maskrcnn-lit: {told['error']}" == said
     assert alive(f"{tmp_path}") == []
+
+
+def test_a_process_that_never_comes_ends_the_run_with_its_number(strange: Path, tmp_path: Path):
+    """The first of two, as torchrun starts it, alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    more = {**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    more["TORCHELASTIC_RUN_ID"] = "alone"
+    options = (*coco_data(strange), *MODEL, *SHORT, "trainer.rank_timeout_minutes=0.05")
+    before = sorted(tmp_path.rglob("*"))
+    done = run_script(
+        "train", *options, cwd=tmp_path, **{name: str(value) for name, value in more.items()}
+    )
+    assert "process 1 of 2 has not come within 3 s, and the others wait" in one_sentence(done)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 SLOW = """

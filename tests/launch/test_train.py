@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -51,7 +52,7 @@ from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.runs.result import read_result, write_result
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.training import compile as compiling
-from maskrcnn_lit.training.checkpoint import load_plain
+from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import warmup_cosine
 
@@ -72,11 +73,12 @@ def test_a_run_folder_is_whole(trained: Path):
         "config.yaml",
         "subset_ids.json",
         "checkpoints",
-        "tensorboard",
         "metrics.csv",
         "result.json",
     }
-    assert {path.name for path in trained.iterdir()} == expected | {
+    names = {path.name for path in trained.iterdir()}
+    (events,) = {name for name in names if name.startswith("events.out.tfevents.")}
+    assert names - {events} == expected | {
         "detections.json",
         "predictions.png",
         ".lock",
@@ -129,7 +131,7 @@ def test_checkpoints_hold_plain_types_the_config_and_the_classes(
 
 
 def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
-    events = EventAccumulator(str(trained / "tensorboard"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(trained), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
     names = {f"{part}/loss_{loss}" for part in ("train", "val") for loss in LOSSES}
     names |= {
@@ -159,7 +161,7 @@ def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
 
 
 def test_tensorboard_has_the_hyperparameters_with_the_final_metrics(trained: Path):
-    events = EventAccumulator(str(trained / "tensorboard")).Reload()
+    events = EventAccumulator(str(trained)).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     values = HParamsPluginData.FromString(content).session_start_info.hparams
     assert (
@@ -278,7 +280,7 @@ def test_quick_looks_during_training_and_everything_at_the_end(
     assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     best = max(float(row["val/mask_ap"]) for row in rows[:2])  # by the quick looks
     assert checkpoint(run_dir, "best")["callbacks"]["RunCheckpoints"]["best"] == pytest.approx(best)
-    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"images": 0}).Reload()
+    events = EventAccumulator(str(run_dir), size_guidance={"images": 0}).Reload()
     assert (
         len([tag for tag in events.Tags()["images"] if tag.startswith("val_images/")]) == 2
     )  # of those looked at
@@ -644,8 +646,8 @@ def test_a_run_finds_its_data_from_any_folder(
             "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
         ),
         (
-            ["resume={run}/tensorboard"],
-            "{run}/tensorboard has no config.yaml, so it is not a run folder",
+            ["resume={run}/checkpoints"],
+            "{run}/checkpoints has no config.yaml, so it is not a run folder",
         ),
         (["resume={run}/metrics.csv"], "{run}/metrics.csv is a file, so it is not a run folder"),
     ],
@@ -788,6 +790,35 @@ def test_a_damaged_checkpoint_is_not_resumed(
     said = capsys.readouterr().err
     assert str(last) in said and "damaged" in said
     assert result(run_dir)["status"] != "finished"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_trained_on(
+    trained: Path, run_dir: Path, capsys: pytest.CaptureFixture, value: float
+):
+    """Neither by resume, where best.ckpt is offered if it is sound, nor by a longer run. (For
+    `model.weights=` see tests/runs/test_trained_model.py.)
+    """
+    shutil.copytree(trained, run_dir)
+    last, best = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    saved = load_plain(last)
+    name = "model.box_head.classes.bias"
+    saved["state_dict"][name][1] = value
+    save_plain(last, saved)
+    verb("train", f"resume={run_dir}", "trainer.epochs=9", code=2)
+    assert f"{last} are not finite (NaN or infinite in {name})" in capsys.readouterr().err
+    sound = read_result(trained / "result.json")
+    write_result(run_dir / "result.json", replace(sound, status="interrupted"))
+    verb("train", f"resume={run_dir}", code=2)
+    said = capsys.readouterr().err
+    step = load_plain(best)["global_step"]
+    assert f"{last} has weights that are not finite, best.ckpt of step {step} is sound" in said
+    assert f"cp {best} {last}" in said
+    save_plain(best, saved)
+    verb("train", f"resume={run_dir}", code=2)
+    assert f"the weights of {last} are not finite" in capsys.readouterr().err
+    assert result(run_dir)["status"] == "interrupted"
 
 
 @pytest.mark.long

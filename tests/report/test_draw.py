@@ -18,6 +18,7 @@ from maskrcnn_lit.report.draw import (
     grid,
     ground_truth_from_batch,
     side_by_side,
+    titled,
 )
 
 
@@ -367,3 +368,38 @@ def test_detections_below_the_threshold_are_not_drawn() -> None:
     assert draw_instances(blank(), **kept).shape == (600, 800, 3)
     nothing = detections_to_draw(detections, ["cat", "dog"], score_threshold=0.95)
     np.testing.assert_array_equal(draw_instances(blank(), **nothing), blank())
+
+
+def written(monkeypatch: pytest.MonkeyPatch, picture: np.ndarray, title: str) -> tuple[str, Any]:
+    """The title that `titled` writes, and its font."""
+    said: list[tuple[str, Any]] = []
+    real = draw.ImageDraw.ImageDraw.text
+
+    def text(self: Any, at: Any, text: str, fill: Any, font: Any, **more: Any) -> None:
+        said.append((text, font))
+        real(self, at, text, fill, font, **more)
+
+    monkeypatch.setattr(draw.ImageDraw.ImageDraw, "text", text)
+    titled(picture, title)
+    monkeypatch.undo()
+    return said[0]
+
+
+@pytest.mark.parametrize("name", ["a" * 300 + "_0017.jpg", "folder/" * 60 + "ünï/日本語_7.png"])
+def test_a_long_title_is_cut_in_its_middle(monkeypatch: pytest.MonkeyPatch, name: str):
+    for picture in (blank(), blank(800, 200), blank(30, 20)):
+        shown, font = written(monkeypatch, picture, name)
+        width = picture.shape[1] - 4
+        assert font.getlength(shown) <= width or len(shown) <= 4
+        assert "..." in shown and titled(picture, name).shape[1] == picture.shape[1]
+    shown, _ = written(monkeypatch, blank(), name)
+    assert shown[:3] == name[:3] and shown[-5:] == name[-5:]
+
+
+def test_a_title_that_fits_is_whole(monkeypatch: pytest.MonkeyPatch):
+    assert written(monkeypatch, blank(), "000000001.jpg")[0] == "000000001.jpg"
+
+
+def test_titles_of_upright_and_wide_pictures_have_one_size(monkeypatch: pytest.MonkeyPatch):
+    fonts = [written(monkeypatch, blank(*size), "a.jpg")[1] for size in ((600, 800), (800, 600))]
+    assert fonts[0].size == fonts[1].size

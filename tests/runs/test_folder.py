@@ -20,6 +20,7 @@ from maskrcnn_lit.runs.folder import (
     record_status,
     relocate,
     run_lock,
+    watch_command,
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 
@@ -192,3 +193,17 @@ def test_a_file_that_is_there_is_not_overwritten_without_a_word(tmp_path: Path):
         check_output_file(str(file), overwrite=False)
     with pytest.raises(UserError, match="is a folder: give a file"):
         check_output_file(str(tmp_path), overwrite=True)
+
+
+def test_tensorboard_is_started_where_the_run_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for run, folder in (
+        ("runs/a", "runs"),
+        ("a b/c", "'a b'"),
+        ("a", "a"),  # not all of the working directory
+        ("../a", "../a"),
+        (f"{tmp_path}/a/b", f"{tmp_path}/a"),
+    ):
+        assert watch_command(run).endswith(f" --logdir {folder}")

@@ -25,7 +25,8 @@ def parent(tmp_path: Path) -> Path:
     save_plain(folder / "checkpoints" / "last.ckpt", checkpoint)
     save_plain(folder / "checkpoints" / "best.ckpt", checkpoint)
     (folder / "metrics.csv").write_text("step\n0\n")
-    (folder / "tensorboard").mkdir()
+    (folder / "events.out.tfevents.3.host").write_bytes(b"events")
+    (folder / "tensorboard").mkdir()  # of an older version
     (folder / "tensorboard" / "events.out.tfevents.1.host").write_bytes(b"events")
     (folder / "tensorboard" / "other").write_bytes(b"other")
     (folder / "tensorboard" / "events.out.tfevents.2.link").symlink_to("/etc/hostname")
@@ -54,6 +55,7 @@ def test_the_new_folder_begins_where_the_parent_ended(parent: Path, tmp_path: Pa
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
         "metrics.csv",
+        "events.out.tfevents.3.host",
         "tensorboard/events.out.tfevents.1.host",
     }, "no link of the parent's is followed, and nothing else is copied"
     before = load_plain(parent / "checkpoints" / "last.ckpt")

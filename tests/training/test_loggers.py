@@ -3,16 +3,17 @@ import socket
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.loggers import (
+    EVENTS,
     CsvLogger,
     OnceConfiguredMLFlowLogger,
     mlflow_logger,
     rewind,
+    tensorboard_logger,
     wandb_logger,
 )
 
@@ -65,21 +66,35 @@ def test_rewind_of_nothing(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def tensorboard(folder: Path) -> TensorBoardLogger:
-    return TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+def test_tensorboard_writes_into_the_run_folder_whose_name_it_shows(tmp_path: Path):
+    logger = tensorboard_logger(run_dir=tmp_path / "seed=1,lr=0.1")
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.save()
+    (file,) = (tmp_path / "seed=1,lr=0.1").iterdir()
+    assert file.match(EVENTS), "and no hparams.yaml beside config.yaml"
+
+
+def test_a_run_of_an_older_version_goes_on_in_its_folder(tmp_path: Path):
+    (tmp_path / "tensorboard").mkdir()
+    logger = tensorboard_logger(run_dir=tmp_path)
+    logger.log_metrics({"train/loss": 1.0}, step=0)
+    logger.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert file.match(EVENTS)
 
 
 def test_tensorboard_forgets_what_a_resumed_run_logs_again(tmp_path: Path):
-    first = tensorboard(tmp_path)
+    first = tensorboard_logger(run_dir=tmp_path)
     for step in range(5):
         first.log_metrics({"train/loss": float(step)}, step=step)
     first.save()  # killed here: never closed
-    second = tensorboard(tmp_path)
+    second = tensorboard_logger(run_dir=tmp_path)
     rewind([second], 3)
     for step in (3, 4, 5):
         second.log_metrics({"train/loss": 10.0 * step}, step=step)
     second.save()
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    events = EventAccumulator(str(tmp_path)).Reload()
     assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [
         *((0, 0.0), (1, 1.0), (2, 2.0)),
         *((3, 30.0), (4, 40.0), (5, 50.0)),

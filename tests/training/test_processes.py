@@ -3,9 +3,14 @@ together.
 """
 
 import os
+import socket
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+from tiny_verbs import environment
 
 from maskrcnn_lit.training.processes import (
     broadcast_from_rank_zero,
@@ -45,3 +50,76 @@ def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert cluster_environment() is None, "one task, that starts its own processes"
     assert torch.distributed.is_available()
+
+
+MEET = """
+import os, sys, time
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training.processes import broadcast_from_rank_zero, meet
+rank, task = int(os.environ["SLURM_PROCID"]), sys.argv[1]
+try:
+    if task == "late" and rank == 1:
+        time.sleep(1)
+    made = broadcast_from_rank_zero(lambda: "made by 0", 0.5 if task == "late" else 0.05)
+    if task == "stuck" and rank == 1:
+        time.sleep(30)
+    meet("training", 0.05)
+    meet("training", None)
+    print(rank, made)
+except UserError as error:
+    print(rank, error)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def started(task: str, *ranks: int, world: int) -> dict[int, str]:
+    """What each of `ranks` prints, of a run of `world` processes."""
+    port, processes = free_port(), {}
+    for rank in ranks:
+        told = {"NTASKS": world, "NNODES": 1, "NTASKS_PER_NODE": world, "PROCID": rank}
+        slurm = {f"SLURM_{name}": str(value) for name, value in told.items()}
+        slurm |= {"SLURM_LOCALID": str(rank), "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "7"}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes[rank] = subprocess.Popen(
+            [sys.executable, "-c", MEET, task],
+            env=environment(**slurm, **address),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    if task == "stuck":
+        said = {0: processes[0].communicate(timeout=300)[0]}
+        processes[1].kill()
+    else:
+        said = {rank: process.communicate(timeout=300)[0] for rank, process in processes.items()}
+    for process in processes.values():
+        process.wait()
+    return {rank: text.strip().partition(" ")[2] for rank, text in said.items()}
+
+
+def test_all_that_come_in_time_go_on_with_what_the_first_made():
+    assert started("late", 0, 1, world=2) == {0: "made by 0", 1: "made by 0"}
+
+
+LIMIT = "within 3 s, and the others wait for it, so all end: look at its machine and its output"
+
+
+def test_a_process_that_never_comes_is_named():
+    assert started("never", 0, world=2)[0].startswith(f"process 1 of 2 has not come {LIMIT}")
+    assert started("never", 0, world=3)[0].startswith(f"processes 1, 2 of 3 have not come {LIMIT}")
+
+
+def test_a_first_process_that_never_comes_is_named():
+    assert started("never", 1, world=2)[1].startswith(f"process 0 of 2 does not answer {LIMIT}")
+
+
+def test_a_process_that_stands_still_before_the_training_is_named():
+    begun = time.monotonic()
+    said = started("stuck", 0, 1, world=2)
+    assert said[0].startswith(f"process 1 of 2 has not come {LIMIT}")
+    assert time.monotonic() - begun < 60
