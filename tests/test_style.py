@@ -195,6 +195,20 @@ def test_checks_are_errors_not_asserts():
     assert not offenders(MODULES, faults)
 
 
+def test_one_module_renames_files():
+    def renames(path: Path) -> Iterator[str]:
+        if name(path) == "maskrcnn_lit/storage/files.py":
+            return
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and (
+                node.attr in ("rename", "mkstemp", "mkdtemp", "fsync", "NamedTemporaryFile")
+                or ast.unparse(node) == "os.replace"
+            ):
+                yield f"{name(path)}:{node.lineno} uses {ast.unparse(node)}, see storage/files.py"
+
+    assert not offenders(MODULES, renames)
+
+
 def test_imports_are_declared():
     """Every package that the code imports stands in pyproject.toml, and with an exact version in
     constraints.txt.

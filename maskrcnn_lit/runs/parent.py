@@ -1,6 +1,5 @@
 """Continues a finished run in a new, longer run with its own folder."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.files import file_digest, move_into_place, temporary_file
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound, save_plain
 from maskrcnn_lit.training.loggers import EVENTS
 from maskrcnn_lit.training.trainer import StopWithoutProgress
@@ -70,11 +69,6 @@ def check_longer(config: DictConfig, parent: dict[str, Any], run: str) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    try:
+    with temporary_file(target, unique=False) as partial:
         shutil.copyfile(source, partial)
-        os.replace(partial, target)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        move_into_place(partial, target)

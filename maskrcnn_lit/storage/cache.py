@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import struct
-import tempfile
 import threading
 import time
 import zlib
@@ -24,7 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from maskrcnn_lit.storage.files import locked
+from maskrcnn_lit.storage.files import locked, move_into_place, temporary_file
 
 _HEADER = struct.Struct("<4sIQ")  # magic bytes, the CRC-32 of the content, its length
 
@@ -98,20 +97,15 @@ class Cache:
         size = _HEADER.size + len(data)
         if size > self.limit:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        try:
-            with os.fdopen(handle, "wb") as file:  # no fsync: the header reveals a truncated file
-                file.write(_HEADER.pack(_MARK, zlib.crc32(data), len(data)) + data)
+        with temporary_file(path) as temporary:
+            temporary.write_bytes(_HEADER.pack(_MARK, zlib.crc32(data), len(data)) + data)
             with locked(self.folder / "locks" / "size"):
                 total = self._total() - _size(path) + size
                 if total > self.limit:
                     total = self._throw_out(int(self.limit * _ROOM) - size) + size
                 (self.folder / "size").write_text(f"{total:0{_DIGITS}}")
-                os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+                # not flushed to the disk: the header shows what a crash has cut
+                move_into_place(temporary, path, durable=False)
 
     def _total(self) -> int:
         file = self.folder / "size"

@@ -31,7 +31,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import file_digest, locked
+from maskrcnn_lit.storage.files import file_digest, locked, move_into_place, temporary_file
 
 RETRIES = 5
 
@@ -89,19 +89,19 @@ def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if path.is_file() and file_digest(path, algorithm).startswith(digest):
         return path
-    arriving = path.with_name(f".{path.name}.{os.getpid()}")  # renamed after the hash is verified
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _receive(url, arriving)
-        _check_digest(arriving, digest, algorithm, url, path)
-        os.replace(arriving, path)
+        with temporary_file(path) as arriving:
+            try:
+                _receive(url, arriving)
+                _check_digest(arriving, digest, algorithm, url, path)
+                move_into_place(arriving, path)
+            finally:
+                _remove(arriving)
     except (OSError, HTTPError) as error:  # no network, a server error, a broken connection
         raise UserError(
             f"{url} cannot be downloaded ({reason(error)}): without a network, copy the file "
             f"from elsewhere to {path}, or give its path instead of the name"
         ) from error
-    finally:
-        _remove(arriving)
     return path
 
 
@@ -129,7 +129,7 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
                 _remove(part)
                 _receive(url, part)
             _check_digest(part, digest, algorithm, url, path)
-            os.replace(part, path)
+            move_into_place(part, path)
             _remove(part)
     except (OSError, HTTPError) as error:
         arrived = part.stat().st_size / 1e6 if part.is_file() else 0

@@ -6,6 +6,8 @@ import hashlib
 import json
 import math
 import os
+import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,20 +36,76 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     """Write `data` to `path`: to a temporary file in the same folder, flushed to the disk, then
     renamed over it.
     """
+    with temporary_file(path) as temporary:
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        move_into_place(temporary, path)
+
+
+@contextmanager
+def temporary_file(path: Path, *, unique: bool = True) -> Iterator[Path]:
+    """A name in the folder of `path` for a file that `move_into_place` gives its name once it is
+    complete. A file that still has this name at the end of the block is removed. The folder is made
+    where there is none. An OSError of the block names `path`.
+
+    Args:
+        unique: whether writers of one `path` at a time get different names. Otherwise a name that
+            is always the same, so that the next run overwrites what a killed one left.
+    """
+    ending = secrets.token_hex(8) if unique else "partial"
+    temporary = path.with_name(f".{path.name}.{ending}")
     with errors_with_path(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data.encode() if isinstance(data, str) else data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):  # the folder may have become read-only
-                Path(temporary).unlink(missing_ok=True)
-            raise
+            yield temporary
+        finally:
+            with suppress(OSError):  # the folder may be read-only since a moment ago
+                temporary.unlink(missing_ok=True)
+
+
+def move_into_place(temporary: Path, path: Path, *, durable: bool = True) -> None:
+    """Rename the complete file `temporary`, of the same folder, to `path`; a file there is replaced.
+
+    Args:
+        durable: flush it to the disk first, so that after a power cut `path` is complete as well.
+    """
+    if durable:
+        _flush(temporary)
+    os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which gets its name at the end of the block. It is removed
+    if the block raises.
+
+    Args:
+        replace: what happens to a folder that is there by then: True removes it, False leaves it
+            and drops the new one, as its content is the same.
+        durable: flush every file to the disk first.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        new = beside / "new"
+        new.mkdir()
+        yield new
+        for file in new.rglob("*") if durable else ():
+            if file.is_file():
+                _flush(file)
+        if replace and folder.exists():
+            folder.rename(beside / "old")
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

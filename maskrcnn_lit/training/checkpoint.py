@@ -6,9 +6,7 @@ A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plu
 and images of its steps).
 """
 
-import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch import Tensor
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.pretrained.files import check_finite
-from maskrcnn_lit.storage.files import errors_with_path
+from maskrcnn_lit.storage.files import move_into_place, temporary_file
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
 from maskrcnn_lit.training.stop import StopRequest
@@ -34,21 +32,15 @@ def save_plain(path: Path, value: Any) -> None:
     The temporary name is fixed, so the next write replaces the remains of a killed run. Raises
     OSError if the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with errors_with_path(path):
+    with temporary_file(path, unique=False) as partial:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with open(partial, "wb") as file:
                 torch.save(value, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)  # frees space on a full disk
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch.save hides the error of a full disk
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch.save hides that the disk is full
             raise
+        move_into_place(partial, path)
 
 
 def load_plain(path: Path) -> dict[str, Any]:

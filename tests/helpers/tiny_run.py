@@ -189,7 +189,7 @@ def kill_in_save(number: int, *, after: bool) -> None:
         if not after or not str(target).endswith(".ckpt"):
             replace(source, target)
 
-    checkpoint.os.replace = replace_or_die  # type: ignore[attr-defined]
+    os.replace = replace_or_die
 
 
 def tiny_module(seed: int = 3, lr: float = 0.05, **optimizer: Any) -> DetectionModule:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from maskrcnn_lit.storage import files
-from maskrcnn_lit.storage.files import atomic_write, default_cache, locked, write_json
+from maskrcnn_lit.storage.files import (
+    atomic_folder,
+    atomic_write,
+    default_cache,
+    locked,
+    move_into_place,
+    temporary_file,
+    write_json,
+)
 
 
 @pytest.mark.parametrize("data", ["naïve\nlines\r\n", b"\x00\xff"])
@@ -22,9 +30,17 @@ def test_the_bytes_are_those_that_were_given(tmp_path: Path, data: str | bytes):
     assert os.listdir(tmp_path / "a" / "b") == ["file"]
 
 
-def test_others_may_read_it(tmp_path: Path):
-    atomic_write(tmp_path / "file", "x")
-    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o644
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_says_who_may_read_it(tmp_path: Path, mask: int, mode: int):
+    before = os.umask(mask)
+    try:
+        atomic_write(tmp_path / "file", "x")
+        with atomic_folder(tmp_path / "folder", replace=False):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
 
 
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
@@ -54,6 +70,64 @@ def test_a_reader_meets_the_old_file_until_the_new_one_is_complete(
     monkeypatch.setattr(files.os, "replace", look_then_replace)
     atomic_write(target, "new")
     assert seen == [("old", "new", tmp_path)] and target.read_text() == "new"
+
+
+def test_a_temporary_file_that_is_not_moved_is_removed(tmp_path: Path):
+    with temporary_file(tmp_path / "a" / "file") as temporary:
+        temporary.write_text("x")
+        assert temporary.parent == tmp_path / "a"
+    assert os.listdir(tmp_path / "a") == []
+
+
+@pytest.mark.parametrize("unique", [True, False])
+def test_two_temporary_files_of_one_path(tmp_path: Path, unique: bool):
+    with (
+        temporary_file(tmp_path / "file", unique=unique) as first,
+        temporary_file(tmp_path / "file", unique=unique) as second,
+    ):
+        assert (first != second) == unique
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path):
+    with pytest.raises(OSError) as caught, temporary_file(tmp_path / "file") as temporary:
+        (temporary / "below").write_text("x")
+    assert caught.value.filename == str(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("durable", "count"), [(True, 1), (False, 0)])
+def test_only_a_durable_file_is_flushed_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, count: int
+):
+    flushed = list[int]()
+    monkeypatch.setattr(files.os, "fsync", flushed.append)
+    with temporary_file(tmp_path / "file") as temporary:
+        temporary.write_text("x")
+        move_into_place(temporary, tmp_path / "file", durable=durable)
+    assert len(flushed) == count
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize(("replace", "content"), [(True, "new"), (False, "old")])
+def test_a_folder_gets_its_name_when_it_is_complete(tmp_path: Path, replace: bool, content: str):
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "folder", replace=replace) as new:
+            (new / "file").write_text(text)
+            assert text == "new" or not (tmp_path / "folder").exists()
+    assert (tmp_path / "folder" / "file").read_text() == content
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_folder_that_cannot_be_completed_leaves_the_old_one(tmp_path: Path):
+    with atomic_folder(tmp_path / "folder", replace=True) as new:
+        (new / "file").write_text("old")
+    with (
+        pytest.raises(OSError, match="No space"),
+        atomic_folder(tmp_path / "folder", replace=True) as new,
+    ):
+        (new / "file").write_text("new")
+        raise OSError(28, "No space left on device")
+    assert (tmp_path / "folder" / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_json_has_null_where_there_is_no_number(tmp_path: Path):

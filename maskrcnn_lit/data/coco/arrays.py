@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -30,6 +28,7 @@ from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.formats import describe_folder
 from maskrcnn_lit.data.coco.parse import Instances, Measure, read_instances
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import atomic_folder
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.storage.sources import Remote, Source
 
@@ -328,15 +327,11 @@ def write_arrays(
     """Write the arrays to a temporary folder and rename it when it is complete. If another process
     was faster, its folder, which has the same content, is kept.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    writing = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder, replace=False) as writing:
         files = {}
         for field in fields(arrays):
             with open(writing / f"{field.name}.npy", "wb") as file:
                 np.save(file, np.asarray(getattr(arrays, field.name)))
-                file.flush()
-                os.fsync(file.fileno())
             files[field.name] = _describe(
                 writing / f"{field.name}.npy", getattr(arrays, field.name)
             )
@@ -348,14 +343,6 @@ def write_arrays(
             "files": files,
         }
         write_sealed_json(writing / "meta.json", meta)
-        writing.chmod(0o755)
-        try:
-            os.rename(writing, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
 
 
 def _describe(file: Path, array: NDArray[Any]) -> dict[str, Any]:

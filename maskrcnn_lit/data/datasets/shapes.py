@@ -20,8 +20,6 @@ every machine: the first 100 pictures of 100 and of 400 are the same.
 
 import json
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +39,7 @@ from maskrcnn_lit.data.datasets.shape_drawing import (
     stamp,
 )
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import atomic_folder
 
 NAMES = tuple(OUTLINES)
 
@@ -161,18 +160,11 @@ def _strange(root: Path, drawn_here: bool) -> str | None:
 
 
 def _replace(root: Path, wanted: dict[str, int]) -> None:
-    root.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}."))
-    try:
-        new = beside / "new"
+    # not flushed to the disk: that takes longer than drawing
+    with atomic_folder(root, replace=True, durable=False) as new:
         for split in FIRST_IMAGE_ID:
             _write_split(new, split, wanted)
         (new / _MARKER).write_text(json.dumps(wanted, indent=1) + "\n")
-        if root.exists():
-            root.rename(beside / "old")
-        new.rename(root)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _write_split(root: Path, split: str, wanted: dict[str, int]) -> None:
