@@ -15,6 +15,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
 from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers
+from maskrcnn_lit.data.coco.sizes import SIZES
+from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.runs.result import read_result
 
 Value = int | float | str | bool
@@ -38,11 +40,10 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         "other terms in validation": ("val/loss_(?!rpn_)",),
     },
     "AP": {
-        "mask AP": ("val/mask_ap$",),
-        "box AP": ("val/box_ap$",),
+        **{metric_title(name): (f"{name}$",) for name in ("val/mask_ap", "val/box_ap")},
         "mask AP50, AP75": ("val/mask_ap50$", "val/mask_ap75$"),
-        "mask AP of small, medium, large objects": ("val/mask_ap_",),
-        "roi accuracy": ("val/roi_accuracy$",),
+        f"mask AP of {', '.join(SIZES)} objects": ("val/mask_ap_",),
+        metric_title("val/roi_accuracy"): ("val/roi_accuracy$",),
     },
     "Speed": {
         "images a second": ("speed/images_per_second$",),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskrcnn_lit.callbacks.train_meter import Speed
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 SMOOTHING = 0.9  # weight of the previous average: a loss from n batches ago weighs 0.9^n
@@ -116,17 +117,10 @@ class ProgressLine(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.resume()
-        scores = {
-            "val/loss": "loss",
-            "val/box_ap": "box AP",
-            "val/mask_ap": "mask AP",
-            "val/mask_ap50": "mask AP50",
-        }
+        scores = ("val/loss", "val/box_ap", "val/mask_ap", "val/mask_ap50")
         metrics = trainer.callback_metrics
         shown = [
-            f"{title} {float(metrics[name]):.3f}"
-            for name, title in scores.items()
-            if name in metrics
+            f"{metric_title(name)} {float(metrics[name]):.3f}" for name in scores if name in metrics
         ]
         step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
         self._write(f"{_epoch(trainer)}{step}validation: {', '.join(shown) or 'done'}", stays=True)

@@ -16,11 +16,10 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.summary import read_objects
 from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.evaluation.coco.scores import NEAR_ZERO
 from maskrcnn_lit.runs.folder import watch_command
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
-
-NEAR_ZERO = 0.05  # box and mask AP50 below which AP counts as near zero
 
 # Training images with which random weights match ImageNet weights, in about three times the epochs:
 # He et al., 2019, "Rethinking ImageNet pre-training", section 5 (with 1,000 they do not).

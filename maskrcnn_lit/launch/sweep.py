@@ -24,6 +24,7 @@ from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.config.overrides import assign, flat
 from maskrcnn_lit.config.stored import MOVED, foreign_targets, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.launch import console
 from maskrcnn_lit.launch.backends import Command
 from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
@@ -299,11 +300,10 @@ def _measured(file: Path) -> dict[str, Any] | None:
 def _outcome(result: RunResult) -> str:
     if result.status != "finished":
         return f"{result.status}: {result.error}"
-    titles = {"val/mask_ap": "mask AP", "val/box_ap": "box AP"}
     scores = [
-        f"{title} {result.metrics[key]:.3f}"
-        for key, title in titles.items()
-        if key in result.metrics
+        f"{metric_title(name)} {result.metrics[name]:.3f}"
+        for name in ("val/mask_ap", "val/box_ap")
+        if name in result.metrics
     ]
     return ", ".join([f"finished in {result.cost['seconds']:.0f} s", *scores])
 

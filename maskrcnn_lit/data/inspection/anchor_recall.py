@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.buckets import bucket_groups, bucket_shapes
+from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.data.inspection.summary import Floats, Ints, Objects, size_names
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
@@ -95,9 +96,7 @@ def recalls(
     ...}; sizes without objects are omitted. `sides`: N, in pixels.
     """
     names = size_names(sides)
-    chosen = {"all": np.ones(len(best), bool)} | {
-        name: names == name for name in ("small", "medium", "large")
-    }
+    chosen = {"all": np.ones(len(best), bool)} | {name: names == name for name in SIZES}
     return {
         name: {
             f"{threshold:g}": float((best[rows] >= threshold).mean()) for threshold in thresholds

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.coco.sizes import LIMITS, SIZES
 from maskrcnn_lit.data.inspection.crowding import covered_shares
 from maskrcnn_lit.data.transforms import ImageSize, map_boxes, sample_transform
 
@@ -17,7 +18,6 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-SMALL, MEDIUM = 32, 96  # COCO's size limits, as sides of squares of 32^2 and 96^2 pixels
 
 MOST = 100  # detections per image that COCO's AP counts
 
@@ -125,12 +125,12 @@ def quantiles(values: NDArray[Any]) -> dict[str, float] | None:
 
 def size_names(sides: Floats) -> NDArray[np.str_]:
     """N: small, medium or large by COCO's limits, for sides in pixels."""
-    return np.array(["small", "medium", "large"])[np.digitize(sides, [SMALL, MEDIUM])]
+    return np.array(list(SIZES))[np.digitize(sides, LIMITS)]
 
 
 def shares_by_size(sides: Floats) -> dict[str, float]:
     """The shares of small, medium and large."""
-    return _by_limits(sides, (SMALL, MEDIUM), ("small", "medium", "large"))
+    return _by_limits(sides, LIMITS, list(SIZES))
 
 
 def _by_limits(values: Floats, limits: Sequence[float], names: Sequence[str]) -> dict[str, float]:

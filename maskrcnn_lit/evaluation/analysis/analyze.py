@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.evaluation.analysis.average_precision import (
-    SIZES,
     Judged,
     average_precision,
     judge,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.data.coco.sizes import AREAS
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs
 from maskrcnn_lit.evaluation.coco.matching import (
     IGNORED,
@@ -28,12 +29,6 @@ from maskrcnn_lit.evaluation.coco.matching import (
 from maskrcnn_lit.evaluation.coco.precision import RECALLS
 
 Bools = NDArray[np.bool_]
-
-SIZES = {
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}  # pixels, inclusive
 
 
 class Judged(NamedTuple):
@@ -163,9 +158,9 @@ def judged_at_50(matches: Matches) -> Judged:
 
 def judge_size(pairs: Sequence[Pairs], classes: int, size: str) -> Judged:
     """COCO's area ranges: objects of another size are ignored, and so are unmatched detections of
-    another size. `size` is one of SIZES.
+    another size. `size` is a key of AREAS.
     """
-    low, high = SIZES[size]
+    low, high = AREAS[size]
     return judge(
         pairs,
         classes,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
+from maskrcnn_lit.data.coco.sizes import AREAS
 from maskrcnn_lit.evaluation.coco.results import (
     check_masks,
     check_results,
@@ -26,9 +27,8 @@ from maskrcnn_lit.evaluation.coco.results import (
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # T; pycocotools' own, to the last bit
 
-SIZES = np.array(
-    [[0, 1e5**2], [0, 32**2], [32**2, 96**2], [96**2, 1e5**2]]
-)  # A: all, small, medium, large; in pixels
+# A 2: all, small, medium, large; in pixels
+AREA_RANGES = np.array([[0, 1e5**2], *AREAS.values()])
 
 WRONG, RIGHT, IGNORED = 0, 1, 2  # outcomes of a detection
 
@@ -139,7 +139,7 @@ def _numbers(
 
 def _within(areas: Floats) -> NDArray[np.bool_]:
     """N A: whether an area lies in a range, inclusive."""
-    return (areas[:, None] >= SIZES[:, 0]) & (areas[:, None] <= SIZES[:, 1])
+    return (areas[:, None] >= AREA_RANGES[:, 0]) & (areas[:, None] <= AREA_RANGES[:, 1])
 
 
 def _spans(group: Ints, truth_group: Ints) -> tuple[Ints, Ints, Ints]:

@@ -14,23 +14,25 @@ set at a time; pycocotools itself computes the IoU of masks. Three flaws of it a
 
 import math
 import pickle
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.matching import FIELD, Matches, match_results
 from maskrcnn_lit.evaluation.coco.precision import coco_tables
+from maskrcnn_lit.evaluation.titles import coco_columns, metric_title
 
 MAX_DETECTIONS = (1, 10, 100)
 
 # Maximum number of classes in a table; with more, the numbers of best and worst classes shown.
 MOST_CLASSES, END_CLASSES = 20, 5
 
-_SIZES = ("small", "medium", "large")
+# Box and mask AP50 under which a training has learnt next to nothing.
+NEAR_ZERO = 0.05
 
 _IOU_TYPES = {"box": "bbox", "mask": "segm"}
 
@@ -240,21 +242,11 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
     """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table; "-" for missing
     numbers.
     """
-    limits = sorted(
-        {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
-    )
-    columns = {
-        "AP": "ap",
-        "AP50": "ap50",
-        "AP75": "ap75",
-        "small": "ap_small",
-        "medium": "ap_medium",
-    }
-    columns |= {"large": "ap_large"} | {f"AR{limit}": f"ar{limit}" for limit in limits}
-    lines = ["    " + "".join(f"{title:>8}" for title in columns)]
+    columns = coco_columns(metrics)
+    lines = ["    " + "".join(f"{head:>8}" for head in columns.values())]
     for kind in _IOU_TYPES:
         if f"val/{kind}_ap" in metrics:
-            values = (metrics.get(f"val/{kind}_{key}") for key in columns.values())
+            values = (metrics.get(f"val/{kind}_{key}") for key in columns)
             lines.append(f"{kind:<4}" + "".join(f"{_number(value):>8}" for value in values))
     return "\n".join(lines)
 
@@ -266,8 +258,8 @@ def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
 
     per_class: class name -> {"box_ap", "mask_ap", "roi_accuracy"}, missing entries are allowed.
     """
-    keys = {"box_ap": "box AP", "mask_ap": "mask AP", "roi_accuracy": "roi accuracy"}
-    keys = {k: title for k, title in keys.items() if any(k in v for v in per_class.values())}
+    names = ("box_ap", "mask_ap", "roi_accuracy")
+    keys = {k: metric_title(k) for k in names if any(k in v for v in per_class.values())}
     by = "mask_ap" if "mask_ap" in keys else "box_ap"
     order = sorted(per_class, key=lambda name: _rank(per_class[name].get(by)))
     rows = [[_short(name), *(_number(per_class[name].get(k)) for k in keys)] for name in order]
@@ -307,9 +299,9 @@ def _summary(
     ]
     summary: dict[str, Any] = {"ap": _mean(precision[..., 0])}
     summary |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[5, ..., 0])}
-    summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(_SIZES, start=1)}
+    summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(SIZES, start=1)}
     summary |= {f"ar{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(max_detections)}
-    summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(_SIZES, start=1)}
+    summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(SIZES, start=1)}
     summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0]) for k, name in enumerate(names)}
     return summary
 

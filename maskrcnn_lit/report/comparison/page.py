@@ -10,7 +10,7 @@ from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
-from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, COSTS, CURVES
+from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES
 from maskrcnn_lit.report.comparison.sentences import (
     DEFINITIONS,
     cautions,
@@ -28,6 +28,7 @@ from maskrcnn_lit.report.comparison.tables import (
     setting_rows,
 )
 from maskrcnn_lit.report.format import number
+from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
 REPRODUCE = "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce run=RUN` runs a finished job again from its folder, and compares the results."
 
@@ -176,7 +177,7 @@ def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[st
         _captioned("Mean over seeds, in a band from the lowest to the highest seed.", curves),
     )
     costs = _figures(
-        plots, {f"cost_{name}": f"{ap} against {title}" for name, (title, _) in COSTS.items()}
+        plots, {f"cost_{name}": f"{ap} against {COSTS[name].title}" for name in MODEL_COSTS}
     )
     letters = "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds are the Pareto front: no cheaper setting is better."
     yield "cost", f"{_upper(ap)} against cost", _captioned(letters, costs)

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     Job,
@@ -20,6 +21,7 @@ from maskrcnn_lit.report.comparison.settings import (
     pareto,
 )
 from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
+from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
 ROWS = 30  # maximum number of settings in the plot of scores
 
@@ -28,7 +30,7 @@ _WIDE, _LINES = 26, 3  # wrapping of their names: characters per line, lines
 CURVES = {
     "train/loss": "training loss",
     "val/loss": "validation loss",
-    "val/roi_accuracy": "roi_accuracy",
+    "val/roi_accuracy": metric_title("val/roi_accuracy"),
 } | APS
 
 Draw = Callable[[Ranking, Theme], Figure]
@@ -37,9 +39,9 @@ Draw = Callable[[Ranking, Theme], Figure]
 def plots_of(ranking: Ranking) -> dict[str, Draw]:
     """Name -> function that draws the plot. Options that do not vary have no plot."""
     plots: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
-    for column, title in CURVES.items():
+    for column, text in CURVES.items():
         if any(over_epochs(job, column) for job in ranking.jobs):
-            plots[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=title)
+            plots[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=text)
     plots |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
     varied = [
         name for name in AGAINST if len({position(s, name) for s in ranking.settings} - {None}) > 1
@@ -123,12 +125,6 @@ CELLS = 4  # heat maps in one figure, of the best settings
 
 LONG = 44  # letters of a label in a plot
 
-COSTS = {  # of result.json -> title, factor
-    "parameters": ("parameters, million", 1e-6),
-    "flops": ("GFLOP per image", 1e-9),
-    "latency_seconds": ("latency per image, ms", 1e3),
-}
-
 AGAINST = {  # name -> option, title
     "data_size": ("data.train_images", "training images"),
     "epochs": ("trainer.epochs", "epochs"),
@@ -148,12 +144,12 @@ def position(setting: Setting, name: str) -> float | None:
 
 
 def varied_costs(ranking: Ranking) -> list[str]:
-    """The COSTS that differ among the settings. Latency of one network varies by chance, so it
+    """The MODEL_COSTS that differ among the settings. Latency of one network varies by chance, so it
     counts only if parameters or FLOPs differ.
     """
     varied = [
         name
-        for name in COSTS
+        for name in MODEL_COSTS
         if len({setting.cost(name) for setting in ranking.settings} - {None}) > 1
     ]
     return [] if varied == ["latency_seconds"] else varied
@@ -175,10 +171,9 @@ def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
     """AP against a cost: each setting by its letter, those of the Pareto front as diamonds on a
     line of steps.
     """
-    title, factor = COSTS[name]
-    figure, ax = axes(16, title, APS[ranking.ap])
+    figure, ax = axes(16, COSTS[name].title, APS[ranking.ap])
     known = cost_points(ranking, name)
-    points = [(cost * factor, score) for _, cost, score in known]
+    points = [(cost * COSTS[name].factor, score) for _, cost, score in known]
     front = pareto(points)
     steps = [points[i] for i in front]
     ax.step(

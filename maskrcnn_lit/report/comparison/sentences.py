@@ -4,17 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
+from maskrcnn_lit.evaluation.coco.scores import NEAR_ZERO
 from maskrcnn_lit.report.comparison.plots import cost_points, varied_costs
 from maskrcnn_lit.report.comparison.settings import APS, Job, Ranking, limit, pareto, repeated_seeds
 from maskrcnn_lit.report.comparison.significance import compare, sentences, verdicts
 from maskrcnn_lit.report.comparison.tables import interval, kinds, roi_boxes
 from maskrcnn_lit.report.format import number
-
-NEAR_ZERO = 0.05  # AP50 below which a model counts as untrained
-
-_COSTS = {"parameters": "parameters", "flops": "FLOPs", "latency_seconds": "latency"}
-
-_LEAST = {"parameters": "fewest parameters", "FLOPs": "fewest FLOPs", "latency": "lowest latency"}
+from maskrcnn_lit.runs.costs import COSTS
 
 DEFINITIONS = (
     "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, for the final weights. Over images: 95 % interval of a bootstrap over the validation images, for fixed weights. Over seeds: mean and 95 % interval by Student's t over runs that differ only in the seed; a single run has no interval.",
@@ -88,11 +84,15 @@ def _fronts(ranking: Ranking) -> Iterator[str]:
         front = tuple(
             points[i][0].label for i in pareto((cost, score) for _, cost, score in points)
         )
-        fronts.setdefault(front, []).append(_COSTS[name])
+        fronts.setdefault(front, []).append(name)
     for front, costs in fronts.items():
-        against = " and ".join([*[", ".join(costs[:-1])] * (len(costs) > 1), costs[-1]])
+        names = [COSTS[name].phrase for name in costs]
+        against = " and ".join([*[", ".join(names[:-1])] * (len(names) > 1), names[-1]])
         if len(front) == 1:
-            message = [f"the best {APS[ranking.ap]}", *(f"the {_LEAST[cost]}" for cost in costs)]
+            message = [
+                f"the best {APS[ranking.ap]}",
+                *(f"the {COSTS[cost].least}" for cost in costs),
+            ]
             yield f"{front[0]} has {', '.join(message[:-1])} and {message[-1]}."
         else:
             yield f"Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: {'; '.join(front)}."

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_lit.evaluation.t_test import Mean, mean
+from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.runs.result import RunResult
 
 NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 
-APS = {
-    "val/mask_ap": "mask AP",
-    "val/box_ap": "box AP",
-}  # runs are ranked by the first available one
+# Runs are ranked by the first available one.
+APS = {name: metric_title(name) for name in ("val/mask_ap", "val/box_ap")}
 
 LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the result
 

@@ -18,20 +18,10 @@ from maskrcnn_lit.report.comparison.settings import (
 )
 from maskrcnn_lit.report.format import csv_rows, number
 from maskrcnn_lit.report.latex import latex_table
+from maskrcnn_lit.runs.costs import COSTS
 from maskrcnn_lit.runs.parent import LENGTH
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
-
-COSTS = {  # of result.json -> title, factor, digits
-    "parameters": ("parameters, M", 1e-6, 2),
-    "flops": ("GFLOP", 1e-9, 2),
-    "images_per_second": ("images/s in training", 1, 1),
-    "inference_images_per_second": ("images/s in inference", 1, 1),
-    "latency_seconds": ("latency, ms", 1e3, 1),
-    "peak_memory_bytes": ("peak memory, GB", 1e-9, 2),
-    "seconds": ("training, s", 1, 0),
-    "energy_joules": ("energy, kJ", 1e-3, 1),
-}
 
 Rows = list[list[str]]
 
@@ -150,7 +140,7 @@ def cost_rows(jobs: Sequence[Job]) -> tuple[list[str], Rows]:
     ran = [(i + 1, job) for i, job in enumerate(jobs) if job.result.cost]
     known = [name for name in COSTS if any(job.result.cost.get(name) is not None for _, job in ran)]
     options = varying(jobs)
-    head = ["job", *endings(options), "seed", *(COSTS[name][0] for name in known)]
+    head = ["job", *endings(options), "seed", *(COSTS[name].title for name in known)]
     rows = [
         [
             str(i),
@@ -209,9 +199,8 @@ def roi_boxes(job: Job) -> str:
 
 
 def cost(job: Job, name: str) -> str:
-    _, factor, digits = COSTS[name]
-    value = job.result.cost.get(name)
-    return number(None if value is None else float(value * factor), digits)
+    value, entry = job.result.cost.get(name), COSTS[name]
+    return number(None if value is None else float(value * entry.factor), entry.digits)
 
 
 def interval(ends: Sequence[float | None] | None) -> str:

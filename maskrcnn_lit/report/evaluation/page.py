@@ -2,12 +2,13 @@
 sections.py.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from maskrcnn_lit.data.coco.sizes import LIMITS, SIZES
 from maskrcnn_lit.errors import plural
+from maskrcnn_lit.evaluation.titles import AP_COLUMNS, coco_columns, metric_title
 from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.evaluation import sections
 from maskrcnn_lit.report.evaluation.sections import Plots
@@ -29,22 +30,12 @@ SECTIONS = {
     "about": "About this evaluation",
 }
 
-_APS = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap_small": "small",
-    "ap_medium": "medium",
-    "ap_large": "large",
-}
-
-_KINDS = {"val/mask_ap": "Mask AP", "val/box_ap": "Box AP"}
-
+# Column of a class -> its head. After the mask AP its parts are called AP50, small, ... alone.
 _CLASS = {
-    **{"objects": "objects", "detections": "detections", "mask_ap": "mask AP", "mask_ap50": "AP50"},
-    **{"mask_ap_small": "small", "mask_ap_medium": "medium", "mask_ap_large": "large"},
-    **{"boundary_ap": "boundary AP", "box_ap": "box AP", "roi_accuracy": "roi_accuracy"},
-    **{"threshold": "threshold", "precision": "precision", "recall": "recall", "f1": "F1"},
+    **{name: metric_title(name) for name in ("objects", "detections", "mask_ap")},
+    **{f"mask_{key}": AP_COLUMNS[key] for key in ("ap50", *(f"ap_{size}" for size in SIZES))},
+    **{name: metric_title(name) for name in ("boundary_ap", "box_ap", "roi_accuracy")},
+    **{name: metric_title(name) for name in ("threshold", "precision", "recall", "f1")},
 }
 
 
@@ -70,40 +61,39 @@ def build_page(
         "worst": sections.worst(worst),
         "about": _about(evaluation, written),
     }
-    title = f"Evaluation of {evaluation.get('run') or evaluation.get('results')}"
+    heading = f"Evaluation of {evaluation.get('run') or evaluation.get('results')}"
     links = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in SECTIONS.items())
     head = (
-        f"<header>\n<h1>{escape(title)}</h1>\n"
+        f"<header>\n<h1>{escape(heading)}</h1>\n"
         + html.paragraph(
             f"{evaluation['data']}: {plural(analysis['images'], 'image')}, {written}", "soft"
         )
         + f'\n<nav aria-label="Sections">{links}</nav>\n</header>\n<main>'
     )
     body = [html.section(name, SECTIONS[name], *content) for name, content in parts.items()]
-    return html.page(title, [head, *body, "</main>"])
+    return html.page(heading, [head, *body, "</main>"])
 
 
 def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]:
     metrics, intervals = evaluation["metrics"], evaluation.get("intervals") or {}
-    shown = [
-        ("mask_ap", "mask AP"),
-        ("mask_ap50", "mask AP50"),
-        ("box_ap", "box AP"),
-        ("box_ap50", "box AP50"),
-    ]
+    shown = [f"val/{kind}_{key}" for kind in ("mask", "box") for key in ("ap", "ap50")]
     entries = [
-        (title, number(metrics[f"val/{key}"]), _interval(intervals.get(f"val/{key}")))
-        for key, title in shown
-        if f"val/{key}" in metrics
+        (metric_title(name), number(metrics[name]), _interval(intervals.get(name)))
+        for name in shown
+        if name in metrics
     ]
     if analysis["boundary_ap"] is not None:
         entries.append(
-            ("boundary AP", number(analysis["boundary_ap"]), "requires matching outlines, too")
+            (
+                metric_title("boundary_ap"),
+                number(analysis["boundary_ap"]),
+                "requires matching outlines, too",
+            )
         )
     if "val/roi_accuracy" in metrics:
         entries.append(
             (
-                "roi_accuracy",
+                metric_title("roi_accuracy"),
                 number(metrics["val/roi_accuracy"]),
                 "not an AP: see below the classes",
             )
@@ -115,10 +105,7 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
 def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: COCO's metrics of masks and boxes."""
     metrics = evaluation["metrics"]
-    limits = sorted(
-        {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
-    )
-    columns = _APS | {f"ar{limit}": f"AR{limit}" for limit in limits}
+    columns = coco_columns(metrics)
     rows = [
         [kind, *(number(metrics.get(f"val/{kind}_{key}")) for key in columns)]
         for kind in ("mask", "box")
@@ -131,12 +118,12 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield html.table("COCO metrics over all classes", *score_rows(evaluation))
     for name, difference in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
-            f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
+            f"The {metric_title(name)} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
             f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, "
             f"p = {number(difference['p_value'])} (paired bootstrap over images)."
         )
     yield html.paragraph(
-        "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 use a single threshold. Small objects have up to 32² pixels, large ones more than 96². AR is the recall with a given number of detections per image. A dash: the data have no such object.",
+        f"AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 use a single threshold. Small objects have up to {LIMITS[0]:g}² pixels, large ones more than {LIMITS[1]:g}². AR is the recall with a given number of detections per image. A dash: the data have no such object.",
         "soft",
     )
 
@@ -151,14 +138,12 @@ def class_values(evaluation: Mapping[str, Any], analysis: Analysis) -> list[dict
         entry | {"roi_accuracy": accuracy.get(entry["name"])} for entry in analysis["per_class"]
     ]
     columns = {
-        name: title
-        for name, title in _CLASS.items()
-        if any(c.get(name) is not None for c in classes)
+        name: head for name, head in _CLASS.items() if any(c.get(name) is not None for c in classes)
     }
     # classes without an object have no AP: they come last
     classes.sort(key=lambda c: (c[key] is None, -(c[key] or 0), c["name"]))
     return [
-        {"class": c["name"]} | {title: c.get(name) for name, title in columns.items()}
+        {"class": c["name"]} | {head: c.get(name) for name, head in columns.items()}
         for c in classes
     ]
 

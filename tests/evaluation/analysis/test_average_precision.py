@@ -7,8 +7,8 @@ import pytest
 from box_scenes import CLASSES, random_scene, scene
 from coco_cases import coco_ap
 
+from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.evaluation.analysis.average_precision import (
-    SIZES,
     THRESHOLDS,
     average_precision,
     interpolated,

@@ -12,9 +12,9 @@ from plain_coco import evaluated
 
 from maskrcnn_lit.evaluation.coco import matching as coco_matching
 from maskrcnn_lit.evaluation.coco.matching import (
+    AREA_RANGES,
     IGNORED,
     RIGHT,
-    SIZES,
     THRESHOLDS,
     WRONG,
     match_results,
@@ -38,7 +38,7 @@ def test_every_outcome_is_that_of_pycocotools(test_data: Path, name: str, iou_ty
     images, classes = sorted(theirs.params.imgIds), sorted(theirs.params.catIds)
     seen = 0
     for entry in filter(None, theirs.evalImgs):
-        a = [range_ == entry["aRng"] for range_ in SIZES.tolist()].index(True)
+        a = [range_ == entry["aRng"] for range_ in AREA_RANGES.tolist()].index(True)
         of_image = (matches.image == images.index(entry["image_id"])) & (
             matches.labels == classes.index(entry["category_id"])
         )
@@ -49,7 +49,7 @@ def test_every_outcome_is_that_of_pycocotools(test_data: Path, name: str, iou_ty
         assert (matches.scores[of_image] == entry["dtScores"]).all()
         assert (matches.rank[of_image] == np.arange(of_image.sum())).all()
         seen += of_image.sum()
-    assert seen == len(matches.outcome) * len(SIZES) > 1000
+    assert seen == len(matches.outcome) * len(AREA_RANGES) > 1000
 
 
 def test_detections_stand_by_class_and_score_and_equal_ones_by_image() -> None:
@@ -101,7 +101,7 @@ def test_the_limit_keeps_the_best_of_each_image_and_class() -> None:
     assert matches.scores.tolist() == [0.4, 0.3, 0.05] and matches.outcome.shape == (
         3,
         len(THRESHOLDS),
-        len(SIZES),
+        len(AREA_RANGES),
     )
 
 

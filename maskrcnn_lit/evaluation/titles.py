@@ -1,0 +1,46 @@
+"""What text, tables, plots and charts call a score: the one table of titles."""
+
+import re
+from collections.abc import Iterable
+
+from maskrcnn_lit.data.coco.sizes import SIZES
+
+# Ending of a metric of a kind of IoU (mask_..., box_...) -> head of its column.
+AP_COLUMNS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    **{f"ap_{size}": size for size in SIZES},
+}
+
+TITLES = {
+    **{
+        f"{kind}_{key}": f"{kind} {AP_COLUMNS[key]}"
+        for kind in ("mask", "box")
+        for key in AP_COLUMNS
+    },
+    "boundary_ap": "boundary AP",
+    "roi_accuracy": "roi_accuracy",
+    "loss": "loss",
+    "objects": "objects",
+    "detections": "detections",
+    "threshold": "threshold",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+}
+
+
+def metric_title(metric: str) -> str:
+    """The title of a metric, logged ("val/mask_ap50") or of a class ("mask_ap50")."""
+    return TITLES[metric.removeprefix("val/")]
+
+
+def coco_columns(metrics: Iterable[str]) -> dict[str, str]:
+    """Endings of the COCO metrics among the logged names -> heads: AP, by size, AR by the numbers of
+    detections.
+    """
+    limits = sorted(
+        {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
+    )
+    return AP_COLUMNS | {f"ar{limit}": f"AR{limit}" for limit in limits}
