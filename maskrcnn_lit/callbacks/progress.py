@@ -2,9 +2,6 @@
 
 import logging
 import math
-import os
-import sys
-import textwrap
 import time
 from typing import Any, TextIO
 
@@ -17,6 +14,7 @@ from torch import Tensor
 from maskrcnn_lit.callbacks.train_meter import Speed
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.evaluation.titles import metric_title
+from maskrcnn_lit.terminal.progress import StatusLines
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
 
 SMOOTHING = 0.9  # weight of the previous average: a loss from n batches ago weighs 0.9^n
@@ -29,16 +27,13 @@ class ProgressLine(ProgressBar):
     In a terminal it breaks before the losses, to fit into 80 columns, and is overwritten about
     every second; in a file or a pipe a new line is written every `seconds_between_lines`. Losses
     are read from the device only then. A line with the scores ends every validation.
+    terminal/progress.py does the writing.
     """
 
     def __init__(self, *, seconds_between_lines: float = 10.0, out: TextIO | None = None) -> None:
         super().__init__()
-        self._out = out or sys.stdout
-        self._overwrites = self._out.isatty()
-        self._interval = 1.0 if self._overwrites else seconds_between_lines
+        self._lines = StatusLines(out, in_file=seconds_between_lines)
         self.is_enabled = True  # Lightning asks for it
-        self._shown = -math.inf  # when a line was last written
-        self._height = 1  # lines that the next one overwrites
         self._names: list[str] = []
         self._smooth: Tensor | None = None
         self._seen = 0  # images, when a line was last written
@@ -53,21 +48,22 @@ class ProgressLine(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the line; `pl_module.print` calls this."""
-        self._write(" ".join(map(str, args)), stays=True)
+        self._print(" ".join(map(str, args)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """In a terminal, lines that the library logs go above the line too."""
         super().setup(trainer, pl_module, stage)
-        for handler in _log_handlers() if self._overwrites else ():
+        for handler in _log_handlers() if self._lines.in_terminal else ():
             handler.addFilter(self._make_room)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._lines.clear()
         for handler in _log_handlers():
             handler.removeFilter(self._make_room)
 
     def _make_room(self, record: logging.LogRecord) -> bool:
         """Erase the line before a log record is shown; the next one is written below it."""
-        self._write("")
+        self._lines.clear()
         return True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,11 +89,8 @@ class ProgressLine(ProgressBar):
         if self._due():
             seen, before = int(pl_module.images_seen), self._seen
             self._seen = seen
-            self._write(
-                self._train_text(
-                    trainer, self._smooth.tolist(), (seen - before) * trainer.world_size
-                )
-            )
+            images = (seen - before) * trainer.world_size
+            self._lines.show(self._train_text(trainer, self._smooth.tolist(), images))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.pause()
@@ -113,7 +106,7 @@ class ProgressLine(ProgressBar):
     ) -> None:
         if self._due():
             batches = sum(map(int, trainer.num_val_batches))
-            self._write(f"{_epoch(trainer)}validation: batch {batch_idx + 1} of {batches}")
+            self._lines.show(f"{_epoch(trainer)}validation: batch {batch_idx + 1} of {batches}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pace.resume()
@@ -123,14 +116,22 @@ class ProgressLine(ProgressBar):
             f"{metric_title(name)} {float(metrics[name]):.3f}" for name in scores if name in metrics
         ]
         step = f"step {trainer.global_step}  " if trainer.state.fn == TrainerFn.FITTING else ""
-        self._write(f"{_epoch(trainer)}{step}validation: {', '.join(shown) or 'done'}", stays=True)
+        self._print(f"{_epoch(trainer)}{step}validation: {', '.join(shown) or 'done'}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._overwrites:
-            self._write("", stays=False)
+        self._lines.clear()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self._lines.clear()
 
     def _due(self) -> bool:
-        return self.is_enabled and time.monotonic() - self._shown >= self._interval
+        return self.is_enabled and self._lines.due()
+
+    def _print(self, text: str) -> None:
+        if self.is_enabled:
+            self._lines.print(text)
 
     def _train_text(self, trainer: Trainer, losses: list[float], images: int) -> str:
         images_per_second, waiting = self._speed.take(images)
@@ -147,29 +148,9 @@ class ProgressLine(ProgressBar):
         losses_text = f"loss {sum(losses):.3f}: {', '.join(parts)}"
         return (
             f"{pace}\n{losses_text.replace('rpn objectness', 'objectness')}"
-            if self._overwrites
+            if self._lines.in_terminal
             else f"{pace}  {losses_text}"
         )
-
-    def _write(self, text: str, *, stays: bool = False) -> None:
-        if not self.is_enabled:
-            return
-        if self._overwrites:
-            # Move to the first line and erase from there; leave one column free, or the terminal
-            # breaks the line.
-            limit = max(20, _columns(self._out) - 1)
-            back = f"\x1b[{self._height - 1}A" if self._height > 1 else ""
-            lines = [line[:limit] for line in text.split("\n")]
-            if stays:  # in full, wrapped between words
-                lines = [
-                    part for line in text.split("\n") for part in textwrap.wrap(line, limit) or [""]
-                ]
-            self._out.write(f"{back}\r\x1b[J" + "\n".join(lines) + ("\n" if stays else ""))
-            self._height = 1 if stays else len(lines)
-        elif text:
-            self._out.write(text + "\n")
-        self._out.flush()
-        self._shown = time.monotonic()
 
 
 class _Pace:
@@ -219,10 +200,3 @@ def _epoch(trainer: Trainer) -> str:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-
-
-def _columns(out: TextIO) -> int:
-    try:
-        return os.get_terminal_size(out.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80

@@ -5,6 +5,7 @@ backbones measure=true` measures them (measure/backbones.py) and rewrites the fi
 """
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.config.compose import conf_dir, config_dirs
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.costs import COSTS
 from maskrcnn_lit.storage.files import atomic_write
+from maskrcnn_lit.terminal.table import columns, text_table
 
 TABLE = Path(__file__).with_name("backbones.json")
 CELL = 32  # pixels: FLOPs grow with the number of cells of 32 x 32 pixels
@@ -26,17 +29,20 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if config.measure:
         write_table()
     rows = json.loads(TABLE.read_text(encoding="utf-8"))
-    title = f"GFLOP at {config.size} px"
-    print(f"{'backbone':<20}{'parameters':>12}{title:>17}  {'c2, c3, c4, c5':<23}weights")
-    for choice in choices():
+    names = choices()
+    head = ["backbone", COSTS["parameters"].title, f"GFLOP at {config.size} px", "c2, c3, c4, c5"]
+    cells, faults = [], []
+    for choice in names:
         try:
             row = rows[choice] if choice in rows else _measured(choice)
         except UserError as error:
-            print(f"{choice:<20}{error}")
+            faults.append(f"{choice}: {error}")
             continue
-        numbers = f"{row['parameters'] / 1e6:>10.1f} M{flops(row, config.size) / 1e9:>17.2f}"
+        numbers = [f"{row['parameters'] / 1e6:.1f}", f"{flops(row, config.size) / 1e9:.2f}"]
         channels = ", ".join(map(str, row["channels"]))
-        print(f"{choice:<20}{numbers}  {channels:<23}{_weights(choice, row)}")
+        cells.append([choice, *numbers, channels, _weights(choice, row)])
+    lines = text_table([*head, "weights"], cells, text=(0, 3, 4), width=columns(sys.stdout))
+    print("\n".join([*lines, *faults]))
     print("\nbackbone.weights=... selects weights; imagenet stands for the first name in the row.")
     print("backbone=timm takes any timm model that gives feature maps:")
     print("  backbone=timm backbone.name=convnextv2_atto")

@@ -38,6 +38,7 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.storage.files import atomic_write
+from maskrcnn_lit.terminal.table import text_table
 from maskrcnn_lit.training.compile import compile_regions, obstacle, should_compile
 from maskrcnn_lit.training.devices import (
     device_name,
@@ -268,11 +269,13 @@ def table(report: dict[str, Any]) -> list[str]:
     lines = [
         f"\n{report['device']}, {report['precision']}, {how}batches of {count} x {height} x {width}, "
         f"{report['workers']} loader processes; random weights, {report['detections']} detections per image",
-        f"  {'milliseconds per batch':34}{'5 %':>10}{'median':>10}{'95 %':>10}{'images/s':>10}",
     ]
+    rows = []
     for title, part in (("loader", report["loader"]), *_parts(report)):
-        lines.append(_row(title, part["milliseconds"]) + f"{part['images_per_second']:>10.1f}")
-        lines += [_row(f"  {name}", values) for name, values in part["stages"].items()]
+        rows.append([title, *_tenths([*part["milliseconds"], part["images_per_second"]])])
+        rows += [[f"  {name}", *_tenths(values)] for name, values in part["stages"].items()]
+    head = ["milliseconds per batch", "5 %", "median", "95 %", "images/s"]
+    lines += text_table(head, rows, indent=2)
     peak = ", ".join(f"{name} {value} MB" for name, value in report["peak_megabytes"].items())
     lines += [
         f"  peak memory: {peak}",
@@ -291,5 +294,5 @@ def _parts(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _row(title: str, values: Sequence[float]) -> str:
-    return f"  {title:34}" + "".join(f"{value:>10.1f}" for value in values)
+def _tenths(values: Sequence[float]) -> list[str]:
+    return [f"{value:.1f}" for value in values]

@@ -2,9 +2,6 @@
 jsons without them.
 """
 
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -30,6 +27,7 @@ from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths, same_imag
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.terminal.progress import StatusLines
 
 SHOWN = 20  # faults of a kind in the terminal
 
@@ -107,7 +105,17 @@ def _look(
         max_pixels=config.data.max_pixels,
         classes=data.classes,
     )
-    return find_faults(index, _progress(part))
+    lines = StatusLines()
+
+    def show(done: int, total: int) -> None:
+        if lines.due() and done < total:
+            lines.show(f"{part}: {done} of {total} images decoded")
+
+    lines.start()
+    try:
+        return find_faults(index, show)
+    finally:
+        lines.clear()
 
 
 def _last_line(faults: int, lost: int) -> str:
@@ -131,25 +139,6 @@ def _write_cleaned(target: Path, original: Path, findings: Findings) -> None:
         raise UserError(
             f"{original} has values that are nested too deeply to write: remove them"
         ) from None
-
-
-def _progress(part: str) -> Callable[[int, int], None]:
-    """Print the progress: in a terminal overwrite it about every second, else write a line every 10
-    seconds.
-    """
-    overwrites, shown = sys.stdout.isatty(), time.monotonic()
-
-    def show(done: int, total: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown >= (1.0 if overwrites else 10.0) and done < total:
-            shown = time.monotonic()
-            print(
-                f"{part}: {done} of {total} images decoded",
-                end="\r" if overwrites else "\n",
-                flush=True,
-            )
-
-    return show
 
 
 def message(part: str, findings: Findings, faults: list[Fault]) -> list[str]:

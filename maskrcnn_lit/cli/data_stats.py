@@ -28,6 +28,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.terminal.table import text_table
 
 LEVELS = 5  # p2..p6
 
@@ -195,6 +196,17 @@ def _shown(value: Any) -> str:
     )
 
 
+# Row of the table -> the key of its quantiles.
+QUANTILES = {
+    "height of the files, px": "file_height",
+    "width of the files, px": "file_width",
+    "height after the resize, px": "height",
+    "width after the resize, px": "width",
+    "object's side after the resize, px": "side",
+    "object's height / width": "height_by_width",
+}
+
+
 def table(numbers: dict[str, Any]) -> list[str]:
     """Lines to print for the result of `summarize`."""
     per_image = numbers["objects_per_image"]
@@ -207,14 +219,11 @@ def table(numbers: dict[str, Any]) -> list[str]:
         "",
         *_classes(numbers["classes"]),
         "",
-        f"  {'':34}"
-        + "".join(f"{name:>8}" for name in ("least", "5%", "25%", "median", "75%", "95%", "most")),
-        _row("height of the files, px", numbers["file_height"]),
-        _row("width of the files, px", numbers["file_width"]),
-        _row("height after the resize, px", numbers["height"]),
-        _row("width after the resize, px", numbers["width"]),
-        _row("object's side after the resize, px", numbers["side"]),
-        _row("object's height / width", numbers["height_by_width"]),
+        *text_table(
+            ["", "least", "5%", "25%", "median", "75%", "95%", "most"],
+            [[title, *_rounded(numbers[name])] for title, name in QUANTILES.items()],
+            indent=2,
+        ),
         "",
         "  sizes after the resize (by 32 and 96 px): " + _shares(numbers["sizes"]),
         "  sizes as COCO's AP counts them, of masks in the files: "
@@ -231,19 +240,14 @@ def table(numbers: dict[str, Any]) -> list[str]:
 def _classes(counts: dict[str, int]) -> list[str]:
     """Every class with its number of objects, most first, in three columns."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    width = max(map(len, counts))
-    cells = [f"{name:{width}} {count:>7}" for name, count in ranked]
-    rows = -(-len(cells) // 3)
-    return ["  " + "    ".join(cells[row::rows]) for row in range(rows)]
+    cells = [[name, str(count)] for name, count in ranked]
+    count = -(-len(cells) // 3)
+    rows = [[text for cell in cells[row::count] for text in cell] for row in range(count)]
+    return text_table([], rows, text=(0, 2, 4), indent=2)
 
 
-def _row(title: str, values: dict[str, float] | None) -> str:
-    shown = (
-        []
-        if values is None
-        else [f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in values.values()]
-    )
-    return f"  {title:34}" + "".join(f"{value:>8}" for value in shown)
+def _rounded(values: dict[str, float] | None) -> list[str]:
+    return [f"{value:.2f}" if value < 10 else f"{value:.0f}" for value in (values or {}).values()]
 
 
 def _shares(shares: dict[str, float]) -> str:
@@ -262,13 +266,13 @@ def anchor_table(fitted: dict[str, Any]) -> list[str]:
     lines = [
         "",
         f"  Share of objects with an anchor (sizes {sizes}, ratios {ratios}) of IoU {thresholds}:",
-        f"  {'':6}" + "".join(f"{size:>{8 * len(row)}}" for size, row in fitted["now"].items()),
     ]
-    for name, row in rows.items():
-        lines.append(
-            f"  {name:6}"
-            + "".join(f"{share:>8.3f}" for size in fitted["now"] for share in row[size].values())
-        )
+    head = [f"{size}\n{limit}" for size, row in fitted["now"].items() for limit in row]
+    cells = [
+        [name, *(f"{share:.3f}" for size in fitted["now"] for share in row[size].values())]
+        for name, row in rows.items()
+    ]
+    lines += text_table(["", *head], cells, indent=2)
     lines += [f"  ({n}) add {typed}" for n, typed in enumerate(fitted["others"], 1)]
     if fitted["searched"] and not fitted["others"]:
         lines.append(f"  None of the other sizes and ratios tried gains {GAIN} or more.")

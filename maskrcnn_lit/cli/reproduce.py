@@ -28,6 +28,7 @@ from maskrcnn_lit.runs.provenance import (
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, without_nan, write_json
+from maskrcnn_lit.terminal.table import text_table
 from maskrcnn_lit.training.devices import resolve_accelerator
 from maskrcnn_lit.training.module import config_digest
 from maskrcnn_lit.training.processes import cluster_environment
@@ -230,13 +231,8 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
 def _table(differences: list[Difference]) -> str:
     """A table of the differences, with the numeric difference of numbers."""
     rows = [(pair.name, _short(pair.run), _short(pair.now), _gap(pair)) for pair in differences]
-    rows.insert(0, ("", "the run", "now", "difference" if any(gap for *_, gap in rows) else ""))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-    return "\n".join(lines)
+    head = ["", "the run", "now", *["difference"] * any(gap for *_, gap in rows)]
+    return "\n".join(text_table(head, rows, text=(0, 1, 2)))
 
 
 def _gap(pair: Difference) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.launch.grid import Job
+from maskrcnn_lit.terminal.table import text_table
 
 # Time and memory of a step do not depend on these options; jobs that differ in others are of
 # different kinds.
@@ -68,14 +69,7 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
                     "?",
                 ]
             )
-    widths = [
-        max(len(row[column]) for row in [*rows, ["job", "", "time", "memory"]])
-        for column in range(4)
-    ]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = text_table([], rows, text=(0, 1))
     devices = sorted({trial["device"] for trial in trials.values() if isinstance(trial, dict)})
     more = f", and {unknown} of unknown time" if unknown else ""
     message = f"{len(missing)} of {len(jobs)} jobs to run"

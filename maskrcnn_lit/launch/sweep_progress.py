@@ -1,7 +1,6 @@
 """The progress of a sweep's jobs, read from their log files."""
 
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import NamedTuple, TextIO
 
 from maskrcnn_lit.launch.plan import duration
+from maskrcnn_lit.terminal.progress import StatusLines
 
 _LINE = re.compile(r"^epoch (\S+)  step (\d+)/(\d+)  (\d+):(\d\d):(\d\d) left", re.MULTILINE)
 _TAIL = 16_384  # bytes of a log file
@@ -45,7 +45,8 @@ class SweepProgress:
     """Prints the progress of the running jobs and the remaining time of the sweep, while the block
     runs.
 
-    In a terminal one line is updated every two seconds, elsewhere a line is written every minute.
+    In a terminal a line for each running job is updated every two seconds, elsewhere a line is
+    written every minute.
 
     Args:
         names: of the jobs, in order. log: job name -> log file. seconds: job name -> estimated
@@ -61,8 +62,7 @@ class SweepProgress:
         out: TextIO | None = None,
     ) -> None:
         self.names, self.log, self.seconds = list(names), log, seconds
-        self._out = out or sys.stdout
-        self._overwrites = self._out.isatty()
+        self._lines = StatusLines(out, in_terminal=2.0, in_file=60.0)
         self._done: set[str] = set()
         self._began = time.time()
         self._shown = ""
@@ -89,9 +89,7 @@ class SweepProgress:
         self.clear()
 
     def clear(self) -> None:
-        if self._overwrites and self._shown:
-            self._out.write("\r\x1b[J")
-            self._out.flush()
+        self._lines.clear()
         self._shown = ""
 
     def text(self) -> str:
@@ -108,7 +106,8 @@ class SweepProgress:
                 )
         if not parts:
             return ""
-        return "; ".join([*parts, *self._rest(waiting, running)])
+        separator = "\n" if self._lines.in_terminal else "; "
+        return separator.join([*parts, *self._rest(waiting, running)])
 
     def _rest(self, waiting: Sequence[str], running: Mapping[str, Progress | None]) -> list[str]:
         """The remaining time of the sweep, taking parallel jobs into account."""
@@ -127,11 +126,8 @@ class SweepProgress:
             return False
 
     def _run(self) -> None:
-        while not self._stop.wait(2.0 if self._overwrites else 60.0):
+        while not self._stop.wait(self._lines.interval):
             text = self.text()
-            if not text or text == self._shown:
-                continue
-            line = f"\r\x1b[J{text}" if self._overwrites else f"{text}\n"
-            self._out.write(line)
-            self._out.flush()
-            self._shown = text
+            if text and text != self._shown:
+                self._lines.show(text)
+                self._shown = text

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import threading
 import time
 import zlib
@@ -24,7 +23,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import torch.hub
-from tqdm import tqdm
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -32,6 +30,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ProtocolError
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import file_digest, locked, move_into_place, temporary_file
+from maskrcnn_lit.terminal.progress import Counter
 
 RETRIES = 5
 
@@ -308,12 +307,6 @@ def reason(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def progress_bar(**options: Any) -> Any:
-    """tqdm's bar, on standard error; in a log file a line every ten seconds."""
-    interval = 0.1 if sys.stderr.isatty() else 10.0
-    return tqdm(mininterval=interval, maxinterval=10 * interval, **options)
-
-
 def _pool(url: str) -> PoolManager:
     """The connections of this process (sockets do not survive a fork), through the proxy that the
     environment names.
@@ -423,7 +416,7 @@ def _receive(url: str, part: Path) -> None:
     retries, furthest = _retries(_LoggingRetry), 0
     with (
         open(part, "ab") as file,
-        progress_bar(unit="B", unit_scale=True, desc=url.rsplit("/", 1)[-1]) as bar,
+        Counter(url.rsplit("/", 1)[-1], unit="B") as counter,
     ):
         while True:
             response = _ask(
@@ -432,11 +425,11 @@ def _receive(url: str, part: Path) -> None:
             retries = response.retries or retries
             try:
                 with response:
-                    if _begin(response, part, file, bar):
+                    if _begin(response, part, file, counter):
                         return
                     for chunk in _stream(response, FILE):
                         file.write(chunk)
-                        bar.update(len(chunk))
+                        counter.advance(len(chunk))
                 return
             except HTTPError as error:
                 if file.tell() > furthest:
@@ -455,7 +448,7 @@ def _headers(part: Path, have: int) -> dict[str, str]:
     )
 
 
-def _begin(response: BaseHTTPResponse, part: Path, file: BinaryIO, bar: Any) -> bool:
+def _begin(response: BaseHTTPResponse, part: Path, file: BinaryIO, counter: Counter) -> bool:
     """Truncate `file` to the beginning of the response body; return True if the file is already
     complete.
     """
@@ -480,8 +473,7 @@ def _begin(response: BaseHTTPResponse, part: Path, file: BinaryIO, bar: Any) -> 
         _empty(file)
         raise ProtocolError("the server sent another range than requested")
     length = response.headers.get("Content-Length")
-    bar.reset(file.tell() + int(length) if length else None)
-    bar.initial = bar.n = file.tell()
+    counter.restart(file.tell(), file.tell() + int(length) if length else None)
     return False
 
 

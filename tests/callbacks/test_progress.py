@@ -8,20 +8,17 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, Trainer
+from screen import Screen
 from tiny_run import LOSSES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.callbacks import progress
 from maskrcnn_lit.callbacks.progress import ProgressLine
+from maskrcnn_lit.terminal.progress import StatusLines
 
 LINE = re.compile(
     r"epoch (\d)/2  step (\d+)/14  \d:\d\d:\d\d left  [\d.]+ images/s  (\d+)% waiting for data  "
     r"loss ([\d.]+): rpn objectness ([\d.]+), rpn box ([\d.]+), class ([\d.]+), box ([\d.]+), mask ([\d.]+)$"
 )
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 class Chatty(Callback):
@@ -81,22 +78,29 @@ def test_losses_are_smoothed(tmp_path: Path):
 
 
 def test_a_terminal_has_lines_that_fit_and_are_written_over(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr(progress, "_columns", lambda out: 60)
+    monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
-    text = shown(tmp_path, Terminal())
-    parts = [part for part in re.split(r"(?:\x1b\[1A)?\r\x1b\[J", text) if part]
-    passing = [part for part in parts if not part.endswith("\n")]
-    assert (
-        len(passing) > 14 and max(len(line) for part in passing for line in part.split("\n")) == 59
-    )
-    training = [part for part in passing if " left " in part]
-    assert len(training) == 14 and all(part.split("\n")[1].startswith("loss ") for part in training)
-    assert (
-        len(parts) - len(passing) == 4
-    )  # what stays: two validations, and what was printed in each
-    # whatever is written after two lines goes back over both
-    assert text.count("\x1b[1A") == len(training)
-    assert text.endswith("\r\x1b[J")  # nothing is left of it
+    out, passing = Screen(), list[list[str]]()
+    show = StatusLines.show
+
+    def look(self: StatusLines, text: str) -> None:
+        show(self, text)
+        passing.append(out.lines())
+
+    monkeypatch.setattr(StatusLines, "show", look)
+    shown(tmp_path, out)
+    assert max(len(line) for lines in passing for line in lines) == 60
+    training = [lines for lines in passing if " left " in lines[-2 % len(lines)]]
+    assert len(training) == 14
+    assert all(lines[-1].startswith("loss ") for lines in training)
+    assert sum(" left " in line for line in passing[-1]) <= 1  # the lines before are erased
+    # what stays: two validations, and what was printed in each
+    assert [line.partition(":")[0] for line in out.lines()] == [
+        "scored 14 of 14 images",
+        "epoch 1/2  step 7  validation",
+        "scored 14 of 14 images",
+        "epoch 2/2  step 14  validation",
+    ]
 
 
 class Logging(Callback):
@@ -110,7 +114,7 @@ class Logging(Callback):
 @pytest.fixture
 def logged_to() -> Iterator[io.StringIO]:
     """A terminal to which a handler of the package's logger writes."""
-    out = Terminal()
+    out = Screen()
     handler, logger = logging.StreamHandler(out), logging.getLogger("maskrcnn_lit")
     logger.addHandler(handler)
     yield out
@@ -120,25 +124,31 @@ def logged_to() -> Iterator[io.StringIO]:
 def test_in_a_terminal_log_lines_stay_above_the_line(
     tmp_path: Path, monkeypatch: Any, logged_to: io.StringIO
 ):
-    monkeypatch.setattr(progress, "_columns", lambda out: 60)
+    monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
-    line = ProgressLine(out=logged_to)
+    line, show, passing = ProgressLine(out=logged_to), StatusLines.show, list[list[str]]()
+
+    def look(self: StatusLines, text: str) -> None:
+        show(self, text)
+        passing.append(logged_to.lines())
+
+    monkeypatch.setattr(StatusLines, "show", look)
     tiny_trainer(tmp_path, [line, Logging()], steps=3).fit(tiny_module(), datamodule=TinyData())
-    # the two rows of step 2 are erased, then comes the log line, and step 3 goes back over nothing
-    parts = re.split(r"step 2/3.*?\n.*?\x1b\[1A\r\x1b\[J", logged_to.getvalue())
-    assert len(parts) == 2
-    assert parts[1].startswith("one image is skipped\n\r\x1b[Jepoch 1")
+    # the two rows of step 2 are erased, then comes the log line, and below it those of step 3
+    after = next(lines for lines in passing if any("step 3/3" in line for line in lines))
+    assert after[0] == "one image is skipped"
+    assert "step 3/3" in after[1]
+    assert len(after) == 3
     (handler,) = logging.getLogger("maskrcnn_lit").handlers
     assert not handler.filters
 
 
 def test_in_80_columns_all_losses_are_seen(tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr(progress, "_columns", lambda out: 80)
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(ProgressLine, "_due", lambda self: True)
-    losses = re.findall(r"^loss [\d.]+: (.*?)(?:\x1b|$)", shown(tmp_path, Terminal()), re.MULTILINE)
-    assert losses and all(
-        len(line.strip("\r").split(", ")) == 5 and "mask" in line for line in losses
-    )
+    losses = re.findall(r"loss [\d.]+: ([^\x1b\n\r]*)", shown(tmp_path, Screen()))
+    assert len(losses) >= 14
+    assert all(len(line.split(", ")) == 5 and "mask" in line for line in losses)
 
 
 def test_a_disabled_line_is_silent(tmp_path: Path):

@@ -280,12 +280,12 @@ def test_the_verb_lists_every_choice(
 ):
     verb("backbones", "size=320")
     lines = capsys.readouterr().out.splitlines()
-    title = ["backbone", "parameters", "GFLOP", "at", "320", "px", "c2,", "c3,", "c4,", "c5"]
+    title = ["backbone", "parameters,", "M", "GFLOP", "at", "320", "px", "c2,", "c3,", "c4,", "c5"]
     assert lines[0].split() == [*title, "weights"]
     assert [line.split()[0] for line in lines[1 : 1 + len(CHOICES)]] == CHOICES
     resnet = next(line.split() for line in lines if line.startswith("resnet18 "))
-    assert resnet[1:4] == ["11.2", "M", "7.40"]  # 3.63 GFLOP at 224 px, times (320 / 224)^2
-    assert resnet[4:] == ["64,", "128,", "256,", "512", "IMAGENET1K_V1"]
+    assert resnet[1:3] == ["11.2", "7.40"]  # 3.63 GFLOP at 224 px, times (320 / 224)^2
+    assert resnet[3:] == ["64,", "128,", "256,", "512", "IMAGENET1K_V1"]
     assert max(map(len, lines)) <= 110
     verb("backbones", "size=8", code=2)
     assert "size=8 must be a whole number from 32" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from screen import Screen
 
 from maskrcnn_lit.launch.sweep_progress import Progress, SweepProgress, read_progress
 
@@ -46,19 +47,18 @@ def test_without_a_trial_the_rest_is_not_guessed(tmp_path: Path):
     assert progress.text() == "[1/3] a: epoch 2/3, step 5/12, 60 s left"
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.long
-def test_a_terminal_has_one_line_that_makes_room(tmp_path: Path):
-    out = Terminal()
+def test_a_terminal_has_lines_that_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Screen()
     with SweepProgress(["a"], lambda name: tmp_path / "a.txt", {}, out=out) as progress:
         (tmp_path / "a.txt").write_text(LINE.format("2/3", 5, 0))
         deadline = time.monotonic() + 30
         while "epoch 2/3" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)
+        assert out.lines() == [
+            "[1/1] a: epoch 2/3, step 5/12, 60 s left",
+            "about 60 s left of the sweep",
+        ]
         progress.ended("a")
-        assert out.getvalue().startswith("\r\x1b[J[1/1] a: epoch 2/3, step 5/12, 60 s left; about")
-        assert out.getvalue().endswith(" left of the sweep\r\x1b[J")
+        assert out.lines() == []

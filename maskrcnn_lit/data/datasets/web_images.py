@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.download import get, progress_bar
+from maskrcnn_lit.storage.download import get
 from maskrcnn_lit.storage.files import atomic_write, locked, safe_path
 from maskrcnn_lit.storage.images import UnreadableImageError, decode
+from maskrcnn_lit.terminal.progress import Counter
 
 THREADS = 16
 
@@ -119,9 +120,9 @@ def _check(images: Sequence[WebImage], folder: Path, record: dict[str, Stamp]) -
             record.pop(image.name, None)
             (absent if stamp is None else present).append(image)
     if present:
-        with progress_bar(total=len(present), unit="image", desc=f"checking {folder.name}") as bar:
+        with Counter(f"checking {folder.name}", len(present), unit="images") as counter:
             for image, result in in_threads(partial(_found, folder=folder), present):
-                bar.update()
+                counter.advance()
                 if isinstance(result, list):
                     record[image.name] = result
                 else:
@@ -158,7 +159,7 @@ def _fetch(
         return
     results = in_threads(fetch, images)
     try:
-        with progress_bar(total=len(images), unit="image", desc=f"fetching {folder.name}") as bar:
+        with Counter(f"fetching {folder.name}", len(images), unit="images") as counter:
             for image, result in results:
                 if isinstance(result, Exception):  # disk error
                     raise result
@@ -168,10 +169,8 @@ def _fetch(
                 else:
                     record[image.name] = result
                     row, arrived = 0, arrived + result[0]
-                    bar.update()
-                    bar.set_postfix_str(
-                        f"{arrived / 1e6 / max(bar.format_dict['elapsed'], 1e-3):.1f} MB/s", False
-                    )
+                    counter.note = f"{arrived / 1e6 / counter.seconds:.1f} MB/s"
+                    counter.advance()
                 if row >= IN_A_ROW:
                     return
     finally:

@@ -25,6 +25,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.matching import FIELD, Matches, match_results
 from maskrcnn_lit.evaluation.coco.precision import coco_tables
 from maskrcnn_lit.evaluation.titles import coco_columns, metric_title
+from maskrcnn_lit.terminal.table import text_table
 
 MAX_DETECTIONS = (1, 10, 100)
 
@@ -243,12 +244,12 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
     numbers.
     """
     columns = coco_columns(metrics)
-    lines = ["    " + "".join(f"{head:>8}" for head in columns.values())]
-    for kind in _IOU_TYPES:
-        if f"val/{kind}_ap" in metrics:
-            values = (metrics.get(f"val/{kind}_{key}") for key in columns)
-            lines.append(f"{kind:<4}" + "".join(f"{_number(value):>8}" for value in values))
-    return "\n".join(lines)
+    rows = [
+        [kind, *(_number(metrics.get(f"val/{kind}_{key}")) for key in columns)]
+        for kind in _IOU_TYPES
+        if f"val/{kind}_ap" in metrics
+    ]
+    return "\n".join(text_table(["", *columns.values()], rows))
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -263,11 +264,7 @@ def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
     by = "mask_ap" if "mask_ap" in keys else "box_ap"
     order = sorted(per_class, key=lambda name: _rank(per_class[name].get(by)))
     rows = [[_short(name), *(_number(per_class[name].get(k)) for k in keys)] for name in order]
-    width = max(map(len, ["class", *(row[0] for row in rows)]))
-    lines = [
-        f"{name:<{width}}" + "".join(f"{value:>14}" for value in values)
-        for name, *values in [["class", *keys.values()], *rows]
-    ]
+    lines = text_table(["class", *keys.values()], rows)
     scored = sum(not math.isnan(_rank(per_class[name].get(by))[1]) for name in order)
     if len(order) <= MOST_CLASSES or scored <= 2 * END_CLASSES:
         return "\n".join(lines[: MOST_CLASSES + 1])
