@@ -1,14 +1,13 @@
-"""The layout of the comparison as HTML and Markdown. Its content comes from tables.py and
-sentences.py.
+"""The layout of the comparison as HTML (templates/comparison.html) and Markdown. Its content comes
+from tables.py and sentences.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from typing import Any
 
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
-from maskrcnn_lit.report import elements as html
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
 from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES
 from maskrcnn_lit.report.comparison.sentences import (
@@ -27,6 +26,7 @@ from maskrcnn_lit.report.comparison.tables import (
     score_rows,
     setting_rows,
 )
+from maskrcnn_lit.report.elements import render_page
 from maskrcnn_lit.report.format import number
 from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
@@ -70,31 +70,39 @@ class Report:
 
 
 def build_page(report: Report) -> str:
-    parts: dict[str, tuple[str, list[str]]] = {"summary": ("Summary", list(_summary(report)))}
-    for i, ranked in enumerate(report.ranked, start=1):
-        for name, title, content in _ranking(report, ranked):
-            if content:
-                parts[f"{name}-{i}" if i > 1 else name] = (
-                    f"{title} ({i})" if len(report.ranked) > 1 else title,
-                    content,
-                )
-    parts["costs"] = ("Costs", list(_costs(report)))
-    if any(job.status != "finished" for job in report.jobs):
-        parts["failures"] = (
-            "Not finished",
-            [html.table("Jobs that have not finished", *failure_rows(report.jobs), "told")],
-        )
-    parts["reproduce"] = ("How to reproduce each row", list(_reproduce(report)))
-    parts["about"] = ("About this comparison", list(_about(report)))
-    links = "".join(f'<a href="#{name}">{escape(title)}</a>' for name, (title, _) in parts.items())
-    head = (
-        f"<header>\n<h1>{escape(report.title)}</h1>\n"
-        + "\n".join(html.paragraph(question) for question in report.questions)
-        + html.paragraph(f"{counts(report.jobs)} {report.written}", "soft")
-        + f'\n<nav aria-label="Sections">{links}</nav>\n</header>\n<main class="comparison">'
+    several = len(report.ranked) > 1
+    parts = {
+        f"{name}-{i}" if i > 1 else name: part
+        | {"title": f"{part['title']} ({i})" if several else part["title"]}
+        for i, ranked in enumerate(report.ranked, start=1)
+        for name, part in _parts(report, ranked)
+    }
+    failures = any(job.status != "finished" for job in report.jobs)
+    sections = {
+        "summary": "Summary",
+        **{name: part["title"] for name, part in parts.items()},
+        "costs": "Costs",
+        **({"failures": "Not finished"} if failures else {}),
+        "reproduce": "How to reproduce each row",
+        "about": "About this comparison",
+    }
+    return render_page(
+        "comparison.html",
+        title=report.title,
+        sections=sections,
+        questions=report.questions,
+        lead=f"{counts(report.jobs)} {report.written}",
+        tiles=list(_tiles(report)),
+        sentences=_sentences(report),
+        parts=parts,
+        costs=cost_rows(report.jobs),
+        devices=_devices(report),
+        failures=failure_rows(report.jobs) if failures else None,
+        reproduce=REPRODUCE.replace("`", ""),
+        commands=[command(job) for job in report.jobs],
+        facts=_facts(report),
+        definitions=DEFINITIONS,
     )
-    body = [html.section(name, title, *content) for name, (title, content) in parts.items()]
-    return html.page(report.title, [head, *body, "</main>"])
 
 
 def build_markdown(report: Report) -> str:
@@ -124,14 +132,13 @@ def _commands(jobs: Sequence[Job]) -> str:
     return "\n".join(f"{i}. `{command(job)}`" for i, job in enumerate(jobs, start=1))
 
 
-def _summary(report: Report) -> Iterator[str]:
-    yield html.tiles(_tiles(report))
+def _sentences(report: Report) -> list[str]:
     sentences = [
         text
         for ranked in report.ranked
         for text in ranking_sentences(ranked.ranking, ranked.resampled)
     ]
-    yield html.bullets([*sentences, *cautions(report.jobs, report.rankings), *report.notes])
+    return [*sentences, *cautions(report.jobs, report.rankings), *report.notes]
 
 
 def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
@@ -148,109 +155,83 @@ def _tiles(report: Report) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[str]]]:
-    """Name, title, content of each section about a ranking."""
+def _parts(report: Report, ranked: Ranked) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of each section about a ranking; the template shows it by its "kind"."""
     ranking, plots = ranked.ranking, ranked.plots
     ap = APS[ranking.ap]
-    best_first = html.table("Settings by AP: means over seeds", *setting_rows(ranking))
-    bars = _figures(
-        plots, {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"}
-    )
+    bars = {"scores": f"{ap} of each setting: a dot for each seed, the bar is their mean"}
     yield (
         "settings",
-        "Settings",
-        [html.paragraph(f"On the {ranking.title}.", "soft"), *bars, best_first],
+        {
+            "title": "Settings",
+            "kind": "settings",
+            "text": f"On the {ranking.title}.",
+            "figures": _figures(plots, bars),
+            "table": ("Settings by AP: means over seeds", *setting_rows(ranking)),
+        },
     )
-    message = differences(ranking, ranked.resampled)
+    if message := differences(ranking, ranked.resampled):
+        title = "Differences from the best setting"
+        yield "differences", {"title": title, "kind": "sentences", "text": "", "sentences": message}
+    rows = score_rows(ranking, report.numbers)
     yield (
-        "differences",
-        "Differences from the best setting",
-        [html.bullets(message)] if message else [],
+        "jobs",
+        {"title": "Jobs", "kind": "table", "text": "", "table": ("Every scored job", *rows)},
     )
-    yield "jobs", "Jobs", [html.table("Every scored job", *score_rows(ranking, report.numbers))]
-    curves = _figures(
-        plots, {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()}
-    )
+    for name, title, text, titles in _plotted(ap):
+        if figures := _figures(plots, titles):
+            yield name, {"title": title, "kind": "figures", "text": text, "figures": figures}
+    if ranked.examples:
+        text = (
+            "The same random validation images for all runs. Detections with a score of "
+            f"{SCORE:.2f} or more are drawn; the number after a name is their count."
+        )
+        yield (
+            "examples",
+            {"title": "Examples", "kind": "examples", "text": text, "examples": ranked.examples},
+        )
+
+
+def _plotted(ap: str) -> Iterator[tuple[str, str, str, dict[str, str]]]:
+    """Name, title and text of each section of plots, and the plots with their titles."""
     yield (
         "curves",
         "Curves over epochs",
-        _captioned("Mean over seeds, in a band from the lowest to the highest seed.", curves),
+        "Mean over seeds, in a band from the lowest to the highest seed.",
+        {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()},
     )
-    costs = _figures(
-        plots, {f"cost_{name}": f"{ap} against {COSTS[name].title}" for name in MODEL_COSTS}
+    yield (
+        "cost",
+        f"{_upper(ap)} against cost",
+        "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
+        "are the Pareto front: no cheaper setting is better.",
+        {f"cost_{name}": f"{ap} against {COSTS[name].title}" for name in MODEL_COSTS},
     )
-    letters = "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds are the Pareto front: no cheaper setting is better."
-    yield "cost", f"{_upper(ap)} against cost", _captioned(letters, costs)
-    varied = _figures(
-        plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()}
+    yield (
+        "varied",
+        f"{_upper(ap)} against what was varied",
+        "Means over seeds; a bar goes from the lowest to the highest seed.",
+        {
+            **{name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()},
+            "epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps",
+        },
     )
-    varied += _figures(
-        plots,
-        {"epochs_learning_rate": f"{ap} by epochs and learning rate, of the {CELLS} best maps"},
-    )
-    seeds = "Means over seeds; a bar goes from the lowest to the highest seed."
-    yield "varied", f"{_upper(ap)} against what was varied", _captioned(seeds, varied)
-    yield "examples", "Examples", list(_examples(ranked.examples))
 
 
-def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[str]:
-    return [
-        html.plot(*plots[name], title, _upper(title))
-        for name, title in titles.items()
-        if name in plots
-    ]
+def _figures(plots: Pngs, titles: Mapping[str, str]) -> list[tuple[tuple[bytes, bytes], str, str]]:
+    """Images, what can be seen in them, and caption, of the plots that there are."""
+    return [(plots[name], title, _upper(title)) for name, title in titles.items() if name in plots]
 
 
-def _captioned(text: str, figures: Sequence[str]) -> list[str]:
-    return [html.paragraph(text, "soft"), html.pair(*figures)] if figures else []
+def _devices(report: Report) -> list[str]:
+    devices = {job.result.cost.get("device") for job in report.jobs}
+    return sorted(str(device) for device in devices if device)
 
 
-def _examples(examples: Sequence[Example]) -> Iterator[str]:
-    if not examples:
-        return
-    yield html.paragraph(
-        "The same random validation images for all runs. Detections with a score of "
-        f"{SCORE:.2f} or more are drawn; the number after a name is their count.",
-        "soft",
-    )
-    for example in examples:
-        figures = [
-            html.photo(jpeg, width, height, f"{example.name}, {title}", title)
-            for title, jpeg, width, height in example.pictures
-        ]
-        yield f"<h3>{escape(example.name)} (id {example.image_id})</h3>"
-        yield '<div class="side">\n' + "\n".join(figures) + "\n</div>"
-
-
-def _costs(report: Report) -> Iterator[str]:
-    yield html.table("Cost of each job", *cost_rows(report.jobs))
-    devices = sorted(
-        {str(job.result.cost["device"]) for job in report.jobs if job.result.cost.get("device")}
-    )
-    if devices:
-        yield html.paragraph(f"Measured on {'; '.join(devices)}.", "soft")
-
-
-def _reproduce(report: Report) -> Iterator[str]:
-    yield html.paragraph(REPRODUCE.replace("`", ""), "soft")
-    lines = [f"<li><code>{escape(command(job))}</code></li>" for job in report.jobs]
-    yield '<ol class="commands">\n' + "\n".join(lines) + "\n</ol>"
-
-
-def _about(report: Report) -> Iterator[str]:
+def _facts(report: Report) -> list[tuple[str, str]]:
     rows = [("command", text) for text in report.commands] + [("written", report.written)]
     commits = sorted({_commit(job) for job in report.jobs if job.result.commit})
-    rows += [("commits", ", ".join(commits))] if commits else []
-    lines = "\n".join(
-        f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in rows
-    )
-    yield f'<dl class="facts">\n{lines}\n</dl>'
-    yield from (html.paragraph(text, "soft") for text in DEFINITIONS)
-    yield html.paragraph(
-        "All numbers are in results.csv and curves.csv beside this page, for a paper in tables.tex and "
-        "references.bib, its plots in plots/ as PNG and PDF.",
-        "soft",
-    )
+    return [*rows, *([("commits", ", ".join(commits))] if commits else [])]
 
 
 def _upper(title: str) -> str:

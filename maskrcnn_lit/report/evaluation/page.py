@@ -1,15 +1,14 @@
-"""The layout of the evaluation report, its scores and classes; the error analysis is in
+"""The values of templates/evaluation.html: scores and classes; the error analysis is in
 sections.py.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from maskrcnn_lit.data.coco.sizes import LIMITS, SIZES
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.titles import AP_COLUMNS, coco_columns, metric_title
-from maskrcnn_lit.report import elements as html
+from maskrcnn_lit.report.elements import render_page
 from maskrcnn_lit.report.evaluation import sections
 from maskrcnn_lit.report.evaluation.sections import Plots
 from maskrcnn_lit.report.evaluation.sentences import headline, summary
@@ -49,32 +48,32 @@ def build_page(
     """The report as HTML. `evaluation` is the content of evaluation.json, `written`: the date of
     the page.
     """
-    parts = {
-        "summary": _summary(evaluation, analysis),
-        "scores": _scores(evaluation),
-        "classes": _classes(evaluation, analysis, plots),
-        "curves": sections.curves(plots),
-        "confusion": sections.confusion(analysis, plots),
-        "errors": sections.errors(analysis, plots),
-        "occlusion": sections.occlusion(analysis, plots),
-        "calibration": sections.calibration(analysis, plots),
-        "worst": sections.worst(worst),
-        "about": _about(evaluation, written),
-    }
-    heading = f"Evaluation of {evaluation.get('run') or evaluation.get('results')}"
-    links = "".join(f'<a href="#{name}">{escape(text)}</a>' for name, text in SECTIONS.items())
-    head = (
-        f"<header>\n<h1>{escape(heading)}</h1>\n"
-        + html.paragraph(
-            f"{evaluation['data']}: {plural(analysis['images'], 'image')}, {written}", "soft"
-        )
-        + f'\n<nav aria-label="Sections">{links}</nav>\n</header>\n<main>'
+    return render_page(
+        "evaluation.html",
+        title=f"Evaluation of {evaluation.get('run') or evaluation.get('results')}",
+        sections=SECTIONS,
+        lead=f"{evaluation['data']}: {plural(analysis['images'], 'image')}, {written}",
+        tiles=_tiles(evaluation, analysis),
+        sentences=summary(analysis),
+        scores=score_rows(evaluation),
+        differences=list(_differences(evaluation)),
+        small=f"{LIMITS[0]:g}",
+        large=f"{LIMITS[1]:g}",
+        roi_accuracy=evaluation.get("roi_accuracy", {}).get("definition"),
+        classes=class_rows(evaluation, analysis),
+        plots=plots,
+        confusion=sections.confusion(analysis),
+        errors=sections.errors(analysis),
+        crowded_from=analysis["crowded_from"],
+        occlusion=sections.occlusion(analysis),
+        calibration=sections.calibration(analysis),
+        worst=sections.worst(worst),
+        colors=sections.colors(),
+        facts=_facts(evaluation, written),
     )
-    body = [html.section(name, SECTIONS[name], *content) for name, content in parts.items()]
-    return html.page(heading, [head, *body, "</main>"])
 
 
-def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]:
+def _tiles(evaluation: Mapping[str, Any], analysis: Analysis) -> list[tuple[str, str, str]]:
     metrics, intervals = evaluation["metrics"], evaluation.get("intervals") or {}
     shown = [f"val/{kind}_{key}" for kind in ("mask", "box") for key in ("ap", "ap50")]
     entries = [
@@ -98,8 +97,7 @@ def _summary(evaluation: Mapping[str, Any], analysis: Analysis) -> Iterator[str]
                 "not an AP: see below the classes",
             )
         )
-    yield html.tiles(entries)
-    yield html.bullets(summary(analysis))
+    return entries
 
 
 def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -114,18 +112,14 @@ def score_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     return ["", *columns.values()], rows
 
 
-def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    yield html.table("COCO metrics over all classes", *score_rows(evaluation))
+def _differences(evaluation: Mapping[str, Any]) -> Iterator[str]:
     for name, difference in (evaluation.get("differences") or {}).items():
-        yield html.paragraph(
-            f"The {metric_title(name)} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
+        yield (
+            f"The {metric_title(name)} is {difference['value']:+.3f} from that of "
+            f"{evaluation['against']}, 95 % interval "
             f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, "
             f"p = {number(difference['p_value'])} (paired bootstrap over images)."
         )
-    yield html.paragraph(
-        f"AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 use a single threshold. Small objects have up to {LIMITS[0]:g}² pixels, large ones more than {LIMITS[1]:g}². AR is the recall with a given number of detections per image. A dash: the data have no such object.",
-        "soft",
-    )
 
 
 def class_values(evaluation: Mapping[str, Any], analysis: Analysis) -> list[dict[str, Any]]:
@@ -155,39 +149,14 @@ def class_rows(evaluation: Mapping[str, Any], analysis: Analysis) -> tuple[list[
     return list(classes[0]) if classes else ["class"], rows
 
 
-def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) -> Iterator[str]:
-    notes = [
-        html.paragraph(
-            "Threshold: the score threshold with the best F1; precision, recall and F1 are those at this threshold, at IoU 0.50.",
-            "soft",
-        )
-    ]
-    if "roi_accuracy" in evaluation:
-        message = f"roi_accuracy: {evaluation['roi_accuracy']['definition']}"
-        notes.append(html.paragraph(message, "soft"))
-    picture = sections.plot(
-        plots,
-        "class_ap",
-        "AP of each class",
-        "Best class first. The numbers are in the table below.",
-    )
-    yield html.pair(picture, html.group(*notes))
-    yield html.table("Classes by AP", *class_rows(evaluation, analysis))
-
-
-def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
+def _facts(evaluation: Mapping[str, Any], written: str) -> list[tuple[str, str]]:
     keys = ("run", "checkpoint", "results", "data")
-    rows = [[key, str(evaluation[key])] for key in keys if evaluation.get(key) is not None]
-    rows += [["options", " ".join(evaluation["overrides"]) or "none"], ["written", written]]
-    lines = "\n".join(
-        f"<dt>{escape(name)}</dt><dd><code>{escape(value)}</code></dd>" for name, value in rows
-    )
-    yield f'<dl class="facts">\n{lines}\n</dl>'
-    yield html.paragraph(
-        "The numbers of this page are in evaluation.json and analysis.json beside it, for a paper in "
-        "per_class.csv, curves.csv, tables.tex and references.bib, its plots in plots/ as PNG and PDF.",
-        "soft",
-    )
+    rows = [(key, str(evaluation[key])) for key in keys if evaluation.get(key) is not None]
+    return [
+        *rows,
+        ("options", " ".join(evaluation["overrides"]) or "none"),
+        ("written", written),
+    ]
 
 
 def _interval(interval: Sequence[float | None] | None) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from report_sample import Page, analysis, ground_truth, results
+from report_sample import Page, analysis, evaluation, ground_truth, results
 
-from maskrcnn_lit.report.evaluation import sections
+from maskrcnn_lit.report.evaluation.page import build_page
 from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.worst_images import draw_worst
 
@@ -13,10 +13,8 @@ DRAWN = {name: (b"light", b"dark") for name in PLOTS}
 
 def build(found: dict[str, Any] | None = None) -> Page:
     found = found or analysis()
-    drawn = (sections.confusion, sections.errors, sections.occlusion, sections.calibration)
     pictures = list(draw_worst(found["worst"], ground_truth(), results(), lambda image_id: None))
-    parts = [part for section in drawn for part in section(found, DRAWN)]
-    return Page("".join([*sections.curves(DRAWN), *parts, *sections.worst(pictures)]))
+    return Page(build_page(evaluation(), found, DRAWN, pictures, "today"))
 
 
 def shown(value: float | int | None) -> str:
