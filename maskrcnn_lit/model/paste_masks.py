@@ -6,6 +6,8 @@ function through the values of the mask's rows (the nodes). A run begins or ends
 crosses the threshold: a few divisions per column, for any height of the box. Columns with a pixel
 that depends on rounding are computed by torch's own resize.
 
+By hand, as pycocotools encodes only masks of the full image, one for each detection, in memory.
+
 Runs are represented as changes: pixels that are on the other side of the threshold than the
 previous one, in column-major order. Letters: D masks, m the side of a mask with its zero padding
 (28 + 2), C the pixel columns of all boxes inside the image, H W the image.

@@ -7,6 +7,9 @@
 Any number of processes and threads may share a folder. Entries are created atomically by a rename;
 a process with an open entry can read it to its end, even if it is evicted meanwhile. The time of
 an entry's last use is the modification time of its file.
+
+By hand, as the common disk cache package (diskcache) unpickles what it reads and is no longer
+maintained.
 """
 
 import hashlib

@@ -5,6 +5,9 @@ A folder is named by the hash of its json, so it is never out of date. Its meta.
 its own digest, has the size, shape and block CRC-32s of every file: damaged bytes are never
 returned. Files of at most _SMALL bytes and files with one row per image are checked on opening,
 blocks of other files on first use.
+By hand, as pycocotools and pandas hold every object in the memory of each process, and the formats
+that can be mapped (npy alone, Arrow) have no checksums.
+
 Letters: I images, N annotations.
 """
 
