@@ -60,9 +60,10 @@ FIXTURE_MARKS = {
     "wheel": "process",
 }
 
-# A test may start processes with one of these marks, and these programs without: they end at once.
+# A test may start processes with one of these marks, and these programs without: they end at once
+# (platform, matplotlib and torch ask them what the machine is).
 STARTERS = ("process", "slow", "gpu", "gpu_build")
-QUICK_PROGRAMS = ("git", "fc-list", "ldconfig")
+QUICK_PROGRAMS = ("git", "fc-list", "ldconfig", "lscpu", "uname")
 
 _running: list[pytest.Item] = []
 
