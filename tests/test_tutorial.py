@@ -42,7 +42,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
-    assert "Nothing is wrong with the data" in outputs[4]
+    assert "No faults in the data" in outputs[4]
     assert (tmp_path / "samples.png").is_file()
     assert (tmp_path / "mine/result.json").is_file()
     assert (tmp_path / "judged/report.html").is_file()

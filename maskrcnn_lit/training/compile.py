@@ -46,7 +46,7 @@ class CompileRegions(Callback):
 
     def __init__(self, how: str, steps: Callable[[Trainer], int]) -> None:
         if how not in CHOICES:
-            raise UserError(f"trainer.compile is {how!r}; expected {', '.join(CHOICES)}")
+            raise UserError(f"trainer.compile={how} is unknown: use {', '.join(CHOICES)}")
         self.how, self.steps = how, steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -198,7 +198,10 @@ def test_cfg_prints_the_config_and_runs_nothing(
             "flag '-m': it has --help, --cfg, --config-dir DIR and options",
         ),
         (["train", "--epochs", "3"], "train does not have the flag '--epochs'"),
-        (["train", "--cfg", "hydra"], "--cfg=hydra is unknown: --cfg (or --cfg job) prints the"),
+        (
+            ["train", "--cfg", "hydra"],
+            "--cfg=hydra is not supported: use --cfg (or --cfg job) to print the",
+        ),
         (
             ["train", "--help", "xyz"],
             "train has no option with 'xyz' in its name: `maskrcnn-lit tr",
@@ -207,7 +210,7 @@ def test_cfg_prints_the_config_and_runs_nothing(
         (["completion", "tcsh"], "completion needs the name of a shell, bash, zsh, fish"),
         (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),
         (["train", "backbone=resnet5"], "did you mean resnet50?"),
-        (["predict", "source=a.jpg"], "predict needs run, without a default: add run=..."),
+        (["predict", "source=a.jpg"], "predict needs run, which has no default: add run=..."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

@@ -124,11 +124,11 @@ def test_a_composed_config_refuses_unknown_keys():
             "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, deep, demo, stray",
         ),
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
-        ("seed", "'seed' is not an override: write NAME=VALUE"),
+        ("seed", "'seed' is not an override: use NAME=VALUE"),
         ("run_dir=", "run_dir= is empty"),
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),
-        ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
+        ("seed=1,2", "has several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("backbone=resnet18,resnet50", "`maskrcnn-lit train -m backbone=resnet18,resnet50` makes"),
         ("seed=ten", "seed=ten must be a whole number, 0 or more"),
         ("clip=true", "clip is a number, 1.5 by default"),
@@ -142,13 +142,13 @@ def test_a_composed_config_refuses_unknown_keys():
         ("optimizer.lr=fast", "optimizer.lr is a number"),
         ("seed=${optimizer.lr}", "seed=0.001 must be a whole number"),
         ("limit=auto", "limit=auto must be a number, 0 or more, or null"),
-        ("~size", "'~size' takes away an option that is needed"),
-        ("~optimizer", "'~optimizer' takes away a group that train needs"),
+        ("~size", "'~size' removes a required option"),
+        ("~optimizer", "'~optimizer' removes a group that train needs"),
         (
             "data.train=folder",
             "data.train=folder is a group of options, set one of data.train.images",
         ),
-        ("data=coco", "train needs data.root, without a default: add data.root=..."),
+        ("data=coco", "train needs data.root, which has no default: add data.root=..."),
         ("run_dir=${nowhere}", "'nowhere' not found"),
         ("experiment=broken", "broken.yaml"),
         (
@@ -189,7 +189,9 @@ def test_a_folder_may_be_named_like_a_number():
 def test_a_group_that_another_verb_has_is_named():
     with pytest.raises(UserError, match="evaluate has no group 'optimizer'; its groups are data"):
         config.compose("evaluate", ["optimizer=sgd", "run=a"])
-    with pytest.raises(UserError, match=r"evaluate needs run, without a default: add run=\.\.\."):
+    with pytest.raises(
+        UserError, match=r"evaluate needs run, which has no default: add run=\.\.\."
+    ):
         config.compose("evaluate")
 
 

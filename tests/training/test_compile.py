@@ -143,12 +143,12 @@ def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     same_detections(plain, compiled, batch, 1e-5)
     same_detections(plain, compiled, batch, 1e-5)
     (line,) = said
-    assert line.startswith("trainer.compile: infer is not compiled, since ")
+    assert line.startswith("trainer.compile: infer is not compiled, because of ")
 
 
 def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch):
     assert obstacle(make_model(), CPU) is None
-    assert "points=0 takes as many points" in (
+    assert "points=0 uses as many points" in (
         obstacle(make_model(roi_align={"points": 0}), CPU) or ""
     )
     assert "batch norm in the mask head" in (obstacle(make_model(head_norm="batch"), CPU) or "")
@@ -196,7 +196,7 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(said: list[str], comp
     assert compiled == [model] and said == []
     start("auto", long, Lasting("cuda"), make_model(roi_align={"points": 0}))
     assert compiled == [model] and said[0].startswith(
-        "trainer.compile=auto: not compiled, since model.roi_align.points=0"
+        "trainer.compile=auto: not compiled, because model.roi_align.points=0"
     )
 
 
@@ -324,7 +324,7 @@ def test_one_image_on_a_gpu_is_a_cuda_graph_whose_results_are_copied(
 
 
 def test_another_word_than_auto_or_off(tmp_path: Path):
-    with pytest.raises(UserError, match=r"trainer.compile is 'yes'; expected auto, always, off"):
+    with pytest.raises(UserError, match=r"trainer.compile=yes is unknown: use auto, always, off"):
         tiny_trainer(tmp_path, compile="yes")
 
 

@@ -162,7 +162,7 @@ def test_two_that_write_at_once_leave_one_folder(written: Path, tmp_path: Path):
     ("name", "said"),
     [
         ("none.json", "there is no annotation file .*none.json"),
-        ("folder", "folder is a folder: name the COCO json"),
+        ("folder", "folder is a folder: give the path of the COCO json"),
     ],
 )
 def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said: str):

@@ -86,7 +86,7 @@ def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     assert found.over_seeds is None and significant([found]) == [True]
     told, judged = sentences(ranking, [found])
     assert told.endswith("; too few seeds to test over them).")
-    assert judged.endswith("Of one seed alone nobody knows what another one would give.")
+    assert judged.endswith("With a single seed, the variance over seeds is unknown.")
 
 
 def test_without_detections_nothing_is_claimed():
