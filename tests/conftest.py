@@ -47,7 +47,8 @@ def test_data() -> Path:
     folder = Path(os.environ.get("MASKRCNN_LIT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "coco_mini").is_dir():
         pytest.fail(
-            f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that has coco_mini/"
+            f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that has "
+            "coco_mini/"
         )
     return folder
 

@@ -92,7 +92,8 @@ def test_a_full_disk_and_a_missing_python_are_told_in_a_sentence(checkout: Path,
 def test_an_old_python_is_told_in_a_sentence(checkout: Path):
     old = checkout / "old"  # says 3.9 of itself
     old.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); $(printf %s "$2")"\n'
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); $(printf '
+        '%s "$2")"\n'
     )
     old.chmod(0o755)
     done = make(checkout, "demo", "PYTHON=./old")

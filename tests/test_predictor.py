@@ -400,7 +400,8 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
         ({"score_threshold": 1.5}, "score_threshold=1.5 must be"),
         (
             {"score_threshold": "high"},
-            "score_threshold=high must be a number from 0 .* to 1, or best: the threshold of each class",
+            "score_threshold=high must be a number from 0 .* to 1, or best: the threshold of each "
+            "class",
         ),
         (
             {"score_threshold": "best"},

@@ -14,7 +14,10 @@ from repository import REPOSITORY
 PAGE = REPOSITORY / "docs/tutorial.md"
 NOTEBOOK = REPOSITORY / "docs/tutorial.ipynb"
 # As the page's last section has it, without a network, and smaller.
-SMALL = "experiment=finetune model=tiny backbone=resnet18 model.weights=null data.image_size=64 trainer.epochs=1"
+SMALL = (
+    "experiment=finetune model=tiny backbone=resnet18 model.weights=null data.image_size=64 "
+    "trainer.epochs=1"
+)
 
 
 def made() -> Any:

@@ -35,7 +35,8 @@ COMMANDS = {
         (
             "maskrcnn-lit evaluate run=RUN",
             "maskrcnn-lit evaluate run=RUN data=coco2017 data.root=DIR",
-            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
+            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR "
+            "data.val.annotations=FILE",
         ),
     ),
     "compare": Command(
@@ -64,7 +65,8 @@ COMMANDS = {
         "list every fault of the data by file and annotation id; exit 1 if there are any",
         (
             "maskrcnn-lit data check data=coco2017 data.root=DIR",
-            "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
+            "maskrcnn-lit data check data=coco_json data.train.images=DIR "
+            "data.train.annotations=FILE cleaned=DIR",
         ),
     ),
     "data show": Command(
@@ -86,7 +88,8 @@ COMMANDS = {
         "time the loader, the training step and inference here, and suggest changes",
         (
             "maskrcnn-lit bench experiment=demo",
-            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
+            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision "
+            "out=bench.json",
         ),
     ),
     "backbones": Command(
@@ -147,7 +150,8 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         known = family or COMMANDS
         raise UserError(
-            f"there is no command '{command}'{suggest(command, known)}; the commands are {', '.join(known)}"
+            f"there is no command '{command}'{suggest(command, known)}; the commands are "
+            f"{', '.join(known)}"
         )
     flags, overrides = _split(command, remaining)
     return _run_command(command, flags, overrides)

@@ -396,7 +396,8 @@ class CocoDataModule(LightningDataModule):
         shapes = bucket_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
         self.announce(
-            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than without padding"
+            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than "
+            "without padding"
         )
         return bucket_groups(sizes, shapes), shapes
 

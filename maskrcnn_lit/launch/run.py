@@ -172,7 +172,8 @@ def _check_same_data(run_dir: Path, data: CocoDataModule) -> None:
     changed = changed_data(before, describe_datamodule(data))
     if changed:
         raise UserError(
-            f"the data differ from those that {run_dir} was trained on ({', '.join(changed)}): restore them, give their folder with data.root=DIR, or start a new run"
+            f"the data differ from those that {run_dir} was trained on ({', '.join(changed)}): "
+            "restore them, give their folder with data.root=DIR, or start a new run"
         )
 
 
@@ -186,7 +187,8 @@ def read_data(config: DictConfig) -> CocoDataModule:
     data.setup("fit")
     if config.model.num_classes not in (None, len(data.categories)):
         raise UserError(
-            f"model.num_classes={config.model.num_classes}, but the data have {len(data.categories)} categories: leave it out, the data set it"
+            f"model.num_classes={config.model.num_classes}, but the data have "
+            f"{len(data.categories)} categories: leave it out, the data set it"
         )
     return data
 

@@ -75,7 +75,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], kind
         for first, *cells in lists
     ]
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n<table{_class(kind)}>\n'
+        '<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="{escape(caption)}">\n<table{_class(kind)}>\n'
         f"<caption>{escape(caption)}</caption>\n<thead><tr>{titles}</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
         + "\n</tbody>\n</table>\n</div>"

@@ -88,9 +88,15 @@ def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.utils._triton.has_triton():
         return "torch finds no Triton for this GPU"
     if model.points == 0:
-        return "model.roi_align.points=0 uses as many points as a bin has cells, which depends on the data"
+        return (
+            "model.roi_align.points=0 uses as many points as a bin has cells, which depends on "
+            "the data"
+        )
     if getattr(model.mask_head, "needs_positives", False):
-        return "a batch norm in the mask head must see only the positives, and their number depends on the data"
+        return (
+            "a batch norm in the mask head must see only the positives, and their number "
+            "depends on the data"
+        )
     return None
 
 
@@ -144,7 +150,8 @@ def _compiled(name: str, **options: Any) -> Any:
             torch._dynamo.exc.TorchDynamoException
         ) as error:  # during compilation, before any computation
             announce(
-                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: "
+                f"{str(error).splitlines()[0]}"
             )
         setattr(model, name, MethodType(plain, model))
         return plain(model, *args)

@@ -69,7 +69,8 @@ class CsvLogger(Logger):
                 before = [row for row in self._read() if int(row["step"]) < step]
             except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
                 raise UserError(
-                    f"{self.path} is damaged ({error}): restore it from a copy, or move it away to continue with a new one"
+                    f"{self.path} is damaged ({error}): restore it from a copy, or move it away to "
+                    "continue with a new one"
                 ) from None
             self._write(before)
 
@@ -202,7 +203,8 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
             number = logger.run_id  # this creates the run
     except ModuleNotFoundError as error:
         raise UserError(
-            "logger=mlflow needs a package that is not installed: pip install 'maskrcnn_lit[mlflow]'"
+            "logger=mlflow needs a package that is not installed: pip install "
+            "'maskrcnn_lit[mlflow]'"
         ) from error
     atomic_write(file, str(number))
     return logger

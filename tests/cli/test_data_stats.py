@@ -189,8 +189,8 @@ def test_a_set_without_objects_has_numbers_too(tmp_path: Path, capsys: pytest.Ca
 def test_levels_and_sizes_must_agree(shapes: Path, capsys: pytest.CaptureFixture):
     stats(*coco_data(shapes), "model.anchors.sizes=[8,16]", code=2)
     assert (
-        "model.anchors.sizes has 2 numbers, but the pyramid has 5 levels: give one size for each level"
-        in capsys.readouterr().err
+        "model.anchors.sizes has 2 numbers, but the pyramid has 5 levels: give one size for each "
+        "level" in capsys.readouterr().err
     )
 
 

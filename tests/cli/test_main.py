@@ -178,12 +178,14 @@ def test_cfg_prints_the_config_and_runs_nothing(
     [
         (
             ["trian"],
-            "maskrcnn-lit: there is no command 'trian'; did you mean train?; the commands are train, evaluate,",
+            "maskrcnn-lit: there is no command 'trian'; did you mean train?; the commands are "
+            "train, evaluate,",
         ),
         (["xyz"], "there is no command 'xyz'; the commands are"),
         (
             ["data", "chekc"],
-            "no command 'data chekc'; did you mean data check?; the commands are data stats, data check, data",
+            "no command 'data chekc'; did you mean data check?; the commands are data stats, data "
+            "check, data",
         ),
         (
             ["data", "stats", "sede=1"],

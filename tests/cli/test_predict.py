@@ -154,7 +154,10 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     verb(*given, f"run_dir={tmp_path}/best", best)
     first, second, *_ = sorted(NAMES)
     values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
-    told = f"score_threshold of each class, by its best F1 on the run's validation images: {values[first]}, "
+    told = (
+        "score_threshold of each class, by its best F1 on the run's validation images: "
+        f"{values[first]}, "
+    )
     assert told + values[second] in capsys.readouterr().out
     found = json.loads((tmp_path / "best" / "detections.json").read_text())
     assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
@@ -162,7 +165,10 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     assert "not for checkpoint=last" in said  # they are not of these weights
     capsys.readouterr()
     verb(*given, f"run_dir={tmp_path}/half")  # an evaluation does not change what is predicted
-    hint = f"(score_threshold=best uses the best threshold of each class, from {run_dir}/thresholds.json)"
+    hint = (
+        "(score_threshold=best uses the best threshold of each class, from "
+        f"{run_dir}/thresholds.json)"
+    )
     assert f"score_threshold 0.5 {hint}\n" in capsys.readouterr().out
     files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]
     assert files[0] == files[1]

@@ -44,7 +44,8 @@ def test_the_run_stops_and_says_why(stopped: tuple[Path, str], strange: Path):
     run_dir, said = stopped
     (file,) = run_dir.glob("*.pt")
     assert said.startswith(
-        "maskrcnn-lit: training stopped at step 1 (epoch 0), because the loss or its gradient is not finite"
+        "maskrcnn-lit: training stopped at step 1 (epoch 0), because the loss or its gradient is "
+        "not finite"
     )
     saved = torch.load(file, weights_only=True)
     for name, value in saved["losses"][0].items():

@@ -284,7 +284,8 @@ def test_what_was_begun_goes_on(
         (("run={run}", "tolerance=-1"), "tolerance=-1 must be a number from 0"),
         (
             ("run={run}", "run_dir={run}"),
-            "run_dir={run} contains another run: give a new folder, or that of an unfinished reproduction",
+            "run_dir={run} contains another run: give a new folder, or that of an unfinished "
+            "reproduction",
         ),
     ],
 )

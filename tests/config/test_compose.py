@@ -43,7 +43,8 @@ FILES = {
     "experiment/broken": "# @package _global_\nseed: [1, 2\n",
     "experiment/stray": "# @package _global_\nsede: 3\n",
     "experiment/deep": "# @package _global_\ndata: {train: {cuont: 3}}\n",
-    "experiment/adds": "# @package _global_\ndata: {more: {_target_: torch.nn.ReLU, inplace: true}}\n",
+    "experiment/adds": "# @package _global_\ndata: {more: {_target_: torch.nn.ReLU, inplace: "
+    "true}}\n",
 }
 
 ROWS = {  # `clip` and `workers` have none
@@ -121,7 +122,8 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         (
             "experiment=dmeo",
-            "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, deep, demo, stray",
+            "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, "
+            "deep, demo, stray",
         ),
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
         ("seed", "'seed' is not an override: use NAME=VALUE"),
@@ -157,7 +159,8 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         (
             "experiment=deep",
-            "experiment=deep sets data.train.cuont, which train does not have; did you mean data.train.count?",
+            "experiment=deep sets data.train.cuont, which train does not have; did you mean "
+            "data.train.count?",
         ),
         ("data.train.size=3", "train has no option 'data.train.size'"),
         ("~sede", "train has no option 'sede'; did you mean seed?"),

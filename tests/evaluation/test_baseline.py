@@ -58,13 +58,19 @@ def test_of_a_run_the_newest_evaluation_of_the_same_weights_and_images_is_taken(
     )
     with pytest.raises(UserError) as error:
         baseline_on_same_images(candidate_evaluations(tmp_path, "best"), [1, 2, 3])
-    said = f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, but these are 3 other images: evaluate both"
+    said = (
+        f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, but these are 3 other "
+        "images: evaluate both"
+    )
     assert said in str(error.value)
 
 
 def test_a_run_without_such_an_evaluation_is_told(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "a", "last", [1], 0)
-    said = f"{tmp_path} has no evaluation of its best weights: run `maskrcnn-lit evaluate run={tmp_path}` first"
+    said = (
+        f"{tmp_path} has no evaluation of its best weights: run `maskrcnn-lit evaluate "
+        f"run={tmp_path}` first"
+    )
     with pytest.raises(UserError, match=re.escape(said)):
         candidate_evaluations(tmp_path, "best")
     with pytest.raises(

@@ -33,7 +33,8 @@ def fail_with(error: BaseException) -> None:
         (
             PermissionError(errno.EACCES, "Permission denied", "a.json"),
             2,
-            "maskrcnn-lit: a.json cannot be used (Permission denied): check the path and its permissions\n",
+            "maskrcnn-lit: a.json cannot be used (Permission denied): check the path and its "
+            "permissions\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "last.ckpt"),
@@ -49,7 +50,8 @@ def fail_with(error: BaseException) -> None:
         (
             OSError(errno.EROFS, "Read-only file system", "runs/a"),
             2,
-            "maskrcnn-lit: the file system is read-only (runs/a): make it writable, or give another",
+            "maskrcnn-lit: the file system is read-only (runs/a): make it writable, or give "
+            "another",
         ),
     ],
 )

@@ -269,13 +269,15 @@ def spoil(trained: Path, file: Path, how: str) -> None:
         ("damaged", "damaged"),
         (
             "bomb",
-            "{file} cannot be loaded, since it is damaged or contains more than tensors and plain data",
+            "{file} cannot be loaded, since it is damaged or contains more than tensors and plain "
+            "data",
         ),
         ("classes", "box_head.classes.weight is (6, 256), but the model has (7, 256)"),
         ("target", "names 'os.mkdir' for model.fpn, which is not part of maskrcnn_lit"),
         (
             "other",
-            "it is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run: give one",
+            "it is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run: "
+            "give one",
         ),
     ],
 )
@@ -300,7 +302,8 @@ def test_the_bomb_would_explode(tmp_path: Path):
     [
         (
             ["run={run}/none"],
-            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote",
+            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` "
+            "wrote",
         ),
         (
             ["run={run}/checkpoints"],

@@ -93,7 +93,8 @@ def test_the_cpu_has_no_other_name():
         ),
         (
             {"last_loss": 3.0},
-            "the learning rate 0.0005 is too high (train/loss went from 2.5 to 3): lower optimizer.lr",
+            "the learning rate 0.0005 is too high (train/loss went from 2.5 to 3): lower "
+            "optimizer.lr",
         ),
         ({"rate": 0.02}, "the learning rate 0.02 is high for AdamW: lower optimizer.lr to 1e-3"),
         (

@@ -104,8 +104,8 @@ def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], s
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
     said = refused(*command)
     assert (
-        "contains a run with seed=1, but this sweep has seed=9: give another sweep_dir, or remove that run"
-        in said
+        "contains a run with seed=1, but this sweep has seed=9: give another sweep_dir, or remove "
+        "that run" in said
     )
 
 

@@ -642,7 +642,8 @@ def test_a_run_finds_its_data_from_any_folder(
         ),
         (
             ["resume={run}/none"],
-            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote",
+            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` "
+            "wrote",
         ),
         (
             ["resume={run}/checkpoints"],

@@ -426,7 +426,10 @@ def test_a_detector_without_masks_is_told(whose: str, tmp_path: Path):
             fasterrcnn_resnet50_fpn if whose == "torchvision" else fasterrcnn_mobilenet_v3_large_fpn
         )
     torch.save({"model": state}, tmp_path / "faster.pth")
-    told = f"{tmp_path / 'faster.pth'} has no mask head, so it is not a Mask R-CNN: give weights of a Mask R-CNN"
+    told = (
+        f"{tmp_path / 'faster.pth'} has no mask head, so it is not a Mask R-CNN: give weights "
+        "of a Mask R-CNN"
+    )
     for use in (read, functools.partial(load_model, accelerator="cpu")):
         with pytest.raises(UserError) as error:
             use(tmp_path / "faster.pth")
@@ -549,7 +552,8 @@ def test_weights_of_a_backbone_beside_those_of_a_whole_model_are_told():
     with pytest.raises(UserError) as error:
         begun(composed("model.weights=torchvision_v2", "backbone.weights=imagenet"))
     assert str(error.value) == (
-        "model.weights=torchvision_v2 includes a backbone, but backbone.weights=imagenet is set, too: "
+        "model.weights=torchvision_v2 includes a backbone, but backbone.weights=imagenet is set, "
+        "too: "
         "give one of them, and leave out the other or set it to none"
     )
 
@@ -633,10 +637,12 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
 ):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     said = {
-        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the file "
+        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the "
+        r"file "
         rf"from elsewhere to {downloads}.*; other ways to start: backbone\.weights=FILE; "
         r"backbone\.weights=none, random weights",
-        "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, none, IMAGENET1K_V1",
+        "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, "
+        r"none, IMAGENET1K_V1",
         str(tmp_path / "none.pth"): r"none\.pth does not exist: give imagenet, none or a file",
         str(tmp_path): "does not exist: give imagenet, none or a file",
         str(
@@ -833,7 +839,8 @@ def test_options_that_change_the_numbers_are_told(run: tuple[Path, State]):
     assert sorted(told[1:]) == [
         "  the weights were trained with backbone.norm_eps=None, but here it is 0.001",
         "  the weights were trained with model.anchors.measured_strides=False, but here it is True",
-        "  the weights were trained with model.mean=[0.485, 0.456, 0.406], but here it is [0.5, 0.5, 0.5]",
+        "  the weights were trained with model.mean=[0.485, 0.456, 0.406], but here it is [0.5, "
+        "0.5, 0.5]",
         "  the weights were trained with model.roi_align.points=2, but here it is 0",
     ]
 
@@ -864,7 +871,8 @@ ANOTHER = {
     "backbone.norm=group": "backbone.norm=auto, but here it is group",
     "model.fpn.channels=32": "model.fpn.channels=64, but here it is 32",
     "model.fpn.norm=batch": "model.fpn.norm=None, but here it is batch",
-    "model.anchors.ratios=[0.5, 1.0]": "model.anchors.ratios=[0.5, 1.0, 2.0], but here it is [0.5, 1.0]",
+    "model.anchors.ratios=[0.5, "
+    "1.0]": "model.anchors.ratios=[0.5, 1.0, 2.0], but here it is [0.5, 1.0]",
     "model.rpn.depth=2": "model.rpn.depth=1, but here it is 2",
     "model.box_head.pool=5": "model.box_head.pool=7, but here it is 5",
     "model.box_head.convs=1": "model.box_head.convs=0, but here it is 1",
@@ -901,7 +909,8 @@ def test_of_an_architecture_only_what_differs_and_matters_is_told(run: tuple[Pat
         begun(composed(f"model.weights={folder}", "backbone.norm=frozen", *convs), THEIRS)
     assert str(error.value).endswith(
         "they were trained with model.box_head.convs=0, but here it is 1; "
-        "model.box_head.conv_width=256, but here it is 32; model.box_head.norm=None, but here it is group"
+        "model.box_head.conv_width=256, but here it is 32; model.box_head.norm=None, but here it "
+        "is group"
     )
 
 

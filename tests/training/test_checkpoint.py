@@ -64,7 +64,8 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path):
         for load in (load_plain, AtomicCheckpointIO().load_checkpoint):
             with pytest.raises(
                 UserError,
-                match=r"bomb.ckpt cannot be loaded, since it is damaged or contains more than tensors",
+                match=r"bomb.ckpt cannot be loaded, since it is damaged or contains more than "
+                r"tensors",
             ):
                 load(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "exploded").exists()
@@ -105,7 +106,8 @@ def test_where_checkpoints_are(tmp_path: Path):
     assert last_checkpoint(tmp_path) is None
     with pytest.raises(
         UserError,
-        match=rf"{tmp_path}.* has no checkpoint: continue the run first, maskrcnn-lit train resume=",
+        match=rf"{tmp_path}.* has no checkpoint: continue the run first, maskrcnn-lit train "
+        r"resume=",
     ):
         best_checkpoint(tmp_path)
     save_plain(tmp_path / "checkpoints" / "last.ckpt", {})

@@ -134,7 +134,8 @@ def test_learning_rate_is_scaled_and_said():
         (
             ADAMW,
             {"schedule": "linear"},
-            "optimizer.schedule=linear is not supported by this optimizer: use cosine, study_cosine, poly",
+            "optimizer.schedule=linear is not supported by this optimizer: use cosine, "
+            "study_cosine, poly",
         ),
         (SGD, {"schedule": "study_cosine"}, "use multi_step, cosine, poly, constant"),
         (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps=-1 must be 0 or more"),
@@ -170,7 +171,8 @@ def test_adamw_follows_its_schedule():
     backbone = next(g for g in plan.optimizer.param_groups if g["part"] == "backbone")
     assert backbone["lr"] == pytest.approx(0.05 * 0.01 * 0.5)
     assert plan.text == (
-        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, cosine to 0.0005 at step 100"
+        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, cosine "
+        "to 0.0005 at step 100"
     )
 
 

@@ -90,7 +90,9 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
         raise UserError(f"{where} cannot be read as JSON ({error}): {description}") from None
     except NoObjectError as error:
         raise UserError(
-            f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an object with the keys images, annotations and categories (COCO results are a list): give the annotation file"
+            f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an "
+            "object with the keys images, annotations and categories (COCO results are a list): "
+            "give the annotation file"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
     categories, keys = read_categories(content["categories"], where, used, changes)
@@ -108,7 +110,8 @@ def _check_lists(content: dict[str, Any], where: str) -> None:
     ]
     if missing:
         raise UserError(
-            f"{where} is not a COCO instances json: it has no list under {' and '.join(map(repr, missing))}; "
+            f"{where} is not a COCO instances json: it has no list under "
+            f"{' and '.join(map(repr, missing))}; "
             f"its keys are {', '.join(map(repr, content)) or 'none'}"
         )
 
@@ -152,7 +155,11 @@ def read_categories(
             )
         for key in set(same) - set(keep):
             del named[key]
-            detail = f"id {shown(key)} has the same name as id {shown(keep[0])} and no annotation: left out"
+            detail = (
+                f"id {shown(key)} has the same name as id {shown(keep[0])} and no "
+                "annotation: "
+                "left out"
+            )
             changes.append(Fault("category twice", f"category {name}", None, detail))
     numbers = _numbered(named)
     for key in named:

@@ -119,7 +119,8 @@ def load_arrays(path: Path) -> Any:
             return _plain(_Unpickler(file, encoding="latin1").load())
     except Exception as error:  # damaged bytes can raise anything
         raise UserError(
-            f"{path} cannot be loaded ({error}): give weights with only arrays and plain data, as published"
+            f"{path} cannot be loaded ({error}): give weights with only arrays and plain data, as "
+            "published"
         ) from error
 
 
@@ -158,11 +159,14 @@ def read_file(path: Path) -> dict[str, Any]:
             content = load(path)
         except Exception as error:  # from torch, zip, safetensors: damaged bytes can raise anything
             raise UserError(
-                f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give published weights, or a checkpoint that `maskrcnn-lit train` wrote"
+                f"{path} cannot be loaded, since it is damaged or contains more than tensors and "
+                f"plain data ({type(error).__name__}): give published weights, or a checkpoint "
+                "that `maskrcnn-lit train` wrote"
             ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} contains a {type(content).__name__}, not weights: give a file with a state dict"
+            f"{path} contains a {type(content).__name__}, not weights: give a file with a state "
+            "dict"
         )
     return content
 
@@ -206,7 +210,8 @@ def check_finite(state: Mapping[str, Any], where: str | Path) -> None:
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise UserError(
-            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): use others, for example an earlier checkpoint of the run"
+            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): use "
+            "others, for example an earlier checkpoint of the run"
         )
 
 

@@ -29,7 +29,11 @@ from maskrcnn_lit.report.comparison.tables import (
 )
 from maskrcnn_lit.report.format import number
 
-REPRODUCE = "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce run=RUN` runs a finished job again from its folder, and compares the results."
+REPRODUCE = (
+    "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce "
+    "run=RUN` "
+    "runs a finished job again from its folder, and compares the results."
+)
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
@@ -178,7 +182,10 @@ def _ranking(report: Report, ranked: Ranked) -> Iterator[tuple[str, str, list[st
     costs = _figures(
         plots, {f"cost_{name}": f"{ap} against {title}" for name, (title, _) in COSTS.items()}
     )
-    letters = "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds are the Pareto front: no cheaper setting is better."
+    letters = (
+        "Each setting by its letter in the table of settings, with a bar from its lowest to "
+        "its highest seed. Diamonds are the Pareto front: no cheaper setting is better."
+    )
     yield "cost", f"{_upper(ap)} against cost", _captioned(letters, costs)
     varied = _figures(
         plots, {name: f"{ap} against {title}" for name, (_, title) in AGAINST.items()}
@@ -246,7 +253,8 @@ def _about(report: Report) -> Iterator[str]:
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield from (html.paragraph(text, "soft") for text in DEFINITIONS)
     yield html.paragraph(
-        "All numbers are in results.csv and curves.csv beside this page, for a paper in tables.tex and "
+        "All numbers are in results.csv and curves.csv beside this page, for a paper in tables.tex "
+        "and "
         "references.bib, its plots in plots/ as PNG and PDF.",
         "soft",
     )

@@ -131,12 +131,16 @@ def _scores(evaluation: Mapping[str, Any]) -> Iterator[str]:
     yield html.table("COCO metrics over all classes", *score_rows(evaluation))
     for name, difference in (evaluation.get("differences") or {}).items():
         yield html.paragraph(
-            f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, 95 % interval "
+            f"{_KINDS[name]} is {difference['value']:+.3f} from that of {evaluation['against']}, "
+            "95 % interval "
             f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, "
             f"p = {number(difference['p_value'])} (paired bootstrap over images)."
         )
     yield html.paragraph(
-        "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and AP75 use a single threshold. Small objects have up to 32² pixels, large ones more than 96². AR is the recall with a given number of detections per image. A dash: the data have no such object.",
+        "AP is the mean over the IoU thresholds 0.50, 0.55 to 0.95 and over the classes; AP50 and "
+        "AP75 use a single threshold. Small objects have up to 32² pixels, large ones more than "
+        "96². AR is the recall with a given number of detections per image. A dash: the data have "
+        "no such object.",
         "soft",
     )
 
@@ -173,7 +177,8 @@ def class_rows(evaluation: Mapping[str, Any], analysis: Analysis) -> tuple[list[
 def _classes(evaluation: Mapping[str, Any], analysis: Analysis, plots: Plots) -> Iterator[str]:
     notes = [
         html.paragraph(
-            "Threshold: the score threshold with the best F1; precision, recall and F1 are those at this threshold, at IoU 0.50.",
+            "Threshold: the score threshold with the best F1; precision, recall and F1 are those "
+            "at this threshold, at IoU 0.50.",
             "soft",
         )
     ]
@@ -199,8 +204,10 @@ def _about(evaluation: Mapping[str, Any], written: str) -> Iterator[str]:
     )
     yield f'<dl class="facts">\n{lines}\n</dl>'
     yield html.paragraph(
-        "The numbers of this page are in evaluation.json and analysis.json beside it, for a paper in "
-        "per_class.csv, curves.csv, tables.tex and references.bib, its plots in plots/ as PNG and PDF.",
+        "The numbers of this page are in evaluation.json and analysis.json beside it, for a "
+        "paper in "
+        "per_class.csv, curves.csv, tables.tex and references.bib, its plots in plots/ as PNG and "
+        "PDF.",
         "soft",
     )
 
@@ -209,4 +216,7 @@ def _interval(interval: Sequence[float | None] | None) -> str:
     """The 95 % interval of an AP over images, low and high, from evaluation.json."""
     if interval is None or None in interval:
         return ""
-    return f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap over images)"
+    return (
+        f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap "
+        "over images)"
+    )

@@ -28,13 +28,15 @@ def curves(plots: Plots) -> Iterator[str]:
             plots,
             "precision_recall",
             "Precision against recall",
-            "Recall and precision at IoU 0.50, for all score thresholds from the highest to the lowest.",
+            "Recall and precision at IoU 0.50, for all score thresholds from the highest to the "
+            "lowest.",
         ),
         plot(
             plots,
             "f1_threshold",
             "F1 against the score threshold",
-            "The harmonic mean of precision and recall at each score threshold; a dot marks the best.",
+            "The harmonic mean of precision and recall at each score threshold; a dot marks the "
+            "best.",
         ),
     )
 
@@ -50,8 +52,10 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         plots,
         "confusion",
         "Confusion matrix",
-        "Each row: where the objects of a class went, as shares of the row. Column “background”: missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(matrix['iou'], 2)}, detections with a "
+        "Each row: where the objects of a class went, as shares of the row. Column “background”: "
+        "missed. "
+        f"Row “background”: false detections, by class. Matched at IoU {number(matrix['iou'], 2)}, "
+        "detections with a "
         f"score from the threshold of their class on.{shown}",
     )
     if classes > WRITTEN:
@@ -114,7 +118,8 @@ def calibration(analysis: Analysis, plots: Plots) -> Iterator[str]:
             plots,
             "calibration",
             "Precision against score",
-            "On the dashed line, a score of 0.8 is right 8 times of 10. The mean distance from it, weighted by the "
+            "On the dashed line, a score of 0.8 is right 8 times of 10. The mean distance from it, "
+            "weighted by the "
             f"number of detections, is {number(curve['error'])} (expected calibration error).",
         ),
         html.table(

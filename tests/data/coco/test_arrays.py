@@ -187,7 +187,8 @@ def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path
     code = (
         "import sys, pathlib\nfrom maskrcnn_lit.data.coco.arrays import open_packed\n"
         "lines = lambda: open('/proc/self/smaps_rollup')\n"
-        "own = lambda: sum(int(line.split()[1]) for line in lines() if line.startswith('Anonymous'))\n"
+        "own = lambda: sum(int(line.split()[1]) for line in lines() if "
+        "line.startswith('Anonymous'))\n"
         "before = own()\npacked = open_packed(pathlib.Path(sys.argv[1]))\n"
         "total = packed.arrays.coordinates[:].sum()\nprint(own() - before)"
     )

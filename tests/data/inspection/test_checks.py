@@ -221,8 +221,10 @@ def test_odd_pixels_are_noted(tmp_path: Path):
     assert notes({"val": find_faults(index)}) == [
         "val: images that come out black: 1 (0.tif)",
         "val: images that have a single color: 1 (1.tif)",
-        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 (3.tif)",
-        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 (2.tif)",
+        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 "
+        "(3.tif)",
+        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 "
+        "(2.tif)",
         "val: images that have several pages; only the first is used: 1 (4.tif)",
     ]
 

@@ -38,7 +38,8 @@ def test_the_best_setting_is_told_with_its_interval():
     (ranking,) = rankings([*group("a", 0.1), *group("b", 0.2, 0.3)])
     first, *_ = ranking_sentences(ranking, {})
     assert first == (
-        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, "
+        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 "
+        "(the mean of 2 seeds, "
         "95 % interval -0.385 to 0.885)."
     )
 
@@ -46,7 +47,8 @@ def test_the_best_setting_is_told_with_its_interval():
 def test_a_single_run_is_told_with_its_interval_over_images():
     (ranking,) = rankings(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
     assert ranking_sentences(ranking, {}) == [
-        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to "
+        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over "
+        "images 0.050 to "
         "0.150)."
     ]
 
@@ -88,8 +90,8 @@ def test_other_images_make_another_ranking_and_it_is_said():
     jobs = [*group("a", 0.2), *group("b", 0.3), *group("c", 0.9, data={"name": "easy"})]
     (told,) = cautions(jobs, rankings(jobs))
     assert (
-        "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are 2 rankings"
-        in told
+        "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are "
+        "2 rankings" in told
     )
     assert cautions(jobs[:2], rankings(jobs[:2])) == []
 

@@ -164,7 +164,8 @@ def test_a_failed_job_is_a_row_with_its_reason_and_one_that_never_ran_as_well(ou
 def test_equal_runs_are_no_difference_and_a_clear_one_is_told(out: Path):
     text = Page((out / "report.html").read_text()).text
     assert (
-        "The difference between resnet18, train_images=400 and mobilenet_v3_large, train_images=400, 0.000 mask AP, is "
+        "The difference between resnet18, train_images=400 and mobilenet_v3_large, "
+        "train_images=400, 0.000 mask AP, is "
         "not significant (over images 95 % interval +0.000 to +0.000, p = 1.000; over seeds"
     ) in text
     assert (

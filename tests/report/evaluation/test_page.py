@@ -113,7 +113,8 @@ def test_intervals_and_differences_stand_where_there_are_some():
         in page.text
     )
     assert (
-        "Mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, p = 0.188 (paired bootstrap over "
+        "Mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, p = 0.188 "
+        "(paired bootstrap over "
         "images)."
     ) in page.text
     assert "95 %" not in build().text
