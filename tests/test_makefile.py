@@ -19,7 +19,9 @@ ANY_DISK = "DISK_NEEDED=0"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the Makefile and a `python` that answers checks, and notes or fails the rest."""
+    """A folder with the Makefile and a `python` that answers checks, and notes or fails the
+    rest.
+    """
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / file, tmp_path)
     python = tmp_path / "python"

@@ -1,4 +1,6 @@
-"""`maskrcnn-lit data stats`: statistics of the data, and the recall of the model's anchors on it."""
+"""`maskrcnn-lit data stats`: statistics of the data, and the recall of the model's anchors on
+it.
+"""
 
 from collections import Counter
 from collections.abc import Callable

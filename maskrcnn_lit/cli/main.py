@@ -113,7 +113,9 @@ WITHOUT_TORCH = ("backbones",)  # commands that do not import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (those of the process by default) and return the exit code."""
+    """Run the command line `arguments` (those of the process by default) and return the exit
+    code.
+    """
     # OpenMP reads this once, when torch is loaded, so no import of this file may import torch.
     # Threads that spin while they wait take the cores from the loader processes and other programs
     # (a step took ten times as long). Sleeping threads cost almost nothing, so torch may have one
@@ -158,7 +160,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
-    """The flags of a command line, and the remaining words; `--config-dir` is applied and removed."""
+    """The flags of a command line, and the remaining words; `--config-dir` is applied and
+    removed.
+    """
     flags: set[str] = set()
     overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
@@ -258,7 +262,9 @@ def _say_loading() -> None:
 
 
 def _help(command: str, words: list[str]) -> str:
-    """Help with the values of the overrides in `words`, limited to the names in it (`model.rpn`)."""
+    """Help with the values of the overrides in `words`, limited to the names in it
+    (`model.rpn`).
+    """
     from maskrcnn_lit.config.compose import describe
 
     topics = [word for word in words if "=" not in word and not word.startswith("~")]

@@ -214,7 +214,9 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 class _Defaults(NamedTuple):
-    """A command's resolved defaults list: group -> choice, and option -> its comment in the yaml."""
+    """A command's resolved defaults list: group -> choice, and option -> its comment in the
+    yaml.
+    """
 
     choices: dict[str, str | None]
     comments: dict[str, str]

@@ -1,4 +1,6 @@
-"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence UserError."""
+"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence
+UserError.
+"""
 
 import difflib
 import os

@@ -188,7 +188,9 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A deep copy of plain data in dicts with text keys and lists, within MAX_DEPTH and MAX_NODES."""
+    """A deep copy of plain data in dicts with text keys and lists, within MAX_DEPTH and
+    MAX_NODES.
+    """
     count = 0
 
     def copy(node: Any, depth: int) -> Any:

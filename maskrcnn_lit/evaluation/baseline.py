@@ -1,4 +1,6 @@
-"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results json."""
+"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results
+json.
+"""
 
 import hashlib
 import json

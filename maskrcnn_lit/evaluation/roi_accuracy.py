@@ -108,7 +108,9 @@ class RoiAccuracy:
         return float((labels == answers).mean()) if labels.size else math.nan
 
     def per_class(self, names: Sequence[str]) -> dict[str, float]:
-        """Class name -> accuracy on its boxes, 0..1, NaN without boxes; label l is `names[l - 1]`."""
+        """Class name -> accuracy on its boxes, 0..1, NaN without boxes; label l is `names[l -
+        1]`.
+        """
         labels, answers = self._all()
         totals = np.bincount(labels, minlength=len(names) + 1)
         right = np.bincount(labels[labels == answers], minlength=len(names) + 1)

@@ -138,7 +138,9 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
 
 
 def fit(prepared: Prepared, result: RunResult) -> None:
-    """Train, validate as configured, score all validation images at the end, and measure the cost."""
+    """Train, validate as configured, score all validation images at the end, and measure the
+    cost.
+    """
     data, module, trainer, checkpoint = prepared
     # at the end Lightning moves the module back to the CPU
     device = trainer.strategy.root_device
@@ -196,7 +198,9 @@ def read_data(config: DictConfig) -> CocoDataModule:
 def build_module(
     config: DictConfig, data: CocoDataModule, *, pretrained: bool = True
 ) -> DetectionModule:
-    """The module for the classes of `data`, with the weights that `config` names if `pretrained`."""
+    """The module for the classes of `data`, with the weights that `config` names if
+    `pretrained`.
+    """
     config.model.num_classes = len(data.categories)
     model = build(config.model)
     if pretrained:

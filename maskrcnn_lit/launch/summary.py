@@ -182,7 +182,9 @@ def read_facts(
 
 
 def likely_causes(facts: Facts) -> list[str]:
-    """At most three likely causes, the most certain first, each a sentence with numbers and advice."""
+    """At most three likely causes, the most certain first, each a sentence with numbers and
+    advice.
+    """
     causes = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
     return [cause for cause in causes if cause is not None][:MOST_CAUSES]
 

@@ -156,7 +156,9 @@ def _train(words: list[str]) -> None:
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
-    """The overrides to resume a job: its loggers, and trust for the classes that its options name."""
+    """The overrides to resume a job: its loggers, and trust for the classes that its options
+    name.
+    """
     loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
     trust = foreign_targets(compose("train", overrides))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []

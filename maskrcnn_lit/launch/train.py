@@ -46,7 +46,7 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
     day in run_dir, for example.
 
     Args:
-        config: conf/train.yaml with `overrides`; command: the command line that result.json records.
+        config: conf/train.yaml with `overrides`; command: the command line for result.json.
     """
     with ExitStack() as claim:
 

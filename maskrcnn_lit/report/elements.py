@@ -88,7 +88,8 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
     return (
         '<dl class="tiles">\n'
         + "\n".join(
-            f"<div{_class('wide' if len(note) > 40 else '')}><dt>{escape(label)}</dt><dd>{escape(value)}</dd>"
+            f"<div{_class('wide' if len(note) > 40 else '')}>"
+            f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>"
             + (f'<dd class="note">{escape(note)}</dd>' if note else "")
             + "</div>"
             for label, value, note in entries
@@ -113,7 +114,9 @@ def photo(jpeg: bytes, width: int, height: int, text: str, caption: str) -> str:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether a cell is text: not empty, not a dash, not a number with optional interval or unit."""
+    """Whether a cell is text: not empty, not a dash, not a number with optional interval or
+    unit.
+    """
     return re.match(r"[-+\d(]|$", cell) is None
 
 

@@ -156,7 +156,9 @@ def _wandb_key() -> str | None:
 
 
 def _check_server(uri: str) -> None:
-    """Raise UserError if the MLflow server does not answer; MLflow itself would retry for minutes."""
+    """Raise UserError if the MLflow server does not answer; MLflow itself would retry for
+    minutes.
+    """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return

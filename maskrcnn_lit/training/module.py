@@ -201,8 +201,9 @@ class DetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, or each value, and stop if it or a loss is not finite. Lightning
-        calls this before every optimizer step, with unscaled gradients, with or without a limit.
+        """Clip by the norm over all parameters, or each value; stop if it or a loss is not finite.
+        Lightning calls this before every optimizer step, with unscaled gradients, with or without
+        a limit.
         """
         gradients = [
             p.grad

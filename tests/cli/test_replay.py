@@ -1,4 +1,6 @@
-"""A training step whose loss is not finite: what the run leaves, and `maskrcnn-lit replay` of it."""
+"""A training step whose loss is not finite: what the run leaves, and `maskrcnn-lit replay` of
+it.
+"""
 
 import math
 import shutil

@@ -1,4 +1,6 @@
-"""A small conf folder, and what a user may type: the config, or one sentence that says what to do."""
+"""A small conf folder, and what a user may type: the config, or one sentence that says what to
+do.
+"""
 
 from pathlib import Path
 

@@ -66,7 +66,9 @@ def reachable() -> Iterator[str]:
 
 @pytest.mark.long
 def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyPatch):
-    """Every callable of the packages at every place; nothing is imported for one that is refused."""
+    """Every callable of the packages at every place; nothing is imported for one that is
+    refused.
+    """
     imported = []
 
     def note(name: str, where: str) -> Any:
@@ -297,7 +299,7 @@ def test_a_run_folder_gives_its_config(tmp_path: Path):
 def test_what_is_no_run_folder_is_named(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match="nowhere does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote",
+        match=r"nowhere does not exist: give a run folder \(run_dir\) that `maskrcnn-lit train` wrote",
     ):
         load_run_config(tmp_path / "nowhere")
     (tmp_path / "file").touch()

@@ -201,7 +201,9 @@ def serve() -> Iterator[Server]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy stands between; who fetches does not wait between tries, and not long for an answer."""
+    """No proxy stands between; who fetches does not wait between tries, and not long for an
+    answer.
+    """
     for name in (
         "http_proxy",
         "https_proxy",

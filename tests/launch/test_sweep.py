@@ -146,7 +146,9 @@ def wait_for(path: Path, driver: subprocess.Popen[bytes], text: str = "") -> Non
 def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     strange: Path, tmp_path: Path
 ):
-    """First the driver alone, whose job goes on, then all of them, as when the machine goes down."""
+    """First the driver alone, whose job goes on, then all of them, as when the machine goes
+    down.
+    """
     folder = tmp_path / "sweep"
     every = ("trainer.epochs=2", "trainer.checkpoint_every_n_steps=1", "seed=1,2")
     command = (*options(strange, folder), *every)

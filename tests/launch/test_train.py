@@ -358,7 +358,9 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
 def test_any_numbering_of_the_data_trains_alike(
     trained: Path, strange: Path, shapes: Path, run_dir: Path
 ):
-    """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another order."""
+    """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another
+    order.
+    """
     verb("train", *shapes_data(shapes), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
     assert metric_rows(run_dir) == metric_rows(trained)
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])

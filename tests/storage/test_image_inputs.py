@@ -30,7 +30,9 @@ def read_images(source: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images in folders and subfolders, whose first pixel numbers them, beside files that are none."""
+    """Images in folders and subfolders, whose first pixel numbers them, beside files that are
+    none.
+    """
     names = ["b.png", "a.jpg", "deep/er/c.PNG", "deep/d.bmp", ".hidden.png", "deep/.cache/e.png"]
     for number, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,9 @@ class AnnotationIndex:
         return polygons_rle(outline, height, width)
 
     def coco_annotation(self, i: int, j: int) -> tuple[dict[str, Any], int]:
-        """Annotation j of image i as an entry of a COCO json, and its position in the json's list."""
+        """Annotation j of image i as an entry of a COCO json, and its position in the json's
+        list.
+        """
         n = self.span(i)[0] + j
         return self._annotation(i, n), int(self.packed.arrays.order[n])
 

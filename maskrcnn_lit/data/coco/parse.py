@@ -48,7 +48,7 @@ class Instances(NamedTuple):
     changes: list[Fault]  # what is read otherwise than it is written
     measured: list[
         tuple[str, int, int]
-    ]  # name, height, width (0: unknown) of images without a size in the json, measured from their files
+    ]  # name, height, width (0: unknown) of images without a size, measured from their files
 
 
 class _Images(NamedTuple):
@@ -231,7 +231,9 @@ def _shown_name(entry: Any) -> str:
 
 
 def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
-    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has one."""
+    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has
+    one.
+    """
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         return None
     if entry.get("height") is not None and entry.get("width") is not None:

@@ -288,7 +288,9 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
 
 
 def _is_near(value: Any) -> bool:
-    """Whether `value` is a finite number, not a bool, within the limit for a score or coordinate."""
+    """Whether `value` is a finite number, not a bool, within the limit for a score or
+    coordinate.
+    """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -_FAR <= value <= _FAR
 

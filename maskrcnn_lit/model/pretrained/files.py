@@ -89,7 +89,9 @@ STANDINS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks for."""
+    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks
+    for.
+    """
 
     def load_bytearray8(self: Any) -> None:
         length = int.from_bytes(self.read(8), "little")
@@ -188,7 +190,9 @@ def _safetensors(path: Path) -> Callable[[Path], Any]:
 
 
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file's content: the content itself, or its entry "model" or "state_dict"."""
+    """The state dict in a file's content: the content itself, or its entry "model" or
+    "state_dict".
+    """
     inner = next(
         (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
         saved,

@@ -240,7 +240,9 @@ def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]
 
 
 def heat_map(ranking: Ranking, theme: Theme) -> Figure:
-    """AP by epochs and learning rate: a map for each combination of the other options, best first."""
+    """AP by epochs and learning rate: a map for each combination of the other options, best
+    first.
+    """
     maps: dict[str, dict[tuple[float, float], float]] = {}
     for setting in ranking.settings:
         epochs, rate, mean = (

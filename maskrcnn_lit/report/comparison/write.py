@@ -136,7 +136,9 @@ class Truth(NamedTuple):
 
 
 def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
-    """Job name -> validation data, for scored jobs with readable data; each data set is read once."""
+    """Job name -> validation data, for scored jobs with readable data; each data set is read
+    once.
+    """
     truths: dict[str, Truth] = {}
     cached: dict[str, Truth | None] = {}
     for job in jobs:

@@ -52,9 +52,11 @@ def confusion(analysis: Analysis, plots: Plots) -> Iterator[str]:
         plots,
         "confusion",
         "Confusion matrix",
-        "Each row: where the objects of a class went, as shares of the row. Column “background”: "
+        "Each row: the detected classes of the objects of one class, as shares. "
+        "Column “background”: "
         "missed. "
-        f"Row “background”: false detections, by class. Matched at IoU {number(matrix['iou'], 2)}, "
+        "Row “background”: false detections, by class. "
+        f"Matched at IoU {number(matrix['iou'], 2)}, "
         "detections with a "
         f"score from the threshold of their class on.{shown}",
     )

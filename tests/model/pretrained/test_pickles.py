@@ -95,7 +95,9 @@ def test_what_a_file_of_weights_holds(tmp_path: Path, protocol: int):
 
 
 def of_python2(array: np.ndarray) -> bytes:
-    """As Python 2 wrote an array at protocol 2: text and bytes are both a `str` (opcodes U and T)."""
+    """As Python 2 wrote an array at protocol 2: text and bytes are both a `str` (opcodes U and
+    T).
+    """
     shape, data = b"".join(b"K" + bytes([n]) for n in array.shape), array.tobytes()
     return b"".join(
         [
