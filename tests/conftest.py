@@ -23,7 +23,7 @@ os.environ.setdefault(
 import torch
 from repository import REPOSITORY
 
-# Tests interrupt themselves and their processes, also where a shell's background job ignores SIGINT.
+# Tests interrupt themselves and their processes, even if a background job ignores SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)

@@ -106,8 +106,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
 
 def tensorboard_logger(*, run_dir: str | Path) -> TensorBoardLogger:
-    """TensorBoard's curves, in files of the run folder itself: TensorBoard names a run by the folder
-    of its files. A run that has them in RUN/tensorboard, as older ones do, goes on there.
+    """TensorBoard's curves, in files of the run folder itself: TensorBoard names a run by the
+    folder of its files. A run that has them in RUN/tensorboard, as older ones do, goes on there.
     """
     folder = "tensorboard" if Path(run_dir, "tensorboard").is_dir() else ""
     return RunTensorBoardLogger(run_dir, name=folder, version="", default_hp_metric=False)

@@ -236,7 +236,9 @@ class DetectionModule(LightningModule):
         follow(schedule)
 
     def on_validation_end(self) -> None:
-        """A schedule that waits for a plateau has the scores now, and last.ckpt comes after this."""
+        """A schedule that waits for a plateau has the scores now, and last.ckpt comes after
+        this.
+        """
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         schedule: Any = self.lr_schedulers()

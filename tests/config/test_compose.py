@@ -177,7 +177,8 @@ def test_a_mistake_is_told_in_one_sentence(override: str, message: str):
 
 @pytest.mark.parametrize(
     "override",
-    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${size}", "limit=null", "clip=[1,2]", "~clip",
+    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${size}", "limit=null",
+     "clip=[1,2]", "~clip",
      "run_dir=7", "data.train=null",
      "experiment=adds", "run_dir='a (1)'", "run_dir=../a-b_c/d.e", "~experiment"],
 )  # fmt: skip

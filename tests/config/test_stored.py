@@ -299,7 +299,8 @@ def test_a_run_folder_gives_its_config(tmp_path: Path):
 def test_what_is_no_run_folder_is_named(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match=r"nowhere does not exist: give a run folder \(run_dir\) that `maskrcnn-lit train` wrote",
+        match=r"nowhere does not exist: give a run folder \(run_dir\) that `maskrcnn-lit train` "
+        r"wrote",
     ):
         load_run_config(tmp_path / "nowhere")
     (tmp_path / "file").touch()

@@ -486,7 +486,9 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
 def test_an_interrupted_run_says_so(
     number: signal.Signals, strange: Path, run_dir: Path, tmp_path: Path
 ):
-    """The other signals of a scheduler have the handler of SIGTERM (tests/training/test_stop.py)."""
+    """The other signals of a scheduler have the handler of SIGTERM
+    (tests/training/test_stop.py).
+    """
     endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [
         script(),
