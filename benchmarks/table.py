@@ -1,5 +1,5 @@
-"""The speed table of docs/measured.md, from benchmarks/results/: a row for each that was measured, and
-for no other.
+"""The speed table of docs/measured.md, from benchmarks/results/: a row for each
+measurement.
 
     python benchmarks/table.py
 

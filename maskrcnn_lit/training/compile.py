@@ -76,8 +76,8 @@ def too_short(steps: int, sizes: int) -> str | None:
         return None
     return (
         f"{steps} steps of {sizes} padded sizes are too few: compiling (about "
-        f"{COMPILE_SECONDS} s per size) pays off from {STEPS_A_SIZE * sizes} steps. Use trainer.compile=always to compile "
-        "anyway, or trainer.compile=off to pad the images less"
+        f"{COMPILE_SECONDS} s per size) pays off from {STEPS_A_SIZE * sizes} steps. "
+        "Use trainer.compile=always to compile anyway, or trainer.compile=off to pad the images less"
     )
 
 

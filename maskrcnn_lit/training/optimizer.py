@@ -69,7 +69,7 @@ def adamw(
     batch_size: images per optimizer step, over all devices and accumulated batches.
     fused: one kernel for all parameters.
     schedule: after the warm-up "cosine", "poly" (see `warmup_poly`) or "constant"; or
-        "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with the settings `plateau`.
+        "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with its settings `plateau`.
     """
     if len(betas) != 2:
         raise UserError(
