@@ -38,7 +38,8 @@ def write(file: Path, images: int, annotations: int, seed: int = 0) -> None:
     annotation_ids = rng.permutation(3 * annotations)[:annotations] + 1
     with open(file, "w", encoding="ascii") as out:
         out.write(
-            '{"info": {"description": "of train2017\'s size, drawn at random"}, "licenses": [], "images": ['
+            '{"info": {"description": "of train2017\'s size, drawn at random"}, "licenses": [], '
+            '"images": ['
         )
         for begin in range(0, images, CHUNK):
             out.write(

@@ -219,7 +219,9 @@ def draw(folder: Path, images: int, detections: int) -> None:
 def detect(
     rng: Any, image: int, labels: Any, boxes: Any, count: int, frequency: Any
 ) -> list[dict[str, Any]]:
-    """Up to three detections of each object, the rest nowhere: half of them of the image's classes."""
+    """Up to three detections of each object, the rest nowhere: half of them of the image's
+    classes.
+    """
     near = rng.permutation(np.repeat(np.arange(len(labels)), rng.integers(0, 4, len(labels))))[
         :count
     ]

@@ -1,5 +1,5 @@
-"""The speed table of docs/measured.md, from benchmarks/results/: a row for each that was measured, and
-for no other.
+"""The speed table of docs/measured.md, from benchmarks/results/: a row for each
+measurement.
 
     python benchmarks/table.py
 
@@ -80,7 +80,8 @@ def train_step(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     )
     how = {"off": "", "auto": ", compiled", "graphs": ", compiled, CUDA graphs"}[report["compile"]]
     yield (
-        f"training step, R50-FPN, {count} x {height} x {width}, {regions}, {report['precision']}{how}",
+        f"training step, R50-FPN, {count} x {height} x {width}, {regions}, "
+        f"{report['precision']}{how}",
         *_both(times),
     )
 

@@ -5,7 +5,7 @@
 
 DIR holds val2017/ and annotations/instances_val2017.json. What is trained is what `maskrcnn-lit
 train` trains, augmented as there, without a validation and without checkpoints. Of the images those
-are taken that are wider than high and have at most 32 objects and no crowd, so that all batches have
+are taken that are wider than high and have at most 32 objects and no crowd, so all batches have
 one shape (that of gpu_probe.py); each is listed so often that one epoch is long enough. Prints one
 line of JSON: images a second of the steps after the first `warmup` ones, with one wait for the
 device before and one behind them, and the share of the time in which the step waited for data.

@@ -8,8 +8,8 @@ DIR holds val2017/ and annotations/instances_val2017.json. Both models start fro
 weights, have frozen batch norm, and train res3 to res5. Torchvision's keeps 1000 proposals and
 samples 512 regions, and ours has what model=mask_rcnn has at the size of the images: the same at
 800 x 1333, fewer at smaller ones (`regions`). Each runs in a process of its own, in turn; the line
-that is printed last holds the medians, their ratio, and the peak of memory above weights, gradients and
-optimizer state.
+that is printed last has the medians, their ratio, and the peak of memory above weights, gradients
+and optimizer state.
 
 --compile auto compiles our regions as trainer.compile=auto does, and graphs also has a GPU replay
 each as a CUDA graph. Torchvision's model, whose shapes hang on the data, stays as it is.
@@ -258,7 +258,9 @@ def torchvision_model(num_classes: int) -> Any:
 
 
 def theirs(batch: Any, device: Any, arguments: argparse.Namespace) -> tuple[Any, list[Any], int]:
-    """Torchvision's model on the same pixels; its masks are of the whole image, as it wants them."""
+    """Torchvision's model on the same pixels; its masks are of the whole image, as it wants
+    them.
+    """
     import torch
 
     model = torchvision_model(classes(arguments)).to(device).train()

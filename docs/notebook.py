@@ -1,8 +1,8 @@
 """Write docs/tutorial.ipynb from docs/tutorial.md: python docs/notebook.py
 
-Text becomes Markdown cells and ```python blocks become code cells; the lines of ```bash blocks get a
-"!", and a ```yaml block is written to the file that its first line names. tests/test_tutorial.py checks
-that the committed notebook is up to date, and runs it.
+Text becomes Markdown cells and ```python blocks become code cells; the lines of ```bash blocks get
+a "!", and a ```yaml block is written to the file that its first line names. tests/test_tutorial.py
+checks that the committed notebook is up to date, and runs it.
 """
 
 import re

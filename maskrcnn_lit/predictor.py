@@ -213,7 +213,8 @@ class Predictor:
         count = torch.cuda.device_count()
         if wanted.type == "cuda" and (wanted.index or 0) >= count:
             raise UserError(
-                f"device={device} does not exist: torch {torch.__version__} sees {count} CUDA devices"
+                f"device={device} does not exist: torch {torch.__version__} sees {count} CUDA "
+                "devices"
             )
         self.model.to(wanted)
         return self

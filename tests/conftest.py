@@ -23,7 +23,7 @@ os.environ.setdefault(
 import torch
 from repository import REPOSITORY
 
-# Tests interrupt themselves and their processes, also where a shell's background job ignores SIGINT.
+# Tests interrupt themselves and their processes, even if a background job ignores SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
@@ -47,7 +47,8 @@ def test_data() -> Path:
     folder = Path(os.environ.get("MASKRCNN_LIT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     if not (folder / "coco_mini").is_dir():
         pytest.fail(
-            f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that has coco_mini/"
+            f"no real test data in {folder}: set MASKRCNN_LIT_TEST_DATA to the folder that has "
+            "coco_mini/"
         )
     return folder
 

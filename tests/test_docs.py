@@ -1,5 +1,5 @@
-"""What README and the pages of docs/ tell a reader to type works, and what they name exists; commands
-are composed, not run.
+"""What README and the pages of docs/ tell a reader to type works, and what they name exists;
+commands are composed, not run.
 """
 
 import ast

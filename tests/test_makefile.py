@@ -19,7 +19,9 @@ ANY_DISK = "DISK_NEEDED=0"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A folder with the Makefile and a `python` that answers checks, and notes or fails the rest."""
+    """A folder with the Makefile and a `python` that answers checks, and notes or fails the
+    rest.
+    """
     for file in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(REPOSITORY / file, tmp_path)
     python = tmp_path / "python"
@@ -92,7 +94,8 @@ def test_a_full_disk_and_a_missing_python_are_told_in_a_sentence(checkout: Path,
 def test_an_old_python_is_told_in_a_sentence(checkout: Path):
     old = checkout / "old"  # says 3.9 of itself
     old.write_text(
-        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); $(printf %s "$2")"\n'
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9, 1); $(printf '
+        '%s "$2")"\n'
     )
     old.chmod(0o755)
     done = make(checkout, "demo", "PYTHON=./old")

@@ -193,7 +193,7 @@ def test_a_killed_run_goes_on_with_trust(resumed: tuple[Path, str]):
     run_dir, printed = resumed
     result = json.loads((run_dir / "result.json").read_text())
     assert result["status"] == "finished"
-    assert f"goes on from step {STEPS - 2}" in printed
+    assert f"resumes from step {STEPS - 2}" in printed
     for name in (
         *("backbone.Small", "box_head.FocalBoxHead", "mask_head.DiceMaskHead", "optimizer.nadam"),
         *("callbacks.WeightNorm", "metric.CountError", "augment.Rotate", "augment.Noise"),

@@ -229,7 +229,7 @@ def test_a_threshold_of_one_call(model: Predictor, trained: Path, picture: Path)
     assert len(some) == (every.scores >= threshold).sum()
     assert len(strict.predict(picture)[0]) == (every.scores >= 0.5).sum()
     for wrong in (1.5, -0.1, "best", True, float("nan")):
-        with pytest.raises(UserError, match=r"score_threshold=\S+ must be from 0"):
+        with pytest.raises(UserError, match=r"score_threshold=\S+ must be a number from 0"):
             model.predict(picture, score_threshold=wrong)
     with pytest.raises(UserError, match="batch_size=0 must be a whole number"):
         model.predict(picture, batch_size=0)
@@ -245,7 +245,7 @@ def test_a_model_moves_between_devices(trained: Path, picture: Path):
     )
     assert len(model.predict(picture)) == 1
     for device, message in (
-        ("cuda:99", r"device=cuda:99 is not there: torch \S+ sees \d+ CUDA devices"),
+        ("cuda:99", r"device=cuda:99 does not exist: torch \S+ sees \d+ CUDA devices"),
         ("gpu", "device=gpu must be cpu, cuda or cuda:NUMBER"),
         ("meta", "device=meta must be cpu, cuda or cuda:NUMBER"),
     ):
@@ -393,19 +393,23 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
     ("kwargs", "message"),
     [
         ({"source": "none"}, "none does not exist: give the folder"),
-        ({"score_threshold": -0.1}, r"score_threshold=-0.1 must be from 0 \(all detections\) to 1"),
+        (
+            {"score_threshold": -0.1},
+            r"score_threshold=-0.1 must be a number from 0 \(all detections\) to 1",
+        ),
         ({"score_threshold": 1.5}, "score_threshold=1.5 must be"),
         (
             {"score_threshold": "high"},
-            "score_threshold=high must be from 0 .* to 1, or best: each class's own",
+            "score_threshold=high must be a number from 0 .* to 1, or best: the threshold of each "
+            "class",
         ),
         (
             {"score_threshold": "best"},
-            "thresholds.json, which is not there: run `maskrcnn-lit evaluate run=",
+            "thresholds.json, which does not exist: run `maskrcnn-lit evaluate run=",
         ),
         ({"max_detections": 0}, "max_detections=0 must be a whole number, 1 or more"),
         ({"checkpoint": "newest"}, "checkpoint=newest must be best or last"),
-        ({"accelerator": "tpu"}, "'tpu'; expected auto, cpu or gpu"),
+        ({"accelerator": "tpu"}, "tpu is unknown: use auto, cpu or gpu"),
     ],
 )
 def test_mistakes(kwargs, message, trained: Path):

@@ -45,7 +45,9 @@ def of_the_run(run_dir: Path, mini: Path) -> set[str]:
 
 
 def test_from_nothing(server: Server, mini: Path, tmp_path: Path, run_dir: Path):
-    """The archive once and the images of the subset alone; then the network is not needed any more."""
+    """The archive once and the images of the subset alone; then the network is not needed any
+    more.
+    """
     md5 = offer_archive(server, mini, tmp_path)
     data = (
         "data=coco2017",

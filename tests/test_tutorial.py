@@ -14,7 +14,10 @@ from repository import REPOSITORY
 PAGE = REPOSITORY / "docs/tutorial.md"
 NOTEBOOK = REPOSITORY / "docs/tutorial.ipynb"
 # As the page's last section has it, without a network, and smaller.
-SMALL = "experiment=finetune model=tiny backbone=resnet18 model.weights=null data.image_size=64 trainer.epochs=1"
+SMALL = (
+    "experiment=finetune model=tiny backbone=resnet18 model.weights=null data.image_size=64 "
+    "trainer.epochs=1"
+)
 
 
 def made() -> Any:
@@ -42,7 +45,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
-    assert "Nothing is wrong with the data" in outputs[4]
+    assert "No faults in the data" in outputs[4]
     assert (tmp_path / "samples.png").is_file()
     assert (tmp_path / "mine/result.json").is_file()
     assert (tmp_path / "judged/report.html").is_file()

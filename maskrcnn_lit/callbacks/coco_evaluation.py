@@ -196,7 +196,8 @@ class CocoEvaluation(Callback):
         if len(seen) < len(index):
             _log.info(
                 f"scored {len(seen)} of {len(index)} validation images: "
-                f"{len(self._collector.unreadable)} could not be read, the others were not requested"
+                f"{len(self._collector.unreadable)} could not be read, the others were not "
+                "requested"
             )
         if math.isnan(scores.metrics["val/box_ap"]):
             _log.info("the validation images have no objects: AP is undefined")

@@ -101,7 +101,8 @@ def _wait(ready: Callable[[], bool], message: str, seconds: float) -> None:
         raise_remote_failure()
         if time.monotonic() > deadline:
             raise RuntimeError(
-                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {message}: one was killed (out of "
+                f"process {torch.distributed.get_rank()} waited {seconds:g} s for {message}: one "
+                "was killed (out of "
                 "memory?) or hangs; see what the others printed last"
             )
         time.sleep(_POLL_SECONDS)

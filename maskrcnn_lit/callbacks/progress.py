@@ -154,7 +154,9 @@ class ProgressLine(ProgressBar):
 
 
 class _Pace:
-    """Estimates the remaining time: the remaining steps, and validations as long as the last one."""
+    """Estimates the remaining time: the remaining steps, and validations as long as the last
+    one.
+    """
 
     def __init__(self) -> None:
         self._first = 0  # step at which this process began

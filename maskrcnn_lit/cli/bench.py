@@ -117,7 +117,8 @@ def _endless(data: CocoDataModule) -> Any:
     loader = data.train_dataloader()
     if len(loader) == 0:
         raise UserError(
-            f"data.batch_size={data.batch_size} is larger than the number of images: use a smaller one"
+            f"data.batch_size={data.batch_size} is larger than the number of images: use a "
+            "smaller one"
         )
     while True:
         yield from loader
@@ -245,7 +246,10 @@ def advice(report: dict[str, Any], *, cuda: bool, memory: int | None) -> tuple[s
         )
     stages = report["training"]["stages"]
     slowest = max(stages, key=lambda name: stages[name][1])
-    message = f"the training step: {step:.0f} ms per batch, most of it ({stages[slowest][1]:.0f} ms) in the {slowest}"
+    message = (
+        f"the training step: {step:.0f} ms per batch, most of it ({stages[slowest][1]:.0f} "
+        f"ms) in the {slowest}"
+    )
     if not cuda:
         return message, [
             "a GPU",
@@ -267,8 +271,9 @@ def table(report: dict[str, Any]) -> list[str]:
     how = "compiled, " if report.get("compiled") else ""
     count, _, height, width = report["images"]
     lines = [
-        f"\n{report['device']}, {report['precision']}, {how}batches of {count} x {height} x {width}, "
-        f"{report['workers']} loader processes; random weights, {report['detections']} detections per image",
+        f"\n{report['device']}, {report['precision']}, {how}batches of {count} x {height} x "
+        f"{width}, {report['workers']} loader processes; random weights, "
+        f"{report['detections']} detections per image",
     ]
     rows = []
     for title, part in (("loader", report["loader"]), *_parts(report)):

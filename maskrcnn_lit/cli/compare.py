@@ -1,4 +1,6 @@
-"""`maskrcnn-lit compare`: one report on many runs: tables, curves, trade-offs, significance tests."""
+"""`maskrcnn-lit compare`: one report on many runs: tables, curves, trade-offs, significance
+tests.
+"""
 
 from pathlib import Path
 

@@ -148,7 +148,8 @@ def message(part: str, findings: Findings, faults: list[Fault]) -> list[str]:
     index = findings.index
     objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
     lines = [
-        f"{part}: {len(index)} images decoded, {objects} annotations compared with their masks; {len(faults)} faults"
+        f"{part}: {len(index)} images decoded, {objects} annotations compared with their masks; "
+        f"{len(faults)} faults"
     ]
     for kind in sorted({fault.kind for fault in faults}):
         same = [fault for fault in faults if fault.kind == kind]

@@ -1,4 +1,6 @@
-"""`maskrcnn-lit data stats`: statistics of the data, and the recall of the model's anchors on it."""
+"""`maskrcnn-lit data stats`: statistics of the data, and the recall of the model's anchors on
+it.
+"""
 
 from collections import Counter
 from collections.abc import Callable
@@ -95,7 +97,8 @@ def _anchors(config: DictConfig) -> tuple[ChooseAnchors, MakeGrids]:
         node = at_size.model.anchors
         if len(node.sizes) != LEVELS:
             raise UserError(
-                f"model.anchors.sizes has {len(node.sizes)} numbers, but the pyramid has {LEVELS} levels: give one size for each level"
+                f"model.anchors.sizes has {len(node.sizes)} numbers, but the pyramid has {LEVELS} "
+                "levels: give one size for each level"
             )
         return Choice(tuple(node.sizes), tuple(map(float, node.ratios)))
 
@@ -212,10 +215,13 @@ def table(numbers: dict[str, Any]) -> list[str]:
     per_image = numbers["objects_per_image"]
     over = per_image[f"share_of_images_over_{MOST}"]
     lines = [
-        f"  images {numbers['images']}, of these without objects {numbers['images_without_objects']}; objects "
+        f"  images {numbers['images']}, of these without objects "
+        f"{numbers['images_without_objects']}; objects "
         f"{numbers['objects']}, crowd regions {numbers['crowd_regions']}",
-        f"  objects per image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, maximum {per_image['max']}; "
-        f"{over:.1%} of the images have more than {MOST}, and COCO's AP counts {MOST} detections per image",
+        f"  objects per image: mean {per_image['mean']:.1f}, median {per_image['median']:g}, "
+        f"maximum {per_image['max']}; "
+        f"{over:.1%} of the images have more than {MOST}, and COCO's AP counts {MOST} detections "
+        "per image",
         "",
         *_classes(numbers["classes"]),
         "",
@@ -232,7 +238,9 @@ def table(numbers: dict[str, Any]) -> list[str]:
     ]
     if numbers["side"] and numbers["side"]["median"] < TINY:
         lines.append(
-            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after the resize, below {TINY:.0f}, and the finest feature map has stride 4. Raise data.image_size"
+            f"  Warning: the side of the median object is {numbers['side']['median']:.0f} px after "
+            f"the resize, below {TINY:.0f}, and the finest feature map has stride 4. Raise "
+            "data.image_size"
         )
     return lines
 

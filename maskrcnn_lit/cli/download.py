@@ -17,7 +17,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     data: CocoDataModule = build(config.data)
     if data.prepare is None:
         raise UserError(
-            f"data={config.data.name} has nothing to download: it reads the files of data.train and data.val. Only data=coco2017 and data=shapes can be downloaded"
+            f"data={config.data.name} has nothing to download: it reads the files of data.train "
+            "and data.val. Only data=coco2017 and data=shapes can be downloaded"
         )
     data.prepare_data()
     for part in ("train", "val"):

@@ -12,7 +12,8 @@ NARROWEST, WIDEST = 60, 110  # columns of text
 # Beside the commands.
 MORE = {
     "maskrcnn-lit COMMAND --help": "its options, their defaults and choices",
-    "maskrcnn-lit COMMAND --help model.rpn": "the options under a name, or with a word in their name",
+    "maskrcnn-lit COMMAND --help "
+    "model.rpn": "the options under a name, or with a word in their name",
     "  --config-dir DIR": "your own yaml files, searched before ours",
     "maskrcnn-lit completion bash": "a script for Tab completion in bash, zsh or fish",
     "maskrcnn-lit --version": "the version",

@@ -35,7 +35,8 @@ COMMANDS = {
         (
             "maskrcnn-lit evaluate run=RUN",
             "maskrcnn-lit evaluate run=RUN data=coco2017 data.root=DIR",
-            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR data.val.annotations=FILE",
+            "maskrcnn-lit evaluate run=RUN data=coco_json data.val.images=DIR "
+            "data.val.annotations=FILE",
         ),
     ),
     "compare": Command(
@@ -64,7 +65,8 @@ COMMANDS = {
         "list every fault of the data by file and annotation id; exit 1 if there are any",
         (
             "maskrcnn-lit data check data=coco2017 data.root=DIR",
-            "maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE cleaned=DIR",
+            "maskrcnn-lit data check data=coco_json data.train.images=DIR "
+            "data.train.annotations=FILE cleaned=DIR",
         ),
     ),
     "data show": Command(
@@ -86,7 +88,8 @@ COMMANDS = {
         "time the loader, the training step and inference here, and suggest changes",
         (
             "maskrcnn-lit bench experiment=demo",
-            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
+            "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision "
+            "out=bench.json",
         ),
     ),
     "backbones": Command(
@@ -110,7 +113,9 @@ WITHOUT_TORCH = ("backbones",)  # commands that do not import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line `arguments` (those of the process by default) and return the exit code."""
+    """Run the command line `arguments` (those of the process by default) and return the exit
+    code.
+    """
     # OpenMP reads this once, when torch is loaded, so no import of this file may import torch.
     # Threads that spin while they wait take the cores from the loader processes and other programs
     # (a step took ten times as long). Sleeping threads cost almost nothing, so torch may have one
@@ -147,14 +152,17 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         known = family or COMMANDS
         raise UserError(
-            f"there is no command '{command}'{suggest(command, known)}; the commands are {', '.join(known)}"
+            f"there is no command '{command}'{suggest(command, known)}; the commands are "
+            f"{', '.join(known)}"
         )
     flags, overrides = _split(command, remaining)
     return _run_command(command, flags, overrides)
 
 
 def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
-    """The flags of a command line, and the remaining words; `--config-dir` is applied and removed."""
+    """The flags of a command line, and the remaining words; `--config-dir` is applied and
+    removed.
+    """
     flags: set[str] = set()
     overrides: list[str] = []
     known = {"-h": "--help", "--help": "--help", "--cfg": "--cfg", "-c": "--cfg"}
@@ -254,7 +262,9 @@ def _say_loading() -> None:
 
 
 def _help(command: str, words: list[str]) -> str:
-    """Help with the values of the overrides in `words`, limited to the names in it (`model.rpn`)."""
+    """Help with the values of the overrides in `words`, limited to the names in it
+    (`model.rpn`).
+    """
     from maskrcnn_lit.config.compose import describe
 
     topics = [word for word in words if "=" not in word and not word.startswith("~")]

@@ -63,7 +63,8 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     before = read_result(Path(config.run) / "result.json")
     if before.status != "finished":
         raise UserError(
-            f"{config.run} is {before.status} and has no final metrics: give the folder of a finished run"
+            f"{config.run} is {before.status} and has no final metrics: give the folder of a "
+            "finished run"
         )
     folder = output_folder(
         None, config.run_dir, "reproductions"
@@ -133,7 +134,8 @@ def _say_before(run: str, before: RunResult, frozen: DictConfig, other_data: boo
     ]
     if changed and not other_data:
         raise UserError(
-            f"the data differ from those of {run} ({', '.join(changed)}): restore them, or add other_data=true to use the present data"
+            f"the data differ from those of {run} ({', '.join(changed)}): restore them, or add "
+            "other_data=true to use the present data"
         )
 
 
@@ -155,7 +157,8 @@ def _prepared(folder: Path, frozen: DictConfig, before: RunResult, trust: Sequen
     if (folder / "config.yaml").exists():
         if to_dict(load_run_config(folder, trust=trust)) != to_dict(frozen):
             raise UserError(
-                f"run_dir={folder} contains another run: give a new folder, or that of an unfinished reproduction"
+                f"run_dir={folder} contains another run: give a new folder, or that of an "
+                "unfinished reproduction"
             )
         return read_result(folder / "result.json").status != "finished"
     parent = _same_parent(before)
@@ -180,7 +183,8 @@ def _same_parent(before: RunResult) -> tuple[Path, dict[str, Any]] | None:
     now, checkpoint = read_parent(folder)
     if now["checkpoint_sha256"] != before.parent.get("checkpoint_sha256"):
         raise UserError(
-            f"the run continued {folder}, whose checkpoints/last.ckpt has changed since: restore the original file"
+            f"the run continued {folder}, whose checkpoints/last.ckpt has changed since: restore "
+            "the original file"
         )
     return folder, checkpoint
 
@@ -219,7 +223,8 @@ def _compare(run: str, folder: Path, before: RunResult, tolerance: float | None)
     where = f", of {metrics[0].name}" if metrics else ""
     same, all_ = len(selected[0]) - len(metrics), len(selected[0])
     print(
-        f"\n{same} of {all_} metrics are bit-identical; the largest difference is {largest:.3g}{where}."
+        f"\n{same} of {all_} metrics are bit-identical; the largest difference is "
+        f"{largest:.3g}{where}."
     )
     print(f"{'Reproduced' if equal else 'Not reproduced'}: the tolerance is {tolerance:g}.")
     record = {"run": run, "equal": equal, "tolerance": tolerance, "largest_difference": largest}

@@ -6,7 +6,11 @@ from omegaconf import DictConfig
 
 from maskrcnn_lit.launch.train import train
 
-WITHOUT_OPTIONS = "Without options this trains a ResNet-50 on synthetic shapes, which takes hours on a CPU. For a demo of a few minutes add experiment=demo; --help lists all options"
+WITHOUT_OPTIONS = (
+    "Without options this trains a ResNet-50 on synthetic shapes, which takes hours "
+    "on a CPU. For a demo of a few minutes add experiment=demo; --help lists all "
+    "options"
+)
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:

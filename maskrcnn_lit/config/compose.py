@@ -112,7 +112,8 @@ def config_dirs() -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"--config-dir={folder} is not a folder: give one with yaml files such as model/mine.yaml"
+                f"--config-dir={folder} is not a folder: give one with yaml files such as "
+                "model/mine.yaml"
             )
     return [*folders, conf_dir()]
 
@@ -175,7 +176,12 @@ def _expand_home(config: DictConfig) -> None:
 
 
 # Advice for a single json, as annotation tools export it.
-_ONE_JSON = " (images that are not trained on). To split a single json, run `maskrcnn-lit data check data=coco_json data.train.images=DIR data.train.annotations=FILE 'data.image_ids=[IDS]' cleaned=VAL` once for each part: it writes the images IDS to a json in VAL"
+_ONE_JSON = (
+    " (images that are not trained on). To split a single json, run `maskrcnn-lit data "
+    "check data=coco_json data.train.images=DIR data.train.annotations=FILE "
+    "'data.image_ids=[IDS]' cleaned=VAL` once for each part: it writes the images IDS to a "
+    "json in VAL"
+)
 
 
 def _is_val(missing: Sequence[str]) -> bool:
@@ -208,7 +214,9 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 class _Defaults(NamedTuple):
-    """A command's resolved defaults list: group -> choice, and option -> its comment in the yaml."""
+    """A command's resolved defaults list: group -> choice, and option -> its comment in the
+    yaml.
+    """
 
     choices: dict[str, str | None]
     comments: dict[str, str]

@@ -68,7 +68,10 @@ def import_target(name: str, where: str) -> Any:
 
 
 def _unimportable(name: str, where: str, error: Exception) -> str:
-    return f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or run the command in the folder of the module"
+    return (
+        f"_target_ '{name}' in {where} cannot be imported ({error}): install its package, or "
+        "run the command in the folder of the module"
+    )
 
 
 def _targets(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -102,7 +105,8 @@ def _check_target(where: str, values: dict[str, Any]) -> None:
     for key in values:
         if not key.startswith("_") and key not in takes:
             raise UserError(
-                f"{name} in {where} has no argument '{key}'{suggest(key, takes)}; its arguments are {', '.join(takes)}"
+                f"{name} in {where} has no argument '{key}'{suggest(key, takes)}; its arguments "
+                f"are {', '.join(takes)}"
             )
 
 

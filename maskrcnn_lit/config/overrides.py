@@ -1,4 +1,6 @@
-"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence UserError."""
+"""Checks overrides, NAME=VALUE, against the config: every mistake becomes a one-sentence
+UserError.
+"""
 
 import difflib
 import os
@@ -39,11 +41,13 @@ def parse(text: str) -> Override:
         name = override.key_or_group
         if name in ONE_OF:
             raise UserError(
-                f"'{text}' has several values: give one; `maskrcnn-lit train -m {text}` makes a run "
+                f"'{text}' has several values: give one; `maskrcnn-lit train -m {text}` makes a "
+                "run "
                 "of each"
             )
         raise UserError(
-            f"'{text}' has several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; `maskrcnn-lit train -m` makes a run of each"
+            f"'{text}' has several values: give one, or a list in brackets, "
+            f"'{name}=[{text.partition('=')[2]}]'; `maskrcnn-lit train -m` makes a run of each"
         )
     return override
 
@@ -59,7 +63,8 @@ def parse_any(text: str) -> Override:
         raise UserError(f"'{text[:60]}...' is nested too deeply: use fewer brackets") from None
     except HydraException as error:
         raise UserError(
-            f"'{text}' cannot be parsed: close every bracket and quote, and quote text with special characters twice, '{name}=\"{value}\"'"
+            f"'{text}' cannot be parsed: close every bracket and quote, and quote text with "
+            f"special characters twice, '{name}=\"{value}\"'"
         ) from error
 
 
@@ -77,12 +82,14 @@ def check_choice(
         )
     if group not in groups and not override.is_add():
         raise UserError(
-            f"{command} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
+            f"{command} has no group '{group}'; its groups are "
+            f"{', '.join(sorted(groups)) or 'none'}"
         )
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
         raise UserError(
-            f"'{override.input_line}' lists several choices, but {group} takes one: give one, or use `maskrcnn-lit train -m {group}={listed}` for a run of each"
+            f"'{override.input_line}' lists several choices, but {group} takes one: give one, or "
+            f"use `maskrcnn-lit train -m {group}={listed}` for a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:
         if not override.is_delete() and str(choice) not in choices:
@@ -115,7 +122,8 @@ def check_value(
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(
-            f"{command} has no option '{name}'{hint}; `maskrcnn-lit {command} --help` lists its options"
+            f"{command} has no option '{name}'{hint}; `maskrcnn-lit {command} --help` lists its "
+            "options"
         )
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)

@@ -30,7 +30,7 @@ class Rule:
         low, high: the range of a number, inclusive; above, below: exclusive bounds.
         choices: of a "choice". words: texts that are allowed beside the kind. null: may be null.
         single: one value is allowed. count: how many values a list may have (least, most), of which
-            each is as the rule says, from item_low on if that is given; None: a list is not allowed.
+            each follows the rule, from item_low if that is given; None: a list is not allowed.
         rising: they ascend, equal ones
             included. apart: equal ones excluded too.
     """

@@ -188,7 +188,9 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A deep copy of plain data in dicts with text keys and lists, within MAX_DEPTH and MAX_NODES."""
+    """A deep copy of plain data in dicts with text keys and lists, within MAX_DEPTH and
+    MAX_NODES.
+    """
     count = 0
 
     def copy(node: Any, depth: int) -> Any:
@@ -250,7 +252,8 @@ def _check(path: str, node: dict[str, Any], where: str, trust: Sequence[str]) ->
         for key in options:
             if key.startswith(READS_FILES):
                 raise UserError(
-                    f"{where} sets {path}.options.{key}, which is not allowed in a file: give another run"
+                    f"{where} sets {path}.options.{key}, which is not allowed in a file: give "
+                    "another run"
                 )
 
 
@@ -259,13 +262,15 @@ def _trusted(path: str, name: Any, where: str, trust: Sequence[str]) -> Any:
     if not isinstance(name, str) or not _inside(name, trust):
         head = str(name).partition(".")[0]
         raise UserError(
-            f"{where} names {name!r} for {path}, which is not part of maskrcnn_lit: if you trust that code, add trust={head}"
+            f"{where} names {name!r} for {path}, which is not part of maskrcnn_lit: if you trust "
+            f"that code, add trust={head}"
         )
     target = import_target(name, f"{path} of {where}")
     full_name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     if not callable(target) or not _inside(full_name, trust):
         raise UserError(
-            f"{where} names {name!r} for {path}, which is {full_name} and not covered by trust={','.join(trust)}: give another run"
+            f"{where} names {name!r} for {path}, which is {full_name} and not covered by "
+            f"trust={','.join(trust)}: give another run"
         )
     _log.info(f"trust: {name} builds {path} of {where}")
     return target

@@ -76,7 +76,8 @@ def check_batch(batch: Batch, num_classes: int) -> None:
     if not (inside | ~filled).all():
         b, g = (~(inside | ~filled)).nonzero()[0].tolist()
         raise ValueError(
-            f"box {boxes[b, g].tolist()} of image {int(batch['image_ids'][b])} must have 0 <= x1 < x2 <= width "
+            f"box {boxes[b, g].tolist()} of image {int(batch['image_ids'][b])} must have 0 <= x1 < "
+            "x2 <= width "
             f"and 0 <= y1 < y2 <= height of its size {batch['image_sizes'][b].tolist()}"
         )
     if (
@@ -84,7 +85,8 @@ def check_batch(batch: Batch, num_classes: int) -> None:
         or (labels[~filled] != 0).any()
     ):
         raise ValueError(
-            f"labels must be 1..{num_classes} in filled slots and 0 in padding, got {labels.tolist()}"
+            f"labels must be 1..{num_classes} in filled slots and 0 in padding, got "
+            f"{labels.tolist()}"
         )
 
 
@@ -99,5 +101,6 @@ def _check_layout(
         expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
         if size != expected:
             raise ValueError(
-                f"batch['{key}'] is {tuple(value.shape)}; expected {letters} with {letter} = {expected}"
+                f"batch['{key}'] is {tuple(value.shape)}; expected {letters} with {letter} = "
+                f"{expected}"
             )

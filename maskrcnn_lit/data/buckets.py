@@ -1,4 +1,6 @@
-"""Aspect-ratio bucketing: the padded sizes of batches, and the images of each. Letters: I images."""
+"""Aspect-ratio bucketing: the padded sizes of batches, and the images of each. Letters: I
+images.
+"""
 
 import itertools
 from collections.abc import Sequence

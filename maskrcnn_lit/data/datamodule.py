@@ -1,4 +1,6 @@
-"""LightningDataModule over two COCO jsons: prepares the data, reads and checks it, loads batches."""
+"""LightningDataModule over two COCO jsons: prepares the data, reads and checks it, loads
+batches.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -255,7 +257,9 @@ class CocoDataModule(LightningDataModule):
             self.check_classes()
 
     def _leaks(self) -> list[str]:
-        """A warning about validation images that are also training images, unless selected by id."""
+        """A warning about validation images that are also training images, unless selected by
+        id.
+        """
         train, val = self.train_index, self.val_index
         if train is None or val is None or self.image_ids is not None:
             return []
@@ -396,7 +400,8 @@ class CocoDataModule(LightningDataModule):
         shapes = bucket_shapes(sizes, self.image_size, self.lengths)
         names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
         self.announce(
-            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than without padding"
+            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than "
+            "without padding"
         )
         return bucket_groups(sizes, shapes), shapes
 

@@ -124,7 +124,8 @@ class CocoDataset(Dataset[Sample]):
             where = self.index.where(i)
             if self.on_bad == "error":
                 raise BadImageError(
-                    f"{where} cannot be decoded ({error}): fix or remove the file, or continue without its pixels with "
+                    f"{where} cannot be decoded ({error}): fix or remove the file, or continue "
+                    "without its pixels with "
                     "data.on_bad=skip"
                 ) from error
             _log.warning(

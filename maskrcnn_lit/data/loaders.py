@@ -68,13 +68,15 @@ def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
 
 # torch's message when loader processes fail -> advice. The first match counts.
 _KILLED = (
-    "a loader process was killed, most often because the machine ran out of memory: use fewer processes, data.workers=N (0: none), or a smaller data.batch_size, and continue the run "
+    "a loader process was killed, most often because the machine ran out of memory: use fewer "
+    "processes, data.workers=N (0: none), or a smaller data.batch_size, and continue the run "
     "with resume=RUN"
 )
 
 _ADVICE = {
     r"Too many open files|received 0 items of ancdata": (
-        "the loader processes need more open files than this shell allows: raise the limit (ulimit -n 65536), or load in the training process, data.workers=0"
+        "the loader processes need more open files than this shell allows: raise the limit (ulimit "
+        "-n 65536), or load in the training process, data.workers=0"
     ),
     r"Bus error|torch_\d+\S*: No space left|shared memory|\(shm\)|SemLock": (
         "/dev/shm is too small for the batches of the loader processes: enlarge it (docker run "

@@ -98,7 +98,8 @@ def _read_transforms(values: Any) -> tuple[Transform, ...]:
     for number, value in enumerate(values):
         if not all(callable(getattr(value, name, None)) for name in ("geometry", "pixels")):
             raise UserError(
-                f"augment.transforms[{number}] is {value!r}, which has no methods geometry and pixels: subclass maskrcnn_lit.data.warp.Transform and give {{_target_: its name}}"
+                f"augment.transforms[{number}] is {value!r}, which has no methods geometry and "
+                f"pixels: subclass maskrcnn_lit.data.warp.Transform and give {{_target_: its name}}"
             )
     return tuple(values)
 

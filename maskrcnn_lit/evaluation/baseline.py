@@ -1,4 +1,6 @@
-"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results json."""
+"""The baseline of `evaluate ... against=SOURCE`: an evaluation of a run, or any COCO results
+json.
+"""
 
 import hashlib
 import json
@@ -51,7 +53,8 @@ def candidate_evaluations(source: Path, checkpoint: str) -> list[Baseline]:
         if not baselines:
             more = "" if checkpoint == "best" else f" checkpoint={checkpoint}"
             raise UserError(
-                f"{source} has no evaluation of its {checkpoint} weights: run `maskrcnn-lit evaluate "
+                f"{source} has no evaluation of its {checkpoint} weights: run `maskrcnn-lit "
+                "evaluate "
                 f"run={source}{more}` first"
             )
         return baselines
@@ -74,7 +77,8 @@ def baseline_on_same_images(baselines: list[Baseline], image_ids: Collection[int
             return other
     evaluation = baselines[0].evaluation or {}
     raise UserError(
-        f"{baselines[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} images, but these are {len(image_ids)} other images: evaluate both on the same images"
+        f"{baselines[0].results.with_name(FILE)} scored {evaluation.get('images', 'unknown')} "
+        f"images, but these are {len(image_ids)} other images: evaluate both on the same images"
     )
 
 
@@ -110,7 +114,8 @@ def _read(file: Path) -> dict[str, Any]:
         return read_sealed_json(file)
     except (OSError, DamagedFileError) as error:
         raise UserError(
-            f"{file} is not an evaluation, or is damaged ({error}): give an evaluation's folder, or "
+            f"{file} is not an evaluation, or is damaged ({error}): give an evaluation's "
+            "folder, or "
             "evaluate again"
         ) from None
 

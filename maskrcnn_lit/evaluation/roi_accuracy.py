@@ -20,10 +20,15 @@ STUDY_SLOTS = 15  # boxes per image in the study
 
 DEFINITIONS = {
     "all": (
-        "The share of ground-truth boxes that the box head, with the box as its region, assigns to the right class: the arg-max over the classes and the background. Crowd regions and unreadable images do not count. It does not measure localization, so it is not an AP."
+        "The share of ground-truth boxes that the box head, with the box as its region, assigns to "
+        "the right class: the arg-max over the classes and the background. Crowd regions and "
+        "unreadable images do not count. It does not measure localization, so it is not an AP."
     ),
     "study": (
-        f"As in the reference study: {STUDY_SLOTS} slots per image, for its first {STUDY_SLOTS} ground-truth boxes in the order of their left edges; the others are empty boxes with the label background. A slot is right if the arg-max over the classes and the background is its label; empty slots count. It is not an AP, and not comparable with boxes=all."
+        f"As in the reference study: {STUDY_SLOTS} slots per image, for its first {STUDY_SLOTS} "
+        "ground-truth boxes in the order of their left edges; the others are empty boxes with the "
+        "label background. A slot is right if the arg-max over the classes and the background is "
+        "its label; empty slots count. It is not an AP, and not comparable with boxes=all."
     ),
 }
 
@@ -103,7 +108,9 @@ class RoiAccuracy:
         return float((labels == answers).mean()) if labels.size else math.nan
 
     def per_class(self, names: Sequence[str]) -> dict[str, float]:
-        """Class name -> accuracy on its boxes, 0..1, NaN without boxes; label l is `names[l - 1]`."""
+        """Class name -> accuracy on its boxes, 0..1, NaN without boxes; label l is `names[l -
+        1]`.
+        """
         labels, answers = self._all()
         totals = np.bincount(labels, minlength=len(names) + 1)
         right = np.bincount(labels[labels == answers], minlength=len(names) + 1)

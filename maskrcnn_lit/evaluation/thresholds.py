@@ -50,7 +50,8 @@ def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "be
     """
     if checkpoint != "best":
         raise UserError(
-            f"score_threshold=best is only available for the best weights, not for checkpoint={checkpoint}: leave that out, or give a number from 0 to 1"
+            "score_threshold=best is only available for the best weights, not for "
+            f"checkpoint={checkpoint}: leave that out, or give a number from 0 to 1"
         )
     path = Path(run) / FILE
     try:
@@ -58,9 +59,11 @@ def read_thresholds(run: str | Path, names: Sequence[str], checkpoint: str = "be
         return [float(stored.get(name, DEFAULT)) for name in names]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"score_threshold=best needs {path}, which does not exist: run `maskrcnn-lit evaluate run={run}` first (on the run's own validation images), or give a number from 0 to 1"
+            f"score_threshold=best needs {path}, which does not exist: run `maskrcnn-lit evaluate "
+            f"run={run}` first (on the run's own validation images), or give a number from 0 to 1"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} has no thresholds ({error!r}): write it again with `maskrcnn-lit evaluate run={run}`"
+            f"{path} has no thresholds ({error!r}): write it again with `maskrcnn-lit evaluate "
+            f"run={run}`"
         ) from None

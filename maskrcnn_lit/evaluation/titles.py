@@ -37,8 +37,8 @@ def metric_title(metric: str) -> str:
 
 
 def coco_columns(metrics: Iterable[str]) -> dict[str, str]:
-    """Endings of the COCO metrics among the logged names -> heads: AP, by size, AR by the numbers of
-    detections.
+    """Endings of the COCO metrics among the logged names -> heads: AP, by size, AR by the numbers
+    of detections.
     """
     limits = sorted(
         {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}

@@ -48,7 +48,8 @@ def local_gpus(
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if not names:
         raise UserError(
-            f"launcher=local_gpus, but torch {torch.__version__} sees no CUDA device here: use launcher=sequential"
+            f"launcher=local_gpus, but torch {torch.__version__} sees no CUDA device here: use "
+            "launcher=sequential"
         )
     for name in names:
         free.put(name)

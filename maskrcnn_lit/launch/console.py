@@ -40,7 +40,8 @@ def run_and_report_errors(work: Callable[[], int | None]) -> int:
         if error.filename is None:  # not a file error
             raise
         return _say(
-            f"{error.filename} cannot be used ({error.strerror}): check the path and its permissions",
+            f"{error.filename} cannot be used ({error.strerror}): check the path and its "
+            "permissions",
             2,
         )
 

@@ -176,7 +176,8 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     """Score a COCO results json of any tool on the validation images of `data`."""
     if config.get("data") is None:
         raise UserError(
-            "results=FILE needs the ground truth: data=coco2017 data.root=DIR, or data=coco_json ..."
+            "results=FILE needs the ground truth: data=coco2017 data.root=DIR, or "
+            "data=coco_json ..."
         )
     results = read_results(Path(config.results))
     limits = (
@@ -278,7 +279,8 @@ def _describe(record: dict[str, Any]) -> str:
         if difference := record.get("differences", {}).get(name):
             low, high = difference["interval"]
             lines.append(
-                f"{kind} AP against {record['against']}: {difference['value']:+.3f}, 95 % interval {low:+.3f} to "
+                f"{kind} AP against {record['against']}: {difference['value']:+.3f}, 95 % interval "
+                f"{low:+.3f} to "
                 f"{high:+.3f}, p = {difference['p_value']:.3f}"
             )
     return "\n".join(lines)

@@ -53,7 +53,8 @@ def read_sweep(overrides: list[str]) -> Sweep:
     for name in ("run_dir", "resume"):
         if any(text.startswith(f"{name}=") for text in others):
             raise UserError(
-                f"{name} sets the folder of one run, but a sweep has many: use sweep_dir={name.upper()} instead"
+                f"{name} sets the folder of one run, but a sweep has many: use "
+                f"sweep_dir={name.upper()} instead"
             )
     experiment = [text for text in others if text.startswith("experiment=")][-1:]
     several = experiment and parse_any(experiment[0]).is_sweep_override()

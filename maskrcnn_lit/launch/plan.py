@@ -1,4 +1,6 @@
-"""The plan of a sweep, printed before it starts: its jobs, and estimates of their time and memory."""
+"""The plan of a sweep, printed before it starts: its jobs, and estimates of their time and
+memory.
+"""
 
 import hashlib
 import json

@@ -69,7 +69,8 @@ def start(config: Path, processes: int) -> None:
         if failure.exitcode > 0:
             raise SystemExit(failure.exitcode) from error
         raise UserError(
-            f"process {rank} of {processes} was killed by signal {-failure.exitcode}{memory_hint(-failure.exitcode)}"
+            f"process {rank} of {processes} was killed by signal "
+            f"{-failure.exitcode}{memory_hint(-failure.exitcode)}"
         ) from error
 
 

@@ -138,7 +138,9 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
 
 
 def fit(prepared: Prepared, result: RunResult) -> None:
-    """Train, validate as configured, score all validation images at the end, and measure the cost."""
+    """Train, validate as configured, score all validation images at the end, and measure the
+    cost.
+    """
     data, module, trainer, checkpoint = prepared
     # at the end Lightning moves the module back to the CPU
     device = trainer.strategy.root_device
@@ -172,7 +174,8 @@ def _check_same_data(run_dir: Path, data: CocoDataModule) -> None:
     changed = changed_data(before, describe_datamodule(data))
     if changed:
         raise UserError(
-            f"the data differ from those that {run_dir} was trained on ({', '.join(changed)}): restore them, give their folder with data.root=DIR, or start a new run"
+            f"the data differ from those that {run_dir} was trained on ({', '.join(changed)}): "
+            "restore them, give their folder with data.root=DIR, or start a new run"
         )
 
 
@@ -186,7 +189,8 @@ def read_data(config: DictConfig) -> CocoDataModule:
     data.setup("fit")
     if config.model.num_classes not in (None, len(data.categories)):
         raise UserError(
-            f"model.num_classes={config.model.num_classes}, but the data have {len(data.categories)} categories: leave it out, the data set it"
+            f"model.num_classes={config.model.num_classes}, but the data have "
+            f"{len(data.categories)} categories: leave it out, the data set it"
         )
     return data
 
@@ -194,7 +198,9 @@ def read_data(config: DictConfig) -> CocoDataModule:
 def build_module(
     config: DictConfig, data: CocoDataModule, *, pretrained: bool = True
 ) -> DetectionModule:
-    """The module for the classes of `data`, with the weights that `config` names if `pretrained`."""
+    """The module for the classes of `data`, with the weights that `config` names if
+    `pretrained`.
+    """
     config.model.num_classes = len(data.categories)
     model = build(config.model)
     if pretrained:

@@ -111,7 +111,8 @@ def describe_best(best: float | None, metrics: dict[str, float]) -> list[str]:
     if best is None or not best >= last + 0.005:
         return []
     return [
-        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; evaluate and predict use the earlier weights, best.ckpt"
+        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; evaluate "
+        "and predict use the earlier weights, best.ckpt"
     ]
 
 
@@ -140,7 +141,10 @@ def describe_weights(config: dict[str, Any], images: int) -> str:
         return f"the backbone from {backbone}, the heads random"
     if images >= ENOUGH_IMAGES:
         return "random; they need about three times the epochs of pretrained ones"
-    return f"random; {images} training images are few for that: on photos, pretrained weights (experiment=finetune or backbone.weights=imagenet) score much higher"
+    return (
+        f"random; {images} training images are few for that: on photos, pretrained weights "
+        "(experiment=finetune or backbone.weights=imagenet) score much higher"
+    )
 
 
 def trained_weights(config: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -177,7 +181,9 @@ def read_facts(
 
 
 def likely_causes(facts: Facts) -> list[str]:
-    """At most three likely causes, the most certain first, each a sentence with numbers and advice."""
+    """At most three likely causes, the most certain first, each a sentence with numbers and
+    advice.
+    """
     causes = [_rate(facts), *_labels(facts), _size(facts), _start(facts), _other_images(facts)]
     return [cause for cause in causes if cause is not None][:MOST_CAUSES]
 
@@ -209,7 +215,8 @@ def _labels(facts: Facts) -> list[str | None]:
     if facts.crowd > 0.5 * facts.annotations:
         crowd = (
             f"{facts.crowd} of {facts.annotations} training annotations are crowd regions "
-            "(iscrowd), which count neither as objects nor as background: set iscrowd to 0 for objects"
+            "(iscrowd), which count neither as objects nor as background: set iscrowd to 0 for "
+            "objects"
         )
     if facts.annotations == 0:
         dropped = f"the training images have no annotations: {check}"

@@ -53,7 +53,8 @@ def run(overrides: list[str]) -> int:
     """
     if not overrides:
         raise UserError(
-            "no option has several values, so there is nothing to sweep: add one, for example backbone=resnet18,resnet50, or leave out -m"
+            "no option has several values, so there is nothing to sweep: add one, for example "
+            "backbone=resnet18,resnet50, or leave out -m"
         )
     sweep = read_sweep(overrides)
     _check_devices(sweep)
@@ -62,18 +63,21 @@ def run(overrides: list[str]) -> int:
     with _stopped_as_interrupted(), locked(sweep.folder / LOCK, wait=False) as free:
         if not free:
             raise UserError(
-                f"{sweep.folder} is in use by another process of this sweep: wait until it has ended"
+                f"{sweep.folder} is in use by another process of this sweep: wait until it has "
+                "ended"
             )
         for job in sweep.jobs:
             _check_same(job)
         missing = [job for job in sweep.jobs if status(job.run_dir) != "finished"]
         print(
-            f"sweep {sweep.folder}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(missing)} finished",
+            f"sweep {sweep.folder}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(missing)} "
+            "finished",
             flush=True,
         )
         if len(sweep.jobs) == 1:
             print(
-                "no option has several values, so this sweep has one run; NAME=A,B makes one run of each",
+                "no option has several values, so this sweep has one run; NAME=A,B makes one run "
+                "of each",
                 flush=True,
             )
         try:
@@ -153,7 +157,9 @@ def _train(words: list[str]) -> None:
 
 
 def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
-    """The overrides to resume a job: its loggers, and trust for the classes that its options name."""
+    """The overrides to resume a job: its loggers, and trust for the classes that its options
+    name.
+    """
     loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
     trust = foreign_targets(compose("train", overrides))
     trusted = [f"trust=[{','.join(trust)}]"] if trust else []
@@ -200,7 +206,8 @@ def _check_devices(sweep: Sweep) -> None:
     several = [job.name for job in sweep.jobs if job.config.trainer.devices not in (1, "auto")]
     if several and str(sweep.options.launcher.get("_target_")).endswith(".local_gpus"):
         raise UserError(
-            f"launcher=local_gpus gives each job one GPU, but {several[0]} needs more: use launcher=sequential"
+            f"launcher=local_gpus gives each job one GPU, but {several[0]} needs more: use "
+            "launcher=sequential"
         )
 
 
@@ -222,7 +229,8 @@ def _check_same(job: Job) -> None:
         )
         if one != other and not dicts and not ignored:
             raise UserError(
-                f"{job.run_dir} contains a run with {name}={one}, but this sweep has {name}={other}: give another sweep_dir, or remove that run"
+                f"{job.run_dir} contains a run with {name}={one}, but this sweep has "
+                f"{name}={other}: give another sweep_dir, or remove that run"
             )
 
 

@@ -46,7 +46,7 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
     day in run_dir, for example.
 
     Args:
-        config: conf/train.yaml with `overrides`; command: the command line that result.json records.
+        config: conf/train.yaml with `overrides`; command: the command line for result.json.
     """
     with ExitStack() as claim:
 
@@ -131,7 +131,8 @@ def _freeze_longer(
     write_result(run_dir / "result.json", result)
     atomic_write(run_dir / "config.yaml", text)
     _log.info(
-        f"{run_dir} is a new run that continues {parent} from step {described['step']}; its learning rate follows the schedule of the new length from there"
+        f"{run_dir} is a new run that continues {parent} from step {described['step']}; its "
+        "learning rate follows the schedule of the new length from there"
     )
     return text
 
@@ -270,7 +271,9 @@ def _check_one(config: DictConfig, overrides: list[str]) -> None:
     free = [name for name in config.sweep.grid if name not in given]
     if free:
         raise UserError(
-            f"this experiment is a grid over {', '.join(config.sweep.grid)}: add -m to run all of it, or give one value for each, {' '.join(typed(name, config.sweep.grid[name][0]) for name in free)}"
+            f"this experiment is a grid over {', '.join(config.sweep.grid)}: add -m to run all of "
+            "it, or give one value for each, "
+            f"{' '.join(typed(name, config.sweep.grid[name][0]) for name in free)}"
         )
 
 
@@ -281,7 +284,8 @@ def _use_launcher_processes(config: DictConfig) -> None:
         config.trainer.devices, config.trainer.num_nodes = processes_per_node(environment)
     elif config.trainer.num_nodes != 1:
         raise UserError(
-            f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each machine: start the "
+            f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each machine: start "
+            "the "
             "command with torchrun or srun (docs/guide/gpus.md)"
         )
     count_devices(
@@ -307,7 +311,8 @@ def _check_new(run_dir: Path) -> None:
     failed = file.is_file() and read_result(file).status == "failed"
     if not failed or last_checkpoint(run_dir) is not None:
         raise UserError(
-            f"run_dir={run_dir} contains a run: continue it with {typed('resume', run_dir)}, or give "
+            f"run_dir={run_dir} contains a run: continue it with {typed('resume', run_dir)}, or "
+            "give "
             "another run_dir"
         )
 
@@ -320,7 +325,8 @@ def _check_record(run_dir: Path, result: RunResult) -> None:
         )
     if fault := file_fault(run_dir / "metrics.csv", result):
         raise UserError(
-            f"{fault}; restore it from a copy, or move it away: the run then continues with a new one"
+            f"{fault}; restore it from a copy, or move it away: the run then continues with a "
+            "new one"
         )
 
 
@@ -363,13 +369,16 @@ def _check_beside_resume(
         unit = "steps" if config.trainer.epochs is None else "epochs"
         reached = config.trainer[unit]
         raise UserError(
-            f"{source} is finished: to continue it in a new run with more {unit}, add trainer.{unit}={2 * reached}"
+            f"{source} is finished: to continue it in a new run with more {unit}, add "
+            f"trainer.{unit}={2 * reached}"
         )
     if others and _name(others[0]) in LENGTH:
         raise UserError(
-            f"{source} has not finished, so its config is fixed: leave out {others[0]}, which only a finished run accepts"
+            f"{source} has not finished, so its config is fixed: leave out {others[0]}, which only "
+            "a finished run accepts"
         )
     if others:
         raise UserError(
-            f"resume continues a run with its own config, so {others[0]} cannot be given with it (only {', '.join(allowed[1:])}): start a new run for another config"
+            f"resume continues a run with its own config, so {others[0]} cannot be given with it "
+            f"(only {', '.join(allowed[1:])}): start a new run for another config"
         )

@@ -25,7 +25,9 @@ VALIDATION_BATCHES = 2
 
 
 class Stopwatch(Callback):
-    """Seconds of each training step, including the wait for its batch, and of each validation step."""
+    """Seconds of each training step, including the wait for its batch, and of each validation
+    step.
+    """
 
     def __init__(self) -> None:
         self.training: list[float] = []

@@ -32,7 +32,8 @@ def check_ours(model: Mapping[str, Any]) -> None:
         target = str(part.get("_target_", ""))
         if target and not target.startswith("maskrcnn_lit."):
             raise UserError(
-                f"against=torchvision compares only parts of maskrcnn_lit, but {name} is {target}: use backbone=resnet50 and a model such as mask_rcnn, or leave out against"
+                f"against=torchvision compares only parts of maskrcnn_lit, but {name} is {target}: "
+                "use backbone=resnet50 and a model such as mask_rcnn, or leave out against"
             )
 
 
@@ -61,7 +62,8 @@ def torchvision_reference(
     ):
         raise UserError(
             "against=torchvision compares only a ResNet with frozen or batch norms and the paper's "
-            f"heads, but this is {name} with norm={norm}: use backbone=resnet50 and a model such as "
+            f"heads, but this is {name} with norm={norm}: use backbone=resnet50 and a model "
+            "such as "
             "mask_rcnn, or leave out against"
         )
     width, anchors, rpn, box, mask = (

@@ -141,7 +141,9 @@ class Backbone(nn.Module):
         strides = _strides(layers_by_name)
         if not set(STRIDES) <= set(strides):
             raise UserError(
-                f"the layers of backbone {name} have strides {sorted(set(strides))}, but a pyramid needs {list(STRIDES)}: list its layers in backbone.layers, or use another backbone (`maskrcnn-lit backbones`)"
+                f"the layers of backbone {name} have strides {sorted(set(strides))}, but a pyramid "
+                f"needs {list(STRIDES)}: list its layers in backbone.layers, or use another "
+                "backbone (`maskrcnn-lit backbones`)"
             )
         self.body = StagedBody(
             {key: layers_by_name[key] for key in list(layers_by_name)[: len(strides)]},
@@ -186,7 +188,9 @@ class Backbone(nn.Module):
         ]
         if wrong:
             raise UserError(
-                f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} are missing or have another shape, the first is {wrong[0]}: give a state dict of torchvision's {self.name}"
+                f"the weights are not those of backbone {self.name}: {len(wrong)} of {len(own)} "
+                f"are missing or have another shape, the first is {wrong[0]}: give a state dict of "
+                f"torchvision's {self.name}"
             )
         self.body.load_state_dict({key: given[key] for key in own})
 
@@ -273,7 +277,8 @@ def _named_layers(name: str, trunk: nn.Module, layers: Any) -> list[str]:
     for layer in layers:
         if layer not in modules:
             raise UserError(
-                f"backbone.layers={list(layers)} must be layers of {name}, but {layer} is not one: its first layer is {next(_children(trunk))}"
+                f"backbone.layers={list(layers)} must be layers of {name}, but {layer} is not one: "
+                f"its first layer is {next(_children(trunk))}"
             )
     return list(layers)
 
@@ -312,7 +317,8 @@ def _stride_in_1x1(trunk: nn.Module) -> None:
 def refuse_group_norm(norm: str) -> None:
     if norm == "group":
         raise UserError(
-            "backbone.norm=group has no pretrained weights: use backbone.norm=frozen, batch or sync, "
+            "backbone.norm=group has no pretrained weights: use backbone.norm=frozen, batch or "
+            "sync, "
             "or backbone.weights=none"
         )
 

@@ -339,7 +339,8 @@ def build_mask_rcnn(
     width, count = pyramid.channels, len(channels) + 1
     if len(anchors.sizes) != count:
         raise UserError(
-            f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} levels: give one size for each level"
+            f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} "
+            "levels: give one size for each level"
         )
     return MaskRCNN(
         mean=mean,

@@ -112,7 +112,9 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
 
 
 def groups(channels: int) -> int:
-    """The number of groups: 32, or fewer in a narrow layer, so that each has at least two channels."""
+    """The number of groups: 32, or fewer in a narrow layer, so that each has at least two
+    channels.
+    """
     return next((g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 2), 1)
 
 

@@ -108,7 +108,9 @@ class RPN(nn.Module):
         self.nms_iou, self.pre_nms, self.post_nms = nms_iou, pre_nms, post_nms
 
     def forward(self, pyramid: Sequence[Tensor]) -> Prediction:
-        """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of `Anchors`."""
+        """p2..p6, each B C h w -> objectness and deltas of every anchor, in the order of
+        `Anchors`.
+        """
         # Run the two 1x1 convolutions as one, to read the hidden map once and have one gradient.
         # Tensor cores need multiples of eight channels, so pad with zero channels.
         own = [len(self.objectness.weight), len(self.deltas.weight)]

@@ -34,7 +34,9 @@ def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
 
 
 def scramble(values: Tensor) -> Tensor:
-    """SplitMix64's bijective mix of 64 bits: int64 -> int64. Products wrap around on every device."""
+    """SplitMix64's bijective mix of 64 bits: int64 -> int64. Products wrap around on every
+    device.
+    """
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         values = (values ^ _shifted(values, shift)) * (factor - 2**64)
     return values ^ _shifted(values, 31)
@@ -55,7 +57,7 @@ def sample(kind: Tensor, keys: Tensor, *, count: int, positive_fraction: float) 
     """Sample `count` candidates per image: at most a share of `positive_fraction` objects, the
     others background.
 
-    Args: kind: B N of OBJECT, BACKGROUND, IGNORED. keys: B N random numbers >= 0 (model/sampling.py);
+    Args: kind: B N of OBJECT, BACKGROUND, IGNORED. keys: B N random numbers >= 0 (`random_keys`);
         the candidates with the largest keys are selected, so independent uniform keys sample
         uniformly without replacement.
     """

@@ -69,7 +69,8 @@ class TimmBackbone(nn.Module):
         missing = [stride for stride in STRIDES if stride not in reductions]
         if missing:
             raise UserError(
-                f"backbone {name} has maps at strides {reductions}, but a pyramid needs {list(STRIDES)}: use "
+                f"backbone {name} has maps at strides {reductions}, but a pyramid needs "
+                f"{list(STRIDES)}: use "
                 "another timm model, a convolutional or hierarchical one"
             )
         self._maps = [
@@ -82,7 +83,9 @@ class TimmBackbone(nn.Module):
             self.channels, self.strides = measure(self)
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise UserError(
-                f"backbone {name} does not accept an image of {SIDE} x {SIDE} pixels ({_line(error)}), but a detector's images have any size: try 'backbone.options={{strict_img_size: false}}', or use another timm model"
+                f"backbone {name} does not accept an image of {SIDE} x {SIDE} pixels "
+                f"({_line(error)}), but a detector's images have any size: try "
+                f"'backbone.options={{strict_img_size: false}}', or use another timm model"
             ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -116,7 +119,8 @@ class TimmBackbone(nn.Module):
             random = self._build_seeded()
             try:
                 pretrained = self._build_seeded(pretrained=True, **overlay)
-            except Exception as error:  # from the hub or timm's filters: weights of another model can raise anything
+            # from the hub or timm's filters: weights of another model can raise anything
+            except Exception as error:
                 raise UserError(
                     f"timm's weights of {self.name} cannot be loaded {whose} ({_line(error)}): "
                     f"{'check the network and the name, or ' if state is None else ''}{advice}"
@@ -131,7 +135,8 @@ class TimmBackbone(nn.Module):
         ]
         if left:
             raise UserError(
-                f"the weights {whose} are not those of timm's {self.name}: {len(left)} of {len(layers)} layers are missing ({left[0]} and so on): {advice}"
+                f"the weights {whose} are not those of timm's {self.name}: {len(left)} of "
+                f"{len(layers)} layers are missing ({left[0]} and so on): {advice}"
             )
         config = pretrained.pretrained_cfg
         if state is None:
@@ -157,7 +162,8 @@ class TimmBackbone(nn.Module):
             if pretrained:
                 raise
             raise UserError(
-                f"timm cannot build backbone.name={self.name} with feature maps ({_line(error)}): timm.list_models() "
+                f"timm cannot build backbone.name={self.name} with feature maps ({_line(error)}): "
+                "timm.list_models() "
                 "has the names"
             ) from error
         replace_norms(body, self.norm)
@@ -213,7 +219,8 @@ def check_hub_file(repository: str) -> None:
             and file_digest(path, "sha256") != path.name
         ):
             raise UserError(
-                f"checksum mismatch: {path} differs from the published file; remove it and try again"
+                f"checksum mismatch: {path} differs from the published file; remove it and try "
+                "again"
             )
 
 

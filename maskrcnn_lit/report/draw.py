@@ -59,7 +59,8 @@ def draw_instances(
     height, width = image.shape[:2]
     if not len(names) == len(boxes) == len(masks or names):
         raise ValueError(
-            f"{len(boxes)} boxes, {len(masks)} masks and {len(names)} names; one of each is required"
+            f"{len(boxes)} boxes, {len(masks)} masks and {len(names)} names; one of each is "
+            "required"
         )
     factor = max(1, round(LONG_SIDE / max(height, width)))
     canvas = Image.fromarray(image).resize(
@@ -97,7 +98,8 @@ def grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
     """Pictures in rows of `columns`, each centered in its cell, on a light background."""
     if not pictures or columns < 1:
         raise ValueError(
-            f"a grid needs a picture and a column, got {len(pictures)} pictures and columns={columns}"
+            f"a grid needs a picture and a column, got {len(pictures)} pictures and "
+            f"columns={columns}"
         )
     columns = min(columns, len(pictures))
     rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]

@@ -50,5 +50,7 @@ def data_url(image: bytes, kind: str) -> str:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether a cell is text: not empty, not a dash, not a number with optional interval or unit."""
+    """Whether a cell is text: not empty, not a dash, not a number with optional interval or
+    unit.
+    """
     return re.match(r"[-+\d(]|$", cell) is None

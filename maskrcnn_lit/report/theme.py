@@ -36,7 +36,9 @@ class Theme:
 
     @property
     def shades(self) -> Colormap:
-        """A color map from the paper color at 0 to 1; cells without a number have the paper color."""
+        """A color map from the paper color at 0 to 1; cells without a number have the paper
+        color.
+        """
         shades = LinearSegmentedColormap.from_list("share", [self.paper, self.colors[0]])
         return shades.with_extremes(bad=self.paper)
 

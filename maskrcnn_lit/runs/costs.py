@@ -1,4 +1,4 @@
-"""What text, tables and plots call the costs of a run, and in which unit: the one table of costs."""
+"""The one table of costs: title and unit of each, in text, tables and plots."""
 
 from dataclasses import dataclass
 

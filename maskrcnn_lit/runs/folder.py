@@ -84,7 +84,9 @@ LOCK = ".lock"  # in the run folder; locked by the training process
 
 
 def freeze_config(config: DictConfig) -> DictConfig:
-    """The config as frozen by a run: derived options are set, and options for sweeps are removed."""
+    """The config as frozen by a run: derived options are set, and options for sweeps are
+    removed.
+    """
     plain = OmegaConf.masked_copy(
         config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust", "question")]
     )

@@ -26,7 +26,8 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     last = last_checkpoint(run_dir)
     if last is None:
         raise UserError(
-            f"{run_dir} has no checkpoints/last.ckpt, so it cannot be continued: restore the file, or start a new run"
+            f"{run_dir} has no checkpoints/last.ckpt, so it cannot be continued: restore the file, "
+            "or start a new run"
         )
     checkpoint = load_sound(last)
     described = {

@@ -108,7 +108,10 @@ def package_commit(folder: Path | None = None, *, changes: bool = False) -> dict
 def _changes(checkout: Path) -> dict[str, Any]:
     diff = _git(checkout, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv") or ""
     if len(diff) > DIFF_CHARACTERS:
-        diff = f"{diff[:DIFF_CHARACTERS]}\n[cut: the first {DIFF_CHARACTERS} of {len(diff)} characters]\n"
+        diff = (
+            f"{diff[:DIFF_CHARACTERS]}\n[cut: the first {DIFF_CHARACTERS} of {len(diff)} "
+            "characters]\n"
+        )
     others = (_git(checkout, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
     names = sorted(name for name in others if name.endswith(_SOURCES))
     if len(names) > UNTRACKED_FILES:

@@ -111,7 +111,8 @@ def read_result(path: Path) -> RunResult:
         raise UserError(f"{path} does not exist: give the folder of a run") from None
     except DamagedFileError as error:
         raise UserError(
-            f"{path} is not the result of a run, or is damaged ({error}): give the folder of a run, or restore the file from a copy"
+            f"{path} is not the result of a run, or is damaged ({error}): give the folder of a "
+            "run, or restore the file from a copy"
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(

@@ -113,7 +113,8 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
         path = fetch(*PUBLISHED[str(source)])
     if not path.exists():
         raise UserError(
-            f"{path} does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote, a file of weights, "
+            f"{path} does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote, "
+            "a file of weights, "
             f"or one of {', '.join(PUBLISHED)}"
         )
     if (
@@ -122,7 +123,8 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
         and not (path / "checkpoints").is_dir()
     ):
         raise UserError(
-            f"{path} is not a run folder, since it has no config.yaml: give one that `maskrcnn-lit train` wrote"
+            f"{path} is not a run folder, since it has no config.yaml: give one that `maskrcnn-lit "
+            "train` wrote"
         )
     if path.is_dir():
         path = (last_checkpoint(path) if checkpoint == "last" else None) or best_checkpoint(path)
@@ -156,7 +158,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     else:
         first = next(iter(state), "nothing")
         raise UserError(
-            f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
+            f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or "
+            "Detectron2 "
             "nor a checkpoint of a run: give one of these"
         )
     if not any(name.startswith("roi_heads.mask_") for name in state):
@@ -165,7 +168,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         )
     if depth is None:
         raise UserError(
-            f"{path} is a Mask R-CNN with an unsupported backbone: give weights with a ResNet backbone"
+            f"{path} is a Mask R-CNN with an unsupported backbone: give weights with a ResNet "
+            "backbone"
         )
     if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:
         raise UserError(f"{path} is a Mask R-CNN without {scores}: give all of its weights")
@@ -202,7 +206,8 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
     where = model.backbone.weights if ours else None
     if None not in (model.weights, where):
         raise UserError(
-            f"model.weights={model.weights} includes a backbone, but backbone.weights={where} is set, too: give one of them, and leave out the other or set it to none"
+            f"model.weights={model.weights} includes a backbone, but backbone.weights={where} is "
+            "set, too: give one of them, and leave out the other or set it to none"
         )
     if model.weights is not None:
         return _start_whole(model, config, categories)
@@ -219,7 +224,8 @@ def start(model: MaskRCNN, config: DictConfig, categories: Sequence[Category]) -
                 path = fetch(*file)
             except UserError as error:
                 raise UserError(
-                    f"backbone.weights={where}: {error}; other ways to start: backbone.weights=FILE; "
+                    f"backbone.weights={where}: {error}; other ways to start: "
+                    "backbone.weights=FILE; "
                     "backbone.weights=none, random weights"
                 ) from error
         else:
@@ -246,7 +252,8 @@ def _check_pixels(model: MaskRCNN, mean: Sequence[float], std: Sequence[float]) 
     ]
     if own != [[round(value, 4) for value in values] for values in (mean, std)]:
         raise UserError(
-            f"{model.backbone.name} was trained with another pixel mean and standard deviation than this model: add "
+            f"{model.backbone.name} was trained with another pixel mean and standard deviation "
+            "than this model: add "
             f"'model.mean={list(mean)}' 'model.std={list(std)}'"
         )
 
@@ -276,8 +283,9 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
         if str(model.weights) not in PUBLISHED:  # a file: the error is complete
             raise
         raise UserError(
-            f"model.weights={model.weights}: {error}; alternatives: model.weights=FILE (a Mask R-CNN); model.weights=null backbone.weights=imagenet or FILE (backbone only); model.weights=null "
-            "random weights"
+            f"model.weights={model.weights}: {error}; alternatives: model.weights=FILE (a Mask "
+            "R-CNN); model.weights=null backbone.weights=imagenet or FILE (backbone only); "
+            "model.weights=null (random weights)"
         ) from error
     theirs, ours = (
         [category.name for category in table] for table in (pretrained.categories, categories)
@@ -291,7 +299,8 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
             + (f"; they were trained with {'; '.join(differences)}" if differences else "")
         ) from error
     message = [
-        f"model.weights={model.weights}: {len(known)} of {len(ours)} classes matched by name, all other weights loaded"
+        f"model.weights={model.weights}: {len(known)} of {len(ours)} classes matched by name, all "
+        "other weights loaded"
     ]
     if len(known) < len(ours):
         width = max(map(len, ours))

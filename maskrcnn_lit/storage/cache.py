@@ -146,7 +146,8 @@ class Cache:
         if self._writes:
             self._writes = False
             _log.warning(
-                "%s cannot be written (%s): downloads are no longer cached there (set another folder with data.cache_dir=DIR)",
+                "%s cannot be written (%s): downloads are no longer cached there (set another "
+                "folder with data.cache_dir=DIR)",
                 self.folder,
                 error.strerror or error,
             )

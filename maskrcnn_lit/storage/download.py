@@ -138,7 +138,8 @@ def download(url: str, path: Path, digest: str, algorithm: str) -> None:
             else "nothing arrived"
         )
         raise UserError(
-            f"{url} cannot be downloaded ({reason(error)}); {message}, or copy the file from elsewhere to {path}"
+            f"{url} cannot be downloaded ({reason(error)}); {message}, or copy the file from "
+            f"elsewhere to {path}"
         ) from error
 
 

@@ -63,7 +63,7 @@ def temporary_file(path: Path, *, unique: bool = True) -> Iterator[Path]:
 
 
 def move_into_place(temporary: Path, path: Path, *, durable: bool = True) -> None:
-    """Rename the complete file `temporary`, of the same folder, to `path`; a file there is replaced.
+    """Rename the complete file `temporary`, of the same folder, to `path`, replacing a file there.
 
     Args:
         durable: flush it to the disk first, so that after a power cut `path` is complete as well.
@@ -75,7 +75,8 @@ def move_into_place(temporary: Path, path: Path, *, durable: bool = True) -> Non
 
 @contextmanager
 def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which gets its name at the end of the block. It is removed
+    """A temporary folder beside `folder`, which gets its name at the end of the block. It is
+    removed
     if the block raises.
 
     Args:

@@ -133,7 +133,8 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
     if "://" in source:
         if urlsplit(source).scheme.lower() not in ("http", "https"):
             raise UserError(
-                f"source={source} cannot be read: predict reads http:// and https:// URLs of images; "
+                f"source={source} cannot be read: predict reads http:// and https:// URLs of "
+                "images; "
                 "save the image or the frames of the video as files first"
             )
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
@@ -146,7 +147,8 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
     if not images:
         raise UserError(
             f"source={source} has no image{f' but {others}' if others else ''}: give an image, a "
-            f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that the shell does not expand it)"
+            f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
+            "the shell does not expand it)"
         )
     if others:
         _log.info(f"{source}: skipping files that are not supported images: {others}")
@@ -250,7 +252,8 @@ def _decode(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
         return _pixels(data, name, limits)
     except UnreadableImageError as error:
         raise UserError(
-            f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the full content of an image file"
+            f"{name} cannot be read as an image ({error}; {len(data)} bytes): give the full "
+            "content of an image file"
         ) from error
 
 
@@ -326,7 +329,8 @@ def _to_8_bits(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         return _from_16_bits(array, high, name)
     if low < 0 or high > 255 or high == 1:
         raise UserError(
-            f"{name} has {array.dtype} values from {low} to {high}, so the value of white is unknown: give uint8 0..255,  uint16 0..65535, or floats 0..1"
+            f"{name} has {array.dtype} values from {low} to {high}, so the value of white is "
+            "unknown: give uint8 0..255,  uint16 0..65535, or floats 0..1"
         )
     return array.astype(np.uint8)
 
@@ -346,7 +350,8 @@ def _from_floats(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 def _from_16_bits(array: NDArray[Any], high: int, name: str) -> NDArray[np.uint8]:
     if 0 < high < 4096:
         raise UserError(
-            f"{name} has uint16 values up to {high}, which may have 8, 10, 12 or 16 bits: scale them "
+            f"{name} has uint16 values up to {high}, which may have 8, 10, 12 or 16 bits: scale "
+            "them "
             "to 0..65535, or convert to uint8 0..255"
         )
     return (array >> 8).astype(np.uint8)

@@ -164,7 +164,8 @@ def open_images(where: str, cache_dir: Path, cache_gb: float) -> Source:
     archive = folder if folder.suffix == ".zip" else folder.with_name(f"{folder.name}.zip")
     if not archive.is_file():
         raise UserError(
-            f"neither the image folder {where} nor {archive} exists: check the path in data.*.images"
+            f"neither the image folder {where} nor {archive} exists: check the path in "
+            "data.*.images"
         )
     return Zip(archive, f"{archive.stem}/" if Zip(archive).holds(archive.stem) else "")
 

@@ -32,7 +32,8 @@ def inside(name: str, where: str) -> str:
     """`name` normalized; UserError if it points outside of its folder."""
     if safe_path(Path(), name) is None:
         raise UserError(
-            f"file name {name!r} points outside of {where}: fix the json, or drop the image with data.on_bad=skip"
+            f"file name {name!r} points outside of {where}: fix the json, or drop the image with "
+            "data.on_bad=skip"
         )
     return posixpath.normpath(name)
 
@@ -69,7 +70,8 @@ class Zip:
         offset, packed, size, crc, method, flags = entry
         if flags & 1 or method not in (_STORED, _DEFLATED):
             raise OSError(
-                f"{name} in {self.where} is encrypted or uses an unsupported compression (method {method})"
+                f"{name} in {self.where} is encrypted or uses an unsupported compression (method "
+                f"{method})"
             )
         header = self._bytes(name, offset, 30)
         begin = (
@@ -114,7 +116,8 @@ class Zip:
                     }
             except _ZIP_FAULTS as error:
                 raise UserError(
-                    f"{self.file} is not a complete zip ({error}): remove it, and download or copy it again"
+                    f"{self.file} is not a complete zip ({error}): remove it, and download or copy "
+                    "it again"
                 ) from None
             rows = [
                 (e.header_offset, e.compress_size, e.file_size, e.CRC, e.compress_type, e.flag_bits)

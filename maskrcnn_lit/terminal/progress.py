@@ -52,7 +52,7 @@ class StatusLines:
         return time.monotonic() - self._shown >= self.interval
 
     def show(self, text: str) -> None:
-        """Show `text` in place of the last one. What does not fit into the terminal is cut there."""
+        """Show `text` in place of the last one, cut to the width of the terminal."""
         with self._lock:
             self._shown = time.monotonic()
             if not self.in_terminal:

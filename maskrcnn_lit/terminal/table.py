@@ -1,4 +1,4 @@
-"""Tables of plain text with aligned columns, for the terminal and for log files; rich lays them out."""
+"""Plain text tables with aligned columns, for the terminal and for log files, by rich."""
 
 import io
 import os

@@ -61,7 +61,8 @@ def load_plain(path: Path) -> dict[str, Any]:
         ) from None
     except Exception as error:  # from the unpickler, torch or zip: damaged bytes can raise anything
         raise UserError(
-            f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give a checkpoint that `maskrcnn-lit train` wrote"
+            f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain "
+            f"data ({type(error).__name__}): give a checkpoint that `maskrcnn-lit train` wrote"
         ) from error
 
 
@@ -88,7 +89,8 @@ def best_checkpoint(run_dir: str | Path) -> Path:
     path = best if best.is_file() else last_checkpoint(run_dir)
     if path is None:
         raise UserError(
-            f"{best.parent} has no checkpoint: continue the run first, maskrcnn-lit train resume={run_dir}"
+            f"{best.parent} has no checkpoint: continue the run first, maskrcnn-lit train "
+            f"resume={run_dir}"
         )
     return path
 
@@ -158,7 +160,8 @@ class RunCheckpoints(Checkpoint):
         if self._position and self._position["batches"] != trainer.num_training_batches:
             raise UserError(
                 f"the run had {self._position['batches']} training batches per epoch and now has "
-                f"{trainer.num_training_batches}: resume it with the same data, data.batch_size and trainer.devices"
+                f"{trainer.num_training_batches}: resume it with the same data, data.batch_size "
+                "and trainer.devices"
             )
         self._step, self._position = trainer.global_step, None
         self._stop.listen()

@@ -46,7 +46,7 @@ class CompileRegions(Callback):
 
     def __init__(self, how: str, steps: Callable[[Trainer], int]) -> None:
         if how not in CHOICES:
-            raise UserError(f"trainer.compile is {how!r}; expected {', '.join(CHOICES)}")
+            raise UserError(f"trainer.compile={how} is unknown: use {', '.join(CHOICES)}")
         self.how, self.steps = how, steps
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -75,9 +75,9 @@ def too_short(steps: int, sizes: int) -> str | None:
     if steps >= STEPS_A_SIZE * sizes:
         return None
     return (
-        f"{steps} steps of {sizes} padded sizes are too few: compiling (about {COMPILE_SECONDS} s per "
-        f"size) pays off from {STEPS_A_SIZE * sizes} steps. Use trainer.compile=always to compile "
-        "anyway, or trainer.compile=off to pad the images less"
+        f"{steps} steps of {sizes} padded sizes are too few: compiling (about "
+        f"{COMPILE_SECONDS} s per size) pays off from {STEPS_A_SIZE * sizes} steps. "
+        "Use trainer.compile=always to compile anyway, or trainer.compile=off to pad images less"
     )
 
 
@@ -88,9 +88,15 @@ def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.utils._triton.has_triton():
         return "torch finds no Triton for this GPU"
     if model.points == 0:
-        return "model.roi_align.points=0 uses as many points as a bin has cells, which depends on the data"
+        return (
+            "model.roi_align.points=0 uses as many points as a bin has cells, which depends on "
+            "the data"
+        )
     if getattr(model.mask_head, "needs_positives", False):
-        return "a batch norm in the mask head must see only the positives, and their number depends on the data"
+        return (
+            "a batch norm in the mask head must see only the positives, and their number "
+            "depends on the data"
+        )
     return None
 
 
@@ -144,7 +150,8 @@ def _compiled(name: str, **options: Any) -> Any:
             torch._dynamo.exc.TorchDynamoException
         ) as error:  # during compilation, before any computation
             announce(
-                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: {str(error).splitlines()[0]}"
+                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: "
+                f"{str(error).splitlines()[0]}"
             )
         setattr(model, name, MethodType(plain, model))
         return plain(model, *args)

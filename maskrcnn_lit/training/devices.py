@@ -71,7 +71,8 @@ def resolve_accelerator(
     available = torch.cuda.device_count()
     if accelerator == "gpu" and not available:
         raise UserError(
-            f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use {option}=cpu, or install a "
+            f"{option}=gpu, but torch {torch.__version__} sees no CUDA device here: use "
+            f"{option}=cpu, or install a "
             "CUDA build of torch and its driver"
         )
     if numbers is not None and (accelerator == "cpu" or not set(numbers) <= set(range(available))):
@@ -87,7 +88,8 @@ def resolve_accelerator(
     use_gpu = accelerator == "gpu" or (accelerator == "auto" and available > 0)
     if use_gpu and isinstance(devices, int) and devices > available:
         raise UserError(
-            f"trainer.devices={devices}, but there are {available} CUDA devices: use trainer.devices={available}"
+            f"trainer.devices={devices}, but there are {available} CUDA devices: use "
+            f"trainer.devices={available}"
         )
     return "gpu" if use_gpu else "cpu"
 

@@ -69,7 +69,8 @@ class CsvLogger(Logger):
                 before = [row for row in self._read() if int(row["step"]) < step]
             except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
                 raise UserError(
-                    f"{self.path} is damaged ({error}): restore it from a copy, or move it away to continue with a new one"
+                    f"{self.path} is damaged ({error}): restore it from a copy, or move it away to "
+                    "continue with a new one"
                 ) from None
             self._write(before)
 
@@ -105,8 +106,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
 
 def tensorboard_logger(*, run_dir: str | Path) -> TensorBoardLogger:
-    """TensorBoard's curves, in files of the run folder itself: TensorBoard names a run by the folder
-    of its files. A run that has them in RUN/tensorboard, as older ones do, goes on there.
+    """TensorBoard's curves, in files of the run folder itself: TensorBoard names a run by the
+    folder of its files. A run that has them in RUN/tensorboard, as older ones do, goes on there.
     """
     folder = "tensorboard" if Path(run_dir, "tensorboard").is_dir() else ""
     return RunTensorBoardLogger(run_dir, name=folder, version="", default_hp_metric=False)
@@ -155,7 +156,9 @@ def _wandb_key() -> str | None:
 
 
 def _check_server(uri: str) -> None:
-    """Raise UserError if the MLflow server does not answer; MLflow itself would retry for minutes."""
+    """Raise UserError if the MLflow server does not answer; MLflow itself would retry for
+    minutes.
+    """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return
@@ -202,7 +205,8 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
             number = logger.run_id  # this creates the run
     except ModuleNotFoundError as error:
         raise UserError(
-            "logger=mlflow needs a package that is not installed: pip install 'maskrcnn_lit[mlflow]'"
+            "logger=mlflow needs a package that is not installed: pip install "
+            "'maskrcnn_lit[mlflow]'"
         ) from error
     atomic_write(file, str(number))
     return logger

@@ -116,13 +116,15 @@ class DetectionModule(LightningModule):
         own = config_digest(self.config)
         if self.trainer.strategy.broadcast(own) != own:
             raise UserError(
-                f"process {self.global_rank} has another config than process 0: start all of them with one command"
+                f"process {self.global_rank} has another config than process 0: start all of them "
+                "with one command"
             )
         on_cpu = self.trainer.strategy.root_device.type == "cpu"
         sync = any(isinstance(layer, nn.SyncBatchNorm) for layer in self.model.modules())
         if sync and on_cpu and self.trainer.world_size > 1:
             raise UserError(
-                f"norm=sync needs CUDA for {self.trainer.world_size} processes, but these are on the CPU: use group or batch, or one process"
+                f"norm=sync needs CUDA for {self.trainer.world_size} processes, but these are on "
+                "the CPU: use group or batch, or one process"
             )
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -183,7 +185,8 @@ class DetectionModule(LightningModule):
         if trainer.is_global_zero:
             if batch_size < full_batch:
                 _log.info(
-                    f"a step has {batch_size} images, not {full_batch}: an epoch has {images} images in "
+                    f"a step has {batch_size} images, not {full_batch}: an epoch has {images} "
+                    "images in "
                     f"{steps.epoch} step{'s' if steps.epoch > 1 else ''}"
                 )
             _log.info(plan.text)
@@ -198,8 +201,9 @@ class DetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, or each value, and stop if it or a loss is not finite. Lightning
-        calls this before every optimizer step, with unscaled gradients, with or without a limit.
+        """Clip by the norm over all parameters, or each value; stop if it or a loss is not finite.
+        Lightning calls this before every optimizer step, with unscaled gradients, with or without
+        a limit.
         """
         gradients = [
             p.grad
@@ -232,7 +236,9 @@ class DetectionModule(LightningModule):
         follow(schedule)
 
     def on_validation_end(self) -> None:
-        """A schedule that waits for a plateau has the scores now, and last.ckpt comes after this."""
+        """A schedule that waits for a plateau has the scores now, and last.ckpt comes after
+        this.
+        """
         if self.trainer.state.fn != TrainerFn.FITTING:
             return
         schedule: Any = self.lr_schedulers()

@@ -151,8 +151,11 @@ def write_step(
     rates = ", ".join(f"{name} {value:.3g}" for name, value in step.learning_rates.items())
     ids = ", ".join(str(number) for part in image_ids for number in part if number != BLANK_ID)
     return (
-        f"training stopped at step {step.number} (epoch {step.epoch}), because the loss or its gradient is not finite: losses "
-        f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images {ids}. Run `maskrcnn-lit replay file={path}` to recompute the step; then try a lower optimizer.lr, a lower "
+        f"training stopped at step {step.number} (epoch {step.epoch}), because the loss or its "
+        "gradient is not finite: losses "
+        f"{terms}; gradient norm {content['gradient_norm']:.4g}; learning rate {rates}; images "
+        f"{ids}. Run `maskrcnn-lit replay file={path}` to recompute the step; then try a lower "
+        "optimizer.lr, a lower "
         "trainer.clip_norm or trainer.precision=32-true"
     )
 

@@ -69,7 +69,7 @@ def adamw(
     batch_size: images per optimizer step, over all devices and accumulated batches.
     fused: one kernel for all parameters.
     schedule: after the warm-up "cosine", "poly" (see `warmup_poly`) or "constant"; or
-        "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with the settings `plateau`.
+        "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with settings `plateau`.
     """
     if len(betas) != 2:
         raise UserError(
@@ -123,7 +123,8 @@ def sgd(
     """
     if list(milestones) != sorted(milestones) or not all(0 < share < 1 for share in milestones):
         raise UserError(
-            f"optimizer.milestones={list(milestones)} must be ascending shares of the run between 0 and 1: use [0.667,0.889] for the published 1x schedule"
+            f"optimizer.milestones={list(milestones)} must be ascending shares of the run between "
+            "0 and 1: use [0.667,0.889] for the published 1x schedule"
         )
     check_within(0, 1, optimizer__momentum=momentum)
     _check_schedule(schedule, "multi_step", "cosine", "poly", "constant", "plateau")
@@ -146,7 +147,8 @@ def sgd(
 def _check_schedule(schedule: str, *known: str) -> None:
     if schedule not in known:
         raise UserError(
-            f"optimizer.schedule={schedule} is not supported by this optimizer: use {', '.join(known)}"
+            f"optimizer.schedule={schedule} is not supported by this optimizer: use "
+            f"{', '.join(known)}"
         )
 
 
@@ -199,7 +201,8 @@ def parameter_groups(
             members.setdefault((part, decays), []).append(parameter)
     if not members:
         raise UserError(
-            "the model has no trainable parameter: lower the number of frozen stages, backbone.freeze_at"
+            "the model has no trainable parameter: lower the number of frozen stages, "
+            "backbone.freeze_at"
         )
     return [
         {

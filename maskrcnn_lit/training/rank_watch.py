@@ -259,7 +259,9 @@ def position(frame: FrameType | None) -> tuple[int, str]:
 
 
 def _exit() -> None:
-    """End this process at once: its main thread may never come back. Its loader processes end too."""
+    """End this process at once: its main thread may never come back. Its loader processes end
+    too.
+    """
     for child in multiprocessing.active_children():
         child.kill()
     sys.stdout.flush()

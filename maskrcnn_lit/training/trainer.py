@@ -203,7 +203,8 @@ class StopWithoutProgress(Callback):
             self.validations += 1
         if self._stop(trainer):
             pl_module.print(
-                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} validations, so training stops (trainer.patience)"
+                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} "
+                "validations, so training stops (trainer.patience)"
             )
 
     def _stop(self, trainer: Trainer) -> bool:

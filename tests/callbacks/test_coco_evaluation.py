@@ -193,7 +193,7 @@ def test_data_without_objects_is_said_and_does_not_stop_the_checkpoint(
     evaluation = CocoEvaluation()
     trainer = _trainer(tmp_path, evaluation, checkpoint, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(Module(), datamodule=Data(empty=True))
-    assert "hold no objects: AP is not defined" in caplog.text
+    assert "have no objects: AP is undefined" in caplog.text
     assert (
         math.isnan(evaluation.metrics["val/mask_ap"]) and Path(checkpoint.best_model_path).is_file()
     )
@@ -349,7 +349,10 @@ def test_more_objects_than_count_are_told_with_what_to_type(
     """The first image holds two objects."""
     evaluation = CocoEvaluation(max_detections=[1, 2, 3], model_limit=1)
     _trainer(tmp_path, evaluation).validate(Module(), Data(), verbose=False)
-    said = "an image has 2 objects, but the model gives 1 detections at most: add model.box_head.max_detections=2"
+    said = (
+        "an image has 2 objects, but the model returns at most 1 detections: add "
+        "model.box_head.max_detections=2"
+    )
     assert said in caplog.text and "val/box_ar3" in evaluation.metrics
     with pytest.raises(
         UserError, match=r"metrics\.max_detections=\[1, 2\] must be three ascending whole numbers"

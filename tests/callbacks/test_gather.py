@@ -28,7 +28,8 @@ from maskrcnn_lit.callbacks.gather import raise_remote_failure, publish_failure,
 
 rank, world, port, out = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 dist.init_process_group(
-    "gloo", init_method=f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    "gloo", init_method=f"tcp://127.0.0.1:{{port}}", rank=rank, world_size=world,
+    timeout=timedelta(seconds=60),
 )
 started, said = time.monotonic(), None
 try:

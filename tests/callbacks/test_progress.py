@@ -17,7 +17,8 @@ from maskrcnn_lit.terminal.progress import StatusLines
 
 LINE = re.compile(
     r"epoch (\d)/2  step (\d+)/14  \d:\d\d:\d\d left  [\d.]+ images/s  (\d+)% waiting for data  "
-    r"loss ([\d.]+): rpn objectness ([\d.]+), rpn box ([\d.]+), class ([\d.]+), box ([\d.]+), mask ([\d.]+)$"
+    r"loss ([\d.]+): rpn objectness ([\d.]+), rpn box ([\d.]+), class ([\d.]+), box ([\d.]+), mask "
+    r"([\d.]+)$"
 )
 
 

@@ -74,7 +74,9 @@ def classifier(choice: str) -> nn.Module | None:
 
 @pytest.fixture
 def drawn(classifier: nn.Module | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Random weights are drawn once for a choice: each backbone gets a copy of the same classifier."""
+    """Random weights are drawn once for a choice: each backbone gets a copy of the same
+    classifier.
+    """
     if classifier is not None:
         monkeypatch.setattr(
             torchvision.models, "get_model", lambda name, weights: copy.deepcopy(classifier)

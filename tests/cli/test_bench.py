@@ -71,7 +71,7 @@ def test_it_compiles_as_a_long_training_does(
 def test_what_cannot_be_compiled_is_measured_as_it_is(capsys: pytest.CaptureFixture) -> None:
     model = make_model(roi_align={"points": 0})
     assert not bench._compile("always", model, torch.device("cpu"))
-    assert "trainer.compile=always: not compiled, since" in capsys.readouterr().out
+    assert "trainer.compile=always: not compiled, because" in capsys.readouterr().out
 
 
 PARTS = ("training", "inference")
@@ -118,7 +118,7 @@ def made(loading: float, step: float, **more: Any) -> dict[str, Any]:
 def test_a_slow_loader_wants_workers() -> None:
     told, change = advice(made(0.5, 0.1), cuda=True, memory=80_000)
     assert (
-        told == "the loader: 500 ms a batch, and a training step takes 100"
+        told == "the loader: 500 ms per batch, while a training step takes 100 ms"
         and change[0] == "data.workers=7"
     )
     _, change = advice(made(0.5, 0.1, workers=7), cuda=True, memory=80_000)
@@ -127,7 +127,7 @@ def test_a_slow_loader_wants_workers() -> None:
 
 def test_a_slow_step_names_its_stage() -> None:
     told, change = advice(made(0.1, 0.5), cuda=True, memory=80_000)
-    assert told == "the training step, 500 ms a batch, the most of it (300) in the backward"
+    assert told == "the training step: 500 ms per batch, most of it (300 ms) in the backward"
     assert change[0].startswith("data.batch_size=16") and change[1] == "trainer.precision=auto"
     _, change = advice(made(0.1, 0.5, precision="bf16-mixed"), cuda=True, memory=1500)
     assert change == ["a smaller data.image_size or backbone"]

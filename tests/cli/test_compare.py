@@ -28,7 +28,7 @@ def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.Capt
     assert cli.main(["compare", f"runs={folder}"]) == 0
     page = folder / "report/report.html"
     assert (
-        f"The report is {page}; beside it are report.md, results.csv, curves.csv, tables.tex, "
+        f"Report: {page}; in the same folder: report.md, results.csv, curves.csv, tables.tex, "
         "references.bib and plots/" in capsys.readouterr().out
     )
     for name in ("curves.csv", "tables.tex", "references.bib", "plots/learning_rate.pdf"):
@@ -63,7 +63,7 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     assert (out / "plots/learning_rate.png").is_file()
     (out / "plots/mine.png").touch()
     assert cli.main(["compare", f"runs={folder}/7", f"out={out}"]) == 2
-    assert f"out={out} has files already" in capsys.readouterr().err
+    assert f"out={out} is not empty" in capsys.readouterr().err
     assert cli.main(["compare", f"runs={folder}/7", f"out={out}", "overwrite=true"]) == 0
     shown = set(re.findall(r"plots/([\w.]+)", (out / "report.md").read_text()))
     assert "learning_rate.png" not in shown
@@ -88,22 +88,22 @@ def test_a_run_that_never_began_is_left_out(
     both = f"runs=[{runs}/7,{runs}/rejected]"
     assert cli.main(["compare", both, f"out={tmp_path}/out"]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    told = "rejected is left out, since it never began: UserError: there is no annotation file"
+    told = "rejected is left out, since it never started: UserError: there is no annotation file"
     assert text.count(told) == 1
     assert cli.main(["compare", f"runs={runs}/rejected"]) == 2
-    assert "there is no run in" in capsys.readouterr().err
+    assert "no run in" in capsys.readouterr().err
 
 
 def test_several_runs_without_brackets(capsys: pytest.CaptureFixture):
     assert cli.main(["compare", "runs=a", "b"]) == 2
     said = capsys.readouterr().err
-    assert "'b' stands alone: several values of runs go into brackets, 'runs=[a,b]'" in said
+    assert "'b' is not NAME=VALUE: write several values of runs in brackets, 'runs=[a,b]'" in said
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], "compare needs runs, without a default: add runs=..."),
+        ([], "compare needs runs, which has no default: add runs=..."),
         (["runs=none"], "none is not a folder: give run folders, or folders of runs"),
         (["runs=[]"], "runs=[] must be a path, or a list of one or more paths"),
         (["runs=.", "outs=x"], "compare has no option 'outs'; did you mean out?"),

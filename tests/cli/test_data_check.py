@@ -103,7 +103,8 @@ def test_every_fault_of_the_set_is_told_by_file_and_annotation(
         "train: 18 images decoded, 26 annotations compared with their masks; 14 faults\n"
     )
     assert (
-        printed.endswith("\n14 faults\n") and f"All of it is in {tmp_path}/faults.json" in printed
+        printed.endswith("\n14 faults\n")
+        and f"The full list is in {tmp_path}/faults.json" in printed
     )
     assert "note: train: 64 of 80 categories have no annotation: airplane, apple" in printed
     assert listed["notes"][0].startswith("train: 64 of 80 categories")
@@ -141,7 +142,7 @@ def test_the_cleaned_json_has_no_fault_and_is_else_the_same(
     assert len(annotations) == 24
 
     check(*corrupt(test_data, written), code=0)
-    assert capsys.readouterr().out.endswith("\nNothing is wrong with the data.\n")
+    assert capsys.readouterr().out.endswith("\nNo faults in the data.\n")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -185,8 +186,8 @@ def test_a_sound_set_is_exit_code_0(shapes: Path, capsys: pytest.CaptureFixture)
     assert (
         printed.startswith("train: 8 images decoded, ") and "\nval: 3 images decoded, " in printed
     )
-    assert "3 file names stand in train and in val" in printed  # 000000.png, of other content
-    assert printed.endswith("\nNothing is wrong with the data.\n")
+    assert "3 file names are in both train and val" in printed  # 000000.png, of other content
+    assert printed.endswith("\nNo faults in the data.\n")
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_a_training_image_that_is_in_val_too(
     check(*coco_data(leaky), f"cleaned={tmp_path}/clean", code=1)
     printed = capsys.readouterr().out
     assert (
-        "\n  1 x training image in val too\n    other.png: the content of val's 000000.png"
+        "\n  1 x training image in val too\n    other.png: same content as val's 000000.png"
         in f"\n{printed}"
     )
     files = [tmp_path / "clean" / f"instances_{part}.json" for part in ("train", "val")]
@@ -229,7 +230,7 @@ def test_at_most_20_of_a_kind_are_shown(leaky: Path, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr().out
     assert (
         "  23 x same annotation twice\n" in printed
-        and printed.count("class, box and mask of annotation") == 20
+        and printed.count("same class, box and mask as annotation") == 20
     )
     assert "    and 3 more: out=FILE lists them all\n" in printed and "train" not in printed
     assert len(json.loads((tmp_path / "a.json").read_text())["faults"]) == 23
@@ -257,14 +258,14 @@ def test_the_exit_code_of_the_program(test_data: Path, tmp_path: Path):
     [
         (
             ["cleaned={folder}/annotations"],
-            "annotations/instances_corrupt.json, which is never changed: give another",
+            "annotations/instances_corrupt.json: give another",
         ),
         (["data.train.annotations=none.json"], "there is no annotation file none.json"),
         (["data.train.images=null"], "data.train.images is missing"),
-        (["data.train.images=nowhere"], "there is no image folder nowhere"),
+        (["data.train.images=nowhere"], "neither the image folder nowhere"),
         (
             ["data.train.images=null", "data.train.annotations=null"],
-            "the data has neither train nor val",
+            "the data have neither train nor val",
         ),
     ],
 )
@@ -301,7 +302,10 @@ def test_a_set_of_crowd_regions_is_not_clean(
     check(*coco_data(root), f"out={tmp_path}/faults.json", code=1)
     printed = capsys.readouterr().out
     total = len(content["annotations"])
-    assert f"note: train: nothing to learn: all {total} annotations are crowd regions" in printed
+    assert (
+        f"note: train: no object to learn from: all {total} annotations are crowd regions"
+        in printed
+    )
     listed = json.loads((tmp_path / "faults.json").read_text())["faults"]
     assert [fault["kind"] for fault in listed] == ["nothing to learn"]
 
@@ -319,8 +323,8 @@ def test_objects_that_are_too_small_are_noted_and_no_fault(
     save_ground_truth(root, content, "train")
     check(*coco_data(root), "data.image_size=64", code=0)
     printed = capsys.readouterr().out
-    assert "note: train: 1 x too small to be learnt (annotation " in printed
-    assert printed.endswith("0 faults, but 1 object cannot be learnt: see the notes\n")
+    assert "note: train: 1 x too smallto be learned (annotation " in printed
+    assert printed.endswith("0 faults, but 1 object cannot be learned: see the notes\n")
 
 
 def test_chosen_classes_are_looked_at_and_written(

@@ -113,7 +113,7 @@ def test_large_samples_are_shown_smaller():
         (["epoch=-1"], "epoch=-1 must be a whole number from 0"),
         (
             ["out=a.txt"],
-            "a.txt cannot be written: the name of a picture ends in .png, .jpg, .jpeg, .webp",
+            "a.txt cannot be written: use a file name that ends in .png, .jpg, .jpeg, .webp",
         ),
     ],
 )

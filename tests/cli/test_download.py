@@ -82,9 +82,7 @@ def test_coco2017_is_prepared_with_the_options_of_the_run(
 
 def test_what_is_not_fetched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
     verb("download", "data=coco2017", "data.root=s3://bucket/coco")
-    assert (
-        "train: read from s3://bucket/coco/train2017 when a run needs it" in capsys.readouterr().out
-    )
+    assert "train: read from s3://bucket/coco/train2017 during a run" in capsys.readouterr().out
     for name in ("annotations_trainval2017.zip", "train2017.zip", "val2017.zip"):
         (tmp_path / name).touch()
     verb("download", "data=coco2017", f"data.root={tmp_path}", "data.download=false")
@@ -101,5 +99,5 @@ def test_data_without_anything_to_fetch(capsys: pytest.CaptureFixture):
     ]
     verb("download", "data=coco_json", *paths, code=2)
     assert (
-        "data=coco_json has nothing to download: it reads the files that" in capsys.readouterr().err
+        "data=coco_json has nothing to download: it reads the files of" in capsys.readouterr().err
     )

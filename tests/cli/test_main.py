@@ -178,12 +178,14 @@ def test_cfg_prints_the_config_and_runs_nothing(
     [
         (
             ["trian"],
-            "maskrcnn-lit: there is no command 'trian'; did you mean train?; the commands are train, evaluate,",
+            "maskrcnn-lit: there is no command 'trian'; did you mean train?; the commands are "
+            "train, evaluate,",
         ),
         (["xyz"], "there is no command 'xyz'; the commands are"),
         (
             ["data", "chekc"],
-            "no command 'data chekc'; did you mean data check?; the commands are data stats, data check, data",
+            "no command 'data chekc'; did you mean data check?; the commands are data stats, data "
+            "check, data",
         ),
         (
             ["data", "stats", "sede=1"],
@@ -198,7 +200,10 @@ def test_cfg_prints_the_config_and_runs_nothing(
             "flag '-m': it has --help, --cfg, --config-dir DIR and options",
         ),
         (["train", "--epochs", "3"], "train does not have the flag '--epochs'"),
-        (["train", "--cfg", "hydra"], "--cfg=hydra is unknown: --cfg (or --cfg job) prints the"),
+        (
+            ["train", "--cfg", "hydra"],
+            "--cfg=hydra is not supported: use --cfg (or --cfg job) to print the",
+        ),
         (
             ["train", "--help", "xyz"],
             "train has no option with 'xyz' in its name: `maskrcnn-lit tr",
@@ -207,7 +212,7 @@ def test_cfg_prints_the_config_and_runs_nothing(
         (["completion", "tcsh"], "completion needs the name of a shell, bash, zsh, fish"),
         (["train", "optimiser.lr=1"], "did you mean optimizer.lr?"),
         (["train", "backbone=resnet5"], "did you mean resnet50?"),
-        (["predict", "source=a.jpg"], "predict needs run, without a default: add run=..."),
+        (["predict", "source=a.jpg"], "predict needs run, which has no default: add run=..."),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

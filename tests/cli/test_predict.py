@@ -86,7 +86,7 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
         "[2/3] b.jpg",
         "[3/3] more/a.png",
     ]
-    assert f"{photos}: skips files that are not of a kind that can be read: 1 .txt\n" in printed
+    assert f"{photos}: skipping files that are not supported images: 1 .txt\n" in printed
 
 
 @pytest.mark.parametrize("source", ["b.jpg", "*.jpg", "**/b.*"])
@@ -154,15 +154,21 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     verb(*given, f"run_dir={tmp_path}/best", best)
     first, second, *_ = sorted(NAMES)
     values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
-    told = f"score_threshold of each class, by its best F1 on the run's validation images: {values[first]}, "
+    told = (
+        "score_threshold of each class, by its best F1 on the run's validation images: "
+        f"{values[first]}, "
+    )
     assert told + values[second] in capsys.readouterr().out
     found = json.loads((tmp_path / "best" / "detections.json").read_text())
     assert len(found) > 3 and len({entry["category_id"] for entry in found}) == 1
     said = refused(*given, f"run_dir={tmp_path}/last", "checkpoint=last", best)
-    assert "not with checkpoint=last" in said  # they are not of these weights
+    assert "not for checkpoint=last" in said  # they are not of these weights
     capsys.readouterr()
     verb(*given, f"run_dir={tmp_path}/half")  # an evaluation does not change what is predicted
-    hint = f"(score_threshold=best takes the best of each class, from {run_dir}/thresholds.json)"
+    hint = (
+        "(score_threshold=best uses the best threshold of each class, from "
+        f"{run_dir}/thresholds.json)"
+    )
     assert f"score_threshold 0.5 {hint}\n" in capsys.readouterr().out
     files = [(tmp_path / name / "detections.json").read_text() for name in ("before", "half")]
     assert files[0] == files[1]
@@ -171,7 +177,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["source=none.jpg"], "source=none.jpg does not exist; give an image, a folder or a glob"),
+        (["source=none.jpg"], "source=none.jpg does not exist: give an image, a folder or a glob"),
         (["source={photos}/*.gif"], "*.gif has no image"),
         (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
         (
@@ -187,7 +193,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
             "score_threshold=auto must be a number from 0 to 1, or best",
         ),
         (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
-        (["source={photos}", "run_dir={photos}"], "has files already: give another folder"),
+        (["source={photos}", "run_dir={photos}"], "is not empty: give another folder"),
         (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
         (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
         (["source={photos}", "score_threshold=best"], "run `maskrcnn-lit evaluate run="),
@@ -197,7 +203,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
         ),
         (
             ["source={photos}", "run=none"],
-            "none does not exist: give the folder that `maskrcnn-lit train` wrote",
+            "none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote",
         ),
         (["source={photos}", "accelerator=tpu"], "accelerator=tpu must be one of auto, cpu, gpu"),
     ],
@@ -221,9 +227,8 @@ def test_pictures_are_not_overwritten_unless_asked_for(
         "detections.json",
         "images.json",
     ]
-    assert (
-        f"run_dir={tmp_path}/out has files already: give another folder, or add overwrite=true"
-        in (refused(*given, f"run_dir={tmp_path}/out"))
+    assert f"run_dir={tmp_path}/out is not empty: give another folder, or add overwrite=true" in (
+        refused(*given, f"run_dir={tmp_path}/out")
     )
     verb(*given, f"run_dir={tmp_path}/out", "overwrite=true")
     assert (tmp_path / "out" / "images" / "b.png").is_file()
@@ -265,7 +270,7 @@ def test_a_damaged_file_of_a_folder_is_counted(
     printed = capsys.readouterr()
     assert "1 of 3 images could not be read" in printed.out
     assert "[3/3] more/a.png: " in printed.out
-    assert f"{photos}/b.jpg is skipped, it cannot be read as an image" in printed.err
+    assert f"{photos}/b.jpg is skipped, since it cannot be read as an image" in printed.err
 
 
 @pytest.mark.parametrize(

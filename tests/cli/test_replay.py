@@ -1,4 +1,6 @@
-"""A training step whose loss is not finite: what the run leaves, and `maskrcnn-lit replay` of it."""
+"""A training step whose loss is not finite: what the run leaves, and `maskrcnn-lit replay` of
+it.
+"""
 
 import math
 import shutil
@@ -44,7 +46,8 @@ def test_the_run_stops_and_says_why(stopped: tuple[Path, str], strange: Path):
     run_dir, said = stopped
     (file,) = run_dir.glob("*.pt")
     assert said.startswith(
-        "maskrcnn-lit: training stopped at step 1 (epoch 0), the loss or its gradient is not finite"
+        "maskrcnn-lit: training stopped at step 1 (epoch 0), because the loss or its gradient is "
+        "not finite"
     )
     saved = torch.load(file, weights_only=True)
     for name, value in saved["losses"][0].items():
@@ -102,12 +105,12 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
     [
         (
             "none.pt",
-            "none.pt is not the file of a stopped step: give a nonfinite_step<n>.pt of a run folder",
+            "none.pt is not a saved step: give a nonfinite_step<n>.pt from a run folder",
         ),
-        ("{run}", "{run} is not the file of a stopped step"),
+        ("{run}", "{run} is not a saved step"),
         (
             "{run}/checkpoints/last.ckpt",
-            "{run}/checkpoints/last.ckpt is not the file of a stopped step",
+            "{run}/checkpoints/last.ckpt is not a saved step",
         ),
         ("{run}/config.yaml", "{run}/config.yaml is "),
     ],

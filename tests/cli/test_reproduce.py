@@ -88,11 +88,10 @@ def test_the_same_weights_and_metrics_to_the_last_bit(trained: Path, reproduced:
     run_dir, printed = reproduced
     assert same(checkpoint(trained)["state_dict"], checkpoint(run_dir)["state_dict"])
     assert metric_rows(trained) == metric_rows(run_dir)
-    assert "is as it was: config, commit, versions, machine and data" in printed
+    assert "is unchanged: config, commit, versions, machine and data" in printed
     count = len(result(trained)["metrics"]) - 1
     assert (
-        f"\n{count} of {count} metrics are equal to the last bit; the largest difference is 0.\n"
-        in printed
+        f"\n{count} of {count} metrics are bit-identical; the largest difference is 0.\n" in printed
     )
     assert printed.endswith("Reproduced: the tolerance is 0.\n")
 
@@ -127,7 +126,7 @@ def test_again_in_the_same_folder_it_only_compares(
     verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
     assert file_digest(run_dir / "metrics.csv", "sha256") == before
     printed = capsys.readouterr().out
-    assert "Reproduced: the tolerance is 0." in printed and "goes on from step" not in printed
+    assert "Reproduced: the tolerance is 0." in printed and "resumes from step" not in printed
 
 
 def test_a_result_that_was_tampered_with(
@@ -169,7 +168,7 @@ def test_other_versions_are_told_before_and_widen_the_tolerance(
     run = tampered(trained, tmp_path / "run", versions=versions, commit=commit, machine=machine)
     verb("reproduce", f"run={run}", f"run_dir={reproduced[0]}")
     printed = capsys.readouterr().out
-    assert f"Of what {run} was made from, this differs already\n" in printed
+    assert f"Compared with {run}, this differs:\n" in printed
     found = rows(printed)
     assert found["versions.torch"] == ["1.0", torch.__version__]
     assert found["machine.device"][0] == "abacus"
@@ -207,7 +206,7 @@ def test_other_data_are_refused(
     run, _ = elsewhere
     said = refused("reproduce", f"run={run}", f"run_dir={tmp_path}/again")
     assert (
-        f"the data are not those of {run} (data.train.annotations_sha256)" in said
+        f"the data differ from those of {run} (data.train.annotations_sha256)" in said
         and "other_data=true" in said
     )
     assert "data.train.annotations_sha256" in rows(capsys.readouterr().out)
@@ -271,18 +270,22 @@ def test_what_was_begun_goes_on(
     verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
     printed = capfd.readouterr().out
     assert (
-        f"{run_dir} goes on from step 8" in printed and "Reproduced: the tolerance is 0." in printed
+        f"{run_dir} resumes from step 8" in printed and "Reproduced: the tolerance is 0." in printed
     )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("run=none",), "none does not exist: give the folder that `maskrcnn-lit train` wrote"),
+        (
+            ("run=none",),
+            "none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote",
+        ),
         (("run={run}", "tolerance=-1"), "tolerance=-1 must be a number from 0"),
         (
             ("run={run}", "run_dir={run}"),
-            "run_dir={run} has another run: give a new folder, or that of a reproduction",
+            "run_dir={run} contains another run: give a new folder, or that of an unfinished "
+            "reproduction",
         ),
     ],
 )
@@ -334,7 +337,7 @@ def test_a_run_that_goes_on_from_another_is_reproduced_from_there(
     moved.parent = {**(moved.parent or {}), "checkpoint_sha256": "0" * 64}
     write_result(longer / "result.json", moved)
     said = refused("reproduce", f"run={longer}", f"run_dir={run_dir}")
-    assert "last.ckpt is another one now" in said
+    assert "last.ckpt has changed since" in said
     shutil.rmtree(longer)
     shutil.rmtree(again)
 
@@ -346,7 +349,7 @@ def test_a_killed_run_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     with pytest.raises(
-        UserError, match=r"killed by signal 9; go on with \S*maskrcnn-lit train resume=again"
+        UserError, match=r"killed by signal 9; resume with \S*maskrcnn-lit train resume=again"
     ):
         reproduce._train(Path("again"), [])
 

@@ -22,6 +22,6 @@ def test_without_options_it_says_what_it_trains(
 ):
     monkeypatch.setattr(train, "train", lambda *given, **named: None)
     train.run(OmegaConf.create({}), [])
-    assert "experiment=demo is the demo of a few minutes" in capsys.readouterr().out
+    assert "For a demo of a few minutes add experiment=demo" in capsys.readouterr().out
     train.run(OmegaConf.create({}), ["seed=3"])
     assert capsys.readouterr().out == ""

@@ -1,4 +1,6 @@
-"""A small conf folder, and what a user may type: the config, or one sentence that says what to do."""
+"""A small conf folder, and what a user may type: the config, or one sentence that says what to
+do.
+"""
 
 from pathlib import Path
 
@@ -43,7 +45,8 @@ FILES = {
     "experiment/broken": "# @package _global_\nseed: [1, 2\n",
     "experiment/stray": "# @package _global_\nsede: 3\n",
     "experiment/deep": "# @package _global_\ndata: {train: {cuont: 3}}\n",
-    "experiment/adds": "# @package _global_\ndata: {more: {_target_: torch.nn.ReLU, inplace: true}}\n",
+    "experiment/adds": "# @package _global_\ndata: {more: {_target_: torch.nn.ReLU, inplace: "
+    "true}}\n",
 }
 
 ROWS = {  # `clip` and `workers` have none
@@ -121,14 +124,15 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         (
             "experiment=dmeo",
-            "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, deep, demo, stray",
+            "there is no experiment 'dmeo'; did you mean demo?; the choices are adds, broken, "
+            "deep, demo, stray",
         ),
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
-        ("seed", "'seed' is not an override: write NAME=VALUE"),
+        ("seed", "'seed' is not an override: use NAME=VALUE"),
         ("run_dir=", "run_dir= is empty"),
         ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
         ("clip=[1,2", "close every bracket"),
-        ("seed=1,2", "gives several values: give one, or a list in brackets, 'seed=[1,2]'"),
+        ("seed=1,2", "has several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("backbone=resnet18,resnet50", "`maskrcnn-lit train -m backbone=resnet18,resnet50` makes"),
         ("seed=ten", "seed=ten must be a whole number, 0 or more"),
         ("clip=true", "clip is a number, 1.5 by default"),
@@ -142,13 +146,13 @@ def test_a_composed_config_refuses_unknown_keys():
         ("optimizer.lr=fast", "optimizer.lr is a number"),
         ("seed=${optimizer.lr}", "seed=0.001 must be a whole number"),
         ("limit=auto", "limit=auto must be a number, 0 or more, or null"),
-        ("~size", "'~size' takes away an option that is needed"),
-        ("~optimizer", "'~optimizer' takes away a group that train needs"),
+        ("~size", "'~size' removes a required option"),
+        ("~optimizer", "'~optimizer' removes a group that train needs"),
         (
             "data.train=folder",
             "data.train=folder is a group of options, set one of data.train.images",
         ),
-        ("data=coco", "train needs data.root, without a default: add data.root=..."),
+        ("data=coco", "train needs data.root, which has no default: add data.root=..."),
         ("run_dir=${nowhere}", "'nowhere' not found"),
         ("experiment=broken", "broken.yaml"),
         (
@@ -157,7 +161,8 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         (
             "experiment=deep",
-            "experiment=deep sets data.train.cuont, which train does not have; did you mean data.train.count?",
+            "experiment=deep sets data.train.cuont, which train does not have; did you mean "
+            "data.train.count?",
         ),
         ("data.train.size=3", "train has no option 'data.train.size'"),
         ("~sede", "train has no option 'sede'; did you mean seed?"),
@@ -172,7 +177,8 @@ def test_a_mistake_is_told_in_one_sentence(override: str, message: str):
 
 @pytest.mark.parametrize(
     "override",
-    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${size}", "limit=null", "clip=[1,2]", "~clip",
+    ["workers=3", "clip=null", "clip=3", "clip=auto", "seed=${size}", "limit=null",
+     "clip=[1,2]", "~clip",
      "run_dir=7", "data.train=null",
      "experiment=adds", "run_dir='a (1)'", "run_dir=../a-b_c/d.e", "~experiment"],
 )  # fmt: skip
@@ -189,7 +195,9 @@ def test_a_folder_may_be_named_like_a_number():
 def test_a_group_that_another_verb_has_is_named():
     with pytest.raises(UserError, match="evaluate has no group 'optimizer'; its groups are data"):
         config.compose("evaluate", ["optimizer=sgd", "run=a"])
-    with pytest.raises(UserError, match=r"evaluate needs run, without a default: add run=\.\.\."):
+    with pytest.raises(
+        UserError, match=r"evaluate needs run, which has no default: add run=\.\.\."
+    ):
         config.compose("evaluate")
 
 

@@ -49,7 +49,9 @@ CASES = 50  # command lines
 
 
 def known_wrong(rule: schema.Rule, value: Any) -> bool:
-    """Whether `value` is wrong for `rule`, whatever its range: said without the schema's own code."""
+    """Whether `value` is wrong for `rule`, whatever its range: said without the schema's own
+    code.
+    """
     kind = type(value)
     if value is None:
         return not rule.null

@@ -66,7 +66,9 @@ def reachable() -> Iterator[str]:
 
 @pytest.mark.long
 def test_only_the_table_passes_whatever_is_reachable(monkeypatch: pytest.MonkeyPatch):
-    """Every callable of the packages at every place; nothing is imported for one that is refused."""
+    """Every callable of the packages at every place; nothing is imported for one that is
+    refused.
+    """
     imported = []
 
     def note(name: str, where: str) -> Any:
@@ -150,7 +152,7 @@ def test_what_no_run_writes_is_refused():
         (deep, "too deeply"),
         ({"a": shared}, "too deeply or too large"),
         ({"a": object()}, "has a object"),
-        ([1], "does not hold a config"),
+        ([1], "does not contain a config"),
     ):
         with pytest.raises(UserError, match=message):
             checked(plain, where="f")  # type: ignore[arg-type]
@@ -296,7 +298,9 @@ def test_a_run_folder_gives_its_config(tmp_path: Path):
 
 def test_what_is_no_run_folder_is_named(tmp_path: Path):
     with pytest.raises(
-        UserError, match="nowhere does not exist: give the folder that `maskrcnn-lit train` wrote"
+        UserError,
+        match=r"nowhere does not exist: give a run folder \(run_dir\) that `maskrcnn-lit train` "
+        r"wrote",
     ):
         load_run_config(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -306,6 +310,6 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path):
         (tmp_path / "config.yaml").write_bytes(content)
         with pytest.raises(
             UserError,
-            match=r"config.yaml (cannot be read|does not hold a config), give another run",
+            match=r"config.yaml (cannot be read|does not contain a config)(,|:) give another run",
         ):
             load_run_config(tmp_path)

@@ -179,7 +179,7 @@ def test_subsets_are_nested_and_told(folder: Path):
     )
     first = data(folder, train_images=4, subset="first")
     assert first.subset_ids()["train"] == [1, 2, 3, 4]
-    with pytest.raises(UserError, match="12 images were asked for of the 11"):
+    with pytest.raises(UserError, match="12 images were requested, but 11"):
         data(folder, train_images=12)
 
 
@@ -393,8 +393,8 @@ def test_the_start_says_what_cannot_be_learnt_and_what_is_read_otherwise(
         write_coco(tmp_path / part, content)
     made = data(tmp_path)
     printed = caplog.text
-    assert printed.count("train: 1 of 9 objects cannot be learnt") == 1
-    assert printed.count("1 x too small to be learnt (annotation 1 of 01.jpg") == 1
+    assert printed.count("train: 1 of 9 objects cannot be learned") == 1
+    assert printed.count("1 x too smallto be learned (annotation 1 of 01.jpg") == 1
     assert (
         printed.count("1 x number in quotes (annotation 2 of 02.jpg: iscrowd)") == 2
     )  # a part each
@@ -429,7 +429,7 @@ def test_validation_data_may_lack_a_class_and_list_one_too_many(
     annotations, images = write_coco(tmp_path, content)
     made = data(folder, val={"annotations": annotations, "images": images})
     assert [c.name for c in made.val_index.categories] == [c.name for c in made.categories]
-    assert f"val: no objects of {gone['name']}" in caplog.text
+    assert f"val: the classes {gone['name']} have no objects" in caplog.text
     assert "val: objects left out" in caplog.text
     assert len(list(made.val_dataloader())) > 0
 
@@ -477,5 +477,5 @@ def test_the_model_names_what_validation_alone_may_lack(folder: Path):
     assert [c.name for c in index.categories] == ["ant", "bee"]
     assert [c.name for c in index.listed_categories] == ["ant"]
     assert [c["name"] for c in index.coco_ground_truth()["categories"]] == ["ant"]
-    with pytest.raises(UserError, match=r"has beee, and the classes of the data are"):
+    with pytest.raises(UserError, match=r"has beee, but the classes of the data are"):
         validated(["ant", "beee"])

@@ -195,7 +195,7 @@ class Failing(Dataset[Any]):
             r"/dev/shm is too small .*--shm-size.*data\.workers=0 \(unable to write",
         ),
         (RuntimeError("unable to open shared memory object </torch_1> in read-write"), "/dev/shm"),
-        (OSError(24, "Too many open files"), r"raise it \(ulimit -n 65536\)"),
+        (OSError(24, "Too many open files"), r"raise the limit \(ulimit -n 65536\)"),
         (RuntimeError("received 0 items of ancdata"), "ulimit -n"),
         (OSError(12, "Cannot allocate memory"), "ran out of memory"),
     ],

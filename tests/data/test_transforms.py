@@ -189,7 +189,7 @@ def test_colors_stay_when_nothing_is_asked_for():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"flips": 0.5}, "augment.flips is unknown: augment has flip, scale"),
+        ({"flips": 0.5}, "augment.flips is unknown: use flip, scale"),
         ({"flip": 2}, "augment.flip=2 must be a number from 0 to 1"),
         (
             {"scale": [1.2, 0.8]},
@@ -234,7 +234,7 @@ def test_transforms_are_read():
     [
         (0.5, "augment.transforms=0.5 must be a list"),
         ({"degrees": 5}, "must be a list"),
-        (["rotate"], "augment.transforms[0] is 'rotate', which lacks the methods geometry"),
+        (["rotate"], "augment.transforms[0] is 'rotate', which has no methods geometry"),
         ([Still(), {"degrees": 5}], "augment.transforms[1] is {'degrees': 5}"),
     ],
 )

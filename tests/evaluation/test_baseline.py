@@ -58,13 +58,19 @@ def test_of_a_run_the_newest_evaluation_of_the_same_weights_and_images_is_taken(
     )
     with pytest.raises(UserError) as error:
         baseline_on_same_images(candidate_evaluations(tmp_path, "best"), [1, 2, 3])
-    said = f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, and here are 3, not the same ones: evaluate both"
+    said = (
+        f"{tmp_path}/evaluations/c/evaluation.json scored 2 images, but these are 3 other "
+        "images: evaluate both"
+    )
     assert said in str(error.value)
 
 
 def test_a_run_without_such_an_evaluation_is_told(tmp_path: Path) -> None:
     evaluation(tmp_path / "evaluations" / "a", "last", [1], 0)
-    said = f"{tmp_path} has no evaluation of its best weights: type `maskrcnn-lit evaluate run={tmp_path}` first"
+    said = (
+        f"{tmp_path} has no evaluation of its best weights: run `maskrcnn-lit evaluate "
+        f"run={tmp_path}` first"
+    )
     with pytest.raises(UserError, match=re.escape(said)):
         candidate_evaluations(tmp_path, "best")
     with pytest.raises(
@@ -81,7 +87,7 @@ def test_an_evaluation_is_taken_by_its_folder_and_its_file_whatever_the_weights(
     for source in (tmp_path / "a", tmp_path / "a" / "evaluation.json"):
         (other,) = candidate_evaluations(source, "best")
         assert other.results == results and baseline_on_same_images([other], [1, 2]) == other
-        with pytest.raises(UserError, match="scored 2 images, and here are 1"):
+        with pytest.raises(UserError, match="scored 2 images, but these are 1"):
             baseline_on_same_images([other], [1])
 
 
@@ -97,7 +103,7 @@ def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("{", "is not JSON"),
-        ("[]", "has a list in place of an object"),
+        ("[]", "has a list instead of an object"),
         ("", "is empty"),
         ("[" * 200_000, "is not JSON"),
         ('{"sha256": "0", "images": 1}', "does not match its checksum"),
@@ -117,8 +123,8 @@ def test_detections_that_are_not_those_that_were_evaluated_are_told(tmp_path: Pa
     (other,) = candidate_evaluations(tmp_path, "best")
     assert len(read_baseline(other)) == 1
     results.write_text(results.read_text().replace("0.5", "0.9"))
-    with pytest.raises(UserError, match=r"detections\.json does not match the checksum"):
+    with pytest.raises(UserError, match=r"detections\.json does not match its checksum"):
         read_baseline(other)
     results.unlink()
-    with pytest.raises(UserError, match="there is no results file"):
+    with pytest.raises(UserError, match="the results file"):
         read_baseline(other)

@@ -135,7 +135,7 @@ def test_another_choice_is_named(boxes: Any) -> None:
 def test_the_study_needs_an_empty_slot() -> None:
     batch = _batch([5])
     batch["labels"] = torch.tensor([[1, 2, 3, 1]])
-    with pytest.raises(ValueError, match="give the model what `prepare` returns"):
+    with pytest.raises(ValueError, match="pass the result of `prepare` to the model"):
         RoiAccuracy("study").update(torch.tensor([[1, 0, 3, 2]]), batch)
 
 

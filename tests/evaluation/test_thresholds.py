@@ -43,7 +43,7 @@ def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
         read_thresholds(tmp_path, ["ant"])
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.touch()
-    with pytest.raises(UserError, match="of a run folder, on its own validation images"):
+    with pytest.raises(UserError, match="on the run's own validation images"):
         read_thresholds(checkpoint, ["ant"])
     assert not has_thresholds(checkpoint)
 
@@ -54,7 +54,7 @@ def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
     assert read_thresholds(tmp_path, ["ant"], "best") == [0.625]
     with pytest.raises(
         UserError,
-        match="of a run's best weights alone, not with checkpoint=last: leave that out, or",
+        match="for the best weights, not for checkpoint=last: leave that out, or",
     ):
         read_thresholds(tmp_path, ["ant"], "last")
 

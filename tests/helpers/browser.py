@@ -19,9 +19,11 @@ TEXT = """
 (() => {
   const found = [];
   const walk = (node) => {
-    if (node.nodeType === Node.TEXT_NODE && node.textContent.trim()) found.push(node.textContent.trim());
+    const text = node.nodeType === Node.TEXT_NODE ? node.textContent.trim() : '';
+    if (text) found.push(text);
     if (['STYLE', 'SCRIPT', 'TEMPLATE'].includes(node.nodeName)) return;
-    if (node.nodeName === 'IMG' && node.complete && node.naturalWidth) found.push(`img ${node.naturalWidth}`);
+    if (node.nodeName === 'IMG' && node.complete && node.naturalWidth)
+      found.push(`img ${node.naturalWidth}`);
     if (node.shadowRoot) walk(node.shadowRoot);
     node.childNodes.forEach(walk);
   };

@@ -130,7 +130,8 @@ def _fail(server: Server, handler: BaseHTTPRequestHandler, fault: str, content: 
         handler.send_error(int(fault))
     elif fault == "503":
         handler.wfile.write(
-            b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"
+            b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n"
+            b"Retry-After: 7\r\nContent-Length: 0\r\n\r\n"
         )
     elif fault == "stops_in_a_chunk":
         handler.wfile.write(
@@ -201,7 +202,9 @@ def serve() -> Iterator[Server]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy stands between; who fetches does not wait between tries, and not long for an answer."""
+    """No proxy stands between; who fetches does not wait between tries, and not long for an
+    answer.
+    """
     for name in (
         "http_proxy",
         "https_proxy",

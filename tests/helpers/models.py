@@ -32,7 +32,9 @@ def make_model(
     roi_align: dict[str, Any] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
-    """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160 pixels."""
+    """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160
+    pixels.
+    """
     return build_mask_rcnn(
         num_classes=num_classes,
         mean=(0.485, 0.456, 0.406),

@@ -1,4 +1,6 @@
-"""A server that writes whatever a test says on its connections: answers that no web server gives."""
+"""A server that writes whatever a test says on its connections: answers that no web server
+gives.
+"""
 
 import socket
 import threading

@@ -1,4 +1,6 @@
-"""Scenes of two rectangles, and a real module to train on them: for tests of whole training steps."""
+"""Scenes of two rectangles, and a real module to train on them: for tests of whole training
+steps.
+"""
 
 from collections.abc import Sequence
 

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.process
 SLURM = {"cluster": "local", "partition": None, "gpus": 0, "cpus": 1, "memory_gb": 1, "hours": 0.1}
 NOTE = (  # a file with what it saw, and from when to when
     "import json, os, sys, time; began = time.time(); time.sleep(0.3); "
-    "json.dump([os.environ.get('CUDA_VISIBLE_DEVICES'), began, time.time()], open(sys.argv[1], 'w')); print('done')"
+    "json.dump([os.environ.get('CUDA_VISIBLE_DEVICES'), began, time.time()], open(sys.argv[1], "
+    "'w')); print('done')"
 )
 
 

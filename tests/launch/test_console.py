@@ -33,7 +33,8 @@ def fail_with(error: BaseException) -> None:
         (
             PermissionError(errno.EACCES, "Permission denied", "a.json"),
             2,
-            "maskrcnn-lit: a.json cannot be used (Permission denied): check the path and the rights to it\n",
+            "maskrcnn-lit: a.json cannot be used (Permission denied): check the path and its "
+            "permissions\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "last.ckpt"),
@@ -45,11 +46,12 @@ def fail_with(error: BaseException) -> None:
             2,
             "maskrcnn-lit: the disk quota is used up ([Errno 122] Disk quota exceeded)",
         ),
-        (OSError(errno.EFBIG, "File too large", "a"), 2, "maskrcnn-lit: a file would be larger"),
+        (OSError(errno.EFBIG, "File too large", "a"), 2, "maskrcnn-lit: a file would exceed"),
         (
             OSError(errno.EROFS, "Read-only file system", "runs/a"),
             2,
-            "maskrcnn-lit: the file system is read-only (runs/a): make it writable, or give another",
+            "maskrcnn-lit: the file system is read-only (runs/a): make it writable, or give "
+            "another",
         ),
     ],
 )

@@ -112,7 +112,7 @@ def test_roi_accuracy_as_the_study_counted(
     verb("evaluate", *options)
     found, reached = evaluated(tmp_path), result(trained)["metrics"]
     assert found["roi_accuracy"] == {"boxes": "study", "definition": DEFINITIONS["study"]}
-    assert "of 15 slots an image, those given the right class" in capsys.readouterr().out
+    assert "share of 15 slots per image given the right class" in capsys.readouterr().out
     assert found["metrics"]["val/mask_ap"] == reached["val/mask_ap"]
     objects = len(ground_truth(strange)["annotations"])
     right = {
@@ -267,12 +267,17 @@ def spoil(trained: Path, file: Path, how: str) -> None:
     ("how", "message"),
     [
         ("damaged", "damaged"),
-        ("bomb", "{file} is not loaded, it is damaged or has more than tensors and plain data"),
-        ("classes", "box_head.classes.weight is (6, 256), the model has (7, 256)"),
-        ("target", "names 'os.mkdir' for model.fpn, which a run folder or checkpoint may not"),
+        (
+            "bomb",
+            "{file} cannot be loaded, since it is damaged or contains more than tensors and plain "
+            "data",
+        ),
+        ("classes", "box_head.classes.weight is (6, 256), but the model has (7, 256)"),
+        ("target", "names 'os.mkdir' for model.fpn, which is not part of maskrcnn_lit"),
         (
             "other",
-            "it is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run; give one",
+            "it is neither a Mask R-CNN of torchvision or Detectron2 nor a checkpoint of a run: "
+            "give one",
         ),
     ],
 )
@@ -297,14 +302,18 @@ def test_the_bomb_would_explode(tmp_path: Path):
     [
         (
             ["run={run}/none"],
-            "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
+            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` "
+            "wrote",
         ),
-        (["run={run}/checkpoints"], "{run}/checkpoints is not a run folder, it has no config.yaml"),
+        (
+            ["run={run}/checkpoints"],
+            "{run}/checkpoints is not a run folder, since it has no config.yaml",
+        ),
         (["accelerator=gpu", "run={run}"], "use accelerator=cpu"),
-        ([], "evaluate needs run=RUN, or results=FILE and data=...: give one of the two"),
+        ([], "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two"),
         (
             ["run={run}", "results=a.json"],
-            "evaluate needs run=RUN, or results=FILE and data=...: give one of the two",
+            "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two",
         ),
         (["results=a.json"], "results=FILE needs the ground truth: data=coco2017 data.root=DIR"),
         (["run={run}", "checkpoint=first"], "checkpoint=first must be one of best, last"),
@@ -314,7 +323,7 @@ def test_the_bomb_would_explode(tmp_path: Path):
         ),
         (
             ["run={run}", "data=coco_json"],
-            "evaluate needs data.val.images, data.val.annotations, without a default",
+            "evaluate needs data.val.images, data.val.annotations, which has no default",
         ),
     ],
 )
@@ -430,7 +439,7 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     shutil.copytree(trained, run_dir)
     verb("evaluate", f"run={run_dir}")
     (folder,) = (run_dir / "evaluations").iterdir()
-    assert f"The report is {folder / 'report.html'}" in capsys.readouterr().out
+    assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
     text = (folder / "report.html").read_text()
     page, metrics = Page(text), evaluated(folder)["metrics"]
     assert "http://" not in text and "https://" not in text
@@ -440,10 +449,10 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     assert analysis["mask_ap"] == metrics["val/mask_ap"] and analysis["images"] == VAL_IMAGES
     assert len(page.images) == 2 * len(PLOTS) + len(analysis["worst"]) > 2 * len(PLOTS)
     assert len(list((folder / "plots").glob("*.png"))) == len(PLOTS)
-    head, mask, box = page.tables["COCO's numbers, of all classes"]
+    head, mask, box = page.tables["COCO metrics over all classes"]
     assert mask[1:3] == [f"{metrics['val/mask_ap']:.3f}", f"{metrics['val/mask_ap50']:.3f}"]
     assert box[1:3] == [f"{metrics['val/box_ap']:.3f}", f"{metrics['val/box_ap50']:.3f}"]
-    head, *rows = page.tables["Each class, the best one first"]
+    head, *rows = page.tables["Classes by AP"]
     shown = {row[0]: row[head.index("mask AP")] for row in rows}
     found = {entry["name"]: entry["mask_ap"] for entry in analysis["per_class"]}
     assert shown == {name: "-" if ap is None else f"{ap:.3f}" for name, ap in found.items()}
@@ -487,7 +496,7 @@ def test_a_run_against_itself(
     run = (f"run={run_dir}", "checkpoint=last", "report=false")
     verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
     assert (
-        f"{run_dir} has no evaluation of its last weights: type `maskrcnn-lit"
+        f"{run_dir} has no evaluation of its last weights: run `maskrcnn-lit"
         in capsys.readouterr().err
     )
     verb("evaluate", *run)
@@ -507,17 +516,15 @@ def test_a_run_against_itself(
     entry = json.loads((trained / "detections.json").read_text())[0]
     (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
     verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/c", code=2)
-    assert "image ids that the ground truth does not have: 1" in capsys.readouterr().err
+    assert "image ids that the ground truth does not have, 1" in capsys.readouterr().err
     edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
     write_sealed_json(folder / "evaluation.json", edited)
     monkeypatch.setattr(DetectionModule, "validation_step", None)  # told before anything is scored
     verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/b", code=2)
-    assert (
-        f"scored 2 images, and here are {VAL_IMAGES}, not the same ones" in capsys.readouterr().err
-    )
+    assert f"scored 2 images, but these are {VAL_IMAGES} other images" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     said = refused("evaluate", *run, f"run_dir={tmp_path}/same")
-    assert f"run_dir={tmp_path}/same has files already: give another folder" in said
+    assert f"run_dir={tmp_path}/same is not empty: give another folder" in said
 
 
 @pytest.mark.long
@@ -594,7 +601,7 @@ def test_classes_of_the_data_can_be_chosen_and_renamed(
     assert set(found["per_class"]) == set(names[:2])
     assert found["metrics"]["val/box_ap"] > 0.9
     verb("evaluate", *options, *validation(elsewhere), "data.classes=[Circel]", code=2)
-    assert "data.classes leaves no class of" in capsys.readouterr().err
+    assert "data.classes leaves out every class of" in capsys.readouterr().err
 
 
 def test_results_of_another_tool_are_scored_with_chosen_classes(

@@ -152,17 +152,20 @@ def test_names_are_folders():
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["run_dir=a", "seed=1,2"], "run_dir is of one run, and a sweep has many: give sweep_dir="),
-        (["resume=a"], "resume is of one run"),
-        (["optimizer.lr=interval(0,1)"], "give the values themselves"),
-        (["~logger"], "takes an option away"),
+        (
+            ["run_dir=a", "seed=1,2"],
+            "run_dir sets the folder of one run, but a sweep has many: use sweep_dir=",
+        ),
+        (["resume=a"], "resume sets the folder of one run"),
+        (["optimizer.lr=interval(0,1)"], "list the values"),
+        (["~logger"], "removes an option"),
         (["sweep_scale=tiny"], "sweep_scale=tiny must be one of full, demo"),
         (["backbone=resnet18,resnet5"], "there is no backbone 'resnet5'"),
         (["optimiser.lr=1,2"], "did you mean optimizer.lr"),
         (["seed=1,two"], "seed=two must be a whole number"),
         (
             ["experiment=backbones,demo"],
-            "backbones has a grid of its own: sweep one such experiment at a time",
+            "backbones has its own grid: sweep one such experiment at a time",
         ),
     ],
 )

@@ -230,9 +230,9 @@ def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: 
     options = (*coco_data(strange), *MODEL, *SHORT, "data.train_images=999", "trainer.devices=2")
     done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "999 images were asked for" in done.stderr
+    assert "999 images were requested" in done.stderr
     told = result(tmp_path / "run")
-    assert told["status"] == "failed" and "999 images were asked for" in told["error"]
+    assert told["status"] == "failed" and "999 images were requested" in told["error"]
 
 
 STILL = """
@@ -333,7 +333,7 @@ def test_a_signal_to_the_run_saves_a_checkpoint_and_leaves_no_process(
     assert running.returncode == 130, error
     assert "Traceback" not in out + error
     last = error.splitlines()[-1]
-    assert last.startswith("maskrcnn-lit: interrupted: go on with ")
+    assert last.startswith("maskrcnn-lit: interrupted: resume with ")
     assert last.endswith(f"train resume={tmp_path}/run")
     assert result(tmp_path / "run")["status"] == "interrupted"
     step = checkpoint(tmp_path / "run")["global_step"]

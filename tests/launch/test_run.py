@@ -50,7 +50,7 @@ def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path, tmp_path:
 def test_another_number_of_classes_is_a_mistake(strange: Path):
     config = freeze_config(compose("train", [*coco_data(strange), *MODEL, "model.num_classes=80"]))
     with pytest.raises(
-        UserError, match=r"model\.num_classes=80, but the data has \d+ categories: leave it out"
+        UserError, match=r"model\.num_classes=80, but the data have \d+ categories: leave it out"
     ):
         read_data(config)
 

@@ -47,10 +47,14 @@ def weights(model: Any = None, backbone: Any = None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "images", "told"),
     [
-        (weights("torchvision_v2"), 60, "the whole model from torchvision_v2"),
-        (weights("none", "imagenet"), 60, "the backbone from imagenet, the rest random"),
-        (weights("none", "none"), 20_000, "random; they take about three times the epochs"),
-        (weights(), 60, "random; 60 training images are few for that: on photos expect much less"),
+        (weights("torchvision_v2"), 60, "the full model from torchvision_v2"),
+        (weights("none", "imagenet"), 60, "the backbone from imagenet, the heads random"),
+        (weights("none", "none"), 20_000, "random; they need about three times the epochs"),
+        (
+            weights(),
+            60,
+            "random; 60 training images are few for that: on photos, pretrained weights",
+        ),
     ],
 )
 def test_weights_and_what_random_ones_mean(config: dict[str, Any], images: int, told: str):
@@ -76,22 +80,23 @@ def test_the_cpu_has_no_other_name():
     [
         (
             {"rate": 1.25e-5, "steps": 360, "last_loss": 2.4},
-            "little can be learnt in 360 steps at a rate of at most 1.25e-05, train/loss went from "
-            "2.5 to 2.4: raise optimizer.lr or trainer.epochs",
+            "360 steps are few at a learning rate of at most 1.25e-05 (train/loss went from "
+            "2.5 to 2.4): raise optimizer.lr or trainer.epochs",
         ),
         (
             {"rate": 1e-3, "steps": 32},
-            "little can be learnt in 32 steps at a rate of at most 0.001, ",
+            "32 steps are few at a learning rate of at most 0.001 (",
         ),
         (
             {"optimizer": "SGD", "last_loss": 2.4, "rate": 1e-6},
-            "little can be learnt in 2000 steps at a rate of at most 1e-06",
+            "2000 steps are few at a learning rate of at most 1e-06",
         ),
         (
             {"last_loss": 3.0},
-            "the rate, 0.0005, is too high, train/loss went from 2.5 to 3: lower optimizer.lr",
+            "the learning rate 0.0005 is too high (train/loss went from 2.5 to 3): lower "
+            "optimizer.lr",
         ),
-        ({"rate": 0.02}, "the rate, 0.02, is high for AdamW: lower optimizer.lr to 1e-3"),
+        ({"rate": 0.02}, "the learning rate 0.02 is high for AdamW: lower optimizer.lr to 1e-3"),
         (
             {"left_out": 900, "annotations": 100, "crowd": 0},
             "900 faulty annotations or images were left out of training, 100 annotations were used",
@@ -101,7 +106,7 @@ def test_the_cpu_has_no_other_name():
         (
             {"side": 5.26, "image_size": 128},
             "half of the training objects are smaller than 5.3 pixels after the resize to "
-            "data.image_size=128: raise it",
+            "data.image_size=128: raise data.image_size",
         ),
         ({"random": True, "images": 60}, "the weights were random, and 60 images are few for that"),
         ({"last_loss": 0.3}, "val/loss is 1 and train/loss 0.3: the validation images or their"),
@@ -164,10 +169,10 @@ def test_a_run_that_learns_nothing_says_why(strange: Any, run_dir: Any):
         f"run folder: {run_dir}; to watch it: " in start and f"--logdir {run_dir.parent}\n" in start
     )
     learn = [line for line in start.splitlines() if line.startswith("parameters: ")]
-    assert learn == ["parameters: 12.4 million, of which 12.4 million learn"]
+    assert learn == ["parameters: 12.4 million, 12.4 million of them trainable"]
     assert result(run_dir)["metrics"]["val/mask_ap50"] < 0.05
-    assert "The model has learnt next to nothing (mask AP50 0.0" in end
-    assert "  - little can be learnt in 8 steps at a rate of at most 1.25e-05, train/loss" in end
+    assert "AP is near zero (mask AP50 0.0" in end
+    assert "  - 8 steps are few at a learning rate of at most 1.25e-05 (train/loss" in end
     assert "  - the weights were random, and 8 images are few for that" in end
     losses = [row["train/loss"] for row in metric_rows(run_dir) if row.get("train/loss")]
     assert len(losses) == 2  # one row an epoch, though trainer.log_every_n_steps is 10

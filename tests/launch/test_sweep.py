@@ -63,12 +63,12 @@ def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: t
     assert [entry["status"] for entry in told.values()] == ["failed", "finished", "finished"]
     assert (
         "[1/3] train_images=999: failed: UserError: " in printed
-        and "999 images were asked for" in printed
+        and "999 images were requested" in printed
     )
     assert "[2/3] train_images=2: finished in " in printed and ", mask AP 0." in printed
-    assert "1 of 3 jobs failed: the same command tries them again, and only them" in printed
+    assert "1 of 3 jobs failed: run the same command to retry only them" in printed
     assert told["train_images=4"]["data"]["train"]["images"] == 4
-    assert "999 images were asked for" in (folder / "logs" / "train_images=999.txt").read_text()
+    assert "999 images were requested" in (folder / "logs" / "train_images=999.txt").read_text()
 
 
 @pytest.mark.process
@@ -104,8 +104,8 @@ def test_other_options_are_not_taken_for_the_same_job(swept: tuple[Path, str], s
     command = (*options(strange, swept[0]), "data.train_images=2,4", "seed=9")
     said = refused(*command)
     assert (
-        "has a run with seed=1, and this sweep has seed=9: give another sweep_dir, or remove it"
-        in said
+        "contains a run with seed=1, but this sweep has seed=9: give another sweep_dir, or remove "
+        "that run" in said
     )
 
 
@@ -146,7 +146,9 @@ def wait_for(path: Path, driver: subprocess.Popen[bytes], text: str = "") -> Non
 def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     strange: Path, tmp_path: Path
 ):
-    """First the driver alone, whose job goes on, then all of them, as when the machine goes down."""
+    """First the driver alone, whose job goes on, then all of them, as when the machine goes
+    down.
+    """
     folder = tmp_path / "sweep"
     every = ("trainer.epochs=2", "trainer.checkpoint_every_n_steps=1", "seed=1,2")
     command = (*options(strange, folder), *every)
@@ -162,7 +164,7 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     driver.wait()
     driver = started(command, tmp_path, "second.txt")
     wait_for(
-        folder / "logs" / "seed=1.txt", driver, "it is still running, from a sweep that was stopped"
+        folder / "logs" / "seed=1.txt", driver, "the job is still running, from an earlier sweep"
     )
     os.kill(job, signal.SIGCONT)
     wait_for(folder / "seed=2" / last, driver)
@@ -175,7 +177,7 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
 
     printed = printed_by(*command)
     assert "2 jobs, 1 finished" in printed and "[1/1] seed=2: finished" in printed
-    assert "goes on from step" in (folder / "logs" / "seed=2.txt").read_text()
+    assert "resumes from step" in (folder / "logs" / "seed=2.txt").read_text()
     for seed in (1, 2):
         rows = metric_rows(folder / f"seed={seed}")
         assert [row["step"] for row in rows if row["train/loss"]] == [str(n) for n in range(8)]
@@ -248,7 +250,7 @@ def test_what_a_job_could_not_say_itself(tmp_path: Path):
     log = tmp_path / "log.txt"
     assert (
         job_result(job, -9, log).error
-        == "killed by signal 9: if the memory was full, take a smaller data.batch_size"
+        == "killed by signal 9: if the machine ran out of memory, use a smaller data.batch_size"
     )
     file = job.run_dir / "result.json"
     write_result(file, RunResult(status="running"))

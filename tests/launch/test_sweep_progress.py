@@ -10,7 +10,11 @@ from screen import Screen
 
 from maskrcnn_lit.launch.sweep_progress import Progress, SweepProgress, read_progress
 
-LINE = "epoch {}  step {}/12  0:01:{:02} left  2.6 images/s  2% waiting for data  loss 3.349: mask 0.6\n"
+LINE = (
+    "epoch {}  step {}/12  0:01:{:02} left  2.6 images/s  2% waiting for data  loss 3.349: "
+    "mask "
+    "0.6\n"
+)
 
 
 def test_progress_is_the_last_line_of_a_log(tmp_path: Path):

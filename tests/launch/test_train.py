@@ -358,7 +358,9 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
 def test_any_numbering_of_the_data_trains_alike(
     trained: Path, strange: Path, shapes: Path, run_dir: Path
 ):
-    """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another order."""
+    """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another
+    order.
+    """
     verb("train", *shapes_data(shapes), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
     assert metric_rows(run_dir) == metric_rows(trained)
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
@@ -484,7 +486,9 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
 def test_an_interrupted_run_says_so(
     number: signal.Signals, strange: Path, run_dir: Path, tmp_path: Path
 ):
-    """The other signals of a scheduler have the handler of SIGTERM (tests/training/test_stop.py)."""
+    """The other signals of a scheduler have the handler of SIGTERM
+    (tests/training/test_stop.py).
+    """
     endless = (*SCHEDULE, "trainer.epochs=1000", "evaluation.every_n_epochs=1000")
     command = [
         script(),
@@ -513,7 +517,7 @@ def test_an_interrupted_run_says_so(
     message = (tmp_path / "said").read_text()
     assert code == 130, message
     said = message.splitlines()[-1]
-    assert "Traceback" not in message and said.startswith("maskrcnn-lit: interrupted: go on with ")
+    assert "Traceback" not in message and said.startswith("maskrcnn-lit: interrupted: resume with ")
     assert said.endswith(f"maskrcnn-lit train resume={run_dir}")
     assert result(run_dir)["status"] == "interrupted"
     if number != signal.SIGINT:  # what a scheduler sends saves a checkpoint
@@ -622,7 +626,7 @@ def test_a_run_finds_its_data_from_any_folder(
     [
         (
             ["run_dir={run}"],
-            "run_dir={run} has a run: continue it with resume={run}, or give another run_dir",
+            "run_dir={run} contains a run: continue it with resume={run}, or give another run_dir",
         ),
         (
             ["resume={run}", "optimizer.lr=1.0"],
@@ -634,16 +638,16 @@ def test_a_run_finds_its_data_from_any_folder(
         ),
         (
             ["resume={run}"],
-            "{run} is finished, nothing is left to resume: for more epochs, in a new run that goes "
-            "on from it, add trainer.epochs=4",
+            "{run} is finished: to continue it in a new run with more epochs, add trainer.epochs=4",
         ),
         (
             ["resume={run}", "trainer.epochs=2"],
-            "{run} is finished after 2 epochs, and trainer.epochs=2 is not more",
+            "{run} has finished 2 epochs, but trainer.epochs=2 is not more",
         ),
         (
             ["resume={run}/none"],
-            "{run}/none does not exist: give the folder that `maskrcnn-lit train` wrote",
+            "{run}/none does not exist: give a run folder (run_dir) that `maskrcnn-lit train` "
+            "wrote",
         ),
         (
             ["resume={run}/checkpoints"],
@@ -833,11 +837,11 @@ def test_a_record_that_was_changed_is_not_resumed(
     sound = config.read_text()
     config.write_text(sound.replace("seed: ", "seed: 1"))
     verb("train", f"resume={run_dir}", code=2)
-    assert "config.yaml does not match the checksum" in capsys.readouterr().err
+    assert "config.yaml does not match its checksum" in capsys.readouterr().err
     config.write_text(sound)
     table.write_text(table.read_text().replace("0", "1"))
     verb("train", f"resume={run_dir}", code=2)
-    assert f"{table} does not match the checksum" in capsys.readouterr().err
+    assert f"{table} does not match its checksum" in capsys.readouterr().err
     write_result(run_dir / "result.json", replace(finished, status="interrupted", files={}))
     table.write_text("step,epoch\nx,1\n")  # of a run that was killed, which has no digests
     verb("train", f"resume={run_dir}", code=2)
@@ -883,7 +887,10 @@ def test_a_mistake_ends_in_one_sentence(strange: Path, run_dir: Path, tmp_path: 
     [
         (["data.val_image=3"], ["data.val_image", "did you mean data.val_images?"]),
         (["data.val.annotations=none.json"], ["there is no annotation file {root}/none.json"]),
-        (["data.val.annotations=empty.json"], ["usable images in {root}/empty.json: 0, needed: 1"]),
+        (
+            ["data.val.annotations=empty.json"],
+            ["{root}/empty.json has 0 usable images, but 1 are needed"],
+        ),
         (
             ["data.val.annotations=other.json"],
             [", ".join(sorted(NAMES)), ", ".join(sorted({*NAMES, "heart"} - {"star"}))],
@@ -900,7 +907,7 @@ def test_wrong_data_are_told(arguments, words, spoilt: Path, run_dir: Path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model.num_classes=3"], ["model.num_classes=3, but the data has", "leave it out"]),
+        (["model.num_classes=3"], ["model.num_classes=3, but the data have", "leave it out"]),
         (["optimizer.betas=[0.9]"], ["optimizer.betas=[0.9] must be two numbers"]),
         (
             ["optimizer.weight_decay=-1.0"],
@@ -923,7 +930,7 @@ def test_wrong_data_are_told(arguments, words, spoilt: Path, run_dir: Path):
         (["model.fpn.channels=0"], ["model.fpn.channels=0 must be a whole number from 1"]),
         (
             ["model.anchors.sizes=[8,16]"],
-            ["model.anchors.sizes has 2 numbers, and the pyramid 5 levels"],
+            ["model.anchors.sizes has 2 numbers, but the pyramid has 5 levels"],
         ),
         (["model.rpn.nms_iou=5.0"], ["model.rpn.nms_iou=5.0 must be a number from 0 to 1"]),
         (
@@ -961,7 +968,7 @@ def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(
     done = run_script("train", *options, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (
-        "norm=sync needs CUDA for 2 processes, and these are on the CPU: use group or batch"
+        "norm=sync needs CUDA for 2 processes, but these are on the CPU: use group or batch"
         in done.stderr
     )
 

@@ -66,7 +66,7 @@ def test_an_image_without_objects_has_no_masks() -> None:
 )
 def test_what_torchvision_has_not_is_told(options: list[str], norm: str) -> None:
     with pytest.raises(
-        UserError, match=r"against=torchvision compares a ResNet .* leave `against` out"
+        UserError, match=r"against=torchvision compares only a ResNet .* leave out against"
     ):
         torchvision_reference(plain(*options), 3, norm, 0)
 
@@ -76,7 +76,7 @@ def test_a_part_of_ones_own_is_told() -> None:
     for name in ("backbone", "mask_head"):
         model = plain()
         model[name] = {"_target_": "mylab.Own", "channels": 8}
-        with pytest.raises(UserError, match=rf"maskrcnn_lit, and model\.{name} is mylab\.Own"):
+        with pytest.raises(UserError, match=rf"maskrcnn_lit, but model\.{name} is mylab\.Own"):
             check_ours(model)
     with pytest.raises(UserError, match=r"and model is mylab\.Model"):
         check_ours({"_target_": "mylab.Model"})

@@ -287,13 +287,13 @@ def test_what_is_frozen_is_in_evaluation_with_its_dropout():
     [
         (
             {"norm": "layer"},
-            "backbone.norm=layer is unknown; choose one of frozen, batch, sync, group",
+            "backbone.norm=layer is unknown: use frozen, batch, sync, group",
         ),
         ({"freeze_at": 6}, "backbone.freeze_at=6 must be 0"),
         ({"freeze_at": -1}, "backbone.freeze_at=-1 must be 0"),
         ({"freeze_at": "most"}, "backbone.freeze_at=most must be 0"),
         ({"name": "resnet19"}, "backbone.name=resnet19 is not a classifier of torchvision.models"),
-        ({"name": "vit_b_16"}, r"vit_b_16 have strides \[16\].*name them in backbone.layers"),
+        ({"name": "vit_b_16"}, r"vit_b_16 have strides \[16\].*list its layers in backbone.layers"),
         ({"name": "swin_t"}, "swin_t have strides"),
         ({"name": "regnet_y_400mf"}, "regnet_y_400mf have strides"),
         ({"stride_in_1x1": True}, "stride_in_1x1=true needs a ResNet with bottlenecks"),
@@ -351,9 +351,9 @@ class Named(Own):
 
 
 def test_a_module_without_four_maps_is_refused():
-    with pytest.raises(UserError, match=r"Own gives maps at strides \[4, 8, 16\]: .*c2\.\.c5"):
+    with pytest.raises(UserError, match=r"Own returns maps at strides \[4, 8, 16\]: .*c2\.\.c5"):
         levels(Own(4, 8, 16))
-    with pytest.raises(UserError, match=r"Own gives maps at strides \[2, 4, 8, 16\]"):
+    with pytest.raises(UserError, match=r"Own returns maps at strides \[2, 4, 8, 16\]"):
         levels(Own(2, 4, 8, 16))
     with pytest.raises(UserError, match=r"Named must return a list of c2\.\.c5"):
         levels(Named(4, 8, 16, 32))

@@ -112,7 +112,9 @@ def test_a_model_for_the_cpu_can_be_moved_to_another_device():
 
 
 class LaterNorm(BoxHead):
-    """A head of another person, whose norm does not follow the convolution before it in the file."""
+    """A head of another person, whose norm does not follow the convolution before it in the
+    file.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

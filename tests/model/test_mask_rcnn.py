@@ -744,7 +744,9 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
 def test_options_of_roi_align_of_the_wrong_kind_are_named(option: str, value: Any):
     with pytest.raises(UserError, match=r"^model.roi_align"):
         build(roi_align={option: value})
-    with pytest.raises(UserError, match=r"^model.roi_align=.* must have points and aligned"):
+    with pytest.raises(
+        UserError, match=r"^model.roi_align=.* must have exactly the entries points and aligned"
+    ):
         build(roi_align=[value])
 
 

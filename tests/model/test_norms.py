@@ -53,9 +53,7 @@ def test_groups_divide_the_channels_and_have_two_each(channels: int, expected: i
 
 
 def test_an_unknown_norm_is_told():
-    with pytest.raises(
-        UserError, match="norm=layer is unknown; choose one of frozen, batch, sync, group"
-    ):
+    with pytest.raises(UserError, match="norm=layer is unknown: use frozen, batch, sync, group"):
         norm_of("layer", 4)
 
 

@@ -61,7 +61,9 @@ def preprocess(rgb: Tensor) -> Tensor:
 
 
 def bottom_up(state: State, image: Tensor, depth: int = 50) -> list[Tensor]:
-    """res2..res5; a block that halves the map does it in its first 1x1 convolution (STRIDE_IN_1X1)."""
+    """res2..res5; a block that halves the map does it in its first 1x1 convolution
+    (STRIDE_IN_1X1).
+    """
     x = F.relu(normed(state, "backbone.bottom_up.stem.conv1", image, 2))
     x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
     maps = []

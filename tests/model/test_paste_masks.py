@@ -218,13 +218,14 @@ def found(side, count):
     masks = torch.nn.functional.avg_pool2d(torch.rand(count, 1, 28, 28), 7, 1, 3)[:, 0][None]
     batch = {"image_ids": torch.ones(1, dtype=torch.int64), "scales": torch.ones(1, 2),
              "original_sizes": torch.tensor([[3 * side, 4 * side]])}
-    found = {"boxes": boxes, "scores": torch.ones(1, count), "labels": torch.ones(1, count, dtype=torch.int64),
+    found = {"boxes": boxes, "scores": torch.ones(1, count),
+             "labels": torch.ones(1, count, dtype=torch.int64),
              "masks": masks - masks.mean() + 0.5, "valid": torch.ones(1, count, dtype=torch.bool)}
     return to_original(found, batch)[0]["masks"]
 def kilobytes(key):
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith(key)))
 found(10, 2)
-open("/proc/self/clear_refs", "w").write("5")  # the peak is that of this process, from here on (Linux)
+open("/proc/self/clear_refs", "w").write("5")  # the peak of this process from here on (Linux)
 before = kilobytes("VmRSS")
 assert len(found(1000, 100)) == 100
 print((kilobytes("VmHWM") - before) / 1024)

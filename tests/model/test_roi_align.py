@@ -78,7 +78,9 @@ def test_equals_torchvision_forward_and_backward(size: int, points: int):
 def aligned(
     maps: list[torch.Tensor], boxes: list[torch.Tensor], size: int, points: int
 ) -> torch.Tensor:
-    """Torchvision's operator at the pixels' centers, each region on the level that equation 1 says."""
+    """Torchvision's operator at the pixels' centers, each region on the level that equation 1
+    says.
+    """
     image = torch.cat([torch.full((len(b), 1), i, dtype=b.dtype) for i, b in enumerate(boxes)])
     rois = torch.cat([image, torch.cat(boxes)], dim=1)
     levels = level_of(rois[:, 1:], 4)

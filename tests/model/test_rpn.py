@@ -272,7 +272,7 @@ def test_counts_by_phase_of_the_wrong_kind_are_named(option: str, value: Any):
         rpn(**{option: {"train": 8, "test": value}})
     assert str(caught.value).startswith(f"model.rpn.{option}.test={value} must be ")
     for counts in (value, {}, {"train": 8}, {"train": 8, "test": 8, "val": 8}):
-        with pytest.raises(UserError, match=rf"model.rpn.{option}=.* one number each for train"):
+        with pytest.raises(UserError, match=rf"model.rpn.{option}=.* one number for each of train"):
             rpn(**{option: counts})
 
 

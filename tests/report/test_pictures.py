@@ -89,7 +89,7 @@ def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
 
 
 def test_a_panel_needs_detections():
-    with pytest.raises(ValueError, match="has no detections: they come from a model in eval mode"):
+    with pytest.raises(ValueError, match="has no detections: set the model to eval mode"):
         draw_panel(default_collate([image(100)]), Output({}, {}, None, None), 0, ["a", "b"], 0.5)
 
 

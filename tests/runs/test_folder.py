@@ -56,7 +56,7 @@ def test_a_job_that_fails_says_why(folder: Path, error: Exception):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
 def test_an_interrupted_job_says_how_to_go_on(folder: Path, error: BaseException):
     with (
-        pytest.raises(KeyboardInterrupt, match=f"go on with .*maskrcnn-lit train resume={folder}"),
+        pytest.raises(KeyboardInterrupt, match=f"resume with .*maskrcnn-lit train resume={folder}"),
         record_status(folder),
     ):
         raise error
@@ -112,7 +112,7 @@ def test_a_run_that_moves_writes_into_its_new_folder_alone():
 def test_one_process_at_a_time_trains_in_a_folder(folder: Path):
     with (
         run_lock(folder),
-        pytest.raises(UserError, match="is being trained by another process"),
+        pytest.raises(UserError, match="another process is training in"),
         run_lock(folder),
     ):
         pass
@@ -136,7 +136,7 @@ def test_files_of_an_output_folder_are_not_overwritten_without_a_word(tmp_path: 
     for free in (None, str(tmp_path / "new"), str(tmp_path / "empty")):
         check_output_folder(free, overwrite=False)
     check_output_folder(str(tmp_path / "full"), overwrite=True)
-    with pytest.raises(UserError, match=r"full has files already: .* add overwrite=true"):
+    with pytest.raises(UserError, match=r"full is not empty: .* add overwrite=true"):
         check_output_folder(str(tmp_path / "full"), overwrite=False)
     with pytest.raises(UserError, match=r"a\.json is a file: give a folder"):
         check_output_folder(str(tmp_path / "full" / "a.json"), overwrite=True)
@@ -189,7 +189,7 @@ def test_a_file_that_is_there_is_not_overwritten_without_a_word(tmp_path: Path):
     check_output_file(str(file), overwrite=False)
     file.touch()
     check_output_file(str(file), overwrite=True)
-    with pytest.raises(UserError, match=r"out=.*a\.json is there already: .* add overwrite=true"):
+    with pytest.raises(UserError, match=r"out=.*a\.json already exists: .* add overwrite=true"):
         check_output_file(str(file), overwrite=False)
     with pytest.raises(UserError, match="is a folder: give a file"):
         check_output_file(str(tmp_path), overwrite=True)

@@ -65,7 +65,7 @@ def test_the_new_folder_begins_where_the_parent_ended(parent: Path, tmp_path: Pa
 def test_a_parent_without_its_last_checkpoint(parent: Path):
     last = parent / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"last\.ckpt is not loaded, it is damaged"):
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be loaded, since it is damaged"):
         read_parent(parent)
     last.unlink()
     with pytest.raises(UserError, match=r"has no checkpoints/last\.ckpt"):
@@ -90,5 +90,5 @@ def test_the_new_length_is_longer(
     if fault is None:
         check_longer(config, described, "runs/a")
         return
-    with pytest.raises(UserError, match=f"runs/a is finished after . .*{fault}"):
+    with pytest.raises(UserError, match=f"runs/a has finished . .*{fault}"):
         check_longer(config, described, "runs/a")

@@ -88,7 +88,7 @@ def test_another_config_than_that_of_the_run_is_told() -> None:
     assert config_fault(config, result) is None
     assert config_fault(config, RunResult(status="running")) is None
     fault = config_fault({**config, "seed": 2}, result)
-    assert fault is not None and "does not match the checksum" in fault
+    assert fault is not None and "does not match its checksum" in fault
 
 
 def test_another_file_than_that_of_the_run_is_told(tmp_path: Path):
@@ -104,6 +104,6 @@ def test_another_file_than_that_of_the_run_is_told(tmp_path: Path):
         file.write_text(f"Content of {name}")
         fault = file_fault(file, result)
         assert fault is not None
-        assert fault.startswith(f"{file} does not match the checksum")
+        assert fault.startswith(f"{file} does not match its checksum")
         file.unlink()
         assert file_fault(file, result) is None

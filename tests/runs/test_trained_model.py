@@ -355,9 +355,9 @@ def test_nothing_in_a_file_is_run(suffix: str, tmp_path: Path, v1_names: State):
         else:
             torch.save(content, path)
         if number < 3 or suffix == ".pkl":  # a tensor in a plain pickle is more than an array
-            with pytest.raises(UserError, match=rf"weights{number}{suffix} is not loaded"):
+            with pytest.raises(UserError, match=rf"weights{number}{suffix} cannot be loaded"):
                 read(path)
-            with pytest.raises(UserError, match="is not loaded"):
+            with pytest.raises(UserError, match="cannot be loaded"):
                 load_model(path, accelerator="cpu")
     assert not marker.exists()
 
@@ -370,8 +370,8 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         ),
         "empty.pth": ({}, "has nothing and so on"),
         "empty_model.pth": ({"model": {}}, "has nothing and so on"),
-        "list.pth": ([torch.ones(2)], "has a list and no weights"),
-        "tensor.pth": (torch.ones(2), "has a Tensor and no weights"),
+        "list.pth": ([torch.ones(2)], "contains a list, not weights"),
+        "tensor.pth": (torch.ones(2), "contains a Tensor, not weights"),
         "numbers.pth": ({1: torch.ones(2), 2: torch.ones(1)}, "neither a Mask R-CNN"),
         "plain.pth": (
             {"epoch": 3, "config": {"lr": [0.1]}, "why": None, "names": ["a"]},
@@ -380,12 +380,12 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         "inner.pth": ({"state_dict": {"net": {"conv": torch.ones(2)}}}, "neither a Mask R-CNN"),
         "mobile.pth": (
             {"backbone.body.0.0.weight": torch.ones(1), "roi_heads.mask_head.x": torch.ones(1)},
-            "none of its publi",
+            "with an unsupported backbone",
         ),
         "headless.pth": ({k: v for k, v in v1_names.items() if "cls_score" not in k}, "cls_score"),
         "deep.pth": (
             {k: v for k, v in hollow(published_shapes()).items() if "res4.3" not in k},
-            "none of its publis",
+            "with an unsupported backbone",
         ),
     }
     for name, (content, said) in files.items():
@@ -396,7 +396,7 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
     torch.save(
         v1_names | {"roi_heads.keypoint_head.0.weight": torch.zeros(1)}, tmp_path / "keypoints.pth"
     )
-    with pytest.raises(UserError, match=r"keypoint_head.*is none of torchvision's"):
+    with pytest.raises(UserError, match=r"keypoint_head.*does not belong to torchvision's"):
         read(tmp_path / "keypoints.pth")
 
 
@@ -426,7 +426,10 @@ def test_a_detector_without_masks_is_told(whose: str, tmp_path: Path):
             fasterrcnn_resnet50_fpn if whose == "torchvision" else fasterrcnn_mobilenet_v3_large_fpn
         )
     torch.save({"model": state}, tmp_path / "faster.pth")
-    told = f"{tmp_path / 'faster.pth'} has no mask head, it is a Faster R-CNN or the like: give weights of a Mask R-CNN"
+    told = (
+        f"{tmp_path / 'faster.pth'} has no mask head, so it is not a Mask R-CNN: give weights "
+        "of a Mask R-CNN"
+    )
     for use in (read, functools.partial(load_model, accelerator="cpu")):
         with pytest.raises(UserError) as error:
             use(tmp_path / "faster.pth")
@@ -492,9 +495,8 @@ def test_a_training_without_a_network_is_told_the_other_ways_to_start(
     assert said.startswith(f"model.weights=torchvision_v2: {url} cannot be downloaded (")
     assert f"copy the file from elsewhere to {downloads / '500.maskrcnn-12345678.pth'}" in said
     assert said.endswith(
-        "; other ways to start: model.weights=FILE, a Mask R-CNN's; model.weights=null "
-        "backbone.weights=imagenet (or FILE), the backbone's alone; model.weights=null, random "
-        "weights"
+        "; alternatives: model.weights=FILE (a Mask R-CNN); model.weights=null "
+        "backbone.weights=imagenet or FILE (backbone only); model.weights=null (random weights)"
     )
     assert "\n" not in said and not list(downloads.glob("*"))
 
@@ -550,8 +552,9 @@ def test_weights_of_a_backbone_beside_those_of_a_whole_model_are_told():
     with pytest.raises(UserError) as error:
         begun(composed("model.weights=torchvision_v2", "backbone.weights=imagenet"))
     assert str(error.value) == (
-        "model.weights=torchvision_v2 brings a backbone, and backbone.weights=imagenet is another: give one of them, "
-        "and leave the other out or set it to none"
+        "model.weights=torchvision_v2 includes a backbone, but backbone.weights=imagenet is set, "
+        "too: "
+        "give one of them, and leave out the other or set it to none"
     )
 
 
@@ -620,7 +623,7 @@ def test_weights_of_a_backbone_for_other_pixels_are_told_before_they_are_fetched
     with pytest.raises(UserError) as error:
         begun(composed(*options))
     assert str(error.value) == (
-        "resnet18 was trained on pixels with another mean and deviation than this model's: add "
+        "resnet18 was trained with another pixel mean and standard deviation than this model: add "
         "'model.mean=[0.5, 0.5, 0.5]' 'model.std=[0.5, 0.5, 0.25]'"
     )
     assert offers.asked == []
@@ -634,10 +637,12 @@ def test_weights_of_a_backbone_that_cannot_be_had_are_told(
 ):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "other.pth")
     said = {
-        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the file "
+        "OTHER": rf"backbone\.weights=OTHER: {offers.address}.* cannot be downloaded .*, copy the "
+        r"file "
         rf"from elsewhere to {downloads}.*; other ways to start: backbone\.weights=FILE; "
         r"backbone\.weights=none, random weights",
-        "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, none, IMAGENET1K_V1",
+        "IMAGENET1K_V7": r"backbone\.weights=IMAGENET1K_V7 is neither a file nor one of imagenet, "
+        r"none, IMAGENET1K_V1",
         str(tmp_path / "none.pth"): r"none\.pth does not exist: give imagenet, none or a file",
         str(tmp_path): "does not exist: give imagenet, none or a file",
         str(
@@ -671,7 +676,7 @@ def test_weights_of_a_timm_backbone_from_a_file(suffix: str, tmp_path: Path):
         begun(composed(*options, f"backbone.weights={other}"))
     assert str(error.value).startswith(f"backbone.weights={other}: ")
     other.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match=rf"other{suffix} is not loaded, it is damaged"):
+    with pytest.raises(UserError, match=rf"other{suffix} cannot be loaded, since it is damaged"):
         begun(composed(*options, f"backbone.weights={other}"))
     with pytest.raises(
         UserError,
@@ -692,7 +697,7 @@ def test_the_pixels_follow_a_timm_backbone(tmp_path: Path):
     assert model.std.flatten().tolist() == [0.5, 0.5, 0.5]
     assert told == [f"backbone test_resnet: weights {tmp_path / 'timm.pth'}; norms frozen"]
     with pytest.raises(
-        UserError, match=r"test_resnet was trained on pixels with another mean"
+        UserError, match=r"test_resnet was trained with another pixel mean"
     ) as error:
         begun(composed(*options, "model.mean=[0.485, 0.456, 0.406]"))
     assert "'model.mean=[0.5, 0.5, 0.5]' 'model.std=[0.5, 0.5, 0.5]'" in str(error.value)
@@ -774,7 +779,7 @@ def test_a_model_of_the_same_classes_takes_over_everything(run: tuple[Path, Stat
     model, told = begun(composed(f"model.weights={folder}"), THEIRS)
     assert equal(dict(model.state_dict()), best)
     assert told == [
-        f"model.weights={folder}: 3 of 3 classes by name, the rest of the network whole"
+        f"model.weights={folder}: 3 of 3 classes matched by name, all other weights loaded"
     ]
 
 
@@ -812,12 +817,12 @@ def test_a_model_of_other_classes_takes_over_those_that_it_knows(run: tuple[Path
         if not name.startswith(heads)
     )
     assert told == [
-        f"model.weights={folder}: 2 of 4 classes by name, the rest of the network whole",
-        "  aardvark  re-initialized",
-        "  horse     taken over",
-        "  cat       taken over",
-        "  zebra     re-initialized",
-        "  not needed here: dog",
+        f"model.weights={folder}: 2 of 4 classes matched by name, all other weights loaded",
+        "  aardvark  initialized",
+        "  horse     loaded",
+        "  cat       loaded",
+        "  zebra     initialized",
+        "  unused: dog",
     ]
 
 
@@ -832,10 +837,11 @@ def test_options_that_change_the_numbers_are_told(run: tuple[Path, State]):
         composed(f"model.weights={folder}", "backbone.norm_eps=1.0e-3", *changed), THEIRS
     )
     assert sorted(told[1:]) == [
-        "  the weights were trained with backbone.norm_eps=None, and here it is 0.001",
-        "  the weights were trained with model.anchors.measured_strides=False, and here it is True",
-        "  the weights were trained with model.mean=[0.485, 0.456, 0.406], and here it is [0.5, 0.5, 0.5]",
-        "  the weights were trained with model.roi_align.points=2, and here it is 0",
+        "  the weights were trained with backbone.norm_eps=None, but here it is 0.001",
+        "  the weights were trained with model.anchors.measured_strides=False, but here it is True",
+        "  the weights were trained with model.mean=[0.485, 0.456, 0.406], but here it is [0.5, "
+        "0.5, 0.5]",
+        "  the weights were trained with model.roi_align.points=2, but here it is 0",
     ]
 
 
@@ -849,7 +855,7 @@ def test_options_of_published_weights_are_told_where_the_model_has_others(
     names = [category.name for category in coco_categories(80)]
     for option, differences in (("mask_rcnn", ["measured_strides"]), ("torchvision_v1", [])):
         _, told = begun(composed(*resnet, f"model={option}", classes=80), names)
-        assert told[0].endswith("80 of 80 classes by name, the rest of the network whole")
+        assert told[0].endswith("80 of 80 classes matched by name, all other weights loaded")
         assert [
             line.split("=")[0].split(".")[-1] for line in told if "trained with" in line
         ] == differences
@@ -861,19 +867,20 @@ def test_options_of_published_weights_are_told_where_the_model_has_others(
 
 
 ANOTHER = {
-    "backbone=shufflenet_v2": "backbone.name=mobilenet_v3_small, and here it is shufflenet_v2_x1_0",
-    "backbone.norm=group": "backbone.norm=auto, and here it is group",
-    "model.fpn.channels=32": "model.fpn.channels=64, and here it is 32",
-    "model.fpn.norm=batch": "model.fpn.norm=None, and here it is batch",
-    "model.anchors.ratios=[0.5, 1.0]": "model.anchors.ratios=[0.5, 1.0, 2.0], and here it is [0.5, 1.0]",
-    "model.rpn.depth=2": "model.rpn.depth=1, and here it is 2",
-    "model.box_head.pool=5": "model.box_head.pool=7, and here it is 5",
-    "model.box_head.convs=1": "model.box_head.convs=0, and here it is 1",
-    "model.box_head.width=128": "model.box_head.width=256, and here it is 128",
-    "model.box_head.fcs=1": "model.box_head.fcs=2, and here it is 1",
-    "model.mask_head.width=32": "model.mask_head.width=64, and here it is 32",
-    "model.mask_head.depth=3": "model.mask_head.depth=2, and here it is 3",
-    "model.mask_head.norm=batch": "model.mask_head.norm=None, and here it is batch",
+    "backbone=shufflenet_v2": "backbone.name=mobilenet_v3_small, but here it is shufflenet_v2_x1_0",
+    "backbone.norm=group": "backbone.norm=auto, but here it is group",
+    "model.fpn.channels=32": "model.fpn.channels=64, but here it is 32",
+    "model.fpn.norm=batch": "model.fpn.norm=None, but here it is batch",
+    "model.anchors.ratios=[0.5, "
+    "1.0]": "model.anchors.ratios=[0.5, 1.0, 2.0], but here it is [0.5, 1.0]",
+    "model.rpn.depth=2": "model.rpn.depth=1, but here it is 2",
+    "model.box_head.pool=5": "model.box_head.pool=7, but here it is 5",
+    "model.box_head.convs=1": "model.box_head.convs=0, but here it is 1",
+    "model.box_head.width=128": "model.box_head.width=256, but here it is 128",
+    "model.box_head.fcs=1": "model.box_head.fcs=2, but here it is 1",
+    "model.mask_head.width=32": "model.mask_head.width=64, but here it is 32",
+    "model.mask_head.depth=3": "model.mask_head.depth=2, but here it is 3",
+    "model.mask_head.norm=batch": "model.mask_head.norm=None, but here it is batch",
 }
 
 
@@ -901,8 +908,9 @@ def test_of_an_architecture_only_what_differs_and_matters_is_told(run: tuple[Pat
     with pytest.raises(UserError) as error:
         begun(composed(f"model.weights={folder}", "backbone.norm=frozen", *convs), THEIRS)
     assert str(error.value).endswith(
-        "they were trained with model.box_head.convs=0, and here it is 1; "
-        "model.box_head.conv_width=256, and here it is 32; model.box_head.norm=None, and here it is group"
+        "they were trained with model.box_head.convs=0, but here it is 1; "
+        "model.box_head.conv_width=256, but here it is 32; model.box_head.norm=None, but here it "
+        "is group"
     )
 
 
@@ -953,10 +961,9 @@ def test_training_begins_with_a_run(
         "data.val_images=1",
     )
     shown = capsys.readouterr().out
-    assert f"model.weights={trained}: 5 of 6 classes by name" in shown
+    assert f"model.weights={trained}: 5 of 6 classes matched by name" in shown
     assert (
-        "  asteroid   re-initialized\n  circle     taken over\n" in shown
-        and "  not needed here: star\n" in shown
+        "  asteroid   initialized\n  circle     loaded\n" in shown and "  unused: star\n" in shown
     )
     assert "the weights were trained with" not in shown
     config = load_run_config(run_dir)

@@ -30,7 +30,9 @@ def read_images(source: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Images in folders and subfolders, whose first pixel numbers them, beside files that are none."""
+    """Images in folders and subfolders, whose first pixel numbers them, beside files that are
+    none.
+    """
     names = ["b.png", "a.jpg", "deep/er/c.PNG", "deep/d.bmp", ".hidden.png", "deep/.cache/e.png"]
     for number, name in enumerate(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere.jpg", "source=.*nowhere.jpg does not exist; give an image, a folder or a glob"),
+        ("nowhere.jpg", "source=.*nowhere.jpg does not exist: give an image, a folder or a glob"),
         ("*.webp", r"source=.*\*.webp has no image; .* \.png.*quote a glob"),
         ("directory.png", "source=.*directory.png has no image"),
     ],
@@ -104,7 +106,9 @@ def test_of_several_files_an_unreadable_one_is_skipped_and_named(
             name for name in every if name != "a.jpg"
         ]
         for name in ("a.jpg", "c.png"):
-            assert f"{folder / name} is skipped, it cannot be read as an image (" in caplog.text
+            assert (
+                f"{folder / name} is skipped, since it cannot be read as an image (" in caplog.text
+            )
         assert "0x" not in caplog.text, "no address in memory"
 
 
@@ -191,7 +195,7 @@ def test_skipped_files_of_a_folder_are_counted_by_kind(
     list_inputs(folder)
     (message,) = (record.getMessage() for record in caplog.records)
     assert message == (
-        f"{folder}: skips files that are not of a kind that can be read: "
+        f"{folder}: skipping files that are not supported images: "
         "2 .mp4, 1 .heic, 1 .txt, 1 without an ending"
     )
     for name in ("a.jpg", "b.png", "deep"):
@@ -222,7 +226,7 @@ def test_a_file_of_another_kind_is_refused_with_a_way_out(
 
 @pytest.mark.parametrize("source", ["", "x" * 5000, "~nobody_of_this_name/a.jpg", "a\0b"])
 def test_odd_paths_are_a_mistake_and_no_crash(source: str) -> None:
-    with pytest.raises(UserError, match=r"does not exist; give an image, a folder or a glob"):
+    with pytest.raises(UserError, match=r"does not exist: give an image, a folder or a glob"):
         list_inputs(source)
 
 
@@ -425,7 +429,10 @@ def test_several_images_in_one_array() -> None:
         (np.where(PHOTO == 7, np.inf, FLOATS), "has NaN or infinity"),
         (PHOTO.astype(np.uint16), "uint16 values up to 255, which may have 8, 10, 12 or 16 bits"),
         (PHOTO.astype(np.uint16) * 16, "uint16 values up to 4080"),
-        (PHOTO.astype(np.int32) * 257, "int32 values from 0 to 65535, which do not say"),
+        (
+            PHOTO.astype(np.int32) * 257,
+            "int32 values from 0 to 65535, so the value of white is unknown",
+        ),
         (PHOTO.astype(np.int32) - 5, "int32 values from -5 to 250"),
         ((PHOTO > 9).astype(np.int64), "int64 values from 0 to 1"),
         (PHOTO.astype(np.complex64), "of type complex64 is not an image"),
@@ -521,7 +528,7 @@ def test_several_pages_are_told_or_chosen(tmp_path: Path, caplog: pytest.LogCapt
     (tmp_path / "b.tif").write_bytes(tiff(samples))
     pages = {source.name: source.read()[..., 0] for source in list_inputs(tmp_path)}
     assert np.array_equal(pages["a.tif"], samples)
-    assert f"{tmp_path / 'a.tif'} has 3 pages: the first is read, page=N" in caplog.text
+    assert f"{tmp_path / 'a.tif'} has 3 pages: using the first; page=N" in caplog.text
     assert "b.tif" not in caplog.text
     caplog.clear()
     (second,) = list_inputs(tmp_path / "a.tif", page=2)

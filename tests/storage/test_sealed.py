@@ -45,7 +45,7 @@ def test_a_json_without_digest_is_taken_as_it_is(tmp_path: Path):
     [
         ("", "it is empty"),
         ("{", "it is not JSON"),
-        ("[1]", "a list in place of an object"),
+        ("[1]", "a list instead of an object"),
         ("[" * 100_000, "it is not JSON"),
         ('{"status": "finished", "sha256": "0"}', "does not match its checksum"),
     ],

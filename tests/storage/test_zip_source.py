@@ -105,7 +105,7 @@ def test_what_cannot_be_unpacked_is_told(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("a.jpg", b"a" * 100)
     with pytest.raises(
-        OSError, match=r"is encrypted or packed in a way that is not known \(method 14"
+        OSError, match=r"is encrypted or uses an unsupported compression \(method 14"
     ):
         Zip(tmp_path / "a.zip").read("a.jpg")
 

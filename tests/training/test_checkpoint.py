@@ -64,7 +64,8 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path):
         for load in (load_plain, AtomicCheckpointIO().load_checkpoint):
             with pytest.raises(
                 UserError,
-                match=r"bomb.ckpt is not loaded, it is damaged or has more than tensors",
+                match=r"bomb.ckpt cannot be loaded, since it is damaged or contains more than "
+                r"tensors",
             ):
                 load(tmp_path / "bomb.ckpt")
     assert not (tmp_path / "exploded").exists()
@@ -95,7 +96,8 @@ def test_no_flipped_bit_gives_other_weights(tmp_path: Path):
 
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"there is no checkpoint .*none.ckpt: give the folder of a run that has"
+        UserError,
+        match=r"the checkpoint .*none.ckpt does not exist: give the folder of a run that has",
     ):
         load_plain(tmp_path / "none.ckpt")
 
@@ -104,7 +106,8 @@ def test_where_checkpoints_are(tmp_path: Path):
     assert last_checkpoint(tmp_path) is None
     with pytest.raises(
         UserError,
-        match=rf"{tmp_path}.* has no checkpoint: let the run go on first, train resume=",
+        match=rf"{tmp_path}.* has no checkpoint: continue the run first, maskrcnn-lit train "
+        r"resume=",
     ):
         best_checkpoint(tmp_path)
     save_plain(tmp_path / "checkpoints" / "last.ckpt", {})
@@ -185,7 +188,8 @@ def test_without_a_number_of_steps_only_epochs_are_saved(tmp_path: Path):
 def test_resuming_with_other_batches_is_refused(run: Path, tmp_path: Path, monkeypatch: Any):
     monkeypatch.setattr("tiny_run.BATCH", 7)
     with pytest.raises(
-        UserError, match="the run had 7 training batches an epoch and now has 2: resume it with the"
+        UserError,
+        match="the run had 7 training batches per epoch and now has 2: resume it with the",
     ):
         tiny_trainer(tmp_path, epochs=4).fit(
             tiny_module(), datamodule=TinyData(), ckpt_path=run / "checkpoints" / "last.ckpt"
@@ -195,9 +199,7 @@ def test_resuming_with_other_batches_is_refused(run: Path, tmp_path: Path, monke
 def test_a_checkpoint_of_somewhere_else_is_refused(run: Path, tmp_path: Path):
     saved = load_plain(run / "checkpoints" / "last.ckpt")
     save_plain(tmp_path / "mine.ckpt", {**saved, "position": None})
-    with pytest.raises(
-        UserError, match=r"does not say where its run stood: resume from last.ckpt of a run"
-    ):
+    with pytest.raises(UserError, match=r"has no position to resume from: use last.ckpt of a run"):
         tiny_trainer(tmp_path).fit(
             tiny_module(), datamodule=TinyData(), ckpt_path=tmp_path / "mine.ckpt"
         )

@@ -143,12 +143,12 @@ def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     same_detections(plain, compiled, batch, 1e-5)
     same_detections(plain, compiled, batch, 1e-5)
     (line,) = said
-    assert line.startswith("trainer.compile: infer is not compiled, since ")
+    assert line.startswith("trainer.compile: infer is not compiled, because of ")
 
 
 def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch):
     assert obstacle(make_model(), CPU) is None
-    assert "points=0 takes as many points" in (
+    assert "points=0 uses as many points" in (
         obstacle(make_model(roi_align={"points": 0}), CPU) or ""
     )
     assert "batch norm in the mask head" in (obstacle(make_model(head_norm="batch"), CPU) or "")
@@ -196,7 +196,7 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(said: list[str], comp
     assert compiled == [model] and said == []
     start("auto", long, Lasting("cuda"), make_model(roi_align={"points": 0}))
     assert compiled == [model] and said[0].startswith(
-        "trainer.compile=auto: not compiled, since model.roi_align.points=0"
+        "trainer.compile=auto: not compiled, because model.roi_align.points=0"
     )
 
 
@@ -207,9 +207,9 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     start("auto", 6 * STEPS_A_SIZE - 1, Lasting("cuda", data), model)
     assert compiled == []
     assert said == [
-        "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are fewer than "
-        "12000, which pay for compiling (about 100 s a size): trainer.compile=always does it all "
-        "the same, and trainer.compile=off pads the images less"
+        "trainer.compile=auto: not compiled, because 11999 steps of 6 padded sizes are too few: "
+        "compiling (about 100 s per size) pays off from 12000 steps. Use trainer.compile=always to "
+        "compile anyway, or trainer.compile=off to pad the images less"
     ]
     start("auto", 6 * STEPS_A_SIZE, Lasting("cuda", data), model)
     start("always", 1, Lasting("cuda", data), model)
@@ -324,7 +324,7 @@ def test_one_image_on_a_gpu_is_a_cuda_graph_whose_results_are_copied(
 
 
 def test_another_word_than_auto_or_off(tmp_path: Path):
-    with pytest.raises(UserError, match=r"trainer.compile is 'yes'; expected auto, always, off"):
+    with pytest.raises(UserError, match=r"trainer.compile=yes is unknown: use auto, always, off"):
         tiny_trainer(tmp_path, compile="yes")
 
 

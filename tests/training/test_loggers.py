@@ -107,10 +107,11 @@ def test_a_logger_that_is_not_installed_is_named_with_its_extra(
     """As Lightning finds it, or the package finds what it needs itself."""
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", False)
     with pytest.raises(
-        UserError, match=r"logger=wandb needs .* not there: pip install 'maskrcnn_lit\[wandb\]'$"
+        UserError,
+        match=r"logger=wandb needs .* not installed: pip install 'maskrcnn_lit\[wandb\]'$",
     ):
         wandb_logger(run_dir=tmp_path, project="any")
-    message = r"logger=mlflow needs .* not there: pip install 'maskrcnn_lit\[mlflow\]'$"
+    message = r"logger=mlflow needs .* not installed: pip install 'maskrcnn_lit\[mlflow\]'$"
     where = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", False)
     with pytest.raises(UserError, match=message):

@@ -214,7 +214,7 @@ def test_frozen_parameters_stay(tmp_path: Path):
 
 def test_what_a_module_refuses():
     common: dict[str, Any] = {"model": TinyModel(), "optimizer": None, "categories": CATEGORIES}
-    with pytest.raises(UserError, match="seed is -1; expected 0 or more"):
+    with pytest.raises(UserError, match="seed=-1 must be a whole number, 0 or more"):
         DetectionModule(**common, config={}, seed=-1)
     with pytest.raises(TypeError, match="DictConfig is not JSON serializable"):
         DetectionModule(**common, config=OmegaConf.create({"a": 1}), seed=0)  # type: ignore[arg-type]

@@ -69,12 +69,12 @@ def test_the_run_stops_and_says_what_to_do(tmp_path: Path, what: str):
     ids = batches_of_epoch_0()[4]
     assert file.name == "nonfinite_step4.pt"
     assert (
-        "training stopped at step 4 (epoch 0), the loss or its gradient is not finite: losses rpn_objectness"
-        in message
+        "training stopped at step 4 (epoch 0), because the loss or its gradient is not finite: "
+        "losses rpn_objectness" in message
     )
     assert f"images {ids[0]}, {ids[1]}" in message
     assert "gradient norm nan; learning rate backbone 0.02" in message
-    assert f"`maskrcnn-lit replay file={file}` computes the step again" in message
+    assert f"`maskrcnn-lit replay file={file}` to recompute the step" in message
     assert ("box nan" in message) == (what == "loss")
     assert saved["image_ids"] == [ids]
     assert math.isnan(saved["losses"][0]["box"]) == (what == "loss")

@@ -99,7 +99,7 @@ def test_groups_by_part_and_decay():
 
 
 def test_a_wholly_frozen_model_is_refused():
-    with pytest.raises(UserError, match="no parameter that learns"):
+    with pytest.raises(UserError, match="no trainable parameter"):
         parameter_groups(
             nn.Linear(1, 1).requires_grad_(False), lr=1.0, backbone_factor=1.0, weight_decay=0.0
         )
@@ -124,26 +124,27 @@ def test_learning_rate_is_scaled_and_said():
 @pytest.mark.parametrize(
     ("make", "change", "message"),
     [
-        (ADAMW, {"lr": 0.0}, "optimizer.lr is 0.0; expected a number above 0"),
-        (ADAMW, {"lr": math.nan}, "optimizer.lr is nan; expected a number above 0"),
+        (ADAMW, {"lr": 0.0}, "optimizer.lr=0.0 must be a number above 0"),
+        (ADAMW, {"lr": math.nan}, "optimizer.lr=nan must be a number above 0"),
         (
             ADAMW,
             {"scaling": "cubic"},
-            "optimizer.scaling is 'cubic'; expected linear, sqrt or none",
+            "optimizer.scaling=cubic is unknown: use linear, sqrt or none",
         ),
         (
             ADAMW,
             {"schedule": "linear"},
-            "optimizer.schedule=linear is not one of this optimizer's: use cosine, study_cosine, poly",
+            "optimizer.schedule=linear is not supported by this optimizer: use cosine, "
+            "study_cosine, poly",
         ),
         (SGD, {"schedule": "study_cosine"}, "use multi_step, cosine, poly, constant"),
-        (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps is -1; expected 0 or more"),
+        (ADAMW, {"warmup_steps": -1}, "optimizer.warmup_steps=-1 must be 0 or more"),
         (
             SGD,
             {"milestones": [60000, 80000]},
-            r"optimizer.milestones is \[60000, 80000\]; expected ascending shares",
+            r"optimizer.milestones=\[60000, 80000\] must be ascending shares",
         ),
-        (SGD, {"milestones": [0.9, 0.6]}, "expected ascending shares of the run"),
+        (SGD, {"milestones": [0.9, 0.6]}, "must be ascending shares of the run"),
     ],
 )
 def test_mistakes_are_named(make: Any, change: dict[str, Any], message: str):
@@ -170,7 +171,8 @@ def test_adamw_follows_its_schedule():
     backbone = next(g for g in plan.optimizer.param_groups if g["part"] == "backbone")
     assert backbone["lr"] == pytest.approx(0.05 * 0.01 * 0.5)
     assert plan.text == (
-        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, cosine to 0.0005 at step 100"
+        "learning rate 0.1 x 8 / 16 (batch / reference) = 0.05; AdamW, warm-up to step 4, cosine "
+        "to 0.0005 at step 100"
     )
 
 

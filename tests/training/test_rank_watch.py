@@ -1,4 +1,6 @@
-"""Two processes that talk by gloo, of which one stands still: both end, and one sentence says which."""
+"""Two processes that talk by gloo, of which one stands still: both end, and one sentence says
+which.
+"""
 
 import multiprocessing
 import os

@@ -1,4 +1,6 @@
-"""A run that was killed at any moment ends, once resumed, bit for bit where the unbroken run ends."""
+"""A run that was killed at any moment ends, once resumed, bit for bit where the unbroken run
+ends.
+"""
 
 import csv
 import multiprocessing

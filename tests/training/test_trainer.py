@@ -24,10 +24,10 @@ PER_EPOCH = IMAGES // BATCH
             {"accelerator": "gpu"},
             "trainer.accelerator=gpu, but torch .* sees no CUDA device here: use trainer.accel",
         ),
-        ({"accelerator": "tpu"}, "trainer.accelerator is 'tpu'; expected auto, cpu or gpu"),
+        ({"accelerator": "tpu"}, "trainer.accelerator=tpu is unknown: use auto, cpu or gpu"),
         (
             {"precision": "fp8"},
-            "trainer.precision is 'fp8'; expected auto, 32-true, 16-mixed, bf16-mixed",
+            "trainer.precision=fp8 is unknown: use auto, 32-true, 16-mixed, bf16-mixed",
         ),
         (
             {"precision": "16-mixed"},

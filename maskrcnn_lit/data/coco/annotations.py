@@ -413,7 +413,8 @@ def _check_scale(box: list[float], outline: _Outline, image: ImageEntry) -> None
     if min(furthest) <= _NORMALIZED:
         raise BadEntryError(
             "coordinates from 0 to 1",
-            "everything lies in the first pixel: multiply x by the image's width and y by its height",
+            "everything lies in the first pixel: multiply x by the image's width and y by its "
+            "height",
         )
 
 

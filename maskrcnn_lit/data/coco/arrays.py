@@ -236,7 +236,8 @@ def open_json(source: Source, name: str, cache: Path, measure: Measure | None = 
 def cannot_write(folder: Path, error: OSError) -> UserError:
     """The error for a folder that cannot be written."""
     return UserError(
-        f"the packed annotations cannot be written to {folder} ({error}): free space there, or set another folder, data.cache_dir=DIR"
+        f"the packed annotations cannot be written to {folder} ({error}): free space there, or set "
+        "another folder, data.cache_dir=DIR"
     )
 
 
@@ -396,7 +397,8 @@ def _damaged(folder: Path, problem: str) -> UserError:
     shutil.rmtree(folder, ignore_errors=True)
     remedy = "remove the folder and " if folder.exists() else "the folder was removed, "
     return UserError(
-        f"the packed annotations in {folder} are damaged ({problem}): {remedy}run the same command again to write it from the json"
+        f"the packed annotations in {folder} are damaged ({problem}): {remedy}run the same command "
+        "again to write it from the json"
     )
 
 

@@ -27,7 +27,11 @@ from maskrcnn_lit.data.coco.categories import Category, some
 from maskrcnn_lit.data.coco.faults import Fault, shown
 from maskrcnn_lit.errors import UserError
 
-_EXPECTED = "give a list of class names, [person, car], or new names for the json's classes, {car: vehicle, debris: null}"
+_EXPECTED = (
+    "give a list of class names, [person, car], or new names for the json's classes, "
+    "{car: "
+    "vehicle, debris: null}"
+)
 
 
 @dataclass(frozen=True)

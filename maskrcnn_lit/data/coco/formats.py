@@ -21,7 +21,10 @@ def describe_file(name: str) -> str | None:
     if entry is None:
         return None
     description, convert = entry
-    return f"this is {description}, but COCO json is required: convert it, for example with supervision's {convert}"
+    return (
+        f"this is {description}, but COCO json is required: convert it, for example with "
+        f"supervision's {convert}"
+    )
 
 
 def describe_folder(folder: Path) -> str:
@@ -30,11 +33,16 @@ def describe_folder(folder: Path) -> str:
     for suffix, (description, convert) in _FORMATS.items():
         if suffix in suffixes and suffixes.count(suffix) >= suffixes.count(".json"):
             return (
-                f"it has {description}, but one COCO json is required: convert it, for example with supervision's "
+                f"it has {description}, but one COCO json is required: convert it, for example "
+                "with supervision's "
                 f"{convert} say"
             )
     if suffixes.count(".json") > 1:
-        return f"it has {suffixes.count('.json')} jsons, but one COCO json is required: give its path or, if each image has its own json (LabelMe), convert them, for example with labelme2coco"
+        return (
+            f"it has {suffixes.count('.json')} jsons, but one COCO json is required: give its "
+            "path or, if each image has its own json (LabelMe), convert them, for example with "
+            "labelme2coco"
+        )
     return "give the path of the COCO json"
 
 

@@ -154,7 +154,9 @@ class AnnotationIndex:
         return polygons_rle(outline, height, width)
 
     def coco_annotation(self, i: int, j: int) -> tuple[dict[str, Any], int]:
-        """Annotation j of image i as an entry of a COCO json, and its position in the json's list."""
+        """Annotation j of image i as an entry of a COCO json, and its position in the json's
+        list.
+        """
         n = self.span(i)[0] + j
         return self._annotation(i, n), int(self.packed.arrays.order[n])
 
@@ -179,7 +181,8 @@ class AnnotationIndex:
         """
         if not 1 <= n <= len(self):
             raise UserError(
-                f"{n} images were requested, but {self.source.where} has {len(self)}: request 1 to {len(self)}"
+                f"{n} images were requested, but {self.source.where} has {len(self)}: request 1 to "
+                f"{len(self)}"
             )
         return self.at(np.sort(self.subset_order(how, seed)[:n]))
 
@@ -188,7 +191,8 @@ class AnnotationIndex:
         unknown = sorted(set(image_ids) - set(self.image_ids.tolist()))
         if unknown:
             raise UserError(
-                f"data.image_ids has {unknown[0]}, which is not an image id of the json: use ids from its images"
+                f"data.image_ids has {unknown[0]}, which is not an image id of the json: use ids "
+                "from its images"
             )
         return self.at(np.flatnonzero(np.isin(self.image_ids, image_ids)))
 
@@ -302,7 +306,8 @@ def read_index(
     faults = [fault for fault in packed.faults if fault.image not in gone] + bad
     if faults and on_bad == "error":
         raise UserError(
-            f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: {'; '.join(describe(faults))}. "
+            f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: "
+            f"{'; '.join(describe(faults))}. "
             "Fix them, or leave out the faulty images and annotations with data.on_bad=skip"
         )
     if not len(rows) or (take is not None and len(rows) < take):
@@ -341,7 +346,8 @@ def select_images(
     count = len(index) if take is None else take
     if count > len(index) or count < (take is not None):
         raise UserError(
-            f"{take} images were requested, but {index.source.where} has {len(index)}: request fewer"
+            f"{take} images were requested, but {index.source.where} has {len(index)}: request "
+            "fewer"
         )
     return index.at(index.subset_order(how, seed)), count
 

@@ -48,7 +48,7 @@ class Instances(NamedTuple):
     changes: list[Fault]  # what is read otherwise than it is written
     measured: list[
         tuple[str, int, int]
-    ]  # name, height, width (0: unknown) of images without a size in the json, measured from their files
+    ]  # name, height, width (0: unknown) of images without a size, measured from their files
 
 
 class _Images(NamedTuple):
@@ -90,7 +90,9 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
         raise UserError(f"{where} cannot be read as JSON ({error}): {description}") from None
     except NoObjectError as error:
         raise UserError(
-            f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an object with the keys images, annotations and categories (COCO results are a list): give the annotation file"
+            f"{where} contains a {type(error.value).__name__}, but a COCO instances json is an "
+            "object with the keys images, annotations and categories (COCO results are a list): "
+            "give the annotation file"
         ) from None
     used = {columns.category_texts.get(code, code) for code in set(columns.labels)}
     categories, keys = read_categories(content["categories"], where, used, changes)
@@ -108,7 +110,8 @@ def _check_lists(content: dict[str, Any], where: str) -> None:
     ]
     if missing:
         raise UserError(
-            f"{where} is not a COCO instances json: it has no list under {' and '.join(map(repr, missing))}; "
+            f"{where} is not a COCO instances json: it has no list under "
+            f"{' and '.join(map(repr, missing))}; "
             f"its keys are {', '.join(map(repr, content)) or 'none'}"
         )
 
@@ -152,7 +155,11 @@ def read_categories(
             )
         for key in set(same) - set(keep):
             del named[key]
-            detail = f"id {shown(key)} has the same name as id {shown(keep[0])} and no annotation: left out"
+            detail = (
+                f"id {shown(key)} has the same name as id {shown(keep[0])} and no "
+                "annotation: "
+                "left out"
+            )
             changes.append(Fault("category twice", f"category {name}", None, detail))
     numbers = _numbered(named)
     for key in named:
@@ -224,7 +231,9 @@ def _shown_name(entry: Any) -> str:
 
 
 def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
-    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has one."""
+    """Measured height and width for an entry without a size, 0 if unknown; None: the entry has
+    one.
+    """
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         return None
     if entry.get("height") is not None and entry.get("width") is not None:

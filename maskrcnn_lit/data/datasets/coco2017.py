@@ -115,5 +115,6 @@ def _check_there(root: Path, parts: Sequence[str]) -> None:
         ):
             if not path.exists() and not archive.is_file():
                 raise UserError(
-                    f"neither {path} nor {archive} exists, and data.download=false: give the folder of COCO 2017 with data.root=DIR, or download it with data.download=true"
+                    f"neither {path} nor {archive} exists, and data.download=false: give the "
+                    "folder of COCO 2017 with data.root=DIR, or download it with data.download=true"
                 )

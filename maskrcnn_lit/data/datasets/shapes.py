@@ -99,7 +99,8 @@ def write_shapes(
     strange = _strange(root, drawn_here=present is not None)
     if strange:
         raise UserError(
-            f"{root} has {strange}, which is not part of the synthetic set, so it is not overwritten: give an empty or a new folder with data.root=DIR"
+            f"{root} has {strange}, which is not part of the synthetic set, so it is not "
+            "overwritten: give an empty or a new folder with data.root=DIR"
         )
     _log.debug(
         "drawing %d + %d pictures of %d px into %s",
@@ -125,7 +126,8 @@ def _check(wanted: dict[str, int]) -> None:
         if not isinstance(wanted[key], int) or wanted[key] < least:
             name = f"data.{key}" if key.endswith("images") else f"data.prepare.{key}"
             raise UserError(
-                f"{name}={wanted[key]} is too small: the synthetic set needs a whole number of {least} or more, for example {name}={max(least, 100)}"
+                f"{name}={wanted[key]} is too small: the synthetic set needs a whole number of "
+                f"{least} or more, for example {name}={max(least, 100)}"
             )
 
 

@@ -77,7 +77,9 @@ def fetch_images(images: Sequence[WebImage], folder: Path) -> None:
 def _unwritable(folder: Path, images: Sequence[WebImage], error: OSError) -> UserError:
     missing = sum(_stamp(_path(folder, image)) is None for image in images)
     return UserError(
-        f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} images are missing there: free some space, or give another folder with data.root=DIR, and run the command again; complete files are kept"
+        f"{folder} cannot be written ({error.strerror or error}), and {missing} of {len(images)} "
+        "images are missing there: free some space, or give another folder with data.root=DIR, and "
+        "run the command again; complete files are kept"
     )
 
 
@@ -106,7 +108,8 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
         )
         raise UserError(
             f"{len(missing)} of {wanted} images could not be downloaded{stopped}: {reasons}"
-            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} are in {folder}. Run the command again to continue, or use these with data.download=false"
+            f"{' ...' if len(failures) > 3 else ''}; the other {wanted - len(missing)} are in "
+            f"{folder}. Run the command again to continue, or use these with data.download=false"
         )
 
 
@@ -228,7 +231,8 @@ def _path(folder: Path, image: WebImage) -> Path:
     path = safe_path(folder, image.name)
     if path is None:
         raise UserError(
-            f"file name {image.name!r} points outside of {folder}, so it is not downloaded: fix the json"
+            f"file name {image.name!r} points outside of {folder}, so it is not downloaded: fix "
+            "the json"
         )
     return path
 

@@ -171,7 +171,10 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
         far = max(area, own) > max(AREA_FACTOR * min(area, own), min(area, own) + AREA_SLACK)
         if far or area <= 0 < own:
             number = int(annotations["ids"][j])
-            detail = f"area {area:g}, but the mask has {own:g} pixels: COCO's sizes (small, medium, large) depend on the area"
+            detail = (
+                f"area {area:g}, but the mask has {own:g} pixels: COCO's sizes (small, "
+                "medium, large) depend on the area"
+            )
             yield number, (Fault("area contradicts mask", index.file_names[i], number, detail), own)
 
 
@@ -252,7 +255,8 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
                 f" and {len(unused) - 12} more" if len(unused) > 12 else ""
             )
             message.append(
-                f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: {some}"
+                f"{part}: {len(unused)} of {len(index.categories)} categories have no annotation: "
+                f"{some}"
             )
         for remark, positions in sorted(part_findings.pixels.items()):
             some = ", ".join(index.file_names[i] for i in positions[:3])
@@ -260,14 +264,16 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             message.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
         if (others := _files_beside(part_findings)) > 0:
             message.append(
-                f"{part}: {others} images in {index.source.where} are not in the json or were not checked"
+                f"{part}: {others} images in {index.source.where} are not in the json or were not "
+                "checked"
             )
     if {"train", "val"} <= findings.keys():
         train, val = findings["train"].index, findings["val"].index
         both = set(train.file_names) & set(val.file_names)
         if both:
             message.append(
-                f"{len(both)} file names are in both train and val, for example {min(both)}; only equal content is a fault"
+                f"{len(both)} file names are in both train and val, for example {min(both)}; only "
+                "equal content is a fault"
             )
         if {c.name for c in train.categories} != {c.name for c in val.categories}:
             message.append("train and val have different categories; training requires the same")

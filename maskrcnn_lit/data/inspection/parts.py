@@ -21,7 +21,8 @@ def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
     given = [part for part in PARTS if any(data[part][key] for key in ("images", "annotations"))]
     if not given:
         raise UserError(
-            "the data have neither train nor val: give data.train.images=DIR data.train.annotations=FILE, the same with "
+            "the data have neither train nor val: give data.train.images=DIR "
+            "data.train.annotations=FILE, the same with "
             "data.val, or both"
         )
     if len(given) == 1:
@@ -46,7 +47,8 @@ def part_paths(data: MutableMapping[str, Any], part: str) -> tuple[Path, Path]:
     for key in ("annotations", "images"):
         if not data[part][key]:
             raise UserError(
-                f"data.{part}.{key} is missing: give both data.{part}.annotations and data.{part}.images"
+                f"data.{part}.{key} is missing: give both data.{part}.annotations and "
+                f"data.{part}.images"
             )
     root = Path(data["root"] or ".")
     return root / data[part]["annotations"], root / data[part]["images"]

@@ -55,7 +55,8 @@ class MemmapStore:
         content = np.ascontiguousarray(piece).reshape(-1)
         if content.size != self.spans[i, 1] - self.spans[i, 0]:
             raise ValueError(
-                f"piece {i} has {content.size} bytes; expected {self.spans[i, 1] - self.spans[i, 0]}"
+                f"piece {i} has {content.size} bytes; expected "
+                f"{self.spans[i, 1] - self.spans[i, 0]}"
             )
         try:
             data, checks, _ = self._open()

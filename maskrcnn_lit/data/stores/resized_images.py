@@ -66,7 +66,9 @@ def choose_resized(
     zooms = augment is not None and (augment.crop < 1 or augment.scale[1] > 1)
     if mode == "on" and zooms:
         raise UserError(
-            "data.image_cache=on stores images at their training size, but augment.crop below 1 or augment.scale above 1 would enlarge them: use data.image_cache=off, or augment.crop=1 and augment.scale=[0.8,1.0]"
+            "data.image_cache=on stores images at their training size, but augment.crop below 1 or "
+            "augment.scale above 1 would enlarge them: use data.image_cache=off, or augment.crop=1 "
+            "and augment.scale=[0.8,1.0]"
         )
     if mode == "off" or zooms or (mode == "auto" and _longest(image_size) > SMALL):
         return None, ""
@@ -77,11 +79,13 @@ def choose_resized(
     if mode == "auto" and needed > room:
         return (
             None,
-            f"data.image_cache=auto: off, since resized images need {needed / 1e9:.1f} GB and {room / 1e9:.1f} GB may be used",
+            f"data.image_cache=auto: off, since resized images need {needed / 1e9:.1f} GB and "
+            f"{room / 1e9:.1f} GB may be used",
         )
     return (
         resized,
-        f"data.image_cache={mode}: resized images are cached in {cache}/images, up to {needed / 1e9:.2f} GB",
+        f"data.image_cache={mode}: resized images are cached in {cache}/images, up to "
+        f"{needed / 1e9:.2f} GB",
     )
 
 

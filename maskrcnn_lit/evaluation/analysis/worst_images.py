@@ -46,7 +46,9 @@ def worst_images(
 
 
 def _merged(image: Pairs, selected: Ints) -> Ints:
-    """The detections in `selected` that cover more than half of each of two objects of their class."""
+    """The detections in `selected` that cover more than half of each of two objects of their
+    class.
+    """
     if not len(selected) or not len(image.objects):
         return selected[:0]
     iou = image.iou[selected]

@@ -44,7 +44,8 @@ def check_masks(results: Sequence[dict[str, Any]], images: Mapping[Any, Mapping[
         for n, entry, size in zip(some, entries, sizes, strict=True):
             if fault := _fault(entry["segmentation"], size):
                 raise UserError(
-                    f"entry {n} of the results, a mask of image {entry['image_id']}, {fault}: give RLE (size and counts) of the full image, or polygons"
+                    f"entry {n} of the results, a mask of image {entry['image_id']}, {fault}: give "
+                    "RLE (size and counts) of the full image, or polygons"
                 )
 
 
@@ -73,7 +74,10 @@ def _fault(mask: Any, size: tuple[int, int]) -> str | None:
     if min(runs, default=0) < 0:
         return f"has counts {shown(counts)} with a negative run"
     if sum(runs) != size[0] * size[1]:
-        return f"has counts {shown(counts)} of {sum(runs)} pixels, but the image has {size[0] * size[1]}"
+        return (
+            f"has counts {shown(counts)} of {sum(runs)} pixels, but the image has "
+            f"{size[0] * size[1]}"
+        )
     return None
 
 
@@ -199,7 +203,10 @@ def of_categories(
     if not others:
         return list(results), None
     left_out = some({names[number] for number in others})
-    message = f"left out {len(others)} of {len(results)} detections: the annotations do not have their classes ({left_out})"
+    message = (
+        f"left out {len(others)} of {len(results)} detections: the annotations do not have "
+        f"their classes ({left_out})"
+    )
     return [entry for entry in results if entry["category_id"] in ids], message
 
 
@@ -224,7 +231,8 @@ def check_results(
     boxes = [entry["bbox"] for entry in results] if field == "bbox" else []
     for number in _bad(boxes, _is_box) if not _all_boxes(boxes) else ():
         raise UserError(
-            f"entry {number} of the results has bbox {shown(boxes[number])}: give [x, y, width, height]"
+            f"entry {number} of the results has bbox {shown(boxes[number])}: give [x, y, width, "
+            "height]"
         )
     for description, key, known in (
         ("image", "image_id", image_ids),
@@ -232,12 +240,15 @@ def check_results(
     ):
         for number in _bad([entry[key] for entry in results], _is_id):
             raise UserError(
-                f"entry {number} of the results has {key} {shown(results[number][key])}: give a number"
+                f"entry {number} of the results has {key} {shown(results[number][key])}: give a "
+                "number"
             )
         unknown = list(dict.fromkeys(entry[key] for entry in results if entry[key] not in known))
         if unknown:
             raise UserError(
-                f"the results have {description} ids that the ground truth does not have, {_some(unknown)} (it has {_some(known)}): give the data that the results belong to"
+                f"the results have {description} ids that the ground truth does not have, "
+                f"{_some(unknown)} (it has {_some(known)}): give the data that the results "
+                "belong to"
             )
 
 
@@ -277,7 +288,9 @@ def _all_boxes(boxes: Sequence[Any]) -> bool:
 
 
 def _is_near(value: Any) -> bool:
-    """Whether `value` is a finite number, not a bool, within the limit for a score or coordinate."""
+    """Whether `value` is a finite number, not a bool, within the limit for a score or
+    coordinate.
+    """
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return plain and -_FAR <= value <= _FAR
 

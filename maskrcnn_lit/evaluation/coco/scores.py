@@ -199,7 +199,8 @@ def check_limits(max_detections: Any) -> tuple[int, ...]:
     if len(limits) != 3 or not valid or list(limits) != sorted(set(limits)):
         given = list(limits) if several else max_detections
         raise UserError(
-            f"metrics.max_detections={given} must be three ascending whole numbers, as in '[1,10,100]'"
+            f"metrics.max_detections={given} must be three ascending whole numbers, as in "
+            "'[1,10,100]'"
         )
     return limits
 

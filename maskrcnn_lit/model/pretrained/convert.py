@@ -170,7 +170,8 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     ]
     if faults:
         raise UserError(
-            f"the weights do not fit the model in {len(faults)} places ({'; '.join(sorted(faults)[:3])}); "
+            f"the weights do not fit the model in {len(faults)} places "
+            f"({'; '.join(sorted(faults)[:3])}); "
             "use the model, backbone and classes of their training"
         )
     model.load_state_dict(state)

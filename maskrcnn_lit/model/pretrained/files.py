@@ -89,7 +89,9 @@ STANDINS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks for."""
+    """Python's unpickler: the one in C would allocate as much memory as a damaged length asks
+    for.
+    """
 
     def load_bytearray8(self: Any) -> None:
         length = int.from_bytes(self.read(8), "little")
@@ -119,7 +121,8 @@ def load_arrays(path: Path) -> Any:
             return _plain(_Unpickler(file, encoding="latin1").load())
     except Exception as error:  # damaged bytes can raise anything
         raise UserError(
-            f"{path} cannot be loaded ({error}): give weights with only arrays and plain data, as published"
+            f"{path} cannot be loaded ({error}): give weights with only arrays and plain data, as "
+            "published"
         ) from error
 
 
@@ -158,11 +161,14 @@ def read_file(path: Path) -> dict[str, Any]:
             content = load(path)
         except Exception as error:  # from torch, zip, safetensors: damaged bytes can raise anything
             raise UserError(
-                f"{path} cannot be loaded, since it is damaged or contains more than tensors and plain data ({type(error).__name__}): give published weights, or a checkpoint that `maskrcnn-lit train` wrote"
+                f"{path} cannot be loaded, since it is damaged or contains more than tensors and "
+                f"plain data ({type(error).__name__}): give published weights, or a checkpoint "
+                "that `maskrcnn-lit train` wrote"
             ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} contains a {type(content).__name__}, not weights: give a file with a state dict"
+            f"{path} contains a {type(content).__name__}, not weights: give a file with a state "
+            "dict"
         )
     return content
 
@@ -184,7 +190,9 @@ def _safetensors(path: Path) -> Callable[[Path], Any]:
 
 
 def state_of(saved: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The state dict in a file's content: the content itself, or its entry "model" or "state_dict"."""
+    """The state dict in a file's content: the content itself, or its entry "model" or
+    "state_dict".
+    """
     inner = next(
         (saved[key] for key in ("model", "state_dict") if isinstance(saved.get(key), Mapping)),
         saved,
@@ -206,7 +214,8 @@ def check_finite(state: Mapping[str, Any], where: str | Path) -> None:
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
         raise UserError(
-            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): use others, for example an earlier checkpoint of the run"
+            f"the weights of {where} are not finite (NaN or infinite in {bad[0]}{more}): use "
+            "others, for example an earlier checkpoint of the run"
         )
 
 

@@ -37,7 +37,7 @@ def package_file(name: str) -> Path:
     """The file with the weights of timm's model `name`. Nothing of the package is imported.
 
     Raises:
-        UserError: no package has weights of this model, it is not installed, or its file is damaged.
+        UserError: no package has weights of this model, or it is not installed, or damaged.
     """
     if name not in PACKAGES:
         raise UserError(f"no package has weights of {name}: only those of {', '.join(PACKAGES)} do")

@@ -86,7 +86,8 @@ def published_backbone(name: str, weights_name: str) -> PublishedBackbone:
     )
     if chosen is None:
         raise UserError(
-            f"backbone.weights={weights_name} is neither a file nor one of imagenet, none, {', '.join(known)}"
+            f"backbone.weights={weights_name} is neither a file nor one of imagenet, none, "
+            f"{', '.join(known)}"
         )
     pixels = chosen.transforms()
     return PublishedBackbone(_of_torchvision(chosen.url), pixels.mean, pixels.std)

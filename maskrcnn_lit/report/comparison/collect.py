@@ -57,7 +57,8 @@ def read_runs(sources: Sequence[Path]) -> Runs:
         _leave_out(runs, source)
     if not runs.jobs:
         raise UserError(
-            f"no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, which have a "
+            f"no run in {', '.join(map(str, sources))}: give the folder of a sweep or of runs, "
+            "which have a "
             "result.json each"
         )
     return runs._replace(jobs=_named(runs.jobs))

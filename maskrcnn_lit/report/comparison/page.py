@@ -30,7 +30,11 @@ from maskrcnn_lit.report.elements import render_page
 from maskrcnn_lit.report.format import number
 from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
-REPRODUCE = "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce run=RUN` runs a finished job again from its folder, and compares the results."
+REPRODUCE = (
+    "These commands train the jobs again, in new folders. `maskrcnn-lit reproduce "
+    "run=RUN` "
+    "runs a finished job again from its folder, and compares the results."
+)
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
@@ -203,8 +207,8 @@ def _plotted(ap: str) -> Iterator[tuple[str, str, str, dict[str, str]]]:
     yield (
         "cost",
         f"{_upper(ap)} against cost",
-        "Each setting by its letter in the table of settings, with a bar from its lowest to its highest seed. Diamonds "
-        "are the Pareto front: no cheaper setting is better.",
+        "Each setting by its letter in the table of settings, with a bar from its lowest to its "
+        "highest seed. Diamonds are the Pareto front: no cheaper setting is better.",
         {f"cost_{name}": f"{ap} against {COSTS[name].title}" for name in MODEL_COSTS},
     )
     yield (

@@ -144,8 +144,8 @@ def position(setting: Setting, name: str) -> float | None:
 
 
 def varied_costs(ranking: Ranking) -> list[str]:
-    """The MODEL_COSTS that differ among the settings. Latency of one network varies by chance, so it
-    counts only if parameters or FLOPs differ.
+    """The MODEL_COSTS that differ among the settings. Latency of one network varies by chance, so
+    it counts only if parameters or FLOPs differ.
     """
     varied = [
         name
@@ -235,7 +235,9 @@ def series(ranking: Ranking, name: str) -> dict[str, list[tuple[float, Setting]]
 
 
 def heat_map(ranking: Ranking, theme: Theme) -> Figure:
-    """AP by epochs and learning rate: a map for each combination of the other options, best first."""
+    """AP by epochs and learning rate: a map for each combination of the other options, best
+    first.
+    """
     maps: dict[str, dict[tuple[float, float], float]] = {}
     for setting in ranking.settings:
         epochs, rate, mean = (

@@ -13,15 +13,24 @@ from maskrcnn_lit.report.format import number
 from maskrcnn_lit.runs.costs import COSTS
 
 DEFINITIONS = (
-    "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, for the final weights. Over images: 95 % interval of a bootstrap over the validation images, for fixed weights. Over seeds: mean and 95 % interval by Student's t over runs that differ only in the seed; a single run has no interval.",
-    "Images/s in training: images trained on over the time of the whole training, its validations included. "
+    "AP is COCO's mean over the IoU thresholds 0.50 to 0.95 and over the classes, for the final "
+    "weights. Over images: 95 % interval of a bootstrap over the validation images, for fixed "
+    "weights. Over seeds: mean and 95 % interval by Student's t over runs that differ only in the "
+    "seed; a single run has no interval.",
+    "Images/s in training: images trained on over the time of the whole training, its validations "
+    "included. "
     "Inference: a forward pass of the model alone, images in the device's memory, in batches "
-    "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one of median size. Peak "
-    "memory: of tensors on a GPU, of the whole process on a CPU. Energy: of the GPUs over the training, whatever ran "
+    "of the training's size; latency and FLOPs (two for a multiply-add) are of one image, the one "
+    "of median size. Peak "
+    "memory: of tensors on a GPU, of the whole process on a CPU. Energy: of the GPUs over the "
+    "training, whatever ran "
     "on them.",
 )
 
-_ACCURACY = "roi_accuracy is the share of ground-truth boxes that the box head, given the box, assigns to the right class. It is not an AP, and not part of the ranking."
+_ACCURACY = (
+    "roi_accuracy is the share of ground-truth boxes that the box head, given the box, "
+    "assigns to the right class. It is not an AP, and not part of the ranking."
+)
 
 
 def counts(jobs: Sequence[Job]) -> str:
@@ -66,7 +75,8 @@ def _best(ranking: Ranking) -> Iterator[str]:
         yield f"The {APS[ranking.ap]} on the {ranking.title} is {number(mean.value)} ({sure})."
         return
     yield (
-        f"Of {len(ranking.settings)} settings on the {ranking.title}, {best.label} has the highest {APS[ranking.ap]}: "
+        f"Of {len(ranking.settings)} settings on the {ranking.title}, {best.label} has the highest "
+        f"{APS[ranking.ap]}: "
         f"{number(mean.value)} ({sure})."
     )
 
@@ -95,7 +105,10 @@ def _fronts(ranking: Ranking) -> Iterator[str]:
             ]
             yield f"{front[0]} has {', '.join(message[:-1])} and {message[-1]}."
         else:
-            yield f"Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: {'; '.join(front)}."
+            yield (
+                f"Pareto front of {APS[ranking.ap]} against {against}, from the cheapest: "
+                f"{'; '.join(front)}."
+            )
 
 
 def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]:
@@ -104,8 +117,10 @@ def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]
             f"{ranking.title} ({plural(len(ranking.jobs), 'job')})" for ranking in rankings
         )
         yield (
-            "These jobs were not all scored on the same images, objects and classes with the same number of "
-            f"detections: {titles}. They are {len(rankings)} rankings: APs of different rankings are not comparable."
+            "These jobs were not all scored on the same images, objects and classes with the same "
+            "number of "
+            f"detections: {titles}. They are {len(rankings)} rankings: APs of different rankings "
+            "are not comparable."
         )
     if len({ranking.ap for ranking in rankings}) > 1:
         yield "Some jobs have a mask AP and others only a box AP: these are not compared."
@@ -120,17 +135,27 @@ def _cautions(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> Iterator[str]
             for job in jobs
             if job.metric("val/roi_accuracy") is not None and roi_boxes(job) == "study"
         ]
-        yield f"roi_accuracy counts the study's 15 slots per image in {', '.join(study)}: it has its own column."
+        yield (
+            f"roi_accuracy counts the study's 15 slots per image in {', '.join(study)}: it has "
+            "its own column."
+        )
     devices = sorted(
         {str(job.result.cost["device"]) for job in jobs if job.result.cost.get("device")}
     )
     if len(devices) > 1:
-        yield f"Times were measured on different devices ({'; '.join(devices)}), so they do not compare the models."
+        yield (
+            f"Times were measured on different devices ({'; '.join(devices)}), so they do not "
+            "compare the models."
+        )
     for ranking in rankings:
         for setting in ranking.settings:
             if repeated := repeated_seeds(setting):
                 seeds = ", ".join(map(str, repeated))
-                yield f"{setting.label} was trained more than once with seed {seeds}: the last run counts."
+                yield (
+                    f"{setting.label} was trained more than once with seed {seeds}: the last "
+                    "run "
+                    "counts."
+                )
     yield from _parents(jobs)
     yield from _limits(rankings)
 
@@ -140,10 +165,16 @@ def _parents(jobs: Sequence[Job]) -> Iterator[str]:
     for job in jobs:
         if parent := job.result.parent:
             name = names.get(str(parent.get("run")), parent.get("run"))
-            yield f"{job.name} continues {name} from step {parent.get('step')}: its costs include those of that run."
+            yield (
+                f"{job.name} continues {name} from step {parent.get('step')}: its costs include "
+                "those of that run."
+            )
 
 
 def _limits(rankings: Sequence[Ranking]) -> Iterator[str]:
     limits = sorted({limit(job) for ranking in rankings for job in ranking.jobs})
     if limits and limits != [100]:
-        yield f"AP counts up to {' or '.join(map(str, limits))} detections per image and class; COCO uses 100."
+        yield (
+            f"AP counts up to {' or '.join(map(str, limits))} detections per image and class; "
+            "COCO uses 100."
+        )

@@ -97,8 +97,10 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
     alone = " With a single seed, the variance over seeds is unknown." if single else ""
     return [
         *message,
-        f"{plural(len(message), 'comparison')} with the best setting{more}. Tested over the validation images (paired "
-        "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of which the larger p "
+        f"{plural(len(message), 'comparison')} with the best setting{more}. Tested over the "
+        "validation images (paired "
+        "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of "
+        "which the larger p "
         f"counts, at {LEVEL:g} for all comparisons together (Holm's method).{alone}",
     ]
 
@@ -127,7 +129,10 @@ def _apart(best: Setting, other: Setting) -> int:
 def _sentence(comparison: Comparison, ap: str, is_so: bool | None) -> str:
     numbers = f"{comparison.value:.3f} {ap}"
     if is_so is None:
-        return f"{comparison.best.label} is {numbers} above {comparison.other.label}; the difference was not tested."
+        return (
+            f"{comparison.best.label} is {numbers} above {comparison.other.label}; the "
+            "difference was not tested."
+        )
     tests = []
     if (images := comparison.over_images) is not None:
         tests.append(f"over images {_interval(images.interval)}, p {_p(images.p_value)}")
@@ -137,9 +142,13 @@ def _sentence(comparison: Comparison, ap: str, is_so: bool | None) -> str:
         tests.append("too few seeds to test over them")
     message = "; ".join(tests)
     if is_so:
-        return f"{comparison.best.label} is better than {comparison.other.label} by {numbers} ({message})."
+        return (
+            f"{comparison.best.label} is better than {comparison.other.label} by {numbers} "
+            f"({message})."
+        )
     return (
-        f"The difference between {comparison.best.label} and {comparison.other.label}, {numbers}, is not "
+        f"The difference between {comparison.best.label} and {comparison.other.label}, {numbers}, "
+        "is not "
         f"significant ({message})."
     )
 

@@ -111,7 +111,8 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
 def _rankings(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
     if metric is not None and not any(job.metric(metric) is not None for job in jobs):
         raise UserError(
-            f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave metric out"
+            f"metric={metric.removeprefix('val/')}, but no run has a {APS[metric]}: leave "
+            "metric out"
         )
     return rankings(jobs, metric)
 
@@ -135,7 +136,9 @@ class Truth(NamedTuple):
 
 
 def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
-    """Job name -> validation data, for scored jobs with readable data; each data set is read once."""
+    """Job name -> validation data, for scored jobs with readable data; each data set is read
+    once.
+    """
     truths: dict[str, Truth] = {}
     cached: dict[str, Truth | None] = {}
     for job in jobs:
@@ -149,7 +152,8 @@ def _truths(jobs: Sequence[Job], notes: list[str]) -> dict[str, Truth]:
             except UserError as error:
                 cached[key] = None
                 notes.append(
-                    f"The validation images of {job.name} and similar jobs are neither drawn nor used for tests: {error}"
+                    f"The validation images of {job.name} and similar jobs are neither drawn nor "
+                    f"used for tests: {error}"
                 )
         if (truth := cached[key]) is not None:
             truths[job.name] = truth

@@ -163,4 +163,7 @@ def _interval(interval: Sequence[float | None] | None) -> str:
     """The 95 % interval of an AP over images, low and high, from evaluation.json."""
     if interval is None or None in interval:
         return ""
-    return f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap over images)"
+    return (
+        f"{number(interval[0])} to {number(interval[1])}, 95 % confidence interval (bootstrap "
+        "over images)"
+    )

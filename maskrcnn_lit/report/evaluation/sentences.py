@@ -54,7 +54,9 @@ def _scores(analysis: Analysis) -> Iterator[str]:
         (plural(analysis["objects"], "object"), f"{plural(analysis['detections'], 'detection')}")
     )
     message = " and ".join(scores) or f"AP {number(analysis['box_ap'])}"
-    yield f"{message[0].upper()}{message[1:]} on {plural(analysis['images'], 'image')} with {counts}."
+    yield (
+        f"{message[0].upper()}{message[1:]} on {plural(analysis['images'], 'image')} with {counts}."
+    )
     mask, boundary = analysis["mask_ap"], analysis["boundary_ap"]
     if mask and boundary is not None:
         share = f"{boundary / mask:.0%} of mask AP"
@@ -80,8 +82,10 @@ def _classes(analysis: Analysis) -> Iterator[str]:
     if len(known) > 1:
         best, worst = known[0], known[-1]
         yield (
-            f"The best class is {best['name']} (AP {number(best[key])}, {plural(best['objects'], 'object')}), "
-            f"the worst {worst['name']} (AP {number(worst[key])}, {plural(worst['objects'], 'object')})."
+            f"The best class is {best['name']} (AP {number(best[key])}, "
+            f"{plural(best['objects'], 'object')}), "
+            f"the worst {worst['name']} (AP {number(worst[key])}, "
+            f"{plural(worst['objects'], 'object')})."
         )
 
 
@@ -92,7 +96,8 @@ def _mix_ups(analysis: Analysis) -> Iterator[str]:
         truth, called = np.unravel_index(mixed.argmax(), mixed.shape)
         labels = analysis["confusion"]["labels"]
         yield (
-            f"Most often mixed up: {mixed[truth, called]:,} of {counts[truth].sum():,} objects of class "
+            f"Most often mixed up: {mixed[truth, called]:,} of {counts[truth].sum():,} objects of "
+            "class "
             f"{labels[truth]} are detected as {labels[called]}."
         )
 
@@ -110,7 +115,9 @@ def _crowding(analysis: Analysis) -> Iterator[str]:
             f"and {number(high['ap'])} where they cover {high['slice']}."
         )
     for entry in crowds:
-        yield f"In {entry['slice']} AP is {number(entry['ap'])} and recall {number(entry['recall'])}."
+        yield (
+            f"In {entry['slice']} AP is {number(entry['ap'])} and recall {number(entry['recall'])}."
+        )
 
 
 def _threshold(analysis: Analysis) -> Iterator[str]:
@@ -119,7 +126,8 @@ def _threshold(analysis: Analysis) -> Iterator[str]:
         if known:
             i = max(known, key=lambda i: curve["f1"][i])
             yield (
-                f"Detections with a score of {number(curve['thresholds'][i], 2)} or more give the best F1, "
+                f"Detections with a score of {number(curve['thresholds'][i], 2)} or more give the "
+                "best F1, "
                 f"{number(curve['f1'][i])}: precision {number(curve['precision'][i])}, "
                 f"recall {number(curve['recall'][i])}."
             )
@@ -132,6 +140,8 @@ def _scores_as_shares(analysis: Analysis) -> Iterator[str]:
         return
     excess = sum((entry["score"] - entry["precision"]) * entry["count"] for entry in bins) / count
     yield (
-        f"Scores are {'higher' if excess > 0 else 'lower'} than the share of detections that is right "
-        f"by {number(abs(excess))} on average (calibration error {number(analysis['calibration']['error'])})."
+        f"Scores are {'higher' if excess > 0 else 'lower'} than the share of detections that is "
+        "right "
+        f"by {number(abs(excess))} on average (calibration error "
+        f"{number(analysis['calibration']['error'])})."
     )

@@ -61,7 +61,9 @@ def write_report(
 
 
 def curve_points(analysis: Analysis) -> list[dict[str, Any]]:
-    """A row for each point of each class's curves: class, score threshold, recall, precision, F1."""
+    """A row for each point of each class's curves: class, score threshold, recall, precision,
+    F1.
+    """
     names = {"thresholds": "threshold", "recall": "recall", "precision": "precision", "f1": "F1"}
     return [
         {"class": curve["name"]} | dict(zip(names.values(), point, strict=True))

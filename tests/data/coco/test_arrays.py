@@ -162,7 +162,7 @@ def test_two_that_write_at_once_leave_one_folder(written: Path, tmp_path: Path):
     ("name", "said"),
     [
         ("none.json", "there is no annotation file .*none.json"),
-        ("folder", "folder is a folder: name the COCO json"),
+        ("folder", "folder is a folder: give the path of the COCO json"),
     ],
 )
 def test_what_is_no_file_is_told(written: Path, tmp_path: Path, name: str, said: str):
@@ -187,7 +187,8 @@ def test_a_process_that_opens_a_large_index_has_little_of_its_own(tmp_path: Path
     code = (
         "import sys, pathlib\nfrom maskrcnn_lit.data.coco.arrays import open_packed\n"
         "lines = lambda: open('/proc/self/smaps_rollup')\n"
-        "own = lambda: sum(int(line.split()[1]) for line in lines() if line.startswith('Anonymous'))\n"
+        "own = lambda: sum(int(line.split()[1]) for line in lines() if "
+        "line.startswith('Anonymous'))\n"
         "before = own()\npacked = open_packed(pathlib.Path(sys.argv[1]))\n"
         "total = packed.arrays.coordinates[:].sum()\nprint(own() - before)"
     )

@@ -89,13 +89,13 @@ def test_what_is_changed_is_counted(tmp_path: Path):
         ({}, "must name at least one class"),
         ("ant", r"data\.classes='ant' must name"),
         (5, r"data\.classes=5 must name"),
-        ([True], "has True in place of a name"),
-        ([["ant"]], r"has \['ant'\] in place of a name"),
-        (["ant", ""], "has '' in place of a name"),
-        ([None], "has None in place of a name"),
+        ([True], "has True instead of a name"),
+        ([["ant"]], r"has \['ant'\] instead of a name"),
+        (["ant", ""], "has '' instead of a name"),
+        ([None], "has None instead of a name"),
         (["ant", "ant"], "names ant twice"),
         (["ant", {"ant": "bee"}], "names ant twice"),
-        ([{"ant": None}], "leaves no class"),
+        ([{"ant": None}], "leaves out every class"),
     ],
 )
 def test_what_is_no_choice(value: Any, message: str):
@@ -112,7 +112,7 @@ def test_names_may_be_numbers_in_the_config():
 def test_a_choice_that_leaves_nothing_names_what_there_is(tmp_path: Path):
     with pytest.raises(UserError, match=r"has Zebra, .* ant, mole, zebra; did you mean zebra\?"):
         chosen(tmp_path, ["Zebra"])
-    with pytest.raises(UserError, match=r"leaves no class of .*name one to keep"):
+    with pytest.raises(UserError, match=r"leaves out every class of .*name one to keep"):
         chosen(tmp_path, {"zebra": None, "ant": None, "mole": None})
 
 

@@ -33,15 +33,15 @@ def test_the_format_and_a_converter_are_named(
     message = str(raised.value)
     assert str(given) in message
     assert name in message
-    assert "COCO json is needed" in message
+    assert "COCO json is required" in message
     assert convert in message
     assert "\n" not in message
 
 
 def test_a_folder_of_jsons(tmp_path: Path):
-    assert describe_folder(tmp_path) == "name the COCO json itself"
+    assert describe_folder(tmp_path) == "give the path of the COCO json"
     (tmp_path / "a.json").write_text("{}")
-    assert describe_folder(tmp_path) == "name the COCO json itself"
+    assert describe_folder(tmp_path) == "give the path of the COCO json"
     (tmp_path / "b.json").write_text("{}")
     assert "it has 2 jsons" in describe_folder(tmp_path)
 

@@ -90,13 +90,13 @@ def test_of_real_sets_few_are_lost(part: str, test_data: Path):
 def test_what_is_said(tmp_path: Path):
     index = one_object(tmp_path / "a", bbox=[10, 10, 0.5, 30])
     lines = list(describe_unlearnable(index, unlearnable(index, 95, 112), 95))
-    assert lines[0] == "all 1 objects cannot be learnt, and training leaves them out:"
-    assert "1 x too small to be learnt (annotation 1 of 01.jpg: 0.5 x 30 px" in lines[1]
+    assert lines[0] == "all 1 objects cannot be learned; training ignores them:"
+    assert "1 x too smallto be learned (annotation 1 of 01.jpg: 0.5 x 30 px" in lines[1]
     assert "data.image_size=95" in lines[2]
     crowd = one_object(tmp_path / "b", iscrowd=1)
     assert list(describe_unlearnable(crowd, [], 95)) == [
-        "nothing to learn: all 1 annotations are crowd regions"
+        "no object to learn from: all 1 annotations are crowd regions"
     ]
     empty = small_index(tmp_path / "c", 1)
-    assert list(describe_unlearnable(empty, [], 95)) == ["nothing to learn: no image has an object"]
+    assert list(describe_unlearnable(empty, [], 95)) == ["no image has an object to learn from"]
     assert list(describe_unlearnable(small_index(tmp_path / "d"), [], 95)) == []

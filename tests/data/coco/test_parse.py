@@ -147,7 +147,7 @@ def test_an_image_without_a_size_is_measured():
     assert [image.name for image in lost.images] == ["01.jpg"]
     assert lost.measured == [("00.jpg", 0, 0), ("01.jpg", 70, 95), ("02.jpg", 0, 0)]
     assert {fault.what for fault in lost.faults if fault.annotation is None} == {
-        "no height and width, and no file that gives them"
+        "no height and width, and no image file to measure them"
     }
 
 
@@ -164,7 +164,7 @@ def test_categories_must_be_told_apart():
     with pytest.raises(UserError, match="same id 1"):
         table({"id": 1, "name": "a"}, {"id": 1, "name": "b"})
     for bad in ({"id": 1}, {"name": "a"}, {"id": 1, "name": None}, {"id": 1, "name": "\ud800"}, 7):
-        with pytest.raises(UserError, match="lacks a whole number as id, or a name"):
+        with pytest.raises(UserError, match="has no integer id or no name"):
             table(bad)
     with pytest.raises(UserError, match="has no categories"):
         table()

@@ -202,7 +202,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(
-        UserError, match=r"No space left on device; make 1 MB free there or give .* data\.root=DIR"
+        UserError, match=r"No space left on device; free 1 MB there, or give .* data\.root=DIR"
     ):
         write_shapes(root=tmp_path / "shapes", **SMALL)
 

@@ -162,7 +162,7 @@ def test_a_fault_that_stays_is_one_message_and_the_rest_is_kept(
         and message.count(REASONS[fault]) == 3
     )
     assert (
-        f"the other {COUNT - 4} stay in {tmp_path}. Run it again to go on, or use what is there"
+        f"the other {COUNT - 4} are in {tmp_path}. Run the command again to continue, or use these"
         in message
     )
     assert (
@@ -233,7 +233,7 @@ def test_interrupted_and_continued(images: list[WebImage], server: Server, tmp_p
     running.send_signal(2)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
-    assert f"of {COUNT} images are in {tmp_path}, run it again to go on" in out
+    assert f"of {COUNT} images are in {tmp_path}: run the command again to continue" in out
     whole = seen(tmp_path)
     assert whole == {name: server.files[name] for name in whole} and len(whole) == 5
     assert left(tmp_path) == {RECORD, ".lock"}
@@ -287,7 +287,7 @@ def test_a_folder_that_cannot_be_written(
 
 def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"'../a.jpg' leaves .*: it is not downloaded; fix the json"
+        UserError, match=r"'../a.jpg' points outside of .*, so it is not downloaded: fix the json"
     ):
         fetch_images([WebImage("../a.jpg", "http://host.invalid/a.jpg", 1, 1)], tmp_path / "images")
 

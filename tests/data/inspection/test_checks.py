@@ -80,7 +80,7 @@ def test_a_box_far_from_its_mask(tmp_path: Path):
     wrong = {of(content, 3)[0]["id"]: "02.jpg", of(content, 6)[1]["id"]: "05.jpg"}
     assert {f.annotation: f.image for f in found.faults()} == wrong
     assert all(
-        f.kind == "box and mask disagree" and "the mask reaches over [" in f.what
+        f.kind == "box and mask disagree" and "but the mask spans [" in f.what
         for f in found.faults()
     )
     result = clean_again(tmp_path, found, content)
@@ -113,7 +113,7 @@ def test_the_same_annotation_twice(tmp_path: Path):
     other["category_id"] = other["category_id"] % 3 + 1  # another class in one box is none
     content["annotations"] += [twin | {"id": 70}, twin | {"id": 71}, other | {"id": 72}]
     found, _ = looked_at(tmp_path, content)
-    what = f"class, box and mask of annotation {first}"
+    what = f"same class, box and mask as annotation {first}"
     assert found.faults() == [Fault("same annotation twice", "04.jpg", n, what) for n in (70, 71)]
     kept = [a["id"] for a in clean_again(tmp_path, found, content)["annotations"]]
     assert kept == [a["id"] for a in content["annotations"] if a["id"] not in (70, 71)]
@@ -133,8 +133,8 @@ def test_one_image_twice_by_content_or_by_name(tmp_path: Path):
     found = find_faults(read_index(annotations, images, "error"))
     told = {f.image: f.what for f in found.faults()}
     assert told == {
-        "zz.jpg": "the content of image id 5, 04.jpg",
-        "05.jpg": "the content of image id 6, 05.jpg",
+        "zz.jpg": "same content as image id 5, 04.jpg",
+        "05.jpg": "same content as image id 6, 05.jpg",
     }
     assert {f.kind for f in found.faults()} == {"same image twice"}
     result = clean_again(tmp_path, found, content)
@@ -169,10 +169,10 @@ def test_training_images_that_are_validation_images_go(tmp_path: Path):
     mark_leaks(train, val)
     told = {f.image: f.what for f in train.faults()}
     assert set(told) == {"00.jpg", "renamed.jpg"} and val.faults() == []
-    assert told["renamed.jpg"].startswith("the content of val's 02.jpg")
+    assert told["renamed.jpg"].startswith("same content as val's 02.jpg")
     assert [i["id"] for i in cleaned(content, train)["images"]] == [2, 4, 5]
     assert any(
-        "2 file names stand in train and in val, 00.jpg for one" in note
+        "2 file names are in both train and val, for example 00.jpg" in note
         for note in notes(parts(train, val))
     )
 
@@ -194,7 +194,7 @@ def test_what_is_no_fault_is_noted(tmp_path: Path):
         f"train: 1 images in {images} are not in the json or were not checked",
     ]
     other, _ = looked_at(tmp_path / "val", coco_dict())
-    assert "train and val have not the same categories: training refuses that" in notes(
+    assert "train and val have different categories; training requires the same" in notes(
         parts(found, other)
     )
 
@@ -220,10 +220,12 @@ def test_odd_pixels_are_noted(tmp_path: Path):
     index = read_index(tmp_path / "a.json", tmp_path / "images", "error")
     assert notes({"val": find_faults(index)}) == [
         "val: images that come out black: 1 (0.tif)",
-        "val: images that come out in one color: 1 (1.tif)",
-        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 (3.tif)",
-        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 (2.tif)",
-        "val: images that have several pages, of which the first is read: 1 (4.tif)",
+        "val: images that have a single color: 1 (1.tif)",
+        "val: images that have more than 8 bits, read as 10 (by the largest value of each file): 1 "
+        "(3.tif)",
+        "val: images that have more than 8 bits, read as 12 (by the largest value of each file): 1 "
+        "(2.tif)",
+        "val: images that have several pages; only the first is used: 1 (4.tif)",
     ]
 
 
@@ -283,9 +285,7 @@ def test_where_cleaned_jsons_go(tmp_path: Path):
     assert cleaned_paths(Path("c"), {"train": one}) == {"train": Path("c/labels.json")}
     named = {"train": Path("c/train_labels.json"), "val": Path("c/val_labels.json")}
     assert cleaned_paths(Path("c"), {"train": one, "val": two}) == named
-    with pytest.raises(
-        UserError, match=r"cleaned=.*a would overwrite .*never changed: give another folder"
-    ):
+    with pytest.raises(UserError, match=r"cleaned=.*a would overwrite .*: give another folder"):
         cleaned_paths(
             tmp_path / "b" / ".." / "a", {"train": tmp_path / one, "val": tmp_path / "b/other.json"}
         )
@@ -399,10 +399,10 @@ def test_a_set_on_which_nothing_is_learnt_has_a_fault(tmp_path: Path):
     content["annotations"][0]["iscrowd"] = 1
     index = looked_at(tmp_path, content)[0].index
     lines, fault = learning_fault(index, [], 64, "a.json")
-    assert lines == ["nothing to learn: all 1 annotations are crowd regions"]
+    assert lines == ["no object to learn from: all 1 annotations are crowd regions"]
     assert fault == Fault("nothing to learn", "a.json", None, lines[0])
     sound = looked_at(tmp_path / "b", coco_dict(3))[0].index
     assert learning_fault(sound, [], 64, "a.json") == ([], None)
-    few, fault = learning_fault(sound, [Fault("too small to be learnt", "01.jpg", 1, "x")], 64, "a")
-    assert few[0].startswith("1 of 3 objects cannot be learnt")
+    few, fault = learning_fault(sound, [Fault("too smallto be learned", "01.jpg", 1, "x")], 64, "a")
+    assert few[0].startswith("1 of 3 objects cannot be learned")
     assert fault is None

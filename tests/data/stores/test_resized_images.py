@@ -69,7 +69,7 @@ class Usage(NamedTuple):
 def test_auto_keeps_none_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, told = choose(tmp_path, "auto", cache_gb=1e-6)
     assert kept is None and told.startswith(
-        "data.image_cache=auto: off, 0.0 GB of resized images and room for 0.0"
+        "data.image_cache=auto: off, since resized images need 0.0 GB and 0.0 GB may be used"
     )
     assert choose(tmp_path, "on", cache_gb=1e-6)[0] is not None  # as was asked
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(100, 99, 1))
@@ -82,6 +82,6 @@ def test_what_cannot_be_kept_is_told(tmp_path: Path):
     for augment in (Augment(scale=(0.8, 1.2)), Augment(crop=0.5)):
         with pytest.raises(
             UserError,
-            match=r"data\.image_cache=on keeps .* use data\.image_cache=off, or augment\.cr",
+            match=r"data\.image_cache=on stores .* use data\.image_cache=off, or augment\.cr",
         ):
             choose(tmp_path, "on", augment=augment)

@@ -113,7 +113,7 @@ def test_nothing_found_and_nothing_there() -> None:
 def test_what_does_not_belong_is_told() -> None:
     truth, results = scene([], [(1, "ant", (0, 0, 5, 5), 0.5)])
     with pytest.raises(
-        UserError, match="the results name image ids that the ground truth does not have: 7"
+        UserError, match="the results have image ids that the ground truth does not have, 7"
     ):
         list(image_pairs(truth, [results[0] | {"image_id": 7}]))
     with pytest.raises(UserError, match="entry 1 of the results has no 'segmentation'"):

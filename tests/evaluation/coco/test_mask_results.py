@@ -50,28 +50,28 @@ def test_sound_masks_pass_in_any_order() -> None:
 
 
 BAD = [
-    (rle([5, 5]), "has counts [5, 5] of 10 pixels, and the image has 35"),
+    (rle([5, 5]), "has counts [5, 5] of 10 pixels, but the image has 35"),
     (rle([40, -5]), "has counts [40, -5] with a negative run"),
-    (rle([34.0, 1]), "no text and no list of whole numbers"),
+    (rle([34.0, 1]), "neither text nor a list of whole numbers"),
     (rle([]), "has counts [] of 0 pixels"),
-    (rle(None), "has counts None: no text and no list of whole numbers"),
+    (rle(None), "has counts None: neither text nor a list of whole numbers"),
     (rle("zzzz"), "has counts 'zzzz': not a compressed RLE"),
     (rle(""), "has counts '': not a compressed RLE"),
     (rle("\u00fc"), "not a compressed RLE"),
     (rle("o" * 20 + "0"), "a number of more than 60 bits"),
-    (rle("ooooooooo0"), "pixels, and the image has 35"),
-    (compressed(5, 5), "of 10 pixels, and the image has 35"),
+    (rle("ooooooooo0"), "pixels, but the image has 35"),
+    (compressed(5, 5), "of 10 pixels, but the image has 35"),
     (rle("34Nj0"), "with a negative run"),
-    (compressed(35) | {"size": 7}, "has size 7 (height, width), and the image is [5, 7]"),
-    (compressed(35) | {"size": [7, 5]}, "has size [7, 5] (height, width), and the image is [5, 7]"),
+    (compressed(35) | {"size": 7}, "has size 7 (height, width), but the image is [5, 7]"),
+    (compressed(35) | {"size": [7, 5]}, "has size [7, 5] (height, width), but the image is [5, 7]"),
     (compressed(35) | {"size": ["5", "7"]}, "has size ['5', '7']"),
     ({"counts": "1"}, "is {'counts': '1'}"),
     (None, "is None"),
     ("x", "is 'x'"),
-    ([], "is []: no polygons"),
-    ([[]], "is [[]]: no polygons"),
-    ([[1, 2]], "is [[1, 2]]: no polygons"),
-    ([1, 2, 3, 4], "is [1, 2, 3, 4]: no polygons"),
+    ([], "is []: not polygons"),
+    ([[]], "is [[]]: not polygons"),
+    ([[1, 2]], "is [[1, 2]]: not polygons"),
+    ([1, 2, 3, 4], "is [1, 2, 3, 4]: not polygons"),
     ([[1, 2, 3, 4, 5, 6, 7]], "no polygons"),
     ([[1, 2, 3, 4, 5, None]], "no polygons"),
     ([[1, 2, 3, 4, 5, 1e300]], "no polygons"),
@@ -89,7 +89,7 @@ def test_a_damaged_mask_is_told(mask: Any, said: str) -> None:
             told.startswith(f"entry {len(sound)} of the results, a mask of image 3, ")
             and said in told
         )
-        assert told.endswith("; give RLE (size and counts) of the whole image, or polygons")
+        assert told.endswith(": give RLE (size and counts) of the full image, or polygons")
 
 
 def test_damage_is_told_from_whatever_part(monkeypatch: pytest.MonkeyPatch) -> None:

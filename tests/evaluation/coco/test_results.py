@@ -37,11 +37,11 @@ def test_what_is_written_is_read_one_entry_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        (None, "there is no results file"),
-        ("{", "cannot be read as json"),
+        (None, "the results file"),
+        ("{", "cannot be read as JSON"),
         ("{}", "has no list"),
-        ("[" * 200_000 + "]" * 200_000, "cannot be read as json"),
-        ('[{"segmentation":' * 200_000, "cannot be read as json"),
+        ("[" * 200_000 + "]" * 200_000, "cannot be read as JSON"),
+        ('[{"segmentation":' * 200_000, "cannot be read as JSON"),
     ],
 )
 def test_a_file_that_is_no_results_json_is_named(
@@ -62,8 +62,8 @@ def test_a_file_that_is_no_results_json_is_named(
         ("box", "entry 1 of the results has no 'bbox', 'category_id', 'image_id', 'score'"),
         (ENTRY | {"score": "high"}, "entry 1 of the results has score 'high'"),
         (ENTRY | {"bbox": None}, "entry 1 of the results has bbox None"),
-        (ENTRY | {"image_id": [1]}, "entry 1 of the results has image_id [1]; give a number"),
-        (ENTRY | {"category_id": {}}, "entry 1 of the results has category_id {}; give a number"),
+        (ENTRY | {"image_id": [1]}, "entry 1 of the results has image_id [1]: give a number"),
+        (ENTRY | {"category_id": {}}, "entry 1 of the results has category_id {}: give a number"),
     ],
 )
 def test_a_bad_entry_is_named(entry: object, said: str) -> None:
@@ -76,7 +76,7 @@ def test_unknown_ids_are_named_and_long_lists_are_cut() -> None:
     results = [ENTRY | {"image_id": number} for number in range(10, 20)]
     with pytest.raises(UserError) as error:
         check_results(results, range(3), [2], "bbox")
-    assert "image ids that the ground truth does not have: 10, 11, 12, 13, 14 and 5 more" in str(
+    assert "image ids that the ground truth does not have, 10, 11, 12, 13, 14 and 5 more" in str(
         error.value
     )
     assert "(it has 0, 1, 2)" in str(error.value)

@@ -235,8 +235,8 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"image_id": 99}, "image ids that the ground truth does not have: 99 (it has 1, 2)"),
-        ({"category_id": 7}, "category ids that the ground truth does not have: 7 (it has 1, 2)"),
+        ({"image_id": 99}, "image ids that the ground truth does not have, 99 (it has 1, 2)"),
+        ({"category_id": 7}, "category ids that the ground truth does not have, 7 (it has 1, 2)"),
         ({"score": math.nan}, "entry 1 of the results has score nan"),
         ({"bbox": [1, 2, 3]}, "entry 1 of the results has bbox [1, 2, 3]"),
         (
@@ -278,7 +278,7 @@ def test_more_objects_than_count_are_told() -> None:
     )
     assert few and few.endswith("only 6 detections count: add metrics.max_detections='[1,2,7]'")
     assert model and model.startswith(
-        "an image has 11 objects, but the model gives 10 detections at most"
+        "an image has 11 objects, but the model returns at most 10 detections"
     )
     assert both and both.endswith(
         "add metrics.max_detections='[1,2,7]' model.box_head.max_detections=11"

@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_class_count_is_told(theirs: State):
     model = ours(num_classes=7)
     before = model.box_head.classes.weight.clone()
     with pytest.raises(
-        UserError, match=r"6 places.*box_head\.classes\.bias is \(4,\), the model has \(8,\)"
+        UserError, match=r"6 places.*box_head\.classes\.bias is \(4,\), but the model has \(8,\)"
     ):
         load(model, from_torchvision(theirs))
     assert torch.equal(model.box_head.classes.weight, before), "nothing is loaded by halves"
@@ -163,9 +163,9 @@ def test_a_checkpoint_of_another_class_count_is_told(theirs: State):
 
 def test_names_of_another_model_are_told():
     state = make_model().state_dict()
-    with pytest.raises(UserError, match=r"1 places.*rpn\.extra is not of this model"):
+    with pytest.raises(UserError, match=r"1 places.*rpn\.extra is not in this model"):
         load(make_model(), state | {"rpn.extra": torch.zeros(1)})
-    with pytest.raises(UserError, match=r"is not of this model|is missing"):
+    with pytest.raises(UserError, match=r"is not in this model|is missing"):
         load(make_model(backbone="resnet34"), state)
 
 
@@ -263,7 +263,7 @@ def test_an_unknown_name_of_detectron2_is_told():
         "roi_heads.mask_head.conv",
     ):
         with pytest.raises(
-            UserError, match=rf"'{name}' is none of Detectron2's mask_rcnn_R_50_FPN"
+            UserError, match=rf"'{name}' does not belong to Detectron2's mask_rcnn_R_50_FPN"
         ):
             from_detectron2(hollow({**published_shapes(), name: (1,)}), STD)
 
@@ -381,7 +381,9 @@ def test_another_architecture_is_not_taken_over():
     ):
         with pytest.raises(UserError, match=r"do not fit the model in \d+ places"):
             take_over(model, other.state_dict(), ANIMALS, ["cat", "dog"])
-    with pytest.raises(UserError, match=r"box_head\.classes\.bias is \(5,\), the model has \(3,\)"):
+    with pytest.raises(
+        UserError, match=r"box_head\.classes\.bias is \(5,\), but the model has \(3,\)"
+    ):
         take_over(
             model, make_model(4).state_dict(), ANIMALS[:3], ["cat", "dog"]
         )  # four rows, three names

@@ -35,7 +35,7 @@ def test_a_damaged_file_is_told(suffix: str, tmp_path: Path):
     ]
     for content in contents[1:] if suffix == ".pth" else contents:
         (tmp_path / f"weights{suffix}").write_bytes(content)
-        with pytest.raises(UserError, match=rf"weights{suffix} is not loaded") as error:
+        with pytest.raises(UserError, match=rf"weights{suffix} cannot be loaded") as error:
             read_file(tmp_path / f"weights{suffix}")
         assert "\n" not in str(error.value)
 
@@ -48,12 +48,12 @@ def test_a_flipped_bit_in_the_weights_is_damage(tmp_path: Path):
     content[content.find(torch.ones(100).numpy().tobytes()) + 203] ^= 1
     file.write_bytes(content)
     assert torch.load(file)["model"]["w"][50] != 1
-    with pytest.raises(UserError, match=r"weights\.pth is not loaded, it is damaged"):
+    with pytest.raises(UserError, match=r"weights\.pth cannot be loaded, since it is damaged"):
         read_file(file)
 
 
 def test_a_folder_is_no_file(tmp_path: Path):
-    with pytest.raises(UserError, match=rf"there is no file {tmp_path}: give a file of weights"):
+    with pytest.raises(UserError, match=rf"{tmp_path} does not exist: give a file of weights"):
         read_file(tmp_path)
 
 

@@ -95,7 +95,9 @@ def test_what_a_file_of_weights_holds(tmp_path: Path, protocol: int):
 
 
 def of_python2(array: np.ndarray) -> bytes:
-    """As Python 2 wrote an array at protocol 2: text and bytes are both a `str` (opcodes U and T)."""
+    """As Python 2 wrote an array at protocol 2: text and bytes are both a `str` (opcodes U and
+    T).
+    """
     shape, data = b"".join(b"K" + bytes([n]) for n in array.shape), array.tobytes()
     return b"".join(
         [
@@ -138,7 +140,7 @@ def marker(tmp_path: Path) -> Iterator[Path]:
 def refused(folder: Path, content: bytes, named: str) -> None:
     with pytest.raises(
         UserError,
-        match=rf"weights\.pkl is not loaded \(.*{named}.*\): give weights that hold arrays",
+        match=rf"weights\.pkl cannot be loaded \(.*{named}.*\): give weights with only arrays",
     ):
         load_arrays(written(folder, content))
 
@@ -253,7 +255,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, protocol: int):
         try:
             load_arrays(written(tmp_path, bytes(content)))
         except UserError as error:
-            assert "weights.pkl is not loaded" in str(error) and "\n" not in str(error)
+            assert "weights.pkl cannot be loaded" in str(error) and "\n" not in str(error)
 
 
 def test_a_damaged_number_takes_no_memory(tmp_path: Path):
@@ -278,7 +280,7 @@ def test_what_is_no_pickle_is_told(tmp_path: Path):
     endless.append(endless)
     (tmp_path / "endless.pkl").write_bytes(pickle.dumps(endless))
     for name in ("page.pkl", "zip.pkl", "folder.pkl", "none.pkl", "endless.pkl"):
-        with pytest.raises(UserError, match=rf"{name} is not loaded"):
+        with pytest.raises(UserError, match=rf"{name} cannot be loaded"):
             load_arrays(tmp_path / name)
 
 

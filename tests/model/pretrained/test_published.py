@@ -136,7 +136,7 @@ def test_a_backbone_without_weights_is_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(published, "get_model_weights", lambda name: [])
     with pytest.raises(
         UserError,
-        match=r"torchvision has no weights of mnasnet.*use backbone\.weights=none or a file",
+        match=r"torchvision has no weights for mnasnet.*use backbone\.weights=none or a file",
     ):
         published_backbone("mnasnet0_75", "imagenet")
 
@@ -146,6 +146,7 @@ def test_a_url_without_a_hash_is_told(monkeypatch: pytest.MonkeyPatch):
     members = [SimpleNamespace(name="IMAGENET1K_V1", url=url, transforms=transforms)]
     monkeypatch.setattr(published, "get_model_weights", lambda name: members)
     with pytest.raises(
-        UserError, match=r"somewhere/resnet18\.pth has no hash in its name: download it yourself"
+        UserError,
+        match=r"somewhere/resnet18\.pth has no hash in its name: download the file yourself",
     ):
         published_backbone("resnet18", "imagenet")

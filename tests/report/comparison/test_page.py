@@ -99,9 +99,9 @@ def test_the_tables_are_those_of_the_data():
     made = report(*failed())
     page, ranking = Page(build_page(made)), made.rankings[0]
     for caption, (head, rows) in {
-        "Settings, the best first: means over seeds": setting_rows(ranking),
+        "Settings by AP: means over seeds": setting_rows(ranking),
         "Every scored job": score_rows(ranking, made.numbers),
-        "What each job has cost": cost_rows(made.jobs),
+        "Cost of each job": cost_rows(made.jobs),
         "Jobs that have not finished": failure_rows(made.jobs),
     }.items():
         assert page.tables[caption] == [head, *rows]

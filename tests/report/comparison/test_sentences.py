@@ -38,7 +38,8 @@ def test_the_best_setting_is_told_with_its_interval():
     (ranking,) = rankings([*group("a", 0.1), *group("b", 0.2, 0.3)])
     first, *_ = ranking_sentences(ranking, {})
     assert first == (
-        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 (the mean of 2 seeds, "
+        "Of 2 settings on the 50 validation images of made up, b has the highest mask AP: 0.250 "
+        "(the mean of 2 seeds, "
         "95 % interval -0.385 to 0.885)."
     )
 
@@ -46,7 +47,8 @@ def test_the_best_setting_is_told_with_its_interval():
 def test_a_single_run_is_told_with_its_interval_over_images():
     (ranking,) = rankings(group("a", 0.1, intervals={"val/mask_ap": [0.05, 0.15]}))
     assert ranking_sentences(ranking, {}) == [
-        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over images 0.050 to "
+        "The mask AP on the 50 validation images of made up is 0.100 (one seed, 95 % interval over "
+        "images 0.050 to "
         "0.150)."
     ]
 
@@ -88,8 +90,8 @@ def test_other_images_make_another_ranking_and_it_is_said():
     jobs = [*group("a", 0.2), *group("b", 0.3), *group("c", 0.9, data={"name": "easy"})]
     (told,) = cautions(jobs, rankings(jobs))
     assert (
-        "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are 2 rankings"
-        in told
+        "50 validation images of made up (2 jobs); 50 validation images of easy (1 job). They are "
+        "2 rankings" in told
     )
     assert cautions(jobs[:2], rankings(jobs[:2])) == []
 
@@ -99,13 +101,13 @@ def test_roi_accuracy_is_no_part_of_the_ranking_and_its_kinds_are_apart():
     (told,) = cautions(jobs, rankings(jobs))
     assert (
         told.startswith("roi_accuracy is the share of ground-truth boxes")
-        and "no part of the ranking" in told
+        and "not part of the ranking" in told
     )
     study = {"metrics": {"roi_accuracy": {"boxes": "study"}}}
     jobs += [job("s", metrics={"val/roi_accuracy": 0.46}, config=study)]
     told = cautions(jobs, rankings(jobs))
     assert "Finished without an AP, so in no ranking: s." in told
-    assert "roi_accuracy counts the study's 15 slots an image in s: that is another column." in told
+    assert "roi_accuracy counts the study's 15 slots per image in s: it has its own column." in told
 
 
 def test_other_devices_limits_and_seeds_are_told():
@@ -125,16 +127,18 @@ def test_other_devices_limits_and_seeds_are_told():
         )
     )
     told = cautions(jobs, rankings(jobs))
-    assert "Times are of different devices (one; two), so they do not compare the models." in told
-    assert "AP counts up to 400 detections of an image and class, where COCO has 100." in told
-    assert "b was trained more than once with seed 0: the last of these counts." in told
+    assert (
+        "Times were measured on different devices (one; two), so they do not compare the models."
+        in told
+    )
+    assert "AP counts up to 400 detections per image and class; COCO uses 100." in told
+    assert "b was trained more than once with seed 0: the last run counts." in told
 
 
 def test_mask_and_box_ap_are_not_compared():
     jobs = [*group("a", 0.2), job("box", metrics={"val/box_ap": 0.6}, data={"name": "boxes"})]
     assert any(
-        "a box AP alone: these two are not compared" in text
-        for text in cautions(jobs, rankings(jobs))
+        "only a box AP: these are not compared" in text for text in cautions(jobs, rankings(jobs))
     )
 
 
@@ -144,9 +148,9 @@ def test_a_run_that_goes_on_from_another_says_so(tmp_path: Path):
     parent = {"run": str(tmp_path), "checkpoint_sha256": "0" * 64, "step": 8, "epoch": 2}
     longer.result.parent = parent
     said = cautions([first, longer], rankings([first, longer]))
-    assert "b0 goes on from step 8 of a0: its costs include that run's." in said
+    assert "b0 continues a0 from step 8: its costs include those of that run." in said
     alone = cautions([longer], rankings([longer]))
-    assert f"b0 goes on from step 8 of {tmp_path}: its costs include that run's." in alone
+    assert f"b0 continues {tmp_path} from step 8: its costs include those of that run." in alone
 
 
 def test_a_best_setting_that_has_learnt_nothing_is_told():
@@ -154,9 +158,7 @@ def test_a_best_setting_that_has_learnt_nothing_is_told():
     for one in jobs:
         one.result.metrics["val/mask_ap50"] = 0.04
     first, *_ = ranking_sentences(rankings(jobs)[0], {})
-    assert first.startswith(
-        "Nothing has learnt to detect: no mask AP50 is over 0.05. Of 2 settings"
-    )
+    assert first.startswith("No model detects anything: no mask AP50 is above 0.05. Of 2 settings")
     jobs[0].result.metrics["val/mask_ap50"] = 0.06
     first, *_ = ranking_sentences(rankings(jobs)[0], {})
     assert first.startswith("Of 2 settings")

@@ -45,7 +45,8 @@ def test_equal_results_are_said_to_be_no_difference():
     assert found.value == 0 and found.over_images.p_value == 1 and found.over_seeds.p_value == 1
     told, judged = sentences(ranking, [found])
     assert told.startswith(
-        "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over images"
+        "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over "
+        "images"
     )
     assert judged.startswith(
         "1 comparison with the best setting. Tested over the validation images (paired bootstrap)"
@@ -86,7 +87,7 @@ def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     assert found.over_seeds is None and significant([found]) == [True]
     told, judged = sentences(ranking, [found])
     assert told.endswith("; too few seeds to test over them).")
-    assert judged.endswith("Of one seed alone nobody knows what another one would give.")
+    assert judged.endswith("With a single seed, the variance over seeds is unknown.")
 
 
 def test_without_detections_nothing_is_claimed():
@@ -106,8 +107,8 @@ def test_the_settings_nearest_to_the_best_are_compared_first():
     assert found[0].best.label == "h, 2"
     assert {c.other.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
     assert (
-        "8 comparisons with the best setting; the other 2 settings, which differ in more options, were not tested"
-        in (sentences(ranking, found)[-1])
+        "8 comparisons with the best setting; the other 2 settings, which differ in more options, "
+        "were not tested" in (sentences(ranking, found)[-1])
     )
 
 

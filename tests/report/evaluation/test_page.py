@@ -46,7 +46,7 @@ def test_the_sentences_stand():
 
 def test_the_numbers_of_a_class_are_those_of_the_analysis():
     page, found = build(), analysis()
-    head, *rows = page.tables["Each class, the best one first"]
+    head, *rows = page.tables["Classes by AP"]
     keys = [
         "objects",
         "detections",
@@ -65,7 +65,7 @@ def test_the_numbers_of_a_class_are_those_of_the_analysis():
 
 
 def test_the_scores_are_those_of_the_evaluation():
-    head, mask, box = build().tables["COCO's numbers, of all classes"]
+    head, mask, box = build().tables["COCO metrics over all classes"]
     assert head == ["", "AP", "AP50", "AP75", "small", "medium", "large", "AR1", "AR10", "AR100"]
     keys = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar100")
     metrics = evaluation()["metrics"]
@@ -75,13 +75,13 @@ def test_the_scores_are_those_of_the_evaluation():
 
 def test_roi_accuracy_stands_beside_its_definition():
     page = build()
-    assert "roi_accuracy 0.938 no AP: see below the classes" in page.text
+    assert "roi_accuracy 0.938 not an AP: see below the classes" in page.text
     assert f"roi_accuracy: {DEFINITIONS['all']}" in page.text
-    assert "roi_accuracy" not in page.tables["Each class, the best one first"][0]
+    assert "roi_accuracy" not in page.tables["Classes by AP"][0]
     per_class = {
         name: {"roi_accuracy": value} for name, value in zip(NAMES, (0.75, 1.0, None), strict=True)
     }
-    head, *rows = build(per_class=per_class).tables["Each class, the best one first"]
+    head, *rows = build(per_class=per_class).tables["Classes by AP"]
     assert [row[head.index("roi_accuracy")] for row in rows] == ["0.750", "1.000", "-"]
     metrics = {key: value for key, value in evaluation()["metrics"].items() if "roi" not in key}
     record = {key: value for key, value in evaluation().items() if key != "roi_accuracy"} | {
@@ -101,7 +101,7 @@ def test_results_without_masks():
     metrics = {key: value for key, value in evaluation()["metrics"].items() if "mask" not in key}
     page = build(found, metrics=metrics)
     assert "mask AP" not in page.text and "boundary" not in page.text.lower()
-    assert [row[0] for row in page.tables["Each class, the best one first"]][1:] == list(NAMES)
+    assert [row[0] for row in page.tables["Classes by AP"]][1:] == list(NAMES)
 
 
 def test_intervals_and_differences_stand_where_there_are_some():
@@ -113,8 +113,8 @@ def test_intervals_and_differences_stand_where_there_are_some():
         in page.text
     )
     assert (
-        "The mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, p = 0.188 (paired "
-        "bootstrap over images)."
+        "The mask AP is -0.013 from that of other/run, 95 % interval -0.030 to +0.005, "
+        "p = 0.188 (paired bootstrap over images)."
     ) in page.text
     assert "95 %" not in build().text
 

@@ -25,7 +25,8 @@ def test_the_first_sentence_tells_the_scores():
 
 def test_the_largest_loss_is_named_first():
     assert said("AP50") == (
-        "AP50 is 0.613. The costliest kind of error is missed objects (0.188 AP50 if it alone were fixed), "
+        "AP50 is 0.613. The costliest kind of error is missed objects (0.188 AP50 if it alone were "
+        "fixed), "
         "then detections where nothing is (0.098)."
     )
     errors = analysis()["errors"] | {
@@ -35,7 +36,8 @@ def test_the_largest_loss_is_named_first():
         "duplicate": 0.0,
     }
     assert said("AP50", errors=errors) == (
-        "AP50 is 0.613. The costliest kind of error is objects given the wrong class (0.031 AP50 if it alone were "
+        "AP50 is 0.613. The costliest kind of error is objects given the wrong class (0.031 AP50 "
+        "if it alone were "
         "fixed)."
     )
 
@@ -46,11 +48,13 @@ def test_the_other_sentences():
         == "Boundary AP, for which outlines must agree too, is 0.425: 80% of mask AP."
     )
     assert said("The best") == (
-        "The best class is circle (AP 0.890, 10 objects), the worst square <b> (AP 0.657, 10 objects)."
+        "The best class is circle (AP 0.890, 10 objects), the worst square <b> (AP 0.657, 10 "
+        "objects)."
     )
     assert (
         said("AP is")
-        == "AP is 0.710 for objects of which others cover 0 to 0.1, and 0.520 where they cover 0.1 to 0.4."
+        == "AP is 0.710 for objects of which others cover 0 to 0.1, and 0.520 where they cover 0.1 "
+        "to 0.4."
     )
     assert said("In crowded") == "In crowded images AP is 0.430 and recall 0.667."
     counts = [[5, 3, 0], [1, 7, 0], [0, 2, 0]]
@@ -61,7 +65,8 @@ def test_the_other_sentences():
     bins = [{"from": 0, "to": 0.5, "score": 0.4, "precision": 0.1, "count": 3}]
     bins += [{"from": 0.5, "to": 1, "score": 0.8, "precision": 0.9, "count": 1}]
     assert said("Scores", calibration={"bins": bins, "error": 0.25}) == (
-        "Scores are higher than the share of detections that is right by 0.200 on average (calibration error 0.250)."
+        "Scores are higher than the share of detections that is right by 0.200 on average "
+        "(calibration error 0.250)."
     )
 
 
@@ -69,7 +74,8 @@ def test_the_best_threshold_of_all_classes_is_told():
     curve = {"name": "all classes", "recall": [0.1, 0.5, 0.9], "precision": [1.0, 0.8, 0.2]}
     curve |= {"thresholds": [0.9, 0.45, 0.05], "f1": [0.18, 0.615, None]}
     assert said("Detections", curves=[curve]) == (
-        "Detections with a score of 0.45 or more give the best F1, 0.615: precision 0.800, recall 0.500."
+        "Detections with a score of 0.45 or more give the best F1, 0.615: precision 0.800, recall "
+        "0.500."
     )
 
 
