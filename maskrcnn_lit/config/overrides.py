@@ -41,11 +41,12 @@ def parse(text: str) -> Override:
         name = override.key_or_group
         if name in ONE_OF:
             raise UserError(
-                f"'{text}' gives several values: give one; `maskrcnn-lit train -m {text}` makes a run "
+                f"'{_shown(text)}' gives several values: give one; `maskrcnn-lit train -m {_shown(text)}` makes a run "
                 "of each"
             )
         raise UserError(
-            f"'{text}' gives several values: give one, or a list in brackets, '{name}=[{text.partition('=')[2]}]'; "
+            f"'{_shown(text)}' gives several values: give one, or a list in brackets, "
+            f"'{name}=[{_shown(text.partition('=')[2])}]'; "
             "`maskrcnn-lit train -m` makes a run of each"
         )
     return override
@@ -55,15 +56,19 @@ def parse_any(text: str) -> Override:
     """As `parse`, and several values are one override too."""
     name, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
-        raise UserError(f"'{text}' is not an override: write NAME=VALUE, for example seed=1")
+        raise UserError(
+            f"'{_shown(text)}' is not an override: write NAME=VALUE, for example seed=1"
+        )
     try:
         return OverridesParser.create().parse_override(text)
     except RecursionError:
-        raise UserError(f"'{text[:60]}...' is nested too deeply: give fewer brackets") from None
+        raise UserError(
+            f"'{_shown(text[:60])}...' is nested too deeply: give fewer brackets"
+        ) from None
     except HydraException as error:
         raise UserError(
-            f"'{text}' cannot be read: close every bracket and quote, and put text with special characters "
-            f"in quotes twice, '{name}=\"{value}\"'"
+            f"'{_shown(text)}' cannot be read: close every bracket and quote, and put text with special characters "
+            f"in quotes twice, '{_shown(name)}=\"{_shown(value)}\"'"
         ) from error
 
 
@@ -76,23 +81,23 @@ def check_choice(
     group, value = override.key_or_group, override.value()
     if override.is_delete() and groups.get(group) is not None:
         raise UserError(
-            f"'{override.input_line}' takes away a group that {verb} needs: choose one of "
+            f"'{_shown(override.input_line)}' takes away a group that {verb} needs: choose one of "
             f"{', '.join(sorted(choices))}"
         )
     if group not in groups and not override.is_add():
         raise UserError(
-            f"{verb} has no group '{group}'; its groups are {', '.join(sorted(groups)) or 'none'}"
+            f"{verb} has no group '{_shown(group)}'; its groups are {', '.join(sorted(groups)) or 'none'}"
         )
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
         raise UserError(
-            f"'{override.input_line}' lists several choices, and {group} takes one: give one; "
-            f"`maskrcnn-lit train -m {group}={listed}` makes a run of each"
+            f"'{_shown(override.input_line)}' lists several choices, and {group} takes one: give one; "
+            f"`maskrcnn-lit train -m {group}={_shown(listed)}` makes a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:
         if not override.is_delete() and str(choice) not in choices:
             raise UserError(
-                f"there is no {group} '{choice}'{suggest(str(choice), choices)}; "
+                f"there is no {group} '{_shown(choice)}'{suggest(str(choice), choices)}; "
                 f"the choices are {', '.join(sorted(choices))}"
             )
 
@@ -120,12 +125,12 @@ def check_value(
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(
-            f"{verb} has no option '{name}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
+            f"{verb} has no option '{_shown(name)}'{hint}; `maskrcnn-lit {verb} --help` lists its options"
         )
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
-        raise UserError(f"'{override.input_line}' does not fit: {fault}")
+        raise UserError(f"'{_shown(override.input_line)}' does not fit: {fault}")
 
 
 def as_null(override: Override, config: Mapping[str, Any]) -> str:
@@ -141,8 +146,18 @@ def as_null(override: Override, config: Mapping[str, Any]) -> str:
     if not override.is_delete() or not needed or not dict(flat(config)).keys() >= {name}:
         return text
     if rule is None or not rule.null:
-        raise UserError(f"'{text}' takes away an option that is needed: set {name} in its place")
+        raise UserError(
+            f"'{_shown(text)}' takes away an option that is needed: set {name} in its place"
+        )
     return text if rule.kind == "group" else f"{name}=null"
+
+
+def _shown(text: Any) -> str:
+    """What was typed, in one line: a line break is written as \\n."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
 
 
 def _fault(name: str, default: Any, value: Any) -> str | None:

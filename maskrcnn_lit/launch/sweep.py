@@ -314,7 +314,8 @@ def _ending(sweep: Sweep) -> int:
     """The report of all jobs, also of those that were finished before."""
     done = [status(job.run_dir) for job in sweep.jobs]
     failed = len(done) - done.count("finished")
-    words = [sys.executable, "-m", "maskrcnn_lit", "compare", assign("runs", sweep.folder)]
+    arguments = ["compare", assign("runs", sweep.folder)]
+    words = [sys.executable, "-P", "-m", "maskrcnn_lit", *arguments]
     report = subprocess.run(words, capture_output=True, text=True)
     print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
     if failed:
