@@ -1,9 +1,8 @@
 """A run folder that version 0.1.0 wrote still resumes, evaluates, predicts and compares.
 
 tests/fixtures/run_v0.1.0.tar.xz: 48 synthetic images of 64 pixels, a MobileNetV3 with frozen
-weights
-of +-1 (they compress), interrupted at step 460 of 480. unbroken_result.json is the result.json of
-the same run without the interruption.
+weights of +-1 (they compress), interrupted at step 460 of 480. unbroken_result.json is the
+result.json of the same run without the interruption.
 """
 
 import json

@@ -10,10 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from maskrcnn_lit.evaluation.thresholds import FILE, has_thresholds
-from maskrcnn_lit.predictor import Predictor, load_model
-from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder
+from maskrcnn_lit.predictor import Detections, Predictor, load_model
+from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, remove_if_empty
 from maskrcnn_lit.storage.files import write_json
-from maskrcnn_lit.storage.image_inputs import list_inputs
+from maskrcnn_lit.storage.image_inputs import ImageInput, list_inputs
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -30,7 +30,21 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     stream = model.predict(inputs, stream=True, batch_size=config.batch_size)
     folder = new_output_folder(config.run, config.run_dir, "predictions")
-    print(f"score_threshold {_describe_threshold(config, model)}", flush=True)
+    try:
+        print(f"score_threshold {_describe_threshold(config, model)}", flush=True)
+        _write_all(config, inputs, stream, folder)
+    except BaseException:
+        remove_if_empty(folder)
+        raise
+
+
+def _write_all(
+    config: DictConfig,
+    inputs: Sequence[ImageInput],
+    stream: Iterable[Detections],
+    folder: Path,
+) -> None:
+    """Draw and list the detections of `stream` in `folder`."""
     names = [source.name for source in inputs]
     number = {name: n for n, name in enumerate(names, start=1)}
     pictures = dict(zip(names, picture_names(names), strict=True))

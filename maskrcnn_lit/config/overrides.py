@@ -41,13 +41,13 @@ def parse(text: str) -> Override:
         name = override.key_or_group
         if name in ONE_OF:
             raise UserError(
-                f"'{text}' has several values: give one; `maskrcnn-lit train -m {text}` makes a "
-                "run "
-                "of each"
+                f"'{_shown(text)}' has several values: give one; `maskrcnn-lit train -m "
+                f"{_shown(text)}` makes a run of each"
             )
         raise UserError(
-            f"'{text}' has several values: give one, or a list in brackets, "
-            f"'{name}=[{text.partition('=')[2]}]'; `maskrcnn-lit train -m` makes a run of each"
+            f"'{_shown(text)}' has several values: give one, or a list in brackets, "
+            f"'{name}=[{_shown(text.partition('=')[2])}]'; "
+            "`maskrcnn-lit train -m` makes a run of each"
         )
     return override
 
@@ -56,15 +56,17 @@ def parse_any(text: str) -> Override:
     """As `parse`, but several values (a sweep) are allowed, too."""
     name, equals, value = text.partition("=")
     if not equals and not text.startswith("~"):
-        raise UserError(f"'{text}' is not an override: use NAME=VALUE, for example seed=1")
+        raise UserError(f"'{_shown(text)}' is not an override: use NAME=VALUE, for example seed=1")
     try:
         return OverridesParser.create().parse_override(text)
     except RecursionError:
-        raise UserError(f"'{text[:60]}...' is nested too deeply: use fewer brackets") from None
+        raise UserError(
+            f"'{_shown(text[:60])}...' is nested too deeply: use fewer brackets"
+        ) from None
     except HydraException as error:
         raise UserError(
-            f"'{text}' cannot be parsed: close every bracket and quote, and quote text with "
-            f"special characters twice, '{name}=\"{value}\"'"
+            f"'{_shown(text)}' cannot be parsed: close every bracket and quote, and quote text "
+            f"with special characters twice, '{_shown(name)}=\"{_shown(value)}\"'"
         ) from error
 
 
@@ -77,24 +79,24 @@ def check_choice(
     group, value = override.key_or_group, override.value()
     if override.is_delete() and groups.get(group) is not None:
         raise UserError(
-            f"'{override.input_line}' removes a group that {command} needs: choose one of "
+            f"'{_shown(override.input_line)}' removes a group that {command} needs: choose one of "
             f"{', '.join(sorted(choices))}"
         )
     if group not in groups and not override.is_add():
         raise UserError(
-            f"{command} has no group '{group}'; its groups are "
+            f"{command} has no group '{_shown(group)}'; its groups are "
             f"{', '.join(sorted(groups)) or 'none'}"
         )
     if isinstance(value, list) and group in ONE_OF:
         listed = ",".join(map(str, value))
         raise UserError(
-            f"'{override.input_line}' lists several choices, but {group} takes one: give one, or "
-            f"use `maskrcnn-lit train -m {group}={listed}` for a run of each"
+            f"'{_shown(override.input_line)}' lists several choices, but {group} takes one: give "
+            f"one, or use `maskrcnn-lit train -m {group}={_shown(listed)}` for a run of each"
         )
     for choice in value if isinstance(value, list) else ["null" if value is None else value]:
         if not override.is_delete() and str(choice) not in choices:
             raise UserError(
-                f"there is no {group} '{choice}'{suggest(str(choice), choices)}; "
+                f"there is no {group} '{_shown(choice)}'{suggest(str(choice), choices)}; "
                 f"the choices are {', '.join(sorted(choices))}"
             )
 
@@ -122,13 +124,13 @@ def check_value(
     if name not in known:
         hint = suggest(name, [*groups, *known])
         raise UserError(
-            f"{command} has no option '{name}'{hint}; `maskrcnn-lit {command} --help` lists its "
-            "options"
+            f"{command} has no option '{_shown(name)}'{hint}; `maskrcnn-lit {command} --help` "
+            "lists its options"
         )
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
-        raise UserError(f"'{override.input_line}' has the wrong type: {fault}")
+        raise UserError(f"'{_shown(override.input_line)}' has the wrong type: {fault}")
 
 
 def as_null(override: Override, config: Mapping[str, Any]) -> str:
@@ -144,8 +146,16 @@ def as_null(override: Override, config: Mapping[str, Any]) -> str:
     if not override.is_delete() or not needed or not dict(flat(config)).keys() >= {name}:
         return text
     if rule is None or not rule.null:
-        raise UserError(f"'{text}' removes a required option: set {name} instead")
+        raise UserError(f"'{_shown(text)}' removes a required option: set {_shown(name)} instead")
     return text if rule.kind == "group" else f"{name}=null"
+
+
+def _shown(text: Any) -> str:
+    """What was typed, in one line: a line break is written as \\n."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
 
 
 def _fault(name: str, default: Any, value: Any) -> str | None:

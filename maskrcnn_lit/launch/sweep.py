@@ -320,7 +320,8 @@ def _ending(sweep: Sweep) -> int:
     """Write the report on all jobs, including those finished before; return the exit code."""
     done = [status(job.run_dir) for job in sweep.jobs]
     failed = len(done) - done.count("finished")
-    words = [sys.executable, "-m", "maskrcnn_lit", "compare", assign("runs", sweep.folder)]
+    arguments = ["compare", assign("runs", sweep.folder)]
+    words = [sys.executable, "-P", "-m", "maskrcnn_lit", *arguments]
     report = subprocess.run(words, capture_output=True, text=True)
     print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
     if failed:

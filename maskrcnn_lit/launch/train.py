@@ -19,7 +19,14 @@ from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
-from maskrcnn_lit.runs.folder import freeze_config, relocate, resume_hint, run_lock
+from maskrcnn_lit.runs.folder import (
+    LOCK,
+    freeze_config,
+    missing_folders,
+    relocate,
+    resume_hint,
+    run_lock,
+)
 from maskrcnn_lit.runs.parent import LENGTH, check_longer, read_parent, start_from
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
@@ -172,6 +179,7 @@ def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
     extends = _extends(config, overrides)
     new = config.resume is None or extends
     given = not new or is_given("run_dir", overrides)
+    made = missing_folders(Path(config.run_dir)) if new else []
     if new:
         check_whole(0, seed=config.seed)
         run_dir = _new_folder(Path(config.run_dir), given)
@@ -187,6 +195,7 @@ def _claimed(config: DictConfig, overrides: list[str]) -> Iterator[Path]:
                 _forget_copies(run_dir, given, error)
             elif not given and not _has_trained(run_dir):
                 _remove(run_dir)
+            _remove_made(made)
             raise
 
 
@@ -235,6 +244,14 @@ def _new_folder(run_dir: Path, given: bool) -> Path:
         except FileExistsError:
             number += 1
             folder = run_dir.with_name(f"{run_dir.name}_{number}")
+
+
+def _remove_made(folders: list[Path]) -> None:
+    """Those of the folders that this command has made and that are empty, but for a lock."""
+    for folder in folders:
+        if folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK}:
+            (folder / LOCK).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def _remove(run_dir: Path) -> None:

@@ -47,10 +47,17 @@ def check_output_folder(folder: str | None, *, overwrite: bool, option: str = "r
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove an empty folder, and its parent if that becomes empty."""
+    """Remove an empty folder, and those around it that are empty then: at most the kind of output,
+    and outputs/.
+    """
     with suppress(OSError):
-        folder.rmdir()
-        folder.parent.rmdir()
+        for empty in (folder, folder.parent, folder.parent.parent):
+            empty.rmdir()
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """`folder` and those around it that are not there, from the inside."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def check_output_file(file: str | None, *, overwrite: bool, option: str = "out") -> None:

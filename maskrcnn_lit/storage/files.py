@@ -76,8 +76,7 @@ def move_into_place(temporary: Path, path: Path, *, durable: bool = True) -> Non
 @contextmanager
 def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Iterator[Path]:
     """A temporary folder beside `folder`, which gets its name at the end of the block. It is
-    removed
-    if the block raises.
+    removed if the block raises.
 
     Args:
         replace: what happens to a folder that is there by then: True removes it, False leaves it

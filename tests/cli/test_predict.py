@@ -13,8 +13,10 @@ from pycocotools.coco import COCO
 from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, refused, verb
 
 from maskrcnn_lit.cli.predict import picture_names
+from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.data.datasets.shapes import NAMES
-from maskrcnn_lit.evaluation.thresholds import write_thresholds
+from maskrcnn_lit.evaluation.thresholds import DEFAULT, write_thresholds
+from maskrcnn_lit.predictor import load_model
 from maskrcnn_lit.report.draw import draw_instances
 
 pytest_plugins = ("tiny_verbs", "local_server")
@@ -295,3 +297,20 @@ def test_a_mistake_ends_in_one_sentence(
     assert "source=none.jpg does not exist" in refused(
         "predict", f"run={trained}", "source=none.jpg", "run_dir=out"
     )
+
+
+def test_every_way_to_predict_begins_at_the_same_threshold(
+    trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """A run, a bare checkpoint, the Python API and the pictures of a training."""
+    best = trained / "checkpoints" / "best.ckpt"
+    for number, run in enumerate((trained, best)):
+        given = (f"run={run}", f"source={shapes}/val", "save=false", f"run_dir={tmp_path}/{number}")
+        verb("predict", *given)
+        assert f"score_threshold {DEFAULT}\n" in capsys.readouterr().out
+        assert set(load_model(run, accelerator="cpu").score_thresholds) == {DEFAULT}
+    files = [(tmp_path / name / "detections.json").read_text() for name in ("0", "1")]
+    assert files[0] == files[1]
+    assert compose("train", []).callbacks.panels.score_threshold == DEFAULT
+    verb("predict", *given[:3], f"run_dir={tmp_path}/set", "score_threshold=0.9")
+    assert "score_threshold 0.9\n" in capsys.readouterr().out

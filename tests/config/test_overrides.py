@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.overrides import as_path, check_choice, flat, parse, suggest, typed
 from maskrcnn_lit.errors import UserError
 
@@ -57,3 +58,24 @@ def test_a_group_of_which_one_holds_takes_no_list():
     with pytest.raises(UserError, match="`maskrcnn-lit train -m backbone=a,b` makes a run of each"):
         check_choice(listed, "train", {"backbone": "a"}, ["a", "b"])
     check_choice(parse("logger=[a,b]"), "train", {"logger": "a"}, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "metrics={}",
+        "nosuch{}=1",
+        "backbone={}",
+        "trainer={}",
+        "{}",
+        "seed={}",
+        "~{}",
+        "data={}",
+        "[",
+    ],
+)
+def test_a_message_is_one_line_whatever_was_typed(text: str):
+    for odd in ('"a\nb"', "a\tb\rc", '"\u2028"', "a\nb"):
+        with pytest.raises(UserError) as error:
+            compose("train", [text.format(odd)])
+        assert str(error.value).isprintable(), str(error.value)

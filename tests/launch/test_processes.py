@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from repository import HELPERS
+from repository import HELPERS, REPOSITORY
 from tiny_verbs import (
     MODEL,
     checkpoint,
@@ -67,6 +68,8 @@ def witnesses(folder: Path) -> list[dict[str, str]]:
 def two(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that the command starts itself."""
     run_dir = tmp_path_factory.mktemp("two") / "run"
+    # of the user: no process takes it for the standard library's
+    (run_dir.parent / "queue.py").write_text("raise RuntimeError('not the standard library')\n")
     done = run_script(
         "train",
         *coco_data(strange),
@@ -89,6 +92,17 @@ def test_a_run_starts_its_own_processes(two: Path):
     assert told["command"][1] == "train", "what the user typed, not how the processes were started"
     assert checkpoint(two)["global_step"] == 2, "8 images, 2 processes with 2 images a step"
     assert told["metrics"]["val/images"] == 3
+
+
+def test_no_python_that_is_started_looks_into_the_working_directory_first():
+    """`python -m` does, unless it has -P."""
+    started = 0
+    for file in (REPOSITORY / "maskrcnn_lit").rglob("*.py"):
+        text = file.read_text()
+        found = re.findall(r'("-P",\s*)?"-m", "maskrcnn_lit|("-P",\s*)?"-m",\s*"maskrcnn_lit', text)
+        assert all(any(flags) for flags in found), file
+        started += len(found)
+    assert started == 5, "reproduce, ranks, jobs, trials and the report of a sweep"
 
 
 def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(
