@@ -130,7 +130,7 @@ def test_a_composed_config_refuses_unknown_keys():
         ("optimizer=null", "there is no optimizer 'null'; the choices are adamw, sgd"),
         ("seed", "'seed' is not an override: use NAME=VALUE"),
         ("run_dir=", "run_dir= is empty"),
-        ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be read"),
+        ("optimizer.lr=a (1)", "'optimizer.lr=a (1)' cannot be parsed"),
         ("clip=[1,2", "close every bracket"),
         ("seed=1,2", "has several values: give one, or a list in brackets, 'seed=[1,2]'"),
         ("backbone=resnet18,resnet50", "`maskrcnn-lit train -m backbone=resnet18,resnet50` makes"),
@@ -150,7 +150,7 @@ def test_a_composed_config_refuses_unknown_keys():
         ("~optimizer", "'~optimizer' removes a group that train needs"),
         (
             "data.train=folder",
-            "data.train=folder is a group of options, set one of data.train.images",
+            "data.train=folder is a group of options: set one of data.train.images",
         ),
         ("data=coco", "train needs data.root, which has no default: add data.root=..."),
         ("run_dir=${nowhere}", "'nowhere' not found"),

@@ -302,7 +302,7 @@ def test_faults_are_told_once(test_data: Path, caplog: pytest.LogCaptureFixture)
     caplog.set_level("INFO", "maskrcnn_lit")
     corrupt = {"annotations": "annotations/instances_corrupt.json", "images": "images"}
     data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="skip")
-    assert caplog.text.count("train: left out 12 (data.on_bad=skip):") == 1
+    assert caplog.text.count("train: 12 faulty entries left out (data.on_bad=skip):") == 1
     assert "  1 x missing file (missing.jpg: no such file: " in caplog.text
     with pytest.raises(UserError, match="12 faults"):
         data(test_data / "corrupt", train=corrupt, val=corrupt, on_bad="error")

@@ -108,7 +108,7 @@ def test_the_cpu_has_no_other_name():
             "half of the training objects are smaller than 5.3 pixels after the resize to "
             "data.image_size=128: raise data.image_size",
         ),
-        ({"random": True, "images": 60}, "the weights were random, and 60 images are few for that"),
+        ({"random": True, "images": 60}, "the initial weights were random, and 60 images are few for that"),
         ({"last_loss": 0.3}, "val/loss is 1 and train/loss 0.3: the validation images or their"),
     ],
 )
@@ -166,13 +166,13 @@ def test_a_run_that_learns_nothing_says_why(strange: Any, run_dir: Any):
     assert "device: cpu; precision 32-true\n" in start
     assert "weights: random; 8 training images are few for that" in start
     assert (
-        f"run folder: {run_dir}; to watch it: " in start and f"--logdir {run_dir.parent}\n" in start
+        f"run folder: {run_dir}; to monitor it: " in start and f"--logdir {run_dir.parent}\n" in start
     )
     learn = [line for line in start.splitlines() if line.startswith("parameters: ")]
     assert learn == ["parameters: 12.4 million, 12.4 million of them trainable"]
     assert result(run_dir)["metrics"]["val/mask_ap50"] < 0.05
     assert "AP is near zero (mask AP50 0.0" in end
     assert "  - 8 steps are few at a learning rate of at most 1.25e-05 (train/loss" in end
-    assert "  - the weights were random, and 8 images are few for that" in end
+    assert "  - the initial weights were random, and 8 images are few for that" in end
     losses = [row["train/loss"] for row in metric_rows(run_dir) if row.get("train/loss")]
     assert len(losses) == 2  # one row an epoch, though trainer.log_every_n_steps is 10

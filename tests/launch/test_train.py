@@ -817,7 +817,7 @@ def test_weights_that_are_not_finite_are_not_trained_on(
     verb("train", f"resume={run_dir}", code=2)
     said = capsys.readouterr().err
     step = load_plain(best)["global_step"]
-    assert f"{last} has weights that are not finite, best.ckpt of step {step} is sound" in said
+    assert f"{last} has weights that are not finite, but best.ckpt of step {step} is intact" in said
     assert f"cp {best} {last}" in said
     save_plain(best, saved)
     verb("train", f"resume={run_dir}", code=2)

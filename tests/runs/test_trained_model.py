@@ -403,7 +403,7 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
 def test_what_is_not_there_is_told(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match=r"none\.pth does not exist: give the folder .* or one of torchvision_v1, tor",
+        match=r"none\.pth does not exist: give a run folder .* or one of torchvision_v1, tor",
     ):
         read(tmp_path / "none.pth")
     with pytest.raises(UserError, match="torchvision_v3 does not exist"):
@@ -919,7 +919,7 @@ def test_damaged_weights_of_the_same_architecture_are_told(run: tuple[Path, Stat
     del saved["state_dict"]["model.rpn.deltas.bias"]
     torch.save(saved, tmp_path / "part.ckpt")
     with pytest.raises(
-        UserError, match=r"in 1 places \(rpn\.deltas\.bias is missing\); use the .* trained with$"
+        UserError, match=r"in 1 places \(rpn\.deltas\.bias is missing\); use the .* of their training$"
     ):
         begun(composed(f"model.weights={tmp_path / 'part.ckpt'}"), THEIRS)
 

@@ -85,7 +85,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path: Path) -> N
     ("source", "message"),
     [
         ("nowhere.jpg", "source=.*nowhere.jpg does not exist: give an image, a folder or a glob"),
-        ("*.webp", r"source=.*\*.webp has no image; .* \.png.*quote a glob"),
+        ("*.webp", r"source=.*\*.webp has no image: .* \.png.*quote a glob"),
         ("directory.png", "source=.*directory.png has no image"),
     ],
 )
@@ -115,7 +115,7 @@ def test_of_several_files_an_unreadable_one_is_skipped_and_named(
 def test_a_single_unreadable_file_is_a_mistake(folder: Path) -> None:
     (folder / "a.jpg").write_bytes((folder / "a.jpg").read_bytes()[:200])
     with pytest.raises(
-        UserError, match=r"a\.jpg cannot be read as an image \(.+\); give another file"
+        UserError, match=r"a\.jpg cannot be read as an image \(.+\): give another file"
     ):
         next(read_images(folder / "a.jpg"))
     with pytest.raises(UserError, match=r"notes\.txt cannot be read as an image \(no image\)"):
@@ -220,7 +220,7 @@ def test_a_file_of_another_kind_is_refused_with_a_way_out(
     name: str, advice: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(b"x" * 100)
-    with pytest.raises(UserError, match=f"{name} cannot be read as an image .*; {advice}"):
+    with pytest.raises(UserError, match=f"{name} cannot be read as an image .*: {advice}"):
         list_inputs(tmp_path / name)[0].read()
 
 

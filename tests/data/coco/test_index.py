@@ -274,7 +274,7 @@ def test_faults_are_for_users(tmp_path: Path):
     annotations.write_text(json.dumps(coco_dict(2)))
     for file in images.iterdir():
         file.unlink()
-    with pytest.raises(UserError, match=r"0, needed: 1.*2 x missing file"):
+    with pytest.raises(UserError, match=r"has 0 usable images, but 1 are needed.*2 x missing file"):
         read_index(annotations, images, "skip")
 
 

@@ -173,13 +173,13 @@ def test_categories_must_be_told_apart():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "has a list, not a COCO instances json"),
+        ("[]", "contains a list, but a COCO instances json"),
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
         ("\xff", "cannot be read as JSON"),
         ("1" * 5000, "cannot be read as JSON"),
         ('{"images": ' + "1" * 5000 + "}", "cannot be read as JSON"),
-        ("7", "has a int, not a COCO instances json"),
+        ("7", "contains a int, but a COCO instances json"),
         (
             '{"images": [], "info": {}}',
             "no list under 'annotations' and 'categories'; its keys are 'images', 'info'",

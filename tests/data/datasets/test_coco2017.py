@@ -120,15 +120,15 @@ def test_without_download_no_request_is_made(
     archive_md5 = hashlib.md5(server.files[ANNOTATION_ARCHIVE]).hexdigest()
     cases: list[tuple[str, Callable[[], object]]] = [
         (
-            f"there is no {root}/annotations/instances_train2017.json, nor "
+            f"neither {root}/annotations/instances_train2017.json nor "
             f"{root / ANNOTATION_ARCHIVE}",
             lambda: None,
         ),
         (
-            f"there is no {root}/train2017, nor {root}/",
+            f"neither {root}/train2017 nor {root}/",
             lambda: fetch_annotations(root, url, archive_md5),
         ),
-        (f"there is no {root}/val2017, nor {root}/val2017.zip", lambda: coco(parts=["train"])),
+        (f"neither {root}/val2017 nor {root}/val2017.zip", lambda: coco(parts=["train"])),
     ]
     for message, before in cases:
         before()

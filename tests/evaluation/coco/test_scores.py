@@ -241,7 +241,7 @@ def test_score_results_names_what_is_logged_and_restricts_the_images() -> None:
         ({"bbox": [1, 2, 3]}, "entry 1 of the results has bbox [1, 2, 3]"),
         (
             {"segmentation": {"size": [9, 8], "counts": "0"}},
-            "has size [9, 8] (height, width), and the",
+            "has size [9, 8] (height, width), but the",
         ),
     ],
 )
