@@ -84,7 +84,7 @@ def test_what_does_not_exist_or_fit_is_named():
         build({"optimizer": {"_target_": "torch.optim.Adamm"}})
     with pytest.raises(
         UserError,
-        match=r"torch.optim.SGD in the config takes no 'momentun'; did you mean momentum\?",
+        match=r"torch.optim.SGD in the config has no argument 'momentun'; did you mean momentum\?",
     ):
         build({"_target_": "torch.optim.SGD", "momentun": 1})
 

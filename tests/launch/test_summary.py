@@ -108,7 +108,10 @@ def test_the_cpu_has_no_other_name():
             "half of the training objects are smaller than 5.3 pixels after the resize to "
             "data.image_size=128: raise data.image_size",
         ),
-        ({"random": True, "images": 60}, "the initial weights were random, and 60 images are few for that"),
+        (
+            {"random": True, "images": 60},
+            "the initial weights were random, and 60 images are few for that",
+        ),
         ({"last_loss": 0.3}, "val/loss is 1 and train/loss 0.3: the validation images or their"),
     ],
 )
@@ -166,7 +169,8 @@ def test_a_run_that_learns_nothing_says_why(strange: Any, run_dir: Any):
     assert "device: cpu; precision 32-true\n" in start
     assert "weights: random; 8 training images are few for that" in start
     assert (
-        f"run folder: {run_dir}; to monitor it: " in start and f"--logdir {run_dir.parent}\n" in start
+        f"run folder: {run_dir}; to monitor it: " in start
+        and f"--logdir {run_dir.parent}\n" in start
     )
     learn = [line for line in start.splitlines() if line.startswith("parameters: ")]
     assert learn == ["parameters: 12.4 million, 12.4 million of them trainable"]

@@ -78,7 +78,7 @@ def test_a_damaged_result_is_named(tmp_path: Path, old: str, new: str) -> None:
     path = tmp_path / "result.json"
     write_result(path, RunResult(status="finished", metrics={"val/mask_ap": 0.5}))
     path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(UserError, match="or damaged"):
+    with pytest.raises(UserError, match="or is damaged"):
         read_result(path)
 
 

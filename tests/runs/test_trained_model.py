@@ -919,7 +919,7 @@ def test_damaged_weights_of_the_same_architecture_are_told(run: tuple[Path, Stat
     del saved["state_dict"]["model.rpn.deltas.bias"]
     torch.save(saved, tmp_path / "part.ckpt")
     with pytest.raises(
-        UserError, match=r"in 1 places \(rpn\.deltas\.bias is missing\); use the .* of their training$"
+        UserError, match=r"in 1 places \(rpn\.deltas\.bias is missing\); .* of their training$"
     ):
         begun(composed(f"model.weights={tmp_path / 'part.ckpt'}"), THEIRS)
 

@@ -48,7 +48,7 @@ def test_files_are_those_that_were_packed(official: Path, photos: dict[str, byte
         assert source.stamp(name) is None
         with pytest.raises(FileNotFoundError, match=name):
             source.read(name)
-    with pytest.raises(UserError, match=r"'../a.jpg' leaves .*val2017"):
+    with pytest.raises(UserError, match=r"'../a.jpg' points outside of .*val2017"):
         source.read("../a.jpg")
 
 

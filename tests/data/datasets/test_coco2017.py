@@ -120,8 +120,7 @@ def test_without_download_no_request_is_made(
     archive_md5 = hashlib.md5(server.files[ANNOTATION_ARCHIVE]).hexdigest()
     cases: list[tuple[str, Callable[[], object]]] = [
         (
-            f"neither {root}/annotations/instances_train2017.json nor "
-            f"{root / ANNOTATION_ARCHIVE}",
+            f"neither {root}/annotations/instances_train2017.json nor {root / ANNOTATION_ARCHIVE}",
             lambda: None,
         ),
         (
