@@ -97,8 +97,14 @@ def test_the_examples_of_a_verb_compose(verb: str):
             compose(verb, overrides)
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES, ids=str)
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [pair for pair in CHOICES if pair[0] != "backbone" or pair[1] in ("resnet18", "timm")],
+    ids=str,
+)
 def test_a_choice_composes_and_holds(group: str, choice: str):
+    """The other backbones differ in their name: tests/cli/test_backbones.py builds them all."""
     chosen = pair(**{group: choice}) if group in ("model", "backbone") else (f"{group}={choice}",)
     config = OmegaConf.to_container(shown("train", *chosen))
     own = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{choice}.yaml"))
@@ -122,6 +128,7 @@ def test_an_experiment_opens_with_its_question_command_and_outcome(choice: str):
     assert "?" in question and "Cost: " in opening and "Expected: " in opening
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("choice", EXPERIMENTS)
 def test_an_experiment_builds(choice: str):
     config = composed("train", f"experiment={choice}")
@@ -180,6 +187,7 @@ def test_options_of_a_timm_model_need_no_plus(plus: str):
     assert config.model.backbone.options == {"strict_img_size": False}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("data", of_group("data"))
 @pytest.mark.parametrize("augment", of_group("augment"))
 def test_data_builds_with_every_augmentation(data: str, augment: str):

@@ -145,6 +145,7 @@ def test_the_cleaned_json_has_no_fault_and_is_else_the_same(
     assert capsys.readouterr().out.endswith("\nNo faults in the data.\n")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_fault_alone_is_found_and_goes(name: str, test_data: Path, tmp_path: Path):
     """An image with one fault and the sound one: nothing else is told, nothing else goes."""

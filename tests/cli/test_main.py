@@ -63,6 +63,7 @@ def test_verbs_are_modules_with_a_yaml():
         assert found is not None, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_help_of_a_verb_shows_examples_groups_and_options(

@@ -15,6 +15,7 @@ SIZES = [32, 64, 128, 256, 512]
 TRUNK_128 = 17  # GFLOP of a training step of R50-FPN and its RPN, on an image of 128 x 128
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("size", "proposals", "samples", "anchors"),
     [

@@ -239,6 +239,7 @@ def test_foreign_targets_are_those_that_must_be_trusted():
 COMMAND = {"path": "PWNED", "text": "x", "_target_": "maskrcnn_lit.storage.files.atomic_write"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "place", ["model", "model.rpn", "callbacks.evil", "optimizer", "data.train"]
 )

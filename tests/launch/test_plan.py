@@ -44,6 +44,7 @@ def test_steps_and_epochs_of_a_job():
     assert length(job, TRIAL) == (4, 28)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "seconds"),
     [

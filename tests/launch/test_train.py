@@ -904,6 +904,7 @@ def test_wrong_data_are_told(arguments, words, spoilt: Path, run_dir: Path):
     assert not (run_dir / "checkpoints").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

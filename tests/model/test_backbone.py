@@ -19,6 +19,7 @@ def backbone(name: str = "resnet18", **options: object) -> Backbone:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "channels"),
     [

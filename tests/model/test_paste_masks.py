@@ -112,6 +112,7 @@ def test_many_masks_in_chunks(monkeypatch: pytest.MonkeyPatch):
         assert masks_to_rle(*image) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["noise", "blob", "coarse"])
 def test_every_size_of_a_box(kind: str):
     """Where pixels lie on nodes, or a hair beside them, too: sizes that 30 divides, or that divide

@@ -48,6 +48,7 @@ def test_channels_and_strides_are_measured(
     assert [tuple(m.shape) for m in maps] == shapes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "mobilenetv3_small_050"])
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_frozen_stages_get_no_gradient_and_the_others_do(name: str, freeze_at: int):

@@ -16,6 +16,8 @@ from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.latex import REFERENCES
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -80,7 +82,6 @@ def test_the_page_holds_nothing_that_it_would_load(folder: Path):
     assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
 
 
-@pytest.mark.long
 def test_results_with_masks_alone_have_a_page(tmp_path: Path):
     truth, found = random_scene(0)
     found = [{key: value for key, value in entry.items() if key != "bbox"} for entry in found]
