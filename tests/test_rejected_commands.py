@@ -1,0 +1,147 @@
+"""A command that is rejected leaves nothing behind: no folder, no file, no change to a run (F16)."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_verbs import MODEL, coco_data, refused
+
+from maskrcnn_lit.cli.main import VERBS
+
+pytest_plugins = ("tiny_verbs",)
+
+
+def everything(*folders: Path) -> dict[str, str]:
+    """Every path under the folders with the digest of its content."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        for folder in folders
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.fixture(scope="module")
+def small_run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained run without its large files but best.ckpt."""
+    run = tmp_path_factory.mktemp("rejected") / "run"
+    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("last.ckpt", "events*"))
+    (run / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: empty."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+FINETUNE = ("experiment=finetune", "data.train.images=a", "data.train.annotations=a.json")
+DATA = ("data=coco_json", "data.train.images=a", "data.train.annotations=none.json")
+NEEDED = {  # what a command needs besides the wrong option
+    "predict": ("run={run}", "source={images}"),
+    "evaluate": ("run={run}",),
+    "compare": ("runs={run}",),
+    "reproduce": ("run={run}",),
+    "replay": ("file={run}/none.pt",),
+    "data check": ("data=shapes",),
+    "data stats": ("data=shapes",),
+    "data show": ("data=shapes",),
+    "download": ("data=shapes",),
+}
+VALUES = {  # a wrong value of an option that the command has
+    "train": ("trainer.epochs=-1", "trainer.precision=fp16", "data.workers=many", "seed=-1"),
+    "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none"),
+    "predict": ("score_threshold=2", "max_detections=0", "page=0", "batch_size=x"),
+    "compare": ("metric=speed", "overwrite=maybe", "out=[a]"),
+    "download": ("data.train_images=0", "data.root=[a]"),
+    "bench": ("steps=0", "model.num_classes=-1", "trainer.precision=fp16"),
+    "backbones": ("measure=perhaps",),
+    "reproduce": ("run_dir=[a]",),
+    "replay": ("file=[a]",),
+    "data check": ("data.image_size=0", "overwrite=2", "cleaned=[a]"),
+    "data stats": ("data.image_size=-5", "out={a:1}"),
+    "data show": ("count=0", "epoch=-1", "part=test"),
+}
+MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
+    "train": (
+        ("resume=none",),
+        (*DATA, *("data.val.images=a", "data.val.annotations=none.json")),
+        (*FINETUNE, "data.val.images=a", "data.val.annotations=a.json", "model.weights=none.pth"),
+        (*FINETUNE,),
+        ("{coco}", "backbone.weights=none.pth"),
+        ("{coco}", "model.weights=none.pth"),
+        ("-m", "{coco}", "seed=1,-2"),
+        ("-m", "{coco}", "trainer.epochs=1,-1"),
+        ("-m", "{coco}", "backbone=resnet18,resnet5"),
+        ("-m", "{coco}", "nosuchoption=1,2"),
+        ("resume={run}", "data.root=none"),
+    ),
+    "evaluate": (("run=none",), ("run={run}/predictions.png",), ("run={run}", "results=none")),
+    "predict": (
+        ("run=none", "source={images}"),
+        ("run={run}", "source=none.jpg"),
+        ("run={run}", "source={run}/config.yaml"),
+        ("run={run}/checkpoints/best.ckpt", "source={run}/broken.png"),
+        ("run={run}", "source={images}", "score_threshold=best"),
+    ),
+    "compare": (("runs=none",), ("runs=[{run},none]",), ("runs={images}",)),
+    "reproduce": (("run=none",), ("run={images}",)),
+    "replay": (("file=none.pt",),),
+    "bench": (("backbone.weights=none.pth",),),
+    "data check": ((*DATA,),),
+    "data stats": ((*DATA,), (*DATA, "out=stats.json")),
+    "data show": ((*DATA,), (*DATA, "out=new/a.png")),
+    "download": (("data=none",), ("data=coco_json",)),
+}
+
+
+def cases() -> list[tuple[str, tuple[str, ...]]]:
+    listed: list[tuple[str, tuple[str, ...]]] = []
+    for verb in VERBS:
+        needed = NEEDED.get(verb, ())
+        faults = ["nosuchoption=1", "--nosuchflag", "seed=[", *VALUES[verb]]
+        listed += [(verb, (*needed, fault)) for fault in faults]
+        listed += [(verb, options) for options in MISSING.get(verb, ())]
+    return listed
+
+
+def test_every_command_is_here():
+    assert set(VALUES) == set(VERBS)
+    assert set(MISSING) == set(VERBS) - {"backbones"}
+
+
+@pytest.mark.parametrize(("verb", "options"), cases())
+def test_a_rejected_command_leaves_nothing(
+    verb: str, options: tuple[str, ...], here: Path, small_run: Path, strange: Path
+):
+    places = {"run": small_run, "images": strange / "val"}
+    words = verb.split()
+    for option in options:
+        if option == "{coco}":
+            words += [*coco_data(strange), *MODEL]
+        else:
+            for name, place in places.items():
+                option = option.replace(f"{{{name}}}", str(place))
+            words.append(option)
+    before = everything(here, small_run, strange)
+    refused(*words)
+    assert everything(here, small_run, strange) == before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("trainer.epochs=-1",),
+        ("nosuchoption=1",),
+        ("trainer.num_nodes=2",),
+        ("trainer.accelerator=cpu", "trainer.devices=[0]"),
+        ("experiment=backbones",),
+    ],
+)
+def test_nor_does_one_with_a_folder_of_its_own(options: tuple[str, ...], here: Path, strange: Path):
+    refused("train", *coco_data(strange), *MODEL, *options, "run_dir=new")
+    assert everything(here) == {}
