@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from exported import lively
 from models import make_model
 from torch import Tensor
 
@@ -20,19 +21,6 @@ from maskrcnn_lit.model.roi_align import RoIs, roi_align
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 96, 160
-
-
-def lively(**options: object) -> MaskRCNN:
-    """A model with random weights that detects something everywhere."""
-    model = make_model(**options).eval()
-    with torch.no_grad():
-        for name, layer in model.named_modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.running_mean.uniform_(-0.1, 0.1), layer.running_var.uniform_(0.5, 2)
-            if name.endswith(("objectness", "classes")):
-                layer.weight.mul_(30)
-    model.box_head.score_threshold = 0.0
-    return model
 
 
 def images(count: int = 2) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from maskrcnn_lit.export.metadata import VERSION, read
 
 def test_what_was_written_is_read():
     assert read(METADATA.to_json(), "a.onnx") == METADATA
-    other = replace(METADATA, image_size=(64, 128), thresholds=(0.1, 0.2), commit=None)
+    other = replace(METADATA, image_size=(64, 128), thresholds=(0.1, 0.2, 0.3), commit=None)
     assert read(other.to_json().encode(), "a.onnx") == other
 
 
