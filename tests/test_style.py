@@ -17,7 +17,17 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 
 # A module imports only from its own room and from rooms to its left.
 ROOMS = (
-    *("errors", "storage", "config", "data", "model", "training", "evaluation", "measure", "export"),
+    *(
+        "errors",
+        "storage",
+        "config",
+        "data",
+        "model",
+        "training",
+        "evaluation",
+        "measure",
+        "export",
+    ),
     *("runs", "report", "callbacks", "predictor", "launch", "cli", "__main__"),
 )
 # The same inside a room: groups of its modules and folders, from left to right. Those of one group

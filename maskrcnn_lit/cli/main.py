@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 a bug (with its traceback) or, of `data check`, faults in the data, of
 `reproduce`, other metrics, of a sweep a job that failed, 2 something that the user can fix, 130
-interrupted.
+interrupted. Of `export` 1 is a broken bound.
 """
 
 import importlib
@@ -52,6 +52,14 @@ VERBS = {
             "maskrcnn-lit predict run=RUN source=photo.jpg",
             "maskrcnn-lit predict run=RUN source=photos/",
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
+        ),
+    ),
+    "export": Verb(
+        "write a run for ONNX Runtime, OpenVINO or PyTorch, and prove that it detects the same",
+        (
+            "maskrcnn-lit export run=RUN",
+            "maskrcnn-lit export run=RUN format=openvino precision=int8",
+            "maskrcnn-lit export run=RUN 'sizes=[480x640,640x480]'",
         ),
     ),
     "data stats": Verb(

@@ -10,6 +10,7 @@ s output side, N boxes.
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,18 @@ def operator_graph(model: MaskRCNN) -> Graph:
     ):
         setattr(part, name, form)
     return graph
+
+
+def traced(graph: Graph, size: tuple[int, int], count: int) -> Any:
+    """The program of `torch.export` for `count` images of a padded size (height, width).
+
+    It runs once before: what the model makes once for a size, anchors for example, is then there,
+    and no tensor of the tracing stays in its caches.
+    """
+    inputs = (torch.zeros(count, 3, *size, dtype=torch.uint8), torch.tensor([size] * count))
+    with torch.inference_mode(False), torch.no_grad():
+        graph(*inputs)
+        return torch.export.export(graph, inputs)
 
 
 @torch.library.custom_op("maskrcnn_lit::suppress", mutates_args=())

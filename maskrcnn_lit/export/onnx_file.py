@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_lit.export.graph import INPUTS, OUTPUTS, operator_graph
+from maskrcnn_lit.export.graph import INPUTS, OUTPUTS, operator_graph, traced
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -29,13 +29,9 @@ def write_onnx(model: MaskRCNN, path: Path, metadata: Metadata) -> None:
     for name in ("onnxscript", "onnxruntime"):
         package(name, wanted_for)
     onnx = package("onnx", wanted_for)
-    graph = operator_graph(model)
-    images = torch.zeros(metadata.batch_size, 3, *metadata.size, dtype=torch.uint8)
-    sizes = torch.tensor([metadata.size] * metadata.batch_size)
-    with _silence(), torch.inference_mode(False), torch.no_grad():
+    with _silence(), torch.no_grad():
         program = torch.onnx.export(
-            graph,
-            (images, sizes),
+            traced(operator_graph(model), metadata.size, metadata.batch_size),
             dynamo=True,
             opset_version=OPSET,
             input_names=list(INPUTS),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_lit.export.graph import plain_graph
+from maskrcnn_lit.export.graph import plain_graph, traced
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -27,17 +27,13 @@ def write_pt2(model: MaskRCNN, path: Path, metadata: Metadata, *, library: bool 
     """Write the program of `torch.export`, and with `library` a package of AOTInductor beside it
     (NAME_library.pt2), which needs a C++ compiler.
     """
-    graph = plain_graph(model)
-    images = torch.zeros(metadata.batch_size, 3, *metadata.size, dtype=torch.uint8)
-    sizes = torch.tensor([metadata.size] * metadata.batch_size)
-    with torch.inference_mode(False), torch.no_grad():
-        program = torch.export.export(graph, (images, sizes))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            own = Path(folder) / "model.pt2"
-            torch.export.save(program, own, extra_files={KEY: metadata.to_json()})
-            own.replace(path)
-        if library:
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path.with_name(f"{path.stem}_library.pt2"))
-            )
+    program = traced(plain_graph(model), metadata.size, metadata.batch_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        own = Path(folder) / "model.pt2"
+        torch.export.save(program, own, extra_files={KEY: metadata.to_json()})
+        own.replace(path)
+    if library:
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path.with_name(f"{path.stem}_library.pt2"))
+        )

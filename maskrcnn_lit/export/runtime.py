@@ -34,6 +34,7 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 FILE = "export.json"
+LIBRARY = "_library"  # the end of the name of a package of AOTInductor
 
 
 class Opened(Protocol):
@@ -116,7 +117,11 @@ def open_exported(
     path = Path(source)
     paths = [path]
     if path.is_dir():
-        paths = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
+        paths = [
+            file
+            for file in sorted(path.iterdir())
+            if file.suffix in SUFFIXES and not file.stem.endswith(LIBRARY)
+        ]
         if not paths:
             raise UserError(
                 f"{path} has no exported file (.onnx, .xml, .pt2): export the run again"
@@ -126,6 +131,10 @@ def open_exported(
         if not file.is_file():
             raise UserError(f"{file} does not exist: give a file that `maskrcnn-lit export` wrote")
         kind = SUFFIXES[file.suffix]
+        if file.stem.endswith(LIBRARY):
+            raise UserError(
+                f"{file} is a library for C++ and Python programs: give the .pt2 beside it"
+            )
         if kind == "pt2" and "pt2" not in trust:
             raise UserError(
                 f"{file} is a program of PyTorch, which may do anything when it is opened: add "

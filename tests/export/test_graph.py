@@ -14,6 +14,7 @@ from maskrcnn_lit.export.graph import (
     operator_graph,
     plain_graph,
     suppress,
+    traced,
 )
 from maskrcnn_lit.model.boxes import batched_nms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -104,3 +105,13 @@ def test_the_operator_suppresses_as_the_model():
 def test_a_model_whose_shapes_depend_on_the_image_is_refused():
     with pytest.raises(UserError, match=r"roi_align\.points=0 cannot be exported"):
         plain_graph(make_model(roi_align={"points": 0, "aligned": True}))
+
+
+def test_tracing_leaves_the_caches_of_the_model_as_they_are():
+    model = lively()
+    with torch.no_grad():
+        before = model.infer(*images(1), True)
+        traced(plain_graph(model), (HEIGHT, WIDTH), 1)
+        after = model.infer(*images(1), True)
+    assert {type(value) for value in after.values()} == {Tensor}
+    assert before["boxes"].shape == after["boxes"].numpy().shape
