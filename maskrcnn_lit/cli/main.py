@@ -96,6 +96,7 @@ VERBS = {
         (
             "maskrcnn-lit bench experiment=demo",
             "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision out=bench.json",
+            "maskrcnn-lit bench run=EXPORT",
         ),
     ),
     "backbones": Verb(

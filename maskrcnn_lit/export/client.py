@@ -10,16 +10,13 @@ NAMES = ["boxes", "scores", "labels", "masks", "valid"]
 
 
 def load(path):  # what the file says of itself, and a function of its inputs by name
+    module = __import__("openvino" if path.endswith(".xml") else "onnxruntime")
     if path.endswith(".xml"):
-        import openvino
-
-        model = openvino.Core().read_model(path)
-        run = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = module.Core().read_model(path)
+        run = module.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         text = model.get_rt_info("maskrcnn_lit").astype(str)
         return json.loads(text), lambda feed: [run(feed)[name] for name in NAMES]
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map["maskrcnn_lit"]
     return json.loads(text), lambda feed: session.run(NAMES, feed)
 
@@ -70,8 +67,8 @@ def detect(about, run, image, image_id):
             box = np.clip(box / scale, 0, np.tile(image.size, 2))
             result = {"image_id": image_id, "category_id": about["classes"][label - 1][0]}
             result |= {"bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
-            result |= {"segmentation": rle(mask, box, image.height, image.width)}
-            yield result | {"score": float(score)}
+            shape = rle(mask, box, image.height, image.width)
+            yield result | {"score": float(score), "segmentation": shape}
 
 
 if __name__ == "__main__":

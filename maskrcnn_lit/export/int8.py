@@ -139,9 +139,11 @@ def _rounded_weight(weight: Tensor) -> Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
+    """The quantiser logs through the root logger, which gives that a handler."""
+    before, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(before)
+        logging.root.handlers[:] = handlers

@@ -1,5 +1,6 @@
 """`export`: a trained run -> files for a runtime, with the proof that they do what the model does."""
 
+import copy
 import logging
 import shutil
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import build, to_dict
+from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.coco.categories import Category
@@ -51,9 +53,10 @@ _log = logging.getLogger(__name__)
 
 
 class Trained(NamedTuple):
-    """What is exported, and the data that it is proved on."""
+    """What is exported, and the data that it is proved on. plain: the config as it was written."""
 
     config: DictConfig
+    plain: dict[str, Any]
     categories: Sequence[Category]
     state: dict[str, Any]
     model: MaskRCNN
@@ -146,7 +149,7 @@ def _check(config: DictConfig) -> None:
 
 def _read(config: DictConfig) -> Trained:
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
-    described = trained.data
+    described = copy.deepcopy(trained.data)
     if config.get("data") is not None:
         described = config.data
         described.image_size = trained.data.image_size
@@ -161,7 +164,11 @@ def _read(config: DictConfig) -> Trained:
     data.setup("fit" if config.precision == "int8" else "validate")
     model = build(trained.model)
     weights.load(model, state)
-    return Trained(trained, categories, state, model.eval().requires_grad_(False), data)
+    model.eval().requires_grad_(False)
+    folder = Path(config.run)
+    there = (folder / "config.yaml").is_file()  # a checkpoint has its own
+    plain = read_run_config(folder) if there else to_dict(trained)
+    return Trained(trained, plain, categories, state, model, data)
 
 
 def _fresh(trained: Trained) -> MaskRCNN:
@@ -231,7 +238,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
         score_threshold=model.box_head.score_threshold,
         nms_iou=model.box_head.nms_iou,
         thresholds=tuple(read_thresholds(config.run, names)) if best else None,
-        config_sha256=config_digest(to_dict(trained.config)),
+        config_sha256=config_digest(trained.plain),
         commit=commit.get("hash"),
         versions=versions,
     )
@@ -352,10 +359,9 @@ def _finish(
     """All that lies beside the files. With config.yaml, result.json and detections.json the folder
     is one that `evaluate` and `compare` read as a run.
     """
-    plain = to_dict(trained.config)
     shutil.copyfile(str(client.__file__), folder / "client.py")
     write_results(folder / "detections.json", scored.results)
-    atomic_write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(plain)))
+    atomic_write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(trained.plain)))
     result = RunResult(
         status="finished",
         metrics=dict(scored.scores.metrics),
@@ -365,7 +371,7 @@ def _finish(
         commit=record["commit"],
         data=describe_datamodule(trained.data),
         seed=trained.config.seed,
-        config_sha256=config_digest(plain),
+        config_sha256=config_digest(trained.plain),
     )
     write_result(folder / "result.json", result)
     write_sealed_json(folder / FILE, record)
