@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Literal, TypeAlias, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -34,6 +34,8 @@ from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 from maskrcnn_lit.evaluation.thresholds import DEFAULT, read_thresholds
+from maskrcnn_lit.export.metadata import Metadata
+from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
@@ -173,16 +175,19 @@ class Predictor:
     """A model in evaluation mode with its preprocessing and class names. `load_model` creates it.
 
     Attributes:
-        model: the network, changed for inference: it cannot be trained or saved.
+        model: the network, changed for inference: it cannot be trained or saved. Or exported files
+            of it, which run on the CPU or where their runtime runs.
         categories: the K classes; label l is `categories[l - 1]`.
         config: of the run.
         score_thresholds: K: detections of label l with a score below entry l - 1 are removed.
+        max_detections: limit per image, by score; None: as many as the model gives.
     """
 
-    model: MaskRCNN
+    model: MaskRCNN | ExportedModel
     categories: tuple[Category, ...]
     config: DictConfig
     score_thresholds: np.ndarray
+    max_detections: int | None = None
 
     def __repr__(self) -> str:
         low, high = self.score_thresholds.min(), self.score_thresholds.max()
@@ -196,7 +201,9 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """The device of the model."""
+        """The device of the model; of an exported one, that of its inputs."""
+        if isinstance(self.model, ExportedModel):
+            return torch.device("cpu")
         return self.model.mean.device
 
     def to(self, device: str | torch.device) -> "Predictor":
@@ -210,6 +217,11 @@ class Predictor:
             raise UserError(f"device={device} must be cpu, cuda or cuda:NUMBER") from error
         if wanted.type not in ("cpu", "cuda"):
             raise UserError(f"device={device} must be cpu, cuda or cuda:NUMBER")
+        if isinstance(self.model, ExportedModel):
+            raise UserError(
+                "an exported model stays where its runtime runs: load it again with "
+                "load_model(..., provider='cpu' or 'cuda')"
+            )
         count = torch.cuda.device_count()
         if wanted.type == "cuda" and (wanted.index or 0) >= count:
             raise UserError(
@@ -343,6 +355,12 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, batch: Batch, lowest: float) -> list[dict[str, Any]]:
         """Detections with a score of `lowest` or more, in pixels of each original image."""
+        if isinstance(self.model, ExportedModel):
+            check_lowest(lowest, self.model.metadata)
+            found = self.model(batch).detections or {}
+            return to_original(
+                {key: v[:, : self.max_detections] for key, v in found.items()}, batch
+            )
         head, device = self.model.box_head, self.device
         before, head.score_threshold = (
             head.score_threshold,
@@ -355,6 +373,15 @@ class Predictor:
         if output.detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
         return to_original(output.detections, batch)
+
+
+def check_lowest(lowest: float, metadata: Metadata) -> None:
+    """Raise UserError where an exported model leaves out detections that are asked for."""
+    if lowest < metadata.score_threshold:
+        raise UserError(
+            f"score_threshold={lowest:g} is below {metadata.score_threshold:g}, from which on the "
+            "exported file gives detections: use that or more"
+        )
 
 
 def check_threshold(value: Any, *, best: bool = False) -> None:
@@ -379,19 +406,22 @@ def load_model(
     accelerator: str = "auto",
     checkpoint: str = "best",
     trust: Sequence[str] = (),
+    provider: str = "auto",
 ) -> Predictor:
     """Load a trained model for prediction.
 
     Args:
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
-            Mask R-CNN, or the name of published weights (`pretrained.PUBLISHED`).
+            Mask R-CNN, the name of published weights (`pretrained.PUBLISHED`), or an exported file
+            or folder of them.
         score_threshold: 0..1, detections below it are removed; "best": for each class the threshold
-        that `maskrcnn-lit evaluate` stored, the best on the run's validation images for its best
-        weights (0.5 for a class without one).
+            that `maskrcnn-lit evaluate` stored, the best on the run's validation images for its
+            best weights (0.5 for a class without one).
         max_detections: limit per image, by score.
         accelerator: auto, cpu or gpu. `Predictor.to` selects one of several GPUs.
         checkpoint: best or last, of a run folder.
-        trust: packages whose classes the run's config may use.
+        trust: packages whose classes the run's config may use; "pt2": such a file may be opened.
+        provider: of ONNX Runtime, for an exported file: auto, cpu, cuda or tensorrt.
 
     Raises:
         UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
@@ -399,6 +429,8 @@ def load_model(
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)
+    if is_exported(source):
+        return _load_exported(source, score_threshold, max_detections, accelerator, provider, trust)
     config, categories, state = read(source, checkpoint, trust)
     if score_threshold == "best":
         thresholds = np.array(
@@ -411,3 +443,30 @@ def load_model(
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
     return Predictor(for_inference(model.to(device)), categories, config, thresholds)
+
+
+def _load_exported(
+    source: str | Path,
+    score_threshold: float | str,
+    max_detections: int,
+    accelerator: str,
+    provider: str,
+    trust: Sequence[str],
+) -> Predictor:
+    if provider == "auto" and accelerator != "auto":
+        provider = {"cpu": "cpu", "gpu": "cuda"}.get(accelerator, "auto")
+    model = open_exported(source, provider=provider, trust=trust)
+    about = model.metadata
+    if score_threshold == "best" and about.thresholds is None:
+        raise UserError(
+            f"score_threshold=best is not known of {source}: type `maskrcnn-lit evaluate run=RUN` "
+            "and export the run again, or give a number from 0 to 1"
+        )
+    given = about.thresholds if score_threshold == "best" else None
+    thresholds = np.array(given or [float(score_threshold)] * len(about.classes))
+    categories = tuple(Category(number, name) for number, name in about.classes)
+    rule = about.image_size
+    config = OmegaConf.create(
+        {"data": {"image_size": rule if isinstance(rule, int) else list(rule)}}
+    )
+    return Predictor(model, categories, config, thresholds, max_detections)

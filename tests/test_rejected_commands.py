@@ -1,4 +1,4 @@
-"""A command that is rejected leaves nothing behind: no folder, no file, no change to a run (F16)."""
+"""A rejected command leaves nothing behind: no folder, no file, no change to a run (F16)."""
 
 import hashlib
 import shutil

@@ -15,10 +15,13 @@ from omegaconf import DictConfig
 from torch import nn
 
 from maskrcnn_lit.config.compose import build, to_dict
+from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.loaders import choose_workers
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.export.runtime import is_exported, open_exported
+from maskrcnn_lit.launch.certificate import latency, of_exported, val_index
 from maskrcnn_lit.measure.cost import count_parameters
 from maskrcnn_lit.measure.timing import (
     StageTimes,
@@ -58,6 +61,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     check_output_file(config.out, overwrite=config.overwrite)
     check_whole(1, steps=config.steps)
     check_whole(0, warmup=config.warmup, seed=config.seed)
+    if config.run is not None:
+        _write(_exported(config), {}, config)
+        return
     if config.against not in (None, "torchvision"):
         raise UserError(
             f"against={config.against} is unknown: use against=torchvision, or leave it out"
@@ -95,12 +101,43 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     )
     report |= {"versions": package_versions(), "commit": package_commit(), "overrides": overrides}
     print("\n".join(table(report)))
-    line = json.dumps(report | {"config": to_dict(config)})
+    _write(report, {"config": to_dict(config)}, config)
+
+
+def _write(report: dict[str, Any], more: dict[str, Any], config: DictConfig) -> None:
+    """A line of JSON: printed, or with `more` into the file `out`."""
+    line = json.dumps(report | more)
     if config.out is None:
         print(f"\n{json.dumps(report)}")
     else:
         atomic_write(Path(config.out), line + "\n")
         print(f"\nWritten to {config.out}")
+
+
+def _exported(config: DictConfig) -> dict[str, Any]:
+    """The stages of an exported model, from a decoded image to COCO RLEs."""
+    if not is_exported(config.run):
+        raise UserError(
+            f"run={config.run} is no exported file: export the run, or leave run out and give "
+            "experiment=, model=, data= to time what trains"
+        )
+    model = open_exported(config.run, provider=config.provider, trust=config.trust)
+    folder = Path(config.run) if Path(config.run).is_dir() else Path(config.run).parent
+    stored = load_run_config(folder, [name for name in config.trust if name != "pt2"])
+    data: CocoDataModule = build(stored.data)
+    data.prepare_data()
+    data.setup("validate")
+    times = latency(
+        {"exported": of_exported(model)}, val_index(data), model.metadata.image_size, config.steps
+    )
+    report: dict[str, Any] = {"benchmark": "bench", "date": time.strftime("%Y-%m-%d")}
+    report |= {"run": config.run, "device": device_name(torch.device("cpu")), "cores": cores()}
+    report |= {"format": model.metadata.format, "precision": model.metadata.precision}
+    report |= {"latency_milliseconds": times, "versions": model.metadata.versions}
+    print(f"\n{report['format']}, {report['precision']}, {report['device']}: milliseconds an image")
+    for stage, (median, late) in times["exported"].items():
+        print(f"  {stage:10} median {median:8.1f}   95 % {late:8.1f}")
+    return report
 
 
 def _data(config: DictConfig, device: torch.device) -> tuple[CocoDataModule, int]:

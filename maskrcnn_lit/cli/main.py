@@ -1,7 +1,8 @@
 """`maskrcnn-lit COMMAND [NAME=VALUE ...]`: compose the command's config, run it, report errors.
 
 Exit codes: 0 success; 1 a bug (with a traceback), faults in the data (`data check`), different
-metrics (`reproduce`) or a failed job (sweeps); 2 an error that the user can fix; 130 interrupted.
+metrics (`reproduce`), a failed job (sweeps) or a broken bound (`export`); 2 an error that the user
+can fix; 130 interrupted.
 """
 
 import importlib
@@ -54,6 +55,14 @@ COMMANDS = {
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),
+    "export": Command(
+        "write a run for ONNX Runtime, OpenVINO or PyTorch, and prove that it detects the same",
+        (
+            "maskrcnn-lit export run=RUN",
+            "maskrcnn-lit export run=RUN format=openvino precision=int8",
+            "maskrcnn-lit export run=RUN 'sizes=[480x640,640x480]'",
+        ),
+    ),
     "data stats": Command(
         "measure the data: classes, sizes after the resize, crowding, anchor recall",
         (
@@ -90,6 +99,7 @@ COMMANDS = {
             "maskrcnn-lit bench experiment=demo",
             "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision "
             "out=bench.json",
+            "maskrcnn-lit bench run=EXPORT",
         ),
     ),
     "backbones": Command(

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from maskrcnn_lit.callbacks.coco_evaluation import CocoEvaluation
 from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.config.compose import build, to_dict
+from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
@@ -39,6 +41,8 @@ from maskrcnn_lit.evaluation.coco.scores import (
 )
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
+from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.pictures import image_reader
@@ -49,7 +53,7 @@ from maskrcnn_lit.runs.trained_model import read
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
-from maskrcnn_lit.training.module import DetectionModule
+from maskrcnn_lit.training.module import DetectionModule, config_digest
 
 _log = logging.getLogger(__name__)
 
@@ -74,14 +78,17 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
 
 def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     """Score a trained model on its own validation images or on those of `data`."""
-    trained, categories, state = read(config.run, config.checkpoint, config.trust)
+    exported = is_exported(config.run)
+    trained, categories, weights_or_model = (
+        _read_exported(config) if exported else read(config.run, config.checkpoint, config.trust)
+    )
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # use the labels of training
     limits = _raise_limits(config, trained)
-    module = _module(trained, categories, state)
+    module = _module(trained, categories, weights_or_model)
     folder = new_output_folder(config.run, config.run_dir, "evaluations")
     boxes = config.metrics.roi_accuracy.boxes
     model_limit = trained.model.box_head.max_detections
@@ -90,7 +97,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         max_detections=limits,
         roi_boxes=boxes,
         model_limit=model_limit,
-        raises_model=True,
+        raises_model=not exported,
     )
     trainer = _trainer(config, evaluation, folder)
     try:
@@ -125,9 +132,8 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    own = (
-        config.get("data") is None and Path(config.run).is_dir()
-    )  # whether these are the run's own validation data
+    # whether these are the run's own validation data
+    own = config.get("data") is None and Path(config.run).is_dir() and not exported
     if analysis and own and config.checkpoint == "best":
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
@@ -144,10 +150,15 @@ def _raise_limits(config: DictConfig, trained: DictConfig) -> Sequence[int]:
 
 
 def _module(
-    trained: DictConfig, categories: Sequence[Category], state: dict[str, Any]
+    trained: DictConfig,
+    categories: Sequence[Category],
+    weights_or_model: dict[str, Any] | ExportedModel,
 ) -> DetectionModule:
-    model = build(trained.model).to(memory_format=torch.channels_last)  # as in training
-    weights.load(model, state)
+    model: nn.Module = (
+        weights_or_model
+        if isinstance(weights_or_model, ExportedModel)
+        else _loaded(trained, weights_or_model)
+    )
     return DetectionModule(
         model=model,
         optimizer=build(trained.optimizer),
@@ -157,8 +168,31 @@ def _module(
     )
 
 
+def _loaded(trained: DictConfig, state: dict[str, Any]) -> MaskRCNN:
+    model = build(trained.model).to(memory_format=torch.channels_last)  # as in training
+    weights.load(model, state)
+    return model
+
+
+def _read_exported(
+    config: DictConfig,
+) -> tuple[DictConfig, Sequence[Category], ExportedModel]:
+    """Exported files, and the config of the run that lies beside them."""
+    model = open_exported(config.run, provider=config.provider, trust=config.trust)
+    folder = Path(config.run) if Path(config.run).is_dir() else Path(config.run).parent
+    trained = load_run_config(folder, [name for name in config.trust if name != "pt2"])
+    if config_digest(read_run_config(folder)) != model.metadata.config_sha256:
+        raise UserError(
+            f"{folder / 'config.yaml'} is not the config that {config.run} was exported with: "
+            "export the run again"
+        )
+    return trained, [Category(*entry) for entry in model.metadata.classes], model
+
+
 def _trainer(config: DictConfig, evaluation: CocoEvaluation, folder: Path) -> Trainer:
-    accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
+    accelerator = "cpu"  # where an exported model takes its inputs
+    if not is_exported(config.run):
+        accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
     return Trainer(
         accelerator=accelerator,
         devices=1,

@@ -209,7 +209,7 @@ class BoxHead(nn.Module):
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1
         boxes = take(boxes, index)
-        keep = batched_nms(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
+        keep = self.suppress(boxes, labels, static_shapes)
         scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
         selected = scores > 0
         return {
@@ -218,3 +218,9 @@ class BoxHead(nn.Module):
             "labels": take(labels, best) * selected,
             "valid": selected,
         }
+
+    def suppress(self, boxes: Tensor, labels: Tensor, static_shapes: bool = False) -> Tensor:
+        """Which boxes stay: B N 4, best first, and labels B N -> B N bool. What exports the model
+        gives it another form.
+        """
+        return batched_nms(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)

@@ -163,13 +163,19 @@ class RPN(nn.Module):
             logits.append(best)
             real.append((proposals[..., 2:] - proposals[..., :2] >= MIN_SIDE).all(dim=-1))
         # A box without area overlaps nothing, so it may stay in NMS.
-        stays = nms_per_level(boxes, self.nms_iou, static_shapes=static_shapes)
+        stays = self.suppress(boxes, static_shapes)
         keep = [own & there for own, there in zip(stays, real, strict=True)]
         scores = torch.where(torch.cat(keep, dim=1), torch.cat(logits, dim=1), -torch.inf)
         scores, index = scores.topk(min(self.post_nms[phase], scores.shape[1]), dim=1)
         valid = scores > -torch.inf
         # where, not a product: boxes of a diverged network are NaN, which must not become an index.
         return torch.where(valid[..., None], take(torch.cat(boxes, dim=1), index), 0), scores, valid
+
+    def suppress(self, levels: Sequence[Tensor], static_shapes: bool = False) -> list[Tensor]:
+        """Which boxes of each level stay: B N 4, best first, -> B N bool, of each. What exports the
+        model gives it another form.
+        """
+        return nms_per_level(levels, self.nms_iou, static_shapes=static_shapes)
 
     @torch.no_grad()
     def sample_anchors(

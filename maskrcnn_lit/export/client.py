@@ -1,0 +1,76 @@
+"""python client.py MODEL.onnx IMAGE [IMAGE ...] > coco_results.json (no torch is needed)"""
+
+import json
+import sys
+
+import numpy as np
+from PIL import Image
+
+NAMES = ["boxes", "scores", "labels", "masks", "valid"]
+
+
+def load(path):  # what the file says of itself, and a function of its inputs by name
+    module = __import__("openvino" if path.endswith(".xml") else "onnxruntime")
+    if path.endswith(".xml"):
+        model = module.Core().read_model(path)
+        run = module.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        text = model.get_rt_info("maskrcnn_lit").astype(str)
+        return json.loads(text), lambda feed: [run(feed)[name] for name in NAMES]
+    session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map["maskrcnn_lit"]
+    return json.loads(text), lambda feed: session.run(NAMES, feed)
+
+
+def resize(image, about):  # pixels B 3 H W padded with zeros, sizes B 2, and x y x y of the scale
+    rule, sides = about["image_size"], np.array([image.height, image.width])
+    whole = isinstance(rule, int)
+    factor = rule / sides.max() if whole else min(rule[0] / sides.min(), rule[1] / sides.max())
+    size = np.maximum(np.rint(sides * factor), 1).astype(int)
+    if (size > about["size"]).any():
+        raise SystemExit(f"an image is {size} pixels after the resize, over {about['size']}")
+    pixels = np.zeros((about["batch_size"], 3, *about["size"]), np.uint8)
+    small = image.convert("RGB").resize(size[::-1].tolist(), Image.Resampling.BILINEAR)
+    pixels[0, :, : size[0], : size[1]] = np.asarray(small).transpose(2, 0, 1)
+    return pixels, np.tile(size, (len(pixels), 1)), np.tile((size / sides)[::-1], 2)
+
+
+def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 0.5
+    side, middle = len(mask) + 2, (box[:2] + box[2:]) / 2
+    half = (box[2:] - box[:2]) / 2 * side / len(mask)  # with a ring of zeros around the mask
+    axes = []
+    for start, stop, end in zip(middle - half, middle + half, (width, height), strict=True):
+        pixels = np.arange(max(int(start), 0), min(int(stop) + 1, end))
+        share = side / max(int(stop) - int(start) + 1, 1)
+        nodes = np.clip((pixels - int(start) + 0.5) * share - 0.5, 0, side - 1)
+        low = np.minimum(nodes.astype(int), side - 2)
+        axes.append((pixels, low, (nodes - low).astype(np.float32)))
+    (xs, x, dx), (ys, y, dy), ring = *axes, np.pad(mask, 1)
+    rows = ring[y] * (1 - dy)[:, None] + ring[y + 1] * dy[:, None]
+    image = np.zeros((width, height), np.int8)  # COCO counts along columns
+    image[np.ix_(xs, ys)] = (rows[:, x] * (1 - dx) + rows[:, x + 1] * dx).T > 0.5
+    changes = np.flatnonzero(np.diff(image.ravel(), prepend=np.int8(0)))
+    counts, text = np.diff(changes, prepend=0, append=image.size).tolist(), ""
+    for i, count in enumerate(counts):
+        value, more = count - (counts[i - 2] if i > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + (bits | 32 if more else bits))
+    return {"size": [height, width], "counts": text}
+
+
+def detect(about, run, image, image_id):
+    pixels, sizes, scale = resize(image, about)
+    found = [values[0] for values in run({"images": pixels, "image_sizes": sizes})]
+    for box, score, label, mask, valid in zip(*found, strict=True):
+        if valid:
+            box = np.clip(box / scale, 0, np.tile(image.size, 2))
+            result = {"image_id": image_id, "category_id": about["classes"][label - 1][0]}
+            result |= {"bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
+            shape = rle(mask, box, image.height, image.width)
+            yield result | {"score": float(score), "segmentation": shape}
+
+
+if __name__ == "__main__":
+    model, files = load(sys.argv[1]), enumerate(sys.argv[2:], 1)
+    print(json.dumps([r for n, file in files for r in detect(*model, Image.open(file), n)]))

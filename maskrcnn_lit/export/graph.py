@@ -1,0 +1,148 @@
+"""A trained model as one function of fixed shapes: pixels -> boxes, scores, labels, masks, valid.
+
+Two steps of the model have a form that runtimes are slow at, or refuse. `plain_graph` keeps them;
+`operator_graph` puts the standard operators of ONNX in their place: RoiAlign, one call for all
+levels, and NonMaxSuppression.
+
+Letters: B images, H W their padded size, D slots of detections, m mask side, C channels, R regions,
+s output side, N boxes.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision.ops
+from torch import Tensor, nn
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.boxes import batched_nms
+from maskrcnn_lit.model.fuse import IN_ORDER, fold_norms
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.roi_align import RoIs, level_of
+
+INPUTS = ("images", "image_sizes")
+OUTPUTS = ("boxes", "scores", "labels", "masks", "valid")
+
+
+class Graph(nn.Module):
+    """images B 3 H W uint8 and image_sizes B 2 int64 (height, width of the valid part) -> boxes
+    B D 4 float32 in pixels of `images`, scores B D, labels B D int64 (1..K), masks B D m m
+    probabilities, valid B D bool. Slots without a detection hold zeros, and any mask.
+    """
+
+    def __init__(self, model: MaskRCNN) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        found = self.model.infer(images, image_sizes, True)
+        return tuple(found[name] for name in OUTPUTS)
+
+
+def plain_graph(model: MaskRCNN) -> Graph:
+    """The steps of `model` as they are: for `torch.export`.
+
+    Raises: UserError: its shapes depend on the image (roi_align.points=0).
+    """
+    if model.points == 0:
+        raise UserError(
+            "a model with model.roi_align.points=0 cannot be exported, since it takes as many "
+            "samples as a region is large: train one with model.roi_align.points=2"
+        )
+    own = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    for part in (own.backbone, own.fpn, own.rpn, own.box_head, own.mask_head):
+        if type(part) in IN_ORDER:
+            fold_norms(part)
+    return Graph(own)
+
+
+def operator_graph(model: MaskRCNN) -> Graph:
+    """RoIAlign and suppression as standard operators: for ONNX and what reads it. Raises as
+    `plain_graph`.
+    """
+    graph = plain_graph(model)
+    own = graph.model
+
+    def align(pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
+        levels = pyramid[: len(own.strides)]
+        return align_on_canvas(levels, wanted, own.strides, own.points, own.aligned)
+
+    def suppress_levels(levels: Sequence[Tensor], static_shapes: bool = False) -> list[Tensor]:
+        sizes = [boxes.shape[1] for boxes in levels]
+        groups = torch.cat([torch.full((size,), 1 + n) for n, size in enumerate(sizes)])
+        boxes = torch.cat(list(levels), dim=1)
+        keep = suppress(boxes, groups.expand(len(boxes), -1), own.rpn.nms_iou, len(sizes))
+        return list(keep.split(sizes, dim=1))
+
+    def suppress_classes(boxes: Tensor, labels: Tensor, static_shapes: bool = False) -> Tensor:
+        return suppress(boxes, labels, own.box_head.nms_iou, own.box_head.num_classes)
+
+    for part, name, form in (
+        (own, "align", align),
+        (own.rpn, "suppress", suppress_levels),
+        (own.box_head, "suppress", suppress_classes),
+    ):
+        setattr(part, name, form)
+    return graph
+
+
+def traced(graph: Graph, size: tuple[int, int], count: int) -> Any:
+    """The program of `torch.export` for `count` images of a padded size (height, width).
+
+    It runs once before: what the model makes once for a size, anchors for example, is then there,
+    and no tensor of the tracing stays in its caches.
+    """
+    inputs = (torch.zeros(count, 3, *size, dtype=torch.uint8), torch.tensor([size] * count))
+    with torch.inference_mode(False), torch.no_grad():
+        graph(*inputs)
+        return torch.export.export(graph, inputs)
+
+
+@torch.library.custom_op("maskrcnn_lit::suppress", mutates_args=())
+def suppress(boxes: Tensor, groups: Tensor, threshold: float, count: int) -> Tensor:
+    """Which boxes stay, B N bool: `batched_nms` of boxes B N 4, best first, in groups B N of
+    1..count. ONNX has an operator for it (onnx_file.py).
+    """
+    return batched_nms(boxes, threshold, groups)
+
+
+@suppress.register_fake
+def _(boxes: Tensor, groups: Tensor, threshold: float, count: int) -> Tensor:
+    return boxes.new_empty(boxes.shape[:2], dtype=torch.bool)
+
+
+def align_on_canvas(
+    pyramid: Sequence[Tensor],
+    wanted: Sequence[RoIs],
+    strides: Sequence[int],
+    points: int,
+    aligned: bool,
+) -> list[Tensor]:
+    """As `roi_align` of model/roi_align.py, by one call of the operator for all levels: p2.., each
+    B C h w -> R C s s for each of the `wanted`.
+
+    The levels lie below one another on one map, the finest last, all at its left. A point may lie
+    half a cell above a level, or a cell right of it or below it, where the level's edge counts: so
+    each has a ring of its edge cells there. The finest ends where the map ends, and the operator
+    knows that edge itself: a region narrower than a cell, which counts as a cell wide, may reach
+    further out, where nothing counts. Such regions are too small for other levels.
+    """
+    width = pyramid[0].shape[-1]
+    finest = F.pad(pyramid[0], (0, 0, 1, 0), mode="replicate")
+    others = [F.pad(level, (0, 1, 1, 1), mode="replicate") for level in reversed(pyramid[1:])]
+    width = max([width, *(level.shape[-1] for level in others)])
+    rows = [F.pad(level, (0, width - level.shape[-1])) for level in (*others, finest)]
+    heights = torch.tensor([0, *(level.shape[-2] for level in rows[:-1])])
+    tops = (heights.cumsum(0) + 1).flip(0).to(pyramid[0].dtype)  # of each level, p2 first
+    sides = torch.tensor(strides, dtype=pyramid[0].dtype)
+    canvas = torch.cat(rows, dim=-2)
+    result = []
+    for boxes, image, size in wanted:
+        level = level_of(boxes, len(strides))
+        down = tops[level][:, None] * torch.tensor([0.0, 1.0, 0.0, 1.0])
+        rois = torch.cat([image[:, None].to(boxes.dtype), boxes / sides[level][:, None] + down], 1)
+        result.append(torchvision.ops.roi_align(canvas, rois, size, 1.0, points, aligned))
+    return result

@@ -1,0 +1,149 @@
+"""Static quantisation of an exported ONNX file: 8 bits for the layers that compute the most.
+
+Convolutions and linear layers get 8-bit weights, of a scale for each output channel, and 8-bit
+inputs, of a scale from the calibration images. Decoding, suppression and the last layers, whose
+outputs are numbers and no features, stay in float32.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.export.graph import INPUTS
+from maskrcnn_lit.export.metadata import Metadata
+from maskrcnn_lit.export.onnx_file import write_with_metadata
+from maskrcnn_lit.export.packages import package
+from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+
+PREFIX = "model."  # of the names of a graph's weights
+LAST = ("rpn.objectness", "rpn.deltas", "box_head.classes", "box_head.deltas", "mask_head.logits")
+KINDS = ("Conv", "Gemm", "MatMul")
+DECONVOLUTION = "mask_head.deconv"  # its weights are computed, and have no name in the file
+
+
+def layers(onnx_file: Path) -> dict[str, list[str]]:
+    """The layers that can be quantised: name in the model -> names of its nodes. The RPN's
+    convolution has one for each level.
+    """
+    onnx = package("onnx", "precision=int8")
+    content = onnx.load(str(onnx_file))
+    weights = {value.name for value in content.graph.initializer if len(value.dims) > 1}
+    found: dict[str, list[str]] = {}
+    for node in content.graph.node:
+        weight = node.input[1] if node.op_type in KINDS else ""
+        if weight not in weights:
+            continue
+        name = weight.removeprefix(PREFIX).removesuffix(".weight")
+        if not weight.startswith(PREFIX):
+            if node.op_type == "Conv":  # the RPN's outputs, joined into one
+                continue
+            name = DECONVOLUTION
+        if name not in LAST:
+            found.setdefault(name, []).append(node.name)
+    return found
+
+
+def quantise(
+    onnx_file: Path, path: Path, metadata: Metadata, batches: Sequence[Batch], nodes: Sequence[str]
+) -> None:
+    """Write `onnx_file` with these nodes in 8 bits, calibrated on `batches` of its padded size."""
+    tools = package("onnxruntime.quantization", "precision=int8")
+
+    class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined]
+        def __init__(self) -> None:
+            self.left = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.left, None)
+            return None if batch is None else {key: batch[key].numpy() for key in INPUTS}
+
+    with TemporaryDirectory() as folder, _quiet():
+        second = Path(folder) / "int8.onnx"
+        tools.quantize_static(
+            str(onnx_file),
+            str(second),
+            Reader(),
+            quant_format=tools.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            nodes_to_quantize=list(nodes),
+            op_types_to_quantize=list(KINDS),
+            extra_options={"ActivationSymmetric": False},
+        )
+        content = package("onnx", "precision=int8").load(str(second))
+    write_with_metadata(content, path, replace(metadata, precision="int8"))
+
+
+@torch.no_grad()
+def harm(model: MaskRCNN, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, float]:
+    """Of each of these layers how much its own quantisation changes its output: the squared error
+    over the squared output, 0 to infinity. The most harmful first.
+    """
+    errors: dict[str, list[float]] = {}
+    hooks = [
+        layer.register_forward_hook(_measure(errors.setdefault(name, [])))
+        for name in names
+        if isinstance(layer := _layer(model, name), (nn.Conv2d, nn.Linear))
+    ]
+    try:
+        for batch in batches:
+            model.infer(batch["images"], batch["image_sizes"], True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    means = {name: sum(values) / max(1, len(values)) for name, values in errors.items()}
+    return dict(sorted(means.items(), key=lambda item: -item[1]))
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module | None:
+    return dict(model.named_modules()).get(name)
+
+
+def _measure(errors: list[float]) -> Any:
+    def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        weight = _rounded_weight(layer.weight)
+        x = _rounded(inputs[0])
+        if isinstance(layer, nn.Conv2d):
+            approximate = layer._conv_forward(x, weight, layer.bias)
+        else:
+            approximate = nn.functional.linear(x, weight, layer.bias)
+        power = float(output.square().sum())
+        errors.append(float((approximate - output).square().sum()) / max(power, 1e-30))
+
+    return hook
+
+
+def _rounded(values: Tensor) -> Tensor:
+    """To 256 steps from the least to the largest number, with 0 among them."""
+    low, high = values.min().clamp(max=0), values.max().clamp(min=0)
+    step = ((high - low) / 255).clamp(min=1e-30)
+    zero = (-low / step).round()
+    return ((values / step).round() + zero).clamp(0, 255).sub(zero) * step
+
+
+def _rounded_weight(weight: Tensor) -> Tensor:
+    """To 8 bits with a sign, of a scale for each output channel."""
+    step = (weight.flatten(1).abs().amax(1) / 127).clamp(min=1e-30)
+    step = step.view(-1, *[1] * (weight.ndim - 1))
+    return (weight / step).round() * step
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser logs through the root logger, which gives that a handler."""
+    before, handlers = logging.root.manager.disable, list(logging.root.handlers)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        logging.root.handlers[:] = handlers

@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from exported import HEIGHT, METADATA, WIDTH, batch_of, lively
+from torch import nn
+
+from maskrcnn_lit.export import int8
+from maskrcnn_lit.export.runtime import open_exported
+
+pytest_plugins = ("exported",)
+
+
+@pytest.mark.long
+def test_layers_are_all_but_the_last(exported_files: dict[str, Path]):
+    found = int8.layers(exported_files["onnx"])
+    assert not set(int8.LAST) & set(found)
+    assert {"backbone.body.conv1", "fpn.lateral.0", "box_head.fcs.0", "mask_head.deconv"} <= set(
+        found
+    )
+    assert len(found["rpn.convs.0"]) == 5  # one for each level
+    model = lively()
+    weights = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d))
+    ]
+    assert set(found) == set(weights) - set(int8.LAST)
+
+
+@pytest.mark.long
+def test_a_quantised_file_is_small_and_near(exported_files: dict[str, Path], tmp_path: Path):
+    source, path = exported_files["onnx"], tmp_path / "int8.onnx"
+    names = int8.layers(source)
+    images = [batch_of([(HEIGHT, WIDTH)]) for _ in range(3)]
+    nodes = [node for name in names if name != "fpn.output.0" for node in names[name]]
+    int8.quantise(source, path, METADATA, images, nodes)
+    assert path.stat().st_size < 0.35 * source.stat().st_size
+    content = onnx.load(str(path))
+    assert {node.domain for node in content.graph.node} == {""}
+    rounded = {
+        i for node in content.graph.node if node.op_type == "DequantizeLinear" for i in node.input
+    }
+    assert any(name.startswith("model.fpn.output.1.weight") for name in rounded)
+    assert not any(name.startswith("model.fpn.output.0.weight") for name in rounded)
+    exported = open_exported(path)
+    assert exported.metadata.precision == "int8"
+    found, expected = exported(images[0]).detections, open_exported(source)(images[0]).detections
+    best = expected["scores"][0, 0]
+    assert abs(float(found["scores"][0, 0] - best)) < 0.1 and float(best) > 0.2
+
+
+def test_the_layer_with_the_widest_numbers_is_the_most_harmful():
+    model = lively()
+    with torch.no_grad():  # one input channel a thousand times as large as the others needs
+        model.fpn.lateral[1].weight[:, 0] *= 0.001
+        model.backbone.body.layer2[1].bn2.weight[0] *= 1000
+    names = [f"fpn.lateral.{n}" for n in range(4)] + ["box_head.fcs.1", "mask_head.deconv"]
+    harm = int8.harm(model, [batch_of([(HEIGHT, WIDTH)])], names)
+    assert next(iter(harm)) == "fpn.lateral.1"
+    assert set(harm) == set(names[:-1])  # a deconvolution has no forward of its own
+    assert list(harm.values()) == sorted(harm.values(), reverse=True)
+    assert 0 < harm["box_head.fcs.1"] < 1e-2
+
+
+def test_rounding_keeps_zero_and_the_ends():
+    values = torch.tensor([-1.0, 0, 0.3, 3])
+    rounded = int8._rounded(values)
+    assert rounded[1] == 0 and np.allclose(rounded, values, atol=4 / 255 / 2 + 1e-6)
+    weight = torch.tensor([[127.0, -3, 0], [0.5, 0.25, 0]])
+    assert torch.allclose(int8._rounded_weight(weight), weight, atol=0.5 / 127 / 2 + 1e-6)
