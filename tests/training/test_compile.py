@@ -209,7 +209,7 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     assert said == [
         "trainer.compile=auto: not compiled, because 11999 steps of 6 padded sizes are too few: "
         "compiling (about 100 s per size) pays off from 12000 steps. Use trainer.compile=always to "
-        "compile anyway, or trainer.compile=off to pad the images less"
+        "compile anyway, or trainer.compile=off to pad images less"
     ]
     start("auto", 6 * STEPS_A_SIZE, Lasting("cuda", data), model)
     start("always", 1, Lasting("cuda", data), model)
