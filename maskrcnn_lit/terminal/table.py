@@ -30,7 +30,8 @@ def text_table(
         text: positions of the columns of text, aligned to the left; the others are numbers.
         gap: spaces between columns. indent: spaces before each line.
         width: columns of the terminal. A table that is wider has the cells of its text columns
-            broken into lines; numbers are never cut or broken. None: as wide as it needs to be.
+            broken into lines, but for those of the first column, which name the rows, where there
+            are others; numbers are never cut or broken. None: as wide as it needs to be.
     """
     if not rows and not head:
         return []
@@ -40,8 +41,9 @@ def text_table(
         for i in range(count)
     ]
     needed = sum(natural) + gap * (count - 1)
+    broken = {i for i in text if i > 0} or set(text)
     if width is not None and needed > width - indent:
-        least = [min(n, _NARROWEST) if i in text else n for i, n in enumerate(natural)]
+        least = [min(n, _NARROWEST) if i in broken else n for i, n in enumerate(natural)]
         needed = max(width - indent, sum(least) + gap * (count - 1))
     table = Table(box=None, show_header=bool(head), padding=(0, gap, 0, 0), pad_edge=False)
     for i in range(count):
@@ -49,9 +51,9 @@ def text_table(
             Text(head[i] if i < len(head) else ""),
             justify="left" if i in text else "right",
             vertical="top",
-            no_wrap=i not in text,
+            no_wrap=i not in broken,
             overflow="fold",
-            min_width=None if i in text else natural[i],
+            min_width=None if i in broken else natural[i],
         )
     for row in rows:
         table.add_row(*map(Text, row))

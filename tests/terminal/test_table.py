@@ -58,3 +58,11 @@ def test_columns_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch):
     assert columns(Screen()) == 80
     monkeypatch.setenv("COLUMNS", "61")
     assert columns(Screen()) == 61
+
+
+def test_the_names_of_rows_are_not_broken_where_another_text_can_be():
+    rows = [["efficientnet_b0", "1.0", "24, 40, 112, 1280", "IMAGENET1K_V1, IMAGENET1K_V2"]]
+    lines = text_table(["backbone", "M", "channels", "weights"], rows, text=(0, 2, 3), width=50)
+    assert max(map(len, lines)) <= 50
+    assert lines[1].startswith("efficientnet_b0  1.0  ")
+    assert len(lines) > 2
