@@ -63,7 +63,7 @@ VALUES = {  # a wrong value of an option that the command has
     "reproduce": ("run_dir=[a]",),
     "replay": ("file=[a]",),
     "data check": ("data.image_size=0", "overwrite=2", "cleaned=[a]"),
-    "data stats": ("data.image_size=-5", "out={a:1}"),
+    "data stats": ("data.image_size=-5", "seed=-1"),
     "data show": ("count=0", "epoch=-1", "part=test"),
 }
 MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
