@@ -207,9 +207,9 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     start("auto", 6 * STEPS_A_SIZE - 1, Lasting("cuda", data), model)
     assert compiled == []
     assert said == [
-        "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are fewer than "
-        "12000, which pay for compiling (about 100 s a size): trainer.compile=always does it all "
-        "the same, and trainer.compile=off pads the images less"
+        "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are too few: "
+        "compiling (about 100 s per size) pays off from 12000 steps. Use trainer.compile=always to "
+        "compile anyway, or trainer.compile=off to pad the images less"
     ]
     start("auto", 6 * STEPS_A_SIZE, Lasting("cuda", data), model)
     start("always", 1, Lasting("cuda", data), model)
