@@ -143,7 +143,7 @@ def test_a_region_that_cannot_be_compiled_runs_as_it_is_and_a_line_says_so(
     same_detections(plain, compiled, batch, 1e-5)
     same_detections(plain, compiled, batch, 1e-5)
     (line,) = said
-    assert line.startswith("trainer.compile: infer is not compiled, since ")
+    assert line.startswith("trainer.compile: infer is not compiled, because of ")
 
 
 def test_what_stands_in_the_way_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -196,7 +196,7 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(said: list[str], comp
     assert compiled == [model] and said == []
     start("auto", long, Lasting("cuda"), make_model(roi_align={"points": 0}))
     assert compiled == [model] and said[0].startswith(
-        "trainer.compile=auto: not compiled, since model.roi_align.points=0"
+        "trainer.compile=auto: not compiled, because model.roi_align.points=0"
     )
 
 
@@ -207,7 +207,7 @@ def test_auto_compiles_a_run_that_is_long_enough_for_its_padded_sizes(
     start("auto", 6 * STEPS_A_SIZE - 1, Lasting("cuda", data), model)
     assert compiled == []
     assert said == [
-        "trainer.compile=auto: not compiled, since 11999 steps of 6 padded sizes are too few: "
+        "trainer.compile=auto: not compiled, because 11999 steps of 6 padded sizes are too few: "
         "compiling (about 100 s per size) pays off from 12000 steps. Use trainer.compile=always to "
         "compile anyway, or trainer.compile=off to pad the images less"
     ]
