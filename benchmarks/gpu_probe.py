@@ -216,7 +216,7 @@ def compiled(probe: Probe) -> None:
     """From the same weights as `eager`, so that the third step's losses can be compared."""
     probe.reset()
     torch._dynamo.utils.counters.clear()
-    compiling.tell = probe.failed.append
+    compiling.announce = probe.failed.append
     start = time.perf_counter()
     options = {"mode": probe.arguments.mode} if probe.arguments.mode else {}
     if not probe.cuda:
