@@ -109,7 +109,7 @@ OPTIONS: dict[str, Rule] = {
     "overwrite": FLAG,
     "page": COUNT_OR_NULL,
     "part": _choice("train", "val"),
-    "precision": _choice(*PRECISION.choices, "f32", "int8"),  # the last two are of export
+    "precision": PRECISION,
     "provider": _choice("auto", "cpu", "cuda", "tensorrt"),
     "question": TEXT_OR_NULL,
     "report": FLAG,
@@ -323,6 +323,9 @@ OPTIONS: dict[str, Rule] = {
 # Groups that may also appear elsewhere in a config, with the same rows.
 COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
 
+# Rows of options that mean something else in `export`, whose config alone has a format.
+OF_EXPORT = {"precision": _choice("f32", "int8")}
+
 COUNTED = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
 
 
@@ -349,6 +352,8 @@ def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
     """The row of `name` in `config` (nested dicts), or None if the option belongs to a class
     outside the package.
     """
+    if name in OF_EXPORT and "format" in config:
+        return OF_EXPORT[name]
     node: Any = config
     ours = True
     for part in name.split(".")[:-1]:
@@ -362,9 +367,9 @@ def check(config: Mapping[str, Any], skip: Collection[str] = ()) -> None:
     allow. Missing values (`???`), references (`${...}`) and null options named in `skip` are not
     checked.
     """
-    for name, value, rule in _ruled(config, "", True):
+    for name, value, general in _ruled(config, "", True):
         if not (value is None and name in skip):
-            fault = fault_of(name, value, rule)
+            fault = fault_of(name, value, applies(name, config) or general)
             if fault:
                 raise UserError(fault)
 

@@ -202,3 +202,11 @@ def test_help_says_what_the_schema_says():
     shown = {option.name: option for option in describe("train").options}
     assert shown["trainer.accelerator"].expects == "one of auto, cpu, gpu"
     assert shown["trainer.clip_norm"].expects.endswith("or null")
+
+
+def test_the_precision_of_an_export_is_not_that_of_a_training():
+    compose("export", ["run=RUN", "precision=int8"])
+    with pytest.raises(UserError, match="precision=bf16-mixed must be one of f32, int8"):
+        compose("export", ["run=RUN", "precision=bf16-mixed"])
+    with pytest.raises(UserError, match="precision=int8 must be one of auto, bf16-mixed"):
+        compose("evaluate", ["run=RUN", "precision=int8"])
