@@ -11,7 +11,16 @@ from maskrcnn_lit.cli.main import COMMANDS
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.compose import compose, describe, show
 from maskrcnn_lit.config.overrides import flat
-from maskrcnn_lit.config.schema import OPTIONS, Rule, applies, check, expects, fault_of, rule_of
+from maskrcnn_lit.config.schema import (
+    OF_EXPORT,
+    OPTIONS,
+    Rule,
+    applies,
+    check,
+    expects,
+    fault_of,
+    rule_of,
+)
 from maskrcnn_lit.errors import UserError
 
 ANY = tuple(f"{name}." for name, rule in OPTIONS.items() if rule.kind == "any")
@@ -73,9 +82,10 @@ def test_every_row_is_of_an_option(known):
 
 def test_every_value_of_ours_is_allowed(known):
     for name, values in known.items():
-        rule = rule_of(name)
-        for value in values if rule else ():
-            assert fault_of(name, value, rule) is None
+        rules = [rule for rule in (rule_of(name), OF_EXPORT.get(name)) if rule is not None]
+        for value in values if rules else ():
+            faults = [fault_of(name, value, rule) for rule in rules]
+            assert None in faults, faults
 
 
 @pytest.mark.parametrize(
