@@ -324,7 +324,7 @@ def test_objects_that_are_too_small_are_noted_and_no_fault(
     save_ground_truth(root, content, "train")
     check(*coco_data(root), "data.image_size=64", code=0)
     printed = capsys.readouterr().out
-    assert "note: train: 1 x too smallto be learned (annotation " in printed
+    assert "note: train: 1 x too small to be learned (annotation " in printed
     assert printed.endswith("0 faults, but 1 object cannot be learned: see the notes\n")
 
 

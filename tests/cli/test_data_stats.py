@@ -205,9 +205,9 @@ def test_objects_that_cannot_be_learnt_are_counted_once(
     stats(*options, "model=tiny", f"out={tmp_path / 'out.json'}")
     printed = capsys.readouterr().out
     assert printed.count("7 of 160 objects cannot be learned") == 1
-    assert printed.count("7 x too smallto be learned") == 1
+    assert printed.count("7 x too small to be learned") == 1
     numbers = json.loads((tmp_path / "out.json").read_text())["train"]
-    assert numbers["not_learnable"] == {"too smallto be learned": 7}
+    assert numbers["not_learnable"] == {"too small to be learned": 7}
 
 
 @pytest.mark.long

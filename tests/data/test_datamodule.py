@@ -394,7 +394,7 @@ def test_the_start_says_what_cannot_be_learnt_and_what_is_read_otherwise(
     made = data(tmp_path)
     printed = caplog.text
     assert printed.count("train: 1 of 9 objects cannot be learned") == 1
-    assert printed.count("1 x too smallto be learned (annotation 1 of 01.jpg") == 1
+    assert printed.count("1 x too small to be learned (annotation 1 of 01.jpg") == 1
     assert (
         printed.count("1 x number in quotes (annotation 2 of 02.jpg: iscrowd)") == 2
     )  # a part each
@@ -430,7 +430,7 @@ def test_validation_data_may_lack_a_class_and_list_one_too_many(
     made = data(folder, val={"annotations": annotations, "images": images})
     assert [c.name for c in made.val_index.categories] == [c.name for c in made.categories]
     assert f"val: the classes {gone['name']} have no objects" in caplog.text
-    assert "val: objects left out" in caplog.text
+    assert "val: the classes objects are left out" in caplog.text
     assert len(list(made.val_dataloader())) > 0
 
 

@@ -126,8 +126,8 @@ def _check(wanted: dict[str, int]) -> None:
         if not isinstance(wanted[key], int) or wanted[key] < least:
             name = f"data.{key}" if key.endswith("images") else f"data.prepare.{key}"
             raise UserError(
-                f"{name}={wanted[key]} is too small: the synthetic set needs a whole number of "
-                f"{least} or more, for example {name}={max(least, 100)}"
+                f"{name}={wanted[key]} must be a whole number of {least} or more: use for example "
+                f"{name}={max(least, 100)}"
             )
 
 

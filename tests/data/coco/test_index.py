@@ -226,9 +226,9 @@ def test_a_part_looks_at_no_other_files_and_replaces_faulty_ones(tmp_path: Path)
 
 @pytest.mark.parametrize("n", [0, 7])
 def test_a_subset_of_an_impossible_size(tmp_path: Path, n: int):
-    with pytest.raises(UserError, match=f"{n} images were requested, but 6"):
+    with pytest.raises(UserError, match=f"{n} images were requested, but .* has 6"):
         small_index(tmp_path).subset(n)
-    with pytest.raises(UserError, match=f"{n} images were requested, but 6"):
+    with pytest.raises(UserError, match=f"{n} images were requested, but .* has 6"):
         small_index(tmp_path, take=n)
     with pytest.raises(UserError, match=r"data\.subset=last is unknown: use first or random"):
         small_index(tmp_path, take=2, how="last")
@@ -263,7 +263,7 @@ def test_faults_are_for_users(tmp_path: Path):
         read_index(tmp_path / "none.json", images, "error")
     with pytest.raises(
         UserError,
-        match=r"the image folder .*nowhere nor .*nowhere\.zip: check the path in data\.\*\.images",
+        match=r"the image folder .*nowhere nor .*nowhere\.zip exists: check the path in data\.\*\.images",
     ):
         read_index(annotations, tmp_path / "nowhere", "error")
     with pytest.raises(UserError, match=r"data\.on_bad=ignore is unknown: use error or skip"):

@@ -71,8 +71,8 @@ def test_from_nothing_and_nothing_twice(
     shown = capfd.readouterr().err
     assert (
         "fetching val2017: 100%" in shown
-        and "8/8" in shown
-        and "image/s" in shown
+        and "8 of 8" in shown
+        and "images/s" in shown
         and "MB/s" in shown
     )
     fetch_images(images, folder)

@@ -39,7 +39,7 @@ def test_what_is_written_is_read_one_entry_a_line(tmp_path: Path) -> None:
     [
         (None, "the results file"),
         ("{", "cannot be read as JSON"),
-        ("{}", "has no list"),
+        ("{}", "does not contain a list"),
         ("[" * 200_000 + "]" * 200_000, "cannot be read as JSON"),
         ('[{"segmentation":' * 200_000, "cannot be read as JSON"),
     ],
