@@ -18,7 +18,7 @@ from maskrcnn_lit.launch import export as launch_export
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
 pytest_plugins = ("tiny_verbs",)
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.process]
 
 MODEL = f"model_{SIZE}x{SIZE}.onnx"
 
