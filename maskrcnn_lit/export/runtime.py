@@ -51,8 +51,8 @@ def refuse_exported(source: str | Path, option: str) -> None:
     """Raise UserError where `source`, given as `option`, is an exported model and no run."""
     if is_exported(source):
         raise UserError(
-            f"{option}={source} is an exported model, which has no weights to train or export: give "
-            "the run that it came from"
+            f"{option}={source} is an exported model, which has no weights to train or export: "
+            "give the run that it came from"
         )
 
 

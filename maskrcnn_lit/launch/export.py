@@ -143,8 +143,6 @@ def export(config: DictConfig, overrides: list[str]) -> int:
 
 def _check(config: DictConfig) -> None:
     check_output_folder(config.run_dir, overwrite=config.overwrite)
-    if config.precision not in ("f32", "int8"):
-        raise UserError(f"precision={config.precision} must be f32 or int8 for export")
     refuse_exported(config.run, "run")
     if config.precision == "int8" and config.format == "pt2":
         raise UserError("precision=int8 needs format=onnx or format=openvino, and this is pt2")

@@ -193,7 +193,7 @@ def test_what_cannot_be_exported_is_one_sentence(
     assert "precision=int8 needs format=onnx or format=openvino" in refused(
         *given, f"run={trained}", "format=pt2", "precision=int8"
     )
-    assert "precision=bf16 must be f32 or int8 for export" in refused(
+    assert "precision=bf16 must be one of f32, int8" in refused(
         *given, f"run={trained}", "precision=bf16"
     )
     assert "sizes=64x50 must be HEIGHTxWIDTH" in refused(*given, f"run={trained}", "sizes=64x50")
