@@ -17,6 +17,7 @@ from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.config.overrides import flat, typed
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_within
+from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.launch.run import read_data
 from maskrcnn_lit.runs.folder import output_folder, relocate, resume_hint
 from maskrcnn_lit.runs.parent import read_parent, start_from
@@ -59,6 +60,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         raise UserError(
             "reproduce starts the processes of the run itself: leave out torchrun or srun"
         )
+    refuse_exported(config.run, "run")
     frozen = load_run_config(config.run, trust=config.trust)
     before = read_result(Path(config.run) / "result.json")
     if before.status != "finished":

@@ -30,7 +30,7 @@ def write_onnx(model: MaskRCNN, path: Path, metadata: Metadata) -> None:
         package(name, wanted_for)
     onnx = package("onnx", wanted_for)
     with _silence(), torch.no_grad():
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             traced(operator_graph(model), metadata.size, metadata.batch_size),
             dynamo=True,
             opset_version=OPSET,

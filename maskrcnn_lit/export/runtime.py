@@ -47,6 +47,15 @@ def is_exported(source: str | Path) -> bool:
     return path.suffix in SUFFIXES or (path / FILE).is_file()
 
 
+def refuse_exported(source: str | Path, option: str) -> None:
+    """Raise UserError where `source`, given as `option`, is an exported model and no run."""
+    if is_exported(source):
+        raise UserError(
+            f"{option}={source} is an exported model, which has no weights to train or export: "
+            "give the run that it came from"
+        )
+
+
 class ExportedModel(nn.Module):
     """Exported files of one model, one for each padded size.
 

@@ -30,7 +30,13 @@ from maskrcnn_lit.export.metadata import VERSION, Metadata
 from maskrcnn_lit.export.onnx_file import write_onnx
 from maskrcnn_lit.export.other_files import write_openvino, write_pt2
 from maskrcnn_lit.export.packages import package
-from maskrcnn_lit.export.runtime import FILE, ExportedModel, file_bytes, is_exported, open_exported
+from maskrcnn_lit.export.runtime import (
+    FILE,
+    ExportedModel,
+    file_bytes,
+    open_exported,
+    refuse_exported,
+)
 from maskrcnn_lit.launch import certificate
 from maskrcnn_lit.launch.certificate import Scored
 from maskrcnn_lit.model.fuse import for_inference
@@ -47,6 +53,7 @@ from maskrcnn_lit.training.devices import device_name
 from maskrcnn_lit.training.module import config_digest
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+COMPILERS = ("c++", "g++", "clang++")
 RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
 
 _log = logging.getLogger(__name__)
@@ -129,19 +136,23 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         _log.info(line)
     _log.info(
         f"\nWritten to {folder}: {', '.join(row['name'] for row in record['files'])}, {FILE}, "
-        "report.html, client.py"
+        "report.html"
     )
     return 0 if record["holds"] else 1
 
 
 def _check(config: DictConfig) -> None:
     check_output_folder(config.run_dir, overwrite=config.overwrite)
-    if config.precision not in ("f32", "int8"):
-        raise UserError(f"precision={config.precision} must be f32 or int8 for export")
-    if is_exported(config.run):
-        raise UserError(f"run={config.run} is exported already: give the run that it came from")
+    refuse_exported(config.run, "run")
     if config.precision == "int8" and config.format == "pt2":
         raise UserError("precision=int8 needs format=onnx or format=openvino, and this is pt2")
+    if config.library and config.format != "pt2":
+        raise UserError(f"library=true needs format=pt2, and this is {config.format}")
+    if config.library and not any(map(shutil.which, COMPILERS)):
+        raise UserError(
+            f"library=true needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
+            "install one, or leave library out"
+        )
     names = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
     for name in names.get(config.format, (*names["onnx"], "openvino")):
         package(name, f"export format={config.format}")
@@ -359,7 +370,8 @@ def _finish(
     """All that lies beside the files. With config.yaml, result.json and detections.json the folder
     is one that `evaluate` and `compare` read as a run.
     """
-    shutil.copyfile(str(client.__file__), folder / "client.py")
+    if config.format != "pt2":
+        shutil.copyfile(str(client.__file__), folder / "client.py")
     write_results(folder / "detections.json", scored.results)
     atomic_write(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(trained.plain)))
     result = RunResult(

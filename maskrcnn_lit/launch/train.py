@@ -17,6 +17,7 @@ from maskrcnn_lit.config.compose import compose, to_yaml
 from maskrcnn_lit.config.overrides import FOR_SWEEPS, assign, is_given, typed
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import (
@@ -55,6 +56,8 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
     Args:
         config: conf/train.yaml with `overrides`; command: the command line for result.json.
     """
+    if config.resume is not None:
+        refuse_exported(config.resume, "resume")
     with ExitStack() as claim:
 
         def make() -> str:

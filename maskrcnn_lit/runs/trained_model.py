@@ -17,6 +17,7 @@ from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
@@ -111,6 +112,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
     path = Path(source)
     if str(source) in PUBLISHED and not path.exists():
         path = fetch(*PUBLISHED[str(source)])
+    refuse_exported(path, "weights")
     if not path.exists():
         raise UserError(
             f"{path} does not exist: give a run folder (run_dir) that `maskrcnn-lit train` wrote, "

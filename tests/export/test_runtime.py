@@ -2,15 +2,18 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from exported import HEIGHT, WIDTH, assert_same, batch_of, lively
+from exported import HEIGHT, METADATA, WIDTH, assert_same, batch_of, lively
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.runtime import (
     SUFFIXES,
+    ExportedModel,
     choose_provider,
     file_bytes,
     is_exported,
@@ -39,6 +42,26 @@ def test_an_image_larger_than_every_file_is_refused(exported_files: dict[str, Pa
     exported = open_exported(exported_files["onnx"])
     with pytest.raises(UserError, match=r"65x96 pixels .* sizes are 64x96: .*sizes=\[96x96\]"):
         exported(batch_of([(65, 96)], (96, 96)))
+
+
+def test_each_image_runs_in_the_smallest_file_that_it_fits():
+    asked: list[tuple[int, ...]] = []
+
+    def run(images: np.ndarray, sizes: np.ndarray) -> list[np.ndarray]:
+        asked.append(images.shape)
+        count = len(images)
+        rows = [np.zeros((count, 1, 4)), sizes[:, :1].astype(float), sizes[:, :1]]
+        return [*rows, np.zeros((count, 1, 28, 28)), sizes[:, :1] > 0]
+
+    sizes = [(64, 96), (96, 64), (96, 96)]
+    files = [(replace(METADATA, size=size, batch_size=2), run) for size in sizes]
+    exported = ExportedModel(files)
+    assert exported.sizes == sizes
+    for size, expected in (((60, 90), sizes[0]), ((90, 60), sizes[1]), ((70, 90), sizes[2])):
+        found = exported(batch_of([size, size, size], (96, 96))).detections
+        assert asked == [(2, 3, *expected)] * 2  # the second call is filled up
+        assert found["labels"].tolist() == [[size[0]]] * 3
+        asked.clear()
 
 
 @pytest.mark.long

@@ -43,3 +43,11 @@ def test_a_missing_package_is_told_before_the_run_is_read(
     said = refused("export", "run=nowhere", f"format={format}")
     assert f"export format={format} needs the package {name}" in said
     assert f"pip install 'maskrcnn_lit[{extra}]'" in said
+
+
+def test_a_library_needs_pt2_and_a_compiler(monkeypatch: pytest.MonkeyPatch):
+    said = refused("export", "run=nowhere", "library=true")
+    assert "library=true needs format=pt2, and this is onnx" in said
+    monkeypatch.setenv("PATH", "")
+    said = refused("export", "run=nowhere", "library=true", "format=pt2")
+    assert "library=true needs a C++ compiler (c++, g++, clang++), and there is none" in said
