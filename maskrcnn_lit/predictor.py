@@ -59,7 +59,7 @@ class Detections:
 
     Attributes:
         name: of the image: the path below its folder, the file name, or the type of the source,
-        e.g. "array".
+            e.g. "array".
         image: H W 3 uint8 RGB.
         boxes: R 4 float32, x1 y1 x2 y2 in pixels of the image.
         scores: R float32, 0..1.
@@ -270,23 +270,23 @@ class Predictor:
         Args:
             sources: one source or several (a list, a tuple, a generator): an image file, a folder
                 with its subfolders, a glob; an http(s) URL of an image; the bytes of an image file,
-                or a file opened in binary mode; a PIL image; an array or tensor H W, H W C or
-                C H W with 1, 3 or 4 channels (RGB), or several of them, N H W C or N C H W: uint8
-                0..255, uint16 0..65535 or floats 0..1.
+                or a file opened in binary mode; a PIL image; an array or tensor H W, H W C or C H W
+                with 1, 3 or 4 channels (RGB), or several of them, N H W C or N C H W: uint8 0..255,
+                uint16 0..65535 or floats 0..1.
             stream: False: return a list. True: return an iterator that reads and predicts lazily,
-            for more images than fit into memory.
+                for more images than fit into memory.
             batch_size: maximum number of images of one padded shape per forward pass. Up to
-            rounding, it does not change the detections.
+                rounding, it does not change the detections.
             score_threshold: 0..1, detections below it are removed; None: the threshold of
-            `load_model`.
+                `load_model`.
             max_pixels: limit for an image file.
             page: of a TIFF or GIF with several pages, from 1; None: the first, with a warning.
 
         Raises:
             UserError: a source does not exist or is not an image, an array is ambiguous (by its
-            shape or values), an option is out of range. Missing files are an error at once, also
-            with `stream=True`. A damaged file of a folder or a glob is skipped, with a warning in
-            the log.
+                shape or values), an option is out of range. Missing files are an error at once,
+                also with `stream=True`. A damaged file of a folder or a glob is skipped, with a
+                warning in the log.
         """
         check_whole(1, batch_size=batch_size)
         if score_threshold is not None:
@@ -425,7 +425,7 @@ def load_model(
 
     Raises:
         UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
-        a run that was not evaluated.
+            a run that was not evaluated.
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)

@@ -392,7 +392,7 @@ def test_a_run_without_a_best_checkpoint_has_its_last(trained: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"source": "none"}, "none does not exist: give the folder"),
+        ({"source": "none"}, "none does not exist: give a run folder"),
         (
             {"score_threshold": -0.1},
             r"score_threshold=-0.1 must be a number from 0 \(all detections\) to 1",

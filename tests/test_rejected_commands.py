@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_verbs import MODEL, coco_data, refused
 
-from maskrcnn_lit.cli.main import VERBS
+from maskrcnn_lit.cli.main import COMMANDS
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -101,7 +101,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
 
 def cases() -> list[tuple[str, tuple[str, ...]]]:
     listed: list[tuple[str, tuple[str, ...]]] = []
-    for verb in VERBS:
+    for verb in COMMANDS:
         needed = NEEDED.get(verb, ())
         faults = ["nosuchoption=1", "--nosuchflag", "seed=[", *VALUES[verb]]
         listed += [(verb, (*needed, fault)) for fault in faults]
@@ -110,8 +110,8 @@ def cases() -> list[tuple[str, tuple[str, ...]]]:
 
 
 def test_every_command_is_here():
-    assert set(VALUES) == set(VERBS)
-    assert set(MISSING) == set(VERBS) - {"backbones"}
+    assert set(VALUES) == set(COMMANDS)
+    assert set(MISSING) == set(COMMANDS) - {"backbones"}
 
 
 @pytest.mark.parametrize(("verb", "options"), cases())

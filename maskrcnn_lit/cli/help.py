@@ -51,7 +51,7 @@ def command_help(name: str, command: Command, description: Any, more: Iterable[A
 
     Args:
         description: the result of `maskrcnn_lit.config.compose.describe`; more: options that lie
-        deeper in the config, which are only counted.
+            deeper in the config, which are only counted.
     """
     lines = _wrapped(f"maskrcnn-lit {name} [NAME=VALUE ...]: {command.summary}", 2)
     lines += ["", "Examples"]

@@ -87,7 +87,7 @@ def load_run_config(run_dir: str | Path, trust: Sequence[str] = ()) -> DictConfi
 
     Raises:
         UserError: `run_dir` has no readable config, or the config names a class that is not
-        allowed.
+            allowed.
     """
     file = Path(run_dir).expanduser() / "config.yaml"
     return checked(read_run_config(run_dir), where=str(file), trust=trust)
@@ -139,11 +139,11 @@ def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) 
 
     Args:
         plain: nested dicts and lists; where: the file, for messages; trust: dotted names of
-        packages, modules or classes.
+            packages, modules or classes.
 
     Raises:
         UserError: it names any other class, contains a reference (`${...}`) or is nested too
-        deeply.
+            deeply.
     """
     trust = [trust] if isinstance(trust, str) else list(trust)
     for name in trust:

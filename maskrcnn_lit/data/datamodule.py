@@ -70,8 +70,8 @@ class CocoDataModule(LightningDataModule):
 
     Args:
         name: the name of the data set in reports.
-        train: {"images": folder, "annotations": json}. Relative paths start from `root`.
-            They may also be official zips or URLs, see storage/sources.py.
+        train: {"images": folder, "annotations": json}. Relative paths start from `root`. They may
+            also be official zips or URLs, see storage/sources.py.
         val: likewise.
         classes: the classes to use, and their names; see data/coco/classes.py. None: all.
         root: a folder or a URL; None: the working directory.
@@ -82,7 +82,7 @@ class CocoDataModule(LightningDataModule):
         image_size: side of a square, or (short side, long side), in pixels.
         lengths: maximum number of padded sizes per orientation. Each is compiled separately.
         slots: minimum number of object slots per image. Each number of slots is compiled
-        separately.
+            separately.
         batch_size: images per batch and process.
         workers: loader processes, or "auto".
         on_bad: "error" or "skip"; see `read_index`.
@@ -95,9 +95,9 @@ class CocoDataModule(LightningDataModule):
         cache_gb: limit for copies of images there.
         max_pixels: limit for the pixels of an image file.
         prepare: called without arguments in `prepare_data`, in one process, before anything is
-        read. It writes or downloads the data, and returns at once if they exist.
+            read. It writes or downloads the data, and returns at once if they exist.
         download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
-        `mirror`.
+            `mirror`.
         mirror: a server to use instead, http://HOST/PATH.
 
     After `setup`: `categories` (the table of labels; label l is `categories[l - 1]`), `train_index`

@@ -40,7 +40,7 @@ from maskrcnn_lit.storage.files import atomic_write, write_json
 from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
 from maskrcnn_lit.training.module import DetectionModule, config_digest
-from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero, meet
+from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero, meet, rank_timeout
 from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def run_job(config: DictConfig) -> None:
         write_origin(run_dir, prepared, result)
         if is_rank_zero():
             _log.info(summary.beginning(*prepared[:3], resumed=resumed))
-        meet("training", config.trainer.rank_timeout_minutes)
+        meet("training", rank_timeout(config.trainer))
         fit(prepared, result)
         score(prepared, result)
         if is_rank_zero():

@@ -50,7 +50,7 @@ class SweepProgress:
 
     Args:
         names: of the jobs, in order. log: job name -> log file. seconds: job name -> estimated
-        seconds of the job, if known.
+            seconds of the job, if known.
     """
 
     def __init__(

@@ -39,6 +39,7 @@ from maskrcnn_lit.training.processes import (
     broadcast_from_rank_zero,
     cluster_environment,
     processes_per_node,
+    rank_timeout,
 )
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
             run_dir = claim.enter_context(_claimed(config, overrides))
             return freeze(config, overrides, command, run_dir)
 
-        text = broadcast_from_rank_zero(make, config.trainer.rank_timeout_minutes)
+        text = broadcast_from_rank_zero(make, rank_timeout(config.trainer))
         frozen = DictConfig(OmegaConf.create(text))
         processes = count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
         if cluster_environment() or processes == 1:

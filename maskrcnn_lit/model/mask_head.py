@@ -28,7 +28,7 @@ class MaskHead(nn.Module):
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
         slots: maximum number of regions per image, on average over a batch, whose masks are trained
-        in a step (see `MaskRCNN.with_masks`); None: as many as may be sampled.
+            in a step (see `MaskRCNN.with_masks`); None: as many as may be sampled.
     """
 
     def __init__(

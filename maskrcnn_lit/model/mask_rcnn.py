@@ -57,7 +57,7 @@ class MaskRCNN(nn.Module):
         points: sampling_ratio of RoIAlign: samples per side of a bin (roi_align.py).
         aligned: whether RoIAlign shifts by half a pixel.
         weights: the initial weights of training (convert.py): a published name, a file, a run. The
-        model only stores the name and does not load them. None or "none": random weights.
+            model only stores the name and does not load them. None or "none": random weights.
     """
 
     mean: Tensor

@@ -9,10 +9,11 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments import (
@@ -49,6 +50,15 @@ def processes_per_node(environment: ClusterEnvironment) -> tuple[int, int]:
         return here, world // here
     machines = int(os.environ.get("SLURM_NNODES", "1"))
     return world // machines, machines
+
+
+RANK_TIMEOUT = 5.0  # minutes, of runs that were written before the option
+
+
+def rank_timeout(trainer: Mapping[str, Any]) -> float | None:
+    """`trainer.rank_timeout_minutes` of a config, which old runs do not have."""
+    minutes: float | None = trainer.get("rank_timeout_minutes", RANK_TIMEOUT)
+    return minutes
 
 
 def broadcast_from_rank_zero(make: Callable[[], str], minutes: float | None = None) -> str:

@@ -40,7 +40,7 @@ class State(NamedTuple):
     Attributes:
         steps: number of steps so far; ticks: number of polls; done: it is no longer watched.
         wait: 0 working, 1 in the backward pass, 2 waiting for other processes. where: its innermost
-        code, "file.py:12 in function". host: its machine.
+            code, "file.py:12 in function". host: its machine.
     """
 
     steps: int

@@ -112,7 +112,7 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
             "{run}/checkpoints/last.ckpt",
             "{run}/checkpoints/last.ckpt is not a saved step",
         ),
-        ("{run}/config.yaml", "{run}/config.yaml is "),
+        ("{run}/config.yaml", "{run}/config.yaml cannot be loaded"),
     ],
 )
 def test_a_file_that_is_none(file: str, message: str, trained: Path, capsys: pytest.CaptureFixture):

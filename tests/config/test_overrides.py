@@ -55,7 +55,7 @@ def test_flat_names_every_entry():
 
 def test_a_group_of_which_one_holds_takes_no_list():
     listed = parse("backbone=[a,b]")
-    with pytest.raises(UserError, match="`maskrcnn-lit train -m backbone=a,b` makes a run of each"):
+    with pytest.raises(UserError, match="`maskrcnn-lit train -m backbone=a,b` for a run of each"):
         check_choice(listed, "train", {"backbone": "a"}, ["a", "b"])
     check_choice(parse("logger=[a,b]"), "train", {"logger": "a"}, ["a", "b"])
 

@@ -144,7 +144,7 @@ def test_the_docs_have_the_numbers_of_each_preset():
         for line in page.splitlines()
         if line.endswith(" px |")
     ]
-    assert len(rows) == 7
+    assert len(rows) == 8
     for case, *numbers in rows:
         names = case.partition(", any size")[0]
         presets = re.findall(r"`(\w+)`", names) or ["mask_rcnn"]

@@ -142,6 +142,6 @@ def test_the_study_needs_an_empty_slot() -> None:
 @pytest.mark.parametrize("boxes", DEFINITIONS)
 def test_the_line_says_briefly_what_the_number_is(boxes: str) -> None:
     line = roi_accuracy_line(0.5, boxes)
-    assert line.startswith("roi_accuracy 0.500: of ") and len(line) <= 80
-    assert "no AP" in line and "no AP" in DEFINITIONS[boxes]
+    assert line.startswith("roi_accuracy 0.500: share of ") and len(line) <= 80
+    assert "not AP" in line and "not an AP" in DEFINITIONS[boxes]
     assert roi_accuracy_line(math.nan, boxes).startswith("roi_accuracy -: ")

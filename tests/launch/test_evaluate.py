@@ -557,7 +557,7 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
 def test_a_mistake_ends_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "photo.ckpt").write_bytes(b"no checkpoint")
     monkeypatch.chdir(tmp_path)
-    assert "photo.ckpt is " in refused("evaluate", "run=photo.ckpt", "run_dir=a")
+    assert "photo.ckpt cannot be loaded" in refused("evaluate", "run=photo.ckpt", "run_dir=a")
 
 
 @pytest.mark.long

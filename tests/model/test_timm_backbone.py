@@ -96,7 +96,7 @@ def test_a_model_of_one_image_size_is_told_with_what_to_try(freeze_at: int):
         "backbone swin_tiny_patch4_window7_224 does not accept an image of 64 x 64 pixels (Input "
         "height (64) doesn't match "
         "model (224).), but a detector's images have any size: try "
-        "'backbone.options={strict_img_size: false}', or choose "
+        "'backbone.options={strict_img_size: false}', or use "
         "another timm model"
     )
 

@@ -897,7 +897,7 @@ def test_another_architecture_is_told_with_what_would_fit(
         with pytest.raises(UserError, match=r"do not fit the model in \d+ places") as error:
             start(model, config, [Category(i, name) for i, name in enumerate(names)])
         assert str(error.value).startswith(f"model.weights={folder}: ")
-        assert str(error.value).endswith(f"trained with; they were trained with {difference}")
+        assert str(error.value).endswith(f"of their training; they were trained with {difference}")
         assert equal(dict(model.state_dict()), before), "nothing is loaded by halves"
 
 

@@ -75,7 +75,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path):
 def test_a_damaged_file_is_named(tmp_path: Path, size: int):
     save_plain(tmp_path / "whole.ckpt", {"weights": torch.zeros(1000)})
     (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:size])
-    with pytest.raises(UserError, match=r"cut.ckpt is .*damaged"):
+    with pytest.raises(UserError, match=r"cut.ckpt cannot be loaded.*damaged"):
         load_plain(tmp_path / "cut.ckpt")
 
 

@@ -74,7 +74,7 @@ def test_gpus_by_number_that_are_not_there(
         count_devices(accelerator, numbers)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(
-        UserError, match=r"trainer.devices=\[1\] are numbers of GPUs, but none is h"
+        UserError, match=r"trainer.devices=\[1\] are numbers of GPUs, but this machine has none"
     ):
         count_devices("auto", [1])
 

@@ -31,7 +31,7 @@ def match_categories(
 
     Args:
         own, trained: label l is entry l - 1; where: the source of `own`, for messages; used: the
-        labels of `own` that have objects; None: all.
+            labels of `own` that have objects; None: all.
 
     Raises:
         UserError: the two have no class in common, or a class with objects was not trained.

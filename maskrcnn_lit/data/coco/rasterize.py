@@ -83,7 +83,7 @@ def mask_crops(
     Args:
         outlines: of N instances.
         boxes: N 4, x1 y1 x2 y2, inside the image and at least LEAST_SIDE wide and high: the areas
-        of the crops.
+            of the crops.
         size: height, width of the image.
         side: M.
     """

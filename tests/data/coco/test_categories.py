@@ -42,7 +42,7 @@ def test_objects_of_a_class_that_was_not_trained_are_refused():
         match_categories(OWN, trained, "a.json", used={1, 2})
     message = str(error.value)
     assert "a.json has objects of cat" in message
-    assert "those of training Cat, dog" in message
+    assert "the trained classes are Cat, dog" in message
     assert "'cat' is spelled 'Cat' in training" in message
 
 

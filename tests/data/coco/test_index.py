@@ -263,7 +263,7 @@ def test_faults_are_for_users(tmp_path: Path):
         read_index(tmp_path / "none.json", images, "error")
     with pytest.raises(
         UserError,
-        match=r"the image folder .*nowhere nor .*nowhere\.zip exists: check the path in data\.\*\.images",
+        match=r"image folder .*nowhere nor .*nowhere\.zip exists: check the path in data\.",
     ):
         read_index(annotations, tmp_path / "nowhere", "error")
     with pytest.raises(UserError, match=r"data\.on_bad=ignore is unknown: use error or skip"):

@@ -92,7 +92,7 @@ def test_what_is_said(tmp_path: Path):
     lines = list(describe_unlearnable(index, unlearnable(index, 95, 112), 95))
     assert lines[0] == "all 1 objects cannot be learned; training ignores them:"
     assert "1 x too small to be learned (annotation 1 of 01.jpg: 0.5 x 30 px" in lines[1]
-    assert "data.image_size=95" in lines[2]
+    assert "data.image_size (now 95)" in lines[2]
     crowd = one_object(tmp_path / "b", iscrowd=1)
     assert list(describe_unlearnable(crowd, [], 95)) == [
         "no object to learn from: all 1 annotations are crowd regions"

@@ -403,6 +403,8 @@ def test_a_set_on_which_nothing_is_learnt_has_a_fault(tmp_path: Path):
     assert fault == Fault("nothing to learn", "a.json", None, lines[0])
     sound = looked_at(tmp_path / "b", coco_dict(3))[0].index
     assert learning_fault(sound, [], 64, "a.json") == ([], None)
-    few, fault = learning_fault(sound, [Fault("too small to be learned", "01.jpg", 1, "x")], 64, "a")
+    few, fault = learning_fault(
+        sound, [Fault("too small to be learned", "01.jpg", 1, "x")], 64, "a"
+    )
     assert few[0].startswith("1 of 3 objects cannot be learned")
     assert fault is None

@@ -72,10 +72,10 @@ BAD = [
     ([[]], "is [[]]: not polygons"),
     ([[1, 2]], "is [[1, 2]]: not polygons"),
     ([1, 2, 3, 4], "is [1, 2, 3, 4]: not polygons"),
-    ([[1, 2, 3, 4, 5, 6, 7]], "no polygons"),
-    ([[1, 2, 3, 4, 5, None]], "no polygons"),
-    ([[1, 2, 3, 4, 5, 1e300]], "no polygons"),
-    ([[1, 2, 3, 4, 5, float("nan")]], "no polygons"),
+    ([[1, 2, 3, 4, 5, 6, 7]], "not polygons"),
+    ([[1, 2, 3, 4, 5, None]], "not polygons"),
+    ([[1, 2, 3, 4, 5, 1e300]], "not polygons"),
+    ([[1, 2, 3, 4, 5, float("nan")]], "not polygons"),
 ]
 
 

@@ -135,7 +135,7 @@ def test_what_has_not_finished_says_why():
     _, rows = failure_rows([*jobs(), killed])
     assert rows[0] == ["4", "c1", "failed", "UserError: no\nmemory | sorry"]
     assert rows[1] == ["5", "d1", "not run", "not started: the sweep was stopped before"]
-    assert rows[2][2] == "running" and "was killed" in rows[2][3]
+    assert rows[2][2] == "running" and "killed" in rows[2][3]
 
 
 def test_a_command_trains_the_job_again_elsewhere():
