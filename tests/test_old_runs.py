@@ -18,7 +18,7 @@ from maskrcnn_lit import load_model
 from maskrcnn_lit.data.datasets.shapes import write_shapes
 from maskrcnn_lit.runs.result import read_result
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.process]
 
 
 @pytest.fixture

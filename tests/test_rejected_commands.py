@@ -11,6 +11,8 @@ from maskrcnn_lit.cli.main import COMMANDS
 
 pytest_plugins = ("tiny_verbs",)
 
+pytestmark = [pytest.mark.long, pytest.mark.process]  # bench starts loaders
+
 
 def everything(*folders: Path) -> dict[str, str]:
     """Every path under the folders with the digest of its content."""
@@ -47,6 +49,7 @@ NEEDED = {  # what a command needs besides the wrong option
     "compare": ("runs={run}",),
     "reproduce": ("run={run}",),
     "replay": ("file={run}/none.pt",),
+    "export": ("run={run}",),
     "data check": ("data=shapes",),
     "data stats": ("data=shapes",),
     "data show": ("data=shapes",),
@@ -62,6 +65,7 @@ VALUES = {  # a wrong value of an option that the command has
     "backbones": ("measure=perhaps",),
     "reproduce": ("run_dir=[a]",),
     "replay": ("file=[a]",),
+    "export": ("format=tflite", "precision=fp16", "sizes=[0x64]", "batch_size=0"),
     "data check": ("data.image_size=0", "overwrite=2", "cleaned=[a]"),
     "data stats": ("data.image_size=-5", "seed=-1"),
     "data show": ("count=0", "epoch=-1", "part=test"),
@@ -91,6 +95,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "compare": (("runs=none",), ("runs=[{run},none]",), ("runs={images}",)),
     "reproduce": (("run=none",), ("run={images}",)),
     "replay": (("file=none.pt",),),
+    "export": (("run=none",), ("run={images}",), ("run={run}/predictions.png",)),
     "bench": (("backbone.weights=none.pth",),),
     "data check": ((*DATA,),),
     "data stats": ((*DATA,), (*DATA, "out=stats.json")),

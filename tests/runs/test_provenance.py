@@ -265,6 +265,7 @@ def test_the_machine_of_a_run_on_the_cpu():
     assert told == {"processes": 3, "threads": torch.get_num_threads(), "gpu": None}
 
 
+@pytest.mark.process
 def test_the_machine_of_a_run_on_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """What torch and nvidia-smi say, here from a stand-in for each."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

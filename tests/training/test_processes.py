@@ -102,6 +102,8 @@ def started(task: str, *ranks: int, world: int) -> dict[int, str]:
     return {rank: text.strip().partition(" ")[2] for rank, text in said.items()}
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_all_that_come_in_time_go_on_with_what_the_first_made():
     assert started("late", 0, 1, world=2) == {0: "made by 0", 1: "made by 0"}
 
@@ -109,15 +111,21 @@ def test_all_that_come_in_time_go_on_with_what_the_first_made():
 LIMIT = "within 3 s, and the others wait for it, so all end: look at its machine and its output"
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_process_that_never_comes_is_named():
     assert started("never", 0, world=2)[0].startswith(f"process 1 of 2 has not come {LIMIT}")
     assert started("never", 0, world=3)[0].startswith(f"processes 1, 2 of 3 have not come {LIMIT}")
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_first_process_that_never_comes_is_named():
     assert started("never", 1, world=2)[1].startswith(f"process 0 of 2 does not answer {LIMIT}")
 
 
+@pytest.mark.process
+@pytest.mark.long
 def test_a_process_that_stands_still_before_the_training_is_named():
     begun = time.monotonic()
     said = started("stuck", 0, 1, world=2)
