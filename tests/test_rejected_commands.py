@@ -96,7 +96,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "reproduce": (("run=none",), ("run={images}",)),
     "replay": (("file=none.pt",),),
     "export": (("run=none",), ("run={images}",), ("run={run}/predictions.png",)),
-    "bench": (("backbone.weights=none.pth",),),
+    "bench": ((*DATA,), ("run=none",)),
     "data check": ((*DATA,),),
     "data stats": ((*DATA,), (*DATA, "out=stats.json")),
     "data show": ((*DATA,), (*DATA, "out=new/a.png")),
