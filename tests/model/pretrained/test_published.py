@@ -107,13 +107,16 @@ def test_the_pixels_that_a_backbone_was_trained_with_are_told():
 
 @pytest.mark.parametrize(
     "file",
-    sorted((REPOSITORY / "conf" / "backbone").glob("*.yaml")),
+    sorted(
+        file
+        for file in (REPOSITORY / "conf" / "backbone").glob("*.yaml")
+        if "TimmBackbone" not in file.read_text()
+    ),
     ids=lambda file: file.stem,
 )
 def test_each_backbone_of_conf_has_weights_with_a_hash(file: Path):
     found = re.search(r"^name: (\w+)", file.read_text(), re.MULTILINE)
-    if found is None or file.stem == "timm":
-        return
+    assert found is not None
     url, digest, algorithm = published_backbone(found[1], "imagenet").file
     assert url.startswith("https://download.pytorch.org/models/") and url.endswith(f"-{digest}.pth")
     assert len(digest) >= 8 and algorithm == "sha256"
