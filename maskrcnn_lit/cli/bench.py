@@ -118,7 +118,7 @@ def _exported(config: DictConfig) -> dict[str, Any]:
     """The stages of an exported model, from a decoded image to COCO RLEs."""
     if not is_exported(config.run):
         raise UserError(
-            f"run={config.run} is no exported file: export the run, or leave run out and give "
+            f"run={config.run} is not an exported file: export the run, or leave run out and give "
             "experiment=, model=, data= to time what trains"
         )
     model = open_exported(config.run, provider=config.provider, trust=config.trust)

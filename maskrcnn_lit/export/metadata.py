@@ -129,13 +129,13 @@ def _list(value: Any) -> list[Any]:
 
 def _whole(value: Any, low: int = -(2**63), high: int = 2**63) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{str(value)[:40]} is no whole number from {low} to {high}")
+        raise ValueError(f"{str(value)[:40]} is not a whole number from {low} to {high}")
     return value
 
 
 def _number(value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
-        raise ValueError(f"{str(value)[:40]} is no number from 0 to 1")
+        raise ValueError(f"{str(value)[:40]} is not a number from 0 to 1")
     return float(value)
 
 
@@ -153,7 +153,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise ValueError(f"{str(value)[:40]} is no text")
+        raise ValueError(f"{str(value)[:40]} is not text")
     return value
 
 

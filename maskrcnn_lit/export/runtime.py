@@ -238,7 +238,7 @@ def _open_pt2(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path} is no exported file, or damaged ({reason}): export the run again")
+    return UserError(f"{path} is not an exported file, or damaged ({reason}): export the run again")
 
 
 OPENERS: dict[str, Opened] = {"onnx": _open_onnx, "openvino": _open_openvino, "pt2": _open_pt2}

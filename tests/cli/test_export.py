@@ -164,7 +164,7 @@ def test_int8_layers_go_back_to_float_and_a_broken_bound_is_exit_code_1(
 def test_a_damaged_or_foreign_file_is_one_sentence(exported: Path, shapes: Path, tmp_path: Path):
     given = ("predict", f"source={shapes}/val", "save=false", f"run_dir={tmp_path / 'out'}")
     (tmp_path / "a.onnx").write_bytes((exported / MODEL).read_bytes()[:1000])
-    assert "is no exported file, or damaged" in refused(*given, f"run={tmp_path / 'a.onnx'}")
+    assert "is not an exported file, or damaged" in refused(*given, f"run={tmp_path / 'a.onnx'}")
     shutil.copytree(exported, tmp_path / "other")
     config = tmp_path / "other" / "config.yaml"
     config.write_text(config.read_text().replace("seed: 1", "seed: 2"))

@@ -79,7 +79,7 @@ def test_a_damaged_file_is_one_sentence(
     for number, damaged in enumerate((b"", b"no model", content[: len(content) // 2])):
         file = tmp_path / f"{number}{suffix}"
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"is no exported file, or damaged \(") as caught:
+        with pytest.raises(UserError, match=r"is not an exported file, or damaged \(") as caught:
             open_exported(file, trust=["pt2"])
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
