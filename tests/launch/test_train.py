@@ -938,7 +938,7 @@ def test_wrong_data_are_told(arguments, words, spoilt: Path, run_dir: Path):
             ["model.mask_head.depth=0"],
             ["model.mask_head.depth=0 must be a whole number from 1 to 100"],
         ),
-        (["run_dir={root}/empty.json"], ["empty.json cannot be written", "give another run_dir"]),
+        (["run_dir={root}/empty.json"], ["empty.json cannot be created", "give another run_dir"]),
         (["run_dir=/proc/foo"], ["/proc/foo cannot be used", "check the path"]),
     ],
 )
