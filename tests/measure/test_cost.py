@@ -212,4 +212,4 @@ def test_the_edge_model_takes_at_most_3_gflop_at_320_pixels(backbone: str) -> No
     model = build(config.model).eval()
     images = torch.zeros(1, 3, 320, 320, dtype=torch.uint8)
     batch = {"images": images, "image_sizes": torch.tensor([[320, 320]])}
-    assert count_flops(model, batch, True) < 3e9
+    assert count_flops(model, batch) < 3e9

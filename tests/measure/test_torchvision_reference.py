@@ -78,5 +78,5 @@ def test_a_part_of_ones_own_is_told() -> None:
         model[name] = {"_target_": "mylab.Own", "channels": 8}
         with pytest.raises(UserError, match=rf"maskrcnn_lit, but model\.{name} is mylab\.Own"):
             check_ours(model)
-    with pytest.raises(UserError, match=r"and model is mylab\.Model"):
+    with pytest.raises(UserError, match=r"but model is mylab\.Model"):
         check_ours({"_target_": "mylab.Model"})
