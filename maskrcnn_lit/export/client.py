@@ -61,8 +61,8 @@ def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 
 
 def detect(about, run, image, image_id):
     pixels, sizes, scale = resize(image, about)
-    found = [values[0] for values in run({"images": pixels, "image_sizes": sizes})]
-    for box, score, label, mask, valid in zip(*found, strict=True):
+    outputs = [values[0] for values in run({"images": pixels, "image_sizes": sizes})]
+    for box, score, label, mask, valid in zip(*outputs, strict=True):
         if valid:
             box = np.clip(box / scale, 0, np.tile(image.size, 2))
             result = {"image_id": image_id, "category_id": about["classes"][label - 1][0]}

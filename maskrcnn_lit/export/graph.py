@@ -38,8 +38,8 @@ class Graph(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
-        found = self.model.infer(images, image_sizes, True)
-        return tuple(found[name] for name in OUTPUTS)
+        detections = self.model.infer(images, image_sizes, True)
+        return tuple(detections[name] for name in OUTPUTS)
 
 
 def plain_graph(model: MaskRCNN) -> Graph:

@@ -36,7 +36,7 @@ def layers(onnx_file: Path) -> dict[str, list[str]]:
     onnx = package("onnx", "precision=int8")
     content = onnx.load(str(onnx_file))
     weights = {value.name for value in content.graph.initializer if len(value.dims) > 1}
-    found: dict[str, list[str]] = {}
+    nodes: dict[str, list[str]] = {}
     for node in content.graph.node:
         weight = node.input[1] if node.op_type in KINDS else ""
         if weight not in weights:
@@ -47,8 +47,8 @@ def layers(onnx_file: Path) -> dict[str, list[str]]:
                 continue
             name = DECONVOLUTION
         if name not in LAST:
-            found.setdefault(name, []).append(node.name)
-    return found
+            nodes.setdefault(name, []).append(node.name)
+    return nodes
 
 
 def quantise(

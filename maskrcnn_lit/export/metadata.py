@@ -97,7 +97,7 @@ def _checked(values: dict[str, Any]) -> Metadata:
     rule = values["image_size"]
     thresholds, commit = values["thresholds"], values["commit"]
     classes = tuple((_whole(row[0]), _text(row[1])) for row in _list(values["classes"]))
-    found = Metadata(
+    metadata = Metadata(
         version=VERSION,
         format=_choice(values["format"], FORMATS),
         precision=_choice(values["precision"], PRECISIONS),
@@ -116,9 +116,9 @@ def _checked(values: dict[str, Any]) -> Metadata:
         commit=None if commit is None else _text(commit),
         versions={_text(name): _text(value) for name, value in values["versions"].items()},
     )
-    if any(side % 32 for side in found.size):
-        raise ValueError(f"size is {list(found.size)}, no multiples of 32")
-    return found
+    if any(side % 32 for side in metadata.size):
+        raise ValueError(f"size is {list(metadata.size)}, which are not multiples of 32")
+    return metadata
 
 
 def _list(value: Any) -> list[Any]:

@@ -84,8 +84,8 @@ class ExportedModel(nn.Module):
             missing = count - len(own)  # black images fill the last call
             inputs = F.pad(own, (0, 0) * 3 + (0, missing)), shapes.new_full((count, 2), 32)
             inputs[1][: len(own)] = shapes
-            found = self._runs[size](np.ascontiguousarray(inputs[0].numpy()), inputs[1].numpy())
-            rows.append([torch.as_tensor(np.asarray(values))[: len(own)] for values in found])
+            outputs = self._runs[size](np.ascontiguousarray(inputs[0].numpy()), inputs[1].numpy())
+            rows.append([torch.as_tensor(np.asarray(values))[: len(own)] for values in outputs])
         joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
         return Output({}, {}, dict(zip(OUTPUTS, joined, strict=True)), None)
 
@@ -214,8 +214,8 @@ def _open_openvino(path: Path, provider: str, threads: int) -> tuple[Metadata, R
     metadata = read_metadata(text, str(path))
 
     def run(images: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Sequence[Any]:
-        found = compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
-        return [found[name] for name in OUTPUTS]
+        outputs = compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
+        return [outputs[name] for name in OUTPUTS]
 
     return metadata, run
 
