@@ -1,27 +1,25 @@
-"""Draws the synthetic set: random numbers, shapes, textures and a PNG writer with identical bytes
-on every machine.
-
-Three things differ between machines and versions and are not used here: floating point (sines,
-fused multiply-add), numpy's `Generator` (NEP 19 guarantees only the raw stream of PCG64) and the
-compressor inside a PNG writer. So this module uses integer arithmetic on raw PCG64 numbers.
+"""Pixels of the synthetic set: random numbers, shapes (drawn by Pillow) and textures. They are the
+same for one version of Pillow.
 
 Letters: H W a picture; h w the part of it that a shape may cover.
 """
 
-import struct
-import zlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-
-UNIT = 1024  # a shape's radius in the coordinates of its outline
+from PIL import Image, ImageDraw
 
 STEPS = 8  # positions and radii are in eighths of a pixel
 
-SAMPLES = 4  # a pixel is covered by SAMPLES x SAMPLES points, a power of two that divides STEPS
+FULL = 64  # of a pixel that is covered as a whole
 
-FULL = SAMPLES * SAMPLES
+# Points a side of a pixel that Pillow fills. It fills the points on an edge too, so a shape is
+# larger by half a point on each side.
+POINTS = 32
+
+Point = tuple[float, float]
 
 Color = tuple[int, int, int]
 
@@ -83,43 +81,28 @@ class Dice:
         return choices[self.number(0, len(choices) - 1)]
 
 
-def _circle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return u * u + v * v <= UNIT * UNIT
+def _star() -> list[Point]:
+    """A pentagram whose five lines are 0.352 from the center: tips and the corners between them."""
+    points = []
+    for k in range(10):
+        angle = math.radians(90 + 36 * k)
+        distance = 0.3516 / math.cos(math.radians(72 if k % 2 == 0 else 36))
+        points.append((distance * math.cos(angle), distance * math.sin(angle)))
+    return points
 
 
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    u, v = abs(u), abs(v)
-    return (np.minimum(u, v) <= 360) & (np.maximum(u, v) <= 960)
-
-
-def _rectangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (abs(u) <= 920) & (abs(v) <= 500)
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return _circle(u, v) & ~_circle(2 * u, 2 * v)
-
-
-def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A pentagram: the points inside at least four of the five lines through its tips (normals 72
-    degrees apart).
-    """
-    normals = ((0, 1024), (974, 316), (602, -828), (-602, -828), (-974, 316))
-    inside = sum((a * u + b * v <= 360 * UNIT).astype(np.int8) for a, b in normals)
-    return np.asarray(inside >= 4)
-
-
-def _triangle(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return (v <= 560) & (1774 * abs(u) - 1024 * v <= 1120 * UNIT)
-
-
-OUTLINES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "circle": _circle,
-    "cross": _cross,
-    "rectangle": _rectangle,
-    "ring": _ring,
-    "star": _star,
-    "triangle": _triangle,
+# Corners in radii from the center, x to the right and y down; None: round. A ring has a hole.
+OUTLINES: dict[str, list[Point] | None] = {
+    "circle": None,
+    "cross": [
+        *((-0.352, -0.938), (0.352, -0.938), (0.352, -0.352), (0.938, -0.352)),
+        *((0.938, 0.352), (0.352, 0.352), (0.352, 0.938), (-0.352, 0.938)),
+        *((-0.352, 0.352), (-0.938, 0.352), (-0.938, -0.352), (-0.352, -0.352)),
+    ],
+    "rectangle": [(-0.898, -0.488), (0.898, -0.488), (0.898, 0.488), (-0.898, 0.488)],
+    "ring": None,
+    "star": _star(),
+    "triangle": [(0.0, -1.094), (0.947, 0.547), (-0.947, 0.547)],
 }
 
 
@@ -146,33 +129,40 @@ class Stamp(NamedTuple):
 def stamp(name: str, *, size: int, x: int, y: int, radius: int, turn: int) -> Stamp:
     """The shape `name` in a picture of `size` x `size` pixels.
 
-    `x`, `y` (its center) and `radius` count eighths of a pixel. `turn` in -64..64 rotates it by
-    -90..90 degrees: it is 64 times the tangent of half the angle, so cosine and sine are rational.
+    `x`, `y` (its center) and `radius` count eighths of a pixel. `turn` in -64..64 turns it by
+    -90..90 degrees: it is 64 times the tangent of half the angle.
     """
     reach = radius * 5 // 4 + STEPS  # corners and tips lie beyond the radius
-    rows, columns = (
-        slice(max(0, (c - reach) // STEPS), min(size, (c + reach) // STEPS + 1)) for c in (y, x)
+    left, right, top, bottom = (
+        edge
+        for center in (x, y)
+        for edge in ((center - reach) // STEPS, (center + reach) // STEPS + 1)
     )
-    dy, dx = (_sample_points(part) - center for part, center in ((rows, y), (columns, x)))
-    norm = 64 * 64 + turn * turn
-    cosine, sine = UNIT * (64 * 64 - turn * turn) // norm, UNIT * 128 * turn // norm
-    u = (cosine * dx[None] + sine * dy[:, None]) // radius
-    v = (cosine * dy[:, None] - sine * dx[None]) // radius
-    inside = OUTLINES[name](u, v)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    points = inside.view(np.int8).reshape(
-        height, SAMPLES, width, SAMPLES
-    )  # (h SAMPLES) (w SAMPLES) -> h 4 w 4
-    lines = (
-        points[:, 0] + points[:, 1] + points[:, 2] + points[:, 3]
-    )  # h w 4; much faster than sum() over two axes
-    cover = lines[..., 0] + lines[..., 1] + lines[..., 2] + lines[..., 3]
-    return Stamp((rows, columns), cover.astype(np.int32))
+    canvas = Image.new("L", ((right - left) * POINTS, (bottom - top) * POINTS))
+    draw = ImageDraw.Draw(canvas)
+    scale = POINTS // STEPS
+    x, y, radius = (x - left * STEPS) * scale, (y - top * STEPS) * scale, radius * scale
+    points = OUTLINES[name]
+    if points is None:
+        draw.ellipse(_box(x, y, radius), fill=FULL)
+        if name == "ring":
+            draw.ellipse(_box(x, y, radius // 2), fill=0)
+    else:
+        angle = 2 * math.atan2(turn, 64)
+        cosine, sine = radius * math.cos(angle), radius * math.sin(angle)
+        # Pillow counts from the middle of the first pixel.
+        corners = [
+            (x + cosine * u - sine * v - 0.5, y + sine * u + cosine * v - 0.5) for u, v in points
+        ]
+        draw.polygon(corners, fill=FULL)
+    cover = np.asarray(canvas.reduce(POINTS), np.int32)
+    rows, columns = (slice(max(0, a), min(size, b)) for a, b in ((top, bottom), (left, right)))
+    cover = cover[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return Stamp((rows, columns), cover)
 
 
-def _sample_points(pixels: slice) -> np.ndarray:
-    step = STEPS // SAMPLES
-    return np.arange(pixels.start * STEPS, pixels.stop * STEPS, step, dtype=np.int32) + step // 2
+def _box(x: int, y: int, radius: int) -> tuple[int, int, int, int]:
+    return x - radius, y - radius, x + radius - 1, y + radius - 1
 
 
 def background(dice: Dice, size: int) -> np.ndarray:
@@ -237,36 +227,6 @@ def _clouds(dice: Dice, height: int, width: int) -> np.ndarray:
 
 
 def _noise(dice: Dice, height: int, width: int, cells: int) -> np.ndarray:
-    """h w int32 in 0..256: `cells` random numbers a side, smoothly interpolated."""
-    knots = dice.numbers(0, 256, cells + 1, cells + 1)
-    rows, columns = (np.arange(n, dtype=np.int32) * cells * 256 // n for n in (height, width))
-    knots = _between(knots, rows)  # cells cells -> h cells
-    return _between(knots.T, columns).T  # h cells -> h w
-
-
-def _between(knots: np.ndarray, position: np.ndarray) -> np.ndarray:
-    index, share = position >> 8, position & 255
-    smooth = (share * share * (768 - 2 * share) >> 16)[:, None]  # 3 t^2 - 2 t^3 of a share t of 256
-    return (knots[index] * (256 - smooth) + knots[index + 1] * smooth) >> 8
-
-
-def png(picture: np.ndarray) -> bytes:
-    """A PNG file of an H W 3 uint8 picture, without compression: deflate's output differs between
-    zlib builds.
-    """
-    height, width, _ = picture.shape
-    rows = np.zeros((height, 1 + width * 3), np.uint8)  # each row opens with its filter: 0, none
-    rows[:, 1:] = picture.reshape(height, -1)
-    raw = rows.tobytes()
-    blocks = [raw[start : start + 65535] for start in range(0, len(raw), 65535)]
-    stored = b"".join(
-        struct.pack("<BHH", block is blocks[-1], len(block), len(block) ^ 0xFFFF) + block
-        for block in blocks
-    )
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = b"\x78\x01" + stored + struct.pack(">I", zlib.adler32(raw))
-    chunks = ((b"IHDR", header), (b"IDAT", body), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    """h w int32 in 0..255: `cells` random numbers a side, smoothly interpolated."""
+    knots = Image.fromarray(dice.numbers(0, 255, cells, cells).astype(np.uint8))
+    return np.asarray(knots.resize((width, height), Image.Resampling.BICUBIC), np.int32)

@@ -1,11 +1,9 @@
-"""Numbers, shapes, paint and PNG of the synthetic set."""
+"""Numbers, shapes and paint of the synthetic set."""
 
-import io
 import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from maskrcnn_lit.data.datasets import shape_drawing
 from maskrcnn_lit.data.datasets.shape_annotation import outlines
@@ -112,13 +110,3 @@ def test_every_background_leaves_vivid_colors_that_stand_out() -> None:
             sum(sum(abs(a - b) for a, b in zip(muted, vivid, strict=True)) > 200 for vivid in VIVID)
             >= 5
         )
-
-
-@pytest.mark.parametrize(
-    "side", [1, 64, 150, 256]
-)  # 150: more than the 65535 bytes of one stored block
-def test_png_reads_back(side: int) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (side, side + 3, 3), dtype=np.uint8)
-    with Image.open(io.BytesIO(shape_drawing.png(picture))) as image:
-        assert (image.format, image.mode) == ("PNG", "RGB")
-        np.testing.assert_array_equal(np.array(image), picture)
