@@ -8,8 +8,9 @@
 # (benchmarks/results) gets a file of one line of JSON for each benchmark, results.jsonl and
 # kernels.json of gpu_probe.py, and log.txt. A bare machine is enough: torch, torchvision, lightning,
 # tensorboard, matplotlib and scipy; the package needs no installation and no .git. WHEELS: a folder
-# of wheels of what is missing there (hydra-core, omegaconf, antlr4-python3-runtime, pycocotools,
-# platformdirs: 0.9 MB). COMMIT: of this code, for the results, where there is no .git.
+# of wheels of the rest, where that is missing there (3 MB): antlr4-python3-runtime hydra-core
+# markdown-it-py mdurl omegaconf platformdirs pycocotools pygments rich urllib3.
+# COMMIT: of this code, for the results, where there is no .git.
 #
 # Every step has its own limit in seconds; LIMIT=530 is that of all. One that fails or takes too long
 # is named, and the others go on. STEPS="probe loop" runs these alone. DEVICE=cpu SMALL=1 tries the

@@ -1,12 +1,14 @@
 """Every benchmark runs, small: what it prints can be read. Its figures are not judged here."""
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,37 @@ def test_the_gpu_script_is_sound(tmp_path: Path):
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     done = subprocess.run(["bash", script], capture_output=True, text=True)
     assert done.returncode != 0 and "give a folder with val2017/" in done.stderr
+
+
+def with_requirements(*packages: str) -> set[str]:
+    """`packages` and all that they need, without extras."""
+    found: set[str] = set()
+    waiting = list(packages)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found or not is_installed(name):
+            continue
+        found.add(name)
+        needed = [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+        waiting += [re.split(r"[^\w.-]", line)[0] for line in needed]
+    return found
+
+
+def is_installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def test_the_gpu_script_names_every_package_that_a_machine_with_torch_lacks():
+    comment = (REPOSITORY / "benchmarks/gpu.sh").read_text().partition("set -uo")[0]
+    words = " ".join(comment.replace("\n#", " ").split())
+    there = re.search(r"A bare machine is enough: ([\w, ]+);", words)[1]
+    wheels = re.search(r"missing there \(3 MB\): ([\w -]+)\.", words)[1].split()
+    base = with_requirements(*re.split(r", | and ", there))
+    assert sorted(wheels) == sorted(with_requirements("maskrcnn_lit") - base - {"maskrcnn-lit"})
 
 
 def test_the_gpu_script_runs_on_a_bare_machine(test_data: Path, tmp_path: Path):

@@ -2,8 +2,10 @@
 channels, H W the image.
 """
 
+import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -157,7 +159,10 @@ class TimmBackbone(nn.Module):
         except ImportError:
             raise UserError("backbone=timm needs timm: pip install 'maskrcnn_lit[timm]'") from None
         try:
-            body = timm.create_model(self.name, features_only=True, **self._options, **pretrained)
+            with _without_warnings():
+                body = timm.create_model(
+                    self.name, features_only=True, **self._options, **pretrained
+                )
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if pretrained:
                 raise
@@ -222,6 +227,20 @@ def check_hub_file(repository: str) -> None:
                 f"checksum mismatch: {path} differs from the published file; remove it and try "
                 "again"
             )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """timm warns of each weight that the feature maps do not need. `load_pretrained` checks that
+    none is missing.
+    """
+    log = logging.getLogger("timm.models")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _line(error: Exception) -> str:

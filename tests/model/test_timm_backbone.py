@@ -122,6 +122,13 @@ def test_a_state_dict_arrives(norm: str, headless: bool):
         assert torch.allclose(built.eval()(images)[-1], whole.forward_features(images), atol=1e-5)
 
 
+def test_layers_behind_the_last_map_are_left_out_silently(caplog: pytest.LogCaptureFixture):
+    backbone("test_efficientnet", weights="a file").load_pretrained(
+        timm.create_model("test_efficientnet").state_dict()
+    )
+    assert not caplog.records
+
+
 def test_a_scale_that_stayed_where_it_began_is_no_layer_that_is_missing():
     state = timm.create_model("fastvit_t8").state_dict()  # layer scales C 1 1 that begin as 1e-5
     built = backbone("fastvit_t8", weights="a file")
