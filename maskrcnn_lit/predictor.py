@@ -379,8 +379,8 @@ def check_lowest(lowest: float, metadata: Metadata) -> None:
     """Raise UserError where an exported model leaves out detections that are asked for."""
     if lowest < metadata.score_threshold:
         raise UserError(
-            f"score_threshold={lowest:g} is below {metadata.score_threshold:g}, from which on the "
-            "exported file gives detections: use that or more"
+            f"score_threshold={lowest:g} is below {metadata.score_threshold:g}, the lowest score "
+            "that the exported file returns: use that or more"
         )
 
 

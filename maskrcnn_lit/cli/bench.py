@@ -19,9 +19,10 @@ from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.loaders import choose_workers
-from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.errors import UserError, check_whole, plural
 from maskrcnn_lit.export.runtime import is_exported, open_exported
-from maskrcnn_lit.launch.certificate import latency, of_exported, val_index
+from maskrcnn_lit.launch.budget import Row, read_budget, shown_size, within_budget
+from maskrcnn_lit.launch.certificate import first_images, latency, of_exported, val_index
 from maskrcnn_lit.measure.cost import count_parameters
 from maskrcnn_lit.measure.timing import (
     StageTimes,
@@ -38,6 +39,9 @@ from maskrcnn_lit.measure.torchvision_reference import (
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.report.budget_plot import budget_plot
+from maskrcnn_lit.report.format import number
+from maskrcnn_lit.report.theme import LIGHT, render
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.storage.files import atomic_write
@@ -61,6 +65,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     check_output_file(config.out, overwrite=config.overwrite)
     check_whole(1, steps=config.steps)
     check_whole(0, warmup=config.warmup, seed=config.seed)
+    if config.latency is not None:
+        _within_budget(config)
+        return
     if config.run is not None:
         _write(_exported(config), {}, config)
         return
@@ -127,9 +134,9 @@ def _exported(config: DictConfig) -> dict[str, Any]:
     data: CocoDataModule = build(stored.data)
     data.prepare_data()
     data.setup("validate")
-    times = latency(
-        {"exported": of_exported(model)}, val_index(data), model.metadata.image_size, config.steps
-    )
+    images = first_images(val_index(data))
+    size = model.metadata.image_size
+    times = latency({"exported": of_exported(model)}, images, size, config.steps)
     report: dict[str, Any] = {"benchmark": "bench", "date": time.strftime("%Y-%m-%d")}
     report |= {"run": config.run, "device": device_name(torch.device("cpu")), "cores": cores()}
     report |= {"format": model.metadata.format, "precision": model.metadata.precision}
@@ -138,6 +145,46 @@ def _exported(config: DictConfig) -> dict[str, Any]:
     for stage, (median, late) in times["exported"].items():
         print(f"  {stage:10} median {median:8.1f}   95 % {late:8.1f}")
     return report
+
+
+def _within_budget(config: DictConfig) -> None:
+    """What is fast enough: a table, and with `out` a line of JSON and a plot beside it."""
+    plot = None if config.out is None else Path(config.out).with_suffix(".png")
+    check_output_file(plot and str(plot), overwrite=config.overwrite)
+    rows = within_budget(config)
+    device = device_name(torch.device("cpu"))
+    report: dict[str, Any] = {"benchmark": "latency", "date": time.strftime("%Y-%m-%d")}
+    report |= {"device": device, "cores": cores(), "threads": torch.get_num_threads()}
+    report |= {"budget_milliseconds": read_budget(config.latency)}
+    report |= {"rows": [row._asdict() for row in rows], "commit": package_commit()}
+    report |= {"versions": package_versions()}
+    count = sum(row.fits for row in rows)
+    print(
+        f"\n{device}, {plural(report['threads'], 'thread')}: {count} of {len(rows)} take at most "
+        f"{report['budget_milliseconds']:g} ms an image, from its pixels to its masks"
+    )
+    print("\n".join(budget_table(rows)))
+    _write(report, {"config": to_dict(config)}, config)
+    if plot is not None:
+        atomic_write(plot, render(budget_plot, report, LIGHT))
+        print(f"Written to {plot}")
+
+
+def budget_table(rows: Sequence[Row]) -> list[str]:
+    """Lines to print, the fastest first."""
+    head = ["model", "image size", "runtime", "median ms", "95 %", "images/s", "mask AP", "fits"]
+    cells = [
+        [
+            row.name,
+            shown_size(row.image_size),
+            row.runtime,
+            *_tenths([*row.milliseconds, 1000 / row.milliseconds[0]]),
+            number(row.mask_ap),
+            "yes" if row.fits else "no",
+        ]
+        for row in rows
+    ]
+    return text_table(head, cells, indent=2)
 
 
 def _data(config: DictConfig, device: torch.device) -> tuple[CocoDataModule, int]:

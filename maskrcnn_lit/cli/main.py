@@ -100,6 +100,7 @@ COMMANDS = {
             "maskrcnn-lit bench data=coco2017 data.root=DIR backbone=resnet50 against=torchvision "
             "out=bench.json",
             "maskrcnn-lit bench run=EXPORT",
+            "maskrcnn-lit bench latency=33ms out=latency.json",
         ),
     ),
     "backbones": Command(

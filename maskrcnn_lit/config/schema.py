@@ -98,7 +98,15 @@ OPTIONS: dict[str, Rule] = {
     "epoch": _whole(0, 2**31),
     "file": PATH,
     "format": _choice("onnx", "openvino", "pt2"),
+    "grid.backbone": _listed(TEXT, 1, 1000),
+    "grid.image_size": _listed(_whole(32, 16_384), 1, 1000),
+    "grid.model": _listed(TEXT, 1, 1000),
+    "grid.runs": replace(PATH_OR_NULL, count=(1, MANY)),
+    "grid.runtime": _listed(
+        _choice("pytorch", "onnx", "onnx_int8", "openvino", "openvino_int8"), 1, null=True
+    ),
     "images": COUNT_OR_NULL,
+    "latency": TEXT_OR_NULL,
     "library": FLAG,
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,

@@ -82,16 +82,16 @@ def _suppression() -> Any:
         labels = op.Reshape(op.Cast(op.Range(1, count + 1, 1), to=whole), [1, -1, 1])
         own = op.Equal(op.Unsqueeze(groups, [1]), labels)  # B K N
         scores = op.Where(own, op.Reshape(rank, [1, 1, -1]), op.Constant(value_float=0.0))
-        found = op.NonMaxSuppression(
+        selected = op.NonMaxSuppression(
             boxes,
             scores,
             number,
             op.Constant(value_float=threshold),
             op.Constant(value_float=0.5),
         )  # any count of image, class, box
-        where = op.Gather(found, op.Constant(value_ints=[0, 2]), axis=1)
+        where = op.Gather(selected, op.Constant(value_ints=[0, 2]), axis=1)
         none = op.Expand(op.Constant(value_float=0.0), op.Shape(boxes, start=0, end=2))
-        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(found, start=0, end=1))
+        ones = op.Expand(op.Constant(value_float=1.0), op.Shape(selected, start=0, end=1))
         return op.Cast(op.ScatterND(none, where, ones), to=boolean)
 
     return translate

@@ -30,7 +30,7 @@ class Parity:
     masks: float = 0.0
 
     def add(
-        self, expected: Mapping[str, Tensor], found: Mapping[str, Tensor], threshold: float
+        self, expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], threshold: float
     ) -> None:
         """Compare two batches: boxes B D 4, scores B D, labels B D, masks B D m m, valid B D.
 
@@ -41,9 +41,9 @@ class Parity:
         for i in range(len(expected["valid"])):
             ours, theirs = (
                 {name: value[i][output["valid"][i]] for name, value in output.items()}
-                for output in (expected, found)
+                for output in (expected, actual)
             )
-            slots = found["valid"].shape[1]
+            slots = actual["valid"].shape[1]
             pairs, left = _pair(ours, theirs, _edge(theirs, slots, threshold))
             self.images += 1
             self.detections += len(ours["scores"])
@@ -66,10 +66,10 @@ class Parity:
         return faults
 
 
-def _edge(found: Mapping[str, Tensor], slots: int, threshold: float) -> float:
+def _edge(actual: Mapping[str, Tensor], slots: int, threshold: float) -> float:
     """Up to this score a detection may be missing."""
-    full = len(found["scores"]) == slots
-    return (max(threshold, float(found["scores"].min())) if full else threshold) + SCORE_BOUND
+    full = len(actual["scores"]) == slots
+    return (max(threshold, float(actual["scores"].min())) if full else threshold) + SCORE_BOUND
 
 
 def _pair(

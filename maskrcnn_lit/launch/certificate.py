@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,16 +79,16 @@ def parity(model: MaskRCNN, exported: ExportedModel, real: Sequence[Batch]) -> d
     """On real images, on a black one, and on the one that fills the most slots, by name."""
     blank = {key: torch.zeros_like(value) for key, value in real[0].items()}
     blank["image_sizes"] = real[0]["image_sizes"]
-    found = {}
+    parities = {}
     for name, images in (("real", real), ("blank", [blank]), ("full", [fullest(model, real)])):
-        found[name] = Parity()
+        parities[name] = Parity()
         for batch in images:
-            found[name].add(
+            parities[name].add(
                 of_model(model)(batch),
                 of_exported(exported)(batch),
                 exported.metadata.score_threshold,
             )
-    return found
+    return parities
 
 
 @torch.no_grad()
@@ -147,21 +147,25 @@ def compare_ap(original: Scored, exported: Scored) -> dict[str, Any]:
 
 @torch.inference_mode()
 def latency(
-    detectors: dict[str, Detect], index: AnnotationIndex, image_size: Any, count: int = TIMED
+    detectors: Mapping[str, Detect],
+    images: Sequence[NDArray[np.uint8]],
+    image_size: Any,
+    count: int = TIMED,
 ) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of resize, model, masks and all, [median, 95th percentile], of each detector:
-    from a decoded image to COCO RLEs. They take turns, so that a busy machine is so for all.
+    from one of `images` (H W 3) to COCO RLEs. They take turns, so that a busy machine is so for
+    all.
     """
     rows: dict[str, dict[str, list[float]]] = {name: {} for name in detectors}
     for n in range(WARMUP + count):
-        image = index.decode(n % len(index))[0]
+        image = images[n % len(images)]
         for name, detect in detectors.items():
             times = [time.perf_counter()]
             batch = image_batch([image], [0], image_size)
             times.append(time.perf_counter())
-            found = detect(batch)
+            detections = detect(batch)
             times.append(time.perf_counter())
-            to_original(found, batch)
+            to_original(detections, batch)
             times.append(time.perf_counter())
             if n < WARMUP:
                 continue
@@ -198,11 +202,11 @@ def peak_bytes(file: Path, image: NDArray[np.uint8], folder: Path) -> int | None
     return int(done.stdout.splitlines()[-1]) * 1024
 
 
-def bounds(precision: str, found: dict[str, Parity], ap: dict[str, Any]) -> list[dict[str, Any]]:
+def bounds(precision: str, parities: dict[str, Parity], ap: dict[str, Any]) -> list[dict[str, Any]]:
     """Each bound of the certificate: "name", "value", "bound", "holds"."""
     rows: list[dict[str, Any]] = []
     if precision == "f32":
-        for name, own in found.items():
+        for name, own in parities.items():
             faults = "; ".join(own.broken()) or "equal"
             rows.append(
                 {
@@ -225,8 +229,8 @@ def bounds(precision: str, found: dict[str, Parity], ap: dict[str, Any]) -> list
     return rows
 
 
-def parity_record(found: dict[str, Parity]) -> dict[str, Any]:
-    return {name: asdict(own) for name, own in found.items()}
+def parity_record(parities: dict[str, Parity]) -> dict[str, Any]:
+    return {name: asdict(own) for name, own in parities.items()}
 
 
 def of_model(model: MaskRCNN) -> Detect:
@@ -238,6 +242,11 @@ def of_exported(exported: ExportedModel) -> Detect:
         return exported(batch).detections or {}
 
     return detect
+
+
+def first_images(index: AnnotationIndex, count: int = TIMED) -> list[NDArray[np.uint8]]:
+    """The pixels of the first `count` images, H W 3."""
+    return [index.decode(i)[0] for i in range(min(len(index), count))]
 
 
 def val_index(data: CocoDataModule) -> AnnotationIndex:

@@ -98,7 +98,7 @@ def export(config: DictConfig, overrides: list[str]) -> int:
     written = _write(config, trained, sizes, folder, original)
     _log.info("parity and latency")
     fast = for_inference(_fresh(trained))
-    found = certificate.parity(trained.model, written.exported, real)
+    parities = certificate.parity(trained.model, written.exported, real)
     ap = certificate.compare_ap(original, written.scored)
     image_size = read_image_size(trained.config.data.image_size)
     named = {
@@ -107,7 +107,7 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "load_model": certificate.of_model(fast),
     }
     files = sorted(folder.glob(f"*{SUFFIX[config.format]}"))
-    rows = certificate.bounds(config.precision, found, ap)
+    rows = certificate.bounds(config.precision, parities, ap)
     record = {
         "version": VERSION,
         "run": str(config.run),
@@ -120,9 +120,11 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "images": written.scored.images,
         "bounds": rows,
         "holds": all(row["holds"] for row in rows),
-        "parity": certificate.parity_record(found),
+        "parity": certificate.parity_record(parities),
         "ap": ap,
-        "latency_milliseconds": certificate.latency(named, index, image_size),
+        "latency_milliseconds": certificate.latency(
+            named, certificate.first_images(index), image_size
+        ),
         "peak_bytes": certificate.peak_bytes(files[0], index.decode(0)[0], folder),
         "float_layers": written.float_layers,
         "tries": written.tries,

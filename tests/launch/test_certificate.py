@@ -96,15 +96,9 @@ def test_images_come_alone_without_targets_in_the_smallest_size():
 
 
 def test_latency_has_each_stage_of_each_detector():
-    class Index:
-        def __len__(self) -> int:
-            return 1
-
-        def decode(self, i: int) -> tuple[np.ndarray, int]:
-            return np.zeros((50, 70, 3), np.uint8), 1
-
     named = {"exported": certificate.of_exported(exported())}
-    times = certificate.latency(named, Index(), (64, 96), count=2)["exported"]
+    images = [np.zeros((50, 70, 3), np.uint8)]
+    times = certificate.latency(named, images, (64, 96), count=2)["exported"]
     assert list(times) == ["resize", "model", "masks", "all"]
     assert all(0 < median <= late for median, late in times.values())
     assert times["all"][0] >= times["model"][0]

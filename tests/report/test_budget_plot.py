@@ -1,0 +1,28 @@
+"""The plot of what fits into a budget of time."""
+
+from maskrcnn_lit.report.budget_plot import budget_plot
+from maskrcnn_lit.report.theme import LIGHT, render
+
+ROWS = [
+    {"name": name, "image_size": size, "runtime": runtime, "milliseconds": times, "mask_ap": ap}
+    for name, size, runtime, times, ap in (
+        ("mask_rcnn_edge, lite0", 320, "onnx", [20, 25], None),
+        ("mask_rcnn_edge, lite0", 320, "pytorch", [60, 70], None),
+        ("mine", [96, 128], "onnx", [9, 12], 0.27),
+    )
+]
+
+
+def test_each_model_is_a_row_with_a_dot_for_each_runtime():
+    figure = budget_plot({"budget_milliseconds": 33, "rows": ROWS}, LIGHT)
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == [
+        "mask_rcnn_edge\nlite0\n320 px",
+        "mine\n96 x 128 px, AP 0.270",
+    ]
+    dots = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
+    assert dots == {"onnx": [20, 9], "pytorch": [60], "budget": [33, 33]}
+
+
+def test_it_is_a_picture():
+    assert render(budget_plot, {"budget_milliseconds": 33, "rows": ROWS}, LIGHT)[:4] == b"\x89PNG"
