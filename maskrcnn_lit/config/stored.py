@@ -57,6 +57,9 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "lightning.pytorch.callbacks.Timer",
     ),
     "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
+    "data.reader": (  # read local folders, and write into the cache alone
+        "maskrcnn_lit.data.datasets.mask_folder.MaskFolder",
+    ),
 }
 
 # The names of these classes in version 0.1.0.

@@ -6,7 +6,6 @@ annotations.
 """
 
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -237,8 +236,8 @@ def learning_fault(
     return lines, None
 
 
-def notes(findings: Mapping[str, Findings]) -> list[str]:
-    """Remarks on each part that are not faults."""
+def notes(findings: Mapping[str, Findings], *, beside: bool = True) -> list[str]:
+    """Remarks on each part that are not faults. beside: on image files that are not in the json."""
     message = []
     for part, part_findings in findings.items():
         index = part_findings.index
@@ -262,7 +261,7 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             some = ", ".join(index.file_names[i] for i in positions[:3])
             more = ", ..." if len(positions) > 3 else ""
             message.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
-        if (others := _files_beside(part_findings)) > 0:
+        if beside and (others := _files_beside(part_findings)) > 0:
             message.append(
                 f"{part}: {others} images in {index.source.where} are not in the json or were not "
                 "checked"
@@ -297,21 +296,6 @@ def _files_beside(findings: Findings) -> int:
         if name.lower().endswith(SUFFIXES) and not name.startswith(".")
     )
     return sum(name not in known for name in files)
-
-
-def load_entries(path: Path) -> dict[str, Any]:
-    """The parsed json with all keys; UserError: it cannot be read."""
-    try:
-        content = json.loads(path.read_bytes())
-        return {
-            **content,
-            "images": list(content["images"]),
-            "annotations": list(content["annotations"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read as a COCO instances json ({error!r}): give another file"
-        ) from None
 
 
 def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
