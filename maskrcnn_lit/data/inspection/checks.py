@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco.annotations import IGNORED
+from maskrcnn_lit.data.coco.annotations import REMARKS
 from maskrcnn_lit.data.coco.faults import Fault, describe, flag, integer_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
@@ -69,7 +69,7 @@ class Findings:
         of_areas = {number: fault for number, (fault, _) in self.areas.items()}
         listed = [*of_areas.items(), *self.annotations.items()]
         of_annotations = [fault for number, fault in listed if number not in gone]
-        changes = [change for change in self.index.changes if change.kind != IGNORED]
+        changes = [change for change in self.index.changes if change.kind not in REMARKS]
         return [*self.index.faults, *changes, *self.images.values(), *of_annotations]
 
 
@@ -241,7 +241,7 @@ def notes(findings: Mapping[str, Findings], *, beside: bool = True) -> list[str]
     message = []
     for part, part_findings in findings.items():
         index = part_findings.index
-        ignored = [change for change in index.changes if change.kind == IGNORED]
+        ignored = [change for change in index.changes if change.kind in REMARKS]
         message += [f"{part}: {line}" for line in describe(ignored)]
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
@@ -331,7 +331,7 @@ class _Names:
     """The names of images and annotations with corrected entries."""
 
     def __init__(self, index: AnnotationIndex) -> None:
-        changes = [change for change in index.changes if change.kind != IGNORED]
+        changes = [change for change in index.changes if change.kind not in REMARKS]
         self.changed = {change.annotation for change in changes if change.annotation is not None}
         self.images = {change.image for change in changes if change.annotation is None}
 
