@@ -67,11 +67,14 @@ NOT_ASKED = {
     "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
     "data check": [*_TRAIN, *_VAL],
     "data show": [*_TRAIN, *_VAL],
+    "data convert": [*_TRAIN, *_VAL],
+    "data split": [*_TRAIN, *_VAL],
+    "data subset": [*_TRAIN, *_VAL],
 }
 
 
 # Options that may stay missing, but are listed in the help.
-NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in ("data stats", "data check", "data show")}
+NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in NOT_ASKED if command.startswith("data ")}
 
 COMMENTS = ("sweep.", "question.")  # keys of experiments, for every command
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from maskrcnn_lit.data.coco.faults import Fault, shown
+from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.image_files import image_size
 from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.errors import UserError
@@ -90,6 +90,10 @@ class Collector:
                 **fields,
             }
         )
+
+    @property
+    def has_objects(self) -> bool:
+        return bool(self._objects)
 
     def fault(self, kind: str, where: str, what: str) -> None:
         """Record that an image or an object was left out. where: its file."""
@@ -180,11 +184,6 @@ def part_folders(root: Path) -> list[str]:
 def part_folder(root: Path, part: str) -> Path:
     """The folder of a part; `root` for ALL."""
     return root / part if part in PARTS else root
-
-
-def text_of(value: Any) -> str:
-    """A value of a file for messages."""
-    return shown(value)
 
 
 def _extent(shape: Shape) -> list[float]:

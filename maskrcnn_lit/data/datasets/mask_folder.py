@@ -1,7 +1,8 @@
 """Masks as pictures: one png for each object, or one label image for each image.
 
     root/IMAGE/images/IMAGE.png   root/IMAGE/masks/*.png     as in the Data Science Bowl 2018
-    root/images/IMAGE.png         root/masks/IMAGE/*.png     one mask for each object
+    root/images/IMAGE.png         root/masks/IMAGE/*.png     one mask for each object, or
+                                  root/masks/IMAGE/CLASS/*.png
     root/images/IMAGE.png         root/masks/IMAGE.tif       a label image: pixels of object n have
                                                              the value n, background 0
 
@@ -34,15 +35,16 @@ from maskrcnn_lit.data.datasets.collector import (
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import SUFFIXES
 
-Mask = tuple[Path, dict[str, Any] | None, str]  # file, RLE, and its fault where there is no RLE
+# file, class (None: the only one), RLE, and its fault where there is no RLE
+Mask = tuple[Path, str | None, dict[str, Any] | None, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskFolder:
-    """Reads masks of one class.
+    """Reads masks.
 
     Args:
-        class_name: the name of the class.
+        class_name: the name of the class of masks without a folder of their class.
         images, masks: the names of the two folders.
         suffix: of the masks: "_masks" where IMAGE_masks.png are those of IMAGE.png.
     """
@@ -60,7 +62,7 @@ class MaskFolder:
 
     def read(self, root: Path, part: str) -> Part:
         folder = part_folder(root, part)
-        collector = Collector(folder, [self.class_name])
+        collector = Collector(folder)
         pairs = dict(self._pairs(folder, collector))
         with ThreadPoolExecutor() as pool:
             for name, masks in zip(pairs, pool.map(_read, pairs.values()), strict=True):
@@ -69,6 +71,8 @@ class MaskFolder:
                     collector.fault("no mask", name, detail)
                 else:
                     self._add(collector, name, masks)
+        if not collector.has_objects:
+            collector.names = [self.class_name]
         return collector.part()
 
     def _pairs(self, folder: Path, collector: Collector) -> Iterator[tuple[str, Path | None]]:
@@ -111,7 +115,7 @@ class MaskFolder:
         image = collector.image(name)
         if image is None:
             return
-        for file, rle, fault in masks:
+        for file, kind, rle, fault in masks:
             where = file.relative_to(collector.images).as_posix()
             if rle is None:
                 collector.fault("mask cannot be used", where, fault)
@@ -123,29 +127,38 @@ class MaskFolder:
                     f"{width} x {height}, but {name} is {image['width']} x {image['height']}",
                 )
             else:
-                collector.add(image, self.class_name, rle)
+                collector.add(image, kind or self.class_name, rle)
 
 
 def _read(masks: Path | None) -> list[Mask]:
     """The objects of one image."""
     if masks is None:
         return []
-    if masks.is_dir():
-        files = sorted(path for path in masks.iterdir() if path.suffix.lower() in SUFFIXES)
-        return [one for file in files for one in _tried(file, _one_object)]
-    return _tried(masks, _objects)
+    if not masks.is_dir():
+        return _tried(masks, None, _objects)
+    read = [one for file in _pictures(masks) for one in _tried(file, None, _one_object)]
+    for folder in sorted(path for path in masks.iterdir() if path.is_dir()):
+        files = _pictures(folder)
+        read += [one for file in files for one in _tried(file, folder.name, _one_object)]
+    return read
 
 
-def _tried(file: Path, read: Callable[[NDArray[Any]], list[dict[str, Any]]]) -> list[Mask]:
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _tried(
+    file: Path, kind: str | None, read: Callable[[NDArray[Any]], list[dict[str, Any]]]
+) -> list[Mask]:
     try:
         with Image.open(file) as image:
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError("it has several pages, and one is expected")
             samples = np.asarray(image)
-        return [(file, rle, "") for rle in read(_one_channel(samples))]
+        return [(file, kind, rle, "") for rle in read(_one_channel(samples))]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         text = "unknown format" if "cannot identify" in str(error) else str(error)
-        return [(file, None, text)]
+        return [(file, kind, None, text)]
 
 
 def _one_channel(samples: NDArray[Any]) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.annotations import REMARKS
-from maskrcnn_lit.data.coco.faults import Fault, describe, flag, integer_or_none
+from maskrcnn_lit.data.coco.faults import FINDINGS, Fault, describe, flag, integer_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
@@ -320,7 +320,7 @@ def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
                     content["annotations"][entry_index], truth, changed
                 )
     return {
-        **content,
+        **{key: value for key, value in content.items() if key != FINDINGS},
         "categories": _categories(content["categories"], index),
         "images": [images[entry_index] for entry_index in sorted(images)],
         "annotations": [annotations[entry_index] for entry_index in sorted(annotations)],
