@@ -243,6 +243,8 @@ class CocoDataModule(LightningDataModule):
         """The parts that the data have: "train" for data that are not divided."""
         if self.reader is None or self.split is not None:
             return list(PARTS)
+        if isinstance(self.reader, OneJson):
+            return ["train"]
         return list(self.reader.parts(folder_of(self.root))) or ["train"]
 
     def paths(self, part: str) -> tuple[str, str]:

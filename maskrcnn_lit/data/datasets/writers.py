@@ -181,9 +181,10 @@ def _line(index: AnnotationIndex, i: int, j: int) -> tuple[str | None, float, st
     original = index.rle(i, j)
     if not coco_mask.area(original):
         return None, 0.0, "it has no mask with a pixel"
-    mask = coco_mask.decode(original).astype(bool)
+    x, y, w, h = coco_mask.toBbox(original).astype(int).tolist()
+    mask = coco_mask.decode(original)[y : y + h, x : x + w].astype(bool)
     loops = outlines(mask)
-    around = [np.array(loop, np.float64) for loop in loops if signed_area(loop) > 0]
+    around = [np.array(loop, np.float64) + (x, y) for loop in loops if signed_area(loop) > 0]
     tries = [around]
     outline = index.outline(i, j)
     if not isinstance(outline, np.ndarray):
