@@ -43,6 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 FINETUNE = ("experiment=finetune", "data.train.images=a", "data.train.annotations=a.json")
 DATA = ("data=coco_json", "data.train.images=a", "data.train.annotations=none.json")
+ONE = ("data=coco_json", "data.annotations=none.json", "data.images=a")
 NEEDED = {  # what a command needs besides the wrong option
     "predict": ("run={run}", "source={images}"),
     "evaluate": ("run={run}",),
@@ -53,6 +54,10 @@ NEEDED = {  # what a command needs besides the wrong option
     "data check": ("data=shapes",),
     "data stats": ("data=shapes",),
     "data show": ("data=shapes",),
+    "data convert": ("data=shapes", "out=new"),
+    "data merge": ("jsons={run}/config.yaml", "folders={images}", "out=new/all.json"),
+    "data split": ("data=shapes", "out=new"),
+    "data subset": ("data=shapes", "out=new/some.json"),
     "download": ("data=shapes",),
 }
 VALUES = {  # a wrong value of an option that the command has
@@ -69,6 +74,10 @@ VALUES = {  # a wrong value of an option that the command has
     "data check": ("data.image_size=0", "overwrite=2", "cleaned=[a]"),
     "data stats": ("data.image_size=-5", "seed=-1"),
     "data show": ("count=0", "epoch=-1", "part=test"),
+    "data convert": ("to=voc", "copy_images=2", "data.image_size=0"),
+    "data merge": ("jsons=[]", "folders=none", "overwrite=2"),
+    "data split": ("data.val_share=0", "data.split_seed=-1", "out=[a]"),
+    "data subset": ("part=test", "data.train_images=0"),
 }
 MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "train": (
@@ -100,6 +109,19 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "data check": ((*DATA,),),
     "data stats": ((*DATA,), (*DATA, "out=stats.json")),
     "data show": ((*DATA,), (*DATA, "out=new/a.png")),
+    "data convert": (
+        (*DATA, "out=new"),
+        ("from=yolo_seg", "data.root=none", "out=new"),
+        ("from=labelme", "data.root={images}", "out=new"),
+        ("from=mask_folder", "data.root={images}", "out=new"),
+        ("from=voc_xml", "data.root={images}", "out=new"),
+    ),
+    "data merge": (("jsons=none.json", "folders={images}", "out=new/all.json"),),
+    "data split": (
+        (*ONE, "data.val_share=0.2", "out=new"),
+        ("data=yolo_seg", "data.root={images}", "data.val_share=0.2", "out=new"),
+    ),
+    "data subset": ((*DATA, "out=new/some.json"), (*ONE, "out=new/some.json")),
     "download": (("data=none",), ("data=coco_json",)),
 }
 

@@ -12,6 +12,7 @@ from maskrcnn_lit.data.coco.classes import check_names, describe_choice
 from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.coco.learnable import unlearnable
+from maskrcnn_lit.data.coco.reading import load_entries
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.checks import (
     Findings,
@@ -19,11 +20,10 @@ from maskrcnn_lit.data.inspection.checks import (
     cleaned_paths,
     find_faults,
     learning_fault,
-    load_entries,
     mark_leaks,
     notes,
 )
-from maskrcnn_lit.data.inspection.parts import fill_parts, part_paths, same_images
+from maskrcnn_lit.data.inspection.parts import fill_parts, same_images
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.files import write_json
@@ -43,8 +43,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
     leaks = same_images(config.data)
     parts = fill_parts(config.data)
     data: CocoDataModule = build(config.data)
-    paths = {part: part_paths(config.data, part) for part in parts}
-    originals = {part: annotations for part, (annotations, _) in paths.items()}
+    parts = parts or data.parts
+    paths = {part: data.paths(part) for part in parts}
+    originals = {part: Path(annotations) for part, (annotations, _) in paths.items()}
     targets = {} if config.cleaned is None else cleaned_paths(Path(config.cleaned), originals)
     data.prepare_data()
     findings = {part: _look(config, data, part, *paths[part]) for part in parts}
@@ -59,7 +60,7 @@ def run(config: DictConfig, overrides: list[str]) -> int:
                 "training data given as validation data too", originals["train"].name, None, detail
             )
         )
-    remarks = notes(findings)
+    remarks = notes(findings, beside=data.reader is None)
     lost = {part: _unlearnable(data, one) for part, one in findings.items()}
     for part in parts:
         index = findings[part].index
@@ -86,11 +87,11 @@ def run(config: DictConfig, overrides: list[str]) -> int:
 
 
 def _look(
-    config: DictConfig, data: CocoDataModule, part: str, annotations: Path, images: Path
+    config: DictConfig, data: CocoDataModule, part: str, annotations: str, images: str
 ) -> Findings:
     """Read a part and its files: the full json, unless data.*_images asks for fewer images."""
     take = config.data[f"{part}_images"]
-    if take is not None and take >= len(load_entries(annotations)["images"]):
+    if take is not None and take >= len(load_entries(Path(annotations))["images"]):
         take = None
     index = read_index(
         annotations,
@@ -104,6 +105,7 @@ def _look(
         cache_gb=data.cache_gb,
         max_pixels=config.data.max_pixels,
         classes=data.classes,
+        where=data.where(part),
     )
     lines = StatusLines()
 

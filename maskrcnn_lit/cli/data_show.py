@@ -31,6 +31,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     given = fill_parts(config.data)
     config.data.batch_size = 1  # works for a set smaller than a batch, too
     data: CocoDataModule = build(config.data)
+    given = given or data.parts
     data.prepare_data()
     if len(given) == 2 and config.part == "train":
         data.setup("fit")

@@ -45,6 +45,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     parts = fill_parts(config.data)
     config.data.batch_size = 1  # works for a set smaller than a batch
     data: CocoDataModule = build(config.data)
+    parts = parts or data.parts
     choose, make = _anchors(config)
     choose(data.image_size)  # reports invalid sizes before the annotations are read
     thresholds = sorted({0.5, float(config.model.rpn.object_iou)})

@@ -85,6 +85,31 @@ COMMANDS = {
             "maskrcnn-lit data show data=coco2017 data.root=DIR augment.crop=0.5 epoch=1 count=9",
         ),
     ),
+    "data convert": Command(
+        "write the data in another form, and list the objects that it cannot hold",
+        (
+            "maskrcnn-lit data convert from=labelme data.root=DIR to=coco out=NEW",
+            "maskrcnn-lit data convert from=coco2017 data.root=DIR to=yolo_seg out=NEW",
+        ),
+    ),
+    "data merge": Command(
+        "write one COCO json of several",
+        ("maskrcnn-lit data merge 'jsons=[A.json,B.json]' 'folders=[A,B]' out=all.json",),
+    ),
+    "data split": Command(
+        "write two COCO jsons, for training and validation, of one set of images",
+        (
+            "maskrcnn-lit data split data=coco_json data.annotations=FILE data.images=DIR "
+            "data.val_share=0.2 out=NEW",
+        ),
+    ),
+    "data subset": Command(
+        "write a COCO json of some images or classes",
+        (
+            "maskrcnn-lit data subset data=coco2017 data.root=DIR data.train_images=1000 "
+            "out=some.json",
+        ),
+    ),
     "download": Command(
         "download or draw a data set, or the part that a run uses",
         (
@@ -200,6 +225,8 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
             )
         else:
             _check_list(word, overrides)
+            if command == "data convert" and word.startswith("from="):
+                word = f"data={word.removeprefix('from=')}"
             overrides.append(word)
     return flags, overrides
 

@@ -67,11 +67,14 @@ NOT_ASKED = {
     "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
     "data check": [*_TRAIN, *_VAL],
     "data show": [*_TRAIN, *_VAL],
+    "data convert": [*_TRAIN, *_VAL],
+    "data split": [*_TRAIN, *_VAL],
+    "data subset": [*_TRAIN, *_VAL],
 }
 
 
 # Options that may stay missing, but are listed in the help.
-NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in ("data stats", "data check", "data show")}
+NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in NOT_ASKED if command.startswith("data ")}
 
 COMMENTS = ("sweep.", "question.")  # keys of experiments, for every command
 
@@ -151,7 +154,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     config = show(command, overrides)
     missing = [name for name, value in flat(OmegaConf.to_container(config)) if value == "???"]
-    not_asked = NOT_ASKED.get(command, [])
+    not_asked = _not_asked(command, config)
     for name in set(missing) & set(not_asked):
         missing.remove(name)
         OmegaConf.update(config, name, None)
@@ -177,10 +180,8 @@ def _expand_home(config: DictConfig) -> None:
 
 # Advice for a single json, as annotation tools export it.
 _ONE_JSON = (
-    " (images that are not trained on). To split a single json, run `maskrcnn-lit data "
-    "check data=coco_json data.train.images=DIR data.train.annotations=FILE "
-    "'data.image_ids=[IDS]' cleaned=VAL` once for each part: it writes the images IDS to a "
-    "json in VAL"
+    " (images that are not trained on); to divide the images of a single json, give "
+    "data.annotations=FILE data.images=DIR data.val_share=0.2 in place of data.train and data.val"
 )
 
 
@@ -209,8 +210,16 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
                 check_value(override, command, groups, known)
         overrides = [as_null(override, known) for override in parsed]
         config = hydra.compose(yaml_name(command), overrides=overrides)
-    schema.check(cast(dict[str, Any], OmegaConf.to_container(config)), NOT_ASKED.get(command, ()))
+    plain = cast(dict[str, Any], OmegaConf.to_container(config))
+    schema.check(plain, _not_asked(command, config))
     return config
+
+
+def _not_asked(command: str, config: Any) -> list[str]:
+    """The options without a default that may stay missing."""
+    data = config.get("data") or {}
+    one_source = any(data.get(name) is not None for name in ("reader", "annotations"))
+    return [*NOT_ASKED.get(command, []), *([*_TRAIN, *_VAL] if one_source else [])]
 
 
 class _Defaults(NamedTuple):
@@ -262,7 +271,7 @@ def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False)
             for name, choice in sorted(choices.items())
         }
     typed = NOT_HIDDEN.get(command, []) if deep else []
-    hidden = [name for name in NOT_ASKED.get(command, ()) if name not in typed]
+    hidden = [name for name in _not_asked(command, config) if name not in typed]
     options = [
         Option(name, value, _expects(name, config), comments.get(name, ""))
         for name, value in flat(config)

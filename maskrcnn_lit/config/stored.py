@@ -57,6 +57,12 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "lightning.pytorch.callbacks.Timer",
     ),
     "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
+    "data.reader": (  # read local folders, and write into the cache alone
+        "maskrcnn_lit.data.datasets.labelme.LabelMe",
+        "maskrcnn_lit.data.datasets.mask_folder.MaskFolder",
+        "maskrcnn_lit.data.datasets.voc_xml.VocXml",
+        "maskrcnn_lit.data.datasets.yolo_seg.YoloSeg",
+    ),
 }
 
 # The names of these classes in version 0.1.0.

@@ -27,6 +27,8 @@ from maskrcnn_lit.data.coco.classes import (
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid, SubsetOrder, read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
+from maskrcnn_lit.data.coco.reading import ALL, OneJson, Reader, folder_of, located
+from maskrcnn_lit.data.coco.split import Split
 from maskrcnn_lit.data.collate import SLOTS, collate
 from maskrcnn_lit.data.dataset import CocoDataset
 from maskrcnn_lit.data.loaders import (
@@ -61,6 +63,8 @@ MAX_BATCH, MAX_MASK_SIDE, MAX_SLOTS = (
     4096,
 )  # reject a mistyped number before it allocates terabytes
 
+PARTS = ("train", "val")
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,6 +98,13 @@ class CocoDataModule(LightningDataModule):
         cache_dir: folder for caches; None: the user's cache folder.
         cache_gb: limit for copies of images there.
         max_pixels: limit for the pixels of an image file.
+        annotations, images: in place of `train` and `val`, one json and its image folder.
+        reader: in place of `train` and `val`, what reads `root`, a folder in another form; see
+            data/coco/reading.py.
+        val_share: with `annotations` or `reader`: the share of the images that become validation,
+            between 0 and 1; None: the data have two parts.
+        group_by: a key of the image entries; images of equal value stay in one part.
+        split_seed: of this division.
         prepare: called without arguments in `prepare_data`, in one process, before anything is
             read. It writes or downloads the data, and returns at once if they exist.
         download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
@@ -117,8 +128,14 @@ class CocoDataModule(LightningDataModule):
         self,
         *,
         name: str,
-        train: Mapping[str, str | Path],
-        val: Mapping[str, str | Path],
+        train: Mapping[str, str | Path | None] | None = None,
+        val: Mapping[str, str | Path | None] | None = None,
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        reader: Reader | None = None,
+        val_share: float | None = None,
+        group_by: str | None = None,
+        split_seed: int = 0,
         root: str | Path | None = None,
         classes: Sequence[Any] | Mapping[str, str | None] | None = None,
         image_ids: Sequence[int] | None = None,
@@ -160,9 +177,15 @@ class CocoDataModule(LightningDataModule):
         self._fetching = {} if download is None else {"download": download, "mirror": mirror}
         self.name: str = name  # LightningDataModule declares an optional name
         self.seed, self.subset, self.prepare = seed, subset, prepare
-        self._paths = {
-            part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))
-        }
+        check_text(data__group_by=group_by)
+        self.root = root
+        self.reader = _reader(reader, annotations, images, root, val_share)
+        self.split = None if val_share is None else Split(val_share, group_by, split_seed)
+        self._paths = (
+            {part: _paths(part, paths, root) for part, paths in (("train", train), ("val", val))}
+            if self.reader is None
+            else {}
+        )
         self.classes = read_choice(classes)
         self.image_ids = image_ids
         self._counts = {"train": train_images, "val": val_images}
@@ -215,6 +238,50 @@ class CocoDataModule(LightningDataModule):
         sizes = fitted_sizes(self.train_index.sizes, self.image_size)
         return sum(map(len, bucket_shapes(sizes, self.image_size, self.lengths)))
 
+    @property
+    def parts(self) -> list[str]:
+        """The parts that the data have: "train" for data that are not divided."""
+        if self.reader is None or self.split is not None:
+            return list(PARTS)
+        if isinstance(self.reader, OneJson):
+            return ["train"]
+        return list(self.reader.parts(folder_of(self.root))) or ["train"]
+
+    def paths(self, part: str) -> tuple[str, str]:
+        """The paths of the json of "train" or "val" and of its image folder. Data in another form
+        are read first, see `reading.located`. Data that are not divided are either part.
+
+        Raises:
+            UserError: the data do not have this part, or cannot be read.
+        """
+        if self.reader is None:
+            return self._paths[part]
+        if isinstance(self.reader, OneJson) and self.split is None:
+            return self.reader.annotations, self.reader.images
+        root = Path() if isinstance(self.reader, OneJson) else folder_of(self.root)
+        if self.split is None:
+            has = self.reader.parts(root)
+            if has and part not in has:
+                raise UserError(
+                    f"{root} has no part '{part}': give one beside {some(has)}, or divide the "
+                    "images with data.val_share=0.2"
+                )
+            name = part if has else ALL
+        else:
+            name = ALL
+        there = located(self.reader, root, name, self.cache, self.split)
+        one = there[name if self.split is None else part]
+        return str(one.annotations), str(one.images)
+
+    def _check_divided(self) -> None:
+        """Raise UserError if training and validation would be the same images."""
+        if self.reader is not None and self.split is None and self.parts == ["train"]:
+            where = self.root if not isinstance(self.reader, OneJson) else self.reader.annotations
+            raise UserError(
+                f"{where} has no validation part: divide its images with data.val_share=0.2, or "
+                "give validation images of their own"
+            )
+
     def prepare_data(self) -> None:
         if self.prepare is not None:
             self.prepare(**self._fetching)
@@ -224,6 +291,7 @@ class CocoDataModule(LightningDataModule):
         json.
         """
         if stage in ("fit", None) and self.train_index is None:
+            self._check_divided()
             self.train_index = self._read("train")
             if self.val_index is None:
                 self.val_index = self._read("val")
@@ -274,8 +342,9 @@ class CocoDataModule(LightningDataModule):
         ]
 
     def _read(self, part: str) -> AnnotationIndex:
-        annotations, images = self._paths[part]
+        annotations, images = self.paths(part)
         count = self._counts[part]
+        where = self.where(part)
         index = read_index(
             annotations,
             images,
@@ -289,16 +358,17 @@ class CocoDataModule(LightningDataModule):
             cache_gb=self.cache_gb,
             max_pixels=self.max_pixels,
             classes=self.classes,
+            where=where,
         )
         self.categories = self.categories or index.categories
         listed = {category.name for category in index.categories}
-        index = index.with_categories(self.categories, annotations)
+        index = index.with_categories(self.categories, where)
         known = {category.name for category in self.categories}
         absent = [n for n in known - listed if not n.startswith(UNUSED)]
         objects = int((index.spans[:, 1] - index.spans[:, 0]).sum())
         self.announce(
             f"{part}: {plural(len(index), 'image')}, {plural(objects, 'object')}, "
-            f"{plural(len(index.categories), 'category', 'categories')} ({annotations})"
+            f"{plural(len(index.categories), 'category', 'categories')} ({where})"
         )
         self.announce(*(f"{part}: {line}" for line in describe_choice(index.packed)))
         if absent:
@@ -320,6 +390,13 @@ class CocoDataModule(LightningDataModule):
         if part == "train":
             self.announce(*self._unlearnable_lines(index))
         return index
+
+    def where(self, part: str) -> str:
+        """What the user gave for this part, for messages."""
+        if self.reader is None:
+            return self._paths[part][0]
+        given = self.reader.annotations if isinstance(self.reader, OneJson) else self.root
+        return f"{given}, its part '{part}'" if self.split is not None else str(given)
 
     def _unlearnable_lines(self, index: AnnotationIndex) -> list[str]:
         lost = unlearnable(index, self.image_size, self.mask_size)
@@ -465,12 +542,52 @@ def describe_changes(part: str, index: AnnotationIndex) -> list[str]:
     ]
 
 
-def _paths(part: str, paths: Mapping[str, str | Path], root: str | Path | None) -> tuple[str, str]:
+def _reader(
+    reader: Any, annotations: Any, images: Any, root: str | Path | None, val_share: Any
+) -> Reader | None:
+    """What reads the data, if they are not one json for each part."""
+    if val_share is not None:
+        check_within(0.001, 0.999, data__val_share=val_share)
+    if not isinstance(root, (str, Path, NoneType)):
+        raise UserError(f"data.root={root} must be null, a folder or a URL")
+    if reader is None:
+        return _one_json(annotations, images, root, val_share)
+    if annotations is not None or images is not None:
+        raise UserError("data.annotations and data.images are of data=coco_json: leave them out")
+    if not all(hasattr(reader, name) for name in ("parts", "read", "sources")):
+        raise UserError(f"data.reader={reader} must be null or a reader with a _target_")
+    return reader
+
+
+def _one_json(
+    annotations: Any, images: Any, root: str | Path | None, val_share: float | None
+) -> OneJson | None:
+    """The reader of a single json, if one is given."""
+    if annotations is None and images is None:
+        if val_share is not None:
+            raise UserError(
+                "data.val_share divides one json: give it with data.annotations=FILE "
+                "data.images=DIR, in place of data.train and data.val"
+            )
+        return None
+    for name, value in {"annotations": annotations, "images": images}.items():
+        if not isinstance(value, (str, Path)) or not value:
+            raise UserError(
+                f"data.{name} is missing: give both data.annotations=FILE and data.images=DIR"
+            )
+    file = join(root, str(annotations))
+    if val_share is not None and not Path(file).is_file():
+        raise UserError(
+            f"data.annotations={file} must be a file on this machine, to be divided by "
+            "data.val_share: check the path"
+        )
+    return OneJson(file, join(root, str(images)))
+
+
+def _paths(part: str, paths: Any, root: str | Path | None) -> tuple[str, str]:
     """The paths of the json and of the image folder."""
     if not isinstance(paths, Mapping):
         raise UserError(f"data.{part}={paths} must have images and annotations")
-    if not isinstance(root, (str, Path, NoneType)):
-        raise UserError(f"data.root={root} must be null, a folder or a URL")
     for key, description in (
         ("annotations", "a COCO json"),
         ("images", "the folder of its images"),

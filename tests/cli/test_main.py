@@ -129,6 +129,10 @@ def test_the_first_word_of_several_verbs_lists_these(
         "data stats",
         "data check",
         "data show",
+        "data convert",
+        "data merge",
+        "data split",
+        "data subset",
     ]
     assert "train a model" not in printed
 

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from wrong_values import CHOICE, COUNT, COUNT_OR_NONE, FLAG, NUMBER, TEXT, cases
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
 from maskrcnn_lit.data.coco.index import Category
+from maskrcnn_lit.data.coco.reading import Part
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 
@@ -479,3 +481,90 @@ def test_the_model_names_what_validation_alone_may_lack(folder: Path):
     assert [c["name"] for c in index.coco_ground_truth()["categories"]] == ["ant"]
     with pytest.raises(UserError, match=r"has beee, but the classes of the data are"):
         validated(["ant", "beee"])
+
+
+def one_json(folder: Path, **options: Any) -> CocoDataModule:
+    """The training json of `folder`, divided."""
+    given = {"annotations": "train/instances.json", "images": "train/images"}
+    return data(folder, **{"train": None, "val": None, "val_share": 0.3, **given, **options})
+
+
+def test_one_json_is_divided(folder: Path, tmp_path: Path):
+    made = one_json(folder, cache_dir=tmp_path)
+    ids = made.subset_ids()
+    assert len(ids["val"]) == 3 and sorted(ids["train"] + ids["val"]) == list(range(1, 12))
+    assert one_json(folder, cache_dir=tmp_path, seed=7).subset_ids() == ids
+    assert one_json(folder, cache_dir=tmp_path, split_seed=1).subset_ids() != ids
+    evaluated = CocoDataModule(**{**ONE, "root": folder, "cache_dir": tmp_path})
+    evaluated.setup("validate")
+    assert evaluated.val_index.image_ids.tolist() == ids["val"]
+
+
+ONE = {
+    "name": "one",
+    "annotations": "train/instances.json",
+    "images": "train/images",
+    "val_share": 0.3,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_share": None}, "instances.json has no validation part: .*data.val_share=0.2"),
+        ({"val_share": 0}, "data.val_share=0 must be a number from 0.001 to 0.999"),
+        ({"val_share": 1.0}, "data.val_share=1.0 must be"),
+        ({"images": None}, "data.images is missing: give both"),
+        ({"annotations": None}, "data.annotations is missing: give both"),
+        ({"annotations": None, "images": None}, "data.val_share divides one json: give it with"),
+        ({"annotations": "none.json"}, "data.annotations=.*none.json must be a file on this"),
+        ({"group_by": "patient"}, "have no field 'patient': choose data.group_by from file_name"),
+        ({"group_by": 3}, "data.group_by=3 must be text"),
+        ({"reader": "voc"}, "data.annotations and data.images are of data=coco_json"),
+    ],
+)
+def test_what_cannot_be_divided(options: dict[str, Any], message: str, folder: Path):
+    with pytest.raises(UserError, match=message):
+        one_json(folder, **options)
+
+
+class _Reader:
+    """Reads the set of `folder`, which has both parts."""
+
+    def __init__(self, *has: str) -> None:
+        self.has = has
+
+    def parts(self, root: Path) -> tuple[str, ...]:
+        return self.has
+
+    def sources(self, root: Path) -> tuple[Path, ...]:
+        return (root,)
+
+    def read(self, root: Path, part: str) -> Part:
+        name = part if self.has else "train"
+        content = json.loads((root / name / "instances.json").read_text())
+        return Part(content, root / name / "images")
+
+    def __repr__(self) -> str:
+        return f"_Reader{self.has}"
+
+
+def test_a_reader_gives_the_parts_that_it_has(folder: Path, tmp_path: Path):
+    options = {"train": None, "val": None, "cache_dir": tmp_path}
+    both = data(folder, reader=_Reader("train", "val"), **options)
+    assert both.parts == ["train", "val"]
+    assert (len(both.train_index), len(both.val_index)) == (11, 5)
+    with pytest.raises(UserError, match="has no part 'train': give one beside val, or divide"):
+        data(folder, reader=_Reader("val"), **options)
+    for has in ((), ("train",)):
+        with pytest.raises(UserError, match="has no validation part: divide its images"):
+            data(folder, reader=_Reader(*has), **options)
+    divided = data(folder, reader=_Reader(), val_share=0.3, **options)
+    assert (len(divided.train_index), len(divided.val_index)) == (8, 3)
+    whole = CocoDataModule(name="x", root=folder, reader=_Reader(), cache_dir=tmp_path)
+    whole.setup("validate")  # evaluation of all images
+    assert whole.parts == ["train"] and len(whole.val_index) == 11
+    with pytest.raises(UserError, match=r"data.reader=3 must be null or a reader"):
+        data(folder, reader=3, **options)
+    with pytest.raises(UserError, match=r"data.root=None must be a folder"):
+        data(folder, reader=_Reader(), val_share=0.3, **options | {"root": None})

@@ -23,9 +23,10 @@ from maskrcnn_lit.cli.main import main
 from maskrcnn_lit.data.batch import check_batch
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
+from maskrcnn_lit.data.coco.reading import load_entries
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.inspection.checks import cleaned, find_faults, load_entries, notes
+from maskrcnn_lit.data.inspection.checks import cleaned, find_faults, notes
 from maskrcnn_lit.data.inspection.summary import read_objects, summarize
 from maskrcnn_lit.data.transforms import Augment
 from maskrcnn_lit.errors import UserError

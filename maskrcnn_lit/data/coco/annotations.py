@@ -30,7 +30,14 @@ from maskrcnn_lit.data.coco.rasterize import (
     polygons_rle,
 )
 
-IGNORED = "ignored region"  # the only change that is not a mistake in the json
+# Changes that are not mistakes in the data.
+IGNORED, NO_OBJECTS, NO_JSON = (
+    "ignored region",
+    "image without objects",
+    "image without annotations",
+)
+
+REMARKS = (IGNORED, NO_OBJECTS, NO_JSON)
 
 _LAST = -(2**62)  # text category ids get numbers from here until labels are assigned
 

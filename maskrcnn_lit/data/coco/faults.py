@@ -7,8 +7,12 @@ reported. A change is a correction: the entry is used with another value than th
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+# Key of a json that a reader of another form wrote: {"faults": [[kind, image, what], ...],
+# "changes": likewise}, what it left out, and what it filled in.
+FINDINGS = "findings"
 
 _WHOLE = re.compile(r"\s*[+-]?\d{1,19}\s*").fullmatch
 
@@ -111,3 +115,29 @@ def describe(faults: Sequence[Fault], names: int = 3) -> Iterator[str]:
             for fault in same[:names]
         ]
         yield f"{len(same)} x {kind} ({'; '.join(listed)}{'; ...' if len(same) > names else ''})"
+
+
+def with_findings(
+    content: Mapping[str, Any], faults: Sequence[Fault], changes: Sequence[Fault]
+) -> dict[str, Any]:
+    """A COCO instances dict with faults and changes under FINDINGS, if there are any."""
+    listed = {
+        key: [[fault.kind, fault.image, fault.what] for fault in several]
+        for key, several in (("faults", faults), ("changes", changes))
+    }
+    return {**content, FINDINGS: listed} if any(listed.values()) else dict(content)
+
+
+def findings_of(content: Mapping[str, Any]) -> tuple[list[Fault], list[Fault]]:
+    """The faults and changes that a json has under FINDINGS; none in a json of another writer."""
+    own = content.get(FINDINGS)
+    lists = [own.get(key) if isinstance(own, dict) else None for key in ("faults", "changes")]
+    faults, changes = (
+        [
+            Fault(entry[0], entry[1], None, entry[2])
+            for entry in (entries if isinstance(entries, list) else ())
+            if isinstance(entry, list) and len(entry) == 3 and set(map(type, entry)) == {str}
+        ]
+        for entries in lists
+    )
+    return faults, changes

@@ -1,47 +1,44 @@
-"""Recognizes annotations in other formats than COCO json, and suggests a converter."""
+"""Recognizes annotations in other formats than COCO json, and names their reader."""
 
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-_SUPERVISION = "DetectionDataset.{}(...).as_coco(annotations_path='FILE.json')"
-
 _FORMATS = {
-    ".xml": ("Pascal VOC xml", _SUPERVISION.format("from_pascal_voc")),
-    ".txt": ("YOLO txt", _SUPERVISION.format("from_yolo")),
-    ".yaml": ("the yaml of a YOLO data set", _SUPERVISION.format("from_yolo")),
-    ".yml": ("the yaml of a YOLO data set", _SUPERVISION.format("from_yolo")),
+    ".xml": ("Pascal VOC xml", "voc_xml"),
+    ".txt": ("YOLO txt", "yolo_seg"),
+    ".yaml": ("the yaml of a YOLO data set", "yolo_seg"),
+    ".yml": ("the yaml of a YOLO data set", "yolo_seg"),
 }
 
 _LOOKED_AT = 1000  # files of a folder to look at
 
 
 def describe_file(name: str) -> str | None:
-    """The format of an annotation file, by its name, and how to convert it; None: unknown."""
+    """The format of an annotation file, by its name, and its reader; None: unknown."""
     entry = _FORMATS.get(PurePosixPath(name).suffix.lower())
     if entry is None:
         return None
-    description, convert = entry
+    description, reader = entry
     return (
-        f"this is {description}, but COCO json is required: convert it, for example with "
-        f"supervision's {convert}"
+        f"this is {description}, but COCO json is required here: read its folder with "
+        f"data={reader} data.root=DIR"
     )
 
 
 def describe_folder(folder: Path) -> str:
-    """The format of a folder that was given as annotations, and how to convert it."""
+    """The format of a folder that was given as annotations, and its reader."""
     suffixes = [file.suffix.lower() for file in _files(folder)]
-    for suffix, (description, convert) in _FORMATS.items():
+    for suffix, (description, reader) in _FORMATS.items():
         if suffix in suffixes and suffixes.count(suffix) >= suffixes.count(".json"):
             return (
-                f"it has {description}, but one COCO json is required: convert it, for example "
-                "with supervision's "
-                f"{convert} say"
+                f"it has {description}, but one COCO json is required here: read its folder with "
+                f"data={reader} data.root=DIR"
             )
     if suffixes.count(".json") > 1:
         return (
-            f"it has {suffixes.count('.json')} jsons, but one COCO json is required: give its "
-            "path or, if each image has its own json (LabelMe), convert them, for example with "
-            "labelme2coco"
+            f"it has {suffixes.count('.json')} jsons, but one COCO json is required here: give its "
+            "path or, if each image has its own json (LabelMe), read the folder with data=labelme "
+            "data.root=DIR"
         )
     return "give the path of the COCO json"
 

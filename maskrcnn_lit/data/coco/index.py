@@ -271,6 +271,7 @@ def read_index(
     cache_gb: float = 50.0,
     max_pixels: int = MAX_PIXELS,
     classes: ClassChoice | None = None,
+    where: str | None = None,
 ) -> AnnotationIndex:
     """Read and check a COCO json and the headers of its image files.
 
@@ -284,7 +285,8 @@ def read_index(
     the next one. Files are checked in that order until there are enough, so a small subset of a
     large set is cheap. cache: folder for the packed json and the records of checked files; None:
     the user's cache. cache_gb: limit for cached remote files. max_pixels: limit for an image file.
-    classes: the classes to use, and their names; None: all, unchanged.
+    classes: the classes to use, and their names; None: all, unchanged. where: what the user gave,
+    for messages; None: `annotations`.
 
     Raises: UserError: a missing file or folder, not a COCO json, no image, fewer images than
     `take`, faults with "error", none of `classes`.
@@ -292,11 +294,12 @@ def read_index(
     if on_bad not in ("error", "skip"):
         raise UserError(f"data.on_bad={on_bad} is unknown: use error or skip")
     cache = cache or default_cache()
+    where = where or str(annotations)
     file = open_annotations(str(annotations), cache, cache_gb)
     source = open_images(str(images), cache, cache_gb)
     packed = open_json(*file, cache, _measure(source) if source.local else None)
     if classes is not None:
-        packed = choose_classes(packed, classes, str(annotations))
+        packed = choose_classes(packed, classes, where)
     source = with_renamed_files(packed, source)
     index, count = select_images(full_index(packed, source), image_ids, keep_empty, take, how, seed)
     rows, bad = readable_files(packed, source, index.rows, count, cache, max_pixels)
@@ -306,14 +309,14 @@ def read_index(
     faults = [fault for fault in packed.faults if fault.image not in gone] + bad
     if faults and on_bad == "error":
         raise UserError(
-            f"{annotations} has {len(faults)} fault{'s' * (len(faults) > 1)}: "
+            f"{where} has {len(faults)} fault{'s' * (len(faults) > 1)}: "
             f"{'; '.join(describe(faults))}. "
             "Fix them, or leave out the faulty images and annotations with data.on_bad=skip"
         )
     if not len(rows) or (take is not None and len(rows) < take):
         message = f" ({'; '.join(describe(faults))})" if faults else ""
         raise UserError(
-            f"{annotations} has {len(rows)} usable images, but {take or 1} are needed{message}"
+            f"{where} has {len(rows)} usable images, but {take or 1} are needed{message}"
         )
     rows = np.sort(rows)
     changes = (*packed.changes, *renamed(packed, source, rows))

@@ -22,6 +22,7 @@ from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import (
     BadEntryError,
     Fault,
+    findings_of,
     identifier,
     integer,
     printable,
@@ -99,6 +100,8 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
     for entries in (faults, changes):
         give_category_ids(columns, categories, keys, entries)
     label_annotations(columns, categories, images.entries, faults, keys)
+    for entries, own in zip((faults, changes), findings_of(content), strict=True):
+        entries += own
     return Instances(categories, images.entries, columns, faults, changes, images.measured)
 
 

@@ -5,6 +5,7 @@ clearly inside or outside, and pycocotools (which rounds to fifths of a pixel), 
 agree.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def annotate(mask: np.ndarray, crowd: bool) -> dict[str, Any]:
 
 def _polygons_or_rle(mask: np.ndarray) -> Any:
     loops = outlines(mask)
-    if all(_signed_area(loop) > 0 for loop in loops):
+    if all(signed_area(loop) > 0 for loop in loops):
         return [[number for corner in loop for number in corner] for loop in loops]
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
@@ -92,7 +93,9 @@ def _edges(mask: np.ndarray) -> dict[tuple[int, int, int], None]:
     return edges
 
 
-def _signed_area(loop: list[Corner]) -> int:
-    """Twice the area inside of `loop`; negative where it runs anticlockwise on a screen."""
+def signed_area(loop: Sequence[Any]) -> float:
+    """Twice the area inside of `loop`, a list of x, y; negative where it runs anticlockwise on a
+    screen.
+    """
     following = [*loop[1:], loop[0]]
     return sum(x * v - u * y for (x, y), (u, v) in zip(loop, following, strict=True))

@@ -6,7 +6,6 @@ annotations.
 """
 
 import hashlib
-import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.coco.annotations import IGNORED
-from maskrcnn_lit.data.coco.faults import Fault, describe, flag, integer_or_none
+from maskrcnn_lit.data.coco.annotations import REMARKS
+from maskrcnn_lit.data.coco.faults import FINDINGS, Fault, describe, flag, integer_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
@@ -70,7 +69,7 @@ class Findings:
         of_areas = {number: fault for number, (fault, _) in self.areas.items()}
         listed = [*of_areas.items(), *self.annotations.items()]
         of_annotations = [fault for number, fault in listed if number not in gone]
-        changes = [change for change in self.index.changes if change.kind != IGNORED]
+        changes = [change for change in self.index.changes if change.kind not in REMARKS]
         return [*self.index.faults, *changes, *self.images.values(), *of_annotations]
 
 
@@ -237,12 +236,12 @@ def learning_fault(
     return lines, None
 
 
-def notes(findings: Mapping[str, Findings]) -> list[str]:
-    """Remarks on each part that are not faults."""
+def notes(findings: Mapping[str, Findings], *, beside: bool = True) -> list[str]:
+    """Remarks on each part that are not faults. beside: on image files that are not in the json."""
     message = []
     for part, part_findings in findings.items():
         index = part_findings.index
-        ignored = [change for change in index.changes if change.kind == IGNORED]
+        ignored = [change for change in index.changes if change.kind in REMARKS]
         message += [f"{part}: {line}" for line in describe(ignored)]
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
@@ -262,7 +261,7 @@ def notes(findings: Mapping[str, Findings]) -> list[str]:
             some = ", ".join(index.file_names[i] for i in positions[:3])
             more = ", ..." if len(positions) > 3 else ""
             message.append(f"{part}: images that {remark}: {len(positions)} ({some}{more})")
-        if (others := _files_beside(part_findings)) > 0:
+        if beside and (others := _files_beside(part_findings)) > 0:
             message.append(
                 f"{part}: {others} images in {index.source.where} are not in the json or were not "
                 "checked"
@@ -299,21 +298,6 @@ def _files_beside(findings: Findings) -> int:
     return sum(name not in known for name in files)
 
 
-def load_entries(path: Path) -> dict[str, Any]:
-    """The parsed json with all keys; UserError: it cannot be read."""
-    try:
-        content = json.loads(path.read_bytes())
-        return {
-            **content,
-            "images": list(content["images"]),
-            "annotations": list(content["annotations"]),
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read as a COCO instances json ({error!r}): give another file"
-        ) from None
-
-
 def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
     """`content`, the parsed json of `findings.index`, without faulty entries and with corrections
     applied. All other entries keep their order, ids and keys.
@@ -336,7 +320,7 @@ def cleaned(content: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
                     content["annotations"][entry_index], truth, changed
                 )
     return {
-        **content,
+        **{key: value for key, value in content.items() if key != FINDINGS},
         "categories": _categories(content["categories"], index),
         "images": [images[entry_index] for entry_index in sorted(images)],
         "annotations": [annotations[entry_index] for entry_index in sorted(annotations)],
@@ -347,7 +331,7 @@ class _Names:
     """The names of images and annotations with corrected entries."""
 
     def __init__(self, index: AnnotationIndex) -> None:
-        changes = [change for change in index.changes if change.kind != IGNORED]
+        changes = [change for change in index.changes if change.kind not in REMARKS]
         self.changed = {change.annotation for change in changes if change.annotation is not None}
         self.images = {change.image for change in changes if change.annotation is None}
 

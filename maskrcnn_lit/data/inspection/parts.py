@@ -13,11 +13,13 @@ def fill_parts(data: MutableMapping[str, Any]) -> list[str]:
     """Fill a missing part of `data` (as in conf/data) from the other.
 
     Returns: the parts with distinct files: both, or one if the other is missing or has the same
-    json.
+    json; none if the data are not one json for each part, see `CocoDataModule.parts`.
 
     Raises:
         UserError: neither part is given.
     """
+    if data.get("reader") is not None or data.get("annotations") is not None:
+        return []
     given = [part for part in PARTS if any(data[part][key] for key in ("images", "annotations"))]
     if not given:
         raise UserError(

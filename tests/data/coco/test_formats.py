@@ -1,4 +1,4 @@
-"""Annotations of other tools are named, with a way to COCO json."""
+"""Annotations of other tools are named, with their reader."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.errors import UserError
 
 NAMED = [
-    ("xml", "<annotation></annotation>", "Pascal VOC xml", "from_pascal_voc"),
-    ("txt", "0 0.5 0.5 0.2 0.2\n", "YOLO txt", "from_yolo"),
-    ("yaml", "train: images\nnames: [cat]\n", "yaml of a YOLO data set", "from_yolo"),
+    ("xml", "<annotation></annotation>", "Pascal VOC xml", "voc_xml"),
+    ("txt", "0 0.5 0.5 0.2 0.2\n", "YOLO txt", "yolo_seg"),
+    ("yaml", "train: images\nnames: [cat]\n", "yaml of a YOLO data set", "yolo_seg"),
 ]
 
 
-@pytest.mark.parametrize(("suffix", "text", "name", "convert"), NAMED)
+@pytest.mark.parametrize(("suffix", "text", "name", "reader"), NAMED)
 @pytest.mark.parametrize("where", ["file", "folder", "folders"])
-def test_the_format_and_a_converter_are_named(
-    suffix: str, text: str, name: str, convert: str, where: str, tmp_path: Path
+def test_the_format_and_its_reader_are_named(
+    suffix: str, text: str, name: str, reader: str, where: str, tmp_path: Path
 ):
     _, images = write_coco(tmp_path, coco_dict(2))
     labels = tmp_path / "labels"
@@ -34,7 +34,7 @@ def test_the_format_and_a_converter_are_named(
     assert str(given) in message
     assert name in message
     assert "COCO json is required" in message
-    assert convert in message
+    assert f"data={reader} data.root=DIR" in message
     assert "\n" not in message
 
 
@@ -43,7 +43,8 @@ def test_a_folder_of_jsons(tmp_path: Path):
     (tmp_path / "a.json").write_text("{}")
     assert describe_folder(tmp_path) == "give the path of the COCO json"
     (tmp_path / "b.json").write_text("{}")
-    assert "it has 2 jsons" in describe_folder(tmp_path)
+    described = describe_folder(tmp_path)
+    assert "it has 2 jsons" in described and "data=labelme data.root=DIR" in described
 
 
 def test_what_is_a_json_by_its_name_is_not_described():

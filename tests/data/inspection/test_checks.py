@@ -12,13 +12,13 @@ from pycocotools import mask as coco_mask
 
 from maskrcnn_lit.data.coco.faults import Fault
 from maskrcnn_lit.data.coco.index import read_index
+from maskrcnn_lit.data.coco.reading import load_entries
 from maskrcnn_lit.data.inspection.checks import (
     Findings,
     cleaned,
     cleaned_paths,
     find_faults,
     learning_fault,
-    load_entries,
     mark_leaks,
     mask_extent,
     notes,
