@@ -97,7 +97,7 @@ OPTIONS: dict[str, Rule] = {
     "count": _whole(1, 10_000),
     "epoch": _whole(0, 2**31),
     "file": PATH,
-    "format": _choice("onnx", "openvino", "pt2"),
+    "format": _choice("onnx", "openvino", "pt2", "web"),
     "images": COUNT_OR_NULL,
     "library": FLAG,
     "max_detections": SAMPLE,
@@ -130,6 +130,7 @@ OPTIONS: dict[str, Rule] = {
     "tolerance": _number(0, 1e6, null=True),
     "trust": replace(TEXT, count=(0, MANY)),
     "warmup": _whole(0),
+    "web_runtime": PATH_OR_NULL,
     # evaluation and sweeps
     "evaluation.every_n_epochs": COUNT,
     "evaluation.images": COUNT_OR_NULL,
