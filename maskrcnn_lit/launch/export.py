@@ -19,7 +19,7 @@ from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
+from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.results import write_results
 from maskrcnn_lit.evaluation.coco.scores import MAX_DETECTIONS, check_limits
@@ -208,15 +208,20 @@ def _sizes(config: DictConfig, trained: Trained) -> list[Shape]:
     """
     wanted, image_size = config.sizes, read_image_size(trained.config.data.image_size)
     if wanted is None and config.format == "web":
-        rule = (image_size, image_size) if isinstance(image_size, int) else image_size
-        short, long = (-(-side // 32) * 32 for side in rule)
-        return sorted({(short, long), (long, short)})
+        return sizes_for_any(image_size)
     if wanted is None:
         sizes = fitted_sizes(certificate.val_index(trained.data).sizes, image_size)
         chains = bucket_shapes(sizes, image_size, trained.data.lengths)
         return sorted({shape for chain in chains for shape in chain})
     texts = [wanted] if isinstance(wanted, str) else list(wanted)
     return sorted({parse_size(str(text)) for text in texts})
+
+
+def sizes_for_any(image_size: ImageSize) -> list[Shape]:
+    """The padded sizes that every image fits into after the resize, the smallest first."""
+    rule = (image_size, image_size) if isinstance(image_size, int) else image_size
+    short, long = (-(-side // 32) * 32 for side in rule)
+    return sorted({(short, long), (long, short)})
 
 
 def _web_runtime(config: DictConfig, trained: Trained, sizes: Sequence[Shape]) -> WebRuntime | None:

@@ -1,20 +1,17 @@
 """The runtime of browsers comes from a server once, verified, or from a file."""
 
 import hashlib
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
+from browser_runtime import package_of
 from local_server import Server
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export import web_runtime
 from maskrcnn_lit.export.web_runtime import (
-    LIBRARY,
     NAME,
     VERSION,
-    WASM,
     WebRuntime,
     read_web_runtime,
 )
@@ -22,17 +19,6 @@ from maskrcnn_lit.export.web_runtime import (
 pytest_plugins = ("local_server",)
 
 CONTENT = WebRuntime(b"export const library = 1;", b"\0asm and more")
-
-
-def package_of(content: WebRuntime) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        files = {"package/README.md": b"#", LIBRARY: content.library, WASM: content.wasm}
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return packed.getvalue()
 
 
 @pytest.fixture
