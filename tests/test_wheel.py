@@ -23,7 +23,8 @@ def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
     code = [
         path
         for path in (REPOSITORY / "maskrcnn_lit").rglob("*")
-        if path.suffix in (".py", ".css", ".html", ".json", ".bib") or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".html", ".js", ".json", ".bib")
+        or path.name == "py.typed"
     ]
     python = {path.relative_to(REPOSITORY).as_posix() for path in code}
     yaml = {

@@ -99,7 +99,7 @@ OPTIONS: dict[str, Rule] = {
     "epoch": _whole(0, 2**31),
     "file": PATH,
     "folders": replace(PATH, count=(1, MANY)),
-    "format": _choice("onnx", "openvino", "pt2"),
+    "format": _choice("onnx", "openvino", "pt2", "web"),
     "grid.backbone": _listed(TEXT, 1, 1000),
     "grid.image_size": _listed(_whole(32, 16_384), 1, 1000),
     "grid.model": _listed(TEXT, 1, 1000),
@@ -142,6 +142,7 @@ OPTIONS: dict[str, Rule] = {
     "tolerance": _number(0, 1e6, null=True),
     "trust": replace(TEXT, count=(0, MANY)),
     "warmup": _whole(0),
+    "web_runtime": PATH_OR_NULL,
     # evaluation and sweeps
     "evaluation.every_n_epochs": COUNT,
     "evaluation.images": COUNT_OR_NULL,

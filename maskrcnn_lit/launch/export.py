@@ -19,7 +19,7 @@ from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
+from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.results import write_results
 from maskrcnn_lit.evaluation.coco.scores import MAX_DETECTIONS, check_limits
@@ -37,12 +37,14 @@ from maskrcnn_lit.export.runtime import (
     open_exported,
     refuse_exported,
 )
+from maskrcnn_lit.export.web_runtime import WebRuntime, read_web_runtime
 from maskrcnn_lit.launch import certificate
 from maskrcnn_lit.launch.certificate import Scored
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.certificate import certificate_page, certificate_table
+from maskrcnn_lit.report.web import check_models_fit, web_page
 from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder
 from maskrcnn_lit.runs.provenance import describe_datamodule, package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, write_result
@@ -52,9 +54,10 @@ from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import device_name
 from maskrcnn_lit.training.module import config_digest
 
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "web": ".onnx"}
 COMPILERS = ("c++", "g++", "clang++")
-RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch"}
+RUNTIME = {"onnx": "onnxruntime", "openvino": "openvino", "pt2": "torch", "web": "onnxruntime"}
+PAGE = "index.html"
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +93,8 @@ def export(config: DictConfig, overrides: list[str]) -> int:
     plain_graph(trained.model)  # what cannot be exported is told before any work
     dataset = trained.data.val_dataset
     index = certificate.val_index(trained.data)
-    sizes = _sizes(config.sizes, trained)
+    sizes = _sizes(config, trained)
+    web_runtime = _web_runtime(config, trained, sizes)
     real = list(certificate.batches(dataset, sizes, certificate.REAL_IMAGES))
     _log.info(f"validation with PyTorch, {min(len(index), config.images or len(index))} images")
     original = _score(trained, trained.model, sizes, config.images)
@@ -107,6 +111,7 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "load_model": certificate.of_model(fast),
     }
     files = sorted(folder.glob(f"*{SUFFIX[config.format]}"))
+    pages = [] if web_runtime is None else [_write_page(files, web_runtime)]
     rows = certificate.bounds(config.precision, parities, ap)
     record = {
         "version": VERSION,
@@ -116,7 +121,9 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "precision": config.precision,
         "config_sha256": written.exported.metadata.config_sha256,
         "overrides": overrides,
-        "files": [_describe(file) for file in files if not file.stem.endswith("_library")],
+        "files": [
+            _describe(file) for file in [*files, *pages] if not file.stem.endswith("_library")
+        ],
         "images": written.scored.images,
         "bounds": rows,
         "holds": all(row["holds"] for row in rows),
@@ -147,7 +154,13 @@ def _check(config: DictConfig) -> None:
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     refuse_exported(config.run, "run")
     if config.precision == "int8" and config.format == "pt2":
-        raise UserError("precision=int8 needs format=onnx or format=openvino, and this is pt2")
+        raise UserError("precision=int8 needs format=onnx, openvino or web, and this is pt2")
+    if config.format == "web" and config.batch_size != 1:
+        raise UserError(
+            f"format=web takes one picture at a time: leave batch_size={config.batch_size} out"
+        )
+    if config.web_runtime is not None and config.format != "web":
+        raise UserError(f"web_runtime needs format=web, and this is {config.format}")
     if config.library and config.format != "pt2":
         raise UserError(f"library=true needs format=pt2, and this is {config.format}")
     if config.library and not any(map(shutil.which, COMPILERS)):
@@ -155,8 +168,9 @@ def _check(config: DictConfig) -> None:
             f"library=true needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
             "install one, or leave library out"
         )
-    names = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
-    for name in names.get(config.format, (*names["onnx"], "openvino")):
+    onnx = ("onnx", "onnxscript", "onnxruntime")
+    names = {"onnx": onnx, "openvino": (*onnx, "openvino"), "pt2": (), "web": onnx}
+    for name in names[config.format]:
         package(name, f"export format={config.format}")
 
 
@@ -190,15 +204,43 @@ def _fresh(trained: Trained) -> MaskRCNN:
     return model
 
 
-def _sizes(wanted: Any, trained: Trained) -> list[Shape]:
-    """The padded sizes to export: those asked for, or the ones of the validation images."""
+def _sizes(config: DictConfig, trained: Trained) -> list[Shape]:
+    """The padded sizes to export: those asked for, or the ones of the validation images; for a
+    page, which any picture may come to, those that any picture fits into.
+    """
+    wanted, image_size = config.sizes, read_image_size(trained.config.data.image_size)
+    if wanted is None and config.format == "web":
+        return sizes_for_any(image_size)
     if wanted is None:
-        image_size = read_image_size(trained.config.data.image_size)
         sizes = fitted_sizes(certificate.val_index(trained.data).sizes, image_size)
         chains = bucket_shapes(sizes, image_size, trained.data.lengths)
         return sorted({shape for chain in chains for shape in chain})
     texts = [wanted] if isinstance(wanted, str) else list(wanted)
     return sorted({parse_size(str(text)) for text in texts})
+
+
+def sizes_for_any(image_size: ImageSize) -> list[Shape]:
+    """The padded sizes that every image fits into after the resize, the smallest first."""
+    rule = (image_size, image_size) if isinstance(image_size, int) else image_size
+    short, long = (-(-side // 32) * 32 for side in rule)
+    return sorted({(short, long), (long, short)})
+
+
+def _web_runtime(config: DictConfig, trained: Trained, sizes: Sequence[Shape]) -> WebRuntime | None:
+    """What a page needs besides the models, before any long work; None: no page is wanted."""
+    if config.format != "web":
+        return None
+    weights = sum(p.numel() for p in trained.model.parameters())
+    check_models_fit(weights * len(sizes) * (1 if config.precision == "int8" else 4))
+    return read_web_runtime(config.web_runtime)
+
+
+def _write_page(files: Sequence[Path], runtime: WebRuntime) -> Path:
+    """The page beside the ONNX files."""
+    models = [(open_exported(file, provider="cpu").metadata, file.read_bytes()) for file in files]
+    page = files[0].with_name(PAGE)
+    atomic_write(page, web_page(models, runtime))
+    return page
 
 
 def parse_size(text: str) -> Shape:
@@ -238,7 +280,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
     commit = package_commit() or {}
     return Metadata(
         version=VERSION,
-        format=config.format,
+        format="onnx" if config.format == "web" else config.format,  # a page has ONNX files in it
         precision="f32",
         size=size,
         batch_size=config.batch_size,

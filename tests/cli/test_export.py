@@ -1,5 +1,8 @@
 """`maskrcnn-lit export` from end to end, and the verbs that take what it writes."""
 
+import base64
+import gzip
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,13 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from browser_runtime import package_of
 from tiny_verbs import SIZE, VAL_IMAGES, coco_data, ground_truth, printed_by, refused, result, verb
 
 from maskrcnn_lit import load_model
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.export import web_runtime
 from maskrcnn_lit.export.runtime import open_exported
+from maskrcnn_lit.export.web_runtime import WebRuntime
 from maskrcnn_lit.launch import certificate
 from maskrcnn_lit.launch import export as launch_export
+from maskrcnn_lit.report import web
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
 pytest_plugins = ("tiny_verbs",)
@@ -161,6 +168,34 @@ def test_int8_layers_go_back_to_float_and_a_broken_bound_is_exit_code_1(
     assert record["float_layers"][0] in page and "-0.0200" in page and "NO" in page
 
 
+def test_web_writes_a_page_with_the_file_inside(
+    quick: None, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package = package_of(WebRuntime(b"export {}", b"\0asm"))
+    (tmp_path / "ort.tgz").write_bytes(package)
+    monkeypatch.setattr(web_runtime, "SHA512", hashlib.sha512(package).hexdigest())
+    out = tmp_path / "page"
+    words = ("format=web", f"web_runtime={tmp_path / 'ort.tgz'}", "images=2")
+    verb("export", f"run={trained}", f"run_dir={out}", *words)
+    record = read_sealed_json(out / "export.json")
+    assert [file["name"] for file in record["files"]] == [MODEL, "index.html"]
+    assert record["format"] == "web" and record["holds"]
+    page = (out / "index.html").read_text()
+    assert base64.b64encode(gzip.compress((out / MODEL).read_bytes(), 6, mtime=0)).decode() in page
+    assert open_exported(out).metadata.format == "onnx" and (out / "client.py").is_file()
+
+
+def test_a_page_that_cannot_be_made_is_one_sentence_before_any_work(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = ("export", f"run={trained}", f"run_dir={tmp_path / 'out'}", "format=web")
+    said = refused(*given, f"web_runtime={tmp_path / 'none.tgz'}")
+    assert "none.tgz cannot be read" in said and "or leave it out to download it" in said
+    monkeypatch.setattr(web, "MAX_BYTES", 2**20)
+    assert "and a browser takes up to 1 MB: give one size with sizes=" in refused(*given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_or_foreign_file_is_one_sentence(exported: Path, shapes: Path, tmp_path: Path):
     given = ("predict", f"source={shapes}/val", "save=false", f"run_dir={tmp_path / 'out'}")
     (tmp_path / "a.onnx").write_bytes((exported / MODEL).read_bytes()[:1000])
@@ -190,7 +225,7 @@ def test_what_cannot_be_exported_is_one_sentence(
         ),
     ):
         assert "is an exported model, which has no weights to train or export" in refused(*words)
-    assert "precision=int8 needs format=onnx or format=openvino" in refused(
+    assert "precision=int8 needs format=onnx, openvino or web" in refused(
         *given, f"run={trained}", "format=pt2", "precision=int8"
     )
     assert "precision=bf16 must be one of f32, int8" in refused(

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,9 +54,29 @@ class Page:
         self._call("Page.navigate", url=url)
 
     def evaluate(self, script: str) -> Any:
-        return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get(
-            "value"
+        """The value of `script`, or of what it promises."""
+        answer = self._call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
+        return answer["result"].get("value")
+
+    def emulate(self, size: tuple[int, int], *, phone: bool = False, dark: bool = False) -> None:
+        """A screen of this width and height in CSS pixels; a phone has two pixels for each."""
+        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 2 if phone else 1}
+        self._call("Emulation.setDeviceMetricsOverride", mobile=phone, **screen)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Give `file` to an input of the page, as a person does who chooses it."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+
+    def press(self, key: str, code: int) -> None:
+        """A key by its name and its Windows code."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self._call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
     def text(self, until: Callable[[str], bool], seconds: float = 60) -> str:
         """What the page says as soon as `until` holds of it, or after so many seconds."""
@@ -96,8 +116,12 @@ class Page:
 
 
 @contextmanager
-def page(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Page]:
-    """`profile`: a folder for what the browser keeps. It asks nobody but who is on this machine."""
+def page(
+    profile: Path, size: tuple[int, int] = (1400, 1000), flags: Sequence[str] = ()
+) -> Iterator[Page]:
+    """`profile`: a folder for what the browser keeps; `flags`: more of its options. It asks nobody
+    but who is on this machine.
+    """
     read, to = os.pipe()
     answers, write = os.pipe()
     command = [
@@ -115,6 +139,7 @@ def page(profile: Path, size: tuple[int, int] = (1400, 1000)) -> Iterator[Page]:
             f"--user-data-dir={profile}",
             "--remote-debugging-pipe",
         ),
+        *flags,
     ]
 
     def pipes() -> None:
