@@ -150,7 +150,7 @@ def _exported(config: DictConfig) -> dict[str, Any]:
 def _within_budget(config: DictConfig) -> None:
     """What is fast enough: a table, and with `out` a line of JSON and a plot beside it."""
     plot = None if config.out is None else Path(config.out).with_suffix(".png")
-    check_output_file(plot and str(plot), overwrite=config.overwrite)
+    check_output_file(None if plot is None else str(plot), overwrite=config.overwrite)
     rows = within_budget(config)
     device = device_name(torch.device("cpu"))
     report: dict[str, Any] = {"benchmark": "latency", "date": time.strftime("%Y-%m-%d")}
