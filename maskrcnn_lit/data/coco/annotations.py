@@ -5,6 +5,7 @@ and extend at most 1e7 px beyond it, and polygons are no farther from the image 
 side.
 """
 
+import json
 from array import array
 from collections.abc import Iterable
 from itertools import count
@@ -31,13 +32,11 @@ from maskrcnn_lit.data.coco.rasterize import (
 )
 
 # Changes that are not mistakes in the data.
-IGNORED, NO_OBJECTS, NO_JSON = (
-    "ignored region",
-    "image without objects",
-    "image without annotations",
-)
+IGNORED = "ignored region"
+NO_OBJECTS, NO_JSON = "image without objects", "image without annotations"
+SUPER = "super-category without annotations"
 
-REMARKS = (IGNORED, NO_OBJECTS, NO_JSON)
+REMARKS = (IGNORED, NO_OBJECTS, NO_JSON, SUPER)
 
 _LAST = -(2**62)  # text category ids get numbers from here until labels are assigned
 
@@ -243,6 +242,7 @@ class _Reader:
         return [x, y, right - x, bottom - y]
 
     def _outline(self, value: Any, image: ImageEntry) -> _Outline:
+        value = self._plain_shape(value)
         if isinstance(value, dict):
             return _Outline([], _runs(value, image))
         if not isinstance(value, list) or not value:
@@ -264,6 +264,21 @@ class _Reader:
                 "part of an outline left out", f"{len(bad)} of {len(value)} parts: {reasons}"
             )
         return _Outline(parts, None)
+
+    def _plain_shape(self, value: Any) -> Any:
+        """A segmentation as COCO writes it: VIA writes one polygon without its list, and a table
+        holds JSON as text.
+        """
+        if isinstance(value, str) and value[:1] in ("[", "{"):
+            try:
+                value = json.loads(value)
+                self._note("segmentation in quotes", "it is JSON in text")
+            except (ValueError, RecursionError):
+                return value
+        if isinstance(value, list) and value and set(map(type, value)) <= {int, float}:
+            self._note("polygon without a list", f"{len(value)} numbers are one polygon")
+            return [value]
+        return value
 
     def _part(self, part: Any, image: ImageEntry) -> array:
         """One polygon, cut off where it reaches far beyond the image."""

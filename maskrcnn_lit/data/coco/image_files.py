@@ -15,6 +15,7 @@ from PIL import Image
 
 from maskrcnn_lit.data.coco.arrays import Packed
 from maskrcnn_lit.data.coco.faults import Fault
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import safe_path
 from maskrcnn_lit.storage.images import MAX_PIXELS, file_fault
 from maskrcnn_lit.storage.sealed import read_sealed_bytes, write_sealed_bytes
@@ -33,6 +34,10 @@ class RenamedFiles(Folder):
     """A folder that searches missing files under `other_names`."""
 
     def path(self, name: str) -> Path:
+        if safe_path(Path(), name) is None:
+            inner = (super(RenamedFiles, self).path(other) for other in inner_names(name))
+            there = next((path for path in inner if path.is_file()), None)
+            return there or super().path(name)  # raises
         path = super().path(name)
         if not path.is_file():
             for other in other_names(name, self.folder):
@@ -43,6 +48,8 @@ class RenamedFiles(Folder):
     def name_on_disk(self, name: str) -> str:
         """The name of the file on disk."""
         path = self.path(name)
+        if safe_path(Path(), name) is None:
+            return path.relative_to(self.folder).as_posix()
         return path.relative_to(self.folder).as_posix() if path != super().path(name) else name
 
 
@@ -59,13 +66,23 @@ def other_names(name: str, folder: Path) -> Iterator[str]:
             yield "/".join(parts[length:])
 
 
+def inner_names(name: str) -> Iterator[str]:
+    """The ends of a name that leaves its folder: of /data/1/a.jpg data/1/a.jpg, 1/a.jpg, a.jpg."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    yield from ("/".join(parts[start:]) for start in range(len(parts)))
+
+
 def with_renamed_files(packed: Packed, source: Source) -> Source:
     """`source`, or one that also searches `other_names`, if a name of the json has any."""
     if not isinstance(source, Folder):
         return source
     text = packed.arrays.name_text.tobytes()
     doubled = f"{source.folder.absolute().name}/".encode("utf-8", "surrogateescape")
-    return RenamedFiles(source.folder) if b"\\" in text or doubled in text else source
+    first = packed.arrays.name_text[packed.arrays.name_spans[:, 0]]
+    written_elsewhere = (
+        b"\\" in text or doubled in text or b".." in text or (first == ord("/")).any()
+    )
+    return RenamedFiles(source.folder) if written_elsewhere else source
 
 
 def renamed(packed: Packed, source: Source, rows: Ints) -> list[Fault]:
@@ -139,7 +156,7 @@ def readable_files(
 def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: int) -> Fault | None:
     arrays = packed.arrays
     name = packed.names[row]
-    if safe_path(Path(), name) is None:
+    if safe_path(Path(), name) is None and not _is_inside(source, name):
         return Fault(
             "file name outside of the folder", name, None, f"never read, it leaves {source.where}"
         )
@@ -160,6 +177,14 @@ def _check(packed: Packed, source: Source, row: int, stamps: Ints, max_pixels: i
     if fault is None:
         stamps[row] = stamp
     return Fault(fault[0], name, None, fault[1]) if fault else None
+
+
+def _is_inside(source: Source, name: str) -> bool:
+    """Whether the end of a name that leaves the folder is a file in it."""
+    try:
+        return isinstance(source, RenamedFiles) and source.path(name).is_file()
+    except (OSError, ValueError, UserError):
+        return False
 
 
 def _with_hints(faults: list[Fault], source: Source) -> list[Fault]:

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from maskrcnn_lit.data.coco.annotations import (
+    SUPER,
     Columns,
     ImageEntry,
     give_category_ids,
@@ -33,6 +34,8 @@ from maskrcnn_lit.errors import UserError
 
 # file name -> height and width of the image; None if it cannot be read
 Measure = Callable[[str], tuple[int, int] | None]
+
+_NONE = ("", "none", "None")  # what stands for no supercategory
 
 LONGEST = 1_000_000  # limit for a side in pixels, and
 
@@ -164,6 +167,7 @@ def read_categories(
                 "left out"
             )
             changes.append(Fault("category twice", f"category {name}", None, detail))
+    _leave_out_super(entries, named, used, changes)
     numbers = _numbered(named)
     for key in named:
         if isinstance(key, str):
@@ -171,6 +175,22 @@ def read_categories(
             changes.append(Fault("id that is text", f"category {named[key]}", None, detail))
     table = sorted((Category(numbers[key], named[key]) for key in named), key=lambda c: c.name)
     return tuple(table), numbers
+
+
+def _leave_out_super(
+    entries: list[Any], named: dict[int | str, str], used: Set[int | str], changes: list[Fault]
+) -> None:
+    """Remove the categories that only group others, as Roboflow writes them: without annotations,
+    without a supercategory of their own, and the supercategory of another one.
+    """
+    parents = {identifier(entry, "id"): str(entry.get("supercategory") or "") for entry in entries}
+    for key in set(named) - set(used):
+        name = named[key]
+        groups = any(parents[other] == name for other, title in named.items() if title != name)
+        if groups and parents[key] in _NONE:
+            del named[key]
+            detail = f"id {shown(key)} only groups other categories: left out"
+            changes.append(Fault(SUPER, f"category {name}", None, detail))
 
 
 def _category_name(value: Any) -> str:
@@ -239,7 +259,7 @@ def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
     """
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         return None
-    if entry.get("height") is not None and entry.get("width") is not None:
+    if all(entry.get(side) not in (None, 0, "", "0") for side in ("height", "width")):
         return None
     size = measure(entry["file_name"]) if measure is not None else None
     return (0, 0) if size is None else size

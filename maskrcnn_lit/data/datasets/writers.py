@@ -184,7 +184,8 @@ def _line(index: AnnotationIndex, i: int, j: int) -> tuple[str | None, float, st
     x, y, w, h = coco_mask.toBbox(original).astype(int).tolist()
     mask = coco_mask.decode(original)[y : y + h, x : x + w].astype(bool)
     loops = outlines(mask)
-    around = [np.add(loop, (x, y), dtype=np.float64) for loop in loops if signed_area(loop) > 0]
+    corner = np.array([x, y], np.float64)
+    around = [corner + loop for loop in loops if signed_area(loop) > 0]
     tries = [around]
     outline = index.outline(i, j)
     if not isinstance(outline, np.ndarray):

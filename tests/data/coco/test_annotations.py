@@ -63,7 +63,7 @@ def test_a_sound_json_has_no_faults():
         ({"segmentation": [[1, 2, 3, 4]]}, "polygon under 3 points"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "broken segmentation"),
         ({"segmentation": [[1, 2, 3, 4, 5, math.nan]]}, "broken segmentation"),
-        ({"segmentation": [1, 2, 3, 4, 5, 6]}, "broken segmentation"),
+        ({"segmentation": [1, 2, 3, "4", 5, 6]}, "broken segmentation"),
         ({"segmentation": {"size": [9, 9], "counts": [81]}}, "RLE of another size"),
         ({"segmentation": {"size": [70, 95], "counts": [70]}}, "broken segmentation"),
         ({"segmentation": {"size": [70, 95], "counts": [7000, -350]}}, "broken segmentation"),
