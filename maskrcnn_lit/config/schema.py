@@ -191,6 +191,7 @@ OPTIONS: dict[str, Rule] = {
     "data.classes": CLASSES,
     "data.download": FLAG,
     "data.group_by": TEXT_OR_NULL,
+    "data.ignore_void": FLAG,
     "data.image_cache": _choice("auto", "on", "off"),
     "data.image_ids": IDS_OR_NULL,
     "data.images": PATH_OR_NULL,
