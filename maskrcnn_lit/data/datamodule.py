@@ -106,6 +106,8 @@ class CocoDataModule(LightningDataModule):
         group_by: a key of the image entries; images of equal value stay in one part.
         split_seed: of this division.
         ignore_void: whether void regions have no mask loss and no metric; False: background.
+        official_ap: "cityscapes": evaluations have the official AP of that benchmark, too.
+        sbd: not read here: an option of data=voc2012, for its reader.
         prepare: called without arguments in `prepare_data`, in one process, before anything is
             read. It writes or downloads the data, and returns at once if they exist.
         download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
@@ -158,6 +160,8 @@ class CocoDataModule(LightningDataModule):
         cache_gb: float = 50.0,
         max_pixels: int = MAX_PIXELS,
         ignore_void: bool = True,
+        official_ap: str | None = None,
+        sbd: str | Path | None = None,
         prepare: Callable[..., None] | None = None,
         download: bool | None = None,
         mirror: str | None = None,
@@ -205,6 +209,8 @@ class CocoDataModule(LightningDataModule):
                 check_whole(1, **{name: count})
         check_whole(1, data__max_pixels=max_pixels)
         check_flag(data__ignore_void=ignore_void)
+        check_choice(("cityscapes",), True, data__official_ap=official_ap)
+        self.official_ap = official_ap
         self.max_pixels, self.ignore_void = max_pixels, ignore_void
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
         self.cache, self.cache_gb = (

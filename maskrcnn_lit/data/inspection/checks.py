@@ -183,15 +183,27 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
 
 
 def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
-    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, clipped to the image; area
-    0 if outside.
+    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, with the void pixels in
+    its box, clipped to the image; area 0 if outside.
     """
     shape, (height, width) = index.segmentation(i, j), index.size(i)
+    void = index.void_rle(i)
+    if void is not None:
+        shape = _with_void(index.rle(i, j), void, index.annotations(i)["boxes"][j])
     if isinstance(shape, dict):
         x, y, w, h = coco_mask.toBbox(shape).tolist()
         return np.array([x, y, x + w, y + h])
     points = np.concatenate(shape)
     return np.r_[points.min(0), points.max(0)].clip(0, [width, height, width, height])
+
+
+def _with_void(
+    mask: dict[str, Any], void: dict[str, Any], box: NDArray[np.float64]
+) -> dict[str, Any]:
+    """A mask and the void pixels in its box x1 y1 x2 y2: they may belong to the object."""
+    sides = np.r_[box[:2], box[2:] - box[:2]][None]
+    inside = coco_mask.frPyObjects(sides, *mask["size"])[0]
+    return coco_mask.merge([mask, coco_mask.merge([void, inside], intersect=True)])
 
 
 def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
