@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.evaluation.cityscapes import with_official_ap
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
 from maskrcnn_lit.evaluation.coco.scores import (
@@ -193,6 +194,8 @@ class CocoEvaluation(Callback):
             write_results(self.path, results)
         self.matches = match_all(truth, results, self.max_detections[-1])
         scores = score_matches(self.matches, truth["categories"], self.max_detections)
+        official_ap = trainer.datamodule.official_ap  # type: ignore[attr-defined]
+        scores = with_official_ap(official_ap, scores, index, truth, results)
         if len(seen) < len(index):
             _log.info(
                 f"scored {len(seen)} of {len(index)} validation images: "

@@ -104,6 +104,7 @@ def _look(
         cache=data.cache,
         cache_gb=data.cache_gb,
         max_pixels=config.data.max_pixels,
+        ignore_void=data.ignore_void,
         classes=data.classes,
         where=data.where(part),
     )

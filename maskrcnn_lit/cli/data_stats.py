@@ -62,6 +62,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         objects = read_objects(index, data.image_size)
         numbers = summarize(objects, [category.name for category in index.categories])
         lost = unlearnable(index, data.image_size, data.mask_size)
+        numbers["objects_without_mask"] = len(index.without_mask)
+        numbers["images_with_void"] = sum(len(index.void(i)) > 0 for i in range(len(index)))
         numbers["not_learnable"] = dict(Counter(fault.kind for fault in lost))
         if part == "val":  # the data module reports those of train
             data.announce(*describe_unlearnable(index, lost, data.image_size))

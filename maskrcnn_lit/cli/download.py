@@ -14,13 +14,18 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     """Prepare the data and print what exists; `config` is conf/download.yaml composed with
     `overrides`.
     """
+    if "download" in config.data and not any(o.startswith("data.download=") for o in overrides):
+        config.data.download = True
     data: CocoDataModule = build(config.data)
     if data.prepare is None:
         raise UserError(
-            f"data={config.data.name} has nothing to download: it reads the files of data.train "
-            "and data.val. Only data=coco2017 and data=shapes can be downloaded"
+            f"data={config.data.name} has nothing to download: it reads files that are there. Only "
+            "data=coco2017, data=voc2012 and data=shapes can be downloaded"
         )
     data.prepare_data()
+    if data.reader is not None:
+        print(f"{', '.join(data.parts)}: read from {config.data.root}")
+        return
     for part in ("train", "val"):
         print(f"{part}: {_there(join(config.data.root, config.data[part].images))}")
 

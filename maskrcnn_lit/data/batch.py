@@ -17,6 +17,10 @@ valid           B G bool        the slot has an object
 crowd           B G bool        the slot has a crowd region: never positive, no negatives inside
 masks           B G M M uint8   0 or 1: the mask cropped to its mask box, resampled to M x M
 mask_boxes      B G 4 float32   the area of the crop: the box, or the uncut box of a cropped image
+masked          B G bool        optional, of data with boxes without masks: whether the object of
+                                the slot has a mask; if not, `masks` fills the box and has no loss
+void            B H W uint8     optional, of data with void regions: 1 in void pixels, which have no
+                                mask loss
 seeds           B int64         optional: decides which anchors and regions of the image are
                                 sampled; here a function of (seed of the run, epoch, position of
                                 the file by name). Without it, torch's generator draws one
@@ -36,6 +40,10 @@ IMAGE_KEYS = ("images", "image_sizes", "scales", "original_sizes", "image_ids", 
 
 TARGET_KEYS = ("boxes", "labels", "valid", "crowd", "masks", "mask_boxes")
 
+SLOT_KEYS = (*TARGET_KEYS, "masked")  # padded to G slots
+
+AREA_KEYS = ("images", "void")  # padded to H W
+
 _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
     "images": ("B3HW", torch.uint8),
     "image_sizes": ("B2", torch.int64),
@@ -49,10 +57,12 @@ _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
     "crowd": ("BG", torch.bool),
     "masks": ("BGMM", torch.uint8),
     "mask_boxes": ("BG4", torch.float32),
+    "masked": ("BG", torch.bool),
+    "void": ("BHW", torch.uint8),
     "seeds": ("B", torch.int64),
 }
 
-_OPTIONAL = ("seeds",)
+_OPTIONAL = ("masked", "void", "seeds")
 
 
 def check_batch(batch: Batch, num_classes: int) -> None:

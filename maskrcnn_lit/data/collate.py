@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
+from maskrcnn_lit.data.batch import AREA_KEYS, SLOT_KEYS, Batch
 from maskrcnn_lit.data.buckets import Shape
 
 Sample = dict[str, Tensor]  # a batch's keys and shapes without B, unpadded
@@ -37,9 +37,11 @@ def collate(
         [s["images"].permute(1, 2, 0) for s in samples], (height, width, 3)
     )  # the memory format for convolutions
     batch: Batch = {"images": images.permute(0, 3, 1, 2)}
-    for key in samples[0].keys() - {"images"}:
+    if "void" in samples[0]:
+        batch["void"] = _padded([s["void"] for s in samples], (height, width))
+    for key in samples[0].keys() - set(AREA_KEYS):
         columns, shape = [s[key] for s in samples], samples[0][key].shape
-        batch[key] = _padded(columns, (slots, *shape[1:]) if key in TARGET_KEYS else shape)
+        batch[key] = _padded(columns, (slots, *shape[1:]) if key in SLOT_KEYS else shape)
     return batch
 
 

@@ -26,7 +26,7 @@ from maskrcnn_lit.data.coco.classes import (
 )
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid, SubsetOrder, read_index
-from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
+from maskrcnn_lit.data.coco.learnable import describe_partial, describe_unlearnable, unlearnable
 from maskrcnn_lit.data.coco.reading import ALL, OneJson, Reader, folder_of, located
 from maskrcnn_lit.data.coco.split import Split
 from maskrcnn_lit.data.collate import SLOTS, collate
@@ -105,6 +105,9 @@ class CocoDataModule(LightningDataModule):
             between 0 and 1; None: the data have two parts.
         group_by: a key of the image entries; images of equal value stay in one part.
         split_seed: of this division.
+        ignore_void: whether void regions have no mask loss and no metric; False: background.
+        official_ap: "cityscapes": evaluations have the official AP of that benchmark, too.
+        sbd: not read here: an option of data=voc2012, for its reader.
         prepare: called without arguments in `prepare_data`, in one process, before anything is
             read. It writes or downloads the data, and returns at once if they exist.
         download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
@@ -156,6 +159,9 @@ class CocoDataModule(LightningDataModule):
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
         max_pixels: int = MAX_PIXELS,
+        ignore_void: bool = True,
+        official_ap: str | None = None,
+        sbd: str | Path | None = None,
         prepare: Callable[..., None] | None = None,
         download: bool | None = None,
         mirror: str | None = None,
@@ -202,7 +208,10 @@ class CocoDataModule(LightningDataModule):
             if count is not None:
                 check_whole(1, **{name: count})
         check_whole(1, data__max_pixels=max_pixels)
-        self.max_pixels = max_pixels
+        check_flag(data__ignore_void=ignore_void)
+        check_choice(("cityscapes",), True, data__official_ap=official_ap)
+        self.official_ap = official_ap
+        self.max_pixels, self.ignore_void = max_pixels, ignore_void
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
         self.cache, self.cache_gb = (
             Path(cache_dir).expanduser() if cache_dir else default_cache(),
@@ -359,6 +368,7 @@ class CocoDataModule(LightningDataModule):
             max_pixels=self.max_pixels,
             classes=self.classes,
             where=where,
+            ignore_void=self.ignore_void,
         )
         self.categories = self.categories or index.categories
         listed = {category.name for category in index.categories}
@@ -387,6 +397,7 @@ class CocoDataModule(LightningDataModule):
                 )
             )
         self.announce(*describe_changes(part, index))
+        self.announce(*(f"{part}: {line}" for line in describe_partial(index)))
         if part == "train":
             self.announce(*self._unlearnable_lines(index))
         return index

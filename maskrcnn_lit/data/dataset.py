@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid
-from maskrcnn_lit.data.coco.rasterize import visible_boxes
+from maskrcnn_lit.data.coco.rasterize import sample_runs, visible_boxes
 from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.samplers import BLANK, Key
 from maskrcnn_lit.data.stores.mask_crops import MaskCrops
@@ -30,7 +30,7 @@ from maskrcnn_lit.data.transforms import (
     resample,
     sample_transform,
 )
-from maskrcnn_lit.data.warp import draw_transforms, warp_crops
+from maskrcnn_lit.data.warp import draw_transforms, warp_bitmap, warp_crops
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.images import UnreadableImageError
@@ -77,6 +77,8 @@ class CocoDataset(Dataset[Sample]):
         self.index, self.image_size, self.augment = index, image_size, augment
         self.mask_size, self.on_bad, self.seed, self.resized = mask_size, on_bad, seed, resized
         self._crops = MaskCrops(index, mask_size, cache or default_cache())
+        self._some_without_mask = bool(len(index.without_mask))
+        self._has_void = index.has_void
 
     def __len__(self) -> int:
         return len(self.index)
@@ -84,7 +86,7 @@ class CocoDataset(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, i = key
         if i == BLANK:
-            return _blank(self.mask_size)
+            return self._blank()
         rng = np.random.default_rng((self.seed, epoch, i))
         view = sample_transform(*self.index.size(i), self.image_size, self.augment, rng)
         image = self._image(i, view)
@@ -96,8 +98,12 @@ class CocoDataset(Dataset[Sample]):
             image, matrix = draw_transforms(image, self.augment.transforms, rng)
         sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
         sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
-        hidden = None if readable else _hidden(view.size, self.mask_size)
-        return sample | (hidden or self._targets(i, view, matrix))
+        if readable:
+            sample |= self._targets(i, view, matrix)
+            if self._has_void:
+                sample["void"] = torch.from_numpy(self._void(i, view, matrix))
+            return sample
+        return sample | self._hidden(view.size)
 
     def _image(self, i: int, view: SampledTransform) -> Tensor | None:
         if self.resized is None:
@@ -151,7 +157,7 @@ class CocoDataset(Dataset[Sample]):
         boxes = visible_boxes(crops, uncut, cut)
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & filled)
         crowd = annotations["crowd"][seen]
-        return {
+        targets = {
             "boxes": torch.from_numpy(boxes[seen].astype(np.float32)),
             "labels": torch.from_numpy(annotations["labels"][seen]),
             "valid": torch.from_numpy(~crowd),
@@ -159,6 +165,49 @@ class CocoDataset(Dataset[Sample]):
             "masks": torch.from_numpy(crops[seen]),
             "mask_boxes": torch.from_numpy(uncut[seen].astype(np.float32)),
         }
+        if self._some_without_mask:
+            targets["masked"] = torch.from_numpy(self.index.masked(i)[seen])
+        return targets
+
+    def _void(
+        self, i: int, view: SampledTransform, matrix: NDArray[np.float64] | None
+    ) -> NDArray[np.uint8]:
+        """H W of the training image: 1 where the file's pixel at a pixel's center is void."""
+        runs = self.index.void(i)
+        if not len(runs):
+            return np.zeros(view.size, np.uint8)
+        (top, left, *window), size = view.window, view.size
+        y, x = (
+            (start + (np.arange(side) + 0.5) * (extent / side)).astype(np.float64)
+            for start, extent, side in zip((top, left), window, size, strict=True)
+        )
+        void = sample_runs(runs, self.index.size(i), y, x[::-1] if view.flip else x)
+        return void if matrix is None else warp_bitmap(void, matrix)
+
+    def _hidden(self, size: tuple[int, int]) -> Sample:
+        """A crowd region over the full image: anchors and regions inside are neither positive nor
+        negative.
+        """
+        box = torch.tensor([[0, 0, size[1], size[0]]], dtype=torch.float32)
+        targets = {
+            "boxes": box,
+            "labels": torch.ones(1, dtype=torch.int64),  # any class: no loss uses it
+            "valid": torch.zeros(1, dtype=torch.bool),
+            "crowd": torch.ones(1, dtype=torch.bool),
+            "masks": torch.ones(1, self.mask_size, self.mask_size, dtype=torch.uint8),
+            "mask_boxes": box,
+        }
+        if self._some_without_mask:
+            targets["masked"] = torch.ones(1, dtype=torch.bool)
+        if self._has_void:
+            targets["void"] = torch.zeros(size, dtype=torch.uint8)
+        return targets
+
+    def _blank(self) -> Sample:
+        view = full_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
+        image = torch.zeros(3, *view.size, dtype=torch.uint8)
+        sample = _describe(image, view.size, BLANK_ID, view, readable=False)
+        return sample | self._hidden(view.size) | {"seeds": torch.zeros((), dtype=torch.int64)}
 
 
 def _describe(
@@ -177,28 +226,6 @@ def _describe(
         "image_ids": torch.from_numpy(np.array(image_id)),
         "readable": torch.from_numpy(np.array(readable)),
     }
-
-
-def _hidden(size: tuple[int, int], side: int) -> Sample:
-    """A crowd region over the full image: anchors and regions inside are neither positive nor
-    negative.
-    """
-    box = torch.tensor([[0, 0, size[1], size[0]]], dtype=torch.float32)
-    return {
-        "boxes": box,
-        "labels": torch.ones(1, dtype=torch.int64),  # any class: no loss uses it
-        "valid": torch.zeros(1, dtype=torch.bool),
-        "crowd": torch.ones(1, dtype=torch.bool),
-        "masks": torch.ones(1, side, side, dtype=torch.uint8),
-        "mask_boxes": box,
-    }
-
-
-def _blank(side: int) -> Sample:
-    view = full_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
-    image = torch.zeros(3, *view.size, dtype=torch.uint8)
-    sample = _describe(image, view.size, BLANK_ID, view, readable=False) | _hidden(view.size, side)
-    return sample | {"seeds": torch.zeros((), dtype=torch.int64)}
 
 
 def image_batch(

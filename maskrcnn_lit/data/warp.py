@@ -158,6 +158,18 @@ def warp_crops(
     return moved, places
 
 
+def warp_bitmap(bitmap: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Warp an H W bitmap by the affine `matrix` (2 3), as `warp_image` warps pixels: nearest, 0
+    outside.
+    """
+    height, width = bitmap.shape
+    back = _inverse(matrix)[:2]
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    columns, rows = (np.floor(a * x + b * y + c).astype(np.int64) for a, b, c in back.tolist())
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    return bitmap[rows.clip(0, height - 1), columns.clip(0, width - 1)] * inside
+
+
 def _outer_corners(crop: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Corners, x y in cells, of the first and last cell of each row of a mask (M M); their bounding
     box is that of the mask.

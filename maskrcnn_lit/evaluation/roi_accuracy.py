@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.batch import TARGET_KEYS, Batch
+from maskrcnn_lit.data.batch import SLOT_KEYS, Batch
 from maskrcnn_lit.errors import UserError
 
 STUDY_SLOTS = 15  # boxes per image in the study
@@ -73,7 +73,7 @@ class RoiAccuracy:
             return batch
         more = {
             key: F.pad(batch[key], (0, 0) * (batch[key].ndim - 2) + (0, 1))
-            for key in TARGET_KEYS
+            for key in SLOT_KEYS
             if key in batch
         }
         return batch | more

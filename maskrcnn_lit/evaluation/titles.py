@@ -20,6 +20,8 @@ TITLES = {
         for key in AP_COLUMNS
     },
     "boundary_ap": "boundary AP",
+    "cityscapes_ap": "Cityscapes AP",
+    "cityscapes_ap50": "Cityscapes AP50",
     "roi_accuracy": "roi_accuracy",
     "loss": "loss",
     "objects": "objects",

@@ -27,6 +27,7 @@ from maskrcnn_lit.evaluation.baseline import (
     read_baseline,
 )
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
+from maskrcnn_lit.evaluation.cityscapes import with_official_ap
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import choose_results, read_results
 from maskrcnn_lit.evaluation.coco.scores import (
@@ -234,6 +235,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     truth = index.coco_ground_truth()
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
+    scores = with_official_ap(data.official_ap, scores, index, truth, results)
     warning = limit_warning(next(iter(matches.values())), limits)
     if warning:
         _log.info(warning)

@@ -43,12 +43,21 @@ def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, smoothing: float =
     return (loss * valid.flatten()).sum() / count(valid)
 
 
-def mask_loss(logits: Tensor, targets: Tensor, valid: Tensor) -> Tensor:
+def mask_loss(
+    logits: Tensor, targets: Tensor, valid: Tensor, counted: Tensor | None = None
+) -> Tensor:
     """Mean binary cross-entropy over the pixels of the positives' masks, each of its own class only
     (section 3, "decouples mask and class prediction"): S m m logits, S m m in [0, 1], S bool ->
     scalar.
+
+    counted: S m m in [0, 1], the share of a pixel that is not void; the mean of a mask is over
+    these shares. None: all pixels count.
     """
-    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(dim=(1, 2))
+    loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if counted is None:
+        loss = loss.mean(dim=(1, 2))
+    else:
+        loss = (loss * counted).sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1e-6)
     return (loss * valid).sum() / count(valid)
 
 

@@ -16,6 +16,8 @@ from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv, dense_convs
 from maskrcnn_lit.model.sampling import MAX_SAMPLE
 
+_ALL_VOID = 1e-4  # a pixel of which less counts does not count
+
 
 class MaskHead(nn.Module):
     """3x3 convolutions, a 2x2 stride 2 deconvolution, a 1x1 convolution with one channel per class.
@@ -92,11 +94,17 @@ class MaskHead(nn.Module):
         fine = logits.view(-1, self.pool, self.pool, 2, 2).permute(0, 1, 3, 2, 4)  # R p 2 p 2
         return fine.reshape(-1, self.mask_size, self.mask_size)
 
-    def losses(self, logits: Tensor, targets: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        positive: Tensor,
+        counted: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """R m m logits and targets in [0, 1], R bool: the regions that count -> the loss by name, a
-        mean over these regions.
+        mean over these regions. counted: R m m, see `without_void`; None: there is no void.
         """
-        return {"mask": mask_loss(logits, targets, positive)}
+        return {"mask": mask_loss(logits, targets, positive, counted)}
 
 
 @torch.no_grad()
@@ -126,3 +134,24 @@ def mask_targets(
     rois = torch.cat([instance[:, None].to(inside.dtype), inside], dim=1)
     padded = F.pad(masks[:, None].to(boxes.dtype), (1, 1, 1, 1))
     return roi_align(padded, rois, size, aligned=True)[:, 0]
+
+
+@torch.no_grad()
+def without_void(
+    targets: Tensor, boxes: Tensor, image: Tensor, void: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The mask targets of the part of each pixel that is not void, and the share of that part.
+
+    Args:
+        targets: R m m in [0, 1], of `mask_targets`.
+        boxes: R 4, regions in pixels of the batch.
+        image: R int64 into B.
+        void: B H W uint8, 1 in void pixels.
+
+    Cross-entropy is linear in its target. With the share as its weight, the loss of a pixel that is
+    partly void is that of its other part.
+    """
+    rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    shares = roi_align(void[:, None].to(boxes.dtype), rois, targets.shape[-1], aligned=True)[:, 0]
+    counted = torch.where(shares < 1 - _ALL_VOID, 1 - shares, 0)
+    return torch.minimum(targets, counted) / counted.clamp(min=_ALL_VOID), counted

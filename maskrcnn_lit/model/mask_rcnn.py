@@ -18,7 +18,8 @@ from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
-from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
+from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
+from maskrcnn_lit.model.matching import take
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
@@ -180,11 +181,11 @@ class MaskRCNN(nn.Module):
         positives without a mask slot.
         """
         rpn = self.rpn.losses(prediction, chosen)
-        box, mask, masked = self.head_losses(pyramid, regions, batch, static_shapes)
+        box, mask, masked, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
         counts = dict.fromkeys(rpn, chosen.valid.sum())
         counts |= dict.fromkeys(box, regions.valid.sum())
         counts |= dict.fromkeys(mask, masked)
-        return rpn | box | mask, counts, regions.positive.sum() - masked
+        return rpn | box | mask, counts, dropped
 
     def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
@@ -203,12 +204,15 @@ class MaskRCNN(nn.Module):
         regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-        """The losses of the box head and of the mask head on the sampled regions, and the number of
-        masks in the mean.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
+        """The losses of the box head and of the mask head on the sampled regions, the number of
+        masks in the mean, and the number of positives without a mask slot.
         """
         every = self.regions(regions.boxes, self.box_head.pool)
-        chosen = self.with_masks(regions.positive, static_shapes)
+        wanted = regions.positive
+        if "masked" in batch:  # objects without a mask have box losses alone
+            wanted = wanted & take(batch["masked"], regions.instance)
+        chosen = self.with_masks(wanted, static_shapes)
         masked = RoIs(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
 
@@ -220,12 +224,18 @@ class MaskRCNN(nn.Module):
             regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
         )  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
-        positive = regions.positive.flatten()[chosen]
+        positive = wanted.flatten()[chosen]
+        dropped = wanted.sum() - positive.sum()
         # A slot without an object has no loss, and its region may be much larger than its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
         targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
-        mask_losses = self.mask_head.losses(mask_logits, targets, positive)
-        return losses, mask_losses, positive.sum()
+        if "void" not in batch:
+            mask_losses = self.mask_head.losses(mask_logits, targets, positive)
+            return losses, mask_losses, positive.sum(), dropped
+        targets, counted = without_void(targets, boxes, masked.image, batch["void"])
+        positive = positive & (counted > 0).any(dim=2).any(dim=1)
+        mask_losses = self.mask_head.losses(mask_logits, targets, positive, counted)
+        return losses, mask_losses, positive.sum(), dropped
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions with a mask loss, which are the positives (section 3): B S bool -> indices

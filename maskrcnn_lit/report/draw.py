@@ -165,6 +165,8 @@ def ground_truth_from_batch(
         batch[key][i].cpu().numpy()[annotated] / back for key in ("boxes", "mask_boxes")
     )
     crops = batch["masks"][i].cpu().numpy()
+    if "masked" in batch:  # a box alone is drawn as one
+        crops = crops * batch["masked"][i].cpu().numpy()[:, None, None]
     labels, crowd = batch["labels"][i].tolist(), batch["crowd"][i].tolist()
     target = {
         "boxes": boxes,

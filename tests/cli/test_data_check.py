@@ -366,17 +366,17 @@ def test_faults_of_a_class_that_is_left_out_are_none_of_the_data(
     shutil.copytree(shapes, root)
     content = ground_truth(root, "train")
     faulty = content["annotations"][0]
-    faulty["segmentation"] = []
+    faulty["segmentation"] = 7
     save_ground_truth(root, content, "train")
     names = {category["id"]: category["name"] for category in content["categories"]}
     name = names[faulty["category_id"]]
     check(*coco_data(root), code=1)
-    assert "1 x no segmentation" in capsys.readouterr().out
+    assert "1 x broken segmentation" in capsys.readouterr().out
     check(*coco_data(root), f"data.classes={{{name}:null}}", code=0)
     printed = capsys.readouterr().out
-    assert "no segmentation" not in printed
+    assert "broken segmentation" not in printed
     assert "and 1 faulty annotation of theirs" in printed
     for command in (["data", "stats"], ["data", "show", "count=1", f"out={tmp_path}/a.png"]):
         verb(*command, *coco_data(root), code=2)
-        assert "1 x no segmentation" in capsys.readouterr().err
+        assert "1 x broken segmentation" in capsys.readouterr().err
         verb(*command, *coco_data(root), f"data.classes={{{name}:null}}")

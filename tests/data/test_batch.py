@@ -29,6 +29,15 @@ def test_a_missing_key_and_another_type_are_named(batch: Batch, key: str):
         check_batch(batch, 3)
 
 
+def test_void_and_masked_are_optional(batch: Batch):
+    more = {"void": torch.zeros(2, 64, 64, dtype=torch.uint8), "masked": batch["valid"]}
+    check_batch(batch | more, 3)
+    with pytest.raises(ValueError, match="expected BHW with H = 64"):
+        check_batch(batch | {"void": more["void"][:, 1:]}, 3)
+    with pytest.raises(ValueError, match="expected BG with G = 8"):
+        check_batch(batch | {"masked": batch["valid"][:, 1:]}, 3)
+
+
 def test_seeds_are_optional(batch: Batch):
     check_batch({key: value for key, value in batch.items() if key != "seeds"}, 3)
     check_batch(batch | {"seeds": torch.tensor([3, -4])}, 3)

@@ -81,3 +81,16 @@ def write_coco(folder: Path, content: dict[str, Any]) -> tuple[Path, Path]:
 def small_index(folder: Path, images: int = 6, **options: Any) -> AnnotationIndex:
     annotations, pictures = write_coco(folder, coco_dict(images))
     return read_index(annotations, pictures, "error", **options)
+
+
+def void_dict(images: int = 6) -> dict[str, Any]:
+    """As `coco_dict`; the images with an odd number have a void region, an ellipse."""
+    content = coco_dict(images)
+    for k, image in enumerate(content["images"]):
+        if k % 2:
+            height, width = image["height"], image["width"]
+            y, x = np.mgrid[:height, :width] + 0.5
+            inside = ((x / width - 0.4) / 0.3) ** 2 + ((y / height - 0.6) / 0.2) ** 2 < 1
+            rle = coco_mask.encode(np.asfortranarray(inside.astype(np.uint8)))
+            image["ignore"] = rle | {"counts": rle["counts"].decode()}
+    return content

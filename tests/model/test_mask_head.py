@@ -7,7 +7,7 @@ from wrong_values import CHOICE, COUNT, cases
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.losses import mask_loss
-from maskrcnn_lit.model.mask_head import MaskHead, mask_targets
+from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 
 
 def head(**options: int) -> MaskHead:
@@ -166,3 +166,37 @@ def test_its_loss_is_that_of_the_positives_by_its_name():
     )
     assert list(losses) == ["mask"]
     assert losses["mask"] == mask_loss(logits, targets, positive)
+
+
+def test_void_pixels_have_no_mask_loss_and_the_rest_has_all_of_it():
+    """The region is 8 x 8 px and its mask 4 x 4, so a pixel of the mask is 2 x 2 px: the first row
+    is void, of the second row the upper half.
+    """
+    boxes = torch.tensor([[4.0, 4.0, 12.0, 12.0]])
+    void = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    void[0, :7] = 1
+    truth = torch.zeros(1, 4, 4)
+    truth[0, :, :2] = torch.tensor([0.0, 0.25, 1.0, 1.0])[:, None]
+    targets, counted = without_void(truth, boxes, torch.zeros(1, dtype=torch.int64), void)
+    assert counted[0, 0].tolist() == [0.0] * 4
+    assert counted[0, 3].tolist() == [1.0] * 4
+    logits = torch.randn(1, 4, 4, requires_grad=True)
+    loss = mask_loss(logits, targets, torch.tensor([True]), counted)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[0, 0].any()
+    assert gradient[0, 1:].all()
+    share = counted[0, 1, 0].item()  # RoIAlign samples between pixel centers
+    assert 0.3 < share < 0.7
+    weights = torch.tensor([0.0, share, 1.0, 1.0])[:, None].expand(4, 4)
+    real = torch.minimum(truth[0], weights)  # the part of each pixel that is object and not void
+    by_hand = weights * F.softplus(logits[0]) - real * logits[0]
+    torch.testing.assert_close(loss, by_hand.sum() / weights.sum())
+
+
+def test_a_loss_without_void_is_that_of_before():
+    targets = torch.rand(3, 4, 4)
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(3, 4)
+    none = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    same, counted = without_void(targets, boxes, torch.zeros(3, dtype=torch.int64), none)
+    assert torch.equal(same, targets)
+    assert torch.equal(counted, torch.ones(3, 4, 4))

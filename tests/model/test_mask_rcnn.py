@@ -785,3 +785,61 @@ def test_a_mask_head_of_ones_own_has_its_losses_counted_by_the_positives():
     model.eval()
     detections = model(make_batch()).detections
     assert detections is not None and detections["masks"].shape[-2:] == (6, 6)
+
+
+def mask_gradients(batch: Batch, static_shapes: bool) -> tuple[Any, dict[str, torch.Tensor], float]:
+    """The output of a training step, the gradient at each mask logit, and the sum of the others."""
+    torch.manual_seed(0)
+    model = make_model()
+    seen: list[torch.Tensor] = []
+
+    def watch(_: Any, __: Any, logits: torch.Tensor) -> None:
+        logits.retain_grad()
+        seen.append(logits)
+
+    model.mask_head.register_forward_hook(watch)
+    batch = batch | {"seeds": torch.arange(len(batch["images"]))}
+    output = model(batch, static_shapes)
+    output.losses["mask"].backward()
+    gradient = seen[0].grad
+    assert gradient is not None
+    others = sum(float(loss.detach()) for name, loss in output.losses.items() if name != "mask")
+    return output, {"gradient": gradient}, others
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_a_box_without_a_mask_has_box_losses_alone(static_shapes: bool):
+    plain = make_batch(2, objects=3)
+    every, _, others = mask_gradients(plain, static_shapes)
+    masked = plain["valid"].clone()
+    same, _, _ = mask_gradients(plain | {"masked": masked}, static_shapes)
+    assert torch.equal(same.losses["mask"], every.losses["mask"])
+    assert same.counts["mask"] == every.counts["mask"]
+    masked[0] = False
+    fewer, _, same_others = mask_gradients(plain | {"masked": masked}, static_shapes)
+    assert same_others == others
+    assert 0 < fewer.counts["mask"] < every.counts["mask"]
+    assert fewer.masks_dropped == 0
+    none, seen, _ = mask_gradients(plain | {"masked": torch.zeros_like(masked)}, static_shapes)
+    assert none.counts["mask"] == 0
+    assert none.losses["mask"] == 0
+    assert not seen["gradient"].any()
+
+
+@pytest.mark.parametrize("static_shapes", [False, True])
+def test_void_pixels_of_an_image_have_no_mask_gradient(static_shapes: bool):
+    plain = make_batch(1, objects=3)
+    height, width = plain["images"].shape[-2:]
+    void = torch.zeros(1, height, width, dtype=torch.uint8)
+    every, seen, others = mask_gradients(plain, static_shapes)
+    nothing, same, _ = mask_gradients(plain | {"void": void}, static_shapes)
+    torch.testing.assert_close(nothing.losses["mask"], every.losses["mask"])
+    torch.testing.assert_close(same["gradient"], seen["gradient"])
+    output, seen, same_others = mask_gradients(plain | {"void": void + 1}, static_shapes)
+    assert same_others == others
+    assert output.counts["mask"] == 0
+    assert not seen["gradient"].any()
+    void[..., : width // 2] = 1
+    output, half, _ = mask_gradients(plain | {"void": void}, static_shapes)
+    assert half["gradient"].any()
+    assert (half["gradient"] == 0).sum() > (same["gradient"] == 0).sum()

@@ -38,6 +38,8 @@ SUPER = "super-category without annotations"
 
 REMARKS = (IGNORED, NO_OBJECTS, NO_JSON, SUPER)
 
+BROKEN_VOID = "broken void region"  # a fault of an image
+
 _LAST = -(2**62)  # text category ids get numbers from here until labels are assigned
 
 _FARTHEST = 1e7  # px: limit for the sides of a box
@@ -57,6 +59,7 @@ class ImageEntry(NamedTuple):
     url: str = ""  # its coco_url
     entry: int = 0  # position in the json's list
     key: int | str | None = None  # the id in the annotations, if it differs from `id`
+    void: NDArray[np.uint32] | None = None  # run lengths of its void region
 
 
 class Columns:
@@ -80,8 +83,14 @@ class Columns:
 
 
 class _Outline(NamedTuple):
+    """Neither parts nor runs: a box without a mask."""
+
     parts: list[array]  # x0 y0 x1 y1 ... each; empty for an RLE
     runs: NDArray[np.uint32] | None  # run lengths of an RLE
+
+    @property
+    def missing(self) -> bool:
+        return not self.parts and self.runs is None
 
 
 class _Reader:
@@ -121,7 +130,7 @@ class _Reader:
             outline = self._outline(entry.get("segmentation"), image)
             box = self._box(entry, outline, image)
             _check_scale(box, outline, image)
-            crowd, area = self._crowd(entry), self._area(entry, outline, image)
+            crowd, area = self._crowd(entry), self._area(entry, outline, box, image)
         except BadEntryError as bad:
             del self._notes[first_note:]
             self.faults.append(Fault(bad.args[0], name, number, bad.args[1], category))
@@ -133,7 +142,7 @@ class _Reader:
         columns.images.append(position)
         columns.labels.append(label)
         columns.crowd.append(crowd)
-        columns.doubtful.append(not _surely_inside(outline, box, image))
+        columns.doubtful.append(not outline.missing and not _surely_inside(outline, box, image))
         columns.areas.append(area)
         columns.boxes.extend(box)
         for part in outline.parts:
@@ -203,20 +212,25 @@ class _Reader:
             self._note(IGNORED, "ignore is set: it counts as a crowd region")
         return flag(entry, "iscrowd") or ignored
 
-    def _area(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> float:
+    def _area(
+        self, entry: dict[str, Any], outline: _Outline, box: list[float], image: ImageEntry
+    ) -> float:
         given, area = entry.get("area"), finite(entry.get("area"))
         if area is not None and 0 < area <= 2 * image.height * image.width:
             return area
-        own = _pixels(outline, image)
+        own = _box_area(box, image) if outline.missing else _pixels(outline, image)
         if given is None or area == own:
             return own
-        self._note("impossible area", f"area {shown(given)}; the mask's area, {own:g}, is used")
+        which = "box" if outline.missing else "mask"
+        self._note("impossible area", f"area {shown(given)}; the {which}'s area, {own:g}, is used")
         return own
 
     def _box(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> list[float]:
         """x y w h, as in the json unless it reaches far beyond the image."""
         given = entry.get("bbox")
         if given is None or given == []:
+            if outline.missing:
+                raise BadEntryError("no segmentation", "neither a mask nor a box")
             box = _extent(outline, image)
             self._note("no box", f"the mask gives {[round(value, 2) for value in box]}")
         else:
@@ -243,13 +257,12 @@ class _Reader:
 
     def _outline(self, value: Any, image: ImageEntry) -> _Outline:
         value = self._plain_shape(value)
+        if value is None or value == []:
+            return _Outline([], None)
         if isinstance(value, dict):
-            return _Outline([], _runs(value, image))
-        if not isinstance(value, list) or not value:
-            raise BadEntryError(
-                "no segmentation",
-                "neither polygons nor an RLE: a box alone does not define a mask",
-            )
+            return _Outline([], _runs(value, image.height, image.width))
+        if not isinstance(value, list):
+            raise BadEntryError("broken segmentation", f"{shown(value)} is not polygons or an RLE")
         parts, bad = [], list[BadEntryError]()
         for part in value:
             try:
@@ -430,7 +443,7 @@ def _check_scale(box: list[float], outline: _Outline, image: ImageEntry) -> None
     if min(image.width, image.height) < 4:
         return
     furthest = [max(box[0] + box[2], box[1] + box[3])]
-    if outline.runs is None:
+    if outline.parts:
         furthest.append(max(max(part) for part in outline.parts))
     if min(furthest) <= _NORMALIZED:
         raise BadEntryError(
@@ -440,11 +453,25 @@ def _check_scale(box: list[float], outline: _Outline, image: ImageEntry) -> None
         )
 
 
-def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
-    if rle.get("size") != [image.height, image.width]:
+def read_void(value: Any, height: int, width: int) -> NDArray[np.uint32]:
+    """The run lengths of an image's void region, an RLE.
+
+    Raises:
+        BadEntryError: `value` is not an RLE of this size.
+    """
+    if not isinstance(value, dict):
+        raise BadEntryError(BROKEN_VOID, f"ignore is {shown(value)}, not an RLE")
+    try:
+        return _runs(value, height, width)
+    except BadEntryError as error:
+        raise BadEntryError(BROKEN_VOID, f"ignore: {error.args[0]} ({error.args[1]})") from None
+
+
+def _runs(rle: dict[str, Any], height: int, width: int) -> NDArray[np.uint32]:
+    if rle.get("size") != [height, width]:
         raise BadEntryError(
             "RLE of another size",
-            f"size {shown(rle.get('size'))}, the image has {[image.height, image.width]}",
+            f"size {shown(rle.get('size'))}, the image has {[height, width]}",
         )
     counts = rle.get("counts")
     try:
@@ -453,13 +480,20 @@ def _runs(rle: dict[str, Any], image: ImageEntry) -> NDArray[np.uint32]:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise BadEntryError("broken segmentation", "the RLE's counts are damaged") from None
-    pixels = image.height * image.width
+    pixels = height * width
     # check each: a sum of huge runs would overflow
     if runs.ndim != 1 or ((runs < 0) | (runs > pixels)).any() or runs.sum() != pixels:
         raise BadEntryError(
             "broken segmentation", "the RLE's counts do not add up to the image's pixels"
         )
     return runs.astype(np.uint32)
+
+
+def _box_area(box: list[float], image: ImageEntry) -> float:
+    """The area of the box x y w h inside the image."""
+    x, y, width, height = box
+    across = min(x + width, image.width) - max(x, 0)
+    return across * (min(y + height, image.height) - max(y, 0))
 
 
 def _pixels(outline: _Outline, image: ImageEntry) -> float:

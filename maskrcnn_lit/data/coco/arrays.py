@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 4  # version of the arrays; part of the folder name
+FORMAT = 5  # version of the arrays; part of the folder name
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
@@ -94,6 +94,14 @@ class Arrays:
     coordinates: Floats  # x y x y ...
     run_spans: Ints  # N 2: begin, end in runs; none for polygons
     runs: NDArray[np.uint32]  # RLE run lengths
+    void_spans: Ints  # I 2: begin, end in void_runs; empty: no void region
+    void_runs: NDArray[np.uint32]  # run lengths of void regions
+
+
+def has_mask(arrays: Arrays) -> NDArray[np.bool_]:
+    """N: whether an annotation has a mask; False: it has a box alone."""
+    pieces = np.diff(arrays.part_spans[:]) + np.diff(arrays.run_spans[:])
+    return pieces.reshape(len(arrays.ids)) > 0
 
 
 class OriginalCategory(NamedTuple):
@@ -146,6 +154,7 @@ def pack(instances: Instances) -> Arrays:
     by = by[labels[by] > 0]  # 0: unknown category
     name_text, name_spans = _texts([entry.name for entry in entries])
     url_text, url_spans = _texts([entry.url for entry in entries])
+    voids = [np.zeros(0, np.uint32) if e.void is None else e.void for e in entries]
     return Arrays(
         image_ids=np.array([entry.id for entry in entries], np.int64),
         image_order=np.array([entry.entry for entry in entries], np.int64),
@@ -168,6 +177,8 @@ def pack(instances: Instances) -> Arrays:
         coordinates=_column(columns.coordinates, np.float64),
         run_spans=_spans(columns.run_ends)[by],
         runs=_column(columns.runs, np.uint32),
+        void_spans=_spans(np.cumsum([len(void) for void in voids])),
+        void_runs=np.concatenate([np.zeros(0, np.uint32), *voids]),
     )
 
 
@@ -418,7 +429,15 @@ def _mapped(file: Path, meta: dict[str, Any]) -> NDArray[Any]:
 
 
 # Arrays with one row per image: they are used in full, not by slices.
-_BY_IMAGE = {"image_ids", "heights", "widths", "name_spans", "url_spans", "spans"}
+_BY_IMAGE = {
+    "image_ids",
+    "heights",
+    "widths",
+    "name_spans",
+    "url_spans",
+    "spans",
+    "void_spans",
+}
 
 
 class Blocks:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, open_json
+from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, has_mask, open_json
 from maskrcnn_lit.data.coco.categories import Category, match_categories
 from maskrcnn_lit.data.coco.classes import ClassChoice, choose_classes
 from maskrcnn_lit.data.coco.faults import Fault, describe
@@ -52,6 +52,7 @@ class AnnotationIndex:
     faults: tuple[Fault, ...] = ()  # entries that are left out
     changes: tuple[Fault, ...] = ()  # corrected entries
     max_pixels: int = MAX_PIXELS  # limit for an image file
+    ignore_void: bool = True  # whether void regions have no mask loss and no metric
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,9 +125,41 @@ class AnnotationIndex:
         fields = {"crowd": arrays.crowd[part], "areas": arrays.areas[part], "ids": arrays.ids[part]}
         return {"boxes": boxes, "labels": self.labels[arrays.labels[part]], **fields}
 
+    def void(self, i: int) -> NDArray[np.uint32]:
+        """The run lengths of the void region of image i; empty if it has none."""
+        begin, end = self.packed.arrays.void_spans[self.rows[i]].tolist()
+        return self.packed.arrays.void_runs[begin:end]
+
+    def void_rle(self, i: int) -> dict[str, Any] | None:
+        """The void region of image i as a compressed RLE; None if it has none."""
+        runs = self.void(i)
+        return compress_runs(runs, self.size(i)) if len(runs) else None
+
+    @cached_property
+    def has_void(self) -> bool:
+        """Whether training and metrics ignore a void region of these images."""
+        spans = self.packed.arrays.void_spans[self.rows]
+        return self.ignore_void and bool((spans[:, 1] > spans[:, 0]).any())
+
+    @cached_property
+    def without_mask(self) -> Ints:
+        """The objects that have a box and no mask, as rows of the json's list; no crowd regions."""
+        arrays = self.packed.arrays
+        bare = ~has_mask(arrays) & ~arrays.crowd[:]
+        selected = np.zeros(len(bare) + 1, np.int64)
+        np.add.at(selected, self.spans[:, 0], 1)
+        np.add.at(selected, self.spans[:, 1], -1)
+        return np.flatnonzero(bare & (np.cumsum(selected[:-1]) > 0))
+
+    def masked(self, i: int) -> NDArray[np.bool_]:
+        """R: whether each annotation of image i has a mask."""
+        arrays, part = self.packed.arrays, slice(*self.span(i))
+        pieces = np.diff(arrays.part_spans[part]) + np.diff(arrays.run_spans[part])
+        return pieces[:, 0] > 0
+
     def outline(self, i: int, j: int) -> Outline:
-        """Annotation j of image i: its polygons as flat x y x y ... arrays, or the run lengths of
-        its RLE.
+        """Annotation j of image i: its polygons as flat x y x y ... arrays, none for a box without
+        a mask, or the run lengths of its RLE.
         """
         n, arrays = self.span(i)[0] + j, self.packed.arrays
         begin, end = arrays.run_spans[n]
@@ -227,10 +260,12 @@ class AnnotationIndex:
 
     def coco_ground_truth(self) -> dict[str, Any]:
         """A COCO instances dict of these images: original ids, boxes, areas and shapes, annotations
-        in the original order, `listed_categories`.
+        in the original order, `listed_categories`. An image may have "ignore", the RLE of its void
+        region; the segmentation of a box without a mask is [].
         """
         images = [
             {"id": int(self.image_ids[i]), "file_name": self.file_names[i], "height": h, "width": w}
+            | self._ignored(i)
             for i, (h, w) in enumerate(map(self.size, range(len(self))))
         ]
         order = self.packed.arrays.order
@@ -238,6 +273,10 @@ class AnnotationIndex:
         categories = [category._asdict() for category in self.listed_categories]
         annotations = [self._annotation(i, n) for _, i, n in sorted(entries)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _ignored(self, i: int) -> dict[str, Any]:
+        void = self.void_rle(i) if self.ignore_void else None
+        return {} if void is None else {"ignore": void | {"counts": void["counts"].decode()}}
 
     def _annotation(self, i: int, n: int) -> dict[str, Any]:
         shape = self.segmentation(i, n - self.span(i)[0])
@@ -272,6 +311,7 @@ def read_index(
     max_pixels: int = MAX_PIXELS,
     classes: ClassChoice | None = None,
     where: str | None = None,
+    ignore_void: bool = True,
 ) -> AnnotationIndex:
     """Read and check a COCO json and the headers of its image files.
 
@@ -286,7 +326,8 @@ def read_index(
     large set is cheap. cache: folder for the packed json and the records of checked files; None:
     the user's cache. cache_gb: limit for cached remote files. max_pixels: limit for an image file.
     classes: the classes to use, and their names; None: all, unchanged. where: what the user gave,
-    for messages; None: `annotations`.
+    for messages; None: `annotations`. ignore_void: whether void regions have no mask loss and no
+    metric.
 
     Raises: UserError: a missing file or folder, not a COCO json, no image, fewer images than
     `take`, faults with "error", none of `classes`.
@@ -320,7 +361,14 @@ def read_index(
         )
     rows = np.sort(rows)
     changes = (*packed.changes, *renamed(packed, source, rows))
-    return replace(index, rows=rows, faults=tuple(faults), changes=changes, max_pixels=max_pixels)
+    return replace(
+        index,
+        rows=rows,
+        faults=tuple(faults),
+        changes=changes,
+        max_pixels=max_pixels,
+        ignore_void=ignore_void,
+    )
 
 
 def _measure(source: Source) -> Measure:

@@ -63,6 +63,30 @@ def count_objects(index: AnnotationIndex) -> int:
     return int(sum((~index.packed.arrays.crowd[a:b]).sum() for a, b in index.spans.tolist()))
 
 
+def describe_partial(index: AnnotationIndex) -> Iterator[str]:
+    """Lines on objects without a mask and on void regions; none if there are neither."""
+    bare, objects = len(index.without_mask), count_objects(index)
+    if bare and bare == objects:
+        yield f"no object has a mask ({objects} have boxes): the mask head learns nothing"
+    elif bare:
+        yield (
+            f"{bare} of {objects} objects have a box and no mask: they have box losses and no mask "
+            "loss, and are not scored for masks"
+        )
+    void = [i for i in range(len(index)) if len(index.void(i))]
+    if void:
+        shares = [int(index.void(i)[1::2].sum()) / np.prod(index.size(i)) for i in void]
+        use = (
+            "no mask loss and no metric counts them"
+            if index.ignore_void
+            else "they count as background (data.ignore_void=false)"
+        )
+        yield (
+            f"{len(void)} of {len(index)} images have void pixels "
+            f"({np.mean(shares):.1%} of them on average): {use}"
+        )
+
+
 def describe_unlearnable(
     index: AnnotationIndex, lost: list[Fault], image_size: ImageSize
 ) -> Iterator[str]:

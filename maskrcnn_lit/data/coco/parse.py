@@ -18,6 +18,7 @@ from maskrcnn_lit.data.coco.annotations import (
     give_category_ids,
     label_annotations,
     read_annotations,
+    read_void,
 )
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.faults import (
@@ -283,8 +284,11 @@ def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> I
         raise BadEntryError("incomplete image entry", f"size {width} x {height}")
     if max(height, width) > LONGEST or height * width > MOST_PIXELS:
         raise BadEntryError("image too large", f"size {width} x {height}")
+    void = entry.get("ignore")
+    if void is not None:
+        void = read_void(void, height, width)
     number, text = (0, key) if isinstance(key, str) else (key, None)
-    return ImageEntry(number, height, width, name, _url(entry), entry_index, text)
+    return ImageEntry(number, height, width, name, _url(entry), entry_index, text, void)
 
 
 def _url(entry: dict[str, Any]) -> str:

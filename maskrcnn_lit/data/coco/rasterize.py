@@ -149,10 +149,20 @@ def _from_runs(
     """M M: for each pixel of the crop the file's pixel at its center; only columns of the box are
     decoded.
     """
-    height, width = size
     centers = (np.arange(side)[:, None] + 0.5 - shift) / scale  # M 2, in the file's pixels
-    columns = np.floor(centers[:, 0]).astype(np.int64).clip(0, width - 1)
-    rows = np.floor(centers[:, 1]).astype(np.int64).clip(0, height - 1)
+    return sample_runs(runs, size, centers[:, 1], centers[:, 0])
+
+
+def sample_runs(
+    runs: NDArray[np.uint32],
+    size: tuple[int, int],
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """Y X: the pixels of a mask of this size (height, width), 0 or 1, in which the points lie."""
+    height, width = size
+    columns = np.floor(x).astype(np.int64).clip(0, width - 1)
+    rows = np.floor(y).astype(np.int64).clip(0, height - 1)
     first, last = int(columns.min()), int(columns.max()) + 1
     ends = np.cumsum(runs, dtype=np.int64)
     left, right = np.searchsorted(ends, [first * height, last * height], side="right")

@@ -22,7 +22,7 @@ from maskrcnn_lit.data.coco.annotations import REMARKS
 from maskrcnn_lit.data.coco.faults import FINDINGS, Fault, describe, flag, integer_or_none
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
-from maskrcnn_lit.data.coco.learnable import count_objects, describe_unlearnable
+from maskrcnn_lit.data.coco.learnable import count_objects, describe_partial, describe_unlearnable
 from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import (
@@ -129,6 +129,7 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
     and mask.
     """
     annotations, name = index.annotations(i), index.file_names[i]
+    masked = index.masked(i)
     seen: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for j, (number, label, box) in enumerate(
         zip(
@@ -138,7 +139,7 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
             strict=True,
         )
     ):
-        extent = mask_extent(index, i, j)
+        extent = mask_extent(index, i, j) if masked[j] else box
         if _disagree(box, extent):
             sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
             detail = f"box {sides[0]}, but the mask spans {sides[1]}"
@@ -155,6 +156,10 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
 
 def _of_same_mask(index: AnnotationIndex, i: int, others: list[int], j: int) -> int | None:
     """The first of the annotations `others` of image i that has the mask of annotation j."""
+    masked = index.masked(i)
+    others = [other for other in others if masked[other] == masked[j]]
+    if not others or not masked[j]:  # boxes alone are equal already
+        return others[0] if others else None
     masks = [index.rle(i, other) for other in others]
     same = coco_mask.iou(masks, [index.rle(i, j)], [0])[:, 0] >= SAME_MASKS
     return others[int(same.argmax())] if same.any() else None
@@ -165,7 +170,7 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
     Crowd regions have no size class and are not compared.
     """
     annotations = index.annotations(i)
-    for j in np.flatnonzero(~annotations["crowd"]).tolist():
+    for j in np.flatnonzero(~annotations["crowd"] & index.masked(i)).tolist():
         area, own = float(annotations["areas"][j]), float(coco_mask.area(index.rle(i, j)))
         far = max(area, own) > max(AREA_FACTOR * min(area, own), min(area, own) + AREA_SLACK)
         if far or area <= 0 < own:
@@ -178,15 +183,27 @@ def _of_areas(index: AnnotationIndex, i: int) -> Iterator[tuple[int, tuple[Fault
 
 
 def mask_extent(index: AnnotationIndex, i: int, j: int) -> NDArray[np.float64]:
-    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, clipped to the image; area
-    0 if outside.
+    """x1 y1 x2 y2 of the polygons or the RLE of annotation j of image i, with the void pixels in
+    its box, clipped to the image; area 0 if outside.
     """
     shape, (height, width) = index.segmentation(i, j), index.size(i)
+    void = index.void_rle(i)
+    if void is not None:
+        shape = _with_void(index.rle(i, j), void, index.annotations(i)["boxes"][j])
     if isinstance(shape, dict):
         x, y, w, h = coco_mask.toBbox(shape).tolist()
         return np.array([x, y, x + w, y + h])
     points = np.concatenate(shape)
     return np.r_[points.min(0), points.max(0)].clip(0, [width, height, width, height])
+
+
+def _with_void(
+    mask: dict[str, Any], void: dict[str, Any], box: NDArray[np.float64]
+) -> dict[str, Any]:
+    """A mask and the void pixels in its box x1 y1 x2 y2: they may belong to the object."""
+    sides = np.r_[box[:2], box[2:] - box[:2]][None]
+    inside = coco_mask.frPyObjects(sides, *mask["size"])[0]
+    return coco_mask.merge([mask, coco_mask.merge([void, inside], intersect=True)])
 
 
 def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
@@ -243,6 +260,7 @@ def notes(findings: Mapping[str, Findings], *, beside: bool = True) -> list[str]
         index = part_findings.index
         ignored = [change for change in index.changes if change.kind in REMARKS]
         message += [f"{part}: {line}" for line in describe(ignored)]
+        message += [f"{part}: {line}" for line in describe_partial(index)]
         used = {
             label for i in range(len(index)) for label in index.annotations(i)["labels"].tolist()
         }
@@ -349,7 +367,7 @@ def _image(entry: dict[str, Any], index: AnnotationIndex, i: int, names: _Names)
 
 def _annotation(entry: dict[str, Any], truth: dict[str, Any], changed: bool) -> dict[str, Any]:
     """The entry with its corrections applied; a valid RLE is unchanged."""
-    if isinstance(entry["segmentation"], dict):
+    if isinstance(entry.get("segmentation"), dict) or not truth["segmentation"]:
         del truth["segmentation"]
     if not changed:  # but its image or class may have text ids
         truth = {key: truth[key] for key in ("image_id", "category_id")}

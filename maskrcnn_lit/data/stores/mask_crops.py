@@ -30,7 +30,7 @@ class MaskCrops:
         self, i: int, boxes: NDArray[np.float64], mirrored: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The masks of all R annotations of image i, R M M of 0 or 1, and whether each has a pixel
-        (R).
+        (R). A box without a mask has a mask that fills it.
 
         Args:
             boxes: R 4, their boxes in the file's pixels, x1 y1 x2 y2.
@@ -40,7 +40,9 @@ class MaskCrops:
         bits = self._stored.get(row)
         if bits is None:
             outlines = [self.index.outline(i, j) for j in range(len(boxes))]
-            bits = np.packbits(mask_crops(outlines, boxes, self.index.size(i), side), axis=2)
+            crops = mask_crops(outlines, boxes, self.index.size(i), side)
+            crops[~self.index.masked(i)] = 1
+            bits = np.packbits(crops, axis=2)
             self._stored.put(row, bits)
         bits = bits.reshape(len(boxes), side, self._row)
         if mirrored:  # reverse the bytes and the bits in each; padding bits come first

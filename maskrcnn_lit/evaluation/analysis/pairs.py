@@ -16,7 +16,8 @@ from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.evaluation.analysis.boundary import with_boundaries
 from maskrcnn_lit.evaluation.coco.matching import mask_areas
-from maskrcnn_lit.evaluation.coco.results import check_results, mask_rle
+from maskrcnn_lit.evaluation.coco.results import check_results
+from maskrcnn_lit.evaluation.coco.void import VoidRegion, has_mask, truth_mask, void_of
 
 Ints = NDArray[np.int64]
 
@@ -43,7 +44,7 @@ class Pairs:
         Floats  # G: area of the mask or the box, like `areas`; NaN in an image without detections
     )
     boxes: Floats  # G 4, x y w h
-    crowd_labels: Ints  # C
+    crowd_labels: Ints  # C; a void region is one of each detected class, see coco/void.py
     iou: Floats  # D G, across classes
     crowd_iou: Floats  # D C: share of the detection inside the region, COCO's crowd IoU
     boundary_iou: (
@@ -122,14 +123,25 @@ def _pairs(
     detections: Ints,
     boundary: bool,
 ) -> Pairs:
-    objects = [n for n in annotated if not annotations[n].get("iscrowd", 0)]
-    crowds = [n for n in annotated if annotations[n].get("iscrowd", 0)]
+    region = void_of(image)
+    ignored = {n for n in annotated if _is_ignored(annotations[n], kind, image, region)}
+    objects = [n for n in annotated if n not in ignored]
+    crowds = [n for n in annotated if n in ignored]
     sources = ((results, detections.tolist()), (annotations, objects), (annotations, crowds))
     wanted = [[source[n] for n in places] if len(detections) else [] for source, places in sources]
     shapes = [_shapes(entries, kind, image) for entries in wanted]
+    void = np.zeros(len(detections))
+    if region is not None:
+        shapes, void = _without_void(shapes, kind, region)
     found_labels = _of(results, detections, lambda entry: labels[entry["category_id"]], np.int64)
     object_labels = _of(annotations, objects, lambda entry: labels[entry["category_id"]], np.int64)
     iou = _iou(shapes[0], shapes[1], len(objects), crowd=False)
+    crowd_labels = _of(annotations, crowds, lambda entry: labels[entry["category_id"]], np.int64)
+    crowd_iou = _iou(shapes[0], shapes[2], len(crowds), crowd=True)
+    if region is not None:  # a crowd region of every class that is detected
+        classes = np.unique(found_labels)
+        crowd_labels = np.concatenate([crowd_labels, classes])
+        crowd_iou = np.hstack([crowd_iou, np.tile(void[:, None], len(classes))])
     boundary_iou = None
     if boundary:
         may_match = (found_labels[:, None] == object_labels) & (iou >= LEAST_IOU)
@@ -145,9 +157,9 @@ def _pairs(
         object_areas=_of(annotations, objects, lambda entry: entry["area"], np.float64),
         object_pixels=_areas(shapes[1], kind) if len(detections) else np.full(len(objects), np.nan),
         boxes=_of(annotations, objects, lambda entry: entry["bbox"], np.float64).reshape(-1, 4),
-        crowd_labels=_of(annotations, crowds, lambda entry: labels[entry["category_id"]], np.int64),
+        crowd_labels=crowd_labels,
         iou=iou,
-        crowd_iou=_iou(shapes[0], shapes[2], len(crowds), crowd=True),
+        crowd_iou=crowd_iou,
         boundary_iou=boundary_iou,
     )
 
@@ -156,10 +168,37 @@ def _of(entries: Sequence[dict[str, Any]], places: Any, read: Any, dtype: Any) -
     return np.array([read(entries[n]) for n in places], dtype=dtype)
 
 
+def _is_ignored(
+    annotation: Mapping[str, Any], kind: Kind, image: Mapping[str, Any], region: VoidRegion | None
+) -> bool:
+    """Whether an annotation does not count: a crowd region and, for masks, a box alone or an object
+    that is void as a whole.
+    """
+    if annotation.get("iscrowd", 0):
+        return True
+    if kind == "box":
+        return False
+    if not has_mask(annotation):
+        return True
+    if region is None:
+        return False
+    return not mask_areas(region.visible([truth_mask(annotation, image)]).masks)[0]
+
+
+def _without_void(shapes: list[Any], kind: Kind, region: VoidRegion) -> tuple[list[Any], Floats]:
+    """The shapes of detections, objects and crowd regions without their void pixels, and D: the
+    share of each detection that is void.
+    """
+    if kind == "box":
+        return shapes, region.share_of_boxes(shapes[0])
+    visible = [region.visible(several) for several in shapes]
+    return [several.masks for several in visible], visible[0].void
+
+
 def _shapes(entries: list[dict[str, Any]], kind: Kind, image: dict[str, Any]) -> Any:
     """Compressed RLEs, or boxes N 4, x y w h."""
     if kind == "mask":
-        return [mask_rle(entry, image) for entry in entries]
+        return [truth_mask(entry, image) for entry in entries]
     return np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
 
 

@@ -21,9 +21,9 @@ from maskrcnn_lit.data.coco.sizes import AREAS
 from maskrcnn_lit.evaluation.coco.results import (
     check_masks,
     check_results,
-    compressed_rle,
     mask_rle,
 )
+from maskrcnn_lit.evaluation.coco.void import VoidRegion, has_mask, truth_mask, void_of
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # T; pycocotools' own, to the last bit
 
@@ -87,7 +87,10 @@ def match_results(
     truth = ground_truth["annotations"]
     truth_labels, truth_image = _numbers(truth, class_numbers, image_numbers)
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in truth], dtype=bool)
+    if iou_type == "segm":
+        crowd |= ~np.array([has_mask(a) for a in truth], dtype=bool)
     counted = _within(np.array([a["area"] for a in truth], dtype=np.float64)) & ~crowd[:, None]
+    regions = {n: region for n, one in enumerate(images) if (region := void_of(one)) is not None}
 
     labels, image = _numbers(results, class_numbers, image_numbers)
     scores = np.array([r["score"] for r in results], dtype=np.float64)
@@ -101,6 +104,7 @@ def match_results(
     if iou_type == "bbox":
         boxes = np.array([r["bbox"] for r in results], dtype=np.float64).reshape(-1, 4)[order]
         areas = boxes[:, 2] * boxes[:, 3]
+        void = _void_shares(boxes, image[order], regions)
         pairs = _box_pairs(
             boxes, np.array([a["bbox"] for a in truth], dtype=np.float64), crowd, spans
         )
@@ -109,12 +113,11 @@ def match_results(
             mask_rle(results[n], images[i])
             for n, i in zip(order.tolist(), image[order].tolist(), strict=True)
         ]
+        shapes = _Shapes(truth, truth_image, images, regions)
+        masks, void = _without_void(masks, image[order], regions)
         areas = mask_areas(masks)
-        outlines = [
-            (a["segmentation"], images[number])
-            for a, number in zip(truth, truth_image, strict=True)
-        ]
-        pairs = _mask_pairs(masks, outlines, crowd, group, spans)
+        counted &= ~shapes.all_void()[:, None]
+        pairs = _mask_pairs(masks, shapes, crowd, group, spans)
     outcome = (
         np.where(_within(areas), WRONG, IGNORED).astype(np.int8)[:, None].repeat(len(THRESHOLDS), 1)
     )  # N T A
@@ -122,6 +125,9 @@ def match_results(
         row, t, a = np.nonzero(taken >= 0)
         right = counted[taken[row, t, a], a]
         outcome[n[row], t, a] = np.where(right, RIGHT, IGNORED)
+    if regions:
+        of_void = void[:, None] >= np.minimum(THRESHOLDS, 1 - 1e-10)
+        outcome[(outcome == WRONG) & of_void[..., None]] = IGNORED
     final = np.lexsort((image[order], -scores[order], labels[order]))
     n = order[final]
     columns = (labels[n], image[n], scores[n], rank[final], outcome[final])
@@ -186,22 +192,78 @@ def _box_pairs(
     return Candidates(*map(np.concatenate, zip(*selected, strict=True)))
 
 
+class _Shapes:
+    """The masks of objects without their void pixels, computed when they are needed."""
+
+    def __init__(
+        self,
+        truth: Sequence[Mapping[str, Any]],
+        truth_image: Ints,
+        images: Sequence[Mapping[str, Any]],
+        regions: Mapping[int, VoidRegion],
+    ) -> None:
+        self._truth, self._image = truth, truth_image.tolist()
+        self._images, self._regions = images, regions
+
+    def __getitem__(self, objects: Ints) -> list[dict[str, Any]]:
+        """Compressed RLEs of some objects."""
+        return [self._one(g) for g in objects.tolist()]
+
+    def _one(self, g: int) -> dict[str, Any]:
+        number = self._image[g]
+        mask = truth_mask(self._truth[g], self._images[number])
+        region = self._regions.get(number)
+        return mask if region is None else region.visible([mask]).masks[0]
+
+    def all_void(self) -> NDArray[np.bool_]:
+        """G: whether an object of an image with a void region has no other pixel."""
+        return np.array(
+            [
+                n in self._regions and not rle_tools.area(self._one(g))
+                for g, n in enumerate(self._image)
+            ],
+            dtype=bool,
+        )
+
+
+def _void_shares(boxes: Floats, image: Ints, regions: Mapping[int, VoidRegion]) -> Floats:
+    """N: the share of each box that is void."""
+    shares = np.zeros(len(boxes))
+    for number, region in regions.items():
+        own = np.flatnonzero(image == number)
+        shares[own] = region.share_of_boxes(boxes[own])
+    return shares
+
+
+def _without_void(
+    masks: list[dict[str, Any]], image: Ints, regions: Mapping[int, VoidRegion]
+) -> tuple[list[dict[str, Any]], Floats]:
+    """N masks without their void pixels, and the share of each that is void."""
+    left, shares = list(masks), np.zeros(len(masks))
+    for number, region in regions.items():
+        own = np.flatnonzero(image == number)
+        visible = region.visible([masks[n] for n in own.tolist()])
+        shares[own] = visible.void
+        for n, mask in zip(own.tolist(), visible.masks, strict=True):
+            left[n] = mask
+    return left, shares
+
+
 def _mask_pairs(
     masks: Sequence[dict[str, Any]],
-    outlines: Sequence[tuple[Any, dict[str, Any]]],
+    shapes: _Shapes,
     crowd: NDArray[np.bool_],
     group: Ints,
     spans: tuple[Ints, Ints, Ints],
 ) -> Candidates:
-    """masks: N compressed RLE; outlines: G segmentations with their image."""
+    """masks: N compressed RLE; shapes: those of the G objects."""
     by_group, begin, end = spans
     selected = [Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     firsts = np.flatnonzero((np.diff(group, prepend=-1) > 0) & (end > begin))
     stops = np.searchsorted(group, group[firsts], side="right")
     for first, stop in zip(firsts.tolist(), stops.tolist(), strict=True):
         objects = by_group[begin[first] : end[first]]
-        truth = [compressed_rle(shape, image) for shape, image in (outlines[g] for g in objects)]
-        iou = rle_tools.iou(masks[first:stop], truth, crowd[objects].tolist())
+        iou = rle_tools.iou(masks[first:stop], shapes[objects], crowd[objects].tolist())
         rows, columns = np.nonzero(iou >= THRESHOLDS[0])
         selected.append(Candidates(first + rows, objects[columns], iou[rows, columns]))
     return Candidates(*map(np.concatenate, zip(*selected, strict=True)))

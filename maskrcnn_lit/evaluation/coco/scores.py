@@ -241,8 +241,8 @@ def limit_warning(
 
 
 def results_table(metrics: Mapping[str, float | None]) -> str:
-    """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table; "-" for missing
-    numbers.
+    """The box and mask rows of `metrics` (val/box_ap, ...) as an aligned table, and a line with an
+    official AP if there is one; "-" for missing numbers.
     """
     columns = coco_columns(metrics)
     rows = [
@@ -250,7 +250,13 @@ def results_table(metrics: Mapping[str, float | None]) -> str:
         for kind in _IOU_TYPES
         if f"val/{kind}_ap" in metrics
     ]
-    return "\n".join(text_table(["", *columns.values()], rows))
+    lines = text_table(["", *columns.values()], rows)
+    if "val/cityscapes_ap" in metrics:
+        ap, ap50 = (_number(metrics[f"val/cityscapes_{key}"]) for key in ("ap", "ap50"))
+        lines.append(
+            f"Cityscapes AP {ap}, AP50 {ap50}: of masks, by the official rules; the table is COCO's"
+        )
+    return "\n".join(lines)
 
 
 def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -258,9 +264,10 @@ def class_table(per_class: Mapping[str, Mapping[str, float | None]]) -> str:
     without objects last, with "-". With more than MOST_CLASSES classes, only the best and the worst
     are shown.
 
-    per_class: class name -> {"box_ap", "mask_ap", "roi_accuracy"}, missing entries are allowed.
+    per_class: class name -> {"box_ap", "mask_ap", "cityscapes_ap", "roi_accuracy"}, missing entries
+    are allowed.
     """
-    names = ("box_ap", "mask_ap", "roi_accuracy")
+    names = ("box_ap", "mask_ap", "cityscapes_ap", "roi_accuracy")
     keys = {k: metric_title(k) for k in names if any(k in v for v in per_class.values())}
     by = "mask_ap" if "mask_ap" in keys else "box_ap"
     order = sorted(per_class, key=lambda name: _rank(per_class[name].get(by)))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.report.comparison.settings import (
     APS,
+    SHOWN_APS,
     Job,
     Ranking,
     Setting,
@@ -31,7 +32,7 @@ CURVES = {
     "train/loss": "training loss",
     "val/loss": "validation loss",
     "val/roi_accuracy": metric_title("val/roi_accuracy"),
-} | APS
+} | SHOWN_APS
 
 Draw = Callable[[Ranking, Theme], Figure]
 

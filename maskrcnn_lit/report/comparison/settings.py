@@ -19,6 +19,9 @@ NOT_RUN = "not run"  # the status of a job of a sweep that has no folder
 # Runs are ranked by the first available one.
 APS = {name: metric_title(name) for name in ("val/mask_ap", "val/box_ap")}
 
+# Shown in tables and plots over epochs.
+SHOWN_APS = APS | {"val/cityscapes_ap": metric_title("val/cityscapes_ap")}
+
 LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the result
 
 _SKIPPED = (*LOCATIONS, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")

@@ -7,8 +7,8 @@ from typing import Any
 from maskrcnn_lit.config.overrides import assign
 from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
-    APS,
     LOCATIONS,
+    SHOWN_APS,
     Job,
     Ranking,
     Setting,
@@ -22,6 +22,8 @@ from maskrcnn_lit.runs.costs import COSTS
 from maskrcnn_lit.runs.parent import LENGTH
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
+
+OFFICIAL = ("val/cityscapes_ap", "val/cityscapes_ap50")
 
 Rows = list[list[str]]
 
@@ -38,6 +40,7 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
         for job in s.jobs
     }
     options = varying(jobs)
+    official = any(job.metric(name) is not None for job in jobs for name in OFFICIAL)
     rows = []
     for i, job in enumerate(jobs):
         row: dict[str, Any] = {"job": i + 1, "name": job.name, "status": job.status}
@@ -47,9 +50,9 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
         row["setting"] = (
             ranking.letters[ranking.settings.index(setting)] if ranking and setting else None
         )
-        for name in METRICS:
+        for name in (*METRICS, *(OFFICIAL if official else ())):
             row[_plain(name)] = job.metric(name)
-            if name in APS:
+            if name in SHOWN_APS:
                 row |= _ends(f"{_plain(name)}_images", job.result.intervals.get(name))
                 mean = setting.mean(name) if setting else None
                 row[f"{_plain(name)}_seeds"] = mean.value if mean else None
@@ -95,10 +98,10 @@ def setting_rows(ranking: Ranking) -> tuple[list[str], Rows]:
     """Head and rows: each setting by its letter, best first, with means over its seeds."""
     options = list(ranking.settings[0].options)
     accuracies = kinds(ranking.jobs)
-    aps = [name for name in APS if any(setting.values(name) for setting in ranking.settings)]
+    aps = [name for name in SHOWN_APS if any(setting.values(name) for setting in ranking.settings)]
     head = ["", *endings(options), "seeds"]
     for name in aps:
-        head.append(f"{APS[name]} (95 % over seeds)")
+        head.append(f"{SHOWN_APS[name]} (95 % over seeds)")
     head += [_accuracy(kind) for kind in accuracies]
     rows = []
     for letter, setting in zip(ranking.letters, ranking.settings, strict=True):
@@ -115,11 +118,11 @@ def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str],
     Options come last, since a phone shows the first columns.
     """
     options = list(ranking.settings[0].options)
-    aps = [name for name in APS if any(setting.values(name) for setting in ranking.settings)]
+    aps = [name for name in SHOWN_APS if any(setting.values(name) for setting in ranking.settings)]
     accuracies = kinds(ranking.jobs)
     head = ["job", "setting", "seed"]
     for name in aps:
-        head += [f"{APS[name]} (95 % over images)", f"{APS[name]}50"]
+        head += [f"{SHOWN_APS[name]} (95 % over images)", f"{SHOWN_APS[name]}50"]
     rows = []
     for letter, setting in zip(ranking.letters, ranking.settings, strict=True):
         for job in setting.jobs:

@@ -118,25 +118,25 @@ def test_a_choice_that_leaves_nothing_names_what_there_is(tmp_path: Path):
 
 def faulty_moles() -> dict[str, Any]:
     """The small set; of its moles the first has no area, the second an id that is text, and an ant
-    has no segmentation.
+    has a segmentation that is a number.
     """
     content = coco_dict()
     first, second, *_ = (a for a in content["annotations"] if a["category_id"] == 3)
     first["bbox"][2] = 0
     second["ignore"] = "1"
     ant = next(a for a in content["annotations"] if a["category_id"] == 2)
-    del ant["segmentation"]
+    ant["segmentation"] = 7
     return content
 
 
 def test_faults_of_classes_that_are_left_out_are_counted_apart(tmp_path: Path):
     annotations, images = write_coco(tmp_path, faulty_moles())
     whole = read_index(annotations, images, "skip", cache=tmp_path / "cache")
-    assert [fault.kind for fault in whole.faults] == ["no segmentation", "box without area"]
+    assert [fault.kind for fault in whole.faults] == ["broken segmentation", "box without area"]
     assert {change.kind for change in whole.changes} == {"ignored region", "number in quotes"}
     without = read_choice({"mole": None})
     index = read_index(annotations, images, "skip", classes=without, cache=tmp_path / "cache")
-    assert [fault.kind for fault in index.faults] == ["no segmentation"]
+    assert [fault.kind for fault in index.faults] == ["broken segmentation"]
     assert index.changes == ()
     (line,) = describe_choice(index.packed)
     assert line.endswith(") and 1 faulty annotation of theirs")
@@ -146,7 +146,7 @@ def test_faults_of_classes_that_are_left_out_are_counted_apart(tmp_path: Path):
 def test_faults_of_a_class_that_is_left_out_stop_nothing(tmp_path: Path, first: str):
     """Whatever its category ids are, and wherever in the file the categories stand."""
     content = faulty_moles()
-    content["annotations"] = [a for a in content["annotations"] if "segmentation" in a]
+    content["annotations"] = [a for a in content["annotations"] if a["segmentation"] != 7]
     content = {"images": content["images"], first: content[first], **content}
     for entry in [*content["categories"], *content["annotations"]]:
         key = "category_id" if "category_id" in entry else "id"
@@ -163,14 +163,14 @@ def test_faults_of_a_class_that_is_left_out_stop_nothing(tmp_path: Path, first: 
 def test_a_fault_of_no_known_class_stays(tmp_path: Path):
     content = coco_dict()
     content["annotations"][0]["category_id"] = 44
-    content["annotations"][1] |= {"category_id": 44, "segmentation": []}
+    content["annotations"][1] |= {"category_id": 44, "segmentation": 7}
     content["annotations"][2]["category_id"] = None
     content["annotations"][3]["image_id"] = 99
     annotations, images = write_coco(tmp_path, content)
     moles = content["annotations"][3]["category_id"] == 3
     value = {"mole": None} if moles else {"ant": None, "zebra": None}
     index = read_index(annotations, images, "skip", classes=read_choice(value))
-    kinds = ["incomplete annotation", "no segmentation", "unknown category", "unknown image"]
+    kinds = ["broken segmentation", "incomplete annotation", "unknown category", "unknown image"]
     whole = read_index(annotations, images, "skip")
     assert sorted(fault.kind for fault in whole.faults) == kinds
     assert {fault.annotation for fault in index.faults} >= {1, 2, 3}
