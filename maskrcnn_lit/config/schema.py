@@ -107,6 +107,8 @@ OPTIONS: dict[str, Rule] = {
     "grid.runtime": _listed(
         _choice("pytorch", "onnx", "onnx_int8", "openvino", "openvino_int8"), 1, null=True
     ),
+    "first": _whole(0, 10_000),
+    "format": _choice("onnx", "openvino", "pt2"),
     "images": COUNT_OR_NULL,
     "jsons": replace(PATH, count=(1, MANY)),
     "latency": TEXT_OR_NULL,
