@@ -98,6 +98,7 @@ OPTIONS: dict[str, Rule] = {
     "count": _whole(1, 10_000),
     "epoch": _whole(0, 2**31),
     "file": PATH,
+    "first": _whole(0, 10_000),
     "folders": replace(PATH, count=(1, MANY)),
     "format": _choice("onnx", "openvino", "pt2", "web"),
     "grid.backbone": _listed(TEXT, 1, 1000),
@@ -107,8 +108,6 @@ OPTIONS: dict[str, Rule] = {
     "grid.runtime": _listed(
         _choice("pytorch", "onnx", "onnx_int8", "openvino", "openvino_int8"), 1, null=True
     ),
-    "first": _whole(0, 10_000),
-    "format": _choice("onnx", "openvino", "pt2"),
     "images": COUNT_OR_NULL,
     "jsons": replace(PATH, count=(1, MANY)),
     "latency": TEXT_OR_NULL,
@@ -224,6 +223,7 @@ OPTIONS: dict[str, Rule] = {
     "data.reader.masks": TEXT,
     "data.reader.suffix": replace(TEXT, words=("",)),
     "data.reader.yaml": TEXT_OR_NULL,
+    "data.repeat_threshold": _number(0, 1, null=True),
     "data.root": PATH_OR_NULL,
     "data.seed": SEED,
     "data.slots": _whole(1, 4096),

@@ -139,9 +139,7 @@ def _check_part(
     return folder / "index.html"
 
 
-def detect(
-    model: Predictor, index: AnnotationIndex
-) -> tuple[list[dict[str, Any]], list[int]]:
+def detect(model: Predictor, index: AnnotationIndex) -> tuple[list[dict[str, Any]], list[int]]:
     """COCO results of the readable images, and their ids."""
     readable: list[int] = []
 

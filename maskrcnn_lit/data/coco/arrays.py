@@ -17,8 +17,8 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
 
@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 4  # version of the arrays; part of the folder name
+FORMAT = 5  # version of the arrays; part of the folder name
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
@@ -94,6 +94,12 @@ class Arrays:
     coordinates: Floats  # x y x y ...
     run_spans: Ints  # N 2: begin, end in runs; none for polygons
     runs: NDArray[np.uint32]  # RLE run lengths
+    # LVIS, no rows in other jsons: the labels of the classes that are surely absent in an image,
+    # and of those of which not all objects are labeled
+    negative_spans: Ints  # I 2: begin, end in negatives
+    negatives: Ints
+    incomplete_spans: Ints  # I 2: begin, end in incompletes
+    incompletes: Ints
 
 
 class OriginalCategory(NamedTuple):
@@ -116,6 +122,7 @@ class Packed:
     changes: tuple[Fault, ...]  # corrected entries
     arrays: Arrays
     originals: tuple[OriginalCategory, ...] = ()  # empty: the classes are those of the json
+    frequencies: Mapping[str, str] = field(default_factory=dict)  # LVIS: class -> r, c or f
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_packed, (self.folder,)  # a spawned process maps the files again
@@ -124,6 +131,11 @@ class Packed:
     def names(self) -> Names:
         """I file names."""
         return Names(self.arrays.name_text, self.arrays.name_spans)
+
+    @property
+    def federated(self) -> bool:
+        """Whether each class is labeled in some of the images only, as in LVIS."""
+        return len(self.arrays.negative_spans) > 0
 
     @property
     def key(self) -> str:
@@ -168,7 +180,24 @@ def pack(instances: Instances) -> Arrays:
         coordinates=_column(columns.coordinates, np.float64),
         run_spans=_spans(columns.run_ends)[by],
         runs=_column(columns.runs, np.uint32),
+        **federated_arrays(
+            [entry.negatives or () for entry in entries],
+            [entry.incompletes for entry in entries],
+            any(entry.negatives is not None for entry in entries),
+        ),
     )
+
+
+def federated_arrays(
+    negatives: Sequence[Sequence[int]], incompletes: Sequence[Sequence[int]], federated: bool
+) -> dict[str, Ints]:
+    """The labels of each image as arrays; no rows unless `federated`."""
+    arrays = {}
+    for name, values in (("negative", negatives), ("incomplete", incompletes)):
+        some = values if federated else []
+        arrays[f"{name}_spans"] = _spans(np.cumsum([len(one) for one in some])).reshape(-1, 2)
+        arrays[f"{name}s"] = np.array([label for one in some for label in one], np.int64)
+    return arrays
 
 
 _SURE = 1.5  # px: a shape that contains a circle of this radius covers a pixel center, even
@@ -316,6 +345,7 @@ def write_packed(folder: Path, instances: Instances) -> None:
         categories=instances.categories,
         faults=instances.faults,
         changes=instances.changes,
+        frequencies=instances.frequencies,
     )
 
 
@@ -327,6 +357,7 @@ def write_arrays(
     faults: Sequence[Fault],
     changes: Sequence[Fault],
     originals: Sequence[OriginalCategory] = (),
+    frequencies: Mapping[str, str] | None = None,
 ) -> None:
     """Write the arrays to a temporary folder and rename it when it is complete. If another process
     was faster, its folder, which has the same content, is kept.
@@ -342,6 +373,7 @@ def write_arrays(
         meta = {
             "categories": categories,
             "originals": originals,
+            "frequencies": dict(frequencies or {}),
             "faults": faults,
             "changes": changes,
             "files": files,
@@ -382,6 +414,7 @@ def open_packed(folder: Path) -> Packed:
             changes=tuple(Fault(*change) for change in meta["changes"]),
             arrays=Arrays(**arrays),
             originals=tuple(OriginalCategory(*category) for category in meta.get("originals", ())),
+            frequencies=meta.get("frequencies", {}),
         )
     except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError, TypeError) as error:
         raise _damaged(folder, str(error)) from None
@@ -418,7 +451,10 @@ def _mapped(file: Path, meta: dict[str, Any]) -> NDArray[Any]:
 
 
 # Arrays with one row per image: they are used in full, not by slices.
-_BY_IMAGE = {"image_ids", "heights", "widths", "name_spans", "url_spans", "spans"}
+_BY_IMAGE = {
+    *("image_ids", "heights", "widths", "name_spans", "url_spans", "spans"),
+    *("negative_spans", "incomplete_spans"),
+}
 
 
 class Blocks:

@@ -323,9 +323,7 @@ def _mean(aps: Sequence[float]) -> float:
     return float(np.mean(known)) if known else 0.0
 
 
-def _described(
-    one: Suspicion, ground_truth: Mapping[str, Any], results: Sequence[Json]
-) -> Json:
+def _described(one: Suspicion, ground_truth: Mapping[str, Any], results: Sequence[Json]) -> Json:
     repair = one.repair
     names = {category["id"]: category["name"] for category in ground_truth["categories"]}
     files = {image["id"]: image.get("file_name", "") for image in ground_truth["images"]}
