@@ -4,7 +4,7 @@ Each suspicion is one repair of the ground truth, as the model suggests it:
 
 missing    a confident detection where no label is: add it as a label
 class      a confident detection of another class lies on the label: change the label's class
-outline    the confident detections on the label have another outline: take that of the most confident
+outline    the confident detections on the label have another outline: take the most confident one's
 several    several confident detections lie inside of one label: replace it by them
 unseen     nothing is detected on the label: remove it
 
@@ -34,7 +34,7 @@ import numpy as np
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.analysis.average_precision import Bools
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Pairs, image_pairs, kind_of
-from maskrcnn_lit.evaluation.coco.matching import RIGHT, Matches, match_results
+from maskrcnn_lit.evaluation.coco.matching import Matches, match_results
 from maskrcnn_lit.evaluation.coco.precision import coco_tables
 
 CONFIDENT = 0.5  # the least score of a detection that suggests a repair
@@ -55,11 +55,11 @@ Json = dict[str, Any]
 
 
 class Repair(NamedTuple):
-    """What the model suggests: the label to change (None: a new one), and the detections to take."""
+    """What the model suggests: the label to change, and the detections to take."""
 
     kind: str
     image_id: int
-    label: int | None  # index into the annotations
+    label: int | None  # index into the annotations; None: a new one
     detections: tuple[int, ...]  # indices into the results
     iou: float  # of the label and the (nearest) detection, 0 without one
     weight: float
@@ -360,5 +360,5 @@ _WORDS = {
     "class": "labeled {name}, but the model detects {other} (score {score}, IoU {iou})",
     "outline": "the outline of {name} and the model's differ: IoU {iou} (score {score})",
     "several": "one label of {name}, but the model detects {count} inside (score {score} or more)",
-    "unseen": "labeled {name}, but the model detects nothing; it detects {recall} of this class here",
+    "unseen": "labeled {name}, but the model detects nothing; here it detects {recall} of them",
 }
