@@ -1,15 +1,17 @@
-"""Spoils 5 % of the labels of a COCO json, and later repairs those that a list names.
+"""Spoils 5 % of the labels of a COCO json, and restores those that `data check run=RUN` found.
 
-    python spoil.py spoil TRAIN_JSON OUT       # OUT/a.json, b.json, clean_a.json, clean_b.json, spoilt.json
-    python spoil.py repair OUT PAGE... --first N   # OUT/repaired_a.json, repaired_b.json, and the precision
+    python spoil.py spoil TRAIN_JSON OUT     # OUT/a.json, b.json, clean_a.json, clean_b.json
+    python spoil.py repair OUT --a PAGE_A --b PAGE_B     # OUT/repaired_a.json, repaired_b.json
 
-Five ways in equal parts: objects removed; outlines shifted, shrunk or dilated (to an IoU of 0.2 to 0.6
-with the true one); two neighbors merged into one. a and b are halves of the images.
+Five ways in equal parts: objects removed; outlines shifted, shrunk or dilated (to an IoU of 0.2 to
+0.6 with the true one); two neighbors merged into one. a and b are halves of the images. `repair`
+prints the precision and restores the true labels of what was found among the first 300 of a page.
 """
 
 import argparse
 import copy
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -114,17 +116,83 @@ def halves(content: Json, seed: int = 1) -> dict[str, Json]:
     }
 
 
+def spoilt_by(
+    suspicion: Json, record: list[Json], truth: dict[int, Json], results: Any
+) -> Json | None:
+    """The entry of the record that a suspicion names: by its label, or for a missing label by the
+    removed object that its detection covers (IoU 0.5).
+    """
+    if suspicion["annotation"] is not None:
+        return next((one for one in record if one["left"] == suspicion["annotation"]), None)
+    if suspicion["kind"] != "missing":
+        return None
+    mask = results[suspicion["detections"][0]]["segmentation"]
+    for one in record:
+        if one["way"] == "removed" and one["image_id"] == suspicion["image_id"]:
+            own = truth[one["ids"][0]]["segmentation"]
+            if rle_tools.iou([mask], [own], [0])[0, 0] >= 0.5:
+                return one
+    return None
+
+
+def restored(content: Json, entries: list[Json], truth: dict[int, Json]) -> Json:
+    """`content` with the true labels of these entries of the record."""
+    gone = {one["left"] for one in entries}
+    back = [truth[number] for one in entries for number in one["ids"]]
+    left = [a for a in content["annotations"] if a["id"] not in gone]
+    return content | {"annotations": sorted([*left, *back], key=lambda a: a["id"])}
+
+
+def repair(out: Path, pages: dict[str, Path], first: int) -> None:
+    """Print the precision, and restore the true labels of what was found among the `first`."""
+    record = json.loads((out / "spoilt.json").read_bytes())
+    every = []
+    for name, page in pages.items():
+        results = json.loads((page / "detections.json").read_bytes())
+        clean = json.loads((out / f"clean_{name}.json").read_bytes())
+        truth = {a["id"]: a for a in clean["annotations"]}
+        found = json.loads((page / "suspicious_labels.json").read_bytes())["suspicions"]
+        judged = [(one, spoilt_by(one, record, truth, results)) for one in found]
+        every += judged
+        content = json.loads((out / f"{name}.json").read_bytes())
+        hits = {id(entry): entry for _, entry in judged[:first] if entry is not None}
+        write(out / f"repaired_{name}.json", restored(content, list(hits.values()), truth))
+        images = {image["id"] for image in clean["images"]}
+        own = sum(one["image_id"] in images for one in record)
+        print(f"{name}: {own} spoilt; restored {len(hits)} of the first {first}")
+        report(judged)
+    print("both halves, by cost:")
+    report(sorted(every, key=lambda pair: -pair[0]["cost"]))
+
+
+def report(judged: list[tuple[Json, Json | None]]) -> None:
+    for count in (25, 50, 100, 200, 300):
+        top = judged[:count]
+        hits = [entry for _, entry in top if entry is not None]
+        ways = Counter(entry["way"] for entry in hits)
+        print(f"  first {count}: precision {len(hits) / len(top):.2f}, {dict(ways.most_common())}")
+
+
 def write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    sub = parser.add_subparsers(dest="command", required=True)
-    one = sub.add_parser("spoil")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("spoil")
     one.add_argument("json", type=Path)
     one.add_argument("out", type=Path)
+    other = commands.add_parser("repair")
+    other.add_argument("out", type=Path)
+    other.add_argument("--a", type=Path, help="the folder of the page of half a")
+    other.add_argument("--b", type=Path)
+    other.add_argument("--first", type=int, default=300)
     arguments = parser.parse_args()
+    if arguments.command == "repair":
+        pages = {name: getattr(arguments, name) for name in "ab" if getattr(arguments, name)}
+        repair(arguments.out, pages, arguments.first)
+        return
     content = json.loads(arguments.json.read_bytes())
     spoilt, record = spoil(content)
     arguments.out.mkdir(parents=True, exist_ok=True)

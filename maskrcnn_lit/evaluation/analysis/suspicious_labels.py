@@ -15,12 +15,14 @@ by cost. The weight is
 
 missing    the score of the detection
 class      its score minus that of the best detection of the label's own class
-outline    its score, times 1 - IoU / usual IoU
+outline    its score, times 2 - 2 IoU / usual IoU, at most 1: half of the usual IoU is enough
 several    the lowest of the scores
-unseen     the usual recall
+unseen     1 - the expected number of unseen labels of the class in this image, divided by their
+           number: a model that misses many labels says little about each
 
-The usual IoU (median) and recall are those of the labels of this class in the same image, or in all
-images where it has fewer than USUAL: a model whose outlines are coarse there says little there.
+The usual IoU is the median of the labels of this class in the same image, or in all images where it
+has fewer than USUAL: a model whose outlines are coarse in an image says little there. The expected
+number is that of the image's labels of this class times the share that is unseen in all images.
 
 A model that was trained on the labels may have memorized their errors: train on one half and check
 the other.
@@ -43,7 +45,7 @@ NEAR, ON = 0.1, 0.5  # IoU: less than NEAR is elsewhere, ON or more is in place 
 
 AGREES = 0.75  # an outline with this IoU or more is no suspicion
 
-USUAL = 5  # labels of a class in an image from which its own IoU and recall count
+USUAL = 5  # labels of a class in an image from which its own IoU counts
 
 INSIDE = 0.7  # share of a detection within a label that covers several objects
 
@@ -69,7 +71,7 @@ class Usual(NamedTuple):
     """How well labels and detections agree."""
 
     iou: Floats  # K: the median IoU of a label and the best detection of its class
-    recall: Floats  # K: the share of the labels that have a detection at an IoU of ON
+    unseen: Floats  # K: the share of the labels with no detection nearer than NEAR
 
 
 class Suspicion(NamedTuple):
@@ -140,11 +142,15 @@ def suggest(image: Pairs, usual: Usual) -> Iterator[Repair]:
     for d in np.flatnonzero(elsewhere).tolist():
         score = float(image.scores[d])
         yield Repair("missing", image.image_id, None, (int(image.detections[d]),), 0.0, score)
-    usual = _of_image(image, usual)
+    here = _of_image(image, usual)
+    unseen = image.iou.max(0, initial=0.0) < NEAR
+    classes = len(usual.iou)
+    together = np.bincount(image.object_labels[unseen], minlength=classes)
+    expected = usual.unseen * np.bincount(image.object_labels, minlength=classes)
     for g, label in enumerate(image.object_labels.tolist()):
-        found = _of_label(image, confident, g, float(usual.iou[label]))
-        if found is None and image.iou[:, g].max(initial=0.0) < NEAR:
-            found = "unseen", [], float(usual.recall[label])
+        found = _of_label(image, confident, g, float(here.iou[label]))
+        if unseen[g]:
+            found = "unseen", [], float((1 - expected[label]) / together[label])
         if found is None or found[2] <= 0:
             continue
         name, chosen, weight = found
@@ -157,12 +163,13 @@ def usual_agreement(pairs: Sequence[Pairs], classes: int) -> Usual:
     """How well labels and detections agree, for each class; 0 without labels."""
     labels = np.concatenate([np.zeros(0, np.int64), *(image.object_labels for image in pairs)])
     best = np.concatenate([np.zeros(0), *map(_best_iou, pairs)])
-    iou, recall = np.zeros(classes), np.zeros(classes)
+    anything = np.concatenate([np.zeros(0), *(image.iou.max(0, initial=0.0) for image in pairs)])
+    iou, unseen = np.zeros(classes), np.zeros(classes)
     for k in np.unique(labels).tolist():
         own = best[labels == k]
-        recall[k] = (own >= ON).mean()
+        unseen[k] = (anything[labels == k] < NEAR).mean()
         iou[k] = np.median(own[own >= NEAR]) if (own >= NEAR).any() else 0.0
-    return Usual(iou, recall)
+    return Usual(iou, unseen)
 
 
 def _of_image(image: Pairs, usual: Usual) -> Usual:
@@ -198,8 +205,8 @@ def _of_label(
     if len(inside) > 1 and ON * image.object_pixels[g] <= covered <= image.object_pixels[g]:
         return "several", inside, float(image.scores[inside].min())
     best = max(near, key=lambda d: image.scores[d])
-    lacking = 1 - iou[best] / usual_iou if usual_iou > 0 else 0.0
-    return "outline", [best], float(image.scores[best] * max(lacking, 0.0))
+    lacking = 2 - 2 * iou[best] / usual_iou if usual_iou > 0 else 0.0
+    return "outline", [best], float(image.scores[best] * np.clip(lacking, 0, 1))
 
 
 class _Scorer:
@@ -224,6 +231,7 @@ class _Scorer:
         self.detections = _by_image(results)
         every = range(self.matches.classes)
         self.objects = self._counts(self.matches)
+        self._before: dict[Any, Matches] = {}  # image id -> its matches alone
         self.rows = [np.flatnonzero(self.matches.labels == k) for k in every]
         self.aps = [
             _class_ap(self.matches, self.rows[k], self.matches.outcome, int(self.objects[k]))
@@ -245,7 +253,9 @@ class _Scorer:
         image_id = repair.image_id
         own = [self.truth["annotations"][n] for n in self.annotations.get(image_id, ())]
         one = {"images": [self.images[image_id]], "categories": self.truth["categories"]}
-        before = self._match(one | {"annotations": own})
+        if image_id not in self._before:
+            self._before[image_id] = self._match(one | {"annotations": own})
+        before = self._before[image_id]
         after = self._match(one | {"annotations": repaired(self.truth, self.results, repair, own)})
         outcome = self.matches.outcome.copy()
         outcome[self.matches.image == self.place[image_id]] = after.outcome
@@ -337,7 +347,6 @@ def _described(one: Suspicion, ground_truth: Mapping[str, Any], results: Sequenc
         "score": f"{min(scores, default=0):.2f}",
         "iou": f"{repair.iou:.2f}",
         "count": plural(len(scores), "object"),
-        "recall": f"{repair.weight:.0%}",
     }
     return {
         "kind": repair.kind,
@@ -360,5 +369,5 @@ _WORDS = {
     "class": "labeled {name}, but the model detects {other} (score {score}, IoU {iou})",
     "outline": "the outline of {name} and the model's differ: IoU {iou} (score {score})",
     "several": "one label of {name}, but the model detects {count} inside (score {score} or more)",
-    "unseen": "labeled {name}, but the model detects nothing; here it detects {recall} of them",
+    "unseen": "labeled {name}, but the model detects nothing there",
 }
