@@ -4,7 +4,8 @@ Each suspicion is one repair of the ground truth, as the model suggests it:
 
 missing    a confident detection where no label is: add it as a label
 class      a confident detection of another class lies on the label: change the label's class
-outline    the confident detections on the label have another outline: take the most confident one's
+outline    the confident detections on the label have another outline: take the most confident
+           one's, unless it covers most of another label, too
 several    several confident detections lie inside of one label: replace it by them
 unseen     nothing is detected on the label: remove it
 
@@ -205,8 +206,19 @@ def _of_label(
     if len(inside) > 1 and ON * image.object_pixels[g] <= covered <= image.object_pixels[g]:
         return "several", inside, float(image.scores[inside].min())
     best = max(near, key=lambda d: image.scores[d])
+    if _merges(image, best, g):
+        return None
     lacking = 2 - 2 * iou[best] / usual_iou if usual_iou > 0 else 0.0
     return "outline", [best], float(image.scores[best] * np.clip(lacking, 0, 1))
+
+
+def _merges(image: Pairs, d: int, g: int) -> bool:
+    """Whether detection d covers more than half of another label of its class than g, too: then the
+    model is wrong and not the outline.
+    """
+    shared = image.iou[d] * (image.areas[d] + image.object_pixels) / (1 + image.iou[d])
+    others = (image.object_labels == image.labels[d]) & (shared > image.object_pixels / 2)
+    return bool(np.delete(others, g).any())
 
 
 class _Scorer:
