@@ -1,5 +1,5 @@
 """`maskrcnn-lit data check`: list every fault of the data by file and annotation id, and write
-jsons without them.
+jsons without them; with a trained run, rank the labels that contradict it.
 """
 
 from pathlib import Path
@@ -25,7 +25,8 @@ from maskrcnn_lit.data.inspection.checks import (
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts, same_images
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.folder import check_output_file
+from maskrcnn_lit.launch.check_labels import check_labels, own_data
+from maskrcnn_lit.runs.folder import check_output_file, check_output_folder
 from maskrcnn_lit.storage.files import write_json
 from maskrcnn_lit.terminal.progress import StatusLines
 
@@ -40,6 +41,9 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         the exit code: 0 without faults, else 1.
     """
     check_output_file(config.out, overwrite=config.overwrite)
+    if config.run is not None:
+        check_output_folder(config.run_dir, overwrite=config.overwrite)
+        config.data = own_data(config, overrides)
     leaks = same_images(config.data)
     parts = fill_parts(config.data)
     data: CocoDataModule = build(config.data)
@@ -83,6 +87,10 @@ def run(config: DictConfig, overrides: list[str]) -> int:
         write_json(Path(config.out), {"faults": listed, "notes": remarks})
         print(f"The full list is in {config.out}")
     print(_last_line(total, sum(map(len, lost.values()))))
+    if config.run is not None:
+        looked_at = {part: (findings[part].index, Path(paths[part][0])) for part in parts}
+        for part, page in check_labels(config, overrides, looked_at).items():
+            print(f"{part}: suspicious labels, by the AP that they cost: {page}")
     return int(total > 0)
 
 

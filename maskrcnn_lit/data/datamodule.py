@@ -39,7 +39,7 @@ from maskrcnn_lit.data.loaders import (
     choose_workers,
     fetched_ahead,
 )
-from maskrcnn_lit.data.samplers import EpochBatches, validation_batches
+from maskrcnn_lit.data.samplers import EpochBatches, repeat_factors, validation_batches
 from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
 from maskrcnn_lit.errors import (
@@ -56,6 +56,8 @@ from maskrcnn_lit.storage.images import MAX_PIXELS
 from maskrcnn_lit.storage.sources import join
 
 Ints = NDArray[np.int64]
+
+Floats = NDArray[np.float64]
 
 MAX_BATCH, MAX_MASK_SIDE, MAX_SLOTS = (
     65_536,
@@ -83,6 +85,8 @@ class CocoDataModule(LightningDataModule):
         train_images: number of images; None: all.
         val_images: likewise.
         subset: how to select them; see `AnnotationIndex.subset`.
+        repeat_threshold: draw images with a class that fewer than this share of the training images
+            have more often; see `repeat_factors`. None: every image once an epoch.
         image_size: side of a square, or (short side, long side), in pixels.
         lengths: maximum number of padded sizes per orientation. Each is compiled separately.
         slots: minimum number of object slots per image. Each number of slots is compiled
@@ -145,6 +149,7 @@ class CocoDataModule(LightningDataModule):
         train_images: int | None = None,
         val_images: int | None = None,
         subset: SubsetOrder = "random",
+        repeat_threshold: float | None = None,
         image_size: int | Sequence[int] = (800, 1333),
         lengths: int = LENGTHS,
         slots: int = SLOTS,
@@ -181,6 +186,9 @@ class CocoDataModule(LightningDataModule):
         if prepare is not None and not callable(prepare):
             raise UserError(f"data.prepare={prepare} must be null or a _partial_ with a _target_")
         self._fetching = {} if download is None else {"download": download, "mirror": mirror}
+        if repeat_threshold is not None:
+            check_within(0, 1, data__repeat_threshold=repeat_threshold)
+        self.repeat_threshold = repeat_threshold
         self.name: str = name  # LightningDataModule declares an optional name
         self.seed, self.subset, self.prepare = seed, subset, prepare
         check_text(data__group_by=group_by)
@@ -466,9 +474,24 @@ class CocoDataModule(LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
+            repeats=self._repeats(dataset.index),
         )
         self._batches.resume(*self._resume_at)
         return self._loader(dataset, self._batches, shapes)
+
+    def _repeats(self, index: AnnotationIndex) -> Floats | None:
+        """How often each training image is drawn in an epoch; None: once."""
+        if not self.repeat_threshold:
+            return None
+        arrays = index.packed.arrays
+        labels = np.where(arrays.crowd[:], 0, index.labels[arrays.labels[:]])
+        factors = repeat_factors(index.spans, labels, self.repeat_threshold)
+        self.announce(
+            f"data.repeat_threshold={self.repeat_threshold:g}: {(factors > 1).sum():,} of "
+            f"{len(factors):,} training images are drawn more than once, up to {factors.max():.1f} "
+            f"times; an epoch has {factors.sum():,.0f}"
+        )
+        return factors
 
     def val_dataloader(self) -> Loader:
         dataset = self.val_dataset

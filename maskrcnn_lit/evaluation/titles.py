@@ -13,11 +13,14 @@ AP_COLUMNS = {
     **{f"ap_{size}": size for size in SIZES},
 }
 
+# The same of classes by their frequency, where the data name it, as LVIS does.
+FREQUENCY_COLUMNS = {f"ap_{name}": name for name in ("rare", "common", "frequent")}
+
 TITLES = {
     **{
-        f"{kind}_{key}": f"{kind} {AP_COLUMNS[key]}"
+        f"{kind}_{key}": f"{kind} {(AP_COLUMNS | FREQUENCY_COLUMNS)[key]}"
         for kind in ("mask", "box")
-        for key in AP_COLUMNS
+        for key in (AP_COLUMNS | FREQUENCY_COLUMNS)
     },
     "boundary_ap": "boundary AP",
     "cityscapes_ap": "Cityscapes AP",
@@ -39,10 +42,14 @@ def metric_title(metric: str) -> str:
 
 
 def coco_columns(metrics: Iterable[str]) -> dict[str, str]:
-    """Endings of the COCO metrics among the logged names -> heads: AP, by size, AR by the numbers
-    of detections.
+    """Endings of the COCO metrics among the logged names -> heads: AP, by size, by frequency of the
+    class where it is known, AR by the numbers of detections.
     """
-    limits = sorted(
-        {int(m[1]) for name in metrics if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))}
-    )
-    return AP_COLUMNS | {f"ar{limit}": f"AR{limit}" for limit in limits}
+    names = list(metrics)
+    limits = sorted({int(m[1]) for name in names if (m := re.fullmatch(r"val/\w+_ar(\d+)", name))})
+    by_frequency = {
+        key: head
+        for key, head in FREQUENCY_COLUMNS.items()
+        if any(name.endswith(f"_{key}") for name in names)
+    }
+    return AP_COLUMNS | by_frequency | {f"ar{limit}": f"AR{limit}" for limit in limits}

@@ -28,6 +28,7 @@ from maskrcnn_lit.evaluation.baseline import (
 )
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.cityscapes import with_official_ap
+from maskrcnn_lit.evaluation.coco.federated import FEDERATED_LIMITS, is_federated
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import choose_results, read_results
 from maskrcnn_lit.evaluation.coco.scores import (
@@ -215,11 +216,9 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
             "data=coco_json ..."
         )
     results = read_results(Path(config.results))
-    limits = (
-        MAX_DETECTIONS
-        if config.metrics.max_detections is None
-        else check_limits(config.metrics.max_detections)
-    )
+    limits = None
+    if config.metrics.max_detections is not None:
+        limits = check_limits(config.metrics.max_detections)
     if None in config.data.train.values():
         config.data.train = config.data.val  # not read
     data: CocoDataModule = build(_validation_alone(config.data))
@@ -233,6 +232,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
             candidate_evaluations(Path(config.against), config.checkpoint), index.image_ids.tolist()
         )
     truth = index.coco_ground_truth()
+    limits = limits or (FEDERATED_LIMITS if is_federated(truth) else MAX_DETECTIONS)
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
     scores = with_official_ap(data.official_ap, scores, index, truth, results)

@@ -1,11 +1,19 @@
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskrcnn_lit.data.samplers import BLANK, EpochBatches, Ints, validation_batches
+from maskrcnn_lit.data.samplers import (
+    AGAIN,
+    BLANK,
+    EpochBatches,
+    Ints,
+    repeat_factors,
+    validation_batches,
+)
 
 Chains = list[list[Ints]]
 
@@ -142,3 +150,80 @@ def test_validation_goes_in_order_and_fills_its_last_batch():
         [(0, 4), (0, BLANK)],
     ]
     assert validation_batches(chains([2]), 2, rank=2, world_size=3) == [[(0, BLANK), (0, BLANK)]]
+
+
+def repeated(factors: list[float], epoch: int, **options: Any) -> list[list[tuple[int, int]]]:
+    sampler = EpochBatches(
+        chains=chains([len(factors) - 3, 0], [3]),
+        batch_size=4,
+        seed=1,
+        repeats=np.array(factors),
+        **options,
+    )
+    sampler.set_epoch(epoch)
+    found = list(sampler)
+    assert len(found) == len(sampler)  # the same in each epoch: Lightning counts on it
+    return found
+
+
+FACTORS = [1.0] * 6 + [1.5, 2.25, 3.0, 1.0, 1.7, 1.0]
+
+
+def test_an_image_is_drawn_as_often_as_its_factor_says():
+    """Each epoch rounds up or down; the mean over epochs is the factor, but for the one image that
+    an epoch may have more.
+    """
+    factors = np.array(FACTORS * 20)
+    total = np.zeros(len(factors))
+    for epoch in range(100):
+        counts = Counter(positions(repeated(factors.tolist(), epoch)))
+        counts.pop(BLANK, 0)
+        drawn = np.array([counts[i] for i in range(len(factors))])
+        assert (drawn >= np.floor(factors)).all() and (drawn <= np.ceil(factors)).all()
+        assert drawn[:-3].sum() == 326 and drawn[-3:].sum() == 4  # 325.3 and 3.7, rounded up
+        total += drawn
+    mean = total.reshape(20, -1)[:19].mean(0) / 100
+    assert np.abs(mean - FACTORS).max() < 0.05
+
+
+def test_each_use_of_an_image_is_another_draw():
+    keys = [key for batch in repeated(FACTORS, 5) for key in batch if key[1] != BLANK]
+    assert len(set(keys)) == len(keys)
+    assert {draw % AGAIN for draw, _ in keys} == {5}
+    assert sorted(draw // AGAIN for draw, i in keys if i == 8) == [0, 1, 2]
+
+
+def test_repeats_depend_on_seed_and_epoch_alone():
+    """Not on the processes, earlier epochs or a resume in the middle."""
+    whole = repeated(FACTORS, 3)
+    assert whole == repeated(FACTORS, 3) != repeated(FACTORS, 4)
+    shares = [repeated(FACTORS, 3, rank=rank, world_size=2) for rank in range(2)]
+    assert len(shares[0]) == len(shares[1])
+    both = Counter(p for share in shares for p in positions(share) if p != BLANK)
+    assert sum(both.values()) == 17
+    sampler = EpochBatches(
+        chains=chains([9, 0], [3]), batch_size=4, seed=1, repeats=np.array(FACTORS)
+    )
+    sampler.resume(3, 2)
+    assert list(sampler) == whole[2:]
+
+
+def test_factors_of_one_are_every_image_once():
+    of = chains([9, 0], [3])
+    plain = EpochBatches(chains=of, batch_size=4, seed=1)
+    ones = EpochBatches(chains=of, batch_size=4, seed=1, repeats=np.ones(12))
+    assert len(plain) == len(ones)
+    assert Counter(positions(list(plain))) == Counter(positions(list(ones)))
+
+
+def test_factors_are_those_of_the_paper():
+    """Eight images: class 1 is in all, class 2 in two, class 3 in one; a crowd does not count."""
+    labels = np.array([1, 1, 1, 2, 1, 2, 2, 1, 3, 1, 1, 0, 1, 1])
+    spans = np.array([[0, 1], [1, 2], [2, 4], [4, 7], [7, 9], [9, 10], [10, 12], [12, 14]])
+    factors = repeat_factors(spans, labels, 0.5)
+    rare, rarer = np.sqrt(0.5 / (2 / 8)), np.sqrt(0.5 / (1 / 8))
+    assert factors.tolist() == [1, 1, rare, rare, rarer, 1, 1, 1]
+    order = np.array([3, 0, 7])  # a part of the images, in another order
+    part = repeat_factors(spans[order], labels, 0.5)
+    assert part.tolist() == pytest.approx([np.sqrt(0.5 / (1 / 3)), 1, 1])
+    assert repeat_factors(np.zeros((2, 2), np.int64), labels[:0], 0.5).tolist() == [1, 1]

@@ -60,6 +60,10 @@ class ImageEntry(NamedTuple):
     entry: int = 0  # position in the json's list
     key: int | str | None = None  # the id in the annotations, if it differs from `id`
     void: NDArray[np.uint32] | None = None  # run lengths of its void region
+    # LVIS: ids of the classes that are surely absent (None in other jsons), and of those of which
+    # not all objects are labeled. In `Instances`, labels
+    negatives: tuple[Any, ...] | None = None
+    incompletes: tuple[Any, ...] = ()
 
 
 class Columns:

@@ -17,8 +17,8 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast, overload
 
@@ -96,6 +96,12 @@ class Arrays:
     runs: NDArray[np.uint32]  # RLE run lengths
     void_spans: Ints  # I 2: begin, end in void_runs; empty: no void region
     void_runs: NDArray[np.uint32]  # run lengths of void regions
+    # LVIS, no rows in other jsons: the labels of the classes that are surely absent in an image,
+    # and of those of which not all objects are labeled
+    negative_spans: Ints  # I 2: begin, end in negatives
+    negatives: Ints
+    incomplete_spans: Ints  # I 2: begin, end in incompletes
+    incompletes: Ints
 
 
 def has_mask(arrays: Arrays) -> NDArray[np.bool_]:
@@ -124,6 +130,7 @@ class Packed:
     changes: tuple[Fault, ...]  # corrected entries
     arrays: Arrays
     originals: tuple[OriginalCategory, ...] = ()  # empty: the classes are those of the json
+    frequencies: Mapping[str, str] = field(default_factory=dict)  # LVIS: class -> r, c or f
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open_packed, (self.folder,)  # a spawned process maps the files again
@@ -132,6 +139,11 @@ class Packed:
     def names(self) -> Names:
         """I file names."""
         return Names(self.arrays.name_text, self.arrays.name_spans)
+
+    @property
+    def federated(self) -> bool:
+        """Whether each class is labeled in some of the images only, as in LVIS."""
+        return len(self.arrays.negative_spans) > 0
 
     @property
     def key(self) -> str:
@@ -179,7 +191,24 @@ def pack(instances: Instances) -> Arrays:
         runs=_column(columns.runs, np.uint32),
         void_spans=_spans(np.cumsum([len(void) for void in voids])),
         void_runs=np.concatenate([np.zeros(0, np.uint32), *voids]),
+        **federated_arrays(
+            [entry.negatives or () for entry in entries],
+            [entry.incompletes for entry in entries],
+            any(entry.negatives is not None for entry in entries),
+        ),
     )
+
+
+def federated_arrays(
+    negatives: Sequence[Sequence[int]], incompletes: Sequence[Sequence[int]], federated: bool
+) -> dict[str, Ints]:
+    """The labels of each image as arrays; no rows unless `federated`."""
+    arrays = {}
+    for name, values in (("negative", negatives), ("incomplete", incompletes)):
+        some = values if federated else []
+        arrays[f"{name}_spans"] = _spans(np.cumsum([len(one) for one in some])).reshape(-1, 2)
+        arrays[f"{name}s"] = np.array([label for one in some for label in one], np.int64)
+    return arrays
 
 
 _SURE = 1.5  # px: a shape that contains a circle of this radius covers a pixel center, even
@@ -327,6 +356,7 @@ def write_packed(folder: Path, instances: Instances) -> None:
         categories=instances.categories,
         faults=instances.faults,
         changes=instances.changes,
+        frequencies=instances.frequencies,
     )
 
 
@@ -338,6 +368,7 @@ def write_arrays(
     faults: Sequence[Fault],
     changes: Sequence[Fault],
     originals: Sequence[OriginalCategory] = (),
+    frequencies: Mapping[str, str] | None = None,
 ) -> None:
     """Write the arrays to a temporary folder and rename it when it is complete. If another process
     was faster, its folder, which has the same content, is kept.
@@ -353,6 +384,7 @@ def write_arrays(
         meta = {
             "categories": categories,
             "originals": originals,
+            "frequencies": dict(frequencies or {}),
             "faults": faults,
             "changes": changes,
             "files": files,
@@ -393,6 +425,7 @@ def open_packed(folder: Path) -> Packed:
             changes=tuple(Fault(*change) for change in meta["changes"]),
             arrays=Arrays(**arrays),
             originals=tuple(OriginalCategory(*category) for category in meta.get("originals", ())),
+            frequencies=meta.get("frequencies", {}),
         )
     except (FileNotFoundError, NotADirectoryError, DamagedFileError, KeyError, TypeError) as error:
         raise _damaged(folder, str(error)) from None
@@ -437,6 +470,8 @@ _BY_IMAGE = {
     "url_spans",
     "spans",
     "void_spans",
+    "negative_spans",
+    "incomplete_spans",
 }
 
 

@@ -19,6 +19,7 @@ from maskrcnn_lit.data.coco.arrays import (
     OriginalCategory,
     Packed,
     cannot_write,
+    federated_arrays,
     open_if_intact,
     open_packed,
     write_arrays,
@@ -130,6 +131,12 @@ def choose_classes(packed: Packed, choice: ClassChoice, where: str) -> Packed:
             faults=_of_chosen(packed.faults, originals),
             changes=_of_chosen(packed.changes, originals),
             originals=originals,
+            frequencies={
+                name: packed.frequencies[category.name]
+                for category, name in zip(packed.categories, chosen, strict=True)
+                if name is not None and chosen.count(name) == 1
+                if category.name in packed.frequencies
+            },
         )
     except OSError as error:
         raise cannot_write(folder.parent, error) from None
@@ -162,7 +169,25 @@ def _of_labels(packed: Packed, labels: Ints) -> Any:
         labels=new[left],
         spans=before[arrays.spans[:]],
         **{name: getattr(arrays, name)[:][left] for name in columns},
+        **_federated_of_labels(packed, labels),
     )
+
+
+def _federated_of_labels(packed: Packed, labels: Ints) -> dict[str, Any]:
+    """LVIS's labels of each image. A merged class is surely absent if all of its parts are, and
+    incomplete if one of them is.
+    """
+    arrays = packed.arrays
+    parts = np.bincount(labels, minlength=1)
+    negatives, incompletes = [], []
+    for span in arrays.negative_spans[:].tolist():
+        counts = np.bincount(labels[arrays.negatives[slice(*span)]], minlength=len(parts))
+        absent = np.flatnonzero((counts > 0) & (counts == parts))
+        negatives.append(absent[absent > 0].tolist())
+    for span in arrays.incomplete_spans[:].tolist():
+        partly = np.unique(labels[arrays.incompletes[slice(*span)]])
+        incompletes.append(partly[partly > 0].tolist())
+    return federated_arrays(negatives, incompletes, packed.federated)
 
 
 def describe_choice(packed: Packed) -> list[str]:

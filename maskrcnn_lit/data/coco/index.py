@@ -268,15 +268,34 @@ class AnnotationIndex:
             | self._ignored(i)
             for i, (h, w) in enumerate(map(self.size, range(len(self))))
         ]
+        for i, image in enumerate(images if self.packed.federated else ()):
+            image.update(self._federated(i))
         order = self.packed.arrays.order
         entries = [(int(order[n]), i, n) for i, span in enumerate(self.spans) for n in range(*span)]
-        categories = [category._asdict() for category in self.listed_categories]
+        frequencies = self.packed.frequencies
+        categories = [
+            category._asdict()
+            | ({"frequency": frequencies[category.name]} if category.name in frequencies else {})
+            for category in self.listed_categories
+        ]
         annotations = [self._annotation(i, n) for _, i, n in sorted(entries)]
         return {"images": images, "annotations": annotations, "categories": categories}
 
     def _ignored(self, i: int) -> dict[str, Any]:
         void = self.void_rle(i) if self.ignore_void else None
         return {} if void is None else {"ignore": void | {"counts": void["counts"].decode()}}
+
+    def _federated(self, i: int) -> dict[str, list[int]]:
+        """LVIS's category ids of image i, as in its json."""
+        arrays, row = self.packed.arrays, int(self.rows[i])
+        ids = {}
+        for key, spans, labels in (
+            ("neg_category_ids", arrays.negative_spans, arrays.negatives),
+            ("not_exhaustive_category_ids", arrays.incomplete_spans, arrays.incompletes),
+        ):
+            own = self.labels[labels[slice(*spans[row].tolist())]]
+            ids[key] = [self.categories[label - 1].id for label in own.tolist() if label]
+        return ids
 
     def _annotation(self, i: int, n: int) -> dict[str, Any]:
         shape = self.segmentation(i, n - self.span(i)[0])

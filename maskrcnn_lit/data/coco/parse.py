@@ -7,8 +7,9 @@ without usable lists is a UserError.
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from itertools import count
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from maskrcnn_lit.data.coco.annotations import (
@@ -37,6 +38,7 @@ from maskrcnn_lit.errors import UserError
 Measure = Callable[[str], tuple[int, int] | None]
 
 _NONE = ("", "none", "None")  # what stands for no supercategory
+FREQUENCIES = ("r", "c", "f")  # of LVIS's classes: rare, common, frequent
 
 LONGEST = 1_000_000  # limit for a side in pixels, and
 
@@ -54,6 +56,9 @@ class Instances(NamedTuple):
     measured: list[
         tuple[str, int, int]
     ]  # name, height, width (0: unknown) of images without a size, measured from their files
+    frequencies: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # LVIS: class -> r, c or f (rare, common, frequent)
 
 
 class _Images(NamedTuple):
@@ -106,7 +111,30 @@ def read_instances(data: bytes, where: str, measure: Measure | None = None) -> I
     label_annotations(columns, categories, images.entries, faults, keys)
     for entries, own in zip((faults, changes), findings_of(content), strict=True):
         entries += own
-    return Instances(categories, images.entries, columns, faults, changes, images.measured)
+    labels = {category.id: label for label, category in enumerate(categories, 1)}
+    known = {key: labels[number] for key, number in keys.items()}
+    listed = [_with_labels(image, known) for image in images.entries]
+    frequencies = _frequencies(content["categories"], {category.name for category in categories})
+    return Instances(categories, listed, columns, faults, changes, images.measured, frequencies)
+
+
+def _with_labels(image: ImageEntry, labels: dict[int | str, int]) -> ImageEntry:
+    """LVIS's category ids of an image as labels."""
+    if image.negatives is None:
+        return image
+    negatives, incompletes = (
+        tuple(labels[key] for key in keys if key in labels)
+        for keys in (image.negatives, image.incompletes)
+    )
+    return image._replace(negatives=negatives, incompletes=incompletes)
+
+
+def _frequencies(entries: list[Any], names: Set[str]) -> dict[str, str]:
+    return {
+        str(entry["name"]): entry["frequency"]
+        for entry in entries
+        if entry.get("frequency") in FREQUENCIES and str(entry["name"]) in names
+    }
 
 
 def _check_lists(content: dict[str, Any], where: str) -> None:
@@ -250,27 +278,36 @@ def _read_images(
 
 def _shown_name(entry: Any) -> str:
     """The name of an image for messages."""
-    name = entry.get("file_name") if isinstance(entry, dict) else entry
+    name = _file_name(entry) if isinstance(entry, dict) else entry
     return name if isinstance(name, str) and printable(name) else shown(name)
+
+
+def _file_name(entry: dict[str, Any]) -> Any:
+    """The file name; without one, as in LVIS, the last two parts of coco_url:
+    train2017/000000391895.jpg.
+    """
+    if "file_name" in entry or not _url(entry):
+        return entry.get("file_name")
+    return "/".join(_url(entry).split("?")[0].split("/")[-2:])
 
 
 def _size(entry: Any, measure: Measure | None) -> tuple[int, int] | None:
     """Measured height and width for an entry without a size, 0 if unknown; None: the entry has
     one.
     """
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+    if not isinstance(entry, dict) or not isinstance(_file_name(entry), str):
         return None
     if all(entry.get(side) not in (None, 0, "", "0") for side in ("height", "width")):
         return None
-    size = measure(entry["file_name"]) if measure is not None else None
+    size = measure(_file_name(entry)) if measure is not None else None
     return (0, 0) if size is None else size
 
 
 def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> ImageEntry:
     """Parse one entry; a text id is stored in `key`, with `id` 0."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+    if not isinstance(entry, dict) or not isinstance(_file_name(entry), str):
         raise BadEntryError("incomplete image entry", "no file_name")
-    name = entry["file_name"]
+    name = _file_name(entry)
     if not printable(name):
         raise BadEntryError(
             "incomplete image entry", "file_name is not valid text: it has a lone surrogate"
@@ -288,7 +325,18 @@ def _read_image(entry: Any, entry_index: int, size: tuple[int, int] | None) -> I
     if void is not None:
         void = read_void(void, height, width)
     number, text = (0, key) if isinstance(key, str) else (key, None)
-    return ImageEntry(number, height, width, name, _url(entry), entry_index, text, void)
+    negatives = _ids(entry, "neg_category_ids") if "neg_category_ids" in entry else None
+    incompletes = _ids(entry, "not_exhaustive_category_ids")
+    return ImageEntry(
+        number, height, width, name, _url(entry), entry_index, text, void, negatives, incompletes
+    )
+
+
+def _ids(entry: dict[str, Any], key: str) -> tuple[Any, ...]:
+    values = entry.get(key)
+    if values is not None and not isinstance(values, list):
+        raise BadEntryError("incomplete image entry", f"{key} {shown(values)} is not a list")
+    return tuple(value for value in values or () if isinstance(value, (int, str)))
 
 
 def _url(entry: dict[str, Any]) -> str:

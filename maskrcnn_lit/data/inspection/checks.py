@@ -8,7 +8,7 @@ annotations.
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,15 @@ LEAST_IOU = 0.5  # minimum IoU of an annotation's box and the extent of its mask
 
 SAME_MASKS = 0.9  # IoU of two masks of equal class and box that makes them duplicates
 
+# Doubts are listed, but never removed: a person has to look.
+GOOD_IOU = (
+    0.8  # of an annotation's box and the extent of its mask; less, from LEAST_IOU, is a doubt
+)
+
+ONE_OBJECT = 0.8  # IoU of two masks of a class that makes them two labels of one object
+
+INSIDE = 0.9  # share of a mask within a larger one of its class: an object inside of another
+
 AREA_FACTOR, AREA_SLACK = (
     2.0,
     16.0,
@@ -53,6 +62,9 @@ class Findings:
     index: AnnotationIndex
     images: dict[int, Fault] = field(default_factory=dict)
     annotations: dict[int, Fault] = field(default_factory=dict)
+    doubts: dict[int, Fault] = field(
+        default_factory=dict
+    )  # masks that may be wrong; `cleaned` leaves them
     areas: dict[int, tuple[Fault, float]] = field(
         default_factory=dict
     )  # area that contradicts the mask, and the mask's area
@@ -67,7 +79,7 @@ class Findings:
         """
         gone = {n for i in self.images for n in self.index.annotations(i)["ids"].tolist()}
         of_areas = {number: fault for number, (fault, _) in self.areas.items()}
-        listed = [*of_areas.items(), *self.annotations.items()]
+        listed = [*of_areas.items(), *self.annotations.items(), *self.doubts.items()]
         of_annotations = [fault for number, fault in listed if number not in gone]
         changes = [change for change in self.index.changes if change.kind not in REMARKS]
         return [*self.index.faults, *changes, *self.images.values(), *of_annotations]
@@ -92,6 +104,8 @@ def find_faults(
             if fault is not None:
                 findings.images[i] = fault
             findings.annotations.update(_of_annotations(index, i))
+            doubts = _doubts(index, i, findings.annotations.keys())
+            findings.doubts.update(doubts)
             areas = _of_areas(index, i)
             findings.areas.update((n, area) for n, area in areas if n not in findings.annotations)
             progress(i + 1, len(index))
@@ -141,8 +155,7 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
     ):
         extent = mask_extent(index, i, j) if masked[j] else box
         if _disagree(box, extent):
-            sides = [[round(value, 1) for value in sides.tolist()] for sides in (box, extent)]
-            detail = f"box {sides[0]}, but the mask spans {sides[1]}"
+            detail = f"box {_sides(box)}, but the mask spans {_sides(extent)}"
             yield number, Fault("box and mask disagree", name, number, detail)
             continue
         alike = seen[(label, *box.tolist())]
@@ -152,6 +165,57 @@ def _of_annotations(index: AnnotationIndex, i: int) -> Iterator[tuple[int, Fault
         else:
             detail = f"same class, box and mask as annotation {annotations['ids'][first]}"
             yield number, Fault("same annotation twice", name, number, detail)
+
+
+def _doubts(index: AnnotationIndex, i: int, faulty: Collection[int]) -> Iterator[tuple[int, Fault]]:
+    """Doubts about masks of image i by annotation id, without annotations that are faulty: outlines
+    that differ from their box, two masks of one object, an object inside of another of its class.
+    """
+    annotations, name = index.annotations(i), index.file_names[i]
+    numbers = annotations["ids"].tolist()
+    sound = np.array([n not in faulty for n in numbers], dtype=bool) & ~annotations["crowd"]
+    for j in np.flatnonzero(sound).tolist():
+        box, extent = annotations["boxes"][j], mask_extent(index, i, j)
+        if _disagree(box, extent, GOOD_IOU):
+            detail = f"box {_sides(box)}, but the outline spans {_sides(extent)}"
+            yield numbers[j], Fault("outline differs from box", name, numbers[j], detail)
+    for label in np.unique(annotations["labels"][sound]).tolist():
+        group = np.flatnonzero(sound & (annotations["labels"] == label))
+        for a, b in _touching(annotations["boxes"], group):
+            masks = [index.rle(i, a), index.rle(i, b)]
+            first, second = (float(area) for area in coco_mask.area(masks))
+            iou = float(coco_mask.iou(masks[:1], masks[1:], [0])[0, 0])
+            if iou >= ONE_OBJECT:
+                detail = f"its mask and that of annotation {numbers[a]} share IoU {iou:.2f}"
+                yield numbers[b], Fault("two masks of one object", name, numbers[b], detail)
+                continue
+            shared = iou * (first + second) / (1 + iou)
+            small, large = (a, b) if first < second else (b, a)
+            if shared >= INSIDE * min(first, second) > 0:
+                what = index.categories[label - 1].name
+                share = shared / min(first, second)
+                detail = f"{share:.0%} of it lies in annotation {numbers[large]}, also {what}"
+                yield (
+                    numbers[small],
+                    Fault("object inside of another", name, numbers[small], detail),
+                )
+
+
+def _touching(boxes: NDArray[np.float64], group: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Pairs of a group of which the smaller box lies mostly in the other."""
+    own = boxes[group]
+    areas = (own[:, 2:] - own[:, :2]).prod(1)
+    for first in range(len(group)):
+        low = np.maximum(own[first, :2], own[first + 1 :, :2])
+        high = np.minimum(own[first, 2:], own[first + 1 :, 2:])
+        shared = (high - low).clip(0).prod(1)
+        near = shared >= ONE_OBJECT * np.minimum(areas[first], areas[first + 1 :])
+        for second in np.flatnonzero(near & (shared > 0)).tolist():
+            yield int(group[first]), int(group[first + 1 + second])
+
+
+def _sides(box: NDArray[np.float64]) -> list[float]:
+    return [round(value, 1) for value in box.tolist()]
 
 
 def _of_same_mask(index: AnnotationIndex, i: int, others: list[int], j: int) -> int | None:
@@ -206,10 +270,12 @@ def _with_void(
     return coco_mask.merge([mask, coco_mask.merge([void, inside], intersect=True)])
 
 
-def _disagree(box: NDArray[np.float64], extent: NDArray[np.float64]) -> bool:
+def _disagree(
+    box: NDArray[np.float64], extent: NDArray[np.float64], least: float = LEAST_IOU
+) -> bool:
     shared = (np.minimum(box[2:], extent[2:]) - np.maximum(box[:2], extent[:2])).clip(0).prod()
     union = (box[2:] - box[:2]).prod() + (extent[2:] - extent[:2]).prod() - shared
-    return bool(shared < LEAST_IOU * union and np.abs(box - extent).max() > SLACK)
+    return bool(shared < least * union and np.abs(box - extent).max() > SLACK)
 
 
 def _mark_repeated_images(findings: Findings) -> None:

@@ -6,8 +6,8 @@ order of the ground truth's categories.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.evaluation.analysis.boundary import with_boundaries
+from maskrcnn_lit.evaluation.coco.federated import (
+    counted_results,
+    incomplete_classes,
+    is_federated,
+)
 from maskrcnn_lit.evaluation.coco.matching import mask_areas
 from maskrcnn_lit.evaluation.coco.results import check_results
 from maskrcnn_lit.evaluation.coco.void import VoidRegion, has_mask, truth_mask, void_of
@@ -77,7 +82,10 @@ def image_pairs(
 
     Args: ground_truth: a COCO instances json as a dict. results: entries of a COCO results json.
         IoU is that of masks if they have them, else of boxes. max_detections: COCO's limit per
-        image and class, by score. boundary: compute `Pairs.boundary_iou`, which needs masks.
+        image and class, by score; of a federated ground truth (federated.py) per image. There the
+        detections of unverified classes are left out, and a class of which not all objects are
+        labeled has a crowd region over the whole image. boundary: compute `Pairs.boundary_iou`,
+        which needs masks.
 
     Raises: UserError: results with unknown images or classes, or with missing fields.
     """
@@ -87,10 +95,29 @@ def image_pairs(
     ids = {image["id"] for image in images}
     check_results(results, ids, labels, "segmentation" if kind == "mask" else "bbox")
     detected, annotated = (_by_image(entries) for entries in (results, ground_truth["annotations"]))
+    incomplete: Mapping[Any, Collection[Any]] = {}
+    if is_federated(ground_truth):
+        counted = set(counted_results(ground_truth, results, max_detections).tolist())
+        detected = defaultdict(
+            list, {i: [n for n in ns if n in counted] for i, ns in detected.items()}
+        )
+        incomplete = incomplete_classes(ground_truth)
     for image in images:
         detections = _best(results, detected[image["id"]], max_detections)
         sources = (ground_truth["annotations"], annotated[image["id"]], results, detections)
-        yield _pairs(image, kind, labels, *sources, boundary)
+        pairs = _pairs(image, kind, labels, *sources, boundary)
+        unsure = [labels[k] for k in incomplete.get(image["id"], ()) if k in labels]
+        yield _with_unsure(pairs, unsure) if unsure else pairs
+
+
+def _with_unsure(pairs: Pairs, labels: list[int]) -> Pairs:
+    """With a crowd region of each of these classes over the whole image."""
+    region = np.ones((len(pairs.labels), len(labels)))
+    return replace(
+        pairs,
+        crowd_labels=np.concatenate([pairs.crowd_labels, np.array(labels, np.int64)]),
+        crowd_iou=np.hstack([pairs.crowd_iou, region]),
+    )
 
 
 def _by_image(entries: Sequence[Mapping[str, Any]]) -> dict[int, list[int]]:

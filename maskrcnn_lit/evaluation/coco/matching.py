@@ -18,6 +18,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
 from maskrcnn_lit.data.coco.sizes import AREAS
+from maskrcnn_lit.evaluation.coco.federated import (
+    counted_results,
+    incomplete_classes,
+    is_federated,
+)
 from maskrcnn_lit.evaluation.coco.results import (
     check_masks,
     check_results,
@@ -72,7 +77,8 @@ def match_results(
     """Match the results (entries of a COCO results json) with all images of a COCO json, by "bbox"
     or "segm".
 
-    limit: maximum number of detections per image and class, by score.
+    limit: maximum number of detections per image and class, by score; of a federated ground truth
+        (federated.py), per image.
 
     Raises UserError for invalid entries and for unknown images or categories, with their ids.
     """
@@ -84,6 +90,9 @@ def match_results(
     if iou_type == "segm":
         check_masks(results, {image["id"]: image for image in images})
 
+    federated = is_federated(ground_truth)
+    if federated:
+        results = [results[n] for n in counted_results(ground_truth, results, limit)]
     truth = ground_truth["annotations"]
     truth_labels, truth_image = _numbers(truth, class_numbers, image_numbers)
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in truth], dtype=bool)
@@ -125,13 +134,22 @@ def match_results(
         row, t, a = np.nonzero(taken >= 0)
         right = counted[taken[row, t, a], a]
         outcome[n[row], t, a] = np.where(right, RIGHT, IGNORED)
-    if regions:
-        of_void = void[:, None] >= np.minimum(THRESHOLDS, 1 - 1e-10)
-        outcome[(outcome == WRONG) & of_void[..., None]] = IGNORED
+    excused = void[:, None] >= np.minimum(THRESHOLDS, 1 - 1e-10)  # N T
+    if federated:
+        excused |= _unsure(ground_truth, results)[order][:, None]
+    outcome[(outcome == WRONG) & excused[..., None]] = IGNORED
     final = np.lexsort((image[order], -scores[order], labels[order]))
     n = order[final]
     columns = (labels[n], image[n], scores[n], rank[final], outcome[final])
     return Matches(len(images), len(class_ids), *columns, truth_labels, truth_image, counted)
+
+
+def _unsure(
+    ground_truth: Mapping[str, Any], results: Sequence[dict[str, Any]]
+) -> NDArray[np.bool_]:
+    """N: whether the class of a result is not labeled completely in its image."""
+    incomplete = incomplete_classes(ground_truth)
+    return np.array([r["category_id"] in incomplete[r["image_id"]] for r in results], dtype=bool)
 
 
 def _numbers(

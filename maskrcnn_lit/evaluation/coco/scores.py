@@ -22,6 +22,7 @@ import numpy as np
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco.federated import FREQUENCIES
 from maskrcnn_lit.evaluation.coco.matching import FIELD, Matches, match_results
 from maskrcnn_lit.evaluation.coco.precision import coco_tables
 from maskrcnn_lit.evaluation.titles import coco_columns, metric_title
@@ -307,8 +308,17 @@ def _summary(
     summary |= {f"ap_{size}": _mean(precision[..., a]) for a, size in enumerate(SIZES, start=1)}
     summary |= {f"ar{limit}": _mean(recall[..., 0, m]) for m, limit in enumerate(max_detections)}
     summary |= {f"ar_{size}": _mean(recall[..., a, -1]) for a, size in enumerate(SIZES, start=1)}
+    for name, frequency in FREQUENCIES.items() if _has_frequencies(categories) else ():
+        ordered = sorted(categories, key=lambda category: category["id"])
+        own = [k for k, category in enumerate(ordered) if category.get("frequency") == frequency]
+        summary[f"ap_{name}"] = _mean(precision[:, :, own, 0])
     summary["ap_per_class"] = {name: _mean(precision[:, :, k, 0]) for k, name in enumerate(names)}
     return summary
+
+
+def _has_frequencies(categories: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether they say how frequent each class is, as in LVIS."""
+    return any("frequency" in category for category in categories)
 
 
 def _mean(values: np.ndarray) -> float:

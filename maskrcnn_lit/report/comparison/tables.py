@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.config.overrides import assign
+from maskrcnn_lit.evaluation.titles import FREQUENCY_COLUMNS, metric_title
 from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
+    APS,
     LOCATIONS,
     SHOWN_APS,
     Job,
@@ -50,7 +52,7 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
         row["setting"] = (
             ranking.letters[ranking.settings.index(setting)] if ranking and setting else None
         )
-        for name in (*METRICS, *(OFFICIAL if official else ())):
+        for name in (*METRICS, *(OFFICIAL if official else ()), *frequency_aps(jobs)):
             row[_plain(name)] = job.metric(name)
             if name in SHOWN_APS:
                 row |= _ends(f"{_plain(name)}_images", job.result.intervals.get(name))
@@ -66,6 +68,14 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
         row["parent"] = (job.result.parent or {}).get("run")
         rows.append(row)
     return csv_rows(rows)
+
+
+def frequency_aps(jobs: Sequence[Job]) -> list[str]:
+    """The AP of rare, common and frequent classes that a job has: those of data with frequencies,
+    like LVIS.
+    """
+    names = [f"{ap}{key.removeprefix('ap')}" for ap in APS for key in FREQUENCY_COLUMNS]
+    return [name for name in names if any(job.metric(name) is not None for job in jobs)]
 
 
 def curve_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -120,6 +130,7 @@ def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str],
     options = list(ranking.settings[0].options)
     aps = [name for name in SHOWN_APS if any(setting.values(name) for setting in ranking.settings)]
     accuracies = kinds(ranking.jobs)
+    by_frequency = frequency_aps(ranking.jobs)
     head = ["job", "setting", "seed"]
     for name in aps:
         head += [f"{SHOWN_APS[name]} (95 % over images)", f"{SHOWN_APS[name]}50"]
@@ -130,11 +141,13 @@ def score_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str],
             for name in aps:
                 row.append(_with_interval(job.metric(name), job.result.intervals.get(name)))
                 row.append(number(job.metric(f"{name}50")))
+            row += [number(job.metric(name)) for name in by_frequency]
             values = [
                 job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None
                 for kind in accuracies
             ]
             rows.append([*row, *map(number, values), *setting.options.values()])
+    head += map(metric_title, by_frequency)
     return [*head, *map(_accuracy, accuracies), *endings(options)], rows
 
 

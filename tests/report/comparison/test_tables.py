@@ -18,6 +18,23 @@ from maskrcnn_lit.report.comparison.tables import (
 )
 from maskrcnn_lit.runs.result import RunResult
 
+RARE = {"val/mask_ap_rare": 0.125, "val/mask_ap_common": 0.25, "val/mask_ap_frequent": 0.375}
+
+
+def test_ap_by_frequency_stands_where_the_data_have_it():
+    """LVIS's rare, common and frequent classes: in the csv and in the table of jobs."""
+    lvis = job("a", "backbone=a", "seed=1", ap=0.2, seed=1, metrics=RARE)
+    coco = job("b", "backbone=a", "seed=1", ap=0.2, seed=1)
+    for one in (lvis, coco):
+        one.config["backbone"] = {"name": one.name}
+    (ranking,) = rankings([lvis])
+    head, rows = score_rows(ranking, {"a": 1})
+    of = dict(zip(head, rows[0], strict=True))
+    assert [of[f"mask {k}"] for k in ("rare", "common", "frequent")] == ["0.125", "0.250", "0.375"]
+    (line,) = csv.DictReader(io.StringIO(csv_text([lvis], [ranking])))
+    assert float(line["mask_ap_rare"]) == 0.125 and "box_ap_rare" not in line
+    assert "mask_ap_rare" not in csv_text([coco], rankings([coco]))
+
 
 def jobs() -> list[Job]:
     intervals = {"val/mask_ap": [0.1, 0.3], "val/box_ap": None}
