@@ -15,11 +15,12 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
-from exported import HEIGHT, WIDTH
+from exported import HEIGHT, METADATA, WIDTH, batch_of
 from PIL import Image
 from row_runs import pixels_of
 
 from maskrcnn_lit import load_model
+from maskrcnn_lit.export import int8
 from maskrcnn_lit.export.runtime import open_exported
 from maskrcnn_lit.export.web_runtime import read_web_runtime
 from maskrcnn_lit.report.web import web_page
@@ -84,6 +85,20 @@ def slide(page: browser.Page, value: float) -> None:
     )
 
 
+def assert_same(page: browser.Page, model: Path, image: Path) -> None:
+    """The page, which has `model` inside, detects what Python detects with it."""
+    (expected,) = load_model(model, score_threshold=0).predict(image)
+    found = detect(page, image)["found"]
+    assert len(found) == len(expected) > 20
+    assert [row["label"] for row in found] == expected.labels.tolist()
+    np.testing.assert_allclose([row["score"] for row in found], expected.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose([row["box"] for row in found], expected.boxes, rtol=0, atol=0.01)
+    size = expected.image.shape[:2]
+    masks = np.stack([pixels_of(row["runs"], *size) for row in found])
+    wrong = (masks != expected.masks_array()).sum()
+    assert masks.any() and wrong <= 1e-4 * masks.size, wrong  # probabilities differ by 1e-6
+
+
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
     if browser.program() is None:
@@ -121,15 +136,7 @@ def test_it_detects_what_python_detects(
 ):
     pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
-    (expected,) = load_model(exported_files["onnx"], score_threshold=0).predict(tmp_path / "a.png")
-    found = detect(page, tmp_path / "a.png")["found"]
-    assert len(found) == len(expected) > 20
-    assert [row["label"] for row in found] == expected.labels.tolist()
-    np.testing.assert_allclose([row["score"] for row in found], expected.scores, rtol=0, atol=1e-5)
-    np.testing.assert_allclose([row["box"] for row in found], expected.boxes, rtol=0, atol=0.01)
-    masks = np.stack([pixels_of(row["runs"], height, width) for row in found])
-    wrong = (masks != expected.masks_array()).sum()
-    assert masks.any() and wrong <= 1e-4 * masks.size, wrong  # probabilities differ by 1e-6
+    assert_same(page, exported_files["onnx"], tmp_path / "a.png")
 
 
 def test_nothing_is_asked_of_a_network(page: browser.Page, picture: Path):
@@ -235,6 +242,17 @@ def test_a_damaged_page_says_so(page: browser.Page, file: Path, tmp_path: Path):
     said = says(page, lambda text: "incomplete" in text)
     open_page(page, file)
     assert said == "The page is incomplete: export or download it again."
+
+
+def test_a_file_in_8_bits_runs_as_well(
+    page: browser.Page, file: Path, exported_files: dict[str, Path], tmp_path: Path, picture: Path
+):
+    source, small = exported_files["onnx"], tmp_path / "int8.onnx"
+    nodes = [node for names in int8.layers(source).values() for node in names]
+    int8.quantise(source, small, METADATA, [batch_of([(HEIGHT, WIDTH)])], nodes)
+    open_page(page, make_page(small, tmp_path / "int8.html"))
+    assert_same(page, small, picture)
+    open_page(page, file)
 
 
 @pytest.mark.parametrize("phone", [False, True])

@@ -56,11 +56,12 @@ COMMANDS = {
         ),
     ),
     "export": Command(
-        "write a run for ONNX Runtime, OpenVINO or PyTorch, and prove that it detects the same",
+        "write a run for ONNX Runtime, OpenVINO, PyTorch or a browser, with a proof of its scores",
         (
             "maskrcnn-lit export run=RUN",
             "maskrcnn-lit export run=RUN format=openvino precision=int8",
             "maskrcnn-lit export run=RUN 'sizes=[480x640,640x480]'",
+            "maskrcnn-lit export run=RUN format=web",
         ),
     ),
     "data stats": Command(

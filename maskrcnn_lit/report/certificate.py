@@ -46,12 +46,15 @@ def certificate_page(record: Record) -> str:
         lead=f"{record['format']}, {record['precision']}",
         sections=SECTIONS,
         tiles=[
-            (
-                f"{kind} AP, exported",
-                number(ap["exported"].get(key)),
-                _interval(ap["intervals"].get(key)),
-            )
-            for kind, key in (("mask", "val/mask_ap"), ("box", "val/box_ap"))
+            ("all bounds hold", "yes" if record["holds"] else "NO", _broken(record)),
+            *(
+                (
+                    f"{kind} AP, exported",
+                    number(ap["exported"].get(key)),
+                    _interval(ap["intervals"].get(key)),
+                )
+                for kind, key in (("mask", "val/mask_ap"), ("box", "val/box_ap"))
+            ),
         ],
         bounds=_bound_rows(record),
         parity=_parity_rows(record),
@@ -105,13 +108,25 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 def _bound_rows(record: Record) -> list[list[str]]:
     return [
-        [row["name"], _value(row["value"]), _value(row["bound"]), "yes" if row["holds"] else "NO"]
+        [
+            row["name"],
+            row["value"] if isinstance(row["value"], str) else f"{row['value']:+.4f}",
+            _bound(row["bound"], record["precision"]),
+            "yes" if row["holds"] else "NO",
+        ]
         for row in record["bounds"]
     ]
 
 
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:+.4f}"
+def _bound(bound: Any, precision: str) -> str:
+    """An export in 8 bits may score better; one in float32 may not."""
+    if isinstance(bound, str):
+        return bound
+    return f"within {bound:.4f}" if precision == "f32" else f">= {-bound:.4f}"
+
+
+def _broken(record: Record) -> str:
+    return ", ".join(row["name"] for row in record["bounds"] if not row["holds"])
 
 
 def _latency(record: Record) -> tuple[list[str], list[list[str]]]:

@@ -42,9 +42,27 @@ def test_the_lines_say_what_is_broken_and_by_how_much():
     text = "\n".join(certificate_table(RECORD))
     assert "The certificate BROKEN: onnx, int8" in text
     (line,) = [row for row in text.splitlines() if "val/mask_ap" in row]
-    assert line.split() == ["val/mask_ap", "-0.0070", "+0.0050", "NO"]
+    assert line.split() == ["val/mask_ap", "-0.0070", ">=", "-0.0050", "NO"]
     assert "fpn.lateral.1" in text and "200.0 MB" in text and "1.0 / 2.0" in text
     assert "layers" not in "\n".join(certificate_table(RECORD | {"tries": []}))
+
+
+def test_a_float_export_may_not_score_better_either():
+    bounds = [
+        {"name": "parity, real", "value": "equal", "bound": "equal", "holds": True},
+        {"name": "val/mask_ap", "value": 0.0001, "bound": 0.0005, "holds": True},
+    ]
+    text = certificate_table(RECORD | {"precision": "f32", "bounds": bounds})
+    rows = [" ".join(line.split()) for line in text]
+    assert "val/mask_ap +0.0001 within 0.0005 yes" in rows
+    assert "parity, real equal equal yes" in rows
+
+
+def test_the_page_begins_with_the_verdict():
+    verdict = "<dt>all bounds hold</dt><dd>"
+    page = certificate_page(RECORD)
+    assert f'{verdict}NO</dd><dd class="note">val/mask_ap</dd>' in page
+    assert f"{verdict}yes</dd></div>" in certificate_page(RECORD | {"holds": True, "bounds": []})
 
 
 def test_the_page_shows_the_same_and_escapes_names():
