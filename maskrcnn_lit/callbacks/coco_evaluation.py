@@ -44,8 +44,8 @@ def coco_evaluation(trainer: Trainer) -> "CocoEvaluation | None":
 
 
 class CocoEvaluation(Callback):
-    """Needs `trainer.datamodule.val_index`, and a `validation_step` that returns the model's
-    `Output`.
+    """Needs `trainer.datamodule.val_index` (and `official_ap`, if there is one), and a
+    `validation_step` that returns the model's `Output`.
 
     run_dir: folder for detections.json, the COCO results of the last evaluation (None: not
     written).
@@ -194,7 +194,7 @@ class CocoEvaluation(Callback):
             write_results(self.path, results)
         self.matches = match_all(truth, results, self.max_detections[-1])
         scores = score_matches(self.matches, truth["categories"], self.max_detections)
-        official_ap = trainer.datamodule.official_ap  # type: ignore[attr-defined]
+        official_ap = getattr(trainer.datamodule, "official_ap", None)  # type: ignore[attr-defined]
         scores = with_official_ap(official_ap, scores, index, truth, results)
         if len(seen) < len(index):
             _log.info(

@@ -423,3 +423,10 @@ def _detections(image_id: int, score: float) -> dict:
         "labels": [1],
         "masks": [mask],
     }
+
+
+def test_an_official_ap_is_a_line_below_the_table():
+    metrics = {"val/mask_ap": 0.43, "val/cityscapes_ap": 0.306, "val/cityscapes_ap50": 0.512}
+    assert results_table(metrics).splitlines()[-1].startswith("Cityscapes AP 0.306, AP50 0.512: ")
+    assert "Cityscapes" not in results_table({"val/mask_ap": 0.43})
+    assert "Cityscapes AP" in class_table({"car": {"mask_ap": 0.4, "cityscapes_ap": 0.3}})

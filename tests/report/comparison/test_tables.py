@@ -180,3 +180,19 @@ def test_the_two_kinds_of_roi_accuracy_are_two_columns():
 def test_a_cell_of_markdown_holds_no_bar_and_no_line_break():
     text = markdown(*failure_rows(jobs()))
     assert text.splitlines()[2] == "| 4 | c1 | failed | UserError: no memory \\| sorry |"
+
+
+def test_an_official_ap_has_columns_where_a_run_has_it():
+    scores = {"val/cityscapes_ap": 0.306, "val/cityscapes_ap50": 0.512}
+    several = [job("a", ap=0.4, seed=1, metrics=scores), job("b", ap=0.3, seed=1)]
+    (row, other) = csv.DictReader(io.StringIO(csv_text(several, rankings(several))))
+    assert (row["cityscapes_ap"], row["cityscapes_ap50"]) == ("0.306", "0.512")
+    assert other["cityscapes_ap"] == ""
+    (ranking,) = rankings(several[:1])
+    head, line = setting_rows(ranking)[0], setting_rows(ranking)[1][0]
+    assert line[head.index("Cityscapes AP (95 % over seeds)")].startswith("0.306")
+    head, lines = score_rows(ranking, {"a": 1})
+    assert lines[0][head.index("Cityscapes AP50")] == "0.512"
+    plain = several[1:]
+    assert "cityscapes_ap" not in csv_text(plain, rankings(plain))
+    assert not any("Cityscapes" in title for title in setting_rows(rankings(plain)[0])[0])

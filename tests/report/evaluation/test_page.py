@@ -125,3 +125,20 @@ def test_the_title_says_what_was_evaluated(name: str):
     page = build(**given)
     assert page.text.count("Evaluation of some/<thing>") == 2  # in the title of the window too
     assert "shapes: 2 images, 2026-11-27 10:00" in page.text and "options none" in page.text
+
+
+def test_an_official_ap_stands_beside_coco_s():
+    metrics = evaluation()["metrics"] | {"val/cityscapes_ap": 0.306, "val/cityscapes_ap50": 0.512}
+    per_class = {name: values | {"cityscapes_ap": 0.25} for name, values in rows().items()}
+    page = build(metrics=metrics, per_class=per_class)
+    assert "Cityscapes AP" in page.text
+    assert "0.306" in page.text
+    assert "by the benchmark's own rules; its AP50 is 0.512" in page.text
+    head, *lines = page.tables["Classes by AP"]
+    column = head.index("Cityscapes AP")
+    assert "0.250" in [line[column] for line in lines]
+    assert "Cityscapes" not in build().text
+
+
+def rows() -> dict[str, Any]:
+    return evaluation()["per_class"]
