@@ -17,6 +17,7 @@ from maskrcnn_lit.data.coco.learnable import describe_partial
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import CocoDataset
+from maskrcnn_lit.data.inspection.checks import find_faults
 from maskrcnn_lit.data.samplers import BLANK
 from maskrcnn_lit.data.transforms import Augment
 from maskrcnn_lit.data.warp import QuarterTurns, VerticalFlip
@@ -168,3 +169,29 @@ def test_a_run_says_what_has_no_mask_and_what_is_void(
     for name in ("train", "val"):
         assert f"{name}: 1 of 13 objects have a box and no mask" in caplog.text
         assert f"{name}: 3 of 6 images have void pixels" in caplog.text
+
+
+def test_a_check_takes_void_pixels_for_those_of_the_object(tmp_path: Path):
+    """The mask has a quarter of its box; the rest is void, or not."""
+    content = coco_dict()
+    (annotation,) = (a for a in content["annotations"] if a["image_id"] == 2)
+    annotation |= {"bbox": [10, 10, 40, 40], "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}
+    annotation["area"] = 400
+    faults = find_faults(index_of(tmp_path / "a", content)).faults()
+    assert [fault.kind for fault in faults] == ["box and mask disagree"]
+    image = content["images"][1]
+    void = np.zeros((image["height"], image["width"]), np.uint8, order="F")
+    void[5:60, 5:60] = 1
+    void[10:30, 10:30] = 0
+    rle = coco_mask.encode(void)
+    image["ignore"] = rle | {"counts": rle["counts"].decode()}
+    assert find_faults(index_of(tmp_path / "b", content)).faults() == []
+
+
+def test_a_check_knows_boxes_without_masks(tmp_path: Path):
+    content = without_masks({1, 2})
+    assert find_faults(index_of(tmp_path / "a", content)).faults() == []
+    twice = {**content["annotations"][0], "id": 99}
+    content["annotations"].append(twice)
+    (fault,) = find_faults(index_of(tmp_path / "b", content)).faults()
+    assert fault.kind == "same annotation twice"
