@@ -20,8 +20,8 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     if data.prepare is None:
         raise UserError(
             f"data={config.data.name} has nothing to download: it reads the files of data.train "
-            "and data.val, or of data.root. Only data=coco2017, data=voc2012 and data=shapes can be "
-            "downloaded"
+            "and data.val, or of data.root. Only data=coco2017, data=voc2012 and data=shapes can "
+            "be downloaded"
         )
     data.prepare_data()
     if data.reader is not None:
