@@ -460,14 +460,25 @@ def test_the_guard_sees_what_it_should():
         assert guard.count.get(name) == 1, name
 
 
+def partial_truth(batch: Batch) -> Batch:
+    """With void pixels, and an object without a mask in each image."""
+    void = torch.zeros(batch["images"][:, 0].shape, dtype=torch.uint8)
+    void[:, ::3] = 1
+    masked = batch["valid"].clone()
+    masked[:, 0] = False
+    return batch | {"void": void, "masked": masked}
+
+
+@pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
-    training: bool,
+    training: bool, partial: bool
 ):
     """The CPU reads counts to save work (boxes.can_sync); a GPU and torch.compile do all of it.
     One result.
     """
     model, batch = spread(make_model(norm="frozen")).train(training), make_batch(objects=4)
+    batch = partial_truth(batch) if partial else batch
     model.box_head.score_threshold = 0.6  # fewer detections than slots
 
     def run(static_shapes: bool) -> tuple[Any, list[torch.Tensor]]:
@@ -509,12 +520,14 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_on_a_gpu_nothing_is_read_by_the_host(training: bool):
+def test_on_a_gpu_nothing_is_read_by_the_host(training: bool, partial: bool):
     """A forward on tensors without values that say they lie on a GPU: what needs a value, or makes
     a shape of one, raises; so does an operator between devices.
     """
     model, batch = make_model().train(training), make_batch()
+    batch = partial_truth(batch) if partial else batch
     with FakeTensorMode():
 
         def far(t: torch.Tensor) -> torch.Tensor:
