@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from coco_file import void_dict, write_coco
 from PIL import Image
 from tiny_verbs import coco_data, verb
 
@@ -241,3 +242,14 @@ def test_chosen_classes_are_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr().out
     assert "train: data.classes: speck -> dot" in said
     assert "  dot  " in said
+
+
+def test_boxes_without_masks_and_void_regions_are_counted(tmp_path: Path):
+    content = void_dict()
+    content["annotations"][0]["segmentation"] = []
+    annotations, images = write_coco(tmp_path, content)
+    part = (f"data.train.annotations={annotations}", f"data.train.images={images}")
+    verb("data", "stats", "data=coco_json", *part, f"out={tmp_path}/stats.json")
+    numbers = json.loads((tmp_path / "stats.json").read_text())["train"]
+    assert numbers["objects_without_mask"] == 1
+    assert numbers["images_with_void"] == 3
