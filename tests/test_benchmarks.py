@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from coco_file import coco_dict, write_coco
 from repository import REPOSITORY
 from tiny_verbs import environment
 
@@ -34,6 +35,18 @@ def benchmark(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
 
     return run
+
+
+def test_the_round_trip(benchmark: Benchmark, tmp_path: Path):
+    options = [f"data.root={tmp_path}", f"data.cache_dir={tmp_path / 'cache'}"]
+    for part in ("train", "val"):
+        write_coco(tmp_path / part, coco_dict(5))
+        options += [f"data.{part}.images={part}/images"]
+        options += [f"data.{part}.annotations={part}/instances.json"]
+    report = benchmark("round_trip.py", str(tmp_path / "new"), "data=coco_json", *options)[-1]
+    rows = {row[0]: row[1:] for row in report["rows"]}
+    assert rows["coco"] == rows["mask_folder"] == [18, 18, 0, "-", 0]
+    assert rows["yolo_seg"][:3] == [18, 8, 10] and rows["yolo_seg"][4] == 0  # holes
 
 
 def test_the_training_step(benchmark: Benchmark, test_data: Path):

@@ -226,8 +226,6 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
             )
         else:
             _check_list(word, overrides)
-            if command == "data convert" and word.startswith("from="):
-                word = f"data={word.removeprefix('from=')}"
             overrides.append(word)
     return flags, overrides
 

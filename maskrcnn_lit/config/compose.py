@@ -194,7 +194,7 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """As `compose`, for display: required options may be missing (`???`), and references stay
     unresolved.
     """
-    overrides = [as_path(text) for text in overrides]
+    overrides = [as_path(_without_alias(command, text)) for text in overrides]
     parsed = [parse(text) for text in overrides]
     with _loader() as loader, _readable_errors():
         groups = _defaults(_stamp(), command, ()).choices
@@ -213,6 +213,12 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     plain = cast(dict[str, Any], OmegaConf.to_container(config))
     schema.check(plain, _not_asked(command, config))
     return config
+
+
+def _without_alias(command: str, override: str) -> str:
+    """`from=labelme` of `data convert` is `data=labelme`."""
+    alias = command == "data convert" and override.startswith("from=")
+    return f"data={override.removeprefix('from=')}" if alias else override
 
 
 def _not_asked(command: str, config: Any) -> list[str]:
@@ -262,7 +268,7 @@ def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False)
     one or two names (`optimizer.lr`) and required ones are included, with `deep` all. Without a
     choice of data, the options of data=coco_json are included.
     """
-    overrides = [as_path(text) for text in overrides]
+    overrides = [as_path(_without_alias(command, text)) for text in overrides]
     config = by_size.plain(show(command, overrides))
     with _loader() as loader:
         choices, comments = _defaults(_stamp(), command, tuple(_chosen(loader, overrides)))

@@ -138,3 +138,21 @@ def test_real_data_come_back_with_iou_1(form: str, test_data: Path, tmp_path: Pa
         after = read_back(MaskFolder(), tmp_path / "new", ALL, tmp_path)
     ious = best_ious(before, after)
     assert len(ious) > 200 and set(ious) == {1.0}
+
+
+def test_objects_of_which_only_the_box_is_known(tmp_path: Path):
+    content = coco_dict(4)
+    for entry in content["annotations"]:
+        del entry["segmentation"], entry["area"]
+    index = index_of(tmp_path / "before", content, tmp_path / "cache")
+    assert write_yolo(index, tmp_path / "new", "train", copy=True).losses == []
+    after = read_back(YoloSeg(), tmp_path / "new", "train", tmp_path / "cache")
+    for i in range(4):
+        before, own = (one.annotations(i)["boxes"] for one in (index, after))
+        np.testing.assert_allclose(own, before, atol=1e-6)
+        assert all(len(after.outline(i, j)) == 0 for j in range(len(own)))
+    lost = write_mask_folder(index, tmp_path / "masks", "", copy=False).losses
+    assert len(lost) == 6 and {loss.why for loss in lost} == {"it has no mask with a pixel"}
+    write_coco_form(index, tmp_path / "json", "", copy=True)
+    again = read_index(tmp_path / "json" / "instances.json", tmp_path / "json" / "images", "error")
+    np.testing.assert_allclose(again.annotations(3)["boxes"], index.annotations(3)["boxes"])
