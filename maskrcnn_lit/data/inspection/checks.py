@@ -174,6 +174,7 @@ def _doubts(index: AnnotationIndex, i: int, faulty: Collection[int]) -> Iterator
     annotations, name = index.annotations(i), index.file_names[i]
     numbers = annotations["ids"].tolist()
     sound = np.array([n not in faulty for n in numbers], dtype=bool) & ~annotations["crowd"]
+    sound &= index.masked(i)
     for j in np.flatnonzero(sound).tolist():
         box, extent = annotations["boxes"][j], mask_extent(index, i, j)
         if _disagree(box, extent, GOOD_IOU):
