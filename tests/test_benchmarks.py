@@ -18,6 +18,8 @@ from coco_file import coco_dict, write_coco
 from repository import REPOSITORY
 from tiny_verbs import environment
 
+from maskrcnn_lit.evaluation.analysis.suspicious_labels import suspicious_labels
+
 pytestmark = pytest.mark.process
 
 Benchmark = Callable[..., list[dict[str, Any]]]
@@ -65,6 +67,39 @@ def test_light_heads_cost_a_quarter_at_most(benchmark: Benchmark):
     whole, light = (report["models"][name] for name in names)
     assert report["size"] == 320 and whole["gflops"] >= 4 * light["gflops"] > 0
     assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0
+
+
+def test_labels_are_spoilt_and_restored(benchmark: Benchmark, test_data: Path, tmp_path: Path):
+    """A model that sees the true labels finds what is spoilt, and nothing else. (It agrees with a
+    label that is merged with a far smaller one.)
+    """
+    json_file = test_data / "nuclei" / "annotations" / "instances_val.json"
+    benchmark("spoil_labels.py", "spoil", str(json_file), str(tmp_path))
+    record, spoilt, clean = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("spoilt", "a", "clean_a")
+    )
+    true = json.loads(json_file.read_text())["annotations"]
+    assert sum(len(one["ids"]) for one in record) == pytest.approx(0.05 * len(true), abs=2)
+    assert len({one["way"] for one in record}) == 5
+    own = {image["id"] for image in clean["images"]}
+    assert 0.4 < len(own) / 133 < 0.6 and spoilt["annotations"] != clean["annotations"]
+    results = [
+        {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
+        for a in clean["annotations"]
+    ]
+    page = tmp_path / "page"
+    page.mkdir()
+    found = suspicious_labels(spoilt, results, max_detections=400)
+    (page / "suspicious_labels.json").write_text(json.dumps(found))
+    (page / "detections.json").write_text(json.dumps(results))
+    spoilt_here = sum(one["image_id"] in own for one in record)
+    assert 0.95 * spoilt_here <= len(found["suspicions"]) <= spoilt_here
+    benchmark("spoil_labels.py", "repair", str(tmp_path), "--a", str(page))
+    repaired = json.loads((tmp_path / "repaired_a.json").read_text())
+    by_id = {a["id"]: a for a in clean["annotations"]}
+    wrong = [a for a in repaired["annotations"] if a != by_id.get(a["id"])]
+    assert len(wrong) <= 0.05 * spoilt_here
+    assert len(repaired["annotations"]) >= len(clean["annotations"]) - len(wrong)
 
 
 def test_prefetch(benchmark: Benchmark, test_data: Path):

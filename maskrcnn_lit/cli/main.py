@@ -77,6 +77,7 @@ COMMANDS = {
             "maskrcnn-lit data check data=coco2017 data.root=DIR",
             "maskrcnn-lit data check data=coco_json data.train.images=DIR "
             "data.train.annotations=FILE cleaned=DIR",
+            "maskrcnn-lit data check run=RUN",
         ),
     ),
     "data show": Command(

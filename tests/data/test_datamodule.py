@@ -568,3 +568,33 @@ def test_a_reader_gives_the_parts_that_it_has(folder: Path, tmp_path: Path):
         data(folder, reader=3, **options)
     with pytest.raises(UserError, match=r"data.root=None must be a folder"):
         data(folder, reader=_Reader(), val_share=0.3, **options | {"root": None})
+
+
+def test_rare_classes_are_drawn_more_often(folder: Path, caplog: pytest.LogCaptureFixture):
+    """By the share of the images with each class; crowds do not count. The loader's length is that
+    of every epoch, and a resume in the middle gives the same batches.
+    """
+    caplog.set_level("INFO", "maskrcnn_lit")
+    made = data(folder, repeat_threshold=0.9)
+    content = json.loads((folder / "train" / "instances.json").read_text())
+    of_class: dict[int, set[int]] = {}
+    for a in content["annotations"]:
+        if not a["iscrowd"]:
+            of_class.setdefault(a["category_id"], set()).add(a["image_id"])
+    factors = dict.fromkeys((image["id"] for image in content["images"]), 1.0)
+    for images in of_class.values():
+        for image in images:
+            factors[image] = max(factors[image], math.sqrt(0.9 / (len(images) / len(factors))))
+    loader = made.train_dataloader()
+    assert "of 11 training images are drawn more than once" in caplog.text
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    ids = torch.cat([batch["image_ids"] for batch in batches]).tolist()
+    for image, factor in factors.items():
+        assert math.floor(factor) <= ids.count(image) <= math.ceil(factor)
+    assert len(ids) - ids.count(BLANK_ID) > len(factors)
+    again = data(folder, repeat_threshold=0.9)
+    again.resume(0, 3)
+    assert same(list(again.train_dataloader()), batches[3:])
+    with pytest.raises(UserError, match=r"data.repeat_threshold=2 must be a number from 0 to 1"):
+        data(folder, repeat_threshold=2)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from coco_cases import jitter
+from lvis_form import lvis_form
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from report_sample import Page
@@ -27,7 +29,7 @@ from tiny_verbs import (
 )
 
 from maskrcnn_lit.data.datasets.shapes import NAMES
-from maskrcnn_lit.evaluation.coco.scores import class_table
+from maskrcnn_lit.evaluation.coco.scores import class_table, score_results
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.report.evaluation.page import SECTIONS
 from maskrcnn_lit.report.evaluation.plots import PLOTS
@@ -620,3 +622,22 @@ def test_results_of_another_tool_are_scored_with_chosen_classes(
     found = evaluated(run_dir)
     assert set(found["per_class"]) == {"person", "vehicle"}
     assert found["metrics"]["val/mask_ap"] == pytest.approx(1)
+
+
+@pytest.mark.data
+def test_results_on_lvis_have_its_ap(test_data: Path, tmp_path: Path):
+    """`data=lvis` on real photos: 300 detections without an option, AP by frequency in the page."""
+    coco = json.loads((test_data / "coco_mini/annotations/instances_val2017.json").read_text())
+    truth = lvis_form(coco)
+    (tmp_path / "lvis.json").write_text(json.dumps(truth))
+    (tmp_path / "results.json").write_text(json.dumps(jitter(coco)))
+    options = [f"data.{part}.annotations={tmp_path}/lvis.json" for part in ("train", "val")]
+    options += [f"data.root={test_data}/coco_mini", f"results={tmp_path}/results.json"]
+    out = tmp_path / "out"
+    verb("evaluate", "data=lvis", *options, f"run_dir={out}")
+    metrics = evaluated(out)["metrics"]
+    expected = score_results(truth, jitter(coco), max_detections=(1, 10, 300)).metrics
+    assert metrics == pytest.approx(expected, nan_ok=True)
+    assert metrics["val/mask_ap_rare"] > 0.02 and "val/mask_ar300" in metrics
+    page = (out / "report.html").read_text()
+    assert all(f">{name}</th>" in page for name in ("rare", "common", "frequent"))

@@ -37,6 +37,7 @@ import numpy as np
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.analysis.average_precision import Bools
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Pairs, image_pairs, kind_of
+from maskrcnn_lit.evaluation.coco.federated import is_federated
 from maskrcnn_lit.evaluation.coco.matching import Matches, match_results
 from maskrcnn_lit.evaluation.coco.precision import coco_tables
 
@@ -138,7 +139,8 @@ def suggest(image: Pairs, usual: Usual) -> Iterator[Repair]:
 
     usual: of all images; those of this image count where it has USUAL labels of a class.
     """
-    confident = (image.scores >= CONFIDENT) & ~(image.crowd_iou >= ON).any(1)
+    own = image.labels[:, None] == image.crowd_labels
+    confident = (image.scores >= CONFIDENT) & ~(own & (image.crowd_iou >= ON)).any(1)
     elsewhere = confident & (image.iou.max(1, initial=0.0) < NEAR)
     for d in np.flatnonzero(elsewhere).tolist():
         score = float(image.scores[d])
@@ -232,6 +234,7 @@ class _Scorer:
         limit: int,
     ) -> None:
         self.truth, self.results, self.limit = ground_truth, results, limit
+        self.federated = is_federated(ground_truth)
         self.iou_type = "segm" if kind == "mask" else "bbox"
         self.matches = match_results(ground_truth, results, iou_type=self.iou_type, limit=limit)
         order = sorted(category["id"] for category in ground_truth["categories"])
@@ -264,7 +267,11 @@ class _Scorer:
         """AP with this repair minus AP without."""
         image_id = repair.image_id
         own = [self.truth["annotations"][n] for n in self.annotations.get(image_id, ())]
-        one = {"images": [self.images[image_id]], "categories": self.truth["categories"]}
+        image = self.images[image_id]
+        if self.federated:  # the repair does not change which classes count in the image
+            verified = {entry["category_id"] for entry in own} | {*image["neg_category_ids"]}
+            image = image | {"neg_category_ids": sorted(verified)}
+        one = {"images": [image], "categories": self.truth["categories"]}
         if image_id not in self._before:
             self._before[image_id] = self._match(one | {"annotations": own})
         before = self._before[image_id]

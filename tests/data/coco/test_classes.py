@@ -181,3 +181,27 @@ def test_a_renamed_or_merged_class_keeps_its_faults(tmp_path: Path):
     for value in ({"mole": "rodent"}, {"mole": "ant"}, ["zebra", {"mole": "ant", "ant": "ant"}]):
         index = read_index(annotations, images, "skip", classes=read_choice(value))
         assert len(index.faults) == 2
+
+
+def test_lists_of_lvis_follow_the_chosen_classes(tmp_path: Path):
+    """A merged class is surely absent if all of its parts are, and incomplete if one is."""
+    content = coco_dict()
+    lists = [([1, 3], [2]), ([1], []), ([], [1, 3]), ([2], [2]), ([3], [3]), ([1, 2, 3], [])]
+    for image, (negatives, incompletes) in zip(content["images"], lists, strict=True):
+        image |= {"neg_category_ids": negatives, "not_exhaustive_category_ids": incompletes}
+    for category, frequency in zip(content["categories"], "rcf", strict=True):
+        category["frequency"] = frequency
+    files = write_coco(tmp_path, content)
+    merged = {"zebra": "mammal", "mole": "mammal"}
+    truth = read_index(*files, "error", classes=read_choice(merged)).coco_ground_truth()
+    assert [image["neg_category_ids"] for image in truth["images"]] == (
+        [[1], [], [], [2], [], [2, 1]]
+    )
+    assert [image["not_exhaustive_category_ids"] for image in truth["images"]] == (
+        [[2], [], [1], [2], [1], []]
+    )
+    assert {c["name"]: c.get("frequency") for c in truth["categories"]} == (
+        {"ant": "c", "mammal": None}
+    )
+    plain = read_index(*files, "error", classes=read_choice(["mole"])).coco_ground_truth()
+    assert [image["neg_category_ids"] for image in plain["images"]] == [[3], [], [], [], [3], [3]]

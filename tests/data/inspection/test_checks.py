@@ -67,15 +67,16 @@ def test_real_data_has_no_faults_but_objects_inside_of_others(
     assert all(fault.what.endswith(("banana", "apple", "book")) for fault in faults)
 
 
-def squares(*objects: tuple[int, list[float], list[float]]) -> dict[str, Any]:
-    """One image with filled rectangles: class, outline x y w h, box."""
+def squares(*objects: tuple[int, list[float] | None, list[float]]) -> dict[str, Any]:
+    """One image with filled rectangles: class, outline x y w h or None, box."""
     content = coco_dict(1)
     content["images"][0] |= {"height": 100, "width": 100}
-    for number, (category, (x, y, w, h), box) in enumerate(objects, 1):
+    for number, (category, shape, box) in enumerate(objects, 1):
+        x, y, w, h = shape or box
         outline = [x, y, x + w, y, x + w, y + h, x, y + h]
         content["annotations"].append(
             {"id": number, "image_id": 1, "category_id": category, "iscrowd": 0, "area": w * h}
-            | {"bbox": box, "segmentation": [outline]}
+            | {"bbox": box, "segmentation": [outline] if shape else []}
         )
     return content
 
@@ -122,8 +123,9 @@ def test_masks_that_lie_are_doubts(
         ((1, WHOLE, WHOLE), (2, INNER, INNER)),  # of another class: a nose in a face
         ((1, WHOLE, WHOLE), (1, [45.0, 10.0, 30.0, 30.0], [45.0, 10.0, 30.0, 30.0])),  # they touch
         ((1, WHOLE, [10.0, 10.0, 40.0, 38.0]),),  # within two pixels
+        ((1, WHOLE, WHOLE), (1, None, INNER)),  # a box without a mask
     ],
-    ids=["other class", "overlap", "slack"],
+    ids=["other class", "overlap", "slack", "box alone"],
 )
 def test_what_is_usual_is_no_doubt(objects: Any, tmp_path: Path):
     found, _ = looked_at(tmp_path, squares(*objects))

@@ -128,6 +128,23 @@ def test_the_gain_is_ap_with_the_repair_minus_ap(boxes: bool):
         assert one["cost"] == pytest.approx(gain * repair.weight, abs=1e-12)
 
 
+def test_on_federated_labels_a_repair_leaves_the_verified_classes():
+    """As in LVIS: a class of which not all objects are labeled misses none, and a label that goes
+    does not hide the detections of its class.
+    """
+    truth, results = scene()
+    for image in truth["images"]:
+        image |= {"neg_category_ids": [], "not_exhaustive_category_ids": [3]}
+    # a dog and a cat of image 10 have no label; image 12 has one dog, and nothing is detected on it
+    dogs = [n for n, a in enumerate(truth["annotations"]) if a["category_id"] == 3]
+    first, *others = [n for n in dogs if truth["annotations"][n]["image_id"] == 12]
+    truth["annotations"][first] |= square(82, 82, 15, 15)
+    gone = {1, 4, *others}
+    truth["annotations"] = [a for n, a in enumerate(truth["annotations"]) if n not in gone]
+    found = {(s["kind"], s["image_id"]) for s in suspicious_labels(truth, results)["suspicions"]}
+    assert ("missing", 10) in found and len([k for k, _ in found if k == "missing"]) == 1
+
+
 def test_a_detection_on_a_crowd_or_with_a_low_score_suggests_nothing():
     truth, results = scene()
     truth["annotations"] = [a for a in truth["annotations"] if a["id"] not in (5, 6)]

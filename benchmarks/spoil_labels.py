@@ -1,7 +1,8 @@
 """Spoils 5 % of the labels of a COCO json, and restores those that `data check run=RUN` found.
 
-    python spoil.py spoil TRAIN_JSON OUT     # OUT/a.json, b.json, clean_a.json, clean_b.json
-    python spoil.py repair OUT --a PAGE_A --b PAGE_B     # OUT/repaired_a.json, repaired_b.json
+    python benchmarks/spoil_labels.py spoil TRAIN_JSON OUT     # OUT/a.json, b.json, ...
+    maskrcnn-lit data check run=RUN data=coco_json data.train.annotations=OUT/b.json ...
+    python benchmarks/spoil_labels.py repair OUT --b PAGE/train       # OUT/repaired_b.json
 
 Five ways in equal parts: objects removed; outlines shifted, shrunk or dilated (to an IoU of 0.2 to
 0.6 with the true one); two neighbors merged into one. a and b are halves of the images. `repair`
@@ -183,6 +184,7 @@ def main() -> None:
     one = commands.add_parser("spoil")
     one.add_argument("json", type=Path)
     one.add_argument("out", type=Path)
+    one.add_argument("--seed", type=int, default=1)
     other = commands.add_parser("repair")
     other.add_argument("out", type=Path)
     other.add_argument("--a", type=Path, help="the folder of the page of half a")
@@ -194,7 +196,7 @@ def main() -> None:
         repair(arguments.out, pages, arguments.first)
         return
     content = json.loads(arguments.json.read_bytes())
-    spoilt, record = spoil(content)
+    spoilt, record = spoil(content, arguments.seed)
     arguments.out.mkdir(parents=True, exist_ok=True)
     write(arguments.out / "spoilt.json", record)
     for name, part in halves(spoilt).items():
