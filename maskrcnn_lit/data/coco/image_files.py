@@ -78,7 +78,8 @@ def with_renamed_files(packed: Packed, source: Source) -> Source:
         return source
     text = packed.arrays.name_text.tobytes()
     doubled = f"{source.folder.absolute().name}/".encode("utf-8", "surrogateescape")
-    first = packed.arrays.name_text[packed.arrays.name_spans[:, 0]]
+    begins, ends = packed.arrays.name_spans.T
+    first = packed.arrays.name_text[begins[begins < ends]]
     written_elsewhere = (
         b"\\" in text or doubled in text or b".." in text or (first == ord("/")).any()
     )

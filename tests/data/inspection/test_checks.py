@@ -328,7 +328,7 @@ def test_what_is_kept_is_the_entry_that_was_read(tmp_path: Path):
     """Of several with one id, also where the one that was left out stands first."""
     content = coco_dict()
     first = of(content, 3)[0]
-    content["images"].insert(0, content["images"][2] | {"height": 0})
+    content["images"].insert(0, content["images"][2] | {"height": -1})
     content["annotations"].insert(0, first | {"image_id": 12345})
     content["annotations"] += [first | {"bbox": [0, 0, 5, 5]}, "text", {"id": [1], "image_id": {}}]
     content["images"] += [None, content["images"][3] | {"width": 7}]
