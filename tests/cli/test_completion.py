@@ -12,14 +12,15 @@ from maskrcnn_lit.cli.completion import SCRIPTS, candidates
 from maskrcnn_lit.cli.main import COMMANDS, main
 
 COMPILE = ("auto", "always", "off")
+DATA = ["stats", "check", "show", "convert", "merge", "split", "subset"]
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["tr"], ["train"]),
-        (["data", ""], ["stats", "check", "show"]),
-        (["data", "s"], ["stats", "show"]),
+        (["data", ""], DATA),
+        (["data", "s"], [name for name in DATA if name.startswith("s")]),
         (["help", "pre"], ["predict"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
         (["completion", "f"], ["fish"]),

@@ -344,12 +344,13 @@ def test_chosen_classes_are_looked_at_and_written(
     assert "data.classes has nothing" in capsys.readouterr().err
 
 
-def test_one_json_becomes_two_as_train_says(
+def test_train_says_how_to_divide_one_json_and_chosen_ids_divide_it_too(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     train = [option for option in coco_data(shapes) if option.startswith("data.train.")]
     verb("train", "data=coco_json", f"data.root={shapes}", *train, code=2)
-    assert "cleaned=VAL" in capsys.readouterr().err
+    advice = "data.annotations=FILE data.images=DIR data.val_share=0.2"
+    assert advice in capsys.readouterr().err
     ids = [image["id"] for image in ground_truth(shapes, "train")["images"]]
     for name, some in (("val", ids[:1]), ("train", ids[1:])):
         chosen = f"data.image_ids=[{','.join(map(str, some))}]"
