@@ -213,6 +213,8 @@ def main() -> None:
         library = build(Path(tempfile.gettempdir()) / f"pretend_gpu_{os.getuid()}")
         more = {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(library.parent)}
         more["PRETEND_GPU_GB"] = GIGABYTES
+        # Inductor's processes would have to be pretended too: it compiles in this one.
+        more["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | more)
     sys.modules["pretend_gpu"] = sys.modules["__main__"]
     install()

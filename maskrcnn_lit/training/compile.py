@@ -139,6 +139,12 @@ def _graphed(plain: Any, **options: Any) -> Any:
     return run
 
 
+def _reason(error: Exception) -> str:
+    """The class and the first line of the fault that dynamo met."""
+    cause = getattr(error, "inner_exception", error)  # its own text names the backend alone
+    return f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+
+
 def _compiled(name: str, **options: Any) -> Any:
     plain = getattr(MaskRCNN, name)
     compiled = torch.compile(plain, fullgraph=True, dynamic=False, **options)
@@ -149,10 +155,7 @@ def _compiled(name: str, **options: Any) -> Any:
         except (
             torch._dynamo.exc.TorchDynamoException
         ) as error:  # during compilation, before any computation
-            announce(
-                f"trainer.compile: {name} is not compiled, because of {type(error).__name__}: "
-                f"{str(error).splitlines()[0]}"
-            )
+            announce(f"trainer.compile: {name} is not compiled, because of {_reason(error)}")
         setattr(model, name, MethodType(plain, model))
         return plain(model, *args)
 

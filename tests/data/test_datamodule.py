@@ -549,7 +549,9 @@ class _Reader:
         return f"_Reader{self.has}"
 
 
-def test_a_reader_gives_the_parts_that_it_has(folder: Path, tmp_path: Path):
+def test_a_reader_gives_the_parts_that_it_has(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     options = {"train": None, "val": None, "cache_dir": tmp_path}
     both = data(folder, reader=_Reader("train", "val"), **options)
     assert both.parts == ["train", "val"]
@@ -566,8 +568,11 @@ def test_a_reader_gives_the_parts_that_it_has(folder: Path, tmp_path: Path):
     assert whole.parts == ["train"] and len(whole.val_index) == 11
     with pytest.raises(UserError, match=r"data.reader=3 must be null or a reader"):
         data(folder, reader=3, **options)
-    with pytest.raises(UserError, match=r"data.root=None must be a folder"):
-        data(folder, reader=_Reader(), val_share=0.3, **options | {"root": None})
+    with pytest.raises(UserError, match=r"data\.root=s3://bucket must be a folder on this machine"):
+        data(folder, reader=_Reader(), val_share=0.3, **options | {"root": "s3://bucket"})
+    monkeypatch.chdir(folder)
+    here = data(folder, reader=_Reader(), val_share=0.3, **options | {"root": None})
+    assert here.subset_ids() == divided.subset_ids()
 
 
 def test_rare_classes_are_drawn_more_often(folder: Path, caplog: pytest.LogCaptureFixture):

@@ -108,12 +108,14 @@ class Located(NamedTuple):
 
 
 def folder_of(root: str | Path | None) -> Path:
-    """The folder `data.root` of a reader.
+    """The folder `data.root` of a reader; None: the working directory.
 
     Raises:
         UserError: it is a URL, or missing.
     """
-    if root is None or "://" in str(root):
+    if root is None:
+        return Path()
+    if "://" in str(root):
         raise UserError(f"data.root={root} must be a folder on this machine: give its path")
     folder = Path(root)
     if not folder.exists():

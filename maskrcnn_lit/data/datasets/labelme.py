@@ -66,11 +66,12 @@ def _read(collector: Collector, file: Path, named: dict[str, str]) -> None:
     where = file.relative_to(collector.images).as_posix()
     try:
         content = json.loads(file.read_bytes())
-        shapes = content["shapes"]
-        if not isinstance(shapes, list):
-            raise ValueError("shapes is not a list")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        collector.fault("not a json of LabelMe", where, f"{error!r}")
+    except (OSError, ValueError, RecursionError) as error:
+        collector.fault("not a json of LabelMe", where, str(error))
+        return
+    shapes = content.get("shapes") if isinstance(content, dict) else None
+    if not isinstance(shapes, list):
+        collector.fault("not a json of LabelMe", where, "it has no list `shapes`")
         return
     name = _image_of(file, content.get("imagePath"), collector.images)
     first = named.setdefault(name, where)
