@@ -54,7 +54,7 @@ def inference(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     counts = sorted(report["detections"])
     # The processor's time on the CPU, which others may use too; a GPU is waited for, so there it is
     # the clock's.
-    times = report["milliseconds" if "threads" not in report["device"] else "cpu_milliseconds"]
+    times = report["milliseconds" if "thread" not in report["device"] else "cpu_milliseconds"]
     found = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
     what = f"inference, R50-FPN, one image of {height} x {width}, {found} detections"
     yield what, *_both(times)
@@ -70,7 +70,7 @@ def hot_spots(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def train_step(report: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     count, _, height, width = report["images"]
-    key = "seconds" if "threads" not in report["device"] else "cpu_seconds"
+    key = "seconds" if "thread" not in report["device"] else "cpu_seconds"
     times = {who: 1000 * seconds for who, seconds in report[key].items()}
     ours, theirs = (report["regions"][who] for who in ("maskrcnn_lit", "torchvision"))
     regions = (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.errors import UserError, check_whole, plural
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -28,7 +28,7 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    return f"{_processor()} ({torch.get_num_threads()} threads)"
+    return f"{_processor()} ({plural(torch.get_num_threads(), 'thread')})"
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from tiny_verbs import TRAIN_IMAGES, ground_truth, save_ground_truth
 
 from maskrcnn_lit import __version__
 from maskrcnn_lit.data.coco.index import read_index
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.runs import provenance as module
 from maskrcnn_lit.runs.provenance import (
     changed_data,
@@ -261,7 +262,7 @@ def test_changes_are_cut_where_they_are_long(checkout: Checkout, monkeypatch: py
 
 def test_the_machine_of_a_run_on_the_cpu():
     told = describe_machine(torch.device("cpu"), 3)
-    assert told.pop("device").endswith(f"({torch.get_num_threads()} threads)")
+    assert told.pop("device").endswith(f"({plural(torch.get_num_threads(), 'thread')})")
     assert told == {"processes": 3, "threads": torch.get_num_threads(), "gpu": None}
 
 

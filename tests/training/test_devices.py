@@ -18,6 +18,12 @@ from maskrcnn_lit.training.devices import (
 CPU = torch.device("cpu")
 
 
+@pytest.mark.parametrize(("count", "text"), [(1, "(1 thread)"), (2, "(2 threads)")])
+def test_the_name_of_the_cpu_has_its_threads(monkeypatch: Any, count: int, text: str):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: count)
+    assert device_name(CPU).endswith(f" {text}")
+
+
 @pytest.mark.parametrize(
     ("given", "accelerator", "capability", "expected"),
     [
