@@ -1,4 +1,7 @@
-"""TensorBoard on the folder of a sweep: what it serves, and what a browser shows of it."""
+"""TensorBoard on the folder of a sweep: what it serves, and what a browser shows of it.
+
+`pytest -m browser` runs the part that needs a browser.
+"""
 
 import io
 import json
@@ -196,7 +199,7 @@ def test_every_run_has_pictures_and_curves(address: str, strange: Path):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
     if browser.program() is None:
-        pytest.skip(f"no browser here: none of {', '.join(browser.NAMES)} is installed")
+        pytest.fail(f"no browser here: install one of {', '.join(browser.NAMES)}")
     with browser.page(tmp_path_factory.mktemp("browser")) as opened:
         yield opened
 
@@ -226,6 +229,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("tab", SHOWN)
 def test_a_browser_shows_it(tab: str, page: browser.Page, address: str):
     page.open(f"{address}#{tab}")
