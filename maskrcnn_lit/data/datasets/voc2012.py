@@ -39,7 +39,7 @@ from scipy.io.matlab import MatReadError
 from maskrcnn_lit.data.coco.image_files import image_size
 from maskrcnn_lit.data.coco.reading import ALL, Part
 from maskrcnn_lit.data.datasets.collector import PARTS, Collector, rle_of
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.storage.download import download as download_file
 from maskrcnn_lit.storage.sources import Folder
 
@@ -367,8 +367,12 @@ def _sbd_labels(folder: Path, stem: str) -> Labels:
 
 
 def _instances(collector: Collector, stem: str, labels: Labels) -> Any:
-    """The objects of an image; those without one class are faults."""
+    """The objects of an image; those without one class are faults, and so are other pixels with
+    a value that has no class.
+    """
     where = f"SegmentationClass/{stem}.png"
+    kind, expected = "palette value without a class", f"a class has 1 to {len(CLASSES)}"
+    rest = labels.classes.copy()
     for number, place in enumerate(ndimage.find_objects(labels.objects.astype(np.int32)), 1):
         if place is None or number == VOID:
             continue
@@ -377,13 +381,18 @@ def _instances(collector: Collector, stem: str, labels: Labels) -> Any:
         counts = np.bincount(labels.classes[mask], minlength=256)
         best = int(counts.argmax())
         if not 1 <= best <= len(CLASSES):
-            detail = f"object {number} has the value {best}: a class has 1 to {len(CLASSES)}"
-            collector.fault("palette value without a class", where, detail)
+            detail = f"object {number} has the value {best}: {expected}"
+            collector.fault(kind, where, detail)
+            rest[mask] = 0
             continue
         rows, columns = place
         box = [columns.start, rows.start, columns.stop, rows.stop]
         box = [*box[:2], box[2] - box[0], box[3] - box[1]]
         yield Instance(number, CLASSES[best - 1], mask, list(map(float, box)))
+    for value, pixels in enumerate(np.bincount(rest.ravel(), minlength=256).tolist()):
+        if pixels and len(CLASSES) < value < VOID:
+            detail = f"{plural(pixels, 'pixel')} of the value {value}: {expected}, void has {VOID}"
+            collector.fault(kind, where, detail)
 
 
 def _entry(element: ET.Element) -> Entry:

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,26 @@ def spellings() -> dict[str, Callable[[Path], None]]:
 @pytest.mark.parametrize("name", spellings())
 def test_every_spelling_gives_the_same_masks(name: str, tmp_path: Path):
     spellings()[name](tmp_path)
+    one, two = objects(tmp_path)
+    np.testing.assert_array_equal(one, LABELS == 1)
+    np.testing.assert_array_equal(two, LABELS == 2)
+
+
+def test_an_index_without_a_color_in_the_palette_is_an_object(tmp_path: Path):
+    images(tmp_path / "images", "a")
+    rows = b"".join(b"\0" + row.tobytes() for row in LABELS.astype(np.uint8))
+    chunks = {  # Pillow writes no such file
+        b"IHDR": struct.pack(">IIBBBBB", 30, 20, 8, 3, 0, 0, 0),
+        b"PLTE": b"\0\0\0",
+        b"IDAT": zlib.compress(rows),
+        b"IEND": b"",
+    }
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in chunks.items():
+        check = struct.pack(">I", zlib.crc32(name + body))
+        content += struct.pack(">I", len(body)) + name + body + check
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes(content)
     one, two = objects(tmp_path)
     np.testing.assert_array_equal(one, LABELS == 1)
     np.testing.assert_array_equal(two, LABELS == 2)

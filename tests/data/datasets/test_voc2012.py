@@ -173,6 +173,12 @@ def unknown_value(root: Path) -> None:
     save_indexed(root / "SegmentationClass" / "b.png", np.where(KINDS == CAT, 77, KINDS))
 
 
+def unknown_background(root: Path) -> None:
+    kinds = KINDS.copy()
+    kinds[0, :2] = 21
+    save_indexed(root / "SegmentationClass" / "b.png", kinds)
+
+
 def unknown_color(root: Path) -> None:
     picture = np.array(palette()[KINDS])
     picture[4, 5] = [1, 2, 3]
@@ -216,6 +222,12 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
         "palette value without a class",
         "SegmentationClass/b.png",
         "object 1 has the value 77: a class has 1 to 20",
+    ),
+    "value without a class beside the objects": (
+        unknown_background,
+        "palette value without a class",
+        "SegmentationClass/b.png",
+        "2 pixels of the value 21: a class has 1 to 20, void has 255",
     ),
     "object on background": (
         no_class,
