@@ -16,7 +16,7 @@ from maskrcnn_lit.storage.files import atomic_folder, write_json
 
 SHOWN = 20  # objects in the terminal
 
-LOSSES = "losses.json"  # in the new folder: every object that it does not hold fully
+LOSSES = "losses.json"  # in the new folder: each object and void region that it cannot hold
 
 
 def run(config: DictConfig, overrides: list[str]) -> None:
@@ -51,9 +51,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
 
 
 def message(part: str, written: Written) -> list[str]:
-    """Lines to print: the counts, and the objects that the new form does not hold fully."""
+    """Lines to print: the counts, and what the new form does not hold fully."""
     objects = plural(written.objects, "object")
-    whole = written.objects - len(written.losses)
+    whole = written.objects - sum(loss.annotation is not None for loss in written.losses)
     lines = [
         f"{part}: {plural(written.images, 'image')}, {objects}, {whole:,} of them without any loss"
     ]
@@ -68,7 +68,8 @@ def message(part: str, written: Written) -> list[str]:
 
 def _of(loss: Loss) -> str:
     lost = "left out" if loss.iou == 0 else f"IoU {loss.iou:.3f}"
-    return f"{loss.image}, annotation {loss.annotation}: {lost}, {loss.why}"
+    number = "" if loss.annotation is None else f", annotation {loss.annotation}"
+    return f"{loss.image}{number}: {lost}, {loss.why}"
 
 
 def how_to_read(config: DictConfig, data: CocoDataModule, divided: bool, out: Path) -> list[str]:

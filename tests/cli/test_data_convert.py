@@ -8,6 +8,7 @@ import pytest
 from coco_file import coco_dict, write_coco
 from round_trip import objects
 from tiny_verbs import refused, verb
+from voc_files import write_voc
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 
@@ -72,6 +73,22 @@ def test_data_without_parts_stay_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "alone" / "images").exists()
     assert content["images"][1]["file_name"] == "images/01.jpg"
     verb("data", "convert", *root, *alone, "overwrite=true")
+
+
+@pytest.mark.parametrize("form", ["mask_folder", "yolo_seg"])
+def test_lost_void_regions_are_counted_and_listed(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    root, out = write_voc(tmp_path / "voc"), tmp_path / "new"
+    verb("data", "convert", "data=voc2012", f"data.root={root}", f"to={form}", f"out={out}")
+    printed = capsys.readouterr().out
+    assert "train: 1 image, 2 objects, 2 of them without any loss" in printed
+    assert printed.count("  1 x a void region") == 2
+    assert "JPEGImages/a.jpg: left out, a void region" in printed
+    image, loss = "JPEGImages/a.jpg", {"annotation": None, "iou": 0.0, "why": "a void region"}
+    listed = json.loads((out / "losses.json").read_text())
+    assert {"part": "train", "image": image, **loss} in listed
+    assert len(listed) == 2
 
 
 def test_out_is_a_new_folder(source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):

@@ -29,16 +29,18 @@ Points = np.ndarray  # P 2 float64: x, y
 
 
 class Loss(NamedTuple):
-    """An object that the new form does not hold fully."""
+    """An object, or the void region of an image, that the new form does not hold fully."""
 
     image: str
-    annotation: int
+    annotation: int | None  # its id; None: the void region
     iou: float  # of the masks before and after; 0: it is left out
     why: str
 
 
 class Written(NamedTuple):
-    """images, objects: how many; losses: the objects that are not the same afterwards."""
+    """images, objects: how many; losses: the objects and void regions that are not the same
+    afterwards.
+    """
 
     images: int
     objects: int
@@ -95,6 +97,7 @@ def write_yolo(index: AnnotationIndex, folder: Path, part: str, copy: bool) -> W
                 lines.append(f"{label - 1} {line}\n")
             if iou < 1:
                 losses.append(_loss(index, i, j, iou, why))
+        losses += _void_losses(index, i)
         (labels / f"{_stem(name)}.txt").write_text("".join(lines), encoding="utf-8")
     if copy:
         _copy(index, folder / "images" / part, names)
@@ -125,6 +128,7 @@ def write_mask_folder(index: AnnotationIndex, folder: Path, part: str, copy: boo
                 continue
             (own / classes[label - 1]).mkdir(exist_ok=True)
             Image.fromarray(mask).save(own / classes[label - 1] / f"{j + 1:05}.png")
+        losses += _void_losses(index, i)
     if copy:
         _copy(index, folder / part / "images", names)
     return Written(len(index), objects, losses)
@@ -152,6 +156,12 @@ def _objects(index: AnnotationIndex, i: int) -> Iterator[tuple[int, int, bool]]:
 def _loss(index: AnnotationIndex, i: int, j: int, iou: float, why: str) -> Loss:
     number = int(index.annotations(i)["ids"][j])
     return Loss(index.file_name(i), number, round(float(iou), 4), why)
+
+
+def _void_losses(index: AnnotationIndex, i: int) -> list[Loss]:
+    """The void region of image i, if it has one; with data.ignore_void=false it is background."""
+    has_void = index.ignore_void and len(index.void(i)) > 0
+    return [Loss(index.file_name(i), None, 0.0, "a void region")] if has_void else []
 
 
 def _copy(index: AnnotationIndex, folder: Path, names: Sequence[str]) -> None:

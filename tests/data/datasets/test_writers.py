@@ -1,6 +1,8 @@
 """Round trips: COCO json -> another form -> COCO json."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ from round_trip import best_ious, objects
 from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.coco.rasterize import polygons_rle
 from maskrcnn_lit.data.coco.reading import ALL, Reader, located
+from maskrcnn_lit.data.datasets.collector import rle_of
 from maskrcnn_lit.data.datasets.mask_folder import MaskFolder
 from maskrcnn_lit.data.datasets.writers import (
     WRITERS,
+    Loss,
+    Written,
     joined,
     new_names,
     write_mask_folder,
@@ -138,6 +143,24 @@ def test_real_data_come_back_with_iou_1(form: str, test_data: Path, tmp_path: Pa
         after = read_back(MaskFolder(), tmp_path / "new", ALL, tmp_path)
     ious = best_ious(before, after)
     assert len(ious) > 200 and set(ious) == {1.0}
+
+
+@pytest.mark.parametrize("write", [write_yolo, write_mask_folder])
+def test_void_regions_that_are_lost_are_listed(write: Callable[..., Written], tmp_path: Path):
+    content = coco_dict(3)
+    void = np.zeros((content["images"][1]["height"], content["images"][1]["width"]), bool)
+    void[2:9, 3:11] = True
+    content["images"][1]["ignore"] = rle_of(void)
+    index = index_of(tmp_path / "before", content, tmp_path / "cache")
+    losses = write(index, tmp_path / "new", "", copy=False).losses
+    lost = [loss for loss in losses if loss.annotation is None]
+    assert lost == [Loss(index.file_name(1), None, 0.0, "a void region")]
+    as_background = replace(index, ignore_void=False)
+    losses = write(as_background, tmp_path / "other", "", copy=False).losses
+    assert all(loss.annotation is not None for loss in losses)
+    assert write_coco_form(index, tmp_path / "coco", "", copy=False).losses == []
+    written = json.loads((tmp_path / "coco" / "instances.json").read_text())
+    assert written["images"][1]["ignore"] == rle_of(void)
 
 
 def test_objects_of_which_only_the_box_is_known(tmp_path: Path):
