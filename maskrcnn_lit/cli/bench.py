@@ -38,6 +38,7 @@ from maskrcnn_lit.measure.torchvision_reference import (
 )
 from maskrcnn_lit.model.backbone import choose
 from maskrcnn_lit.model.fuse import for_inference
+from maskrcnn_lit.model.mask_head import check_takes_void
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.report.budget_plot import budget_plot
 from maskrcnn_lit.report.format import number
@@ -211,6 +212,8 @@ def _endless(data: CocoDataModule) -> Any:
 def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]) -> dict[str, Any]:
     """Training step and inference of our model, from random weights."""
     model = build(config.model).to(device=settings["device"], memory_format=torch.channels_last)
+    if "void" in batches[0]:
+        check_takes_void(model.mask_head)
     compiled = _compile(config.trainer.compile, model, settings["device"])
     # Warm up with each batch: every new shape is compiled.
     warmup = max(settings["warmup"], len(batches) + 1) if compiled else settings["warmup"]

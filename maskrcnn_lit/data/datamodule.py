@@ -248,6 +248,12 @@ class CocoDataModule(LightningDataModule):
         return index if count is None or count >= len(index) else index.subset(count, seed=0)
 
     @property
+    def has_void(self) -> bool:
+        """Whether a part that was read has void regions, which training and metrics ignore."""
+        indices = (self.train_index, self.val_index)
+        return any(index is not None and index.has_void for index in indices)
+
+    @property
     def padded_sizes(self) -> int:
         """The number of padded sizes of training batches."""
         if self.train_index is None:

@@ -5,12 +5,15 @@ Letters: R regions, C channels, K classes, m mask side, B images, G instances, S
 crop side.
 """
 
+import inspect
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from maskrcnn_lit.errors import check_choice, check_flag, check_whole
+from maskrcnn_lit.errors import UserError, check_choice, check_flag, check_whole
 from maskrcnn_lit.model.boxes import full_precision
 from maskrcnn_lit.model.losses import mask_loss
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv, dense_convs
@@ -155,3 +158,18 @@ def without_void(
     shares = roi_align(void[:, None].to(boxes.dtype), rois, targets.shape[-1], aligned=True)[:, 0]
     counted = torch.where(shares < 1 - _ALL_VOID, 1 - shares, 0)
     return torch.minimum(targets, counted) / counted.clamp(min=_ALL_VOID), counted
+
+
+def check_takes_void(mask_head: nn.Module) -> None:
+    """Raise UserError if the `losses` of a mask head do not take `counted`, as data with void
+    regions need.
+    """
+    losses: Any = mask_head.losses
+    try:
+        inspect.signature(losses).bind("logits", "targets", "positive", "counted")
+    except TypeError:
+        raise UserError(
+            f"the data have void regions, but {type(mask_head).__name__}.losses does not take the "
+            "share of each pixel that counts: add the argument `counted` to it, after `positive`, "
+            "or train on void pixels as background with data.ignore_void=false"
+        ) from None

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError, plural
+from maskrcnn_lit.model.mask_head import check_takes_void
 from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
 from maskrcnn_lit.training.plateau import Plateau
@@ -110,8 +111,9 @@ class DetectionModule(LightningModule):
         self._guard = FiniteGuard()
 
     def setup(self, stage: str) -> None:
-        """Raises UserError if the process has another config than rank zero, and for SyncBatchNorm
-        on the CPU, which torch does not support.
+        """Raises UserError if the process has another config than rank zero, for SyncBatchNorm on
+        the CPU, which torch does not support, and for a mask head that cannot train on the void
+        regions of the data.
         """
         own = config_digest(self.config)
         if self.trainer.strategy.broadcast(own) != own:
@@ -126,6 +128,9 @@ class DetectionModule(LightningModule):
                 f"norm=sync needs CUDA for {self.trainer.world_size} processes, but these are on "
                 "the CPU: use group or batch, or one process"
             )
+        data, mask_head = self.trainer.datamodule, getattr(self.model, "mask_head", None)  # type: ignore[attr-defined]
+        if mask_head is not None and getattr(data, "has_void", False):
+            check_takes_void(mask_head)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         seed = step_seed(0, self.seed, self.global_rank, self.current_epoch, batch_idx)

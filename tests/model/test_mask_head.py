@@ -7,7 +7,12 @@ from wrong_values import CHOICE, COUNT, cases
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.losses import mask_loss
-from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
+from maskrcnn_lit.model.mask_head import (
+    MaskHead,
+    check_takes_void,
+    mask_targets,
+    without_void,
+)
 
 
 def head(**options: int) -> MaskHead:
@@ -200,3 +205,22 @@ def test_a_loss_without_void_is_that_of_before():
     same, counted = without_void(targets, boxes, torch.zeros(3, dtype=torch.int64), none)
     assert torch.equal(same, targets)
     assert torch.equal(counted, torch.ones(3, 4, 4))
+
+
+class Three(torch.nn.Module):
+    def losses(self, logits: Any, targets: Any, positive: Any) -> None: ...
+
+
+class Four(torch.nn.Module):
+    def losses(self, logits: Any, targets: Any, positive: Any, share: Any = None) -> None: ...
+
+
+class Every(torch.nn.Module):
+    def losses(self, *given: Any) -> None: ...
+
+
+def test_a_head_whose_losses_take_no_void_is_refused():
+    for mask_head in (head(), Four(), Every()):
+        check_takes_void(mask_head)
+    with pytest.raises(UserError, match=r"Three\.losses .*argument `counted`.*ignore_void=false"):
+        check_takes_void(Three())
