@@ -1,14 +1,17 @@
 """A run on data in another form from end to end: train, evaluate, move the data, resume."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from coco_file import coco_dict, write_coco
-from tiny_verbs import MODEL, refused, verb
+from tiny_verbs import MODEL, printed_by, refused, verb
 
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.datasets.writers import write_yolo
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.runs.result import read_result
 
 pytest_plugins = ("tiny_verbs",)
@@ -35,6 +38,7 @@ def test_a_run_on_yolo_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     metrics = read_result(run / "result.json").metrics
     stated = json.loads(evaluation.read_text())
     assert stated["images"] == 3 and stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
+    check_another_division(tmp_path, run)
     (tmp_path / "data").rename(tmp_path / "moved")
     assert "data does not exist: give the folder of the data" in refused("evaluate", f"run={run}")
     longer = (f"resume={run}", "trainer.epochs=2", f"data.root={tmp_path / 'moved'}")
@@ -44,3 +48,36 @@ def test_a_run_on_yolo_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     text.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
     other = (f"resume={run}", "trainer.epochs=3", longer[2], f"run_dir={tmp_path / 'other'}")
     assert "the data differ from those" in refused("train", *other)
+
+
+def check_another_division(folder: Path, run: Path) -> None:
+    """A file that is added divides the images in another way: no command scores images that the
+    run trained on, without a word. Without the file, all is as before.
+    """
+    (job,) = read_runs([run]).jobs
+    recorded = list(validation_index(job).file_names)
+    assert page_of(run, folder / "train", "train")
+    assert not page_of(run, folder / "before", "val")
+    image = min((folder / "data" / "images").iterdir())
+    text = folder / "data" / "labels" / f"{image.stem}.txt"
+    added = [image.with_name(f"0{image.name}"), text.with_name(f"0{text.name}")]
+    for source, copy in zip((image, text), added, strict=True):
+        shutil.copyfile(source, copy)
+    sentence = refused("evaluate", f"run={run}", "report=false")
+    assert "as data.val_share divides it now, are not those that" in sentence
+    assert "name other images to score, data=..." in sentence
+    best = refused("evaluate", f"run={run / 'checkpoints' / 'best.ckpt'}", "report=false")
+    assert "are not those that" in best
+    assert "are not those that" in refused("export", f"run={run}", "format=pt2")
+    with pytest.raises(UserError, match="are not those that"):
+        validation_index(job)
+    assert page_of(run, folder / "after", "val", code=1)  # one picture twice
+    for copy in added:
+        copy.unlink()
+    assert list(validation_index(job).file_names) == recorded
+
+
+def page_of(run: Path, out: Path, part: str, code: int = 0) -> bool:
+    """Whether the page of suspicious labels says that the run was trained on the part."""
+    printed_by("data", "check", f"run={run}", f"run_dir={out}", "first=0", code=code)
+    return "was trained on these labels" in (out / part / "index.html").read_text()

@@ -19,6 +19,7 @@ from maskrcnn_lit.predictor import Predictor, load_model
 from maskrcnn_lit.report.pictures import image_reader
 from maskrcnn_lit.report.suspicious_labels import labels_page
 from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, remove_if_empty
+from maskrcnn_lit.runs.own_validation import same_validation_images
 from maskrcnn_lit.storage.files import atomic_write, write_json
 from maskrcnn_lit.storage.images import UnreadableImageError
 
@@ -85,7 +86,7 @@ def check_labels(
                 index.with_categories(model.categories),
                 model,
                 folder / part,
-                _trained_on(trained, file),
+                _trained_on(config, trained, part, index, file),
             )
             for part, (index, file) in parts.items()
         }
@@ -94,13 +95,30 @@ def check_labels(
         raise
 
 
-def _trained_on(trained: DictConfig | None, file: Path) -> bool:
-    """Whether the run was trained on this json. A checkpoint without its folder: assumed."""
+def _trained_on(
+    config: DictConfig, trained: DictConfig | None, part: str, index: AnnotationIndex, file: Path
+) -> bool:
+    """Whether the run was trained on this part. A checkpoint without its folder: assumed."""
     if trained is None:
         return True
     annotations = OmegaConf.select(trained, "data.train.annotations")
-    own = Path(trained.data.get("root") or ".") / str(annotations)
-    return own.absolute() == file.absolute()
+    if annotations is not None:
+        own = Path(trained.data.get("root") or ".") / str(annotations)
+        return own.absolute() == file.absolute()
+    if _source(config.data) != _source(trained.data):
+        return False
+    if part == "train" or trained.data.get("val_share") is None:
+        return part == "train"
+    if not trained.data.keep_empty:
+        index = index.at(np.flatnonzero(index.spans[:, 1] > index.spans[:, 0]))
+    # files that were added or removed divide the images in another way
+    return not same_validation_images(config.run, index)
+
+
+def _source(data: DictConfig) -> tuple[Path, Path]:
+    """What a reader reads: the folder, or one json."""
+    root = Path(data.get("root") or ".").absolute()
+    return root, root / str(data.get("annotations"))
 
 
 def _check_part(

@@ -49,6 +49,7 @@ from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.pictures import image_reader
 from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, remove_if_empty
+from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
 from maskrcnn_lit.runs.trained_model import read
@@ -89,6 +90,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     )
     data: CocoDataModule = build(_validation_alone(described))
     data.use_categories(categories)  # use the labels of training
+    _check_division(config, data)
     limits = _raise_limits(config, trained)
     module = _module(trained, categories, weights_or_model)
     folder = new_output_folder(config.run, config.run_dir, "evaluations")
@@ -139,6 +141,20 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     if analysis and own and config.checkpoint == "best":
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _check_division(config: DictConfig, data: CocoDataModule) -> None:
+    """Raise UserError, or for named data warn, if data.val_share divides them in another way than
+    in training.
+    """
+    if data.split is None:
+        return
+    data.prepare_data()
+    data.setup("validate")
+    if config.get("data") is None:
+        check_own_validation(config.run, data, ", or name other images to score, data=...")
+    else:
+        warn_of_other_division(config.run, data)
 
 
 def _raise_limits(config: DictConfig, trained: DictConfig) -> Sequence[int]:

@@ -46,6 +46,7 @@ from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.certificate import certificate_page, certificate_table
 from maskrcnn_lit.report.web import check_models_fit, web_page
 from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder
+from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule, package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, write_result
 from maskrcnn_lit.runs.trained_model import read
@@ -189,6 +190,10 @@ def _read(config: DictConfig) -> Trained:
     data.use_categories(categories)
     data.prepare_data()
     data.setup("fit" if config.precision == "int8" else "validate")
+    if config.get("data") is None:
+        check_own_validation(config.run, data, ", or name other images for the proof, data=...")
+    else:
+        warn_of_other_division(config.run, data)
     model = build(trained.model)
     weights.load(model, state)
     model.eval().requires_grad_(False)

@@ -13,6 +13,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.settings import Job
+from maskrcnn_lit.runs.own_validation import check_own_validation
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
 from maskrcnn_lit.storage.sealed import read_sealed_json
 from maskrcnn_lit.training.checkpoint import last_checkpoint
@@ -93,7 +94,7 @@ def validation_index(job: Job) -> AnnotationIndex:
     """The validation images of `job`, by its config, as they are on the disk: nothing is written.
 
     Raises:
-        UserError: they cannot be read.
+        UserError: they cannot be read, or are not those that the run recorded.
     """
     data = dict(job.config.get("data") or {})
     data |= {"train": data.get("val"), "prepare": None}  # not read, not prepared
@@ -101,6 +102,8 @@ def validation_index(job: Job) -> AnnotationIndex:
         stored = checked({"data": data}, where=f"config.yaml of {job.name}")
         module: CocoDataModule = build(stored.data)
         module.setup("validate")
+        if job.folder is not None:
+            check_own_validation(job.folder, module, "")
     except OSError as error:
         raise UserError(str(error)) from error
     if module.val_index is None:
