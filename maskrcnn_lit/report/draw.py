@@ -27,6 +27,8 @@ MANY = 40  # number of objects from which labels must not hide other objects
 
 PAPER, INK = (250, 250, 248), (16, 16, 18)
 
+STRIPES = (190, 70)  # of void pixels
+
 Color = tuple[int, int, int]
 
 Box = tuple[float, float, float, float]
@@ -47,6 +49,7 @@ def draw_instances(
     names: Sequence[str],
     scores: Sequence[float] | np.ndarray | None = None,
     colors: Sequence[Color] | None = None,
+    void: np.ndarray | None = None,
 ) -> np.ndarray:
     """`image` (H W 3 uint8) with R instances drawn on it; small images are enlarged by an integer
     factor.
@@ -54,7 +57,7 @@ def draw_instances(
     `boxes` R 4 are x1 y1 x2 y2 in pixels of `image`; `masks` are R bool arrays H W or COCO RLE
     dicts, or none at all; `names` and `scores` become the labels. Colors are by class, but adjacent
     objects differ in color; `colors` sets one for each object. A label that is empty, has no free
-    place, or would hide too much of the picture is left out.
+    place, or would hide too much of the picture is left out. `void` (H W bool) is hatched in gray.
     """
     height, width = image.shape[:2]
     if not len(names) == len(boxes) == len(masks or names):
@@ -71,6 +74,8 @@ def draw_instances(
     order = np.argsort(-_areas(boxes), kind="stable").tolist()  # small ones over large ones
     colors = colors or _colors(boxes, names, order, near=0.04 * max(canvas.size))
     pixels = np.array(canvas)
+    if void is not None:
+        _hatch(pixels, void, factor)
     for i in order if len(masks) else ():
         _blend_mask(pixels, _decode(masks[i], height, width), colors[i], factor, lines[i])
     canvas = Image.fromarray(pixels)
@@ -151,7 +156,7 @@ def ground_truth_from_batch(
 
     `names[l - 1]` is the class of label l. Boxes and masks have the original scale, like those of
     `detections_to_draw`; the pixels are the model's input, resized back. Crowd regions are labeled
-    as such.
+    as such, and data with void pixels have `void`.
     """
     height, width = batch["image_sizes"][i].tolist()
     original_height, original_width = batch["original_sizes"][i].tolist()
@@ -168,7 +173,7 @@ def ground_truth_from_batch(
     if "masked" in batch:  # a box alone is drawn as one
         crops = crops * batch["masked"][i].cpu().numpy()[:, None, None]
     labels, crowd = batch["labels"][i].tolist(), batch["crowd"][i].tolist()
-    target = {
+    target: dict[str, Any] = {
         "boxes": boxes,
         "masks": [
             _paste(crops[g], box, original_height, original_width)
@@ -176,6 +181,10 @@ def ground_truth_from_batch(
         ],
         "names": [names[labels[g] - 1] + (" (crowd)" if crowd[g] else "") for g in annotated],
     }
+    if "void" in batch:
+        seen = batch["void"][i, :height, :width].cpu().numpy()
+        region = Image.fromarray(seen).resize(image.size, Image.Resampling.NEAREST)
+        target["void"] = np.array(region).astype(bool)
     return np.array(image), target
 
 
@@ -246,6 +255,16 @@ def _colors(
         first = zlib.adler32(names[i].encode("utf-8", "backslashreplace")) % len(PALETTE)
         taken[i] = (first + np.roll(uses, -first).argmin()) % len(PALETTE)
     return [PALETTE[color] for color in taken]
+
+
+def _hatch(pixels: np.ndarray, void: np.ndarray, factor: int) -> None:
+    """Draw diagonal stripes, light and dark gray, on the pixels of a region, which is `factor`
+    times smaller.
+    """
+    width = max(2, max(pixels.shape[:2]) // 128)  # of a stripe
+    y, x = np.nonzero(np.kron(void.astype(bool), np.ones((factor, factor), bool)))
+    gray = np.where((x + y) // width % 2, *STRIPES)
+    pixels[y, x] = np.round(0.3 * pixels[y, x] + 0.7 * gray[:, None])
 
 
 def _blend_mask(

@@ -7,11 +7,12 @@ import pytest
 import torch
 from PIL import Image
 from tiny_verbs import coco_data, verb
+from voc_files import write_voc
 
 from maskrcnn_lit.cli import data_show
 from maskrcnn_lit.cli.data_show import LONGEST, as_seen
 from maskrcnn_lit.config.compose import build, compose
-from maskrcnn_lit.report.draw import ground_truth_from_batch
+from maskrcnn_lit.report.draw import STRIPES, ground_truth_from_batch
 
 pytest_plugins = ("tiny_verbs",)
 
@@ -85,6 +86,19 @@ def test_it_draws_what_the_loader_gives(
         assert names == [
             name + " (crowd)" * is_crowd for name, is_crowd in zip(labels, crowd, strict=True)
         ]
+
+
+@pytest.mark.parametrize(("ignore", "hatched"), [("true", True), ("false", False)])
+def test_void_pixels_are_hatched(tmp_path: Path, ignore: str, hatched: bool):
+    """Those of the image are all of one color, so stripes are what differs outside of objects."""
+    root = write_voc(tmp_path / "voc")
+    options = ("data=voc2012", f"data.root={root}", f"data.cache_dir={tmp_path}/cache")
+    show(*options, f"data.ignore_void={ignore}", f"out={tmp_path}/a.png", "part=val")
+    pixels = picture(tmp_path / "a.png").astype(int)
+    stripes = (0.3 * np.array([90, 120, 200]) + 0.7 * np.array(STRIPES)[:, None]).round()
+    for stripe in stripes:
+        near = abs(pixels - stripe).max(2) <= 6  # JPEG
+        assert (near.sum() > 500) == hatched
 
 
 def test_large_samples_are_shown_smaller():

@@ -13,6 +13,7 @@ from maskrcnn_lit.report import draw
 from maskrcnn_lit.report.draw import (
     INK,
     PALETTE,
+    STRIPES,
     detections_to_draw,
     draw_instances,
     grid,
@@ -338,6 +339,32 @@ def test_a_target_of_a_batch_goes_back_to_the_original_image() -> None:
     np.testing.assert_array_equal(target["masks"][0], mask)
     np.testing.assert_array_equal(target["masks"][1], rectangle((70, 10, 100, 30), 80, 120))
     assert draw_instances(image, **target).shape == (320, 480, 3)
+
+
+def test_void_pixels_of_a_batch_go_back_to_the_original_image() -> None:
+    batch, _ = batch_of_one()
+    assert "void" not in ground_truth_from_batch(batch, 1, ["cat", "dog"])[1]
+    batch["void"] = torch.zeros(2, 192, 256, dtype=torch.uint8)
+    batch["void"][1, 20:40, 60:100] = 1
+    batch["void"][1, 160:, 240:] = 1  # padding
+    check_batch(batch, num_classes=2)
+    image, target = ground_truth_from_batch(batch, 1, ["cat", "dog"])
+    np.testing.assert_array_equal(target["void"], rectangle((30, 10, 50, 20), 80, 120))
+    assert draw_instances(image, **target).shape == (320, 480, 3)
+
+
+def test_void_pixels_are_hatched_in_gray() -> None:
+    image = np.full((60, 80, 3), (200, 30, 90), np.uint8)
+    void = rectangle((10, 20, 40, 50), 60, 80)
+    nothing: dict[str, Any] = {"boxes": np.zeros((0, 4)), "masks": [], "names": []}
+    plain, drawn = (draw_instances(image, **nothing, void=one) for one in (None, void))
+    factor = len(plain) // len(image)
+    inside = np.kron(void, np.ones((factor, factor), bool)).astype(bool)
+    np.testing.assert_array_equal(drawn[~inside], plain[~inside])
+    stripes = np.round(0.3 * np.array([200, 30, 90]) + 0.7 * np.array(STRIPES)[:, None])
+    assert np.unique(drawn[inside], axis=0).tolist() == sorted(stripes.tolist())
+    shares = [(drawn[inside] == stripe).all(1).mean() for stripe in stripes]
+    assert min(shares) > 0.4
 
 
 def test_an_image_of_a_batch_without_objects() -> None:
