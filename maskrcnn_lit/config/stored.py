@@ -59,6 +59,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
     "data.reader": (  # read local folders, and write into the cache alone
         "maskrcnn_lit.data.datasets.cityscapes.Cityscapes",
+        "maskrcnn_lit.data.datasets.hf_parquet.HfParquet",
         "maskrcnn_lit.data.datasets.labelme.LabelMe",
         "maskrcnn_lit.data.datasets.mask_folder.MaskFolder",
         "maskrcnn_lit.data.datasets.voc2012.Voc2012",

@@ -27,7 +27,15 @@ from maskrcnn_lit.data.coco.classes import (
 from maskrcnn_lit.data.coco.faults import describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid, SubsetOrder, read_index
 from maskrcnn_lit.data.coco.learnable import describe_partial, describe_unlearnable, unlearnable
-from maskrcnn_lit.data.coco.reading import ALL, OneJson, Reader, folder_of, located
+from maskrcnn_lit.data.coco.reading import (
+    ALL,
+    AnyReader,
+    OneJson,
+    PictureReader,
+    Reader,
+    folder_of,
+    located,
+)
 from maskrcnn_lit.data.coco.split import Split
 from maskrcnn_lit.data.collate import SLOTS, collate
 from maskrcnn_lit.data.dataset import CocoDataset
@@ -139,7 +147,7 @@ class CocoDataModule(LightningDataModule):
         val: Mapping[str, str | Path | None] | None = None,
         annotations: str | Path | None = None,
         images: str | Path | None = None,
-        reader: Reader | None = None,
+        reader: AnyReader | None = None,
         val_share: float | None = None,
         group_by: str | None = None,
         split_seed: int = 0,
@@ -292,7 +300,7 @@ class CocoDataModule(LightningDataModule):
             name = part if has else ALL
         else:
             name = ALL
-        there = located(self.reader, root, name, self.cache, self.split)
+        there = located(self.reader, root, name, self.cache, self.split, self.cache_gb)
         one = there[name if self.split is None else part]
         return str(one.annotations), str(one.images)
 
@@ -584,7 +592,7 @@ def describe_changes(part: str, index: AnnotationIndex) -> list[str]:
 
 def _reader(
     reader: Any, annotations: Any, images: Any, root: str | Path | None, val_share: Any
-) -> Reader | None:
+) -> AnyReader | None:
     """What reads the data, if they are not one json for each part."""
     if val_share is not None:
         check_within(0.001, 0.999, data__val_share=val_share)
@@ -594,7 +602,7 @@ def _reader(
         return _one_json(annotations, images, root, val_share)
     if annotations is not None or images is not None:
         raise UserError("data.annotations and data.images are of data=coco_json: leave them out")
-    if not all(hasattr(reader, name) for name in ("parts", "read", "sources")):
+    if not isinstance(reader, (Reader, PictureReader)):
         raise UserError(f"data.reader={reader} must be null or a reader with a _target_")
     return reader
 

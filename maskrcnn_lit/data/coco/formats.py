@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath
 
 _FORMATS = {
     ".xml": ("Pascal VOC xml", "voc_xml"),
+    ".parquet": ("a Hugging Face parquet file", "hf_parquet"),
     ".txt": ("YOLO txt", "yolo_seg"),
     ".yaml": ("the yaml of a YOLO data set", "yolo_seg"),
     ".yml": ("the yaml of a YOLO data set", "yolo_seg"),

@@ -6,6 +6,7 @@ data are COCO jsons. The user's folder is never changed.
 
     read/<key>/record.json                 the sources with their digests, the image folder
     read/<key>/train.json, val.json, ...   the jsons: `all` for data without parts
+    pictures/<key>/                        pictures that the files contain, see `PictureReader`
 
 `key` is the hash of the reader, its options, the folder and the part. The sources are every file in
 the folder: names, sizes and times. A change of one of them makes the json again.
@@ -21,7 +22,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from maskrcnn_lit.data.coco.faults import Fault, with_findings
 from maskrcnn_lit.data.coco.split import Split, split_content
@@ -47,6 +48,7 @@ class Part(NamedTuple):
     changes: Sequence[Fault] = ()
 
 
+@runtime_checkable
 class Reader(Protocol):
     """Reads one form of data. A frozen dataclass: its fields are its options."""
 
@@ -62,6 +64,28 @@ class Reader(Protocol):
 
     def sources(self, root: Path) -> Sequence[Path]:
         """The folders and files that `read` reads."""
+
+
+@runtime_checkable
+class PictureReader(Protocol):
+    """Reads one form of data whose files contain the pictures: it writes them into the cache."""
+
+    def parts(self, root: Path) -> Sequence[str]:
+        """See `Reader`."""
+
+    def sources(self, root: Path) -> Sequence[Path]:
+        """See `Reader`."""
+
+    def read_into(self, root: Path, part: str, pictures: Path, gigabytes: float) -> Part:
+        """See `Reader.read`. After it, the folder `pictures` has the pictures of `part` alone.
+
+        Raises:
+            UserError: there is nothing of this form in `root`, or the pictures need more than
+                `gigabytes`.
+        """
+
+
+AnyReader = Reader | PictureReader
 
 
 @dataclass(frozen=True)
@@ -124,9 +148,15 @@ def folder_of(root: str | Path | None) -> Path:
 
 
 def located(
-    reader: Reader, root: Path, part: str, cache: Path, split: Split | None = None
+    reader: AnyReader,
+    root: Path,
+    part: str,
+    cache: Path,
+    split: Split | None = None,
+    cache_gb: float = 50.0,
 ) -> dict[str, Located]:
     """The jsons of `part` (see `Reader.read`) in `cache`, by part: with `split`, "train" and "val".
+    cache_gb: limit for the pictures of a `PictureReader`.
 
     Raises:
         UserError: see `Reader.read`; the cache cannot be written.
@@ -134,14 +164,23 @@ def located(
     options = [FORMAT, type(reader).__qualname__, repr(reader), str(root.absolute()), part, split]
     key = hashlib.sha256(repr(options).encode()).hexdigest()[:16]
     folder = cache / "read" / key
+    store = _pictures_folder(reader, root, part, cache)
     names = [part] if split is None else ["train", "val"]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock")):
             state = digest_of(reader.sources(root))
-            images = _present(folder, state, names)
+            images = _present(folder, state, names, store)
             if images is None:
-                images = _write(folder, state, reader, root, part, split)
+                _log.info(
+                    f"reading {root} as {type(reader).__name__}; the next run takes it from the "
+                    "cache"
+                )
+                if isinstance(reader, PictureReader):
+                    read = reader.read_into(root, part, store, cache_gb)
+                else:
+                    read = reader.read(root, part)
+                images = _write(folder, state, read, part, split, str(root), store)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(cache)):
             raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
@@ -175,36 +214,46 @@ def _stamps(source: Path) -> Iterator[tuple[str, int, int]]:
                 yield os.path.relpath(path, source), stat.st_size, stat.st_mtime_ns
 
 
-def _present(folder: Path, state: str, names: Sequence[str]) -> str | None:
+def _pictures_folder(reader: AnyReader, root: Path, part: str, cache: Path) -> Path:
+    """The folder for the pictures of a `PictureReader`. Its options and a split change none."""
+    key = hashlib.sha256(repr([str(root.absolute()), part]).encode()).hexdigest()[:16]
+    return cache / "pictures" / f"{type(reader).__name__}-{key}"
+
+
+def _count(folder: Path) -> int:
+    """The number of files below `folder`; 0 if it does not exist."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+def _present(folder: Path, state: str, names: Sequence[str], store: Path) -> str | None:
     """The image folder of the jsons in `folder`; None if they are missing, damaged or out of
-    date.
+    date, or if a picture in `store` is missing.
     """
     try:
         record = read_sealed_json(folder / "record.json")
         sound = record["state"] == state and record["jsons"] == {
             name: file_digest(folder / f"{name}.json", "sha256") for name in names
         }
-        return str(record["images"]) if sound else None
+        return str(record["images"]) if sound and record["pictures"] == _count(store) else None
     except (OSError, DamagedFileError, KeyError):
         return None
 
 
 def _write(
-    folder: Path, state: str, reader: Reader, root: Path, part: str, split: Split | None
+    folder: Path, state: str, read: Part, part: str, split: Split | None, where: str, store: Path
 ) -> str:
-    _log.info(f"reading {root} as {type(reader).__name__}; the next run takes it from the cache")
-    read = reader.read(root, part)
     contents = (
         {part: with_findings(read.content, read.faults, read.changes)}
         if split is None
-        else _divided(read, split, str(root))
+        else _divided(read, split, where)
     )
     images = str(read.images.absolute())
+    record = {"state": state, "images": images, "pictures": _count(store)}
     with atomic_folder(folder, replace=True, durable=False) as new:
         for name, one in contents.items():
             write_json(new / f"{name}.json", one, indent=None)
         jsons = {name: file_digest(new / f"{name}.json", "sha256") for name in contents}
-        write_sealed_json(new / "record.json", {"state": state, "images": images, "jsons": jsons})
+        write_sealed_json(new / "record.json", record | {"jsons": jsons})
     return images
 
 

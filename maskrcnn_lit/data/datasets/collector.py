@@ -63,29 +63,24 @@ class Collector:
 
     def add(self, image: Mapping[str, Any], name: str, shape: Shape, **fields: Any) -> None:
         """Add an object of class `name`: its outline, and `iscrowd` and the like as `fields`."""
-        self._objects.append(
-            {
-                "id": len(self._objects) + 1,
-                "image_id": image["id"],
-                "category_id": name,  # a number in `part`
-                "bbox": _extent(shape),
-                "segmentation": shape,
-                "iscrowd": 0,
-                **fields,
-            }
-        )
+        self.add_entry(image, name, bbox=_extent(shape), segmentation=shape, **fields)
 
     def add_box(
         self, image: Mapping[str, Any], name: str, box: Sequence[float], **fields: Any
     ) -> None:
         """Add an object of which only the box (x y w h) is known."""
+        area = float(box[2] * box[3])
+        self.add_entry(image, name, bbox=list(map(float, box)), area=area, **fields)
+
+    def add_entry(self, image: Mapping[str, Any], name: str, **fields: Any) -> None:
+        """Add an object of class `name` with the `fields` of a COCO annotation, unchecked: they are
+        checked when the json is read.
+        """
         self._objects.append(
             {
                 "id": len(self._objects) + 1,
                 "image_id": image["id"],
-                "category_id": name,
-                "bbox": list(map(float, box)),
-                "area": float(box[2] * box[3]),
+                "category_id": name,  # a number in `part`
                 "iscrowd": 0,
                 **fields,
             }
@@ -151,6 +146,41 @@ def masks_of(labels: NDArray[Any]) -> list[tuple[int, dict[str, Any]]]:
         mask[place] = dense[place] == number
         masks.append((int(values[number]), rle_of(mask)))
     return masks
+
+
+def one_channel(samples: NDArray[Any]) -> NDArray[Any]:
+    """H W whole numbers of the samples of a mask (H W or H W C).
+
+    Raises:
+        ValueError: it has colors or fractions.
+    """
+    if samples.ndim == 3:
+        colors = samples[..., : 3 if samples.shape[2] >= 3 else 1]
+        if (colors != colors[..., :1]).any():
+            raise ValueError("it has colors: one number for each pixel is expected")
+        samples = colors[..., 0]
+    if samples.dtype.kind == "f":
+        if (samples != np.floor(samples)).any():
+            raise ValueError("it has fractions: whole numbers are expected")
+        samples = samples.astype(np.int64)
+    return samples
+
+
+def rles_of_mask(samples: NDArray[Any]) -> list[dict[str, Any]]:
+    """The RLE of one object: every pixel over 0 belongs to it.
+
+    Raises:
+        ValueError: there is no such pixel.
+    """
+    mask = samples != 0
+    if not mask.any():
+        raise ValueError("it has no pixel over 0")
+    return [rle_of(mask)]
+
+
+def rles_of_labels(samples: NDArray[Any]) -> list[dict[str, Any]]:
+    """The RLE of each object of a label image, by value."""
+    return [rle for _, rle in masks_of(samples)]
 
 
 def image_names(folder: Path) -> list[str]:

@@ -27,10 +27,11 @@ from maskrcnn_lit.data.datasets.collector import (
     Collector,
     by_stem,
     image_names,
-    masks_of,
+    one_channel,
     part_folder,
     part_folders,
-    rle_of,
+    rles_of_labels,
+    rles_of_mask,
 )
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import SUFFIXES
@@ -135,11 +136,11 @@ def _read(masks: Path | None) -> list[Mask]:
     if masks is None:
         return []
     if not masks.is_dir():
-        return _tried(masks, None, _objects)
-    read = [one for file in _pictures(masks) for one in _tried(file, None, _one_object)]
+        return _tried(masks, None, rles_of_labels)
+    read = [one for file in _pictures(masks) for one in _tried(file, None, rles_of_mask)]
     for folder in sorted(path for path in masks.iterdir() if path.is_dir()):
         files = _pictures(folder)
-        read += [one for file in files for one in _tried(file, folder.name, _one_object)]
+        read += [one for file in files for one in _tried(file, folder.name, rles_of_mask)]
     return read
 
 
@@ -155,31 +156,7 @@ def _tried(
             if getattr(image, "n_frames", 1) > 1:
                 raise ValueError("it has several pages, and one is expected")
             samples = np.asarray(image)
-        return [(file, kind, rle, "") for rle in read(_one_channel(samples))]
+        return [(file, kind, rle, "") for rle in read(one_channel(samples))]
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         text = "unknown format" if "cannot identify" in str(error) else str(error)
         return [(file, kind, None, text)]
-
-
-def _one_channel(samples: NDArray[Any]) -> NDArray[Any]:
-    if samples.ndim == 3:
-        colors = samples[..., : 3 if samples.shape[2] >= 3 else 1]
-        if (colors != colors[..., :1]).any():
-            raise ValueError("it has colors: one number for each pixel is expected")
-        samples = colors[..., 0]
-    if samples.dtype.kind == "f":
-        if (samples != np.floor(samples)).any():
-            raise ValueError("it has fractions: whole numbers are expected")
-        samples = samples.astype(np.int64)
-    return samples
-
-
-def _one_object(samples: NDArray[Any]) -> list[dict[str, Any]]:
-    mask = samples != 0
-    if not mask.any():
-        raise ValueError("it has no pixel over 0")
-    return [rle_of(mask)]
-
-
-def _objects(samples: NDArray[Any]) -> list[dict[str, Any]]:
-    return [rle for _, rle in masks_of(samples)]
