@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from coco_file import coco_dict, write_coco
+from hf_files import write_form
 from tiny_verbs import MODEL, printed_by, refused, verb
 
 from maskrcnn_lit.data.coco.index import read_index
@@ -81,3 +82,31 @@ def page_of(run: Path, out: Path, part: str, code: int = 0) -> bool:
     """Whether the page of suspicious labels says that the run was trained on the part."""
     printed_by("data", "check", f"run={run}", f"run_dir={out}", "first=0", code=code)
     return "was trained on these labels" in (out / part / "index.html").read_text()
+
+
+def test_a_run_on_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    content = coco_dict(9)
+    _, images = write_coco(tmp_path / "coco", content)
+    train, val = ({**content, "images": content["images"][k]} for k in (slice(6), slice(6, 9)))
+    monkeypatch.chdir(tmp_path)
+    write_form(Path("data/train-00000-of-00001.parquet"), "struct of lists", train, images)
+    write_form(Path("data/test-00000-of-00001.parquet"), "list of structs", val, images)
+    given = ("data=hf_parquet", "data.root=data", "data.cache_dir=cache")
+    assert "train: 6 images, 15 objects, 3 categories" in printed_by("data", "stats", *given)
+    assert "val: 3 images decoded, 13 annotations" in printed_by("data", "check", *given)
+    verb("data", "show", *given, "out=samples.png", "count=2")
+    verb("data", "convert", "from=hf_parquet", *given[1:], "to=coco", "out=converted")
+    converted = Path("converted/annotations/instances_train.json"), Path("converted/train")
+    assert len(read_index(*converted, "error", cache=Path("cache"))) == 6
+    run = tmp_path / "run"
+    verb("train", *given, *MODEL, "trainer.epochs=1", f"run_dir={run}")
+    (picture, *others) = sorted(Path("cache/pictures").rglob("test-*/*.jpg"))
+    assert len(others) == 2
+    picture.unlink()  # the cache may be emptied at any time
+    verb("evaluate", f"run={run}", "report=false")
+    (evaluation,) = run.glob("evaluations/*/evaluation.json")
+    stated, metrics = json.loads(evaluation.read_text()), read_result(run / "result.json").metrics
+    assert stated["images"] == 3 and stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
+    assert picture.is_file()
+    small = ("data.cache_gb=1e-9", "data.cache_dir=new")
+    assert "data.cache_gb=1e-09 allows less" in refused("data", "stats", *given, *small)

@@ -123,6 +123,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "data convert": (
         (*DATA, "out=new"),
         ("from=yolo_seg", "data.root=none", "out=new"),
+        ("from=hf_parquet", "data.root={images}", "out=new"),
         ("from=labelme", "data.root={images}", "out=new"),
         ("from=mask_folder", "data.root={images}", "out=new"),
         ("from=voc_xml", "data.root={images}", "out=new"),
