@@ -2,7 +2,8 @@
 
 tests/fixtures/run_v0.1.0.tar.xz: 48 synthetic images of 64 pixels, a MobileNetV3 with frozen
 weights of +-1 (they compress), interrupted at step 460 of 480. unbroken_result.json is the
-result.json of the same run without the interruption.
+result.json of the same run without the interruption. shapes_v0.1.0.tar.xz: its data, as that
+version drew them.
 """
 
 import json
@@ -15,25 +16,26 @@ from repository import REPOSITORY
 from tiny_verbs import refused, verb
 
 from maskrcnn_lit import load_model
-from maskrcnn_lit.data.datasets.shapes import write_shapes
 from maskrcnn_lit.runs.result import read_result
 
 pytestmark = [pytest.mark.long, pytest.mark.process]
 
 
+def unpacked(name: str, folder: Path) -> Path:
+    with tarfile.open(REPOSITORY / "tests/fixtures" / f"{name}_v0.1.0.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    with tarfile.open(REPOSITORY / "tests/fixtures/run_v0.1.0.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "run"
+    return unpacked("run", tmp_path) / "run"
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """The data of the run, in another place."""
-    root = tmp_path / "data"
-    write_shapes(root=root, train_images=48, val_images=12, size=64, seed=0)
-    return root
+    return unpacked("shapes", tmp_path) / "data"
 
 
 def test_it_resumes_to_the_result_of_the_unbroken_run(run_dir: Path, data: Path):
@@ -48,8 +50,9 @@ def test_it_resumes_to_the_result_of_the_unbroken_run(run_dir: Path, data: Path)
 
 
 def test_it_is_evaluated_predicted_with_and_compared(run_dir: Path, data: Path, tmp_path: Path):
-    here = ("data=shapes", f"data.root={data}", "data.val_images=12", "data.train_images=48")
-    verb("evaluate", f"run={run_dir}", *here, "data.prepare.size=64", "report=false")
+    part = "data.val.images=val", "data.val.annotations=annotations/instances_val.json"
+    here = ("data=coco_json", f"data.root={data}", *part)
+    verb("evaluate", f"run={run_dir}", *here, "report=false")
     (file,) = run_dir.glob("evaluations/*/evaluation.json")
     assert json.loads(file.read_text())["metrics"]["val/box_ap"] > 0.005
 

@@ -110,7 +110,8 @@ class CocoDataModule(LightningDataModule):
         cache_dir: folder for caches; None: the user's cache folder.
         cache_gb: limit for copies of images there.
         max_pixels: limit for the pixels of an image file.
-        annotations, images: in place of `train` and `val`, one json and its image folder.
+        annotations: in place of `train` and `val`, one json.
+        images: its image folder.
         reader: in place of `train` and `val`, what reads `root`, a folder in another form; see
             data/coco/reading.py.
         val_share: with `annotations` or `reader`: the share of the images that become validation,

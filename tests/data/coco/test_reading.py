@@ -102,10 +102,14 @@ def test_a_json_that_cannot_be_read(text: str, tmp_path: Path):
         load_entries(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("root", [None, "http://host/data", "none"])
-def test_the_root_is_a_folder(root: str | None):
+@pytest.mark.parametrize("root", ["http://host/data", "none"])
+def test_the_root_is_a_folder(root: str):
     with pytest.raises(UserError, match=f"data.root={root} "):
         folder_of(root)
+
+
+def test_without_a_root_it_is_the_working_directory():
+    assert folder_of(None).absolute() == Path.cwd()
 
 
 def test_a_cache_that_cannot_be_written(root: Path, tmp_path: Path):
