@@ -108,7 +108,7 @@ def test_mlflow_of_two_processes(strange: Path, tmp_path: Path):
     (run,) = client.search_runs([client.get_experiment_by_name("maskrcnn_lit").experiment_id])
     assert (run.info.run_name, run.info.status) == ("seed=1", "FINISHED")
     assert run.data.params["seed"] == "1"
-    assert run.data.params["backbone/name"] == "mobilenet_v3_small"
+    assert run.data.params["backbone/name"] == "resnet18"
     final = result(run_dir)["metrics"]
     for name in ("val/loss", "val/mask_ap", "val/box_ap", "val/roi_accuracy"):
         assert run.data.metrics[name] == pytest.approx(final[name])

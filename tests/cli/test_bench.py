@@ -21,8 +21,7 @@ def test_it_measures_tells_and_writes(
 ) -> None:
     out = tmp_path / "bench.json"
     small = ("optimizer.lr=4.0e-3", "steps=2", "warmup=1", "against=torchvision", f"out={out}")
-    model = ["backbone=resnet18", *(option for option in MODEL if "backbone" not in option)]
-    verb("bench", *shapes_data(shapes), *model, *small)
+    verb("bench", *shapes_data(shapes), *MODEL, *small)
     (line,) = out.read_text().splitlines()
     report = json.loads(line)
     assert (
