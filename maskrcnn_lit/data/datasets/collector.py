@@ -62,8 +62,10 @@ class Collector:
         return entry
 
     def add(self, image: Mapping[str, Any], name: str, shape: Shape, **fields: Any) -> None:
-        """Add an object of class `name`: its outline, and `iscrowd` and the like as `fields`."""
-        self.add_entry(image, name, bbox=_extent(shape), segmentation=shape, **fields)
+        """Add an object of class `name`: its outline, and `iscrowd` and the like as `fields`. Its
+        box is that of the outline, unless `fields` have another `bbox`.
+        """
+        self.add_entry(image, name, **{"bbox": _extent(shape), "segmentation": shape} | fields)
 
     def add_box(
         self, image: Mapping[str, Any], name: str, box: Sequence[float], **fields: Any
