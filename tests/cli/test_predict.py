@@ -151,11 +151,14 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     best = "score_threshold=best"
     verb(*given, f"run_dir={tmp_path}/before")
     assert "score_threshold 0.5\n" in capsys.readouterr().out
-    rows = [{"name": name, "threshold": 0.0 if name == NAMES[0] else 1.0} for name in NAMES]
+    surest = max(json.loads((run_dir / "detections.json").read_text()), key=lambda e: e["score"])
+    categories = load_model(run_dir).categories
+    (kept,) = [c.name for c in categories if c.id == surest["category_id"]]
+    rows = [{"name": name, "threshold": 0.0 if name == kept else 1.0} for name in NAMES]
     write_thresholds(run_dir, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
     verb(*given, f"run_dir={tmp_path}/best", best)
     first, second, *_ = sorted(NAMES)
-    values = {name: f"{name} {0.0 if name == NAMES[0] else 1.0:.2f}" for name in NAMES}
+    values = {name: f"{name} {0.0 if name == kept else 1.0:.2f}" for name in NAMES}
     told = (
         "score_threshold of each class, by its best F1 on the run's validation images: "
         f"{values[first]}, "
