@@ -172,7 +172,7 @@ def rles_of_mask(samples: NDArray[Any]) -> list[dict[str, Any]]:
     """The RLE of one object: every pixel over 0 belongs to it.
 
     Raises:
-        ValueError: there is no such pixel.
+        ValueError: no pixel is over 0.
     """
     mask = samples != 0
     if not mask.any():

@@ -230,8 +230,8 @@ def _is_picture(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_struct(kind):
-        place = kind.get_field_index("bytes")
-        return place >= 0 and _is_bytes(kind.field(place).type)
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _is_bytes(kind.field(index).type)
     return _is_bytes(kind)
 
 

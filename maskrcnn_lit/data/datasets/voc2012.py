@@ -258,8 +258,8 @@ def indices(picture: Image.Image) -> NDArray[np.uint8]:
     codes = colors @ np.array([2**16, 2**8, 1])
     table = palette().astype(np.int64) @ np.array([2**16, 2**8, 1])
     order = np.argsort(table)
-    place = np.searchsorted(table[order], codes).clip(max=len(table) - 1)
-    result = order[place]
+    nearest = np.searchsorted(table[order], codes).clip(max=len(table) - 1)
+    result = order[nearest]
     unknown = table[result] != codes
     if unknown.any():
         y, x = np.argwhere(unknown)[0].tolist()

@@ -45,7 +45,7 @@ CONFIDENT = 0.5  # the least score of a detection that suggests a repair
 
 NEAR, ON = 0.1, 0.5  # IoU: less than NEAR is elsewhere, ON or more is in place (TIDE's t_b and t_f)
 
-AGREES = 0.75  # an outline with this IoU or more is no suspicion
+AGREES = 0.75  # an outline with this IoU or more is not suspicious
 
 USUAL = 5  # labels of a class in an image from which its own IoU counts
 
@@ -240,7 +240,7 @@ class _Scorer:
         order = sorted(category["id"] for category in ground_truth["categories"])
         self.number = {category: k for k, category in enumerate(order)}
         ids = sorted(image["id"] for image in ground_truth["images"])
-        self.place = {image_id: i for i, image_id in enumerate(ids)}
+        self.position = {image_id: i for i, image_id in enumerate(ids)}
         self.images = {image["id"]: image for image in ground_truth["images"]}
         self.annotations = _by_image(ground_truth["annotations"])
         self.detections = _by_image(results)
@@ -277,7 +277,7 @@ class _Scorer:
         before = self._before[image_id]
         after = self._match(one | {"annotations": repaired(self.truth, self.results, repair, own)})
         outcome = self.matches.outcome.copy()
-        outcome[self.matches.image == self.place[image_id]] = after.outcome
+        outcome[self.matches.image == self.position[image_id]] = after.outcome
         changed = self._counts(after) - self._counts(before)
         differs = (before.outcome != after.outcome).any((1, 2))
         touched = {*before.labels[differs].tolist(), *np.flatnonzero(changed).tolist()}
