@@ -31,7 +31,7 @@ def test_a_trial_measures_steps_and_counts_images(strange: Path, tmp_path: Path)
         "of one process, of which the job will have two"
     )
     assert min(told["start_seconds"], told["step_seconds"], told["validation_step_seconds"]) > 0
-    assert told["peak_memory_bytes"] > 1e8 and "threads" in told["device"]
+    assert told["peak_memory_bytes"] > 1e8 and "thread" in told["device"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "out.json"], (
         "no run, no checkpoint"
     )

@@ -45,7 +45,7 @@ def test_run_cost_holds_plain_numbers() -> None:
     found = run_cost(nn.Linear(2, 2), CPU, seconds=4.0, images=100, joules=7.5)
     assert found["images_per_second"] == 25 and found["seconds"] == 4 and found["parameters"] == 6
     assert found["energy_joules"] == 7.5
-    assert "threads" in found["device"] and found["device"] == device_name(CPU)
+    assert "thread" in found["device"] and found["device"] == device_name(CPU)
     assert run_cost(nn.Linear(2, 2), CPU, seconds=0.0, images=0)["images_per_second"] is None
 
 
