@@ -10,6 +10,18 @@ from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
+LIBRARY = "_library"  # the end of the name of a package of AOTInductor
+
+
+def library_of(program: Path) -> Path:
+    """The package of AOTInductor beside a program (.pt2)."""
+    return program.with_name(f"{program.stem}{LIBRARY}.pt2")
+
+
+def is_library(path: Path) -> bool:
+    """Whether `path` is a package of AOTInductor, by its name alone."""
+    return path.stem.endswith(LIBRARY)
+
 
 def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
     """Write the ONNX file as `path` (.xml) and the weights beside it (.bin), in float32.
@@ -25,7 +37,7 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
 
 def write_pt2(model: MaskRCNN, path: Path, metadata: Metadata, *, library: bool = False) -> None:
     """Write the program of `torch.export`, and with `library` a package of AOTInductor beside it
-    (NAME_library.pt2), which needs a C++ compiler.
+    (`library_of`), which needs a C++ compiler. Both have the metadata inside.
     """
     program = traced(plain_graph(model), metadata.size, metadata.batch_size)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,5 +47,7 @@ def write_pt2(model: MaskRCNN, path: Path, metadata: Metadata, *, library: bool 
         own.replace(path)
     if library:
         torch._inductor.aoti_compile_and_package(
-            program, package_path=str(path.with_name(f"{path.stem}_library.pt2"))
+            program,
+            package_path=str(library_of(path)),
+            inductor_configs={"aot_inductor.metadata": {KEY: metadata.to_json()}},
         )

@@ -22,6 +22,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.graph import INPUTS, OUTPUTS
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.metadata import read as read_metadata
+from maskrcnn_lit.export.other_files import is_library
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import Output
 
@@ -34,7 +35,6 @@ PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 FILE = "export.json"
-LIBRARY = "_library"  # the end of the name of a package of AOTInductor
 
 
 class Opened(Protocol):
@@ -114,11 +114,13 @@ def open_exported(
     provider: str = "auto",
     trust: Sequence[str] = (),
     threads: int | None = None,
+    library: bool = False,
 ) -> ExportedModel:
     """An exported file, or all files of the folder of one export.
 
     Args: provider: of ONNX Runtime: auto (CUDA if it is there), cpu, cuda, tensorrt. trust: with
         "pt2" in it a .pt2 file may be opened. threads: of the CPU; None: as many as torch uses.
+        library: of a folder, the packages of AOTInductor rather than the programs beside them.
 
     Raises: UserError: there is no such file, it is damaged or no export, a package or a provider is
         missing, or a .pt2 is not trusted.
@@ -129,7 +131,7 @@ def open_exported(
         paths = [
             file
             for file in sorted(path.iterdir())
-            if file.suffix in SUFFIXES and not file.stem.endswith(LIBRARY)
+            if file.suffix in SUFFIXES and is_library(file) == library
         ]
         if not paths:
             raise UserError(
@@ -140,16 +142,13 @@ def open_exported(
         if not file.is_file():
             raise UserError(f"{file} does not exist: give a file that `maskrcnn-lit export` wrote")
         kind = SUFFIXES[file.suffix]
-        if file.stem.endswith(LIBRARY):
-            raise UserError(
-                f"{file} is a library for C++ and Python programs: give the .pt2 beside it"
-            )
         if kind == "pt2" and "pt2" not in trust:
             raise UserError(
                 f"{file} is a program of PyTorch, which may do anything when it is opened: add "
                 "trust=[pt2] if you know who made it"
             )
-        files.append(OPENERS[kind](file, provider, threads or torch.get_num_threads()))
+        opener = _open_library if is_library(file) else OPENERS[kind]
+        files.append(opener(file, provider, threads or torch.get_num_threads()))
     first = files[0][0]
     for metadata, _ in files:
         alike = (metadata.config_sha256, metadata.classes, metadata.slots, metadata.precision)
@@ -228,6 +227,21 @@ def _open_pt2(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
     except Exception as error:  # of zip, JSON, pickle and torch
         raise _damaged(path, error) from error
     metadata = read_metadata(extra[KEY] or None, str(path))
+
+    @torch.inference_mode()
+    def run(images: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Sequence[Any]:
+        return list(module(torch.from_numpy(images), torch.from_numpy(sizes)))
+
+    return metadata, run
+
+
+def _open_library(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
+    try:
+        module = torch._inductor.aoti_load_package(str(path))
+        text = module.get_metadata().get(KEY)
+    except Exception as error:  # of zip, of the loader of libraries and torch
+        raise _damaged(path, error) from error
+    metadata = read_metadata(text, str(path))
 
     @torch.inference_mode()
     def run(images: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Sequence[Any]:

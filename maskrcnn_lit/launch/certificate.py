@@ -181,24 +181,40 @@ def latency(
     }
 
 
+# What a process of its own runs to measure its memory, with FILE PICTURE as arguments.
+CLIENT = f"""
+import runpy
+runpy.run_path({client.__file__!r}, run_name="__main__")
+"""
+PROGRAM = """
+import sys
+import numpy as np
+from PIL import Image
+from maskrcnn_lit.data.dataset import image_batch
+from maskrcnn_lit.export.runtime import open_exported
+model = open_exported(sys.argv[1], trust=["pt2"])
+image = np.asarray(Image.open(sys.argv[2]).convert("RGB"))
+model(image_batch([image], [0], model.metadata.image_size))
+"""
+PEAK = """
+print([line.split()[1] for line in open("/proc/self/status") if line[:6] == "VmHWM:"][0])
+"""
+
+
 def peak_bytes(file: Path, image: NDArray[np.uint8], folder: Path) -> int | None:
-    """The largest resident size of a process that runs `file` on one image by client.py alone.
-    None: of a .pt2, which the client does not run, or where the system does not tell.
+    """The largest resident size of a process that runs `file` on one image: by client.py alone, or
+    a .pt2 by this package. None: where the system does not report it.
     """
-    if file.suffix == ".pt2" or not Path("/proc/self/status").is_file():
+    if not Path("/proc/self/status").is_file():
         return None
     picture = folder / "image.png"
     Image.fromarray(image).save(picture)
-    code = (
-        "import runpy, sys; sys.argv = sys.argv[1:]; "
-        "runpy.run_path(sys.argv[0], run_name='__main__'); "
-        "print([line.split()[1] for line in open('/proc/self/status') if line[:6] == 'VmHWM:'][0])"
-    )
-    words = [sys.executable, "-c", code, client.__file__, str(file), str(picture)]
+    code = (PROGRAM if file.suffix == ".pt2" else CLIENT) + PEAK
+    words = [sys.executable, "-c", code, str(file), str(picture)]
     done = subprocess.run(words, capture_output=True, text=True, env=dict(os.environ))
     picture.unlink()
     if done.returncode:
-        raise UserError(f"{file} cannot be run by client.py: {done.stderr.strip()[-300:]}")
+        raise UserError(f"{file} does not run in a new process: {done.stderr.strip()[-300:]}")
     return int(done.stdout.splitlines()[-1]) * 1024
 
 

@@ -30,6 +30,7 @@ from maskrcnn_lit.export.metadata import VERSION, Metadata
 from maskrcnn_lit.export.onnx_file import write_onnx
 from maskrcnn_lit.export.other_files import write_openvino, write_pt2
 from maskrcnn_lit.export.packages import package
+from maskrcnn_lit.export.parity import Parity
 from maskrcnn_lit.export.runtime import (
     FILE,
     ExportedModel,
@@ -74,6 +75,13 @@ class Trained(NamedTuple):
     data: CocoDataModule
 
 
+class Proof(NamedTuple):
+    """parities: by the name of the images; ap: of PyTorch and the exported files."""
+
+    parities: dict[str, Parity]
+    ap: dict[str, Any]
+
+
 class Written(NamedTuple):
     """float_layers: those that went back to float, the most harmful first; tries: mask AP with so
     many of them.
@@ -103,17 +111,21 @@ def export(config: DictConfig, overrides: list[str]) -> int:
     written = _write(config, trained, sizes, folder, original)
     _log.info("parity and latency")
     fast = for_inference(_fresh(trained))
-    parities = certificate.parity(trained.model, written.exported, real)
-    ap = certificate.compare_ap(original, written.scored)
+    proof, library_proof = _prove(trained, original, written, real), None
     image_size = read_image_size(trained.config.data.image_size)
-    named = {
-        "exported": certificate.of_exported(written.exported),
-        "pytorch": certificate.of_model(trained.model),
-        "load_model": certificate.of_model(fast),
-    }
+    named = {"exported": certificate.of_exported(written.exported)}
+    if config.library:
+        library = _scored(config, trained, sizes, folder, library=True)
+        library_proof = _prove(trained, original, library, real)
+        named["library"] = certificate.of_exported(library.exported)
+    named["pytorch"] = certificate.of_model(trained.model)
+    named["load_model"] = certificate.of_model(fast)
     files = sorted(folder.glob(f"*{SUFFIX[config.format]}"))
     pages = [] if web_runtime is None else [_write_page(files, web_runtime)]
-    rows = certificate.bounds(config.precision, parities, ap)
+    rows = certificate.bounds(config.precision, proof.parities, proof.ap)
+    if library_proof is not None:
+        own = certificate.bounds(config.precision, library_proof.parities, library_proof.ap)
+        rows += [{**row, "name": f"library, {row['name']}"} for row in own]
     record = {
         "version": VERSION,
         "run": str(config.run),
@@ -122,14 +134,17 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "precision": config.precision,
         "config_sha256": written.exported.metadata.config_sha256,
         "overrides": overrides,
-        "files": [
-            _describe(file) for file in [*files, *pages] if not file.stem.endswith("_library")
-        ],
+        "files": [_describe(file) for file in [*files, *pages]],
         "images": written.scored.images,
         "bounds": rows,
         "holds": all(row["holds"] for row in rows),
-        "parity": certificate.parity_record(parities),
-        "ap": ap,
+        "parity": certificate.parity_record(proof.parities),
+        "ap": proof.ap,
+        "library": library_proof
+        and {
+            "parity": certificate.parity_record(library_proof.parities),
+            "ap": library_proof.ap,
+        },
         "latency_milliseconds": certificate.latency(
             named, certificate.first_images(index), image_size
         ),
@@ -149,6 +164,13 @@ def export(config: DictConfig, overrides: list[str]) -> int:
         "report.html"
     )
     return 0 if record["holds"] else 1
+
+
+def _prove(trained: Trained, original: Scored, written: Written, real: Sequence[Batch]) -> Proof:
+    return Proof(
+        certificate.parity(trained.model, written.exported, real),
+        certificate.compare_ap(original, written.scored),
+    )
 
 
 def _check(config: DictConfig) -> None:
@@ -333,9 +355,16 @@ def _write(
         return _scored(config, trained, sizes, folder)
 
 
-def _scored(config: DictConfig, trained: Trained, sizes: Sequence[Shape], folder: Path) -> Written:
-    exported = open_exported(folder, provider=config.provider, trust=["pt2"])
-    _log.info("validation with the exported files")
+def _scored(
+    config: DictConfig,
+    trained: Trained,
+    sizes: Sequence[Shape],
+    folder: Path,
+    *,
+    library: bool = False,
+) -> Written:
+    exported = open_exported(folder, provider=config.provider, trust=["pt2"], library=library)
+    _log.info(f"validation with the {'libraries' if library else 'exported files'}")
     return Written(exported, _score(trained, exported, sizes, config.images), [], [])
 
 

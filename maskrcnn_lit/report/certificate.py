@@ -17,6 +17,7 @@ SECTIONS = {
 STAGES = ("resize", "model", "masks", "all")
 NAMES = {
     "exported": "the exported file",
+    "library": "its library (AOTInductor)",
     "pytorch": "PyTorch, eager",
     "load_model": "PyTorch, load_model",
 }
@@ -40,6 +41,7 @@ def certificate_table(record: Record) -> list[str]:
 def certificate_page(record: Record) -> str:
     """The same as HTML, with all that was measured."""
     ap, peak = record["ap"], record["peak_bytes"]
+    library = record.get("library") or {"ap": {"differences": {}}}
     return render_page(
         "certificate.html",
         title=f"Export of {record['run']}",
@@ -58,7 +60,10 @@ def certificate_page(record: Record) -> str:
         ],
         bounds=_bound_rows(record),
         parity=_parity_rows(record),
-        ap=_ap_rows(ap),
+        ap=[
+            *_ap_rows(ap),
+            *([f"library, {row[0]}", *row[1:]] for row in _ap_rows(library["ap"])),
+        ],
         images=record["images"],
         float_layers=", ".join(record["float_layers"]) or "none: all stay in 8 bits",
         tries=[
@@ -81,8 +86,13 @@ def _parity_rows(record: Record) -> list[list[str]]:
             str(own["unmatched"]),
             *(f"{own[key]:.2g}" for key in ("boxes", "scores", "masks")),
         ]
-        for name, own in record["parity"].items()
+        for name, own in _all_parities(record).items()
     ]
+
+
+def _all_parities(record: Record) -> dict[str, Any]:
+    own = (record.get("library") or {"parity": {}})["parity"]
+    return {**record["parity"], **{f"library, {name}": value for name, value in own.items()}}
 
 
 def _ap_rows(ap: Mapping[str, Any]) -> list[list[str]]:

@@ -1,13 +1,15 @@
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from exported import METADATA, lively
+from exported import HEIGHT, METADATA, WIDTH, assert_same, batch_of, lively
 
 from maskrcnn_lit.export.metadata import KEY
-from maskrcnn_lit.export.other_files import write_pt2
+from maskrcnn_lit.export.other_files import is_library, library_of, write_pt2
+from maskrcnn_lit.export.runtime import open_exported
 
 pytest_plugins = ("exported",)
 
@@ -27,9 +29,20 @@ def test_openvino_has_float_weights_beside_it(exported_files: dict[str, Path]):
     assert "&quot;openvino&quot;" in file.read_text()
 
 
+def test_a_library_is_beside_its_program():
+    path = library_of(Path("exports/model_64x96.pt2"))
+    assert path == Path("exports/model_64x96_library.pt2")
+    assert is_library(path) and not is_library(Path("model_64x96.pt2"))
+
+
 @pytest.mark.slow
-def test_a_library_is_written_beside_the_program(tmp_path: Path):
-    write_pt2(lively(), tmp_path / "model.pt2", METADATA, library=True)
-    run = torch._inductor.aoti_load_package(str(tmp_path / "model_library.pt2"))
-    images, sizes = torch.zeros(1, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 96]])
-    assert list(run(images, sizes)[0].shape) == [1, 100, 4]
+def test_a_library_gives_what_the_model_gives(tmp_path: Path):
+    metadata = replace(METADATA, format="pt2")
+    write_pt2(lively(), tmp_path / "model.pt2", metadata, library=True)
+    for source in (tmp_path, tmp_path / "model_library.pt2"):
+        exported = open_exported(source, trust=["pt2"], library=True)
+        assert exported.metadata == metadata
+        batch = batch_of([(HEIGHT, WIDTH), (40, 70)])
+        with torch.no_grad():
+            expected = lively().infer(batch["images"], batch["image_sizes"], True)
+        assert_same(exported(batch).detections, expected, score=5e-5)

@@ -84,6 +84,17 @@ def test_a_damaged_file_is_one_sentence(
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
 
 
+def test_a_damaged_library_is_one_sentence_and_wants_trust(tmp_path: Path):
+    file = tmp_path / "model_64x96_library.pt2"
+    file.write_bytes(b"no library")
+    with pytest.raises(UserError, match=r"may do anything when it is opened: add trust=\[pt2\]"):
+        open_exported(file)
+    with pytest.raises(UserError, match=r"is not an exported file, or damaged \("):
+        open_exported(file, trust=["pt2"])
+    with pytest.raises(UserError, match=r"has no exported file"):
+        open_exported(tmp_path, trust=["pt2"])  # a library alone, where a program is asked for
+
+
 def test_a_missing_file_or_an_empty_folder_is_one_sentence(tmp_path: Path):
     with pytest.raises(UserError, match=r"a\.onnx does not exist: give a file"):
         open_exported(tmp_path / "a.onnx")

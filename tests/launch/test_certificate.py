@@ -1,6 +1,7 @@
 """What the certificate measures, on a model in place of an exported file."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from maskrcnn_lit.export.graph import plain_graph
 from maskrcnn_lit.export.parity import Parity
 from maskrcnn_lit.export.runtime import ExportedModel
 from maskrcnn_lit.launch import certificate
+
+pytest_plugins = ("exported",)
 
 NOTHING: dict[str, Any] = {"differences": {}}
 
@@ -102,6 +105,21 @@ def test_latency_has_each_stage_of_each_detector():
     assert list(times) == ["resize", "model", "masks", "all"]
     assert all(0 < median <= late for median, late in times.values())
     assert times["all"][0] >= times["model"][0]
+
+
+@pytest.mark.long
+@pytest.mark.process
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_peak_memory_is_that_of_a_process_that_runs_the_file(
+    format: str, exported_files: dict[str, Path], tmp_path: Path
+):
+    image = np.zeros((50, 70, 3), np.uint8)
+    peak = certificate.peak_bytes(exported_files[format], image, tmp_path)
+    weights = sum(4 * value.numel() for value in lively().parameters())
+    assert weights < peak < 4e9
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"does not run in a new process: [\s\S]*does not exist"):
+        certificate.peak_bytes(tmp_path / "none.pt2", image, tmp_path)
 
 
 def test_no_image_is_an_error():

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 from maskrcnn_lit.report.certificate import certificate_page, certificate_table
@@ -45,6 +46,16 @@ def test_the_lines_say_what_is_broken_and_by_how_much():
     assert line.split() == ["val/mask_ap", "-0.0070", ">=", "-0.0050", "NO"]
     assert "fpn.lateral.1" in text and "200.0 MB" in text and "1.0 / 2.0" in text
     assert "layers" not in "\n".join(certificate_table(RECORD | {"tries": []}))
+
+
+def test_a_library_has_rows_of_its_own():
+    own = {"parity": {"real": PARITY | {"boxes": 0.25, "scores": 0.03, "masks": 0.2}}}
+    own["ap"] = RECORD["ap"] | {"differences": {"val/mask_ap": {"value": -1, "interval": [-1, 0]}}}
+    page = certificate_page(RECORD | {"library": own})
+    rows = [" ".join(re.sub("<[^>]*>", " ", row).split()) for row in page.split("<tr>")]
+    assert any(row.startswith("library, real 16 300 0 0.25 0.03 0.2") for row in rows)
+    assert any(row.startswith("library, mask AP 0.3000 0.2930 -1.0000") for row in rows)
+    assert "library" not in certificate_page(RECORD | {"library": None})
 
 
 def test_a_float_export_may_not_score_better_either():
