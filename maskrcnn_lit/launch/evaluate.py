@@ -52,7 +52,7 @@ from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, rem
 from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
-from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
@@ -85,6 +85,10 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     trained, categories, weights_or_model = (
         _read_exported(config) if exported else read(config.run, config.checkpoint, config.trust)
     )
+    if exported:
+        check_exported_suppression(config.model)
+    else:
+        set_suppression(trained, config.run, config.model, config.checkpoint)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )

@@ -156,8 +156,8 @@ def _check_overlap(overlap: Any) -> None:
     if not number or not 0 <= overlap <= MOST_OVERLAP:  # NaN, too
         raise UserError(
             f"data.overlap={overlap} must be a number from 0 (shapes that touch) to "
-            f"{MOST_OVERLAP}, the share of the lower shape of a pair that is hidden: use for example "
-            "data.overlap=0.5, or null"
+            f"{MOST_OVERLAP}, the share of the lower shape of a pair that is hidden: use for "
+            "example data.overlap=0.5, or null"
         )
 
 
