@@ -18,6 +18,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyze import analyze
+from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics
 from maskrcnn_lit.evaluation.baseline import (
     DIGEST,
     baseline_on_same_images,
@@ -255,6 +256,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     limits = limits or (FEDERATED_LIMITS if is_federated(truth) else MAX_DETECTIONS)
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
+    scores.metrics.update(hidden_object_metrics(truth, results, limits[-1]))
     scores = with_official_ap(data.official_ap, scores, index, truth, results)
     warning = limit_warning(next(iter(matches.values())), limits)
     if warning:

@@ -6,14 +6,12 @@ Letters: B images, D detections, m mask side (28), H W the original image.
 
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.coco.rasterize import compress_runs, expand_counts
+from maskrcnn_lit.data.coco.rasterize import inverted
 from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 
@@ -59,18 +57,10 @@ def without_overlap(image: dict[str, Any]) -> dict[str, Any]:
             continue
         masks.append(own)
         kept.append(n)
-        others = _complement(mask)
+        others = inverted(mask)
         free = others if free is None else coco_mask.merge([free, others], intersect=True)
     fields = {key: image[key][kept] for key in ("boxes", "scores", "labels")}
     return image | fields | {"masks": masks}
-
-
-def _complement(mask: dict[str, Any]) -> dict[str, Any]:
-    """The pixels that a compressed RLE does not have."""
-    runs: NDArray[np.int64] = expand_counts(mask["counts"])
-    runs = runs[1:] if runs[0] == 0 else np.concatenate([[0], runs])
-    height, width = mask["size"]
-    return compress_runs(runs.astype(np.uint32), (height, width))
 
 
 def original_boxes(boxes: Tensor, scale: Tensor, height: int, width: int) -> Tensor:
