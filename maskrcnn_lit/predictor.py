@@ -41,7 +41,7 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.report.draw import draw_instances
-from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
 from maskrcnn_lit.storage.image_inputs import ImageInput, iterate_inputs
 from maskrcnn_lit.storage.images import MAX_PIXELS, write_image
 from maskrcnn_lit.training.devices import resolve_accelerator
@@ -407,6 +407,9 @@ def load_model(
     checkpoint: str = "best",
     trust: Sequence[str] = (),
     provider: str = "auto",
+    nms: str | None = None,
+    agnostic_nms: bool | None = None,
+    exclusive: bool | None = None,
 ) -> Predictor:
     """Load a trained model for prediction.
 
@@ -422,6 +425,10 @@ def load_model(
         checkpoint: best or last, of a run folder.
         trust: packages whose classes the run's config may use; "pt2": such a file may be opened.
         provider: of ONNX Runtime, for an exported file: auto, cpu, cuda or tensorrt.
+        nms: how duplicates go: box, mask, soft, matrix or containment; "best": what `maskrcnn-lit
+            evaluate nms=all` stored; None: as trained. See model/suppression.py.
+        agnostic_nms: over all classes, not within each; None: as trained.
+        exclusive: a pixel belongs to one object, that of the highest score; None: as trained.
 
     Raises:
         UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
@@ -429,9 +436,12 @@ def load_model(
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)
+    suppression = {"nms": nms, "agnostic_nms": agnostic_nms, "exclusive": exclusive}
     if is_exported(source):
+        check_exported_suppression(suppression)
         return _load_exported(source, score_threshold, max_detections, accelerator, provider, trust)
     config, categories, state = read(source, checkpoint, trust)
+    set_suppression(config, source, suppression, checkpoint)
     if score_threshold == "best":
         thresholds = np.array(
             read_thresholds(source, [category.name for category in categories], checkpoint)

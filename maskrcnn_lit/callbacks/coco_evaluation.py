@@ -16,6 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics
 from maskrcnn_lit.evaluation.cityscapes import with_official_ap
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
@@ -218,6 +219,8 @@ class CocoEvaluation(Callback):
         per_class = {
             n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()
         }
-        more = {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
+        limit = self.max_detections[-1]
+        more = hidden_object_metrics(truth, results, limit)
+        more |= {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
         more["val/evaluation_seconds"] = time.perf_counter() - started
         return scores.metrics | more, per_class

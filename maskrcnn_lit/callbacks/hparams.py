@@ -43,6 +43,11 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         **{metric_title(name): (f"{name}$",) for name in ("val/mask_ap", "val/box_ap")},
         "mask AP50, AP75": ("val/mask_ap50$", "val/mask_ap75$"),
         f"mask AP of {', '.join(SIZES)} objects": ("val/mask_ap_",),
+        "recall by hidden share": ("val/recall_hidden_",),
+        "recall of occluded, separated objects": ("val/recall_(occluded|separated)$",),
+        "merged, split": ("val/(merged|split)$",),
+        metric_title("val/count_error"): ("val/count_error$",),
+        metric_title("val/ap_crowded"): ("val/ap_crowded$",),
         metric_title("val/roi_accuracy"): ("val/roi_accuracy$",),
     },
     "Speed": {

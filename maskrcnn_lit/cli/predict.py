@@ -28,6 +28,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         checkpoint=config.checkpoint,
         trust=config.trust,
         provider=config.provider,
+        **config.model,
     )
     stream = model.predict(inputs, stream=True, batch_size=config.batch_size)
     folder = new_output_folder(config.run, config.run_dir, "predictions")

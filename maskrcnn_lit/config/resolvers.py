@@ -1,5 +1,5 @@
 """Resolvers for defaults that depend on other options (conf/model/mask_rcnn.yaml,
-conf/optimizer/adamw.yaml, conf/data/coco_json.yaml).
+conf/optimizer/adamw.yaml, conf/data).
 
 The published numbers are for images with a short side of 800 pixels. On 128 x 128 pixels the
 regions would cost many times more than the backbone, and most anchors would be larger than the
@@ -19,7 +19,14 @@ PUBLISHED = 800  # pixels of the short side
 
 STEP = 128  # region counts are multiples of it
 
-RESOLVERS = ("${regions:", "${pixels:", "${rate:", "${compiled:", "${of_backbone:")
+RESOLVERS = (
+    "${regions:",
+    "${pixels:",
+    "${rate:",
+    "${compiled:",
+    "${of_backbone:",
+    "${shapes_folder:",
+)
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}  # R G B, pixels in 0..1
 
@@ -74,13 +81,15 @@ def register() -> None:
     """Register the resolvers: `${regions:512}` and `${pixels:[32]}` scale with `data.image_size`;
     `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones;
     `${compiled:1,3}` is the first where trainer.compile is not off; `${of_backbone:mean}` and
-    `${of_backbone:std}` are the statistics of the pixels that the backbone was trained with.
+    `${of_backbone:std}` are the statistics of the pixels that the backbone was trained with;
+    `${shapes_folder:DIR}` is DIR, or another folder for each `data.overlap`.
     """
     for name, rule in (("regions", regions), ("pixels", pixels)):
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
     OmegaConf.register_new_resolver("compiled", _compiled, replace=True)
     OmegaConf.register_new_resolver("of_backbone", _of_backbone, replace=True)
+    OmegaConf.register_new_resolver("shapes_folder", _shapes_folder, replace=True)
 
 
 def plain(config: DictConfig) -> Any:
@@ -106,3 +115,8 @@ def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
 
 def _compiled(few: int, many: int, *, _root_: DictConfig) -> int:
     return many if OmegaConf.select(_root_, "trainer.compile") in (None, "off") else few
+
+
+def _shapes_folder(folder: str, *, _root_: DictConfig) -> str:
+    overlap = OmegaConf.select(_root_, "data.overlap")
+    return folder if overlap is None else f"{folder}_overlap_{overlap}"

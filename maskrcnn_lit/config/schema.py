@@ -79,6 +79,7 @@ SEED = _whole(0)
 PIXELS = _whole(1, 2**40)
 WIDTH, DEPTH, POOL, SAMPLE = (_whole(1, most) for most in (65_536, 100, 64, 1_000_000))
 NORM = _choice("batch", "sync", "group", "frozen", null=True)
+NMS = _choice("box", "mask", "soft", "matrix", "containment")
 ACCELERATOR = _choice("auto", "cpu", "gpu")
 PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
 LIMITS = _listed(COUNT, 3, 3, rising=True, apart=True)
@@ -205,11 +206,13 @@ OPTIONS: dict[str, Rule] = {
     "data.name": TEXT,
     "data.on_bad": _choice("error", "skip"),
     "data.official_ap": _choice("cityscapes", null=True),
+    "data.overlap": _number(0, 0.9, null=True),
     "data.prepare": GROUP,
     "data.prepare.cache_dir": PATH_OR_NULL,
     "data.prepare.classes": CLASSES,
     "data.prepare.image_ids": IDS_OR_NULL,
     "data.prepare.keep_empty": FLAG,
+    "data.prepare.overlap": _number(0, 0.9, null=True),
     "data.prepare.parts": _listed(_choice("train", "val"), 1, 2),
     "data.prepare.root": PATH,
     "data.prepare.seed": SEED,
@@ -267,6 +270,7 @@ OPTIONS: dict[str, Rule] = {
     "logger.wandb.project": TEXT,
     "logger.wandb.run_dir": PATH,
     # conf/model
+    "model.agnostic_nms": FLAG,
     "model.anchors.measured_strides": FLAG,
     "model.anchors.offset": SHARE,
     "model.anchors.ratios": _listed(_number(0.001, 1000), 1, 1000),
@@ -287,6 +291,7 @@ OPTIONS: dict[str, Rule] = {
     "model.box_head.positive_fraction": SHARE,
     "model.box_head.score_threshold": SHARE,
     "model.box_head.width": WIDTH,
+    "model.exclusive": FLAG,
     "model.fpn.channels": WIDTH,
     "model.fpn.norm": NORM,
     "model.fpn.separable": FLAG,
@@ -297,6 +302,7 @@ OPTIONS: dict[str, Rule] = {
     "model.mask_head.slots": replace(SAMPLE, null=True),
     "model.mask_head.width": WIDTH,
     "model.mean": _listed(SHARE, 3, 3),
+    "model.nms": NMS,
     "model.num_classes": _whole(1, 65_536),
     "model.roi_align.aligned": FLAG,
     "model.roi_align.points": _whole(0, 32),
@@ -364,6 +370,14 @@ COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
 # Rows of options that mean something else in `export`, whose config alone has a format.
 OF_EXPORT = {"precision": _choice("f32", "int8")}
 
+# Rows of options in commands that take a run, whose configs have these of the model alone; null is
+# what the run has.
+OF_RUN = {
+    "model.agnostic_nms": replace(FLAG, null=True),
+    "model.exclusive": replace(FLAG, null=True),
+    "model.nms": replace(NMS, choices=(*NMS.choices, "best"), null=True),
+}
+
 COUNTED = {2: "two ", 3: "three ", 4: "four ", 5: "five "}
 
 
@@ -392,6 +406,9 @@ def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
     """
     if name in OF_EXPORT and "format" in config:
         return OF_EXPORT[name]
+    model = config.get("model")
+    if name in OF_RUN and isinstance(model, Mapping) and len(model) == len(OF_RUN):
+        return OF_RUN[name]
     node: Any = config
     ours = True
     for part in name.split(".")[:-1]:

@@ -121,6 +121,7 @@ class CocoDataModule(LightningDataModule):
         ignore_void: whether void regions have no mask loss and no metric; False: background.
         official_ap: "cityscapes": evaluations have the official AP of that benchmark, too.
         sbd: not read here: an option of data=voc2012, for its reader.
+        overlap: likewise, of data=shapes, for `prepare`.
         prepare: called without arguments in `prepare_data`, in one process, before anything is
             read. It writes or downloads the data, and returns at once if they exist.
         download: False: `prepare` downloads nothing. None: `prepare` has no such argument, nor
@@ -176,6 +177,7 @@ class CocoDataModule(LightningDataModule):
         ignore_void: bool = True,
         official_ap: str | None = None,
         sbd: str | Path | None = None,
+        overlap: float | None = None,
         prepare: Callable[..., None] | None = None,
         download: bool | None = None,
         mirror: str | None = None,

@@ -16,6 +16,21 @@ AP_COLUMNS = {
 # The same of classes by their frequency, where the data name it, as LVIS does.
 FREQUENCY_COLUMNS = {f"ap_{name}": name for name in ("rare", "common", "frequent")}
 
+# Of objects that others hide (evaluation/analysis/hidden_objects.py), and of crowded images.
+HIDDEN = {
+    "recall_hidden_0": "recall, hidden 0 to 0.1",
+    "recall_hidden_10": "recall, hidden 0.1 to 0.4",
+    "recall_hidden_40": "recall, hidden 0.4 to 0.6",
+    "recall_hidden_60": "recall, hidden 0.6 to 0.85",
+    "recall_hidden_85": "recall, hidden 0.85 and more",
+    "recall_occluded": "recall, occluded",
+    "recall_separated": "recall, separated",
+    "ap_crowded": "AP of crowded images",
+    "merged": "merged",
+    "split": "split",
+    "count_error": "count error an image",
+}
+
 TITLES = {
     **{
         f"{kind}_{key}": f"{kind} {(AP_COLUMNS | FREQUENCY_COLUMNS)[key]}"
@@ -26,6 +41,7 @@ TITLES = {
     "cityscapes_ap": "Cityscapes AP",
     "cityscapes_ap50": "Cityscapes AP50",
     "roi_accuracy": "roi_accuracy",
+    **HIDDEN,
     "loss": "loss",
     "objects": "objects",
     "detections": "detections",

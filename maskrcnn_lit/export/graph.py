@@ -77,8 +77,8 @@ def operator_graph(model: MaskRCNN) -> Graph:
         keep = suppress(boxes, groups.expand(len(boxes), -1), own.rpn.nms_iou, len(sizes))
         return list(keep.split(sizes, dim=1))
 
-    def suppress_classes(boxes: Tensor, labels: Tensor, static_shapes: bool = False) -> Tensor:
-        return suppress(boxes, labels, own.box_head.nms_iou, own.box_head.num_classes)
+    def suppress_classes(boxes: Tensor, groups: Tensor, static_shapes: bool = False) -> Tensor:
+        return suppress(boxes, groups, own.box_head.removed_iou, own.box_head.num_classes)
 
     for part, name, form in (
         (own, "align", align),

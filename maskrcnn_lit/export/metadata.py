@@ -35,6 +35,7 @@ class Metadata:
     thresholds: K, the best score threshold of each class as `evaluate` found it, or None.
     config_sha256: of the config of the run; commit: the code that exported, or None.
     versions: package -> version.
+    exclusive: whether a pixel belongs to one detection, which whoever pastes the masks sees to.
     """
 
     version: int
@@ -54,6 +55,7 @@ class Metadata:
     config_sha256: str
     commit: str | None
     versions: dict[str, str]
+    exclusive: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -115,6 +117,7 @@ def _checked(values: dict[str, Any]) -> Metadata:
         config_sha256=_text(values["config_sha256"]),
         commit=None if commit is None else _text(commit),
         versions={_text(name): _text(value) for name, value in values["versions"].items()},
+        exclusive=values.get("exclusive", False) is True,
     )
     if any(side % 32 for side in metadata.size):
         raise ValueError(f"size is {list(metadata.size)}, which are not multiples of 32")

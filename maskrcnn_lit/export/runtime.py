@@ -87,7 +87,10 @@ class ExportedModel(nn.Module):
             outputs = self._runs[size](np.ascontiguousarray(inputs[0].numpy()), inputs[1].numpy())
             rows.append([torch.as_tensor(np.asarray(values))[: len(own)] for values in outputs])
         joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
-        return Output({}, {}, dict(zip(OUTPUTS, joined, strict=True)), None)
+        detections = dict(zip(OUTPUTS, joined, strict=True))
+        if self.metadata.exclusive:
+            detections["exclusive"] = detections["valid"]
+        return Output({}, {}, detections, None)
 
     def _smallest(self, sizes: Tensor) -> Shape:
         height, width = sizes.amax(0).tolist()

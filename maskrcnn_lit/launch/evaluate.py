@@ -18,6 +18,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyze import analyze
+from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics
 from maskrcnn_lit.evaluation.baseline import (
     DIGEST,
     baseline_on_same_images,
@@ -52,7 +53,7 @@ from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, rem
 from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
-from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
@@ -85,6 +86,10 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     trained, categories, weights_or_model = (
         _read_exported(config) if exported else read(config.run, config.checkpoint, config.trust)
     )
+    if exported:
+        check_exported_suppression(config.model)
+    else:
+        set_suppression(trained, config.run, config.model, config.checkpoint)
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
@@ -251,6 +256,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
     limits = limits or (FEDERATED_LIMITS if is_federated(truth) else MAX_DETECTIONS)
     matches = match_all(truth, results, limits[-1])
     scores = score_matches(matches, truth["categories"], limits)
+    scores.metrics.update(hidden_object_metrics(truth, results, limits[-1]))
     scores = with_official_ap(data.official_ap, scores, index, truth, results)
     warning = limit_warning(next(iter(matches.values())), limits)
     if warning:

@@ -50,7 +50,7 @@ from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder
 from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule, package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, write_result
-from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.runs.trained_model import read, set_suppression
 from maskrcnn_lit.storage.files import atomic_write, file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import device_name
@@ -199,6 +199,7 @@ def _check(config: DictConfig) -> None:
 
 def _read(config: DictConfig) -> Trained:
     trained, categories, state = read(config.run, config.checkpoint, config.trust)
+    set_suppression(trained, config.run, config.model, config.checkpoint)
     described = copy.deepcopy(trained.data)
     if config.get("data") is not None:
         described = config.data
@@ -319,6 +320,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
         mask_side=model.mask_head.mask_size,
         score_threshold=model.box_head.score_threshold,
         nms_iou=model.box_head.nms_iou,
+        exclusive=model.suppression.exclusive,
         thresholds=tuple(read_thresholds(config.run, names)) if best else None,
         config_sha256=config_digest(trained.plain),
         commit=commit.get("hash"),

@@ -18,6 +18,7 @@ from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
 from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
+from maskrcnn_lit.model.suppression import BOX_NMS, CANDIDATES, SAME_BOX, soft_nms
 
 MIN_SIDE = 1e-2  # pixels; smaller detections are removed
 
@@ -114,6 +115,7 @@ class BoxHead(nn.Module):
             nms_iou,
         )
         self.max_detections, self.candidates = max_detections, candidates
+        self.suppression = BOX_NMS  # the model's, see `MaskRCNN.set_suppression`
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """R C pool pool -> class logits R K+1 and deltas R K 4."""
@@ -189,7 +191,8 @@ class BoxHead(nn.Module):
         """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
         D, valid B D.
 
-        Slots beyond an image's detections are zero. NMS is per class. static_shapes: see
+        Slots beyond an image's detections are zero. Where suppression compares masks, which come
+        later, these are candidates: more, and some of them of one object. static_shapes: see
         `boxes.can_sync`.
         """
         images = len(valid)
@@ -209,9 +212,17 @@ class BoxHead(nn.Module):
         scores, index = scores.topk(limit, dim=1)
         labels = index % self.num_classes + 1
         boxes = take(boxes, index)
-        keep = self.suppress(boxes, labels, static_shapes)
-        scores, best = torch.where(keep, scores, -1).topk(min(self.max_detections, limit), dim=1)
-        selected = scores > 0
+        if self.suppression.nms == "soft":
+            groups, count = self.suppression.groups(labels), min(self.max_detections, limit)
+            scores, best = soft_nms(boxes, scores, groups, count)
+            selected = scores > self.score_threshold
+        else:
+            several = self.suppression.of_masks
+            groups = labels if several else self.suppression.groups(labels)
+            count = self.max_detections * (CANDIDATES if several else 1)
+            keep = self.suppress(boxes, groups, static_shapes)
+            scores, best = torch.where(keep, scores, -1).topk(min(count, limit), dim=1)
+            selected = scores > 0
         return {
             "boxes": torch.where(selected[..., None], take(boxes, best), 0),
             "scores": scores * selected,
@@ -219,8 +230,13 @@ class BoxHead(nn.Module):
             "valid": selected,
         }
 
-    def suppress(self, boxes: Tensor, labels: Tensor, static_shapes: bool = False) -> Tensor:
-        """Which boxes stay: B N 4, best first, and labels B N -> B N bool. What exports the model
-        gives it another form.
+    @property
+    def removed_iou(self) -> float:
+        """The IoU of boxes beyond which `suppress` removes the worse one."""
+        return SAME_BOX if self.suppression.of_masks else self.nms_iou
+
+    def suppress(self, boxes: Tensor, groups: Tensor, static_shapes: bool = False) -> Tensor:
+        """Which boxes stay: B N 4, best first, and groups B N of 1..K -> B N bool. What exports the
+        model gives it another form.
         """
-        return batched_nms(boxes, self.nms_iou, groups=labels, static_shapes=static_shapes)
+        return batched_nms(boxes, self.removed_iou, groups=groups, static_shapes=static_shapes)

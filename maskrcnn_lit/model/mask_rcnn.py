@@ -22,6 +22,7 @@ from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 from maskrcnn_lit.model.matching import take
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
+from maskrcnn_lit.model.suppression import BOX_NMS, Suppression, suppress_masks
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
 MAX_POINTS = 32  # maximum sampling_ratio of RoIAlign
@@ -36,7 +37,7 @@ class Output(NamedTuple):
     counts: dict[str, Tensor]  # the size of the sample of each loss; for 0 the loss is 0
     detections: (
         dict[str, Tensor] | None
-    )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D
+    )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D, perhaps exclusive B D
     box_labels: (
         Tensor | None
     )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
@@ -57,6 +58,7 @@ class MaskRCNN(nn.Module):
         mask_head: boxes -> masks.
         points: sampling_ratio of RoIAlign: samples per side of a bin (roi_align.py).
         aligned: whether RoIAlign shifts by half a pixel.
+        suppression: of detections in evaluation mode.
         weights: the initial weights of training (convert.py): a published name, a file, a run. The
             model only stores the name and does not load them. None or "none": random weights.
     """
@@ -77,6 +79,7 @@ class MaskRCNN(nn.Module):
         mask_head: MaskHead,
         points: int = 2,
         aligned: bool = False,
+        suppression: Suppression = BOX_NMS,
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +97,16 @@ class MaskRCNN(nn.Module):
             aligned,
             None if weights == "none" else weights,
         )
+        self.set_suppression(suppression)
         self.strides = levels(backbone)[1]  # of the levels that RoIAlign uses: p2..p5
+
+    def set_suppression(self, suppression: Suppression) -> None:
+        """Change the suppression of detections; no weight depends on it. Raises UserError for
+        values of the wrong kind.
+        """
+        self.suppression = suppression.checked()
+        # a class of the user may be the head: it need not know of it
+        self.box_head.suppression = self.suppression
 
     def forward(self, batch: Batch, static_shapes: bool = False) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
@@ -106,7 +118,7 @@ class MaskRCNN(nn.Module):
         """
         if not self.training and "boxes" not in batch:
             inferred = self.infer(batch["images"], batch["image_sizes"], static_shapes)
-            return Output({}, {}, inferred, None)
+            return Output({}, {}, self.marked(inferred), None)
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
@@ -126,7 +138,7 @@ class MaskRCNN(nn.Module):
 
         sizes = batch["image_sizes"]
         proposals, valid = self.proposals(prediction, anchors, sizes, static_shapes)
-        detections = self.detect(pyramid, proposals, valid, sizes, static_shapes)
+        detections = self.marked(self.detect(pyramid, proposals, valid, sizes, static_shapes))
         labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
         return Output(losses, counts, detections, labels, dropped)
 
@@ -302,7 +314,22 @@ class MaskRCNN(nn.Module):
             detections["labels"].flatten(),
         )
         detections["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
-        return detections
+        if not self.suppression.of_masks:
+            return detections
+        return suppress_masks(
+            detections,
+            self.suppression,
+            threshold=self.box_head.nms_iou,
+            least_score=self.box_head.score_threshold,
+            count=self.box_head.max_detections,
+            static_shapes=static_shapes,
+        )
+
+    def marked(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With `exclusive`, B D bool, where masks must not share a pixel: see postprocess.py."""
+        if not self.suppression.exclusive:
+            return detections
+        return detections | {"exclusive": detections["valid"]}
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The most likely class (0 = background) of each given box: B G 4 -> B G."""
@@ -325,6 +352,9 @@ def build_mask_rcnn(
     roi_align: Mapping[str, Any],
     box_head: Callable[..., BoxHead],
     mask_head: Callable[..., MaskHead],
+    nms: str = "box",
+    agnostic_nms: bool = False,
+    exclusive: bool = False,
     weights: str | None = None,
 ) -> MaskRCNN:
     """Build the model from the parts of conf/model/mask_rcnn.yaml: each part gets the sizes that
@@ -334,7 +364,8 @@ def build_mask_rcnn(
 
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
     need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
-    num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
+    num_classes. roi_align: points and aligned. nms, agnostic_nms, exclusive: see suppression.py.
+    weights: see MaskRCNN; nothing is loaded here.
     """
     parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
     for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
@@ -362,5 +393,6 @@ def build_mask_rcnn(
         box_head=box_head(channels=width, num_classes=num_classes),
         mask_head=mask_head(channels=width, num_classes=num_classes),
         **roi_align,
+        suppression=Suppression(nms, agnostic_nms, exclusive),
         weights=weights,
     )

@@ -7,9 +7,11 @@ Letters: B images, D detections, m mask side (28), H W the original image.
 from typing import Any
 
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.coco.rasterize import inverted
 from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 
@@ -17,6 +19,9 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
     """One dict per image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
     pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Sorted
     by descending score.
+
+    Of detections that are marked `exclusive` (B D bool), a pixel belongs to the one with the
+    highest score; one that loses all of its pixels is left out.
 
     Everything is copied to the host at once, including masks: separate copies would stall a GPU
     about sixty times per image. Memory never grows as detections x image area.
@@ -28,16 +33,34 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
         valid = filled["valid"][i]
         height, width = sizes[i].tolist()
         boxes = original_boxes(filled["boxes"][i][valid], scales[i], height, width)
-        images.append(
-            {
-                "image_id": image_id,
-                "boxes": boxes.numpy(),
-                "scores": filled["scores"][i][valid].numpy(),
-                "labels": filled["labels"][i][valid].numpy(),
-                "masks": masks_to_rle(filled["masks"][i][valid], boxes, height, width),
-            }
-        )
+        image = {
+            "image_id": image_id,
+            "boxes": boxes.numpy(),
+            "scores": filled["scores"][i][valid].numpy(),
+            "labels": filled["labels"][i][valid].numpy(),
+            "masks": masks_to_rle(filled["masks"][i][valid], boxes, height, width),
+        }
+        exclusive = "exclusive" in filled and bool(filled["exclusive"][i].any())
+        images.append(without_overlap(image) if exclusive else image)
     return images
+
+
+def without_overlap(image: dict[str, Any]) -> dict[str, Any]:
+    """Detections of an image, as `to_original` gives them, of which each pixel belongs to one: that
+    of the highest score. One whose mask had pixels and has none left is gone.
+    """
+    masks, kept = [], []
+    free: dict[str, Any] | None = None  # pixels of no better detection
+    for n, mask in enumerate(image["masks"]):
+        own = mask if free is None else coco_mask.merge([mask, free], intersect=True)
+        if not coco_mask.area(own) and coco_mask.area(mask):
+            continue
+        masks.append(own)
+        kept.append(n)
+        others = inverted(mask)
+        free = others if free is None else coco_mask.merge([free, others], intersect=True)
+    fields = {key: image[key][kept] for key in ("boxes", "scores", "labels")}
+    return image | fields | {"masks": masks}
 
 
 def original_boxes(boxes: Tensor, scale: Tensor, height: int, width: int) -> Tensor:

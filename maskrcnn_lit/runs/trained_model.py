@@ -17,6 +17,7 @@ from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.data.coco.categories import UNUSED, Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.best_suppression import read_suppression
 from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.model.backbone import Backbone
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -29,6 +30,7 @@ from maskrcnn_lit.model.pretrained.published import (
     coco_categories,
     published_backbone,
 )
+from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.storage.download import fetch, file_digest
 from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
@@ -101,6 +103,39 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
         return pretrained
     config = checked(pretrained.config, where=str(source), trust=trust)
     return pretrained._replace(config=config)
+
+
+def set_suppression(
+    trained: DictConfig, run: str | Path, wanted: Mapping[str, Any], checkpoint: str = "best"
+) -> None:
+    """Set nms, agnostic_nms and exclusive of a run's model, in place; null in `wanted` is what the
+    run has, and nms "best" all three as `evaluate nms=all` stored them.
+
+    Raises: UserError: a value of the wrong kind, or none is stored.
+    """
+    values = {name: value for name, value in wanted.items() if value is not None}
+    if values.get("nms") == "best":
+        stored = read_suppression(run, checkpoint)
+        values = stored | values | {"nms": stored["nms"]}
+    for name, value in values.items():  # a run of an earlier version does not have them
+        OmegaConf.update(trained, f"model.{name}", value, force_add=True)
+    suppression_of(trained).checked()
+
+
+def check_exported_suppression(wanted: Mapping[str, Any]) -> None:
+    """Raise UserError if the suppression of an exported file is to change: it is in its graph."""
+    for name, value in wanted.items():
+        if value is not None:
+            raise UserError(
+                f"model.{name}={value} cannot change an exported file, whose graph has its "
+                f"suppression inside: give the run, or export it with model.{name}={value}"
+            )
+
+
+def suppression_of(trained: DictConfig) -> Suppression:
+    """The suppression in a run's config; that of earlier versions is the default."""
+    given = {name: OmegaConf.select(trained, f"model.{name}") for name in Suppression._fields}
+    return Suppression(**{name: value for name, value in given.items() if value is not None})
 
 
 def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:

@@ -183,3 +183,14 @@ def test_a_compiled_run_has_few_shapes_of_batches(options: list[str], lengths: i
 
 def test_without_a_trainer_there_are_the_shapes_of_a_run_that_is_not_compiled():
     assert compose("data stats", ["data=coco2017"]).data.lengths == 3
+
+
+def test_shapes_of_each_overlap_have_a_folder_of_their_own():
+    for words, folder in (
+        ([], "data/shapes"),
+        (["data.overlap=0.5"], "data/shapes_overlap_0.5"),
+        (["data.overlap=0.5", "data.root=mine"], "mine"),
+    ):
+        data = compose("train", ["data=shapes", *words]).data
+        assert (data.root, data.prepare.root) == (folder, folder)
+        assert data.prepare.overlap == data.overlap

@@ -13,6 +13,7 @@ from maskrcnn_lit.config.compose import compose, describe, show
 from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.config.schema import (
     OF_EXPORT,
+    OF_RUN,
     OPTIONS,
     Rule,
     applies,
@@ -82,7 +83,11 @@ def test_every_row_is_of_an_option(known):
 
 def test_every_value_of_ours_is_allowed(known):
     for name, values in known.items():
-        rules = [rule for rule in (rule_of(name), OF_EXPORT.get(name)) if rule is not None]
+        rules = [
+            rule
+            for rule in (rule_of(name), OF_EXPORT.get(name), OF_RUN.get(name))
+            if rule is not None
+        ]
         for value in values if rules else ():
             faults = [fault_of(name, value, rule) for rule in rules]
             assert None in faults, faults

@@ -19,6 +19,7 @@ from maskrcnn_lit.export.graph import (
 from maskrcnn_lit.model.boxes import batched_nms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
+from maskrcnn_lit.model.suppression import KINDS, Suppression
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 96, 160
@@ -49,6 +50,15 @@ def assert_same(graph: Graph, model: MaskRCNN) -> None:
 @pytest.mark.parametrize("points", [1, 2])
 def test_both_graphs_equal_the_model(aligned: bool, points: int):
     model = lively(roi_align={"points": points, "aligned": aligned}, head_norm="batch")
+    assert_same(plain_graph(model), model)
+    assert_same(operator_graph(model), model)
+
+
+@pytest.mark.parametrize("nms", KINDS)
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_every_suppression_is_in_both_graphs(nms: str, agnostic: bool):
+    model = lively()
+    model.set_suppression(Suppression(nms, agnostic))
     assert_same(plain_graph(model), model)
     assert_same(operator_graph(model), model)
 

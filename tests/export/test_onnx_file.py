@@ -1,10 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
-from exported import METADATA
+import torch
+from exported import METADATA, assert_same, batch_of, lively
 
 from maskrcnn_lit.export.metadata import KEY
+from maskrcnn_lit.export.onnx_file import write_onnx
+from maskrcnn_lit.export.runtime import open_exported
+from maskrcnn_lit.model.suppression import Suppression
 
 pytest_plugins = ("exported",)
 
@@ -37,3 +42,20 @@ def test_shapes_are_fixed_and_the_metadata_is_inside(exported_files: dict[str, P
         "valid": [1, 100],
     }
     assert {p.key: p.value for p in content.metadata_props} == {KEY: METADATA.to_json()}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("nms", ["mask", "soft"])  # of masks, and of lowered scores
+def test_other_kinds_of_suppression_are_in_the_file(nms: str, tmp_path: Path):
+    model = lively()
+    model.set_suppression(Suppression(nms, exclusive=True))
+    file = tmp_path / "model.onnx"
+    write_onnx(model, file, replace(METADATA, exclusive=True))
+    content = onnx.load(str(file))
+    assert {node.domain for node in content.graph.node} == {""}
+    assert not {"Loop", "If", "SequenceAt", "Scan"} & {node.op_type for node in content.graph.node}
+    batch = batch_of([(64, 90)])
+    found = open_exported(file)(batch).detections or {}
+    assert torch.equal(found["exclusive"], found["valid"])
+    with torch.no_grad():
+        assert_same(found, model.infer(batch["images"], batch["image_sizes"], True))

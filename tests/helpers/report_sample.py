@@ -66,6 +66,19 @@ def analysis(names: tuple[str, ...] = NAMES) -> dict[str, Any]:
             {"slice": "0.4 and more", "objects": 0, "ap": None, "ap50": None, "recall": None},
             {"slice": "crowded images", "objects": 9, "ap": 0.43, "ap50": 0.59, "recall": 0.667},
         ],
+        "hidden": {
+            "source": "both",
+            "slices": [
+                {"slice": "0 to 0.1", "objects": 14, "ap": 0.7, "ap50": 0.8, "recall": 0.9},
+                {"slice": "0.1 to 0.4", "objects": 6, "ap": 0.5, "ap50": 0.6, "recall": 0.7},
+                {"slice": "0.4 to 0.6", "objects": 0, "ap": None, "ap50": None, "recall": None},
+                {"slice": "0.6 to 0.85", "objects": 0, "ap": None, "ap50": None, "recall": None},
+                {"slice": "0.85 and more", "objects": 0, "ap": None, "ap50": None, "recall": None},
+            ],
+            "occluded": {"objects": 5, "recall": 0.4},
+            "separated": {"objects": 1, "recall": 1.0},
+            **{"merged": 2, "split": 1, "count_error": 1.25, "count_bias": -0.75},
+        },
         **{"box_ap": 0.5625, "mask_ap": 0.53125, "boundary_ap": 0.425},
         "calibration": {
             "bins": [

@@ -77,3 +77,47 @@ def test_an_image_without_detections():
     }
     for image in to_original(empty, sizes):
         assert image["boxes"].shape == (0, 4) and image["masks"] == [] and len(image["scores"]) == 0
+
+
+def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
+    torch.manual_seed(0)
+    given = {
+        "boxes": torch.tensor([[[2.0, 2, 30, 30], [10, 10, 40, 40], [5, 5, 25, 25], [0, 0, 9, 9]]]),
+        "scores": torch.tensor([[0.9, 0.8, 0.7, 0.6]]),
+        "labels": torch.tensor([[1, 2, 1, 2]]),
+        "masks": torch.ones(1, 4, 28, 28),
+        "valid": torch.ones(1, 4, dtype=torch.bool),
+    }
+    batch = {
+        "image_ids": torch.tensor([7]),
+        "scales": torch.ones(1, 2),
+        "original_sizes": torch.tensor([[50, 45]]),
+    }
+    plain = to_original(given, batch)[0]
+    found = to_original(given | {"exclusive": given["valid"]}, batch)[0]
+    masks = pycocotools.mask.decode(plain["masks"]).astype(bool)
+    assert masks.sum(2).max() > 1
+    expected = [masks[..., 0], masks[..., 1] & ~masks[..., 0], masks[..., 3] & ~masks[..., 0]]
+    # the third lies in the first: no pixel is left of it
+    assert found["scores"].tolist() == pytest.approx([0.9, 0.8, 0.6])
+    assert found["labels"].tolist() == [1, 2, 2] and len(found["boxes"]) == 3
+    np.testing.assert_array_equal(
+        pycocotools.mask.decode(found["masks"]).astype(bool), np.stack(expected, 2)
+    )
+
+
+def test_exclusive_masks_of_an_image_without_detections():
+    empty = {
+        "boxes": torch.zeros(1, 2, 4),
+        "scores": torch.zeros(1, 2),
+        "labels": torch.zeros(1, 2, dtype=torch.int64),
+        "masks": torch.zeros(1, 2, 28, 28),
+        "valid": torch.zeros(1, 2, dtype=torch.bool),
+        "exclusive": torch.zeros(1, 2, dtype=torch.bool),
+    }
+    batch = {
+        "image_ids": torch.tensor([7]),
+        "scales": torch.ones(1, 2),
+        "original_sizes": torch.tensor([[50, 45]]),
+    }
+    assert to_original(empty, batch)[0]["masks"] == []

@@ -40,6 +40,12 @@ REMARKS = (IGNORED, NO_OBJECTS, NO_JSON, SUPER)
 
 BROKEN_VOID = "broken void region"  # a fault of an image
 
+# The mask of an object with its hidden pixels, and the number of its pixels. (KINS calls the mask
+# a_segm; COCOA and D2SA have it in "segmentation".)
+AMODAL, AMODAL_AREA = "amodal_segmentation", "amodal_area"
+
+BROKEN_AMODAL = "broken amodal mask"  # a change
+
 _LAST = -(2**62)  # text category ids get numbers from here until labels are assigned
 
 _FARTHEST = 1e7  # px: limit for the sides of a box
@@ -81,6 +87,7 @@ class Columns:
         self.entries = array("q")  # positions in the json's list
         self.doubtful = array("b")  # whether the mask may have no pixel in the box
         self.areas, self.boxes = array("d"), array("d")  # boxes: x y w h
+        self.amodal_areas = array("d")  # pixels with the hidden ones; 0: not known
         self.part_ends, self.coordinate_ends, self.coordinates = array("q"), array("q"), array("d")
         self.run_ends, self.runs = array("q"), array("I")
         self.category_texts: dict[int, str] = {}  # text ids of `labels`, until `label_annotations`
@@ -135,6 +142,7 @@ class _Reader:
             box = self._box(entry, outline, image)
             _check_scale(box, outline, image)
             crowd, area = self._crowd(entry), self._area(entry, outline, box, image)
+            amodal_area = self._amodal_area(entry, image)
         except BadEntryError as bad:
             del self._notes[first_note:]
             self.faults.append(Fault(bad.args[0], name, number, bad.args[1], category))
@@ -148,6 +156,7 @@ class _Reader:
         columns.crowd.append(crowd)
         columns.doubtful.append(not outline.missing and not _surely_inside(outline, box, image))
         columns.areas.append(area)
+        columns.amodal_areas.append(amodal_area)
         columns.boxes.extend(box)
         for part in outline.parts:
             columns.coordinates.extend(part)
@@ -228,6 +237,20 @@ class _Reader:
         which = "box" if outline.missing else "mask"
         self._note("impossible area", f"area {shown(given)}; the {which}'s area, {own:g}, is used")
         return own
+
+    def _amodal_area(self, entry: dict[str, Any], image: ImageEntry) -> float:
+        """The pixels of the whole object, hidden ones included; 0: the json does not have it."""
+        if AMODAL not in entry:
+            area = finite(entry.get(AMODAL_AREA))
+            return area if area is not None and area > 0 else 0.0
+        first_note = len(self._notes)
+        try:
+            outline = self._outline(entry[AMODAL], image)
+            return 0.0 if outline.missing else _pixels(outline, image)
+        except BadEntryError as bad:
+            del self._notes[first_note:]
+            self._note(BROKEN_AMODAL, f"{bad.args[0]} ({bad.args[1]}): it is not used")
+            return 0.0
 
     def _box(self, entry: dict[str, Any], outline: _Outline, image: ImageEntry) -> list[float]:
         """x y w h, as in the json unless it reaches far beyond the image."""

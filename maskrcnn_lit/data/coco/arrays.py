@@ -39,7 +39,7 @@ Ints = NDArray[np.int64]
 
 Floats = NDArray[np.float64]
 
-FORMAT = 5  # version of the arrays; part of the folder name
+FORMAT = 6  # version of the arrays; part of the folder name
 
 
 BLOCK = 2**20  # bytes that share a CRC-32
@@ -86,6 +86,7 @@ class Arrays:
     labels: Ints  # N, 1..K
     crowd: NDArray[np.bool_]  # N
     areas: Floats  # N
+    amodal_areas: Floats  # N: pixels with the hidden ones; 0: not known
     boxes: Floats  # N 4: x y w h as in the json
     order: Ints  # N: position in the json's list
     doubtful: NDArray[np.bool_]  # N: whether the mask may have no pixel in the box
@@ -181,6 +182,7 @@ def pack(instances: Instances) -> Arrays:
         labels=labels[by],
         crowd=_column(columns.crowd, np.int8)[by].astype(bool),
         areas=areas[by],
+        amodal_areas=_column(columns.amodal_areas, np.float64)[by],
         boxes=boxes[by],
         order=_column(columns.entries, np.int64)[by],
         doubtful=doubtful_masks(columns)[by],

@@ -163,7 +163,10 @@ def _of_labels(packed: Packed, labels: Ints) -> Any:
     new = labels[arrays.labels[:]]
     left = new > 0
     before = np.concatenate([[0], np.cumsum(left)])
-    columns = ("ids", "crowd", "areas", "boxes", "order", "doubtful", "part_spans", "run_spans")
+    columns = (
+        *("ids", "crowd", "areas", "amodal_areas", "boxes"),
+        *("order", "doubtful", "part_spans", "run_spans"),
+    )
     return replace(
         arrays,
         labels=new[left],

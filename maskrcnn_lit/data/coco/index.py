@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.data.coco.annotations import AMODAL_AREA
 from maskrcnn_lit.data.coco.arrays import Floats, Ints, Names, Packed, has_mask, open_json
 from maskrcnn_lit.data.coco.categories import Category, match_categories
 from maskrcnn_lit.data.coco.classes import ClassChoice, choose_classes
@@ -261,7 +262,8 @@ class AnnotationIndex:
     def coco_ground_truth(self) -> dict[str, Any]:
         """A COCO instances dict of these images: original ids, boxes, areas and shapes, annotations
         in the original order, `listed_categories`. An image may have "ignore", the RLE of its void
-        region; the segmentation of a box without a mask is [].
+        region; the segmentation of a box without a mask is []. An annotation has "amodal_area",
+        the pixels of the whole object, where the json has its amodal mask.
         """
         images = [
             {"id": int(self.image_ids[i]), "file_name": self.file_names[i], "height": h, "width": w}
@@ -302,6 +304,7 @@ class AnnotationIndex:
         if isinstance(shape, dict):
             shape = {**shape, "counts": shape["counts"].decode()}
         arrays = self.packed.arrays
+        whole = float(arrays.amodal_areas[n])
         return {
             "id": int(arrays.ids[n]),
             "image_id": int(self.image_ids[i]),
@@ -312,7 +315,7 @@ class AnnotationIndex:
             "segmentation": shape
             if isinstance(shape, dict)
             else [part.ravel().tolist() for part in shape],
-        }
+        } | ({AMODAL_AREA: whole} if whole else {})
 
 
 def read_index(

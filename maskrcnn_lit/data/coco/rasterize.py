@@ -230,3 +230,12 @@ def expand_counts(counts: bytes) -> NDArray[np.int64]:
 def compress_runs(runs: NDArray[np.uint32], size: tuple[int, int]) -> dict[str, Any]:
     """The compressed RLE, {"size": [h, w], "counts": bytes}, of run lengths."""
     return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+
+
+def inverted(mask: dict[str, Any]) -> dict[str, Any]:
+    """The pixels that a compressed RLE, with counts as bytes or text, does not have."""
+    counts = mask["counts"]
+    runs = expand_counts(counts if isinstance(counts, bytes) else counts.encode())
+    runs = runs[1:] if not runs[0] else np.r_[0, runs]
+    height, width = mask["size"]
+    return compress_runs(runs.astype(np.uint32), (int(height), int(width)))

@@ -37,6 +37,11 @@ def _polygons_or_rle(mask: np.ndarray) -> Any:
     loops = outlines(mask)
     if all(signed_area(loop) > 0 for loop in loops):
         return [[number for corner in loop for number in corner] for loop in loops]
+    return compressed(mask)
+
+
+def compressed(mask: np.ndarray) -> dict[str, Any]:
+    """Compressed COCO RLE of an H W bool mask, with counts as text."""
     encoded = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode()}
 

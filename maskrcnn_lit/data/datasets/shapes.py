@@ -14,19 +14,24 @@ these pixels from the segmentations: polygons run along pixel edges, one for eac
 a mask with a hole, which COCO's polygons cannot express, is compressed RLE; a crowd region is
 uncompressed RLE, as in COCO. Box and area are those of the mask.
 
-Every picture depends on (seed, split, position, size) and Pillow's version alone: the first 100
-pictures of 100 and of 400 are the same.
+With an overlap (shape_pairs.py), the shapes come in pairs in which the upper hides this share of
+the lower, and an annotation has the mask of the whole shape, too: `amodal_segmentation`.
+
+Every picture depends on (seed, split, position, size, overlap) and Pillow's version alone: the
+first 100 pictures of 100 and of 400 are the same.
 """
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from maskrcnn_lit.data.datasets.shape_annotation import annotate
+from maskrcnn_lit.data.coco.annotations import AMODAL
+from maskrcnn_lit.data.datasets.shape_annotation import annotate, compressed
 from maskrcnn_lit.data.datasets.shape_drawing import (
     OUTLINES,
     STEPS,
@@ -38,12 +43,15 @@ from maskrcnn_lit.data.datasets.shape_drawing import (
     paint,
     stamp,
 )
+from maskrcnn_lit.data.datasets.shape_pairs import draw_pairs
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_folder
 
 NAMES = tuple(OUTLINES)
 
 FIRST_IMAGE_ID = {"train": 1, "val": 1_000_001}
+
+MOST_OVERLAP = 0.9
 
 VERSION = 2  # of the pictures: raise it with every change of a pixel or an annotation
 
@@ -61,6 +69,7 @@ class Instance(NamedTuple):
     mask: np.ndarray  # size size bool: the visible part
     whole: int  # pixels before occlusion
     crowd: bool
+    amodal: np.ndarray | None = None  # size size bool: the part that others hide included
 
 
 class Scene(NamedTuple):
@@ -71,17 +80,25 @@ class Scene(NamedTuple):
 
 
 def write_shapes(
-    *, root: str | Path, train_images: int, val_images: int, size: int, seed: int
+    *,
+    root: str | Path,
+    train_images: int,
+    val_images: int,
+    size: int,
+    seed: int,
+    overlap: float | None = None,
 ) -> None:
-    """Draw the set into `root`, unless `root` has a set of the same size and seed with at least as
-    many pictures.
+    """Draw the set into `root`, unless `root` has a set of the same size, seed and overlap with at
+    least as many pictures.
+
+    overlap: in 0..0.9, see shape_pairs.py; None: shapes at random places.
 
     A new set is drawn into a temporary folder and replaces an old one when it is complete, so
     readers see a complete set or none, even after a killed run. Raises UserError if `root` has
     other files.
     """
     root = Path(root)
-    wanted = {
+    wanted: dict[str, Any] = {
         "version": VERSION,
         "size": size,
         "seed": seed,
@@ -89,6 +106,9 @@ def write_shapes(
         "val_images": val_images,
     }
     _check(wanted)
+    if overlap is not None:
+        _check_overlap(overlap)
+        wanted["overlap"] = float(overlap)
     present = _present(root)
     if _serves(present, wanted):
         return
@@ -121,7 +141,7 @@ def write_shapes(
         ) from error
 
 
-def _check(wanted: dict[str, int]) -> None:
+def _check(wanted: dict[str, Any]) -> None:
     for key, least in (("train_images", 1), ("val_images", 1), ("size", 64), ("seed", 0)):
         if not isinstance(wanted[key], int) or wanted[key] < least:
             name = f"data.{key}" if key.endswith("images") else f"data.prepare.{key}"
@@ -131,7 +151,17 @@ def _check(wanted: dict[str, int]) -> None:
             )
 
 
-def _present(root: Path) -> dict[str, int] | None:
+def _check_overlap(overlap: Any) -> None:
+    number = isinstance(overlap, (int, float)) and not isinstance(overlap, bool)
+    if not number or not 0 <= overlap <= MOST_OVERLAP:  # NaN, too
+        raise UserError(
+            f"data.overlap={overlap} must be a number from 0 (shapes that touch) to "
+            f"{MOST_OVERLAP}, the share of the lower shape of a pair that is hidden: use for "
+            "example data.overlap=0.5, or null"
+        )
+
+
+def _present(root: Path) -> dict[str, Any] | None:
     """The parameters of the set in `root`; None without a set."""
     try:
         return dict(json.loads((root / _MARKER).read_text()))
@@ -139,7 +169,7 @@ def _present(root: Path) -> dict[str, int] | None:
         return None
 
 
-def _serves(present: dict[str, int] | None, wanted: dict[str, int]) -> bool:
+def _serves(present: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     return (
         present is not None
         and _same_pictures(present, wanted)
@@ -147,8 +177,9 @@ def _serves(present: dict[str, int] | None, wanted: dict[str, int]) -> bool:
     )
 
 
-def _same_pictures(present: dict[str, int], wanted: dict[str, int]) -> bool:
-    return all(present.get(key) == wanted[key] for key in ("version", "size", "seed"))
+def _same_pictures(present: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    keys = ("version", "size", "seed", "overlap")
+    return all(present.get(key) == wanted.get(key) for key in keys)
 
 
 def _strange(root: Path, drawn_here: bool) -> str | None:
@@ -161,7 +192,7 @@ def _strange(root: Path, drawn_here: bool) -> str | None:
     return next((repr(path.name) for path in sorted(root.iterdir()) if path.name not in ours), None)
 
 
-def _replace(root: Path, wanted: dict[str, int]) -> None:
+def _replace(root: Path, wanted: dict[str, Any]) -> None:
     # not flushed to the disk: that takes longer than drawing
     with atomic_folder(root, replace=True, durable=False) as new:
         for split in FIRST_IMAGE_ID:
@@ -169,15 +200,16 @@ def _replace(root: Path, wanted: dict[str, int]) -> None:
         (new / _MARKER).write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def _write_split(root: Path, split: str, wanted: dict[str, int]) -> None:
+def _write_split(root: Path, split: str, wanted: dict[str, Any]) -> None:
     folder = root / split
     folder.mkdir(parents=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    size = wanted["size"]
+    size, overlap = wanted["size"], wanted.get("overlap")
     for position in range(wanted[f"{split}_images"]):
         image_id = FIRST_IMAGE_ID[split] + position
-        scene = draw_scene(Dice(wanted["seed"], FIRST_IMAGE_ID[split], position), size)
+        dice = Dice(wanted["seed"], FIRST_IMAGE_ID[split], position)
+        scene = draw_scene(dice, size) if overlap is None else draw_overlapping(dice, size, overlap)
         name = f"{position:06d}.png"
         Image.fromarray(scene.picture.astype(np.uint8)).save(folder / name, compress_level=1)
         images.append({"id": image_id, "file_name": name, "height": size, "width": size})
@@ -187,12 +219,14 @@ def _write_split(root: Path, split: str, wanted: dict[str, int]) -> None:
                 "image_id": image_id,
                 "category_id": NAMES.index(instance.name) + 1,
                 **annotate(instance.mask, instance.crowd),
+                **({} if instance.amodal is None else {AMODAL: compressed(instance.amodal)}),
             }
             for number, instance in enumerate(scene.instances)
         ]
     content = {
         "info": {
             "description": f"synthetic shapes, {split}, version {VERSION}, seed {wanted['seed']}"
+            + ("" if overlap is None else f", overlap {overlap:g}")
         },
         "licenses": [],
         "images": images,
@@ -226,6 +260,25 @@ def draw_scene(dice: Dice, size: int) -> Scene:
         most = 2
     for _ in range(dice.number(min(2, most), most)):
         _add_shape(scene, dice, size, dice.pick(NAMES), dice.number(8 * pixel, 31 * pixel))
+    return scene
+
+
+def draw_overlapping(dice: Dice, size: int, overlap: float) -> Scene:
+    """A picture of `size` x `size` pixels: background, and one to three pairs of shapes of which
+    the upper hides the share `overlap` of the lower (shape_pairs.py).
+    """
+    scene = Scene(background(dice, size), [])
+    for name, stamps in draw_pairs(dice, size, overlap):
+        below, above = (shape.mask_of(size) for shape in stamps)
+        color: Color | None = None
+        for shape, mask, visible in zip(
+            stamps, (below, above), (below & ~above, above), strict=True
+        ):
+            color = _contrasting(scene.picture, shape, dice, color)
+            paint(scene.picture, shape, dice, color)
+            scene.instances.append(
+                Instance(name, visible, int(mask.sum()), crowd=False, amodal=mask)
+            )
     return scene
 
 
@@ -273,12 +326,19 @@ def _add_crowd(scene: Scene, dice: Dice, size: int) -> None:
     scene.instances.append(Instance(name, region, int(region.sum()), crowd=True))
 
 
-def _contrasting(picture: np.ndarray, shape: Stamp, dice: Dice) -> Color:
-    """A random color that contrasts with the pixels under the shape."""
+def _contrasting(
+    picture: np.ndarray, shape: Stamp, dice: Dice, other: Color | None = None
+) -> Color:
+    """A random color that contrasts with the pixels under the shape, and with `other`."""
     under = picture[shape.part][shape.cover > 0]
     mean = (under.sum(0) // len(under)).tolist()
+    choices = [color for color in VIVID if other is None or _distance(color, other) > 200]
     for _ in range(8):
-        color = dice.pick(VIVID)
-        if sum(abs(a - b) for a, b in zip(color, mean, strict=True)) > 200:
+        color = dice.pick(choices)
+        if _distance(color, mean) > 200:
             break
     return color
+
+
+def _distance(first: Sequence[int], second: Sequence[int]) -> int:
+    return sum(abs(a - b) for a, b in zip(first, second, strict=True))

@@ -22,6 +22,8 @@
                   AP50, 0..1, from fixing each kind
     occlusion     [{"slice", "objects", "ap", "ap50", "recall"}], with the slices "0 to 0.1",
                   "0.1 to 0.4", "0.4 and more", "crowded images"
+    hidden        {"source", "slices", "occluded", "separated", "merged", "split", "count_error",
+                  "count_bias"}, see hidden_objects.py
     box_ap, mask_ap, boundary_ap
                   numbers or None
     calibration   {"bins": [{"from", "to", "score", "precision", "count"}], "error"}: ten bins;
@@ -46,6 +48,7 @@ from maskrcnn_lit.evaluation.analysis.average_precision import (
 from maskrcnn_lit.evaluation.analysis.calibration import calibration
 from maskrcnn_lit.evaluation.analysis.confusion import confusion_matrix
 from maskrcnn_lit.evaluation.analysis.curves import Curve, best_point, class_curve, thinned
+from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_objects
 from maskrcnn_lit.evaluation.analysis.occlusion import CROWDED_FROM, occlusion_slices
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Pairs, image_pairs, kind_of
 from maskrcnn_lit.evaluation.analysis.tide import error_shares
@@ -111,6 +114,7 @@ def analyze(
         },
         "errors": error_shares(pairs, len(names)),
         "occlusion": occlusion_slices(pairs, len(names), judged),
+        "hidden": hidden_objects(ground_truth, pairs, judged, thresholds),
         "box_ap": scores.metrics.get("val/box_ap"),
         "mask_ap": scores.metrics.get("val/mask_ap") if kind == "mask" else None,
         "boundary_ap": mean(boundary) if boundary is not None else None,

@@ -44,8 +44,8 @@ def occlusion_slices(pairs: Sequence[Pairs], classes: int, overall: Judged) -> l
     for name, (low, high) in SLICES.items():
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
         judged = judge(pairs, classes, counted=_look_up(within), ignored_reusable=True)
-        rows.append(_row(name, judged))
-    return [*rows, _row("crowded images", _crowded(pairs, classes, overall))]
+        rows.append(slice_row(name, judged))
+    return [*rows, slice_row("crowded images", _crowded(pairs, classes, overall))]
 
 
 def _corners(boxes: Floats) -> Floats:
@@ -74,7 +74,8 @@ def _crowded(pairs: Sequence[Pairs], classes: int, overall: Judged) -> Judged:
     )
 
 
-def _row(name: str, judged: Judged) -> dict[str, Any]:
+def slice_row(name: str, judged: Judged) -> dict[str, Any]:
+    """The numbers of a slice, of the objects that count in it."""
     ap, objects = average_precision(judged), int(judged.objects.sum())
     recall = float(judged.right[0].sum() / objects) if objects else None
     return {

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-from maskrcnn_lit.data.coco.rasterize import compress_runs, expand_counts
+from maskrcnn_lit.data.coco.rasterize import inverted
 from maskrcnn_lit.evaluation.coco.results import compressed_rle
 
 Rle = dict[str, Any]
@@ -37,7 +37,7 @@ class VoidRegion:
     def __init__(self, image: Mapping[str, Any]) -> None:
         self.image = image
         self._void = compressed_rle(image["ignore"], image)
-        self._rest = _inverted(self._void)
+        self._rest = inverted(self._void)
 
     def visible(self, masks: Sequence[Rle]) -> Visible:
         """`masks`: N compressed RLEs."""
@@ -74,16 +74,6 @@ def truth_mask(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> Rle:
         return compressed_rle(annotation["segmentation"], image)
     box = np.array([annotation["bbox"]], np.float64)
     return rle_tools.frPyObjects(box, image["height"], image["width"])[0]
-
-
-def _inverted(mask: Rle) -> Rle:
-    """The other pixels of an image."""
-    runs = expand_counts(
-        mask["counts"] if isinstance(mask["counts"], bytes) else mask["counts"].encode()
-    )
-    runs = runs[1:] if not runs[0] else np.r_[0, runs]
-    height, width = mask["size"]
-    return compress_runs(runs.astype(np.uint32), (int(height), int(width)))
 
 
 def _shares(parts: Sequence[Rle], wholes: Sequence[Rle]) -> NDArray[np.float64]:

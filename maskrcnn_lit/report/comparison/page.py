@@ -22,6 +22,7 @@ from maskrcnn_lit.report.comparison.tables import (
     command,
     cost_rows,
     failure_rows,
+    hidden_rows,
     markdown,
     score_rows,
     setting_rows,
@@ -37,6 +38,12 @@ REPRODUCE = (
 )
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
+
+HIDDEN_TEXT = (
+    "Recall at IoU 0.5 of objects by the share that others hide; of occluded objects (one part, a "
+    "tenth or more hidden) and of separated ones (several parts) at IoU 0.75 and score 0.3. "
+    "Merged: detections over several objects. Split: objects under several detections."
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ def build_markdown(report: Report) -> str:
             "\n".join(f"- {text}" for text in ranking_sentences(ranking, ranked.resampled))
         )
         lines += [markdown(*setting_rows(ranking)), markdown(*score_rows(ranking, report.numbers))]
+        if (hidden := hidden_rows(ranking, report.numbers))[1]:
+            lines.append(markdown(*hidden))
         lines.append("\n".join(f"- {text}" for text in differences(ranking, ranked.resampled)))
         lines += [f"![{name}](plots/{ranked.prefix}{name}.png)" for name in ranked.plots]
     lines += ["## Costs", markdown(*cost_rows(report.jobs))]
@@ -182,6 +191,13 @@ def _parts(report: Report, ranked: Ranked) -> Iterator[tuple[str, dict[str, Any]
         "jobs",
         {"title": "Jobs", "kind": "table", "text": "", "table": ("Every scored job", *rows)},
     )
+    hidden = hidden_rows(ranking, report.numbers)
+    if hidden[1]:
+        table = ("Recall by hidden share, merged and split objects", *hidden)
+        yield (
+            "hidden",
+            {"title": "Hidden objects", "kind": "table", "text": HIDDEN_TEXT, "table": table},
+        )
     for name, title, text, titles in _plotted(ap):
         if figures := _figures(plots, titles):
             yield name, {"title": title, "kind": "figures", "text": text, "figures": figures}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.config.overrides import assign
-from maskrcnn_lit.evaluation.titles import FREQUENCY_COLUMNS, metric_title
+from maskrcnn_lit.evaluation.titles import FREQUENCY_COLUMNS, HIDDEN, metric_title
 from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
     APS,
@@ -52,7 +52,8 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
         row["setting"] = (
             ranking.letters[ranking.settings.index(setting)] if ranking and setting else None
         )
-        for name in (*METRICS, *(OFFICIAL if official else ()), *frequency_aps(jobs)):
+        official_names = OFFICIAL if official else ()
+        for name in (*METRICS, *official_names, *frequency_aps(jobs), *hidden_metrics(jobs)):
             row[_plain(name)] = job.metric(name)
             if name in SHOWN_APS:
                 row |= _ends(f"{_plain(name)}_images", job.result.intervals.get(name))
@@ -76,6 +77,25 @@ def frequency_aps(jobs: Sequence[Job]) -> list[str]:
     """
     names = [f"{ap}{key.removeprefix('ap')}" for ap in APS for key in FREQUENCY_COLUMNS]
     return [name for name in names if any(job.metric(name) is not None for job in jobs)]
+
+
+def hidden_metrics(jobs: Sequence[Job]) -> list[str]:
+    """The metrics of hidden, merged and split objects that a job has."""
+    names = [f"val/{key}" for key in HIDDEN]
+    return [name for name in names if any(job.metric(name) is not None for job in jobs)]
+
+
+def hidden_rows(ranking: Ranking, numbers: Mapping[str, int]) -> tuple[list[str], Rows]:
+    """Head and rows: the metrics of hidden, merged and split objects of each scored job; no rows if
+    no job has them.
+    """
+    names = hidden_metrics(ranking.jobs)
+    rows = [
+        [str(numbers[job.name]), letter, *(number(job.metric(name)) for name in names)]
+        for letter, setting in zip(ranking.letters, ranking.settings, strict=True)
+        for job in setting.jobs
+    ]
+    return ["job", "setting", *map(metric_title, names)], rows if names else []
 
 
 def curve_rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:

@@ -69,6 +69,7 @@ def build_page(
         errors=sections.errors(analysis),
         crowded_from=analysis["crowded_from"],
         occlusion=sections.occlusion(analysis),
+        hidden=sections.hidden(analysis),
         calibration=sections.calibration(analysis),
         worst=sections.worst(worst),
         colors=sections.colors(),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskrcnn_lit.errors import plural
 from maskrcnn_lit.report.evaluation.plots import CONFUSED, WRITTEN
 from maskrcnn_lit.report.evaluation.sentences import ERRORS
 from maskrcnn_lit.report.evaluation.worst_images import COLORS, Picture
@@ -12,6 +13,28 @@ from maskrcnn_lit.report.theme import Analysis
 Plots = Mapping[str, tuple[bytes, bytes]]  # name -> light, dark PNG
 
 Rows = list[list[str]]
+
+ESTIMATE = (
+    "of the pixels in an object's box that are its own or another object's, the share of the "
+    "others', whichever lies in front"
+)
+
+# What the hidden shares come from -> a sentence.
+SOURCES = {
+    "amodal masks": "Hidden shares are those of the json's amodal masks.",
+    "visible masks": f"Hidden shares are estimated: {ESTIMATE}.",
+    "both": "Hidden shares are those of amodal masks; of objects without one, estimated: "
+    f"{ESTIMATE}.",
+    "boxes": "Hidden shares are estimated: the share of an object's box that other boxes cover.",
+}
+
+HIDDEN_TERMS = (
+    "Occluded: one part, and a tenth or more is hidden. Separated: several parts. Their recall "
+    "counts detections with a score of 0.3 or more at IoU 0.75. Merged: detections that cover more "
+    "than half of each of several objects of their class. Split: objects in which several "
+    "detections lie by more than half. These and the count error count detections that reach the "
+    "threshold of their class."
+)
 
 
 def confusion(analysis: Analysis) -> dict[str, Any]:
@@ -48,6 +71,32 @@ def occlusion(analysis: Analysis) -> tuple[list[str], Rows]:
         [entry["slice"], *(number(entry[key]) for key in keys)] for entry in analysis["occlusion"]
     ]
     return ["slice", *keys.values()], rows
+
+
+def hidden(analysis: Analysis) -> dict[str, Any]:
+    """slices, numbers: head and rows; about: what they mean."""
+    found = analysis["hidden"]
+    keys = {"objects": "objects", "ap": "AP", "ap50": "AP50", "recall": "recall"}
+    slices = [[entry["slice"], *(number(entry[key]) for key in keys)] for entry in found["slices"]]
+    rows = [
+        [
+            f"{name}: recall of {plural(found[name]['objects'], 'object')}",
+            number(found[name]["recall"]),
+        ]
+        for name in ("occluded", "separated")
+        if found[name] is not None
+    ]
+    rows += [
+        ["merged detections", number(found["merged"])],
+        ["split objects", number(found["split"])],
+        ["count error an image", number(found["count_error"])],
+        ["detections less objects an image", number(found["count_bias"])],
+    ]
+    return {
+        "slices": (["hidden share", *keys.values()], slices),
+        "numbers": (["", ""], rows),
+        "about": f"{SOURCES[found['source']]} {HIDDEN_TERMS}",
+    }
 
 
 def calibration(analysis: Analysis) -> dict[str, Any]:

@@ -200,6 +200,26 @@ def test_an_area_that_no_mask_can_have_is_that_of_the_mask():
         assert read_changed(square | {"area": area})[1] == []
 
 
+def test_the_pixels_of_a_whole_object_are_those_of_its_amodal_mask_or_as_given():
+    square = {"bbox": [10, 10, 20, 10], "segmentation": [[10, 10, 30, 10, 30, 20, 10, 20]]}
+    whole = {"amodal_segmentation": [[10, 10, 30, 10, 30, 25, 10, 25]]}
+    for more, pixels in (
+        (whole, 300.0),
+        (whole | {"amodal_area": 7}, 300.0),
+        ({"amodal_area": 450.5}, 450.5),
+        ({}, 0.0),
+        ({"amodal_area": 0}, 0.0),
+        ({"amodal_area": "wide"}, 0.0),
+        ({"amodal_segmentation": []}, 0.0),
+    ):
+        columns, told = read_changed(square | more)
+        assert columns.amodal_areas[0] == pixels
+        assert told == []
+    columns, told = read_changed(square | {"amodal_segmentation": {"size": [1, 1], "counts": "1"}})
+    assert set(columns.amodal_areas) == {0}
+    assert [fault.kind for fault in told] == ["broken amodal mask"]
+
+
 def test_numbers_in_quotes_are_numbers():
     columns, told = read_changed(
         {"image_id": "2", "category_id": "3", "bbox": ["1", 2, "3.5", 4], "area": "9.5", "id": "8"}

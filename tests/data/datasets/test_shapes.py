@@ -246,3 +246,60 @@ def test_impossible_numbers_are_refused(
     with pytest.raises(UserError, match=message):
         write_shapes(root=tmp_path / "shapes", **SMALL | wrong)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_set_with_an_overlap_has_visible_and_whole_masks(tmp_path: Path) -> None:
+    root = tmp_path / "pairs"
+    write_shapes(root=root, **SMALL | {"size": 128}, overlap=0.5)
+    train = COCO(root / "annotations" / "instances_train.json")
+    entries = list(train.anns.values())
+    hidden = []
+    for below, above in zip(entries[::2], entries[1::2], strict=True):
+        assert below["image_id"] == above["image_id"]
+        assert below["category_id"] == above["category_id"]
+        visible, whole = (
+            train.annToMask(below | {"segmentation": below[key]}).astype(bool)
+            for key in ("segmentation", "amodal_segmentation")
+        )
+        upper = train.annToMask(above).astype(bool)
+        np.testing.assert_array_equal(visible, whole & ~upper)
+        np.testing.assert_array_equal(
+            upper,
+            train.annToMask(above | {"segmentation": above["amodal_segmentation"]}).astype(bool),
+        )
+        hidden.append(1 - visible.sum() / whole.sum())
+    np.testing.assert_allclose(hidden, 0.5, atol=0.04)
+    index = read_index(
+        root / "annotations" / "instances_train.json", root / "train", on_bad="error"
+    )
+    truth = {entry["id"]: entry for entry in index.coco_ground_truth()["annotations"]}
+    for entry in entries:
+        whole = train.annToMask(entry | {"segmentation": entry["amodal_segmentation"]})
+        assert truth[entry["id"]]["amodal_area"] == whole.sum()
+
+
+def test_two_colors_of_a_pair_differ() -> None:
+    for position in range(30):
+        scene = shapes.draw_overlapping(Dice(0, 1, position), 128, 0.0)
+        for below, above in zip(scene.instances[::2], scene.instances[1::2], strict=True):
+            means = [scene.picture[one.mask].mean(0) for one in (below, above)]
+            assert np.abs(means[0] - means[1]).sum() > 40
+
+
+def test_a_set_of_another_overlap_is_drawn_again(tmp_path: Path) -> None:
+    root = tmp_path / "shapes"
+    drawn = []
+    for overlap in (None, 0.5, 0.25, None):
+        write_shapes(root=root, **SMALL, overlap=overlap)
+        drawn.append(files(root))
+        marker = json.loads(drawn[-1]["shapes.json"])
+        assert marker.get("overlap") == overlap
+    name = "annotations/instances_val.json"
+    assert b"overlap 0.5" in drawn[1][name] and b"overlap" not in drawn[0][name]
+    assert drawn[0] == drawn[3] and len({one["val/000000.png"] for one in drawn}) == 3
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 0.91, float("nan"), "half", True])
+def test_an_impossible_overlap_is_refused(tmp_path: Path, overlap: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.overlap=.* must be a number from 0 .* to 0\.9"):
+        write_shapes(root=tmp_path / "shapes", **SMALL, overlap=overlap)

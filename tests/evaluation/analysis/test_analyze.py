@@ -33,7 +33,7 @@ TOP = (
         "confusion",
         "errors",
     ),
-    *("occlusion", "box_ap", "mask_ap", "boundary_ap", "calibration", "worst"),
+    *("occlusion", "hidden", "box_ap", "mask_ap", "boundary_ap", "calibration", "worst"),
 )
 PER_CLASS = (
     *(

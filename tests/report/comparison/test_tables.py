@@ -12,6 +12,7 @@ from maskrcnn_lit.report.comparison.tables import (
     cost_rows,
     csv_text,
     failure_rows,
+    hidden_rows,
     markdown,
     score_rows,
     setting_rows,
@@ -34,6 +35,22 @@ def test_ap_by_frequency_stands_where_the_data_have_it():
     (line,) = csv.DictReader(io.StringIO(csv_text([lvis], [ranking])))
     assert float(line["mask_ap_rare"]) == 0.125 and "box_ap_rare" not in line
     assert "mask_ap_rare" not in csv_text([coco], rankings([coco]))
+
+
+def test_hidden_objects_stand_where_a_job_has_their_metrics():
+    metrics = {"val/recall_hidden_0": 0.875, "val/recall_separated": 0.5, "val/merged": 3.0}
+    with_them = job("a", "backbone=a", "seed=1", ap=0.2, seed=1, metrics=metrics)
+    without = job("b", "backbone=a", "seed=1", ap=0.2, seed=1)
+    for one in (with_them, without):
+        one.config["backbone"] = {"name": one.name}
+    (ranking,) = rankings([with_them])
+    head, rows = hidden_rows(ranking, {"a": 1})
+    assert head[2:] == ["recall, hidden 0 to 0.1", "recall, separated", "merged"]
+    assert [row[2:] for row in rows] == [["0.875", "0.500", "3.000"]]
+    (line,) = csv.DictReader(io.StringIO(csv_text([with_them], [ranking])))
+    assert float(line["recall_separated"]) == 0.5 and "split" not in line
+    (ranking,) = rankings([without])
+    assert hidden_rows(ranking, {"b": 1})[1] == []
 
 
 def jobs() -> list[Job]:

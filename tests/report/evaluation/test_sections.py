@@ -37,6 +37,21 @@ def test_the_other_tables_hold_the_numbers_of_the_analysis():
         [e["slice"], *(shown(e[k]) for k in ("objects", "ap", "ap50", "recall"))]
         for e in found["occlusion"]
     ]
+    _, *rows = page.tables["Objects by the share that is hidden"]
+    assert rows == [
+        [e["slice"], *(shown(e[k]) for k in ("objects", "ap", "ap50", "recall"))]
+        for e in found["hidden"]["slices"]
+    ]
+    _, *rows = page.tables["Hidden, merged and split objects"]
+    assert rows == [
+        ["occluded: recall of 5 objects", "0.400"],
+        ["separated: recall of 1 object", "1.000"],
+        ["merged detections", "2"],
+        ["split objects", "1"],
+        ["count error an image", "1.250"],
+        ["detections less objects an image", "-0.750"],
+    ]
+    assert "Hidden shares are those of amodal masks; of objects without one" in page.text
     _, *rows = page.tables["The same as counts; rows are the truth"]
     assert [row[1:] for row in rows] == [
         [shown(n) for n in row] for row in found["confusion"]["counts"]
