@@ -296,6 +296,7 @@ OPTIONS: dict[str, Rule] = {
     "model.mask_head.separable": FLAG,
     "model.mask_head.slots": replace(SAMPLE, null=True),
     "model.mask_head.width": WIDTH,
+    "model.mask_iou": FLAG,
     "model.mean": _listed(SHARE, 3, 3),
     "model.num_classes": _whole(1, 65_536),
     "model.roi_align.aligned": FLAG,

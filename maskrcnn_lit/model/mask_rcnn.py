@@ -19,6 +19,7 @@ from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
+from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
 from maskrcnn_lit.model.matching import take
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
@@ -32,7 +33,8 @@ class Output(NamedTuple):
 
     losses: dict[
         str, Tensor
-    ]  # rpn_objectness, rpn_box, class, box, mask: scalars, each a mean over a sample
+    ]  # rpn_objectness, rpn_box, class, box, mask, and those of optional parts: scalars, each a
+    # mean over a sample
     counts: dict[str, Tensor]  # the size of the sample of each loss; for 0 the loss is 0
     detections: (
         dict[str, Tensor] | None
@@ -59,6 +61,7 @@ class MaskRCNN(nn.Module):
         aligned: whether RoIAlign shifts by half a pixel.
         weights: the initial weights of training (convert.py): a published name, a file, a run. The
             model only stores the name and does not load them. None or "none": random weights.
+        mask_iou: scores masks (mask_iou.py); None: the score of a detection is its class score.
     """
 
     mean: Tensor
@@ -78,6 +81,7 @@ class MaskRCNN(nn.Module):
         points: int = 2,
         aligned: bool = False,
         weights: str | None = None,
+        mask_iou: MaskIoUHead | None = None,
     ) -> None:
         super().__init__()
         check_list(0, 1, 3, model__mean=mean)
@@ -89,6 +93,7 @@ class MaskRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
+        self.mask_iou = mask_iou
         self.points, self.aligned, self.weights = (
             points,
             aligned,
@@ -181,11 +186,8 @@ class MaskRCNN(nn.Module):
         positives without a mask slot.
         """
         rpn = self.rpn.losses(prediction, chosen)
-        box, mask, masked, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
-        counts = dict.fromkeys(rpn, chosen.valid.sum())
-        counts |= dict.fromkeys(box, regions.valid.sum())
-        counts |= dict.fromkeys(mask, masked)
-        return rpn | box | mask, counts, dropped
+        heads, counts, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
+        return rpn | heads, dict.fromkeys(rpn, chosen.valid.sum()) | counts, dropped
 
     def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
@@ -204,9 +206,9 @@ class MaskRCNN(nn.Module):
         regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """The losses of the box head and of the mask head on the sampled regions, the number of
-        masks in the mean, and the number of positives without a mask slot.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The losses of the heads on the sampled regions, the sample size of each, and the number
+        of positives without a mask slot.
         """
         every = self.regions(regions.boxes, self.box_head.pool)
         wanted = regions.positive
@@ -218,24 +220,47 @@ class MaskRCNN(nn.Module):
 
         logits, deltas = self.box_head(box_features)
         losses = self.box_head.losses(logits, deltas, regions, batch)
+        counts = dict.fromkeys(losses, regions.valid.sum())
 
-        mask_logits = self.mask_head(mask_features, regions.labels.flatten()[chosen])
+        positive = wanted.flatten()[chosen]
+        mask_losses, mask_counts = self.mask_losses(
+            mask_features, masked, chosen, positive, regions, batch
+        )
+        return losses | mask_losses, counts | mask_counts, wanted.sum() - positive.sum()
+
+    def mask_losses(
+        self,
+        features: Tensor,
+        masked: RoIs,
+        chosen: Tensor,
+        positive: Tensor,
+        regions: SampledRegions,
+        batch: Batch,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the mask head and its optional parts on the `masked` regions, and the
+        sample size of each. chosen: their indices into (B S). positive: which of them count.
+        """
+        labels = regions.labels.flatten()[chosen]
+        logits = self.mask_head(features, labels)
         instance = (
             regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
         )  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
-        positive = wanted.flatten()[chosen]
-        dropped = wanted.sum() - positive.sum()
         # A slot without an object has no loss, and its region may be much larger than its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
-        targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
-        if "void" not in batch:
-            mask_losses = self.mask_head.losses(mask_logits, targets, positive)
-            return losses, mask_losses, positive.sum(), dropped
-        targets, counted = without_void(targets, boxes, masked.image, batch["void"])
-        positive = positive & (counted > 0).any(dim=2).any(dim=1)
-        mask_losses = self.mask_head.losses(mask_logits, targets, positive, counted)
-        return losses, mask_losses, positive.sum(), dropped
+        targets, counted = mask_targets(boxes, masks, mask_boxes, instance, logits.shape[-1]), None
+        if "void" in batch:
+            targets, counted = without_void(targets, boxes, masked.image, batch["void"])
+            positive = positive & (counted > 0).any(dim=2).any(dim=1)
+        shares = () if counted is None else (counted,)
+        losses = self.mask_head.losses(logits, targets, positive, *shares)
+        counts = dict.fromkeys(losses, positive.sum())
+        if self.mask_iou is not None:
+            fits = mask_iou_targets(logits, targets, boxes, masks, mask_boxes, instance, counted)
+            ious = self.mask_iou(features, logits, labels)
+            own, size = self.mask_iou.losses(ious, fits, positive)
+            losses, counts = losses | own, counts | dict.fromkeys(own, size)
+        return losses, counts
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions with a mask loss, which are the positives (section 3): B S bool -> indices
@@ -296,13 +321,17 @@ class MaskRCNN(nn.Module):
                 1, int(detections["valid"].sum(dim=1).max())
             )  # masks of detected boxes only, not of empty slots
             detections = {key: value[:, :most] for key, value in detections.items()}
-        images, count = detections["labels"].shape
-        masks = self.mask_head(
-            self.pool(pyramid, detections["boxes"], self.mask_head.pool),
-            detections["labels"].flatten(),
-        )
-        detections["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
-        return detections
+        labels, shape = detections["labels"].flatten(), detections["labels"].shape
+        features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
+        masks = self.mask_head(features, labels)
+        detections["masks"] = masks.sigmoid().view(*shape, *masks.shape[1:])
+        if self.mask_iou is None:
+            return detections
+        ious = self.mask_iou(features, masks, labels).view(shape)
+        scores = self.mask_iou.scores(detections["scores"], ious)
+        ranked, order = torch.where(detections["valid"], scores, -1).topk(shape[1], dim=1)
+        detections = {key: take(value, order) for key, value in detections.items()}
+        return detections | {"scores": ranked.clamp(min=0)}
 
     def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """The most likely class (0 = background) of each given box: B G 4 -> B G."""
@@ -326,6 +355,7 @@ def build_mask_rcnn(
     box_head: Callable[..., BoxHead],
     mask_head: Callable[..., MaskHead],
     weights: str | None = None,
+    mask_iou: bool = False,
 ) -> MaskRCNN:
     """Build the model from the parts of conf/model/mask_rcnn.yaml: each part gets the sizes that
     other parts or the data determine.
@@ -335,7 +365,9 @@ def build_mask_rcnn(
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
     need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
     num_classes. roi_align: points and aligned. weights: see MaskRCNN; nothing is loaded here.
+    mask_iou: with a mask IoU head.
     """
+    check_flag(model__mask_iou=mask_iou)
     parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
     for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
         if not callable(part):
@@ -352,15 +384,20 @@ def build_mask_rcnn(
             f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} "
             "levels: give one size for each level"
         )
+    sizes = {"channels": width, "num_classes": num_classes}
+    proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
+    boxes, masks = box_head(**sizes), mask_head(**sizes)
     return MaskRCNN(
         mean=mean,
         std=std,
         backbone=backbone,
         fpn=pyramid,
         anchors=anchors,
-        rpn=rpn(channels=width, anchors_per_cell=len(anchors.ratios)),
-        box_head=box_head(channels=width, num_classes=num_classes),
-        mask_head=mask_head(channels=width, num_classes=num_classes),
+        rpn=proposals,
+        box_head=boxes,
+        mask_head=masks,
         **roi_align,
         weights=weights,
+        # The optional parts come last: without them, all weights are the same.
+        mask_iou=MaskIoUHead(**sizes, pool=masks.pool) if mask_iou else None,
     )

@@ -1,5 +1,7 @@
 """The forms that are exported give what the model gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from exported import lively
@@ -49,6 +51,13 @@ def assert_same(graph: Graph, model: MaskRCNN) -> None:
 @pytest.mark.parametrize("points", [1, 2])
 def test_both_graphs_equal_the_model(aligned: bool, points: int):
     model = lively(roi_align={"points": points, "aligned": aligned}, head_norm="batch")
+    assert_same(plain_graph(model), model)
+    assert_same(operator_graph(model), model)
+
+
+@pytest.mark.parametrize("parts", [{"mask_iou": True}])
+def test_both_graphs_have_the_optional_parts(parts: dict[str, Any]):
+    model = lively(**parts)
     assert_same(plain_graph(model), model)
     assert_same(operator_graph(model), model)
 

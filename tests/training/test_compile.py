@@ -41,10 +41,14 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def pair(**options: Any) -> tuple[MaskRCNN, MaskRCNN]:
+# Optional parts of a model.
+PARTS = {"mask_iou": True}
+
+
+def pair(parts: dict[str, Any] | None = None, /, **options: Any) -> tuple[MaskRCNN, MaskRCNN]:
     """Two models with the same weights, which have opinions; the second is compiled."""
     torch._dynamo.reset()
-    plain = make_model(norm="frozen", channels=8)
+    plain = make_model(norm="frozen", channels=8, **(parts or {}))
     for layer in (plain.rpn.objectness, plain.box_head.classes, plain.mask_head.logits):
         torch.nn.init.normal_(layer.weight, std=0.5)
     compiled = copy.deepcopy(plain)
@@ -98,6 +102,18 @@ def test_every_region_is_one_graph_in_training_and_inference_for_each_padded_siz
     torch.nn.init.zeros_(kept.mask_head.logits.weight)
     batch = make_batch()
     assert kept.train()(batch).losses["mask"] != compiled.train()(batch).losses["mask"]
+
+
+@pytest.mark.long
+def test_the_optional_parts_are_compiled_into_the_same_graphs(said: list[str]):
+    plain, compiled = pair(PARTS, backend="aot_eager")
+    batch = make_batch()
+    same_losses_and_gradients(plain, compiled, batch, 1e-5)
+    same_detections(plain, compiled, batch, 1e-4)
+    inputs = {key: value for key, value in batch.items() if key in ("images", "image_sizes")}
+    same_detections(plain, compiled, inputs, 1e-4)
+    assert said == []
+    assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
 @pytest.mark.slow  # minutes of a C++ compiler
