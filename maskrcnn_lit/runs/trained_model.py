@@ -73,7 +73,7 @@ ARCHITECTURE = (
         "box_head.fcs",
     ),
     *("mask_head.width", "mask_head.depth", "mask_head.norm"),
-    *("mask_iou",),
+    *("mask_iou", "mask_refine"),
 )
 
 ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone with compatible weights

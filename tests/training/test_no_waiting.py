@@ -57,7 +57,7 @@ class Few(Scenes):
     [
         ("model=tiny",),
         ("model=mask_rcnn", "model.box_head.batch_size=32"),
-        ("model=tiny", "model.mask_iou=true"),
+        ("model=tiny", "model.mask_iou=true", "model.mask_refine=points"),
     ],
 )
 def test_the_host_reads_nothing_in_a_training_step(

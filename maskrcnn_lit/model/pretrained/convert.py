@@ -68,10 +68,13 @@ POOL = 7  # side of the box head's region features, in both
 
 ROWS = {  # rows per class
     **{"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1},
-    **{"mask_iou.ious": 1},
+    **{"mask_iou.ious": 1, "mask_refine.logits": 1},
 }
 
-OPTIONAL = ("mask_iou",)  # parts of a model that may start from random weights beside loaded ones
+OPTIONAL = (
+    "mask_iou",
+    "mask_refine",
+)  # parts of a model that may start from random weights beside loaded ones
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> State:
