@@ -301,6 +301,8 @@ OPTIONS: dict[str, Rule] = {
     "model.mask_head.separable": FLAG,
     "model.mask_head.slots": replace(SAMPLE, null=True),
     "model.mask_head.width": WIDTH,
+    "model.mask_iou": FLAG,
+    "model.mask_refine": _choice("points", null=True),
     "model.mean": _listed(SHARE, 3, 3),
     "model.nms": NMS,
     "model.num_classes": _whole(1, 65_536),

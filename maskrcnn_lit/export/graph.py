@@ -70,6 +70,9 @@ def operator_graph(model: MaskRCNN) -> Graph:
         levels = pyramid[: len(own.strides)]
         return align_on_canvas(levels, wanted, own.strides, own.points, own.aligned)
 
+    def align_points(finest: Tensor, points: RoIs) -> Tensor:
+        return align_on_canvas([finest], [points], own.strides[:1], 1, True)[0]
+
     def suppress_levels(levels: Sequence[Tensor], static_shapes: bool = False) -> list[Tensor]:
         sizes = [boxes.shape[1] for boxes in levels]
         groups = torch.cat([torch.full((size,), 1 + n) for n, size in enumerate(sizes)])
@@ -82,6 +85,7 @@ def operator_graph(model: MaskRCNN) -> Graph:
 
     for part, name, form in (
         (own, "align", align),
+        (own, "align_points", align_points),
         (own.rpn, "suppress", suppress_levels),
         (own.box_head, "suppress", suppress_classes),
     ):

@@ -24,7 +24,10 @@ from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
 PREFIX = "model."  # of the names of a graph's weights
-LAST = ("rpn.objectness", "rpn.deltas", "box_head.classes", "box_head.deltas", "mask_head.logits")
+LAST = (
+    *("rpn.objectness", "rpn.deltas", "box_head.classes", "box_head.deltas", "mask_head.logits"),
+    *("mask_iou.ious", "mask_refine.logits"),
+)
 KINDS = ("Conv", "Gemm", "MatMul")
 DECONVOLUTION = "mask_head.deconv"  # its weights are computed, and have no name in the file
 

@@ -261,7 +261,7 @@ def _metadata(model: MaskRCNN, kind: str, image_size: Any, size: Shape) -> Metad
         std=tuple(map(float, model.std.flatten())),
         classes=tuple((n, str(n)) for n in range(1, model.box_head.num_classes + 1)),
         slots=model.box_head.max_detections,
-        mask_side=model.mask_head.mask_size,
+        mask_side=model.mask_size,
         score_threshold=model.box_head.score_threshold,
         nms_iou=model.box_head.nms_iou,
         thresholds=None,

@@ -32,7 +32,7 @@ from maskrcnn_lit.evaluation.coco.scores import (
     score_matches,
 )
 from maskrcnn_lit.export import client
-from maskrcnn_lit.export.parity import Parity
+from maskrcnn_lit.export.parity import SWAPPED_POINTS, Parity
 from maskrcnn_lit.export.runtime import ExportedModel
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
@@ -79,6 +79,7 @@ def parity(model: MaskRCNN, exported: ExportedModel, real: Sequence[Batch]) -> d
     """On real images, on a black one, and on the one that fills the most slots, by name."""
     blank = {key: torch.zeros_like(value) for key, value in real[0].items()}
     blank["image_sizes"] = real[0]["image_sizes"]
+    swapped = 0.0 if model.mask_refine is None else SWAPPED_POINTS
     parities = {}
     for name, images in (("real", real), ("blank", [blank]), ("full", [fullest(model, real)])):
         parities[name] = Parity()
@@ -87,6 +88,7 @@ def parity(model: MaskRCNN, exported: ExportedModel, real: Sequence[Batch]) -> d
                 of_model(model)(batch),
                 of_exported(exported)(batch),
                 exported.metadata.score_threshold,
+                swapped,
             )
     return parities
 

@@ -317,7 +317,7 @@ def _metadata(config: DictConfig, trained: Trained, size: Shape) -> Metadata:
         std=tuple(round(float(value), 6) for value in model.std.flatten()),
         classes=tuple((category.id, category.name) for category in trained.categories),
         slots=model.box_head.max_detections,
-        mask_side=model.mask_head.mask_size,
+        mask_side=model.mask_size,
         score_threshold=model.box_head.score_threshold,
         nms_iou=model.box_head.nms_iou,
         exclusive=model.suppression.exclusive,

@@ -112,7 +112,12 @@ class MaskHead(nn.Module):
 
 @torch.no_grad()
 def mask_targets(
-    boxes: Tensor, masks: Tensor, mask_boxes: Tensor, instance: Tensor, size: int
+    boxes: Tensor,
+    masks: Tensor,
+    mask_boxes: Tensor,
+    instance: Tensor,
+    size: int,
+    samples: int = -1,
 ) -> Tensor:
     """The mask targets of the regions: R size size in [0, 1].
 
@@ -120,6 +125,8 @@ def mask_targets(
         boxes: R 4, regions in pixels of the batch.
         masks, mask_boxes: I M M uint8 and I 4, the crops of all instances (data/batch.py).
         instance: R int64 into I.
+        samples: per side of a cell; -1: as many as the cells of the crop there. A box without area
+            is a point, with size=1 and samples=1.
 
     The paper (and torchvision) samples a mask of the full image; an M x M crop represents the same
     shape with a fraction of the memory. The region is mapped into the crop, with pixel centers at
@@ -136,12 +143,12 @@ def mask_targets(
     inside = (boxes - origin) / side * crop + 1
     rois = torch.cat([instance[:, None].to(inside.dtype), inside], dim=1)
     padded = F.pad(masks[:, None].to(boxes.dtype), (1, 1, 1, 1))
-    return roi_align(padded, rois, size, aligned=True)[:, 0]
+    return roi_align(padded, rois, size, sampling_ratio=samples, aligned=True)[:, 0]
 
 
 @torch.no_grad()
 def without_void(
-    targets: Tensor, boxes: Tensor, image: Tensor, void: Tensor
+    targets: Tensor, boxes: Tensor, image: Tensor, void: Tensor, samples: int = -1
 ) -> tuple[Tensor, Tensor]:
     """The mask targets of the part of each pixel that is not void, and the share of that part.
 
@@ -150,12 +157,14 @@ def without_void(
         boxes: R 4, regions in pixels of the batch.
         image: R int64 into B.
         void: B H W uint8, 1 in void pixels.
+        samples: as in `mask_targets`.
 
     Cross-entropy is linear in its target. With the share as its weight, the loss of a pixel that is
     partly void is that of its other part.
     """
     rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
-    shares = roi_align(void[:, None].to(boxes.dtype), rois, targets.shape[-1], aligned=True)[:, 0]
+    pixels, side = void[:, None].to(boxes.dtype), targets.shape[-1]
+    shares = roi_align(pixels, rois, side, sampling_ratio=samples, aligned=True)[:, 0]
     counted = torch.where(shares < 1 - _ALL_VOID, 1 - shares, 0)
     return torch.minimum(targets, counted) / counted.clamp(min=_ALL_VOID), counted
 

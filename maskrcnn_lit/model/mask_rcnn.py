@@ -6,26 +6,38 @@ mask side, K classes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import UserError, check_flag, check_list, check_text, check_whole
+from maskrcnn_lit.errors import (
+    UserError,
+    check_choice,
+    check_flag,
+    check_list,
+    check_text,
+    check_whole,
+)
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
+from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
 from maskrcnn_lit.model.matching import take
-from maskrcnn_lit.model.roi_align import RoIs, roi_align
+from maskrcnn_lit.model.point_head import STEPS, PointHead, logits_at, places
+from maskrcnn_lit.model.roi_align import RoIs, roi_align, sample_points
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
+from maskrcnn_lit.model.sampling import scramble
 from maskrcnn_lit.model.suppression import BOX_NMS, Suppression, suppress_masks
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
 MAX_POINTS = 32  # maximum sampling_ratio of RoIAlign
+REFINEMENTS = ("points",)  # model.mask_refine
 
 
 class Output(NamedTuple):
@@ -33,7 +45,8 @@ class Output(NamedTuple):
 
     losses: dict[
         str, Tensor
-    ]  # rpn_objectness, rpn_box, class, box, mask: scalars, each a mean over a sample
+    ]  # rpn_objectness, rpn_box, class, box, mask, and those of optional parts: scalars, each a
+    # mean over a sample
     counts: dict[str, Tensor]  # the size of the sample of each loss; for 0 the loss is 0
     detections: (
         dict[str, Tensor] | None
@@ -61,6 +74,8 @@ class MaskRCNN(nn.Module):
         suppression: of detections in evaluation mode.
         weights: the initial weights of training (convert.py): a published name, a file, a run. The
             model only stores the name and does not load them. None or "none": random weights.
+        mask_iou: scores masks (mask_iou.py); None: the score of a detection is its class score.
+        mask_refine: makes masks finer (point_head.py); None: they are the mask head's.
     """
 
     mean: Tensor
@@ -81,6 +96,8 @@ class MaskRCNN(nn.Module):
         aligned: bool = False,
         suppression: Suppression = BOX_NMS,
         weights: str | None = None,
+        mask_iou: MaskIoUHead | None = None,
+        mask_refine: PointHead | None = None,
     ) -> None:
         super().__init__()
         check_list(0, 1, 3, model__mean=mean)
@@ -92,6 +109,7 @@ class MaskRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
+        self.mask_iou, self.mask_refine = mask_iou, mask_refine
         self.points, self.aligned, self.weights = (
             points,
             aligned,
@@ -107,6 +125,12 @@ class MaskRCNN(nn.Module):
         self.suppression = suppression.checked()
         # a class of the user may be the head: it need not know of it
         self.box_head.suppression = self.suppression
+
+    @property
+    def mask_size(self) -> int:
+        """The side of the masks of detections."""
+        side = int(self.mask_head.mask_size)
+        return side if self.mask_refine is None else side * 2**STEPS
 
     def forward(self, batch: Batch, static_shapes: bool = False) -> Output:
         """`batch` as in data/batch.py; its targets may be absent in evaluation.
@@ -193,11 +217,8 @@ class MaskRCNN(nn.Module):
         positives without a mask slot.
         """
         rpn = self.rpn.losses(prediction, chosen)
-        box, mask, masked, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
-        counts = dict.fromkeys(rpn, chosen.valid.sum())
-        counts |= dict.fromkeys(box, regions.valid.sum())
-        counts |= dict.fromkeys(mask, masked)
-        return rpn | box | mask, counts, dropped
+        heads, counts, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
+        return rpn | heads, dict.fromkeys(rpn, chosen.valid.sum()) | counts, dropped
 
     def normalize(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """B 3 H W uint8 -> float32 with zero mean and unit variance inside of each image, exactly
@@ -216,9 +237,9 @@ class MaskRCNN(nn.Module):
         regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]:
-        """The losses of the box head and of the mask head on the sampled regions, the number of
-        masks in the mean, and the number of positives without a mask slot.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The losses of the heads on the sampled regions, the sample size of each, and the number
+        of positives without a mask slot.
         """
         every = self.regions(regions.boxes, self.box_head.pool)
         wanted = regions.positive
@@ -230,24 +251,84 @@ class MaskRCNN(nn.Module):
 
         logits, deltas = self.box_head(box_features)
         losses = self.box_head.losses(logits, deltas, regions, batch)
+        counts = dict.fromkeys(losses, regions.valid.sum())
 
-        mask_logits = self.mask_head(mask_features, regions.labels.flatten()[chosen])
+        positive = wanted.flatten()[chosen]
+        mask_losses, mask_counts = self.mask_losses(
+            pyramid, mask_features, masked, chosen, positive, regions, batch
+        )
+        return losses | mask_losses, counts | mask_counts, wanted.sum() - positive.sum()
+
+    def mask_losses(
+        self,
+        pyramid: Sequence[Tensor],
+        features: Tensor,
+        masked: RoIs,
+        chosen: Tensor,
+        positive: Tensor,
+        regions: SampledRegions,
+        batch: Batch,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the mask head and its optional parts on the `masked` regions, and the
+        sample size of each. chosen: their indices into (B S). positive: which of them count.
+        """
+        labels = regions.labels.flatten()[chosen]
+        logits = self.mask_head(features, labels)
         instance = (
             regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
         )  # into (B G)
         masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
-        positive = wanted.flatten()[chosen]
-        dropped = wanted.sum() - positive.sum()
         # A slot without an object has no loss, and its region may be much larger than its crop.
         boxes = torch.where(positive[:, None], masked.boxes, mask_boxes[instance])
-        targets = mask_targets(boxes, masks, mask_boxes, instance, mask_logits.shape[-1])
-        if "void" not in batch:
-            mask_losses = self.mask_head.losses(mask_logits, targets, positive)
-            return losses, mask_losses, positive.sum(), dropped
-        targets, counted = without_void(targets, boxes, masked.image, batch["void"])
-        positive = positive & (counted > 0).any(dim=2).any(dim=1)
-        mask_losses = self.mask_head.losses(mask_logits, targets, positive, counted)
-        return losses, mask_losses, positive.sum(), dropped
+        targets, counted = mask_targets(boxes, masks, mask_boxes, instance, logits.shape[-1]), None
+        if "void" in batch:
+            targets, counted = without_void(targets, boxes, masked.image, batch["void"])
+            positive = positive & (counted > 0).any(dim=2).any(dim=1)
+        shares = () if counted is None else (counted,)
+        losses = self.mask_head.losses(logits, targets, positive, *shares)
+        if self.mask_refine is not None:
+            slot = chosen % regions.labels.shape[1]
+            seeds = scramble(batch["seeds"])[masked.image] + slot
+            truth = RoIs(boxes, masked.image, 1), instance
+            losses = losses | self.point_losses(
+                pyramid, logits, labels, seeds, *truth, positive, batch
+            )
+        counts = dict.fromkeys(losses, positive.sum())
+        if self.mask_iou is not None:
+            fits = mask_iou_targets(logits, targets, boxes, masks, mask_boxes, instance, counted)
+            ious = self.mask_iou(features, logits, labels)
+            own, size = self.mask_iou.losses(ious, fits, positive)
+            losses, counts = losses | own, counts | dict.fromkeys(own, size)
+        return losses, counts
+
+    def point_losses(
+        self,
+        pyramid: Sequence[Tensor],
+        coarse: Tensor,
+        labels: Tensor,
+        seeds: Tensor,
+        regions: RoIs,
+        instance: Tensor,
+        positive: Tensor,
+        batch: Batch,
+    ) -> dict[str, Tensor]:
+        """The loss of the point head on the regions of the mask loss. coarse: their logits of the
+        mask head. seeds: R int64, of their points. instance: R int64 into (B G).
+        """
+        head = self.mask_refine
+        if head is None:
+            return {}
+        points = head.training_points(coarse, seeds)
+        shape = points.shape[:2]
+        logits = head(self.features_at(pyramid, regions, points), logits_at(coarse, points), labels)
+        masks, mask_boxes = batch["masks"].flatten(0, 1), batch["mask_boxes"].flatten(0, 1)
+        at, owner = places(regions.boxes, points), instance.repeat_interleave(shape[1])
+        targets, counted = mask_targets(at, masks, mask_boxes, owner, 1, samples=1), None
+        if "void" in batch:
+            image = regions.image.repeat_interleave(shape[1])
+            targets, counted = without_void(targets, at, image, batch["void"], samples=1)
+            counted = counted.view(shape)
+        return head.losses(logits, targets.view(shape), positive, counted)
 
     def with_masks(self, positive: Tensor, static_shapes: bool = False) -> Tensor:
         """The regions with a mask loss, which are the positives (section 3): B S bool -> indices
@@ -286,6 +367,21 @@ class MaskRCNN(nn.Module):
             levels, wanted, strides=self.strides, points=self.points, aligned=self.aligned
         )
 
+    def features_at(self, pyramid: Sequence[Tensor], regions: RoIs, points: Tensor) -> Tensor:
+        """The finest map at R N 2 points (x and y from 0 to 1 in each of the R regions), bilinear:
+        R N C.
+        """
+        count = points.shape[1]
+        image = regions.image.repeat_interleave(count)
+        at = RoIs(places(regions.boxes, points), image, 1)
+        return self.align_points(pyramid[0], at).view(*points.shape[:2], -1)
+
+    def align_points(self, finest: Tensor, points: RoIs) -> Tensor:
+        """Features R C 1 1 of boxes without area, from p2. What exports the model gives it another
+        form.
+        """
+        return sample_points(finest, points, self.strides[0])
+
     def pool(self, pyramid: Sequence[Tensor], boxes: Tensor, size: int) -> Tensor:
         """B R 4 -> (B R) C size size."""
         return self.align(pyramid, [self.regions(boxes, size)])[0]
@@ -308,12 +404,21 @@ class MaskRCNN(nn.Module):
                 1, int(detections["valid"].sum(dim=1).max())
             )  # masks of detected boxes only, not of empty slots
             detections = {key: value[:, :most] for key, value in detections.items()}
-        images, count = detections["labels"].shape
-        masks = self.mask_head(
-            self.pool(pyramid, detections["boxes"], self.mask_head.pool),
-            detections["labels"].flatten(),
-        )
-        detections["masks"] = masks.sigmoid().view(images, count, *masks.shape[1:])
+        labels, shape = detections["labels"].flatten(), detections["labels"].shape
+        features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
+        coarse = masks = self.mask_head(features, labels)
+        if self.mask_refine is not None:
+            regions = self.regions(detections["boxes"], 1)
+            masks = self.mask_refine.refine(
+                coarse, labels, partial(self.features_at, pyramid, regions)
+            )
+        detections["masks"] = masks.sigmoid().view(*shape, *masks.shape[1:])
+        if self.mask_iou is not None:
+            ious = self.mask_iou(features, coarse, labels).view(shape)
+            scores = self.mask_iou.scores(detections["scores"], ious)
+            ranked, order = torch.where(detections["valid"], scores, -1).topk(shape[1], dim=1)
+            detections = {key: take(value, order) for key, value in detections.items()}
+            detections["scores"] = ranked.clamp(min=0)
         if not self.suppression.of_masks:
             return detections
         return suppress_masks(
@@ -356,6 +461,8 @@ def build_mask_rcnn(
     agnostic_nms: bool = False,
     exclusive: bool = False,
     weights: str | None = None,
+    mask_iou: bool = False,
+    mask_refine: str | None = None,
 ) -> MaskRCNN:
     """Build the model from the parts of conf/model/mask_rcnn.yaml: each part gets the sizes that
     other parts or the data determine.
@@ -365,8 +472,11 @@ def build_mask_rcnn(
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
     need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
     num_classes. roi_align: points and aligned. nms, agnostic_nms, exclusive: see suppression.py.
-    weights: see MaskRCNN; nothing is loaded here.
+    weights: see MaskRCNN; nothing is loaded here. mask_iou: with a mask IoU head. mask_refine:
+    "points": with a point head.
     """
+    check_flag(model__mask_iou=mask_iou)
+    check_choice(REFINEMENTS, True, model__mask_refine=mask_refine)
     parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
     for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
         if not callable(part):
@@ -383,16 +493,22 @@ def build_mask_rcnn(
             f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} "
             "levels: give one size for each level"
         )
+    sizes = {"channels": width, "num_classes": num_classes}
+    proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
+    boxes, masks = box_head(**sizes), mask_head(**sizes)
     return MaskRCNN(
         mean=mean,
         std=std,
         backbone=backbone,
         fpn=pyramid,
         anchors=anchors,
-        rpn=rpn(channels=width, anchors_per_cell=len(anchors.ratios)),
-        box_head=box_head(channels=width, num_classes=num_classes),
-        mask_head=mask_head(channels=width, num_classes=num_classes),
+        rpn=proposals,
+        box_head=boxes,
+        mask_head=masks,
         **roi_align,
         suppression=Suppression(nms, agnostic_nms, exclusive),
         weights=weights,
+        # The optional parts come last: without them, all weights are the same.
+        mask_iou=MaskIoUHead(**sizes, pool=masks.pool) if mask_iou else None,
+        mask_refine=PointHead(**sizes) if mask_refine else None,
     )

@@ -77,6 +77,28 @@ def roi_align(
     ]
 
 
+def sample_points(features: Tensor, points: RoIs, stride: int) -> Tensor:
+    """One bilinear sample for each box without area: B C h w -> R C 1 1. Cell centers are at
+    half-integer coordinates, and beyond the outermost ones the edge counts: as RoIAlign with
+    points=1 and aligned=true.
+    """
+    height, width = features.shape[-2:]
+    rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # (B h w) C
+    with torch.no_grad():
+        ends, shares = [], []
+        for axis, extent in ((0, width), (1, height)):
+            at = (points.boxes[:, axis] / stride - 0.5).clamp(0, extent - 1)
+            low = at.long()
+            ends.append(torch.stack([low, (low + 1).clamp(max=extent - 1)], dim=-1))  # R 2
+            shares.append(torch.stack([1 - (at - low), at - low], dim=-1))
+        down = ends[1][:, :, None] + height * points.image[:, None, None]
+        index = (down * width + ends[0][:, None]).flatten(1)  # R 4
+        weight = (shares[1][:, :, None] * shares[0][:, None]).flatten(1)
+        index = index.to(index_type(len(rows)))
+    out = F.embedding_bag(index, rows, mode="sum", per_sample_weights=weight.to(rows.dtype))
+    return out[:, :, None, None]
+
+
 def index_type(rows: int) -> torch.dtype:
     """The smallest integer type that can index `rows` rows."""
     return torch.int32 if rows <= torch.iinfo(torch.int32).max else torch.int64

@@ -14,7 +14,7 @@ from maskrcnn_lit.model.matching import BACKGROUND, OBJECT
 
 MAX_SAMPLE = 1_000_000  # per image: reject a mistyped number before it allocates terabytes
 
-ANCHORS, REGIONS = 0, 1  # purposes of `random_keys`
+ANCHORS, REGIONS, POINTS = 0, 1, 2  # purposes of `random_keys`
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest to 2^64 / golden ratio
 
@@ -29,7 +29,8 @@ def random_keys(seeds: Tensor, purpose: int, count: int) -> Tensor:
     # 1 to `count`, by a bitwise not: for a plain range Inductor (torch 2.14) computes the product
     # with _GOLDEN as a memory index, with another result.
     candidate = ~torch.arange(-2, -count - 2, -1, device=seeds.device)
-    state = scramble(seeds + purpose * _GOLDEN)[:, None] + candidate * _GOLDEN
+    start = (purpose * _GOLDEN + 2**63) % 2**64 - 2**63  # wraps around as int64 does
+    state = scramble(seeds + start)[:, None] + candidate * _GOLDEN
     return (scramble(state) & 0x7FFFFFFF).int()
 
 

@@ -75,6 +75,7 @@ ARCHITECTURE = (
         "box_head.fcs",
     ),
     *("mask_head.width", "mask_head.depth", "mask_head.norm"),
+    *("mask_iou", "mask_refine"),
 )
 
 ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone with compatible weights
@@ -350,6 +351,8 @@ def _start_whole(model: MaskRCNN, config: DictConfig, categories: Sequence[Categ
             if left
             else []
         )
+    new = weights.new_parts(model, pretrained.state)
+    message += [f"  not in these weights, so initialized: {', '.join(new)}"] if new else []
     return message + [
         f"  the weights were trained with {text}"
         for text in _differences(config, pretrained.config, OPTIONS)
@@ -378,4 +381,4 @@ def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[s
 def _pick(tree: Any, option: str) -> Any:
     for key in option.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
-    return False if tree is None and option.endswith("1x1") else tree
+    return False if tree is None and option.endswith(("1x1", "mask_iou")) else tree

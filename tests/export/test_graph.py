@@ -1,5 +1,7 @@
 """The forms that are exported give what the model gives."""
 
+from typing import Any
+
 import pytest
 import torch
 from exported import lively
@@ -16,6 +18,7 @@ from maskrcnn_lit.export.graph import (
     suppress,
     traced,
 )
+from maskrcnn_lit.export.parity import SWAPPED_POINTS, Parity
 from maskrcnn_lit.model.boxes import batched_nms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.roi_align import RoIs, roi_align
@@ -43,7 +46,10 @@ def assert_same(graph: Graph, model: MaskRCNN) -> None:
     for name, bound in {"valid": 0, "labels": 0, "boxes": 1e-3, "scores": 1e-5}.items():
         torch.testing.assert_close(found[name], expected[name], atol=bound, rtol=0)
     there = expected["valid"]
-    torch.testing.assert_close(found["masks"][there], expected["masks"][there], atol=1e-5, rtol=0)
+    swapped = 0.0 if model.mask_refine is None else SWAPPED_POINTS
+    parity = Parity()
+    parity.add(expected, found, 0.0, swapped)
+    assert parity.detections == there.sum() and parity.masks <= 1e-5
 
 
 @pytest.mark.parametrize("aligned", [False, True])
@@ -59,6 +65,15 @@ def test_both_graphs_equal_the_model(aligned: bool, points: int):
 def test_every_suppression_is_in_both_graphs(nms: str, agnostic: bool):
     model = lively()
     model.set_suppression(Suppression(nms, agnostic))
+    assert_same(plain_graph(model), model)
+    assert_same(operator_graph(model), model)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"mask_iou": True, "mask_refine": "points"}, {"mask_refine": "points"}]
+)
+def test_both_graphs_have_the_optional_parts(parts: dict[str, Any]):
+    model = lively(**parts)
     assert_same(plain_graph(model), model)
     assert_same(operator_graph(model), model)
 

@@ -49,6 +49,22 @@ def test_a_number_is_within_its_bound_or_not(name: str, small: float, large: flo
         assert [text.split()[0] for text in parity.broken()] == ([] if holds else [name])
 
 
+def test_of_a_refined_mask_a_few_pixels_may_differ_and_no_more():
+    found = detections()
+    found["masks"][0, 1, 0, :2] += 0.3
+    for share, differ in ((0.0, True), (1 / 16, True), (2 / 16, False)):
+        parity = Parity()
+        parity.add(detections(), found, 0.05, share)
+        assert parity.masks == pytest.approx(0.3 if differ else 0.0)
+    found["masks"][0, 1, 0, 0] = torch.nan
+    parity = Parity()
+    parity.add(detections(), found, 0.05, 1 / 16)
+    assert parity.masks == pytest.approx(0.3)
+    found["masks"][0, 1] = torch.nan
+    parity.add(detections(), found, 0.05, 1 / 16)
+    assert parity.masks == torch.inf
+
+
 def test_another_label_or_a_missing_detection_is_told():
     found = detections()
     found["labels"][0, 0] = 3

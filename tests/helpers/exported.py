@@ -50,6 +50,9 @@ def lively(**options: Any) -> MaskRCNN:
         if name.endswith(("objectness", "classes")):
             layer.weight.mul_(30)
     model.box_head.score_threshold = 0.0
+    if model.mask_iou is not None:
+        model.mask_iou.ious.weight.mul_(5)
+        model.mask_iou.ious.bias.fill_(0.5)
     return model
 
 

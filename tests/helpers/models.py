@@ -30,6 +30,8 @@ def make_model(
     convs: int = 0,
     fcs: int = 2,
     roi_align: dict[str, Any] | None = None,
+    mask_iou: bool = False,
+    mask_refine: str | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160
@@ -77,6 +79,8 @@ def make_model(
         ),
         mask_head=partial(MaskHead, width=channels, depth=depth, norm=head_norm, pool=14),
         roi_align=roi_align or {},
+        mask_iou=mask_iou,
+        mask_refine=mask_refine,
     )
 
 

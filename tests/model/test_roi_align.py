@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops import roi_align as torchvision_roi_align
 
-from maskrcnn_lit.model.roi_align import RoIs, index_type, level_of, roi_align
+from maskrcnn_lit.model.roi_align import RoIs, index_type, level_of, roi_align, sample_points
 
 STRIDES = (4, 8, 16, 32)
 HEIGHT, WIDTH = 96, 160
@@ -176,3 +176,16 @@ def test_the_output_is_laid_out_by_rows_of_channels():
     """The box head flattens it as row, column, channel: without a copy."""
     (out,) = roi_align(pyramid(), [pooled(regions(), 7)], strides=STRIDES)
     assert out.permute(0, 2, 3, 1).is_contiguous()
+
+
+def test_a_point_is_one_sample_of_an_aligned_region_without_area():
+    features = torch.randn(2, 3, 10, 14, dtype=torch.float64, requires_grad=True)
+    at = torch.rand(40, 2, dtype=torch.float64) * torch.tensor([14 * 4, 10 * 4])
+    at[:4] = torch.tensor([[0.0, 0], [56, 40], [56, 0], [2, 38]])
+    where = RoIs(at.repeat(1, 2), torch.arange(40) % 2, 1)
+    found = sample_points(features, where, 4)
+    (expected,) = roi_align([features], [where], strides=[4], points=1, aligned=True)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    incoming = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(f, features, incoming)[0] for f in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

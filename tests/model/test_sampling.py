@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from maskrcnn_lit.model.sampling import ANCHORS, REGIONS, random_keys, scramble
+from maskrcnn_lit.model.sampling import ANCHORS, POINTS, REGIONS, random_keys, scramble
 from maskrcnn_lit.training.module import step_seed
 
 
@@ -41,6 +41,7 @@ def test_a_key_is_a_function_of_seed_purpose_and_candidate_alone():
     assert keys.shape == (3, 100) and keys.dtype == torch.int32 and (keys >= 0).all()
     assert torch.equal(random_keys(seeds[[2, 0]], REGIONS, 60), keys[[2, 0], :60])
     assert not torch.equal(random_keys(seeds, ANCHORS, 100), keys)
+    assert not torch.equal(random_keys(seeds, POINTS, 100), keys)
 
 
 def test_keys_are_uniform_and_independent():

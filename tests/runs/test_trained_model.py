@@ -826,6 +826,16 @@ def test_a_model_of_other_classes_takes_over_those_that_it_knows(run: tuple[Path
     ]
 
 
+def test_a_part_that_the_weights_lack_starts_from_random_numbers(run: tuple[Path, State]):
+    folder, best = run
+    model, told = begun(composed(f"model.weights={folder}", "model.mask_iou=true"), THEIRS)
+    assert told == [
+        f"model.weights={folder}: 3 of 3 classes matched by name, all other weights loaded",
+        "  not in these weights, so initialized: mask_iou",
+    ]
+    assert torch.equal(model.state_dict()["fpn.lateral.0.weight"], best["fpn.lateral.0.weight"])
+
+
 def test_options_that_change_the_numbers_are_told(run: tuple[Path, State]):
     folder, _ = run
     changed = (

@@ -16,6 +16,7 @@ from maskrcnn_lit.data.buckets import bucket_shapes
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.transforms import fitted_sizes
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.export.parity import SWAPPED_POINTS, Parity
 from maskrcnn_lit.measure.cost import count_flops
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.training import compile as compiling
@@ -41,12 +42,18 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def pair(**options: Any) -> tuple[MaskRCNN, MaskRCNN]:
+# Optional parts of a model.
+PARTS = {"mask_iou": True, "mask_refine": "points"}
+
+
+def pair(parts: dict[str, Any] | None = None, /, **options: Any) -> tuple[MaskRCNN, MaskRCNN]:
     """Two models with the same weights, which have opinions; the second is compiled."""
     torch._dynamo.reset()
-    plain = make_model(norm="frozen", channels=8)
+    plain = make_model(norm="frozen", channels=8, **(parts or {}))
     for layer in (plain.rpn.objectness, plain.box_head.classes, plain.mask_head.logits):
         torch.nn.init.normal_(layer.weight, std=0.5)
+    if plain.mask_iou is not None:
+        torch.nn.init.constant_(plain.mask_iou.ious.bias, 0.5)
     compiled = copy.deepcopy(plain)
     compile_regions(compiled, **options)
     return plain, compiled
@@ -98,6 +105,21 @@ def test_every_region_is_one_graph_in_training_and_inference_for_each_padded_siz
     torch.nn.init.zeros_(kept.mask_head.logits.weight)
     batch = make_batch()
     assert kept.train()(batch).losses["mask"] != compiled.train()(batch).losses["mask"]
+
+
+@pytest.mark.long
+def test_the_optional_parts_are_compiled_into_the_same_graphs(said: list[str]):
+    plain, compiled = pair(PARTS, backend="aot_eager")
+    batch = make_batch()
+    same_losses_and_gradients(plain, compiled, batch, 1e-5)
+    with torch.inference_mode():
+        expected, found = (model.eval()(batch) for model in (plain, compiled))
+    parity = Parity()  # near-equal scores may change places
+    parity.add(expected.detections, found.detections, 0.05, SWAPPED_POINTS)
+    assert parity.detections > 20 and parity.unmatched == 0
+    assert parity.boxes < 1e-3 and parity.scores < 1e-5 and parity.masks < 1e-4
+    assert said == []
+    assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
 @pytest.mark.slow  # minutes of a C++ compiler

@@ -53,7 +53,12 @@ class Few(Scenes):
 
 
 @pytest.mark.parametrize(
-    "options", [("model=tiny",), ("model=mask_rcnn", "model.box_head.batch_size=32")]
+    "options",
+    [
+        ("model=tiny",),
+        ("model=mask_rcnn", "model.box_head.batch_size=32"),
+        ("model=tiny", "model.mask_iou=true", "model.mask_refine=points"),
+    ],
 )
 def test_the_host_reads_nothing_in_a_training_step(
     tmp_path: Path, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

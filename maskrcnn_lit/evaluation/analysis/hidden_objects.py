@@ -24,7 +24,7 @@ Letters: D detections, G objects of an image, K classes.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,7 @@ def hidden_objects(
     rows = []
     for name, low, high in zip(SLICES, EDGES[:-1], EDGES[1:], strict=True):
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
-        judged = judge(
-            pairs,
-            classes,
-            counted=lambda image, within=within: within[image.image_id],
-            ignored_reusable=True,
-        )
+        judged = judge(pairs, classes, counted=_chosen(within), ignored_reusable=True)
         rows.append(slice_row(name, judged))
     occluded = separated = None
     if masks:
@@ -289,3 +284,8 @@ def hidden_metrics(found: Mapping[str, Any], crowded_ap: float | None) -> dict[s
         metrics[f"val/recall_{name}"] = (found[name] or {}).get("recall")
     metrics |= {f"val/{name}": found[name] for name in ("merged", "split", "count_error")}
     return metrics | {"val/ap_crowded": crowded_ap}
+
+
+def _chosen(objects: Mapping[int, Bools]) -> Callable[[Pairs], Bools]:
+    """Which objects of an image count, by the image's id."""
+    return lambda image: objects[image.image_id]

@@ -66,7 +66,15 @@ DETECTRON2_CONSTANTS = (
 
 POOL = 7  # side of the box head's region features, in both
 
-ROWS = {"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1}  # rows per class
+ROWS = {  # rows per class
+    **{"box_head.classes": 1, "box_head.deltas": 4, "mask_head.logits": 1},
+    **{"mask_iou.ious": 1, "mask_refine.logits": 1},
+}
+
+OPTIONAL = (
+    "mask_iou",
+    "mask_refine",
+)  # parts of a model that may start from random weights beside loaded ones
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> State:
@@ -184,12 +192,14 @@ def take_over(
     classes whose rows were copied.
 
     Rows of the heads are matched by class name; rows of other classes keep the model's random
-    values.
+    values, and so do the parts of `new_parts`.
 
     Raises:
         UserError: names or shapes differ apart from the number of classes.
     """
     own, fitted = model.state_dict(), dict(state)
+    new = tuple(f"{part}." for part in new_parts(model, state))
+    fitted |= {key: value for key, value in own.items() if key.startswith(new)}
     rows = {
         name: row for row, name in reversed(list(enumerate(theirs)))
     }  # for a duplicate name, the first
@@ -198,9 +208,10 @@ def take_over(
         background = 1 if head == "box_head.classes" else 0  # the first row is background
         for kind in ("weight", "bias"):
             key = f"{head}.{kind}"
-            fits = (background + len(theirs) * size, *own[key].shape[1:])
-            if key not in state or state[key].shape != fits:
+            if key not in state or key not in own:
                 continue  # `load` reports it
+            if state[key].shape != (background + len(theirs) * size, *own[key].shape[1:]):
+                continue  # likewise
             fitted[key] = own[key].clone()
             fitted[key][:background] = state[key][:background]
             for name in known:
@@ -208,3 +219,13 @@ def take_over(
                 fitted[key][target : target + size] = state[key][source : source + size]
     load(model, fitted)
     return known
+
+
+def new_parts(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """The OPTIONAL parts of the model that a state dict has no weights of."""
+    return [
+        part
+        for part in OPTIONAL
+        if any(name.startswith(f"{part}.") for name in model.state_dict())
+        and not any(name.startswith(f"{part}.") for name in state)
+    ]

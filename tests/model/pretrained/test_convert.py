@@ -9,7 +9,13 @@ from torchvision_names import as_first_published
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.model.pretrained.convert import from_detectron2, from_torchvision, load, take_over
+from maskrcnn_lit.model.pretrained.convert import (
+    from_detectron2,
+    from_torchvision,
+    load,
+    new_parts,
+    take_over,
+)
 from maskrcnn_lit.model.pretrained.published import coco_categories
 
 State = dict[str, torch.Tensor]
@@ -346,6 +352,28 @@ def test_rows_of_classes_are_taken_over_by_name(classes: list[str], known: list[
     for name, value in after.items():
         if not name.startswith(("box_head.classes", "box_head.deltas", "mask_head.logits")):
             assert torch.equal(value, state[name]), name
+
+
+def test_optional_parts_are_taken_over_or_start_from_random_weights():
+    parts = {"mask_iou": True}
+    state = distinct(make_model(4, **parts))
+    model = make_model(2, **parts)
+    assert new_parts(model, state) == []
+    assert take_over(model, state, ANIMALS, ["sheep", "dog"]) == ["dog"]
+    row = model.state_dict()["mask_iou.ious.weight"][1]
+    assert torch.equal(row, state["mask_iou.ious.weight"][ANIMALS.index("dog")])
+
+    plain = distinct(make_model(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert new_parts(model, plain) == ["mask_iou"]
+    assert take_over(model, plain, ANIMALS, ["sheep", "dog"]) == ["dog"]
+    after = model.state_dict()
+    for name, value in after.items():
+        if name.startswith("mask_iou."):
+            assert torch.equal(value, before[name]), name
+    assert torch.equal(after["mask_head.deconv.weight"], plain["mask_head.deconv.weight"])
+    with pytest.raises(UserError, match=r"mask_iou\.\S+ is not in this model"):
+        take_over(make_model(4), state, ANIMALS, ANIMALS)
 
 
 def test_taking_over_leaves_the_given_state_dict_as_it_was():
