@@ -118,6 +118,7 @@ OPTIONS: dict[str, Rule] = {
     "measure": FLAG,
     "metric": _choice("mask_ap", "box_ap", null=True),
     "other_data": FLAG,
+    "nms": _choice("all", null=True),
     "out": PATH_OR_NULL,
     "overwrite": FLAG,
     "page": COUNT_OR_NULL,

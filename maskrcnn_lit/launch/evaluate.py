@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from maskrcnn_lit.callbacks.coco_evaluation import CocoEvaluation
 from maskrcnn_lit.callbacks.progress import ProgressLine
+from maskrcnn_lit.callbacks.suppression_choices import SuppressionChoices, every_choice
 from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
@@ -27,6 +28,7 @@ from maskrcnn_lit.evaluation.baseline import (
     ids_digest,
     read_baseline,
 )
+from maskrcnn_lit.evaluation.best_suppression import write_suppression
 from maskrcnn_lit.evaluation.bootstrap import differences, intervals
 from maskrcnn_lit.evaluation.cityscapes import with_official_ap
 from maskrcnn_lit.evaluation.coco.federated import FEDERATED_LIMITS, is_federated
@@ -45,15 +47,23 @@ from maskrcnn_lit.evaluation.coco.scores import (
 from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
+from maskrcnn_lit.launch.suppression import choices_text, score_choices
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.model.suppression import Suppression
+from maskrcnn_lit.report.evaluation.suppression import describe
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.pictures import image_reader
 from maskrcnn_lit.runs.folder import check_output_folder, new_output_folder, remove_if_empty
 from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other_division
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
-from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
+from maskrcnn_lit.runs.trained_model import (
+    check_exported_suppression,
+    read,
+    set_suppression,
+    suppression_of,
+)
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
@@ -66,6 +76,10 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
     """Score a run, or the results of another tool; `config` is conf/evaluate.yaml composed with
     `overrides`. Returns metrics, intervals and data, as in result.json.
     """
+    if config.nms is not None and (config.run is None or is_exported(config.run)):
+        raise UserError(
+            "nms=all needs the model of a run, since it compares kinds of suppression: give run=RUN"
+        )
     if (config.run is None) == (config.results is None):
         raise UserError(
             "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two"
@@ -108,7 +122,11 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         model_limit=model_limit,
         raises_model=not exported,
     )
-    trainer = _trainer(config, evaluation, folder)
+    choices = SuppressionChoices() if config.nms == "all" else None
+    if choices is not None:
+        model: Any = module.model
+        model.choices = tuple(every_choice(len(categories)))
+    trainer = _trainer(config, [evaluation, *([choices] if choices else [])], folder)
     try:
         if config.against is not None:
             data.prepare_data()
@@ -131,6 +149,20 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     index = _val_index(data).with_ids(evaluation.image_ids)  # the readable images
     results = read_results(folder / "detections.json")
     scores = Scores(evaluation.metrics, evaluation.per_class)
+    # whether these are the run's own validation data
+    own = config.get("data") is None and Path(config.run).is_dir() and not exported
+    own = own and config.checkpoint == "best"
+    if choices is not None:
+        record["suppression"] = _score_choices(
+            choices, suppression_of(trained), index, evaluation.max_detections
+        )
+        best = record["suppression"][0]
+        if own:
+            value = best["metrics"]["val/mask_ap"]
+            _log.info(
+                f"Stored for model.nms=best: {describe(best)}, in "
+                f"{write_suppression(config.run, best, 'val/mask_ap', value)}"
+            )
     analysis = _write(
         config,
         folder,
@@ -141,11 +173,22 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    # whether these are the run's own validation data
-    own = config.get("data") is None and Path(config.run).is_dir() and not exported
-    if analysis and own and config.checkpoint == "best":
+    if analysis and own and all(value is None for value in config.model.values()):
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _score_choices(
+    choices: SuppressionChoices,
+    own: Suppression,
+    index: AnnotationIndex,
+    limits: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The rows of `score_choices`, which are printed."""
+    found = choices.results(index.categories)
+    rows = score_choices(found, own, index.coco_ground_truth(), index.categories, limits)
+    _log.info(f"{choices_text(rows)}\n")
+    return rows
 
 
 def _check_division(config: DictConfig, data: CocoDataModule) -> None:
@@ -212,7 +255,7 @@ def _read_exported(
     return trained, [Category(*entry) for entry in model.metadata.classes], model
 
 
-def _trainer(config: DictConfig, evaluation: CocoEvaluation, folder: Path) -> Trainer:
+def _trainer(config: DictConfig, callbacks: Sequence[Callback], folder: Path) -> Trainer:
     accelerator = "cpu"  # where an exported model takes its inputs
     if not is_exported(config.run):
         accelerator = resolve_accelerator(config.accelerator, 1, option="accelerator")
@@ -220,7 +263,7 @@ def _trainer(config: DictConfig, evaluation: CocoEvaluation, folder: Path) -> Tr
         accelerator=accelerator,
         devices=1,
         precision=resolve_precision(config.precision, accelerator, option="precision"),  # type: ignore[arg-type]
-        callbacks=[evaluation, ProgressLine()],
+        callbacks=[*callbacks, ProgressLine()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -55,6 +55,7 @@ class Output(NamedTuple):
         Tensor | None
     )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
     masks_dropped: Tensor | None = None  # scalar: positives of this batch without a mask slot
+    each: dict[Suppression, dict[str, Tensor]] | None = None  # see `MaskRCNN.choices`
 
 
 class MaskRCNN(nn.Module):
@@ -116,6 +117,9 @@ class MaskRCNN(nn.Module):
             None if weights == "none" else weights,
         )
         self.set_suppression(suppression)
+        # kinds of suppression, not exclusive, of which a forward gives the detections too, as
+        # `Output.each`; the model's own is one of them
+        self.choices: tuple[Suppression, ...] = ()
         self.strides = levels(backbone)[1]  # of the levels that RoIAlign uses: p2..p5
 
     def set_suppression(self, suppression: Suppression) -> None:
@@ -140,7 +144,7 @@ class MaskRCNN(nn.Module):
         one pass through the backbone. static_shapes: compute all slots on the CPU, too, as a GPU
         does (see `boxes.can_sync`): the same result with more work.
         """
-        if not self.training and "boxes" not in batch:
+        if not self.training and "boxes" not in batch and not self.choices:
             inferred = self.infer(batch["images"], batch["image_sizes"], static_shapes)
             return Output({}, {}, self.marked(inferred), None)
         pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
@@ -162,9 +166,14 @@ class MaskRCNN(nn.Module):
 
         sizes = batch["image_sizes"]
         proposals, valid = self.proposals(prediction, anchors, sizes, static_shapes)
-        detections = self.marked(self.detect(pyramid, proposals, valid, sizes, static_shapes))
+        each = None
+        if self.choices:
+            each = self.detect_each(pyramid, proposals, valid, sizes, static_shapes)
+            detections = each[self.suppression._replace(exclusive=False)]
+        else:
+            detections = self.detect(pyramid, proposals, valid, sizes, static_shapes)
         labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
-        return Output(losses, counts, detections, labels, dropped)
+        return Output(losses, counts, self.marked(detections), labels, dropped, each)
 
     def infer(
         self, images: Tensor, image_sizes: Tensor, static_shapes: bool = False
@@ -399,6 +408,46 @@ class MaskRCNN(nn.Module):
         detections = self.box_head.detect(
             logits, deltas, proposals, valid, image_sizes, static_shapes
         )
+        detections = self.with_predicted_masks(pyramid, detections, static_shapes)
+        return self.suppressed(detections, static_shapes)
+
+    def detect_each(
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
+    ) -> dict[Suppression, dict[str, Tensor]]:
+        """The result of `detect` for each of `choices`. The box head runs once, and the mask head
+        once for all kinds that compare masks.
+        """
+        logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
+        own, candidates, found = self.suppression, None, {}
+        for choice in self.choices:
+            self.set_suppression(choice)
+            detections = candidates if choice.of_masks else None
+            if detections is None:
+                detections = self.box_head.detect(
+                    logits, deltas, proposals, valid, image_sizes, static_shapes
+                )
+                detections = self.with_predicted_masks(pyramid, detections, static_shapes)
+            if choice.of_masks:
+                candidates = detections
+            found[choice] = self.suppressed(detections, static_shapes)
+        self.set_suppression(own)
+        return found
+
+    def with_predicted_masks(
+        self,
+        pyramid: Sequence[Tensor],
+        detections: dict[str, Tensor],
+        static_shapes: bool = False,
+    ) -> dict[str, Tensor]:
+        """Detections of the box head with "masks", B D m m in [0, 1]; on the CPU without the slots
+        that no image needs.
+        """
+        valid = detections["valid"]
         if can_sync(valid, static_shapes):
             most = max(
                 1, int(detections["valid"].sum(dim=1).max())
@@ -419,6 +468,12 @@ class MaskRCNN(nn.Module):
             ranked, order = torch.where(detections["valid"], scores, -1).topk(shape[1], dim=1)
             detections = {key: take(value, order) for key, value in detections.items()}
             detections["scores"] = ranked.clamp(min=0)
+        return detections
+
+    def suppressed(
+        self, detections: dict[str, Tensor], static_shapes: bool = False
+    ) -> dict[str, Tensor]:
+        """Without duplicates, where suppression compares masks; else as they are."""
         if not self.suppression.of_masks:
             return detections
         return suppress_masks(

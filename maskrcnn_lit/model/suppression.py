@@ -18,6 +18,7 @@ Letters: B images, N candidates by descending score, m mask side, P pairs.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_lit.errors import check_choice, check_flag
@@ -30,6 +31,8 @@ OF_MASKS = ("mask", "matrix", "containment")
 
 SAME_BOX = 0.95  # IoU: such boxes of a class have the same features, and so the same mask
 CANDIDATES = 3  # with a mask, for each detection
+
+SIDE = 28  # cells of the largest masks that are compared
 
 SOFT_SIGMA = 0.5  # Bodla et al., section 4
 MATRIX_SIGMA = 2.0  # Wang et al., section 3.3
@@ -103,7 +106,10 @@ def suppress_masks(
         static_shapes: see `boxes.can_sync`.
     """
     boxes, scores, valid = (detections[name] for name in ("boxes", "scores", "valid"))
-    masks = (detections["masks"] > MASK_THRESHOLD).to(boxes.dtype)
+    masks = detections["masks"]
+    if masks.shape[-1] > SIDE:  # refined masks: the means of their cells are as good, and cheap
+        masks = F.adaptive_avg_pool2d(masks, SIDE)
+    masks = (masks > MASK_THRESHOLD).to(boxes.dtype)
     groups = torch.where(valid, suppression.groups(detections["labels"]), 0)
     shared, sizes = mask_overlaps(masks, boxes, groups, static_shapes)
     smaller = torch.minimum(sizes[:, :, None], sizes[:, None])

@@ -24,7 +24,7 @@ Letters: D detections, G objects of an image, K classes.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ from maskrcnn_lit.data.coco.rasterize import expand_counts
 from maskrcnn_lit.data.inspection.crowding import covered_shares
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged, judge
 from maskrcnn_lit.evaluation.analysis.curves import best_point, class_curve
-from maskrcnn_lit.evaluation.analysis.occlusion import occlusion_slices, slice_row
+from maskrcnn_lit.evaluation.analysis.occlusion import look_up, occlusion_slices, slice_row
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs, image_pairs
 from maskrcnn_lit.evaluation.coco.matching import mask_areas
 from maskrcnn_lit.evaluation.coco.results import compressed_rle
@@ -90,7 +90,7 @@ def hidden_objects(
     rows = []
     for name, low, high in zip(SLICES, EDGES[:-1], EDGES[1:], strict=True):
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
-        judged = judge(pairs, classes, counted=_chosen(within), ignored_reusable=True)
+        judged = judge(pairs, classes, counted=look_up(within), ignored_reusable=True)
         rows.append(slice_row(name, judged))
     occluded = separated = None
     if masks:
@@ -284,8 +284,3 @@ def hidden_metrics(found: Mapping[str, Any], crowded_ap: float | None) -> dict[s
         metrics[f"val/recall_{name}"] = (found[name] or {}).get("recall")
     metrics |= {f"val/{name}": found[name] for name in ("merged", "split", "count_error")}
     return metrics | {"val/ap_crowded": crowded_ap}
-
-
-def _chosen(objects: Mapping[int, Bools]) -> Callable[[Pairs], Bools]:
-    """Which objects of an image count, by the image's id."""
-    return lambda image: objects[image.image_id]

@@ -43,7 +43,7 @@ def occlusion_slices(pairs: Sequence[Pairs], classes: int, overall: Judged) -> l
     rows = []
     for name, (low, high) in SLICES.items():
         within = {number: (share >= low) & (share < high) for number, share in shares.items()}
-        judged = judge(pairs, classes, counted=_look_up(within), ignored_reusable=True)
+        judged = judge(pairs, classes, counted=look_up(within), ignored_reusable=True)
         rows.append(slice_row(name, judged))
     return [*rows, slice_row("crowded images", _crowded(pairs, classes, overall))]
 
@@ -53,7 +53,8 @@ def _corners(boxes: Floats) -> Floats:
     return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
 
 
-def _look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:
+def look_up(by_image: dict[int, Bools]) -> Callable[[Pairs], Bools]:
+    """`by_image` as `judge` takes it."""
     return lambda image: by_image[image.image_id]
 
 

@@ -70,6 +70,7 @@ def build_page(
         crowded_from=analysis["crowded_from"],
         occlusion=sections.occlusion(analysis),
         hidden=sections.hidden(analysis),
+        suppression=sections.suppression(evaluation),
         calibration=sections.calibration(analysis),
         worst=sections.worst(worst),
         colors=sections.colors(),

@@ -6,6 +6,7 @@ from typing import Any
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.report.evaluation.plots import CONFUSED, WRITTEN
 from maskrcnn_lit.report.evaluation.sentences import ERRORS
+from maskrcnn_lit.report.evaluation.suppression import choice_rows, verdict
 from maskrcnn_lit.report.evaluation.worst_images import COLORS, Picture
 from maskrcnn_lit.report.format import number
 from maskrcnn_lit.report.theme import Analysis
@@ -97,6 +98,12 @@ def hidden(analysis: Analysis) -> dict[str, Any]:
         "numbers": (["", ""], rows),
         "about": f"{SOURCES[found['source']]} {HIDDEN_TERMS}",
     }
+
+
+def suppression(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """table: head and rows; verdict: a sentence. None if the kinds were not compared."""
+    rows = evaluation.get("suppression")
+    return {"table": choice_rows(rows), "verdict": verdict(rows)} if rows else None
 
 
 def calibration(analysis: Analysis) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""`evaluate nms=all`: every kind from one forward pass, and the one that is stored."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from box_scenes import scene
+from tiny_verbs import refused, verb
+
+from maskrcnn_lit.data.coco.categories import Category
+from maskrcnn_lit.evaluation.best_suppression import read_suppression
+from maskrcnn_lit.evaluation.coco.scores import score_results
+from maskrcnn_lit.launch.suppression import choices_text, score_choices
+from maskrcnn_lit.model.suppression import KINDS, Suppression
+from maskrcnn_lit.report.evaluation.suppression import SURE
+from maskrcnn_lit.storage.sealed import read_sealed_json
+
+pytest_plugins = ("tiny_verbs",)
+
+LIMITS = (1, 10, 100)
+BOX, MASK, SOFT = (Suppression(kind) for kind in ("box", "mask", "soft"))
+
+
+def rows() -> tuple[dict[str, Any], dict[Suppression, list], list[dict[str, Any]]]:
+    """In each of 30 images two objects; `box` finds one of them, `mask` both, `soft` one and
+    nothing in ten images.
+    """
+    objects = [(n, "ant", (x, 0, 20, 20)) for n in range(1, 31) for x in (0, 60)]
+    both = [(*one, 0.9) for one in objects]
+    truth, results = scene(objects, both, 30)
+    found = {
+        BOX: [entry for entry in results if entry["bbox"][0] == 0],
+        MASK: results,
+        SOFT: [e for e in results if e["bbox"][0] == 0 and e["image_id"] > 10],
+    }
+    categories = tuple(Category(entry["id"], entry["name"]) for entry in truth["categories"])
+    return truth, found, score_choices(found.items(), BOX, truth, categories, LIMITS)
+
+
+def test_choices_are_ranked_and_compared_with_the_own():
+    truth, found, table = rows()
+    assert [row["nms"] for row in table] == ["mask", "box", "soft"]
+    assert [row["own"] for row in table] == [False, True, False]
+    for row in table:
+        choice = Suppression(row["nms"], row["agnostic_nms"], row["exclusive"])
+        expected = score_results(truth, found[choice]).metrics
+        assert {name: row["metrics"][name] for name in expected} == pytest.approx(
+            expected, nan_ok=True
+        )
+    best, own, worst = table
+    assert own["difference"] is None
+    assert best["difference"]["value"] == pytest.approx(
+        best["metrics"]["val/mask_ap"] - own["metrics"]["val/mask_ap"]
+    )
+    low, high = best["difference"]["interval"]
+    assert low - 1e-9 <= best["difference"]["value"] <= high + 1e-9
+    assert best["difference"]["p_value"] < SURE
+    assert worst["difference"]["value"] < 0
+    assert "Higher mask AP than the run's own with p < 0.05: mask." in choices_text(table)
+
+
+def test_a_choice_that_is_the_same_does_not_differ():
+    truth, found, _ = rows()
+    categories = tuple(Category(entry["id"], entry["name"]) for entry in truth["categories"])
+    same = {BOX: found[BOX], MASK: found[BOX]}
+    table = score_choices(same.items(), BOX, truth, categories, LIMITS)
+    (other,) = (row for row in table if not row["own"])
+    assert other["difference"]["value"] == 0 and other["difference"]["p_value"] == 1
+    assert "No choice has a higher mask AP than the run's own" in choices_text(table)
+
+
+def test_every_choice_scores_as_an_evaluation_of_it_and_the_best_is_stored(
+    trained: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    shutil.copytree(trained, run_dir)
+    picture = next(Path(trained).rglob("*.png"))
+    words = ("predict", f"run={run_dir}", f"source={picture}", "model.nms=best")
+    assert "nms=all` first" in refused(*words)
+    verb("evaluate", f"run={run_dir}", "nms=all", f"run_dir={tmp_path}/all")
+    printed = capsys.readouterr().out
+    record = read_sealed_json(tmp_path / "all" / "evaluation.json")
+    table = record["suppression"]
+    names = ("nms", "agnostic_nms", "exclusive")
+    assert {tuple(row[name] for name in names) for row in table} == {
+        (kind, over, alone) for kind in KINDS for over in (False, True) for alone in (False, True)
+    }
+    (own,) = (row for row in table if row["own"])
+    for name in ("val/mask_ap", "val/box_ap", "val/mask_ap50", "val/merged"):
+        assert own["metrics"][name] == record["metrics"][name]
+    assert read_suppression(run_dir) == {name: table[0][name] for name in names}
+    assert "Stored for model.nms=best" in printed and "exclusive" in printed
+    chosen = next(
+        row for row in table if row["nms"] == "mask" and row["agnostic_nms"] and row["exclusive"]
+    )
+    options = ("model.nms=mask", "model.agnostic_nms=true", "model.exclusive=true")
+    verb("evaluate", f"run={run_dir}", *options, f"run_dir={tmp_path}/one", "report=false")
+    verb(*words, f"run_dir={tmp_path}/predictions")
+    alone = read_sealed_json(tmp_path / "one" / "evaluation.json")["metrics"]
+    for name, value in chosen["metrics"].items():
+        assert alone[name] == pytest.approx(value, abs=1e-6, nan_ok=True)
+
+
+def test_results_of_another_tool_have_one_suppression(tmp_path: Path):
+    assert "give run=RUN" in refused("evaluate", f"results={tmp_path}/r.json", "nms=all")
