@@ -252,7 +252,7 @@ def parity_record(parities: dict[str, Parity]) -> dict[str, Any]:
 
 
 def of_model(model: MaskRCNN) -> Detect:
-    return lambda batch: model.infer(batch["images"], batch["image_sizes"])
+    return lambda batch: model.marked(model.infer(batch["images"], batch["image_sizes"]))
 
 
 def of_exported(exported: ExportedModel) -> Detect:

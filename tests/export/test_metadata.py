@@ -13,6 +13,11 @@ def test_what_was_written_is_read():
     assert read(METADATA.to_json(), "a.onnx") == METADATA
     other = replace(METADATA, image_size=(64, 128), thresholds=(0.1, 0.2, 0.3), commit=None)
     assert read(other.to_json().encode(), "a.onnx") == other
+    exclusive = replace(METADATA, exclusive=True)
+    assert read(exclusive.to_json(), "a.onnx") == exclusive
+    values = asdict(METADATA)
+    del values["exclusive"]  # a file of before
+    assert read(json.dumps(values), "a.onnx") == METADATA
 
 
 def test_a_file_without_metadata_or_of_another_version_is_one_sentence():

@@ -54,14 +54,23 @@ from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.best_suppression import write_suppression
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.pretrained import published
 from maskrcnn_lit.model.pretrained.packages import package_weights
 from maskrcnn_lit.model.pretrained.published import Published, coco_categories
+from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.predictor import Detections
 from maskrcnn_lit.runs import trained_model as pretrained
-from maskrcnn_lit.runs.trained_model import PUBLISHED, read, start
+from maskrcnn_lit.runs.trained_model import (
+    PUBLISHED,
+    check_exported_suppression,
+    read,
+    set_suppression,
+    start,
+    suppression_of,
+)
 from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 
 pytest_plugins = ("tiny_verbs", "local_server")
@@ -1033,3 +1042,43 @@ def test_weights_that_are_not_finite_are_told(
     torch.save(broken, tmp_path / "backbone.pth")
     with pytest.raises(UserError, match=rf"backbone\.pth are not finite .* in {name}"):
         begun(composed("backbone=resnet18", f"backbone.weights={tmp_path / 'backbone.pth'}"))
+
+
+@pytest.fixture
+def stored_choice(tmp_path: Path) -> Path:
+    choice = {"nms": "matrix", "agnostic_nms": True, "exclusive": False}
+    write_suppression(tmp_path, choice, "val/mask_ap", 0.5)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, Suppression("soft")),
+        ({"nms": None, "agnostic_nms": None, "exclusive": None}, Suppression("soft")),
+        ({"nms": "mask"}, Suppression("mask")),
+        ({"exclusive": True}, Suppression("soft", exclusive=True)),
+        ({"nms": "best"}, Suppression("matrix", agnostic_nms=True)),
+        ({"nms": "best", "agnostic_nms": False}, Suppression("matrix")),
+    ],
+)
+def test_the_suppression_of_a_run_is_changed_where_it_is_asked_for(
+    stored_choice: Path, wanted: dict[str, Any], expected: Suppression
+):
+    trained = OmegaConf.create({"model": {"nms": "soft", "weights": None}})
+    OmegaConf.set_struct(trained, True)
+    set_suppression(trained, stored_choice, wanted)
+    assert suppression_of(trained) == expected
+
+
+def test_a_run_of_an_earlier_version_has_the_suppression_of_the_paper():
+    trained = OmegaConf.create({"model": {"weights": None}})
+    assert suppression_of(trained) == Suppression()
+    with pytest.raises(UserError, match=r"model\.nms=boxes must be one of box"):
+        set_suppression(trained, "run", {"nms": "boxes"})
+
+
+def test_the_suppression_of_an_exported_file_stays():
+    check_exported_suppression({"nms": None, "agnostic_nms": None, "exclusive": None})
+    with pytest.raises(UserError, match=r"model\.exclusive=True cannot change an exported file"):
+        check_exported_suppression({"nms": None, "exclusive": True})

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from report_sample import DRAWN, Page, analysis, evaluation
+from report_sample import Page, analysis, evaluation
 
 from maskrcnn_lit.report.evaluation.page import build_page
+from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.suppression import choice_rows, describe, verdict
 
 
@@ -16,6 +17,8 @@ def row(nms: str, ap: float, value: float | None = None, p: float = 1.0, **more:
     metrics = {"val/mask_ap": ap, "val/box_ap": ap / 2}
     return {"nms": nms, **flags, "own": value is None, "metrics": metrics, "difference": difference}
 
+
+DRAWN = {name: (b"light", b"dark") for name in PLOTS}
 
 ROWS = [
     row("mask", 0.625, 0.125, 0.01, exclusive=True),
