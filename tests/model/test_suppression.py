@@ -68,6 +68,14 @@ def test_crossing_bars_stay_both_and_their_copies_go(static: bool):
     assert found["valid"].sum() == 2 and found["scores"][0, 1] > 0.65
 
 
+def test_refined_masks_are_compared_by_the_means_of_their_cells():
+    detections = crossing_bars()
+    masks = detections["masks"].repeat_interleave(8, 2).repeat_interleave(8, 3)  # 224 x 224
+    found = run("mask", detections | {"masks": masks})
+    assert found["scores"][found["valid"]].tolist() == pytest.approx([0.9, 0.8])
+    torch.testing.assert_close(found["masks"][0, :2], masks[0, :2])
+
+
 def blocks(*spans: tuple[int, int, int, int]) -> Tensor:
     """Masks of N M M: rows and columns (from, to) that are in."""
     masks = torch.zeros(len(spans), M, M, dtype=torch.float64)
