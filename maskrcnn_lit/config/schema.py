@@ -158,6 +158,10 @@ OPTIONS: dict[str, Rule] = {
     # conf/augment
     "augment.brightness": SHARE,
     "augment.contrast": SHARE,
+    "augment.copy_paste.objects": _whole(1, 1000),
+    "augment.copy_paste.occlude": SHARE,
+    "augment.copy_paste.p": SHARE,
+    "augment.copy_paste.visible": SHARE,
     "augment.crop": _number(0.01, 1),
     "augment.flip": SHARE,
     "augment.rot90": SHARE,

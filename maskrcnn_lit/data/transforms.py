@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
-from maskrcnn_lit.errors import UserError, check_list, check_within
+from maskrcnn_lit.errors import UserError, check_list, check_whole, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
 
@@ -28,7 +28,18 @@ _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
 
+MAX_PASTED = 1000  # of augment.copy_paste.objects
+
 MIN_SCALE, MAX_SCALE = 0.01, 4.0  # of augment.scale; also the minimum of augment.crop
+
+
+class CopyPaste(NamedTuple):
+    """Objects of another training image are pasted on an image, see paste.py."""
+
+    p: float = 0.0  # probability that an image gets objects
+    occlude: float = 0.3  # share of the pasted objects that are put on another object
+    visible: float = 0.05  # an object of which a smaller share remains is dropped
+    objects: int = 4  # at most as many are pasted on an image
 
 
 class Augment(NamedTuple):
@@ -45,6 +56,7 @@ class Augment(NamedTuple):
     vertical_flip: float = 0.0  # these two are applied as the first `transforms`
     rot90: float = 0.0
     transforms: tuple[Transform, ...] = ()  # custom ones, applied after these, in order
+    copy_paste: CopyPaste = CopyPaste()  # applied before color jitter and `transforms`
 
 
 class SampledTransform(NamedTuple):
@@ -70,7 +82,10 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
     if unknown:
         raise UserError(f"augment.{unknown[0]} is unknown: use {', '.join(Augment._fields)}")
     transforms = _read_transforms(values.get("transforms", ()))
-    given: dict[str, Any] = {key: value for key, value in values.items() if key != "transforms"}
+    copy_paste = _read_copy_paste(values.get("copy_paste", {}))
+    given: dict[str, Any] = {
+        key: value for key, value in values.items() if key not in ("transforms", "copy_paste")
+    }
     augment = Augment(**given)
     check_list(MIN_SCALE, MAX_SCALE, 2, augment__scale=augment.scale)
     if augment.scale[0] > augment.scale[1]:
@@ -87,7 +102,23 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
         ours.append(VerticalFlip(numbers["vertical_flip"]))
     if augment.rot90:
         ours.append(QuarterTurns(numbers["rot90"]))
-    return Augment(scale=(low, high), transforms=(*ours, *transforms), **numbers)
+    return Augment(
+        scale=(low, high), transforms=(*ours, *transforms), copy_paste=copy_paste, **numbers
+    )
+
+
+def _read_copy_paste(values: Any) -> CopyPaste:
+    names = CopyPaste._fields
+    if not isinstance(values, Mapping):
+        raise UserError(f"augment.copy_paste={values} must have values for {', '.join(names)}")
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise UserError(f"augment.copy_paste.{unknown[0]} is unknown: use {', '.join(names)}")
+    options = CopyPaste(**values)
+    for name in ("p", "occlude", "visible"):
+        check_within(0, 1, **{f"augment__copy_paste__{name}": getattr(options, name)})
+    check_whole(1, MAX_PASTED, augment__copy_paste__objects=options.objects)
+    return options
 
 
 def _read_transforms(values: Any) -> tuple[Transform, ...]:
@@ -181,6 +212,12 @@ def sample_transform(
 def full_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
     """The resized full image, for validation and prediction."""
     return sample_transform(height, width, image_size, None, np.random.default_rng(0))
+
+
+def whole_image(file_size: tuple[int, int], size: tuple[int, int]) -> SampledTransform:
+    """The full image of `file_size` (height, width), resized to `size`."""
+    window = (0, 0, *file_size)
+    return SampledTransform(window, size, False, _matrix(window, size, False))
 
 
 def _matrix(

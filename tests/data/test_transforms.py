@@ -14,6 +14,7 @@ from wrong_values import SHARE, cases, positive_list
 
 from maskrcnn_lit.data.transforms import (
     Augment,
+    CopyPaste,
     ImageSize,
     color_jitter,
     fitted_sizes,
@@ -200,6 +201,12 @@ def test_colors_stay_when_nothing_is_asked_for():
         ({"scale": 1.5}, "augment.scale=1.5 must be a list of 2 numbers from 0.01 to 4"),
         ({"flip": "often"}, "augment.flip=often must be a number"),
         ({1: 2}, "augment.1 is unknown"),
+        ({"copy_paste": 0.5}, "augment.copy_paste=0.5 must have values for p, occlude, visible"),
+        ({"copy_paste": {"q": 1}}, "augment.copy_paste.q is unknown: use p, occlude, visible"),
+        ({"copy_paste": {"p": 2}}, "augment.copy_paste.p=2 must be a number from 0 to 1"),
+        ({"copy_paste": {"occlude": "on"}}, "augment.copy_paste.occlude=on must be a number"),
+        ({"copy_paste": {"visible": -1}}, "augment.copy_paste.visible=-1 must be a number"),
+        ({"copy_paste": {"objects": 0}}, "augment.copy_paste.objects=0 must be a whole number"),
     ],
 )
 def test_wrong_augmentation_is_told(values: dict, said: str):
@@ -211,6 +218,8 @@ def test_wrong_augmentation_is_told(values: dict, said: str):
 def test_augmentation_is_read():
     assert read_augment({}) == Augment()
     assert read_augment({"flip": 0.5, "scale": [0.8, 1]}) == Augment(flip=0.5, scale=(0.8, 1.0))
+    given = read_augment({"copy_paste": {"p": 0.5, "objects": 2}}).copy_paste
+    assert given == CopyPaste(p=0.5, occlude=0.3, visible=0.05, objects=2)
 
 
 class Still:
