@@ -156,6 +156,7 @@ OPTIONS: dict[str, Rule] = {
     "sweep.plan_only": FLAG,
     "sweep.trial_steps": _whole(0),
     # conf/augment
+    "augment.blur": _number(0, 20),
     "augment.brightness": SHARE,
     "augment.contrast": SHARE,
     "augment.copy_paste.objects": _whole(1, 1000),
@@ -164,7 +165,10 @@ OPTIONS: dict[str, Rule] = {
     "augment.copy_paste.visible": SHARE,
     "augment.crop": _number(0.01, 1),
     "augment.flip": SHARE,
+    "augment.noise": SHARE,
+    "augment.perspective": _number(0, 0.2),
     "augment.rot90": SHARE,
+    "augment.rotation": _number(0, 180),
     "augment.saturation": SHARE,
     "augment.scale": _number(0.01, 4, **PAIR),
     "augment.transforms": Rule("any", single=False, count=(0, 1000)),

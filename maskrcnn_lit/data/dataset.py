@@ -247,7 +247,7 @@ class CocoDataset(Dataset[Sample]):
         crops, uncut, covered = objects.crops, objects.boxes, objects.covered
         height, width = size
         if matrix is not None:
-            crops, uncut = warp_crops(crops, uncut, matrix)
+            crops, uncut = warp_crops(crops, uncut, matrix, size)
         cut = uncut.clip(0, [width, height, width, height])
         boxes = visible_boxes(crops, uncut, cut, covered)
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1))

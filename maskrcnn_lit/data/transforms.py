@@ -6,7 +6,7 @@ mirrored. It is composed of matrices, and pixels are resampled once. Coordinates
 pixel i spans i to i + 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
+from maskrcnn_lit.data.warp import (
+    MAX_PERSPECTIVE,
+    Blur,
+    Noise,
+    Perspective,
+    QuarterTurns,
+    Rotation,
+    Transform,
+    VerticalFlip,
+)
 from maskrcnn_lit.errors import UserError, check_list, check_whole, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
@@ -27,6 +36,8 @@ _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 
 MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
+
+MAX_BLUR = 20.0  # of augment.blur: pixels
 
 MAX_PASTED = 1000  # of augment.copy_paste.objects
 
@@ -53,8 +64,12 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    vertical_flip: float = 0.0  # these two are applied as the first `transforms`
+    vertical_flip: float = 0.0  # these six are applied as the first `transforms`
     rot90: float = 0.0
+    perspective: float = 0.0
+    rotation: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
     transforms: tuple[Transform, ...] = ()  # custom ones, applied after these, in order
     copy_paste: CopyPaste = CopyPaste()  # applied before color jitter and `transforms`
 
@@ -68,6 +83,18 @@ class SampledTransform(NamedTuple):
     matrix: NDArray[
         np.float64
     ]  # 2 3, x, y, 1 of the file -> x, y of the training image; it is axis-aligned
+
+
+# in the order in which they are applied: perspective first, so that rotation leaves no part of the
+# image behind its horizon
+_OURS: dict[str, Callable[[float], Transform]] = {
+    "vertical_flip": VerticalFlip,
+    "rot90": QuarterTurns,
+    "perspective": Perspective,
+    "rotation": Rotation,
+    "blur": Blur,
+    "noise": Noise,
+}
 
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
@@ -95,13 +122,13 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
     check_within(MIN_SCALE, 1, augment__crop=augment.crop)
     for name in ("flip", "vertical_flip", "rot90", "brightness", "contrast", "saturation"):
         check_within(0, 1, **{f"augment__{name}": getattr(augment, name)})
+    check_within(0, MAX_PERSPECTIVE, augment__perspective=augment.perspective)
+    check_within(0, 180, augment__rotation=augment.rotation)
+    check_within(0, MAX_BLUR, augment__blur=augment.blur)
+    check_within(0, 1, augment__noise=augment.noise)
     low, high = map(float, augment.scale)
     numbers = {name: float(value) for name, value in given.items() if name != "scale"}
-    ours: list[Transform] = []
-    if augment.vertical_flip:
-        ours.append(VerticalFlip(numbers["vertical_flip"]))
-    if augment.rot90:
-        ours.append(QuarterTurns(numbers["rot90"]))
+    ours = [make(numbers[name]) for name, make in _OURS.items() if numbers.get(name)]
     return Augment(
         scale=(low, high), transforms=(*ours, *transforms), copy_paste=copy_paste, **numbers
     )

@@ -166,10 +166,6 @@ def test_a_composed_config_refuses_unknown_keys():
         ),
         ("data.train.size=3", "train has no option 'data.train.size'"),
         ("data.train={size: 3}", "train has no option 'data.train.size'"),
-        (
-            "augment.copy_paste={occlusion: 0.5}",
-            "'augment.copy_paste.occlusion'; did you mean augment.copy_paste.occlude?",
-        ),
         ("~sede", "train has no option 'sede'; did you mean seed?"),
     ],
 )

@@ -25,7 +25,15 @@ from maskrcnn_lit.data.transforms import (
     resample,
     sample_transform,
 )
-from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
+from maskrcnn_lit.data.warp import (
+    Blur,
+    Noise,
+    Perspective,
+    QuarterTurns,
+    Rotation,
+    Transform,
+    VerticalFlip,
+)
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import decode
 
@@ -267,7 +275,8 @@ def test_image_sizes_are_read():
 @pytest.mark.parametrize(
     ("option", "value"),
     cases(
-        **dict.fromkeys(("flip", "brightness", "contrast", "saturation"), SHARE),
+        **dict.fromkeys(("flip", "brightness", "contrast", "saturation", "noise"), SHARE),
+        **dict.fromkeys(("perspective", "rotation", "blur"), [-1, 200, None, "much", [1, 2], True]),
         crop=[*SHARE, 0],
         scale=[*positive_list(2), "12", [0.5, 5], [1, 0.5]],
     ),
@@ -311,6 +320,14 @@ def test_image_sizes_of_the_wrong_kind_are_named(value: Any):
     with pytest.raises(UserError) as caught:
         read_image_size(value)
     assert str(caught.value).startswith(f"data.image_size={value} must be ")
+
+
+def test_each_option_is_a_transform_in_a_fixed_order():
+    given = {"noise": 0.1, "blur": 2, "rotation": 15, "perspective": 0.1, "rot90": 1}
+    augment = read_augment(given | {"vertical_flip": 0.5})
+    kinds = (VerticalFlip, QuarterTurns, Perspective, Rotation, Blur, Noise)
+    assert tuple(map(type, augment.transforms)) == kinds
+    assert read_augment(dict.fromkeys(given, 0)).transforms == ()
 
 
 def test_flips_and_turns_come_before_ones_own_transforms():
