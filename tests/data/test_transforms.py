@@ -276,7 +276,7 @@ def test_image_sizes_are_read():
     ("option", "value"),
     cases(
         **dict.fromkeys(("flip", "brightness", "contrast", "saturation", "noise"), SHARE),
-        **dict.fromkeys(("perspective", "rotation", "blur"), [-1, 200, None, "much", [1, 2], True]),
+        **dict.fromkeys(("perspective", "rotation", "blur"), (-1, 200, None, "much", [1, 2], True)),
         crop=[*SHARE, 0],
         scale=[*positive_list(2), "12", [0.5, 5], [1, 0.5]],
     ),
