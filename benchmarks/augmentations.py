@@ -31,6 +31,11 @@ ADDED: dict[str, dict[str, Any]] = {
     },
     "vertical_flip=0.5": {"vertical_flip": 0.5},
     "rot90=0.75": {"rot90": 0.75},
+    "rotation=15": {"rotation": 15},
+    "perspective=0.1": {"perspective": 0.1},
+    "rotation=15, perspective=0.1": {"rotation": 15, "perspective": 0.1},
+    "blur=1.5": {"blur": 1.5},
+    "noise=0.05": {"noise": 0.05},
 }
 
 

@@ -117,9 +117,10 @@ class CocoDataset(Dataset[Sample]):
         """
         if key[1] == BLANK or not len(self._sources):
             return None
-        return self._sampled_source(key)[0]
+        sampled = self._sampled_source(key)
+        return None if sampled is None else sampled[0]
 
-    def _sampled_source(self, key: Key) -> tuple[int | None, np.random.Generator]:
+    def _sampled_source(self, key: Key) -> tuple[int, np.random.Generator] | None:
         p = 0.0 if self.augment is None else self.augment.copy_paste.p
         return sample_source(self.seed, key, self._sources, p)
 
@@ -147,10 +148,11 @@ class CocoDataset(Dataset[Sample]):
         """The image with objects of another one, and all objects; `image` and `void` may be changed
         in place.
         """
-        source, rng = self._sampled_source(key)
+        sampled = self._sampled_source(key)
         room = self._slots - len(objects.labels)
-        if source is None or self.augment is None or room < 1:
+        if sampled is None or self.augment is None or room < 1:
             return image, objects
+        source, rng = sampled
         pieces = self._pieces(source, room, rng)
         if not pieces:
             return image, objects
@@ -227,13 +229,14 @@ class CocoDataset(Dataset[Sample]):
         """
         annotations = self.index.annotations(i)
         crops, filled = self._crops.of(i, annotations["boxes"], view.flip)
+        every = np.ones(len(filled), bool)
         objects = Objects(
             crops=crops,
             boxes=map_boxes(annotations["boxes"], view.matrix),
             labels=annotations["labels"],
             crowd=annotations["crowd"],
-            masked=self.index.masked(i),
-            covered=np.zeros(len(filled), bool),
+            masked=self.index.masked(i) if self._some_without_mask else every,
+            covered=~every,
         )
         return objects if filled.all() else objects.at(filled)
 

@@ -5,6 +5,7 @@ Coordinates are continuous, as in transforms.py. Letters: H W of the training im
 mask crop side, h w of one pasted piece.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +17,6 @@ from numpy.typing import NDArray
 from maskrcnn_lit.data.transforms import CopyPaste
 
 LARGEST_SHARE = 0.25  # of its image: an object with a larger box would hide most of the other one
-
-_STREAM = 1  # of the random numbers: those of the image itself stay the same with and without
 
 _PIXEL = np.dtype("V3")  # numpy copies whole pixels thirty times as fast as their channels
 
@@ -50,13 +49,17 @@ class Piece(NamedTuple):
 
 def sample_source(
     seed: int, key: tuple[int, int], candidates: NDArray[np.int64], probability: float
-) -> tuple[int | None, np.random.Generator]:
-    """The position of the image whose objects are pasted on that of `key` (draw, position), or
-    None; and the generator of all that is sampled for this. Both depend on the arguments alone.
+) -> tuple[int, np.random.Generator] | None:
+    """The position of the image whose objects are pasted on that of `key` (draw, position), and the
+    generator of all that is sampled for this; None: nothing is pasted. Both depend on the arguments
+    alone, and not on the random numbers of the image itself. A digest decides, since a generator
+    for every image would cost a tenth of the whole.
     """
-    rng = np.random.default_rng((seed, *key, _STREAM))
-    if not len(candidates) or rng.random() >= probability:
-        return None, rng
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=16).digest()
+    drawn = int.from_bytes(digest[:8], "big") / 2**64
+    if not len(candidates) or drawn >= probability:
+        return None
+    rng = np.random.default_rng(int.from_bytes(digest[8:], "big"))
     return int(candidates[rng.integers(len(candidates))]), rng
 
 
@@ -264,11 +267,11 @@ def resized_piece(
     """
     height, width = pixels.shape[:2]
     size = [max(round(side * by), 1) for side, by in ((height, scale[1]), (width, scale[0]))]
+    if mirrored:  # before the resize, which often enlarges
+        pixels = pixels[:, ::-1]
+        box = np.array([width - box[2], box[1], width - box[0], box[3]])
     part = torch.from_numpy(pixels.copy())[None].permute(0, 3, 1, 2)
     part = F.interpolate(part, size=size, mode="bilinear", antialias=True)
-    box = box * np.tile([size[1] / width, size[0] / height], 2)
-    if mirrored:
-        part = part.flip(-1)
-        box = np.array([size[1] - box[2], box[1], size[1] - box[0], box[3]])
+    box = box * np.array([size[1] / width, size[0] / height] * 2)
     pixels = np.ascontiguousarray(part[0].permute(1, 2, 0).numpy())
     return Piece(pixels, crop, box, label)

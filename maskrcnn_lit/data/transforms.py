@@ -50,7 +50,7 @@ class CopyPaste(NamedTuple):
     p: float = 0.0  # probability that an image gets objects
     occlude: float = 0.3  # share of the pasted objects that are put on another object
     visible: float = 0.05  # an object of which a smaller share remains is dropped
-    objects: int = 4  # at most as many are pasted on an image
+    objects: int = 3  # at most as many are pasted on an image
 
 
 class Augment(NamedTuple):

@@ -148,15 +148,20 @@ def test_without_a_piece_nothing_changes():
 
 def test_the_source_depends_on_seed_and_key_alone():
     candidates = np.array([3, 5, 8])
-    drawn = [sample_source(1, (0, i), candidates, 0.5)[0] for i in range(400)]
-    assert drawn == [sample_source(1, (0, i), candidates, 0.5)[0] for i in range(400)]
-    assert drawn != [sample_source(2, (0, i), candidates, 0.5)[0] for i in range(400)]
-    assert drawn != [sample_source(1, (1, i), candidates, 0.5)[0] for i in range(400)]
+
+    def sources(seed: int, epoch: int) -> list[int | None]:
+        sampled = [sample_source(seed, (epoch, i), candidates, 0.5) for i in range(400)]
+        return [None if one is None else one[0] for one in sampled]
+
+    drawn = sources(1, 0)
+    assert drawn == sources(1, 0)
+    assert drawn != sources(2, 0)
+    assert drawn != sources(1, 1)
     counts = [drawn.count(value) for value in (None, 3, 5, 8)]
     assert 160 < counts[0] < 240
     assert all(40 < count < 95 for count in counts[1:])
-    assert sample_source(1, (0, 0), candidates[:0], 1.0)[0] is None
-    assert sample_source(1, (0, 0), candidates, 0.0)[0] is None
+    assert sample_source(1, (0, 0), candidates[:0], 1.0) is None
+    assert sample_source(1, (0, 0), candidates, 0.0) is None
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
