@@ -35,7 +35,7 @@ ROOMS = (
 # may import each other.
 FLOORS = {
     "data": (
-        {"batch", "warp", "transforms", "buckets", "samplers"},
+        {"batch", "warp", "transforms", "paste", "buckets", "samplers"},
         {"coco"},
         {"stores"},
         {"dataset", "collate", "loaders", "datamodule"},

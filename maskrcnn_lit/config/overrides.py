@@ -121,16 +121,29 @@ def check_value(
     adds_object = override.is_add() and isinstance(value, dict) and "_target_" in value
     if adds_object and isinstance(known.get(name.rpartition(".")[0]), dict):
         return  # +callbacks.mine={_target_: mylab.Mine}
-    if name not in known:
-        hint = suggest(name, [*groups, *known])
-        raise UserError(
-            f"{command} has no option '{_shown(name)}'{hint}; `maskrcnn-lit {command} --help` "
-            "lists its options"
-        )
+    for one in (name, *_keys(name, known.get(name), value)):
+        if one not in known:
+            hint = suggest(one, [*groups, *known])
+            raise UserError(
+                f"{command} has no option '{_shown(one)}'{hint}; `maskrcnn-lit {command} --help` "
+                "lists its options"
+            )
     ruled = schema.applies(name, config) is not None
     fault = None if ruled or override.is_delete() else _fault(name, known[name], value)
     if fault:
         raise UserError(f"'{_shown(override.input_line)}' has the wrong type: {fault}")
+
+
+def _keys(name: str, known: Any, value: Any) -> list[str]:
+    """The full names that NAME={key: value, ...} sets in a group of options; none for a dict whose
+    keys are the user's, or for an object.
+    """
+    if not isinstance(known, dict) or not isinstance(value, dict) or "_target_" in value:
+        return []
+    rule = schema.rule_of(name)
+    if rule is not None and rule.kind != "group":
+        return []
+    return [f"{name}.{key}" for key in value]
 
 
 def as_null(override: Override, config: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ def collate(
             (s for s in shapes if s[0] >= height and s[1] >= width), key=lambda s: s[0] * s[1]
         )
     most = max((len(s["boxes"]) for s in samples if "boxes" in s), default=0)
-    slots = 1 << (max(most, slots, SLOTS) - 1).bit_length()
+    slots = slot_count(most, slots)
     images = _padded(
         [s["images"].permute(1, 2, 0) for s in samples], (height, width, 3)
     )  # the memory format for convolutions
@@ -43,6 +43,11 @@ def collate(
         columns, shape = [s[key] for s in samples], samples[0][key].shape
         batch[key] = _padded(columns, (slots, *shape[1:]) if key in SLOT_KEYS else shape)
     return batch
+
+
+def slot_count(objects: int, slots: int = SLOTS) -> int:
+    """The number of slots for this many objects, see `collate`."""
+    return 1 << (max(objects, slots, SLOTS) - 1).bit_length()
 
 
 def _padded(columns: Sequence[Tensor], shape: Sequence[int]) -> Tensor:

@@ -48,6 +48,7 @@ from maskrcnn_lit.data.loaders import (
     fetched_ahead,
 )
 from maskrcnn_lit.data.samplers import EpochBatches, repeat_factors, validation_batches
+from maskrcnn_lit.data.stores.cutouts import choose_cutouts
 from maskrcnn_lit.data.stores.resized_images import choose_resized
 from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
 from maskrcnn_lit.errors import (
@@ -455,6 +456,12 @@ class CocoDataModule(LightningDataModule):
         )
         if message and training:
             self.announce(message)
+        cutouts = None
+        if augment is not None and augment.copy_paste.p > 0:
+            cutouts, message = choose_cutouts(
+                self.image_cache, index, self.image_size, self.cache, self.cache_gb
+            )
+            self.announce(message)
         return CocoDataset(
             index=index,
             image_size=self.image_size,
@@ -464,6 +471,8 @@ class CocoDataModule(LightningDataModule):
             seed=self.seed,
             resized=resized,
             cache=self.cache,
+            cutouts=cutouts,
+            slots=self.slots,
         )
 
     def subset_ids(self) -> dict[str, list[int]]:
@@ -546,7 +555,7 @@ class CocoDataModule(LightningDataModule):
             )
         loader = ExplainedLoader(
             dataset,
-            batch_sampler=fetched_ahead(batches, dataset.index),
+            batch_sampler=fetched_ahead(batches, dataset.index, dataset.paste_source),
             num_workers=workers,  # torch uses one thread in each
             collate_fn=partial(
                 collate,

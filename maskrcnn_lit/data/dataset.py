@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid
 from maskrcnn_lit.data.coco.rasterize import sample_runs, visible_boxes
-from maskrcnn_lit.data.collate import Sample, collate
+from maskrcnn_lit.data.collate import SLOTS, Sample, collate, slot_count
+from maskrcnn_lit.data.paste import Objects, Piece, paste, resized_piece, sample_source
 from maskrcnn_lit.data.samplers import BLANK, Key
+from maskrcnn_lit.data.stores.cutouts import Cutouts
 from maskrcnn_lit.data.stores.mask_crops import MaskCrops
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import (
@@ -57,7 +59,8 @@ class CocoDataset(Dataset[Sample]):
     be decoded is a UserError; "skip": it becomes a black image under a crowd region, with
     `readable` False (its slot must be filled, since another batch size would change training).
     resized: the store of resized images, if used. cache: folder for mask crops; None: the user's
-    cache.
+    cache. cutouts: the pixels of objects, for `augment.copy_paste`; None: read from the files.
+    slots: see `collate`; copy-paste never makes a batch need more than the data do without it.
 
     The position BLANK gives such a black image, to fill a batch.
     """
@@ -73,12 +76,20 @@ class CocoDataset(Dataset[Sample]):
         seed: int = 0,
         resized: ResizedImages | None = None,
         cache: Path | None = None,
+        cutouts: Cutouts | None = None,
+        slots: int = SLOTS,
     ) -> None:
         self.index, self.image_size, self.augment = index, image_size, augment
         self.mask_size, self.on_bad, self.seed, self.resized = mask_size, on_bad, seed, resized
         self._crops = MaskCrops(index, mask_size, cache or default_cache())
         self._some_without_mask = bool(len(index.without_mask))
         self._has_void = index.has_void
+        self._cutouts, self._sources, self._slots = cutouts, np.zeros(0, np.int64), 0
+        if augment is not None and augment.copy_paste.p > 0:
+            self._cutouts = cutouts or Cutouts(index, image_size, None)
+            self._sources = self._cutouts.images()
+            counts = index.spans[:, 1] - index.spans[:, 0]
+            self._slots = slot_count(int(counts.max(initial=0)), slots)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -90,20 +101,92 @@ class CocoDataset(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, i))
         view = sample_transform(*self.index.size(i), self.image_size, self.augment, rng)
         image = self._image(i, view)
-        readable, matrix = image is not None, None
+        readable, targets = image is not None, {}
         if image is None:
             image = torch.zeros(3, *view.size, dtype=torch.uint8)
-        elif self.augment is not None:
-            image = color_jitter(image, self.augment, rng)
-            image, matrix = draw_transforms(image, self.augment.transforms, rng)
+            targets = self._hidden(view.size)
+        else:
+            image, targets = self._augmented(key, image, view, rng)
         sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
         sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
-        if readable:
-            sample |= self._targets(i, view, matrix)
-            if self._has_void:
-                sample["void"] = torch.from_numpy(self._void(i, view, matrix))
-            return sample
-        return sample | self._hidden(view.size)
+        return sample | targets
+
+    def paste_source(self, key: Key) -> int | None:
+        """The position of the image whose objects are pasted on the image of `key`; None: no
+        objects are pasted.
+        """
+        if key[1] == BLANK or not len(self._sources):
+            return None
+        sampled = self._sampled_source(key)
+        return None if sampled is None else sampled[0]
+
+    def _sampled_source(self, key: Key) -> tuple[int, np.random.Generator] | None:
+        p = 0.0 if self.augment is None else self.augment.copy_paste.p
+        return sample_source(self.seed, key, self._sources, p)
+
+    def _augmented(
+        self, key: Key, image: Tensor, view: SampledTransform, rng: np.random.Generator
+    ) -> tuple[Tensor, Sample]:
+        """The image after all that follows the view, and its targets."""
+        i, matrix = key[1], None
+        objects = self._objects(i, view)
+        void = self._void(i, view) if self._has_void else None
+        if len(self._sources):
+            image, objects = self._pasted(key, image, objects, void)
+        if self.augment is not None:
+            image = color_jitter(image, self.augment, rng)
+            image, matrix = draw_transforms(image, self.augment.transforms, rng)
+        targets = self._targets(objects, view.size, matrix)
+        if void is not None:
+            void = void if matrix is None else warp_bitmap(void, matrix)
+            targets["void"] = torch.from_numpy(void)
+        return image, targets
+
+    def _pasted(
+        self, key: Key, image: Tensor, objects: Objects, void: NDArray[np.uint8] | None
+    ) -> tuple[Tensor, Objects]:
+        """The image with objects of another one, and all objects; `image` and `void` may be changed
+        in place.
+        """
+        sampled = self._sampled_source(key)
+        room = self._slots - len(objects.labels)
+        if sampled is None or self.augment is None or room < 1:
+            return image, objects
+        source, rng = sampled
+        pieces = self._pieces(source, room, rng)
+        if not pieces:
+            return image, objects
+        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+        objects = paste(pixels, objects, pieces, void, self.augment.copy_paste, rng)
+        return torch.from_numpy(pixels).permute(2, 0, 1), objects
+
+    def _pieces(self, j: int, room: int, rng: np.random.Generator) -> list[Piece]:
+        """Random objects of image j, at most `room`, resized and mirrored as in a training view of
+        that image.
+        """
+        if self.augment is None or self._cutouts is None:
+            raise RuntimeError("copy-paste needs an augmentation and cutouts")
+        view = sample_transform(*self.index.size(j), self.image_size, self.augment, rng)
+        scale = np.abs(view.matrix[[0, 1], [0, 1]])  # x, y
+        annotations, begin = self.index.annotations(j), self.index.span(j)[0]
+        boxes = annotations["boxes"]
+        large_enough = ((boxes[:, 2:] - boxes[:, :2]) * scale >= 1).all(1)
+        usable = np.flatnonzero(large_enough & self._cutouts.usable[begin : begin + len(boxes)])
+        if not len(usable):
+            return []
+        most = min(self.augment.copy_paste.objects, len(usable), room)
+        chosen = rng.permutation(usable)[: rng.integers(1, most + 1)]
+        pixels = self._cutouts.get(j, boxes, chosen, self._decoded)
+        if pixels is None:
+            return []
+        crops, filled = self._crops.of(j, boxes, view.flip, chosen)
+        bounds, own = self._cutouts.bounds(j, boxes[chosen]), self._cutouts.scale(j)
+        pieces = []
+        for n in np.flatnonzero(filled).tolist():
+            box = (boxes[chosen[n]].reshape(2, 2) * own - bounds[n, :2]).ravel()
+            label = int(annotations["labels"][chosen[n]])
+            pieces.append(resized_piece(pixels[n], crops[n], box, label, scale / own, view.flip))
+        return pieces
 
     def _image(self, i: int, view: SampledTransform) -> Tensor | None:
         if self.resized is None:
@@ -140,39 +223,52 @@ class CocoDataset(Dataset[Sample]):
             return None
         return resample(pixels, factor, view)
 
-    def _targets(
-        self, i: int, view: SampledTransform, matrix: NDArray[np.float64] | None
-    ) -> Sample:
-        """Boxes, labels and mask crops. A crop covers the uncut box, so it does not depend on the
-        window; the box is cut to the window and shrunk to the mask inside. Objects under 1 pixel or
-        without mask are dropped. matrix: of `augment.transforms`, applied after the view.
+    def _objects(self, i: int, view: SampledTransform) -> Objects:
+        """The objects of image i that have a mask, in pixels of `view`. A crop covers the uncut
+        box, so it does not depend on the window.
         """
         annotations = self.index.annotations(i)
-        height, width = view.size
-        uncut = map_boxes(annotations["boxes"], view.matrix)
         crops, filled = self._crops.of(i, annotations["boxes"], view.flip)
+        every = np.ones(len(filled), bool)
+        objects = Objects(
+            crops=crops,
+            boxes=map_boxes(annotations["boxes"], view.matrix),
+            labels=annotations["labels"],
+            crowd=annotations["crowd"],
+            masked=self.index.masked(i) if self._some_without_mask else every,
+            covered=~every,
+        )
+        return objects if filled.all() else objects.at(filled)
+
+    def _targets(
+        self, objects: Objects, size: tuple[int, int], matrix: NDArray[np.float64] | None
+    ) -> Sample:
+        """Boxes, labels and mask crops. The box is cut to the window and shrunk to the mask inside.
+        Objects under 1 pixel are dropped. size: height, width. matrix: of `augment.transforms`,
+        applied after the view.
+        """
+        crops, uncut, covered = objects.crops, objects.boxes, objects.covered
+        height, width = size
         if matrix is not None:
-            crops, uncut = warp_crops(crops, uncut, matrix)
+            crops, uncut = warp_crops(crops, uncut, matrix, size)
         cut = uncut.clip(0, [width, height, width, height])
-        boxes = visible_boxes(crops, uncut, cut)
-        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1) & filled)
-        crowd = annotations["crowd"][seen]
+        boxes = visible_boxes(crops, uncut, cut, covered)
+        seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= 1).all(1))
+        crowd = objects.crowd[seen]
         targets = {
             "boxes": torch.from_numpy(boxes[seen].astype(np.float32)),
-            "labels": torch.from_numpy(annotations["labels"][seen]),
+            "labels": torch.from_numpy(objects.labels[seen]),
             "valid": torch.from_numpy(~crowd),
             "crowd": torch.from_numpy(crowd),
             "masks": torch.from_numpy(crops[seen]),
             "mask_boxes": torch.from_numpy(uncut[seen].astype(np.float32)),
         }
         if self._some_without_mask:
-            targets["masked"] = torch.from_numpy(self.index.masked(i)[seen])
+            targets["masked"] = torch.from_numpy(objects.masked[seen])
         return targets
 
-    def _void(
-        self, i: int, view: SampledTransform, matrix: NDArray[np.float64] | None
-    ) -> NDArray[np.uint8]:
-        """H W of the training image: 1 where the file's pixel at a pixel's center is void."""
+    def _void(self, i: int, view: SampledTransform) -> NDArray[np.uint8]:
+        """H W of `view`: 1 where the file's pixel at a pixel's center is void."""
         runs = self.index.void(i)
         if not len(runs):
             return np.zeros(view.size, np.uint8)
@@ -181,8 +277,7 @@ class CocoDataset(Dataset[Sample]):
             (start + (np.arange(side) + 0.5) * (extent / side)).astype(np.float64)
             for start, extent, side in zip((top, left), window, size, strict=True)
         )
-        void = sample_runs(runs, self.index.size(i), y, x[::-1] if view.flip else x)
-        return void if matrix is None else warp_bitmap(void, matrix)
+        return sample_runs(runs, self.index.size(i), y, x[::-1] if view.flip else x)
 
     def _hidden(self, size: tuple[int, int]) -> Sample:
         """A crowd region over the full image: anchors and regions inside are neither positive nor

@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,11 +31,17 @@ MAX_WORKERS = 1024
 class PrefetchingBatchSampler:
     """Yields `batches` of an index with remote images and prefetches: with each batch, the images
     of the batch AHEAD positions later are requested, so they are in the cache when a loader process
-    needs them.
+    needs them. second: the position of another image that a key needs, or None.
     """
 
-    def __init__(self, batches: Any, index: AnnotationIndex, source: Remote) -> None:
-        self.batches, self.index, self.source = batches, index, source
+    def __init__(
+        self,
+        batches: Any,
+        index: AnnotationIndex,
+        source: Remote,
+        second: Callable[[Key], int | None] | None = None,
+    ) -> None:
+        self.batches, self.index, self.source, self.second = batches, index, source, second
         self._prefetch: Prefetch | None = (
             None  # its threads start after the loader processes are forked
         )
@@ -49,7 +55,15 @@ class PrefetchingBatchSampler:
     def _announce(self, batch: list[Key]) -> None:
         if self._prefetch is None:
             self._prefetch = Prefetch(self.source.fill)
-        self._prefetch.submit(self.index.file_name(i) for _, i in batch if i != BLANK)
+        self._prefetch.submit(self.index.file_name(i) for i in self._positions(batch))
+
+    def _positions(self, batch: list[Key]) -> Iterator[int]:
+        for key in batch:
+            if key[1] != BLANK:
+                yield key[1]
+                second = None if self.second is None else self.second(key)
+                if second is not None:
+                    yield second
 
     @property
     def sampler(self) -> Any:
@@ -57,10 +71,12 @@ class PrefetchingBatchSampler:
         return getattr(self.batches, "sampler", None)
 
 
-def fetched_ahead(batches: Any, index: AnnotationIndex) -> Any:
+def fetched_ahead(
+    batches: Any, index: AnnotationIndex, second: Callable[[Key], int | None] | None = None
+) -> Any:
     """`batches`, with prefetch if their images are remote."""
     return (
-        PrefetchingBatchSampler(batches, index, index.source)
+        PrefetchingBatchSampler(batches, index, index.source, second)
         if isinstance(index.source, Remote)
         else batches
     )

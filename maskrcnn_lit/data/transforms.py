@@ -6,7 +6,7 @@ mirrored. It is composed of matrices, and pixels are resampled once. Coordinates
 pixel i spans i to i + 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +15,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
-from maskrcnn_lit.errors import UserError, check_list, check_within
+from maskrcnn_lit.data.warp import (
+    MAX_PERSPECTIVE,
+    Blur,
+    Noise,
+    Perspective,
+    QuarterTurns,
+    Rotation,
+    Transform,
+    VerticalFlip,
+)
+from maskrcnn_lit.errors import UserError, check_list, check_whole, check_within
 
 ImageSize = int | tuple[int, int]  # the side of a square, or (short, long) as in the paper
 
@@ -28,7 +37,20 @@ _GRAY = (0.299, 0.587, 0.114)  # ITU-R 601 weights of red, green, blue
 
 MIN_SIDE, MAX_SIDE = 32, 16_384  # of data.image_size: pixels
 
+MAX_BLUR = 20.0  # of augment.blur: pixels
+
+MAX_PASTED = 1000  # of augment.copy_paste.objects
+
 MIN_SCALE, MAX_SCALE = 0.01, 4.0  # of augment.scale; also the minimum of augment.crop
+
+
+class CopyPaste(NamedTuple):
+    """Objects of another training image are pasted on an image, see paste.py."""
+
+    p: float = 0.0  # probability that an image gets objects
+    occlude: float = 0.3  # share of the pasted objects that are put on another object
+    visible: float = 0.05  # an object of which a smaller share remains is dropped
+    objects: int = 3  # at most as many are pasted on an image
 
 
 class Augment(NamedTuple):
@@ -42,9 +64,14 @@ class Augment(NamedTuple):
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    vertical_flip: float = 0.0  # these two are applied as the first `transforms`
+    vertical_flip: float = 0.0  # these six are applied as the first `transforms`
     rot90: float = 0.0
+    perspective: float = 0.0
+    rotation: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
     transforms: tuple[Transform, ...] = ()  # custom ones, applied after these, in order
+    copy_paste: CopyPaste = CopyPaste()  # applied before color jitter and `transforms`
 
 
 class SampledTransform(NamedTuple):
@@ -56,6 +83,18 @@ class SampledTransform(NamedTuple):
     matrix: NDArray[
         np.float64
     ]  # 2 3, x, y, 1 of the file -> x, y of the training image; it is axis-aligned
+
+
+# in the order in which they are applied: perspective first, so that rotation leaves no part of the
+# image behind its horizon
+_OURS: dict[str, Callable[[float], Transform]] = {
+    "vertical_flip": VerticalFlip,
+    "rot90": QuarterTurns,
+    "perspective": Perspective,
+    "rotation": Rotation,
+    "blur": Blur,
+    "noise": Noise,
+}
 
 
 def read_augment(values: Mapping[str, Any]) -> Augment:
@@ -70,7 +109,10 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
     if unknown:
         raise UserError(f"augment.{unknown[0]} is unknown: use {', '.join(Augment._fields)}")
     transforms = _read_transforms(values.get("transforms", ()))
-    given: dict[str, Any] = {key: value for key, value in values.items() if key != "transforms"}
+    copy_paste = _read_copy_paste(values.get("copy_paste", {}))
+    given: dict[str, Any] = {
+        key: value for key, value in values.items() if key not in ("transforms", "copy_paste")
+    }
     augment = Augment(**given)
     check_list(MIN_SCALE, MAX_SCALE, 2, augment__scale=augment.scale)
     if augment.scale[0] > augment.scale[1]:
@@ -80,14 +122,30 @@ def read_augment(values: Mapping[str, Any]) -> Augment:
     check_within(MIN_SCALE, 1, augment__crop=augment.crop)
     for name in ("flip", "vertical_flip", "rot90", "brightness", "contrast", "saturation"):
         check_within(0, 1, **{f"augment__{name}": getattr(augment, name)})
+    check_within(0, MAX_PERSPECTIVE, augment__perspective=augment.perspective)
+    check_within(0, 180, augment__rotation=augment.rotation)
+    check_within(0, MAX_BLUR, augment__blur=augment.blur)
+    check_within(0, 1, augment__noise=augment.noise)
     low, high = map(float, augment.scale)
     numbers = {name: float(value) for name, value in given.items() if name != "scale"}
-    ours: list[Transform] = []
-    if augment.vertical_flip:
-        ours.append(VerticalFlip(numbers["vertical_flip"]))
-    if augment.rot90:
-        ours.append(QuarterTurns(numbers["rot90"]))
-    return Augment(scale=(low, high), transforms=(*ours, *transforms), **numbers)
+    ours = [make(numbers[name]) for name, make in _OURS.items() if numbers.get(name)]
+    return Augment(
+        scale=(low, high), transforms=(*ours, *transforms), copy_paste=copy_paste, **numbers
+    )
+
+
+def _read_copy_paste(values: Any) -> CopyPaste:
+    names = CopyPaste._fields
+    if not isinstance(values, Mapping):
+        raise UserError(f"augment.copy_paste={values} must have values for {', '.join(names)}")
+    unknown = [name for name in values if name not in names]
+    if unknown:
+        raise UserError(f"augment.copy_paste.{unknown[0]} is unknown: use {', '.join(names)}")
+    options = CopyPaste(**values)
+    for name in ("p", "occlude", "visible"):
+        check_within(0, 1, **{f"augment__copy_paste__{name}": getattr(options, name)})
+    check_whole(1, MAX_PASTED, augment__copy_paste__objects=options.objects)
+    return options
 
 
 def _read_transforms(values: Any) -> tuple[Transform, ...]:
@@ -181,6 +239,12 @@ def sample_transform(
 def full_view(height: int, width: int, image_size: ImageSize) -> SampledTransform:
     """The resized full image, for validation and prediction."""
     return sample_transform(height, width, image_size, None, np.random.default_rng(0))
+
+
+def whole_image(file_size: tuple[int, int], size: tuple[int, int]) -> SampledTransform:
+    """The full image of `file_size` (height, width), resized to `size`."""
+    window = (0, 0, *file_size)
+    return SampledTransform(window, size, False, _matrix(window, size, False))
 
 
 def _matrix(

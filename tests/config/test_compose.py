@@ -165,6 +165,7 @@ def test_a_composed_config_refuses_unknown_keys():
             "data.train.count?",
         ),
         ("data.train.size=3", "train has no option 'data.train.size'"),
+        ("data.train={size: 3}", "train has no option 'data.train.size'"),
         ("~sede", "train has no option 'sede'; did you mean seed?"),
     ],
 )

@@ -85,6 +85,18 @@ def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.
     assert PrefetchingBatchSampler(batches, index, Far(filled)).sampler is None
 
 
+def test_the_images_that_objects_are_pasted_from_are_asked_for_too(tmp_path: Path):
+    index, filled = small_index(tmp_path), list[str]()
+    batches = [[(0, 0), (0, 1)], [(1, 0), (0, BLANK)]]
+    second = {(0, 0): 4, (0, 1): None, (1, 0): 5}
+    ahead = PrefetchingBatchSampler(batches, index, Far(filled), second.__getitem__)
+    assert list(ahead) == batches
+    waited = time.monotonic() + 30
+    while len(filled) < 5 and time.monotonic() < waited:
+        time.sleep(0.01)
+    assert sorted(filled) == ["00.jpg", "00.jpg", "01.jpg", "04.jpg", "05.jpg"]
+
+
 def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
     batches = EpochBatches(chains=[[np.arange(6)]], batch_size=2, seed=1)
     ahead = PrefetchingBatchSampler(batches, small_index(tmp_path), Far([]))

@@ -14,6 +14,7 @@ from wrong_values import SHARE, cases, positive_list
 
 from maskrcnn_lit.data.transforms import (
     Augment,
+    CopyPaste,
     ImageSize,
     color_jitter,
     fitted_sizes,
@@ -24,7 +25,15 @@ from maskrcnn_lit.data.transforms import (
     resample,
     sample_transform,
 )
-from maskrcnn_lit.data.warp import QuarterTurns, Transform, VerticalFlip
+from maskrcnn_lit.data.warp import (
+    Blur,
+    Noise,
+    Perspective,
+    QuarterTurns,
+    Rotation,
+    Transform,
+    VerticalFlip,
+)
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import decode
 
@@ -200,6 +209,12 @@ def test_colors_stay_when_nothing_is_asked_for():
         ({"scale": 1.5}, "augment.scale=1.5 must be a list of 2 numbers from 0.01 to 4"),
         ({"flip": "often"}, "augment.flip=often must be a number"),
         ({1: 2}, "augment.1 is unknown"),
+        ({"copy_paste": 0.5}, "augment.copy_paste=0.5 must have values for p, occlude, visible"),
+        ({"copy_paste": {"q": 1}}, "augment.copy_paste.q is unknown: use p, occlude, visible"),
+        ({"copy_paste": {"p": 2}}, "augment.copy_paste.p=2 must be a number from 0 to 1"),
+        ({"copy_paste": {"occlude": "on"}}, "augment.copy_paste.occlude=on must be a number"),
+        ({"copy_paste": {"visible": -1}}, "augment.copy_paste.visible=-1 must be a number"),
+        ({"copy_paste": {"objects": 0}}, "augment.copy_paste.objects=0 must be a whole number"),
     ],
 )
 def test_wrong_augmentation_is_told(values: dict, said: str):
@@ -211,6 +226,8 @@ def test_wrong_augmentation_is_told(values: dict, said: str):
 def test_augmentation_is_read():
     assert read_augment({}) == Augment()
     assert read_augment({"flip": 0.5, "scale": [0.8, 1]}) == Augment(flip=0.5, scale=(0.8, 1.0))
+    given = read_augment({"copy_paste": {"p": 0.5, "objects": 2}}).copy_paste
+    assert given == CopyPaste(p=0.5, occlude=0.3, visible=0.05, objects=2)
 
 
 class Still:
@@ -258,7 +275,8 @@ def test_image_sizes_are_read():
 @pytest.mark.parametrize(
     ("option", "value"),
     cases(
-        **dict.fromkeys(("flip", "brightness", "contrast", "saturation"), SHARE),
+        **dict.fromkeys(("flip", "brightness", "contrast", "saturation", "noise"), SHARE),
+        **dict.fromkeys(("perspective", "rotation", "blur"), (-1, 200, None, "much", [1, 2], True)),
         crop=[*SHARE, 0],
         scale=[*positive_list(2), "12", [0.5, 5], [1, 0.5]],
     ),
@@ -302,6 +320,14 @@ def test_image_sizes_of_the_wrong_kind_are_named(value: Any):
     with pytest.raises(UserError) as caught:
         read_image_size(value)
     assert str(caught.value).startswith(f"data.image_size={value} must be ")
+
+
+def test_each_option_is_a_transform_in_a_fixed_order():
+    given = {"noise": 0.1, "blur": 2, "rotation": 15, "perspective": 0.1, "rot90": 1}
+    augment = read_augment(given | {"vertical_flip": 0.5})
+    kinds = (VerticalFlip, QuarterTurns, Perspective, Rotation, Blur, Noise)
+    assert tuple(map(type, augment.transforms)) == kinds
+    assert read_augment(dict.fromkeys(given, 0)).transforms == ()
 
 
 def test_flips_and_turns_come_before_ones_own_transforms():

@@ -1,16 +1,27 @@
 """`augment.transforms`: image, boxes and masks follow one affine map."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms import v2
 
 from maskrcnn_lit.data.warp import (
+    MAX_PERSPECTIVE,
+    Blur,
+    Noise,
+    Perspective,
     QuarterTurns,
+    Rotation,
     Transform,
     VerticalFlip,
     draw_transforms,
+    homography,
+    map_points,
+    warp_bitmap,
     warp_crops,
     warp_image,
 )
@@ -126,7 +137,12 @@ def test_a_mask_without_a_pixel_keeps_none():
 
 @pytest.mark.parametrize(
     ("matrix", "fault"),
-    [(np.eye(3), "2 x 3"), (np.full((2, 3), np.nan), "2 x 3"), (np.zeros((2, 3)), "no inverse")],
+    [
+        (np.eye(4), "2 x 3 or 3 x 3"),
+        (np.full((2, 3), np.nan), "2 x 3"),
+        (np.zeros((2, 3)), "no inverse"),
+        (np.array([[1.0, 0, 0], [0, 1, 0], [-1 / SIZE, 0, 1]]), "to infinity"),
+    ],
 )
 def test_a_map_that_is_none_is_named(
     monkeypatch: pytest.MonkeyPatch, matrix: NDArray[np.float64], fault: str
@@ -180,3 +196,185 @@ def test_masks_turn_with_the_image():
     assert matrix is not None
     moved, places = warp_crops(crops, boxes, matrix)
     assert np.allclose(places, [[2, SIZE - 6, 10, SIZE - 4]]) and moved.all()
+
+
+GEOMETRY: dict[str, tuple[Transform, ...]] = {
+    "vertical flip": (VerticalFlip(1.0),),
+    "rot90": (QuarterTurns(1.0),),
+    "rotation": (Rotation(180.0),),
+    "perspective": (Perspective(0.2),),
+    "all": (VerticalFlip(0.5), QuarterTurns(0.75), Perspective(0.2), Rotation(180.0)),
+}
+
+
+def raster(points: NDArray[np.float64], side: int, finer: int = 1) -> NDArray[np.bool_]:
+    """The pixels of a side x side image, each divided into finer x finer, whose centers are in a
+    polygon (P 2: x, y), by the even-odd rule.
+    """
+    steps = (np.arange(side * finer) + 0.5) / finer
+    x, y = np.meshgrid(steps, steps)
+    inside = np.zeros(x.shape, bool)
+    for (x1, y1), (x2, y2) in zip(points, np.roll(points, -1, 0), strict=True):
+        if y1 != y2:
+            inside ^= ((y1 > y) != (y2 > y)) & (x < (x2 - x1) * (y - y1) / (y2 - y1) + x1)
+    return inside
+
+
+def outline_distance(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """The distance of each pixel's center from the outline of a polygon."""
+    centers = np.stack(np.meshgrid(*[np.arange(side) + 0.5] * 2), -1)
+    nearest = np.full((side, side), np.inf)
+    for begin, end in zip(points, np.roll(points, -1, 0), strict=True):
+        along = ((centers - begin) @ (end - begin) / ((end - begin) ** 2).sum()).clip(0, 1)
+        gap = np.linalg.norm(centers - begin - along[..., None] * (end - begin), axis=-1)
+        nearest = np.minimum(nearest, gap)
+    return nearest
+
+
+L_POINTS = np.array([[30.0, 20], [44, 20], [44, 60], [70, 60], [70, 80], [30, 80]])
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_masks_are_the_raster_of_the_moved_polygon_up_to_a_cell(name: str):
+    """The bound: pixels differ only where their center is nearer to the moved outline than one cell
+    of the crop, before plus after; without these the IoU is 1.0. A cell is 1/112 of the box.
+    """
+    box = np.array([[30.0, 20, 70, 80]])
+    cells = (L_POINTS - box[0, :2]) * 112 / (box[0, 2:] - box[0, :2])
+    crops = raster(cells, 112)[None].astype(np.uint8)
+    ious = []
+    for seed in range(12):
+        image = torch.zeros(3, 128, 128, dtype=torch.uint8)
+        transforms = GEOMETRY[name]
+        _, matrix = draw_transforms(image, transforms, np.random.default_rng(seed))
+        if matrix is None:
+            continue
+        moved, places = warp_crops(crops, box, matrix, (128, 128))
+        points = map_points(L_POINTS, matrix)
+        ours, truth = painted(moved[0], places[0], 128), raster(points, 128)
+        old = np.linalg.norm((box[0, 2:] - box[0, :2]) / 112)
+        new = np.linalg.norm((places[0, 2:] - places[0, :2]) / 112)
+        stretched = np.linalg.norm(
+            map_points(L_POINTS + old / 2, matrix) - map_points(L_POINTS - old / 2, matrix), axis=1
+        ).max()
+        bound = max(stretched, old) + new
+        assert bound < 4
+        sure = outline_distance(points, 128) > bound
+        assert np.array_equal(ours[sure], truth[sure])
+        ious.append((ours & truth).sum() / max((ours | truth).sum(), 1))
+        low, high = points.min(0), points.max(0)
+        assert np.abs(places[0] - np.r_[low, high]).max() <= bound
+    assert len(ious) > 5
+    assert np.mean(ious) > 0.975
+
+
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_pixels_masks_and_void_move_alike(name: str):
+    box = np.array([[30.0, 20, 70, 80]])
+    cells = (L_POINTS - box[0, :2]) * 112 / (box[0, 2:] - box[0, :2])
+    crops = raster(cells, 112)[None].astype(np.uint8)
+    white = torch.from_numpy(raster(L_POINTS, 128)).byte()
+    for seed in range(6):
+        image, matrix = draw_transforms(
+            (255 * white).expand(3, -1, -1), GEOMETRY[name], np.random.default_rng(seed)
+        )
+        if matrix is None:
+            continue
+        seen = image[0].numpy() > 127
+        moved, places = warp_crops(crops, box, matrix, (128, 128))
+        mask = painted(moved[0], places[0], 128)
+        assert (mask & seen).sum() / (mask | seen).sum() > 0.95
+        void = warp_bitmap(white.numpy(), matrix) > 0
+        assert (void & seen).sum() / (void | seen).sum() > 0.95
+
+
+def test_what_lies_outside_of_the_image_has_no_mask_after_a_turn():
+    """Half of the object is left of the image; after half a turn it would be inside."""
+    crops = np.ones((1, 20, 20), np.uint8)
+    box = np.array([[-20.0, 40, 20, 80]])
+    angle = np.deg2rad(45)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = np.column_stack([turn, [50, 50] - turn @ [50, 50]])
+    image = warp_image(torch.full((3, 100, 100), 255, dtype=torch.uint8), matrix)[0].numpy()
+    moved, places = warp_crops(crops, box, matrix, (100, 100))
+    mask = painted(moved[0], places[0], 100)
+    assert mask.sum() > 300
+    assert (mask & (image < 100)).sum() < 0.05 * mask.sum()
+    without, places = warp_crops(crops, box, matrix)
+    assert (painted(without[0], places[0], 100) & (image < 100)).sum() > 100
+
+
+def test_a_homography_sends_four_points_to_four():
+    points = np.array([[0.0, 0], [10, 0], [10, 8], [0, 8]])
+    moved = points + np.array([[1, 1], [-1, 0.5], [0.3, -1], [0, 0.7]])
+    assert np.allclose(map_points(points, homography(points, moved)), moved)
+    scaled = -2 * homography(points, moved)  # the same map
+
+    class Scaled(Transform):
+        def geometry(self, generator: np.random.Generator, size: tuple[int, int]) -> Any:
+            return scaled
+
+    _, matrix = draw_transforms(
+        torch.zeros(3, 8, 10, dtype=torch.uint8), [Scaled()], np.random.default_rng(0)
+    )
+    assert matrix is not None
+    assert np.allclose(map_points(points, matrix), moved)
+
+
+def test_angles_and_corners_cover_their_range():
+    turns = [Rotation(30).geometry(np.random.default_rng(k), (64, 64)) for k in range(200)]
+    angles = np.rad2deg([np.arctan2(turn[1, 0], turn[0, 0]) for turn in turns if turn is not None])
+    assert -30 <= angles.min() < -27
+    assert 27 < angles.max() <= 30
+    corners = np.array([[0.0, 0], [80, 0], [80, 40], [0, 40]])
+    shifts = []
+    for k in range(200):
+        matrix = Perspective(0.1).geometry(np.random.default_rng(k), (40, 80))
+        assert matrix is not None
+        shifts.append((map_points(corners, matrix) - corners) / [80, 40])
+    assert 0.098 < np.abs(shifts).max() <= 0.1 + 1e-9
+    assert abs(np.mean(shifts)) < 0.01
+
+
+def test_a_perspective_never_sends_the_image_to_infinity():
+    for k in range(300):
+        draw_transforms(
+            torch.zeros(3, 20, 30, dtype=torch.uint8),
+            [Perspective(MAX_PERSPECTIVE), Rotation(180)],
+            np.random.default_rng(k),
+        )
+
+
+def test_blur_keeps_the_mean_and_spreads_a_point():
+    image = torch.zeros(3, 41, 41, dtype=torch.uint8)
+    image[:, 10:31, 10:31] = 200
+    for seed in range(20):
+        deviation = np.random.default_rng(seed).uniform(0, 3)
+        blurred = Blur(3.0).pixels(np.random.default_rng(seed), image)
+        if deviation < 1e-3:
+            continue
+        assert blurred is not None
+        expected = v2.functional.gaussian_blur(
+            image, [2 * int(np.ceil(3 * deviation)) + 1] * 2, [deviation] * 2
+        )
+        assert (blurred.int() - expected.int()).abs().max() <= 1
+        assert abs(blurred.float().mean() - image.float().mean()) < 0.5
+    tiny = torch.zeros(3, 1, 5, dtype=torch.uint8)
+    assert Blur(3.0).pixels(np.random.default_rng(0), tiny) is None
+
+
+def test_noise_has_its_deviation_and_stays_in_range():
+    image = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    deviations = []
+    for seed in range(30):
+        noisy = Noise(0.1).pixels(np.random.default_rng(seed), image)
+        assert noisy is not None
+        assert noisy.dtype == torch.uint8
+        expected = 255 * np.random.default_rng(seed).uniform(0, 0.1)
+        assert float(noisy.float().std()) == pytest.approx(expected, abs=0.4)
+        assert abs(float(noisy.float().mean()) - 128) < 1
+        deviations.append(expected)
+    assert max(deviations) > 20
+    dark = Noise(1.0).pixels(np.random.default_rng(1), torch.zeros_like(image))
+    assert dark is not None
+    assert 0.4 < float((dark == 0).float().mean()) < 0.6

@@ -174,18 +174,22 @@ def sample_runs(
 
 
 def visible_boxes(
-    crops: NDArray[np.uint8], boxes: NDArray[np.float64], cut: NDArray[np.float64]
+    crops: NDArray[np.uint8],
+    boxes: NDArray[np.float64],
+    cut: NDArray[np.float64],
+    covered: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """N 4: the boxes `cut` (the parts of `boxes` inside the image; crops cover `boxes`) shrunk to
     the masks inside.
 
     Otherwise the box of a bent object would include space for the part outside. Exact to one pixel
-    of the crop, 1/M of the uncut box. Only boxes that were cut change; a box without mask inside
-    gets area 0.
+    of the crop, 1/M of the uncut box. Only boxes that were cut change, and those of objects that
+    are `covered` (N) in part; a box without mask inside gets area 0.
     """
     side = crops.shape[-1]
     result = cut.copy()
-    for n in np.flatnonzero((np.abs(cut - boxes) > 1e-6).any(1)):
+    changed = (np.abs(cut - boxes) > 1e-6).any(1)
+    for n in np.flatnonzero(changed if covered is None else changed | covered):
         start, cell = boxes[n, :2], (boxes[n, 2:] - boxes[n, :2]) / side
         limits = ((cut[n].reshape(2, 2) - start) / cell).clip(
             0, side

@@ -27,7 +27,11 @@ class MaskCrops:
         self._stored = MemmapStore(cache / "masks" / f"{index.packed.key}-{side}.bits", spans)
 
     def of(
-        self, i: int, boxes: NDArray[np.float64], mirrored: bool = False
+        self,
+        i: int,
+        boxes: NDArray[np.float64],
+        mirrored: bool = False,
+        chosen: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The masks of all R annotations of image i, R M M of 0 or 1, and whether each has a pixel
         (R). A box without a mask has a mask that fills it.
@@ -35,6 +39,7 @@ class MaskCrops:
         Args:
             boxes: R 4, their boxes in the file's pixels, x1 y1 x2 y2.
             mirrored: flip left to right.
+            chosen: R becomes these of the annotations; None: all.
         """
         row, side = int(self.index.rows[i]), self.side
         bits = self._stored.get(row)
@@ -45,6 +50,8 @@ class MaskCrops:
             bits = np.packbits(crops, axis=2)
             self._stored.put(row, bits)
         bits = bits.reshape(len(boxes), side, self._row)
+        if chosen is not None:
+            bits = bits[chosen]
         if mirrored:  # reverse the bytes and the bits in each; padding bits come first
             crops = np.unpackbits(bits[:, :, ::-1], axis=2, bitorder="little")[:, :, -side:]
         else:
