@@ -406,29 +406,43 @@ class MaskRCNN(nn.Module):
             detections = {key: value[:, :most] for key, value in detections.items()}
         labels, shape = detections["labels"].flatten(), detections["labels"].shape
         features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
-        coarse = masks = self.mask_head(features, labels)
+        coarse = self.mask_head(features, labels)
+        detections["masks"] = coarse.sigmoid().view(*shape, *coarse.shape[1:])
         if self.mask_refine is not None:
-            regions = self.regions(detections["boxes"], 1)
-            masks = self.mask_refine.refine(
-                coarse, labels, partial(self.features_at, pyramid, regions)
-            )
-        detections["masks"] = masks.sigmoid().view(*shape, *masks.shape[1:])
+            detections["coarse"] = coarse.view(*shape, *coarse.shape[1:])
         if self.mask_iou is not None:
             ious = self.mask_iou(features, coarse, labels).view(shape)
             scores = self.mask_iou.scores(detections["scores"], ious)
             ranked, order = torch.where(detections["valid"], scores, -1).topk(shape[1], dim=1)
             detections = {key: take(value, order) for key, value in detections.items()}
             detections["scores"] = ranked.clamp(min=0)
-        if not self.suppression.of_masks:
+        if self.suppression.of_masks:
+            detections = suppress_masks(
+                detections,
+                self.suppression,
+                threshold=self.box_head.nms_iou,
+                least_score=self.box_head.score_threshold,
+                count=self.box_head.max_detections,
+                static_shapes=static_shapes,
+            )
+        return self.refined(pyramid, detections)
+
+    def refined(
+        self, pyramid: Sequence[Tensor], detections: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """With finer masks, of those that stay, if the model has a point head. `coarse`: B D m m,
+        the logits of the mask head; it is left out.
+        """
+        if self.mask_refine is None:
             return detections
-        return suppress_masks(
-            detections,
-            self.suppression,
-            threshold=self.box_head.nms_iou,
-            least_score=self.box_head.score_threshold,
-            count=self.box_head.max_detections,
-            static_shapes=static_shapes,
+        regions = self.regions(detections["boxes"], 1)
+        shape = detections["labels"].shape
+        masks = self.mask_refine.refine(
+            detections.pop("coarse").flatten(0, 1),
+            detections["labels"].flatten(),
+            partial(self.features_at, pyramid, regions),
         )
+        return detections | {"masks": masks.sigmoid().view(*shape, *masks.shape[1:])}
 
     def marked(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
         """With `exclusive`, B D bool, where masks must not share a pixel: see postprocess.py."""
