@@ -25,6 +25,7 @@ from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
+from maskrcnn_lit.model.cascade import later_losses, predict, scaled, stages, with_stages
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
@@ -163,7 +164,7 @@ class MaskRCNN(nn.Module):
         sizes = batch["image_sizes"]
         proposals, valid = self.proposals(prediction, anchors, sizes, static_shapes)
         detections = self.marked(self.detect(pyramid, proposals, valid, sizes, static_shapes))
-        labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
+        labels = self.classify(pyramid, batch["boxes"], sizes) if "boxes" in batch else None
         return Output(losses, counts, detections, labels, dropped)
 
     def infer(
@@ -249,9 +250,12 @@ class MaskRCNN(nn.Module):
         masked = RoIs(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
 
-        logits, deltas = self.box_head(box_features)
+        logits, deltas = self.box_head(scaled(box_features, len(stages(self.box_head))))
         losses = self.box_head.losses(logits, deltas, regions, batch)
         counts = dict.fromkeys(losses, regions.valid.sum())
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        later, sizes = later_losses(self.box_head, pool, deltas, regions, batch, static_shapes)
+        losses, counts = losses | later, counts | sizes
 
         positive = wanted.flatten()[chosen]
         mask_losses, mask_counts = self.mask_losses(
@@ -395,10 +399,9 @@ class MaskRCNN(nn.Module):
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Detect boxes, then predict a mask for each (section 3.1, inference)."""
-        logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
-        detections = self.box_head.detect(
-            logits, deltas, proposals, valid, image_sizes, static_shapes
-        )
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        logits, deltas, boxes = predict(self.box_head, pool, proposals, image_sizes)
+        detections = self.box_head.detect(logits, deltas, boxes, valid, image_sizes, static_shapes)
         if can_sync(valid, static_shapes):
             most = max(
                 1, int(detections["valid"].sum(dim=1).max())
@@ -450,13 +453,11 @@ class MaskRCNN(nn.Module):
             return detections
         return detections | {"exclusive": detections["valid"]}
 
-    def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    def classify(self, pyramid: Sequence[Tensor], boxes: Tensor, image_sizes: Tensor) -> Tensor:
         """The most likely class (0 = background) of each given box: B G 4 -> B G."""
-        return (
-            self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0]
-            .argmax(dim=-1)
-            .view(boxes.shape[:2])
-        )
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        logits, _, _ = predict(self.box_head, pool, boxes, image_sizes)
+        return logits.argmax(dim=-1).view(boxes.shape[:2])
 
 
 def build_mask_rcnn(
@@ -509,7 +510,8 @@ def build_mask_rcnn(
         )
     sizes = {"channels": width, "num_classes": num_classes}
     proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
-    boxes, masks = box_head(**sizes), mask_head(**sizes)
+    boxes = with_stages(box_head(**sizes), partial(box_head, **sizes))
+    masks = mask_head(**sizes)
     return MaskRCNN(
         mean=mean,
         std=std,
