@@ -89,7 +89,8 @@ def later_losses(
     """The losses of the stages after the first, and the sample size of each. deltas: (B S) 1 4, of
     the first stage, for its `regions`.
     """
-    losses, counts = dict[str, Tensor](), dict[str, Tensor]()
+    losses: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
     every = stages(head)
     for number, stage in enumerate(every[1:], start=2):
         boxes = moved(regions.boxes, deltas, every[number - 2], batch["image_sizes"])
