@@ -288,6 +288,7 @@ OPTIONS: dict[str, Rule] = {
     "model.box_head.batch_size": SAMPLE,
     "model.box_head.box_weights": _listed(_number(0.001, 1000), 4, 4),
     "model.box_head.candidates": SAMPLE,
+    "model.box_head.cascade": _listed(SHARE, 2, 10, rising=True, null=True),
     "model.box_head.conv_width": WIDTH,
     "model.box_head.convs": _whole(0, 100),
     "model.box_head.fcs": DEPTH,

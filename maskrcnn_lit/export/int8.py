@@ -6,6 +6,7 @@ outputs are numbers and no features, stay in float32.
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,7 +50,7 @@ def layers(onnx_file: Path) -> dict[str, list[str]]:
             if node.op_type == "Conv":  # the RPN's outputs, joined into one
                 continue
             name = DECONVOLUTION
-        if name not in LAST:
+        if re.sub(r"^box_head\.later\.\d+\.", "box_head.", name) not in LAST:
             nodes.setdefault(name, []).append(node.name)
     return nodes
 

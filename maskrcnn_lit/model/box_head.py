@@ -5,14 +5,16 @@ Letters: B images, P proposals, S sampled regions per image, C channels, K class
 detections.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import check_choice, check_list, check_whole, check_within
+from maskrcnn_lit.errors import UserError, check_choice, check_list, check_whole, check_within
 from maskrcnn_lit.model.boxes import batched_nms, can_sync, clip, decode, encode, full_precision
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
@@ -45,7 +47,8 @@ class BoxHead(nn.Module):
     512, 1:3). box_weights: scale of the deltas. label_smoothing: share of the class targets that is
     spread over all classes and the background. score_threshold, nms_iou, max_detections: of
     inference (section 3.1). candidates: boxes kept before NMS, by score; exact if no more of an
-    image's boxes pass score_threshold.
+    image's boxes pass score_threshold. cascade: object_iou of each stage of a cascade (cascade.py),
+    whose deltas are of no class; None: one stage.
 
     Raises UserError for values of the wrong type or range.
     """
@@ -70,6 +73,7 @@ class BoxHead(nn.Module):
         norm: str | None = None,
         fcs: int = 2,
         label_smoothing: float = 0.0,
+        cascade: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         check_whole(
@@ -91,13 +95,14 @@ class BoxHead(nn.Module):
         check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
         check_list(0.001, 1000, 4, model__box_head__box_weights=box_weights)
         check_choice(NORMS, True, model__box_head__norm=norm)
+        _check_cascade(cascade)
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
         self.fcs = nn.ModuleList(
             nn.Linear(c, width) for c in [inputs[-1] * pool**2, *[width] * (fcs - 1)]
         )
         self.classes = nn.Linear(width, num_classes + 1)
-        self.deltas = nn.Linear(width, num_classes * 4)
+        self.deltas = nn.Linear(width, 4 if cascade else num_classes * 4)
         # As in the published configurations: initial class scores are about equal, deltas about 0.
         nn.init.normal_(self.classes.weight, std=0.01)
         nn.init.normal_(self.deltas.weight, std=0.001)
@@ -116,9 +121,18 @@ class BoxHead(nn.Module):
         )
         self.max_detections, self.candidates = max_detections, candidates
         self.suppression = BOX_NMS  # the model's, see `MaskRCNN.set_suppression`
+        self.cascade = None if cascade is None else tuple(cascade)
+        self.later = nn.ModuleList()  # the stages after this one, see cascade.py
+
+    @property
+    def final_weights(self) -> tuple[float, ...]:
+        """The box weights of the last stage, whose deltas `detect` is given."""
+        stages: list[Any] = [self, *self.later]
+        weights: tuple[float, ...] = stages[-1].box_weights
+        return weights
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """R C pool pool -> class logits R K+1 and deltas R K 4."""
+        """R C pool pool -> class logits R K+1 and deltas R K 4 (R 1 4 with a cascade)."""
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
         hidden = features.permute(0, 2, 3, 1).flatten(
@@ -127,7 +141,7 @@ class BoxHead(nn.Module):
         for layer in self.fcs:
             hidden = F.relu(layer(hidden))
         logits, deltas = full_precision(self.classes(hidden)), full_precision(self.deltas(hidden))
-        return logits, deltas.unflatten(1, (self.num_classes, 4))
+        return logits, deltas.unflatten(1, (-1, 4))
 
     @torch.no_grad()
     def sample_regions(
@@ -165,7 +179,8 @@ class BoxHead(nn.Module):
         class.
         """
         images, count = regions.labels.shape
-        channel = (regions.labels - 1).clamp(min=0).view(-1, 1, 1).expand(-1, 1, 4)
+        channel = (regions.labels - 1).clamp(0, deltas.shape[1] - 1).view(-1, 1, 1)
+        channel = channel.expand(-1, 1, 4)
         own = deltas.gather(1, channel).view(images, count, 4)  # (B S) K 4 -> B S 4
         targets = encode(take(batch["boxes"], regions.instance), regions.boxes, self.box_weights)
         return {
@@ -188,8 +203,8 @@ class BoxHead(nn.Module):
         image_sizes: Tensor,
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
-        """Logits (B P) K+1, deltas (B P) K 4, proposals B P 4 -> boxes B D 4, scores B D, labels B
-        D, valid B D.
+        """Logits (B P) K+1, deltas (B P) K 4 or (B P) 1 4, proposals B P 4 -> boxes B D 4, scores B
+        D, labels B D, valid B D.
 
         Slots beyond an image's detections are zero. Where suppression compares masks, which come
         later, these are candidates: more, and some of them of one object. static_shapes: see
@@ -200,8 +215,8 @@ class BoxHead(nn.Module):
             images, -1
         )  # (B P) K+1 -> B (P K), without background
         reference = proposals.view(-1, 1, 4)
-        boxes = decode(deltas, reference, self.box_weights).view(images, -1, 4)  # B (P K) 4
-        boxes = clip(boxes, image_sizes)
+        boxes = decode(deltas, reference, self.final_weights).expand(-1, self.num_classes, 4)
+        boxes = clip(boxes.reshape(images, -1, 4), image_sizes)  # B (P K) 4
         real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (
             scores > self.score_threshold
         )
@@ -240,3 +255,14 @@ class BoxHead(nn.Module):
         model gives it another form.
         """
         return batched_nms(boxes, self.removed_iou, groups=groups, static_shapes=static_shapes)
+
+
+def _check_cascade(cascade: Sequence[float] | None) -> None:
+    if cascade is None:
+        return
+    check_list(0, 1, model__box_head__cascade=cascade)
+    if len(cascade) < 2 or any(low > high for low, high in pairwise(cascade)):
+        raise UserError(
+            f"model.box_head.cascade={list(cascade)} must have two or more IoU thresholds in "
+            "ascending order, for example [0.5,0.6,0.7], or be null"
+        )

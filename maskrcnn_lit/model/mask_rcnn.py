@@ -25,6 +25,7 @@ from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
+from maskrcnn_lit.model.cascade import later_losses, predict, scaled, stages, with_stages
 from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
@@ -172,7 +173,7 @@ class MaskRCNN(nn.Module):
             detections = each[self.suppression._replace(exclusive=False)]
         else:
             detections = self.detect(pyramid, proposals, valid, sizes, static_shapes)
-        labels = self.classify(pyramid, batch["boxes"]) if "boxes" in batch else None
+        labels = self.classify(pyramid, batch["boxes"], sizes) if "boxes" in batch else None
         return Output(losses, counts, self.marked(detections), labels, dropped, each)
 
     def infer(
@@ -258,9 +259,12 @@ class MaskRCNN(nn.Module):
         masked = RoIs(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
 
-        logits, deltas = self.box_head(box_features)
+        logits, deltas = self.box_head(scaled(box_features, len(stages(self.box_head))))
         losses = self.box_head.losses(logits, deltas, regions, batch)
         counts = dict.fromkeys(losses, regions.valid.sum())
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        later, sizes = later_losses(self.box_head, pool, deltas, regions, batch, static_shapes)
+        losses, counts = losses | later, counts | sizes
 
         positive = wanted.flatten()[chosen]
         mask_losses, mask_counts = self.mask_losses(
@@ -404,12 +408,10 @@ class MaskRCNN(nn.Module):
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Detect boxes, then predict a mask for each (section 3.1, inference)."""
-        logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
-        detections = self.box_head.detect(
-            logits, deltas, proposals, valid, image_sizes, static_shapes
-        )
+        logits, deltas, boxes = self.predict_boxes(pyramid, proposals, image_sizes)
+        detections = self.box_head.detect(logits, deltas, boxes, valid, image_sizes, static_shapes)
         detections = self.with_predicted_masks(pyramid, detections, static_shapes)
-        return self.suppressed(detections, static_shapes)
+        return self.refined(pyramid, self.suppressed(detections, static_shapes))
 
     def detect_each(
         self,
@@ -422,21 +424,28 @@ class MaskRCNN(nn.Module):
         """The result of `detect` for each of `choices`. The box head runs once, and the mask head
         once for all kinds that compare masks.
         """
-        logits, deltas = self.box_head(self.pool(pyramid, proposals, self.box_head.pool))
+        logits, deltas, boxes = self.predict_boxes(pyramid, proposals, image_sizes)
         own, candidates, found = self.suppression, None, {}
         for choice in self.choices:
             self.set_suppression(choice)
             detections = candidates if choice.of_masks else None
             if detections is None:
                 detections = self.box_head.detect(
-                    logits, deltas, proposals, valid, image_sizes, static_shapes
+                    logits, deltas, boxes, valid, image_sizes, static_shapes
                 )
                 detections = self.with_predicted_masks(pyramid, detections, static_shapes)
             if choice.of_masks:
                 candidates = detections
-            found[choice] = self.suppressed(detections, static_shapes)
+            found[choice] = self.refined(pyramid, self.suppressed(detections, static_shapes))
         self.set_suppression(own)
         return found
+
+    def predict_boxes(
+        self, pyramid: Sequence[Tensor], boxes: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The box head's logits and deltas, and the boxes that its deltas move."""
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        return predict(self.box_head, pool, boxes, image_sizes)
 
     def with_predicted_masks(
         self,
@@ -444,8 +453,9 @@ class MaskRCNN(nn.Module):
         detections: dict[str, Tensor],
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
-        """Detections of the box head with "masks", B D m m in [0, 1]; on the CPU without the slots
-        that no image needs.
+        """Detections of the box head with "masks", B D m m in [0, 1], of the mask head, and where
+        they are to be refined, with its logits, "coarse"; on the CPU without the slots that no
+        image needs.
         """
         valid = detections["valid"]
         if can_sync(valid, static_shapes):
@@ -455,13 +465,10 @@ class MaskRCNN(nn.Module):
             detections = {key: value[:, :most] for key, value in detections.items()}
         labels, shape = detections["labels"].flatten(), detections["labels"].shape
         features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
-        coarse = masks = self.mask_head(features, labels)
+        coarse = self.mask_head(features, labels)
+        detections["masks"] = coarse.sigmoid().view(*shape, *coarse.shape[1:])
         if self.mask_refine is not None:
-            regions = self.regions(detections["boxes"], 1)
-            masks = self.mask_refine.refine(
-                coarse, labels, partial(self.features_at, pyramid, regions)
-            )
-        detections["masks"] = masks.sigmoid().view(*shape, *masks.shape[1:])
+            detections["coarse"] = coarse.view(*shape, *coarse.shape[1:])
         if self.mask_iou is not None:
             ious = self.mask_iou(features, coarse, labels).view(shape)
             scores = self.mask_iou.scores(detections["scores"], ious)
@@ -485,19 +492,34 @@ class MaskRCNN(nn.Module):
             static_shapes=static_shapes,
         )
 
+    def refined(
+        self, pyramid: Sequence[Tensor], detections: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """With finer masks, of those that stay, if the model has a point head. "coarse": B D m m,
+        the logits of the mask head; it is left out.
+        """
+        if self.mask_refine is None:
+            return detections
+        regions = self.regions(detections["boxes"], 1)
+        shape = detections["labels"].shape
+        masks = self.mask_refine.refine(
+            detections["coarse"].flatten(0, 1),
+            detections["labels"].flatten(),
+            partial(self.features_at, pyramid, regions),
+        )
+        others = {name: value for name, value in detections.items() if name != "coarse"}
+        return others | {"masks": masks.sigmoid().view(*shape, *masks.shape[1:])}
+
     def marked(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
         """With `exclusive`, B D bool, where masks must not share a pixel: see postprocess.py."""
         if not self.suppression.exclusive:
             return detections
         return detections | {"exclusive": detections["valid"]}
 
-    def classify(self, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
+    def classify(self, pyramid: Sequence[Tensor], boxes: Tensor, image_sizes: Tensor) -> Tensor:
         """The most likely class (0 = background) of each given box: B G 4 -> B G."""
-        return (
-            self.box_head(self.pool(pyramid, boxes, self.box_head.pool))[0]
-            .argmax(dim=-1)
-            .view(boxes.shape[:2])
-        )
+        logits, _, _ = self.predict_boxes(pyramid, boxes, image_sizes)
+        return logits.argmax(dim=-1).view(boxes.shape[:2])
 
 
 def build_mask_rcnn(
@@ -550,7 +572,8 @@ def build_mask_rcnn(
         )
     sizes = {"channels": width, "num_classes": num_classes}
     proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
-    boxes, masks = box_head(**sizes), mask_head(**sizes)
+    boxes = with_stages(box_head(**sizes), partial(box_head, **sizes))
+    masks = mask_head(**sizes)
     return MaskRCNN(
         mean=mean,
         std=std,

@@ -126,12 +126,11 @@ def suppress_masks(
         kept = valid & greedy(overlap > threshold, static_shapes)
     order = torch.where(kept, scores, -1).topk(min(count, scores.shape[1]), dim=1).indices
     kept, scores = kept.gather(1, order), scores.gather(1, order)
-    return {
+    return {key: take(value, order) for key, value in detections.items()} | {
         "boxes": torch.where(kept[..., None], take(boxes, order), 0),
         "scores": scores * kept,
         "labels": take(detections["labels"], order) * kept,
         "valid": kept,
-        "masks": take(detections["masks"], order),
     }
 
 

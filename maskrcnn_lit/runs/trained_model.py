@@ -73,10 +73,13 @@ ARCHITECTURE = (
         "box_head.norm",
         "box_head.width",
         "box_head.fcs",
+        "box_head.cascade",
     ),
     *("mask_head.width", "mask_head.depth", "mask_head.norm"),
     *("mask_iou", "mask_refine"),
 )
+
+_STAGES = "roi_heads.box_predictor"  # of Detectron2; those of its cascade have numbers
 
 ALIKE = {"auto", "frozen", "batch", "sync"}  # norms of a backbone with compatible weights
 
@@ -185,6 +188,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         )
         depth = {6: "resnet50", 23: "resnet101"}.get(blocks)
         options = ["model=detectron2", f"backbone={depth}_caffe"]
+        if any(name.startswith(f"{_STAGES}.0.") for name in state):
+            options.append("model.box_head.cascade=[0.5,0.6,0.7]")
     elif any(name.startswith("roi_heads.") for name in state):
         depth = _torchvision_resnet(state)
         options = [
@@ -209,7 +214,8 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
             f"{path} is a Mask R-CNN with an unsupported backbone: give weights with a ResNet "
             "backbone"
         )
-    if (scores := "roi_heads.box_predictor.cls_score.bias") not in state:
+    first = f"{_STAGES}.0" if f"{_STAGES}.0.cls_score.bias" in state else _STAGES
+    if (scores := f"{first}.cls_score.bias") not in state:
         raise UserError(f"{path} is a Mask R-CNN without {scores}: give all of its weights")
     config = compose("train", ["data=coco2017", "backbone.norm=frozen", *options])
     config.model.num_classes = rows = len(state[scores]) - 1

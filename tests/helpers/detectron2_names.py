@@ -6,9 +6,10 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
+def published_shapes(depth: int = 50, classes: int = 80, cascade: bool = False) -> Shapes:
     """Name -> shape of everything that the model of
-    configs/COCO-InstanceSegmentation/mask_rcnn_R_*_FPN_*.yaml learns or keeps frozen, in its order.
+    configs/COCO-InstanceSegmentation/mask_rcnn_R_*_FPN_*.yaml learns or keeps frozen, in its order;
+    cascade: of configs/Misc/cascade_mask_rcnn_R_50_FPN_*.yaml.
     """
     shapes: Shapes = {}
     inputs = 256
@@ -31,14 +32,28 @@ def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
     shapes |= _affine("proposal_generator.rpn_head.conv", (256, 256, 3, 3))
     shapes |= _affine("proposal_generator.rpn_head.objectness_logits", (3, 256, 1, 1))
     shapes |= _affine("proposal_generator.rpn_head.anchor_deltas", (12, 256, 1, 1))
-    shapes |= _affine("roi_heads.box_head.fc1", (1024, 256 * 7 * 7))
-    shapes |= _affine("roi_heads.box_head.fc2", (1024, 1024))
-    shapes |= _affine("roi_heads.box_predictor.cls_score", (classes + 1, 1024))
-    shapes |= _affine("roi_heads.box_predictor.bbox_pred", (4 * classes, 1024))
+    if cascade:
+        shapes |= cascade_shapes(classes)
+    else:
+        shapes |= _affine("roi_heads.box_head.fc1", (1024, 256 * 7 * 7))
+        shapes |= _affine("roi_heads.box_head.fc2", (1024, 1024))
+        shapes |= _affine("roi_heads.box_predictor.cls_score", (classes + 1, 1024))
+        shapes |= _affine("roi_heads.box_predictor.bbox_pred", (4 * classes, 1024))
     for layer in (1, 2, 3, 4):
         shapes |= _affine(f"roi_heads.mask_head.mask_fcn{layer}", (256, 256, 3, 3))
     shapes |= _affine("roi_heads.mask_head.deconv", (256, 256, 2, 2))
     shapes |= _affine("roi_heads.mask_head.predictor", (classes, 256, 1, 1))
+    return shapes
+
+
+def cascade_shapes(classes: int, channels: int = 256, width: int = 1024) -> Shapes:
+    """The box heads of a cascade: three, whose deltas are of no class."""
+    shapes: Shapes = {}
+    for stage in range(3):
+        shapes |= _affine(f"roi_heads.box_head.{stage}.fc1", (width, channels * 7 * 7))
+        shapes |= _affine(f"roi_heads.box_head.{stage}.fc2", (width, width))
+        shapes |= _affine(f"roi_heads.box_predictor.{stage}.cls_score", (classes + 1, width))
+        shapes |= _affine(f"roi_heads.box_predictor.{stage}.bbox_pred", (4, width))
     return shapes
 
 

@@ -32,6 +32,7 @@ def make_model(
     roi_align: dict[str, Any] | None = None,
     mask_iou: bool = False,
     mask_refine: str | None = None,
+    cascade: tuple[float, ...] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160
@@ -76,6 +77,7 @@ def make_model(
             nms_iou=0.5,
             max_detections=100,
             candidates=2000,
+            cascade=cascade,
         ),
         mask_head=partial(MaskHead, width=channels, depth=depth, norm=head_norm, pool=14),
         roi_align=roi_align or {},

@@ -24,6 +24,7 @@ from maskrcnn_lit.model.point_head import (
     places,
 )
 from maskrcnn_lit.model.roi_align import RoIs
+from maskrcnn_lit.model.suppression import Suppression
 
 DOUBLE = torch.float64
 
@@ -300,6 +301,30 @@ def test_detections_are_the_same_with_masks_of_224():
     again = again.sigmoid()
     same = (found["masks"][valid] - again).abs() < 1e-4
     assert 0.3 < same.double().mean() < 1, "sure pixels are those of the mask head"
+
+
+def test_masks_are_suppressed_before_they_are_refined():
+    """So that the overlaps are those of 28 x 28, and only what stays is predicted again."""
+    plain, refined = lively().eval(), lively(mask_refine="points").eval()
+    sides: list[tuple[int, ...]] = []
+    head: Any = refined.mask_refine
+    refine = head.refine
+
+    def watched(coarse: Tensor, *rest: Any) -> Tensor:
+        sides.append(tuple(coarse.shape))
+        return refine(coarse, *rest)
+
+    head.refine = watched
+    batch = without_targets(make_batch())
+    with torch.no_grad():
+        for model in (plain, refined):
+            model.set_suppression(Suppression("mask"))
+        expected, found = plain(batch).detections, refined(batch).detections
+    assert found.keys() == expected.keys() and found["valid"].sum() > 5
+    for key in ("boxes", "scores", "labels", "valid"):
+        assert torch.equal(found[key], expected[key])
+    assert sides == [(found["valid"].numel(), 28, 28)]
+    assert found["masks"].shape[-2:] == (224, 224)
 
 
 @pytest.mark.parametrize(("option", "value"), cases(num_classes=COUNT))

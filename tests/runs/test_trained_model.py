@@ -321,6 +321,16 @@ def test_a_file_of_detectron2_s_training(depth: int, classes: int, tmp_path: Pat
 
 
 @pytest.mark.long
+def test_a_file_of_detectron2_s_cascade(tmp_path: Path):
+    torch.save({"model": hollow(published_shapes(50, 2, cascade=True))}, tmp_path / "model.pth")
+    config, categories, state = read(tmp_path / "model.pth")
+    assert list(config.model.box_head.cascade) == [0.5, 0.6, 0.7]
+    assert config.model.num_classes == len(categories) == 2
+    with torch.device("meta"):
+        weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
+
+
+@pytest.mark.long
 def test_the_norms_of_one_file_have_no_epsilon(
     v1_names: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

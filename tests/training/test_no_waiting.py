@@ -57,7 +57,10 @@ class Few(Scenes):
     [
         ("model=tiny",),
         ("model=mask_rcnn", "model.box_head.batch_size=32"),
-        ("model=tiny", "model.mask_iou=true", "model.mask_refine=points"),
+        (
+            *("model=tiny", "model.mask_iou=true", "model.mask_refine=points"),
+            "model.box_head.cascade=[0.5,0.6,0.7]",
+        ),
     ],
 )
 def test_the_host_reads_nothing_in_a_training_step(

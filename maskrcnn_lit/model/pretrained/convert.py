@@ -38,6 +38,13 @@ TORCHVISION = (
 
 BLOCK = r"backbone\.bottom_up\.res([2-5])\.(\d+)\."
 
+# The box heads of Detectron2's models, and of those of its Cascade R-CNN.
+DETECTRON2_STAGES = (
+    ("", "box_head"),
+    (r"\.0", "box_head"),
+    *((rf"\.{n + 1}", f"box_head.later.{n}") for n in range(2)),
+)
+
 DETECTRON2 = (
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
@@ -50,9 +57,15 @@ DETECTRON2 = (
     (r"proposal_generator\.rpn_head\.conv\.", "rpn.convs.0."),
     (r"proposal_generator\.rpn_head\.objectness_logits\.", "rpn.objectness."),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.", "rpn.deltas."),
-    *((rf"roi_heads\.box_head\.fc{n + 1}\.", f"box_head.fcs.{n}.") for n in range(2)),
-    (r"roi_heads\.box_predictor\.cls_score\.", "box_head.classes."),
-    (r"roi_heads\.box_predictor\.bbox_pred\.", "box_head.deltas."),
+    *(
+        pair
+        for theirs, ours in DETECTRON2_STAGES
+        for pair in (
+            *((rf"roi_heads\.box_head{theirs}\.fc{n + 1}\.", f"{ours}.fcs.{n}.") for n in range(2)),
+            (rf"roi_heads\.box_predictor{theirs}\.cls_score\.", f"{ours}.classes."),
+            (rf"roi_heads\.box_predictor{theirs}\.bbox_pred\.", f"{ours}.deltas."),
+        )
+    ),
     *((rf"roi_heads\.mask_head\.mask_fcn{n + 1}\.", f"mask_head.convs.{n}.") for n in range(4)),
     (r"roi_heads\.mask_head\.deconv\.", "mask_head.deconv."),
     (r"roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
@@ -102,8 +115,8 @@ def from_torchvision(state: Mapping[str, Tensor]) -> State:
 
 
 def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
-    """Our state dict from one of Detectron2's Mask R-CNN on a ResNet-50 or -101 with FPN (any class
-    count).
+    """Our state dict from one of Detectron2's Mask R-CNN or Cascade Mask R-CNN on a ResNet-50 or
+    -101 with FPN (any class count).
 
     Converted to give the same output: the first convolution reads R G B scaled by 1 / `std` (theirs
     B G R from 0 to 255, minus ImageNet's mean, like ours); the background row is first (theirs
@@ -118,13 +131,15 @@ def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
         name: value for name, value in state.items() if not name.startswith(DETECTRON2_CONSTANTS)
     }
     renamed = _renamed(
-        selected, DETECTRON2, "Detectron2's mask_rcnn_R_50_FPN or mask_rcnn_R_101_FPN"
+        selected,
+        DETECTRON2,
+        "Detectron2's mask_rcnn_R_50_FPN, mask_rcnn_R_101_FPN or cascade_mask_rcnn_R_50_FPN",
     )
     if (key := "backbone.body.conv1.weight") in renamed:
         scale = torch.tensor(std, dtype=renamed[key].dtype).view(1, 3, 1, 1) * 255
         renamed[key] = renamed[key].flip(1) * scale
-    for kind in ("weight", "bias"):
-        if (key := f"box_head.classes.{kind}") in renamed:
+    for key in renamed:
+        if _first_stage(key).startswith("box_head.classes."):
             renamed[key] = renamed[key].roll(1, dims=0)
     return _channels_last(renamed)
 
@@ -150,9 +165,15 @@ def _channels_last(state: State) -> State:
     """Reorder a region's features from channel, row, column (theirs) to row, column, channel
     (ours).
     """
-    if (key := "box_head.fcs.0.weight") in state:
-        state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
+    for key in state:
+        if _first_stage(key) == "box_head.fcs.0.weight":
+            state[key] = state[key].unflatten(1, (-1, POOL, POOL)).permute(0, 2, 3, 1).flatten(1)
     return state
+
+
+def _first_stage(name: str) -> str:
+    """The name of a weight of a later stage of a cascade in the first one; others stay."""
+    return re.sub(r"^box_head\.later\.\d+\.", "box_head.", name)
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -204,14 +225,18 @@ def take_over(
         name: row for row, name in reversed(list(enumerate(theirs)))
     }  # for a duplicate name, the first
     known = [name for name in ours if name in rows]
-    for head, size in ROWS.items():
-        background = 1 if head == "box_head.classes" else 0  # the first row is background
+    agnostic = getattr(getattr(model, "box_head", None), "cascade", None) is not None
+    for head in sorted({key.rpartition(".")[0] for key in own}):
+        role = _first_stage(head)
+        if role not in ROWS or (agnostic and role == "box_head.deltas"):
+            continue
+        size = ROWS[role]
+        background = 1 if role == "box_head.classes" else 0  # the first row is background
         for kind in ("weight", "bias"):
             key = f"{head}.{kind}"
-            if key not in state or key not in own:
+            fits = (background + len(theirs) * size, *own[key].shape[1:])
+            if key not in state or state[key].shape != fits:
                 continue  # `load` reports it
-            if state[key].shape != (background + len(theirs) * size, *own[key].shape[1:]):
-                continue  # likewise
             fitted[key] = own[key].clone()
             fitted[key][:background] = state[key][:background]
             for name in known:

@@ -207,6 +207,18 @@ def test_detectron2_fits_name_by_name_and_shape_by_shape(depth: int, classes: in
     }
 
 
+@pytest.mark.long
+def test_a_cascade_of_detectron2_fits_name_by_name_and_shape_by_shape():
+    with torch.device("meta"):
+        widths = {"channels": 256, "width": 1024, "depth": 4, "cascade": (0.5, 0.6, 0.7)}
+        model = make_model(80, "resnet50", stride_in_1x1=True, norm="frozen", **widths)
+        renamed = from_detectron2(hollow(published_shapes(cascade=True)), STD)
+        load(model, renamed)
+    assert {k: v.shape for k, v in renamed.items()} == {
+        k: v.shape for k, v in model.state_dict().items()
+    }
+
+
 def test_every_number_of_detectron2_arrives_where_it_belongs():
     shapes = published_shapes(classes=3)
     random = {name: torch.randn(shape) for name, shape in shapes.items()}
@@ -352,6 +364,26 @@ def test_rows_of_classes_are_taken_over_by_name(classes: list[str], known: list[
     for name, value in after.items():
         if not name.startswith(("box_head.classes", "box_head.deltas", "mask_head.logits")):
             assert torch.equal(value, state[name]), name
+
+
+@pytest.mark.parametrize("theirs", [ANIMALS, ["dog"]])
+def test_the_rows_of_all_stages_of_a_cascade_are_taken_over(theirs: list[str]):
+    """Its deltas are of no class, also where the number of rows does not say so."""
+    options = {"cascade": (0.5, 0.6)}
+    state = distinct(make_model(len(theirs), **options))
+    model = make_model(2, **options)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert take_over(model, state, theirs, ["sheep", "dog"]) == ["dog"]
+    after, row = model.state_dict(), theirs.index("dog") + 1
+    for head in ("box_head", "box_head.later.0"):
+        for kind in ("weight", "bias"):
+            found, source = after[f"{head}.classes.{kind}"], state[f"{head}.classes.{kind}"]
+            assert torch.equal(found[2], source[row]) and torch.equal(found[0], source[0])
+            assert torch.equal(found[1], before[f"{head}.classes.{kind}"][1])
+            deltas = f"{head}.deltas.{kind}"
+            assert torch.equal(after[deltas], state[deltas])
+    with pytest.raises(UserError, match=r"weights do not fit the model"):
+        take_over(make_model(len(theirs)), state, theirs, theirs)
 
 
 def test_optional_parts_are_taken_over_or_start_from_random_weights():
