@@ -2,20 +2,23 @@
 
 import json
 import sys
+from functools import cache
 
 import numpy as np
 from PIL import Image
 
 NAMES = ["boxes", "scores", "labels", "masks", "valid"]
+# One for all files: after the end of two of them, a signal may crash the process.
+core = cache(lambda: __import__("openvino").Core())
 
 
 def load(path):  # what the file says of itself, and a function of its inputs by name
-    module = __import__("openvino" if path.endswith(".xml") else "onnxruntime")
     if path.endswith(".xml"):
-        model = module.Core().read_model(path)
-        run = module.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = core().read_model(path)
+        run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         text = model.get_rt_info("maskrcnn_lit").astype(str)
         return json.loads(text), lambda feed: [run(feed)[name] for name in NAMES]
+    module = __import__("onnxruntime")
     session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map["maskrcnn_lit"]
     return json.loads(text), lambda feed: session.run(NAMES, feed)

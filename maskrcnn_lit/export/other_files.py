@@ -7,7 +7,7 @@ import torch
 
 from maskrcnn_lit.export.graph import plain_graph, traced
 from maskrcnn_lit.export.metadata import KEY, Metadata
-from maskrcnn_lit.export.packages import package
+from maskrcnn_lit.export.packages import openvino_core, package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
 LIBRARY = "_library"  # the end of the name of a package of AOTInductor
@@ -29,7 +29,7 @@ def write_openvino(onnx_file: Path, path: Path, metadata: Metadata) -> None:
     Raises: UserError: OpenVINO is missing.
     """
     openvino = package("openvino", "export format=openvino")
-    model = openvino.Core().read_model(str(onnx_file))
+    model = openvino_core().read_model(str(onnx_file))
     model.set_rt_info(metadata.to_json(), KEY)
     path.parent.mkdir(parents=True, exist_ok=True)
     openvino.save_model(model, str(path), compress_to_fp16=False)

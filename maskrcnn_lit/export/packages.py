@@ -1,5 +1,6 @@
 """The packages that an export needs, each with the extra that brings it."""
 
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -21,3 +22,16 @@ def package(name: str, wanted_for: str) -> Any:
             f"{wanted_for} needs the package {top}, which is not installed: "
             f"pip install 'maskrcnn_lit[{EXTRAS[top]}]'"
         ) from error
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the whole process.
+
+    On a processor with AMX each Core gives the main thread a stack for signals. Where two of them
+    end, the thread is left with one that was freed (OpenVINO 2026.4), and the next signal with a
+    handler in Python, the end of a child or Ctrl-C, is a segmentation fault. So none may end.
+
+    Raises: UserError: it is not installed.
+    """
+    return package("openvino", "format=openvino").Core()

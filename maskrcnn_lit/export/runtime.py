@@ -23,7 +23,7 @@ from maskrcnn_lit.export.graph import INPUTS, OUTPUTS
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.metadata import read as read_metadata
 from maskrcnn_lit.export.other_files import is_library
-from maskrcnn_lit.export.packages import package
+from maskrcnn_lit.export.packages import openvino_core, package
 from maskrcnn_lit.model.mask_rcnn import Output
 
 Run = Callable[[NDArray[np.uint8], NDArray[np.int64]], Sequence[Any]]
@@ -200,8 +200,8 @@ def _open_onnx(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
 
 
 def _open_openvino(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
-    openvino = package("openvino", str(path))
-    core = openvino.Core()
+    package("openvino", str(path))
+    core = openvino_core()
     settings = {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",

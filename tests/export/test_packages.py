@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.export.packages import EXTRAS, package
+from maskrcnn_lit.export.packages import EXTRAS, openvino_core, package
 
 
 @pytest.mark.parametrize("name", EXTRAS)
@@ -16,3 +16,7 @@ def test_a_missing_package_names_the_extra(name: str, monkeypatch: pytest.Monkey
 def test_a_package_that_is_there_comes_back(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "openvino", sys)
     assert package("openvino", "this") is sys
+
+
+def test_openvino_has_one_core():
+    assert openvino_core() is openvino_core()

@@ -1,6 +1,7 @@
 """Exported files give what the model gives, and wrong ones one sentence."""
 
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,29 @@ def test_each_image_runs_in_the_smallest_file_that_it_fits():
         assert asked == [(2, 3, *expected)] * 2  # the second call is filled up
         assert found["labels"].tolist() == [[size[0]]] * 3
         asked.clear()
+
+
+@pytest.mark.long
+@pytest.mark.process
+@pytest.mark.parametrize("opener", ["open_exported", "client"])
+def test_a_signal_after_the_end_of_two_models_of_openvino(
+    opener: str, exported_files: dict[str, Path]
+):
+    """On a processor with AMX, it was a segmentation fault."""
+    script = f"""
+import os, signal
+from maskrcnn_lit.export import client
+from maskrcnn_lit.export.runtime import open_exported
+load = {"client.load" if opener == "client" else "open_exported"}
+first, second = load({str(exported_files["openvino"])!r}), load({str(exported_files["openvino"])!r})
+del first
+del second
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert done.stdout.splitlines() == ["handled"]
 
 
 @pytest.mark.long
