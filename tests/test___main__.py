@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny_verbs import environment
+from tiny_commands import environment
 
 from maskrcnn_lit import __version__
 

@@ -17,7 +17,7 @@ import torch
 from coco_file import coco_dict, write_coco
 from packaging.requirements import Requirement
 from repository import REPOSITORY
-from tiny_verbs import environment
+from tiny_commands import environment
 
 from maskrcnn_lit.evaluation.analysis.suspicious_labels import suspicious_labels
 

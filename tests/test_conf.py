@@ -48,14 +48,14 @@ GROUPS = {
 
 
 @cache
-def shown(verb: str, *overrides: str) -> DictConfig:
+def shown(command: str, *overrides: str) -> DictConfig:
     """Composed once, for what it holds and for what it builds. Not to be written to."""
-    return show(verb, overrides)
+    return show(command, overrides)
 
 
-def composed(verb: str, *overrides: str) -> DictConfig:
+def composed(command: str, *overrides: str) -> DictConfig:
     """The config with something given for every option that has no default."""
-    config = copy.deepcopy(shown(verb, *overrides))
+    config = copy.deepcopy(shown(command, *overrides))
     for name, value in flat(OmegaConf.to_container(config)):
         if value == "???":
             OmegaConf.update(config, name, "given")
@@ -70,31 +70,33 @@ def of_group(group: str) -> list[str]:
     return [choice for name, choice in CHOICES if name == group]
 
 
-def test_every_yaml_is_a_verb_or_a_choice_of_a_known_group():
+def test_every_yaml_is_a_command_or_a_choice_of_a_known_group():
     files = list(CONF.rglob("*.yaml"))
     assert conf_dir() == CONF
     assert len(files) == len(COMMANDS) + len(CHOICES) >= 20
-    assert {yaml_name(verb) for verb in COMMANDS} == {path.stem for path in CONF.glob("*.yaml")}
+    assert {yaml_name(command) for command in COMMANDS} == {
+        path.stem for path in CONF.glob("*.yaml")
+    }
     assert {group for group, _ in CHOICES} == GROUPS
     assert {"demo", "overfit"} <= set(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_a_verb_composes(verb: str):
-    assert OmegaConf.to_container(composed(verb), resolve=True)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_composes(command: str):
+    assert OmegaConf.to_container(composed(command), resolve=True)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("verb", COMMANDS)
-def test_the_examples_of_a_verb_compose(verb: str):
-    for example in cli.COMMANDS[verb].examples:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_examples_of_a_command_compose(command: str):
+    for example in cli.COMMANDS[command].examples:
         program, *words = shlex.split(example)
-        name, overrides = " ".join(words[: len(verb.split())]), words[len(verb.split()) :]
-        assert (program, name) == ("maskrcnn-lit", verb)
+        name, overrides = " ".join(words[: len(command.split())]), words[len(command.split()) :]
+        assert (program, name) == ("maskrcnn-lit", command)
         if overrides[:1] == ["-m"]:
             assert read_sweep(overrides[1:]).jobs
         else:
-            compose(verb, overrides)
+            compose(command, overrides)
 
 
 @pytest.mark.long

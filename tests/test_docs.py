@@ -162,12 +162,12 @@ def check(words: list[str]) -> None:
             assert rest[1] in ("bash", "zsh", "fish")
             return
         count = 1 if rest[0] in cli.COMMANDS else 2
-        verb = " ".join(rest[:count])
-        assert verb in cli.COMMANDS, f"there is no verb {verb}"
+        command = " ".join(rest[:count])
+        assert command in cli.COMMANDS, f"there is no command {command}"
         if "-m" in rest or is_sweep(rest[count:]):
             assert read_sweep([word for word in rest[count:] if word != "-m"]).jobs
             return
-        config.compose(verb, [word for word in rest[count:] if word not in ("--cfg", "job")])
+        config.compose(command, [word for word in rest[count:] if word not in ("--cfg", "job")])
     elif first == "make":
         done = subprocess.run(["make", "-n", *rest], cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_verbs import verb
+from tiny_commands import run_command
 
 pytestmark = pytest.mark.slow
 
@@ -17,19 +17,21 @@ def metrics(run_dir: Path) -> dict[str, float]:
 
 
 def test_demo(tmp_path: Path):
-    verb("train", "experiment=demo", f"data.root={tmp_path}/data", f"run_dir={tmp_path}/run")
+    run_command("train", "experiment=demo", f"data.root={tmp_path}/data", f"run_dir={tmp_path}/run")
     assert metrics(tmp_path / "run")["val/mask_ap50"] >= 0.75
 
 
 def test_overfit_memorises_four_real_images(test_data: Path, tmp_path: Path):
-    verb(
+    run_command(
         "train", "experiment=overfit", f"data.root={test_data}/coco_mini", f"run_dir={tmp_path}/run"
     )
     assert metrics(tmp_path / "run")["val/mask_ap50"] >= 0.9
 
 
 def test_nuclei_improve_from_epoch_to_epoch(test_data: Path, tmp_path: Path):
-    verb("train", "experiment=nuclei", f"data.root={test_data}/nuclei", f"run_dir={tmp_path}/run")
+    run_command(
+        "train", "experiment=nuclei", f"data.root={test_data}/nuclei", f"run_dir={tmp_path}/run"
+    )
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         reached = [float(row["val/mask_ap"]) for row in csv.DictReader(file) if row["val/mask_ap"]]
     assert len(reached) == 5 and reached == sorted(reached)

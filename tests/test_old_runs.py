@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from repository import REPOSITORY
-from tiny_verbs import refused, verb
+from tiny_commands import refused, run_command
 
 from maskrcnn_lit import load_model
 from maskrcnn_lit.runs.result import read_result
@@ -39,7 +39,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_it_resumes_to_the_result_of_the_unbroken_run(run_dir: Path, data: Path):
-    verb("train", f"resume={run_dir}", f"data.root={data}")
+    run_command("train", f"resume={run_dir}", f"data.root={data}")
     now, unbroken = (
         read_result(run_dir / name) for name in ("result.json", "unbroken_result.json")
     )
@@ -52,16 +52,18 @@ def test_it_resumes_to_the_result_of_the_unbroken_run(run_dir: Path, data: Path)
 def test_it_is_evaluated_predicted_with_and_compared(run_dir: Path, data: Path, tmp_path: Path):
     part = "data.val.images=val", "data.val.annotations=annotations/instances_val.json"
     here = ("data=coco_json", f"data.root={data}", *part)
-    verb("evaluate", f"run={run_dir}", *here, "report=false")
+    run_command("evaluate", f"run={run_dir}", *here, "report=false")
     (file,) = run_dir.glob("evaluations/*/evaluation.json")
     assert json.loads(file.read_text())["metrics"]["val/box_ap"] > 0.005
 
     image = next((data / "val").glob("*.png"))
-    verb("predict", f"run={run_dir}", f"source={image}", f"run_dir={tmp_path / 'predictions'}")
+    run_command(
+        "predict", f"run={run_dir}", f"source={image}", f"run_dir={tmp_path / 'predictions'}"
+    )
     assert (tmp_path / "predictions" / "detections.json").is_file()
     assert len(list(load_model(run_dir).predict(Image.open(image).filename))) == 1
 
-    verb("compare", f"runs={run_dir}", f"out={tmp_path / 'report'}")
+    run_command("compare", f"runs={run_dir}", f"out={tmp_path / 'report'}")
     assert "interrupted" in (tmp_path / "report" / "report.md").read_text()
 
 

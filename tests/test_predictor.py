@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny_verbs import SIZE, ground_truth
+from tiny_commands import SIZE, ground_truth
 
 import maskrcnn_lit
 from maskrcnn_lit import load_model
@@ -23,7 +23,7 @@ from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.predictor import Detections, Predictor, read
 from maskrcnn_lit.runs.folder import output_folder
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from repository import REPOSITORY
-from tiny_verbs import environment
+from tiny_commands import environment
 
 TOOL = REPOSITORY / "benchmarks" / "pretend_gpu" / "pretend_gpu.py"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from coco_file import coco_dict, write_coco
 from hf_files import write_form
-from tiny_verbs import MODEL, printed_by, refused, verb
+from tiny_commands import MODEL, printed_by, refused, run_command
 
 from maskrcnn_lit.data.coco.index import read_index
 from maskrcnn_lit.data.datasets.writers import write_yolo
@@ -15,7 +15,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.runs.result import read_result
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 pytestmark = pytest.mark.long
 
@@ -31,10 +31,10 @@ def test_a_run_on_yolo_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     run, short = tmp_path / "run", ("trainer.epochs=1", "data.cache_dir=cache")
     given = ("data=yolo_seg", "data.root=data", "data.val_share=0.3")
-    verb("train", *given, *MODEL, *short, f"run_dir={run}")
+    run_command("train", *given, *MODEL, *short, f"run_dir={run}")
     ids = json.loads((run / "subset_ids.json").read_text())
     assert sorted(ids["train"] + ids["val"]) == list(range(1, 10)) and len(ids["val"]) == 3
-    verb("evaluate", f"run={run}", "report=false")
+    run_command("evaluate", f"run={run}", "report=false")
     (evaluation,) = run.glob("evaluations/*/evaluation.json")
     metrics = read_result(run / "result.json").metrics
     stated = json.loads(evaluation.read_text())
@@ -43,7 +43,7 @@ def test_a_run_on_yolo_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "data").rename(tmp_path / "moved")
     assert "data does not exist: give the folder of the data" in refused("evaluate", f"run={run}")
     longer = (f"resume={run}", "trainer.epochs=2", f"data.root={tmp_path / 'moved'}")
-    verb("train", *longer, f"run_dir={tmp_path / 'longer'}")
+    run_command("train", *longer, f"run_dir={tmp_path / 'longer'}")
     assert json.loads((tmp_path / "longer" / "subset_ids.json").read_text()) == ids
     text = next((tmp_path / "moved" / "labels").glob("*.txt"))
     text.write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
@@ -94,16 +94,16 @@ def test_a_run_on_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     given = ("data=hf_parquet", "data.root=data", "data.cache_dir=cache")
     assert "train: 6 images, 15 objects, 3 categories" in printed_by("data", "stats", *given)
     assert "val: 3 images decoded, 13 annotations" in printed_by("data", "check", *given)
-    verb("data", "show", *given, "out=samples.png", "count=2")
-    verb("data", "convert", "from=hf_parquet", *given[1:], "to=coco", "out=converted")
+    run_command("data", "show", *given, "out=samples.png", "count=2")
+    run_command("data", "convert", "from=hf_parquet", *given[1:], "to=coco", "out=converted")
     converted = Path("converted/annotations/instances_train.json"), Path("converted/train")
     assert len(read_index(*converted, "error", cache=Path("cache"))) == 6
     run = tmp_path / "run"
-    verb("train", *given, *MODEL, "trainer.epochs=1", f"run_dir={run}")
+    run_command("train", *given, *MODEL, "trainer.epochs=1", f"run_dir={run}")
     (picture, *others) = sorted(Path("cache/pictures").rglob("test-*/*.jpg"))
     assert len(others) == 2
     picture.unlink()  # the cache may be emptied at any time
-    verb("evaluate", f"run={run}", "report=false")
+    run_command("evaluate", f"run={run}", "report=false")
     (evaluation,) = run.glob("evaluations/*/evaluation.json")
     stated, metrics = json.loads(evaluation.read_text()), read_result(run / "result.json").metrics
     assert stated["images"] == 3 and stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]

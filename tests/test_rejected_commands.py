@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_verbs import MODEL, coco_data, refused
+from tiny_commands import MODEL, coco_data, refused
 
 from maskrcnn_lit.cli.main import COMMANDS
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 pytestmark = [pytest.mark.long, pytest.mark.process]  # bench starts loaders
 
@@ -140,11 +140,11 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
 
 def cases() -> list[tuple[str, tuple[str, ...]]]:
     listed: list[tuple[str, tuple[str, ...]]] = []
-    for verb in COMMANDS:
-        needed = NEEDED.get(verb, ())
-        faults = ["nosuchoption=1", "--nosuchflag", "seed=[", *VALUES[verb]]
-        listed += [(verb, (*needed, fault)) for fault in faults]
-        listed += [(verb, options) for options in MISSING.get(verb, ())]
+    for command in COMMANDS:
+        needed = NEEDED.get(command, ())
+        faults = ["nosuchoption=1", "--nosuchflag", "seed=[", *VALUES[command]]
+        listed += [(command, (*needed, fault)) for fault in faults]
+        listed += [(command, options) for options in MISSING.get(command, ())]
     return listed
 
 
@@ -153,12 +153,12 @@ def test_every_command_is_here():
     assert set(MISSING) == set(COMMANDS) - {"backbones"}
 
 
-@pytest.mark.parametrize(("verb", "options"), cases())
+@pytest.mark.parametrize(("command", "options"), cases())
 def test_a_rejected_command_leaves_nothing(
-    verb: str, options: tuple[str, ...], here: Path, small_run: Path, strange: Path
+    command: str, options: tuple[str, ...], here: Path, small_run: Path, strange: Path
 ):
     places = {"run": small_run, "images": strange / "val"}
-    words = verb.split()
+    words = command.split()
     for option in options:
         if option == "{coco}":
             words += [*coco_data(strange), *MODEL]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from local_server import Server, offer_archive
-from tiny_verbs import MODEL, metric_rows, result, verb
+from tiny_commands import MODEL, metric_rows, result, run_command
 
 from maskrcnn_lit.storage.sources import ANNOTATION_ARCHIVE
 
-pytest_plugins = ("local_server", "tiny_verbs")
+pytest_plugins = ("local_server", "tiny_commands")
 pytestmark = pytest.mark.process
 
 TRAIN, VAL = 6, 3
@@ -55,14 +55,14 @@ def test_from_nothing(server: Server, mini: Path, tmp_path: Path, run_dir: Path)
         f"data.cache_dir={tmp_path / 'cache'}",
     )
     fetched = (f"data.mirror={server.address}/mirror", f"+data.prepare.archive_md5={md5}")
-    verb("train", *data, *fetched, *RUN, f"run_dir={run_dir}")
+    run_command("train", *data, *fetched, *RUN, f"run_dir={run_dir}")
     assert result(run_dir)["status"] == "finished"
     trained = [row for row in metric_rows(run_dir) if row["train/loss"]]
     assert [row["epoch"] for row in trained] == ["0", "1"]
     assert names_asked(server) == Counter([ANNOTATION_ARCHIVE, *of_the_run(run_dir, mini)])
 
     server.asked.clear()
-    verb("train", *data, "data.download=false", *RUN, f"run_dir={run_dir / 'offline'}")
+    run_command("train", *data, "data.download=false", *RUN, f"run_dir={run_dir / 'offline'}")
     assert server.asked == []
     assert of_the_run(run_dir / "offline", mini) == of_the_run(run_dir, mini)
     losses = [
@@ -81,7 +81,7 @@ def test_from_a_url_each_file_comes_once_for_all_epochs(
         f"data.workers={workers}",
         "data.image_cache=off",
     )
-    verb(
+    run_command(
         "train",
         "data=coco2017",
         f"data.root={server.address}/coco",
@@ -93,7 +93,7 @@ def test_from_a_url_each_file_comes_once_for_all_epochs(
     jsons = [f"instances_{part}2017.json" for part in ("train", "val")]
     assert names_asked(server) == Counter([*jsons, *of_the_run(run_dir, mini)])
     server.asked.clear()
-    verb("evaluate", f"run={run_dir}", f"run_dir={run_dir / 'again'}")
+    run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir / 'again'}")
     assert not {name for name in names_asked(server) if name.endswith(".jpg")}  # the cache has them
 
 
@@ -103,6 +103,8 @@ def test_what_cannot_be_had_is_told(
     del mini
     server.files.pop("instances_val2017.json")
     options = (f"data.cache_dir={tmp_path / 'cache'}", f"run_dir={tmp_path / 'run'}")
-    verb("train", "data=coco2017", f"data.root={server.address}/coco", *RUN, *options, code=2)
+    run_command(
+        "train", "data=coco2017", f"data.root={server.address}/coco", *RUN, *options, code=2
+    )
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"{server.address}/coco/annotations/instances_val2017.json" in last

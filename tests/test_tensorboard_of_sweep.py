@@ -19,12 +19,12 @@ from urllib.request import Request, urlopen
 import browser
 import pytest
 from PIL import Image
-from tiny_verbs import MODEL, coco_data, environment, ground_truth, result, verb
+from tiny_commands import MODEL, coco_data, environment, ground_truth, result, run_command
 
 from maskrcnn_lit.callbacks.hparams import CHARTS
 from maskrcnn_lit.data.datasets.shapes import NAMES
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
 
 JOBS = {  # folder -> what its options are
@@ -48,7 +48,9 @@ def sweep(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     )
     for name, options in JOBS.items():
         varied = [f"{option}={value}" for option, value in options.items()]
-        verb("train", *coco_data(strange), *model, *length, *varied, f"run_dir='{folder / name}'")
+        run_command(
+            "train", *coco_data(strange), *model, *length, *varied, f"run_dir='{folder / name}'"
+        )
         shutil.rmtree(folder / name / "checkpoints")
     yield folder
     shutil.rmtree(folder)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_verbs import MODEL, coco_data, metric_rows, result, run_script
+from tiny_commands import MODEL, coco_data, metric_rows, result, run_script
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
 
 QUIET = {

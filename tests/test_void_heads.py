@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from own_project import write_project
-from tiny_verbs import MODEL, refused, verb
+from tiny_commands import MODEL, refused, run_command
 from voc_files import write_voc
 
 from maskrcnn_lit.runs.result import read_result
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.long
 
 
@@ -29,7 +29,7 @@ def test_a_head_that_does_not_take_void_regions(tmp_path: Path, monkeypatch: pyt
         assert "data.ignore_void=false" in sentence
         assert refused("bench", *options, "steps=1", "warmup=0") == sentence
         run = ("trainer.steps=1", f"run_dir={tmp_path / 'run'}")
-        verb("train", *options, *run, "data.ignore_void=false")
+        run_command("train", *options, *run, "data.ignore_void=false")
     finally:
         for name in [name for name in sys.modules if name.partition(".")[0] == "mylab"]:
             del sys.modules[name]

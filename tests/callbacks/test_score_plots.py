@@ -10,13 +10,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
-from tiny_verbs import EPOCHS, STEPS
+from tiny_commands import EPOCHS, STEPS
 
 from maskrcnn_lit.callbacks.score_plots import THRESHOLDS, drawn, threshold_counts
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.long
 
 STEPS_SHOWN = [STEPS // EPOCHS - 1, STEPS - 1]  # those of val/mask_ap

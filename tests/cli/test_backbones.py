@@ -16,7 +16,7 @@ import torch
 import torchvision
 from omegaconf import OmegaConf
 from repository import REPOSITORY
-from tiny_verbs import verb
+from tiny_commands import run_command
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
@@ -277,10 +277,10 @@ def test_the_features_are_exported(choice: str, drawn: None):
             assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_the_verb_lists_every_choice(
+def test_the_command_lists_every_choice(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    verb("backbones", "size=320")
+    run_command("backbones", "size=320")
     lines = capsys.readouterr().out.splitlines()
     title = ["backbone", "parameters,", "M", "GFLOP", "at", "320", "px", "c2,", "c3,", "c4,", "c5"]
     assert lines[0].split() == [*title, "weights"]
@@ -289,7 +289,7 @@ def test_the_verb_lists_every_choice(
     assert resnet[1:3] == ["11.2", "7.40"]  # 3.63 GFLOP at 224 px, times (320 / 224)^2
     assert resnet[3:] == ["64,", "128,", "256,", "512", "IMAGENET1K_V1"]
     assert max(map(len, lines)) <= 110
-    verb("backbones", "size=8", code=2)
+    run_command("backbones", "size=8", code=2)
     assert "size=8 must be a whole number from 32" in capsys.readouterr().err
 
 
@@ -311,7 +311,7 @@ def test_a_backbone_of_ones_own_is_measured(
     text = (CONF / "resnet18.yaml").read_text()
     (tmp_path / "backbone" / "mine.yaml").write_text(text)
     monkeypatch.setenv(CONFIG_DIR, str(tmp_path))
-    verb("backbones")
+    run_command("backbones")
     rows = {
         line.split()[0]: line.split()[1:]
         for line in capsys.readouterr().out.splitlines()[:40]
@@ -327,7 +327,7 @@ def test_measuring_writes_the_table_of_all_choices(
     row |= {"channels": [1, 2, 3, 4], "weights": []}
     monkeypatch.setattr("maskrcnn_lit.cli.backbones.TABLE", tmp_path / "table.json")
     monkeypatch.setattr("maskrcnn_lit.measure.backbones.cost", lambda choice: row)
-    verb("backbones", "measure=true")
+    run_command("backbones", "measure=true")
     assert json.loads((tmp_path / "table.json").read_text()) == dict.fromkeys(CHOICES, row)
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split() == [CHOICES[0], "1.5", "0.49", "1,", "2,", "3,", "4", "none"]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from models import make_model
-from tiny_verbs import MODEL, SIZE, shapes_data, verb
+from tiny_commands import MODEL, SIZE, run_command, shapes_data
 
 from maskrcnn_lit.cli import bench
 from maskrcnn_lit.cli.bench import advice, summary, table
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.mark.long
@@ -21,7 +21,7 @@ def test_it_measures_tells_and_writes(
 ) -> None:
     out = tmp_path / "bench.json"
     small = ("optimizer.lr=4.0e-3", "steps=2", "warmup=1", "against=torchvision", f"out={out}")
-    verb("bench", *shapes_data(shapes), *MODEL, *small)
+    run_command("bench", *shapes_data(shapes), *MODEL, *small)
     (line,) = out.read_text().splitlines()
     report = json.loads(line)
     assert (
@@ -79,7 +79,7 @@ PARTS = ("training", "inference")
 
 @pytest.mark.long
 def test_another_model_to_compare_with_is_told(capsys: pytest.CaptureFixture) -> None:
-    verb("bench", "experiment=demo", "against=detectron2", code=2)
+    run_command("bench", "experiment=demo", "against=detectron2", code=2)
     assert "against=detectron2 is unknown: use against=torchvision" in capsys.readouterr().err
 
 
@@ -89,7 +89,7 @@ def test_a_backbone_of_ones_own_is_not_compared(
     (tmp_path / "backbone").mkdir()
     (tmp_path / "backbone" / "own.yaml").write_text("_target_: mylab.Own\n_replace_: true\n")
     options = ("--config-dir", tmp_path, "experiment=demo", "against=torchvision")
-    verb("bench", *options, "backbone=own", code=2)
+    run_command("bench", *options, "backbone=own", code=2)
     said = capsys.readouterr().err
     assert "model.backbone is mylab.Own" in said
     assert len(said.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The verb: what runs=... may be, where the report goes, mistakes in one sentence."""
+"""The command: what runs=... may be, where the report goes, mistakes in one sentence."""
 
 import json
 import re

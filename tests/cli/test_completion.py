@@ -52,7 +52,7 @@ def test_what_a_word_can_become(words: list[str], expected: list[str]):
     assert candidates(words, list(COMMANDS)) == expected
 
 
-def test_the_first_word_can_be_any_verb():
+def test_the_first_word_can_be_any_command():
     found = candidates([""], list(COMMANDS))
     assert found[: found.index("help")] == list(dict.fromkeys(v.split()[0] for v in COMMANDS))
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_verbs import MODEL, coco_data, ground_truth, run_script, save_ground_truth, verb
+from tiny_commands import MODEL, coco_data, ground_truth, run_command, run_script, save_ground_truth
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 # Of the README of `corrupt`: file -> kind, the annotation (None: the whole image), what the user
 # reads.
@@ -59,7 +59,7 @@ SOUND = {
 
 
 def check(*arguments: object, code: int) -> None:
-    verb("data", "check", *arguments, code=code)
+    run_command("data", "check", *arguments, code=code)
 
 
 def corrupt(test_data: Path, annotations: Path | None = None) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ def test_the_cleaned_json_trains(test_data: Path, tmp_path: Path, run_dir: Path)
     train = corrupt(test_data, tmp_path / "instances_corrupt.json")
     val = [option.replace("data.train.", "data.val.") for option in train[1:]]
     schedule = ("trainer.epochs=1", "data.on_bad=error", "trainer.log_every_n_steps=1")
-    verb("train", *train, *val, *MODEL, *schedule, f"run_dir={run_dir}")
+    run_command("train", *train, *val, *MODEL, *schedule, f"run_dir={run_dir}")
     assert json.loads((run_dir / "result.json").read_text())["status"] == "finished"
 
 
@@ -333,14 +333,14 @@ def test_chosen_classes_are_looked_at_and_written(
 ):
     names = sorted(category["name"] for category in ground_truth(shapes)["categories"])
     merged = f"data.classes=[{{{names[0]}:thing,{names[1]}:thing}}]"
-    verb("data", "check", *coco_data(shapes), merged, f"cleaned={tmp_path}")
+    run_command("data", "check", *coco_data(shapes), merged, f"cleaned={tmp_path}")
     said = capsys.readouterr().out
     assert f"val: data.classes: {names[0]}, {names[1]} -> thing" in said
     cleaned = json.loads((tmp_path / "instances_val.json").read_text())
     assert [category["name"] for category in cleaned["categories"]] == ["thing"]
     used = {entry["category_id"] for entry in cleaned["annotations"]}
     assert used == {cleaned["categories"][0]["id"]}
-    verb("data", "check", *coco_data(shapes), f"data.classes=[{names[0]},nothing]", code=2)
+    run_command("data", "check", *coco_data(shapes), f"data.classes=[{names[0]},nothing]", code=2)
     assert "data.classes has nothing" in capsys.readouterr().err
 
 
@@ -348,14 +348,14 @@ def test_train_says_how_to_divide_one_json_and_chosen_ids_divide_it_too(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     train = [option for option in coco_data(shapes) if option.startswith("data.train.")]
-    verb("train", "data=coco_json", f"data.root={shapes}", *train, code=2)
+    run_command("train", "data=coco_json", f"data.root={shapes}", *train, code=2)
     advice = "data.annotations=FILE data.images=DIR data.val_share=0.2"
     assert advice in capsys.readouterr().err
     ids = [image["id"] for image in ground_truth(shapes, "train")["images"]]
     for name, some in (("val", ids[:1]), ("train", ids[1:])):
         chosen = f"data.image_ids=[{','.join(map(str, some))}]"
         options = ("data=coco_json", f"data.root={shapes}", *train, chosen)
-        verb("data", "check", *options, f"cleaned={tmp_path / name}")
+        run_command("data", "check", *options, f"cleaned={tmp_path / name}")
         (file,) = (tmp_path / name).iterdir()
         assert [image["id"] for image in json.loads(file.read_text())["images"]] == some
 
@@ -378,6 +378,6 @@ def test_faults_of_a_class_that_is_left_out_are_none_of_the_data(
     assert "broken segmentation" not in printed
     assert "and 1 faulty annotation of theirs" in printed
     for command in (["data", "stats"], ["data", "show", "count=1", f"out={tmp_path}/a.png"]):
-        verb(*command, *coco_data(root), code=2)
+        run_command(*command, *coco_data(root), code=2)
         assert "1 x broken segmentation" in capsys.readouterr().err
-        verb(*command, *coco_data(root), f"data.classes={{{name}:null}}")
+        run_command(*command, *coco_data(root), f"data.classes={{{name}:null}}")

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 from coco_file import coco_dict, write_coco
-from tiny_verbs import refused, verb
+from tiny_commands import refused, run_command
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def two(tmp_path: Path) -> list[str]:
 
 
 def test_two_jsons_become_one(two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture):
-    verb("data", "merge", *two)
+    run_command("data", "merge", *two)
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "all.json").read_text())
     names = [category["name"] for category in content["categories"]]
@@ -33,7 +33,9 @@ def test_two_jsons_become_one(two: list[str], tmp_path: Path, capsys: pytest.Cap
     }
     options = [f"data.annotations={tmp_path / 'all.json'}", f"data.images={tmp_path}"]
     assert options[1] in printed
-    verb("data", "check", "data=coco_json", *options, code=1)  # the same pictures are in both
+    run_command(
+        "data", "check", "data=coco_json", *options, code=1
+    )  # the same pictures are in both
     assert "8 images decoded" in capsys.readouterr().out
 
 
@@ -42,7 +44,7 @@ def test_an_image_of_both_gets_the_annotations_of_both(
 ):
     annotations, images = write_coco(tmp_path, coco_dict(4))
     jsons = f"jsons=[{annotations},{annotations}]"
-    verb("data", "merge", jsons, f"folders={images}", f"out={tmp_path / 'all.json'}")
+    run_command("data", "merge", jsons, f"folders={images}", f"out={tmp_path / 'all.json'}")
     content = json.loads((tmp_path / "all.json").read_text())
     assert (len(content["images"]), len(content["annotations"])) == (4, 12)
     assert "4 images in several jsons" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_verbs import coco_data, verb
+from tiny_commands import coco_data, run_command
 from voc_files import write_voc
 
 from maskrcnn_lit.cli import data_show
@@ -14,11 +14,11 @@ from maskrcnn_lit.cli.data_show import LONGEST, as_seen
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.report.draw import STRIPES, ground_truth_from_batch
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def show(*arguments: object, code: int = 0) -> None:
-    verb("data", "show", *arguments, code=code)
+    run_command("data", "show", *arguments, code=code)
 
 
 def picture(file: Path) -> np.ndarray:

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 from coco_file import coco_dict, write_coco
-from tiny_verbs import refused, verb
+from tiny_commands import refused, run_command
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def test_both_jsons_have_what_the_run_would_have(tmp_path: Path, capsys: pytest.CaptureFixture):
     annotations, images = write_coco(tmp_path, coco_dict(12) | {"info": {"version": "own"}})
     one = ["data=coco_json", f"data.annotations={annotations}", f"data.images={images}"]
     before = annotations.read_bytes()
-    verb("data", "split", *one, "data.val_share=0.25", f"out={tmp_path / 'new'}")
+    run_command("data", "split", *one, "data.val_share=0.25", f"out={tmp_path / 'new'}")
     printed = capsys.readouterr().out
     parts = [json.loads((tmp_path / "new" / f"{p}.json").read_text()) for p in ("train", "val")]
     assert [len(part["images"]) for part in parts] == [9, 3]
@@ -23,7 +23,7 @@ def test_both_jsons_have_what_the_run_would_have(tmp_path: Path, capsys: pytest.
         assert both == whole[key]
     assert annotations.read_bytes() == before and "train: 9 images" in printed
     options = printed.splitlines()[-1].partition("Train with ")[2].split()
-    verb("data", "check", *options)
+    run_command("data", "check", *options)
     assert "No faults in the data." in capsys.readouterr().out
 
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 from coco_file import void_dict, write_coco
 from PIL import Image
-from tiny_verbs import coco_data, verb
+from tiny_commands import coco_data, run_command
 
 from maskrcnn_lit.cli.data_stats import anchor_grids, anchor_table
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.datasets.shapes import NAMES
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def stats(*arguments: object, code: int = 0) -> None:
-    verb("data", "stats", *arguments, code=code)
+    run_command("data", "stats", *arguments, code=code)
 
 
 def tiny_objects(folder: Path) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def test_boxes_without_masks_and_void_regions_are_counted(tmp_path: Path):
     content["annotations"][0]["segmentation"] = []
     annotations, images = write_coco(tmp_path, content)
     part = (f"data.train.annotations={annotations}", f"data.train.images={images}")
-    verb("data", "stats", "data=coco_json", *part, f"out={tmp_path}/stats.json")
+    run_command("data", "stats", "data=coco_json", *part, f"out={tmp_path}/stats.json")
     numbers = json.loads((tmp_path / "stats.json").read_text())["train"]
     assert numbers["objects_without_mask"] == 1
     assert numbers["images_with_void"] == 3

@@ -3,16 +3,16 @@ from pathlib import Path
 
 import pytest
 from coco_file import coco_dict, write_coco
-from tiny_verbs import refused, verb
+from tiny_commands import refused, run_command
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def test_some_images_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture):
     annotations, images = write_coco(tmp_path, coco_dict(9) | {"info": 1})
     one = ["data=coco_json", f"data.annotations={annotations}", f"data.images={images}"]
     some = ["data.train_images=4", "data.classes=[ant,mole]", f"out={tmp_path / 'some.json'}"]
-    verb("data", "subset", *one, *some)
+    run_command("data", "subset", *one, *some)
     content = json.loads((tmp_path / "some.json").read_text())
     assert len(content["images"]) == 4 and content["info"] == 1
     assert {category["name"] for category in content["categories"]} == {"ant", "mole"}

@@ -3,18 +3,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_verbs import verb
+from tiny_commands import run_command
 
 from maskrcnn_lit.data.datasets import coco2017
 from maskrcnn_lit.data.datasets.coco2017 import SERVER
 from maskrcnn_lit.data.datasets.web_images import RECORD, WebImage
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.mark.long
 def test_shapes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture):
-    verb(
+    run_command(
         "download",
         "data=shapes",
         f"data.root={tmp_path / 'set'}",
@@ -63,7 +63,7 @@ def test_coco2017_is_prepared_with_the_options_of_the_run(
         "data.mirror=http://host/coco",
         "data.subset=first",
     )
-    verb(
+    run_command(
         "download",
         "data=coco2017",
         f"data.root={tmp_path}",
@@ -81,13 +81,13 @@ def test_coco2017_is_prepared_with_the_options_of_the_run(
 
 
 def test_what_is_not_fetched_is_told(tmp_path: Path, capsys: pytest.CaptureFixture):
-    verb("download", "data=coco2017", "data.root=s3://bucket/coco")
+    run_command("download", "data=coco2017", "data.root=s3://bucket/coco")
     assert "train: read from s3://bucket/coco/train2017 during a run" in capsys.readouterr().out
     for name in ("annotations_trainval2017.zip", "train2017.zip", "val2017.zip"):
         (tmp_path / name).touch()
-    verb("download", "data=coco2017", f"data.root={tmp_path}", "data.download=false")
+    run_command("download", "data=coco2017", f"data.root={tmp_path}", "data.download=false")
     assert f"val: read from {tmp_path / 'val2017'}.zip, in place" in capsys.readouterr().out
-    verb(
+    run_command(
         "download", "data=coco2017", f"data.root={tmp_path / 'none'}", "data.download=false", code=2
     )
     assert "data.download=true" in capsys.readouterr().err
@@ -97,7 +97,7 @@ def test_data_without_anything_to_fetch(capsys: pytest.CaptureFixture):
     paths = [
         f"data.{part}.{key}=x" for part in ("train", "val") for key in ("images", "annotations")
     ]
-    verb("download", "data=coco_json", *paths, code=2)
+    run_command("download", "data=coco_json", *paths, code=2)
     assert (
         "data=coco_json has nothing to download: it reads the files of" in capsys.readouterr().err
     )

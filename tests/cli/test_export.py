@@ -1,4 +1,4 @@
-"""`maskrcnn-lit export` from end to end, and the verbs that take what it writes."""
+"""`maskrcnn-lit export` from end to end, and the commands that take what it writes."""
 
 import base64
 import gzip
@@ -12,7 +12,16 @@ from typing import Any
 import pytest
 import torch
 from browser_runtime import package_of
-from tiny_verbs import SIZE, VAL_IMAGES, coco_data, ground_truth, printed_by, refused, result, verb
+from tiny_commands import (
+    SIZE,
+    VAL_IMAGES,
+    coco_data,
+    ground_truth,
+    printed_by,
+    refused,
+    result,
+    run_command,
+)
 
 from maskrcnn_lit import load_model
 from maskrcnn_lit.errors import UserError
@@ -24,7 +33,7 @@ from maskrcnn_lit.launch import export as launch_export
 from maskrcnn_lit.report import web
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = [pytest.mark.long, pytest.mark.process]
 
 MODEL = f"model_{SIZE}x{SIZE}.onnx"
@@ -36,7 +45,7 @@ def exported(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("exported") / "onnx"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(certificate, "TIMED", 2)
-        verb("export", f"run={trained}", f"run_dir={folder}")
+        run_command("export", f"run={trained}", f"run_dir={folder}")
     yield folder
     shutil.rmtree(folder)
 
@@ -89,7 +98,7 @@ def test_predict_gives_what_the_run_gives(
     options = (f"source={shapes}/val", "score_threshold=0.06", "save=false", "max_detections=9")
     found = []
     for name, source in (("run", trained), ("export", exported), ("file", exported / MODEL)):
-        verb("predict", f"run={source}", *options, f"run_dir={tmp_path / name}")
+        run_command("predict", f"run={source}", *options, f"run_dir={tmp_path / name}")
         found.append(scores_of(tmp_path / name / "detections.json"))
     assert len(found[0]) == 9 * VAL_IMAGES and found[1] == found[2]
     for ours, theirs in zip(found[0], found[1], strict=True):
@@ -99,7 +108,7 @@ def test_predict_gives_what_the_run_gives(
 def test_evaluate_gives_the_ap_of_the_run(exported: Path, trained: Path, tmp_path: Path):
     records = []
     for name, source in (("run", trained), ("export", exported)):
-        verb("evaluate", f"run={source}", f"run_dir={tmp_path / name}", "report=false")
+        run_command("evaluate", f"run={source}", f"run_dir={tmp_path / name}", "report=false")
         records.append(read_sealed_json(tmp_path / name / "evaluation.json"))
     for key in ("val/mask_ap", "val/box_ap", "val/mask_ap50"):
         assert records[1]["metrics"][key] == pytest.approx(records[0]["metrics"][key], abs=5e-4)
@@ -108,7 +117,7 @@ def test_evaluate_gives_the_ap_of_the_run(exported: Path, trained: Path, tmp_pat
 
 
 def test_compare_takes_it_as_a_run(exported: Path, trained: Path, tmp_path: Path):
-    verb("compare", f"runs=[{trained},{exported}]", f"out={tmp_path / 'report'}")
+    run_command("compare", f"runs=[{trained},{exported}]", f"out={tmp_path / 'report'}")
     table = (tmp_path / "report" / "results.csv").read_text()
     assert trained.name in table and exported.name in table
 
@@ -154,7 +163,7 @@ def test_int8_layers_go_back_to_float_and_a_broken_bound_is_exit_code_1(
     monkeypatch.setattr(certificate, "compare_ap", difference)
     out = tmp_path / "int8"
     words = ("precision=int8", "calibration_images=2", "images=2")
-    verb("export", f"run={trained}", f"run_dir={out}", *words, code=1)
+    run_command("export", f"run={trained}", f"run_dir={out}", *words, code=1)
     record = read_sealed_json(out / "export.json")
     assert [row["float_layers"] for row in record["tries"]] == [0, 1, 2]
     assert len(record["float_layers"]) == 2
@@ -176,7 +185,7 @@ def test_web_writes_a_page_with_the_file_inside(
     monkeypatch.setattr(web_runtime, "SHA512", hashlib.sha512(package).hexdigest())
     out = tmp_path / "page"
     words = ("format=web", f"web_runtime={tmp_path / 'ort.tgz'}", "images=2")
-    verb("export", f"run={trained}", f"run_dir={out}", *words)
+    run_command("export", f"run={trained}", f"run_dir={out}", *words)
     record = read_sealed_json(out / "export.json")
     assert [file["name"] for file in record["files"]] == [MODEL, "index.html"]
     assert record["format"] == "web" and record["holds"]

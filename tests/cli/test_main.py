@@ -19,7 +19,7 @@ PACKAGE = Path(cli.__file__).parent
 
 
 @pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+def command(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     """A stand-in for the module of `train`, which records what it was run with."""
     module = types.ModuleType("maskrcnn_lit.cli.train")
     module.calls = []
@@ -41,18 +41,19 @@ def whole_lines(printed: str) -> str:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
-def test_alone_it_lists_every_verb_with_an_example(
+def test_alone_it_lists_every_command_with_an_example(
     arguments: list[str], capsys: pytest.CaptureFixture
 ):
     assert cli.main(arguments) == 0
     printed = whole_lines(capsys.readouterr().out)
-    for name, verb in cli.COMMANDS.items():
-        assert name in printed and verb.summary in printed and f"$ {verb.examples[0]}" in printed
+    for name, command in cli.COMMANDS.items():
+        assert name in printed and command.summary in printed
+        assert f"$ {command.examples[0]}" in printed
 
 
-def test_verbs_are_modules_with_a_yaml():
+def test_commands_are_modules_with_a_yaml():
     yamls = {path.stem for path in config.conf_dir().glob("*.yaml")}
-    names = [config.yaml_name(verb) for verb in cli.COMMANDS]
+    names = [config.yaml_name(command) for command in cli.COMMANDS]
     assert set(names) == yamls and len(names) == len(yamls)
     for name in names:
         found = re.search(
@@ -66,7 +67,7 @@ def test_verbs_are_modules_with_a_yaml():
 @pytest.mark.long
 @pytest.mark.parametrize("width", [80, 120])
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_the_help_of_a_verb_shows_examples_groups_and_options(
+def test_the_help_of_a_command_shows_examples_groups_and_options(
     name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     monkeypatch.setenv("COLUMNS", str(width))
@@ -120,7 +121,7 @@ def test_the_help_of_evaluate_lists_the_options_of_data(capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     "arguments", [["data"], ["data", "--help"], ["data", "-h"], ["data", "help"]]
 )
-def test_the_first_word_of_several_verbs_lists_these(
+def test_the_first_word_of_several_commands_lists_these(
     arguments: list[str], capsys: pytest.CaptureFixture
 ):
     assert cli.main(arguments) == 0
@@ -138,7 +139,7 @@ def test_the_first_word_of_several_verbs_lists_these(
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
-def test_what_a_verb_returns_is_the_exit_code(
+def test_what_a_command_returns_is_the_exit_code(
     returned: int | None, code: int, monkeypatch: pytest.MonkeyPatch
 ):
     module = types.ModuleType("maskrcnn_lit.cli.data_check")
@@ -158,24 +159,24 @@ def test_version(capsys: pytest.CaptureFixture):
     assert capsys.readouterr().out == f"maskrcnn-lit {__version__}\n"
 
 
-def test_a_verb_gets_the_config_and_the_overrides(
-    verb: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_command_gets_the_config_and_the_overrides(
+    command: types.ModuleType, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("OMP_WAIT_POLICY")
     assert cli.main(["train", "data=shapes", "data.root=x", "seed=3"]) == 0
-    ((config, overrides),) = verb.calls
+    ((config, overrides),) = command.calls
     assert config.seed == 3 and overrides == ["data=shapes", "data.root=x", "seed=3"]
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 @pytest.mark.parametrize("flags", [["--cfg"], ["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
 def test_cfg_prints_the_config_and_runs_nothing(
-    flags: list[str], verb: types.ModuleType, capsys: pytest.CaptureFixture
+    flags: list[str], command: types.ModuleType, capsys: pytest.CaptureFixture
 ):
     assert cli.main(["train", *flags, "seed=3", "data=coco_json"]) == 0
     printed = capsys.readouterr().out
     assert "\nseed: 3\n" in f"\n{printed}" and "annotations: ???" in printed
-    assert verb.calls == []
+    assert command.calls == []
 
 
 @pytest.mark.parametrize(
@@ -221,14 +222,14 @@ def test_cfg_prints_the_config_and_runs_nothing(
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(
-    arguments, message, verb, capsys: pytest.CaptureFixture
+    arguments, message, command, capsys: pytest.CaptureFixture
 ):
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
     assert (
         message in err and err.startswith("maskrcnn-lit: ") and err.count("\n") == 1 and out == ""
     )
-    assert verb.calls == []
+    assert command.calls == []
 
 
 class FailingDataset:
@@ -241,11 +242,11 @@ class FailingDataset:
 
 @pytest.mark.process
 def test_a_mistake_found_in_a_loader_process_is_the_same_sentence(
-    verb, capsys: pytest.CaptureFixture
+    command, capsys: pytest.CaptureFixture
 ):
     from torch.utils.data import DataLoader
 
-    verb.run = lambda config, overrides: next(iter(DataLoader(FailingDataset(), num_workers=1)))
+    command.run = lambda config, overrides: next(iter(DataLoader(FailingDataset(), num_workers=1)))
     assert cli.main(["train"]) == 2
     assert capsys.readouterr().err == "maskrcnn-lit: image 7 is missing\n"
 

@@ -10,7 +10,7 @@ from local_server import Server
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from tiny_verbs import SIZE, VAL_IMAGES, ground_truth, refused, verb
+from tiny_commands import SIZE, VAL_IMAGES, ground_truth, refused, run_command
 
 from maskrcnn_lit.cli.predict import picture_names
 from maskrcnn_lit.config.compose import compose
@@ -19,7 +19,7 @@ from maskrcnn_lit.evaluation.thresholds import DEFAULT, write_thresholds
 from maskrcnn_lit.predictor import load_model
 from maskrcnn_lit.report.draw import draw_instances
 
-pytest_plugins = ("tiny_verbs", "local_server")
+pytest_plugins = ("tiny_commands", "local_server")
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
 ):
     out = tmp_path / "out"
     options = ("score_threshold=0", "max_detections=7", f"run_dir={out}")
-    verb("predict", f"run={trained}", f"source={photos}", *options)
+    run_command("predict", f"run={trained}", f"source={photos}", *options)
     images = json.loads((out / "images.json").read_text())
     assert {image["file_name"]: (image["width"], image["height"]) for image in images} == SIZES
     assert [image["id"] for image in images] == [1, 2, 3]
@@ -96,7 +96,7 @@ def test_a_file_or_a_glob(
     source: str, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     out = tmp_path / "out"
-    verb(
+    run_command(
         "predict",
         f"run={trained}",
         f"source={photos}/{source}",
@@ -113,7 +113,9 @@ def test_where_nothing_is_found_it_says_so(
     trained: Path, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     out = tmp_path / "out"
-    verb("predict", f"run={trained}", f"source={shapes}/val", "score_threshold=1", f"run_dir={out}")
+    run_command(
+        "predict", f"run={trained}", f"source={shapes}/val", "score_threshold=1", f"run_dir={out}"
+    )
     printed = capsys.readouterr().out
     assert (
         printed.count(": nothing -> ") == VAL_IMAGES
@@ -133,11 +135,11 @@ def test_results_lie_in_the_run_by_default(
     trained: Path, shapes: Path, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(trained, run_dir)
-    verb("predict", f"run={run_dir}", f"source={shapes}/val")
+    run_command("predict", f"run={run_dir}", f"source={shapes}/val")
     (folder,) = (run_dir / "predictions").iterdir()
     assert (folder / "detections.json").is_file()
     monkeypatch.chdir(tmp_path)
-    verb("predict", f"run={run_dir / 'checkpoints' / 'best.ckpt'}", f"source={shapes}/val")
+    run_command("predict", f"run={run_dir / 'checkpoints' / 'best.ckpt'}", f"source={shapes}/val")
     (folder,) = (tmp_path / "outputs" / "predictions").iterdir()
     assert (folder / "detections.json").is_file()
 
@@ -149,14 +151,14 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     shutil.copytree(trained, run_dir)
     given = ("predict", f"run={run_dir}", f"source={shapes}/val", "save=false")
     best = "score_threshold=best"
-    verb(*given, f"run_dir={tmp_path}/before")
+    run_command(*given, f"run_dir={tmp_path}/before")
     assert "score_threshold 0.5\n" in capsys.readouterr().out
     surest = max(json.loads((run_dir / "detections.json").read_text()), key=lambda e: e["score"])
     categories = load_model(run_dir).categories
     (kept,) = [c.name for c in categories if c.id == surest["category_id"]]
     rows = [{"name": name, "threshold": 0.0 if name == kept else 1.0} for name in NAMES]
     write_thresholds(run_dir, {"kind": "mask", "confusion": {"iou": 0.5}, "per_class": rows})
-    verb(*given, f"run_dir={tmp_path}/best", best)
+    run_command(*given, f"run_dir={tmp_path}/best", best)
     first, second, *_ = sorted(NAMES)
     values = {name: f"{name} {0.0 if name == kept else 1.0:.2f}" for name in NAMES}
     told = (
@@ -170,7 +172,9 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     said = refused(*given, f"run_dir={tmp_path}/last", "checkpoint=last", best)
     assert "not for checkpoint=last" in said  # they are not of these weights
     capsys.readouterr()
-    verb(*given, f"run_dir={tmp_path}/half")  # an evaluation does not change what is predicted
+    run_command(
+        *given, f"run_dir={tmp_path}/half"
+    )  # an evaluation does not change what is predicted
     hint = (
         "(score_threshold=best uses the best threshold of each class, from "
         f"{run_dir}/thresholds.json)"
@@ -218,7 +222,7 @@ def test_a_mistake_is_told(
     arguments, message, trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     given = [text.format(photos=photos) for text in arguments]
-    verb("predict", f"run={trained}", f"run_dir={tmp_path}/out", *given, code=2)
+    run_command("predict", f"run={trained}", f"run_dir={tmp_path}/out", *given, code=2)
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -228,7 +232,7 @@ def test_pictures_are_not_overwritten_unless_asked_for(
     trained: Path, photos: Path, tmp_path: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     given = ("predict", f"run={trained}", f"source={photos}/b.jpg")
-    verb(*given, f"run_dir={tmp_path}/out", "save=false")
+    run_command(*given, f"run_dir={tmp_path}/out", "save=false")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "detections.json",
         "images.json",
@@ -236,10 +240,10 @@ def test_pictures_are_not_overwritten_unless_asked_for(
     assert f"run_dir={tmp_path}/out is not empty: give another folder, or add overwrite=true" in (
         refused(*given, f"run_dir={tmp_path}/out")
     )
-    verb(*given, f"run_dir={tmp_path}/out", "overwrite=true")
+    run_command(*given, f"run_dir={tmp_path}/out", "overwrite=true")
     assert (tmp_path / "out" / "images" / "b.png").is_file()
     (tmp_path / "empty").mkdir()
-    verb(*given, f"run_dir={tmp_path}/empty")
+    run_command(*given, f"run_dir={tmp_path}/empty")
 
 
 @pytest.mark.long
@@ -247,10 +251,10 @@ def test_a_url_and_batches(
     trained: Path, photos: Path, tmp_path: Path, server: Server, capsys: pytest.CaptureFixture
 ):
     url, _ = server.offer((photos / "a.png").read_bytes(), "a.png")
-    verb(
+    run_command(
         "predict", f"run={trained}", f"source={url}", f"run_dir={tmp_path}/url", "score_threshold=0"
     )
-    verb(
+    run_command(
         "predict",
         f"run={trained}",
         f"source={photos}",
@@ -272,7 +276,9 @@ def test_a_damaged_file_of_a_folder_is_counted(
     trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     (photos / "b.jpg").write_bytes(b"no image")
-    verb("predict", f"run={trained}", f"source={photos}", f"run_dir={tmp_path}/out", "save=false")
+    run_command(
+        "predict", f"run={trained}", f"source={photos}", f"run_dir={tmp_path}/out", "save=false"
+    )
     printed = capsys.readouterr()
     assert "1 of 3 images could not be read" in printed.out
     assert "[3/3] more/a.png: " in printed.out
@@ -310,11 +316,11 @@ def test_every_way_to_predict_begins_at_the_same_threshold(
     best = trained / "checkpoints" / "best.ckpt"
     for number, run in enumerate((trained, best)):
         given = (f"run={run}", f"source={shapes}/val", "save=false", f"run_dir={tmp_path}/{number}")
-        verb("predict", *given)
+        run_command("predict", *given)
         assert f"score_threshold {DEFAULT}\n" in capsys.readouterr().out
         assert set(load_model(run, accelerator="cpu").score_thresholds) == {DEFAULT}
     files = [(tmp_path / name / "detections.json").read_text() for name in ("0", "1")]
     assert files[0] == files[1]
     assert compose("train", []).callbacks.panels.score_threshold == DEFAULT
-    verb("predict", *given[:3], f"run_dir={tmp_path}/set", "score_threshold=0.9")
+    run_command("predict", *given[:3], f"run_dir={tmp_path}/set", "score_threshold=0.9")
     assert "score_threshold 0.9\n" in capsys.readouterr().out

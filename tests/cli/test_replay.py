@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_verbs import MODEL, SCHEDULE, coco_data, ground_truth, refused, result, verb
+from tiny_commands import MODEL, SCHEDULE, coco_data, ground_truth, refused, result, run_command
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 LOSSES = ("rpn_objectness", "rpn_box", "class", "box", "mask")
 
@@ -66,7 +66,7 @@ def test_the_file_replays_the_step_to_the_same_terms(
     stopped: tuple[Path, str], capsys: pytest.CaptureFixture
 ):
     (file,) = stopped[0].glob("*.pt")
-    verb("replay", f"file={file}")
+    run_command("replay", f"file={file}")
     printed = capsys.readouterr().out
     saved = torch.load(file, weights_only=True)
     assert printed.startswith(f"images {', '.join(map(str, saved['image_ids'][0]))}\n")
@@ -92,7 +92,7 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
     torch.save(saved, tmp_path / "sound.pt")
     printed = []
     for _ in range(2):
-        verb("replay", f"file={tmp_path}/sound.pt")
+        run_command("replay", f"file={tmp_path}/sound.pt")
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     found = numbers(printed[0])
@@ -116,5 +116,5 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
     ],
 )
 def test_a_file_that_is_none(file: str, message: str, trained: Path, capsys: pytest.CaptureFixture):
-    verb("replay", f"file={file.format(run=trained)}", code=2)
+    run_command("replay", f"file={file.format(run=trained)}", code=2)
     assert message.format(run=trained) in capsys.readouterr().err

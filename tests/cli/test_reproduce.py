@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tiny_verbs import (
+from tiny_commands import (
     MODEL,
     checkpoint,
     coco_data,
@@ -23,10 +23,10 @@ from tiny_verbs import (
     printed_by,
     refused,
     result,
+    run_command,
     run_script,
     same,
     save_ground_truth,
-    verb,
 )
 
 from maskrcnn_lit.cli import reproduce
@@ -35,7 +35,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import file_digest
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 SHORT = (
     "trainer.epochs=1",
@@ -127,7 +127,7 @@ def test_again_in_the_same_folder_it_only_compares(
 ):
     run_dir, _ = reproduced
     before = file_digest(run_dir / "metrics.csv", "sha256")
-    verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
+    run_command("reproduce", f"run={trained}", f"run_dir={run_dir}")
     assert file_digest(run_dir / "metrics.csv", "sha256") == before
     printed = capsys.readouterr().out
     assert "Reproduced: the tolerance is 0." in printed and "resumes from step" not in printed
@@ -143,7 +143,7 @@ def test_a_result_that_was_tampered_with(
         tmp_path / "run",
         metrics=metrics | {"val/roi_accuracy": metrics["val/roi_accuracy"] + 0.02},
     )
-    verb("reproduce", f"run={run}", f"run_dir={run_dir}", code=1)
+    run_command("reproduce", f"run={run}", f"run_dir={run_dir}", code=1)
     printed = capsys.readouterr().out
     assert (
         "the largest difference is 0.02, of val/roi_accuracy.\nNot reproduced: the tolerance is 0."
@@ -151,7 +151,7 @@ def test_a_result_that_was_tampered_with(
     )
     assert rows(printed)["val/roi_accuracy"][-1] == "-0.02"
     assert json.loads((run_dir / "reproduction.json").read_text())["equal"] is False
-    verb("reproduce", f"run={run}", f"run_dir={run_dir}", "tolerance=0.021")
+    run_command("reproduce", f"run={run}", f"run_dir={run_dir}", "tolerance=0.021")
     assert "\nReproduced: the tolerance is 0.021." in capsys.readouterr().out
 
 
@@ -160,7 +160,7 @@ def test_a_metric_that_is_missing_is_not_reproduced_within_any_tolerance(
 ):
     metrics = read_result(trained / "result.json").metrics
     run = tampered(trained, tmp_path / "run", metrics=metrics | {"val/other": 0.5})
-    verb("reproduce", f"run={run}", f"run_dir={reproduced[0]}", "tolerance=0.5", code=1)
+    run_command("reproduce", f"run={run}", f"run_dir={reproduced[0]}", "tolerance=0.5", code=1)
 
 
 def test_other_versions_are_told_before_and_widen_the_tolerance(
@@ -170,7 +170,7 @@ def test_other_versions_are_told_before_and_widen_the_tolerance(
     commit = {"hash": "0" * 40, "dirty": True, "diff": "-a\n+b\n" * 20, "untracked": ["new.py"]}
     versions, machine = before.versions | {"torch": "1.0"}, before.machine | {"device": "abacus"}
     run = tampered(trained, tmp_path / "run", versions=versions, commit=commit, machine=machine)
-    verb("reproduce", f"run={run}", f"run_dir={reproduced[0]}")
+    run_command("reproduce", f"run={run}", f"run_dir={reproduced[0]}")
     printed = capsys.readouterr().out
     assert f"Compared with {run}, this differs:\n" in printed
     found = rows(printed)
@@ -187,7 +187,7 @@ def test_a_config_that_was_tampered_with_is_told(
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace("seed: 1", "seed: 2"))
     monkeypatch.setattr(reproduce, "_train", lambda folder, trust: 3)
-    verb("reproduce", f"run={run}", f"run_dir={tmp_path}/again", code=3)  # that of the run
+    run_command("reproduce", f"run={run}", f"run_dir={tmp_path}/again", code=3)  # that of the run
     assert "config_sha256" in rows(capsys.readouterr().out)
 
 
@@ -271,7 +271,7 @@ def test_what_was_begun_goes_on(
     config.write_text(config.read_text().replace(str(folder), str(run_dir)))
     before = read_result(run_dir / "result.json")
     write_result(run_dir / "result.json", replace(before, status="running", config_sha256=None))
-    verb("reproduce", f"run={trained}", f"run_dir={run_dir}")
+    run_command("reproduce", f"run={trained}", f"run_dir={run_dir}")
     printed = capfd.readouterr().out
     assert (
         f"{run_dir} resumes from step 8" in printed and "Reproduced: the tolerance is 0." in printed
@@ -305,7 +305,7 @@ def test_a_mistake_is_told(
         (other / "config.yaml").read_text().replace("seed: 1", "seed: 2")
     )
     options = tuple(text.format(run=other) for text in options)
-    verb("reproduce", *options, code=2)
+    run_command("reproduce", *options, code=2)
     assert message.format(run=other) in capsys.readouterr().err
 
 
@@ -313,7 +313,7 @@ def test_a_run_that_did_not_finish_has_nothing_to_compare(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     run = tampered(trained, tmp_path / "run", status="failed")
-    verb("reproduce", f"run={run}", code=2)
+    run_command("reproduce", f"run={run}", code=2)
     assert (
         f"{run} is failed and has no final metrics: give the folder of a finished run"
         in capsys.readouterr().err
@@ -331,7 +331,7 @@ def test_a_run_that_goes_on_from_another_is_reproduced_from_there(
     trained: Path, run_dir: Path, tmp_path: Path
 ):
     longer = tmp_path / "longer"
-    verb("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={longer}")
+    run_command("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={longer}")
     again = tmp_path / "again"
     printed = printed_by("reproduce", f"run={longer}", f"run_dir={again}")
     assert "Reproduced: the tolerance is 0." in printed

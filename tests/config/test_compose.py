@@ -193,7 +193,7 @@ def test_a_folder_may_be_named_like_a_number():
     assert config.compose("train", ["run_dir=a/b 7"]).run_dir == "a/b 7"
 
 
-def test_a_group_that_another_verb_has_is_named():
+def test_a_group_that_another_command_has_is_named():
     with pytest.raises(UserError, match="evaluate has no group 'optimizer'; its groups are data"):
         config.compose("evaluate", ["optimizer=sgd", "run=a"])
     with pytest.raises(

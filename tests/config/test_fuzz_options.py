@@ -92,13 +92,13 @@ def test_what_is_typed_arrives(text: str):
 def names() -> dict[str, list[str]]:
     """Command -> the names of its options."""
     return {
-        verb: [name for name in dict(flat(to_plain(verb))) if not name.startswith("sweep.")]
-        for verb in COMMANDS
+        command: [name for name in dict(flat(to_plain(command))) if not name.startswith("sweep.")]
+        for command in COMMANDS
     }
 
 
-def to_plain(verb: str) -> dict[str, Any]:
-    return {str(key): value for key, value in OmegaConf.to_container(show(verb)).items()}
+def to_plain(command: str) -> dict[str, Any]:
+    return {str(key): value for key, value in OmegaConf.to_container(show(command)).items()}
 
 
 @pytest.mark.long
@@ -107,14 +107,14 @@ def test_a_command_line_composes_or_is_refused_in_one_sentence(names):
     texts = [*TYPED, *UNREADABLE]
     taken = 0
     for _ in range(CASES):
-        verb = drawn.choice(list(names))
-        name = drawn.choice(names[verb])
+        command = drawn.choice(list(names))
+        name = drawn.choice(names[command])
         text = f"{name}={drawn.choice(texts)}"
         try:
-            config = compose(verb, [text])
+            config = compose(command, [text])
         except UserError as error:
             assert str(error) and "\n" not in str(error).strip(), text[:200]
         else:
             taken += 1
-            schema.check(to_dict(config), skip=NOT_ASKED.get(verb, ()))
+            schema.check(to_dict(config), skip=NOT_ASKED.get(command, ()))
     assert taken < CASES

@@ -47,7 +47,7 @@ def options(node: dict[str, Any]) -> dict[str, Any]:
 def known() -> dict[str, list[Any]]:
     """Option -> its values, in the config of every command and in every choice of every group."""
     found: dict[str, list[Any]] = {}
-    nodes = [options(plain(show(verb))) for verb in COMMANDS]
+    nodes = [options(plain(show(command))) for command in COMMANDS]
     for file in (REPOSITORY / "conf").glob("*/*.yaml"):
         group = file.parent.name
         node = plain(OmegaConf.load(file))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
-from tiny_verbs import refused
+from tiny_commands import refused
 
 import maskrcnn_lit
 from maskrcnn_lit.config import stored
@@ -276,9 +276,9 @@ def test_no_command_calls_what_a_run_folder_names(
         torch.save(checkpoint, run / "checkpoints" / f"{name}.ckpt")
     (tmp_path / "image.png").write_bytes(b"")
     if command.startswith("compare"):
-        from tiny_verbs import verb
+        from tiny_commands import run_command
 
-        verb(*command.split())
+        run_command(*command.split())
     else:
         assert "atomic_write" in refused(*command.split())
     assert not (tmp_path / "PWNED").exists()

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from models import make_batch
-from tiny_verbs import MODEL, SCHEDULE
+from tiny_commands import MODEL, SCHEDULE
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.api import build_model, evaluate, train
 from maskrcnn_lit.runs.result import RunResult
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.long
 
 
@@ -26,7 +26,7 @@ def test_a_model_is_built_from_options():
 
 
 def test_training_and_evaluation_return_results(strange: Path, run_dir: Path):
-    from tiny_verbs import coco_data
+    from tiny_commands import coco_data
 
     options = (*coco_data(strange), *MODEL, *SCHEDULE)
     trained = train(*options, run_dir=run_dir, seed=2)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from tiny_verbs import verb
+from tiny_commands import run_command
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.packages import EXTRAS
 from maskrcnn_lit.launch import budget, certificate
 from maskrcnn_lit.launch.budget import installed, read_budget, shown_size, within_budget
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_run_and_its_exported_file_have_their_ap(
 ):
     exported = tmp_path / "exported"
     monkeypatch.setattr(certificate, "TIMED", 2)
-    verb("export", f"run={trained}", f"run_dir={exported}")
+    run_command("export", f"run={trained}", f"run_dir={exported}")
     none = {"model": [], "runs": [str(trained), str(exported)], "runtime": ["pytorch", "onnx_int8"]}
     rows = within_budget(grid(**none))
     assert {(row.name, row.runtime) for row in rows} == {

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_verbs import coco_data, ground_truth, printed_by, refused, save_ground_truth
+from tiny_commands import coco_data, ground_truth, printed_by, refused, save_ground_truth
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def suspicious(folder: Path, part: str) -> tuple[dict, list, str]:

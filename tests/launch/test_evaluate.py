@@ -14,7 +14,7 @@ from lvis_form import lvis_form
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from report_sample import Page
-from tiny_verbs import (
+from tiny_commands import (
     SIZE,
     VAL_IMAGES,
     checkpoint,
@@ -24,8 +24,8 @@ from tiny_verbs import (
     refused,
     renumbered,
     result,
+    run_command,
     save_ground_truth,
-    verb,
 )
 
 from maskrcnn_lit.data.datasets.shapes import NAMES
@@ -36,7 +36,7 @@ from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.storage.sealed import read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.module import DetectionModule
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def evaluated(run_dir: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
 ):
     """To the last bit on the CPU: the same batches through the same kernels."""
     options = [f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}", "report=false"]
-    verb("evaluate", *options)
+    run_command("evaluate", *options)
     found, reached = evaluated(tmp_path), without_time(result(trained)["metrics"])
     metrics = without_time(found["metrics"])
     assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
@@ -111,7 +111,7 @@ def test_roi_accuracy_as_the_study_counted(
         "report=false",
         "metrics.roi_accuracy.boxes=study",
     )
-    verb("evaluate", *options)
+    run_command("evaluate", *options)
     found, reached = evaluated(tmp_path), result(trained)["metrics"]
     assert found["roi_accuracy"] == {"boxes": "study", "definition": DEFINITIONS["study"]}
     assert "share of 15 slots per image given the right class" in capsys.readouterr().out
@@ -122,13 +122,13 @@ def test_roi_accuracy_as_the_study_counted(
         for k in range(0, 15 * VAL_IMAGES - objects + 1)
     }
     assert round(found["metrics"]["val/roi_accuracy"] * 15 * VAL_IMAGES, 6) in right
-    verb("evaluate", *options[:-1], "metrics.roi_accuracy.boxes=first", code=2)
+    run_command("evaluate", *options[:-1], "metrics.roi_accuracy.boxes=first", code=2)
     assert "metrics.roi_accuracy.boxes=first must be one of all, study" in capsys.readouterr().err
 
 
 def test_the_best_checkpoint_is_the_default(trained: Path, run_dir: Path):
     shutil.copytree(trained, run_dir)
-    verb("evaluate", f"run={run_dir}", "report=false")
+    run_command("evaluate", f"run={run_dir}", "report=false")
     (folder,) = (
         run_dir / "evaluations"
     ).iterdir()  # by default in the run, under the time of the evaluation
@@ -143,10 +143,10 @@ def test_a_checkpoint_can_be_given_as_a_file(
 ):
     file = trained / "checkpoints" / "last.ckpt"
     monkeypatch.chdir(tmp_path)
-    verb("evaluate", f"run={file}", "report=false")
+    run_command("evaluate", f"run={file}", "report=false")
     (folder,) = (tmp_path / "outputs" / "evaluations").iterdir()
     assert evaluated(folder)["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
-    verb("evaluate", f"run={file}", f"run_dir={tmp_path}/own", "report=false")
+    run_command("evaluate", f"run={file}", f"run_dir={tmp_path}/own", "report=false")
     assert (
         evaluated(tmp_path / "own")["metrics"]["val/mask_ap"]
         == result(trained)["metrics"]["val/mask_ap"]
@@ -191,7 +191,7 @@ def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
     """What the run detects is the truth, so it is found again; at another size it would not be,
     says the next test.
     """
-    verb(
+    run_command(
         "evaluate",
         f"run={trained}",
         "checkpoint=last",
@@ -206,7 +206,7 @@ def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
 
 def test_another_size_can_be_asked_for(trained: Path, elsewhere: Path, tmp_path: Path):
     other = validation(elsewhere, "report=false", f"data.image_size={2 * SIZE}")
-    verb("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
+    run_command("evaluate", f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a", *other)
     assert evaluated(tmp_path / "a")["metrics"]["val/box_ap"] < 0.9
 
 
@@ -220,7 +220,7 @@ def test_any_numbering_of_the_data_gives_the_same_scores(
     for name, numbered in (("a", truth), ("b", renumbered(truth, seed=8))):
         save_ground_truth(elsewhere, numbered)
         options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/{name}")
-        verb("evaluate", *options, *validation(elsewhere, "report=false"))
+        run_command("evaluate", *options, *validation(elsewhere, "report=false"))
         found = evaluated(tmp_path / name)
         scores.append((without_time(found["metrics"]), found["per_class"]))
     assert scores[0] == scores[1]
@@ -236,7 +236,9 @@ def test_other_classes_are_a_mistake(
         category["name"] = "heart" if category["id"] == used else category["name"]
     names = [category["name"] for category in truth["categories"]]
     save_ground_truth(elsewhere, truth)
-    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", *validation(elsewhere), code=2)
+    run_command(
+        "evaluate", f"run={trained}", f"run_dir={tmp_path}/a", *validation(elsewhere), code=2
+    )
     said = capsys.readouterr().err
     assert ", ".join(sorted(NAMES)) in said and ", ".join(sorted(names)) in said
     assert "objects of heart" in said
@@ -293,7 +295,7 @@ def test_a_checkpoint_that_is_none_of_ours(
 ):
     file = tmp_path / "model.ckpt"
     spoil(trained, file, how)
-    verb("evaluate", f"run={file}", f"run_dir={tmp_path}/a", code=2)
+    run_command("evaluate", f"run={file}", f"run_dir={tmp_path}/a", code=2)
     assert message.format(file=file) in capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()
     file.unlink()
@@ -337,7 +339,7 @@ def test_the_bomb_would_explode(tmp_path: Path):
 def test_a_mistake_is_told(
     arguments, message, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
-    verb(
+    run_command(
         "evaluate",
         *(text.format(run=trained) for text in arguments),
         f"run_dir={tmp_path}/a",
@@ -370,8 +372,8 @@ def test_results_against_others(
         json.dumps([entry for n, entry in enumerate(perfect) if n % 3])
     )
     data = ("data=coco2017", f"data.root={test_data / 'coco_mini'}", "data.download=false")
-    verb("evaluate", f"results={tmp_path}/some.json", *data, f"run_dir={tmp_path}/b")
-    verb(
+    run_command("evaluate", f"results={tmp_path}/some.json", *data, f"run_dir={tmp_path}/b")
+    run_command(
         "evaluate",
         f"results={tmp_path}/all.json",
         f"against={tmp_path}/some.json",
@@ -400,7 +402,7 @@ def test_the_results_of_another_tool_are_scored(
     folder = test_data / "coco_mini"
     (tmp_path / "a.json").write_text(json.dumps(perfect))
     data = ("data=coco2017", f"data.root={folder}", "data.download=false")
-    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
+    run_command("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/out")
     found = evaluated(tmp_path / "out")
     for name in ("box_ap", "mask_ap", "mask_ap50", "mask_ap_small", "mask_ar100"):
         assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
@@ -416,7 +418,7 @@ def test_the_results_of_another_tool_are_scored(
     worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
     assert not any(entry["missed"] or entry["false"] for entry in worst)
     (tmp_path / "a.json").write_text(json.dumps([*perfect[:1], {"image_id": 1}]))
-    verb("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/b", code=2)
+    run_command("evaluate", f"results={tmp_path}/a.json", *data, f"run_dir={tmp_path}/b", code=2)
     assert "entry 1 of the results has no" in capsys.readouterr().err
 
 
@@ -426,7 +428,7 @@ def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
     save_ground_truth(elsewhere, ground_truth(elsewhere) | {"annotations": []})
     (tmp_path / "found.json").write_text("[]")
     results = (f"results={tmp_path}/found.json", f"run_dir={tmp_path}/a", "report=false")
-    verb("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
+    run_command("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
     record, said = evaluated(tmp_path / "a"), capsys.readouterr().out
     assert record["data"] == "coco_json" and record["intervals"] == {
         "val/box_ap": None,
@@ -444,7 +446,7 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     nothing.
     """
     shutil.copytree(trained, run_dir)
-    verb("evaluate", f"run={run_dir}")
+    run_command("evaluate", f"run={run_dir}")
     (folder,) = (run_dir / "evaluations").iterdir()
     assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
     text = (folder / "report.html").read_text()
@@ -468,13 +470,13 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
         e["name"]: e["threshold"] for e in analysis["per_class"] if e["threshold"] is not None
     }
     (run_dir / "thresholds.json").write_text("of the best weights")
-    verb("evaluate", f"run={run_dir}", "checkpoint=last", f"run_dir={run_dir}/last")
+    run_command("evaluate", f"run={run_dir}", "checkpoint=last", f"run_dir={run_dir}/last")
     assert (run_dir / "last" / "analysis.json").is_file()
     assert (run_dir / "thresholds.json").read_text() == "of the best weights"
 
 
 def test_the_page_can_be_left_out(trained: Path, tmp_path: Path):
-    verb("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", "report=false")
+    run_command("evaluate", f"run={trained}", f"run_dir={tmp_path}/a", "report=false")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "detections.json",
         "evaluation.json",
@@ -487,7 +489,7 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(
 ):
     shutil.copytree(trained, run_dir)
     (run_dir / "thresholds.json").unlink(missing_ok=True)
-    verb("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
+    run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
 
 
@@ -501,14 +503,14 @@ def test_a_run_against_itself(
 ):
     shutil.copytree(trained, run_dir)
     run = (f"run={run_dir}", "checkpoint=last", "report=false")
-    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
+    run_command("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/a", code=2)
     assert (
         f"{run_dir} has no evaluation of its last weights: run `maskrcnn-lit"
         in capsys.readouterr().err
     )
-    verb("evaluate", *run)
+    run_command("evaluate", *run)
     (folder,) = (run_dir / "evaluations").iterdir()
-    verb("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
+    run_command("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
     found = evaluated(tmp_path / "same")
     assert found["against"] == str(run_dir) and set(found["differences"]) == {
         "val/box_ap",
@@ -522,12 +524,12 @@ def test_a_run_against_itself(
         assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     entry = json.loads((trained / "detections.json").read_text())[0]
     (tmp_path / "other.json").write_text(json.dumps([entry | {"image_id": 1}]))
-    verb("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/c", code=2)
+    run_command("evaluate", *run, f"against={tmp_path}/other.json", f"run_dir={tmp_path}/c", code=2)
     assert "image ids that the ground truth does not have, 1" in capsys.readouterr().err
     edited = evaluated(folder) | {"images": 2, "image_ids_sha256": "0"}
     write_sealed_json(folder / "evaluation.json", edited)
     monkeypatch.setattr(DetectionModule, "validation_step", None)  # told before anything is scored
-    verb("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/b", code=2)
+    run_command("evaluate", *run, f"against={folder}", f"run_dir={tmp_path}/b", code=2)
     assert f"scored 2 images, but these are {VAL_IMAGES} other images" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
     said = refused("evaluate", *run, f"run_dir={tmp_path}/same")
@@ -539,7 +541,7 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
     """The limit that counts is raised in the model too: 50 in training."""
     run = (f"run={trained}", "checkpoint=last", "report=false")
     for limit in (3, 200):
-        verb(
+        run_command(
             "evaluate", *run, f"metrics.max_detections=[1,2,{limit}]", f"run_dir={tmp_path}/{limit}"
         )
         metrics = evaluated(tmp_path / str(limit))["metrics"]
@@ -554,7 +556,9 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
     ]
     assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
     for limits, said in (("[1,2]", "[1, 2]"), (400, "400"), (0, "0")):
-        verb("evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2)
+        run_command(
+            "evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2
+        )
         assert (
             f"metrics.max_detections={said} must be three ascending whole numbers"
             in capsys.readouterr().err
@@ -578,7 +582,7 @@ def test_data_with_some_of_the_classes_are_scored_on_these_alone(
     truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] in ids]
     save_ground_truth(elsewhere, truth)
     options = (f"run={trained}", "checkpoint=last", f"run_dir={tmp_path}/a")
-    verb("evaluate", *options, *validation(elsewhere))
+    run_command("evaluate", *options, *validation(elsewhere))
     found = evaluated(tmp_path / "a")
     assert set(found["per_class"]) == {category["name"] for category in kept}
     results = json.loads((tmp_path / "a" / "detections.json").read_text())
@@ -601,15 +605,15 @@ def test_classes_of_the_data_can_be_chosen_and_renamed(
         category["name"] = category["name"].upper()
     save_ground_truth(elsewhere, truth)
     options = (f"run={trained}", "checkpoint=last", "report=false")
-    verb("evaluate", *options, *validation(elsewhere), code=2)
+    run_command("evaluate", *options, *validation(elsewhere), code=2)
     assert f"did you mean {names[0]}?" in capsys.readouterr().err
     renamed = ",".join(f"{name.upper()}:{name}" for name in two)
     chosen = (f"data.classes=[{{{renamed}}}]", f"run_dir={tmp_path}/a")
-    verb("evaluate", *options, *validation(elsewhere), *chosen)
+    run_command("evaluate", *options, *validation(elsewhere), *chosen)
     found = evaluated(tmp_path / "a")
     assert set(found["per_class"]) == set(two)
     assert found["metrics"]["val/box_ap"] > 0.9
-    verb("evaluate", *options, *validation(elsewhere), "data.classes=[Circel]", code=2)
+    run_command("evaluate", *options, *validation(elsewhere), "data.classes=[Circel]", code=2)
     assert "data.classes leaves out every class of" in capsys.readouterr().err
 
 
@@ -621,8 +625,8 @@ def test_results_of_another_tool_are_scored_with_chosen_classes(
     run_dir = tmp_path / "out"
     options = (f"results={tmp_path}/a.json", "report=false", *data)
     classes = "data.classes=[person,{car:vehicle,truck:vehicle}]"
-    verb("evaluate", *options, classes, f"run_dir={run_dir}")
-    verb("evaluate", *options, "data.classes=[persn,car]", f"run_dir={tmp_path}/b", code=2)
+    run_command("evaluate", *options, classes, f"run_dir={run_dir}")
+    run_command("evaluate", *options, "data.classes=[persn,car]", f"run_dir={tmp_path}/b", code=2)
     said = capsys.readouterr().err
     assert "data.classes has persn" in said
     assert "did you mean person?" in said
@@ -641,7 +645,7 @@ def test_results_on_lvis_have_its_ap(test_data: Path, tmp_path: Path):
     options = [f"data.{part}.annotations={tmp_path}/lvis.json" for part in ("train", "val")]
     options += [f"data.root={test_data}/coco_mini", f"results={tmp_path}/results.json"]
     out = tmp_path / "out"
-    verb("evaluate", "data=lvis", *options, f"run_dir={out}")
+    run_command("evaluate", "data=lvis", *options, f"run_dir={out}")
     metrics = evaluated(out)["metrics"]
     expected = score_results(truth, jitter(coco), max_detections=(1, 10, 300)).metrics
     assert metrics == pytest.approx(expected, nan_ok=True)

@@ -1,16 +1,16 @@
-"""The parts of the verb; as a whole it is in tests/cli/test_export.py."""
+"""The parts of the command; as a whole it is in tests/cli/test_export.py."""
 
 import sys
 
 import numpy as np
 import pytest
-from tiny_verbs import refused
+from tiny_commands import refused
 
 from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.export import parse_size, sizes_for_any
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def test_a_size_is_height_x_width():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from repository import HELPERS, REPOSITORY
-from tiny_verbs import (
+from tiny_commands import (
     MODEL,
     checkpoint,
     coco_data,
@@ -33,7 +33,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from maskrcnn_lit.launch.processes import _passed_on
 from maskrcnn_lit.training.stop import SIGNALS
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
 
 

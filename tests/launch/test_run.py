@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_verbs import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
+from tiny_commands import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
@@ -17,7 +17,7 @@ from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.runs.provenance import describe_datamodule
 from maskrcnn_lit.runs.result import RunResult
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):

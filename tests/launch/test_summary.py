@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_verbs import MODEL, coco_data, metric_rows, printed_by, result
+from tiny_commands import MODEL, coco_data, metric_rows, printed_by, result
 from torch import nn
 
 from maskrcnn_lit.launch.summary import (
@@ -20,7 +20,7 @@ from maskrcnn_lit.launch.summary import (
     trained_weights,
 )
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 # A run that should have learnt: nothing in it speaks for a cause.
 SOUND = Facts(

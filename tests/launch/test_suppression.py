@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from box_scenes import scene
-from tiny_verbs import refused, verb
+from tiny_commands import refused, run_command
 
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.evaluation.best_suppression import read_suppression
@@ -16,7 +16,7 @@ from maskrcnn_lit.model.suppression import KINDS, Suppression
 from maskrcnn_lit.report.evaluation.suppression import SURE
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 LIMITS = (1, 10, 100)
 BOX, MASK, SOFT = (Suppression(kind) for kind in ("box", "mask", "soft"))
@@ -77,7 +77,7 @@ def test_every_choice_scores_as_an_evaluation_of_it_and_the_best_is_stored(
     picture = next(Path(trained).rglob("*.png"))
     words = ("predict", f"run={run_dir}", f"source={picture}", "model.nms=best")
     assert "nms=all` first" in refused(*words)
-    verb("evaluate", f"run={run_dir}", "nms=all", f"run_dir={tmp_path}/all")
+    run_command("evaluate", f"run={run_dir}", "nms=all", f"run_dir={tmp_path}/all")
     printed = capsys.readouterr().out
     record = read_sealed_json(tmp_path / "all" / "evaluation.json")
     table = record["suppression"]
@@ -94,8 +94,8 @@ def test_every_choice_scores_as_an_evaluation_of_it_and_the_best_is_stored(
         row for row in table if row["nms"] == "mask" and row["agnostic_nms"] and row["exclusive"]
     )
     options = ("model.nms=mask", "model.agnostic_nms=true", "model.exclusive=true")
-    verb("evaluate", f"run={run_dir}", *options, f"run_dir={tmp_path}/one", "report=false")
-    verb(*words, f"run_dir={tmp_path}/predictions")
+    run_command("evaluate", f"run={run_dir}", *options, f"run_dir={tmp_path}/one", "report=false")
+    run_command(*words, f"run_dir={tmp_path}/predictions")
     alone = read_sealed_json(tmp_path / "one" / "evaluation.json")["metrics"]
     for name, value in chosen["metrics"].items():
         assert alone[name] == pytest.approx(value, abs=1e-6, nan_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from repository import HELPERS
-from tiny_verbs import (
+from tiny_commands import (
     MODEL,
     checkpoint,
     coco_data,
@@ -21,9 +21,9 @@ from tiny_verbs import (
     printed_by,
     refused,
     result,
+    run_command,
     same,
     script,
-    verb,
 )
 
 from maskrcnn_lit.launch.grid import read_sweep
@@ -31,7 +31,7 @@ from maskrcnn_lit.launch.sweep import _stopped_as_interrupted, begin, job_result
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.training.stop import SIGNALS
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 SHORT = (
     "trainer.epochs=1",
     "trainer.log_every_n_steps=1",
@@ -183,7 +183,7 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
         assert [row["step"] for row in rows if row["train/loss"]] == [str(n) for n in range(8)]
     alone = tmp_path / "alone"
     arguments = [text for text in command[2:] if not text.startswith(("sweep", "seed="))]
-    verb("train", *arguments, "seed=2", f"run_dir={alone}")
+    run_command("train", *arguments, "seed=2", f"run_dir={alone}")
     assert metric_rows(alone) == metric_rows(folder / "seed=2")
     assert same(checkpoint(alone)["state_dict"], checkpoint(folder / "seed=2")["state_dict"])
 
@@ -198,7 +198,7 @@ def test_all_processes_of_every_job_have_one_config_one_folder_and_equal_weights
     command = (*options(strange, tmp_path / "sweep"), "seed=1,2", "trainer.devices=2")
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setenv("WITNESS", str(witnesses))
-    verb(*command)
+    run_command(*command)
     told = [json.loads(file.read_text()) for file in witnesses.iterdir()]
     assert sorted((entry["seed"], entry["rank"]) for entry in told) == [
         (1, 0),

@@ -23,7 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tiny_verbs import (
+from tiny_commands import (
     EPOCHS,
     MODEL,
     SCHEDULE,
@@ -39,11 +39,11 @@ from tiny_verbs import (
     one_sentence,
     refused,
     result,
+    run_command,
     run_script,
     same,
     script,
     shapes_data,
-    verb,
 )
 
 from maskrcnn_lit import __version__
@@ -56,7 +56,7 @@ from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import warmup_cosine
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 QUIET = (
     "callbacks.panels=null",
@@ -269,7 +269,7 @@ def test_quick_looks_during_training_and_everything_at_the_end(
 ):
     """The weights are those of the run with whole validations, and so are its final scores."""
     looks = ("evaluation.images=2", "evaluation.every_n_epochs=1")
-    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, *looks, f"run_dir={run_dir}")
+    run_command("train", *coco_data(strange), *MODEL, *SCHEDULE, *looks, f"run_dir={run_dir}")
     rows = [row for row in metric_rows(run_dir) if row["val/images"]]
     assert [float(row["val/images"]) for row in rows] == [2, 2, VAL_IMAGES]
     assert [int(row["step"]) for row in rows] == [STEPS // EPOCHS - 1, STEPS - 1, STEPS]
@@ -294,7 +294,7 @@ def test_quick_looks_during_training_and_everything_at_the_end(
 @pytest.mark.long
 def test_no_look_during_training(strange: Path, run_dir: Path):
     """Every third epoch of two: the end alone is scored."""
-    verb(
+    run_command(
         "train",
         *coco_data(strange),
         *MODEL,
@@ -316,8 +316,8 @@ def test_a_seed_gives_the_same_weights_again_and_another_one_others(
     trained: Path, strange: Path, run_dir: Path
 ):
     run = ("train", *coco_data(strange), *MODEL, *SCHEDULE, *QUIET)
-    verb(*run, f"run_dir={run_dir}/b", "model.weights=none")  # as null
-    verb(*run, f"run_dir={run_dir}/c", "seed=2", "trainer.steps=1")
+    run_command(*run, f"run_dir={run_dir}/b", "model.weights=none")  # as null
+    run_command(*run, f"run_dir={run_dir}/c", "seed=2", "trainer.steps=1")
     a, b, c = (
         checkpoint(folder)["state_dict"] for folder in (trained, run_dir / "b", run_dir / "c")
     )
@@ -338,8 +338,8 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
         compiling, "compile_regions", partial(compiling.compile_regions, backend="eager")
     )
     run = ("train", *coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.epochs=1")
-    verb(*run, f"run_dir={run_dir}/plain")
-    verb(*run, f"run_dir={run_dir}/compiled", "trainer.compile=always")
+    run_command(*run, f"run_dir={run_dir}/plain")
+    run_command(*run, f"run_dir={run_dir}/compiled", "trainer.compile=always")
     plain, compiled = (result(run_dir / name) for name in ("plain", "compiled"))
     assert plain["cost"]["flops"] == compiled["cost"]["flops"]
     for name in ("val/loss", "val/mask_ap", "val/box_ap"):
@@ -348,7 +348,7 @@ def test_a_run_whose_model_is_compiled_is_the_same_and_resumes(
         ), name
     file = run_dir / "compiled" / "result.json"
     write_result(file, replace(read_result(file), status="failed"))  # as if killed at its end
-    verb("train", f"resume={run_dir}/compiled")
+    run_command("train", f"resume={run_dir}/compiled")
     assert result(run_dir / "compiled")["metrics"]["val/loss"] == pytest.approx(
         compiled["metrics"]["val/loss"]
     )
@@ -361,7 +361,7 @@ def test_any_numbering_of_the_data_trains_alike(
     """`strange` has the pictures of `shapes` under huge, shuffled ids, its lists in another
     order.
     """
-    verb("train", *shapes_data(shapes), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
+    run_command("train", *shapes_data(shapes), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
     assert metric_rows(run_dir) == metric_rows(trained)
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
     theirs, ours = result(trained)["metrics"], result(run_dir)["metrics"]
@@ -433,7 +433,7 @@ def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(
         checkpoint(run_dir)["global_step"] == STEPS - 2
         and len(metric_rows(run_dir)) == STEPS - 1 + 1
     )
-    verb("train", f"resume={run_dir}")
+    run_command("train", f"resume={run_dir}")
     ours, theirs = checkpoint(run_dir), checkpoint(trained)
     for part in (
         "state_dict",
@@ -475,7 +475,7 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
         f"run_dir={old}",
     )
     old.rename(new)
-    verb("train", f"resume={new}")
+    run_command("train", f"resume={new}")
     assert not old.exists() and result(new)["status"] == "finished"
     assert [row["step"] for row in metric_rows(new) if row["train/loss"]] == ["0", "1", "2"]
     assert load_run_config(new).run_dir == str(new) and (new / "detections.json").is_file()
@@ -533,10 +533,10 @@ def test_a_run_that_fails_says_so(strange: Path, run_dir: Path, monkeypatch: pyt
 
     monkeypatch.setattr(DetectionModule, "training_step", fail)
     with pytest.raises(ArithmeticError, match="a bug"):  # with its traceback
-        verb("train", *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+        run_command("train", *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
     assert result(run_dir)["status"] == "failed"
     monkeypatch.undo()
-    verb(
+    run_command(
         "train",
         *coco_data(strange),
         *MODEL,
@@ -576,7 +576,7 @@ def test_a_disk_that_fills_loses_nothing_that_was_complete(
     assert not list((run_dir / "checkpoints").glob(".*")), "the half is gone: there is room again"
     assert checkpoint(run_dir)["global_step"] in saved
     assert result(run_dir)["status"] == "failed"
-    verb("train", f"resume={run_dir}")
+    run_command("train", f"resume={run_dir}")
     assert result(run_dir)["status"] == "finished"
 
 
@@ -595,7 +595,7 @@ def test_a_disk_that_fills_under_tensorboard_is_told_in_a_sentence(
 
     monkeypatch.setattr(RecordWriter, "write", write_some)
     options = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, f"run_dir={run_dir}")
-    verb("train", *options, code=2)
+    run_command("train", *options, code=2)
     said = capsys.readouterr().err
     assert "the disk is full" in said
     assert "Traceback" not in said
@@ -611,10 +611,12 @@ def test_a_run_finds_its_data_from_any_folder(
         text.replace(f"data.root={strange}", f"data.root={strange.name}")
         for text in coco_data(strange)
     ]
-    verb("train", *relative, *MODEL, *SCHEDULE, *QUIET, "trainer.epochs=1", f"run_dir={run_dir}")
+    run_command(
+        "train", *relative, *MODEL, *SCHEDULE, *QUIET, "trainer.epochs=1", f"run_dir={run_dir}"
+    )
     assert OmegaConf.load(run_dir / "config.yaml").data.root == str(strange)
     monkeypatch.chdir("/")
-    verb("evaluate", f"run={run_dir}")
+    run_command("evaluate", f"run={run_dir}")
 
 
 # Mistakes
@@ -666,7 +668,7 @@ def test_another_run_is_left_alone(
 ):
     monkeypatch.chdir(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    verb("train", *(argument.format(run=trained) for argument in arguments), code=2)
+    run_command("train", *(argument.format(run=trained) for argument in arguments), code=2)
     assert message.format(run=trained) in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
     assert not list(tmp_path.glob("outputs/*/*")), "a rejected command leaves no run folder"
@@ -686,7 +688,7 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.mark.long
 def test_a_finished_run_gets_more_epochs_as_a_new_run(trained: Path, run_dir: Path):
     before = digests(trained)
-    verb("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={run_dir}")
+    run_command("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={run_dir}")
     assert digests(trained) == before
     longer = checkpoint(run_dir)
     assert longer["global_step"] == 3 * STEPS // EPOCHS
@@ -719,16 +721,16 @@ def test_more_epochs_go_on_after_a_kill(
     """And end as the new run would have ended without it."""
     whole = tmp_path / "whole"
     words = ("train", f"resume={trained}", "trainer.epochs=3")
-    verb(*words, f"run_dir={whole}")
+    run_command(*words, f"run_dir={whole}")
 
     def die(*args: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(DetectionModule, "on_train_batch_end", die)
-        verb(*words, f"run_dir={run_dir}", code=130)
+        run_command(*words, f"run_dir={run_dir}", code=130)
     assert result(run_dir)["status"] == "interrupted"
-    verb("train", f"resume={run_dir}")
+    run_command("train", f"resume={run_dir}")
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(whole)["state_dict"])
     assert result(run_dir)["parent"] == result(whole)["parent"]
     assert metric_rows(run_dir) == metric_rows(whole)
@@ -753,12 +755,14 @@ def test_a_run_that_stopped_in_mid_epoch_gets_more_steps(
     strange: Path, run_dir: Path, tmp_path: Path
 ):
     words = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.steps=6")
-    verb("train", *words, f"run_dir={run_dir}")
+    run_command("train", *words, f"run_dir={run_dir}")
     assert "trainer.steps=6 is not more" in refused(
         "train", f"resume={run_dir}", "trainer.epochs=9"
     )
     longer = tmp_path / "longer"
-    verb("train", f"resume={run_dir}", "trainer.steps=11", "trainer.epochs=9", f"run_dir={longer}")
+    run_command(
+        "train", f"resume={run_dir}", "trainer.steps=11", "trainer.epochs=9", f"run_dir={longer}"
+    )
     assert checkpoint(longer)["global_step"] == 11
     steps = [row["step"] for row in metric_rows(longer) if row["train/loss"]]
     assert steps == [str(step) for step in range(11)]
@@ -770,11 +774,11 @@ def test_a_run_that_stopped_in_mid_epoch_gets_more_steps(
 @pytest.mark.long
 def test_a_run_that_stopped_without_progress_goes_on(strange: Path, run_dir: Path, tmp_path: Path):
     words = (*coco_data(strange), *MODEL, *SCHEDULE, *QUIET, "trainer.patience=1")
-    verb("train", *words, "trainer.epochs=9", "optimizer.lr=1e-9", f"run_dir={run_dir}")
+    run_command("train", *words, "trainer.epochs=9", "optimizer.lr=1e-9", f"run_dir={run_dir}")
     stopped = checkpoint(run_dir)["global_step"]
     assert stopped < 36
     longer = tmp_path / "longer"
-    verb("train", f"resume={run_dir}", "trainer.patience=2", f"run_dir={longer}")
+    run_command("train", f"resume={run_dir}", "trainer.patience=2", f"run_dir={longer}")
     assert checkpoint(longer)["global_step"] >= stopped + 4
     shutil.rmtree(longer)
 
@@ -790,7 +794,7 @@ def test_a_damaged_checkpoint_is_not_resumed(
     last = run_dir / "checkpoints" / "last.ckpt"
     with open(last, "r+b") as file:
         file.truncate(last.stat().st_size // 2)
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     said = capsys.readouterr().err
     assert str(last) in said and "damaged" in said
     assert result(run_dir)["status"] != "finished"
@@ -810,17 +814,17 @@ def test_weights_that_are_not_finite_are_not_trained_on(
     name = "model.box_head.classes.bias"
     saved["state_dict"][name][1] = value
     save_plain(last, saved)
-    verb("train", f"resume={run_dir}", "trainer.epochs=9", code=2)
+    run_command("train", f"resume={run_dir}", "trainer.epochs=9", code=2)
     assert f"{last} are not finite (NaN or infinite in {name})" in capsys.readouterr().err
     sound = read_result(trained / "result.json")
     write_result(run_dir / "result.json", replace(sound, status="interrupted"))
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     said = capsys.readouterr().err
     step = load_plain(best)["global_step"]
     assert f"{last} has weights that are not finite, but best.ckpt of step {step} is intact" in said
     assert f"cp {best} {last}" in said
     save_plain(best, saved)
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     assert f"the weights of {last} are not finite" in capsys.readouterr().err
     assert result(run_dir)["status"] == "interrupted"
 
@@ -836,18 +840,18 @@ def test_a_record_that_was_changed_is_not_resumed(
     config, table = run_dir / "config.yaml", run_dir / "metrics.csv"
     sound = config.read_text()
     config.write_text(sound.replace("seed: ", "seed: 1"))
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     assert "config.yaml does not match its checksum" in capsys.readouterr().err
     config.write_text(sound)
     table.write_text(table.read_text().replace("0", "1"))
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     assert f"{table} does not match its checksum" in capsys.readouterr().err
     write_result(run_dir / "result.json", replace(finished, status="interrupted", files={}))
     table.write_text("step,epoch\nx,1\n")  # of a run that was killed, which has no digests
-    verb("train", f"resume={run_dir}", code=2)
+    run_command("train", f"resume={run_dir}", code=2)
     assert f"{table} is damaged" in capsys.readouterr().err
     table.unlink()
-    verb("train", f"resume={run_dir}")
+    run_command("train", f"resume={run_dir}")
     assert result(run_dir)["status"] == "finished"
 
 
@@ -946,7 +950,9 @@ def test_a_wrong_value_is_told(
     arguments, words, spoilt: Path, run_dir: Path, capsys: pytest.CaptureFixture
 ):
     given = [argument.format(root=spoilt) for argument in arguments]
-    verb("train", *coco_data(spoilt), *MODEL, *SCHEDULE, f"run_dir={run_dir}", *given, code=2)
+    run_command(
+        "train", *coco_data(spoilt), *MODEL, *SCHEDULE, f"run_dir={run_dir}", *given, code=2
+    )
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith("maskrcnn-lit: ")
     for word in words:
@@ -978,6 +984,6 @@ def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(
 def test_sync_batch_norm_in_one_process_is_batch_norm(strange: Path, run_dir: Path):
     options = (*coco_data(strange), *MODEL, *SCHEDULE, "trainer.epochs=1", *QUIET)
     for norm in ("sync", "batch"):
-        verb("train", *options, f"backbone.norm={norm}", f"run_dir={run_dir}/{norm}")
+        run_command("train", *options, f"backbone.norm={norm}", f"run_dir={run_dir}/{norm}")
     sync, batch = (checkpoint(run_dir / norm)["state_dict"] for norm in ("sync", "batch"))
     assert all(torch.allclose(sync[name].float(), batch[name].float(), atol=1e-4) for name in batch)

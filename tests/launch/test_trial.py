@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
-from tiny_verbs import MODEL, SCHEDULE, TRAIN_IMAGES, VAL_IMAGES, coco_data
+from tiny_commands import MODEL, SCHEDULE, TRAIN_IMAGES, VAL_IMAGES, coco_data
 
 from maskrcnn_lit.launch.grid import read_sweep
 from maskrcnn_lit.launch.trial import main
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 @pytest.mark.long

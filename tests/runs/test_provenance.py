@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from local_server import Server
-from tiny_verbs import TRAIN_IMAGES, ground_truth, save_ground_truth
+from tiny_commands import TRAIN_IMAGES, ground_truth, save_ground_truth
 
 from maskrcnn_lit import __version__
 from maskrcnn_lit.data.coco.index import read_index
@@ -24,7 +24,7 @@ from maskrcnn_lit.runs.provenance import (
     package_versions,
 )
 
-pytest_plugins = ("tiny_verbs", "local_server")
+pytest_plugins = ("tiny_commands", "local_server")
 
 
 def told(root: Path | str, take: int | None = None) -> dict[str, str]:

@@ -28,15 +28,15 @@ from local_server import Server
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny_verbs import (
+from tiny_commands import (
     MODEL,
     SCHEDULE,
     checkpoint,
     coco_data,
     ground_truth,
     result,
+    run_command,
     save_ground_truth,
-    verb,
 )
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
@@ -73,7 +73,7 @@ from maskrcnn_lit.runs.trained_model import (
 )
 from maskrcnn_lit.training.checkpoint import load_plain, save_plain
 
-pytest_plugins = ("tiny_verbs", "local_server")
+pytest_plugins = ("tiny_commands", "local_server")
 
 State = dict[str, Tensor]
 SHORT, LONG = 150, 230  # of the images for the comparison: padding to 160 x 256, and no resizing
@@ -980,7 +980,7 @@ def test_training_begins_with_a_run(
         f"run_dir={run_dir}",
         f"model.weights={trained}",
     )
-    verb(
+    run_command(
         "train",
         *coco_data(root),
         *MODEL,

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from tiny_verbs import environment
+from tiny_commands import environment
 
 from maskrcnn_lit.training.processes import (
     broadcast_from_rank_zero,
@@ -19,7 +19,7 @@ from maskrcnn_lit.training.processes import (
     processes_per_node,
 )
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 
 def test_alone(monkeypatch: pytest.MonkeyPatch):

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_verbs import MODEL, verb
+from tiny_commands import MODEL, run_command
 
 from maskrcnn_lit.runs.result import read_result
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 pytestmark = [pytest.mark.data, pytest.mark.long]
 
@@ -21,7 +21,7 @@ RUN = ("trainer.epochs=2", "data.train_images=6", "data.val_images=2")
 
 def trained(tmp_path: Path, *options: str) -> Path:
     cache = f"data.cache_dir={tmp_path}/cache"
-    verb("train", *MODEL, *RUN, *options, cache, f"run_dir={tmp_path}/run")
+    run_command("train", *MODEL, *RUN, *options, cache, f"run_dir={tmp_path}/run")
     return tmp_path / "run"
 
 
@@ -36,7 +36,7 @@ def test_voc_mini_trains_and_is_scored_without_its_void_pixels(
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     losses = [float(row["train/loss_mask"]) for row in rows if row.get("train/loss_mask")]
     assert all(0 < loss < 2 for loss in losses)
-    verb("evaluate", f"run={run}", f"run_dir={tmp_path}/eval")
+    run_command("evaluate", f"run={run}", f"run_dir={tmp_path}/eval")
     record = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
     assert record["metrics"]["val/mask_ap"] == pytest.approx(result.metrics["val/mask_ap"])
     assert not any(name.startswith("val/cityscapes") for name in record["metrics"])
@@ -48,7 +48,7 @@ def test_cityscapes_mini_has_both_ap_everywhere(
     run = trained(tmp_path, "data=cityscapes", f"data.root={test_data}/cityscapes_mini")
     metrics = read_result(run / "result.json").metrics
     capsys.readouterr()
-    verb("evaluate", f"run={run}", f"run_dir={tmp_path}/eval")
+    run_command("evaluate", f"run={run}", f"run_dir={tmp_path}/eval")
     printed = capsys.readouterr()
     assert "Cityscapes AP 0.000, AP50 0.000: of masks" in printed.out + printed.err
     record = json.loads((tmp_path / "eval" / "evaluation.json").read_text())
@@ -58,6 +58,6 @@ def test_cityscapes_mini_has_both_ap_everywhere(
     assert "cityscapes_ap" in record["per_class"]["car"]
     assert "Cityscapes AP" in (tmp_path / "eval" / "report.html").read_text()
     shutil.copytree(run, tmp_path / "again")
-    verb("compare", f"runs=[{run},{tmp_path}/again]", f"out={tmp_path}/compared")
+    run_command("compare", f"runs=[{run},{tmp_path}/again]", f"out={tmp_path}/compared")
     assert "Cityscapes AP" in (tmp_path / "compared" / "report.html").read_text()
     assert "cityscapes_ap50" in (tmp_path / "compared" / "results.csv").read_text()

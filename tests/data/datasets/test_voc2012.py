@@ -336,7 +336,7 @@ def test_it_is_fetched_once_and_verified(tmp_path: Path, server: Server):
     assert len(server.asked) == asked
 
 
-def test_the_verb_downloads(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_downloads(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch):
     content = archive(tmp_path / "official")
     server.offer(content, ARCHIVE)
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()

@@ -21,7 +21,7 @@ from maskrcnn_lit.evaluation.coco.results import (
 )
 from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 
-pytest_plugins = ("tiny_verbs",)
+pytest_plugins = ("tiny_commands",)
 
 ENTRY = {"image_id": 1, "category_id": 2, "score": 0.5, "bbox": [0, 0, 3, 4]}
 

@@ -1,7 +1,7 @@
-"""The verbs on a few 64-pixel pictures: a data set, one trained run that many tests look at, ways
-to run a verb.
+"""Commands on a few 64-pixel pictures: a data set, one trained run that many tests look at, ways to
+run a command.
 
-A pytest plugin: a test module that wants its fixtures says `pytest_plugins = ("tiny_verbs",)`.
+A pytest plugin: a test module that wants its fixtures says `pytest_plugins = ("tiny_commands",)`.
 (PYTEST_DONT_REWRITE: it has imported this module by then, and pytest would warn.)
 """
 
@@ -49,8 +49,8 @@ TIMES = (
 )  # what no two runs share
 
 
-def verb(*arguments: object, code: int = 0) -> None:
-    """Run a verb in this process. The environment stays as it is, though `--config-dir` sets a
+def run_command(*arguments: object, code: int = 0) -> None:
+    """Run a command in this process. The environment stays as it is, though `--config-dir` sets a
     variable. What inference takes is measured on one pass, not on ten.
     """
     one_pass = patch.multiple(cost, ROUNDS=1, WARM_UP=0)
@@ -77,16 +77,16 @@ def run_script(*arguments: object, cwd: Path, **more: str) -> subprocess.Complet
 
 
 def printed_by(*arguments: object, code: int = 0) -> str:
-    """What a verb prints in this process. (Not what processes print that it starts.)"""
+    """What a command prints in this process. (Not what processes print that it starts.)"""
     with redirect_stdout(StringIO()) as printed:
-        verb(*arguments, code=code)
+        run_command(*arguments, code=code)
     return printed.getvalue()
 
 
 def refused(*arguments: object) -> str:
     """The one sentence that a mistake ends in, in this process."""
     with redirect_stderr(StringIO()) as said:
-        verb(*arguments, code=2)
+        run_command(*arguments, code=2)
     text = said.getvalue()
     assert "Traceback" not in text and text.count("maskrcnn-lit: ") == 1
     last = text.splitlines()[-1]
@@ -210,7 +210,7 @@ def strange(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a run on `strange`: 8 steps, 2 validations. Not to be written to."""
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    verb("train", *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
+    run_command("train", *coco_data(strange), *MODEL, *SCHEDULE, f"run_dir={run_dir}")
     yield run_dir
     shutil.rmtree(run_dir)  # some 300 MB, and pytest keeps what three sessions leave
 
