@@ -1,5 +1,7 @@
 """Kinds of suppression against their equations, on masks of which every pixel is known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -230,6 +232,29 @@ def test_every_kind_gives_the_same_with_fixed_shapes(kind: str, agnostic: bool):
     assert same == (kind == "box" and not agnostic)  # the switch does something
     model.set_suppression(BOX_NMS)
     assert torch.equal(model(batch).detections["scores"], expected["scores"])  # and goes back
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"mask_iou": True, "mask_refine": "points", "cascade": [0.5, 0.6, 0.7]},
+    ],
+    ids=["plain", "all_parts"],
+)
+def test_each_choice_of_one_pass_is_that_of_a_pass_of_its_own(parts: dict[str, Any]):
+    model, batch = lively(**parts), make_batch()
+    model.choices = tuple(Suppression(kind, over) for kind in KINDS for over in (False, True))
+    with torch.no_grad():
+        each = model(batch).each
+        assert each is not None and tuple(each) == model.choices
+        model.choices = ()
+        for choice, found in each.items():
+            model.set_suppression(choice)
+            expected = model.infer(batch["images"], batch["image_sizes"])
+            assert expected["valid"].any() and set(found) == set(expected)
+            for name, value in expected.items():
+                torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_exclusive_masks_are_marked_and_nothing_else_changes():
