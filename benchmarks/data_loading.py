@@ -212,7 +212,9 @@ def stages(dataset: Any, rounds: int) -> dict[str, float]:
         "read": lambda i: dataset.resized.get(i) if kept else index.read(i),
         "decode": (lambda i: None) if kept else decoded,
         "resize and mirror": lambda i: resample(*pixels[i], views[i]),
-        "boxes and masks": lambda i: dataset._targets(i, views[i], None),
+        "boxes and masks": lambda i: dataset._targets(
+            dataset._objects(i, views[i]), views[i].size, None
+        ),
         "collate": lambda i: collate(samples[i : i + BATCH]) if i % BATCH == 0 else None,
         "sample": lambda i: dataset[1, i],
     }
