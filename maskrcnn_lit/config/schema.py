@@ -316,6 +316,7 @@ OPTIONS: dict[str, Rule] = {
     "model.mean": _listed(SHARE, 3, 3),
     "model.nms": NMS,
     "model.num_classes": _whole(1, 65_536),
+    "model.occluder": FLAG,
     "model.roi_align.aligned": FLAG,
     "model.roi_align.points": _whole(0, 32),
     "model.rpn.background_iou": SHARE,

@@ -30,6 +30,7 @@ from maskrcnn_lit.model.fpn import FPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
 from maskrcnn_lit.model.matching import take
+from maskrcnn_lit.model.occluder import OccluderHead, occluder_targets
 from maskrcnn_lit.model.point_head import STEPS, PointHead, logits_at, places
 from maskrcnn_lit.model.roi_align import RoIs, roi_align, sample_points
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
@@ -78,6 +79,8 @@ class MaskRCNN(nn.Module):
             model only stores the name and does not load them. None or "none": random weights.
         mask_iou: scores masks (mask_iou.py); None: the score of a detection is its class score.
         mask_refine: makes masks finer (point_head.py); None: they are the mask head's.
+        occluder: adds features of what covers an object to those of its region, for the mask head
+            (occluder.py); None: it sees those of the region alone.
     """
 
     mean: Tensor
@@ -100,6 +103,7 @@ class MaskRCNN(nn.Module):
         weights: str | None = None,
         mask_iou: MaskIoUHead | None = None,
         mask_refine: PointHead | None = None,
+        occluder: OccluderHead | None = None,
     ) -> None:
         super().__init__()
         check_list(0, 1, 3, model__mean=mean)
@@ -111,7 +115,7 @@ class MaskRCNN(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.backbone, self.fpn, self.anchors, self.rpn = backbone, fpn, anchors, rpn
         self.box_head, self.mask_head = box_head, mask_head
-        self.mask_iou, self.mask_refine = mask_iou, mask_refine
+        self.mask_iou, self.mask_refine, self.occluder = mask_iou, mask_refine, occluder
         self.points, self.aligned, self.weights = (
             points,
             aligned,
@@ -286,7 +290,8 @@ class MaskRCNN(nn.Module):
         sample size of each. chosen: their indices into (B S). positive: which of them count.
         """
         labels = regions.labels.flatten()[chosen]
-        logits = self.mask_head(features, labels)
+        occluder = None if self.occluder is None else self.occluder(features)
+        logits = self.mask_head(features if occluder is None else features + occluder, labels)
         instance = (
             regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
         )  # into (B G)
@@ -312,7 +317,27 @@ class MaskRCNN(nn.Module):
             ious = self.mask_iou(features, logits, labels)
             own, size = self.mask_iou.losses(ious, fits, positive)
             losses, counts = losses | own, counts | dict.fromkeys(own, size)
+        if occluder is not None:
+            own, size = self.occluder_losses(
+                occluder, RoIs(boxes, masked.image, 1), instance, positive, batch
+            )
+            losses, counts = losses | own, counts | dict.fromkeys(own, size)
         return losses, counts
+
+    def occluder_losses(
+        self, hidden: Tensor, regions: RoIs, instance: Tensor, positive: Tensor, batch: Batch
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The losses of the occluder branch on the regions of the mask loss, and their sample size.
+        hidden: R C p p, its features. instance: R int64 into (B G).
+        """
+        head = self.occluder
+        if head is None:
+            return {}, positive.sum()
+        targets, counted = occluder_targets(regions.boxes, instance, batch, 2 * hidden.shape[-1])
+        if "void" in batch:
+            targets, share = without_void(targets, regions.boxes, regions.image, batch["void"])
+            counted = counted * share
+        return head.losses(hidden, targets, counted, positive)
 
     def point_losses(
         self,
@@ -465,7 +490,8 @@ class MaskRCNN(nn.Module):
             detections = {key: value[:, :most] for key, value in detections.items()}
         labels, shape = detections["labels"].flatten(), detections["labels"].shape
         features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
-        coarse = self.mask_head(features, labels)
+        joined = features if self.occluder is None else features + self.occluder(features)
+        coarse = self.mask_head(joined, labels)
         detections["masks"] = coarse.sigmoid().view(*shape, *coarse.shape[1:])
         if self.mask_refine is not None:
             detections["coarse"] = coarse.view(*shape, *coarse.shape[1:])
@@ -540,6 +566,7 @@ def build_mask_rcnn(
     weights: str | None = None,
     mask_iou: bool = False,
     mask_refine: str | None = None,
+    occluder: bool = False,
 ) -> MaskRCNN:
     """Build the model from the parts of conf/model/mask_rcnn.yaml: each part gets the sizes that
     other parts or the data determine.
@@ -550,9 +577,9 @@ def build_mask_rcnn(
     need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
     num_classes. roi_align: points and aligned. nms, agnostic_nms, exclusive: see suppression.py.
     weights: see MaskRCNN; nothing is loaded here. mask_iou: with a mask IoU head. mask_refine:
-    "points": with a point head.
+    "points": with a point head. occluder: with an occluder branch.
     """
-    check_flag(model__mask_iou=mask_iou)
+    check_flag(model__mask_iou=mask_iou, model__occluder=occluder)
     check_choice(REFINEMENTS, True, model__mask_refine=mask_refine)
     parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
     for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
@@ -589,4 +616,5 @@ def build_mask_rcnn(
         # The optional parts come last: without them, all weights are the same.
         mask_iou=MaskIoUHead(**sizes, pool=masks.pool) if mask_iou else None,
         mask_refine=PointHead(**sizes) if mask_refine else None,
+        occluder=OccluderHead(channels=width) if occluder else None,
     )

@@ -76,7 +76,7 @@ ARCHITECTURE = (
         "box_head.cascade",
     ),
     *("mask_head.width", "mask_head.depth", "mask_head.norm"),
-    *("mask_iou", "mask_refine"),
+    *("mask_iou", "mask_refine", "occluder"),
 )
 
 _STAGES = "roi_heads.box_predictor"  # of Detectron2; those of its cascade have numbers
@@ -387,4 +387,4 @@ def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[s
 def _pick(tree: Any, option: str) -> Any:
     for key in option.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
-    return False if tree is None and option.endswith(("1x1", "mask_iou")) else tree
+    return False if tree is None and option.endswith(("1x1", "mask_iou", "occluder")) else tree

@@ -32,6 +32,7 @@ def make_model(
     roi_align: dict[str, Any] | None = None,
     mask_iou: bool = False,
     mask_refine: str | None = None,
+    occluder: bool = False,
     cascade: tuple[float, ...] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
@@ -83,6 +84,7 @@ def make_model(
         roi_align=roi_align or {},
         mask_iou=mask_iou,
         mask_refine=mask_refine,
+        occluder=occluder,
     )
 
 

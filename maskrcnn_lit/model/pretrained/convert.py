@@ -87,6 +87,7 @@ ROWS = {  # rows per class
 OPTIONAL = (
     "mask_iou",
     "mask_refine",
+    "occluder",
 )  # parts of a model that may start from random weights beside loaded ones
 
 
