@@ -72,9 +72,10 @@ def test_every_suppression_is_in_both_graphs(nms: str, agnostic: bool):
 @pytest.mark.parametrize(
     "parts",
     [
-        {"mask_iou": True, "mask_refine": "points", "cascade": (0.5, 0.6, 0.7)},
+        {"mask_iou": True, "mask_refine": "points", "cascade": (0.5, 0.6, 0.7), "occluder": True},
         {"mask_refine": "points"},
         {"cascade": (0.5, 0.6, 0.7)},
+        {"occluder": True},
     ],
 )
 def test_both_graphs_have_the_optional_parts(parts: dict[str, Any]):

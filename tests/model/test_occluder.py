@@ -39,10 +39,11 @@ def convolved(layer: Any, hidden: np.ndarray) -> np.ndarray:
     """3x3, at each pixel the sum over its neighbors, then ReLU: C p p -> C p p."""
     (weight, bias), side = numbers(layer), hidden.shape[-1]
     padded = np.pad(hidden, ((0, 0), (1, 1), (1, 1)))
-    rows = [
-        [[(padded[:, y : y + 3, x : x + 3] * kernel).sum() for x in range(side)] for y in range(side)]
-        for kernel in weight
-    ]
+
+    def sums(kernel: np.ndarray, y: int) -> list[float]:
+        return [(padded[:, y : y + 3, x : x + 3] * kernel).sum() for x in range(side)]
+
+    rows = [[sums(kernel, y) for y in range(side)] for kernel in weight]
     return (np.array(rows) + bias[:, None, None]).clip(min=0)
 
 
@@ -214,7 +215,7 @@ def test_the_target_is_the_union_of_the_other_objects_of_the_image_in_the_region
     batch = scene()
     targets, counted = occluder_targets(REGIONS, OWN, batch, 32)
     assert targets.shape == counted.shape == (4, 32, 32) and (counted == 1).all()
-    assert 0 <= targets.min() and targets.max() <= 1
+    assert targets.min() >= 0 and targets.max() <= 1
     for r, (image, others) in enumerate([(0, [1, 2]), (1, [2]), (1, []), (0, [0, 1])]):
         assert_painted(targets[r], painted(REGIONS[r].tolist(), batch, image, others))
     assert [target.any().item() for target in targets] == [True, True, False, True]
@@ -366,18 +367,25 @@ def test_void_pixels_have_no_loss():
 
 
 def test_its_losses_fall_on_one_batch_that_it_sees_again_and_again():
-    torch.manual_seed(0)
-    model, batch = make_model(occluder=True, norm="frozen"), overlapping(3)
-    steps = torch.optim.Adam(model.parameters(), lr=2e-3)
+    """The heads alone learn, from the features of a random backbone and one sample of regions."""
+    model, batch = make_model(occluder=True, channels=32), overlapping(3)
+    for n, gray in enumerate((200, 120, 60)):
+        x1, y1, x2, y2 = batch["boxes"][0, n].int().tolist()
+        batch["images"][:, :, y1:y2, x1:x2] = gray
+    with torch.no_grad():
+        pyramid, prediction = model.trunk(batch["images"], batch["image_sizes"])
+        anchors = model.anchors(pyramid, batch["images"].shape[-2:])
+        _, regions = model.targets(prediction, anchors, batch)
+    steps = torch.optim.Adam(model.parameters(), lr=3e-3)
     history = []
-    for _ in range(40):
-        losses = model(batch).losses
+    for _ in range(60):
+        losses, _, _ = model.head_losses(pyramid, regions, batch)
         steps.zero_grad()
         sum(losses.values()).backward()
         steps.step()
         history.append({name: loss.item() for name, loss in losses.items()})
     for name in (*NEW, "mask"):
-        assert history[-1][name] < 0.6 * history[0][name], name
+        assert 0 < history[-1][name] < 0.3 * history[0][name], name
 
 
 @pytest.mark.parametrize(("option", "value"), cases(channels=COUNT, occluder=FLAG))

@@ -238,7 +238,7 @@ def test_every_kind_gives_the_same_with_fixed_shapes(kind: str, agnostic: bool):
     "parts",
     [
         {},
-        {"mask_iou": True, "mask_refine": "points", "cascade": [0.5, 0.6, 0.7]},
+        {"mask_iou": True, "mask_refine": "points", "cascade": [0.5, 0.6, 0.7], "occluder": True},
     ],
     ids=["plain", "all_parts"],
 )

@@ -43,7 +43,12 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 # Optional parts of a model.
-PARTS = {"mask_iou": True, "mask_refine": "points", "cascade": (0.5, 0.6, 0.7)}
+PARTS = {
+    "mask_iou": True,
+    "mask_refine": "points",
+    "cascade": (0.5, 0.6, 0.7),
+    "occluder": True,
+}
 
 
 def pair(parts: dict[str, Any] | None = None, /, **options: Any) -> tuple[MaskRCNN, MaskRCNN]:

@@ -59,7 +59,7 @@ class Few(Scenes):
         ("model=mask_rcnn", "model.box_head.batch_size=32"),
         (
             *("model=tiny", "model.mask_iou=true", "model.mask_refine=points"),
-            "model.box_head.cascade=[0.5,0.6,0.7]",
+            *("model.box_head.cascade=[0.5,0.6,0.7]", "model.occluder=true"),
         ),
     ],
 )

@@ -387,21 +387,23 @@ def test_the_rows_of_all_stages_of_a_cascade_are_taken_over(theirs: list[str]):
 
 
 def test_optional_parts_are_taken_over_or_start_from_random_weights():
-    parts = {"mask_iou": True}
+    parts = {"mask_iou": True, "occluder": True}
     state = distinct(make_model(4, **parts))
     model = make_model(2, **parts)
     assert new_parts(model, state) == []
     assert take_over(model, state, ANIMALS, ["sheep", "dog"]) == ["dog"]
+    weight = "occluder.mask_deconv.weight"
+    assert torch.equal(model.state_dict()[weight], state[weight])
     row = model.state_dict()["mask_iou.ious.weight"][1]
     assert torch.equal(row, state["mask_iou.ious.weight"][ANIMALS.index("dog")])
 
     plain = distinct(make_model(4))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert new_parts(model, plain) == ["mask_iou"]
+    assert new_parts(model, plain) == ["mask_iou", "occluder"]
     assert take_over(model, plain, ANIMALS, ["sheep", "dog"]) == ["dog"]
     after = model.state_dict()
     for name, value in after.items():
-        if name.startswith("mask_iou."):
+        if name.startswith(("mask_iou.", "occluder.")):
             assert torch.equal(value, before[name]), name
     assert torch.equal(after["mask_head.deconv.weight"], plain["mask_head.deconv.weight"])
     with pytest.raises(UserError, match=r"mask_iou\.\S+ is not in this model"):
