@@ -1,19 +1,22 @@
 """The occluder branch: region features -> features of what covers the region's object, which the
-mask head sees as well (BCNet, Ke et al. 2021, section 3).
+mask head sees as well (BCNet, Ke et al. 2021).
 
 A region has two layers. The first one predicts the occluder, which is all other objects in the
 region together, as a mask and as its boundary. Its features are added to those of the region, and
 from their sum the second layer, the mask head, predicts the object itself (the occludee).
 
-As in the paper: the order of the layers, the sum, the convolutions and deconvolutions of the first
-layer, one occluder of no class, its two losses with their factors, and that regions without an
-occluder count no more than those with one.
+As in the paper and its authors' code: the order of the layers, the sum, the convolutions and
+deconvolutions of the first layer, one occluder of no class, its two losses with their factors, and
+that regions without an occluder count no more than those with one.
 
-Not as in the paper:
-- Both layers are its FCN variant, without the non-local operator (GCN) that it recommends.
-- The factor W_f of its sum is 1, as in the authors' code.
+Not as there:
+- Both layers are plain convolutions (FCN), without the non-local operator (GCN).
+- The paper multiplies the first layer's features by a matrix before the sum; the code does not, and
+  neither does this.
 - The second layer is the model's mask head with one mask per class, without a boundary of its own.
-- Regions without an occluder have a smaller weight, where the paper leaves some of them out.
+- Regions without an occluder have a smaller weight, where the authors leave some of them out.
+- The authors take objects whose boxes have an IoU over 0.05 with the object's box, and what lies in
+  that box. Here it is what lies in the region, of at most 16 objects.
 
 Letters: R regions, C channels, p side of the region features, m mask side, B images, G instances, M
 crop side, N other instances of a region.
@@ -30,7 +33,7 @@ from maskrcnn_lit.model.losses import count, mask_loss
 from maskrcnn_lit.model.mask_head import mask_targets
 from maskrcnn_lit.model.norms import MAX_WIDTH
 
-CONVS = 4  # section 3.2
+CONVS = 4
 MASK_WEIGHT, BOUNDARY_WEIGHT = 0.25, 0.5  # of the losses, as in the authors' code
 OTHERS = 16  # N: those of which the boxes cover most of the region; fixed shapes need a limit
 

@@ -108,7 +108,9 @@ def test_a_boundary_is_the_pixels_at_both_sides_of_a_contour():
     assert torch.equal(boundaries(0.7 * square())[0], expected)
     half = torch.zeros(1, 6, 6)
     half[:, :, :3] = 1
-    assert boundaries(half)[0].tolist() == [[0, 0, 1, 1, 0, 0]] * 6, "the region's edge is none"
+    assert boundaries(half)[0].tolist() == [[0, 0, 1, 1, 0, 0]] * 6, (
+        "the edge of a region is not a contour"
+    )
     for value in (0.0, 0.4, 1.0):
         assert not boundaries(torch.full((1, 6, 6), value)).any()
 
