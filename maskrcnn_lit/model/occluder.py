@@ -5,14 +5,12 @@ A region has two layers. The first one predicts the occluder, which is all other
 region together, as a mask and as its boundary. Its features are added to those of the region, and
 from their sum the second layer, the mask head, predicts the object itself (the occludee).
 
-As in the paper and its authors' code: the order of the layers, the sum, the convolutions and
+As in the authors' code: the order of the layers, the sum, the convolutions and
 deconvolutions of the first layer, one occluder of no class, its two losses with their factors, and
 that regions without an occluder count no more than those with one.
 
 Not as there:
 - Both layers are plain convolutions (FCN), without the non-local operator (GCN).
-- The paper multiplies the first layer's features by a matrix before the sum; the code does not, and
-  neither does this.
 - The second layer is the model's mask head with one mask per class, without a boundary of its own.
 - Regions without an occluder have a smaller weight, where the authors leave some of them out.
 - The authors take objects whose boxes have an IoU over 0.05 with the object's box, and what lies in
