@@ -58,7 +58,7 @@ def doubled(deconv: Any, last: Any, hidden: np.ndarray) -> np.ndarray:
     return np.tensordot(row[0, :, 0, 0], fine.clip(min=0), axes=1) + offset[0]
 
 
-def test_it_is_the_equations_of_the_paper():
+def test_it_is_the_equations_written_plainly():
     own, features = head(), torch.randn(2, 3, 4, 4, dtype=DOUBLE)
     hidden = own(features)
     mask, boundary = own.predict(hidden)
@@ -75,7 +75,7 @@ def test_it_is_the_equations_of_the_paper():
             np.testing.assert_allclose(found.detach().numpy(), by_hand, rtol=1e-10, atol=1e-12)
 
 
-def test_its_sizes_are_those_of_the_paper():
+def test_its_sizes_are_those_of_the_authors_code():
     built = OccluderHead(channels=256)
     assert [tuple(layer.weight.shape) for layer in built.convs] == [(256, 256, 3, 3)] * 4
     for deconv, last in (
