@@ -172,8 +172,9 @@ def test_custom_scalars_group_losses_ap_and_speed(address: str):
             for curves in chart["multiline"]["tag"]:
                 found = asked(address, "plugin/custom_scalars/scalars", run=RUNS[0], tag=curves)
                 assert found["regex_valid"]
-                of_sizes = curves == "val/mask_ap_"  # 64-pixel images hold nothing large
-                assert found["tag_to_events"] or of_sizes, f"{chart['title']} is empty"
+                # 64-pixel images have no large object, and none of them has ten objects.
+                absent = curves in ("val/mask_ap_", "val/ap_crowded$")
+                assert found["tag_to_events"] or absent, f"{chart['title']} is empty"
     terms = asked(address, "plugin/custom_scalars/scalars", run=RUNS[0], tag="train/loss_")[
         "tag_to_events"
     ]
