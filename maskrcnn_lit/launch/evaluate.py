@@ -185,8 +185,8 @@ def _score_choices(
     limits: Sequence[int],
 ) -> list[dict[str, Any]]:
     """The rows of `score_choices`, which are printed."""
-    found = choices.results(index.categories)
-    rows = score_choices(found, own, index.coco_ground_truth(), index.categories, limits)
+    results = choices.results(index.categories)
+    rows = score_choices(results, own, index.coco_ground_truth(), index.categories, limits)
     _log.info(f"{choices_text(rows)}\n")
     return rows
 

@@ -111,7 +111,7 @@ def mask_iou_targets(
         boxes: R 4, the regions in pixels.
         masks, mask_boxes: I M M uint8 and I 4, the crops of all instances.
         instance: R int64 into I.
-        counted: R m m, the share of each pixel that is not void; None: there is no void.
+        counted: R m m, the share of each pixel that is not void; None: no pixel is void.
 
     The object may reach beyond its region, so its area is that of its crop.
     """

@@ -450,7 +450,7 @@ class MaskRCNN(nn.Module):
         once for all kinds that compare masks.
         """
         logits, deltas, boxes = self.predict_boxes(pyramid, proposals, image_sizes)
-        own, candidates, found = self.suppression, None, {}
+        own, candidates, each = self.suppression, None, {}
         for choice in self.choices:
             self.set_suppression(choice)
             detections = candidates if choice.of_masks else None
@@ -461,9 +461,9 @@ class MaskRCNN(nn.Module):
                 detections = self.with_predicted_masks(pyramid, detections, static_shapes)
             if choice.of_masks:
                 candidates = detections
-            found[choice] = self.refined(pyramid, self.suppressed(detections, static_shapes))
+            each[choice] = self.refined(pyramid, self.suppressed(detections, static_shapes))
         self.set_suppression(own)
-        return found
+        return each
 
     def predict_boxes(
         self, pyramid: Sequence[Tensor], boxes: Tensor, image_sizes: Tensor

@@ -85,7 +85,7 @@ class PointHead(nn.Module):
         self, logits: Tensor, targets: Tensor, positive: Tensor, counted: Tensor | None = None
     ) -> dict[str, Tensor]:
         """The loss by name, a mean over the positives: R N logits, R N targets in [0, 1], R bool.
-        counted: R N, the share of each point that is not void; None: there is no void.
+        counted: R N, the share of each point that is not void; None: no pixel is void.
         """
         share = None if counted is None else counted[..., None]
         return {"mask_points": mask_loss(logits[..., None], targets[..., None], positive, share)}

@@ -49,17 +49,17 @@ def without_overlap(image: dict[str, Any]) -> dict[str, Any]:
     """Detections of an image, as `to_original` gives them, of which each pixel belongs to one: that
     of the highest score. One whose mask had pixels and has none left is gone.
     """
-    masks, kept = [], []
+    masks, seen = [], []
     free: dict[str, Any] | None = None  # pixels of no better detection
     for n, mask in enumerate(image["masks"]):
         own = mask if free is None else coco_mask.merge([mask, free], intersect=True)
         if not coco_mask.area(own) and coco_mask.area(mask):
             continue
         masks.append(own)
-        kept.append(n)
+        seen.append(n)
         others = inverted(mask)
         free = others if free is None else coco_mask.merge([free, others], intersect=True)
-    fields = {key: image[key][kept] for key in ("boxes", "scores", "labels")}
+    fields = {key: image[key][seen] for key in ("boxes", "scores", "labels")}
     return image | fields | {"masks": masks}
 
 

@@ -42,8 +42,8 @@ def draw_pairs(dice: Dice, size: int, overlap: float) -> list[Pair]:
 
 
 def _draw_pair(dice: Dice, size: int, overlap: float, free: NDArray[np.bool_]) -> Pair | None:
-    """A pair at a place where `free` (size size) is true; the place is no longer free then. None
-    if all tries fail, which the first pair of a picture cannot.
+    """A pair on pixels that are True in `free` (size size), where they become False. None if all
+    tries fail, which the first pair of a picture cannot.
     """
     pixel = size * STEPS // 128  # lengths below refer to a picture of 128 x 128 pixels
     name = dice.pick(tuple(OUTLINES))

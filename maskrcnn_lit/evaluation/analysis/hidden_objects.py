@@ -10,8 +10,7 @@ box that other boxes cover.
 a visible mask of several parts that do not touch, also not at a corner. Recall of both as in Zhan
 et al. 2022, "A Tri-Layer Plugin to Improve Occluded Detection": the share of objects with a
 detection of their class, of score 0.3 or more, at mask IoU 0.75 or more (of boxes, for results
-without masks). The sets are derived here
-and are not the lists of that paper.
+without masks). The sets are derived here and are not the lists of that paper.
 
 *Merged*: detections that cover more than half of each of several objects of their class. *Split*:
 objects with several detections of their class of which each lies in it by more than half. *Count
@@ -266,21 +265,23 @@ def hidden_object_metrics(
             for n, curve in zip(best, curves, strict=True)
         ]
     )
-    found = hidden_objects(ground_truth, pairs, overall, thresholds)
+    measures = hidden_objects(ground_truth, pairs, overall, thresholds)
     crowded = occlusion_slices(pairs, classes, overall)[-1]
     return {
         name: math.nan if value is None else float(value)
-        for name, value in hidden_metrics(found, crowded["ap"]).items()
+        for name, value in hidden_metrics(measures, crowded["ap"]).items()
     }
 
 
-def hidden_metrics(found: Mapping[str, Any], crowded_ap: float | None) -> dict[str, float | None]:
+def hidden_metrics(
+    measures: Mapping[str, Any], crowded_ap: float | None
+) -> dict[str, float | None]:
     """The numbers of `hidden_objects` by logged name."""
     metrics = {
         f"val/recall_hidden_{low * 100:.0f}": row["recall"]
-        for low, row in zip(EDGES, found["slices"], strict=False)
+        for low, row in zip(EDGES, measures["slices"], strict=False)
     }
     for name in ("occluded", "separated"):
-        metrics[f"val/recall_{name}"] = (found[name] or {}).get("recall")
-    metrics |= {f"val/{name}": found[name] for name in ("merged", "split", "count_error")}
+        metrics[f"val/recall_{name}"] = (measures[name] or {}).get("recall")
+    metrics |= {f"val/{name}": measures[name] for name in ("merged", "split", "count_error")}
     return metrics | {"val/ap_crowded": crowded_ap}

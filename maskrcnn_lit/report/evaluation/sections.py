@@ -76,27 +76,29 @@ def occlusion(analysis: Analysis) -> tuple[list[str], Rows]:
 
 def hidden(analysis: Analysis) -> dict[str, Any]:
     """slices, numbers: head and rows; about: what they mean."""
-    found = analysis["hidden"]
+    measures = analysis["hidden"]
     keys = {"objects": "objects", "ap": "AP", "ap50": "AP50", "recall": "recall"}
-    slices = [[entry["slice"], *(number(entry[key]) for key in keys)] for entry in found["slices"]]
+    slices = [
+        [entry["slice"], *(number(entry[key]) for key in keys)] for entry in measures["slices"]
+    ]
     rows = [
         [
-            f"{name}: recall of {plural(found[name]['objects'], 'object')}",
-            number(found[name]["recall"]),
+            f"{name}: recall of {plural(measures[name]['objects'], 'object')}",
+            number(measures[name]["recall"]),
         ]
         for name in ("occluded", "separated")
-        if found[name] is not None
+        if measures[name] is not None
     ]
     rows += [
-        ["merged detections", number(found["merged"])],
-        ["split objects", number(found["split"])],
-        ["count error an image", number(found["count_error"])],
-        ["detections less objects an image", number(found["count_bias"])],
+        ["merged detections", number(measures["merged"])],
+        ["split objects", number(measures["split"])],
+        ["count error an image", number(measures["count_error"])],
+        ["detections less objects an image", number(measures["count_bias"])],
     ]
     return {
         "slices": (["hidden share", *keys.values()], slices),
         "numbers": (["", ""], rows),
-        "about": f"{SOURCES[found['source']]} {HIDDEN_TERMS}",
+        "about": f"{SOURCES[measures['source']]} {HIDDEN_TERMS}",
     }
 
 
