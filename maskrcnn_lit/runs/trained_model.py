@@ -199,6 +199,11 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         if file_digest(path, "sha256").startswith(WITHOUT_EPSILON):
             options.append("backbone.norm_eps=0.0")
     else:
+        if any(name.startswith("roi_head.") for name in state):
+            raise UserError(
+                f"{path} has weights of MMDetection, which need the config of their training: "
+                f"maskrcnn-lit import from=mmdetection config=FILE weights={path} out=NEW"
+            )
         first = next(iter(state), "nothing")
         raise UserError(
             f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or "

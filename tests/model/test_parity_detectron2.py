@@ -15,6 +15,7 @@ import torchvision.ops
 from detectron2_names import BLOCKS, published_shapes
 from PIL import Image
 from torch import Tensor
+from two_stage_equations import State, close, detect, linear, proposals_of
 
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
@@ -23,7 +24,6 @@ from maskrcnn_lit.model.pretrained import convert as weights
 
 pytestmark = pytest.mark.long
 
-State = dict[str, Tensor]
 HEIGHT, WIDTH = 120, 150  # of the image
 PADDED = (128, 160)  # to multiples of 32
 STRIDES = (4, 8, 16, 32, 64)
@@ -127,53 +127,6 @@ def rpn_head(state: State, pyramid: list[Tensor]) -> tuple[list[Tensor], list[Te
     return logits, deltas
 
 
-def apply_deltas(deltas: Tensor, boxes: Tensor, scale: tuple[float, ...]) -> Tensor:
-    """... 4 and ... 4 -> ... 4."""
-    width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    x, y = boxes[..., 0] + 0.5 * width, boxes[..., 1] + 0.5 * height
-    limit = math.log(1000.0 / 16)
-    x, y = deltas[..., 0] / scale[0] * width + x, deltas[..., 1] / scale[1] * height + y
-    width = torch.exp((deltas[..., 2] / scale[2]).clamp(max=limit)) * width
-    height = torch.exp((deltas[..., 3] / scale[3]).clamp(max=limit)) * height
-    return torch.stack(
-        [x - 0.5 * width, y - 0.5 * height, x + 0.5 * width, y + 0.5 * height], dim=-1
-    )
-
-
-def clip(boxes: Tensor) -> Tensor:
-    """To the image without its padding."""
-    x, y = boxes[..., 0::2].clamp(0, WIDTH), boxes[..., 1::2].clamp(0, HEIGHT)
-    return torch.stack([x[..., 0], y[..., 0], x[..., 1], y[..., 1]], dim=-1)
-
-
-def suppress_by(groups: Tensor, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Indices of those that stay, best first, each group apart."""
-    kept = []
-    for group in groups.unique():
-        here = (groups == group).nonzero()[:, 0]
-        kept.append(here[torchvision.ops.nms(boxes[here], scores[here], threshold)])
-    kept = torch.cat(kept)
-    return kept[scores[kept].argsort(descending=True)]
-
-
-def proposals_of(
-    anchors: list[Tensor], logits: list[Tensor], deltas: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """1000 a level enter suppression at 0.7, level by level; 1000 leave it."""
-    boxes, scores, levels = [], [], []
-    for level, (a, score, delta) in enumerate(zip(anchors, logits, deltas, strict=True)):
-        score, best = score.sort(descending=True)
-        score, best = score[:1000], best[:1000]
-        boxes.append(clip(apply_deltas(delta[best], a[best], (1, 1, 1, 1))))
-        scores.append(score)
-        levels.append(torch.full((len(score),), level))
-    box, score, level = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
-    there = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
-    box, score, level = box[there], score[there], level[there]
-    kept = suppress_by(level, box, score, 0.7)[:1000]
-    return box[kept], score[kept]
-
-
 def pool(pyramid: list[Tensor], boxes: Tensor, size: int) -> Tensor:
     """ROIAlignV2 with sampling ratio 0, on the level of equation 1 of the FPN paper."""
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -188,10 +141,6 @@ def pool(pyramid: list[Tensor], boxes: Tensor, size: int) -> Tensor:
     return out
 
 
-def linear(state: State, name: str, x: Tensor) -> Tensor:
-    return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-
 def box_head(state: State, pyramid: list[Tensor], proposals: Tensor) -> tuple[Tensor, Tensor]:
     """Logits R 81, the last of background, and deltas R 80 4."""
     hidden = pool(pyramid, proposals, 7).flatten(1)
@@ -201,16 +150,6 @@ def box_head(state: State, pyramid: list[Tensor], proposals: Tensor) -> tuple[Te
     return logits, linear(state, "roi_heads.box_predictor.bbox_pred", hidden).view(
         len(hidden), 80, 4
     )
-
-
-def detect(logits: Tensor, deltas: Tensor, proposals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, scores, classes: above 0.05, suppressed at 0.5 class by class, the best 100."""
-    scores = logits.softmax(dim=1)[:, :-1]
-    boxes = clip(apply_deltas(deltas, proposals[:, None], (10, 10, 5, 5)))
-    region, label = (scores > 0.05).nonzero(as_tuple=True)
-    boxes, scores = boxes[region, label], scores[region, label]
-    kept = suppress_by(label, boxes, scores, 0.5)[:100]
-    return boxes[kept], scores[kept], label[kept]
 
 
 def masks_of(state: State, pyramid: list[Tensor], boxes: Tensor, label: Tensor) -> Tensor:
@@ -275,7 +214,7 @@ def state(rgb: Tensor) -> State:
     logits, deltas = rpn_head(made, pyramid)
     scale("proposal_generator.rpn_head.objectness_logits", torch.cat(logits), 2)
     scale("proposal_generator.rpn_head.anchor_deltas", torch.cat(deltas), 0.5)
-    proposals, _ = proposals_of(anchors_of(pyramid), *rpn_head(made, pyramid))
+    proposals, _ = proposals_of(anchors_of(pyramid), *rpn_head(made, pyramid), HEIGHT, WIDTH)
     logits, deltas = box_head(made, pyramid, proposals[:100])
     made["roi_heads.box_predictor.cls_score.bias"] -= logits.mean(
         dim=0
@@ -317,23 +256,15 @@ def theirs(state: State, rgb: Tensor) -> Reference:
     maps = bottom_up(state, preprocess(rgb))
     pyramid = fpn(state, maps)
     anchors, (logits, deltas) = anchors_of(pyramid), rpn_head(state, pyramid)
-    proposals, scores = proposals_of(anchors, logits, deltas)
+    proposals, scores = proposals_of(anchors, logits, deltas, HEIGHT, WIDTH)
     class_logits, box_deltas = box_head(state, pyramid, proposals)
-    boxes, box_scores, label = detect(class_logits, box_deltas, proposals)
+    boxes, box_scores, label = detect(class_logits, box_deltas, proposals, HEIGHT, WIDTH)
     found = Found(boxes, box_scores, label, masks_of(state, pyramid, boxes, label))
     return Reference(
         maps, pyramid, anchors, logits, deltas, proposals, scores, class_logits, box_deltas, found
     )
 
 
-def close(got: Tensor, expected: Tensor, bound: float) -> None:
-    assert got.shape == expected.shape
-    difference = ((got - expected).abs().max() / expected.abs().max()).item()
-    print(f"{difference:.1e} of the largest number")
-    assert difference <= bound
-
-
-@torch.no_grad()
 def test_features(ours: MaskRCNN, theirs: Reference, batch: Batch):
     maps = ours.backbone(ours.normalize(batch["images"], batch["image_sizes"]))
     for got, expected in zip(maps, theirs.maps, strict=True):

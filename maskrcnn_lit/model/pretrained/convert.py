@@ -1,7 +1,8 @@
 """Converts published weights to our names and layouts, and matches class rows by name.
 
-`from_torchvision` and `from_detectron2` rename a state dict and convert its values; `load` loads a
-full state dict into a model, `take_over` all of it except the rows of classes that the model lacks.
+`from_torchvision`, `from_detectron2` and `from_mmdetection` rename a state dict and convert its
+values; `load` loads a full state dict into a model, `take_over` all of it except the rows of
+classes that the model lacks.
 """
 
 import re
@@ -71,6 +72,32 @@ DETECTRON2 = (
     (r"roi_heads\.mask_head\.predictor\.", "mask_head.logits."),
 )
 
+# A convolution without a norm is `conv`, with one a pair, 0 and 1.
+_PAIR = (("conv", "0"), ("bn", "1"), ("gn", "1"))
+
+MMDETECTION = (
+    (r"backbone\.", "backbone.body."),
+    *(
+        (rf"{theirs}\.(\d)\.{part}\.", rf"{ours}.\1.{number}.")
+        for part, number in _PAIR
+        for theirs, ours in (
+            (r"neck\.lateral_convs", "fpn.lateral"),
+            (r"neck\.fpn_convs", "fpn.output"),
+            (r"roi_head\.bbox_head\.shared_convs", "box_head.convs"),
+            (r"roi_head\.mask_head\.convs", "mask_head.convs"),
+        )
+    ),
+    (r"rpn_head\.rpn_conv\.(\d)\.conv\.", r"rpn.convs.\1."),
+    (r"rpn_head\.rpn_conv\.", "rpn.convs.0."),
+    (r"rpn_head\.rpn_cls\.", "rpn.objectness."),
+    (r"rpn_head\.rpn_reg\.", "rpn.deltas."),
+    (r"roi_head\.bbox_head\.shared_fcs\.", "box_head.fcs."),
+    (r"roi_head\.bbox_head\.fc_cls\.", "box_head.classes."),
+    (r"roi_head\.bbox_head\.fc_reg\.", "box_head.deltas."),
+    (r"roi_head\.mask_head\.upsample\.", "mask_head.deconv."),
+    (r"roi_head\.mask_head\.conv_logits\.", "mask_head.logits."),
+)
+
 DETECTRON2_CONSTANTS = (
     "pixel_mean",
     "pixel_std",
@@ -104,10 +131,7 @@ def from_torchvision(state: Mapping[str, Tensor]) -> State:
     renamed = _renamed(
         state, TORCHVISION, "torchvision's maskrcnn_resnet50_fpn or maskrcnn_resnet50_fpn_v2"
     )
-    for name in list(renamed):  # our convolutions without a norm are not pairs
-        alone = re.fullmatch(r"(fpn\.\w+\.\d|mask_head\.convs\.\d)\.0\.(weight|bias)", name)
-        if alone and f"{alone[1]}.1.weight" not in renamed:
-            renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
+    _without_pairs(renamed)
     for name in ("box_head.deltas", "mask_head.logits"):
         for kind in ("weight", "bias"):
             if (key := f"{name}.{kind}") in renamed:  # `load` reports missing names
@@ -115,15 +139,69 @@ def from_torchvision(state: Mapping[str, Tensor]) -> State:
     return _channels_last(renamed)
 
 
-def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
+def _without_pairs(renamed: State) -> None:
+    """Our convolutions without a norm are not pairs: `fpn.lateral.0.0.bias` loses its second 0."""
+    for name in list(renamed):
+        alone = re.fullmatch(r"(fpn\.\w+\.\d|\w+_head\.convs\.\d)\.0\.(weight|bias)", name)
+        if alone and f"{alone[1]}.1.weight" not in renamed:
+            renamed[f"{alone[1]}.{alone[2]}"] = renamed.pop(name)
+
+
+def from_mmdetection(
+    state: Mapping[str, Tensor], std: Sequence[float], their_std: Sequence[float], bgr: bool
+) -> State:
+    """Our state dict from one of MMDetection's Mask R-CNN on a ResNet or ResNeXt with FPN (any
+    class count).
+
+    Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`; the
+    background row is first (theirs last).
+
+    Raises:
+        UserError: a name that the architecture does not have.
+    """
+    renamed = _renamed(state, MMDETECTION, "MMDetection's Mask R-CNN on a ResNet with FPN")
+    _without_pairs(renamed)
+    _convert_inputs(renamed, std, their_std, bgr)
+    _background_first(renamed)
+    return _channels_last(renamed)
+
+
+def _convert_inputs(
+    state: State, std: Sequence[float], their_std: Sequence[float], bgr: bool
+) -> None:
+    """Make the first convolution read R G B divided by `std`, in place.
+
+    Args: std: of our pixels from 0 to 1. their_std: of their pixels from 0 to 255, in their order
+    of channels. bgr: that is B G R.
+    """
+    if (key := "backbone.body.conv1.weight") in state:
+        weight = state[key].flip(1) if bgr else state[key]
+        theirs = torch.tensor(list(their_std)[:: -1 if bgr else 1], dtype=weight.dtype)
+        state[key] = weight * (torch.tensor(std, dtype=weight.dtype) * 255 / theirs).view(
+            1, 3, 1, 1
+        )
+
+
+def _background_first(state: State) -> None:
+    """Move the last row of class logits to the front, in place."""
+    for key in state:
+        if _first_stage(key).startswith("box_head.classes."):
+            state[key] = state[key].roll(1, dims=0)
+
+
+def from_detectron2(
+    state: Mapping[str, Tensor],
+    std: Sequence[float],
+    their_std: Sequence[float] = (1.0, 1.0, 1.0),
+    bgr: bool = True,
+) -> State:
     """Our state dict from one of Detectron2's Mask R-CNN or Cascade Mask R-CNN on a ResNet-50 or
     -101 with FPN (any class count).
 
-    Converted to give the same output: the first convolution reads R G B scaled by 1 / `std` (theirs
-    B G R from 0 to 255, minus ImageNet's mean, like ours); the background row is first (theirs
-    last). Differences that cannot be converted are options: backbone.stride_in_1x1,
-    model.anchors.round_corners, model.roi_align.aligned and .points (conf/model/detectron2.yaml,
-    conf/backbone/resnet50_caffe.yaml).
+    Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`; the
+    background row is first (theirs last). Differences that cannot be converted are options:
+    backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
+    (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
 
     Raises:
         UserError: a name that the architecture does not have.
@@ -136,12 +214,8 @@ def from_detectron2(state: Mapping[str, Tensor], std: Sequence[float]) -> State:
         DETECTRON2,
         "Detectron2's mask_rcnn_R_50_FPN, mask_rcnn_R_101_FPN or cascade_mask_rcnn_R_50_FPN",
     )
-    if (key := "backbone.body.conv1.weight") in renamed:
-        scale = torch.tensor(std, dtype=renamed[key].dtype).view(1, 3, 1, 1) * 255
-        renamed[key] = renamed[key].flip(1) * scale
-    for key in renamed:
-        if _first_stage(key).startswith("box_head.classes."):
-            renamed[key] = renamed[key].roll(1, dims=0)
+    _convert_inputs(renamed, std, their_std, bgr)
+    _background_first(renamed)
     return _channels_last(renamed)
 
 

@@ -4,6 +4,7 @@ import argparse
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -179,6 +180,30 @@ def _torch_load(path: Path) -> Any:
         raise ValueError(fault)
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class _Placeholder:
+    """Stands in for an object of a class that is never imported."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Placeholder":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def read_with_placeholders(path: Path) -> dict[str, Any]:
+    """As `read_file`, for files of other frameworks: objects in them, such as a log of the
+    training, are replaced by placeholders. No code in it is executed.
+    """
+    if path.is_file() and path.suffix not in (".pkl", ".safetensors"):
+        with suppress(Exception):  # damaged bytes can raise anything; `read_file` reports them
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            stand_ins: list[Any] = [(type(name, (_Placeholder,), {}), name) for name in names]
+            with torch.serialization.safe_globals(stand_ins):
+                return read_file(path)
+    return read_file(path)
 
 
 def _safetensors(path: Path) -> Callable[[Path], Any]:

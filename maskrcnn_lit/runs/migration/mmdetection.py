@@ -1,0 +1,435 @@
+"""The settings of MMDetection's Mask R-CNN (versions 2 and 3) as options of ours."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, plain
+
+ADVICE = "import a Mask R-CNN on a ResNet or ResNeXt with FPN"
+
+NORMS = {
+    **{"BN": "batch", "SyncBN": "sync", "MMSyncBN": "sync", "GN": "group"},
+    **{"BatchNorm2d": "batch", "SyncBatchNorm": "sync", "GroupNorm": "group"},
+}
+
+STRIDES = [4, 8, 16, 32, 64]
+
+# (type, depth, groups, width of a group) -> ours; style=caffe has a file of its own
+BACKBONES = {
+    **{("ResNet", depth, 1, 4): f"resnet{depth}" for depth in (18, 34, 50, 101, 152)},
+    ("ResNeXt", 50, 32, 4): "resnext50",
+    ("ResNeXt", 101, 32, 8): "resnext101",
+}
+CAFFE = ("resnet50", "resnet101")
+
+RPN, RPN_TRAIN, RPN_TEST = "model.rpn_head", "model.train_cfg.rpn_proposal", "model.test_cfg.rpn"
+BOX, MASK = "model.roi_head.bbox_head", "model.roi_head.mask_head"
+RCNN_TRAIN, RCNN_TEST = "model.train_cfg.rcnn", "model.test_cfg.rcnn"
+
+# Settings that are the same whatever their value is, in these models.
+IMPLIED = (
+    *(f"model.backbone.{name}" for name in ("num_stages", "out_indices", "init_cfg", "norm_eval")),
+    *("model.pretrained", "model.neck.in_channels", f"{RPN}.in_channels", f"{RPN}.type"),
+    *(f"{BOX}.in_channels", f"{BOX}.roi_feat_size", f"{MASK}.in_channels", f"{MASK}.type"),
+    *("model.data_preprocessor.pad_mask", "model.data_preprocessor.type", f"{BOX}.type"),
+    *("model.roi_head.type", "model.neck.type", f"{RPN}.anchor_generator.type"),
+    *(f"{head}.bbox_coder.type" for head in (RPN, BOX)),
+    *(f"{head}.bbox_coder.target_means" for head in (RPN, BOX)),
+    *(f"{RPN}.loss_cls.use_sigmoid", f"{RPN}.loss_cls.type", f"{BOX}.loss_cls.type"),
+    *(f"{BOX}.loss_cls.use_sigmoid", f"{MASK}.loss_mask.type", f"{MASK}.loss_mask.use_mask"),
+    *(f"model.train_cfg.{part}.debug" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.pos_weight" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.assigner.type" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.assigner.ignore_iof_thr" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.sampler.type" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.sampler.neg_pos_ub" for part in ("rpn", "rcnn")),
+    *(f"model.train_cfg.{part}.sampler.add_gt_as_proposals" for part in ("rpn", "rcnn")),
+    *(f"{RCNN_TRAIN}.mask_size", f"{RCNN_TRAIN}.assigner.min_pos_iou"),
+    *(f"{RCNN_TRAIN}.assigner.match_low_quality", "model.train_cfg.rpn.allowed_border"),
+    *(f"model.roi_head.{part}_roi_extractor.type" for part in ("bbox", "mask")),
+    *(f"model.roi_head.{part}_roi_extractor.out_channels" for part in ("bbox", "mask")),
+)
+
+
+def from_mmdetection(config: TheirConfig) -> None:
+    """Fill `options` and `table` of a config of MMDetection.
+
+    Raises:
+        UserError: it is not a Mask R-CNN that ours can be.
+    """
+    config.only("model.type", ("MaskRCNN",), None, ADVICE)
+    config.options["model"] = "detectron2"  # RoIAlign and anchors are those of Detectron2
+    for path in IMPLIED:
+        config.take(path)
+    _backbone(config)
+    _pixels(config)
+    _pyramid(config)
+    _rpn(config)
+    _box_head(config)
+    _mask_head(config)
+    _detections(config)
+    _data(config)
+    _schedule(config)
+    config.table += config.left("model", "optimizer", "optim_wrapper", "lr_config")
+
+
+def class_names(config: TheirConfig, meta: Mapping[str, Any]) -> list[str] | None:
+    """The classes that the weights' `meta` or the config names, by label."""
+    inside = meta.get("dataset_meta", {}) if isinstance(meta.get("dataset_meta"), Mapping) else {}
+    places = [meta.get("CLASSES"), inside.get("classes"), inside.get("CLASSES")]
+    for path in ("metainfo", "train_dataloader.dataset.metainfo"):
+        places += [config.take(f"{path}.classes"), config.take(f"{path}.CLASSES")]
+    places += [config.take("data.train.classes"), config.take("classes")]
+    for names in places:
+        if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):
+            return list(names)
+    return None
+
+
+def conv1_pixels(config: TheirConfig) -> tuple[list[float], bool]:
+    """The deviation that pixels are divided by, of 0..255, and whether they are B G R."""
+    normalize = _normalize(config)
+    std = [float(value) for value in config.take(f"{normalize}.std", [1.0, 1.0, 1.0])]
+    return std, not _is_rgb(config, normalize)
+
+
+def is_caffe(config: TheirConfig) -> bool:
+    return config.take("model.backbone.style", "pytorch") == "caffe"
+
+
+def _backbone(config: TheirConfig) -> None:
+    place = "model.backbone"
+    kind = config.take(f"{place}.type")
+    depth = config.take(f"{place}.depth")
+    groups, width = config.take(f"{place}.groups", 1), config.take(f"{place}.base_width", 4)
+    name = BACKBONES.get((kind, depth, groups, width))
+    caffe = config.only(f"{place}.style", ("pytorch", "caffe"), "pytorch", ADVICE) == "caffe"
+    if name is None or (caffe and name not in CAFFE):
+        style = " with style=caffe" if caffe else ""
+        raise UserError(
+            f"{place} is {kind} of depth {depth}, {groups} groups of width {width}{style}, which "
+            f"cannot be imported: {ADVICE}, of depth 18, 34, 50, 101, 152"
+        )
+    for option in ("dcn", "plugins", "deep_stem", "avg_down"):
+        config.only(f"{place}.{option}", (None, False), None, ADVICE)
+    shown = f"{name}_caffe" if caffe else name
+    config.as_option(f"{place}.depth", "backbone", shown)
+    kind = config.only(f"{place}.norm_cfg.type", tuple(NORMS), "BN", ADVICE)
+    fixed = config.take(f"{place}.norm_eval", True) and NORMS[kind] != "group"
+    learned = fixed and config.take(f"{place}.norm_cfg.requires_grad", True)
+    difference = "weight and bias of the norms are fixed, too" if learned else ""
+    path = f"{place}.norm_cfg.type"
+    config.as_option(path, "backbone.norm", "frozen" if fixed else NORMS[kind], difference)
+    frozen = config.take(f"{place}.frozen_stages", -1)
+    config.as_option(f"{place}.frozen_stages", "backbone.freeze_at", int(frozen) + 1)
+
+
+def _normalize(config: TheirConfig) -> str:
+    """Where mean and standard deviation are."""
+    if config.take("model.data_preprocessor"):
+        return "model.data_preprocessor"
+    if config.has("img_norm_cfg"):
+        return "img_norm_cfg"
+    for path in _steps(config, "Normalize"):
+        return path
+    raise UserError(
+        "the config has neither model.data_preprocessor nor img_norm_cfg: give the whole config, "
+        "with what it inherits from"
+    )
+
+
+def _is_rgb(config: TheirConfig, place: str) -> bool:
+    return bool(config.take(f"{place}.bgr_to_rgb", config.take(f"{place}.to_rgb", False)))
+
+
+def _pixels(config: TheirConfig) -> None:
+    place = _normalize(config)
+    mean, std = (config.take(f"{place}.{name}") for name in ("mean", "std"))
+    for name, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, list) or len(values) != 3:
+            raise UserError(f"{place}.{name}={values} must be three numbers: {ADVICE}")
+    rgb = _is_rgb(config, place)
+    if not rgb:
+        mean = mean[::-1]
+    config.as_option(f"{place}.mean", "model.mean", [round(value / 255, 6) for value in mean])
+    if std == [1.0, 1.0, 1.0]:
+        config.differs(f"{place}.std", "the first convolution is scaled instead", "model.std")
+    else:
+        std = std if rgb else std[::-1]
+        config.as_option(f"{place}.std", "model.std", [round(value / 255, 6) for value in std])
+    if not rgb:
+        name = "to_rgb" if config.has(f"{place}.to_rgb") else "bgr_to_rgb"
+        config.differs(f"{place}.{name}", "R G B: the first convolution is turned")
+    config.only(f"{place}.pad_size_divisor", (32,), 32, ADVICE)
+
+
+def _pyramid(config: TheirConfig) -> None:
+    config.only("model.neck.type", ("FPN",), None, ADVICE)
+    config.same("model.neck.out_channels", "model.fpn.channels")
+    config.only("model.neck.num_outs", (5,), 5, ADVICE)
+    config.only("model.neck.add_extra_convs", (False,), False, ADVICE)
+    _norm(config, "model.neck.norm_cfg", "model.fpn.norm")
+
+
+def _norm(config: TheirConfig, place: str, option: str) -> None:
+    if config.take(place) is None:
+        config.options[option] = None
+        return
+    kind = config.only(f"{place}.type", tuple(NORMS), None, ADVICE)
+    config.as_option(f"{place}.type", option, NORMS[kind])
+    config.only(f"{place}.num_groups", (32,), 32, ADVICE)
+    config.take(f"{place}.requires_grad")
+
+
+def _rpn(config: TheirConfig) -> None:
+    anchors = f"{RPN}.anchor_generator"
+    strides = config.only(f"{anchors}.strides", (STRIDES,), None, ADVICE)
+    scales = config.take(f"{anchors}.scales")
+    if not isinstance(scales, list) or len(scales) != 1:
+        raise UserError(f"{anchors}.scales={scales} must be one number: {ADVICE}")
+    sizes = [stride * scales[0] for stride in strides]
+    config.as_option(f"{anchors}.scales", "model.anchors.sizes", sizes)
+    config.same(f"{anchors}.ratios", "model.anchors.ratios")
+    config.same(f"{anchors}.center_offset", "model.anchors.offset", 0.0)
+    config.only(f"{RPN}.feat_channels", (config.options["model.fpn.channels"],), 256, ADVICE)
+    config.same(f"{RPN}.num_convs", "model.rpn.depth", 1)
+    config.only(f"{RPN}.bbox_coder.target_stds", ([1.0] * 4,), [1.0] * 4, ADVICE)
+    _box_loss(config, RPN)
+    _assigner(config, "model.train_cfg.rpn", "model.rpn", background=True)
+    config.only("model.train_cfg.rpn.assigner.match_low_quality", (True,), True, ADVICE)
+    path = "model.train_cfg.rpn.assigner.min_pos_iou"
+    if config.take(path, 0.3):
+        config.differs(path, "the best anchor of an object counts, however small its IoU is")
+    for place, phase in ((RPN_TRAIN, "train"), (RPN_TEST, "test")):
+        config.same(f"{place}.nms_pre", f"model.rpn.pre_nms.{phase}", 1000)
+        latest = "max_per_img" if config.has(f"{place}.max_per_img") else "max_num"
+        config.same(f"{place}.{latest}", f"model.rpn.post_nms.{phase}", 1000)
+        config.take(f"{place}.nms_post")
+        config.take(f"{place}.nms_across_levels")
+        config.only(f"{place}.min_bbox_size", (0,), 0, ADVICE)
+        config.only(f"{place}.nms.type", ("nms",), "nms", ADVICE)
+    test, train = (_iou_of_nms(config, place, 0.7) for place in (RPN_TEST, RPN_TRAIN))
+    difference = f"in training, too, where theirs is {train}" if train != test else ""
+    config.as_option(_nms_path(config, RPN_TEST), "model.rpn.nms_iou", test, difference)
+
+
+def _nms_path(config: TheirConfig, place: str) -> str:
+    names = ("nms.iou_threshold", "nms.iou_thr", "nms_thr")
+    return next(
+        (f"{place}.{n}" for n in names if config.has(f"{place}.{n}")), f"{place}.{names[0]}"
+    )
+
+
+def _iou_of_nms(config: TheirConfig, place: str, default: float) -> float:
+    return config.take(_nms_path(config, place), default)
+
+
+def _assigner(config: TheirConfig, place: str, ours: str, *, background: bool) -> None:
+    config.same(f"{place}.assigner.pos_iou_thr", f"{ours}.object_iou")
+    if background:
+        config.same(f"{place}.assigner.neg_iou_thr", f"{ours}.background_iou")
+    else:
+        expected = (config.options[f"{ours}.object_iou"],)
+        config.only(f"{place}.assigner.neg_iou_thr", expected, expected[0], ADVICE)
+    config.same(f"{place}.sampler.num", f"{ours}.batch_size")
+    config.same(f"{place}.sampler.pos_fraction", f"{ours}.positive_fraction")
+
+
+def _box_loss(config: TheirConfig, place: str) -> None:
+    kind = config.take(f"{place}.loss_bbox.type", "L1Loss")
+    beta = config.take(f"{place}.loss_bbox.beta", 1.0)
+    if kind != "SmoothL1Loss" or not math.isclose(beta, 1 / 9, rel_tol=0.01):
+        config.differs(f"{place}.loss_bbox.type", "smooth L1 with a threshold of 1/9")
+    _loss_weights(config, place, "loss_bbox", "loss_cls")
+
+
+def _loss_weights(config: TheirConfig, place: str, *losses: str) -> None:
+    for loss in losses:
+        path = f"{place}.{loss}.loss_weight"
+        if config.take(path, 1.0) != 1.0:
+            config.differs(path, "1: the losses have no weights")
+
+
+def _regions(config: TheirConfig, part: str, option: str) -> None:
+    place = f"model.roi_head.{part}_roi_extractor"
+    config.only(f"{place}.featmap_strides", (STRIDES[:4],), None, ADVICE)
+    config.only(f"{place}.finest_scale", (56,), 56, ADVICE)
+    config.only(f"{place}.roi_layer.type", ("RoIAlign",), "RoIAlign", ADVICE)
+    config.same(f"{place}.roi_layer.output_size", option)
+    points = config.same(f"{place}.roi_layer.sampling_ratio", "model.roi_align.points", 0)
+    aligned = config.same(f"{place}.roi_layer.aligned", "model.roi_align.aligned", True)
+    first = config.options.setdefault("_roi_align", (points, aligned))
+    if first != (points, aligned):
+        raise UserError(
+            f"{place}.roi_layer differs from that of the box head and cannot be imported: {ADVICE}"
+        )
+
+
+def _box_head(config: TheirConfig) -> None:
+    _regions(config, "bbox", "model.box_head.pool")
+    convs, fcs = {
+        "Shared2FCBBoxHead": (0, 2),
+        "Shared4Conv1FCBBoxHead": (4, 1),
+        "ConvFCBBoxHead": (
+            config.take(f"{BOX}.num_shared_convs", 0),
+            config.take(f"{BOX}.num_shared_fcs", 0),
+        ),
+    }.get(str(config.take(f"{BOX}.type")), (None, None))
+    if not fcs or convs is None:
+        raise UserError(
+            f"{BOX}.type={config.take(f'{BOX}.type')} cannot be imported: use Shared2FCBBoxHead or "
+            "Shared4Conv1FCBBoxHead"
+        )
+    for name in ("num_cls_convs", "num_cls_fcs", "num_reg_convs", "num_reg_fcs"):
+        config.only(f"{BOX}.{name}", (0,), 0, ADVICE)
+    config.options["model.box_head.convs"] = convs
+    config.options["model.box_head.fcs"] = fcs
+    config.same(f"{BOX}.fc_out_channels", "model.box_head.width", 1024)
+    config.same(f"{BOX}.conv_out_channels", "model.box_head.conv_width", 256)
+    _norm(config, f"{BOX}.norm_cfg", "model.box_head.norm")
+    config.same(f"{BOX}.num_classes", "model.num_classes")
+    config.only(f"{BOX}.reg_class_agnostic", (False,), False, ADVICE)
+    stds = config.take(f"{BOX}.bbox_coder.target_stds", [0.1, 0.1, 0.2, 0.2])
+    weights = [round(1 / value, 6) for value in stds]
+    config.as_option(f"{BOX}.bbox_coder.target_stds", "model.box_head.box_weights", weights)
+    _box_loss(config, BOX)
+    _assigner(config, RCNN_TRAIN, "model.box_head", background=False)
+
+
+def _mask_head(config: TheirConfig) -> None:
+    _regions(config, "mask", "model.mask_head.pool")
+    del config.options["_roi_align"]
+    config.only(f"{MASK}.type", ("FCNMaskHead",), None, ADVICE)
+    config.same(f"{MASK}.num_convs", "model.mask_head.depth", 4)
+    config.same(f"{MASK}.conv_out_channels", "model.mask_head.width", 256)
+    config.only(f"{MASK}.num_classes", (config.options["model.num_classes"],), None, ADVICE)
+    config.only(f"{MASK}.class_agnostic", (False,), False, ADVICE)
+    config.only(f"{MASK}.conv_kernel_size", (3,), 3, ADVICE)
+    config.only(f"{MASK}.upsample_cfg.type", ("deconv",), "deconv", ADVICE)
+    config.only(f"{MASK}.upsample_cfg.scale_factor", (2,), 2, ADVICE)
+    _norm(config, f"{MASK}.norm_cfg", "model.mask_head.norm")
+    _loss_weights(config, MASK, "loss_mask")
+
+
+def _detections(config: TheirConfig) -> None:
+    config.same(f"{RCNN_TEST}.score_thr", "model.box_head.score_threshold")
+    kind = config.only(f"{RCNN_TEST}.nms.type", ("nms", "soft_nms"), "nms", ADVICE)
+    if kind == "soft_nms":
+        path = f"{RCNN_TEST}.nms.type"
+        config.as_option(path, "model.nms", "soft", "Gaussian, with a sigma of 0.5")
+        config.take(f"{RCNN_TEST}.nms")
+    iou = _iou_of_nms(config, RCNN_TEST, 0.5)
+    config.as_option(_nms_path(config, RCNN_TEST), "model.box_head.nms_iou", iou)
+    config.same(f"{RCNN_TEST}.max_per_img", "model.box_head.max_detections")
+    path = f"{RCNN_TEST}.mask_thr_binary"
+    if config.take(path, 0.5) != 0.5:
+        config.differs(path, "0.5")
+
+
+def _steps(config: TheirConfig, *kinds: str) -> Iterator[str]:
+    """The paths of the steps of the training pipeline of these types, nested ones too."""
+    for start in ("train_dataloader.dataset.pipeline", "train_pipeline", "data.train.pipeline"):
+        steps = config.take(start)
+        if isinstance(steps, list):
+            yield from _of_kind(start, steps, kinds)
+            return
+
+
+def _of_kind(path: str, steps: Sequence[Any], kinds: Sequence[str]) -> Iterator[str]:
+    for number, step in enumerate(steps):
+        if isinstance(step, Mapping):
+            if step.get("type") in kinds:
+                yield f"{path}.{number}"
+            inner = step.get("transforms")
+            if isinstance(inner, list):
+                yield from _of_kind(f"{path}.{number}.transforms", inner, kinds)
+
+
+def _data(config: TheirConfig) -> None:
+    for path in _steps(config, "Resize", "RandomResize", "RandomChoiceResize"):
+        name = next(
+            (n for n in ("scale", "img_scale", "scales") if config.has(f"{path}.{n}")), None
+        )
+        if name is not None:
+            _image_size(config, f"{path}.{name}")
+            break
+    for path in _steps(config, "RandomFlip"):
+        name = "flip_ratio" if config.has(f"{path}.flip_ratio") else "prob"
+        config.same(f"{path}.{name}", "augment.flip", 0.5)
+    place = "data.samples_per_gpu" if config.has("data") else "train_dataloader.batch_size"
+    if config.has(place):
+        config.same(place, "data.batch_size")
+
+
+def _image_size(config: TheirConfig, path: str) -> None:
+    value = config.take(path)
+    sizes = [value] if value and not isinstance(value[0], list) else value
+    if not sizes or not all(isinstance(n, (int, float)) for size in sizes for n in size):
+        return
+    short, long = max(min(size) for size in sizes), max(max(size) for size in sizes)
+    config.as_option(path, "data.image_size", [int(short), int(long)])
+    least = min(min(size) for size in sizes) / short
+    config.options["augment.scale"] = [round(least, 6), 1.0]
+    if least < 1:
+        config.differs(path, "uniform between the two", f"augment.scale=[{least:g}, 1.0]")
+
+
+def _schedule(config: TheirConfig) -> None:
+    place = "optim_wrapper.optimizer" if config.has("optim_wrapper") else "optimizer"
+    kind = config.take(f"{place}.type")
+    name = {"SGD": "sgd", "AdamW": "adamw"}.get(str(kind))
+    if name is None:
+        return
+    config.as_option(f"{place}.type", "optimizer", name)
+    config.same(f"{place}.lr", "optimizer.lr")
+    batch = config.take("auto_scale_lr.base_batch_size", 16)
+    config.options["optimizer.reference_batch"] = batch
+    config.options["optimizer.scaling"] = "linear"
+    config.same(f"{place}.weight_decay", "optimizer.weight_decay", 0.0)
+    if name == "sgd":
+        config.same(f"{place}.momentum", "optimizer.momentum", 0.0)
+        config.differs(f"{place}.weight_decay", "not on norms and biases")
+    grad = (
+        "optim_wrapper.clip_grad" if config.has("optim_wrapper") else "optimizer_config.grad_clip"
+    )
+    norm = config.take(f"{grad}.max_norm")
+    config.options["trainer.clip_norm"] = norm
+    epochs = _epochs(config)
+    if epochs:
+        _steps_down(config, epochs, name)
+
+
+def _epochs(config: TheirConfig) -> int | None:
+    for path in ("train_cfg.max_epochs", "runner.max_epochs", "total_epochs"):
+        if isinstance(config.take(path), int):
+            repeated = 1
+            for place in ("train_dataloader.dataset", "data.train"):
+                if config.take(f"{place}.type") == "RepeatDataset":
+                    repeated = config.take(f"{place}.times", 1)
+            return config.as_option(path, "trainer.epochs", config.take(path) * repeated)
+    return None
+
+
+def _steps_down(config: TheirConfig, epochs: int, optimizer: str) -> None:
+    warm_up, milestones, gamma, place = None, None, 0.1, "lr_config"
+    for number, step in enumerate(config.take("param_scheduler", [])):
+        if step.get("type") == "LinearLR" and not step.get("by_epoch", True):
+            warm_up = step.get("end")
+        elif step.get("type") == "MultiStepLR":
+            milestones, gamma = plain(step.get("milestones")), step.get("gamma", 0.1)
+            place = f"param_scheduler.{number}"
+            epochs = step.get("end", epochs)
+    if config.take("lr_config.policy") == "step":
+        milestones, gamma = config.take("lr_config.step"), config.take("lr_config.gamma", 0.1)
+        warm_up = config.take("lr_config.warmup_iters")
+    if isinstance(warm_up, int):
+        config.options["optimizer.warmup_steps"] = warm_up
+        config.table.append(Setting(f"warm-up of {warm_up} steps", "optimizer.warmup_steps"))
+    if isinstance(milestones, list) and optimizer == "sgd":
+        shares = [round(one / epochs, 6) for one in milestones]
+        theirs = f"{place}: down after epochs {', '.join(map(str, milestones))}"
+        config.options["optimizer.milestones"] = shares
+        config.options["optimizer.gamma"] = gamma
+        config.table.append(Setting(theirs, f"optimizer.milestones={shares}"))

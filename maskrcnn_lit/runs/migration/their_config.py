@@ -1,0 +1,127 @@
+"""The config of another framework, and what has been read of it."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from maskrcnn_lit.errors import UserError
+
+
+class Setting(NamedTuple):
+    """One row of the table that `import` writes.
+
+    Attributes:
+        theirs: NAME=VALUE of the other framework.
+        ours: NAME=VALUE of `maskrcnn-lit train`; "": there is none.
+        difference: what is different here; "": nothing.
+    """
+
+    theirs: str
+    ours: str = ""
+    difference: str = ""
+
+
+class TheirConfig:
+    """A nested config. `take` and its kind read a value by its path, and remember that.
+
+    Attributes:
+        options: of `maskrcnn-lit train`, in order: name -> value.
+        table: what became of each setting.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+        self.options: dict[str, Any] = {}
+        self.table: list[Setting] = []
+        self._read: set[str] = set()
+
+    def has(self, path: str) -> bool:
+        return self._find(path, _MISSING) is not _MISSING
+
+    def take(self, path: str, default: Any = None) -> Any:
+        """The value at `path`, "model.backbone.depth", or the other framework's `default`."""
+        self._read.add(path)
+        return plain(self._find(path, default))
+
+    def same(self, path: str, option: str, default: Any = None) -> Any:
+        """Set `option` to the value at `path`, and return it."""
+        return self.as_option(path, option, self.take(path, default))
+
+    def as_option(self, path: str, option: str, value: Any, difference: str = "") -> Any:
+        """Set `option` to `value`, which the setting at `path` means here."""
+        self.options[option] = value
+        self._note(path, f"{option}={text(value)}", difference)
+        return value
+
+    def differs(self, path: str, difference: str, ours: str = "") -> None:
+        """Note how the setting at `path` is different here."""
+        self._note(path, ours, difference)
+
+    def _note(self, path: str, ours: str, difference: str) -> None:
+        value = self._find(path, _MISSING)
+        self._read.add(path)
+        theirs = f"{path}, by default" if value is _MISSING else f"{path}={text(plain(value))}"
+        self.table.append(Setting(theirs, ours, difference))
+
+    def only(self, path: str, expected: Collection[Any], default: Any, advice: str) -> Any:
+        """The value at `path`, which must be one of `expected`: the model has no other.
+
+        Raises:
+            UserError: it is another one; the message ends with `advice`.
+        """
+        value = self.take(path, default)
+        if value not in [plain(one) for one in expected]:
+            allowed = " or ".join(text(one) for one in expected)
+            raise UserError(f"{path}={text(value)} cannot be imported, {allowed} can: {advice}")
+        return value
+
+    def left(self, *parts: str) -> Iterator[Setting]:
+        """The settings in `parts` that nothing has read."""
+        for part in parts:
+            for path, value in _leaves(part, self._find(part, {})):
+                if not any(path == one or path.startswith(f"{one}.") for one in self._read):
+                    yield Setting(f"{path}={text(value)}", "", "not imported")
+
+    def _find(self, path: str, default: Any) -> Any:
+        value: Any = self.values
+        for name in path.split("."):
+            if isinstance(value, Mapping) and name in value:
+                value = value[name]
+            elif isinstance(value, Sequence) and name.isdigit() and int(name) < len(value):
+                value = value[int(name)]
+            else:
+                return default
+        return value
+
+
+_MISSING = object()
+
+
+def plain(value: Any) -> Any:
+    """Tuples become lists, as in yaml."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [plain(item) for item in value]
+    return value
+
+
+def text(value: Any, most: int = 80) -> str:
+    """A value as in yaml, on one line."""
+    words = {None: "null", True: "true", False: "false"}
+    if value is None or isinstance(value, bool):
+        return words[value]
+    if isinstance(value, (list, tuple)):
+        shown = f"[{', '.join(text(item) for item in value)}]"
+    elif isinstance(value, float):
+        shown = f"{value:.6g}"
+    else:
+        shown = str(value)
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}", item)
+    else:
+        yield path, value

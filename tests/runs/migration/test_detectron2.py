@@ -1,0 +1,163 @@
+"""Detectron2's settings as options of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.migration.detectron2 import conv1_pixels, from_detectron2, read_yaml_config
+from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig
+
+BASE = """
+MODEL:
+  META_ARCHITECTURE: "GeneralizedRCNN"
+  BACKBONE: {NAME: "build_resnet_fpn_backbone"}
+  RESNETS: {OUT_FEATURES: ["res2", "res3", "res4", "res5"]}
+  FPN: {IN_FEATURES: ["res2", "res3", "res4", "res5"]}
+  ANCHOR_GENERATOR: {SIZES: [[32], [64], [128], [256], [512]], ASPECT_RATIOS: [[0.5, 1.0, 2.0]]}
+  RPN:
+    IN_FEATURES: ["p2", "p3", "p4", "p5", "p6"]
+    PRE_NMS_TOPK_TRAIN: 2000
+    PRE_NMS_TOPK_TEST: 1000
+    POST_NMS_TOPK_TRAIN: 1000
+    POST_NMS_TOPK_TEST: 1000
+  ROI_HEADS: {NAME: "StandardROIHeads", IN_FEATURES: ["p2", "p3", "p4", "p5"]}
+  ROI_BOX_HEAD: {NAME: "FastRCNNConvFCHead", NUM_FC: 2, POOLER_RESOLUTION: 7}
+  ROI_MASK_HEAD: {NAME: "MaskRCNNConvUpsampleHead", NUM_CONV: 4, POOLER_RESOLUTION: 14}
+SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.02, STEPS: "(60000, 80000)", MAX_ITER: 90000}
+INPUT: {MIN_SIZE_TRAIN: "(640, 672, 704, 736, 768, 800)"}
+"""
+
+R50 = """
+_BASE_: "base.yaml"
+MODEL:
+  WEIGHTS: "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+  MASK_ON: True
+  RESNETS: {DEPTH: 50}
+"""
+
+
+def converted(folder: Path, changes: str = "") -> TheirConfig:
+    (folder / "base.yaml").write_text(BASE)
+    (folder / "r50.yaml").write_text(R50)
+    (folder / "changed.yaml").write_text(f'_BASE_: "r50.yaml"\n{changes}\n')
+    config = TheirConfig(read_yaml_config(folder / "changed.yaml"))
+    from_detectron2(config)
+    return config
+
+
+EXPECTED = {
+    **{"model": "detectron2", "backbone": "resnet50_caffe", "optimizer": "sgd"},
+    **{"backbone.norm": "frozen", "backbone.freeze_at": 2, "model.num_classes": 80},
+    **{"model.mean": [0.485, 0.456, 0.406], "model.fpn.norm": None},
+    **{"model.anchors.sizes": [32, 64, 128, 256, 512], "model.anchors.ratios": [0.5, 1.0, 2.0]},
+    **{"model.rpn.pre_nms.train": 2000, "model.rpn.background_iou": 0.3},
+    **{"model.roi_align.points": 0, "model.roi_align.aligned": True, "model.box_head.fcs": 2},
+    **{"model.box_head.pool": 7, "model.mask_head.pool": 14, "model.mask_head.depth": 4},
+    **{"model.box_head.score_threshold": 0.05, "model.box_head.max_detections": 100},
+    **{"data.image_size": [800, 1333], "augment.scale": [0.8, 1.0], "augment.flip": 0.5},
+    **{"optimizer.lr": 0.02, "optimizer.reference_batch": 16, "optimizer.warmup_steps": 1000},
+    **{"optimizer.milestones": [0.666667, 0.888889], "trainer.steps": 90000},
+    **{"trainer.epochs": None, "trainer.clip_norm": None},
+}
+
+
+def test_the_published_config(tmp_path: Path):
+    config = converted(tmp_path)
+    assert {name: config.options[name] for name in EXPECTED} == EXPECTED
+    assert conv1_pixels(config) == ([1.0, 1.0, 1.0], True)
+    differences = [(row.theirs, row.difference) for row in config.table if row.difference]
+    assert differences == [
+        ("MODEL.PIXEL_STD, by default", "the first convolution is scaled instead"),
+        ("INPUT.FORMAT, by default", "R G B: the first convolution is turned"),
+        ("MODEL.RPN.SMOOTH_L1_BETA, by default", "1/9"),
+        ("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA, by default", "1/9"),
+        ("INPUT.MIN_SIZE_TRAIN=[640, 672, 704, 736, 768, 800]", "uniform between the two"),
+        ("SOLVER.WEIGHT_DECAY, by default", "not on norms and biases"),
+    ]
+
+
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "MODEL: {PIXEL_STD: [57.375, 57.120, 58.395], RESNETS: {STRIDE_IN_1X1: False, DEPTH: 101, "
+        "NUM_GROUPS: 32, WIDTH_PER_GROUP: 8}}",
+        {"backbone": "resnext101", "model.std": [0.229, 0.224, 0.225]},
+    ),
+    (
+        "MODEL: {ROI_HEADS: {NAME: CascadeROIHeads}, ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}}",
+        {"model.box_head.cascade": [0.5, 0.6, 0.7]},
+    ),
+    (
+        "MODEL: {RESNETS: {NORM: GN, STRIDE_IN_1X1: False}, ROI_BOX_HEAD: {NORM: GN, NUM_CONV: 4, "
+        "NUM_FC: 1}, BACKBONE: {FREEZE_AT: 0}}",
+        {
+            **{"backbone": "resnet50", "backbone.norm": "group", "backbone.freeze_at": 0},
+            **{"model.box_head.norm": "group", "model.box_head.convs": 4},
+        },
+    ),
+    (
+        "MODEL: {ROI_BOX_HEAD: {POOLER_TYPE: ROIAlign, POOLER_SAMPLING_RATIO: 2}, ROI_MASK_HEAD: "
+        "{POOLER_TYPE: ROIAlign, POOLER_SAMPLING_RATIO: 2}}",
+        {"model.roi_align.aligned": False, "model.roi_align.points": 2},
+    ),
+    (
+        "INPUT: {RANDOM_FLIP: none, MIN_SIZE_TRAIN: 512}\nSOLVER: {CLIP_GRADIENTS: "
+        "{ENABLED: True, CLIP_TYPE: norm, CLIP_VALUE: 3.0}}",
+        {"augment.flip": 0.0, "data.image_size": [512, 1333], "trainer.clip_norm": 3.0},
+    ),
+    ("MODEL: {ROI_HEADS: {NUM_CLASSES: 8}}", {"model.num_classes": 8}),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), OTHERS)
+def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
+    options = converted(tmp_path, changes).options
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ("MODEL: {META_ARCHITECTURE: RetinaNet}", "META_ARCHITECTURE=RetinaNet"),
+        ("MODEL: {MASK_ON: False}", "MODEL.MASK_ON=false"),
+        ("MODEL: {BACKBONE: {NAME: build_resnet_backbone}}", "NAME=build_resnet_backbone"),
+        ("MODEL: {RESNETS: {DEPTH: 77}}", "depth 77"),
+        ("MODEL: {RESNETS: {DEPTH: 152}}", "DEPTH=152"),
+        ("MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, True, True, True]}}", "DEFORM_ON_PER"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32, 64]]}}", "SIZES=[[32, 64]]"),
+        ("MODEL: {ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}}", "CLS_AGNOSTIC_BBOX_REG=true"),
+        ("MODEL: {ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 2}}", "POOLER_SAMPLING_RATIO differ"),
+        ("INPUT: {FORMAT: L}", "INPUT.FORMAT=L"),
+    ],
+)
+def test_another_model_is_refused_by_name(changes: str, named: str, tmp_path: Path):
+    with pytest.raises(UserError) as error:
+        converted(tmp_path, changes)
+    assert named in str(error.value)
+
+
+def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
+    config = converted(tmp_path, "MODEL: {MY_HEAD: {WIDTH: 3}}")
+    assert Setting("MODEL.MY_HEAD.WIDTH=3", "", "not imported") in config.table
+
+
+def test_objects_of_python_are_not_made(tmp_path: Path):
+    mark = tmp_path / "mark"
+    tag = f'a: !!python/object/apply:os.system ["touch {mark}"]'
+    with pytest.raises(UserError, match="not a yaml config of Detectron2"):
+        converted(tmp_path, tag)
+    assert not mark.exists()
+    (tmp_path / "tuple.yaml").write_text("a: !!python/tuple [1, 2]\nb: __import__('os')")
+    assert read_yaml_config(tmp_path / "tuple.yaml") == {"a": [1, 2], "b": "__import__('os')"}
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"none\.yaml does not exist"):
+        read_yaml_config(tmp_path / "none.yaml")
+    (tmp_path / "own.yaml").write_text("_BASE_: own.yaml")
+    with pytest.raises(UserError, match="inherits from itself"):
+        read_yaml_config(tmp_path / "own.yaml")
+    (tmp_path / "text.yaml").write_text("just a text")
+    with pytest.raises(UserError, match="has no settings"):
+        read_yaml_config(tmp_path / "text.yaml")

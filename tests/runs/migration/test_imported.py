@@ -1,0 +1,131 @@
+"""A Mask R-CNN of another framework as a run folder."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from mmdetection_files import published_shapes, write_configs
+from torch import Tensor
+
+from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.pretrained.published import coco_categories
+from maskrcnn_lit.runs.migration.imported import (
+    Imported,
+    experiment_yaml,
+    import_model,
+    write_imported,
+)
+from maskrcnn_lit.runs.trained_model import read
+
+pytestmark = pytest.mark.long
+
+
+def hollow(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Zeros that take no memory."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("theirs")
+    write_configs(folder)
+    (folder / "two.py").write_text(
+        "_base_ = './base.py'\n"
+        "two = dict(num_classes=2)\n"
+        "model = dict(roi_head=dict(bbox_head=two, mask_head=two))\n"
+        "metainfo = dict(classes=('cat', 'dog'))\n"
+    )
+    torch.save({"state_dict": hollow(published_shapes(classes=2))}, folder / "two.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(files: Path) -> Imported:
+    return import_model("mmdetection", str(files / "two.py"), str(files / "two.pth"))
+
+
+def test_a_run_folder_has_it_all(imported: Imported, tmp_path: Path):
+    assert [tuple(category) for category in imported.categories] == [(1, "cat"), (2, "dog")]
+    write_imported(imported, tmp_path / "run", "Does it work?")
+    again = read(tmp_path / "run")
+    assert again.categories == imported.categories
+    assert again.state.keys() == imported.state.keys()
+    assert again.config.model.num_classes == 2
+    assert again.config.model.roi_align.points == 0
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert {row["theirs"]: row["ours"] for row in settings}["model.backbone.depth=50"] == (
+        "backbone=resnet50"
+    )
+
+
+def test_the_experiment_trains_as_it_was_trained(
+    imported: Imported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_imported(imported, tmp_path / "run", "Does it work?")
+    monkeypatch.setenv("MASKRCNN_LIT_CONFIG_DIR", str(tmp_path / "run"))
+    config = compose("train", ["experiment=imported", "data.root=x"])
+    assert config.question == "Does it work?"
+    assert config.optimizer.milestones == [0.666667, 0.916667]
+    assert config.data.image_size == [800, 1333] and config.trainer.epochs == 12
+    assert config.backbone.freeze_at == 2 and config.model.box_head.batch_size == 512
+
+
+def test_an_experiment_has_groups_and_options():
+    options = {"backbone": "resnet50", "model.num_classes": 3, "model.fpn.channels": 8, "seed": 2}
+    content = yaml.safe_load(experiment_yaml(options, "Why?"))
+    assert content == {
+        "question": "Why?",
+        "defaults": [{"override /backbone": "resnet50"}],
+        "model": {"fpn": {"channels": 8}},
+        "seed": 2,
+    }
+
+
+def test_coco_s_classes_have_their_ids(files: Path):
+    torch.save(hollow(published_shapes()), files / "coco.pth")
+    imported = import_model("mmdetection", str(files / "base.py"), str(files / "coco.pth"))
+    assert imported.categories == coco_categories(80)
+    assert (imported.categories[-1].id, imported.categories[-1].name) == (90, "toothbrush")
+
+
+class Log:
+    """As the history that MMDetection saves: reading it would run this class."""
+
+    def __reduce__(self) -> Any:
+        return (open, (MARK, "w"))
+
+
+MARK = "made_by_the_file"
+
+
+def test_objects_in_a_file_are_not_made(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    state = hollow(published_shapes(classes=2))
+    torch.save({"state_dict": state, "message_hub": Log()}, tmp_path / "weights.pth")
+    imported = import_model("mmdetection", str(files / "two.py"), str(tmp_path / "weights.pth"))
+    assert len(imported.state) == len(state) and not Path(MARK).exists()
+    with open(tmp_path / "weights.pkl", "wb") as file:
+        pickle.dump({"model": {}, "log": Log()}, file)
+    with pytest.raises(UserError, match="neither an array nor plain data"):
+        import_model("mmdetection", str(files / "two.py"), str(tmp_path / "weights.pkl"))
+    assert not Path(MARK).exists()
+
+
+def test_what_does_not_fit_is_told(files: Path):
+    with pytest.raises(UserError, match=r"two\.pth does not fit the config: .*box_head\.classes"):
+        import_model("mmdetection", str(files / "base.py"), str(files / "two.pth"))
+    with pytest.raises(UserError, match=r"from=mmdetection needs config=FILE"):
+        import_model("mmdetection", None, str(files / "two.pth"))
+    with pytest.raises(UserError, match="1 class names were given for 2 classes"):
+        import_model("mmdetection", str(files / "two.py"), str(files / "two.pth"), ["cat"])
+    with pytest.raises(UserError, match=r"config=a\.py is not needed"):
+        import_model("torchvision", "a.py", str(files / "two.pth"))
+    names = import_model("mmdetection", str(files / "two.py"), str(files / "two.pth"), ["a", "b"])
+    assert [category.name for category in names.categories] == ["a", "b"]

@@ -1,0 +1,174 @@
+"""MMDetection's settings as options of ours."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmdetection_files import write_configs
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.runs.migration.mmdetection import class_names, conv1_pixels, from_mmdetection
+from maskrcnn_lit.runs.migration.python_config import read_python_config
+from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig
+
+
+def converted(folder: Path, changes: str = "", base: str = "base.py") -> TheirConfig:
+    write_configs(folder)
+    file = folder / "changed.py"
+    file.write_text(f"_base_ = './{base}'\n{changes}\n")
+    config = TheirConfig(read_python_config(file))
+    from_mmdetection(config)
+    return config
+
+
+EXPECTED = {
+    **{"model": "detectron2", "backbone": "resnet50", "optimizer": "sgd"},
+    **{"backbone.norm": "frozen", "backbone.freeze_at": 2, "model.num_classes": 80},
+    **{"model.mean": [0.485, 0.456, 0.406], "model.std": [0.229, 0.224, 0.225]},
+    **{"model.anchors.sizes": [32, 64, 128, 256, 512], "model.anchors.ratios": [0.5, 1.0, 2.0]},
+    **{"model.rpn.pre_nms.train": 2000, "model.rpn.post_nms.test": 1000, "model.rpn.nms_iou": 0.7},
+    **{"model.rpn.batch_size": 256, "model.box_head.batch_size": 512},
+    **{"model.box_head.positive_fraction": 0.25, "model.box_head.box_weights": [10, 10, 5, 5]},
+    **{"model.roi_align.points": 0, "model.roi_align.aligned": True, "model.box_head.fcs": 2},
+    **{"model.box_head.score_threshold": 0.05, "model.box_head.max_detections": 100},
+    **{"model.mask_head.depth": 4, "model.mask_head.pool": 14, "model.box_head.nms_iou": 0.5},
+    **{"data.image_size": [800, 1333], "data.batch_size": 2, "augment.flip": 0.5},
+    **{"augment.scale": [1.0, 1.0], "optimizer.lr": 0.02, "optimizer.reference_batch": 16},
+    **{"optimizer.momentum": 0.9, "optimizer.weight_decay": 1e-4, "optimizer.warmup_steps": 500},
+    **{"optimizer.milestones": [0.666667, 0.916667], "optimizer.gamma": 0.1},
+    **{"trainer.epochs": 12, "trainer.clip_norm": None},
+}
+
+
+def test_the_published_config(tmp_path: Path):
+    config = converted(tmp_path)
+    assert {name: config.options[name] for name in EXPECTED} == EXPECTED
+    assert conv1_pixels(config) == ([58.395, 57.12, 57.375], False)
+    differences = {row.theirs: row.difference for row in config.table if row.difference}
+    assert differences == {
+        "model.backbone.norm_cfg.type=BN": "weight and bias of the norms are fixed, too",
+        "model.rpn_head.loss_bbox.type=L1Loss": "smooth L1 with a threshold of 1/9",
+        "model.train_cfg.rpn.assigner.min_pos_iou=0.3": (
+            "the best anchor of an object counts, however small its IoU is"
+        ),
+        "model.roi_head.bbox_head.loss_bbox.type=L1Loss": "smooth L1 with a threshold of 1/9",
+        "optim_wrapper.optimizer.weight_decay=0.0001": "not on norms and biases",
+        "optim_wrapper.type=OptimWrapper": "not imported",
+    }
+
+
+def test_a_config_of_version_2_in_the_caffe_style(tmp_path: Path):
+    config = converted(tmp_path, base="caffe.py")
+    expected: dict[str, Any] = {
+        "backbone": "resnet50_caffe",
+        "model.mean": [0.485, 0.456, 0.406],
+        "data.image_size": [800, 1333],
+        "data.batch_size": 4,
+        "augment.scale": [0.8, 1.0],
+        "optimizer.milestones": [0.777778, 0.944444],
+        "optimizer.warmup_steps": 500,
+        "trainer.epochs": 36,
+        "trainer.clip_norm": 35,
+    }
+    assert {name: config.options[name] for name in expected} == expected
+    assert "model.std" not in config.options, "the first convolution is scaled"
+    assert conv1_pixels(config) == ([1.0, 1.0, 1.0], True)
+    differences = {row.difference for row in config.table}
+    assert "the first convolution is scaled instead" in differences
+    assert "R G B: the first convolution is turned" in differences
+    assert "uniform between the two" in differences
+
+
+ROI = "model = dict(roi_head=dict({}))"
+BACKBONE = "model = dict(backbone=dict({}))"
+OTHERS = [
+    (BACKBONE.format("depth=101"), {"backbone": "resnet101"}),
+    (BACKBONE.format("type='ResNeXt', groups=32, base_width=4"), {"backbone": "resnext50"}),
+    (
+        BACKBONE.format("norm_cfg=dict(type='GN'), norm_eval=False, frozen_stages=-1"),
+        {"backbone.norm": "group", "backbone.freeze_at": 0},
+    ),
+    (BACKBONE.format("norm_cfg=dict(type='SyncBN'), norm_eval=False"), {"backbone.norm": "sync"}),
+    (
+        ROI.format(
+            "bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=128, "
+            "norm_cfg=dict(type='GN', num_groups=32))"
+        ),
+        {
+            **{"model.box_head.convs": 4, "model.box_head.fcs": 1},
+            **{"model.box_head.norm": "group", "model.box_head.conv_width": 128},
+        },
+    ),
+    (
+        ROI.format("bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)"),
+        {"model.num_classes": 3},
+    ),
+    (
+        "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='soft_nms'), max_per_img=50)))",
+        {"model.nms": "soft", "model.box_head.max_detections": 50},
+    ),
+    (
+        "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, "
+        "weight_decay=0.05), clip_grad=dict(max_norm=1))",
+        {"optimizer": "adamw", "optimizer.weight_decay": 0.05, "trainer.clip_norm": 1},
+    ),
+    (
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3))",
+        {"trainer.epochs": 36},
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), OTHERS)
+def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
+    options = converted(tmp_path, changes).options
+    assert {name: options[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ("model = dict(type='FasterRCNN')", "model.type=FasterRCNN"),
+        ("model = dict(neck=dict(type='PAFPN'))", "model.neck.type=PAFPN"),
+        (BACKBONE.format("depth=77"), "ResNet of depth 77"),
+        (
+            BACKBONE.format("depth=18, style='caffe'"),
+            "depth 18, 1 groups of width 4 with style=caf",
+        ),
+        (BACKBONE.format("dcn=dict(type='DCNv2')"), "model.backbone.dcn="),
+        (ROI.format("bbox_head=dict(type='DoubleConvFCBBoxHead')"), "DoubleConvFCBBoxHead"),
+        (ROI.format("bbox_head=dict(reg_class_agnostic=True)"), "reg_class_agnostic=true"),
+        (ROI.format("mask_head=dict(num_classes=3)"), "mask_head.num_classes=3"),
+        (
+            ROI.format("mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2))"),
+            "mask_roi_extractor.roi_layer differs",
+        ),
+        ("model = dict(rpn_head=dict(anchor_generator=dict(scales=[4, 8])))", "scales=[4, 8]"),
+        ("model = dict(data_preprocessor=dict(mean=[1.0]))", "data_preprocessor.mean=[1.0]"),
+        ("model = dict(data_preprocessor=None)", "neither model.data_preprocessor nor"),
+    ],
+)
+def test_another_model_is_refused_by_name(changes: str, named: str, tmp_path: Path):
+    with pytest.raises(UserError) as error:
+        converted(tmp_path, changes)
+    assert named in str(error.value)
+
+
+def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
+    config = converted(tmp_path, "model = dict(backbone=dict(with_cp=True, stem_channels=128))")
+    assert Setting("model.backbone.with_cp=true", "", "not imported") in config.table
+    assert Setting("model.backbone.stem_channels=128", "", "not imported") in config.table
+
+
+@pytest.mark.parametrize(
+    ("config", "meta", "expected"),
+    [
+        ({}, {"CLASSES": ("a", "b")}, ["a", "b"]),
+        ({}, {"dataset_meta": {"classes": ["a"]}}, ["a"]),
+        ({"metainfo": {"classes": ("c",)}}, {}, ["c"]),
+        ({"data": {"train": {"classes": ["d"]}}}, {"CLASSES": None}, ["d"]),
+        ({}, {}, None),
+    ],
+)
+def test_class_names(config: dict[str, Any], meta: dict[str, Any], expected: list[str] | None):
+    assert class_names(TheirConfig(config), meta) == expected
