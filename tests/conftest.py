@@ -21,6 +21,7 @@ os.environ.setdefault(
 )  # torch reads it: threads that spin starve other processes
 
 import torch
+import warm_python
 from repository import REPOSITORY
 
 # Tests interrupt themselves and their processes, even if a background job ignores SIGINT.
@@ -99,5 +100,6 @@ def _asks_for_the_mark(start: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+warm_python.install()
 subprocess.Popen.__init__ = _asks_for_the_mark(subprocess.Popen.__init__)
 BaseProcess.start = _asks_for_the_mark(BaseProcess.start)

@@ -13,5 +13,7 @@ pytestmark = pytest.mark.process
 
 def test_it_runs_the_command_line():
     command = [sys.executable, "-m", "maskrcnn_lit", "--version"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=environment(warm=False), capture_output=True, text=True, check=True
+    )
     assert done.stdout == f"maskrcnn-lit {__version__}\n"

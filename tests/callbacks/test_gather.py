@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_commands import environment
 
 from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.errors import UserError
 
+pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
 
 HERE = Path(__file__).resolve().parent
@@ -56,10 +58,9 @@ def run(body: str, world: int, folder: Path) -> list[list[Any]]:
     """What each process said, [kind of error, message] or None, and its seconds."""
     script = SCRIPT.format(body="\n".join(f"    {line}" for line in body.strip().splitlines()))
     arguments = [str(world), str(free_port()), str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", script, str(rank), *arguments], env=environment, cwd=HERE
+            [sys.executable, "-c", script, str(rank), *arguments], env=environment(), cwd=HERE
         )
         for rank in range(world)
     ]

@@ -1,5 +1,6 @@
-"""The backbone contract. Every choice of conf/backbone is built, run and differentiated; what its
-blocks decide (norms, freezing, formats, export) is tested on one choice of each kind of block.
+"""The backbone contract: one choice of each kind of block is built, run, differentiated, exported
+and so on; with `pytest -m slow` every choice of conf/backbone is run and differentiated. (That every
+choice builds: tests/test_conf.py. The channels and FLOPs of all: test_the_committed_table.)
 """
 
 import copy
@@ -115,6 +116,12 @@ def test_every_choice_is_of_a_family():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "choice",
+    [c if c in FAMILIES else pytest.param(c, marks=pytest.mark.slow) for c in CHOICES],
+    indirect=True,
+    scope="module",
+)
 def test_strides_channels_and_gradients(choice: str, drawn: None):
     """Four maps at strides 4 to 32 with the channels that were measured, and a finite gradient for
     every parameter.

@@ -21,6 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from warm_python import WARM
 
 from maskrcnn_lit.cli import main as cli
 from maskrcnn_lit.data.datasets.shapes import write_shapes
@@ -51,16 +52,20 @@ TIMES = (
 
 def run_command(*arguments: object, code: int = 0) -> None:
     """Run a command in this process. The environment stays as it is, though `--config-dir` sets a
-    variable. What inference takes is measured on one pass, not on ten.
+    variable. What inference takes is measured on one pass, not on ten. The processes that it starts
+    are warm.
     """
     one_pass = patch.multiple(cost, ROUNDS=1, WARM_UP=0)
-    with one_pass, patch.dict(os.environ):
+    with one_pass, patch.dict(os.environ, {WARM: "commands"}):
         assert cli.main(list(map(str, arguments))) == code
 
 
-def environment(**more: str) -> dict[str, str]:
-    """Of a process of its own, that counts as this one does."""
-    return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())} | more
+def environment(warm: bool = True, **more: str) -> dict[str, str]:
+    """Of a process of its own, that counts as this one does; warm: it and what it starts are forked
+    from a process that has imported the libraries (warm_python.py).
+    """
+    own = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return os.environ | own | ({WARM: "all"} if warm else {}) | more
 
 
 def script() -> str:
@@ -68,12 +73,12 @@ def script() -> str:
     return str(Path(sys.executable).with_name("maskrcnn-lit"))
 
 
-def run_script(*arguments: object, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *arguments: object, cwd: Path, warm: bool = True, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run the console script; its exit code is for the test to judge."""
-    command = [script(), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=600
-    )
+    command, given = [script(), *map(str, arguments)], environment(warm, **more)
+    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=600)
 
 
 def printed_by(*arguments: object, code: int = 0) -> str:

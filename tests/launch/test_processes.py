@@ -78,6 +78,7 @@ def two(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer.devices=2",
         f"run_dir={run_dir}",
         cwd=run_dir.parent,
+        warm=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("train: 8 images") == 1, (
@@ -112,7 +113,7 @@ def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(
     options = (*coco_data(strange), *MODEL, *SHORT)
     command = torchrun(tmp_path, "train", *options, standalone="")
     command = [text.removesuffix("=") for text in command]
-    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=600)
+    subprocess.run(command, cwd=tmp_path, env=environment(warm=False), check=True, timeout=600)
     first, second = witnesses(tmp_path)
     assert first == second
     (run_dir,) = [path.parent for path in tmp_path.glob("outputs/*/*/config.yaml")]

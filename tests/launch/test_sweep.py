@@ -156,7 +156,8 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
 
     driver = started(command, tmp_path, "first.txt")
     wait_for(folder / "seed=1" / last, driver)
-    job = int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()[0])
+    # the last child: the first is the template that its jobs are forked from (warm_python.py)
+    job = int(Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()[-1])
     os.kill(
         job, signal.SIGSTOP
     )  # so that it is still there, however long the next driver takes to begin
