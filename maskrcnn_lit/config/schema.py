@@ -78,7 +78,7 @@ COUNT_OR_NULL = _whole(1, null=True)
 SEED = _whole(0)
 PIXELS = _whole(1, 2**40)
 WIDTH, DEPTH, POOL, SAMPLE = (_whole(1, most) for most in (65_536, 100, 64, 1_000_000))
-NORM = _choice("batch", "sync", "group", "frozen", null=True)
+NORM = _choice("batch", "sync", "group", "frozen", "layer", null=True)
 NMS = _choice("box", "mask", "soft", "matrix", "containment")
 ACCELERATOR = _choice("auto", "cpu", "gpu")
 PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
@@ -175,13 +175,15 @@ OPTIONS: dict[str, Rule] = {
     "augment.transforms": Rule("any", single=False, count=(0, 1000)),
     "augment.vertical_flip": SHARE,
     # conf/backbone
-    "backbone.freeze_at": _whole(0, 5, words=("auto",)),
+    "backbone.drop_path": SHARE,
+    "backbone.freeze_at": _whole(0, 5, words=("auto", "all")),
     "backbone.layers": _listed(TEXT, 1, null=True),
     "backbone.name": TEXT,
     "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
     "backbone.norm_eps": _number(0, 1, null=True),
     "backbone.options": Rule("any", null=True),
     "backbone.recompute": replace(FLAG, words=("auto",)),
+    "backbone.square": _whole(64, 16_384, null=True),
     "backbone.stride_in_1x1": FLAG,
     "backbone.weights": TEXT_OR_NULL,
     # conf/callbacks
@@ -303,6 +305,7 @@ OPTIONS: dict[str, Rule] = {
     "model.box_head.width": WIDTH,
     "model.exclusive": FLAG,
     "model.fpn.channels": WIDTH,
+    "model.fpn.kind": _choice("auto", "fpn", "simple"),
     "model.fpn.norm": NORM,
     "model.fpn.separable": FLAG,
     "model.mask_head.depth": DEPTH,
