@@ -340,6 +340,7 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.betas": _listed(_number(0, 0.999999), 2, 2),
     "optimizer.end_factor": SHARE,
     "optimizer.gamma": _number(0, 1000),
+    "optimizer.layer_decay": _number(0, 1, above=True),
     "optimizer.lr": _number(0, 1e6, above=True),
     "optimizer.milestones": _listed(_number(0, 1, above=True, below=True), 0, rising=True),
     "optimizer.momentum": SHARE,

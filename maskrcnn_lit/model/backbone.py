@@ -165,6 +165,10 @@ class Backbone(nn.Module):
         keep_frozen(self.body)
         return self
 
+    def parameters_by_layer(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem and of c2..c5, for optimizer.layer_decay."""
+        return self.body.parameters_by_stage()
+
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of the full classifier; its last layers, which a detector lacks, are
         ignored.

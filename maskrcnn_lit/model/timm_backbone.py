@@ -217,10 +217,13 @@ class TimmBackbone(nn.Module):
         if isinstance(self.body, PlainTransformer):
             return self.body.parameters_by_stage()
         reductions = list(self.body.feature_info.reduction())
-        self.body.eval()
-        maps = self.body(torch.zeros(1, 3, SIDE, SIDE))
-        self.body.train()
         parameters = list(self.body.parameters())
+        frozen = [p for p in parameters if not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        self.body.eval()
+        maps = self.body(torch.zeros(1, 3, SIDE, SIDE, device=parameters[0].device))
+        self.body.train()
         stages, seen = [], set[nn.Parameter]()
         for i in ([reductions.index(2)] if 2 in reductions else []) + self._maps:
             gradients = torch.autograd.grad(
@@ -247,7 +250,25 @@ class TimmBackbone(nn.Module):
                 [p for p in stages[0] if p not in stem],
                 *stages[1:],
             ]
+        freeze([frozen])
+        self.train(self.training)
         return stages
+
+    def parameters_by_layer(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem and of c2..c5, or of the embeddings and each block of a plain
+        transformer, for optimizer.layer_decay.
+        """
+        if isinstance(self.body, PlainTransformer):
+            return self.body.parameters_by_layer()
+        return self.parameters_by_stage()
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """The position embeddings and tokens of a plain transformer: without weight decay."""
+        if not isinstance(self.body, PlainTransformer):
+            return []
+        model = self.body.model
+        names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+        return [value for name, value in model.named_parameters() if name in names]
 
 
 def _is_plain(body: Any) -> bool:

@@ -128,6 +128,7 @@ def test_every_value_of_ours_is_allowed(known):
         ("optimizer.milestones", [[], [0.5], [0.5, 0.9]], [[0.9, 0.5], [0.0], [1], 0.5, "a"]),
         ("augment.scale", [[0.1, 2.0], [1, 1]], [[2.0, 1.0], [0, 1], [1], 1.0, [1, 5]]),
         ("metrics.max_detections", [[1, 10, 100], None], [[1, 2], [1, 1, 2], 400, [3, 2, 1]]),
+        ("optimizer.layer_decay", [0.7, 1], [0, 1.1, None, "a"]),
         ("model.anchors.sizes", [[8, 16], [1.5]], [[], [0.5], 8, None, ["a"]]),
         ("model.std", [[0.1, 0.2, 1]], [[0, 1, 1], [1, 1], 1, [1, 1, 2]]),
         ("backbone.freeze_at", [0, 5, "auto", "all"], [6, -1, "none", None, True]),
