@@ -186,6 +186,7 @@ OPTIONS: dict[str, Rule] = {
     "backbone.square": _whole(64, 16_384, null=True),
     "backbone.stride_in_1x1": FLAG,
     "backbone.weights": TEXT_OR_NULL,
+    "backbone.window": _whole(1, 16_384, null=True),
     # conf/callbacks
     "callbacks.*": GROUP,
     "callbacks.evaluation.max_detections": LIMITS,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.model.backbone import memory_is_short
+from maskrcnn_lit.model.window_attention import windowed_map
 
 LEVELS = (8, 16, 32)  # strides of the map that a pyramid is built on
 
@@ -25,12 +26,20 @@ class PlainTransformer(nn.Module):
 
     Args: model: timm's. recompute: activation checkpointing of every block in training; "auto": on
     a GPU with too little memory for the batch. square: pad images to at least this side; None: not.
+    window: side of the windows that most blocks attend in, in patches (see window_attention.py);
+    None: all blocks attend over the whole map, or the model has windows of its own.
     """
 
-    def __init__(self, model: Any, recompute: bool | str, square: int | None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        recompute: bool | str = False,
+        square: int | None = None,
+        window: int | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
-        self.recompute, self.square = recompute, square
+        self.recompute, self.square, self.window = recompute, square, window
         self.patch = int(model.feature_info[-1]["reduction"])
         self.stride = min(LEVELS, key=lambda level: abs(level / self.patch - 1))
         # SAM's is part of a neck to fewer channels
@@ -44,16 +53,24 @@ class PlainTransformer(nn.Module):
         size = -(-height // self.stride), -(-width // self.stride)
         images = self._padded(images, size)
         again = self.training and self._recomputes(images)
-        if again != self.model.grad_checkpointing:
-            self.model.set_grad_checkpointing(again)
-        x = self.model.forward_intermediates(
-            images, indices=1, norm=self.normed, output_fmt="NCHW", intermediates_only=True
-        )[0]
+        if self.window is None:
+            x = self._map(images, again)
+        else:
+            x = windowed_map(self.model, images, self.window, again)
         if self.patch != self.stride:
             ratio = self.patch / self.stride
             x = F.interpolate(x, scale_factor=ratio, mode="bilinear", recompute_scale_factor=False)
             x = x[:, :, : size[0], : size[1]]
         return [x.contiguous(memory_format=torch.channels_last)]
+
+    def _map(self, images: Tensor, again: bool) -> Tensor:
+        """timm's own forward."""
+        if again != self.model.grad_checkpointing:
+            self.model.set_grad_checkpointing(again)
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=1, norm=self.normed, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps[0]
 
     def _padded(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """With sides that are multiples of the patch and cover `size` cells of the map."""

@@ -25,6 +25,7 @@ from maskrcnn_lit.model.backbone import (
 )
 from maskrcnn_lit.model.norms import replace_norms
 from maskrcnn_lit.model.plain_transformer import PlainTransformer
+from maskrcnn_lit.model.window_attention import check_windows
 from maskrcnn_lit.storage.download import file_digest
 
 MAX_SIDE = 16_384  # pixels of a padded image
@@ -45,7 +46,7 @@ class TimmBackbone(nn.Module):
     "imagenet" (the model's default weights; add a tag to the name for others, `resnet50.a1_in1k`),
     or a file; None or "none": random. options: of timm.create_model. drop_path: rate of stochastic
     depth in the last block; the others have less, in proportion to their depth. norm_eps: of all
-    norms; None: the model's own. recompute, square: of a plain transformer (see there).
+    norms; None: the model's own. recompute, square, window: of a plain transformer (see there).
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TimmBackbone(nn.Module):
         norm_eps: float | None = None,
         recompute: bool | str = "auto",
         square: int | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         check_text(backbone__weights=weights)
@@ -70,6 +72,8 @@ class TimmBackbone(nn.Module):
             check_flag(backbone__recompute=recompute)
         if square is not None:
             check_whole(SIDE, MAX_SIDE, backbone__square=square)
+        if window is not None:
+            check_whole(1, MAX_SIDE, backbone__window=window)
         if not isinstance(name, str):
             raise UserError(f"backbone.name={name} must be a name of timm.list_models()")
         if not isinstance(options, (dict, NoneType)) or not all(
@@ -84,19 +88,21 @@ class TimmBackbone(nn.Module):
             None if weights == "none" else weights,
             ({"drop_path_rate": drop_path} if drop_path else {}) | (options or {}),
         )
-        self._norm_eps, self._recompute, self._square = norm_eps, recompute, square
+        self._norm_eps = norm_eps
+        self._plain = {"recompute": recompute, "window": window}
         self.norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
         self._is_plain = False  # whether all maps have one stride
         self.body = self._build()
         self._maps = [0]
         if not isinstance(self.body, PlainTransformer):
-            _check_hierarchical(name, recompute, square)
+            _check_hierarchical(name, self._plain | {"square": square})
             self._maps = _last_maps(name, list(self.body.feature_info.reduction()))
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         try:
             if frozen:
                 freeze(self.parameters_by_stage()[:frozen])
             self.channels, self.strides = measure(self)
+            self.body.square = square  # after the small dummy image
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise UserError(
                 f"backbone {name} does not accept an image of {SIDE} x {SIDE} pixels "
@@ -177,7 +183,9 @@ class TimmBackbone(nn.Module):
                     self._is_plain = _is_plain(body)
                 if self._is_plain:  # again, with the last norm
                     model = self._create(num_classes=0, **pretrained)
-                    body = PlainTransformer(model, self._recompute, self._square)
+                    if self._plain["window"] is not None:
+                        check_windows(model, self.name, self._plain["window"])
+                    body = PlainTransformer(model, **self._plain)
                     body.pretrained_cfg = model.pretrained_cfg
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if pretrained:
@@ -279,8 +287,8 @@ def _is_plain(body: Any) -> bool:
     )
 
 
-def _check_hierarchical(name: str, recompute: bool | str, square: int | None) -> None:
-    for option, value in {"recompute": recompute, "square": square}.items():
+def _check_hierarchical(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
         if value not in (None, False, "auto"):
             raise UserError(
                 f"backbone.{option}={value} needs a plain transformer of timm, but {name} has maps "

@@ -133,6 +133,7 @@ def test_every_value_of_ours_is_allowed(known):
         ("model.std", [[0.1, 0.2, 1]], [[0, 1, 1], [1, 1], 1, [1, 1, 2]]),
         ("backbone.freeze_at", [0, 5, "auto", "all"], [6, -1, "none", None, True]),
         ("backbone.drop_path", [0, 0.1, 1], [None, "a", 1.1, -0.1]),
+        ("backbone.window", [None, 14], [0, "auto", 14.0]),
         ("backbone.square", [None, 64, 1024], [0, 63, "auto", True, 64.0]),
         ("model.fpn.kind", ["auto", "fpn", "simple"], [None, "none", 1]),
         ("backbone.norm_eps", [None, 0, 1e-5], [2, -1, "auto"]),

@@ -17,7 +17,8 @@ SMALL = {"depth": 4, "embed_dim": 32, "num_heads": 2}
 # Each way to know where a patch is, and each size of a patch.
 NAMES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": SMALL,  # absolute embeddings
-    "vit_small_patch16_dinov3": SMALL,  # rotary ones
+    # rotary ones; LayerScale begins at 1e-5, with which no block does anything
+    "vit_small_patch16_dinov3": SMALL | {"init_values": 1.0},
     "eva02_tiny_patch14_224": SMALL,  # both
     "samvit_base_patch16": SMALL | {"img_size": 256},  # relative ones, in windows of its own
     "vit_small_patch14_reg4_dinov2": SMALL,
@@ -119,7 +120,7 @@ def test_images_are_padded_to_multiples_of_the_patch(
     patch: int, size: tuple[int, int], padded: tuple[int, int], cells: tuple[int, int]
 ):
     model = Copy(patch)
-    (x,) = PlainTransformer(model, False, None)(torch.randn(1, 3, *size))
+    (x,) = PlainTransformer(model)(torch.randn(1, 3, *size))
     assert model.seen == [padded] and tuple(x.shape) == (1, 3, *cells)
 
 
@@ -127,7 +128,7 @@ def test_images_are_padded_to_multiples_of_the_patch(
 def test_a_cell_lies_where_its_stride_says(patch: int):
     """A map that rises along the image has at the center of each cell the value of that place."""
     place = torch.arange(224.0).view(1, 1, 1, -1).expand(1, 3, 224, 224) + 0.5
-    transformer = PlainTransformer(Copy(patch), False, None)
+    transformer = PlainTransformer(Copy(patch))
     (x,) = transformer(place)
     stride = transformer.stride
     expected = (torch.arange(224 // stride) + 0.5) * stride
@@ -137,7 +138,7 @@ def test_a_cell_lies_where_its_stride_says(patch: int):
 
 def test_a_square_is_the_least_size():
     model = Copy(16)
-    transformer = PlainTransformer(model, False, 128)
+    transformer = PlainTransformer(model, square=128)
     for size, cells in (((64, 96), (8, 8)), ((64, 160), (8, 10))):
         assert tuple(transformer(torch.randn(1, 3, *size))[0].shape[2:]) == cells
 
