@@ -78,7 +78,7 @@ COUNT_OR_NULL = _whole(1, null=True)
 SEED = _whole(0)
 PIXELS = _whole(1, 2**40)
 WIDTH, DEPTH, POOL, SAMPLE = (_whole(1, most) for most in (65_536, 100, 64, 1_000_000))
-NORM = _choice("batch", "sync", "group", "frozen", null=True)
+NORM = _choice("batch", "sync", "group", "frozen", "layer", null=True)
 NMS = _choice("box", "mask", "soft", "matrix", "containment")
 ACCELERATOR = _choice("auto", "cpu", "gpu")
 PRECISION = _choice("auto", "bf16-mixed", "16-mixed", "32-true", "bf16", "16", "32")
@@ -179,15 +179,18 @@ OPTIONS: dict[str, Rule] = {
     "augment.transforms": Rule("any", single=False, count=(0, 1000)),
     "augment.vertical_flip": SHARE,
     # conf/backbone
-    "backbone.freeze_at": _whole(0, 5, words=("auto",)),
+    "backbone.drop_path": SHARE,
+    "backbone.freeze_at": _whole(0, 5, words=("auto", "all")),
     "backbone.layers": _listed(TEXT, 1, null=True),
     "backbone.name": TEXT,
     "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
     "backbone.norm_eps": _number(0, 1, null=True),
     "backbone.options": Rule("any", null=True),
     "backbone.recompute": replace(FLAG, words=("auto",)),
+    "backbone.square": _whole(64, 16_384, null=True),
     "backbone.stride_in_1x1": FLAG,
     "backbone.weights": TEXT_OR_NULL,
+    "backbone.window": _whole(1, 16_384, null=True),
     # conf/callbacks
     "callbacks.*": GROUP,
     "callbacks.evaluation.max_detections": LIMITS,
@@ -307,6 +310,7 @@ OPTIONS: dict[str, Rule] = {
     "model.box_head.width": WIDTH,
     "model.exclusive": FLAG,
     "model.fpn.channels": WIDTH,
+    "model.fpn.kind": _choice("auto", "fpn", "simple"),
     "model.fpn.norm": NORM,
     "model.fpn.separable": FLAG,
     "model.mask_head.depth": DEPTH,
@@ -341,6 +345,7 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.betas": _listed(_number(0, 0.999999), 2, 2),
     "optimizer.end_factor": SHARE,
     "optimizer.gamma": _number(0, 1000),
+    "optimizer.layer_decay": _number(0, 1, above=True),
     "optimizer.lr": _number(0, 1e6, above=True),
     "optimizer.milestones": _listed(_number(0, 1, above=True, below=True), 0, rising=True),
     "optimizer.momentum": SHARE,

@@ -33,7 +33,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
             "maskrcnn_lit.model.timm_backbone.TimmBackbone",
         ),
     ),
-    "model.fpn": ("maskrcnn_lit.model.fpn.FPN",),
+    "model.fpn": ("maskrcnn_lit.model.fpn.build_fpn", "maskrcnn_lit.model.fpn.FPN"),
     "model.anchors": ("maskrcnn_lit.model.anchors.Anchors",),
     "model.rpn": ("maskrcnn_lit.model.rpn.RPN",),
     "model.box_head": ("maskrcnn_lit.model.box_head.BoxHead",),

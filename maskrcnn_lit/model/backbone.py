@@ -19,6 +19,8 @@ from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
 
+FREEZE_ALL = 5  # backbone.freeze_at=all
+
 # Activations that a ResNet-50 stores per step in bfloat16 without checkpointing; deeper networks
 # and float32 store up to three times as much, so SHARE is low.
 BYTES_A_PIXEL, SHARE = 700, 0.3
@@ -89,10 +91,10 @@ class Backbone(nn.Module):
     Args: name: a classifier of torchvision.models, built with random weights. norm: the replacement
     of its batch norms: frozen, batch, sync or group (see norms.py), or auto: frozen with pretrained
     weights, batch from scratch. Layer norms (ConvNeXt) stay. freeze_at: number of frozen stages: 0
-    none, 1 the stem, 2 the stem and c2 (the paper), ... 5 all; or auto: 2 with pretrained weights,
-    0 from scratch. recompute: activation checkpointing of the stage of c3, whose maps are the
-    largest after c2's; "auto": on the CPU, and on a GPU with too little memory for the batch. Not
-    with norm=batch or sync, whose statistics would see each batch twice, or with dropout
+    none, 1 the stem, 2 the stem and c2 (the paper), ... 5 or "all" all; or auto: 2 with pretrained
+    weights, 0 from scratch. recompute: activation checkpointing of the stage of c3, whose maps are
+    the largest after c2's; "auto": on the CPU, and on a GPU with too little memory for the batch.
+    Not with norm=batch or sync, whose statistics would see each batch twice, or with dropout
     (EfficientNet, ConvNeXt), which would differ the second time. weights: the weights for
     `load_pretrained`: "imagenet", another name of torchvision's weights (IMAGENET1K_V2), or a file;
     None or "none": random. layers: paths of its layers in order, if they are not its children or
@@ -163,6 +165,10 @@ class Backbone(nn.Module):
         keep_frozen(self.body)
         return self
 
+    def parameters_by_layer(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem and of c2..c5, for optimizer.layer_decay."""
+        return self.body.parameters_by_stage()
+
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of the full classifier; its last layers, which a detector lacks, are
         ignored.
@@ -200,12 +206,13 @@ def choose(norm: str, freeze_at: int | str, *, pretrained: bool) -> tuple[str, i
     pretrained.
     """
     norm = {True: "frozen", False: "batch"}[pretrained] if norm == "auto" else norm
-    freeze_at = (2 if pretrained else 0) if freeze_at == "auto" else freeze_at
+    named = {"auto": 2 if pretrained else 0, "all": FREEZE_ALL}
+    freeze_at = named.get(freeze_at, freeze_at) if isinstance(freeze_at, str) else freeze_at
     if norm not in NORMS:
         raise UserError(f"backbone.norm={norm} is unknown: use {', '.join(NORMS)} or auto")
     if not isinstance(freeze_at, int) or isinstance(freeze_at, bool) or freeze_at not in range(6):
         raise UserError(
-            f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), or auto"
+            f"backbone.freeze_at={freeze_at} must be 0 (train all) to 5 (freeze all), all, or auto"
         )
     return norm, freeze_at
 
@@ -226,10 +233,11 @@ def keep_frozen(module: nn.Module) -> None:
 
 
 def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
-    """Channels and strides of c2..c5: the backbone's attributes, or else measured.
+    """Channels and strides of c2..c5, or of one map: the backbone's attributes, or else measured.
 
     Raises:
-        UserError: the backbone does not return four maps B C H W at strides 4, 8, 16 and 32.
+        UserError: the backbone does not return four maps B C H W at strides 4, 8, 16 and 32, or one
+            at one of these.
     """
     channels, strides = getattr(backbone, "channels", None), getattr(backbone, "strides", None)
     if channels is not None and strides is not None:
@@ -241,10 +249,10 @@ def levels(backbone: nn.Module) -> tuple[list[int], list[int]]:
             f"model.backbone {type(backbone).__name__} must return a list of c2..c5, each B C H W: "
             f"it fails on an image of {SIDE} x {SIDE} pixels ({error})"
         ) from error
-    if strides != list(STRIDES):
+    if strides != list(STRIDES) and not (len(strides) == 1 and strides[0] in STRIDES):
         raise UserError(
             f"model.backbone {type(backbone).__name__} returns maps at strides {strides}: "
-            f"it must return c2..c5, at strides {list(STRIDES)}"
+            f"it must return c2..c5, at strides {list(STRIDES)}, or one map at one of these"
         )
     return channels, strides
 

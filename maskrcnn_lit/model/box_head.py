@@ -18,7 +18,7 @@ from maskrcnn_lit.errors import UserError, check_choice, check_list, check_whole
 from maskrcnn_lit.model.boxes import batched_nms, can_sync, clip, decode, encode, full_precision
 from maskrcnn_lit.model.losses import box_loss, class_loss
 from maskrcnn_lit.model.matching import match, take
-from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv
+from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_DEPTH, MAX_POOL, MAX_WIDTH, conv
 from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 from maskrcnn_lit.model.suppression import BOX_NMS, CANDIDATES, SAME_BOX, soft_nms
 
@@ -94,7 +94,7 @@ class BoxHead(nn.Module):
         check_within(0, 1, model__box_head__positive_fraction=positive_fraction)
         check_within(0, 1, model__box_head__label_smoothing=label_smoothing)
         check_list(0.001, 1000, 4, model__box_head__box_weights=box_weights)
-        check_choice(NORMS, True, model__box_head__norm=norm)
+        check_choice(HEAD_NORMS, True, model__box_head__norm=norm)
         _check_cascade(cascade)
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])

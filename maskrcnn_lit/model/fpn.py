@@ -1,5 +1,5 @@
-"""c2..c5 -> p2..p6, one width at every stride (Feature Pyramid Networks, Lin et al. 2017, section
-3).
+"""Feature maps -> p2..p6, one width at every stride: from c2..c5 (Feature Pyramid Networks, Lin et
+al. 2017, section 3), or from the one map of a plain transformer (Li et al. 2022, section 3).
 """
 
 from collections.abc import Sequence
@@ -7,8 +7,51 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskrcnn_lit.errors import check_choice, check_flag, check_list, check_whole
-from maskrcnn_lit.model.norms import MAX_WIDTH, NORMS, conv, dense_convs
+from maskrcnn_lit.errors import UserError, check_choice, check_flag, check_list, check_whole
+from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_WIDTH, conv, dense_convs, norm_of
+
+KINDS = ("auto", "fpn", "simple")  # model.fpn.kind
+
+STRIDES = (4, 8, 16, 32)  # of p2..p5
+
+
+def build_fpn(
+    *,
+    in_channels: Sequence[int],
+    strides: Sequence[int],
+    channels: int,
+    kind: str = "auto",
+    norm: str | None = None,
+    separable: bool = False,
+) -> "FPN | SimpleFPN":
+    """The pyramid for maps of `in_channels` at `strides`.
+
+    Args:
+        in_channels: of the backbone's maps.
+        strides: of these.
+        channels: of every level of the pyramid.
+        kind: "fpn", "simple", or "auto": simple for one map.
+        norm: after each convolution (see norms.py); None: none, and in a simple pyramid layer norm.
+        separable: the output convolutions are depthwise separable (see norms.py).
+
+    Raises UserError for a kind that does not fit the number of maps.
+    """
+    check_choice(KINDS, False, model__fpn__kind=kind)
+    fits = "simple" if len(in_channels) == 1 else "fpn"
+    if kind not in ("auto", fits):
+        raise UserError(
+            f"model.fpn.kind={kind} does not fit a backbone with maps at strides {list(strides)}: "
+            f"use {fits} or auto"
+        )
+    if fits == "fpn":
+        return FPN(in_channels=in_channels, channels=channels, norm=norm, separable=separable)
+    return SimpleFPN(
+        in_channels=in_channels[0],
+        stride=strides[0],
+        channels=channels,
+        norm=norm or "layer",
+        separable=separable,
+    )
 
 
 class FPN(nn.Module):
@@ -33,7 +76,7 @@ class FPN(nn.Module):
         super().__init__()
         check_list(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
         check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
-        check_choice(NORMS, True, model__fpn__norm=norm)
+        check_choice(HEAD_NORMS, True, model__fpn__norm=norm)
         check_flag(model__fpn__separable=separable)
         self.channels = channels
         self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in in_channels)
@@ -52,9 +95,61 @@ class FPN(nn.Module):
         for level in range(len(maps) - 2, -1, -1):
             merged[level] = merged[level] + enlarge(merged[level + 1], maps[level].shape[-2:])
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
-        # Footnote 1 of section 4.1: p6, for the largest anchors of the RPN, is a stride two
-        # subsampling of p5. The gradient of max pooling would need atomic additions.
-        return [*pyramid, pyramid[-1][:, :, ::2, ::2].clone()]
+        return with_p6(pyramid)
+
+
+class SimpleFPN(nn.Module):
+    """Each of p2..p5 from the last map of a transformer: deconvolutions of stride two to finer
+    strides, max pooling to coarser ones, then a 1x1 and a 3x3 convolution; p6 subsamples p5.
+
+    Args:
+        in_channels: of the map; each deconvolution halves them.
+        stride: of the map: 4, 8, 16 or 32.
+        channels: of every level of the pyramid.
+        norm: after each convolution, and between two deconvolutions (see norms.py).
+        separable: the 3x3 convolutions are depthwise separable (see norms.py).
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        stride: int,
+        channels: int,
+        norm: str = "layer",
+        separable: bool = False,
+    ) -> None:
+        super().__init__()
+        check_whole(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
+        check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
+        if stride not in STRIDES:
+            raise UserError(f"a simple pyramid needs a map at stride 4, 8, 16 or 32, not {stride}")
+        check_choice(HEAD_NORMS, False, model__fpn__norm=norm)
+        check_flag(model__fpn__separable=separable)
+        self.channels, self.strides = channels, list(STRIDES)
+        self.levels = nn.ModuleList()
+        for level in STRIDES:
+            width, layers = in_channels, list[nn.Module]()
+            for step in range((stride // level).bit_length() - 1):
+                layers += [norm_of(norm, width), nn.GELU()] if step else []
+                layers.append(nn.ConvTranspose2d(width, max(1, width // 2), 2, stride=2))
+                width = max(1, width // 2)
+            if level > stride:
+                layers.append(nn.MaxPool2d(level // stride))
+            layers.append(conv(width, channels, 1, norm))
+            layers.append(conv(channels, channels, 3, norm, separable=separable))
+            self.levels.append(nn.Sequential(*layers))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[map] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
+        return with_p6([level(maps[0]) for level in self.levels])
+
+
+def with_p6(pyramid: Sequence[Tensor]) -> list[Tensor]:
+    """Footnote 1 of the paper's section 4.1: p6, for the largest anchors of the RPN, is a stride
+    two subsampling of p5. The gradient of max pooling would need atomic additions.
+    """
+    return [*pyramid, pyramid[-1][:, :, ::2, ::2].clone()]
 
 
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:

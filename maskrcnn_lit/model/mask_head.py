@@ -16,7 +16,7 @@ from torchvision.ops import roi_align
 from maskrcnn_lit.errors import UserError, check_choice, check_flag, check_whole
 from maskrcnn_lit.model.boxes import full_precision
 from maskrcnn_lit.model.losses import mask_loss
-from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_POOL, MAX_WIDTH, NORMS, conv, dense_convs
+from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_DEPTH, MAX_POOL, MAX_WIDTH, conv, dense_convs
 from maskrcnn_lit.model.sampling import MAX_SAMPLE
 
 _ALL_VOID = 1e-4  # a pixel of which less counts does not count
@@ -55,7 +55,7 @@ class MaskHead(nn.Module):
         )
         check_whole(1, MAX_DEPTH, model__mask_head__depth=depth)
         check_whole(1, MAX_POOL, model__mask_head__pool=pool)
-        check_choice(NORMS, True, model__mask_head__norm=norm)
+        check_choice(HEAD_NORMS, True, model__mask_head__norm=norm)
         check_flag(model__mask_head__separable=separable)
         if slots is not None:
             check_whole(1, MAX_SAMPLE, model__mask_head__slots=slots)

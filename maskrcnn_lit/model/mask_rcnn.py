@@ -5,6 +5,7 @@ Letters: B images, G padded instances, P proposals, S sampled regions, D detecti
 mask side, K classes.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from maskrcnn_lit.model.backbone import Backbone, levels
 from maskrcnn_lit.model.box_head import BoxHead, SampledRegions
 from maskrcnn_lit.model.boxes import can_sync
 from maskrcnn_lit.model.cascade import later_losses, predict, scaled, stages, with_stages
-from maskrcnn_lit.model.fpn import FPN
+from maskrcnn_lit.model.fpn import FPN, SimpleFPN
 from maskrcnn_lit.model.mask_head import MaskHead, mask_targets, without_void
 from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
 from maskrcnn_lit.model.matching import take
@@ -66,8 +67,8 @@ class MaskRCNN(nn.Module):
     Args:
         mean: of the pixels in 0..1, by channel R G B.
         std: likewise.
-        backbone: images B 3 H W -> c2..c5.
-        fpn: c2..c5 -> p2..p6.
+        backbone: images B 3 H W -> c2..c5, or one map.
+        fpn: these -> p2..p6.
         anchors: of each level of the pyramid.
         rpn: anchors -> proposals.
         box_head: proposals -> classes and boxes.
@@ -92,7 +93,7 @@ class MaskRCNN(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         backbone: Backbone | TimmBackbone,
-        fpn: FPN,
+        fpn: FPN | SimpleFPN,
         anchors: Anchors,
         rpn: RPN,
         box_head: BoxHead,
@@ -125,7 +126,8 @@ class MaskRCNN(nn.Module):
         # kinds of suppression, not exclusive, of which a forward gives the detections too, as
         # `Output.each`; the model's own is one of them
         self.choices: tuple[Suppression, ...] = ()
-        self.strides = levels(backbone)[1]  # of the levels that RoIAlign uses: p2..p5
+        # of the levels that RoIAlign uses: p2..p5
+        self.strides: list[int] = getattr(fpn, "strides", None) or levels(backbone)[1]
 
     def set_suppression(self, suppression: Suppression) -> None:
         """Change the suppression of detections; no weight depends on it. Raises UserError for
@@ -554,7 +556,7 @@ def build_mask_rcnn(
     mean: Sequence[float],
     std: Sequence[float],
     backbone: Backbone | TimmBackbone,
-    fpn: Callable[..., FPN],
+    fpn: Callable[..., FPN | SimpleFPN],
     anchors: Anchors,
     rpn: Callable[..., RPN],
     roi_align: Mapping[str, Any],
@@ -574,10 +576,10 @@ def build_mask_rcnn(
     Custom parts may replace them: docs/extend lists their requirements.
 
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
-    need in_channels; channels and anchors_per_cell; channels and num_classes; channels and
-    num_classes. roi_align: points and aligned. nms, agnostic_nms, exclusive: see suppression.py.
-    weights: see MaskRCNN; nothing is loaded here. mask_iou: with a mask IoU head. mask_refine:
-    "points": with a point head. occluder: with an occluder branch.
+    need in_channels (and strides, where they take it); channels and anchors_per_cell; channels and
+    num_classes; channels and num_classes. roi_align: points and aligned. nms, agnostic_nms,
+    exclusive: see suppression.py. weights: see MaskRCNN; nothing is loaded here. mask_iou: with a
+    mask IoU head. mask_refine: "points": with a point head. occluder: with an occluder branch.
     """
     check_flag(model__mask_iou=mask_iou, model__occluder=occluder)
     check_choice(REFINEMENTS, True, model__mask_refine=mask_refine)
@@ -589,9 +591,10 @@ def build_mask_rcnn(
         raise UserError(
             f"model.roi_align={roi_align} must have exactly the entries points and aligned"
         )
-    channels, _ = levels(backbone)
-    pyramid = fpn(in_channels=channels)
-    width, count = pyramid.channels, len(channels) + 1
+    channels, strides = levels(backbone)
+    takes = inspect.signature(fpn).parameters
+    pyramid = fpn(in_channels=channels, **({"strides": strides} if "strides" in takes else {}))
+    width, count = pyramid.channels, len(getattr(pyramid, "strides", channels)) + 1
     if len(anchors.sizes) != count:
         raise UserError(
             f"model.anchors.sizes has {len(anchors.sizes)} numbers, but the pyramid has {count} "

@@ -7,12 +7,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from maskrcnn_lit.errors import UserError
 
-NORMS = ("frozen", "batch", "sync", "group")
+NORMS = ("frozen", "batch", "sync", "group")  # what a batch norm may become
+HEAD_NORMS = (*NORMS, "layer")  # of the pyramid and the heads
 
 # Limits that reject a mistyped number before it allocates terabytes.
 MAX_WIDTH, MAX_DEPTH, MAX_POOL = 65_536, 100, 64  # channels of a layer, layers, cells per side
@@ -95,20 +97,35 @@ def norm_of(kind: str, channels: int, like: nn.BatchNorm2d | None = None) -> nn.
 
     Args: kind: frozen (fixed statistics and scale, for pretrained weights), batch, sync (batch norm
     over all processes, for few images per device; needs CUDA), group (Wu and He 2018, for few
-    images per device). like: copy its eps, momentum, weights and statistics.
+    images per device), layer (see `ChannelNorm`). like: copy its eps, momentum, weights and
+    statistics.
     """
+    if kind == "layer":
+        return ChannelNorm(channels)
     like = like or nn.BatchNorm2d(channels)
     if kind == "batch":
         return like
     if kind == "group":
         return nn.GroupNorm(groups(channels), channels)
     if kind not in NORMS:
-        raise UserError(f"norm={kind} is unknown: use {', '.join(NORMS)}")
+        raise UserError(f"norm={kind} is unknown: use {', '.join(HEAD_NORMS)}")
     layer: nn.Module = FrozenBatchNorm(channels, eps=like.eps)
     if kind == "sync":
         layer = nn.SyncBatchNorm(channels, eps=like.eps, momentum=like.momentum)
     layer.load_state_dict(like.state_dict())
     return layer
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of a map B C H W (ViTDet's pyramid and heads)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.permute(0, 2, 3, 1)  # B H W C: no copy in channels-last format
+        normed = F.layer_norm(pixels, self.normalized_shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, 3, 1, 2)
 
 
 def groups(channels: int) -> int:

@@ -1,5 +1,5 @@
-"""Backbones from timm: any model with feature maps -> c2..c5 (extra `timm`). Letters: B images, C
-channels, H W the image.
+"""Backbones from timm: any model with feature maps -> c2..c5, or the one map of a plain transformer
+(extra `timm`). Letters: B images, C channels, H W the image.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_lit.errors import UserError, check_text
+from maskrcnn_lit.errors import UserError, check_flag, check_text, check_whole, check_within
 from maskrcnn_lit.model.backbone import (
     SIDE,
     STRIDES,
@@ -24,20 +24,29 @@ from maskrcnn_lit.model.backbone import (
     refuse_group_norm,
 )
 from maskrcnn_lit.model.norms import replace_norms
+from maskrcnn_lit.model.plain_transformer import PlainTransformer
+from maskrcnn_lit.model.window_attention import check_windows
 from maskrcnn_lit.storage.download import file_digest
+
+MAX_SIDE = 16_384  # pixels of a padded image
 
 UNUSUAL = 0x20170320  # a seed that no published weights used
 
+# Options of timm.create_model, first the ones that suit, by which a model takes images of any size
+ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+
 
 class TimmBackbone(nn.Module):
-    """Image -> [c2, c3, c4, c5] of a timm model; `channels` and `strides` are measured on a dummy
-    pass.
+    """Image -> [c2, c3, c4, c5] of a timm model, or [its last map] where all its maps have one
+    stride (see plain_transformer.py); `channels` and `strides` are measured on a dummy pass.
 
     Args: name: from timm.list_models(). norm, freeze_at: as in Backbone. A stage has the parameters
-    that its map depends on and the previous map does not. weights: the weights for
-    `load_pretrained`: "imagenet" (the model's default weights; add a tag to the name for others,
-    `resnet50.a1_in1k`), or a file; None or "none": random. options: of
-        timm.create_model, for example {"strict_img_size": false} for Swin.
+    that its map depends on and the previous map does not; those of a plain transformer are the
+    embeddings and four quarters of its blocks. weights: the weights for `load_pretrained`:
+    "imagenet" (the model's default weights; add a tag to the name for others, `resnet50.a1_in1k`),
+    or a file; None or "none": random. options: of timm.create_model. drop_path: rate of stochastic
+    depth in the last block; the others have less, in proportion to their depth. norm_eps: of all
+    norms; None: the model's own. recompute, square, window: of a plain transformer (see there).
     """
 
     def __init__(
@@ -48,9 +57,23 @@ class TimmBackbone(nn.Module):
         freeze_at: int | str,
         weights: str | None = None,
         options: dict[str, Any] | None = None,
+        drop_path: float = 0.0,
+        norm_eps: float | None = None,
+        recompute: bool | str = "auto",
+        square: int | None = None,
+        window: int | None = None,
     ) -> None:
         super().__init__()
         check_text(backbone__weights=weights)
+        check_within(0, 1, backbone__drop_path=drop_path)
+        if norm_eps is not None:
+            check_within(0, 1, backbone__norm_eps=norm_eps)
+        if recompute != "auto":
+            check_flag(backbone__recompute=recompute)
+        if square is not None:
+            check_whole(SIDE, MAX_SIDE, backbone__square=square)
+        if window is not None:
+            check_whole(1, MAX_SIDE, backbone__window=window)
         if not isinstance(name, str):
             raise UserError(f"backbone.name={name} must be a name of timm.list_models()")
         if not isinstance(options, (dict, NoneType)) or not all(
@@ -58,40 +81,39 @@ class TimmBackbone(nn.Module):
         ):
             raise UserError(
                 f"backbone.options={options} must be null or options of timm.create_model by name, "
-                "such as {strict_img_size: false}"
+                "such as {depth: 6}"
             )
         self.name, self.weights, self._options = (
             name,
             None if weights == "none" else weights,
-            options or {},
+            ({"drop_path_rate": drop_path} if drop_path else {}) | (options or {}),
         )
+        self._norm_eps = norm_eps
+        self._plain = {"recompute": recompute, "window": window}
         self.norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
+        self._is_plain = False  # whether all maps have one stride
         self.body = self._build()
-        reductions = list(self.body.feature_info.reduction())
-        missing = [stride for stride in STRIDES if stride not in reductions]
-        if missing:
-            raise UserError(
-                f"backbone {name} has maps at strides {reductions}, but a pyramid needs "
-                f"{list(STRIDES)}: use "
-                "another timm model, a convolutional or hierarchical one"
-            )
-        self._maps = [
-            len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES
-        ]  # the last map at each stride
+        self._maps = [0]
+        if not isinstance(self.body, PlainTransformer):
+            _check_hierarchical(name, self._plain | {"square": square})
+            self._maps = _last_maps(name, list(self.body.feature_info.reduction()))
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
         try:
             if frozen:
-                freeze(self._parameters_by_stage(reductions)[:frozen])
+                freeze(self.parameters_by_stage()[:frozen])
             self.channels, self.strides = measure(self)
+            self.body.square = square  # after the small dummy image
         except (RuntimeError, AssertionError, TypeError, ValueError) as error:
             raise UserError(
                 f"backbone {name} does not accept an image of {SIDE} x {SIDE} pixels "
-                f"({_line(error)}), but a detector's images have any size: try "
-                f"'backbone.options={{strict_img_size: false}}', or use another timm model"
+                f"({_line(error)}), but a detector's images have any size: use another timm model "
+                "(docs/guide/backbones.md has families that do)"
             ) from error
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """B 3 H W, normalized -> four maps B C H/s W/s, s = 4, 8, 16, 32."""
+        """B 3 H W, normalized -> four maps B C H/s W/s, s = 4, 8, 16, 32, or one, s = 8, 16 or
+        32.
+        """
         maps = self.body(images)
         chosen = [maps[i] for i in self._maps]
         return [m.permute(0, 3, 1, 2) for m in chosen] if self._channels_last else chosen
@@ -155,14 +177,16 @@ class TimmBackbone(nn.Module):
 
     def _build(self, **pretrained: Any) -> Any:
         try:
-            import timm
-        except ImportError:
-            raise UserError("backbone=timm needs timm: pip install 'maskrcnn_lit[timm]'") from None
-        try:
             with _without_warnings():
-                body = timm.create_model(
-                    self.name, features_only=True, **self._options, **pretrained
-                )
+                if not self._is_plain:
+                    body = self._create(features_only=True, **pretrained)
+                    self._is_plain = _is_plain(body)
+                if self._is_plain:  # again, with the last norm
+                    model = self._create(num_classes=0, **pretrained)
+                    if self._plain["window"] is not None:
+                        check_windows(model, self.name, self._plain["window"])
+                    body = PlainTransformer(model, **self._plain)
+                    body.pretrained_cfg = model.pretrained_cfg
         except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
             if pretrained:
                 raise
@@ -171,17 +195,43 @@ class TimmBackbone(nn.Module):
                 "timm.list_models() "
                 "has the names"
             ) from error
-        replace_norms(body, self.norm)
+        replace_norms(body, self.norm, self._norm_eps)
+        if self._norm_eps is not None:
+            for module in body.modules():
+                if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+                    module.eps = self._norm_eps
         return body
 
-    def _parameters_by_stage(self, reductions: list[int]) -> list[list[nn.Parameter]]:
+    def _create(self, **arguments: Any) -> Any:
+        """timm's model, for images of any size where it can."""
+        try:
+            import timm
+        except ImportError:
+            raise UserError("backbone=timm needs timm: pip install 'maskrcnn_lit[timm]'") from None
+        for any_size in ANY_SIZE:
+            try:
+                options: dict[str, Any] = {**any_size, **self._options, **arguments}
+                return timm.create_model(self.name, **options)
+            except TypeError:  # it has no such argument
+                if not any_size:
+                    raise
+        raise RuntimeError("unreachable")
+
+    def parameters_by_stage(self) -> list[list[nn.Parameter]]:
         """The parameters of the stem and of c2..c5: the stem has those that the map at stride 2
-        depends on, or without such a map (patches of 4 x 4), the first module.
+        depends on, or without such a map (patches of 4 x 4), the first module. Of a plain
+        transformer: see `PlainTransformer.parameters_by_stage`.
         """
-        self.body.eval()
-        maps = self.body(torch.zeros(1, 3, SIDE, SIDE))
-        self.body.train()
+        if isinstance(self.body, PlainTransformer):
+            return self.body.parameters_by_stage()
+        reductions = list(self.body.feature_info.reduction())
         parameters = list(self.body.parameters())
+        frozen = [p for p in parameters if not p.requires_grad]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        self.body.eval()
+        maps = self.body(torch.zeros(1, 3, SIDE, SIDE, device=parameters[0].device))
+        self.body.train()
         stages, seen = [], set[nn.Parameter]()
         for i in ([reductions.index(2)] if 2 in reductions else []) + self._maps:
             gradients = torch.autograd.grad(
@@ -208,7 +258,52 @@ class TimmBackbone(nn.Module):
                 [p for p in stages[0] if p not in stem],
                 *stages[1:],
             ]
+        freeze([frozen])
+        self.train(self.training)
         return stages
+
+    def parameters_by_layer(self) -> list[list[nn.Parameter]]:
+        """The parameters of the stem and of c2..c5, or of the embeddings and each block of a plain
+        transformer, for optimizer.layer_decay.
+        """
+        if isinstance(self.body, PlainTransformer):
+            return self.body.parameters_by_layer()
+        return self.parameters_by_stage()
+
+    def undecayed(self) -> list[nn.Parameter]:
+        """The position embeddings and tokens of a plain transformer: without weight decay."""
+        if not isinstance(self.body, PlainTransformer):
+            return []
+        model = self.body.model
+        names = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+        return [value for name, value in model.named_parameters() if name in names]
+
+
+def _is_plain(body: Any) -> bool:
+    """Whether all maps of timm's feature extractor have one stride."""
+    inner = getattr(body, "model", None)
+    return len(set(body.feature_info.reduction())) == 1 and hasattr(
+        inner, "prune_intermediate_layers"
+    )
+
+
+def _check_hierarchical(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if value not in (None, False, "auto"):
+            raise UserError(
+                f"backbone.{option}={value} needs a plain transformer of timm, but {name} has maps "
+                f"at several strides: leave backbone.{option} out"
+            )
+
+
+def _last_maps(name: str, reductions: list[int]) -> list[int]:
+    """The index of the last map at each stride."""
+    if not set(STRIDES) <= set(reductions):
+        raise UserError(
+            f"backbone {name} has maps at strides {reductions}, but a pyramid needs "
+            f"{list(STRIDES)}, or maps at one stride: use another timm model"
+        )
+    return [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
 
 
 def check_hub_file(repository: str) -> None:

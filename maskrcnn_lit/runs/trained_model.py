@@ -61,6 +61,7 @@ ARCHITECTURE = (
         "backbone.name",
         "backbone.options",
         "backbone.norm",
+        "fpn.kind",
         "fpn.channels",
         "fpn.norm",
         "anchors.ratios",
@@ -182,14 +183,15 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
 
 def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """A model from a state dict of torchvision or Detectron2, recognized by its names."""
-    if any(name.startswith("proposal_generator.") for name in state):
+    if any(name.startswith("backbone.net.blocks.") for name in state):
+        depth = _vitdet_name(state)
+        options = ["model=vitdet_b", f"backbone.name={depth}", "data.image_size=1024"]
+    elif any(name.startswith("proposal_generator.") for name in state):
         blocks = len(
             {name.split(".")[3] for name in state if name.startswith("backbone.bottom_up.res4.")}
         )
         depth = {6: "resnet50", 23: "resnet101"}.get(blocks)
         options = ["model=detectron2", f"backbone={depth}_caffe"]
-        if any(name.startswith(f"{_STAGES}.0.") for name in state):
-            options.append("model.box_head.cascade=[0.5,0.6,0.7]")
     elif any(name.startswith("roi_heads.") for name in state):
         depth = _torchvision_resnet(state)
         options = [
@@ -199,17 +201,7 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
         if file_digest(path, "sha256").startswith(WITHOUT_EPSILON):
             options.append("backbone.norm_eps=0.0")
     else:
-        if any(name.startswith("roi_head.") for name in state):
-            raise UserError(
-                f"{path} has weights of MMDetection, which need the config of their training: "
-                f"maskrcnn-lit import from=mmdetection config=FILE weights={path} out=NEW"
-            )
-        first = next(iter(state), "nothing")
-        raise UserError(
-            f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or "
-            "Detectron2 "
-            "nor a checkpoint of a run: give one of these"
-        )
+        raise _unknown(path, state)
     if not any(name.startswith("roi_heads.mask_") for name in state):
         raise UserError(
             f"{path} has no mask head, so it is not a Mask R-CNN: give weights of a Mask R-CNN"
@@ -217,18 +209,40 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     if depth is None:
         raise UserError(
             f"{path} is a Mask R-CNN with an unsupported backbone: give weights with a ResNet "
-            "backbone"
+            "or ViTDet's"
         )
     first = f"{_STAGES}.0" if f"{_STAGES}.0.cls_score.bias" in state else _STAGES
     if (scores := f"{first}.cls_score.bias") not in state:
         raise UserError(f"{path} is a Mask R-CNN without {scores}: give all of its weights")
-    config = compose("train", ["data=coco2017", "backbone.norm=frozen", *options])
+    if first.endswith(".0"):
+        options.append("model.box_head.cascade=[0.5,0.6,0.7]")
+    config = compose("train", ["data=coco2017", *options, "backbone.norm=frozen"])
     config.model.num_classes = rows = len(state[scores]) - 1
-    if options[0] == "model=detectron2":
+    if options[0] in ("model=detectron2", "model=vitdet_b"):
         state = weights.from_detectron2(state, std=config.model.std)
     else:
         state = weights.from_torchvision(state)
     return Pretrained(config, coco_categories(rows), state)
+
+
+def _unknown(path: Path, state: Mapping[str, Tensor]) -> UserError:
+    if any(name.startswith("roi_head.") for name in state):
+        return UserError(
+            f"{path} has weights of MMDetection, which need the config of their training: "
+            f"maskrcnn-lit import from=mmdetection config=FILE weights={path} out=NEW"
+        )
+    first = next(iter(state), "nothing")
+    return UserError(
+        f"{path} has {first} and so on: it is neither a Mask R-CNN of torchvision or Detectron2 "
+        "nor a checkpoint of a run: give one of these"
+    )
+
+
+def _vitdet_name(state: Mapping[str, Tensor]) -> str | None:
+    """timm's name of ViTDet's ViT, by its width."""
+    names = {768: "samvit_base_patch16", 1024: "samvit_large_patch16", 1280: "samvit_huge_patch16"}
+    weight = state.get("backbone.net.patch_embed.proj.weight")
+    return None if weight is None else names.get(len(weight))
 
 
 def _torchvision_resnet(state: Mapping[str, Tensor]) -> str | None:

@@ -63,6 +63,7 @@ def adamw(
     end_factor: float,
     schedule: str = "cosine",
     plateau: Mapping[str, Any] | None = None,
+    layer_decay: float = 1.0,
 ) -> OptimizerAndSchedule:
     """AdamW with a linear warm-up and a cosine down to `end_factor` of the learning rate.
 
@@ -70,6 +71,7 @@ def adamw(
     fused: one kernel for all parameters.
     schedule: after the warm-up "cosine", "poly" (see `warmup_poly`) or "constant"; or
         "study_cosine", see `study_cosine`; or "plateau", see `Plateau`, with settings `plateau`.
+    backbone_factor, weight_decay, layer_decay: see `parameter_groups`.
     """
     if len(betas) != 2:
         raise UserError(
@@ -82,7 +84,11 @@ def adamw(
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
-        model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay
+        model,
+        lr=scaled,
+        backbone_factor=backbone_factor,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
     )
     optimizer = AdamW(groups, lr=scaled, betas=(betas[0], betas[1]), fused=fused)
     text += f"; AdamW, warm-up to step {warmup}, "
@@ -114,6 +120,7 @@ def sgd(
     gamma: float,
     schedule: str = "multi_step",
     plateau: Mapping[str, Any] | None = None,
+    layer_decay: float = 1.0,
 ) -> OptimizerAndSchedule:
     """SGD with momentum, a linear warm-up, then the learning rate times `gamma` at each of
     `milestones` (schedule "multi_step"), or "cosine" or "poly" to 0, or "constant", or "plateau"
@@ -131,7 +138,11 @@ def sgd(
     scaled, text = scale_lr(lr, reference_batch, batch_size, scaling)
     warmup = _warmup(warmup_steps, steps.total)
     groups = parameter_groups(
-        model, lr=scaled, backbone_factor=backbone_factor, weight_decay=weight_decay
+        model,
+        lr=scaled,
+        backbone_factor=backbone_factor,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
     )
     optimizer = SGD(groups, lr=scaled, momentum=momentum, fused=fused)
     text += f"; SGD, warm-up to step {warmup}, "
@@ -172,14 +183,24 @@ def _decay(
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, backbone_factor: float, weight_decay: float
+    model: nn.Module,
+    *,
+    lr: float,
+    backbone_factor: float,
+    weight_decay: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """The trainable parameters, grouped by part (the submodule `backbone`, and "heads": all others)
     and by weight decay.
 
-    Norms, biases and other one-dimensional parameters have no weight decay. The backbone uses
-    `backbone_factor` times the learning rate. A group's key "part" names its learning rate in the
+    Norms, biases and other one-dimensional parameters have no weight decay, nor have those of the
+    backbone's method `undecayed`. The backbone uses `backbone_factor` times the learning rate, and
+    of its n layers (method `parameters_by_layer`) layer k, from 0, that times layer_decay^(n - k)
+    (Bao et al. 2022, "BEiT"; Li et al. 2022). A group's key "part" names its learning rate in the
     logs.
+
+    Raises:
+        UserError: a value out of range, nothing learns, or the backbone has no layers.
     """
     check_within(
         0,
@@ -187,7 +208,10 @@ def parameter_groups(
         optimizer__backbone_factor=backbone_factor,
         optimizer__weight_decay=weight_decay,
     )
-    members: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    backbone = getattr(model, "backbone", None)
+    layers = _layers(backbone, layer_decay)
+    undecayed = set(getattr(backbone, "undecayed", list)())
+    members: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
     seen: set[int] = set()
     for path, module in model.named_modules():
         part = "backbone" if path.split(".")[0] == "backbone" else "heads"
@@ -198,7 +222,10 @@ def parameter_groups(
                 continue
             seen.add(id(parameter))
             decays = parameter.ndim > 1 and not isinstance(module, NORMS)
-            members.setdefault((part, decays), []).append(parameter)
+            named, factor = layers.get(parameter, (part, 1.0))
+            factor *= backbone_factor if part == "backbone" else 1.0
+            key = named, factor, decays and parameter not in undecayed
+            members.setdefault(key, []).append(parameter)
     if not members:
         raise UserError(
             "the model has no trainable parameter: lower the number of frozen stages, "
@@ -208,11 +235,29 @@ def parameter_groups(
         {
             "params": parameters,
             "part": part,
-            "lr": lr * (backbone_factor if part == "backbone" else 1.0),
+            "lr": lr * factor,
             "weight_decay": weight_decay if decays else 0.0,
         }
-        for (part, decays), parameters in members.items()
+        for (part, factor, decays), parameters in members.items()
     ]
+
+
+def _layers(backbone: Any, decay: float) -> dict[nn.Parameter, tuple[str, float]]:
+    """The name in the logs and the factor of the learning rate of parameters of the backbone."""
+    check_within(0, 1, optimizer__layer_decay=decay)
+    if decay == 1:
+        return {}
+    if decay == 0 or not hasattr(backbone, "parameters_by_layer"):
+        raise UserError(
+            f"optimizer.layer_decay={decay} must be above 0, and needs a backbone with a method "
+            "parameters_by_layer (docs/extend/backbone.md): use optimizer.layer_decay=1"
+        )
+    layers = backbone.parameters_by_layer()
+    return {
+        parameter: (f"backbone_layer_{number}", decay ** (len(layers) - number))
+        for number, layer in enumerate(layers)
+        for parameter in layer
+    }
 
 
 def scale_lr(lr: float, reference_batch: int, batch_size: int, scaling: str) -> tuple[float, str]:

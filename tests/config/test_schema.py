@@ -128,12 +128,17 @@ def test_every_value_of_ours_is_allowed(known):
         ("optimizer.milestones", [[], [0.5], [0.5, 0.9]], [[0.9, 0.5], [0.0], [1], 0.5, "a"]),
         ("augment.scale", [[0.1, 2.0], [1, 1]], [[2.0, 1.0], [0, 1], [1], 1.0, [1, 5]]),
         ("metrics.max_detections", [[1, 10, 100], None], [[1, 2], [1, 1, 2], 400, [3, 2, 1]]),
+        ("optimizer.layer_decay", [0.7, 1], [0, 1.1, None, "a"]),
         ("model.anchors.sizes", [[8, 16], [1.5]], [[], [0.5], 8, None, ["a"]]),
         ("model.std", [[0.1, 0.2, 1]], [[0, 1, 1], [1, 1], 1, [1, 1, 2]]),
-        ("backbone.freeze_at", [0, 5, "auto"], [6, -1, "all", None, True]),
+        ("backbone.freeze_at", [0, 5, "auto", "all"], [6, -1, "none", None, True]),
+        ("backbone.drop_path", [0, 0.1, 1], [None, "a", 1.1, -0.1]),
+        ("backbone.window", [None, 14], [0, "auto", 14.0]),
+        ("backbone.square", [None, 64, 1024], [0, 63, "auto", True, 64.0]),
+        ("model.fpn.kind", ["auto", "fpn", "simple"], [None, "none", 1]),
         ("backbone.norm_eps", [None, 0, 1e-5], [2, -1, "auto"]),
         ("backbone.options", [None, {}, {"a": 1}], [1, "a", []]),
-        ("model.fpn.norm", [None, "batch"], ["none", "auto", 1]),
+        ("model.fpn.norm", [None, "batch", "layer"], ["none", "auto", 1]),
         (
             "data.classes",
             [None, ["a", 7], {"a": "b"}, {"a": None}, ["a", {"b": "c"}]],
@@ -157,7 +162,7 @@ def test_what_an_option_may_be(name: str, right: list[Any], wrong: list[Any]):
 
 
 def test_the_words_come_from_the_row():
-    assert expects(OPTIONS["backbone.freeze_at"]) == "a whole number from 0 to 5, or auto"
+    assert expects(OPTIONS["backbone.freeze_at"]) == "a whole number from 0 to 5, auto, or all"
     assert expects(OPTIONS["trainer.epochs"]) == "a whole number, 1 or more, or null"
     assert expects(OPTIONS["optimizer.lr"]) == "a number above 0"
     assert expects(OPTIONS["trainer.accelerator"]) == "one of auto, cpu, gpu"

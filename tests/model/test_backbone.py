@@ -310,7 +310,7 @@ def test_mistakes_are_told(wrong: dict[str, object], message: str):
     cases(
         name=CHOICE,
         norm=CHOICE,
-        freeze_at=[-1, 6, 1.5, True, None, "all", []],
+        freeze_at=[-1, 6, 1.5, True, None, "none", []],
         recompute=FLAG,
         stride_in_1x1=FLAG,
         norm_eps=[*NUMBER[1:], 2],

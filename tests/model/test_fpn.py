@@ -4,12 +4,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 from wrong_values import CHOICE, COUNT, cases, positive_list
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.model.fpn import FPN, enlarge
+from maskrcnn_lit.model.fpn import FPN, SimpleFPN, build_fpn, enlarge
+from maskrcnn_lit.model.norms import ChannelNorm
 
 
 @pytest.mark.parametrize("sides", [(32, 16, 8, 4), (25, 13, 7, 4)])
@@ -122,3 +124,57 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
     with pytest.raises(UserError) as caught:
         FPN(**{"in_channels": [8, 16, 32, 64], "channels": 8, option: value})
     assert str(caught.value).startswith(f"model.fpn.{option}={value} must be ")
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+def test_a_simple_pyramid_has_every_stride_from_one_map(stride: int):
+    """Each map's gradient reaches all of p2..p6, whatever the stride of the map."""
+    fpn = SimpleFPN(in_channels=16, stride=stride, channels=8)
+    source = torch.randn(2, 16, 128 // stride, 192 // stride, requires_grad=True)
+    pyramid = fpn([source])
+    assert fpn.strides == [4, 8, 16, 32]
+    assert [tuple(level.shape) for level in pyramid] == [
+        (2, 8, 128 // s, 192 // s) for s in (4, 8, 16, 32, 64)
+    ]
+    for level in pyramid:
+        assert torch.autograd.grad(level.square().sum(), source, retain_graph=True)[0].any()
+    widths = [
+        level[0].out_channels for level in fpn.levels if isinstance(level[0], nn.ConvTranspose2d)
+    ]
+    assert widths == [8] * len([s for s in (4, 8, 16, 32) if s < stride])
+
+
+def test_a_simple_pyramid_is_that_of_the_paper():
+    """Li et al. 2022, section 3 and appendix A.2: the layers of each level, from stride 16."""
+    fpn = build_fpn(in_channels=[16], strides=[16], channels=8)
+    names = [[type(layer).__name__ for layer in level] for level in fpn.levels]
+    up, convs = "ConvTranspose2d", ["Sequential", "Sequential"]
+    assert names == [
+        [up, "ChannelNorm", "GELU", up, *convs],
+        [up, *convs],
+        convs,
+        ["MaxPool2d", *convs],
+    ]
+    for level in fpn.levels:
+        (one, norm), (three, last) = level[-2:]
+        assert (one.kernel_size, three.kernel_size) == ((1, 1), (3, 3))
+        assert one.bias is None and three.bias is None
+        assert isinstance(norm, ChannelNorm) and isinstance(last, ChannelNorm)
+
+
+def test_the_kind_follows_the_number_of_maps():
+    four = {"in_channels": [4, 8, 16, 32], "strides": [4, 8, 16, 32], "channels": 8}
+    one = {"in_channels": [4], "strides": [16], "channels": 8}
+    for kind in ("auto", "fpn"):
+        assert isinstance(build_fpn(kind=kind, **four), FPN)
+    for kind in ("auto", "simple"):
+        assert isinstance(build_fpn(kind=kind, **one), SimpleFPN)
+    assert build_fpn(norm="batch", **one).levels[0][1].num_features == 2
+    with pytest.raises(UserError, match=r"kind=simple .* strides \[4, 8, 16, 32\]: use fpn or"):
+        build_fpn(kind="simple", **four)
+    with pytest.raises(UserError, match=r"fpn\.kind=fpn .* strides \[16\]: use simple or auto"):
+        build_fpn(kind="fpn", **one)
+    with pytest.raises(UserError, match=r"model\.fpn\.kind=other must be one of auto, fpn, simple"):
+        build_fpn(kind="other", **one)
+    with pytest.raises(UserError, match="a map at stride 4, 8, 16 or 32, not 64"):
+        build_fpn(in_channels=[4], strides=[64], channels=8)

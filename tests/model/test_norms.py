@@ -53,8 +53,22 @@ def test_groups_divide_the_channels_and_have_two_each(channels: int, expected: i
 
 
 def test_an_unknown_norm_is_told():
-    with pytest.raises(UserError, match="norm=layer is unknown: use frozen, batch, sync, group"):
-        norm_of("layer", 4)
+    with pytest.raises(
+        UserError, match="norm=instance is unknown: use frozen, batch, sync, group, layer"
+    ):
+        norm_of("instance", 4)
+
+
+def test_a_layer_norm_normalizes_the_channels_of_each_pixel():
+    norm, x = norm_of("layer", 6).double(), torch.randn(2, 6, 5, 4, dtype=torch.float64)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    centered = x - x.mean(dim=1, keepdim=True)
+    scaled = centered / (centered.square().mean(dim=1, keepdim=True) + 1e-6).sqrt()
+    expected = scaled * norm.weight[:, None, None] + norm.bias[:, None, None]
+    for form in (torch.contiguous_format, torch.channels_last):
+        got = norm(x.contiguous(memory_format=form))
+        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
+    assert got.is_contiguous(memory_format=torch.channels_last)
 
 
 class WithActivation(nn.BatchNorm2d):

@@ -30,11 +30,7 @@ def backbone(name: str = "test_resnet", **options: object) -> TimmBackbone:
         ("resnet18", {}, [64, 128, 256, 512]),
         ("convnext_atto", {}, [40, 80, 160, 320]),
         ("mobilenetv3_small_050", {}, None),
-        (
-            "swin_tiny_patch4_window7_224",
-            {"strict_img_size": False},
-            [96, 192, 384, 768],
-        ),  # channels last
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1)}, [96, 192, 384, 768]),
     ],
 )
 def test_channels_and_strides_are_measured(
@@ -91,13 +87,11 @@ def test_norms(norm: str, kind: type[nn.Module]):
 @pytest.mark.parametrize("freeze_at", [0, 2])
 def test_a_model_of_one_image_size_is_told_with_what_to_try(freeze_at: int):
     with pytest.raises(UserError) as error:
-        backbone("swin_tiny_patch4_window7_224", freeze_at=freeze_at)
+        backbone("coat_tiny", freeze_at=freeze_at)
     assert str(error.value) == (
-        "backbone swin_tiny_patch4_window7_224 does not accept an image of 64 x 64 pixels (Input "
-        "height (64) doesn't match "
-        "model (224).), but a detector's images have any size: try "
-        "'backbone.options={strict_img_size: false}', or use "
-        "another timm model"
+        "backbone coat_tiny does not accept an image of 64 x 64 pixels (Input height (64) doesn't "
+        "match model (224).), but a detector's images have any size: use another timm model "
+        "(docs/guide/backbones.md has families that do)"
     )
 
 
@@ -197,9 +191,12 @@ def test_mistakes_are_told():
     ):
         backbone("resnet_none")
     with pytest.raises(
-        UserError, match=r"strides \[16, 16, 16\].*needs \[4, 8, 16, 32\]: use another"
+        UserError, match=r"strides \[12, 17\].*needs \[4, 8, 16, 32\], or maps at one stride: use"
     ):
-        backbone("vit_tiny_patch16_224")
+        backbone("crossvit_tiny_240")
+    for option in ({"recompute": True}, {"square": 64}):
+        with pytest.raises(UserError, match="needs a plain transformer of timm, but test_resnet"):
+            backbone(**option)
     with pytest.raises(UserError, match="norm=group has no pretrained weights"):
         backbone(norm="group").load_pretrained(None)
 
@@ -263,7 +260,7 @@ def test_without_a_network_the_hub_is_told(tmp_path: Path):
     cases(
         name=TEXT,
         norm=CHOICE,
-        freeze_at=[-1, 6, 1.5, True, None, "all", []],
+        freeze_at=[-1, 6, 1.5, True, None, "none", []],
         weights=TEXT,
         options=["a", 5, True, [1], {1: 2}],
     ),

@@ -8,6 +8,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.backbone import Backbone
+from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.training.optimizer import (
     Length,
     adamw,
@@ -96,6 +98,63 @@ def test_groups_by_part_and_decay():
         },
     }
     assert {key[0]: group["lr"] for key, group in found.items()} == {"backbone": 0.1, "heads": 1.0}
+
+
+def rates_by_name(model: nn.Module, **options: float) -> dict[str, tuple[float, float, str]]:
+    """Name -> learning rate, weight decay and name in the logs."""
+    given = {"lr": 1.0, "backbone_factor": 0.5, "weight_decay": 0.1} | options
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        names[parameter]: (group["lr"], group["weight_decay"], group["part"])
+        for group in parameter_groups(model, **given)
+        for parameter in group["params"]
+    }
+
+
+def test_layers_of_a_transformer_learn_more_slowly_the_deeper_they_lie():
+    """As Detectron2 does for ViTDet: the embeddings are layer 0 of depth + 1, block k is k + 1."""
+    model = nn.Module()
+    options = {"depth": 3, "embed_dim": 16, "num_heads": 2}
+    model.backbone = TimmBackbone(
+        name="vit_tiny_patch16_224", norm="auto", freeze_at=0, options=options
+    )
+    model.head = nn.Linear(4, 4)
+    rates = rates_by_name(model, layer_decay=0.7)
+    assert set(rates) == {name for name, _ in model.named_parameters()}
+    for name, (rate, decay, part) in rates.items():
+        layer = 4  # the last norm
+        if "embed" in name or "token" in name:
+            layer = 0
+        elif ".blocks." in name:
+            layer = int(name.split(".blocks.")[1].split(".")[0]) + 1
+        inside = name.startswith("backbone.")
+        assert rate == pytest.approx(0.5 * 0.7 ** (4 - layer) if inside else 1.0), name
+        plain = name.endswith(("bias", "norm.weight", "norm1.weight", "norm2.weight"))
+        assert decay == (0.0 if plain or name.endswith(("pos_embed", "cls_token")) else 0.1), name
+        last = "backbone" if layer == 4 else f"backbone_layer_{layer}"
+        assert part == (last if inside else "heads"), name
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_resnet"])
+@pytest.mark.parametrize("freeze_at", [0, 2])
+def test_layers_of_a_convolutional_backbone_are_its_stages(name: str, freeze_at: int):
+    model = nn.Module()
+    options = {"name": name, "norm": "batch", "freeze_at": freeze_at}
+    model.backbone = (
+        TimmBackbone(**options) if name.startswith("test") else Backbone(**options, recompute=False)
+    )
+    rates = rates_by_name(model, layer_decay=0.5)
+    found = sorted({rate for rate, _, _ in rates.values()})
+    assert found == [0.5 * 0.5**n for n in range(5 - freeze_at, 0, -1)]
+    assert set(rates) == {n for n, p in model.named_parameters() if p.requires_grad}
+    assert model.backbone.training
+
+
+def test_a_backbone_without_layers_has_no_layer_decay():
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay=0\.7 must be .* a method para"):
+        rates_by_name(Model(), layer_decay=0.7)
+    with pytest.raises(UserError, match=r"optimizer\.layer_decay=1\.5 must be"):
+        rates_by_name(Model(), layer_decay=1.5)
 
 
 def test_a_wholly_frozen_model_is_refused():

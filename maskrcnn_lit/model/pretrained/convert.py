@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
@@ -47,6 +48,9 @@ DETECTRON2_STAGES = (
 )
 
 DETECTRON2 = (
+    (r"backbone\.net\.", "backbone.body.model."),  # ViTDet
+    *((rf"backbone\.simfp_{n + 2}\.", f"fpn.levels.{n}.") for n in range(4)),
+    *((rf"proposal_generator\.rpn_head\.conv\.conv{n}\.", f"rpn.convs.{n}.") for n in range(2)),
     (r"backbone\.bottom_up\.stem\.conv1\.norm\.", "backbone.body.bn1."),
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
     (BLOCK + r"shortcut\.norm\.", "backbone.body.layer{}.{}.downsample.1."),
@@ -63,6 +67,10 @@ DETECTRON2 = (
         for theirs, ours in DETECTRON2_STAGES
         for pair in (
             *((rf"roi_heads\.box_head{theirs}\.fc{n + 1}\.", f"{ours}.fcs.{n}.") for n in range(2)),
+            *(
+                (rf"roi_heads\.box_head{theirs}\.conv{n + 1}\.", f"{ours}.convs.{n}.")
+                for n in range(4)
+            ),
             (rf"roi_heads\.box_predictor{theirs}\.cls_score\.", f"{ours}.classes."),
             (rf"roi_heads\.box_predictor{theirs}\.bbox_pred\.", f"{ours}.deltas."),
         )
@@ -196,9 +204,10 @@ def from_detectron2(
     bgr: bool = True,
 ) -> State:
     """Our state dict from one of Detectron2's Mask R-CNN or Cascade Mask R-CNN on a ResNet-50 or
-    -101 with FPN (any class count).
+    -101 with FPN, or of ViTDet (any class count).
 
-    Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`; the
+    Converted to give the same output: see `_convert_inputs` for `std`, `their_std` and `bgr`;
+    ViTDet's position embeddings are interpolated to the map that it was trained with; the
     background row is first (theirs last). Differences that cannot be converted are options:
     backbone.stride_in_1x1, model.anchors.round_corners, model.roi_align.aligned and .points
     (conf/model/detectron2.yaml, conf/backbone/resnet50_caffe.yaml).
@@ -212,8 +221,10 @@ def from_detectron2(
     renamed = _renamed(
         selected,
         DETECTRON2,
-        "Detectron2's mask_rcnn_R_50_FPN, mask_rcnn_R_101_FPN or cascade_mask_rcnn_R_50_FPN",
+        "Detectron2's mask_rcnn_R_50_FPN, mask_rcnn_R_101_FPN, cascade_mask_rcnn_R_50_FPN or "
+        "mask_rcnn_vitdet",
     )
+    renamed = _positions(_pairs(renamed))
     _convert_inputs(renamed, std, their_std, bgr)
     _background_first(renamed)
     return _channels_last(renamed)
@@ -234,6 +245,37 @@ def _renamed(state: Mapping[str, Tensor], names: Sequence[tuple[str, str]], whos
                 f"weight '{name}' does not belong to {whose}: give a state dict of that model"
             )
     return renamed
+
+
+def _pairs(state: State) -> State:
+    """Names of a convolution and its norm, X.weight and X.norm.*, in our pairs: X.0 and X.1."""
+    normed = {name.rpartition(".norm.")[0] for name in state if ".norm." in name}
+
+    def ours(name: str) -> str:
+        inside, norm, part = name.rpartition(".norm.")
+        if norm:
+            return f"{inside}.1.{part}"
+        inside, _, part = name.rpartition(".")
+        return f"{inside}.0.{part}" if inside in normed else name
+
+    return {ours(name): value for name, value in state.items()}
+
+
+def _positions(state: State) -> State:
+    """ViTDet's position embeddings, 1 (1 + g g) C of the class token and a pretrained map, or 1 (g
+    g) C, as 1 h w C of the map that its relative positions are of: with one number for each of the
+    2 h - 1 distances.
+    """
+    key = "backbone.body.model.pos_embed"
+    rows = [len(value) for name, value in state.items() if name.endswith(".attn.rel_pos_h")]
+    if key not in state or state[key].ndim != 3 or not rows:
+        return state
+    count, side = state[key].shape[1], (max(rows) + 1) // 2
+    cells = int(count**0.5)
+    grid = state[key][:, count - cells**2 :].unflatten(1, (cells, cells)).permute(0, 3, 1, 2)
+    if cells != side:
+        grid = F.interpolate(grid, size=(side, side), mode="bicubic", align_corners=False)
+    return state | {key: grid.permute(0, 2, 3, 1)}
 
 
 def _channels_last(state: State) -> State:

@@ -35,6 +35,11 @@ def _of_detectron2(path: str, digest: str) -> Published:
     return Published(f"{root}/{path}/model_final_{digest}.pkl", digest, "md5")
 
 
+def _of_vitdet(path: str, digest: str) -> Published:
+    root = "https://dl.fbaipublicfiles.com/detectron2/ViTDet/COCO"
+    return Published(f"{root}/{path}/model_final_{digest}.pkl", digest, "md5")
+
+
 # Their published COCO box and mask AP: docs/guide/weights.md.
 PUBLISHED = {
     "torchvision_v1": _of_torchvision(MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url),
@@ -42,6 +47,9 @@ PUBLISHED = {
     "detectron2_r50_1x": _of_detectron2("mask_rcnn_R_50_FPN_1x/137260431", "a54504"),
     "detectron2_r50_3x": _of_detectron2("mask_rcnn_R_50_FPN_3x/137849600", "f10217"),
     "detectron2_r101_3x": _of_detectron2("mask_rcnn_R_101_FPN_3x/138205316", "a3ec72"),
+    "vitdet_b": _of_vitdet("mask_rcnn_vitdet_b/f325346929", "61ccd1"),
+    "vitdet_l": _of_vitdet("mask_rcnn_vitdet_l/f325599698", "6146ed"),
+    "vitdet_h": _of_vitdet("mask_rcnn_vitdet_h/f329145471", "7224f1"),
 }
 
 # torchvision uses an epsilon of 0 in the batch norms of only this file: it was trained so.
