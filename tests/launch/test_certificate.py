@@ -43,6 +43,18 @@ def test_parity_is_measured_on_real_blank_and_full_images():
     assert all("scores differ by 0.001" in own.broken()[0] for own in off.values())
 
 
+def test_the_model_is_compared_in_float64():
+    """Its own rounding is not the file's."""
+    batch = batch_of([(HEIGHT, WIDTH)])
+    with torch.no_grad():
+        exact = certificate.in_double(lively())(batch)
+        rounded = certificate.of_model(lively())(batch)
+    assert torch.get_default_dtype() == torch.float32
+    assert exact["scores"].dtype == torch.float64 and rounded["scores"].dtype == torch.float32
+    difference = (exact["scores"] - rounded["scores"]).abs().max()
+    assert 0 < difference < 1e-5
+
+
 def test_a_bound_holds_or_is_broken():
     fine = {"real": Parity()}
     for precision, key, limit in (("f32", "val/box_ap", 0.0005), ("int8", "val/mask_ap", 0.005)):
