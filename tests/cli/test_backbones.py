@@ -1,6 +1,6 @@
 """The backbone contract: one choice of each kind of block is built, run, differentiated, exported
-and so on; with `pytest -m slow` every choice of conf/backbone is run and differentiated. (That every
-choice builds: tests/test_conf.py. The channels and FLOPs of all: test_the_committed_table.)
+and so on; with `pytest -m slow` every choice of conf/backbone is run and differentiated. (That each
+choice builds: tests/test_conf.py.)
 """
 
 import copy

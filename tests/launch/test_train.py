@@ -501,7 +501,7 @@ def test_an_interrupted_run_says_so(
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             [*command, f"run_dir={run_dir}"],
-            env=environment(),
+            env=environment(warm=number == signal.SIGTERM),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
