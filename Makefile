@@ -1,5 +1,5 @@
 # From a fresh clone: `make demo` trains a small Mask R-CNN on the CPU, `make test` runs every check,
-# `make test-fast` the quick ones, `make coverage` measures what the tests run, `make docs` builds the site.
+# `make test-fast` the quick ones, `make test-slow` those that train for minutes, `make coverage` measures what the tests run, `make docs` builds the site.
 # Each makes the environment first, in .venv, and again when pyproject.toml or constraints.txt change.
 
 # The first Python that is new enough; another: make demo PYTHON=/path/to/python
@@ -11,20 +11,24 @@ DISK_NEEDED ?= 11
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo docs lint test test-fast coverage
+.PHONY: demo docs lint test test-fast test-slow coverage
 
 demo: $(INSTALLED)
 	$(BIN)/maskrcnn-lit train experiment=demo
 
 # Two processes with a thread each: threads that wait for one another would take the cores from the other process.
-test test-fast coverage: export OMP_NUM_THREADS = 1
-test test-fast coverage: export OMP_WAIT_POLICY = PASSIVE
+test test-fast test-slow coverage: export OMP_NUM_THREADS = 1
+test test-fast test-slow coverage: export OMP_WAIT_POLICY = PASSIVE
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
 # More marks to leave out: make test-fast LEAVE_OUT='or data'
 test-fast: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not (process or long or gpu or gpu_build or slow $(LEAVE_OUT))'
+
+# What neither of them runs: trainings of minutes, and more members of families of which one is in `make test`.
+test-slow: $(INSTALLED)
+	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build $(LEAVE_OUT))'
 
 # Also what commands run that tests start; not the ranks and loaders that these fork.
 coverage: $(INSTALLED)

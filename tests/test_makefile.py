@@ -114,5 +114,7 @@ def test_both_commands_run_what_they_promise():
         assert f".venv/bin/{tool}" in test
     fast = make(REPOSITORY, "-n", "-o", ".venv/installed", "test-fast", "LEAVE_OUT=or data").stdout
     assert "-m 'not (process or long or gpu or gpu_build or slow or data)'" in fast
+    slow = make(REPOSITORY, "-n", "-o", ".venv/installed", "test-slow").stdout
+    assert "-m 'slow and not (gpu or gpu_build )'" in slow
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
     assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
