@@ -360,6 +360,7 @@ def test_train_says_how_to_divide_one_json_and_chosen_ids_divide_it_too(
         assert [image["id"] for image in json.loads(file.read_text())["images"]] == some
 
 
+@pytest.mark.long
 def test_faults_of_a_class_that_is_left_out_are_none_of_the_data(
     shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -56,6 +56,7 @@ def test_what_is_written_is_read_again(
     assert sum(objects(after).values()) == sum(whole.values())
 
 
+@pytest.mark.long
 def test_data_without_parts_stay_one(tmp_path: Path, capsys: pytest.CaptureFixture):
     annotations, images = write_coco(tmp_path, coco_dict(6))
     one = ("data=coco_json", f"data.annotations={annotations}", f"data.images={images}")

@@ -146,6 +146,7 @@ def test_without_a_piece_nothing_changes():
     assert np.array_equal(image, scene()[0])
 
 
+@pytest.mark.long
 def test_the_source_depends_on_seed_and_key_alone():
     candidates = np.array([3, 5, 8])
 

@@ -183,6 +183,7 @@ def scored(root: Path, folder: Path, seed: int) -> Noisy:
     return Noisy(cityscapes_scores(index.coco_ground_truth(), results, known), folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", RECORDED)
 def test_it_is_what_the_official_scripts_said(seed: int, test_data: Path, tmp_path: Path):
     ours = scored(test_data / "cityscapes_mini", tmp_path, seed).ours

@@ -52,6 +52,7 @@ def assert_same(graph: Graph, model: MaskRCNN) -> None:
     assert parity.detections == there.sum() and parity.masks <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("aligned", [False, True])
 @pytest.mark.parametrize("points", [1, 2])
 def test_both_graphs_equal_the_model(aligned: bool, points: int):
@@ -66,6 +67,7 @@ AGNOSTIC = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("nms", "agnostic"), [*((kind, False) for kind in KINDS), *AGNOSTIC])
 def test_every_suppression_is_in_both_graphs(nms: str, agnostic: bool):
     model = lively()
@@ -74,6 +76,7 @@ def test_every_suppression_is_in_both_graphs(nms: str, agnostic: bool):
     assert_same(operator_graph(model), model)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "parts",
     [
@@ -143,6 +146,7 @@ def test_a_model_whose_shapes_depend_on_the_image_is_refused():
         plain_graph(make_model(roi_align={"points": 0, "aligned": True}))
 
 
+@pytest.mark.long
 def test_tracing_leaves_the_caches_of_the_model_as_they_are():
     model = lively()
     with torch.no_grad():

@@ -636,6 +636,7 @@ def test_results_of_another_tool_are_scored_with_chosen_classes(
     assert found["metrics"]["val/mask_ap"] == pytest.approx(1)
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_results_on_lvis_have_its_ap(test_data: Path, tmp_path: Path):
     """`data=lvis` on real photos: 300 detections without an option, AP by frequency in the page."""

@@ -206,6 +206,7 @@ def test_empty_slots_suppress_nothing_and_stay_empty():
         assert found["scores"][0].tolist() == pytest.approx([0.85, 0, 0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_every_kind_gives_the_same_with_fixed_shapes(kind: str, agnostic: bool):

@@ -152,6 +152,7 @@ class Scores(Callback):
         pl_module.log("val/mask_ap", self.scores[trainer.current_epoch])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scores", "epochs"),
     [

@@ -74,6 +74,7 @@ def test_a_set_drawn_twice_is_the_same(tmp_path: Path) -> None:
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+@pytest.mark.long
 def test_annotations_are_the_visible_pixels(train: COCO) -> None:
     for position, scene in enumerate(scenes(60)):
         entries = train.imgToAnns[FIRST_IMAGE_ID["train"] + position]

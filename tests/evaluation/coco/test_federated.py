@@ -91,6 +91,7 @@ def partner(
     }
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(("iou_type", "kind"), [("bbox", "box"), ("segm", "mask")])
 def test_equals_the_lvis_protocol(case: Any, iou_type: str, kind: str):
@@ -152,6 +153,7 @@ def test_a_detection_counts_only_where_its_class_is_verified():
     assert incomplete_classes(truth) == {5: {1}}
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_the_error_analysis_has_the_same_rules(case: Any):
     """AP50 of the analysis, by its own way through `Pairs`, is that of the scores."""

@@ -337,6 +337,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("classes", "known"),
     [
