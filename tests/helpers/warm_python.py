@@ -55,6 +55,9 @@ LIBRARIES = (
 # Variables with these beginnings are read when Python or a library begins; PYTHONPATH is apart.
 AT_THE_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "MPL")
 
+# What a terminal or a scheduler sends to a whole group: the programs end, and the template with them.
+TO_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
 SET_CHILD_SUBREAPER = 36  # of prctl
 _python_path = os.environ.get("PYTHONPATH", "")  # of the template
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -202,7 +205,8 @@ def _the_template() -> Template:
 
 def serve(end: socket.socket) -> None:
     """Fork what the other end asks for, until it closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all
+    for number in TO_ALL:
+        signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     while True:
         message, streams, _, _ = socket.recv_fds(end, 8, 3)
@@ -257,6 +261,8 @@ def begin(asked: dict[str, Any], streams: Sequence[int]) -> NoReturn:
 
 
 def _run(asked: dict[str, Any]) -> None:
+    for number in TO_ALL:
+        signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, "rw"[number > 0]) for number in range(3))
     sys.stdout.reconfigure(write_through=asked["unbuffered"])
