@@ -55,7 +55,7 @@ LIBRARIES = (
 # Variables with these beginnings are read when Python or a library begins; PYTHONPATH is apart.
 AT_THE_START = ("PYTHON", "LD_", "MALLOC_", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "MPL")
 
-# What a terminal or a scheduler sends to a whole group: the programs end, and the template with them.
+# What a terminal or a scheduler sends to a whole group; the template ends when its asker does.
 TO_ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 SET_CHILD_SUBREAPER = 36  # of prctl
