@@ -44,8 +44,9 @@ def run(config: DictConfig, overrides: list[str]) -> None:
     lines = text_table([*head, "weights"], cells, text=(0, 3, 4), width=columns(sys.stdout))
     print("\n".join([*lines, *faults]))
     print("\nbackbone.weights=... selects weights; imagenet stands for the first name in the row.")
-    print("backbone=timm takes any timm model that gives feature maps:")
+    print("backbone=timm takes any timm model that gives feature maps, plain transformers too:")
     print("  backbone=timm backbone.name=convnextv2_atto")
+    print("  backbone=timm backbone.name=vit_small_patch16_dinov3")
 
 
 def choices() -> list[str]:

@@ -17,7 +17,8 @@ def cost(choice: str) -> dict[str, Any]:
     """The cost of backbone=`choice`, without its classifier.
 
     Returns:
-        parameters: their number; channels: of c2, c3, c4, c5; weights: names of pretrained weights;
+        parameters: their number; channels: of c2..c5, or of the one map; weights: names of
+        pretrained weights;
         cell_flops, fixed_flops: an image of n cells of 32 x 32 pixels needs n * cell_flops +
         fixed_flops (the second for squeeze-and-excitation, which does not grow with the image).
 
@@ -45,7 +46,18 @@ def cost(choice: str) -> dict[str, Any]:
 def _weights(backbone: Any) -> list[str]:
     if isinstance(backbone, Backbone):
         return [weights.name for weights in get_model_weights(backbone.name)]
-    return ["imagenet", "package"] if getattr(backbone, "name", None) in PACKAGES else []
+    name = getattr(backbone, "name", None)
+    if name in PACKAGES:
+        return ["imagenet", "package"]
+    return ["imagenet"] if _is_in_hub(name) else []
+
+
+def _is_in_hub(name: str | None) -> bool:
+    """Whether timm's hub has weights of its model `name`."""
+    from timm.models import get_pretrained_cfg
+
+    config = None if name is None else get_pretrained_cfg(name, allow_unregistered=True)
+    return config is not None and bool(config.hf_hub_id)
 
 
 def _flops(backbone: Any, size: int) -> int:

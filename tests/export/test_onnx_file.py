@@ -1,11 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 from exported import METADATA, assert_same, batch_of, lively
 
+from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.export.metadata import KEY
 from maskrcnn_lit.export.onnx_file import write_onnx
 from maskrcnn_lit.export.runtime import open_exported
@@ -59,3 +61,26 @@ def test_other_kinds_of_suppression_are_in_the_file(nms: str, tmp_path: Path):
     assert torch.equal(found["exclusive"], found["valid"])
     with torch.no_grad():
         assert_same(found, model.infer(batch["images"], batch["image_sizes"], True))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("samvit_base_patch16", {"depth": 4, "img_size": 64}),  # relative positions
+        ("vit_small_patch16_dinov3", {"depth": 5, "init_values": 1.0}),  # rotary, in windows
+    ],
+)
+def test_a_plain_transformer_is_exported(name: str, options: dict[str, Any], tmp_path: Path):
+    window = None if name.startswith("sam") else 3
+    config = compose("train", ["backbone=timm", "model=tiny"]).model
+    config.backbone.update(name=name, window=window)
+    config.backbone.options = options | {"embed_dim": 32, "num_heads": 2}
+    config.num_classes = 3
+    torch.manual_seed(0)
+    model, file, batch = build(config).eval(), tmp_path / "model.onnx", batch_of([(64, 90)])
+    write_onnx(model, file, METADATA)
+    assert {node.domain for node in onnx.load(str(file)).graph.node} == {""}
+    with torch.no_grad():
+        expected = model.infer(batch["images"], batch["image_sizes"], True)
+    assert_same(open_exported(file)(batch).detections or {}, expected)

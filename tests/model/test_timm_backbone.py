@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from repository import REPOSITORY
 from torch import nn
 from wrong_values import CHOICE, TEXT, cases
 
@@ -42,6 +43,56 @@ def test_channels_and_strides_are_measured(
     assert built.strides == [4, 8, 16, 32] and channels in (None, built.channels)
     shapes = [(2, c, 96 // s, 160 // s) for c, s in zip(built.channels, built.strides, strict=True)]
     assert [tuple(m.shape) for m in maps] == shapes
+
+
+ONE_BLOCK = {"depths": (1, 1, 1, 1)}
+SMALL = {"depth": 4, "embed_dim": 32, "num_heads": 2}
+
+# One model of each family in docs/guide/backbones.md, made small by its options; random weights.
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ResNet": ("test_resnet", {}),
+    "ConvNeXt V2": ("convnextv2_atto", ONE_BLOCK),
+    "EfficientNet": ("test_efficientnet", {}),
+    "RegNet": ("regnetx_002", {}),
+    "RepViT": ("repvit_m0_9", {}),
+    "FastViT": ("fastvit_t8", {"layers": (1, 1, 1, 1)}),
+    "Swin": ("swin_tiny_patch4_window7_224", ONE_BLOCK),
+    "PVT v2": ("pvt_v2_b0", ONE_BLOCK),
+    "DaViT": ("davit_tiny", ONE_BLOCK),
+    "Twins": ("twins_svt_small", ONE_BLOCK),
+    "ViT": ("vit_tiny_patch16_224", SMALL),
+    "MAE": ("vit_base_patch16_224.mae", SMALL),
+    "DeiT III": ("deit3_small_patch16_224", SMALL),
+    "CLIP": ("vit_base_patch16_clip_224", SMALL),
+    "SigLIP": ("vit_base_patch16_siglip_256", SMALL),
+    "DINOv2": ("vit_small_patch14_reg4_dinov2", SMALL),
+    "DINOv3": ("vit_small_patch16_dinov3", SMALL),
+    "EVA-02": ("eva02_tiny_patch14_224", SMALL),
+    "SAM": ("samvit_base_patch16", SMALL | {"img_size": 64}),
+    "XCiT": ("xcit_nano_12_p16_224", SMALL),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_every_family(family: str):
+    """Strides, the channels as measured, and a finite gradient for every parameter."""
+    name, options = FAMILIES[family]
+    built = backbone(name, options=options).train()
+    maps = built(torch.randn(2, 3, 64, 96))
+    assert built.strides == ([16] if len(maps) == 1 else [4, 8, 16, 32])
+    shapes = [(2, c, 64 // s, 96 // s) for c, s in zip(built.channels, built.strides, strict=True)]
+    assert [tuple(m.shape) for m in maps] == shapes
+    sum(m.square().mean() for m in maps).backward()
+    for path, parameter in built.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), path
+
+
+def test_the_guide_lists_every_family():
+    rows = (REPOSITORY / "docs" / "guide" / "backbones.md").read_text().splitlines()
+    cells = [row.split("|")[1:3] for row in rows if row.startswith("|")]
+    listed = {family.strip(): name.strip().strip("`") for family, name in cells}
+    assert {family: name for family, (name, _) in FAMILIES.items()}.items() <= listed.items()
 
 
 @pytest.mark.long

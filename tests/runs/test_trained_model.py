@@ -48,6 +48,7 @@ from torchvision.models.detection import (
 )
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision_names import as_first_published
+from vitdet_names import Size, vitdet_shapes
 
 from maskrcnn_lit import load_model
 from maskrcnn_lit.config.compose import build, compose
@@ -326,6 +327,19 @@ def test_a_file_of_detectron2_s_cascade(tmp_path: Path):
     config, categories, state = read(tmp_path / "model.pth")
     assert list(config.model.box_head.cascade) == [0.5, 0.6, 0.7]
     assert config.model.num_classes == len(categories) == 2
+    with torch.device("meta"):
+        weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "width", "depth"), [("base", 768, 12), ("large", 1024, 24)])
+def test_a_file_of_vitdet(name: str, width: int, depth: int, tmp_path: Path):
+    size = Size(width=width, depth=depth, heads=width // 64)
+    torch.save({"model": hollow(vitdet_shapes(size))}, tmp_path / "model.pth")
+    config, categories, state = read(tmp_path / "model.pth")
+    assert config.backbone.name == f"samvit_{name}_patch16" and config.data.image_size == 1024
+    assert config.model.num_classes == len(categories) == 80
+    assert config.backbone.square == 1024 and config.backbone.norm_eps == 1e-6
     with torch.device("meta"):
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
 

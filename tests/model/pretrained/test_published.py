@@ -20,12 +20,16 @@ from maskrcnn_lit.model.pretrained.published import (
 
 def test_what_is_published_and_where():
     zoo = "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation"
+    vitdet = "https://dl.fbaipublicfiles.com/detectron2/ViTDet/COCO/mask_rcnn_vitdet"
     assert {name: file.url for name, file in PUBLISHED.items()} == {
         "torchvision_v1": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
         "torchvision_v2": "https://download.pytorch.org/models/maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
         "detectron2_r50_1x": f"{zoo}/mask_rcnn_R_50_FPN_1x/137260431/model_final_a54504.pkl",
         "detectron2_r50_3x": f"{zoo}/mask_rcnn_R_50_FPN_3x/137849600/model_final_f10217.pkl",
         "detectron2_r101_3x": f"{zoo}/mask_rcnn_R_101_FPN_3x/138205316/model_final_a3ec72.pkl",
+        "vitdet_b": f"{vitdet}_b/f325346929/model_final_61ccd1.pkl",
+        "vitdet_l": f"{vitdet}_l/f325599698/model_final_6146ed.pkl",
+        "vitdet_h": f"{vitdet}_h/f329145471/model_final_7224f1.pkl",
     }
 
 
@@ -33,7 +37,7 @@ def test_what_is_published_and_where():
 def test_the_name_of_a_file_tells_its_hash(name: str):
     url, digest, algorithm = PUBLISHED[name]
     assert re.fullmatch(r"[0-9a-f]{6,}", digest) and re.search(rf"[-_]{digest}\.(pth|pkl)$", url)
-    assert algorithm == ("md5" if name.startswith("detectron2") else "sha256")
+    assert algorithm == ("md5" if name.startswith(("detectron2", "vitdet")) else "sha256")
     assert re.fullmatch(r"\w+", name), "a name is no path"
 
 
