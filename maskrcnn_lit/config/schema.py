@@ -372,6 +372,7 @@ OPTIONS: dict[str, Rule] = {
     "trainer.devices": _whole(
         1, 65_536, words=("auto",), count=(1, 65_536), item_low=0, apart=True
     ),
+    "trainer.ema": _number(0, 1, above=True, below=True, null=True),
     "trainer.epochs": COUNT_OR_NULL,
     "trainer.fast_dev_run": FLAG,
     "trainer.limit_train_batches": COUNT_OR_NULL,

@@ -66,6 +66,7 @@ from maskrcnn_lit.runs.trained_model import (
 )
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
+from maskrcnn_lit.training.average import scored_weights
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 
@@ -140,11 +141,13 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     record = {
         "run": str(config.run),
         "checkpoint": config.checkpoint,
+        "weights": scored_weights(trained.trainer),
         "data": described.name,
         "overrides": overrides,
+        "roi_accuracy": {"boxes": boxes, "definition": DEFINITIONS[boxes]},
     }
-    record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
+    _log.info(f"weights: {record['weights']}")
     _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
     index = _val_index(data).with_ids(evaluation.image_ids)  # the readable images
     results = read_results(folder / "detections.json")

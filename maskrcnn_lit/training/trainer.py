@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
+from maskrcnn_lit.training.average import MovingAverage
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
@@ -49,6 +50,7 @@ def build_trainer(
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
     max_time: str | None = None,
+    ema: float | None = None,
     limit_train_batches: int | None = None,
     limit_val_batches: int | None = None,
     fast_dev_run: bool = False,
@@ -104,6 +106,8 @@ def build_trainer(
             CompileRegions(compile, total_steps),
             *callbacks,
             StopWithoutProgress(patience=patience),
+            # after callbacks that validate, before what writes checkpoints
+            *([] if ema is None else [MovingAverage(ema)]),
             checkpoints,
         ],
         logger=list(loggers),
