@@ -123,10 +123,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         model_limit=model_limit,
         raises_model=not exported,
     )
-    choices = SuppressionChoices() if config.nms == "all" else None
-    if choices is not None:
-        model: Any = module.model
-        model.choices = tuple(every_choice(len(categories)))
+    choices = _choices(module.model, len(categories)) if config.nms == "all" else None
     trainer = _trainer(config, [evaluation, *([choices] if choices else [])], folder)
     try:
         if config.against is not None:
@@ -179,6 +176,17 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     if analysis and own and all(value is None for value in config.model.values()):
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _choices(model: Any, classes: int) -> SuppressionChoices:
+    """Lets the model give the detections of every kind of suppression. UserError without masks."""
+    if not model.mask_size:
+        raise UserError(
+            "nms=all compares mask AP, and the model has no masks (model.mask_head=null): "
+            "evaluate it with each kind, model.nms=box and model.nms=soft"
+        )
+    model.choices = tuple(every_choice(classes))
+    return SuppressionChoices()
 
 
 def _score_choices(

@@ -1,7 +1,6 @@
 """Processes that talk by gloo: what they share, and that none hangs when one fails."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
