@@ -65,7 +65,8 @@ class Detections:
         scores: R float32, 0..1.
         labels: R int64, 1..K.
         names: R class names.
-        masks: R COCO RLEs of the full image, {"size": [H, W], "counts": bytes}.
+        masks: R COCO RLEs of the full image, {"size": [H, W], "counts": bytes}; none if the model
+            has no mask head.
         categories: the K classes; label l is `categories[l - 1]`.
     """
 
@@ -91,8 +92,10 @@ class Detections:
         return ", ".join(f"{counts[name]} {name}" for name in sorted(counts)) or "nothing"
 
     def masks_array(self) -> NDArray[np.bool_]:
-        """The masks as R H W bool, created on every call: R times the image's pixels in bytes."""
-        if not len(self):
+        """The masks as R H W bool, created on every call: R times the image's pixels in bytes; 0 H
+        W if the model has no mask head.
+        """
+        if not self.masks:
             return np.zeros((0, *self.image.shape[:2]), np.bool_)
         return np.ascontiguousarray(coco_mask.decode(self.masks).transpose(2, 0, 1)).astype(
             np.bool_
@@ -100,17 +103,15 @@ class Detections:
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
         """Entries of a COCO results json, with the category ids of the training data."""
-        entry = {
-            "image_id": image_id,
-            **{key: getattr(self, key) for key in ("boxes", "scores", "labels", "masks")},
-        }
+        keys = ("boxes", "scores", "labels", *(["masks"] if self.masks else []))
+        entry = {"image_id": image_id, **{key: getattr(self, key) for key in keys}}
         return to_coco_results([entry], self.categories)
 
     def to_rows(self) -> list[dict[str, Any]]:
         """R plain dicts, for a table such as `pandas.DataFrame(detections.to_rows())`.
 
         Keys: image (the name), label (1..K), name, score (0..1), x1, y1, x2, y2 (pixels), area (of
-        the mask, in pixels).
+        the mask, in pixels; of the box if the model has no mask head).
         """
         return [
             {
@@ -119,16 +120,22 @@ class Detections:
                 "name": self.names[r],
                 "score": float(self.scores[r]),
                 **dict(zip(("x1", "y1", "x2", "y2"), map(float, self.boxes[r]), strict=True)),
-                "area": int(coco_mask.area(self.masks[r])),
+                "area": self._area(r),
             }
             for r in range(len(self))
         ]
 
+    def _area(self, r: int) -> int:
+        if self.masks:
+            return int(coco_mask.area(self.masks[r]))
+        x1, y1, x2, y2 = map(float, self.boxes[r])
+        return round((x2 - x1) * (y2 - y1))
+
     def to_supervision(self) -> Any:
         """The same as `supervision.Detections`.
 
-        xyxy R 4, mask R H W bool, confidence R, class_id R (label - 1, the index into
-        `categories`), data["class_name"] R.
+        xyxy R 4, mask R H W bool (None without a mask head), confidence R, class_id R (label - 1,
+        the index into `categories`), data["class_name"] R.
 
         Raises: UserError: the package supervision is not installed.
         """
@@ -141,7 +148,7 @@ class Detections:
             ) from error
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32).reshape(-1, 4),
-            mask=self.masks_array(),
+            mask=self.masks_array() if len(self.masks) == len(self) else None,
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(np.int64) - 1,
             data={"class_name": np.array(self.names, dtype=np.str_)},
@@ -346,7 +353,7 @@ class Predictor:
                     scores=detection["scores"][passes],
                     labels=labels,
                     names=[self.categories[label - 1].name for label in labels],
-                    masks=[detection["masks"][r] for r in passes],
+                    masks=[detection["masks"][r] for r in passes] if "masks" in detection else [],
                     categories=self.categories,
                 )
             )

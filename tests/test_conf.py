@@ -29,9 +29,8 @@ from maskrcnn_lit.training.trainer import build_trainer
 
 CONF = REPOSITORY / "conf"
 COMMANDS = sorted(cli.COMMANDS)
-CHOICES = sorted(
-    (path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.glob("*/**/*.yaml")
-)
+INSIDE = [path.relative_to(CONF).with_suffix("").parts for path in CONF.glob("*/**/*.yaml")]
+CHOICES = sorted((group, "/".join(within)) for group, *within in INSIDE)
 EXPERIMENTS = [choice for group, choice in CHOICES if group == "experiment"]
 GROUPS = {
     "augment",

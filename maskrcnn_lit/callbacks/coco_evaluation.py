@@ -193,7 +193,8 @@ class CocoEvaluation(Callback):
         self.image_ids = sorted(seen)
         if self.path is not None:
             write_results(self.path, results)
-        self.matches = match_all(truth, results, self.max_detections[-1])
+        masks = self._collector.has_masks
+        self.matches = match_all(truth, results, self.max_detections[-1], masks)
         scores = score_matches(self.matches, truth["categories"], self.max_detections)
         official_ap = getattr(trainer.datamodule, "official_ap", None)  # type: ignore[attr-defined]
         scores = with_official_ap(official_ap, scores, index, truth, results)

@@ -200,7 +200,7 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
         groups = _defaults(_stamp(), command, ()).choices
         for override in parsed:
             name = override.key_or_group
-            choices = [] if isinstance(override.value(), dict) else loader.get_group_options(name)
+            choices = [] if isinstance(override.value(), dict) else _options(loader, name)
             if choices:
                 check_choice(override, command, groups, choices)
         chosen = _chosen(loader, overrides)
@@ -273,7 +273,7 @@ def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False)
     with _loader() as loader:
         choices, comments = _defaults(_stamp(), command, tuple(_chosen(loader, overrides)))
         groups = {
-            name: (sorted(loader.get_group_options(name)), choice)
+            name: (sorted(_options(loader, name)), choice)
             for name, choice in sorted(choices.items())
         }
     typed = NOT_HIDDEN.get(command, []) if deep else []
@@ -330,6 +330,16 @@ def _readable_errors() -> Iterator[None]:
 def _line(error: Exception) -> str:
     lines = (line.strip() for line in str(error).partition("Config search path")[0].splitlines())
     return " ".join(line for line in lines if line and not line.startswith("object_type"))
+
+
+def _options(loader: Any, group: str) -> list[str]:
+    """The choices of a group, with those of its subfolders: paper/table_3 of experiment."""
+    inside = [
+        f"{folder}/{choice}"
+        for folder in loader.list_groups(group)
+        for choice in loader.get_group_options(f"{group}/{folder}")
+    ]
+    return [*loader.get_group_options(group), *inside]
 
 
 def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:

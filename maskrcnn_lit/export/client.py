@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-NAMES = ["boxes", "scores", "labels", "masks", "valid"]
+NAMES = ["boxes", "scores", "labels", "valid", "masks"]  # without masks the first four
 # One for all files: after the end of two of them, a signal may crash the process.
 core = cache(lambda: __import__("openvino").Core())
 
@@ -16,12 +16,12 @@ def load(path):  # what the file says of itself, and a function of its inputs by
     if path.endswith(".xml"):
         model = core().read_model(path)
         run = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        text = model.get_rt_info("maskrcnn_lit").astype(str)
-        return json.loads(text), lambda feed: [run(feed)[name] for name in NAMES]
+        about = json.loads(model.get_rt_info("maskrcnn_lit").astype(str))
+        return about, lambda feed: [run(feed)[n] for n in NAMES[: 4 + (about["mask_side"] > 0)]]
     module = __import__("onnxruntime")
     session = module.InferenceSession(path, providers=["CPUExecutionProvider"])
-    text = session.get_modelmeta().custom_metadata_map["maskrcnn_lit"]
-    return json.loads(text), lambda feed: session.run(NAMES, feed)
+    about = json.loads(session.get_modelmeta().custom_metadata_map["maskrcnn_lit"])
+    return about, lambda feed: session.run(NAMES[: 4 + (about["mask_side"] > 0)], feed)
 
 
 def resize(image, about):  # pixels B 3 H W padded with zeros, sizes B 2, and x y x y of the scale
@@ -65,13 +65,13 @@ def rle(mask, box, height, width):  # a mask, stretched over its box and cut at 
 def detect(about, run, image, image_id):
     pixels, sizes, scale = resize(image, about)
     outputs = [values[0] for values in run({"images": pixels, "image_sizes": sizes})]
-    for box, score, label, mask, valid in zip(*outputs, strict=True):
+    for box, score, label, valid, *mask in zip(*outputs, strict=True):
         if valid:
             box = np.clip(box / scale, 0, np.tile(image.size, 2))
             result = {"image_id": image_id, "category_id": about["classes"][label - 1][0]}
             result |= {"bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()]}
-            shape = rle(mask, box, image.height, image.width)
-            yield result | {"score": float(score), "segmentation": shape}
+            shape = [rle(own, box, image.height, image.width) for own in mask]
+            yield result | {"score": float(score)} | ({"segmentation": shape[0]} if mask else {})
 
 
 if __name__ == "__main__":

@@ -21,16 +21,22 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.boxes import batched_nms
 from maskrcnn_lit.model.fuse import IN_ORDER, fold_norms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.model.roi_align import RoIs, level_of
+from maskrcnn_lit.model.roi_align import RoIs, level_of, whole_cells
 
 INPUTS = ("images", "image_sizes")
 OUTPUTS = ("boxes", "scores", "labels", "masks", "valid")
 
 
+def outputs(mask_side: int) -> tuple[str, ...]:
+    """The names of the outputs of a model whose masks have this side; 0: it makes none."""
+    return tuple(name for name in OUTPUTS if mask_side or name != "masks")
+
+
 class Graph(nn.Module):
     """images B 3 H W uint8 and image_sizes B 2 int64 (height, width of the valid part) -> boxes
     B D 4 float32 in pixels of `images`, scores B D, labels B D int64 (1..K), masks B D m m
-    probabilities, valid B D bool. Slots without a detection hold zeros, and any mask.
+    probabilities (left out without a mask head), valid B D bool. Slots without a detection hold
+    zeros, and any mask.
     """
 
     def __init__(self, model: MaskRCNN) -> None:
@@ -39,22 +45,23 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         detections = self.model.infer(images, image_sizes, True)
-        return tuple(detections[name] for name in OUTPUTS)
+        return tuple(detections[name] for name in outputs(self.model.mask_size))
 
 
 def plain_graph(model: MaskRCNN) -> Graph:
     """The steps of `model` as they are: for `torch.export`.
 
-    Raises: UserError: its shapes depend on the image (roi_align.points=0).
+    Raises: UserError: its shapes depend on the image (roi_align.points=0, kind=pool).
     """
-    if model.points == 0:
+    if model.points == 0 or model.kind == "pool":
+        option = "kind=pool" if model.kind == "pool" else "points=0"
         raise UserError(
-            "a model with model.roi_align.points=0 cannot be exported, since it takes as many "
-            "samples as a region is large: train one with model.roi_align.points=2"
+            f"a model with model.roi_align.{option} cannot be exported, since it takes as many "
+            "samples as a region is large: train one with model.roi_align.points=2 and kind=align"
         )
     own = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     for part in (own.backbone, own.fpn, own.rpn, own.box_head, own.mask_head):
-        if type(part) in IN_ORDER:
+        if part is not None and type(part) in IN_ORDER:
             fold_norms(part)
     return Graph(own)
 
@@ -70,8 +77,8 @@ def operator_graph(model: MaskRCNN) -> Graph:
             module.fused_attn = False
 
     def align(pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
-        levels = pyramid[: len(own.strides)]
-        return align_on_canvas(levels, wanted, own.strides, own.points, own.aligned)
+        levels, strides = own.sources(pyramid)
+        return align_on_canvas(levels, wanted, strides, own.points, own.aligned, own.kind)
 
     def align_points(finest: Tensor, points: RoIs) -> Tensor:
         return align_on_canvas([finest], [points], own.strides[:1], 1, True)[0]
@@ -127,6 +134,7 @@ def align_on_canvas(
     strides: Sequence[int],
     points: int,
     aligned: bool,
+    kind: str = "align",
 ) -> list[Tensor]:
     """As `roi_align` of model/roi_align.py, by one call of the operator for all levels: p2.., each
     B C h w -> R C s s for each of the `wanted`.
@@ -150,6 +158,11 @@ def align_on_canvas(
     for boxes, image, size in wanted:
         level = level_of(boxes, len(strides))
         down = tops[level][:, None] * torch.tensor([0.0, 1.0, 0.0, 1.0])
-        rois = torch.cat([image[:, None].to(boxes.dtype), boxes / sides[level][:, None] + down], 1)
-        result.append(torchvision.ops.roi_align(canvas, rois, size, 1.0, points, aligned))
+        scaled = boxes / sides[level][:, None]
+        if kind == "warp":
+            shapes = torch.tensor([list(features.shape[-2:]) for features in pyramid])[level]
+            scaled = whole_cells(scaled, shapes[:, 0], shapes[:, 1])
+        rois = torch.cat([image[:, None].to(boxes.dtype), scaled + down], 1)
+        shifted = aligned and kind == "align"
+        result.append(torchvision.ops.roi_align(canvas, rois, size, 1.0, points, shifted))
     return result

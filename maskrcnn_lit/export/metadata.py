@@ -31,7 +31,8 @@ class Metadata:
     image_size: the resize rule: one side in pixels, or (short, long).
     mean, std: of pixels in 0..1, R G B. The graph normalises; this is to know.
     classes: K pairs of the id and the name of a category; label l is number l - 1.
-    slots, mask_side: of the outputs. score_threshold, nms_iou: inside of the graph.
+    slots, mask_side: of the outputs; mask_side 0: there are no masks. score_threshold, nms_iou:
+        inside of the graph.
     thresholds: K, the best score threshold of each class as `evaluate` found it, or None.
     config_sha256: of the config of the run; commit: the code that exported, or None.
     versions: package -> version.
@@ -110,7 +111,7 @@ def _checked(values: dict[str, Any]) -> Metadata:
         std=_numbers(values["std"], 3),
         classes=classes,
         slots=_whole(values["slots"], 1, MAX_SLOTS),
-        mask_side=_whole(values["mask_side"], 1, MAX_SIDE),
+        mask_side=_whole(values["mask_side"], 0, MAX_SIDE),
         score_threshold=_number(values["score_threshold"]),
         nms_iou=_number(values["nms_iou"]),
         thresholds=None if thresholds is None else _numbers(thresholds, len(classes)),

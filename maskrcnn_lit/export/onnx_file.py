@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_lit.export.graph import INPUTS, OUTPUTS, operator_graph, traced
+from maskrcnn_lit.export.graph import INPUTS, operator_graph, outputs, traced
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
@@ -36,7 +36,7 @@ def write_onnx(model: MaskRCNN, path: Path, metadata: Metadata) -> None:
             optimize=False,  # torch's takes twice as long as all the rest, most of it for rewrites
             opset_version=OPSET,
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            output_names=list(outputs(metadata.mask_side)),
             custom_translation_table={torch.ops.maskrcnn_lit.suppress.default: _suppression()},
             verbose=False,
         )

@@ -40,7 +40,8 @@ class Parity:
         threshold: float,
         swapped: float = 0.0,
     ) -> None:
-        """Compare two batches: boxes B D 4, scores B D, labels B D, masks B D m m, valid B D.
+        """Compare two batches: boxes B D 4, scores B D, labels B D, masks B D m m (in both or in
+        none), valid B D.
         swapped: the share of each mask's pixels that is left out, those that differ most.
 
         A detection belongs to the nearest one of its label, wherever in the order it stands: two
@@ -59,7 +60,7 @@ class Parity:
             self.unmatched += left
             if len(pairs):
                 first, second = pairs.unbind(1)
-                for name in ("boxes", "scores", "masks"):
+                for name in ("boxes", "scores", *(["masks"] if "masks" in theirs else [])):
                     difference = (ours[name][first] - theirs[name][second]).abs()
                     difference = difference.nan_to_num(nan=torch.inf)
                     if name == "masks" and swapped:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.export.graph import INPUTS, OUTPUTS
+from maskrcnn_lit.export.graph import INPUTS, outputs
 from maskrcnn_lit.export.metadata import KEY, Metadata
 from maskrcnn_lit.export.metadata import read as read_metadata
 from maskrcnn_lit.export.other_files import is_library
@@ -84,10 +84,10 @@ class ExportedModel(nn.Module):
             missing = count - len(own)  # black images fill the last call
             inputs = F.pad(own, (0, 0) * 3 + (0, missing)), shapes.new_full((count, 2), 32)
             inputs[1][: len(own)] = shapes
-            outputs = self._runs[size](np.ascontiguousarray(inputs[0].numpy()), inputs[1].numpy())
-            rows.append([torch.as_tensor(np.asarray(values))[: len(own)] for values in outputs])
+            result = self._runs[size](np.ascontiguousarray(inputs[0].numpy()), inputs[1].numpy())
+            rows.append([torch.as_tensor(np.asarray(values))[: len(own)] for values in result])
         joined = [torch.cat(parts) for parts in zip(*rows, strict=True)]
-        detections = dict(zip(OUTPUTS, joined, strict=True))
+        detections = dict(zip(outputs(self.metadata.mask_side), joined, strict=True))
         if self.metadata.exclusive:
             detections["exclusive"] = detections["valid"]
         return Output({}, {}, detections, None)
@@ -192,9 +192,10 @@ def _open_onnx(path: Path, provider: str, threads: int) -> tuple[Metadata, Run]:
     except Exception as error:  # its own classes, which differ from one version to the next
         raise _damaged(path, error) from error
     metadata = read_metadata(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+    names = list(outputs(metadata.mask_side))
 
     def run(images: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Sequence[Any]:
-        return session.run(list(OUTPUTS), dict(zip(INPUTS, (images, sizes), strict=True)))
+        return session.run(names, dict(zip(INPUTS, (images, sizes), strict=True)))
 
     return metadata, run
 
@@ -216,8 +217,8 @@ def _open_openvino(path: Path, provider: str, threads: int) -> tuple[Metadata, R
     metadata = read_metadata(text, str(path))
 
     def run(images: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Sequence[Any]:
-        outputs = compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
-        return [outputs[name] for name in OUTPUTS]
+        result = compiled(dict(zip(INPUTS, (images, sizes), strict=True)))
+        return [result[name] for name in outputs(metadata.mask_side)]
 
     return metadata, run
 

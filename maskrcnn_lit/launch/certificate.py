@@ -138,7 +138,7 @@ def score(
         collector.add(to_original(detect(batch), batch), batch["readable"].tolist())
     truth = of_images(index.coco_ground_truth(), collector.by_image)
     results = collector.results(index.categories)
-    matches = match_all(truth, results, limits[-1])
+    matches = match_all(truth, results, limits[-1], collector.has_masks)
     scores = score_matches(matches, truth["categories"], limits)
     return Scored(scores, matches, results, len(collector.by_image))
 
@@ -242,7 +242,7 @@ def bounds(precision: str, parities: dict[str, Parity], ap: dict[str, Any]) -> l
             )
         limits = {"val/box_ap": F32_AP_BOUND, "val/mask_ap": F32_AP_BOUND}
     else:
-        limits = {"val/mask_ap": INT8_MASK_AP_BOUND}
+        limits = {main_metric(ap["differences"]): INT8_MASK_AP_BOUND}
     for name, limit in limits.items():
         if name in ap["differences"]:
             value = ap["differences"][name]["value"]
@@ -251,6 +251,11 @@ def bounds(precision: str, parities: dict[str, Parity], ap: dict[str, Any]) -> l
             holds = apart <= limit  # NaN, without an object in the images, proves nothing
             rows.append({"name": name, "value": value, "bound": limit, "holds": holds})
     return rows
+
+
+def main_metric(metrics: Mapping[str, Any]) -> str:
+    """The name of the mask AP, or of the box AP of a model without masks."""
+    return "val/mask_ap" if "val/mask_ap" in metrics else "val/box_ap"
 
 
 def parity_record(parities: dict[str, Parity]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.suspicious_labels import suspicious_labels
 from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
-from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 from maskrcnn_lit.predictor import Predictor, load_model
 from maskrcnn_lit.report.pictures import image_reader
 from maskrcnn_lit.report.suspicious_labels import labels_page
@@ -173,8 +173,5 @@ def detect(model: Predictor, index: AnnotationIndex) -> tuple[list[dict[str, Any
     results: list[dict[str, Any]] = []
     stream = model.predict(pixels(), stream=True, batch_size=BATCH)
     for n, found in enumerate(stream):
-        entry = {"image_id": readable[n]} | {
-            key: getattr(found, key) for key in ("boxes", "scores", "labels", "masks")
-        }
-        results += to_coco_results([entry], index.categories)
+        results += replace(found, categories=tuple(index.categories)).to_coco(readable[n])
     return results, readable

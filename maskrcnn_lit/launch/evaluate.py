@@ -66,6 +66,7 @@ from maskrcnn_lit.runs.trained_model import (
 )
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
+from maskrcnn_lit.training.average import scored_weights
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
 from maskrcnn_lit.training.module import DetectionModule, config_digest
 
@@ -122,10 +123,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         model_limit=model_limit,
         raises_model=not exported,
     )
-    choices = SuppressionChoices() if config.nms == "all" else None
-    if choices is not None:
-        model: Any = module.model
-        model.choices = tuple(every_choice(len(categories)))
+    choices = _choices(module.model, len(categories)) if config.nms == "all" else None
     trainer = _trainer(config, [evaluation, *([choices] if choices else [])], folder)
     try:
         if config.against is not None:
@@ -140,11 +138,13 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     record = {
         "run": str(config.run),
         "checkpoint": config.checkpoint,
+        "weights": scored_weights(trained.trainer),
         "data": described.name,
         "overrides": overrides,
+        "roi_accuracy": {"boxes": boxes, "definition": DEFINITIONS[boxes]},
     }
-    record["roi_accuracy"] = {"boxes": boxes, "definition": DEFINITIONS[boxes]}
     _log.info(f"{results_table(evaluation.metrics)}\n\n{class_table(evaluation.per_class)}\n")
+    _log.info(f"weights: {record['weights']}")
     _log.info(roi_accuracy_line(evaluation.metrics["val/roi_accuracy"], boxes))
     index = _val_index(data).with_ids(evaluation.image_ids)  # the readable images
     results = read_results(folder / "detections.json")
@@ -176,6 +176,17 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     if analysis and own and all(value is None for value in config.model.values()):
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _choices(model: Any, classes: int) -> SuppressionChoices:
+    """Lets the model give the detections of every kind of suppression. UserError without masks."""
+    if not model.mask_size:
+        raise UserError(
+            "nms=all compares mask AP, and the model has no masks (model.mask_head=null): "
+            "evaluate it with each kind, model.nms=box and model.nms=soft"
+        )
+    model.choices = tuple(every_choice(classes))
+    return SuppressionChoices()
 
 
 def _score_choices(

@@ -407,7 +407,7 @@ def _quantised(
                 _place(config.format, small, path, replace(metadata, precision="int8"))
         written = _scored(config, trained, sizes, targets[0][1].parent)
         difference = certificate.compare_ap(original, written.scored)["differences"]
-        value = difference.get("val/mask_ap", {}).get("value", 0.0)
+        value = difference.get(certificate.main_metric(difference), {}).get("value", 0.0)
         tries.append({"float_layers": count, "mask_ap_difference": value})
         if not -value > certificate.INT8_MASK_AP_BOUND or count >= len(every):
             return written._replace(float_layers=floats, tries=tries)

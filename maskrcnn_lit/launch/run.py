@@ -99,12 +99,29 @@ def prepare(config: DictConfig) -> Prepared:
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         on_stall=partial(_say_stalled, run_dir),
         environment=cluster_environment(),
+        monitor=_monitored(config),
     )
     data = read_data(config)
     if checkpoint is not None and is_rank_zero():
         _check_same_data(run_dir, data)
     module = build_module(config, data, pretrained=checkpoint is None)
     return Prepared(data, module, trainer, checkpoint)
+
+
+def _monitored(config: DictConfig) -> str:
+    """The metric by which best.ckpt is chosen: of boxes where the model has no masks.
+
+    Raises: UserError: the schedule waits for a metric that the model does not have.
+    """
+    if "mask_head" not in config.model or config.model.mask_head is not None:
+        return "val/mask_ap"
+    watched = OmegaConf.select(config, "optimizer.plateau.monitor") or ""
+    if config.optimizer.get("schedule") == "plateau" and watched.startswith("val/mask"):
+        raise UserError(
+            f"optimizer.plateau.monitor={watched} does not exist with model.mask_head=null: use "
+            "optimizer.plateau.monitor=val/box_ap"
+        )
+    return "val/box_ap"
 
 
 def _say_stalled(run_dir: Path, sentence: str) -> None:
@@ -261,11 +278,12 @@ def _inference_cost(
 
 
 def _ending(result: RunResult, run_dir: str, steps: int) -> str:
-    score = result.metrics.get("val/mask_ap50", float("nan"))
+    kind = "mask" if "val/mask_ap50" in result.metrics else "box"
+    score = result.metrics.get(f"val/{kind}_ap50", float("nan"))
     return (
         f"\n{results_table(result.metrics)}\n\n"
         f"Trained {plural(steps, 'step')} in {result.cost['seconds']:.0f} s: "
-        f"mask AP50 {score:.3f} on "
+        f"{kind} AP50 {score:.3f} on "
         f"{plural(result.data['val']['images'], 'validation image')} of {result.data['name']}. "
         f"Look at {run_dir}/predictions.png\n"
         f"{_next_steps(result, run_dir)}"

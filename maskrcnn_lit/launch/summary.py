@@ -84,7 +84,8 @@ def ending(
     message: list[str] = []
     if is_near_zero(metrics):
         causes = likely_causes(read_facts(data, module, trainer, metrics))
-        title = f"AP is near zero (mask AP50 {metrics['val/mask_ap50']:.3f})."
+        kind = "mask" if "val/mask_ap50" in metrics else "box"
+        title = f"AP is near zero ({kind} AP50 {metrics[f'val/{kind}_ap50']:.3f})."
         if causes:
             message += [f"{title} Likely causes:", *(f"  - {cause}" for cause in causes)]
         else:
@@ -100,19 +101,23 @@ def ending(
 
 
 def is_near_zero(metrics: dict[str, float]) -> bool:
-    """Whether both box and mask AP50 are near zero; False without objects."""
-    names = ("val/box_ap50", "val/mask_ap50")
-    return all(metrics.get(name, np.nan) < NEAR_ZERO for name in names)
+    """Whether box AP50, and mask AP50 if there is one, are near zero; False without objects."""
+    values = [metrics.get("val/box_ap50", np.nan)]
+    values += [metrics[name] for name in ("val/mask_ap50",) if name in metrics]
+    return all(value < NEAR_ZERO for value in values)
 
 
 def describe_best(best: float | None, metrics: dict[str, float]) -> list[str]:
-    """A line if `best`, the highest mask AP of all validations, is higher than the last."""
-    last = metrics.get("val/mask_ap", np.nan)
+    """A line if `best`, the highest mask AP (box AP without masks) of all validations, is higher
+    than the last.
+    """
+    kind = "mask" if "val/mask_ap" in metrics else "box"
+    last = metrics.get(f"val/{kind}_ap", np.nan)
     if best is None or not best >= last + 0.005:
         return []
     return [
-        f"An earlier validation had mask AP {best:.3f}, the last weights have {last:.3f}; evaluate "
-        "and predict use the earlier weights, best.ckpt"
+        f"An earlier validation had {kind} AP {best:.3f}, the last weights have {last:.3f}; "
+        "evaluate and predict use the earlier weights, best.ckpt"
     ]
 
 

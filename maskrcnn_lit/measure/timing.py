@@ -110,6 +110,7 @@ def time_inference(
     hooks = [
         hook
         for name, before in BEFORE.items()
+        if getattr(model, name) is not None
         for hook in _watched(model.get_submodule(name), name, before, laps)
     ]
     for number in range(warmup + steps):

@@ -50,6 +50,11 @@ def torchvision_reference(
     Raises:
         UserError: torchvision has no counterpart.
     """
+    if model["mask_head"] is None:
+        raise UserError(
+            "against=torchvision compares models with masks, but model.mask_head is null: leave "
+            "out against"
+        )
     name, heads = (
         str(model["backbone"].get("name")),
         (model["fpn"], model["box_head"], model["mask_head"]),

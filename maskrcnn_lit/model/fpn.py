@@ -23,6 +23,8 @@ def build_fpn(
     kind: str = "auto",
     norm: str | None = None,
     separable: bool = False,
+    connections: str = "both",
+    path_augmentation: bool = False,
 ) -> "FPN | SimpleFPN":
     """The pyramid for maps of `in_channels` at `strides`.
 
@@ -33,8 +35,9 @@ def build_fpn(
         kind: "fpn", "simple", or "auto": simple for one map.
         norm: after each convolution (see norms.py); None: none, and in a simple pyramid layer norm.
         separable: the output convolutions are depthwise separable (see norms.py).
+        connections, path_augmentation: see `FPN`; a simple pyramid has neither.
 
-    Raises UserError for a kind that does not fit the number of maps.
+    Raises UserError for a kind that does not fit the number of maps, and for options of the other.
     """
     check_choice(KINDS, False, model__fpn__kind=kind)
     fits = "simple" if len(in_channels) == 1 else "fpn"
@@ -44,7 +47,19 @@ def build_fpn(
             f"use {fits} or auto"
         )
     if fits == "fpn":
-        return FPN(in_channels=in_channels, channels=channels, norm=norm, separable=separable)
+        return FPN(
+            in_channels=in_channels,
+            channels=channels,
+            norm=norm,
+            separable=separable,
+            connections=connections,
+            path_augmentation=path_augmentation,
+        )
+    if connections != "both" or path_augmentation:
+        raise UserError(
+            "model.fpn.connections and path_augmentation need a pyramid of several maps, but this "
+            "backbone has one: leave them out"
+        )
     return SimpleFPN(
         in_channels=in_channels[0],
         stride=strides[0],
@@ -52,6 +67,9 @@ def build_fpn(
         norm=norm or "layer",
         separable=separable,
     )
+
+
+CONNECTIONS = ("both", "lateral", "top_down")
 
 
 class FPN(nn.Module):
@@ -63,6 +81,12 @@ class FPN(nn.Module):
         channels: of every level of the pyramid.
         norm: after each convolution (see norms.py); None: none.
         separable: the output convolutions are depthwise separable (see norms.py).
+        connections: both: a level is its own map and the coarser levels; lateral: its own map
+            alone (table 1 d of the paper); top_down: below the coarsest, the coarser levels alone
+            (table 1 e).
+        path_augmentation: with the bottom-up path of PANet (Liu et al. 2018, section 3.1): each
+            level adds the finer one through a 3x3 convolution of stride 2, and another 3x3
+            convolution follows, each with a ReLU.
     """
 
     def __init__(
@@ -72,17 +96,25 @@ class FPN(nn.Module):
         channels: int,
         norm: str | None = None,
         separable: bool = False,
+        connections: str = "both",
+        path_augmentation: bool = False,
     ) -> None:
         super().__init__()
+        check_choice(CONNECTIONS, model__fpn__connections=connections)
+        check_flag(model__fpn__path_augmentation=path_augmentation)
         check_list(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
         check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
         check_choice(HEAD_NORMS, True, model__fpn__norm=norm)
         check_flag(model__fpn__separable=separable)
-        self.channels = channels
-        self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in in_channels)
+        self.channels, self.connections = channels, connections
+        inputs = in_channels[-1:] if connections == "top_down" else in_channels
+        self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in inputs)
         self.output = nn.ModuleList(
             conv(channels, channels, 3, norm, separable=separable) for _ in in_channels
         )
+        steps = range(len(in_channels) - 1 if path_augmentation else 0)
+        self.down = nn.ModuleList(conv(channels, channels, 3, norm, stride=2) for _ in steps)
+        self.joined = nn.ModuleList(conv(channels, channels, 3, norm) for _ in steps)
         for layer in dense_convs(self):
             nn.init.kaiming_uniform_(layer.weight, a=1)
             if layer.bias is not None:
@@ -90,12 +122,21 @@ class FPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[c2, c3, c4, c5] -> [p2, p3, p4, p5, p6], each B C H/s W/s with s = 4, 8, 16, 32, 64."""
-        merged = [lateral(c) for lateral, c in zip(self.lateral, maps, strict=True)]
-        # Top-down: add the coarser map, upsampled by two.
+        merged: list[Tensor] = [self.lateral[-1](maps[-1])]
         for level in range(len(maps) - 2, -1, -1):
-            merged[level] = merged[level] + enlarge(merged[level + 1], maps[level].shape[-2:])
+            merged.insert(0, self._merge(level, maps[level], merged[0]))
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
+        for level, (down, joined) in enumerate(zip(self.down, self.joined, strict=True)):
+            finer = F.relu(down(pyramid[level]))
+            pyramid[level + 1] = F.relu(joined(pyramid[level + 1] + finer))
         return with_p6(pyramid)
+
+    def _merge(self, level: int, own: Tensor, coarser: Tensor) -> Tensor:
+        """Top-down: the lateral map of a level, and the coarser map, upsampled by two."""
+        if self.connections == "lateral":
+            return self.lateral[level](own)
+        larger = enlarge(coarser, own.shape[-2:])
+        return larger if self.connections == "top_down" else self.lateral[level](own) + larger
 
 
 class SimpleFPN(nn.Module):

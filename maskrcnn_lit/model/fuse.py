@@ -32,7 +32,7 @@ def for_inference(model: MaskRCNN) -> MaskRCNN:
     """
     model.eval().requires_grad_(False)
     for part in (model.backbone, model.fpn, model.rpn, model.box_head, model.mask_head):
-        if type(part) in IN_ORDER:
+        if part is not None and type(part) in IN_ORDER:
             fold_norms(part)
     if model.mean.device.type != "cpu" or not torch.backends.nnpack.is_available():
         return model.to(memory_format=torch.channels_last)

@@ -54,6 +54,21 @@ def mask_loss(
     these shares. None: all pixels count.
     """
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return _over_masks(loss, valid, counted)
+
+
+def multinomial_mask_loss(
+    logs: Tensor, targets: Tensor, valid: Tensor, counted: Tensor | None = None
+) -> Tensor:
+    """As `mask_loss`, but classes and background compete in each pixel (table 2b): S 2 m m log
+    probabilities of the mask's class and of the background; a pixel outside of the mask is
+    background.
+    """
+    return _over_masks(-(targets * logs[:, 0] + (1 - targets) * logs[:, 1]), valid, counted)
+
+
+def _over_masks(loss: Tensor, valid: Tensor, counted: Tensor | None) -> Tensor:
+    """S m m losses of pixels -> their mean."""
     if counted is None:
         loss = loss.mean(dim=(1, 2))
     else:

@@ -6,6 +6,7 @@ crop side.
 """
 
 import inspect
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from torchvision.ops import roi_align
 
 from maskrcnn_lit.errors import UserError, check_choice, check_flag, check_whole
 from maskrcnn_lit.model.boxes import full_precision
-from maskrcnn_lit.model.losses import mask_loss
+from maskrcnn_lit.model.losses import mask_loss, multinomial_mask_loss
 from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_DEPTH, MAX_POOL, MAX_WIDTH, conv, dense_convs
 from maskrcnn_lit.model.sampling import MAX_SAMPLE
+
+ACTIVATIONS = ("sigmoid", "softmax")
 
 _ALL_VOID = 1e-4  # a pixel of which less counts does not count
 
@@ -32,6 +35,11 @@ class MaskHead(nn.Module):
         separable: they are depthwise separable (see norms.py).
         pool: side of the region features; the mask's side is twice that.
         num_classes: K.
+        activation: sigmoid: a mask of its own for each class (section 3); softmax: in each pixel
+            the classes and the background compete (table 2b of the paper).
+        class_agnostic: one mask for all classes (section 4.2).
+        fcs: fully connected layers of `width` in place of all convolutions, and a last one that
+            gives every pixel (table 2e); 0: convolutions.
         slots: maximum number of regions per image, on average over a batch, whose masks are trained
             in a step (see `MaskRCNN.with_masks`); None: as many as may be sampled.
     """
@@ -47,8 +55,14 @@ class MaskHead(nn.Module):
         norm: str | None = None,
         slots: int | None = None,
         separable: bool = False,
+        activation: str = "sigmoid",
+        class_agnostic: bool = False,
+        fcs: int = 0,
     ) -> None:
         super().__init__()
+        check_choice(ACTIVATIONS, model__mask_head__activation=activation)
+        check_flag(model__mask_head__class_agnostic=class_agnostic)
+        check_whole(0, MAX_DEPTH, model__mask_head__fcs=fcs)
         check_whole(1, MAX_WIDTH, model__num_classes=num_classes)
         check_whole(
             1, MAX_WIDTH, model__mask_head__channels=channels, model__mask_head__width=width
@@ -59,25 +73,39 @@ class MaskHead(nn.Module):
         check_flag(model__mask_head__separable=separable)
         if slots is not None:
             check_whole(1, MAX_SAMPLE, model__mask_head__slots=slots)
-        self.slots = slots
-        inputs = [channels, *[width] * (depth - 1)]
-        self.convs = nn.ModuleList(conv(c, width, 3, norm, separable=separable) for c in inputs)
-        self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
-        self.logits = nn.Conv2d(width, num_classes, 1)
+        self.slots, self.activation, self.class_agnostic = slots, activation, class_agnostic
         self.pool, self.mask_size = pool, 2 * pool
-        self.needs_positives = norm in (
-            "batch",
-            "sync",
-        )  # else its statistics would include other regions
-        for layer in (*dense_convs(self.convs), self.deconv):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        count = 1 if class_agnostic else num_classes
+        count += activation == "softmax"  # the background comes first
+        self.fcs = nn.ModuleList()
+        self.needs_positives = False
+        if fcs:
+            sides = [channels * pool**2, *[width] * fcs]
+            self.fcs.extend(nn.Linear(*pair) for pair in pairwise(sides))
+            self.logits: nn.Conv2d | nn.Linear = nn.Linear(width, count * self.mask_size**2)
+        else:
+            self.needs_positives = norm in (
+                "batch",
+                "sync",
+            )  # else its statistics would include other regions
+            inputs = [channels, *[width] * (depth - 1)]
+            self.convs = nn.ModuleList(conv(c, width, 3, norm, separable=separable) for c in inputs)
+            self.deconv = nn.ConvTranspose2d(width, width, 2, stride=2)
+            self.logits = nn.Conv2d(width, count, 1)
+            for layer in (*dense_convs(self.convs), self.deconv):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         nn.init.normal_(self.logits.weight, std=0.001)  # initial mask probabilities are 0.5
         nn.init.zeros_(self.logits.get_parameter("bias"))
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class."""
+        """R C pool pool and R int64 labels (1..K) -> R m m logits of each region's own class; with
+        softmax R 2 m m, log probabilities of the class and of the background.
+        """
+        channel = torch.zeros_like(labels) if self.class_agnostic else (labels - 1).clamp(min=0)
+        if len(self.fcs):
+            return self._chosen(self._connected(features), channel)
         for layer in self.convs:
             features = F.relu(layer(features), inplace=True)
         # Each cell becomes 2 x 2 cells without overlap, so the deconvolution and the next layer are
@@ -87,15 +115,37 @@ class MaskHead(nn.Module):
         hidden = F.relu(
             F.linear(cells, weight, self.deconv.get_parameter("bias").repeat(4)), inplace=True
         )
+        if self.activation == "softmax":
+            wide = hidden.view(*cells.shape[:3], 2, 2, -1).permute(0, 5, 1, 3, 2, 4)
+            return self._chosen(self.logits(wide.flatten(4).flatten(2, 3)), channel)
         hidden = hidden.view(len(cells), 4 * self.pool**2, -1)  # R (p p 2 2) O
         # Only the channel of the region's class is needed: one row of the 1x1 convolution per
         # region.
-        channel = (labels - 1).clamp(min=0)
         row = self.logits.weight.flatten(1)[channel]  # K O 1 1 -> R O
         bias = torch.index_select(self.logits.get_parameter("bias"), 0, channel)
         logits = full_precision(torch.bmm(hidden, row[..., None])[..., 0] + bias[:, None])
         fine = logits.view(-1, self.pool, self.pool, 2, 2).permute(0, 1, 3, 2, 4)  # R p 2 p 2
         return fine.reshape(-1, self.mask_size, self.mask_size)
+
+    def _connected(self, features: Tensor) -> Tensor:
+        """R C pool pool -> R K' m m: every pixel from fully connected layers."""
+        hidden = features.permute(0, 2, 3, 1).flatten(1)
+        for layer in self.fcs:
+            hidden = F.relu(layer(hidden))
+        return self.logits(hidden).view(len(features), -1, self.mask_size, self.mask_size)
+
+    def _chosen(self, every: Tensor, channel: Tensor) -> Tensor:
+        """Of R K' m m scores what `forward` gives, for the R classes `channel`, from 0."""
+        region = torch.arange(len(every), device=every.device)
+        every = full_precision(every)
+        if self.activation == "sigmoid":
+            return every[region, channel]
+        logs = every.log_softmax(dim=1)
+        return torch.stack([logs[region, channel + 1], logs[:, 0]], dim=1)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """The output of `forward` -> R m m in [0, 1]."""
+        return logits.sigmoid() if self.activation == "sigmoid" else logits[:, 0].exp()
 
     def losses(
         self,
@@ -104,10 +154,12 @@ class MaskHead(nn.Module):
         positive: Tensor,
         counted: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """R m m logits and targets in [0, 1], R bool: the regions that count -> the loss by name, a
-        mean over these regions. counted: R m m, see `without_void`; None: there is no void.
+        """The output of `forward`, R m m targets in [0, 1], R bool: the regions that count -> the
+        loss by name, a mean over these regions. counted: R m m, see `without_void`; None: there is
+        no void.
         """
-        return {"mask": mask_loss(logits, targets, positive, counted)}
+        loss = mask_loss if self.activation == "sigmoid" else multinomial_mask_loss
+        return {"mask": loss(logits, targets, positive, counted)}
 
 
 @torch.no_grad()

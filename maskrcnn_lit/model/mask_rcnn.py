@@ -33,13 +33,14 @@ from maskrcnn_lit.model.mask_iou import MaskIoUHead, mask_iou_targets
 from maskrcnn_lit.model.matching import take
 from maskrcnn_lit.model.occluder import OccluderHead, occluder_targets
 from maskrcnn_lit.model.point_head import STEPS, PointHead, logits_at, places
-from maskrcnn_lit.model.roi_align import RoIs, roi_align, sample_points
+from maskrcnn_lit.model.roi_align import KINDS, RoIs, roi_align, sample_points
 from maskrcnn_lit.model.rpn import RPN, AnchorSample, Prediction
 from maskrcnn_lit.model.sampling import scramble
 from maskrcnn_lit.model.suppression import BOX_NMS, Suppression, suppress_masks
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 
 MAX_POINTS = 32  # maximum sampling_ratio of RoIAlign
+ROI_OPTIONS = ("points", "aligned", "kind", "level")
 REFINEMENTS = ("points",)  # model.mask_refine
 
 
@@ -53,7 +54,8 @@ class Output(NamedTuple):
     counts: dict[str, Tensor]  # the size of the sample of each loss; for 0 the loss is 0
     detections: (
         dict[str, Tensor] | None
-    )  # boxes B D 4, scores B D, labels B D, masks B D m m, valid B D, perhaps exclusive B D
+    )  # boxes B D 4, scores B D, labels B D, masks B D m m if it has a mask head, valid B D,
+    # perhaps exclusive B D
     box_labels: (
         Tensor | None
     )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
@@ -72,9 +74,11 @@ class MaskRCNN(nn.Module):
         anchors: of each level of the pyramid.
         rpn: anchors -> proposals.
         box_head: proposals -> classes and boxes.
-        mask_head: boxes -> masks.
+        mask_head: boxes -> masks; None: boxes alone, Faster R-CNN (table 3 of the paper).
         points: sampling_ratio of RoIAlign: samples per side of a bin (roi_align.py).
         aligned: whether RoIAlign shifts by half a pixel.
+        kind: align, warp or pool (roi_align.py).
+        level: 2..5: all regions read this level of the pyramid; None: each the one that fits.
         suppression: of detections in evaluation mode.
         weights: the initial weights of training (convert.py): a published name, a file, a run. The
             model only stores the name and does not load them. None or "none": random weights.
@@ -97,9 +101,11 @@ class MaskRCNN(nn.Module):
         anchors: Anchors,
         rpn: RPN,
         box_head: BoxHead,
-        mask_head: MaskHead,
+        mask_head: MaskHead | None,
         points: int = 2,
         aligned: bool = False,
+        kind: str = "align",
+        level: int | None = None,
         suppression: Suppression = BOX_NMS,
         weights: str | None = None,
         mask_iou: MaskIoUHead | None = None,
@@ -111,6 +117,9 @@ class MaskRCNN(nn.Module):
         check_list(0.001, 1, 3, model__std=std)
         check_whole(0, MAX_POINTS, model__roi_align__points=points)
         check_flag(model__roi_align__aligned=aligned)
+        check_choice(KINDS, model__roi_align__kind=kind)
+        if level is not None:
+            check_whole(2, 5, model__roi_align__level=level)
         check_text(model__weights=weights)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -128,18 +137,23 @@ class MaskRCNN(nn.Module):
         self.choices: tuple[Suppression, ...] = ()
         # of the levels that RoIAlign uses: p2..p5
         self.strides: list[int] = getattr(fpn, "strides", None) or levels(backbone)[1]
+        self.kind, self.level = kind, level
 
     def set_suppression(self, suppression: Suppression) -> None:
         """Change the suppression of detections; no weight depends on it. Raises UserError for
-        values of the wrong kind.
+        values of the wrong kind, and for those that need masks of a model without them.
         """
         self.suppression = suppression.checked()
+        if self.mask_head is None:
+            _refuse_masks({"nms": suppression.of_masks, "exclusive": suppression.exclusive})
         # a class of the user may be the head: it need not know of it
         self.box_head.suppression = self.suppression
 
     @property
     def mask_size(self) -> int:
-        """The side of the masks of detections."""
+        """The side of the masks of detections; 0 without a mask head."""
+        if self.mask_head is None:
+            return 0
         side = int(self.mask_head.mask_size)
         return side if self.mask_refine is None else side * 2**STEPS
 
@@ -228,9 +242,9 @@ class MaskRCNN(nn.Module):
         regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
         """The losses of the RPN and of both heads, the sample size of each, and the number of
-        positives without a mask slot.
+        positives without a mask slot (None without a mask head).
         """
         rpn = self.rpn.losses(prediction, chosen)
         heads, counts, dropped = self.head_losses(pyramid, regions, batch, static_shapes)
@@ -253,30 +267,45 @@ class MaskRCNN(nn.Module):
         regions: SampledRegions,
         batch: Batch,
         static_shapes: bool = False,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor | None]:
         """The losses of the heads on the sampled regions, the sample size of each, and the number
-        of positives without a mask slot.
+        of positives without a mask slot (None without a mask head).
         """
         every = self.regions(regions.boxes, self.box_head.pool)
+        if self.mask_head is None:
+            (features,) = self.align(pyramid, [every])
+            return *self.box_losses(pyramid, features, regions, batch, static_shapes), None
         wanted = regions.positive
         if "masked" in batch:  # objects without a mask have box losses alone
             wanted = wanted & take(batch["masked"], regions.instance)
         chosen = self.with_masks(wanted, static_shapes)
         masked = RoIs(every.boxes[chosen], every.image[chosen], self.mask_head.pool)
         box_features, mask_features = self.align(pyramid, [every, masked])
-
-        logits, deltas = self.box_head(scaled(box_features, len(stages(self.box_head))))
-        losses = self.box_head.losses(logits, deltas, regions, batch)
-        counts = dict.fromkeys(losses, regions.valid.sum())
-        pool = partial(self.pool, pyramid, size=self.box_head.pool)
-        later, sizes = later_losses(self.box_head, pool, deltas, regions, batch, static_shapes)
-        losses, counts = losses | later, counts | sizes
+        losses, counts = self.box_losses(pyramid, box_features, regions, batch, static_shapes)
 
         positive = wanted.flatten()[chosen]
         mask_losses, mask_counts = self.mask_losses(
             pyramid, mask_features, masked, chosen, positive, regions, batch
         )
         return losses | mask_losses, counts | mask_counts, wanted.sum() - positive.sum()
+
+    def box_losses(
+        self,
+        pyramid: Sequence[Tensor],
+        features: Tensor,
+        regions: SampledRegions,
+        batch: Batch,
+        static_shapes: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of the box head, of all of its stages, and the sample size of each. features:
+        (B S) C pool pool, of the regions.
+        """
+        logits, deltas = self.box_head(scaled(features, len(stages(self.box_head))))
+        losses = self.box_head.losses(logits, deltas, regions, batch)
+        counts = dict.fromkeys(losses, regions.valid.sum())
+        pool = partial(self.pool, pyramid, size=self.box_head.pool)
+        later, sizes = later_losses(self.box_head, pool, deltas, regions, batch, static_shapes)
+        return losses | later, counts | sizes
 
     def mask_losses(
         self,
@@ -291,9 +320,12 @@ class MaskRCNN(nn.Module):
         """The losses of the mask head and its optional parts on the `masked` regions, and the
         sample size of each. chosen: their indices into (B S). positive: which of them count.
         """
+        head = self.mask_head
+        if head is None:
+            return {}, {}
         labels = regions.labels.flatten()[chosen]
         occluder = None if self.occluder is None else self.occluder(features)
-        logits = self.mask_head(features if occluder is None else features + occluder, labels)
+        logits = head(features if occluder is None else features + occluder, labels)
         instance = (
             regions.instance.flatten()[chosen] + masked.image * batch["labels"].shape[1]
         )  # into (B G)
@@ -305,7 +337,7 @@ class MaskRCNN(nn.Module):
             targets, counted = without_void(targets, boxes, masked.image, batch["void"])
             positive = positive & (counted > 0).any(dim=2).any(dim=1)
         shares = () if counted is None else (counted,)
-        losses = self.mask_head.losses(logits, targets, positive, *shares)
+        losses = head.losses(logits, targets, positive, *shares)
         if self.mask_refine is not None:
             slot = chosen % regions.labels.shape[1]
             seeds = scramble(batch["seeds"])[masked.image] + slot
@@ -402,10 +434,24 @@ class MaskRCNN(nn.Module):
 
     def align(self, pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
         """Features R C size size of each of the `wanted`, from p2..p5."""
-        levels = pyramid[: len(self.strides)]
+        levels, strides = self.sources(pyramid)
         return roi_align(
-            levels, wanted, strides=self.strides, points=self.points, aligned=self.aligned
+            levels,
+            wanted,
+            strides=strides,
+            points=self.points,
+            aligned=self.aligned,
+            kind=self.kind,
         )
+
+    def sources(self, pyramid: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[int]]:
+        """The levels that regions read, and their strides: p2..p5, or one of them."""
+        own = (
+            slice(len(self.strides))
+            if self.level is None
+            else slice(self.level - 2, self.level - 1)
+        )
+        return pyramid[own], self.strides[own]
 
     def features_at(self, pyramid: Sequence[Tensor], regions: RoIs, points: Tensor) -> Tensor:
         """The finest map at R N 2 points (x and y from 0 to 1 in each of the R regions), bilinear:
@@ -480,9 +526,9 @@ class MaskRCNN(nn.Module):
         detections: dict[str, Tensor],
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
-        """Detections of the box head with "masks", B D m m in [0, 1], of the mask head, and where
-        they are to be refined, with its logits, "coarse"; on the CPU without the slots that no
-        image needs.
+        """Detections of the box head with "masks", B D m m in [0, 1], of the mask head, if there is
+        one, and where they are to be refined, with its logits, "coarse"; on the CPU without the
+        slots that no image needs.
         """
         valid = detections["valid"]
         if can_sync(valid, static_shapes):
@@ -490,11 +536,15 @@ class MaskRCNN(nn.Module):
                 1, int(detections["valid"].sum(dim=1).max())
             )  # masks of detected boxes only, not of empty slots
             detections = {key: value[:, :most] for key, value in detections.items()}
+        head = self.mask_head
+        if head is None:
+            return detections
         labels, shape = detections["labels"].flatten(), detections["labels"].shape
-        features = self.pool(pyramid, detections["boxes"], self.mask_head.pool)
+        features = self.pool(pyramid, detections["boxes"], head.pool)
         joined = features if self.occluder is None else features + self.occluder(features)
-        coarse = self.mask_head(joined, labels)
-        detections["masks"] = coarse.sigmoid().view(*shape, *coarse.shape[1:])
+        coarse = head(joined, labels)
+        probabilities = getattr(head, "probabilities", torch.sigmoid)(coarse)
+        detections["masks"] = probabilities.view(*shape, *probabilities.shape[1:])
         if self.mask_refine is not None:
             detections["coarse"] = coarse.view(*shape, *coarse.shape[1:])
         if self.mask_iou is not None:
@@ -561,7 +611,7 @@ def build_mask_rcnn(
     rpn: Callable[..., RPN],
     roi_align: Mapping[str, Any],
     box_head: Callable[..., BoxHead],
-    mask_head: Callable[..., MaskHead],
+    mask_head: Callable[..., MaskHead] | None,
     nms: str = "box",
     agnostic_nms: bool = False,
     exclusive: bool = False,
@@ -577,19 +627,25 @@ def build_mask_rcnn(
 
     Args: num_classes: K, without background. fpn, rpn, box_head, mask_head: constructors that still
     need in_channels (and strides, where they take it); channels and anchors_per_cell; channels and
-    num_classes; channels and num_classes. roi_align: points and aligned. nms, agnostic_nms,
-    exclusive: see suppression.py. weights: see MaskRCNN; nothing is loaded here. mask_iou: with a
-    mask IoU head. mask_refine: "points": with a point head. occluder: with an occluder branch.
+    num_classes; channels and num_classes. mask_head=None: a model without masks. roi_align:
+    ROI_OPTIONS. nms, agnostic_nms, exclusive: see suppression.py. weights: see MaskRCNN; nothing is
+    loaded here. mask_iou: with a mask IoU head. mask_refine: "points": with a point head. occluder:
+    with an occluder branch.
     """
     check_flag(model__mask_iou=mask_iou, model__occluder=occluder)
     check_choice(REFINEMENTS, True, model__mask_refine=mask_refine)
-    parts = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
-    for name, part in (parts | {"box_head": box_head, "mask_head": mask_head}).items():
+    parts: dict[str, Any] = {"backbone": backbone, "fpn": fpn, "anchors": anchors, "rpn": rpn}
+    parts["box_head"] = box_head
+    if mask_head is None:
+        _refuse_masks({"mask_iou": mask_iou, "mask_refine": mask_refine, "occluder": occluder})
+    else:
+        parts["mask_head"] = mask_head
+    for name, part in parts.items():
         if not callable(part):
             raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
-    if not isinstance(roi_align, Mapping) or not set(roi_align) <= {"points", "aligned"}:
+    if not isinstance(roi_align, Mapping) or not set(roi_align) <= set(ROI_OPTIONS):
         raise UserError(
-            f"model.roi_align={roi_align} must have exactly the entries points and aligned"
+            f"model.roi_align={roi_align} must have no other entries than {', '.join(ROI_OPTIONS)}"
         )
     channels, strides = levels(backbone)
     takes = inspect.signature(fpn).parameters
@@ -603,7 +659,12 @@ def build_mask_rcnn(
     sizes = {"channels": width, "num_classes": num_classes}
     proposals = rpn(channels=width, anchors_per_cell=len(anchors.ratios))
     boxes = with_stages(box_head(**sizes), partial(box_head, **sizes))
-    masks = mask_head(**sizes)
+    masks = None if mask_head is None else mask_head(**sizes)
+    if getattr(masks, "activation", None) == "softmax" and (mask_iou or mask_refine):
+        raise UserError(
+            "model.mask_head.activation=softmax has no logits for model.mask_iou and "
+            "model.mask_refine: use sigmoid, or leave these out"
+        )
     return MaskRCNN(
         mean=mean,
         std=std,
@@ -617,7 +678,17 @@ def build_mask_rcnn(
         suppression=Suppression(nms, agnostic_nms, exclusive),
         weights=weights,
         # The optional parts come last: without them, all weights are the same.
-        mask_iou=MaskIoUHead(**sizes, pool=masks.pool) if mask_iou else None,
+        mask_iou=MaskIoUHead(**sizes, pool=masks.pool) if mask_iou and masks else None,
         mask_refine=PointHead(**sizes) if mask_refine else None,
         occluder=OccluderHead(channels=width) if occluder else None,
     )
+
+
+def _refuse_masks(options: Mapping[str, Any]) -> None:
+    """Raise UserError for the first of `options` (name -> value) that is set: it needs masks."""
+    for name, value in options.items():
+        if value:
+            raise UserError(
+                f"model.{name} needs masks, and model.mask_head=null makes none: leave out "
+                f"model.{name}, or use a mask head"
+            )

@@ -152,9 +152,16 @@ def replace_norms(module: nn.Module, kind: str, eps: float | None = None) -> Non
 
 
 def conv(
-    inputs: int, outputs: int, size: int, norm: str | None, *, separable: bool = False
+    inputs: int,
+    outputs: int,
+    size: int,
+    norm: str | None,
+    *,
+    separable: bool = False,
+    stride: int = 1,
 ) -> nn.Module:
-    """A convolution that keeps the size; with a norm it is a pair, and the convolution has no bias.
+    """A convolution that keeps the size, or divides it by `stride`; with a norm it is a pair, and
+    the convolution has no bias.
 
     separable: instead of one a convolution of each channel alone, size x size, and one of all
     channels, 1 x 1 (Howard et al. 2017), with nothing between them (Tan et al. 2020, EfficientDet).
@@ -164,6 +171,7 @@ def conv(
         inputs,
         outputs,
         1 if separable else size,
+        stride=stride,
         padding=0 if separable else size // 2,
         bias=norm is None,
     )

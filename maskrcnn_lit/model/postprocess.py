@@ -17,8 +17,8 @@ from maskrcnn_lit.model.paste_masks import masks_to_rle
 
 def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
     """One dict per image: image_id int, boxes R 4 float32 (x1 y1 x2 y2 in the original image's
-    pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}. Sorted
-    by descending score.
+    pixels), scores R, labels R (1..K), masks: R COCO RLEs {"size": [H, W], "counts": bytes}
+    if the model has a mask head. Sorted by descending score.
 
     Of detections that are marked `exclusive` (B D bool), a pixel belongs to the one with the
     highest score; one that loses all of its pixels is left out.
@@ -38,8 +38,9 @@ def to_original(detections: dict[str, Tensor], batch: Batch) -> list[dict[str, A
             "boxes": boxes.numpy(),
             "scores": filled["scores"][i][valid].numpy(),
             "labels": filled["labels"][i][valid].numpy(),
-            "masks": masks_to_rle(filled["masks"][i][valid], boxes, height, width),
         }
+        if "masks" in filled:
+            image["masks"] = masks_to_rle(filled["masks"][i][valid], boxes, height, width)
         exclusive = "exclusive" in filled and bool(filled["exclusive"][i].any())
         images.append(without_overlap(image) if exclusive else image)
     return images

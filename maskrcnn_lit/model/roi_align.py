@@ -14,6 +14,8 @@ import torch.nn.functional as F
 import torchvision.ops
 from torch import Tensor
 
+KINDS = ("align", "warp", "pool")  # the three of table 2c of the paper
+
 CANONICAL_SIDE, CANONICAL_LEVEL = 224, 4  # FPN, equation 1: a region of 224 pixels uses p4
 
 
@@ -39,6 +41,7 @@ def roi_align(
     strides: Sequence[int],
     points: int = 2,
     aligned: bool = False,
+    kind: str = "align",
 ) -> list[Tensor]:
     """p2.., each B C h w -> R C s s for each entry of `wanted`: one call for both heads stores one
     gradient.
@@ -52,17 +55,20 @@ def roi_align(
     Detectron2; this depends on the data, so it uses torchvision's operator for each level. aligned:
     cell centers are at half-integer coordinates, and a region may be smaller than a cell
     (Detectron2); otherwise at the corners, and a region is at least one cell wide (the original
-    RoIAlign, and torchvision's models).
+    RoIAlign, and torchvision's models). kind: align; warp: the same on regions that are rounded to
+    whole cells (RoIWarp as the paper has it: bilinear, not aligned; see `whole_cells`); pool: the
+    largest cell of each bin of such a region, with bins of whole cells (RoIPool, Girshick 2015),
+    also by torchvision's operator. Warp and pool do not use `aligned`.
     """
-    if points == 0:
-        return [_as_many_as_cells(pyramid, regions, strides, aligned) for regions in wanted]
+    if points == 0 or kind == "pool":
+        return [_by_level(pyramid, regions, strides, aligned, kind) for regions in wanted]
     rows = torch.cat(
         [p.permute(0, 2, 3, 1).reshape(-1, p.shape[1]) for p in pyramid]
     )  # (B h w of each level) C
     with torch.no_grad():
         cells = tuple((len(p), p.shape[-2], p.shape[-1]) for p in pyramid)
         layout = _constant_layout(cells, tuple(strides), rows.device)
-        tables = [_rows_and_weights(layout, regions, points, aligned) for regions in wanted]
+        tables = [_rows_and_weights(layout, regions, points, aligned, kind) for regions in wanted]
         index, weight = (torch.cat(parts) for parts in zip(*tables, strict=True))
         # A GPU sorts the indices in the backward pass, so smaller integers are faster.
         index = index.to(index_type(len(rows)))
@@ -104,9 +110,25 @@ def index_type(rows: int) -> torch.dtype:
     return torch.int32 if rows <= torch.iinfo(torch.int32).max else torch.int64
 
 
-def _as_many_as_cells(
-    pyramid: Sequence[Tensor], wanted: RoIs, strides: Sequence[int], aligned: bool
+def whole_cells(scaled: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
+    """Regions R 4 in cells of a map of height x width -> R 4, from the first to the last cell of
+    each, as RoIPool rounds them; cell i extends from i - 0.5 to i + 0.5.
+    """
+    cells = torch.floor(scaled + 0.5).clamp(min=0)
+    limits = [torch.as_tensor(side, device=scaled.device) - 1 for side in (width, height)]
+    parts = []
+    for axis, limit in enumerate(limits):
+        first = torch.minimum(cells[:, axis], limit)
+        last = torch.maximum(torch.minimum(cells[:, axis + 2], limit), first)
+        parts.append((first - 0.5, last + 0.5))
+    (left, right), (top, bottom) = parts
+    return torch.stack([left, top, right, bottom], dim=1)
+
+
+def _by_level(
+    pyramid: Sequence[Tensor], wanted: RoIs, strides: Sequence[int], aligned: bool, kind: str
 ) -> Tensor:
+    """RoIAlign with as many samples as cells, or RoIPool: torchvision's operator of each level."""
     boxes, image, size = wanted
     level, rois = (
         level_of(boxes, len(strides)),
@@ -115,9 +137,15 @@ def _as_many_as_cells(
     out = pyramid[0].new_zeros(len(boxes), pyramid[0].shape[1], size, size)
     for number, (features, stride) in enumerate(zip(pyramid, strides, strict=True)):
         here = (level == number).nonzero()[:, 0]
-        pooled = torchvision.ops.roi_align(
-            features, rois[here].to(features.dtype), size, 1 / stride, 0, aligned
-        )
+        own, scale = rois[here].to(features.dtype), 1 / stride
+        if kind == "pool":
+            pooled = torchvision.ops.roi_pool(features, own, size, scale)
+        elif kind == "warp":
+            cells = whole_cells(own[:, 1:] * scale, *features.shape[-2:])
+            own = torch.cat([own[:, :1], cells], dim=1)
+            pooled = torchvision.ops.roi_align(features, own, size, 1.0, 0, False)
+        else:
+            pooled = torchvision.ops.roi_align(features, own, size, scale, 0, aligned)
         out = out.index_copy(0, here, pooled)
     return out
 
@@ -144,15 +172,17 @@ def _layout(
 
 
 def _rows_and_weights(
-    layout: Tensor, wanted: RoIs, points: int, aligned: bool
+    layout: Tensor, wanted: RoIs, points: int, aligned: bool, kind: str
 ) -> tuple[Tensor, Tensor]:
     """The rows of the table and their weights: both (R s s) (n 2 n 2)."""
     boxes, image, size = wanted
     regions = len(boxes)
     height, width, start, stride = layout[:, level_of(boxes, layout.shape[1])]  # R of each
     first = start + image * height * width  # R: the first row of this image's map at the level
-    scaled = boxes / stride[:, None] - (0.5 if aligned else 0)
-    least = 0 if aligned else 1
+    if kind == "warp":
+        scaled, least = whole_cells(boxes / stride[:, None], height, width), 0
+    else:
+        scaled, least = boxes / stride[:, None] - (0.5 if aligned else 0), 0 if aligned else 1
     y, y_weight = _neighbors(scaled[:, 1], scaled[:, 3], height, size, points, least)
     x, x_weight = _neighbors(scaled[:, 0], scaled[:, 2], width, size, points, least)
 

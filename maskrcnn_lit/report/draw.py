@@ -197,7 +197,7 @@ def detections_to_draw(
     selected = np.flatnonzero(np.asarray(detections["scores"]) >= score_threshold).tolist()
     return {
         "boxes": np.asarray(detections["boxes"]).reshape(-1, 4)[selected],
-        "masks": [detections["masks"][r] for r in selected],
+        "masks": [detections["masks"][r] for r in selected] if "masks" in detections else [],
         "names": [names[int(detections["labels"][r]) - 1] for r in selected],
         "scores": np.asarray(detections["scores"])[selected],
     }

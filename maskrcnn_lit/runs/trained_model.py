@@ -51,6 +51,9 @@ OPTIONS = (
         "anchors.measured_strides",
         "roi_align.points",
         "roi_align.aligned",
+        "roi_align.kind",
+        "roi_align.level",
+        "mask_head.activation",
     ),
     *("box_head.box_weights",),
 )
@@ -76,9 +79,23 @@ ARCHITECTURE = (
         "box_head.fcs",
         "box_head.cascade",
     ),
-    *("mask_head.width", "mask_head.depth", "mask_head.norm"),
+    *("fpn.connections", "fpn.path_augmentation"),
+    *("mask_head.width", "mask_head.depth", "mask_head.norm", "mask_head.fcs"),
+    *("mask_head.class_agnostic", "mask_head.activation"),
     *("mask_iou", "mask_refine", "occluder"),
 )
+
+# The value of options that a config of an earlier version does not have, or one of another part.
+ABSENT: dict[str, Any] = {
+    **dict.fromkeys(("backbone.stride_in_1x1", "mask_iou", "occluder"), False),
+    **dict.fromkeys(("fpn.path_augmentation", "mask_head.class_agnostic"), False),
+    **{
+        "fpn.connections": "both",
+        "roi_align.kind": "align",
+        "mask_head.activation": "sigmoid",
+        "mask_head.fcs": 0,
+    },
+}
 
 _STAGES = "roi_heads.box_predictor"  # of Detectron2; those of its cascade have numbers
 
@@ -406,4 +423,4 @@ def _differences(here: DictConfig, there: Any, options: Sequence[str]) -> list[s
 def _pick(tree: Any, option: str) -> Any:
     for key in option.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
-    return False if tree is None and option.endswith(("1x1", "mask_iou", "occluder")) else tree
+    return ABSENT.get(option) if tree is None else tree

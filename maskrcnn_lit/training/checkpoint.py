@@ -69,7 +69,8 @@ def load_plain(path: Path) -> dict[str, Any]:
 def load_sound(path: Path) -> dict[str, Any]:
     """`load_plain` of a checkpoint to train on; UserError too if its weights are not finite."""
     checkpoint = load_plain(path)
-    check_finite(checkpoint.get("state_dict", {}), path)
+    for name in ("state_dict", "current_model_state"):  # the second with trainer.ema
+        check_finite(checkpoint.get(name, {}), path)
     return checkpoint
 
 

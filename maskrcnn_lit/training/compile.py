@@ -92,6 +92,8 @@ def obstacle(model: MaskRCNN, device: torch.device) -> str | None:
             "model.roi_align.points=0 uses as many points as a bin has cells, which depends on "
             "the data"
         )
+    if model.kind == "pool":
+        return "model.roi_align.kind=pool runs level by level, on as many regions as each has"
     if getattr(model.mask_head, "needs_positives", False):
         return (
             "a batch norm in the mask head must see only the positives, and their number "

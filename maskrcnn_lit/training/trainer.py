@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from maskrcnn_lit.errors import UserError, check_whole, check_within
+from maskrcnn_lit.training.average import MovingAverage
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
@@ -49,6 +50,7 @@ def build_trainer(
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
     max_time: str | None = None,
+    ema: float | None = None,
     limit_train_batches: int | None = None,
     limit_val_batches: int | None = None,
     fast_dev_run: bool = False,
@@ -56,6 +58,7 @@ def build_trainer(
     deterministic: bool | str = False,
     profiler: str | None = None,
     environment: ClusterEnvironment | None = None,
+    monitor: str = "val/mask_ap",
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
     data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
@@ -63,6 +66,7 @@ def build_trainer(
 
     environment: of the launcher that started the processes; None: a single process.
     on_stall: see `RankWatch`.
+    monitor: the metric by which best.ckpt is chosen and `patience` counts.
     UserError: a device that does not exist, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
@@ -94,7 +98,9 @@ def build_trainer(
         epochs, limit_train_batches, limit_val_batches = 1, 1, 1
     accelerator = resolve_accelerator(accelerator, devices)
     checkpoints = RunCheckpoints(
-        folder=Path(run_dir) / "checkpoints", every_n_steps=checkpoint_every_n_steps
+        folder=Path(run_dir) / "checkpoints",
+        every_n_steps=checkpoint_every_n_steps,
+        monitor=monitor,
     )
     trainer = Trainer(
         default_root_dir=run_dir,
@@ -103,7 +109,9 @@ def build_trainer(
             StopAtStep(steps=steps),
             CompileRegions(compile, total_steps),
             *callbacks,
-            StopWithoutProgress(patience=patience),
+            StopWithoutProgress(patience=patience, monitor=monitor),
+            # after callbacks that validate, before what writes checkpoints
+            *([] if ema is None else [MovingAverage(ema)]),
             checkpoints,
         ],
         logger=list(loggers),

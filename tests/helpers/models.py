@@ -34,6 +34,9 @@ def make_model(
     mask_refine: str | None = None,
     occluder: bool = False,
     cascade: tuple[float, ...] | None = None,
+    masks: bool = True,
+    mask: dict[str, Any] | None = None,
+    pyramid: dict[str, Any] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160
@@ -47,7 +50,7 @@ def make_model(
             **{"name": backbone, "norm": "batch", "freeze_at": 0, "recompute": True}
             | backbone_options
         ),
-        fpn=partial(FPN, channels=channels, norm=head_norm),
+        fpn=partial(FPN, channels=channels, norm=head_norm, **(pyramid or {})),
         anchors=Anchors(
             **{"sizes": (8, 16, 32, 64, 128), "ratios": (0.5, 1.0, 2.0), **(anchors or {})}
         ),
@@ -80,7 +83,11 @@ def make_model(
             candidates=2000,
             cascade=cascade,
         ),
-        mask_head=partial(MaskHead, width=channels, depth=depth, norm=head_norm, pool=14),
+        mask_head=partial(
+            MaskHead, width=channels, depth=depth, norm=head_norm, pool=14, **(mask or {})
+        )
+        if masks
+        else None,
         roi_align=roi_align or {},
         mask_iou=mask_iou,
         mask_refine=mask_refine,

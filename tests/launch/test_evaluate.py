@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from report_sample import Page
 from tiny_commands import (
+    MODEL,
     SIZE,
     VAL_IMAGES,
     checkpoint,
@@ -63,7 +64,7 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
         and found["checkpoint"] == "last"
         and found["data"] == "coco_json"
     )
-    assert found["overrides"] == options
+    assert found["overrides"] == options and found["weights"] == "as trained"
     assert set(found["per_class"]) == {
         entry["name"] for entry in ground_truth(strange)["categories"]
     }
@@ -100,6 +101,23 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
         low, high = found["intervals"][f"val/{kind}_ap"]
         assert low <= metrics[f"val/{kind}_ap"] <= high
         assert f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}" in printed
+
+
+def test_a_moving_average_is_what_training_and_evaluation_score(
+    strange: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    schedule = ("trainer.epochs=1", "trainer.ema=0.9", "optimizer.lr=4.0e-3")
+    run_command("train", *coco_data(strange), *MODEL, *schedule, f"run_dir={run_dir}")
+    saved = checkpoint(run_dir)
+    name = "model.box_head.classes.weight"
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+    capsys.readouterr()
+    run_command("evaluate", f"run={run_dir}", f"run_dir={tmp_path / 'scored'}", "report=false")
+    assert "weights: moving average (trainer.ema=0.9)" in capsys.readouterr().out
+    found, reached = evaluated(tmp_path / "scored"), without_time(result(run_dir)["metrics"])
+    assert found["weights"] == "moving average (trainer.ema=0.9)"
+    metrics = without_time(found["metrics"])
+    assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
 
 
 def test_roi_accuracy_as_the_study_counted(

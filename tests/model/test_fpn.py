@@ -45,6 +45,64 @@ def test_the_coarsest_map_reaches_every_level_and_the_finest_only_its_own():
         assert [g is not None and bool(g.any()) for g in gradients] == reached
 
 
+def small(**options: Any) -> tuple[FPN, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    fpn = FPN(in_channels=(2, 3, 4, 5), channels=6, **options).double()
+    sides = zip((2, 3, 4, 5), (16, 8, 4, 2), strict=True)
+    return fpn, [torch.randn(2, c, s, s, dtype=torch.float64) for c, s in sides]
+
+
+def test_tables_1_d_and_e_of_the_paper():
+    """d: without the top-down sum, each level is its own two convolutions; e: without lateral
+    connections, all levels are enlargements of the coarsest.
+    """
+    fpn, maps = small(connections="lateral")
+    for level, own in enumerate(maps):
+        expected = fpn.output[level](fpn.lateral[level](own))
+        assert torch.equal(fpn(maps)[level], expected)
+    fpn, maps = small(connections="top_down")
+    coarsest = fpn.lateral[0](maps[3])
+    assert len(fpn.lateral) == 1
+    for level in range(4):
+        larger = F.interpolate(coarsest, scale_factor=2 ** (3 - level), mode="nearest")
+        assert torch.allclose(fpn(maps)[level], fpn.output[level](larger), rtol=1e-12)
+
+
+def test_path_augmentation_by_hand():
+    """PANet, section 3.1: N2 = P2; N of a level is conv(P + conv of stride 2 (N of the finer)),
+    each convolution with a ReLU. P6 subsamples N5.
+    """
+    fpn, maps = small(path_augmentation=True)
+    plain = FPN(in_channels=(2, 3, 4, 5), channels=6).double()
+    state = fpn.state_dict()
+    plain.load_state_dict(
+        {k: v for k, v in state.items() if k.split(".")[0] in ("lateral", "output")}
+    )
+    p2, p3, p4, p5, _ = plain(maps)
+    n2, levels = p2, [p2]
+    for step, level in enumerate((p3, p4, p5)):
+        strided = F.conv2d(n2, state[f"down.{step}.weight"], state[f"down.{step}.bias"], 2, 1)
+        joined = level + strided.clamp(min=0)
+        n2 = F.conv2d(
+            joined, state[f"joined.{step}.weight"], state[f"joined.{step}.bias"], padding=1
+        ).clamp(min=0)
+        levels.append(n2)
+    found = fpn(maps)
+    assert [tuple(level.shape) for level in found] == [(2, 6, s, s) for s in (16, 8, 4, 2, 1)]
+    for own, expected in zip(found, [*levels, n2[:, :, ::2, ::2]], strict=True):
+        assert torch.allclose(own, expected, rtol=1e-12, atol=1e-12)
+    torch.stack([level.sum() for level in found]).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in fpn.parameters())
+
+
+def test_without_options_the_weights_are_drawn_as_before():
+    torch.manual_seed(0)
+    fpn = FPN(in_channels=(2, 3), channels=4)
+    names = [f"{part}.{n}" for part in ("lateral", "output") for n in (0, 1)]
+    expected = [f"{name}.{kind}" for name in names for kind in ("weight", "bias")]
+    assert [name for name, _ in fpn.named_parameters()] == expected
+
+
 @pytest.mark.parametrize("size", [(6, 8), (5, 8), (7, 9)])
 def test_enlarging_and_its_gradient_equal_interpolation(size: tuple[int, int]):
     x = torch.randn(2, 5, 3, 4).contiguous(memory_format=torch.channels_last)

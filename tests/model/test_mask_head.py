@@ -15,7 +15,7 @@ from maskrcnn_lit.model.mask_head import (
 )
 
 
-def head(**options: int) -> MaskHead:
+def head(**options: Any) -> MaskHead:
     built = MaskHead(
         **{"channels": 6, "width": 8, "depth": 2, "pool": 7, "num_classes": 5, **options}
     ).double()
@@ -45,6 +45,72 @@ def test_only_the_channel_of_the_class_is_computed_and_equals_the_whole_convolut
     theirs = torch.autograd.grad(expected, parameters, incoming)
     for own, whole in zip(ours, theirs, strict=True):
         assert torch.allclose(own, whole, rtol=1e-10, atol=1e-10)
+
+
+def softmax_masks(mask_head: MaskHead, features: torch.Tensor) -> torch.Tensor:
+    """R K+1 m m log probabilities of the background and all classes, pixel by pixel."""
+    hidden = features
+    if len(mask_head.fcs):
+        hidden = features.permute(0, 2, 3, 1).flatten(1)
+        for layer in mask_head.fcs:
+            hidden = F.relu(layer(hidden))
+        hidden = mask_head.logits(hidden).view(len(features), -1, 14, 14)
+    else:
+        for conv in mask_head.convs:
+            hidden = F.relu(conv(hidden))
+        hidden = mask_head.logits(F.relu(mask_head.deconv(hidden)))
+    shares = hidden.exp() / hidden.exp().sum(1, keepdim=True)
+    return shares.log()
+
+
+@pytest.mark.parametrize("fcs", [0, 2])
+def test_classes_and_background_compete_in_each_pixel(fcs: int):
+    """Table 2b: the loss and its gradient by definition, a multinomial of K + 1 classes."""
+    mask_head = head(activation="softmax", fcs=fcs)
+    features = torch.randn(4, 6, 7, 7, dtype=torch.float64)
+    labels, positive = torch.tensor([1, 5, 2, 0]), torch.tensor([True, True, True, False])
+    targets = (torch.rand(4, 14, 14, dtype=torch.float64) > 0.4).double()
+    output = mask_head(features.clone(), labels)
+    every = softmax_masks(mask_head, features)
+    assert every.shape == (4, 6, 14, 14) and output.shape == (4, 2, 14, 14)
+    own = every[torch.arange(4), labels.clamp(min=1)]
+    assert torch.allclose(output, torch.stack([own, every[:, 0]], 1), rtol=1e-10, atol=1e-10)
+    assert torch.allclose(mask_head.probabilities(output), own.exp(), rtol=1e-10, atol=1e-10)
+    pixels = labels[:, None, None] * targets.long()  # the class of each pixel, 0 outside
+    expected = F.nll_loss(every[:3], pixels[:3])
+    loss = mask_head.losses(output, targets, positive)["mask"]
+    assert torch.allclose(loss, expected, rtol=1e-12)
+    parameters = list(mask_head.parameters())
+    ours, theirs = (torch.autograd.grad(value, parameters) for value in (loss, expected))
+    for one, whole in zip(ours, theirs, strict=True):
+        assert one.isfinite().all() and torch.allclose(one, whole, rtol=1e-9, atol=1e-11)
+    half = torch.full_like(targets, 0.5)
+    counted = mask_head.losses(output, targets, positive, half)["mask"]
+    assert torch.allclose(counted, loss)  # the same weight everywhere
+
+
+def test_fully_connected_layers_give_every_pixel():
+    """Table 2e, left: two layers, and one that gives K masks of m x m."""
+    mask_head = head(fcs=2, width=9)
+    features, labels = torch.randn(3, 6, 7, 7, dtype=torch.float64), torch.tensor([2, 5, 1])
+    hidden = features.permute(0, 2, 3, 1).reshape(3, -1)
+    for layer in mask_head.fcs:
+        hidden = (hidden @ layer.weight.T + layer.bias).clamp(min=0)
+    every = (hidden @ mask_head.logits.weight.T + mask_head.logits.bias).view(3, 5, 14, 14)
+    found = mask_head(features, labels)
+    assert torch.allclose(found, every[torch.arange(3), labels - 1], rtol=1e-12, atol=1e-12)
+    assert [tuple(layer.weight.shape) for layer in mask_head.fcs] == [(9, 294), (9, 9)]
+    assert mask_head.mask_size == 14 and not mask_head.needs_positives
+
+
+@pytest.mark.parametrize("options", [{}, {"fcs": 1}, {"activation": "softmax"}])
+def test_a_class_agnostic_head_has_one_mask(options: dict[str, Any]):
+    mask_head = head(class_agnostic=True, **options)
+    features = torch.randn(2, 6, 7, 7, dtype=torch.float64)
+    one, other = (mask_head(features.clone(), torch.tensor(n)) for n in ([1, 2], [5, 0]))
+    assert torch.equal(one, other)
+    rows = len(mask_head.logits.weight) // (196 if options.get("fcs") else 1)
+    assert rows == (2 if options.get("activation") else 1)
 
 
 def test_other_classes_get_no_gradient():

@@ -1,3 +1,4 @@
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -189,3 +190,86 @@ def test_a_point_is_one_sample_of_an_aligned_region_without_area():
     incoming = torch.randn_like(found)
     ours, theirs = (torch.autograd.grad(f, features, incoming)[0] for f in (found, expected))
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def by_definition(maps: list[torch.Tensor], wanted: RoIs, kind: str, points: int) -> torch.Tensor:
+    """RoIPool and RoIWarp, region by region: the region is rounded to whole cells, RoIPool takes
+    the largest cell of each bin of whole cells, and RoIWarp the mean of bilinear samples.
+    """
+    rows = []
+    levels = level_of(wanted.boxes, 4).tolist()
+    for box, image, level in zip(wanted.boxes, wanted.image.tolist(), levels, strict=True):
+        cells = torch.floor(box / STRIDES[level] + 0.5).long().tolist()
+        form = largest if kind == "pool" else mean_samples
+        rows.append(form(maps[level][image], cells, wanted.size, points))
+    return torch.stack(rows)
+
+
+def largest(features: torch.Tensor, cells: list[int], s: int, points: int) -> torch.Tensor:
+    (x1, y1, x2, y2), (height, width) = cells, features.shape[1:]
+    high, wide = max(y2 - y1 + 1, 1) / s, max(x2 - x1 + 1, 1) / s
+    bins = torch.zeros(len(features), s, s, dtype=features.dtype)
+    for row in range(s):
+        for column in range(s):
+            top, low = math.floor(row * high) + y1, math.ceil((row + 1) * high) + y1
+            left, right = math.floor(column * wide) + x1, math.ceil((column + 1) * wide) + x1
+            top, low = max(top, 0), max(min(low, height), 0)
+            left, right = max(left, 0), max(min(right, width), 0)
+            part = features[:, top:low, left:right]
+            if part.numel():
+                bins[:, row, column] = part.amax((1, 2))
+    return bins
+
+
+def mean_samples(features: torch.Tensor, cells: list[int], s: int, points: int) -> torch.Tensor:
+    (x1, y1, x2, y2), (height, width) = cells, features.shape[1:]
+    x1, y1 = min(max(x1, 0), width - 1), min(max(y1, 0), height - 1)
+    x2, y2 = min(max(x2, x1), width - 1), min(max(y2, y1), height - 1)
+    bins = torch.zeros(len(features), s, s, dtype=features.dtype)
+    steps = [(n + 0.5) / points for n in range(points)]
+    for row in range(s):
+        for column in range(s):
+            ys = [y1 - 0.5 + (row + step) * (y2 - y1 + 1) / s for step in steps]
+            xs = [x1 - 0.5 + (column + step) * (x2 - x1 + 1) / s for step in steps]
+            samples = [bilinear(features, y, x) for y in ys for x in xs]
+            bins[:, row, column] = torch.stack(samples).mean(0)
+    return bins
+
+
+def bilinear(features: torch.Tensor, y: float, x: float) -> torch.Tensor:
+    """C h w at one point, whose cell centers are whole numbers; the edge counts beyond it."""
+    height, width = features.shape[1:]
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = math.floor(y), math.floor(x)
+    low, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    dy, dx = y - top, x - left
+    upper = features[:, top, left] * (1 - dx) + features[:, top, right] * dx
+    lower = features[:, low, left] * (1 - dx) + features[:, low, right] * dx
+    return upper * (1 - dy) + lower * dy
+
+
+@pytest.mark.parametrize(("kind", "points"), [("pool", 2), ("warp", 2), ("warp", 3)])
+def test_pooling_of_whole_cells_is_as_defined(kind: str, points: int):
+    maps = pyramid()
+    wanted = pooled(regions(), 3)
+    (found,) = roi_align(maps, [wanted], strides=STRIDES, points=points, kind=kind)
+    expected = by_definition(maps, wanted, kind, points)
+    assert found.shape == expected.shape and (found - expected).abs().max() < 1e-12
+    incoming = torch.randn_like(found)
+    for own, theirs in zip(
+        torch.autograd.grad(found, maps, incoming),
+        torch.autograd.grad(expected, maps, incoming),
+        strict=True,
+    ):
+        assert own.any() and (own - theirs).abs().max() < 1e-12
+
+
+def test_warping_with_as_many_samples_as_cells_is_a_mean_over_whole_cells():
+    """A bin of two cells has two samples an axis, each at the center of a cell."""
+    maps = pyramid(images=1)
+    box = torch.tensor([[8.0, 4.0, 8 + 4 * 5, 4 + 4 * 3]], dtype=torch.float64)  # cells 2..7, 1..4
+    wanted = RoIs(box, torch.zeros(1, dtype=torch.int64), 2)
+    (found,) = roi_align(maps[:1], [wanted], strides=(4,), points=0, kind="warp")
+    cells = maps[0][0, :, 1:5, 2:8]
+    expected = cells.unflatten(2, (2, 3)).unflatten(1, (2, 2)).mean((2, 4))
+    assert (found[0] - expected).abs().max() < 1e-12

@@ -50,7 +50,7 @@ from maskrcnn_lit.evaluation.analysis.confusion import confusion_matrix
 from maskrcnn_lit.evaluation.analysis.curves import Curve, best_point, class_curve, thinned
 from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_objects
 from maskrcnn_lit.evaluation.analysis.occlusion import CROWDED_FROM, occlusion_slices
-from maskrcnn_lit.evaluation.analysis.pairs import Floats, Pairs, image_pairs, kind_of
+from maskrcnn_lit.evaluation.analysis.pairs import Floats, Kind, Pairs, image_pairs, kind_of
 from maskrcnn_lit.evaluation.analysis.tide import error_shares
 from maskrcnn_lit.evaluation.analysis.worst_images import worst_images
 from maskrcnn_lit.evaluation.coco.scores import MAX_DETECTIONS, Scores, score_results
@@ -77,14 +77,22 @@ def analyze(
 
     Raises: UserError: results with unknown images or classes, or with missing fields.
     """
-    kind, names = kind_of(results), [category["name"] for category in ground_truth["categories"]]
+    names = [category["name"] for category in ground_truth["categories"]]
     if scores is None:
         limits = [min(limit, max_detections) for limit in MAX_DETECTIONS[:-1]]
         scores = score_results(
             dict(ground_truth), results, max_detections=[*limits, max_detections]
         )
+    empty: Kind = "mask" if "val/mask_ap" in scores.metrics else "box"
+    kind = kind_of(results, empty)
     pairs = list(
-        image_pairs(ground_truth, results, max_detections=max_detections, boundary=kind == "mask")
+        image_pairs(
+            ground_truth,
+            results,
+            max_detections=max_detections,
+            boundary=kind == "mask",
+            empty=empty,
+        )
     )
     judged = judge(pairs, len(names))
     boundary = (

@@ -65,9 +65,11 @@ class Pairs:
         return both * (self.labels[:, None] == theirs)
 
 
-def kind_of(results: Sequence[Mapping[str, Any]]) -> Kind:
-    """ "mask" if the results have masks (or are empty), else "box"."""
-    return "mask" if not results or any("segmentation" in entry for entry in results) else "box"
+def kind_of(results: Sequence[Mapping[str, Any]], empty: Kind = "mask") -> Kind:
+    """ "mask" if the results have masks, else "box"; `empty` if there are none."""
+    if not results:
+        return empty
+    return "mask" if any("segmentation" in entry for entry in results) else "box"
 
 
 def image_pairs(
@@ -76,6 +78,7 @@ def image_pairs(
     *,
     max_detections: int = 100,
     boundary: bool = False,
+    empty: Kind = "mask",
 ) -> Iterator[Pairs]:
     """Yield the Pairs of each image of `ground_truth`, ordered by id. Only one image's masks are in
     memory.
@@ -89,7 +92,7 @@ def image_pairs(
 
     Raises: UserError: results with unknown images or classes, or with missing fields.
     """
-    kind = kind_of(results)
+    kind = kind_of(results, empty)
     labels = {category["id"]: label for label, category in enumerate(ground_truth["categories"])}
     images = sorted(ground_truth["images"], key=lambda image: image["id"])
     ids = {image["id"] for image in images}

@@ -15,6 +15,7 @@ set at a time; pycocotools itself computes the IoU of masks. Three flaws of it a
 import math
 import pickle
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,11 @@ class DetectionCollector:
         self.by_image = other.by_image | self.by_image
         self.unreadable |= other.unreadable
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the detections have masks, even if there are none; True without an image."""
+        return all("masks" in pickle.loads(entry) for entry in islice(self.by_image.values(), 1))
+
     def results(self, categories: Sequence[Category]) -> list[dict[str, Any]]:
         """COCO results in the order of the image ids; label l is `categories[l - 1]`."""
         return to_coco_results(
@@ -84,43 +90,38 @@ def to_coco_results(
     text.
 
     detections: one dict per image, from `maskrcnn_lit.model.postprocess.to_original`:
-        image_id, boxes (R 4, x1 y1 x2 y2), scores (R), labels (R, 1..K), masks (R COCO RLE), in
-        pixels of the original image.
+        image_id, boxes (R 4, x1 y1 x2 y2), scores (R), labels (R, 1..K), perhaps masks (R COCO
+        RLE), in pixels of the original image.
     categories: label l is `categories[l - 1]`.
     """
     results = []
     for image in detections:
         boxes = np.asarray(image["boxes"], dtype=np.float64).reshape(-1, 4)
         scores = np.asarray(image["scores"], dtype=np.float64)
-        for (x1, y1, x2, y2), score, label, mask in zip(
-            boxes.tolist(),
-            scores.tolist(),
-            np.asarray(image["labels"]).tolist(),
-            image["masks"],
-            strict=True,
-        ):
-            if not 1 <= label <= len(categories):
+        labels = np.asarray(image["labels"]).tolist()
+        masks = image.get("masks")
+        for r, (x1, y1, x2, y2) in enumerate(boxes.tolist()):
+            if not 1 <= labels[r] <= len(categories):
                 raise ValueError(
-                    f"label {label} of image {image['image_id']} is not in 1..{len(categories)}"
+                    f"label {labels[r]} of image {image['image_id']} is not in 1..{len(categories)}"
                 )
-            counts = (
-                mask["counts"].decode("ascii")
-                if isinstance(mask["counts"], bytes)
-                else mask["counts"]
-            )
-            results.append(
-                {
-                    "image_id": int(image["image_id"]),
-                    "category_id": int(categories[label - 1].id),
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": score,
-                    "segmentation": {
-                        "size": [int(side) for side in mask["size"]],
-                        "counts": counts,
-                    },
-                }
-            )
+            entry = {
+                "image_id": int(image["image_id"]),
+                "category_id": int(categories[labels[r] - 1].id),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(scores[r]),
+            }
+            results.append(entry if masks is None else entry | {"segmentation": _plain(masks[r])})
     return results
+
+
+def _plain(mask: Mapping[str, Any]) -> dict[str, Any]:
+    """A COCO RLE as JSON has it."""
+    counts = mask["counts"]
+    return {
+        "size": [int(side) for side in mask["size"]],
+        "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts,
+    }
 
 
 def score_results(
@@ -158,12 +159,15 @@ def match_all(
     ground_truth: Mapping[str, Any],
     results: Sequence[dict[str, Any]],
     limit: int = MAX_DETECTIONS[-1],
+    masks: bool = True,
 ) -> dict[str, Matches]:
-    """ "box" and "mask", if the results have them, -> their matches, to score and resample."""
+    """ "box" and "mask", if the results have them, -> their matches, to score and resample. masks:
+    whether an empty list of results is one of masks, too.
+    """
     kinds = {
         kind: iou_type
         for kind, iou_type in _IOU_TYPES.items()
-        if not results
+        if (not results and (masks or kind == "box"))
         or any(isinstance(entry, dict) and FIELD[iou_type] in entry for entry in results)
     }
     if not kinds:

@@ -7,6 +7,7 @@ classes that the model lacks.
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -120,10 +121,14 @@ ROWS = {  # rows per class
 }
 
 OPTIONAL = (
+    "mask_head",
     "mask_iou",
     "mask_refine",
     "occluder",
 )  # parts of a model that may start from random weights beside loaded ones
+
+
+MASK_PARTS = tuple(f"{part}." for part in OPTIONAL)
 
 
 def from_torchvision(state: Mapping[str, Tensor]) -> State:
@@ -336,19 +341,24 @@ def take_over(
         UserError: names or shapes differ apart from the number of classes.
     """
     own, fitted = model.state_dict(), dict(state)
+    if getattr(model, "mask_head", own) is None:  # boxes alone: masks are left behind
+        fitted = {key: value for key, value in fitted.items() if not key.startswith(MASK_PARTS)}
     new = tuple(f"{part}." for part in new_parts(model, state))
     fitted |= {key: value for key, value in own.items() if key.startswith(new)}
     rows = {
         name: row for row, name in reversed(list(enumerate(theirs)))
     }  # for a duplicate name, the first
     known = [name for name in ours if name in rows]
-    agnostic = getattr(getattr(model, "box_head", None), "cascade", None) is not None
+    box_head, mask_head = (getattr(model, name, None) for name in ("box_head", "mask_head"))
+    alike = {  # roles whose rows are those of no class
+        "box_head.deltas": getattr(box_head, "cascade", None) is not None,
+        "mask_head.logits": getattr(mask_head, "class_agnostic", False),
+    }
     for head in sorted({key.rpartition(".")[0] for key in own}):
         role = _first_stage(head)
-        if role not in ROWS or (agnostic and role == "box_head.deltas"):
+        if role not in ROWS or alike.get(role, False):
             continue
-        size = ROWS[role]
-        background = 1 if role == "box_head.classes" else 0  # the first row is background
+        size, background = _rows(role, mask_head)
         for kind in ("weight", "bias"):
             key = f"{head}.{kind}"
             fits = (background + len(theirs) * size, *own[key].shape[1:])
@@ -361,6 +371,14 @@ def take_over(
                 fitted[key][target : target + size] = state[key][source : source + size]
     load(model, fitted)
     return known
+
+
+def _rows(role: str, mask_head: Any) -> tuple[int, int]:
+    """The rows of each class in a layer, and those of the background, which are the first."""
+    if role != "mask_head.logits":
+        return ROWS[role], int(role == "box_head.classes")
+    pixels = mask_head.mask_size**2 if len(getattr(mask_head, "fcs", ())) else 1
+    return pixels, pixels * (getattr(mask_head, "activation", "") == "softmax")
 
 
 def new_parts(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

@@ -160,7 +160,7 @@ def class_rows(evaluation: Mapping[str, Any], analysis: Analysis) -> tuple[list[
 
 
 def _facts(evaluation: Mapping[str, Any], written: str) -> list[tuple[str, str]]:
-    keys = ("run", "checkpoint", "results", "data")
+    keys = ("run", "checkpoint", "weights", "results", "data")
     rows = [(key, str(evaluation[key])) for key in keys if evaluation.get(key) is not None]
     return [
         *rows,

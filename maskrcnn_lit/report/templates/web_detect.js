@@ -148,18 +148,19 @@ function maskRuns(mask, side, box, height, width) {
 }
 
 // outputs: those of the exported file for one image, flat arrays by name. Detections, the best
-// first: box x1 y1 x2 y2 in pixels of the picture, score, label 1..K, runs.
+// first: box x1 y1 x2 y2 in pixels of the picture, score, label 1..K, runs (none
+// where the model makes no masks).
 function detections(outputs, about, size, height, width) {
   const side = about.mask_side, area = side * side, found = [];
+  const maskOf = (slot) => outputs.masks.subarray(area * slot, area * (slot + 1));
   for (let slot = 0; slot < outputs.valid.length; slot++) {
     if (!outputs.valid[slot]) continue;
     const box = originalBox(outputs.boxes.subarray(4 * slot, 4 * slot + 4), size, height, width);
-    const mask = outputs.masks.subarray(area * slot, area * (slot + 1));
     found.push({
       box,
       score: outputs.scores[slot],
       label: Number(outputs.labels[slot]),
-      runs: maskRuns(mask, side, box, height, width),
+      runs: side ? maskRuns(maskOf(slot), side, box, height, width) : [],
     });
   }
   return found.sort((one, other) => other.score - one.score);

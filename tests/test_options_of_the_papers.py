@@ -1,0 +1,112 @@
+"""The choices of the papers' tables in the whole model: losses, gradients, detections, export."""
+
+from typing import Any
+
+import pytest
+import torch
+from exported import HEIGHT, WIDTH, batch_of, lively
+from models import make_batch, make_model
+
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.export.graph import operator_graph, outputs, plain_graph
+from maskrcnn_lit.export.parity import Parity
+from maskrcnn_lit.model.fuse import for_inference
+from maskrcnn_lit.model.pretrained.convert import take_over
+from maskrcnn_lit.training.compile import obstacle
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "warp": {"roi_align": {"kind": "warp"}},
+    "pool": {"roi_align": {"kind": "pool"}},
+    "stride_16": {"roi_align": {"level": 4}},
+    "stride_32": {"roi_align": {"level": 5, "kind": "warp"}},
+    "softmax": {"mask": {"activation": "softmax"}},
+    "class_agnostic": {"mask": {"class_agnostic": True}},
+    "fully_connected": {"mask": {"fcs": 2}},
+    "fully_connected_softmax": {"mask": {"fcs": 1, "activation": "softmax"}},
+    "bottom_up": {"pyramid": {"connections": "lateral"}},
+    "without_lateral": {"pyramid": {"connections": "top_down"}},
+    "path_augmentation": {"pyramid": {"path_augmentation": True}},
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_it_trains_and_detects(name: str):
+    torch.manual_seed(0)
+    model, batch = make_model(**CHOICES[name]), make_batch()
+    output = model(batch)
+    assert output.losses.keys() == {"rpn_objectness", "rpn_box", "class", "box", "mask"}
+    torch.stack(list(output.losses.values())).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+    detected = lively(**CHOICES[name])(batch).detections
+    masks = detected["masks"][detected["valid"]]
+    assert len(masks) and masks.shape[1:] == (28, 28)
+    assert masks.min() >= 0 and masks.max() <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in CHOICES if name != "pool"])
+def test_its_graphs_and_its_fused_form_detect_the_same(name: str):
+    model = lively(**CHOICES[name])
+    batch = batch_of([(64, 90), (HEIGHT, WIDTH)])
+    inputs, parity = (batch["images"], batch["image_sizes"]), Parity()
+    with torch.no_grad():
+        expected = model.infer(*inputs, True)
+        for graph in (plain_graph(model), operator_graph(model)):
+            values = dict(zip(outputs(model.mask_size), graph(*inputs), strict=True))
+            parity.add(expected, values, 0.0)
+        parity.add(expected, for_inference(lively(**CHOICES[name])).infer(*inputs, True), 0.0)
+    assert not parity.broken() and parity.detections > 100
+    assert obstacle(model, torch.device("cpu")) is None
+
+
+def test_pooling_whole_cells_is_neither_exported_nor_compiled():
+    model = lively(**CHOICES["pool"])
+    with pytest.raises(UserError, match=r"roi_align.kind=pool cannot be exported"):
+        plain_graph(model)
+    assert "kind=pool" in (obstacle(model, torch.device("cpu")) or "")
+
+
+def test_all_regions_read_one_level():
+    model, batch = make_model(roi_align={"level": 4}), make_batch()
+    pyramid, _ = model.trunk(batch["images"], batch["image_sizes"])
+    boxes = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [0.0, 0.0, 64.0, 64.0]]] * 2)
+    pooled = model.pool(pyramid, boxes, 7).sum()
+    gradients = torch.autograd.grad(pooled, pyramid, allow_unused=True)
+    assert [grad is not None for grad in gradients] == [False, False, True, False, False]
+
+
+def test_a_head_that_competes_has_no_logits_for_other_heads():
+    for option in ({"mask_iou": True}, {"mask_refine": "points"}):
+        with pytest.raises(UserError, match=r"activation=softmax has no logits"):
+            make_model(mask={"activation": "softmax"}, **option)
+
+
+@pytest.mark.parametrize("name", ["softmax", "class_agnostic", "fully_connected"])
+def test_weights_are_taken_over_by_class(name: str):
+    torch.manual_seed(0)
+    theirs, ours = (make_model(3, **CHOICES[name]), make_model(2, **CHOICES[name]))
+    before = {key: value.clone() for key, value in ours.state_dict().items()}
+    assert take_over(ours, theirs.state_dict(), ["a", "b", "c"], ["c", "new"]) == ["c"]
+    state = theirs.state_dict()["mask_head.logits.weight"]
+    found, first = ours.state_dict()["mask_head.logits.weight"], before["mask_head.logits.weight"]
+    if name == "class_agnostic":
+        assert torch.equal(found, state)
+        return
+    rows = 28 * 28 if name == "fully_connected" else 1
+    start = int(name == "softmax")
+    assert torch.equal(found[:start], state[:start])
+    assert torch.equal(found[start : start + rows], state[start + 2 * rows :])
+    assert torch.equal(found[start + rows :], first[start + rows :])
+
+
+def test_a_mask_head_is_left_behind_or_new():
+    torch.manual_seed(0)
+    full, alone = make_model(3), make_model(3, masks=False)
+    names = ["a", "b", "c"]
+    take_over(alone, full.state_dict(), names, names)
+    assert all(torch.equal(v, full.state_dict()[k]) for k, v in alone.state_dict().items())
+    again = make_model(3)
+    own = again.state_dict()["mask_head.logits.weight"].clone()
+    take_over(again, alone.state_dict(), names, names)
+    assert torch.equal(again.state_dict()["mask_head.logits.weight"], own)
+    assert torch.equal(again.state_dict()["rpn.deltas.weight"], full.rpn.deltas.weight)
