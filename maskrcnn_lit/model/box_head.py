@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_choice, check_list, check_whole, check_within
 from maskrcnn_lit.model.boxes import batched_nms, can_sync, clip, decode, encode, full_precision
-from maskrcnn_lit.model.losses import box_loss, class_loss
+from maskrcnn_lit.model.losses import box_loss, class_loss, focal_class_loss, giou_loss
 from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_DEPTH, MAX_POOL, MAX_WIDTH, conv
 from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 from maskrcnn_lit.model.suppression import BOX_NMS, CANDIDATES, SAME_BOX, soft_nms
+
+BOX_LOSSES, CLASS_LOSSES = ("smooth_l1", "giou"), ("cross_entropy", "focal")
 
 MIN_SIDE = 1e-2  # pixels; smaller detections are removed
 
@@ -48,7 +50,8 @@ class BoxHead(nn.Module):
     spread over all classes and the background. score_threshold, nms_iou, max_detections: of
     inference (section 3.1). candidates: boxes kept before NMS, by score; exact if no more of an
     image's boxes pass score_threshold. cascade: object_iou of each stage of a cascade (cascade.py),
-    whose deltas are of no class; None: one stage.
+    whose deltas are of no class; None: one stage. box_loss: smooth_l1 of the deltas, or giou of the
+    boxes. class_loss: cross_entropy, or focal. See losses.py.
 
     Raises UserError for values of the wrong type or range.
     """
@@ -74,6 +77,8 @@ class BoxHead(nn.Module):
         fcs: int = 2,
         label_smoothing: float = 0.0,
         cascade: Sequence[float] | None = None,
+        box_loss: str = "smooth_l1",
+        class_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         check_whole(
@@ -96,6 +101,14 @@ class BoxHead(nn.Module):
         check_list(0.001, 1000, 4, model__box_head__box_weights=box_weights)
         check_choice(HEAD_NORMS, True, model__box_head__norm=norm)
         _check_cascade(cascade)
+        check_choice(BOX_LOSSES, model__box_head__box_loss=box_loss)
+        check_choice(CLASS_LOSSES, model__box_head__class_loss=class_loss)
+        if class_loss == "focal" and label_smoothing:
+            raise UserError(
+                f"model.box_head.class_loss=focal takes no label_smoothing={label_smoothing}: set "
+                "it to 0, or use cross_entropy"
+            )
+        self.box_loss, self.class_loss = box_loss, class_loss
         inputs = [channels, *[conv_width] * convs]
         self.convs = nn.ModuleList(conv(c, conv_width, 3, norm) for c in inputs[:-1])
         self.fcs = nn.ModuleList(
@@ -182,16 +195,20 @@ class BoxHead(nn.Module):
         channel = (regions.labels - 1).clamp(0, deltas.shape[1] - 1).view(-1, 1, 1)
         channel = channel.expand(-1, 1, 4)
         own = deltas.gather(1, channel).view(images, count, 4)  # (B S) K 4 -> B S 4
-        targets = encode(take(batch["boxes"], regions.instance), regions.boxes, self.box_weights)
-        return {
-            "class": class_loss(
-                logits.view(images, count, -1),
-                regions.labels,
-                regions.valid,
-                smoothing=self.label_smoothing,
-            ),
-            "box": box_loss(own, targets, regions.positive, regions.valid),
-        }
+        truth = take(batch["boxes"], regions.instance)
+        samples = regions.positive, regions.valid
+        if self.box_loss == "giou":
+            box = giou_loss(decode(own, regions.boxes, self.box_weights), truth, *samples)
+        else:
+            box = box_loss(own, encode(truth, regions.boxes, self.box_weights), *samples)
+        scores = logits.view(images, count, -1)
+        if self.class_loss == "focal":
+            classes = focal_class_loss(scores, regions.labels, regions.valid)
+        else:
+            classes = class_loss(
+                scores, regions.labels, regions.valid, smoothing=self.label_smoothing
+            )
+        return {"class": classes, "box": box}
 
     @torch.no_grad()
     def detect(

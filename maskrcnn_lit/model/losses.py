@@ -10,6 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn_lit.model.boxes import area
+
+GIOU_WEIGHT = 10.0  # of the box head's loss, as in MMDetection and Detectron2
+FOCAL_GAMMA = 2.0
+
 SMOOTH_L1_BETA = 1 / 9  # threshold of smooth L1 in the RPN and the box head, as in Detectron
 
 
@@ -28,6 +33,31 @@ def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -
     zero = torch.zeros_like(difference)
     loss = F.smooth_l1_loss(difference, zero, beta=SMOOTH_L1_BETA, reduction="none")
     return (loss * positive[..., None]).sum() / count(valid)
+
+
+def giou_loss(boxes: Tensor, truth: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+    """1 - generalized IoU (Rezatofighi et al. 2019, algorithm 1) of the positives' boxes and their
+    objects, divided by the number of all sampled boxes, times GIOU_WEIGHT: B S 4, B S 4, B S, B S
+    -> scalar. Other boxes may be anything.
+    """
+    unit = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
+    boxes, truth = (torch.where(positive[..., None], own, unit) for own in (boxes, truth))
+    low, high = (torch.maximum, torch.minimum)
+    shared = high(boxes[..., 2:], truth[..., 2:]) - low(boxes[..., :2], truth[..., :2])
+    hull = low(boxes[..., 2:], truth[..., 2:]) - high(boxes[..., :2], truth[..., :2])
+    overlap, around = shared.clamp(min=0).prod(dim=-1), hull.prod(dim=-1)
+    union = area(boxes) + area(truth) - overlap
+    giou = overlap / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
+    return GIOU_WEIGHT * ((1 - giou) * positive).sum() / count(valid)
+
+
+def focal_class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """As `class_loss`, times (1 - p) ** FOCAL_GAMMA with p the probability of the true class (Lin
+    et al. 2017, "Focal loss for dense object detection", equation 4, over a softmax).
+    """
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** FOCAL_GAMMA
+    return (loss * valid.flatten()).sum() / count(valid)
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -35,6 +35,7 @@ def make_model(
     occluder: bool = False,
     cascade: tuple[float, ...] | None = None,
     masks: bool = True,
+    box: dict[str, Any] | None = None,
     mask: dict[str, Any] | None = None,
     pyramid: dict[str, Any] | None = None,
     **backbone_options: Any,
@@ -82,6 +83,7 @@ def make_model(
             max_detections=100,
             candidates=2000,
             cascade=cascade,
+            **(box or {}),
         ),
         mask_head=partial(
             MaskHead, width=channels, depth=depth, norm=head_norm, pool=14, **(mask or {})

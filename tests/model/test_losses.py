@@ -9,7 +9,15 @@ from torchvision.models.detection.roi_heads import (
     project_masks_on_boxes,
 )
 
-from maskrcnn_lit.model.losses import box_loss, class_loss, count, mask_loss, objectness_loss
+from maskrcnn_lit.model.losses import (
+    box_loss,
+    class_loss,
+    count,
+    focal_class_loss,
+    giou_loss,
+    mask_loss,
+    objectness_loss,
+)
 
 YES, NO = True, False
 
@@ -170,3 +178,53 @@ def test_nothing_sampled_is_a_loss_of_zero_with_a_gradient():
     assert [loss.item() for loss in losses] == [0] * 4
     sum(losses).backward()
     assert all(leaf.grad is not None and not leaf.grad.any() for leaf in leaves)
+
+
+def plain_giou(a: list[float], b: list[float]) -> float:
+    """Algorithm 1 of Rezatofighi et al. 2019, for two boxes."""
+    area_a, area_b = ((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in (a, b))
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    high = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = area_a + area_b - wide * high
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    return wide * high / union - (hull - union) / hull
+
+
+def test_giou_loss_is_that_of_its_paper():
+    corner = torch.rand(2, 6, 2, dtype=torch.float64) * 30
+    boxes = torch.cat([corner, corner + 1 + torch.rand(2, 6, 2, dtype=torch.float64) * 20], -1)
+    truth, positive = boxes.flip(1) + 3, torch.rand(2, 6) > 0.4
+    valid = positive | (torch.rand(2, 6) > 0.5)
+    positive[0, 0] = valid[0, 0] = True
+    boxes[~positive], truth[~positive] = torch.nan, torch.inf  # of others nothing is read
+    boxes.requires_grad_()
+    terms = [
+        1 - plain_giou(a, b)
+        for a, b in zip(boxes[positive].tolist(), truth[positive].tolist(), strict=True)
+    ]
+    loss = giou_loss(boxes, truth, positive, valid)
+    assert loss.item() == pytest.approx(10 * sum(terms) / int(valid.sum()), rel=1e-12)
+    loss.backward()
+    assert boxes.grad is not None and boxes.grad.isfinite().all()
+    assert boxes.grad[positive].any() and not boxes.grad[~positive].any()
+    nothing = torch.zeros_like(positive)
+    assert giou_loss(boxes, truth, nothing, valid).item() == 0
+    same = truth[positive][None]
+    yes = torch.ones(1, same.shape[1], dtype=torch.bool)
+    assert giou_loss(same, same, yes, yes).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_focal_loss_is_that_of_its_paper():
+    """Equation 4, over a softmax: -(1 - p) ** 2 log p."""
+    logits = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+    labels, valid = torch.randint(0, 4, (2, 5)), flags([YES, NO, YES, YES, YES], [YES] * 5)
+    p = (logits.exp() / logits.exp().sum(-1, keepdim=True)).gather(-1, labels[..., None])[..., 0]
+    expected = (-((1 - p) ** 2) * p.log() * valid).sum() / 9
+    loss = focal_class_loss(logits, labels, valid)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    sure = torch.tensor([[[200.0, 0.0, 0.0]]], requires_grad=True)  # p is 1: no NaN
+    easy = focal_class_loss(sure, torch.zeros(1, 1, dtype=torch.int64), flags([YES]))
+    easy.backward()
+    assert easy.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()
