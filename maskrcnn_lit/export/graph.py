@@ -65,9 +65,10 @@ def operator_graph(model: MaskRCNN) -> Graph:
     """
     graph = plain_graph(model)
     own = graph.model
-    for module in own.backbone.modules():
-        if hasattr(module, "rel_pos_h"):  # SAM's attention has three axes, the fused operator four
-            module.fused_attn = False
+    attention: Any
+    for attention in own.backbone.modules():
+        if hasattr(attention, "rel_pos_h"):  # SAM's has three axes, the fused operator four
+            attention.fused_attn = False
 
     def align(pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
         levels = pyramid[: len(own.strides)]

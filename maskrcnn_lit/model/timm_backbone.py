@@ -89,7 +89,7 @@ class TimmBackbone(nn.Module):
             ({"drop_path_rate": drop_path} if drop_path else {}) | (options or {}),
         )
         self._norm_eps = norm_eps
-        self._plain = {"recompute": recompute, "window": window}
+        self._plain: dict[str, Any] = {"recompute": recompute, "window": window}
         self.norm, frozen = choose(norm, freeze_at, pretrained=self.weights is not None)
         self._is_plain = False  # whether all maps have one stride
         self.body = self._build()
