@@ -67,9 +67,9 @@ COMMANDS = {
     "import": Command(
         "take over a Mask R-CNN of MMDetection, Detectron2 or torchvision as a run folder",
         (
-            "maskrcnn-lit import from=mmdetection config=FILE.py weights=FILE.pth out=NEW",
-            "maskrcnn-lit import from=detectron2 config=FILE.yaml weights=FILE.pkl out=NEW",
-            "maskrcnn-lit import from=torchvision weights=FILE.pth out=NEW",
+            "maskrcnn-lit import from=mmdetection config=FILE weights=FILE out=NEW",
+            "maskrcnn-lit import from=detectron2 config=FILE weights=FILE out=NEW",
+            "maskrcnn-lit import from=torchvision weights=FILE out=NEW",
         ),
     ),
     "data stats": Command(

@@ -9,7 +9,7 @@ s output side, N boxes.
 """
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,10 +72,10 @@ def operator_graph(model: MaskRCNN) -> Graph:
     """
     graph = plain_graph(model)
     own = graph.model
-    layers: Iterable[Any] = own.backbone.modules()
-    for layer in layers:
-        if hasattr(layer, "rel_pos_h"):  # SAM's attention has three axes, the fused operator four
-            layer.fused_attn = False
+    attention: Any
+    for attention in own.backbone.modules():
+        if hasattr(attention, "rel_pos_h"):  # SAM's has three axes, the fused operator four
+            attention.fused_attn = False
 
     def align(pyramid: Sequence[Tensor], wanted: Sequence[RoIs]) -> list[Tensor]:
         levels, strides = own.sources(pyramid)
