@@ -1,4 +1,4 @@
-"""The settings of Detectron2's Mask R-CNN and Cascade Mask R-CNN as options of ours."""
+"""The settings of Detectron2's Mask R-CNN, Faster R-CNN and their cascades as options of ours."""
 
 import ast
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.migration.python_config import MAX_DEPTH, merged
 from maskrcnn_lit.runs.migration.their_config import TheirConfig
 
-ADVICE = "import a Mask R-CNN on a ResNet or ResNeXt with FPN"
+ADVICE = "import a Mask R-CNN or Faster R-CNN on a ResNet or ResNeXt with FPN"
 
 NORMS = {"": None, "BN": "batch", "SyncBN": "sync", "nnSyncBN": "sync", "GN": "group"}
 BACKBONE_NORMS = {"FrozenBN": "frozen", **NORMS}
@@ -36,7 +36,7 @@ CASCADE = "MODEL.ROI_BOX_CASCADE_HEAD"
 
 # Settings that are the same whatever their value is, in these models.
 IMPLIED = (
-    *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", "MODEL.KEYPOINT_ON", f"{BOX}.NAME"),
+    *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", f"{BOX}.NAME"),
     *(f"{RPN}.IOU_LABELS", f"{ROI}.IOU_LABELS", f"{RPN}.HEAD_NAME", f"{MASK}.NAME"),
     *(
         "MODEL.PROPOSAL_GENERATOR",
@@ -116,10 +116,10 @@ def from_detectron2(config: TheirConfig) -> None:
         UserError: it is not a Mask R-CNN that ours can be.
     """
     config.only("MODEL.META_ARCHITECTURE", ("GeneralizedRCNN",), "GeneralizedRCNN", ADVICE)
-    config.only("MODEL.MASK_ON", (True,), False, ADVICE)
     config.only(
         "MODEL.BACKBONE.NAME", ("build_resnet_fpn_backbone",), "build_resnet_backbone", ADVICE
     )
+    config.only("MODEL.KEYPOINT_ON", (False,), False, ADVICE)
     config.options["model"] = "detectron2"
     for path in IMPLIED:
         config.take(path)
@@ -128,7 +128,12 @@ def from_detectron2(config: TheirConfig) -> None:
     _pyramid(config)
     _rpn(config)
     _box_head(config)
-    _mask_head(config)
+    if config.take("MODEL.MASK_ON", False):
+        _mask_head(config)
+    else:
+        config.as_option("MODEL.MASK_ON", "model.mask_head", None)
+        config.take(MASK)
+    del config.options["_roi_align"]
     _data(config)
     _schedule(config)
     config.table += config.left("MODEL")
@@ -223,7 +228,9 @@ def _rpn(config: TheirConfig) -> None:
 
 def _box_loss(config: TheirConfig, place: str) -> None:
     kind = config.take(f"{place}.BBOX_REG_LOSS_TYPE", "smooth_l1")
-    if kind != "smooth_l1":
+    if kind == "giou" and place == BOX:
+        config.as_option(f"{place}.BBOX_REG_LOSS_TYPE", "model.box_head.box_loss", "giou")
+    elif kind != "smooth_l1":
         config.differs(f"{place}.BBOX_REG_LOSS_TYPE", "smooth L1 with a threshold of 1/9")
     else:
         config.differs(f"{place}.SMOOTH_L1_BETA", "1/9")
@@ -283,10 +290,9 @@ def _one(config: TheirConfig) -> float:
 
 def _mask_head(config: TheirConfig) -> None:
     _regions(config, MASK, "model.mask_head.pool")
-    del config.options["_roi_align"]
     config.same(f"{MASK}.NUM_CONV", "model.mask_head.depth", 0)
     config.same(f"{MASK}.CONV_DIM", "model.mask_head.width", 256)
-    config.only(f"{MASK}.CLS_AGNOSTIC_MASK", (False,), False, ADVICE)
+    config.same(f"{MASK}.CLS_AGNOSTIC_MASK", "model.mask_head.class_agnostic", False)
     _norm(config, f"{MASK}.NORM", "model.mask_head.norm")
 
 

@@ -1,4 +1,6 @@
-"""The settings of MMDetection's Mask R-CNN (versions 2 and 3) as options of ours."""
+"""The settings of MMDetection's Mask R-CNN and Faster R-CNN, versions 2 and 3, as options of
+ours.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +9,7 @@ from typing import Any
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, plain
 
-ADVICE = "import a Mask R-CNN on a ResNet or ResNeXt with FPN"
+ADVICE = "import a Mask R-CNN or Faster R-CNN on a ResNet or ResNeXt with FPN"
 
 NORMS = {
     **{"BN": "batch", "SyncBN": "sync", "MMSyncBN": "sync", "GN": "group"},
@@ -59,7 +61,7 @@ def from_mmdetection(config: TheirConfig) -> None:
     Raises:
         UserError: it is not a Mask R-CNN that ours can be.
     """
-    config.only("model.type", ("MaskRCNN",), None, ADVICE)
+    kind = config.only("model.type", ("MaskRCNN", "FasterRCNN"), None, ADVICE)
     config.options["model"] = "detectron2"  # RoIAlign and anchors are those of Detectron2
     for path in IMPLIED:
         config.take(path)
@@ -68,7 +70,11 @@ def from_mmdetection(config: TheirConfig) -> None:
     _pyramid(config)
     _rpn(config)
     _box_head(config)
-    _mask_head(config)
+    if kind == "MaskRCNN":
+        _mask_head(config)
+    else:
+        config.as_option("model.type", "model.mask_head", None)
+    del config.options["_roi_align"]
     _detections(config)
     _data(config)
     _schedule(config)
@@ -239,6 +245,11 @@ def _assigner(config: TheirConfig, place: str, ours: str, *, background: bool) -
 
 def _box_loss(config: TheirConfig, place: str) -> None:
     kind = config.take(f"{place}.loss_bbox.type", "L1Loss")
+    if kind == "GIoULoss" and place == BOX:
+        config.as_option(f"{place}.loss_bbox.type", "model.box_head.box_loss", "giou")
+        config.take(f"{place}.reg_decoded_bbox")
+        _loss_weights(config, place, "loss_bbox", "loss_cls")
+        return
     beta = config.take(f"{place}.loss_bbox.beta", 1.0)
     if kind != "SmoothL1Loss" or not math.isclose(beta, 1 / 9, rel_tol=0.01):
         config.differs(f"{place}.loss_bbox.type", "smooth L1 with a threshold of 1/9")
@@ -300,12 +311,11 @@ def _box_head(config: TheirConfig) -> None:
 
 def _mask_head(config: TheirConfig) -> None:
     _regions(config, "mask", "model.mask_head.pool")
-    del config.options["_roi_align"]
     config.only(f"{MASK}.type", ("FCNMaskHead",), None, ADVICE)
     config.same(f"{MASK}.num_convs", "model.mask_head.depth", 4)
     config.same(f"{MASK}.conv_out_channels", "model.mask_head.width", 256)
     config.only(f"{MASK}.num_classes", (config.options["model.num_classes"],), None, ADVICE)
-    config.only(f"{MASK}.class_agnostic", (False,), False, ADVICE)
+    config.same(f"{MASK}.class_agnostic", "model.mask_head.class_agnostic", False)
     config.only(f"{MASK}.conv_kernel_size", (3,), 3, ADVICE)
     config.only(f"{MASK}.upsample_cfg.type", ("deconv",), "deconv", ADVICE)
     config.only(f"{MASK}.upsample_cfg.scale_factor", (2,), 2, ADVICE)

@@ -106,6 +106,12 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
         "{ENABLED: True, CLIP_TYPE: norm, CLIP_VALUE: 3.0}}",
         {"augment.flip": 0.0, "data.image_size": [512, 1333], "trainer.clip_norm": 3.0},
     ),
+    ("MODEL: {MASK_ON: False}", {"model.mask_head": None}),
+    (
+        "MODEL: {ROI_BOX_HEAD: {BBOX_REG_LOSS_TYPE: giou}, ROI_MASK_HEAD: "
+        "{CLS_AGNOSTIC_MASK: True}}",
+        {"model.box_head.box_loss": "giou", "model.mask_head.class_agnostic": True},
+    ),
     ("MODEL: {ROI_HEADS: {NUM_CLASSES: 8}}", {"model.num_classes": 8}),
 ]
 
@@ -120,7 +126,7 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
     ("changes", "named"),
     [
         ("MODEL: {META_ARCHITECTURE: RetinaNet}", "META_ARCHITECTURE=RetinaNet"),
-        ("MODEL: {MASK_ON: False}", "MODEL.MASK_ON=false"),
+        ("MODEL: {KEYPOINT_ON: True}", "MODEL.KEYPOINT_ON=true"),
         ("MODEL: {BACKBONE: {NAME: build_resnet_backbone}}", "NAME=build_resnet_backbone"),
         ("MODEL: {RESNETS: {DEPTH: 77}}", "depth 77"),
         ("MODEL: {RESNETS: {DEPTH: 152}}", "DEPTH=152"),

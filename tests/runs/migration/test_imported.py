@@ -93,6 +93,20 @@ def test_coco_s_classes_have_their_ids(files: Path):
     assert (imported.categories[-1].id, imported.categories[-1].name) == (90, "toothbrush")
 
 
+def test_a_model_of_boxes_alone(files: Path, tmp_path: Path):
+    (tmp_path / "boxes.py").write_text(
+        f"_base_ = '{files / 'two.py'}'\n"
+        "head = {{_base_.model.roi_head}}\n"
+        "model = dict(type='FasterRCNN', roi_head=dict(_delete_=True, "
+        "bbox_roi_extractor=head['bbox_roi_extractor'], bbox_head=head['bbox_head']))\n"
+    )
+    state = {n: v for n, v in hollow(published_shapes(classes=2)).items() if "mask" not in n}
+    torch.save(state, tmp_path / "boxes.pth")
+    imported = import_model("mmdetection", str(tmp_path / "boxes.py"), str(tmp_path / "boxes.pth"))
+    assert imported.config.model.mask_head is None
+    assert len(imported.state) == len(state)
+
+
 class Log:
     """As the history that MMDetection saves: reading it would run this class."""
 

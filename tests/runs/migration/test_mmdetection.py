@@ -103,6 +103,17 @@ OTHERS = [
         ROI.format("bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)"),
         {"model.num_classes": 3},
     ),
+    (ROI.format("mask_head=dict(class_agnostic=True)"), {"model.mask_head.class_agnostic": True}),
+    (
+        ROI.format("bbox_head=dict(reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss'))"),
+        {"model.box_head.box_loss": "giou"},
+    ),
+    (
+        "model = dict(type='FasterRCNN', roi_head=dict(_delete_=True, "
+        "bbox_roi_extractor={{_base_.model.roi_head.bbox_roi_extractor}}, "
+        "bbox_head={{_base_.model.roi_head.bbox_head}}))",
+        {"model.mask_head": None, "model.box_head.fcs": 2},
+    ),
     (
         "model = dict(test_cfg=dict(rcnn=dict(nms=dict(type='soft_nms'), max_per_img=50)))",
         {"model.nms": "soft", "model.box_head.max_detections": 50},
@@ -128,7 +139,7 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ("model = dict(type='FasterRCNN')", "model.type=FasterRCNN"),
+        ("model = dict(type='PointRend')", "model.type=PointRend"),
         ("model = dict(neck=dict(type='PAFPN'))", "model.neck.type=PAFPN"),
         (BACKBONE.format("depth=77"), "ResNet of depth 77"),
         (
