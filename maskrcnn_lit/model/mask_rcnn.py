@@ -645,7 +645,7 @@ def build_mask_rcnn(
             raise UserError(f"model.{name}={part} must be a part of a model: see conf/model")
     if not isinstance(roi_align, Mapping) or not set(roi_align) <= set(ROI_OPTIONS):
         raise UserError(
-            f"model.roi_align={roi_align} must have no other entries than {', '.join(ROI_OPTIONS)}"
+            f"model.roi_align={roi_align} must be a group of options: {', '.join(ROI_OPTIONS)}"
         )
     channels, strides = levels(backbone)
     takes = inspect.signature(fpn).parameters

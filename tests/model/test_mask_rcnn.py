@@ -757,14 +757,19 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
 def test_options_of_roi_align_of_the_wrong_kind_are_named(option: str, value: Any):
     with pytest.raises(UserError, match=r"^model.roi_align"):
         build(roi_align={option: value})
-    with pytest.raises(
-        UserError, match=r"^model.roi_align=.* must have exactly the entries points and aligned"
-    ):
+    with pytest.raises(UserError, match=r"^model.roi_align=.*: points, aligned, kind, level$"):
         build(roi_align=[value])
 
 
-@pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("value", [None, 1, "fpn", {}, []])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (part, value)
+        for part in PARTS
+        for value in (None, 1, "fpn", {}, [])
+        if (part, value) != ("mask_head", None)  # boxes alone
+    ],
+)
 def test_a_part_that_is_missing_is_named(part: str, value: Any):
     with pytest.raises(UserError) as caught:
         build(**{part: value})
