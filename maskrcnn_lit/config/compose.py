@@ -196,15 +196,16 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """
     overrides = [as_path(_without_alias(command, text)) for text in overrides]
     parsed = [parse(text) for text in overrides]
-    with _loader() as loader, _readable_errors():
-        groups = _defaults(_stamp(), command, ()).choices
+    with _loader(), _readable_errors():
+        stamp = _stamp()
+        groups = _defaults(stamp, command, ()).choices
         for override in parsed:
             name = override.key_or_group
-            choices = [] if isinstance(override.value(), dict) else _options(loader, name)
+            choices = [] if isinstance(override.value(), dict) else _options(stamp, name)
             if choices:
                 check_choice(override, command, groups, choices)
-        chosen = _chosen(loader, overrides)
-        known = _known(_stamp(), command, tuple(chosen))
+        chosen = _chosen(stamp, overrides)
+        known = _known(stamp, command, tuple(chosen))
         for override in parsed:
             if override.input_line not in chosen:
                 check_value(override, command, groups, known)
@@ -270,10 +271,11 @@ def describe(command: str, overrides: Sequence[str] = (), *, deep: bool = False)
     """
     overrides = [as_path(_without_alias(command, text)) for text in overrides]
     config = by_size.plain(show(command, overrides))
-    with _loader() as loader:
-        choices, comments = _defaults(_stamp(), command, tuple(_chosen(loader, overrides)))
+    with _loader():
+        stamp = _stamp()
+        choices, comments = _defaults(stamp, command, tuple(_chosen(stamp, overrides)))
         groups = {
-            name: (sorted(_options(loader, name)), choice)
+            name: (sorted(_options(stamp, name)), choice)
             for name, choice in sorted(choices.items())
         }
     typed = NOT_HIDDEN.get(command, []) if deep else []
@@ -312,10 +314,10 @@ def to_yaml(config: DictConfig) -> str:
 
 
 @contextmanager
-def _loader() -> Iterator[Any]:
-    """Initialize Hydra on the package's yaml files; yields its config loader."""
+def _loader() -> Iterator[None]:
+    """Initialize Hydra on the package's yaml files."""
     with hydra.initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader()
+        yield
 
 
 @contextmanager
@@ -332,23 +334,26 @@ def _line(error: Exception) -> str:
     return " ".join(line for line in lines if line and not line.startswith("object_type"))
 
 
-def _options(loader: Any, group: str) -> list[str]:
-    """The choices of a group, with those of its subfolders: paper/table_3 of experiment."""
+@lru_cache(maxsize=1024)  # Hydra copies all files that it has read to list them
+def _options(stamp: tuple[Any, ...], group: str) -> tuple[str, ...]:
+    """The choices of a group, with those of its subfolders: paper/table_3 of experiment. From the
+    files of the current loader.
+    """
+    loader = GlobalHydra.instance().config_loader()
     inside = [
         f"{folder}/{choice}"
         for folder in loader.list_groups(group)
         for choice in loader.get_group_options(f"{group}/{folder}")
     ]
-    return [*loader.get_group_options(group), *inside]
+    return (*loader.get_group_options(group), *inside)
 
 
-def _chosen(loader: Any, overrides: Sequence[str]) -> list[str]:
+def _chosen(stamp: tuple[Any, ...], overrides: Sequence[str]) -> list[str]:
     """The `overrides` that choose from a group."""
     return [
         text
         for text in overrides
-        if loader.get_group_options(parse(text).key_or_group)
-        and not isinstance(parse(text).value(), dict)
+        if _options(stamp, parse(text).key_or_group) and not isinstance(parse(text).value(), dict)
     ]
 
 

@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -71,7 +71,7 @@ def parse_any(text: str) -> Override:
 
 
 def check_choice(
-    override: Override, command: str, groups: Mapping[str, str | None], choices: list[str]
+    override: Override, command: str, groups: Mapping[str, str | None], choices: Sequence[str]
 ) -> None:
     """Raise UserError unless `override` names one of the `groups` of `command` (name -> default
     choice), and one of its `choices`.

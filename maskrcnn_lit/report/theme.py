@@ -6,7 +6,7 @@ backgrounds.
 """
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -99,6 +99,14 @@ def render(
     plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme, kind: str = "png"
 ) -> bytes:
     """The plot as a PNG, 960 pixels wide, or as a "pdf"."""
+    (content,) = render_as((kind,), plot, data, theme)
+    return content
+
+
+def render_as(
+    kinds: Sequence[str], plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme
+) -> list[bytes]:
+    """The same plot in several kinds, drawn once: see `render`."""
     look: dict[Any, Any] = {
         **{
             "font.size": 9,
@@ -134,9 +142,15 @@ def render(
         },
     }
     with rc_context(look):
-        file = io.BytesIO()
         figure = plot(data, theme)
         fit_figure(figure)
-        undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(file, format=kind, dpi=DPI, metadata=undated)
+        figure.draw_without_rendering()  # lays it out; then it stays so
+        figure.set_layout_engine("none")
+        return [_saved(figure, kind) for kind in kinds]
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, dpi=DPI, metadata=undated)
     return file.getvalue()

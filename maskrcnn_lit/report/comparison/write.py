@@ -34,7 +34,7 @@ from maskrcnn_lit.report.comparison.tables import csv_text, curve_rows, latex
 from maskrcnn_lit.report.format import csv_rows, number
 from maskrcnn_lit.report.latex import REFERENCES
 from maskrcnn_lit.report.pictures import choose, image_reader
-from maskrcnn_lit.report.theme import DARK, LIGHT, render
+from maskrcnn_lit.report.theme import DARK, LIGHT, render, render_as
 from maskrcnn_lit.runs.result import file_fault
 from maskrcnn_lit.storage.files import atomic_write
 
@@ -73,13 +73,15 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         for job in runs.jobs
     ]
     ranked = []
+    files: dict[str, bytes] = {}
     for i, ranking in enumerate(_rankings(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
-        drawn = {
-            name: (render(plot, ranking, LIGHT), render(plot, ranking, DARK))
-            for name, plot in plots_of(ranking).items()
-        }
-        ranked.append(Ranked(ranking, resampled, drawn, examples, f"{i + 1}_" if i else ""))
+        prefix, drawn = f"{i + 1}_" if i else "", {}
+        for name, plot in plots_of(ranking).items():
+            light, pdf = render_as(("png", "pdf"), plot, ranking, LIGHT)
+            drawn[name] = light, render(plot, ranking, DARK)
+            files |= {f"{prefix}{name}.png": light, f"{prefix}{name}.pdf": pdf}
+        ranked.append(Ranked(ranking, resampled, drawn, examples, prefix))
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -90,14 +92,8 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
     )
-    plots = {}
-    for one in ranked:
-        for name, (light, _) in one.plots.items():
-            plots[f"{one.prefix}{name}.png"] = light
-            pdf = render(plots_of(one.ranking)[name], one.ranking, LIGHT, "pdf")
-            plots[f"{one.prefix}{name}.pdf"] = pdf
-    _remove_old_plots(out, plots)
-    for name, content in plots.items():
+    _remove_old_plots(out, files)
+    for name, content in files.items():
         atomic_write(out / "plots" / name, content)
     atomic_write(out / "results.csv", csv_text(jobs, report.rankings))
     atomic_write(out / "curves.csv", csv_rows(curve_rows(jobs)))

@@ -16,7 +16,7 @@ from maskrcnn_lit.report.evaluation.worst_images import draw_worst
 from maskrcnn_lit.report.format import csv_rows
 from maskrcnn_lit.report.latex import REFERENCES, latex_table
 from maskrcnn_lit.report.pictures import ReadImage
-from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, render
+from maskrcnn_lit.report.theme import DARK, LIGHT, Analysis, render, render_as
 from maskrcnn_lit.storage.files import atomic_write, write_json
 
 
@@ -39,14 +39,12 @@ def write_report(
     read_image: image id -> H W 3 uint8; called for the worst images only.
     """
     write_json(folder / "analysis.json", analysis)
-    plots = {
-        name: (render(plot, analysis, LIGHT), render(plot, analysis, DARK))
-        for name, plot in PLOTS.items()
-    }
-    for name, (light, _) in plots.items():
+    plots = {}
+    for name, plot in PLOTS.items():
+        light, pdf = render_as(("png", "pdf"), plot, analysis, LIGHT)
         atomic_write(folder / "plots" / f"{name}.png", light)
-        pdf = render(PLOTS[name], analysis, LIGHT, "pdf")
         atomic_write(folder / "plots" / f"{name}.pdf", pdf)
+        plots[name] = (light, render(plot, analysis, DARK))
     classes = class_values(evaluation, analysis)
     atomic_write(folder / "per_class.csv", csv_rows(classes))
     atomic_write(folder / "curves.csv", csv_rows(curve_points(analysis)))
