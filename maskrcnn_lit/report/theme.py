@@ -144,9 +144,11 @@ def render_as(
     with rc_context(look):
         figure = plot(data, theme)
         fit_figure(figure)
-        figure.draw_without_rendering()  # lays it out; then it stays so
-        figure.set_layout_engine("none")
-        return [_saved(figure, kind) for kind in kinds]
+        contents = []
+        for kind in kinds:
+            contents.append(_saved(figure, kind))
+            figure.set_layout_engine("none")  # the next kind has the same layout
+    return contents
 
 
 def _saved(figure: Figure, kind: str) -> bytes:
