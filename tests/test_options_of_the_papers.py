@@ -31,6 +31,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHOICES)
 def test_it_trains_and_detects(name: str):
     torch.manual_seed(0)
@@ -46,6 +47,7 @@ def test_it_trains_and_detects(name: str):
     assert masks.min() >= 0 and masks.max() <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in CHOICES if name != "pool"])
 def test_its_graphs_and_its_fused_form_detect_the_same(name: str):
     model = lively(**CHOICES[name])

@@ -24,6 +24,7 @@ def test_classes_decide_whether_they_may_be_joined():
     assert len(set(every_choice(2))) == 10 and every_choice(80) == every_choice(2)
 
 
+@pytest.mark.long
 def test_each_choice_gives_what_the_model_gives_with_it():
     model, batch = lively(), make_batch()
     model.choices = tuple(every_choice(3))

@@ -108,6 +108,7 @@ def test_a_short_epoch_has_a_row_of_its_own(tmp_path: Path):
         assert float(row["train/loss"]) == pytest.approx(sum(losses) / 7, rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("every", "steps", "expected"),
     [

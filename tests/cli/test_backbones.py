@@ -352,6 +352,7 @@ def test_the_committed_table_has_every_choice():
     assert sorted(json.loads(TABLE.read_text())) == CHOICES
 
 
+@pytest.mark.long
 @TORCHVISIONS
 def test_pretrained_weights_exist(choice: str):
     """By their name, with a hash in their address."""

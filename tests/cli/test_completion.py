@@ -15,6 +15,7 @@ COMPILE = ("auto", "always", "off")
 DATA = ["stats", "check", "show", "convert", "merge", "split", "subset"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

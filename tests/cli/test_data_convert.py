@@ -33,6 +33,7 @@ def original(tmp_path: Path, part: str) -> AnnotationIndex:
     return read_index(folder / "instances.json", folder / "images", "error", cache=tmp_path / "c")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["coco", "mask_folder", "yolo_seg"])
 def test_what_is_written_is_read_again(
     form: str, source: list[str], tmp_path: Path, capsys: pytest.CaptureFixture

@@ -271,6 +271,7 @@ def test_the_console_script_is_installed():
     assert "did you mean train?" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flag", [["--config-dir", "own"], ["--config-dir=own"], ["-cd", "own"]])
 def test_a_config_folder_is_a_flag(
     flag: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

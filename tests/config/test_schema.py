@@ -64,6 +64,7 @@ def flat_of_train() -> list[str]:
     return [name for name, _ in flat(plain(show("train")))]
 
 
+@pytest.mark.long
 def test_every_option_has_a_row(known):
     references = ("data.augment", "model.backbone")  # whole groups
     assert [name for name in known if name not in references and rule_of(name) is None] == []

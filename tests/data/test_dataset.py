@@ -337,6 +337,7 @@ def test_a_cut_file_is_an_error_in_one_sentence(corrupt: AnnotationIndex, worker
     assert "truncated" in message and "\n" not in message and "Traceback" not in message
 
 
+@pytest.mark.long
 def test_a_file_that_went_away_is_an_error_too(tmp_path: Path):
     index = small_index(tmp_path)
     Path(index.where(2)).unlink()

@@ -44,6 +44,7 @@ CHAINS = st.lists(
 ).filter(lambda lengths: sum(map(sum, lengths)) > 0)
 
 
+@pytest.mark.long
 @given(CHAINS, st.integers(1, 5), st.integers(1, 4))
 @settings(max_examples=200, deadline=None)
 def test_each_image_comes_once_an_epoch_over_all_ranks(

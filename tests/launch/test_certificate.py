@@ -32,6 +32,7 @@ def exported(change: float = 0.0) -> ExportedModel:
     return ExportedModel([(METADATA, run)])
 
 
+@pytest.mark.long
 def test_parity_is_measured_on_real_blank_and_full_images():
     real = [batch_of([(HEIGHT, WIDTH)]), batch_of([(50, 60)])]
     found = certificate.parity(lively(), exported(), real)

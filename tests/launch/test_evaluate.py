@@ -103,6 +103,7 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
         assert f"{kind} AP, 95 % interval over images: {low:.3f} to {high:.3f}" in printed
 
 
+@pytest.mark.long
 def test_a_moving_average_is_what_training_and_evaluation_score(
     strange: Path, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

@@ -204,6 +204,7 @@ def test_energy_is_none_where_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> N
     assert energy_joules([torch.device("cuda", 0)]) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["efficientnet_lite0", "mobilenet_v3_large"])
 def test_the_edge_model_takes_at_most_3_gflop_at_320_pixels(backbone: str) -> None:
     """With all slots full."""

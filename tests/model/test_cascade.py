@@ -251,6 +251,7 @@ def test_the_stages_are_those_of_the_paper():
     assert not torch.equal(head.fcs[0].weight, head.later[0].fcs[0].weight)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize("objects", [0, 2])
 def test_every_weight_learns_and_static_shapes_give_the_same(static_shapes: bool, objects: int):

@@ -26,6 +26,7 @@ def moved(model: MaskRCNN) -> MaskRCNN:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("norm", "head_norm"), [("batch", None), ("frozen", "batch"), ("frozen", "frozen")]
 )

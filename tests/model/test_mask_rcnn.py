@@ -469,6 +469,7 @@ def partial_truth(batch: Batch) -> Batch:
     return batch | {"void": void, "masked": masked}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("training", [True, False])
 def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
@@ -629,6 +630,7 @@ def test_bfloat16_is_finite_and_near():
     assert all(output.detections[key].isfinite().all() for key in ("boxes", "scores", "masks"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_weights_out_of_range_give_losses_that_are_not_finite_and_no_crash(value: float):
     """Training then stops with a message and a file to replay (training/nonfinite.py)."""
@@ -699,6 +701,7 @@ def test_building_joins_the_parts():
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["batch", "group", "frozen"])
 def test_heads_with_norms_and_more_layers_learn(norm: str):
     """Those of torchvision's second version, small: a gradient for every parameter, detections in
@@ -825,6 +828,7 @@ def mask_gradients(batch: Batch, static_shapes: bool) -> tuple[Any, dict[str, to
     return output, {"gradient": gradient}, others
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_a_box_without_a_mask_has_box_losses_alone(static_shapes: bool):
     plain = make_batch(2, objects=3)
@@ -844,6 +848,7 @@ def test_a_box_without_a_mask_has_box_losses_alone(static_shapes: bool):
     assert not seen["gradient"].any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_void_pixels_of_an_image_have_no_mask_gradient(static_shapes: bool):
     plain = make_batch(1, objects=3)

@@ -65,6 +65,7 @@ def test_channels_last_and_bfloat16(name: str):
     assert (x.float() - expected).abs().mean() < 0.05 * expected.abs().mean() + 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_the_map_is_exported(name: str):

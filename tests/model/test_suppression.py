@@ -235,6 +235,7 @@ def test_every_kind_gives_the_same_with_fixed_shapes(kind: str, agnostic: bool):
     assert torch.equal(model(batch).detections["scores"], expected["scores"])  # and goes back
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "parts",
     [

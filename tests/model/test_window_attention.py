@@ -80,6 +80,7 @@ def test_a_block_in_windows_is_the_block_on_each_window(name: str):
     assert torch.allclose(got[:, :count], torch.stack(tokens).mean(dim=0), atol=1e-12)
 
 
+@pytest.mark.long
 def test_windows_train_are_checkpointed_and_exported():
     name, images, gradients = "vit_small_patch16_dinov3", torch.randn(2, 3, 64, 96), []
     for recompute in (False, True):

@@ -208,6 +208,7 @@ def test_torchvision_files_give_torchvision_s_detections(
 # What a file is
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["v1", "v1 of today", "v2"])
 def test_torchvision_files_are_told_by_their_names(version: str, v1_names: State, tmp_path: Path):
     states = {

@@ -136,6 +136,7 @@ class Stop(Callback):
             raise RuntimeError("stopped here")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [PER_EPOCH * 2, PER_EPOCH * 3, PER_EPOCH * 3 + 6])
 def test_a_resumed_run_goes_on_counting(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int

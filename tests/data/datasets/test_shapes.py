@@ -166,6 +166,7 @@ def test_seeds_and_splits_differ(tmp_path: Path) -> None:
     assert len(set(pictures)) == len(pictures) == 16
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [64, 100, 200])
 def test_other_sizes_scale_the_scene(tmp_path: Path, size: int) -> None:
     write_shapes(root=tmp_path / "shapes", **SMALL | {"size": size, "train_images": 30})

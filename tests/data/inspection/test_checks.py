@@ -50,6 +50,7 @@ def test_a_sound_set_has_no_faults_and_stays_as_it_is(tmp_path: Path):
     assert clean_again(tmp_path, found, content) == content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("part", "inside"),
     [("coco_mini/train2017", 4), ("coco_mini/val2017", 5), ("nuclei/val", 0)],

@@ -137,6 +137,7 @@ def test_an_unknown_name_is_told(theirs: State):
         from_torchvision(theirs | {"roi_heads.keypoint_head.0.weight": torch.zeros(1)})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("lost", "named"),
     [

@@ -241,6 +241,7 @@ def test_classes_cannot_be_changed(tmp_path: Path):
     assert np.array_equal(load_arrays(written(tmp_path, pickle.dumps(np.ones(2)))), np.ones(2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_damaged_file_is_told(tmp_path: Path, protocol: int):
     whole = pickle.dumps(

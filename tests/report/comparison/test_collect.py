@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.long
 def test_a_sweep_has_its_order_its_question_and_its_missing_jobs(folder: Path):
     found = read_runs([folder / "sweep"])
     assert [(job.name, job.status) for job in found.jobs] == [

@@ -88,6 +88,7 @@ def test_bars_of_classes_are_sorted_and_hold_the_numbers():
     assert NAMES[-1] not in [name for _, _, name in known]  # no object: no AP
 
 
+@pytest.mark.long
 def test_eighty_classes_have_a_row_of_text_each():
     picture = Image.open(io.BytesIO(render(PLOTS["class_ap"], analysis(EIGHTY), LIGHT)))
     figure = PLOTS["class_ap"](analysis(EIGHTY), LIGHT)
