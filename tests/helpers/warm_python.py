@@ -147,7 +147,7 @@ def request(
 def install() -> None:
     """Let Popen of this process fork programs whose environment has WARM."""
     _begun_with.update(at_the_start(os.environ))
-    cold: Callable[..., None] = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+    cold: Callable[..., None] = subprocess.Popen._execute_child
 
     def execute(  # its parameters are those of Python 3.11 to 3.13
         self: Any,
@@ -183,7 +183,7 @@ def install() -> None:
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
-    subprocess.Popen._execute_child = execute  # type: ignore[attr-defined]
+    subprocess.Popen._execute_child = execute
 
 
 def _the_template() -> Template:
@@ -252,7 +252,7 @@ def begin(asked: dict[str, Any], streams: Sequence[int]) -> NoReturn:
         if descriptor > 2:
             os.close(descriptor)
     code = _exit_code(lambda: _run(asked))
-    for last in (threading._shutdown, atexit._run_exitfuncs, _flush, _template.close):  # type: ignore[attr-defined]
+    for last in (threading._shutdown, atexit._run_exitfuncs, _flush, _template.close):
         _exit_code(last)
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
@@ -277,7 +277,7 @@ def _run(asked: dict[str, Any]) -> None:
     first, *rest = asked["words"]
     sys.argv = [first, *rest]
     if asked["module"]:
-        runpy._run_module_as_main(first)  # type: ignore[attr-defined]
+        runpy._run_module_as_main(first)
         return
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if first == "-c":

@@ -34,22 +34,33 @@ RPN, ROI, BOX, MASK = (
 ANCHORS = "MODEL.ANCHOR_GENERATOR"
 CASCADE = "MODEL.ROI_BOX_CASCADE_HEAD"
 
-# Settings that are the same whatever their value is, in these models.
+# Settings that say nothing about the model, or that others imply.
 IMPLIED = (
-    *("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS", f"{BOX}.NAME"),
-    *(f"{RPN}.IOU_LABELS", f"{ROI}.IOU_LABELS", f"{RPN}.HEAD_NAME", f"{MASK}.NAME"),
-    *(
-        "MODEL.PROPOSAL_GENERATOR",
-        f"{ANCHORS}.NAME",
-        f"{ANCHORS}.ANGLES",
-        f"{ROI}.PROPOSAL_APPEND_GT",
-    ),
-    *("MODEL.RESNETS.OUT_FEATURES", "MODEL.RESNETS.RES2_OUT_CHANNELS"),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "MODEL.RESNETS.DEFORM_MODULATED"),
-    *("MODEL.RESNETS.DEFORM_NUM_GROUPS", f"{RPN}.BOUNDARY_THRESH", f"{BOX}.TRAIN_ON_PRED_BOXES"),
+    *("MODEL.WEIGHTS", "MODEL.DEVICE", f"{RPN}.IOU_LABELS", f"{ROI}.IOU_LABELS"),
+    *(f"{ANCHORS}.ANGLES", "MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.STEM_OUT_CHANNELS"),
+    *("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"),
     *(f"{BOX}.FED_LOSS_FREQ_WEIGHT_POWER", f"{BOX}.FED_LOSS_NUM_CLASSES"),
     *("MODEL.ROI_KEYPOINT_HEAD", "MODEL.SEM_SEG_HEAD", "MODEL.PANOPTIC_FPN", "MODEL.RETINANET"),
 )
+
+# Settings on which detections depend, and the only value that our model has.
+REQUIRED: dict[str, Any] = {
+    "MODEL.LOAD_PROPOSALS": False,
+    "MODEL.KEYPOINT_ON": False,
+    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
+    f"{ANCHORS}.NAME": "DefaultAnchorGenerator",
+    f"{RPN}.HEAD_NAME": "StandardRPNHead",
+    "MODEL.RESNETS.OUT_FEATURES": STAGES,
+    f"{BOX}.NAME": "FastRCNNConvFCHead",
+}
+
+# Settings of training alone, and the only value that ours has.
+TRAINING: dict[str, Any] = {
+    f"{RPN}.BOUNDARY_THRESH": -1,
+    f"{ROI}.PROPOSAL_APPEND_GT": True,
+    f"{BOX}.TRAIN_ON_PRED_BOXES": False,
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -119,10 +130,8 @@ def from_detectron2(config: TheirConfig) -> None:
     config.only(
         "MODEL.BACKBONE.NAME", ("build_resnet_fpn_backbone",), "build_resnet_backbone", ADVICE
     )
-    config.only("MODEL.KEYPOINT_ON", (False,), False, ADVICE)
     config.options["model"] = "detectron2"
-    for path in IMPLIED:
-        config.take(path)
+    config.expect(IMPLIED, REQUIRED, TRAINING, ADVICE)
     _backbone(config)
     _pixels(config)
     _pyramid(config)
@@ -146,26 +155,26 @@ def conv1_pixels(config: TheirConfig) -> tuple[list[float], bool]:
 
 
 def _backbone(config: TheirConfig) -> None:
-    place = "MODEL.RESNETS"
+    section = "MODEL.RESNETS"
     depth, groups, width = (
-        config.take(f"{place}.{name}", default)
+        config.take(f"{section}.{name}", default)
         for name, default in (("DEPTH", 50), ("NUM_GROUPS", 1), ("WIDTH_PER_GROUP", 64))
     )
     name = BACKBONES.get((depth, groups, width))
-    inner = config.take(f"{place}.STRIDE_IN_1X1", True)
+    inner = config.take(f"{section}.STRIDE_IN_1X1", True)
     if name is None:
         raise UserError(
-            f"{place} has depth {depth} and {groups} groups of width {width}, which cannot be "
+            f"{section} has depth {depth} and {groups} groups of width {width}, which cannot be "
             f"imported: {ADVICE}, of depth 18, 34, 50, 101, 152"
         )
-    config.only(f"{place}.RES5_DILATION", (1,), 1, ADVICE)
-    config.only(f"{place}.DEFORM_ON_PER_STAGE", ([False] * 4,), [False] * 4, ADVICE)
+    config.only(f"{section}.RES5_DILATION", (1,), 1, ADVICE)
+    config.only(f"{section}.DEFORM_ON_PER_STAGE", ([False] * 4,), [False] * 4, ADVICE)
     if inner and depth >= 50:
-        config.only(f"{place}.DEPTH", CAFFE, 50, f"{ADVICE}; others have STRIDE_IN_1X1=False")
+        config.only(f"{section}.DEPTH", CAFFE, 50, f"{ADVICE}; others have STRIDE_IN_1X1=False")
         name = f"{name}_caffe"
-    config.as_option(f"{place}.DEPTH", "backbone", name)
-    kind = config.only(f"{place}.NORM", tuple(BACKBONE_NORMS), "FrozenBN", ADVICE)
-    config.as_option(f"{place}.NORM", "backbone.norm", BACKBONE_NORMS[kind])
+    config.as_option(f"{section}.DEPTH", "backbone", name)
+    kind = config.only(f"{section}.NORM", tuple(BACKBONE_NORMS), "FrozenBN", ADVICE)
+    config.as_option(f"{section}.NORM", "backbone.norm", BACKBONE_NORMS[kind])
     config.same("MODEL.BACKBONE.FREEZE_AT", "backbone.freeze_at", 2)
 
 
@@ -226,29 +235,29 @@ def _rpn(config: TheirConfig) -> None:
         config.differs(f"{RPN}.LOSS_WEIGHT", "1: the losses have no weights")
 
 
-def _box_loss(config: TheirConfig, place: str) -> None:
-    kind = config.take(f"{place}.BBOX_REG_LOSS_TYPE", "smooth_l1")
-    if kind == "giou" and place == BOX:
-        config.as_option(f"{place}.BBOX_REG_LOSS_TYPE", "model.box_head.box_loss", "giou")
+def _box_loss(config: TheirConfig, section: str) -> None:
+    kind = config.take(f"{section}.BBOX_REG_LOSS_TYPE", "smooth_l1")
+    if kind == "giou" and section == BOX:
+        config.as_option(f"{section}.BBOX_REG_LOSS_TYPE", "model.box_head.box_loss", "giou")
     elif kind != "smooth_l1":
-        config.differs(f"{place}.BBOX_REG_LOSS_TYPE", "smooth L1 with a threshold of 1/9")
+        config.differs(f"{section}.BBOX_REG_LOSS_TYPE", "smooth L1 with a threshold of 1/9")
     else:
-        config.differs(f"{place}.SMOOTH_L1_BETA", "1/9")
-    if config.take(f"{place}.BBOX_REG_LOSS_WEIGHT", 1.0) != 1.0:
-        path = f"{place}.BBOX_REG_LOSS_WEIGHT"
+        config.differs(f"{section}.SMOOTH_L1_BETA", "1/9")
+    if config.take(f"{section}.BBOX_REG_LOSS_WEIGHT", 1.0) != 1.0:
+        path = f"{section}.BBOX_REG_LOSS_WEIGHT"
         config.differs(path, "1: the losses have no weights")
 
 
-def _regions(config: TheirConfig, place: str, option: str) -> None:
-    kind = config.only(f"{place}.POOLER_TYPE", ("ROIAlignV2", "ROIAlign"), "ROIAlignV2", ADVICE)
+def _regions(config: TheirConfig, section: str, option: str) -> None:
+    kind = config.only(f"{section}.POOLER_TYPE", ("ROIAlignV2", "ROIAlign"), "ROIAlignV2", ADVICE)
     aligned = kind == "ROIAlignV2"
-    config.same(f"{place}.POOLER_RESOLUTION", option, 14)
-    points = config.same(f"{place}.POOLER_SAMPLING_RATIO", "model.roi_align.points", 0)
-    config.as_option(f"{place}.POOLER_TYPE", "model.roi_align.aligned", aligned)
+    config.same(f"{section}.POOLER_RESOLUTION", option, 14)
+    points = config.same(f"{section}.POOLER_SAMPLING_RATIO", "model.roi_align.points", 0)
+    config.as_option(f"{section}.POOLER_TYPE", "model.roi_align.aligned", aligned)
     first = config.options.setdefault("_roi_align", (points, aligned))
     if first != (points, aligned):
         raise UserError(
-            f"{place}.POOLER_TYPE and POOLER_SAMPLING_RATIO differ from those of the box head, "
+            f"{section}.POOLER_TYPE and POOLER_SAMPLING_RATIO differ from those of the box head, "
             f"which cannot be imported: {ADVICE}"
         )
 
@@ -290,6 +299,8 @@ def _one(config: TheirConfig) -> float:
 
 def _mask_head(config: TheirConfig) -> None:
     _regions(config, MASK, "model.mask_head.pool")
+    upsample = "MaskRCNNConvUpsampleHead"
+    config.only(f"{MASK}.NAME", (upsample,), upsample, ADVICE)
     config.same(f"{MASK}.NUM_CONV", "model.mask_head.depth", 0)
     config.same(f"{MASK}.CONV_DIM", "model.mask_head.width", 256)
     config.same(f"{MASK}.CLS_AGNOSTIC_MASK", "model.mask_head.class_agnostic", False)
@@ -315,20 +326,20 @@ def _data(config: TheirConfig) -> None:
 
 
 def _schedule(config: TheirConfig) -> None:
-    place = "SOLVER"
+    section = "SOLVER"
     config.options["optimizer"] = "sgd"
-    batch = config.take(f"{place}.IMS_PER_BATCH", 16)
-    config.same(f"{place}.BASE_LR", "optimizer.lr", 0.001)
-    config.as_option(f"{place}.IMS_PER_BATCH", "optimizer.reference_batch", batch)
-    config.same(f"{place}.MOMENTUM", "optimizer.momentum", 0.9)
-    config.same(f"{place}.WEIGHT_DECAY", "optimizer.weight_decay", 0.0001)
-    config.differs(f"{place}.WEIGHT_DECAY", "not on norms and biases")
-    config.same(f"{place}.WARMUP_ITERS", "optimizer.warmup_steps", 1000)
-    config.same(f"{place}.GAMMA", "optimizer.gamma", 0.1)
-    steps = config.same(f"{place}.MAX_ITER", "trainer.steps", 40000)
+    batch = config.take(f"{section}.IMS_PER_BATCH", 16)
+    config.same(f"{section}.BASE_LR", "optimizer.lr", 0.001)
+    config.as_option(f"{section}.IMS_PER_BATCH", "optimizer.reference_batch", batch)
+    config.same(f"{section}.MOMENTUM", "optimizer.momentum", 0.9)
+    config.same(f"{section}.WEIGHT_DECAY", "optimizer.weight_decay", 0.0001)
+    config.differs(f"{section}.WEIGHT_DECAY", "not on norms and biases")
+    config.same(f"{section}.WARMUP_ITERS", "optimizer.warmup_steps", 1000)
+    config.same(f"{section}.GAMMA", "optimizer.gamma", 0.1)
+    steps = config.same(f"{section}.MAX_ITER", "trainer.steps", 40000)
     config.options["trainer.epochs"] = None
-    milestones = [round(step / steps, 6) for step in config.take(f"{place}.STEPS", [30000])]
-    config.as_option(f"{place}.STEPS", "optimizer.milestones", milestones)
-    clip = config.take(f"{place}.CLIP_GRADIENTS", {}) or {}
+    milestones = [round(step / steps, 6) for step in config.take(f"{section}.STEPS", [30000])]
+    config.as_option(f"{section}.STEPS", "optimizer.milestones", milestones)
+    clip = config.take(f"{section}.CLIP_GRADIENTS", {}) or {}
     norm = isinstance(clip, Mapping) and clip.get("ENABLED") and clip.get("CLIP_TYPE") == "norm"
     config.options["trainer.clip_norm"] = clip.get("CLIP_VALUE", 1.0) if norm else None

@@ -30,29 +30,49 @@ RPN, RPN_TRAIN, RPN_TEST = "model.rpn_head", "model.train_cfg.rpn_proposal", "mo
 BOX, MASK = "model.roi_head.bbox_head", "model.roi_head.mask_head"
 RCNN_TRAIN, RCNN_TEST = "model.train_cfg.rcnn", "model.test_cfg.rcnn"
 
-# Settings that are the same whatever their value is, in these models.
+# Settings that say nothing about the model, or that others imply.
 IMPLIED = (
-    *(f"model.backbone.{name}" for name in ("num_stages", "out_indices", "init_cfg", "norm_eval")),
-    *("model.pretrained", "model.neck.in_channels", f"{RPN}.in_channels", f"{RPN}.type"),
-    *(f"{BOX}.in_channels", f"{BOX}.roi_feat_size", f"{MASK}.in_channels", f"{MASK}.type"),
-    *("model.data_preprocessor.pad_mask", "model.data_preprocessor.type", f"{BOX}.type"),
-    *("model.roi_head.type", "model.neck.type", f"{RPN}.anchor_generator.type"),
-    *(f"{head}.bbox_coder.type" for head in (RPN, BOX)),
-    *(f"{head}.bbox_coder.target_means" for head in (RPN, BOX)),
-    *(f"{RPN}.loss_cls.use_sigmoid", f"{RPN}.loss_cls.type", f"{BOX}.loss_cls.type"),
-    *(f"{BOX}.loss_cls.use_sigmoid", f"{MASK}.loss_mask.type", f"{MASK}.loss_mask.use_mask"),
-    *(f"model.train_cfg.{part}.debug" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.pos_weight" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.assigner.type" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.assigner.ignore_iof_thr" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.sampler.type" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.sampler.neg_pos_ub" for part in ("rpn", "rcnn")),
-    *(f"model.train_cfg.{part}.sampler.add_gt_as_proposals" for part in ("rpn", "rcnn")),
-    *(f"{RCNN_TRAIN}.mask_size", f"{RCNN_TRAIN}.assigner.min_pos_iou"),
-    *(f"{RCNN_TRAIN}.assigner.match_low_quality", "model.train_cfg.rpn.allowed_border"),
-    *(f"model.roi_head.{part}_roi_extractor.type" for part in ("bbox", "mask")),
+    *("model.backbone.init_cfg", "model.pretrained", "model.neck.in_channels"),
+    *("model.data_preprocessor.type", "model.data_preprocessor.pad_mask"),
+    *(f"{head}.in_channels" for head in (RPN, BOX, MASK)),
+    *(f"{BOX}.roi_feat_size", f"{RCNN_TRAIN}.mask_size"),
     *(f"model.roi_head.{part}_roi_extractor.out_channels" for part in ("bbox", "mask")),
+    *(f"model.train_cfg.{part}.debug" for part in ("rpn", "rcnn")),
+    *(f"{RCNN_TRAIN}.assigner.min_pos_iou", f"{RCNN_TRAIN}.assigner.match_low_quality"),
 )
+
+# Settings on which detections depend, and the only value that our model has.
+REQUIRED: dict[str, Any] = {
+    "model.backbone.num_stages": 4,
+    "model.backbone.out_indices": [0, 1, 2, 3],
+    f"{RPN}.type": "RPNHead",
+    f"{RPN}.anchor_generator.type": "AnchorGenerator",
+    **{f"{head}.bbox_coder.type": "DeltaXYWHBBoxCoder" for head in (RPN, BOX)},
+    **{f"{head}.bbox_coder.target_means": [0.0] * 4 for head in (RPN, BOX)},
+    f"{RPN}.loss_cls.use_sigmoid": True,
+    f"{BOX}.loss_cls.type": "CrossEntropyLoss",
+    f"{BOX}.loss_cls.use_sigmoid": False,
+    "model.roi_head.type": "StandardRoIHead",
+    **{
+        f"model.roi_head.{part}_roi_extractor.type": "SingleRoIExtractor"
+        for part in ("bbox", "mask")
+    },
+}
+
+# Settings of training alone, and the only value that ours has.
+TRAINING: dict[str, Any] = {
+    f"{RPN}.loss_cls.type": "CrossEntropyLoss",
+    f"{MASK}.loss_mask.type": "CrossEntropyLoss",
+    f"{MASK}.loss_mask.use_mask": True,
+    "model.train_cfg.rpn.allowed_border": -1,
+    "model.train_cfg.rpn.sampler.add_gt_as_proposals": False,
+    f"{RCNN_TRAIN}.sampler.add_gt_as_proposals": True,
+    **{f"model.train_cfg.{part}.pos_weight": -1 for part in ("rpn", "rcnn")},
+    **{f"model.train_cfg.{part}.assigner.type": "MaxIoUAssigner" for part in ("rpn", "rcnn")},
+    **{f"model.train_cfg.{part}.assigner.ignore_iof_thr": -1 for part in ("rpn", "rcnn")},
+    **{f"model.train_cfg.{part}.sampler.type": "RandomSampler" for part in ("rpn", "rcnn")},
+    **{f"model.train_cfg.{part}.sampler.neg_pos_ub": -1 for part in ("rpn", "rcnn")},
+}
 
 
 def from_mmdetection(config: TheirConfig) -> None:
@@ -63,8 +83,7 @@ def from_mmdetection(config: TheirConfig) -> None:
     """
     kind = config.only("model.type", ("MaskRCNN", "FasterRCNN"), None, ADVICE)
     config.options["model"] = "detectron2"  # RoIAlign and anchors are those of Detectron2
-    for path in IMPLIED:
-        config.take(path)
+    config.expect(IMPLIED, REQUIRED, TRAINING, ADVICE)
     _backbone(config)
     _pixels(config)
     _pyramid(config)
@@ -84,11 +103,11 @@ def from_mmdetection(config: TheirConfig) -> None:
 def class_names(config: TheirConfig, meta: Mapping[str, Any]) -> list[str] | None:
     """The classes that the weights' `meta` or the config names, by label."""
     inside = meta.get("dataset_meta", {}) if isinstance(meta.get("dataset_meta"), Mapping) else {}
-    places = [meta.get("CLASSES"), inside.get("classes"), inside.get("CLASSES")]
+    candidates = [meta.get("CLASSES"), inside.get("classes"), inside.get("CLASSES")]
     for path in ("metainfo", "train_dataloader.dataset.metainfo"):
-        places += [config.take(f"{path}.classes"), config.take(f"{path}.CLASSES")]
-    places += [config.take("data.train.classes"), config.take("classes")]
-    for names in places:
+        candidates += [config.take(f"{path}.classes"), config.take(f"{path}.CLASSES")]
+    candidates += [config.take("data.train.classes"), config.take("classes")]
+    for names in candidates:
         if isinstance(names, (list, tuple)) and names and all(isinstance(n, str) for n in names):
             return list(names)
     return None
@@ -106,30 +125,30 @@ def is_caffe(config: TheirConfig) -> bool:
 
 
 def _backbone(config: TheirConfig) -> None:
-    place = "model.backbone"
-    kind = config.take(f"{place}.type")
-    depth = config.take(f"{place}.depth")
-    groups, width = config.take(f"{place}.groups", 1), config.take(f"{place}.base_width", 4)
+    section = "model.backbone"
+    kind = config.take(f"{section}.type")
+    depth = config.take(f"{section}.depth")
+    groups, width = config.take(f"{section}.groups", 1), config.take(f"{section}.base_width", 4)
     name = BACKBONES.get((kind, depth, groups, width))
-    caffe = config.only(f"{place}.style", ("pytorch", "caffe"), "pytorch", ADVICE) == "caffe"
+    caffe = config.only(f"{section}.style", ("pytorch", "caffe"), "pytorch", ADVICE) == "caffe"
     if name is None or (caffe and name not in CAFFE):
         style = " with style=caffe" if caffe else ""
         raise UserError(
-            f"{place} is {kind} of depth {depth}, {groups} groups of width {width}{style}, which "
+            f"{section} is {kind} of depth {depth}, {groups} groups of width {width}{style}, which "
             f"cannot be imported: {ADVICE}, of depth 18, 34, 50, 101, 152"
         )
     for option in ("dcn", "plugins", "deep_stem", "avg_down"):
-        config.only(f"{place}.{option}", (None, False), None, ADVICE)
+        config.only(f"{section}.{option}", (None, False), None, ADVICE)
     shown = f"{name}_caffe" if caffe else name
-    config.as_option(f"{place}.depth", "backbone", shown)
-    kind = config.only(f"{place}.norm_cfg.type", tuple(NORMS), "BN", ADVICE)
-    fixed = config.take(f"{place}.norm_eval", True) and NORMS[kind] != "group"
-    learned = fixed and config.take(f"{place}.norm_cfg.requires_grad", True)
+    config.as_option(f"{section}.depth", "backbone", shown)
+    kind = config.only(f"{section}.norm_cfg.type", tuple(NORMS), "BN", ADVICE)
+    fixed = config.take(f"{section}.norm_eval", True) and NORMS[kind] != "group"
+    learned = fixed and config.take(f"{section}.norm_cfg.requires_grad", True)
     difference = "weight and bias of the norms are fixed, too" if learned else ""
-    path = f"{place}.norm_cfg.type"
+    path = f"{section}.norm_cfg.type"
     config.as_option(path, "backbone.norm", "frozen" if fixed else NORMS[kind], difference)
-    frozen = config.take(f"{place}.frozen_stages", -1)
-    config.as_option(f"{place}.frozen_stages", "backbone.freeze_at", int(frozen) + 1)
+    frozen = config.take(f"{section}.frozen_stages", -1)
+    config.as_option(f"{section}.frozen_stages", "backbone.freeze_at", int(frozen) + 1)
 
 
 def _normalize(config: TheirConfig) -> str:
@@ -146,29 +165,29 @@ def _normalize(config: TheirConfig) -> str:
     )
 
 
-def _is_rgb(config: TheirConfig, place: str) -> bool:
-    return bool(config.take(f"{place}.bgr_to_rgb", config.take(f"{place}.to_rgb", False)))
+def _is_rgb(config: TheirConfig, section: str) -> bool:
+    return bool(config.take(f"{section}.bgr_to_rgb", config.take(f"{section}.to_rgb", False)))
 
 
 def _pixels(config: TheirConfig) -> None:
-    place = _normalize(config)
-    mean, std = (config.take(f"{place}.{name}") for name in ("mean", "std"))
+    section = _normalize(config)
+    mean, std = (config.take(f"{section}.{name}") for name in ("mean", "std"))
     for name, values in (("mean", mean), ("std", std)):
         if not isinstance(values, list) or len(values) != 3:
-            raise UserError(f"{place}.{name}={values} must be three numbers: {ADVICE}")
-    rgb = _is_rgb(config, place)
+            raise UserError(f"{section}.{name}={values} must be three numbers: {ADVICE}")
+    rgb = _is_rgb(config, section)
     if not rgb:
         mean = mean[::-1]
-    config.as_option(f"{place}.mean", "model.mean", [round(value / 255, 6) for value in mean])
+    config.as_option(f"{section}.mean", "model.mean", [round(value / 255, 6) for value in mean])
     if std == [1.0, 1.0, 1.0]:
-        config.differs(f"{place}.std", "the first convolution is scaled instead", "model.std")
+        config.differs(f"{section}.std", "the first convolution is scaled instead", "model.std")
     else:
         std = std if rgb else std[::-1]
-        config.as_option(f"{place}.std", "model.std", [round(value / 255, 6) for value in std])
+        config.as_option(f"{section}.std", "model.std", [round(value / 255, 6) for value in std])
     if not rgb:
-        name = "to_rgb" if config.has(f"{place}.to_rgb") else "bgr_to_rgb"
-        config.differs(f"{place}.{name}", "R G B: the first convolution is turned")
-    config.only(f"{place}.pad_size_divisor", (32,), 32, ADVICE)
+        name = "to_rgb" if config.has(f"{section}.to_rgb") else "bgr_to_rgb"
+        config.differs(f"{section}.{name}", "R G B: the first convolution is turned")
+    config.only(f"{section}.pad_size_divisor", (32,), 32, ADVICE)
 
 
 def _pyramid(config: TheirConfig) -> None:
@@ -179,14 +198,14 @@ def _pyramid(config: TheirConfig) -> None:
     _norm(config, "model.neck.norm_cfg", "model.fpn.norm")
 
 
-def _norm(config: TheirConfig, place: str, option: str) -> None:
-    if config.take(place) is None:
+def _norm(config: TheirConfig, section: str, option: str) -> None:
+    if config.take(section) is None:
         config.options[option] = None
         return
-    kind = config.only(f"{place}.type", tuple(NORMS), None, ADVICE)
-    config.as_option(f"{place}.type", option, NORMS[kind])
-    config.only(f"{place}.num_groups", (32,), 32, ADVICE)
-    config.take(f"{place}.requires_grad")
+    kind = config.only(f"{section}.type", tuple(NORMS), None, ADVICE)
+    config.as_option(f"{section}.type", option, NORMS[kind])
+    config.only(f"{section}.num_groups", (32,), 32, ADVICE)
+    config.take(f"{section}.requires_grad")
 
 
 def _rpn(config: TheirConfig) -> None:
@@ -208,73 +227,73 @@ def _rpn(config: TheirConfig) -> None:
     path = "model.train_cfg.rpn.assigner.min_pos_iou"
     if config.take(path, 0.3):
         config.differs(path, "the best anchor of an object counts, however small its IoU is")
-    for place, phase in ((RPN_TRAIN, "train"), (RPN_TEST, "test")):
-        config.same(f"{place}.nms_pre", f"model.rpn.pre_nms.{phase}", 1000)
-        latest = "max_per_img" if config.has(f"{place}.max_per_img") else "max_num"
-        config.same(f"{place}.{latest}", f"model.rpn.post_nms.{phase}", 1000)
-        config.take(f"{place}.nms_post")
-        config.take(f"{place}.nms_across_levels")
-        config.only(f"{place}.min_bbox_size", (0,), 0, ADVICE)
-        config.only(f"{place}.nms.type", ("nms",), "nms", ADVICE)
-    test, train = (_iou_of_nms(config, place, 0.7) for place in (RPN_TEST, RPN_TRAIN))
+    for section, phase in ((RPN_TRAIN, "train"), (RPN_TEST, "test")):
+        config.same(f"{section}.nms_pre", f"model.rpn.pre_nms.{phase}", 1000)
+        latest = "max_per_img" if config.has(f"{section}.max_per_img") else "max_num"
+        config.same(f"{section}.{latest}", f"model.rpn.post_nms.{phase}", 1000)
+        config.take(f"{section}.nms_post")
+        config.take(f"{section}.nms_across_levels")
+        config.only(f"{section}.min_bbox_size", (0,), 0, ADVICE)
+        config.only(f"{section}.nms.type", ("nms",), "nms", ADVICE)
+    test, train = (_iou_of_nms(config, section, 0.7) for section in (RPN_TEST, RPN_TRAIN))
     difference = f"in training, too, where theirs is {train}" if train != test else ""
     config.as_option(_nms_path(config, RPN_TEST), "model.rpn.nms_iou", test, difference)
 
 
-def _nms_path(config: TheirConfig, place: str) -> str:
+def _nms_path(config: TheirConfig, section: str) -> str:
     names = ("nms.iou_threshold", "nms.iou_thr", "nms_thr")
     return next(
-        (f"{place}.{n}" for n in names if config.has(f"{place}.{n}")), f"{place}.{names[0]}"
+        (f"{section}.{n}" for n in names if config.has(f"{section}.{n}")), f"{section}.{names[0]}"
     )
 
 
-def _iou_of_nms(config: TheirConfig, place: str, default: float) -> float:
-    return config.take(_nms_path(config, place), default)
+def _iou_of_nms(config: TheirConfig, section: str, default: float) -> float:
+    return config.take(_nms_path(config, section), default)
 
 
-def _assigner(config: TheirConfig, place: str, ours: str, *, background: bool) -> None:
-    config.same(f"{place}.assigner.pos_iou_thr", f"{ours}.object_iou")
+def _assigner(config: TheirConfig, section: str, ours: str, *, background: bool) -> None:
+    config.same(f"{section}.assigner.pos_iou_thr", f"{ours}.object_iou")
     if background:
-        config.same(f"{place}.assigner.neg_iou_thr", f"{ours}.background_iou")
+        config.same(f"{section}.assigner.neg_iou_thr", f"{ours}.background_iou")
     else:
         expected = (config.options[f"{ours}.object_iou"],)
-        config.only(f"{place}.assigner.neg_iou_thr", expected, expected[0], ADVICE)
-    config.same(f"{place}.sampler.num", f"{ours}.batch_size")
-    config.same(f"{place}.sampler.pos_fraction", f"{ours}.positive_fraction")
+        config.only(f"{section}.assigner.neg_iou_thr", expected, expected[0], ADVICE)
+    config.same(f"{section}.sampler.num", f"{ours}.batch_size")
+    config.same(f"{section}.sampler.pos_fraction", f"{ours}.positive_fraction")
 
 
-def _box_loss(config: TheirConfig, place: str) -> None:
-    kind = config.take(f"{place}.loss_bbox.type", "L1Loss")
-    if kind == "GIoULoss" and place == BOX:
-        config.as_option(f"{place}.loss_bbox.type", "model.box_head.box_loss", "giou")
-        config.take(f"{place}.reg_decoded_bbox")
-        _loss_weights(config, place, "loss_bbox", "loss_cls")
+def _box_loss(config: TheirConfig, section: str) -> None:
+    kind = config.take(f"{section}.loss_bbox.type", "L1Loss")
+    if kind == "GIoULoss" and section == BOX:
+        config.as_option(f"{section}.loss_bbox.type", "model.box_head.box_loss", "giou")
+        config.take(f"{section}.reg_decoded_bbox")
+        _loss_weights(config, section, "loss_bbox", "loss_cls")
         return
-    beta = config.take(f"{place}.loss_bbox.beta", 1.0)
+    beta = config.take(f"{section}.loss_bbox.beta", 1.0)
     if kind != "SmoothL1Loss" or not math.isclose(beta, 1 / 9, rel_tol=0.01):
-        config.differs(f"{place}.loss_bbox.type", "smooth L1 with a threshold of 1/9")
-    _loss_weights(config, place, "loss_bbox", "loss_cls")
+        config.differs(f"{section}.loss_bbox.type", "smooth L1 with a threshold of 1/9")
+    _loss_weights(config, section, "loss_bbox", "loss_cls")
 
 
-def _loss_weights(config: TheirConfig, place: str, *losses: str) -> None:
+def _loss_weights(config: TheirConfig, section: str, *losses: str) -> None:
     for loss in losses:
-        path = f"{place}.{loss}.loss_weight"
+        path = f"{section}.{loss}.loss_weight"
         if config.take(path, 1.0) != 1.0:
             config.differs(path, "1: the losses have no weights")
 
 
 def _regions(config: TheirConfig, part: str, option: str) -> None:
-    place = f"model.roi_head.{part}_roi_extractor"
-    config.only(f"{place}.featmap_strides", (STRIDES[:4],), None, ADVICE)
-    config.only(f"{place}.finest_scale", (56,), 56, ADVICE)
-    config.only(f"{place}.roi_layer.type", ("RoIAlign",), "RoIAlign", ADVICE)
-    config.same(f"{place}.roi_layer.output_size", option)
-    points = config.same(f"{place}.roi_layer.sampling_ratio", "model.roi_align.points", 0)
-    aligned = config.same(f"{place}.roi_layer.aligned", "model.roi_align.aligned", True)
+    section = f"model.roi_head.{part}_roi_extractor"
+    config.only(f"{section}.featmap_strides", (STRIDES[:4],), None, ADVICE)
+    config.only(f"{section}.finest_scale", (56,), 56, ADVICE)
+    config.only(f"{section}.roi_layer.type", ("RoIAlign",), "RoIAlign", ADVICE)
+    config.same(f"{section}.roi_layer.output_size", option)
+    points = config.same(f"{section}.roi_layer.sampling_ratio", "model.roi_align.points", 0)
+    aligned = config.same(f"{section}.roi_layer.aligned", "model.roi_align.aligned", True)
     first = config.options.setdefault("_roi_align", (points, aligned))
     if first != (points, aligned):
         raise UserError(
-            f"{place}.roi_layer differs from that of the box head and cannot be imported: {ADVICE}"
+            f"{section}.roi_layer is not that of the box head, so it cannot be imported: {ADVICE}"
         )
 
 
@@ -368,9 +387,9 @@ def _data(config: TheirConfig) -> None:
     for path in _steps(config, "RandomFlip"):
         name = "flip_ratio" if config.has(f"{path}.flip_ratio") else "prob"
         config.same(f"{path}.{name}", "augment.flip", 0.5)
-    place = "data.samples_per_gpu" if config.has("data") else "train_dataloader.batch_size"
-    if config.has(place):
-        config.same(place, "data.batch_size")
+    path = "data.samples_per_gpu" if config.has("data") else "train_dataloader.batch_size"
+    if config.has(path):
+        config.same(path, "data.batch_size")
 
 
 def _image_size(config: TheirConfig, path: str) -> None:
@@ -387,20 +406,20 @@ def _image_size(config: TheirConfig, path: str) -> None:
 
 
 def _schedule(config: TheirConfig) -> None:
-    place = "optim_wrapper.optimizer" if config.has("optim_wrapper") else "optimizer"
-    kind = config.take(f"{place}.type")
+    section = "optim_wrapper.optimizer" if config.has("optim_wrapper") else "optimizer"
+    kind = config.take(f"{section}.type")
     name = {"SGD": "sgd", "AdamW": "adamw"}.get(str(kind))
     if name is None:
         return
-    config.as_option(f"{place}.type", "optimizer", name)
-    config.same(f"{place}.lr", "optimizer.lr")
+    config.as_option(f"{section}.type", "optimizer", name)
+    config.same(f"{section}.lr", "optimizer.lr")
     batch = config.take("auto_scale_lr.base_batch_size", 16)
     config.options["optimizer.reference_batch"] = batch
     config.options["optimizer.scaling"] = "linear"
-    config.same(f"{place}.weight_decay", "optimizer.weight_decay", 0.0)
+    config.same(f"{section}.weight_decay", "optimizer.weight_decay", 0.0)
     if name == "sgd":
-        config.same(f"{place}.momentum", "optimizer.momentum", 0.0)
-        config.differs(f"{place}.weight_decay", "not on norms and biases")
+        config.same(f"{section}.momentum", "optimizer.momentum", 0.0)
+        config.differs(f"{section}.weight_decay", "not on norms and biases")
     grad = (
         "optim_wrapper.clip_grad" if config.has("optim_wrapper") else "optimizer_config.grad_clip"
     )
@@ -415,21 +434,21 @@ def _epochs(config: TheirConfig) -> int | None:
     for path in ("train_cfg.max_epochs", "runner.max_epochs", "total_epochs"):
         if isinstance(config.take(path), int):
             repeated = 1
-            for place in ("train_dataloader.dataset", "data.train"):
-                if config.take(f"{place}.type") == "RepeatDataset":
-                    repeated = config.take(f"{place}.times", 1)
+            for section in ("train_dataloader.dataset", "data.train"):
+                if config.take(f"{section}.type") == "RepeatDataset":
+                    repeated = config.take(f"{section}.times", 1)
             return config.as_option(path, "trainer.epochs", config.take(path) * repeated)
     return None
 
 
 def _steps_down(config: TheirConfig, epochs: int, optimizer: str) -> None:
-    warm_up, milestones, gamma, place = None, None, 0.1, "lr_config"
+    warm_up, milestones, gamma, section = None, None, 0.1, "lr_config"
     for number, step in enumerate(config.take("param_scheduler", [])):
         if step.get("type") == "LinearLR" and not step.get("by_epoch", True):
             warm_up = step.get("end")
         elif step.get("type") == "MultiStepLR":
             milestones, gamma = plain(step.get("milestones")), step.get("gamma", 0.1)
-            place = f"param_scheduler.{number}"
+            section = f"param_scheduler.{number}"
             epochs = step.get("end", epochs)
     if config.take("lr_config.policy") == "step":
         milestones, gamma = config.take("lr_config.step"), config.take("lr_config.gamma", 0.1)
@@ -439,7 +458,7 @@ def _steps_down(config: TheirConfig, epochs: int, optimizer: str) -> None:
         config.table.append(Setting(f"warm-up of {warm_up} steps", "optimizer.warmup_steps"))
     if isinstance(milestones, list) and optimizer == "sgd":
         shares = [round(one / epochs, 6) for one in milestones]
-        theirs = f"{place}: down after epochs {', '.join(map(str, milestones))}"
+        theirs = f"{section}: down after epochs {', '.join(map(str, milestones))}"
         config.options["optimizer.milestones"] = shares
         config.options["optimizer.gamma"] = gamma
         config.table.append(Setting(theirs, f"optimizer.milestones={shares}"))

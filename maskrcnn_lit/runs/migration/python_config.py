@@ -124,12 +124,12 @@ class _Reader:
         elif isinstance(target, ast.Name):
             self.own[target.id] = value
         elif isinstance(target, ast.Subscript):  # model['backbone'] = ...
-            with_value = self._place(target)
-            if with_value is not None:
-                holder, key = with_value
+            inside = self._holder_and_key(target)
+            if inside is not None:
+                holder, key = inside
                 holder[key] = value
 
-    def _place(self, target: ast.Subscript) -> tuple[Any, Any] | None:
+    def _holder_and_key(self, target: ast.Subscript) -> tuple[Any, Any] | None:
         try:
             holder, key = self._plain(target.value), self._plain(target.slice)
         except _NotPlain:
@@ -264,12 +264,12 @@ def _with_base(value: Any, base: Mapping[str, Any]) -> Any:
     if not (text.startswith("{{") and text.endswith("}}")):
         return value
     names = text[2:-2].strip().split(".")
-    found: Any = base
+    inner: Any = base
     for name in names[1:]:
-        if not isinstance(found, Mapping) or name not in found:
+        if not isinstance(inner, Mapping) or name not in inner:
             raise _NotPlain
-        found = found[name]
-    return found
+        inner = inner[name]
+    return inner
 
 
 def merged(base: Any, new: Any) -> Any:

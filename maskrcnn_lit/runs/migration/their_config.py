@@ -74,6 +74,29 @@ class TheirConfig:
             raise UserError(f"{path}={text(value)} cannot be imported, {allowed} can: {advice}")
         return value
 
+    def expect(
+        self,
+        implied: Collection[str],
+        required: Mapping[str, Any],
+        training: Mapping[str, Any],
+        advice: str,
+    ) -> None:
+        """Read settings of which our model has one value.
+
+        Args: implied: any value will do. required: detections depend on it. training: another value
+        is noted as a difference. advice: ends the message of a refusal.
+
+        Raises:
+            UserError: a required setting has another value.
+        """
+        for path in implied:
+            self.take(path)
+        for path, value in required.items():
+            self.only(path, (value,), value, advice)
+        for path, value in training.items():
+            if self.take(path, value) != value:
+                self.differs(path, text(value))
+
     def left(self, *parts: str) -> Iterator[Setting]:
         """The settings in `parts` that nothing has read."""
         for part in parts:

@@ -134,6 +134,8 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32, 64]]}}", "SIZES=[[32, 64]]"),
         ("MODEL: {ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}}", "CLS_AGNOSTIC_BBOX_REG=true"),
         ("MODEL: {ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 2}}", "POOLER_SAMPLING_RATIO differ"),
+        ("MODEL: {PROPOSAL_GENERATOR: {NAME: RRPN}}", "PROPOSAL_GENERATOR.NAME=RRPN"),
+        ("MODEL: {ROI_MASK_HEAD: {NAME: PointRendMaskHead}}", "NAME=PointRendMaskHead"),
         ("INPUT: {FORMAT: L}", "INPUT.FORMAT=L"),
     ],
 )

@@ -152,10 +152,19 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
         (ROI.format("mask_head=dict(num_classes=3)"), "mask_head.num_classes=3"),
         (
             ROI.format("mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=2))"),
-            "mask_roi_extractor.roi_layer differs",
+            "mask_roi_extractor.roi_layer is not that of the box head",
         ),
         ("model = dict(rpn_head=dict(anchor_generator=dict(scales=[4, 8])))", "scales=[4, 8]"),
         ("model = dict(data_preprocessor=dict(mean=[1.0]))", "data_preprocessor.mean=[1.0]"),
+        (
+            ROI.format("bbox_head=dict(bbox_coder=dict(type='LegacyDeltaXYWHBBoxCoder'))"),
+            "bbox_coder.type=LegacyDeltaXYWHBBoxCoder",
+        ),
+        (
+            "model = dict(rpn_head=dict(bbox_coder=dict(target_means=[0.1, 0.0, 0.0, 0.0])))",
+            "rpn_head.bbox_coder.target_means=[0.1, 0, 0, 0]",
+        ),
+        (ROI.format("bbox_roi_extractor=dict(type='GenericRoIExtractor')"), "GenericRoIExtractor"),
         ("model = dict(data_preprocessor=None)", "neither model.data_preprocessor nor"),
     ],
 )
@@ -163,6 +172,12 @@ def test_another_model_is_refused_by_name(changes: str, named: str, tmp_path: Pa
     with pytest.raises(UserError) as error:
         converted(tmp_path, changes)
     assert named in str(error.value)
+
+
+def test_another_training_is_a_difference(tmp_path: Path):
+    sampler = "model = dict(train_cfg=dict(rcnn=dict(sampler=dict(type='OHEMSampler'))))"
+    path = "model.train_cfg.rcnn.sampler.type=OHEMSampler"
+    assert Setting(path, "", "RandomSampler") in converted(tmp_path, sampler).table
 
 
 def test_what_nobody_reads_is_in_the_table(tmp_path: Path):
