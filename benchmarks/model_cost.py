@@ -77,8 +77,8 @@ def model(name: str, backbone: str, size: int) -> Any:
     return built.to(memory_format=torch.channels_last).eval()
 
 
-def image(size: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def image(size: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
     return {"images": images, "image_sizes": torch.tensor([[size, size]])}
 

@@ -70,6 +70,15 @@ def test_light_heads_cost_a_quarter_at_most(benchmark: Benchmark):
     assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0
 
 
+@pytest.mark.long
+def test_the_runtimes(benchmark: Benchmark):
+    small = ["--size", "64", "--rounds", "1", "--no-others"]
+    report = benchmark("runtimes.py", *small, "--runtimes", "pytorch", "onnx_int8")[-1]
+    rows = {name.split(", ")[1]: row for name, row in report["models"].items()}
+    assert set(rows) == {"PyTorch", "pytorch", "onnx_int8"}
+    assert all(row["milliseconds_95"] >= row["milliseconds"] > 0 for row in rows.values())
+
+
 def test_labels_are_spoilt_and_restored(benchmark: Benchmark, test_data: Path, tmp_path: Path):
     """A model that sees the true labels finds what is spoilt, and nothing else. (It agrees with a
     label that is merged with a far smaller one.)

@@ -15,7 +15,7 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
-from exported import HEIGHT, METADATA, WIDTH, batch_of
+from exported import HEIGHT, METADATA, WIDTH, batch_of, lively
 from PIL import Image
 from row_runs import pixels_of
 
@@ -248,7 +248,7 @@ def test_a_file_in_8_bits_runs_as_well(
     page: browser.Page, file: Path, exported_files: dict[str, Path], tmp_path: Path, picture: Path
 ):
     source, small = exported_files["onnx"], tmp_path / "int8.onnx"
-    nodes = [node for names in int8.layers(source).values() for node in names]
+    nodes = [node for names in int8.layers(source, lively()).values() for node in names]
     int8.quantise(source, small, METADATA, [batch_of([(HEIGHT, WIDTH)])], nodes)
     open_page(page, make_page(small, tmp_path / "int8.html"))
     assert_same(page, small, picture)

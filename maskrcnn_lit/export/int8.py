@@ -14,7 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
@@ -24,35 +26,43 @@ from maskrcnn_lit.export.onnx_file import write_with_metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
-PREFIX = "model."  # of the names of a graph's weights
+# The names of weights in a file; ONNX Runtime puts a batch norm into the convolution before it.
+FUSED = re.compile(r"(?:ConvBnFusion_W_)?model\.(.+)\.weight")
 LAST = (
     *("rpn.objectness", "rpn.deltas", "box_head.classes", "box_head.deltas", "mask_head.logits"),
     *("mask_iou.ious", "mask_refine.logits"),
 )
 KINDS = ("Conv", "Gemm", "MatMul")
-DECONVOLUTION = "mask_head.deconv"  # its weights are computed, and have no name in the file
 
 
-def layers(onnx_file: Path) -> dict[str, list[str]]:
-    """The layers that can be quantised: name in the model -> names of its nodes. The RPN's
-    convolution has one for each level.
+def layers(onnx_file: Path, model: MaskRCNN) -> dict[str, list[str]]:
+    """The layers of `model` that can be quantised: their name -> names of their nodes in the file.
+    The RPN's convolution has one for each level.
     """
     onnx = package("onnx", "precision=int8")
     content = onnx.load(str(onnx_file))
-    weights = {value.name for value in content.graph.initializer if len(value.dims) > 1}
+    weights = {value.name: value for value in content.graph.initializer if len(value.dims) > 1}
+    by_values = {
+        _values(layer.weight.numpy(force=True)): name
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))
+    }
     nodes: dict[str, list[str]] = {}
     for node in content.graph.node:
-        weight = node.input[1] if node.op_type in KINDS else ""
-        if weight not in weights:
+        weight = weights.get(node.input[1]) if node.op_type in KINDS else None
+        if weight is None:
             continue
-        name = weight.removeprefix(PREFIX).removesuffix(".weight")
-        if not weight.startswith(PREFIX):
-            if node.op_type == "Conv":  # the RPN's outputs, joined into one
-                continue
-            name = DECONVOLUTION
-        if re.sub(r"^box_head\.later\.\d+\.", "box_head.", name) not in LAST:
+        named = FUSED.fullmatch(weight.name)
+        name = named[1] if named else by_values.get(_values(onnx.numpy_helper.to_array(weight)))
+        # The RPN's outputs, joined into one, are no layer of the model.
+        if name is not None and re.sub(r"^box_head\.later\.\d+\.", "box_head.", name) not in LAST:
             nodes.setdefault(name, []).append(node.name)
     return nodes
+
+
+def _values(weight: NDArray[Any]) -> bytes:
+    """The same for a weight that is transposed or reshaped."""
+    return np.sort(weight, axis=None).tobytes()
 
 
 def quantise(

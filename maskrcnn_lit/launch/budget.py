@@ -159,7 +159,7 @@ def _random(
     model: MaskRCNN = build(config.model, num_classes=CLASSES).eval().requires_grad_(False)
     side = -(-size // 32) * 32
     noise = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    detectors = _detectors(model, size, [(side, side)], [noise], runtimes, folder)
+    detectors = in_runtimes(model, size, [(side, side)], [noise], runtimes, folder)
     return Candidate(f"{name}, {backbone}", size, None, [noise], detectors)
 
 
@@ -183,7 +183,7 @@ def _trained(run: Path, runtimes: Sequence[str], folder: Path, config: DictConfi
     size = read_image_size(stored.data.image_size)
     exact = [runtime for runtime in runtimes if not runtime.endswith("int8")]
     return Candidate(
-        own.name, size, ap, images, _detectors(model, size, sizes, images, exact, folder)
+        own.name, size, ap, images, in_runtimes(model, size, sizes, images, exact, folder)
     )
 
 
@@ -200,7 +200,7 @@ def _validation(
     return first_images(index), sorted({shape for chain in chains for shape in chain})
 
 
-def _detectors(
+def in_runtimes(
     model: MaskRCNN,
     image_size: Any,
     sizes: Sequence[Shape],
@@ -232,14 +232,14 @@ def _write(
     """The file of one runtime and padded size, for measuring alone: its names and ids are empty."""
     kind, _, precision = runtime.partition("_")
     metadata = _metadata(model, kind, image_size, size)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     name = f"model_{size[0]}x{size[1]}"
     with TemporaryDirectory() as temporary:
         source = Path(temporary) / f"{name}.onnx"
         write_onnx(model, source, metadata)
         if precision:
             batches = [image_batch([image], [0], image_size) for image in images[:CALIBRATION]]
-            nodes = [node for names in layers(source).values() for node in names]
+            nodes = [node for names in layers(source, model).values() for node in names]
             small = Path(temporary) / "int8.onnx"
             quantise(source, small, metadata, batches, nodes)
             source = small

@@ -389,7 +389,7 @@ def _quantised(
     """All layers in 8 bits; while the mask AP is below its bound, 1, 2, 4, ... of them in float,
     the most harmful first.
     """
-    every = int8.layers(sources[0])
+    every = int8.layers(sources[0], trained.model)
     images = _calibration(config, trained, sizes)
     order = list(int8.harm(trained.model, images[0][:4], every))
     order += [name for name in every if name not in order]
@@ -399,7 +399,7 @@ def _quantised(
         floats = order[:count]
         _log.info(f"quantising {len(every) - count} of {len(every)} layers")
         for (metadata, path), source, own in zip(targets, sources, images, strict=True):
-            names = int8.layers(source)
+            names = int8.layers(source, trained.model)
             nodes = [node for name in names if name not in floats for node in names[name]]
             with TemporaryDirectory() as temporary:
                 small = Path(temporary) / "int8.onnx"
