@@ -67,6 +67,7 @@ VALUES = {  # a wrong value of an option that the command has
     "predict": ("score_threshold=2", "max_detections=0", "page=0", "batch_size=x"),
     "compare": ("metric=speed", "overwrite=maybe", "out=[a]"),
     "download": ("data.train_images=0", "data.root=[a]"),
+    "lr": ("steps=5", "low=-1", "high=0", "out=[a]"),
     "bench": ("steps=0", "model.num_classes=-1", "trainer.precision=fp16"),
     "backbones": ("measure=perhaps",),
     "reproduce": ("run_dir=[a]",),
@@ -118,6 +119,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
         ("run={run}/predictions.png",),
         ("run={run}", "format=web", "web_runtime=none.tgz"),
     ),
+    "lr": ((*DATA,), ("data=shapes", "low=1", "high=0.1"), ("data=shapes", "out=rate.txt")),
     "bench": ((*DATA,), ("run=none",)),
     "import": (
         ("from=torchvision", "weights=none.pth", "out=new"),

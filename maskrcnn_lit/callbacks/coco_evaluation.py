@@ -32,8 +32,7 @@ from maskrcnn_lit.evaluation.coco.scores import (
 from maskrcnn_lit.evaluation.roi_accuracy import RoiAccuracy
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original
-
-_MONITORED = ("val/box_ap", "val/mask_ap")
+from maskrcnn_lit.training.monitor import DEFAULT_METRICS
 
 _log = logging.getLogger(__name__)
 
@@ -148,9 +147,9 @@ class CocoEvaluation(Callback):
         self.step = trainer.global_step
         self.metrics["val/evaluation_seconds"] += self._seconds
         for name, value in self.metrics.items():
-            # NaN: the data has no such object. Only metrics that a checkpoint may monitor are
-            # logged as NaN.
-            if not math.isnan(value) or name in _MONITORED:
+            # NaN: the data has no such object. Only the metric that chooses best.ckpt is logged as
+            # NaN.
+            if not math.isnan(value) or name in (*DEFAULT_METRICS, _chooses_best(trainer)):
                 # Equal on all ranks; the maximum of equal values is exact, a mean may not be.
                 pl_module.log(name, value, reduce_fx="max", sync_dist=True)
         self._reset()  # the detections are no longer needed
@@ -225,3 +224,8 @@ class CocoEvaluation(Callback):
         more |= {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
         more["val/evaluation_seconds"] = time.perf_counter() - started
         return scores.metrics | more, per_class
+
+
+def _chooses_best(trainer: Trainer) -> str | None:
+    """The metric by which best.ckpt of this run is chosen."""
+    return getattr(trainer.checkpoint_callback, "monitor", None)

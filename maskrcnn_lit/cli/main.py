@@ -138,6 +138,13 @@ COMMANDS = {
             "maskrcnn-lit bench latency=33ms out=latency.json",
         ),
     ),
+    "lr": Command(
+        "find a learning rate to start from, by a short training with rising rates",
+        (
+            "maskrcnn-lit lr experiment=demo",
+            "maskrcnn-lit lr data=coco2017 data.root=DIR backbone=resnet50 steps=200 out=NEW.png",
+        ),
+    ),
     "backbones": Command(
         "list the backbones: parameters, FLOPs, channels, pretrained weights",
         ("maskrcnn-lit backbones", "maskrcnn-lit backbones size=800"),

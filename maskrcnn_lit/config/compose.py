@@ -63,6 +63,7 @@ _TRAIN, _VAL = (
 NOT_ASKED = {
     "train": ["model.num_classes"],
     "bench": ["model.num_classes"],
+    "lr": ["model.num_classes"],
     "evaluate": _TRAIN,
     "data stats": [*_TRAIN, *_VAL, "model.num_classes"],
     "data check": [*_TRAIN, *_VAL],

@@ -95,7 +95,7 @@ def prepare(config: DictConfig) -> Prepared:
         run_dir=run_dir,
         callbacks=[build(node) for node in config.callbacks.values() if node is not None],
         loggers=[build(node) for node in config.logger.values() if node is not None],
-        **config.trainer,
+        **{**config.trainer, "monitor": _monitored(config)},
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         on_stall=partial(_say_stalled, run_dir),
         environment=cluster_environment(),
@@ -109,19 +109,22 @@ def prepare(config: DictConfig) -> Prepared:
 
 
 def _monitored(config: DictConfig) -> str:
-    """The metric by which best.ckpt is chosen: of boxes where the model has no masks.
+    """The metric by which best.ckpt is chosen: mask AP, or box AP where the model has no masks,
+    unless `trainer.monitor` names another.
 
-    Raises: UserError: the schedule waits for a metric that the model does not have.
+    Raises: UserError: it, or the one that the schedule waits for, is of masks, and there are none.
     """
-    if "mask_head" not in config.model or config.model.mask_head is not None:
-        return "val/mask_ap"
-    watched = OmegaConf.select(config, "optimizer.plateau.monitor") or ""
-    if config.optimizer.get("schedule") == "plateau" and watched.startswith("val/mask"):
-        raise UserError(
-            f"optimizer.plateau.monitor={watched} does not exist with model.mask_head=null: use "
-            "optimizer.plateau.monitor=val/box_ap"
-        )
-    return "val/box_ap"
+    has_masks = "mask_head" not in config.model or config.model.mask_head is not None
+    options = {"trainer.monitor": config.trainer.get("monitor")}
+    if config.optimizer.get("schedule") == "plateau":
+        options["optimizer.plateau.monitor"] = OmegaConf.select(config, "optimizer.plateau.monitor")
+    for option, metric in options.items():
+        if not has_masks and str(metric).startswith("val/mask"):
+            raise UserError(
+                f"{option}={metric} does not exist with model.mask_head=null: use "
+                f"{option}=val/box_ap"
+            )
+    return options["trainer.monitor"] or ("val/mask_ap" if has_masks else "val/box_ap")
 
 
 def _say_stalled(run_dir: Path, sentence: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from maskrcnn_lit.report.theme import Theme, axes, legend_below
+from maskrcnn_lit.report.theme import Theme, axes, legend_below, log_scale
 
 
 def budget_plot(report: Mapping[str, Any], theme: Theme) -> Figure:
@@ -35,7 +35,7 @@ def budget_plot(report: Mapping[str, Any], theme: Theme) -> Figure:
             label=runtime,
         )
     ax.axvline(report["budget_milliseconds"], color=theme.ink, lw=1, ls="--", label="budget")
-    ax.set_xscale("log")
+    log_scale(ax.xaxis)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="both")

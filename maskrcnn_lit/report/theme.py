@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from maskrcnn_lit.report.fonts import fit_figure
 
@@ -75,6 +77,18 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
     ax = figure.add_subplot()
     ax.set(xlabel=x, ylabel=y)
     return figure, ax
+
+
+def log_scale(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 (over more than two powers of ten
+    at 1 alone). Call it after drawing. matplotlib's own labels are mathtext: see `render_as`.
+    """
+    low, high = axis.get_data_interval()
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def line_style(i: int, count: int, name: str, theme: Theme) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from maskrcnn_lit.model.pretrained.files import check_finite
 from maskrcnn_lit.storage.files import move_into_place, temporary_file
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
-from maskrcnn_lit.training.stop import StopRequest
+from maskrcnn_lit.training.monitor import DEFAULT_METRICS, falls, is_better
+from maskrcnn_lit.training.stop import AgreedStep, StopRequest
 
 
 def save_plain(path: Path, value: Any) -> None:
@@ -123,8 +124,9 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class RunCheckpoints(Checkpoint):
-    """Writes last.ckpt every `every_n_steps` optimizer steps and after every epoch, and best.ckpt
-    by `monitor` (max).
+    """Writes last.ckpt every `every_n_steps` optimizer steps, every `every_seconds` and after every
+    epoch, and best.ckpt by `monitor`. With `keep_best` above 1, epoch_N.ckpt are the best
+    validations, best.ckpt one of them.
 
     Lightning resumes exactly from only two points, so this writes only there: after an optimizer
     step that is not the last of its epoch, and after a full epoch with its validation. (Between the
@@ -135,23 +137,33 @@ class RunCheckpoints(Checkpoint):
     """
 
     def __init__(
-        self, *, folder: Path, every_n_steps: int | None, monitor: str = "val/mask_ap"
+        self,
+        *,
+        folder: Path,
+        every_n_steps: int | None,
+        every_seconds: float | None = None,
+        keep_best: int = 1,
+        monitor: str = "val/mask_ap",
     ) -> None:
         self.folder = folder
-        self.every_n_steps = every_n_steps
+        self.every_n_steps, self.every_seconds = every_n_steps, every_seconds
+        self.keep_best = keep_best
         self.monitor = monitor
         self.best: float | None = None
+        self.top: list[tuple[float, int]] = []  # (score, epoch) of epoch_N.ckpt, the best first
         self.spent: dict[str, float] = {
             "seconds": 0.0,
             "images": 0.0,
         }  # on steps of earlier processes
         self._began = 0.0
+        self._saved = 0.0  # when last.ckpt was written
         self._step = 0
         self._position: dict[str, int] | None = None
         self._stop = StopRequest()
+        self._time_is_up = AgreedStep("maskrcnn_lit/save_at_step")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._began = time.perf_counter()
+        self._began = self._saved = time.perf_counter()
         if trainer.ckpt_path is None:
             rewind(
                 trainer.loggers, 0
@@ -192,22 +204,63 @@ class RunCheckpoints(Checkpoint):
         if not stepped or epoch_ends:
             return
         stop = self._stop.due(trainer)
-        if stop or (self.every_n_steps and self._step % self.every_n_steps == 0):
+        counted = self.every_n_steps and self._step % self.every_n_steps == 0
+        if stop or counted or self._waited(trainer):
             self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
         if stop:
             self._stop.interrupt()
 
+    def _waited(self, trainer: Trainer) -> bool:
+        """Whether `every_seconds` have passed since last.ckpt: the same in all processes."""
+        if self.every_seconds is None:
+            return False
+        late = time.perf_counter() - self._saved >= self.every_seconds
+        return self._time_is_up.due(trainer, late and trainer.is_global_zero)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check_monitor(trainer)
         score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
-        better = score > (-torch.inf if self.best is None else self.best)  # False for NaN
+        position = {"epoch": trainer.current_epoch + 1, "batch": 0}
+        better = is_better(score, self.best, self.monitor)
+        # Write them before last.ckpt, which records them: a run killed in between finds the same
+        # best again.
+        if self.keep_best > 1 and self._is_among_the_best(score):
+            name = f"epoch_{trainer.current_epoch}"
+            self.top = self._sorted([*self.top, (score, trainer.current_epoch)])[: self.keep_best]
+            self._save(trainer, name, **position)
         if better:
-            # Write it before last.ckpt, which records it: a run killed in between finds the same
-            # best again.
             self.best = score
-            self._save(trainer, "best", epoch=trainer.current_epoch + 1, batch=0)
-        self._save(trainer, "last", epoch=trainer.current_epoch + 1, batch=0)
+            self._save(trainer, "best", **position)
+        self._save(trainer, "last", **position)
+        if trainer.is_global_zero:
+            self._remove_others()
         if self._stop.due(trainer):
             self._stop.interrupt()
+
+    def _check_monitor(self, trainer: Trainer) -> None:
+        """UserError where a validation has other metrics than a `monitor` that the user chose."""
+        logged = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        if logged and self.monitor not in (*logged, *DEFAULT_METRICS):
+            raise UserError(
+                f"trainer.monitor={self.monitor} is not a metric of this run's validation, which "
+                f"has {', '.join(logged)}"
+            )
+
+    def _is_among_the_best(self, score: float) -> bool:
+        worst = self.top[-1][0] if len(self.top) >= self.keep_best else None
+        return is_better(score, worst, self.monitor)
+
+    def _sorted(self, top: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        """The best first; of equal ones the earlier."""
+        sign = 1 if falls(self.monitor) else -1
+        return sorted(top, key=lambda own: (sign * own[0], own[1]))
+
+    def _remove_others(self) -> None:
+        """Remove epoch_N.ckpt that are no longer among the best."""
+        names = {f"epoch_{epoch}.ckpt" for _, epoch in self.top}
+        for path in self.folder.glob("epoch_*.ckpt"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
         self._position = {
@@ -219,6 +272,8 @@ class RunCheckpoints(Checkpoint):
             self.folder / f"{name}.ckpt", weights_only=False
         )  # the optimizer too
         self._position = None
+        if name == "last":
+            self._saved = time.perf_counter()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -243,7 +298,9 @@ class RunCheckpoints(Checkpoint):
         rewind(trainer.loggers, checkpoint["global_step"])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "top": [list(own) for own in self.top]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
+        # a run of an earlier version has none
+        self.top = [(float(score), int(epoch)) for score, epoch in state_dict.get("top", [])]

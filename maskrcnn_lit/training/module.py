@@ -23,7 +23,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.mask_head import check_takes_void
-from maskrcnn_lit.training.nonfinite import FiniteGuard, Step, write_step
+from maskrcnn_lit.training.nonfinite import FiniteGuard, NonFiniteStep, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
 from maskrcnn_lit.training.plateau import Plateau
 from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
@@ -277,7 +277,7 @@ class DetectionModule(LightningModule):
         if bad is None:
             return
         rank = f"_rank{self.global_rank}" if self.trainer.world_size > 1 else ""
-        raise UserError(
+        raise NonFiniteStep(
             write_step(
                 Path(self.trainer.default_root_dir) / f"nonfinite_step{bad.number}{rank}.pt",
                 bad,

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+
+
+class NonFiniteStep(UserError):
+    """A step whose loss or gradient is not finite ended the run."""
 
 
 class Part(NamedTuple):

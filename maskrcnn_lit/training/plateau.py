@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskrcnn_lit.errors import UserError, check_choice, check_whole, check_within, plural
+from maskrcnn_lit.training.monitor import falls, is_better
 
-# Metrics of a validation that may be watched; losses should fall, all else should rise.
+# Metrics of a validation that may be watched.
 MONITORS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50", "val/loss")
 
 DEFAULTS: Mapping[str, Any] = {"monitor": "val/mask_ap", "patience": 3, "factor": 0.1}
@@ -51,8 +52,7 @@ class Plateau:
         score = float(metrics.get(self.monitor, math.nan))
         if math.isnan(score):
             return False
-        falls = self.monitor.startswith("val/loss")
-        if self.best is None or (score < self.best if falls else score > self.best):
+        if is_better(score, self.best, self.monitor):
             self.best, self.validations = score, 0
             return False
         self.validations += 1
@@ -64,7 +64,7 @@ class Plateau:
     @property
     def text(self) -> str:
         """The schedule in words."""
-        better = "lower" if self.monitor.startswith("val/loss") else "higher"
+        better = "lower" if falls(self.monitor) else "higher"
         return (
             f"then times {self.factor:g} after {plural(self.patience, 'validation')} without a "
             f"{better} {self.monitor}"

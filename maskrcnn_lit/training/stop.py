@@ -3,7 +3,6 @@ as if interrupted, with the command to resume it.
 """
 
 import signal
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -12,11 +11,40 @@ from lightning.pytorch import Trainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
-# Steps between the signal and the checkpoint for several processes. It must exceed the number of
+# Steps between the wish of one of several processes and what all do. It must exceed the number of
 # steps that one process may be ahead of another.
 MARGIN = 20
 
-_KEY = "maskrcnn_lit/stop_at_step"
+
+class AgreedStep:
+    """A step at which all processes of a run do something that one of them wants.
+
+    key: of torch's store, by which they agree; they agree on one step after the other.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._round = 0
+        self._step: int | None = None
+
+    def due(self, trainer: Trainer, wanted: bool) -> bool:
+        """Whether it is due after this optimizer step, the same in all processes; `wanted`: whether
+        this process wants it.
+        """
+        if trainer.world_size == 1:
+            return wanted
+        store = dist.distributed_c10d._get_default_store()
+        return self._agreed(trainer.global_step, wanted, store)
+
+    def _agreed(self, step: int, wanted: bool, store: dist.Store) -> bool:
+        key = f"{self.key}/{self._round}"
+        if self._step is None and (wanted or store.check([key])):
+            # The first process that wants it sets the step, and all others read it.
+            self._step = int(store.compare_set(key, "", str(step + MARGIN)))
+        due = self._step is not None and step >= self._step
+        if due:
+            self._step, self._round = None, self._round + 1
+        return due
 
 
 class StopRequest:
@@ -24,7 +52,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._step: int | None = None
+        self._agreed = AgreedStep("maskrcnn_lit/stop_at_step")
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
@@ -43,24 +71,7 @@ class StopRequest:
 
     def due(self, trainer: Trainer) -> bool:
         """Whether the run shall stop after this optimizer step: the same in all processes."""
-        if trainer.world_size == 1:
-            return self.received is not None
-        store = dist.distributed_c10d._get_default_store()
-        return self._agreed(trainer.global_step, store.check, store.get, store.set)
-
-    def _agreed(
-        self,
-        step: int,
-        check: Callable[[list[str]], bool],
-        get: Callable[[str], bytes],
-        put: Callable[[str, str], None],
-    ) -> bool:
-        if self._step is None and check([_KEY]):
-            self._step = int(get(_KEY))
-        elif self._step is None and self.received is not None:
-            put(_KEY, str(step + MARGIN))
-            self._step = int(get(_KEY))  # for requests in two processes, the later step
-        return self._step is not None and step >= self._step
+        return self._agreed.due(trainer, self.received is not None)
 
     def interrupt(self) -> None:
         """End the run."""

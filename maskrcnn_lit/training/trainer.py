@@ -1,8 +1,9 @@
 """Builds Lightning's Trainer from conf/trainer."""
 
+import inspect
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,49 @@ from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, Simpl
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
+from maskrcnn_lit.config.durations import seconds
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.training.average import MovingAverage
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
+from maskrcnn_lit.training.monitor import DEFAULT_METRICS, is_better
+from maskrcnn_lit.training.profile import ProfileSteps
 from maskrcnn_lit.training.rank_watch import RankWatch
+
+# Arguments of Lightning's Trainer that have another place: see `_checked_options`.
+OWN = {
+    "accelerator": "use trainer.accelerator",
+    "accumulate_grad_batches": "use trainer.accumulate",
+    "benchmark": "trainer.deterministic=true turns it off",
+    "callbacks": "use +callbacks.NAME._target_=...",
+    "check_val_every_n_epoch": "use evaluation.every_n_epochs",
+    "default_root_dir": "use run_dir",
+    "deterministic": "use trainer.deterministic",
+    "devices": "use trainer.devices",
+    "enable_checkpointing": "use trainer.checkpoint_every_n_steps and trainer.checkpoint_every",
+    "enable_model_summary": "the run prints its own summary",
+    "enable_progress_bar": "use callbacks.progress=null",
+    "fast_dev_run": "use trainer.check",
+    "gradient_clip_algorithm": "use trainer.clip_norm or trainer.clip_value",
+    "gradient_clip_val": "use trainer.clip_norm or trainer.clip_value",
+    "limit_train_batches": "use trainer.limit_train_batches",
+    "limit_val_batches": "use trainer.limit_val_batches",
+    "log_every_n_steps": "use trainer.log_every_n_steps",
+    "logger": "use logger",
+    "max_epochs": "use trainer.epochs",
+    "max_steps": "use trainer.steps",
+    "max_time": "use trainer.max_time",
+    "num_nodes": "use trainer.num_nodes",
+    "num_sanity_val_steps": "trainer.check=true tries a validation",
+    "plugins": "it writes checkpoints and finds the cluster by plugins of its own",
+    "precision": "use trainer.precision",
+    "profiler": "use trainer.profiler or trainer.profile",
+    "strategy": "trainer.devices and trainer.num_nodes decide",
+    "use_distributed_sampler": "the data module distributes the images",
+}
+
+CHECK_STEPS = 2  # optimizer steps, and batches of validation, of trainer.check
 
 # Each writes profile files into the run folder.
 PROFILERS: dict[str, Any] = {
@@ -49,16 +87,20 @@ def build_trainer(
     compile: str = "auto",
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
+    checkpoint_every: str | None = None,
+    keep_best: int = 1,
     max_time: str | None = None,
     ema: float | None = None,
     limit_train_batches: int | None = None,
     limit_val_batches: int | None = None,
-    fast_dev_run: bool = False,
+    check: bool = False,
     clip_value: float | None = None,
     deterministic: bool | str = False,
     profiler: str | None = None,
+    profile: int | None = None,
+    options: Mapping[str, Any] | None = None,
     environment: ClusterEnvironment | None = None,
-    monitor: str = "val/mask_ap",
+    monitor: str | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
     data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
@@ -66,7 +108,8 @@ def build_trainer(
 
     environment: of the launcher that started the processes; None: a single process.
     on_stall: see `RankWatch`.
-    monitor: the metric by which best.ckpt is chosen and `patience` counts.
+    monitor: the metric by which best.ckpt is chosen and `patience` counts; None: mask AP.
+    options: arguments of Lightning's Trainer that have no option here.
     UserError: a device that does not exist, an unknown precision, a run without an end.
     """
     if epochs is None and steps is None:
@@ -84,22 +127,29 @@ def build_trainer(
         "steps": steps,
         "patience": patience,
         "checkpoint_every_n_steps": checkpoint_every_n_steps,
+        "keep_best": keep_best,
+        "profile": profile,
     }
     check_whole(
         1, **{f"trainer__{name}": value for name, value in counts.items() if value is not None}
     )
     if clip_norm is not None:
         check_within(0, math.inf, trainer__clip_norm=clip_norm)
-    if max_time is not None and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", max_time):
-        raise UserError(
-            f"trainer.max_time={max_time} must be days:hours:minutes:seconds, as in 00:11:30:00"
-        )
-    if fast_dev_run:  # run every part once
-        epochs, limit_train_batches, limit_val_batches = 1, 1, 1
+    limit = None if max_time is None else seconds(max_time, "trainer.max_time")
+    if check:  # run every part
+        epochs, limit_train_batches, limit_val_batches = 1, CHECK_STEPS * accumulate, CHECK_STEPS
+    own_options = _checked_options(options or {})
     accelerator = resolve_accelerator(accelerator, devices)
+    monitor = monitor or DEFAULT_METRICS[0]
     checkpoints = RunCheckpoints(
         folder=Path(run_dir) / "checkpoints",
         every_n_steps=checkpoint_every_n_steps,
+        every_seconds=(
+            None
+            if checkpoint_every is None
+            else seconds(checkpoint_every, "trainer.checkpoint_every")
+        ),
+        keep_best=keep_best,
         monitor=monitor,
     )
     trainer = Trainer(
@@ -108,6 +158,7 @@ def build_trainer(
             RankWatch(rank_timeout_minutes, on_stall),
             StopAtStep(steps=steps),
             CompileRegions(compile, total_steps),
+            *([] if profile is None else [ProfileSteps(profile, Path(run_dir) / "profile")]),
             *callbacks,
             StopWithoutProgress(patience=patience, monitor=monitor),
             # after callbacks that validate, before what writes checkpoints
@@ -128,7 +179,7 @@ def build_trainer(
         accumulate_grad_batches=accumulate,
         gradient_clip_val=clip_norm if clip_value is None else clip_value,
         gradient_clip_algorithm="norm" if clip_value is None else "value",
-        max_time=max_time,
+        max_time=None if limit is None else timedelta(seconds=limit),
         limit_train_batches=limit_train_batches,
         limit_val_batches=limit_val_batches,
         deterministic=deterministic,  # type: ignore[arg-type]  # true, false or "warn"
@@ -144,10 +195,28 @@ def build_trainer(
         use_distributed_sampler=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
+        **own_options,
     )
     if environment:
         _ask_no_signals(trainer)
     return trainer
+
+
+def _checked_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`trainer.options`: arguments of Lightning's Trainer that have no option here.
+
+    Raises: UserError: the Trainer has no such argument, or it is set here.
+    """
+    known = inspect.signature(Trainer).parameters
+    for name in options:
+        if name not in known:
+            raise UserError(
+                f"trainer.options.{name} is not an argument of Lightning's Trainer, which has "
+                f"{', '.join(sorted(known.keys() - OWN))} beside those that maskrcnn_lit sets"
+            )
+        if name in OWN:
+            raise UserError(f"trainer.options.{name} is set by maskrcnn_lit: {OWN[name]}")
+    return dict(options)
 
 
 def _ask_no_signals(trainer: Trainer) -> None:
@@ -185,7 +254,7 @@ class StopAtStep(Callback):
 
 
 class StopWithoutProgress(Callback):
-    """Ends the run when `patience` validations in a row bring no higher `monitor` than the best
+    """Ends the run when `patience` validations in a row bring no better `monitor` than the best
     before them; None: never. NaN, where the validation images have no objects, does not count.
 
     Replaces Lightning's EarlyStopping, which stops at NaN, and trains one more epoch when a run
@@ -205,13 +274,13 @@ class StopWithoutProgress(Callback):
         score = float(trainer.callback_metrics.get(self.monitor, math.nan))
         if trainer.state.fn != TrainerFn.FITTING or math.isnan(score):
             return
-        if self.best is None or score > self.best:
+        if is_better(score, self.best, self.monitor):
             self.best, self.validations = score, 0
         else:
             self.validations += 1
         if self._stop(trainer):
             pl_module.print(
-                f"{self.monitor} has not risen above {self.best:.3f} in {self.validations} "
+                f"{self.monitor} has not been better than {self.best:.3f} in {self.validations} "
                 "validations, so training stops (trainer.patience)"
             )
 

@@ -26,3 +26,9 @@ def test_each_model_is_a_row_with_a_dot_for_each_runtime():
 
 def test_it_is_a_picture():
     assert render(budget_plot, {"budget_milliseconds": 33, "rows": ROWS}, LIGHT)[:4] == b"\x89PNG"
+
+
+def test_its_labels_are_plain_numbers():
+    (ax,) = budget_plot({"budget_milliseconds": 33, "rows": ROWS}, LIGHT).axes
+    labels = [label.get_text() for label in ax.get_xticklabels(which="both")]
+    assert {"10", "20", "50"} <= set(labels) and not any("$" in label for label in labels)

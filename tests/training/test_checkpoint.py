@@ -1,7 +1,9 @@
 import errno
 import io
+import math
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,69 @@ def test_a_full_disk_is_told_and_has_room_again(tmp_path: Path, monkeypatch: pyt
     assert error.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
     assert load_plain(tmp_path / "a.ckpt") == {"step": 1}
+
+
+class Scores(Callback):
+    """Logs these val/mask_ap, one an epoch, and a val/loss that is their negative."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = values
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        value = self.values[trainer.current_epoch]
+        pl_module.log("val/mask_ap", value)
+        pl_module.log("val/loss", -value)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def train(folder: Path, values: list[float], epochs: int, **options: Any) -> Trainer:
+    last = last_checkpoint(folder)
+    trainer = tiny_trainer(folder, [Scores(*values)], epochs=epochs, keep_best=2, **options)
+    trainer.fit(tiny_module(), datamodule=TinyData(), ckpt_path=last)
+    return trainer
+
+
+def test_the_best_two_validations_stay(tmp_path: Path):
+    values = [0.3, 0.1, 0.4, math.nan, 0.3, 0.35]
+    train(tmp_path, values, 3)
+    assert names(tmp_path) == ["best.ckpt", "epoch_0.ckpt", "epoch_2.ckpt", "last.ckpt"]
+    train(tmp_path, values, 6)  # resumed: NaN, an equal one, and a second best
+    assert names(tmp_path) == ["best.ckpt", "epoch_2.ckpt", "epoch_5.ckpt", "last.ckpt"]
+    for name, epoch in {"best": 2, "epoch_2": 2, "epoch_5": 5}.items():
+        assert load_plain(tmp_path / f"checkpoints/{name}.ckpt")["position"]["epoch"] == epoch + 1
+
+
+def test_of_a_loss_the_least_is_the_best(tmp_path: Path):
+    trainer = train(tmp_path, [0.3, 0.1, 0.4, 0.2], 4, monitor="val/loss", patience=1)
+    assert names(tmp_path) == ["best.ckpt", "epoch_0.ckpt", "epoch_1.ckpt", "last.ckpt"]
+    assert trainer.current_epoch == 2  # 0.1 is a greater loss than 0.3
+    assert load_plain(tmp_path / "checkpoints/best.ckpt")["position"]["epoch"] == 1
+
+
+def test_a_metric_that_no_validation_logs(tmp_path: Path):
+    message = r"trainer.monitor=val/map is not .* has val/loss, .*val/mask_ap"
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, [0.3], 1, monitor="val/map")
+
+
+class SlowSteps(Callback):
+    def on_train_batch_start(self, *args: Any) -> None:
+        time.sleep(0.3)
+
+
+def test_a_checkpoint_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved: list[int] = []
+    save = checkpoint.RunCheckpoints._save
+
+    def note(self: Any, trainer: Trainer, name: str, **position: int) -> None:
+        saved.append(trainer.global_step)
+        save(self, trainer, name, **position)
+
+    monkeypatch.setattr(checkpoint.RunCheckpoints, "_save", note)
+    options = {"checkpoint_every": "1s", "checkpoint_every_n_steps": None, "steps": 6}
+    trainer = tiny_trainer(tmp_path, [Score(), SlowSteps()], **options)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    assert 1 <= len([step for step in saved if step < 6]) <= 3

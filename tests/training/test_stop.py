@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch.distributed
 
-from maskrcnn_lit.training.stop import MARGIN, SIGNALS, StopRequest
+from maskrcnn_lit.training.stop import MARGIN, SIGNALS, AgreedStep, StopRequest
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -27,23 +28,27 @@ def test_a_signal_is_noted_and_given_back(number: signal.Signals):
     assert signal.getsignal(number) == before
 
 
-def test_processes_agree_on_the_step():
-    values: dict[str, bytes] = {}
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_processes_agree_on_the_step(rounds: int):
+    store = torch.distributed.HashStore()
+    first, second = AgreedStep("key"), AgreedStep("key")
+    for begin in (7, 207)[:rounds]:
+        assert not first._agreed(begin, False, store)
+        assert not second._agreed(begin + 1, False, store)
+        assert not second._agreed(begin + 2, True, store)
+        assert not first._agreed(begin + 1, True, store)  # both want it: the first wish counts
+        due = [
+            next(step for step in range(begin + 3, begin + 100) if own._agreed(step, False, store))
+            for own in (first, second)
+        ]
+        assert due == [begin + 2 + MARGIN] * 2
 
-    def agreed(request: StopRequest, step: int) -> bool:
-        store: Any = (
-            lambda keys: all(key in values for key in keys),
-            values.__getitem__,
-            lambda key, text: values.update({key: text.encode()}),
-        )
-        return request._agreed(step, *store)
 
-    first, second = StopRequest(), StopRequest()
-    assert not agreed(first, 7)
-    assert not agreed(second, 8)
-    second.received = signal.SIGTERM
-    assert not agreed(second, 9)
-    stops = [
-        next(step for step in range(7, 100) if agreed(request, step)) for request in (first, second)
-    ]
-    assert stops == [9 + MARGIN, 9 + MARGIN]
+def test_wishes_at_the_same_moment_give_one_step():
+    """The second process has looked for a wish before the first one wrote its own."""
+    store = torch.distributed.HashStore()
+    first, second = AgreedStep("key"), AgreedStep("key")
+    first._agreed(5, True, store)
+    missed: Any = SimpleNamespace(check=lambda keys: False, compare_set=store.compare_set)
+    second._agreed(6, True, missed)
+    assert first._step == second._step == 5 + MARGIN

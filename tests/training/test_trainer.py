@@ -1,3 +1,4 @@
+import inspect
 import math
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training import trainer as trainer_module
 from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
-from maskrcnn_lit.training.trainer import steps_per_epoch, total_steps
+from maskrcnn_lit.training.trainer import OWN, steps_per_epoch, total_steps
 
 PER_EPOCH = IMAGES // BATCH
 
@@ -49,7 +50,7 @@ PER_EPOCH = IMAGES // BATCH
         ({"devices": -2}, "trainer.devices=-2 must be"),
         (
             {"max_time": "2 hours"},
-            "trainer.max_time=2 hours must be days:hours:minutes:seconds, as in 00:11:30:00",
+            "trainer.max_time=2 hours must be a duration such as 90min, 3h, 1d12h",
         ),
         (
             {"devices": [0]},
@@ -169,7 +170,7 @@ def test_a_run_without_progress_ends(
     trainer.fit(tiny_module(), datamodule=TinyData())
     assert trainer.global_step == epochs * PER_EPOCH
     assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == epochs * PER_EPOCH
-    ends = f"val/mask_ap has not risen above {max(scores[:epochs]):.3f} in 2 validations"
+    ends = f"val/mask_ap has not been better than {max(scores[:epochs]):.3f} in 2 validations"
     assert (ends in capsys.readouterr().out) == (epochs < 6)
 
 
@@ -212,11 +213,29 @@ def test_fewer_batches_of_an_epoch(tmp_path: Path):
     assert steps_per_epoch(trainer) == 3
 
 
-def test_a_fast_run_has_one_batch_of_each_part(tmp_path: Path):
-    trainer = tiny_trainer(tmp_path, [Score()], epochs=50, fast_dev_run=True)
+def test_a_check_has_two_steps_and_a_validation(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, [Score()], epochs=50, check=True, accumulate=2)
     trainer.fit(tiny_module(), datamodule=TinyData())
-    assert trainer.global_step == 1 and trainer.num_val_batches == [1]
-    assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 1
+    assert trainer.global_step == 2 and trainer.num_training_batches == 4
+    assert max(trainer.num_val_batches) <= 2
+    assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
+
+
+def test_other_options_of_the_trainer(tmp_path: Path):
+    trainer = tiny_trainer(tmp_path, options={"overfit_batches": 1, "detect_anomaly": True})
+    assert trainer.overfit_batches == 1 and trainer._detect_anomaly
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_options_with_a_place_here_name_it(tmp_path: Path, name: str):
+    assert name in inspect.signature(Trainer).parameters
+    with pytest.raises(UserError, match=rf"trainer.options.{name} is set by maskrcnn_lit: "):
+        tiny_trainer(tmp_path, options={name: 1})
+
+
+def test_an_option_that_the_trainer_does_not_have(tmp_path: Path):
+    with pytest.raises(UserError, match=r"trainer.options.overfit is not an argument .*overfit_b"):
+        tiny_trainer(tmp_path, options={"overfit": 1})
 
 
 @pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])

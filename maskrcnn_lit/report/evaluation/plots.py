@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.report.evaluation.sentences import ERRORS, headline
 from maskrcnn_lit.report.format import POOLED
-from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank
+from maskrcnn_lit.report.theme import Analysis, Theme, axes, blank, log_scale
 
 NAMED = 6  # classes with their own color in a plot of curves
 
@@ -196,11 +196,7 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     below.bar(lows, [entry["count"] for entry in bins], widths, align="edge", color=theme.quiet)
     below.set(xlabel="score", ylabel="detections")
     if bins:
-        below.set_yscale("log")
-        below.yaxis.set_major_formatter(
-            "{x:,.0f}"
-        )  # its own one writes powers as mathtext: see `theme.render`
-        below.yaxis.set_minor_formatter("")
+        log_scale(below.yaxis)
         below.set_ylim(0.8)
     return figure
 

@@ -1,0 +1,22 @@
+"""Whether a metric of a validation has got better."""
+
+import math
+
+DEFAULT_METRICS = ("val/mask_ap", "val/box_ap")  # of a model with and without masks
+
+# All others should rise.
+FALLING = ("val/loss", "val/merged", "val/split", "val/count_error")
+
+
+def falls(metric: str) -> bool:
+    """Whether less of this metric is better: of losses (val/loss, val/loss_...) and errors."""
+    return metric in FALLING or metric.startswith("val/loss")
+
+
+def is_better(score: float, best: float | None, metric: str) -> bool:
+    """Whether `score` of `metric` is better than `best`; None: than none. NaN never is."""
+    if math.isnan(score):
+        return False
+    if best is None:
+        return True
+    return score < best if falls(metric) else score > best
