@@ -35,7 +35,7 @@ def budget_plot(report: Mapping[str, Any], theme: Theme) -> Figure:
             label=runtime,
         )
     ax.axvline(report["budget_milliseconds"], color=theme.ink, lw=1, ls="--", label="budget")
-    log_scale(ax.xaxis)
+    log_scale(ax, "x")
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.grid(axis="both")

@@ -19,7 +19,7 @@ def rate_plot(test: Mapping[str, Any], theme: Theme) -> Figure:
     if test["suggested"] is not None:
         text = f"suggested: {test['suggested']:g}"
         ax.axvline(test["suggested"], color=theme.colors[1], lw=1, ls="--", label=text)
-    log_scale(ax.xaxis)
+    log_scale(ax, "x")
     # The last losses, after the divergence, would flatten all others.
     low, first = min(test["losses"]), max(test["losses"][: max(3, len(test["losses"]) // 4)])
     ax.set_ylim(max(0, low - 0.1 * (first - low)), first + 0.5 * (first - low) + 1e-6)

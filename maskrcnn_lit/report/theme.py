@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -79,12 +78,13 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
     return figure, ax
 
 
-def log_scale(axis: Axis) -> None:
-    """Make an axis logarithmic, with plain numbers at 1, 2 and 5 (over more than two powers of ten
+def log_scale(ax: Axes, which: str) -> None:
+    """Make the "x" or "y" axis logarithmic, with plain numbers at 1, 2 and 5 (over more than two powers of ten
     at 1 alone). Call it after drawing. matplotlib's own labels are mathtext: see `render_as`.
     """
+    axis = ax.xaxis if which == "x" else ax.yaxis
     low, high = axis.get_data_interval()
-    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    ax.set(**{f"{which}scale": "log"})
     steps = (1.0,) if high > 100 * low else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(lambda x, _: f"{x:,.0f}" if x >= 1 else f"{x:g}")

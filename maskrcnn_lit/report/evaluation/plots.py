@@ -196,7 +196,7 @@ def calibration(analysis: Analysis, theme: Theme) -> Figure:
     below.bar(lows, [entry["count"] for entry in bins], widths, align="edge", color=theme.quiet)
     below.set(xlabel="score", ylabel="detections")
     if bins:
-        log_scale(below.yaxis)
+        log_scale(below, "y")
         below.set_ylim(0.8)
     return figure
 
