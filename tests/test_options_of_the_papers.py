@@ -28,6 +28,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "giou_and_focal": {"box": {"box_loss": "giou", "class_loss": "focal"}},
     "giou_cascade": {"box": {"box_loss": "giou"}, "cascade": (0.5, 0.6)},
     "path_augmentation": {"pyramid": {"path_augmentation": True}},
+    "deformable": {"backbone": "resnet50", "deformable": [3, 4, 5]},
 }
 
 

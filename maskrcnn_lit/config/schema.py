@@ -179,9 +179,11 @@ OPTIONS: dict[str, Rule] = {
     "augment.transforms": Rule("any", single=False, count=(0, 1000)),
     "augment.vertical_flip": SHARE,
     # conf/backbone
+    "backbone.deformable": _listed(_whole(2, 5), 1, 4, rising=True, apart=True, null=True),
     "backbone.drop_path": SHARE,
     "backbone.freeze_at": _whole(0, 5, words=("auto", "all")),
     "backbone.layers": _listed(TEXT, 1, null=True),
+    "backbone.modulated": FLAG,
     "backbone.name": TEXT,
     "backbone.norm": _choice("auto", "frozen", "batch", "sync", "group"),
     "backbone.norm_eps": _number(0, 1, null=True),

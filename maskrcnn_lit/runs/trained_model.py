@@ -64,6 +64,8 @@ ARCHITECTURE = (
         "backbone.name",
         "backbone.options",
         "backbone.norm",
+        "backbone.deformable",
+        "backbone.modulated",
         "fpn.kind",
         "fpn.channels",
         "fpn.norm",
@@ -90,6 +92,8 @@ ABSENT: dict[str, Any] = {
     **dict.fromkeys(("backbone.stride_in_1x1", "mask_iou", "occluder"), False),
     **dict.fromkeys(("fpn.path_augmentation", "mask_head.class_agnostic"), False),
     **{
+        "backbone.deformable": None,
+        "backbone.modulated": True,
         "fpn.connections": "both",
         "roi_align.kind": "align",
         "mask_head.activation": "sigmoid",
