@@ -26,8 +26,10 @@ CHOICES: dict[str, dict[str, Any]] = {
     "bottom_up": {"pyramid": {"connections": "lateral"}},
     "without_lateral": {"pyramid": {"connections": "top_down"}},
     "giou_and_focal": {"box": {"box_loss": "giou", "class_loss": "focal"}},
+    "giou_and_focal_rpn": {"rpn": {"box_loss": "giou", "objectness_loss": "focal"}},
     "giou_cascade": {"box": {"box_loss": "giou"}, "cascade": (0.5, 0.6)},
     "path_augmentation": {"pyramid": {"path_augmentation": True}},
+    "deformable": {"backbone": "resnet50", "deformable": [3, 4, 5]},
 }
 
 

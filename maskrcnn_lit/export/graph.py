@@ -2,14 +2,15 @@
 
 Two steps of the model have a form that runtimes are slow at, or refuse. `plain_graph` keeps them;
 `operator_graph` puts the standard operators of ONNX in their place: RoiAlign, one call for all
-levels, and NonMaxSuppression.
+levels, and NonMaxSuppression. Both write a deformable convolution as GridSample and a convolution.
 
 Letters: B images, H W their padded size, D slots of detections, m mask side, C channels, R regions,
-s output side, N boxes.
+s output side, N boxes, K points of a kernel.
 """
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.boxes import batched_nms
+from maskrcnn_lit.model.deformable import DeformableConv
 from maskrcnn_lit.model.fuse import IN_ORDER, fold_norms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.roi_align import RoIs, level_of, whole_cells
@@ -49,7 +51,7 @@ class Graph(nn.Module):
 
 
 def plain_graph(model: MaskRCNN) -> Graph:
-    """The steps of `model` as they are: for `torch.export`.
+    """The steps of `model` as they are (but see `convolve_on_grid`): for `torch.export`.
 
     Raises: UserError: its shapes depend on the image (roi_align.points=0, kind=pool).
     """
@@ -63,6 +65,9 @@ def plain_graph(model: MaskRCNN) -> Graph:
     for part in (own.backbone, own.fpn, own.rpn, own.box_head, own.mask_head):
         if part is not None and type(part) in IN_ORDER:
             fold_norms(part)
+    layers: list[Any] = [m for m in own.backbone.modules() if isinstance(m, DeformableConv)]
+    for layer in layers:
+        layer.convolve = partial(convolve_on_grid, layer)
     return Graph(own)
 
 
@@ -114,6 +119,39 @@ def traced(graph: Graph, size: tuple[int, int], count: int) -> Any:
     with torch.inference_mode(False), torch.no_grad():
         graph(*inputs)
         return torch.export.export(graph, inputs)
+
+
+def convolve_on_grid(
+    layer: DeformableConv, x: Tensor, offset: Tensor, mask: Tensor | None
+) -> Tensor:
+    """As `DeformableConv.convolve`, of operators that every runtime has: GridSample reads the map
+    at each of the K points of the kernel, and a 1x1 convolution joins them.
+    """
+    images, channels, *size = x.shape
+    rows, columns = offset.shape[-2:]
+    first, second = (
+        torch.arange(count) * stride - padding + dilation * torch.arange(side)[:, None]
+        for count, side, stride, padding, dilation in zip(
+            (rows, columns),
+            layer.weight.shape[2:],
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            strict=True,
+        )
+    )  # of each row and column of the kernel, where it is on the map: k h and k w
+    shape = (len(first), len(second), rows, columns)
+    down, right = first[:, None, :, None].expand(shape), second[None, :, None, :].expand(shape)
+    plain = torch.stack([down.flatten(0, 1), right.flatten(0, 1)], dim=1)  # K 2 h w
+    points = offset.view(images, layer.points, 2, rows, columns) + plain
+    scaled = (2 * points + 1) / torch.tensor(size).view(2, 1, 1) - 1  # of GridSample: -1 to 1
+    grid = scaled.flip(2).permute(0, 1, 3, 4, 2).reshape(images, -1, columns, 2)  # x first
+    read = F.grid_sample(x, grid, padding_mode="zeros", align_corners=False)  # B C (K h) w
+    read = read.view(images, channels, layer.points, rows, columns)
+    if mask is not None:
+        read = read * mask[:, None]
+    weight = layer.weight.flatten(1)[..., None, None]  # D (C K) 1 1
+    return F.conv2d(read.flatten(1, 2), weight, groups=layer.groups)
 
 
 @torch.library.custom_op("maskrcnn_lit::suppress", mutates_args=())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex
@@ -144,12 +144,21 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 @torch.no_grad()
 def count_flops(model: nn.Module, *inputs: Any) -> int:
     """Floating point operations of one forward pass, two for a multiply-add, as torch's
-    FlopCounterMode counts them: convolutions and matrix products. A Mask R-CNN computes masks in
+    FlopCounterMode counts them: convolutions (deformable ones without their interpolation) and
+    matrix products. A Mask R-CNN computes masks in
     all slots, as on a GPU, so the number depends on the architecture, not on the detections in the
     image.
     """
     more = {"static_shapes": True} if isinstance(model, MaskRCNN) else {}
     # Compiled code calls no operators that can be counted.
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_flops}
+    )
+    with torch.compiler.set_stance("force_eager"), counter:
         model(*inputs, **more)
     return counter.get_total_flops()
+
+
+def _deformable_flops(x: list[int], weight: list[int], *_: Any, **more: Any) -> int:
+    """Of shapes: those of a plain convolution."""
+    return conv_flop_count(x, weight, more["out_shape"])

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from maskrcnn_lit.errors import UserError, check_flag, check_text, check_within
+from maskrcnn_lit.model.deformable import check_stages, deform
 from maskrcnn_lit.model.norms import NORMS, fold_frozen, replace_norms
 
 STRIDES = (4, 8, 16, 32)
@@ -100,7 +101,9 @@ class Backbone(nn.Module):
     None or "none": random. layers: paths of its layers in order, if they are not its children or
     those of `features`. stride_in_1x1: a bottleneck that halves the map does so in its first, 1x1,
     convolution (the original ResNet of the paper and of Detectron2's weights) instead of the 3x3
-    one (torchvision). norm_eps: of the batch norms; None: that of the architecture.
+    one (torchvision). norm_eps: of the batch norms; None: that of the architecture. deformable: the
+    stages, 2 to 5, whose 3x3 convolutions are deformable (see deformable.py), of a ResNet with
+    bottlenecks; None: none. modulated: these have factors, too (DCNv2).
     """
 
     def __init__(
@@ -114,9 +117,12 @@ class Backbone(nn.Module):
         layers: Sequence[str] | None = None,
         stride_in_1x1: bool = False,
         norm_eps: float | None = None,
+        deformable: Sequence[int] | None = None,
+        modulated: bool = True,
     ) -> None:
         super().__init__()
-        check_flag(backbone__stride_in_1x1=stride_in_1x1)
+        check_flag(backbone__stride_in_1x1=stride_in_1x1, backbone__modulated=modulated)
+        check_stages(deformable)
         if recompute != "auto":
             check_flag(backbone__recompute=recompute)
         check_text(backbone__weights=weights)
@@ -135,6 +141,7 @@ class Backbone(nn.Module):
         trunk = torchvision.models.get_model(name, weights=None)
         if stride_in_1x1:
             _stride_in_1x1(trunk)
+        deform(trunk, deformable or (), modulated)
         replace_norms(trunk, norm, norm_eps)
         fold_frozen(trunk)
         paths = _children(trunk) if layers is None else _named_layers(name, trunk, layers)
@@ -171,7 +178,7 @@ class Backbone(nn.Module):
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> None:
         """Load the state dict of the full classifier; its last layers, which a detector lacks, are
-        ignored.
+        ignored. The displacements of deformable convolutions, which it lacks, stay as they are.
 
         Raises: UserError: a weight is missing or has another shape, or the norms are group norms,
         for which there are no weights.
@@ -184,11 +191,8 @@ class Backbone(nn.Module):
             for name, value in state.items()
             if name.startswith(f"{path}.")
         }
-        given |= {
-            key: value
-            for key, value in own.items()
-            if key.endswith("num_batches_tracked") and key not in given
-        }
+        new = ("num_batches_tracked", "conv_offset.weight", "conv_offset.bias")
+        given = {key: value for key, value in own.items() if key.endswith(new)} | given
         wrong = [
             key for key, value in own.items() if key not in given or given[key].shape != value.shape
         ]

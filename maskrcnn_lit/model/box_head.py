@@ -16,13 +16,18 @@ from torch import Tensor, nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError, check_choice, check_list, check_whole, check_within
 from maskrcnn_lit.model.boxes import batched_nms, can_sync, clip, decode, encode, full_precision
-from maskrcnn_lit.model.losses import box_loss, class_loss, focal_class_loss, giou_loss
+from maskrcnn_lit.model.losses import (
+    BOX_LOSSES,
+    CLASS_LOSSES,
+    box_loss,
+    class_loss,
+    focal_class_loss,
+    giou_loss,
+)
 from maskrcnn_lit.model.matching import match, take
 from maskrcnn_lit.model.norms import HEAD_NORMS, MAX_DEPTH, MAX_POOL, MAX_WIDTH, conv
 from maskrcnn_lit.model.sampling import MAX_SAMPLE, REGIONS, random_keys, sample
 from maskrcnn_lit.model.suppression import BOX_NMS, CANDIDATES, SAME_BOX, soft_nms
-
-BOX_LOSSES, CLASS_LOSSES = ("smooth_l1", "giou"), ("cross_entropy", "focal")
 
 MIN_SIDE = 1e-2  # pixels; smaller detections are removed
 

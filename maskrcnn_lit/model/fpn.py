@@ -24,7 +24,7 @@ def build_fpn(
     norm: str | None = None,
     separable: bool = False,
     connections: str = "both",
-    path_augmentation: bool = False,
+    path_augmentation: bool | str = False,
 ) -> "FPN | SimpleFPN":
     """The pyramid for maps of `in_channels` at `strides`.
 
@@ -86,7 +86,8 @@ class FPN(nn.Module):
             (table 1 e).
         path_augmentation: with the bottom-up path of PANet (Liu et al. 2018, section 3.1): each
             level adds the finer one through a 3x3 convolution of stride 2, and another 3x3
-            convolution follows, each with a ReLU.
+            convolution follows, each with a ReLU. "mmdetection": that of MMDetection's PAFPN,
+            which adds the finer level before its last convolution, and has no ReLU.
     """
 
     def __init__(
@@ -97,16 +98,21 @@ class FPN(nn.Module):
         norm: str | None = None,
         separable: bool = False,
         connections: str = "both",
-        path_augmentation: bool = False,
+        path_augmentation: bool | str = False,
     ) -> None:
         super().__init__()
         check_choice(CONNECTIONS, model__fpn__connections=connections)
-        check_flag(model__fpn__path_augmentation=path_augmentation)
+        if path_augmentation != "mmdetection" and not isinstance(path_augmentation, bool):
+            raise UserError(
+                f"model.fpn.path_augmentation={path_augmentation} must be true, false or "
+                "mmdetection"
+            )
         check_list(1, MAX_WIDTH, model__fpn__in_channels=in_channels)
         check_whole(1, MAX_WIDTH, model__fpn__channels=channels)
         check_choice(HEAD_NORMS, True, model__fpn__norm=norm)
         check_flag(model__fpn__separable=separable)
         self.channels, self.connections = channels, connections
+        self.paper_path = path_augmentation != "mmdetection"
         inputs = in_channels[-1:] if connections == "top_down" else in_channels
         self.lateral = nn.ModuleList(conv(c, channels, 1, norm) for c in inputs)
         self.output = nn.ModuleList(
@@ -126,10 +132,19 @@ class FPN(nn.Module):
         for level in range(len(maps) - 2, -1, -1):
             merged.insert(0, self._merge(level, maps[level], merged[0]))
         pyramid = [output(m) for output, m in zip(self.output, merged, strict=True)]
-        for level, (down, joined) in enumerate(zip(self.down, self.joined, strict=True)):
-            finer = F.relu(down(pyramid[level]))
-            pyramid[level + 1] = F.relu(joined(pyramid[level + 1] + finer))
-        return with_p6(pyramid)
+        return with_p6(self._augmented(pyramid))
+
+    def _augmented(self, pyramid: list[Tensor]) -> list[Tensor]:
+        """With the bottom-up path, if there is one."""
+        paths = list(zip(self.down, self.joined, strict=True))
+        if self.paper_path:
+            for level, (down, joined) in enumerate(paths):
+                finer = F.relu(down(pyramid[level]))
+                pyramid[level + 1] = F.relu(joined(pyramid[level + 1] + finer))
+            return pyramid
+        for level, (down, _) in enumerate(paths):
+            pyramid[level + 1] = pyramid[level + 1] + down(pyramid[level])
+        return [pyramid[0], *(joined(p) for (_, joined), p in zip(paths, pyramid[1:], strict=True))]
 
     def _merge(self, level: int, own: Tensor, coarser: Tensor) -> Tensor:
         """Top-down: the lateral map of a level, and the coarser map, upsampled by two."""

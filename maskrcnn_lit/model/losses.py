@@ -12,7 +12,12 @@ from torch import Tensor
 
 from maskrcnn_lit.model.boxes import area
 
-GIOU_WEIGHT = 10.0  # of the box head's loss, as in MMDetection and Detectron2
+# choices of the options box_loss, and class_loss or objectness_loss, of the RPN and the box head
+BOX_LOSSES, CLASS_LOSSES = ("smooth_l1", "giou"), ("cross_entropy", "focal")
+
+# Weights of giou_loss in the box head, as in MMDetection and Detectron2, and in the RPN, as in
+# Detectron2's mask_rcnn_R_50_FPN_1x_giou.
+GIOU_WEIGHT, RPN_GIOU_WEIGHT = 10.0, 2.0
 FOCAL_GAMMA = 2.0
 
 SMOOTH_L1_BETA = 1 / 9  # threshold of smooth L1 in the RPN and the box head, as in Detectron
@@ -22,6 +27,19 @@ def objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
     """Binary cross-entropy of sampled anchors: B S logits, B S bool, B S bool -> scalar."""
     loss = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
     return (loss * valid).sum() / count(valid)
+
+
+def focal_objectness_loss(logits: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+    """As `objectness_loss`, times (1 - p) ** FOCAL_GAMMA with p the probability of what the anchor
+    is (Lin et al. 2017, "Focal loss for dense object detection", equation 4).
+    """
+    loss = F.binary_cross_entropy_with_logits(logits, positive.to(logits.dtype), reduction="none")
+    return (_focal(loss) * valid).sum() / count(valid)
+
+
+def _focal(loss: Tensor) -> Tensor:
+    """Cross-entropies -log p -> focal losses."""
+    return loss * (1 - torch.exp(-loss)).clamp(min=0) ** FOCAL_GAMMA
 
 
 def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
@@ -35,10 +53,12 @@ def box_loss(deltas: Tensor, targets: Tensor, positive: Tensor, valid: Tensor) -
     return (loss * positive[..., None]).sum() / count(valid)
 
 
-def giou_loss(boxes: Tensor, truth: Tensor, positive: Tensor, valid: Tensor) -> Tensor:
+def giou_loss(
+    boxes: Tensor, truth: Tensor, positive: Tensor, valid: Tensor, weight: float = GIOU_WEIGHT
+) -> Tensor:
     """1 - generalized IoU (Rezatofighi et al. 2019, algorithm 1) of the positives' boxes and their
-    objects, divided by the number of all sampled boxes, times GIOU_WEIGHT: B S 4, B S 4, B S, B S
-    -> scalar. Other boxes may be anything.
+    objects, divided by the number of all sampled boxes, times `weight`: B S 4, B S 4, B S, B S ->
+    scalar. Other boxes may be anything.
     """
     unit = boxes.new_tensor([0.0, 0.0, 1.0, 1.0])
     boxes, truth = (torch.where(positive[..., None], own, unit) for own in (boxes, truth))
@@ -48,16 +68,15 @@ def giou_loss(boxes: Tensor, truth: Tensor, positive: Tensor, valid: Tensor) -> 
     overlap, around = shared.clamp(min=0).prod(dim=-1), hull.prod(dim=-1)
     union = area(boxes) + area(truth) - overlap
     giou = overlap / union.clamp(min=1e-6) - (around - union) / around.clamp(min=1e-6)
-    return GIOU_WEIGHT * ((1 - giou) * positive).sum() / count(valid)
+    return weight * ((1 - giou) * positive).sum() / count(valid)
 
 
 def focal_class_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """As `class_loss`, times (1 - p) ** FOCAL_GAMMA with p the probability of the true class (Lin
-    et al. 2017, "Focal loss for dense object detection", equation 4, over a softmax).
+    et al. 2017, equation 4, over a softmax).
     """
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-    loss = loss * (1 - torch.exp(-loss)).clamp(min=0) ** FOCAL_GAMMA
-    return (loss * valid.flatten()).sum() / count(valid)
+    return (_focal(loss) * valid.flatten()).sum() / count(valid)
 
 
 def class_loss(logits: Tensor, labels: Tensor, valid: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -13,9 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.errors import UserError, check_flag, check_whole, check_within
+from maskrcnn_lit.errors import UserError, check_choice, check_flag, check_whole, check_within
 from maskrcnn_lit.model.boxes import clip, decode, encode, full_precision, nms_per_level
-from maskrcnn_lit.model.losses import box_loss, objectness_loss
+from maskrcnn_lit.model.losses import (
+    BOX_LOSSES,
+    CLASS_LOSSES,
+    RPN_GIOU_WEIGHT,
+    box_loss,
+    focal_objectness_loss,
+    giou_loss,
+    objectness_loss,
+)
 from maskrcnn_lit.model.matching import IGNORED, match, take
 from maskrcnn_lit.model.norms import MAX_DEPTH, MAX_WIDTH, conv, dense_convs
 from maskrcnn_lit.model.sampling import ANCHORS, MAX_SAMPLE, random_keys, sample
@@ -35,10 +43,11 @@ class Prediction(NamedTuple):
 
 
 class AnchorSample(NamedTuple):
-    """Sampled anchors and their targets."""
+    """Sampled anchors and their objects."""
 
     indices: Tensor  # B S int64 into A
-    targets: Tensor  # B S 4, deltas onto the matched object
+    anchors: Tensor  # B S 4, pixels
+    objects: Tensor  # B S 4, pixels: the box of the matched object
     positive: Tensor  # B S bool
     valid: Tensor  # B S bool
 
@@ -57,6 +66,8 @@ class RPN(nn.Module):
         nms_iou: section 3.3 of Faster R-CNN; per level (FPN).
         pre_nms, post_nms: number of best proposals before NMS (per level) and after (per image),
             for `train` and `test`.
+        box_loss: smooth_l1 of the deltas, or giou of the boxes; objectness_loss: cross_entropy, or
+            focal. See losses.py.
 
     Raises UserError for values of the wrong type or range.
     """
@@ -75,8 +86,13 @@ class RPN(nn.Module):
         post_nms: dict[str, int],
         depth: int = 1,
         separable: bool = False,
+        box_loss: str = "smooth_l1",
+        objectness_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
+        check_choice(BOX_LOSSES, model__rpn__box_loss=box_loss)
+        check_choice(CLASS_LOSSES, model__rpn__objectness_loss=objectness_loss)
+        self.box_loss, self.objectness_loss = box_loss, objectness_loss
         check_whole(1, MAX_WIDTH, model__rpn__channels=channels)
         check_whole(1, MAX_WIDTH, model__rpn__anchors_per_cell=anchors_per_cell)
         check_whole(1, MAX_DEPTH, model__rpn__depth=depth)
@@ -196,9 +212,9 @@ class RPN(nn.Module):
         kind = torch.where(batch["readable"][:, None], kind, IGNORED)
         keys = random_keys(batch["seeds"], ANCHORS, kind.shape[1])
         drawn = sample(kind, keys, count=self.batch_size, positive_fraction=self.positive_fraction)
-        boxes = take(batch["boxes"], take(index, drawn.indices))
+        objects = take(batch["boxes"], take(index, drawn.indices))
         return AnchorSample(
-            drawn.indices, encode(boxes, anchors[drawn.indices], UNIT), drawn.positive, drawn.valid
+            drawn.indices, anchors[drawn.indices], objects, drawn.positive, drawn.valid
         )
 
     def losses(self, prediction: Prediction, chosen: AnchorSample) -> dict[str, Tensor]:
@@ -207,10 +223,15 @@ class RPN(nn.Module):
             take(prediction.logits, chosen.indices),
             take(prediction.deltas, chosen.indices),
         )
-        return {
-            "rpn_objectness": objectness_loss(logits, chosen.positive, chosen.valid),
-            "rpn_box": box_loss(deltas, chosen.targets, chosen.positive, chosen.valid),
-        }
+        samples = chosen.positive, chosen.valid
+        focal = self.objectness_loss == "focal"
+        objectness = (focal_objectness_loss if focal else objectness_loss)(logits, *samples)
+        if self.box_loss == "giou":
+            boxes = decode(deltas, chosen.anchors, UNIT)
+            box = giou_loss(boxes, chosen.objects, *samples, weight=RPN_GIOU_WEIGHT)
+        else:
+            box = box_loss(deltas, encode(chosen.objects, chosen.anchors, UNIT), *samples)
+        return {"rpn_objectness": objectness, "rpn_box": box}
 
 
 def _check_counts(name: str, counts: Any) -> None:

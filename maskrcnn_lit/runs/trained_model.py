@@ -64,6 +64,8 @@ ARCHITECTURE = (
         "backbone.name",
         "backbone.options",
         "backbone.norm",
+        "backbone.deformable",
+        "backbone.modulated",
         "fpn.kind",
         "fpn.channels",
         "fpn.norm",
@@ -90,6 +92,8 @@ ABSENT: dict[str, Any] = {
     **dict.fromkeys(("backbone.stride_in_1x1", "mask_iou", "occluder"), False),
     **dict.fromkeys(("fpn.path_augmentation", "mask_head.class_agnostic"), False),
     **{
+        "backbone.deformable": None,
+        "backbone.modulated": True,
         "fpn.connections": "both",
         "roi_align.kind": "align",
         "mask_head.activation": "sigmoid",
@@ -198,6 +202,16 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
     return _foreign(path, state)
 
 
+def _deformable(state: Mapping[str, Tensor]) -> list[str]:
+    """The options of deformable convolutions in weights of Detectron2."""
+    rows = {name: len(v) for name, v in state.items() if name.endswith(".conv2_offset.weight")}
+    if not rows:
+        return []
+    stages = sorted({int(name.split(".")[2].removeprefix("res")) for name in rows})
+    modulated = str(27 in rows.values()).lower()
+    return [f"backbone.deformable={stages}", f"backbone.modulated={modulated}"]
+
+
 def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
     """A model from a state dict of torchvision or Detectron2, recognized by its names."""
     if any(name.startswith("backbone.net.blocks.") for name in state):
@@ -208,7 +222,7 @@ def _foreign(path: Path, state: dict[str, Tensor]) -> Pretrained:
             {name.split(".")[3] for name in state if name.startswith("backbone.bottom_up.res4.")}
         )
         depth = {6: "resnet50", 23: "resnet101"}.get(blocks)
-        options = ["model=detectron2", f"backbone={depth}_caffe"]
+        options = ["model=detectron2", f"backbone={depth}_caffe", *_deformable(state)]
     elif any(name.startswith("roi_heads.") for name in state):
         depth = _torchvision_resnet(state)
         options = [

@@ -33,7 +33,7 @@ CHOICES = sorted(path.stem for path in CONF.glob("*.yaml"))
 FAMILIES = (
     *("resnet18", "resnet50", "resnet50_caffe", "resnext50", "mobilenet_v2", "mobilenet_v3_small"),
     *("efficientnet_b0", "efficientnet_v2_s", "convnext_tiny", "regnet_x_400mf", "regnet_y_400mf"),
-    *("densenet121", "mnasnet", "shufflenet_v2", "efficientnet_lite0", "timm"),
+    *("densenet121", "mnasnet", "shufflenet_v2", "efficientnet_lite0", "timm", "resnet50_dcn"),
 )
 OF_TIMM = {"timm", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "vitdet_b"}
 # Choices with one map, and their smaller selves: tests/model/test_plain_transformer.py has the rest
@@ -149,8 +149,9 @@ def test_strides_channels_and_gradients(choice: str, drawn: None):
 @pytest.mark.long
 @pytest.mark.parametrize(
     "choice",
-    [c for c in FAMILIES if c not in OF_TIMM | {"resnet50_caffe"}],  # this one halves elsewhere:
-    indirect=True,  # tests/model/test_backbone.py
+    # these halve elsewhere, or move their points: tests/model/test_backbone.py, test_deformable.py
+    [c for c in FAMILIES if c not in OF_TIMM | {"resnet50_caffe", "resnet50_dcn"}],
+    indirect=True,
     scope="module",
 )
 def test_the_maps_are_those_inside_of_the_classifier(choice: str):

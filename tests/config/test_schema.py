@@ -138,6 +138,11 @@ def test_every_value_of_ours_is_allowed(known):
         ("backbone.square", [None, 64, 1024], [0, 63, "auto", True, 64.0]),
         ("model.fpn.kind", ["auto", "fpn", "simple"], [None, "none", 1]),
         ("backbone.norm_eps", [None, 0, 1e-5], [2, -1, "auto"]),
+        ("backbone.deformable", [None, [3, 4, 5], [2]], [3, [], [1], [6], [5, 4], [3, 3], [3.0]]),
+        ("model.fpn.path_augmentation", [True, False, "mmdetection"], [None, "panet", 1]),
+        ("model.rpn.box_loss", ["smooth_l1", "giou"], [None, "iou", 1]),
+        ("model.rpn.objectness_loss", ["cross_entropy", "focal"], [None, "giou", True]),
+        ("backbone.modulated", [True, False], [None, 1, "true"]),
         ("backbone.options", [None, {}, {"a": 1}], [1, "a", []]),
         ("model.fpn.norm", [None, "batch", "layer"], ["none", "auto", 1]),
         (

@@ -1,16 +1,21 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from exported import METADATA, assert_same, batch_of, lively
+from torch import nn
 
 from maskrcnn_lit.config.compose import build, compose
+from maskrcnn_lit.export.graph import convolve_on_grid
 from maskrcnn_lit.export.metadata import KEY
-from maskrcnn_lit.export.onnx_file import write_onnx
+from maskrcnn_lit.export.onnx_file import OPSET, write_onnx
 from maskrcnn_lit.export.runtime import open_exported
+from maskrcnn_lit.model.deformable import DeformableConv
 from maskrcnn_lit.model.suppression import Suppression
 
 pytest_plugins = ("exported",)
@@ -84,3 +89,24 @@ def test_a_plain_transformer_is_exported(name: str, options: dict[str, Any], tmp
     with torch.no_grad():
         expected = model.infer(batch["images"], batch["image_sizes"], True)
     assert_same(open_exported(file)(batch).detections or {}, expected)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("modulated", [True, False])
+def test_a_deformable_convolution_runs_in_onnx_runtime(modulated: bool, tmp_path: Path):
+    torch.manual_seed(0)
+    plain = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False)
+    layer = DeformableConv(plain, modulated).eval()
+    nn.init.normal_(layer.conv_offset.weight, std=0.3)
+    images, file = torch.randn(2, 4, 9, 12), tmp_path / "layer.onnx"
+    with torch.no_grad():
+        expected = layer(images)
+        layer.convolve = partial(convolve_on_grid, layer)
+        program = torch.onnx.export(
+            layer, (images,), dynamo=True, opset_version=OPSET, verbose=False
+        )
+    program.save(str(file))
+    assert "GridSample" in {node.op_type for node in onnx.load(str(file)).graph.node}
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    assert torch.allclose(torch.from_numpy(found), expected, atol=1e-5) and expected.std() > 0.1

@@ -6,10 +6,13 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 Shapes = dict[str, tuple[int, ...]]
 
 
-def published_shapes(depth: int = 50, classes: int = 80, cascade: bool = False) -> Shapes:
+def published_shapes(
+    depth: int = 50, classes: int = 80, cascade: bool = False, dconv: bool = False
+) -> Shapes:
     """Name -> shape of everything that the model of
     configs/COCO-InstanceSegmentation/mask_rcnn_R_*_FPN_*.yaml learns or keeps frozen, in its order;
-    cascade: of configs/Misc/cascade_mask_rcnn_R_50_FPN_*.yaml.
+    cascade: of configs/Misc/cascade_mask_rcnn_R_50_FPN_*.yaml; dconv: of
+    mask_rcnn_R_50_FPN_*_dconv_c3-c5.yaml there.
     """
     shapes: Shapes = {}
     inputs = 256
@@ -27,6 +30,8 @@ def published_shapes(depth: int = 50, classes: int = 80, cascade: bool = False) 
                 shapes |= _normed(f"{name}.shortcut", (4 * width, inputs, 1, 1))
             shapes |= _normed(f"{name}.conv1", (width, inputs, 1, 1))
             shapes |= _normed(f"{name}.conv2", (width, width, 3, 3))
+            if dconv and stage > 2:
+                shapes |= _affine(f"{name}.conv2_offset", (18, width, 3, 3))
             shapes |= _normed(f"{name}.conv3", (4 * width, width, 1, 1))
             inputs = 4 * width
     shapes |= _affine("proposal_generator.rpn_head.conv", (256, 256, 3, 3))

@@ -49,6 +49,8 @@ def lively(**options: Any) -> MaskRCNN:
             layer.running_mean.uniform_(-0.1, 0.1), layer.running_var.uniform_(0.5, 2)
         if name.endswith(("objectness", "classes")):
             layer.weight.mul_(30)
+        if name.endswith("conv_offset"):
+            layer.weight.normal_(std=0.05)
     model.box_head.score_threshold = 0.0
     if model.mask_iou is not None:
         model.mask_iou.ious.weight.mul_(5)

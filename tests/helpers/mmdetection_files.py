@@ -141,8 +141,12 @@ def write_configs(folder: Path) -> Path:
     return base
 
 
-def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
-    """Name -> shape of the weights of mask-rcnn_r50_fpn and mask-rcnn_r101_fpn."""
+def published_shapes(
+    depth: int = 50, classes: int = 80, *, dcn: int = 0, pafpn: bool = False
+) -> Shapes:
+    """Name -> shape of the weights of mask-rcnn_r50_fpn and mask-rcnn_r101_fpn. dcn: 1 or 2: with
+    dconv_c3-c5 or mdconv_c3-c5. pafpn: with the neck of faster-rcnn_r50_pafpn.
+    """
     shapes = _norm_and_conv("backbone.conv1", "backbone.bn1", (64, 3, 7, 7))
     inputs = 64
     for stage, (blocks, width) in enumerate(
@@ -154,6 +158,8 @@ def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
                 ((width, inputs, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)), start=1
             ):
                 shapes |= _norm_and_conv(f"{name}.conv{number}", f"{name}.bn{number}", shape)
+            if dcn and stage > 1:
+                shapes |= _affine(f"{name}.conv2.conv_offset", (9 * (dcn + 1), width, 3, 3))
             if block == 0:
                 where = (f"{name}.downsample.0", f"{name}.downsample.1")
                 shapes |= _norm_and_conv(*where, (4 * width, inputs, 1, 1))
@@ -161,6 +167,9 @@ def published_shapes(depth: int = 50, classes: int = 80) -> Shapes:
     for level, width in enumerate((256, 512, 1024, 2048)):
         shapes |= _affine(f"neck.lateral_convs.{level}.conv", (256, width, 1, 1))
         shapes |= _affine(f"neck.fpn_convs.{level}.conv", (256, 256, 3, 3))
+    for step in range(3 if pafpn else 0):
+        for part in ("downsample_convs", "pafpn_convs"):
+            shapes |= _affine(f"neck.{part}.{step}.conv", (256, 256, 3, 3))
     shapes |= _affine("rpn_head.rpn_conv", (256, 256, 3, 3))
     shapes |= _affine("rpn_head.rpn_cls", (3, 256, 1, 1))
     shapes |= _affine("rpn_head.rpn_reg", (12, 256, 1, 1))

@@ -38,6 +38,7 @@ def make_model(
     box: dict[str, Any] | None = None,
     mask: dict[str, Any] | None = None,
     pyramid: dict[str, Any] | None = None,
+    rpn: dict[str, Any] | None = None,
     **backbone_options: Any,
 ) -> MaskRCNN:
     """A Mask R-CNN with the paper's thresholds; by default narrow, for images of 64 to 160
@@ -65,6 +66,7 @@ def make_model(
             nms_iou=0.7,
             pre_nms={"train": 2 * proposals, "test": proposals},
             post_nms={"train": proposals, "test": proposals},
+            **(rpn or {}),
         ),
         box_head=partial(
             BoxHead,

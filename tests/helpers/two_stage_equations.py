@@ -81,3 +81,27 @@ def detect(
     boxes, scores = boxes[region, label], scores[region, label]
     kept = suppress_by(label, boxes, scores, 0.5)[:100]
     return boxes[kept], scores[kept], label[kept]
+
+
+def deformed(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, stride: int) -> Tensor:
+    """A deformable 3x3 convolution with padding 1, of channels in one group: at p, the sum over the
+    nine points of w_k m_k x(p + p_k + d_k), bilinear, and zero outside of the map. offset: y0, x0,
+    y1, x1, ...
+    """
+    (height, width), (rows, columns) = x.shape[2:], offset.shape[2:]
+    result = torch.zeros(len(x), len(weight), rows, columns)
+    for k in range(9):
+        down = torch.arange(rows)[:, None] * stride - 1 + k // 3 + offset[:, 2 * k]
+        right = torch.arange(columns) * stride - 1 + k % 3 + offset[:, 2 * k + 1]
+        read = torch.zeros(len(x), x.shape[1], rows, columns)
+        for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            row, column = down.floor() + below, right.floor() + beside
+            share = (1 - (down - row).abs()) * (1 - (right - column).abs())
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            index = index.long().flatten(1)[:, None].expand(-1, x.shape[1], -1)
+            value = x.flatten(2).gather(2, index).view_as(read)
+            read += (share * inside)[:, None] * value
+        factor = 1 if mask is None else mask[:, k, None]
+        result += torch.einsum("oc,bchw->bohw", weight[:, :, k // 3, k % 3], read * factor)
+    return result

@@ -25,6 +25,7 @@ from maskrcnn_lit.measure.cost import (
     median_seconds,
     run_cost,
 )
+from maskrcnn_lit.model.deformable import DeformableConv
 from maskrcnn_lit.report.pictures import draw_predictions
 from maskrcnn_lit.training.compile import compile_regions
 from maskrcnn_lit.training.devices import device_name
@@ -89,6 +90,15 @@ def test_flops_are_of_the_architecture_whatever_is_found() -> None:
             counts.append((count_flops(model, batch), int(model(batch).detections["valid"].sum())))
     (everything, many), (nothing, none) = counts
     assert everything == nothing > 0 and many > none == 0
+
+
+def test_flops_of_a_deformable_convolution_are_those_of_its_two_convolutions() -> None:
+    plain = nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False)
+    images = torch.zeros(2, 4, 8, 5)
+    assert count_flops(plain, images) == 2 * (8 * 5) * 6 * (4 // 2 * 9) * 2
+    added = 2 * (8 * 5) * 27 * (4 * 9) * 2
+    layer = DeformableConv(plain, True)
+    assert count_flops(layer, images) == count_flops(plain, images) + added
 
 
 def test_a_time_is_the_median_after_two_calls_that_warm_up(

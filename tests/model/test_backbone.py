@@ -313,6 +313,8 @@ def test_mistakes_are_told(wrong: dict[str, object], message: str):
         freeze_at=[-1, 6, 1.5, True, None, "none", []],
         recompute=FLAG,
         stride_in_1x1=FLAG,
+        modulated=FLAG,
+        deformable=[3, [], [1], [6], ["3"], [3.5], {"a": 3}, "all", True],
         norm_eps=[*NUMBER[1:], 2],
         weights=TEXT,
         layers=["conv1", 5, [], [1], [None], ["layer9"], ["conv1", ""], {"a": 1}, True],

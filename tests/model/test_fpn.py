@@ -95,6 +95,27 @@ def test_path_augmentation_by_hand():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in fpn.parameters())
 
 
+def test_the_path_of_mmdetection_by_hand():
+    """Its PAFPN: M of a level is P + conv of stride 2 (M of the finer), N is conv(M), no ReLU."""
+    fpn, maps = small(path_augmentation="mmdetection")
+    state = fpn.state_dict()
+    plain = FPN(in_channels=(2, 3, 4, 5), channels=6).double()
+    own = {k: v for k, v in state.items() if k.split(".")[0] in ("lateral", "output")}
+    plain.load_state_dict(own)
+    merged, levels = plain(maps)[:4], []
+    for step in range(3):
+        weight, bias = state[f"down.{step}.weight"], state[f"down.{step}.bias"]
+        merged[step + 1] = merged[step + 1] + F.conv2d(merged[step], weight, bias, 2, 1)
+    for step in range(3):
+        weight, bias = state[f"joined.{step}.weight"], state[f"joined.{step}.bias"]
+        levels.append(F.conv2d(merged[step + 1], weight, bias, padding=1))
+    expected = [merged[0], *levels, levels[-1][:, :, ::2, ::2]]
+    for ours, theirs in zip(fpn(maps), expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match=r"path_augmentation=1 must be true, false or mmdetection"):
+        FPN(in_channels=(2, 3), channels=4, path_augmentation=1)
+
+
 def test_without_options_the_weights_are_drawn_as_before():
     torch.manual_seed(0)
     fpn = FPN(in_channels=(2, 3), channels=4)

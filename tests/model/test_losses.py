@@ -14,6 +14,7 @@ from maskrcnn_lit.model.losses import (
     class_loss,
     count,
     focal_class_loss,
+    focal_objectness_loss,
     giou_loss,
     mask_loss,
     objectness_loss,
@@ -204,6 +205,8 @@ def test_giou_loss_is_that_of_its_paper():
     ]
     loss = giou_loss(boxes, truth, positive, valid)
     assert loss.item() == pytest.approx(10 * sum(terms) / int(valid.sum()), rel=1e-12)
+    half = giou_loss(boxes, truth, positive, valid, weight=5.0)
+    assert half.item() == pytest.approx(loss.item() / 2, rel=1e-12)
     loss.backward()
     assert boxes.grad is not None and boxes.grad.isfinite().all()
     assert boxes.grad[positive].any() and not boxes.grad[~positive].any()
@@ -226,5 +229,23 @@ def test_focal_loss_is_that_of_its_paper():
     assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
     sure = torch.tensor([[[200.0, 0.0, 0.0]]], requires_grad=True)  # p is 1: no NaN
     easy = focal_class_loss(sure, torch.zeros(1, 1, dtype=torch.int64), flags([YES]))
+    easy.backward()
+    assert easy.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()
+
+
+def test_focal_objectness_is_that_of_its_paper():
+    """Equations 2 and 4: -(1 - p_t) ** 2 log p_t, with p_t = p of an object, else 1 - p."""
+    logits = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    positive = flags([YES, NO, YES, YES, NO], [NO, NO, NO, YES, YES])
+    valid = flags([YES, NO, YES, YES, YES], [YES] * 5)
+    p = 1 / (1 + (-logits).exp())
+    p = torch.where(positive, p, 1 - p)
+    expected = (-((1 - p) ** 2) * p.log() * valid).sum() / 9
+    loss = focal_objectness_loss(logits, positive, valid)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12) and not ours[0, 1]
+    sure = torch.tensor([[200.0, -200.0]], requires_grad=True)  # p_t is 1: no NaN
+    easy = focal_objectness_loss(sure, flags([YES, NO]), flags([YES, YES]))
     easy.backward()
     assert easy.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()

@@ -5,6 +5,7 @@ own code is not needed, and not installed.
 """
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,13 @@ import torchvision.ops
 from detectron2_names import BLOCKS, published_shapes
 from PIL import Image
 from torch import Tensor
-from two_stage_equations import State, close, detect, linear, proposals_of
+from two_stage_equations import State, close, deformed, detect, linear, proposals_of
 
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.runs.trained_model import read
 
 pytestmark = pytest.mark.long
 
@@ -45,8 +47,11 @@ def conv(state: State, name: str, x: Tensor, stride: int = 1) -> Tensor:
 
 
 def normed(state: State, name: str, x: Tensor, stride: int = 1) -> Tensor:
-    """FrozenBatchNorm2d after a convolution without bias."""
-    x = conv(state, name, x, stride)
+    """FrozenBatchNorm2d after a convolution without bias, or a deformable one (stride 1)."""
+    if f"{name}_offset.weight" in state:
+        x = deformed(x, state[f"{name}.weight"], conv(state, f"{name}_offset", x), None, 1)
+    else:
+        x = conv(state, name, x, stride)
     weight, bias, mean, var = (
         state[f"{name}.norm.{k}"] for k in ("weight", "bias", "running_mean", "running_var")
     )
@@ -187,13 +192,11 @@ def batch(rgb: Tensor) -> Batch:
     return {"images": images, "image_sizes": torch.tensor([[HEIGHT, WIDTH]])}
 
 
-@pytest.fixture(scope="module")
-@torch.no_grad()
-def state(rgb: Tensor) -> State:
-    """Random weights under which each layer has something to say."""
+def drawn(**options: Any) -> State:
+    """Random weights under which the maps of the backbone have about the same size."""
     torch.manual_seed(1)
     made = {}
-    for name, shape in published_shapes().items():
+    for name, shape in published_shapes(**options).items():
         kind = name.rsplit(".", 1)[-1]
         if kind == "running_var" or (kind == "weight" and len(shape) == 1):
             made[name] = torch.empty(shape).uniform_(0.5, 1.5) * (0.3 if ".conv3." in name else 1)
@@ -202,6 +205,14 @@ def state(rgb: Tensor) -> State:
         else:
             made[name] = torch.randn(shape) * math.sqrt(2 / math.prod(shape[1:]))
     made["backbone.bottom_up.stem.conv1.weight"] /= 60  # pixels deviate by about as much
+    return made
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def state(rgb: Tensor) -> State:
+    """Random weights under which each layer has something to say."""
+    made = drawn()
 
     def scale(layer: str, values: Tensor, deviation: float) -> None:
         for part in ("weight", "bias"):
@@ -272,6 +283,20 @@ def test_features(ours: MaskRCNN, theirs: Reference, batch: Batch):
     pyramid = ours.fpn(theirs.maps)
     for got, expected in zip(pyramid, theirs.pyramid, strict=True):
         close(got, expected, 1e-12)
+
+
+@torch.no_grad()
+def test_features_of_deformable_convolutions(rgb: Tensor, batch: Batch, tmp_path: Path):
+    """Of mask_rcnn_R_50_FPN_3x_dconv_c3-c5, whose file says so by its names."""
+    state = drawn(dconv=True)
+    torch.save({"model": state}, tmp_path / "model_final.pth")
+    config, _, converted = read(tmp_path / "model_final.pth")
+    assert list(config.backbone.deformable) == [3, 4, 5] and not config.backbone.modulated
+    model = build(config.model).eval()
+    weights.load(model, converted)
+    maps = model.backbone(model.normalize(batch["images"], batch["image_sizes"]))
+    for got, expected in zip(maps, bottom_up(state, preprocess(rgb)), strict=True):
+        close(got, expected, 1e-10)
 
 
 def test_anchors(ours: MaskRCNN, theirs: Reference):

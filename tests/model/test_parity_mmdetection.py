@@ -4,6 +4,7 @@ by layer, on a real image, in float64. Its own code is not needed, and not insta
 """
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from detectron2_names import BLOCKS
 from mmdetection_files import published_shapes, write_configs
 from PIL import Image
 from torch import Tensor
-from two_stage_equations import State, close, detect, linear, proposals_of
+from two_stage_equations import State, close, deformed, detect, linear, proposals_of
 
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.batch import Batch
@@ -58,6 +59,17 @@ def norm(state: State, name: str, x: Tensor) -> Tensor:
     return F.batch_norm(x, mean, var, state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
 
 
+def conv2(state: State, name: str, x: Tensor, stride: int) -> Tensor:
+    """The 3x3 convolution of a block, or DCN or DCNv2: of version 2, whose predictions are in three
+    parts, the last is the factors before their sigmoid.
+    """
+    if f"{name}.conv_offset.weight" not in state:
+        return conv(state, name, x, stride)
+    predicted = conv(state, f"{name}.conv_offset", x, stride)
+    mask = predicted[:, 18:].sigmoid() if predicted.shape[1] == 27 else None
+    return deformed(x, state[f"{name}.weight"], predicted[:, :18], mask, stride)
+
+
 def preprocess(rgb: Tensor, style: str) -> Tensor:
     """DetDataPreprocessor: 3 H W, 0..255 -> 1 3 H' W'; padding is zero after the normalization."""
     if style == "caffe":  # B G R
@@ -84,7 +96,7 @@ def resnet(state: State, image: Tensor, depth: int) -> list[Tensor]:
             stride = 2 if block == 0 and stage > 1 else 1
             first, second = (stride, 1) if caffe else (1, stride)
             out = F.relu(norm(state, f"{name}.bn1", conv(state, f"{name}.conv1", x, first)))
-            out = F.relu(norm(state, f"{name}.bn2", conv(state, f"{name}.conv2", out, second)))
+            out = F.relu(norm(state, f"{name}.bn2", conv2(state, f"{name}.conv2", out, second)))
             out = norm(state, f"{name}.bn3", conv(state, f"{name}.conv3", out))
             if block == 0:
                 x = conv(state, f"{name}.downsample.0", x, stride)
@@ -95,12 +107,20 @@ def resnet(state: State, image: Tensor, depth: int) -> list[Tensor]:
 
 
 def fpn(state: State, maps: list[Tensor]) -> list[Tensor]:
-    """Five levels; the fifth is a max pooling of the fourth with a kernel of 1."""
+    """Five levels; the fifth is a max pooling of the fourth with a kernel of 1. PAFPN adds each
+    level, through a convolution of stride 2, to the next, and then convolves all but the first.
+    """
     merged = [conv(state, f"neck.lateral_convs.{n}.conv", x) for n, x in enumerate(maps)]
     for n in (3, 2, 1):
         size = merged[n - 1].shape[2:]
         merged[n - 1] = merged[n - 1] + F.interpolate(merged[n], size=size, mode="nearest")
     levels = [conv(state, f"neck.fpn_convs.{n}.conv", x) for n, x in enumerate(merged)]
+    if "neck.pafpn_convs.0.conv.weight" in state:
+        for n in range(3):
+            down = conv(state, f"neck.downsample_convs.{n}.conv", levels[n], 2)
+            levels[n + 1] = levels[n + 1] + down
+        for n in range(3):
+            levels[n + 1] = conv(state, f"neck.pafpn_convs.{n}.conv", levels[n + 1])
     return [*levels, F.max_pool2d(levels[-1], 1, stride=2)]
 
 
@@ -193,13 +213,11 @@ def depth(request: pytest.FixtureRequest) -> int:
     return request.param
 
 
-@pytest.fixture(scope="module")
-@torch.no_grad()
-def state(rgb: Tensor, depth: int) -> State:
-    """Random weights under which each layer has something to say."""
+def drawn(depth: int, image: Tensor, **options: Any) -> State:
+    """Random weights under which the maps of the backbone have about the same size."""
     torch.manual_seed(depth)
     made: State = {}
-    for name, shape in published_shapes(depth).items():
+    for name, shape in published_shapes(depth, **options).items():
         kind = name.rsplit(".", 1)[-1]
         if kind == "running_var" or (kind == "weight" and len(shape) == 1):
             made[name] = torch.empty(shape).uniform_(0.5, 1.5) * (0.3 if ".bn3." in name else 1)
@@ -207,8 +225,16 @@ def state(rgb: Tensor, depth: int) -> State:
             made[name] = torch.randn(shape) * 0.1
         else:
             made[name] = torch.randn(shape) * math.sqrt(2 / math.prod(shape[1:]))
-    image = preprocess(rgb, STYLES[depth])
     made["backbone.conv1.weight"] /= image.std()
+    return made
+
+
+@pytest.fixture(scope="module")
+@torch.no_grad()
+def state(rgb: Tensor, depth: int) -> State:
+    """Random weights under which each layer has something to say."""
+    image = preprocess(rgb, STYLES[depth])
+    made = drawn(depth, image)
 
     def scale(layer: str, values: Tensor, deviation: float) -> None:
         for part in ("weight", "bias"):
@@ -268,6 +294,42 @@ def test_features(ours: MaskRCNN, theirs: Reference, batch: Batch):
         close(got, expected, 1e-12)
     for got, expected in zip(ours.fpn(theirs.maps), theirs.pyramid, strict=True):
         close(got, expected, 1e-12)
+
+
+DCN = "backbone=dict(dcn=dict(type={}, {}), stage_with_dcn=(False, True, True, True))"
+OTHERS = {  # the changes of a config, the weights, and whether these have the names of version 1
+    "mdconv_pafpn": (
+        DCN.format("'DCNv2'", "deform_groups=1, fallback_on_stride=False")
+        + ", neck=dict(type='PAFPN')",
+        {"dcn": 2, "pafpn": True},
+        False,
+    ),
+    "dconv": (DCN.format("'DCN'", "deformable_groups=1"), {"dcn": 1}, True),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", OTHERS)
+def test_features_of_other_configs(kind: str, rgb: Tensor, batch: Batch, tmp_path: Path):
+    """dcn, dcnv2 and pafpn of its configs."""
+    text, options, older = OTHERS[kind]
+    image = preprocess(rgb, "pytorch")
+    state = drawn(50, image, **options)
+    expected = resnet(state, image, 50)
+    write_configs(tmp_path)
+    (tmp_path / "changed.py").write_text(f"_base_ = './base.py'\nmodel = dict({text})\n")
+    named = {n.replace(".conv_offset", "_offset") if older else n: v for n, v in state.items()}
+    torch.save({"state_dict": named}, tmp_path / "weights.pth")
+    imported = import_model(
+        "mmdetection", str(tmp_path / "changed.py"), str(tmp_path / "weights.pth")
+    )
+    model = build(imported.config.model).eval()
+    weights.load(model, imported.state)
+    maps = model.backbone(model.normalize(batch["images"], batch["image_sizes"]))
+    for got, theirs in zip(maps, expected, strict=True):
+        close(got, theirs, 1e-10)
+    for got, theirs in zip(model.fpn(expected), fpn(state, expected), strict=True):
+        close(got, theirs, 1e-12)
 
 
 @torch.no_grad()

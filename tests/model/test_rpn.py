@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from models import make_batch
-from wrong_values import COUNT, SHARE, cases
+from wrong_values import CHOICE, COUNT, SHARE, cases
 
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
@@ -220,6 +221,42 @@ def test_a_perfect_prediction_has_no_loss_and_another_has():
     assert losses["rpn_box"].item() > 0.01
 
 
+def test_giou_and_focal_loss_of_the_sample():
+    """By their papers' equations, with Detectron2's weight of 2; of deltas, positives alone."""
+    batch, built = make_batch(objects=3), rpn(box_loss="giou", objectness_loss="focal")
+    assert max(loss.item() for loss in learnt(built, perfect(batch), batch).values()) < 1e-5
+    torch.manual_seed(0)
+    logits = torch.randn(2, len(anchors()), requires_grad=True)
+    deltas = (0.3 * torch.randn(2, len(anchors()), 4)).requires_grad_()
+    chosen = built.sample_anchors(anchors(), batch)
+    losses = built.losses(prediction(logits, deltas), chosen)
+    count, focal, giou = int(chosen.valid.sum()), 0.0, 0.0
+    for image, slot in chosen.valid.nonzero().tolist():
+        anchor = int(chosen.indices[image, slot])
+        p = 1 / (1 + math.exp(-logits[image, anchor].item()))
+        if not chosen.positive[image, slot]:
+            focal -= p**2 * math.log(1 - p)
+            continue
+        focal -= (1 - p) ** 2 * math.log(p)
+        x1, y1, x2, y2 = anchors()[anchor].tolist()
+        dx, dy, dw, dh = deltas[image, anchor].tolist()
+        x, y = (x1 + x2) / 2 + dx * (x2 - x1), (y1 + y2) / 2 + dy * (y2 - y1)
+        w, h = (x2 - x1) * math.exp(dw) / 2, (y2 - y1) * math.exp(dh) / 2
+        moved = torch.tensor([[x - w, y - h, x + w, y + h]])
+        giou += torchvision.ops.generalized_box_iou_loss(
+            moved, chosen.objects[image, slot][None]
+        ).item()
+    assert int(chosen.positive.sum()) > 5
+    assert losses["rpn_objectness"].item() == pytest.approx(focal / count, rel=1e-4)
+    assert losses["rpn_box"].item() == pytest.approx(2 * giou / count, rel=1e-4)
+    sum(losses.values()).backward()
+    positive = torch.zeros(2, len(anchors()), dtype=torch.bool)
+    positive.scatter_(1, chosen.indices, chosen.positive)
+    assert deltas.grad.isfinite().all() and (deltas.grad[positive] != 0).any(dim=-1).all()
+    assert not deltas.grad[~positive].any()
+    assert (logits.grad != 0).sum() == count
+
+
 def test_the_gradient_reaches_the_sampled_anchors_only():
     batch = make_batch(objects=3)
     logits = torch.zeros(2, len(anchors()), requires_grad=True)
@@ -257,6 +294,8 @@ def test_images_without_objects_learn_background():
         background_iou=SHARE,
         positive_fraction=SHARE,
         nms_iou=SHARE,
+        box_loss=CHOICE,
+        objectness_loss=CHOICE,
     ),
 )
 def test_options_of_the_wrong_kind_are_named(option: str, value: Any):

@@ -56,6 +56,7 @@ DETECTRON2 = (
     (r"backbone\.bottom_up\.stem\.conv1\.", "backbone.body.conv1."),
     (BLOCK + r"shortcut\.norm\.", "backbone.body.layer{}.{}.downsample.1."),
     (BLOCK + r"shortcut\.", "backbone.body.layer{}.{}.downsample.0."),
+    (BLOCK + r"conv2_offset\.", "backbone.body.layer{}.{}.conv2.conv_offset."),
     (BLOCK + r"conv([123])\.norm\.", "backbone.body.layer{}.{}.bn{}."),
     (BLOCK + r"conv([123])\.", "backbone.body.layer{}.{}.conv{}."),
     *((rf"backbone\.fpn_lateral{n + 2}\.", f"fpn.lateral.{n}.") for n in range(4)),
@@ -85,6 +86,7 @@ DETECTRON2 = (
 _PAIR = (("conv", "0"), ("bn", "1"), ("gn", "1"))
 
 MMDETECTION = (
+    (r"backbone\.(layer\d\.\d+\.conv2)_offset\.", r"backbone.body.\1.conv_offset."),  # older
     (r"backbone\.", "backbone.body."),
     *(
         (rf"{theirs}\.(\d)\.{part}\.", rf"{ours}.\1.{number}.")
@@ -92,6 +94,8 @@ MMDETECTION = (
         for theirs, ours in (
             (r"neck\.lateral_convs", "fpn.lateral"),
             (r"neck\.fpn_convs", "fpn.output"),
+            (r"neck\.downsample_convs", "fpn.down"),  # PAFPN
+            (r"neck\.pafpn_convs", "fpn.joined"),
             (r"roi_head\.bbox_head\.shared_convs", "box_head.convs"),
             (r"roi_head\.mask_head\.convs", "mask_head.convs"),
         )

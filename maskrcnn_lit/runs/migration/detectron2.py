@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.losses import GIOU_WEIGHT, RPN_GIOU_WEIGHT
 from maskrcnn_lit.runs.migration.python_config import MAX_DEPTH, merged
 from maskrcnn_lit.runs.migration.their_config import TheirConfig
 
@@ -38,7 +39,6 @@ CASCADE = "MODEL.ROI_BOX_CASCADE_HEAD"
 IMPLIED = (
     *("MODEL.WEIGHTS", "MODEL.DEVICE", f"{RPN}.IOU_LABELS", f"{ROI}.IOU_LABELS"),
     *(f"{ANCHORS}.ANGLES", "MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.STEM_OUT_CHANNELS"),
-    *("MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS"),
     *(f"{BOX}.FED_LOSS_FREQ_WEIGHT_POWER", f"{BOX}.FED_LOSS_NUM_CLASSES"),
     *("MODEL.ROI_KEYPOINT_HEAD", "MODEL.SEM_SEG_HEAD", "MODEL.PANOPTIC_FPN", "MODEL.RETINANET"),
 )
@@ -168,14 +168,26 @@ def _backbone(config: TheirConfig) -> None:
             f"imported: {ADVICE}, of depth 18, 34, 50, 101, 152"
         )
     config.only(f"{section}.RES5_DILATION", (1,), 1, ADVICE)
-    config.only(f"{section}.DEFORM_ON_PER_STAGE", ([False] * 4,), [False] * 4, ADVICE)
     if inner and depth >= 50:
         config.only(f"{section}.DEPTH", CAFFE, 50, f"{ADVICE}; others have STRIDE_IN_1X1=False")
         name = f"{name}_caffe"
     config.as_option(f"{section}.DEPTH", "backbone", name)
+    _deformable(config, section)
     kind = config.only(f"{section}.NORM", tuple(BACKBONE_NORMS), "FrozenBN", ADVICE)
     config.as_option(f"{section}.NORM", "backbone.norm", BACKBONE_NORMS[kind])
     config.same("MODEL.BACKBONE.FREEZE_AT", "backbone.freeze_at", 2)
+
+
+def _deformable(config: TheirConfig, section: str) -> None:
+    stages = config.take(f"{section}.DEFORM_ON_PER_STAGE", [False] * 4)
+    modulated = config.take(f"{section}.DEFORM_MODULATED", False)
+    if not any(stages):
+        config.take(f"{section}.DEFORM_NUM_GROUPS")
+        return
+    config.only(f"{section}.DEFORM_NUM_GROUPS", (1,), 1, ADVICE)
+    numbers = [number for number, has in enumerate(stages, start=2) if has]
+    config.as_option(f"{section}.DEFORM_ON_PER_STAGE", "backbone.deformable", numbers)
+    config.as_option(f"{section}.DEFORM_MODULATED", "backbone.modulated", bool(modulated))
 
 
 def _pixels(config: TheirConfig) -> None:
@@ -236,16 +248,20 @@ def _rpn(config: TheirConfig) -> None:
 
 
 def _box_loss(config: TheirConfig, section: str) -> None:
-    kind = config.take(f"{section}.BBOX_REG_LOSS_TYPE", "smooth_l1")
-    if kind == "giou" and section == BOX:
-        config.as_option(f"{section}.BBOX_REG_LOSS_TYPE", "model.box_head.box_loss", "giou")
+    ours, giou = (
+        ("model.rpn", RPN_GIOU_WEIGHT) if section == RPN else ("model.box_head", GIOU_WEIGHT)
+    )
+    kind, weight = config.take(f"{section}.BBOX_REG_LOSS_TYPE", "smooth_l1"), 1.0
+    if kind == "giou":
+        config.as_option(f"{section}.BBOX_REG_LOSS_TYPE", f"{ours}.box_loss", "giou")
+        weight = giou
     elif kind != "smooth_l1":
         config.differs(f"{section}.BBOX_REG_LOSS_TYPE", "smooth L1 with a threshold of 1/9")
     else:
         config.differs(f"{section}.SMOOTH_L1_BETA", "1/9")
-    if config.take(f"{section}.BBOX_REG_LOSS_WEIGHT", 1.0) != 1.0:
-        path = f"{section}.BBOX_REG_LOSS_WEIGHT"
-        config.differs(path, "1: the losses have no weights")
+    path = f"{section}.BBOX_REG_LOSS_WEIGHT"
+    if config.take(path, 1.0) != weight:
+        config.differs(path, f"{weight:g}: the losses have no weights")
 
 
 def _regions(config: TheirConfig, section: str, option: str) -> None:

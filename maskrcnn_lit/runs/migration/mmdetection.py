@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.model.losses import FOCAL_GAMMA, GIOU_WEIGHT, RPN_GIOU_WEIGHT
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, plain
 
 ADVICE = "import a Mask R-CNN or Faster R-CNN on a ResNet or ResNeXt with FPN"
@@ -25,6 +26,12 @@ BACKBONES = {
     ("ResNeXt", 101, 32, 8): "resnext101",
 }
 CAFFE = ("resnet50", "resnet101")
+
+# type of dcn -> whether it is modulated
+DEFORMABLE = {
+    **{"DCN": False, "DeformConv2dPack": False},
+    **{"DCNv2": True, "ModulatedDeformConv2dPack": True},
+}
 
 RPN, RPN_TRAIN, RPN_TEST = "model.rpn_head", "model.train_cfg.rpn_proposal", "model.test_cfg.rpn"
 BOX, MASK = "model.roi_head.bbox_head", "model.roi_head.mask_head"
@@ -45,6 +52,8 @@ IMPLIED = (
 REQUIRED: dict[str, Any] = {
     "model.backbone.num_stages": 4,
     "model.backbone.out_indices": [0, 1, 2, 3],
+    **{"model.neck.start_level": 0, "model.neck.end_level": -1, "model.neck.act_cfg": None},
+    **{"model.neck.no_norm_on_lateral": False, "model.neck.upsample_cfg.mode": "nearest"},
     f"{RPN}.type": "RPNHead",
     f"{RPN}.anchor_generator.type": "AnchorGenerator",
     **{f"{head}.bbox_coder.type": "DeltaXYWHBBoxCoder" for head in (RPN, BOX)},
@@ -61,7 +70,6 @@ REQUIRED: dict[str, Any] = {
 
 # Settings of training alone, and the only value that ours has.
 TRAINING: dict[str, Any] = {
-    f"{RPN}.loss_cls.type": "CrossEntropyLoss",
     f"{MASK}.loss_mask.type": "CrossEntropyLoss",
     f"{MASK}.loss_mask.use_mask": True,
     "model.train_cfg.rpn.allowed_border": -1,
@@ -137,10 +145,11 @@ def _backbone(config: TheirConfig) -> None:
             f"{section} is {kind} of depth {depth}, {groups} groups of width {width}{style}, which "
             f"cannot be imported: {ADVICE}, of depth 18, 34, 50, 101, 152"
         )
-    for option in ("dcn", "plugins", "deep_stem", "avg_down"):
+    for option in ("plugins", "deep_stem", "avg_down"):
         config.only(f"{section}.{option}", (None, False), None, ADVICE)
     shown = f"{name}_caffe" if caffe else name
     config.as_option(f"{section}.depth", "backbone", shown)
+    _deformable(config, section)
     kind = config.only(f"{section}.norm_cfg.type", tuple(NORMS), "BN", ADVICE)
     fixed = config.take(f"{section}.norm_eval", True) and NORMS[kind] != "group"
     learned = fixed and config.take(f"{section}.norm_cfg.requires_grad", True)
@@ -149,6 +158,20 @@ def _backbone(config: TheirConfig) -> None:
     config.as_option(path, "backbone.norm", "frozen" if fixed else NORMS[kind], difference)
     frozen = config.take(f"{section}.frozen_stages", -1)
     config.as_option(f"{section}.frozen_stages", "backbone.freeze_at", int(frozen) + 1)
+
+
+def _deformable(config: TheirConfig, section: str) -> None:
+    stages = config.take(f"{section}.stage_with_dcn", [False] * 4)
+    if config.take(f"{section}.dcn") is None or not any(stages):
+        return
+    own = f"{section}.dcn"
+    kind = config.only(f"{own}.type", tuple(DEFORMABLE), None, ADVICE)
+    for name in ("deform_groups", "deformable_groups"):
+        config.only(f"{own}.{name}", (1,), 1, ADVICE)
+    config.only(f"{own}.fallback_on_stride", (False,), False, ADVICE)
+    numbers = [number for number, has in enumerate(stages, start=2) if has]
+    config.as_option(f"{section}.stage_with_dcn", "backbone.deformable", numbers)
+    config.as_option(f"{own}.type", "backbone.modulated", DEFORMABLE[kind])
 
 
 def _normalize(config: TheirConfig) -> str:
@@ -191,7 +214,9 @@ def _pixels(config: TheirConfig) -> None:
 
 
 def _pyramid(config: TheirConfig) -> None:
-    config.only("model.neck.type", ("FPN",), None, ADVICE)
+    kind = config.only("model.neck.type", ("FPN", "PAFPN"), None, ADVICE)
+    if kind == "PAFPN":
+        config.as_option("model.neck.type", "model.fpn.path_augmentation", "mmdetection")
     config.same("model.neck.out_channels", "model.fpn.channels")
     config.only("model.neck.num_outs", (5,), 5, ADVICE)
     config.only("model.neck.add_extra_convs", (False,), False, ADVICE)
@@ -221,6 +246,7 @@ def _rpn(config: TheirConfig) -> None:
     config.only(f"{RPN}.feat_channels", (config.options["model.fpn.channels"],), 256, ADVICE)
     config.same(f"{RPN}.num_convs", "model.rpn.depth", 1)
     config.only(f"{RPN}.bbox_coder.target_stds", ([1.0] * 4,), [1.0] * 4, ADVICE)
+    _objectness_loss(config)
     _box_loss(config, RPN)
     _assigner(config, "model.train_cfg.rpn", "model.rpn", background=True)
     config.only("model.train_cfg.rpn.assigner.match_low_quality", (True,), True, ADVICE)
@@ -262,24 +288,38 @@ def _assigner(config: TheirConfig, section: str, ours: str, *, background: bool)
     config.same(f"{section}.sampler.pos_fraction", f"{ours}.positive_fraction")
 
 
+def _objectness_loss(config: TheirConfig) -> None:
+    section = f"{RPN}.loss_cls"
+    kind = config.take(f"{section}.type", "CrossEntropyLoss")
+    if kind == "FocalLoss":
+        config.as_option(f"{section}.type", "model.rpn.objectness_loss", "focal")
+        if config.take(f"{section}.alpha", 0.25) is not None:
+            config.differs(f"{section}.alpha", "none: a loss of sampled anchors needs none")
+        if config.take(f"{section}.gamma", 2.0) != FOCAL_GAMMA:
+            config.differs(f"{section}.gamma", f"{FOCAL_GAMMA:g}")
+    elif kind != "CrossEntropyLoss":
+        config.differs(f"{section}.type", "CrossEntropyLoss")
+
+
 def _box_loss(config: TheirConfig, section: str) -> None:
-    kind = config.take(f"{section}.loss_bbox.type", "L1Loss")
-    if kind == "GIoULoss" and section == BOX:
-        config.as_option(f"{section}.loss_bbox.type", "model.box_head.box_loss", "giou")
-        config.take(f"{section}.reg_decoded_bbox")
-        _loss_weights(config, section, "loss_bbox", "loss_cls")
-        return
+    ours, giou = (
+        ("model.rpn", RPN_GIOU_WEIGHT) if section == RPN else ("model.box_head", GIOU_WEIGHT)
+    )
+    kind, weight = config.take(f"{section}.loss_bbox.type", "L1Loss"), 1.0
     beta = config.take(f"{section}.loss_bbox.beta", 1.0)
-    if kind != "SmoothL1Loss" or not math.isclose(beta, 1 / 9, rel_tol=0.01):
+    if kind == "GIoULoss":
+        config.as_option(f"{section}.loss_bbox.type", f"{ours}.box_loss", "giou")
+        config.take(f"{section}.reg_decoded_bbox")
+        weight = giou
+    elif kind != "SmoothL1Loss" or not math.isclose(beta, 1 / 9, rel_tol=0.01):
         config.differs(f"{section}.loss_bbox.type", "smooth L1 with a threshold of 1/9")
-    _loss_weights(config, section, "loss_bbox", "loss_cls")
+    _loss_weight(config, f"{section}.loss_bbox", weight)
+    _loss_weight(config, f"{section}.loss_cls")
 
 
-def _loss_weights(config: TheirConfig, section: str, *losses: str) -> None:
-    for loss in losses:
-        path = f"{section}.{loss}.loss_weight"
-        if config.take(path, 1.0) != 1.0:
-            config.differs(path, "1: the losses have no weights")
+def _loss_weight(config: TheirConfig, section: str, ours: float = 1.0) -> None:
+    if config.take(f"{section}.loss_weight", 1.0) != ours:
+        config.differs(f"{section}.loss_weight", f"{ours:g}: the losses have no weights")
 
 
 def _regions(config: TheirConfig, part: str, option: str) -> None:
@@ -339,7 +379,7 @@ def _mask_head(config: TheirConfig) -> None:
     config.only(f"{MASK}.upsample_cfg.type", ("deconv",), "deconv", ADVICE)
     config.only(f"{MASK}.upsample_cfg.scale_factor", (2,), 2, ADVICE)
     _norm(config, f"{MASK}.norm_cfg", "model.mask_head.norm")
-    _loss_weights(config, MASK, "loss_mask")
+    _loss_weight(config, f"{MASK}.loss_mask")
 
 
 def _detections(config: TheirConfig) -> None:

@@ -112,6 +112,19 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
         "{CLS_AGNOSTIC_MASK: True}}",
         {"model.box_head.box_loss": "giou", "model.mask_head.class_agnostic": True},
     ),
+    (
+        "MODEL: {RPN: {BBOX_REG_LOSS_TYPE: giou, BBOX_REG_LOSS_WEIGHT: 2.0}}",
+        {"model.rpn.box_loss": "giou"},
+    ),
+    (
+        "MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, True, True, True]}}",
+        {"backbone.deformable": [3, 4, 5], "backbone.modulated": False},
+    ),
+    (
+        "MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, False, False, True], "
+        "DEFORM_MODULATED: True}}",
+        {"backbone.deformable": [5], "backbone.modulated": True},
+    ),
     ("MODEL: {ROI_HEADS: {NUM_CLASSES: 8}}", {"model.num_classes": 8}),
 ]
 
@@ -123,6 +136,29 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("changes", "differences"),
+    [
+        ("RPN: {BBOX_REG_LOSS_TYPE: giou, BBOX_REG_LOSS_WEIGHT: 2.0}", {}),
+        ("ROI_BOX_HEAD: {BBOX_REG_LOSS_TYPE: giou, BBOX_REG_LOSS_WEIGHT: 10.0}", {}),
+        (
+            "RPN: {BBOX_REG_LOSS_TYPE: giou}",
+            {"MODEL.RPN.BBOX_REG_LOSS_WEIGHT, by default": "2: the losses have no weights"},
+        ),
+        (
+            "ROI_BOX_HEAD: {BBOX_REG_LOSS_WEIGHT: 2.5}",
+            {"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT=2.5": "1: the losses have no weights"},
+        ),
+    ],
+)
+def test_weights_of_losses_are_differences(
+    changes: str, differences: dict[str, str], tmp_path: Path
+):
+    table = converted(tmp_path, f"MODEL: {{{changes}}}").table
+    found = {row.theirs: row.difference for row in table if "LOSS_WEIGHT" in row.theirs}
+    assert found == differences
+
+
+@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ("MODEL: {META_ARCHITECTURE: RetinaNet}", "META_ARCHITECTURE=RetinaNet"),
@@ -130,7 +166,11 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
         ("MODEL: {BACKBONE: {NAME: build_resnet_backbone}}", "NAME=build_resnet_backbone"),
         ("MODEL: {RESNETS: {DEPTH: 77}}", "depth 77"),
         ("MODEL: {RESNETS: {DEPTH: 152}}", "DEPTH=152"),
-        ("MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, True, True, True]}}", "DEFORM_ON_PER"),
+        (
+            "MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [False, True, True, True], "
+            "DEFORM_NUM_GROUPS: 2}}",
+            "DEFORM_NUM_GROUPS=2",
+        ),
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[32, 64]]}}", "SIZES=[[32, 64]]"),
         ("MODEL: {ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: True}}", "CLS_AGNOSTIC_BBOX_REG=true"),
         ("MODEL: {ROI_MASK_HEAD: {POOLER_SAMPLING_RATIO: 2}}", "POOLER_SAMPLING_RATIO differ"),

@@ -81,6 +81,7 @@ def test_a_config_of_version_2_in_the_caffe_style(tmp_path: Path):
 
 ROI = "model = dict(roi_head=dict({}))"
 BACKBONE = "model = dict(backbone=dict({}))"
+IN_C5 = "stage_with_dcn=(False, False, False, True)"
 OTHERS = [
     (BACKBONE.format("depth=101"), {"backbone": "resnet101"}),
     (BACKBONE.format("type='ResNeXt', groups=32, base_width=4"), {"backbone": "resnext50"}),
@@ -107,6 +108,28 @@ OTHERS = [
     (
         ROI.format("bbox_head=dict(reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss'))"),
         {"model.box_head.box_loss": "giou"},
+    ),
+    (
+        "model = dict(rpn_head=dict(reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss'), "
+        "loss_cls=dict(type='FocalLoss', use_sigmoid=True)))",
+        {"model.rpn.box_loss": "giou", "model.rpn.objectness_loss": "focal"},
+    ),
+    (
+        "model = dict(neck=dict(type='PAFPN'))",
+        {"model.fpn.path_augmentation": "mmdetection"},
+    ),
+    (
+        BACKBONE.format(
+            "dcn=dict(type='DCNv2', deform_groups=1, fallback_on_stride=False), "
+            "stage_with_dcn=(False, True, True, True)"
+        ),
+        {"backbone.deformable": [3, 4, 5], "backbone.modulated": True},
+    ),
+    (
+        BACKBONE.format(
+            "dcn=dict(type='DCN', deformable_groups=1), stage_with_dcn=(False, False, False, True)"
+        ),
+        {"backbone.deformable": [5], "backbone.modulated": False},
     ),
     (
         "model = dict(type='FasterRCNN', roi_head=dict(_delete_=True, "
@@ -140,13 +163,26 @@ def test_other_settings(changes: str, expected: dict[str, Any], tmp_path: Path):
     ("changes", "named"),
     [
         ("model = dict(type='PointRend')", "model.type=PointRend"),
-        ("model = dict(neck=dict(type='PAFPN'))", "model.neck.type=PAFPN"),
+        ("model = dict(neck=dict(type='BFP'))", "model.neck.type=BFP"),
+        ("model = dict(neck=dict(act_cfg=dict(type='ReLU')))", "model.neck.act_cfg="),
+        ("model = dict(neck=dict(no_norm_on_lateral=True))", "no_norm_on_lateral=true"),
+        ("model = dict(neck=dict(start_level=1))", "model.neck.start_level=1"),
+        ("model = dict(neck=dict(upsample_cfg=dict(mode='bilinear')))", "mode=bilinear"),
         (BACKBONE.format("depth=77"), "ResNet of depth 77"),
         (
             BACKBONE.format("depth=18, style='caffe'"),
             "depth 18, 1 groups of width 4 with style=caf",
         ),
-        (BACKBONE.format("dcn=dict(type='DCNv2')"), "model.backbone.dcn="),
+        (BACKBONE.format(f"dcn=dict(type='DCNv3'), {IN_C5}"), "backbone.dcn.type=DCNv3"),
+        (BACKBONE.format(f"dcn=dict(type='DCNv2', deform_groups=4), {IN_C5}"), "deform_groups=4"),
+        (
+            BACKBONE.format(f"dcn=dict(type='DCN', fallback_on_stride=True), {IN_C5}"),
+            "fallback_on_stride=true",
+        ),
+        (
+            ROI.format("bbox_head=dict(loss_cls=dict(type='FocalLoss', use_sigmoid=True))"),
+            "bbox_head.loss_cls.type=FocalLoss",
+        ),
         (ROI.format("bbox_head=dict(type='DoubleConvFCBBoxHead')"), "DoubleConvFCBBoxHead"),
         (ROI.format("bbox_head=dict(reg_class_agnostic=True)"), "reg_class_agnostic=true"),
         (ROI.format("mask_head=dict(num_classes=3)"), "mask_head.num_classes=3"),
@@ -172,6 +208,47 @@ def test_another_model_is_refused_by_name(changes: str, named: str, tmp_path: Pa
     with pytest.raises(UserError) as error:
         converted(tmp_path, changes)
     assert named in str(error.value)
+
+
+def test_no_stage_with_dcn_is_a_plain_resnet(tmp_path: Path):
+    options = converted(tmp_path, BACKBONE.format("dcn=dict(type='DCN')")).options
+    assert "backbone.deformable" not in options
+
+
+@pytest.mark.parametrize(
+    ("changes", "differences"),
+    [
+        (
+            ROI.format("bbox_head=dict(loss_bbox=dict(type='GIoULoss', loss_weight=10.0))"),
+            {},
+        ),
+        (
+            ROI.format("bbox_head=dict(loss_bbox=dict(type='GIoULoss'))"),
+            {"model.roi_head.bbox_head.loss_bbox.loss_weight=1": "10: the losses have no weights"},
+        ),
+        (
+            "model = dict(rpn_head=dict(loss_bbox=dict(type='GIoULoss', loss_weight=5.0), "
+            "loss_cls=dict(type='FocalLoss', alpha=0.3, gamma=1.5, loss_weight=2.0)))",
+            {
+                "model.rpn_head.loss_cls.alpha=0.3": "none: a loss of sampled anchors needs none",
+                "model.rpn_head.loss_cls.gamma=1.5": "2",
+                "model.rpn_head.loss_bbox.loss_weight=5": "2: the losses have no weights",
+                "model.rpn_head.loss_cls.loss_weight=2": "1: the losses have no weights",
+            },
+        ),
+        (
+            "model = dict(rpn_head=dict(loss_cls=dict(type='GHMC')))",
+            {"model.rpn_head.loss_cls.type=GHMC": "CrossEntropyLoss"},
+        ),
+    ],
+)
+def test_weights_of_losses_are_differences(
+    changes: str, differences: dict[str, str], tmp_path: Path
+):
+    table = converted(tmp_path, changes).table
+    found = {row.theirs: row.difference for row in table if ".loss_" in row.theirs}
+    others = ("=L1Loss", "=GIoULoss", "=FocalLoss")
+    assert {n: d for n, d in found.items() if not n.endswith(others)} == differences
 
 
 def test_another_training_is_a_difference(tmp_path: Path):
