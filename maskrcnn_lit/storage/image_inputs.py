@@ -1,4 +1,4 @@
-"""Converts the sources of `predict` to H W 3 uint8 RGB arrays.
+"""Converts the sources of `predict` to H W 3 uint8 RGB arrays, and names videos (video.py).
 
 `list_inputs` checks all sources at once but reads only names; each input is read lazily. Files,
 bytes and PIL images use the decoder of images.py; ambiguous arrays and tensors, by shape or values,
@@ -8,7 +8,7 @@ are errors.
 import glob
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,6 +20,16 @@ from PIL import Image, ImageOps
 
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.storage.download import get
+from maskrcnn_lit.storage.files import safe_path
+from maskrcnn_lit.storage.image_sets import (
+    JSON,
+    LIST,
+    ZIP,
+    coco_images,
+    read_list,
+    read_member,
+    zip_names,
+)
 from maskrcnn_lit.storage.images import (
     MAX_PIXELS,
     SUFFIXES,
@@ -28,10 +38,12 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
+from maskrcnn_lit.storage.zip_source import Zip
 
 ACCEPTED = (
-    "an image file, a folder, a glob, an http(s) URL, the bytes of an image file, a PIL image, "
-    "an array, a tensor, or a list of these"
+    "an image file, a folder, a glob, a zip, a list in a text file, a COCO json, an http(s) URL, a "
+    "video, a stream, the bytes of an image file, a PIL image, an array, a tensor, or a list of "
+    "these"
 )
 
 _CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
@@ -51,14 +63,19 @@ class Limits(NamedTuple):
 
 
 class ImageInput(NamedTuple):
-    """One image to predict on: its name, and a function that reads it as H W 3 uint8 RGB.
+    """One image to predict on.
 
-    The function returns None for a damaged file of a folder or a glob, which is skipped with a
-    warning, and raises UserError for any other input that is not an image.
+    Attributes:
+        name: a path below its folder, a file name, or the type of the source.
+        read: reads it as H W 3 uint8 RGB. It returns None for a damaged file of a folder, a glob, a
+            zip or a COCO json, which is skipped with a warning, and raises UserError for any other
+            input that is not an image.
+        id: of the image in a COCO json; None: from another source.
     """
 
     name: str
     read: Callable[[], NDArray[np.uint8] | None]
+    id: int | None = None
 
 
 def list_inputs(
@@ -140,8 +157,15 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
     if path.is_file():
-        return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
-    files = _find(path)
+        return _of_file(path, limits)
+    return [
+        ImageInput(name, partial(_read_file, file, limits, skip=True))
+        for name, file in _images_of(source, _find(path))
+    ]
+
+
+def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Those of the files of `source` that are images by their suffixes. UserError: none."""
     images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
@@ -152,7 +176,46 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
         )
     if others:
         _log.info(f"{source}: skipping files that are not supported images: {others}")
-    return [ImageInput(name, partial(_read_file, file, limits, skip=True)) for name, file in images]
+    return images
+
+
+def _of_file(path: Path, limits: Limits) -> list[ImageInput]:
+    suffix = path.suffix.lower()
+    if suffix in ZIP:
+        return _of_zip(path, limits)
+    if suffix in LIST:
+        return _of_list(path, limits)
+    if suffix in JSON:
+        return [
+            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id)
+            for image_id, name, file in coco_images(path)
+        ]
+    return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
+
+
+def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
+    archive = Zip(path)
+    files = [(name, Path(name)) for name in zip_names(archive)]
+    return [
+        ImageInput(name, partial(_read, partial(read_member, archive, name), path / name, limits))
+        for name, _ in _images_of(str(path), files)
+    ]
+
+
+def _of_list(path: Path, limits: Limits) -> list[ImageInput]:
+    """The sources of a list, one a line; paths are relative to the folder of the list."""
+    inputs: list[ImageInput] = []
+    for number, line in read_list(path):
+        try:
+            source = line if "://" in line else str(path.parent / Path(line).expanduser())
+            if Path(source).suffix.lower() in LIST:
+                raise UserError(f"{line} is a list itself: name its images")
+            of_line = _of_text(source, limits)
+        except (UserError, RuntimeError) as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        alone = len(of_line) == 1 and safe_path(Path(), line) is not None and source != line
+        inputs += [one._replace(name=line) for one in of_line] if alone else of_line
+    return inputs
 
 
 def _path(source: str) -> Path:
@@ -204,8 +267,15 @@ def _name_of_url(url: str) -> str:
 
 
 def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | None:
+    return _read(path.read_bytes, path, limits, skip)
+
+
+def _read(
+    content: Callable[[], bytes], path: Path, limits: Limits, skip: bool = True
+) -> NDArray[np.uint8] | None:
+    """The pixels of a file; with `skip` a warning and None for one that is not an image."""
     try:
-        return _pixels(path.read_bytes(), str(path), limits)
+        return _pixels(content(), str(path), limits)
     except (OSError, UnreadableImageError) as error:
         if not skip:
             raise UserError(
@@ -216,10 +286,8 @@ def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | No
 
 
 def _advice(suffix: str) -> str:
-    if suffix.lower() in (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"):
-        return "it is a video: save its frames as images and give their folder"
-    if suffix.lower() in (".heic", ".heif"):
-        return "convert it to JPEG or PNG first"
+    if suffix.lower() in (".heic", ".heif") and suffix.lower() not in SUFFIXES:
+        return "pip install 'maskrcnn_lit[heic]', or convert it to JPEG or PNG"
     return "give another file"
 
 

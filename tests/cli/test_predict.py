@@ -189,7 +189,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     [
         (["source=none.jpg"], "source=none.jpg does not exist: give an image, a folder or a glob"),
         (["source={photos}/*.gif"], "*.gif has no image"),
-        (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
+        (["source={photos}/notes.txt"], "notes.txt, line 1: source="),
         (
             ["source={photos}", "score_threshold=50"],
             "score_threshold=50 must be a number from 0 to 1",
