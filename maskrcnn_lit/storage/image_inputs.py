@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -38,6 +38,7 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
+from maskrcnn_lit.storage.video import STREAMS, WEBCAM, VideoInput, hide_password, video_input
 from maskrcnn_lit.storage.zip_source import Zip
 
 ACCEPTED = (
@@ -78,25 +79,28 @@ class ImageInput(NamedTuple):
     id: int | None = None
 
 
+Input: TypeAlias = ImageInput | VideoInput
+
+
 def list_inputs(
     sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
-) -> list[ImageInput]:
-    """The images of `sources`: one source of ACCEPTED, or a list or tuple of them. max_pixels,
-    page: see `Limits`.
+) -> list[Input]:
+    """The images and videos of `sources`: one source of ACCEPTED, or a list or tuple of them.
+    max_pixels, page: see `Limits`.
 
     Raises: UserError: a file that does not exist, a folder without images, an object that is not an
-        image. Contents are checked when they are read.
+        image, a video without PyAV. Contents are checked when they are read.
     """
     check_whole(1, max_pixels=max_pixels, page=page or 1)
     limits = Limits(max_pixels, page)
     if _is_collection(sources):
         return list(_inputs_of_all(sources, limits))
-    return _inputs_of(sources, limits)
+    return list(_inputs_of(sources, limits))
 
 
 def iterate_inputs(
     sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
-) -> Iterator[ImageInput]:
+) -> Iterator[Input]:
     """As `list_inputs`, but an iterator or generator of sources is consumed lazily."""
     if _is_collection(sources) and isinstance(sources, Iterator):
         check_whole(1, max_pixels=max_pixels, page=page or 1)
@@ -104,21 +108,21 @@ def iterate_inputs(
     return iter(list_inputs(sources, max_pixels=max_pixels, page=page))
 
 
-def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[ImageInput]:
+def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[Input]:
     for i, source in enumerate(sources):
         yield from _inputs_of(source, limits, f"[{i}]")
 
 
 def _is_collection(sources: Any) -> bool:
     """Whether `sources` is a collection of sources."""
-    one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput))
+    one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput, VideoInput))
     content = any(hasattr(sources, name) for name in ("read", "__array__", "__array_interface__"))
     return isinstance(sources, Iterable) and not one and not content
 
 
-def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput]:
+def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]:
     """The images of one source; `suffix` distinguishes unnamed images of a list."""
-    if isinstance(source, ImageInput):
+    if isinstance(source, (ImageInput, VideoInput)):
         return [source]
     if isinstance(source, (str, Path)):
         return _of_text(str(source), limits)
@@ -146,13 +150,15 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 
-def _of_text(source: str, limits: Limits) -> list[ImageInput]:
+def _of_text(source: str, limits: Limits) -> Sequence[Input]:
+    if video := video_input(source):
+        return [video]
     if "://" in source:
         if urlsplit(source).scheme.lower() not in ("http", "https"):
             raise UserError(
-                f"source={source} cannot be read: predict reads http:// and https:// URLs of "
-                "images; "
-                "save the image or the frames of the video as files first"
+                f"source={hide_password(source)} cannot be read: predict reads http:// and "
+                f"https:// URLs of images and videos, and streams of {', '.join(STREAMS)}; save "
+                "others as files first"
             )
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
@@ -179,7 +185,9 @@ def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str
     return images
 
 
-def _of_file(path: Path, limits: Limits) -> list[ImageInput]:
+def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
+    if video := video_input(str(path)):  # of ~/clip.mp4
+        return [video]
     suffix = path.suffix.lower()
     if suffix in ZIP:
         return _of_zip(path, limits)
@@ -202,12 +210,13 @@ def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
     ]
 
 
-def _of_list(path: Path, limits: Limits) -> list[ImageInput]:
+def _of_list(path: Path, limits: Limits) -> list[Input]:
     """The sources of a list, one a line; paths are relative to the folder of the list."""
-    inputs: list[ImageInput] = []
+    inputs: list[Input] = []
     for number, line in read_list(path):
         try:
-            source = line if "://" in line else str(path.parent / Path(line).expanduser())
+            address = "://" in line or WEBCAM.fullmatch(line)
+            source = line if address else str(path.parent / Path(line).expanduser())
             if Path(source).suffix.lower() in LIST:
                 raise UserError(f"{line} is a list itself: name its images")
             of_line = _of_text(source, limits)
@@ -222,6 +231,8 @@ def _path(source: str) -> Path:
     """The path that a user typed. UserError: it cannot exist."""
     try:
         path = Path(source).expanduser()
+        if source.startswith("webcam:") and not path.exists():
+            raise UserError(f"source={source} is not a camera: give its number, e.g. webcam:0")
         if source and (path.exists() or glob.has_magic(source)):
             return path
     except (OSError, RuntimeError):  # a name that is too long, or ~ of an unknown user

@@ -23,6 +23,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage import image_inputs, images
 from maskrcnn_lit.storage.image_inputs import array_to_rgb, iterate_inputs, list_inputs
 from maskrcnn_lit.storage.images import write_image
+from maskrcnn_lit.storage.video import VideoInput
 
 pytest_plugins = ("local_server",)
 
@@ -302,10 +303,24 @@ def test_a_url_that_is_no_image_or_not_there(
         list(read_images(f"{server.address}/nothing.png"))
 
 
-@pytest.mark.parametrize("source", ["rtsp://camera/1", "s3://bucket/a.jpg", "file:///a.jpg"])
+@pytest.mark.parametrize("source", ["s3://bucket/a.jpg", "file:///a.jpg", "ftp://me:pw@host/a.jpg"])
 def test_other_urls_are_refused(source: str) -> None:
-    with pytest.raises(UserError, match="cannot be read: predict reads http:// and https://"):
+    with pytest.raises(UserError, match="cannot be read: predict reads http:// and http") as raised:
         list_inputs(source)
+    assert "pw@" not in str(raised.value)
+
+
+def test_videos_and_cameras_are_named_but_not_opened(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"no video")
+    (folder / "list.txt").write_text("a.mp4\nwebcam:0\na.jpg\nrtsp://camera/1\n")
+    assert list_inputs("webcam:3") == [VideoInput("webcam_3", "webcam:3", live=True)]
+    video, camera, image, stream = list_inputs(folder / "list.txt")
+    assert (video, image.name) == (VideoInput("a.mp4", str(folder / "a.mp4")), "a.jpg")
+    assert [camera.where, stream.where] == ["webcam:0", "rtsp://camera/1"]
+    assert list_inputs([folder / "a.mp4", camera]) == [video, camera]
+    for name in ("webcam:front", "webcam:", "webcam:-1"):
+        with pytest.raises(UserError, match=f"source={name} is not a camera: give its number"):
+            list_inputs(name)
 
 
 @pytest.mark.parametrize(
