@@ -148,6 +148,7 @@ OPTIONS: dict[str, Rule] = {
     "sweep_scale": _choice("full", "demo"),
     "to": _choice("coco", "yolo_seg", "mask_folder"),
     "tolerance": _number(0, 1e6, null=True),
+    "track": _choice("mask_iou", "bytetrack", "ocsort", null=True),
     "trust": replace(TEXT, count=(0, MANY)),
     "warmup": _whole(0),
     "web_runtime": PATH_OR_NULL,
