@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 from local_server import Server
+from rtsp_server import camera
 from videos import break_frames, number_of, packets, write_sound, write_video
 
 from maskrcnn_lit.errors import UserError
@@ -177,6 +178,21 @@ def test_a_stream_that_breaks_off_gives_its_frames(
     assert 0 < len(indices) < 40
     assert indices == list(range(len(indices)))
     assert f"a.mkv ends early, after {len(indices)} frames (" in caplog.text
+
+
+def test_a_camera_of_the_network_until_it_hangs_up(caplog: pytest.LogCaptureFixture):
+    """As fast as it sends: a few frames may be dropped, and the newest stay."""
+    caplog.set_level(logging.INFO)
+    with camera(20) as address:
+        frames = frames_of(address)
+    numbers = [number_of(frame.pixels) for frame in frames]
+    assert numbers == sorted(numbers)
+    assert numbers == [frame.index for frame in frames]
+    assert numbers[-1] >= 18  # the parser waits for the begin of another
+    assert len(numbers) >= 4
+    assert frames[0].clip == ("street", 10.0, None)
+    assert "ended after" in caplog.text or "ends early, after" in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_nobody_at_the_address_is_one_sentence_without_the_password():
