@@ -9,6 +9,7 @@ Letters: R detections of an image, H W its height and width, K classes.
 """
 
 import io
+import logging
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -46,11 +47,14 @@ from maskrcnn_lit.storage.frames import Frame, read_frames
 from maskrcnn_lit.storage.image_inputs import ImageInput, Input, iterate_inputs
 from maskrcnn_lit.storage.images import MAX_PIXELS, write_image
 from maskrcnn_lit.storage.video import Clip, VideoInput
+from maskrcnn_lit.training.compile import compile_regions, is_compiled, obstacle
 from maskrcnn_lit.training.devices import resolve_accelerator
 
 Source: TypeAlias = (
     str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput | VideoInput
 )  # one result or a list of results
+
+_log = logging.getLogger(__name__)
 
 AHEAD = 4  # batches of images read ahead, to group images of one shape
 
@@ -393,10 +397,12 @@ class Predictor:
     def _predict(
         self, frames: Iterator[Frame], batch_size: int, thresholds: np.ndarray
     ) -> Generator[Detections, None, None]:
+        compiled = isinstance(self.model, MaskRCNN) and is_compiled(self.model)
+        full = batch_size if compiled else 0  # a batch of another size would be compiled too
         for window in _windows(frames, batch_size):
             done: dict[int, Detections] = {}
             for chosen in self._batches([frame.pixels for frame in window], batch_size):
-                detections = self._detect([window[i] for i in chosen], thresholds)
+                detections = self._detect([window[i] for i in chosen], thresholds, full)
                 done |= zip(chosen, detections, strict=True)
             yield from (done.pop(i) for i in range(len(window)))
 
@@ -413,11 +419,15 @@ class Predictor:
         for group in groups.values():
             yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
-    def _detect(self, frames: Sequence[Frame], thresholds: np.ndarray) -> list[Detections]:
-        """Detections of frames, in one forward pass."""
+    def _detect(
+        self, frames: Sequence[Frame], thresholds: np.ndarray, full: int
+    ) -> list[Detections]:
+        """Detections of frames, in one forward pass of at least `full` images."""
         image_size = read_image_size(self.config.data.image_size)
-        batch = image_batch([frame.pixels for frame in frames], range(len(frames)), image_size)
-        output = self._forward(batch, float(thresholds.min()))
+        images = [frame.pixels for frame in frames]
+        images += images[-1:] * (full - len(images))
+        batch = image_batch(images, range(len(images)), image_size)
+        output = self._forward(batch, float(thresholds.min()))[: len(frames)]
         results = []
         for frame, detection in zip(frames, output, strict=True):
             passes = np.flatnonzero(detection["scores"] >= thresholds[detection["labels"] - 1])
@@ -535,6 +545,7 @@ def load_model(
     nms: str | None = None,
     agnostic_nms: bool | None = None,
     exclusive: bool | None = None,
+    compile: bool = False,
 ) -> Predictor:
     """Load a trained model for prediction.
 
@@ -554,6 +565,9 @@ def load_model(
             evaluate nms=all` stored; None: as trained. See model/suppression.py.
         agnostic_nms: over all classes, not within each; None: as trained.
         exclusive: a pixel belongs to one object, that of the highest score; None: as trained.
+        compile: on a GPU, compile the model for each padded size, on its first images, which pays
+            off for a long video. On the CPU the model stays as it is, and a line of the log says
+            so.
 
     Raises:
         UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
@@ -564,7 +578,12 @@ def load_model(
     suppression = {"nms": nms, "agnostic_nms": agnostic_nms, "exclusive": exclusive}
     if is_exported(source):
         check_exported_suppression(suppression)
-        return _load_exported(source, score_threshold, max_detections, accelerator, provider, trust)
+        exported = _load_exported(
+            source, score_threshold, max_detections, accelerator, provider, trust
+        )
+        if compile:
+            compile_on_gpu(exported)
+        return exported
     config, categories, state = read(source, checkpoint, trust)
     set_suppression(config, source, suppression, checkpoint)
     if score_threshold == "best":
@@ -577,7 +596,22 @@ def load_model(
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
-    return Predictor(for_inference(model.to(device)), categories, config, thresholds)
+    predictor = Predictor(for_inference(model.to(device)), categories, config, thresholds)
+    if compile:
+        compile_on_gpu(predictor)
+    return predictor
+
+
+def compile_on_gpu(predictor: Predictor) -> None:
+    """Compile the model of a predictor, or log why it is not compiled."""
+    model, reason = predictor.model, "an exported file is as fast as its runtime"
+    if isinstance(model, MaskRCNN):
+        on_cpu = predictor.device.type != "cuda"
+        reason = "the model runs on the CPU" if on_cpu else obstacle(model, predictor.device) or ""
+        if not reason:
+            compile_regions(model)
+            return
+    _log.info(f"compile=true: not compiled, because {reason}")
 
 
 def _load_exported(

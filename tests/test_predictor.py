@@ -20,7 +20,7 @@ from tiny_commands import SIZE, ground_truth
 from videos import write_video
 
 import maskrcnn_lit
-from maskrcnn_lit import load_model
+from maskrcnn_lit import load_model, predictor
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
@@ -517,3 +517,50 @@ def test_mistakes_of_a_stream_are_told_at_the_call(model: Predictor, clip: Path)
         model.stream("missing.mp4")
     with pytest.raises(UserError, match="more than max_pixels=100"):
         next(model.stream(clip, max_pixels=100))
+
+
+def test_a_compiled_model_sees_full_batches_alone(
+    trained: Path, shapes: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The last batch is filled up, so that no other size is compiled; the results are the same."""
+    plain = load_model(trained, score_threshold=0.0, accelerator="cpu")
+    alone = list(plain.stream(clip, batch_size=4))
+    sizes: list[int] = []
+    forward = type(plain.model).forward
+
+    def counted(self: Any, batch: Any) -> Any:
+        sizes.append(len(batch["images"]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(plain.model), "forward", counted)
+    list(plain.stream(clip, batch_size=4))
+    assert sizes == [4, 4, 1]
+    sizes.clear()
+    monkeypatch.setattr("maskrcnn_lit.predictor.is_compiled", lambda model: True)
+    full = list(plain.stream(clip, batch_size=4))
+    assert sizes == [4, 4, 4]
+    assert len(full) == 9
+    for one, other in zip(alone, full, strict=True):
+        assert same_detections(one, other)
+
+
+def test_a_model_is_compiled_on_a_gpu_alone(
+    model: Predictor,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO")
+    compiled: list[Any] = []
+    monkeypatch.setattr(predictor, "compile_regions", compiled.append)
+    load_model(trained, accelerator="cpu", compile=True)
+    assert "compile=true: not compiled, because the model runs on the CPU" in caplog.text
+    assert not compiled
+    monkeypatch.setattr(Predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(predictor, "obstacle", lambda *_: None)
+    predictor.compile_on_gpu(model)
+    assert compiled == [model.model]
+    monkeypatch.setattr(predictor, "obstacle", lambda *_: "there is no Triton")
+    predictor.compile_on_gpu(model)
+    assert "not compiled, because there is no Triton" in caplog.text
+    assert len(compiled) == 1

@@ -96,6 +96,7 @@ OPTIONS: dict[str, Rule] = {
     "checkpoint": _choice("best", "last"),
     "cleaned": PATH_OR_NULL,
     "classes": _listed(TEXT, 1, 10_000, null=True),
+    "compile": FLAG,
     "config": PATH_OR_NULL,
     "copy_images": FLAG,
     "count": _whole(1, 10_000),

@@ -36,6 +36,7 @@ def predict(config: DictConfig) -> None:
         checkpoint=config.checkpoint,
         trust=config.trust,
         provider=config.provider,
+        compile=config.compile,
         **config.model,
     )
     stream = model.stream(
