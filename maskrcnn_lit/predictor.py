@@ -9,10 +9,10 @@ Letters: R detections of an image, H W its height and width, K classes.
 """
 
 import io
-import itertools
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
@@ -40,15 +40,21 @@ from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
-from maskrcnn_lit.report.draw import draw_instances
+from maskrcnn_lit.model.tracking import Tracker, build_tracker
+from maskrcnn_lit.report.draw import PALETTE, PAPER, draw_instances
 from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
-from maskrcnn_lit.storage.image_inputs import ImageInput, iterate_inputs
+from maskrcnn_lit.storage.frames import Frame, read_frames
+from maskrcnn_lit.storage.image_inputs import ImageInput, Input, iterate_inputs
 from maskrcnn_lit.storage.images import MAX_PIXELS, write_image
+from maskrcnn_lit.storage.video import Clip, VideoInput
+from maskrcnn_lit.training.compile import compile_regions, is_compiled, obstacle
 from maskrcnn_lit.training.devices import resolve_accelerator
 
 Source: TypeAlias = (
-    str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput
+    str | Path | bytes | BinaryIO | Image.Image | np.ndarray | Tensor | ImageInput | VideoInput
 )  # one result or a list of results
+
+_log = logging.getLogger(__name__)
 
 AHEAD = 4  # batches of images read ahead, to group images of one shape
 
@@ -68,6 +74,12 @@ class Detections:
         masks: R COCO RLEs of the full image, {"size": [H, W], "counts": bytes}; none if the model
             has no mask head.
         categories: the K classes; label l is `categories[l - 1]`.
+        index: from 0: of the frame in its video, of the image among the sources.
+        time: seconds from the start of the video; None: an image.
+        image_id: of an image of a COCO json; None: from another source.
+        clip: the video, with its name, rate and number of frames; None: an image.
+        track_ids: with `stream(track=...)` R int64, the identity of each object over the frames,
+            from 1; -1: not known (yet). None: not tracked.
     """
 
     name: str
@@ -78,6 +90,11 @@ class Detections:
     names: list[str]
     masks: list[dict[str, Any]]
     categories: tuple[Category, ...]
+    index: int = 0
+    time: float | None = None
+    image_id: int | None = None
+    clip: Clip | None = None
+    track_ids: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -102,17 +119,30 @@ class Detections:
         )
 
     def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of a COCO results json, with the category ids of the training data."""
+        """Entries of a COCO results json, with the category ids of the training data, and
+        `track_id` where `track_ids` knows it.
+        """
         keys = ("boxes", "scores", "labels", *(["masks"] if self.masks else []))
         entry = {"image_id": image_id, **{key: getattr(self, key) for key in keys}}
-        return to_coco_results([entry], self.categories)
+        results = to_coco_results([entry], self.categories)
+        for result, number in zip(results, self._track_numbers(), strict=True):
+            result |= {} if number is None else {"track_id": number}
+        return results
+
+    def _track_numbers(self) -> list[int | None]:
+        """R: the identity of each object, where it is known."""
+        if self.track_ids is None:
+            return [None] * len(self)
+        return [number if number > 0 else None for number in self.track_ids.tolist()]
 
     def to_rows(self) -> list[dict[str, Any]]:
         """R plain dicts, for a table such as `pandas.DataFrame(detections.to_rows())`.
 
         Keys: image (the name), label (1..K), name, score (0..1), x1, y1, x2, y2 (pixels), area (of
-        the mask, in pixels; of the box if the model has no mask head).
+        the mask, in pixels; of the box if the model has no mask head); with tracking track_id, from
+        1, or None.
         """
+        numbers = self._track_numbers()
         return [
             {
                 "image": self.name,
@@ -121,6 +151,7 @@ class Detections:
                 "score": float(self.scores[r]),
                 **dict(zip(("x1", "y1", "x2", "y2"), map(float, self.boxes[r]), strict=True)),
                 "area": self._area(r),
+                **({} if self.track_ids is None else {"track_id": numbers[r]}),
             }
             for r in range(len(self))
         ]
@@ -135,7 +166,7 @@ class Detections:
         """The same as `supervision.Detections`.
 
         xyxy R 4, mask R H W bool (None without a mask head), confidence R, class_id R (label - 1,
-        the index into `categories`), data["class_name"] R.
+        the index into `categories`), tracker_id R (None if not tracked), data["class_name"] R.
 
         Raises: UserError: the package supervision is not installed.
         """
@@ -151,15 +182,30 @@ class Detections:
             mask=self.masks_array() if len(self.masks) == len(self) else None,
             confidence=self.scores.astype(np.float32),
             class_id=self.labels.astype(np.int64) - 1,
+            tracker_id=self.track_ids,
             data={"class_name": np.array(self.names, dtype=np.str_)},
         )
 
     def draw(self) -> np.ndarray:
         """The image with boxes, masks, class names and scores, uint8 RGB; a small image is enlarged
-        by an integer factor, so that labels are legible.
+        by an integer factor, so that labels are legible. A tracked object has its number, and one
+        color in all frames.
         """
+        numbers = self._track_numbers()
         return draw_instances(
-            self.image, boxes=self.boxes, masks=self.masks, names=self.names, scores=self.scores
+            self.image,
+            boxes=self.boxes,
+            masks=self.masks,
+            names=[
+                name if number is None else f"{name} #{number}"
+                for name, number in zip(self.names, numbers, strict=True)
+            ],
+            scores=self.scores,
+            colors=None
+            if self.track_ids is None
+            else [
+                PAPER if number is None else PALETTE[number % len(PALETTE)] for number in numbers
+            ],
         )
 
     def save(self, path: str | Path) -> None:
@@ -276,50 +322,89 @@ class Predictor:
 
         Args:
             sources: one source or several (a list, a tuple, a generator): an image file, a folder
-                with its subfolders, a glob; an http(s) URL of an image; the bytes of an image file,
-                or a file opened in binary mode; a PIL image; an array or tensor H W, H W C or C H W
-                with 1, 3 or 4 channels (RGB), or several of them, N H W C or N C H W: uint8 0..255,
-                uint16 0..65535 or floats 0..1.
+                with its subfolders, a glob, a zip, a list in a text file, a COCO json; an http(s)
+                URL of an image; the bytes of an image file, or a file opened in binary mode; a PIL
+                image; an array or tensor H W, H W C or C H W with 1, 3 or 4 channels (RGB), or
+                several of them, N H W C or N C H W: uint8 0..255, uint16 0..65535 or floats 0..1.
             stream: False: return a list. True: return an iterator that reads and predicts lazily,
-                for more images than fit into memory.
+                as `stream` does, for more images than fit into memory and for videos.
             batch_size: maximum number of images of one padded shape per forward pass. Up to
                 rounding, it does not change the detections.
             score_threshold: 0..1, detections below it are removed; None: the threshold of
                 `load_model`.
-            max_pixels: limit for an image file.
+            max_pixels: limit for an image file or a frame.
             page: of a TIFF or GIF with several pages, from 1; None: the first, with a warning.
 
         Raises:
             UserError: a source does not exist or is not an image, an array is ambiguous (by its
-                shape or values), an option is out of range. Missing files are an error at once,
-                also with `stream=True`. A damaged file of a folder or a glob is skipped, with a
-                warning in the log.
+                shape or values), an option is out of range, a video without `stream=True`. Missing
+                files are an error at once, also with `stream=True`. A damaged file of a folder or
+                a glob is skipped, with a warning in the log.
         """
-        check_whole(1, batch_size=batch_size)
-        if score_threshold is not None:
-            check_threshold(score_threshold)
-        thresholds = (
-            self.score_thresholds
-            if score_threshold is None
-            else np.full(len(self.categories), float(score_threshold))
-        )
+        given = (batch_size, score_threshold, max_pixels)
         inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
-        detections = self._predict(inputs, batch_size, thresholds)
-        return detections if stream else list(detections)
+        if stream:
+            return self._stream(inputs, *given)
+        return list(self._stream(_without_videos(inputs), *given))
 
     __call__ = predict
 
+    def stream(
+        self,
+        sources: Source | Iterable[Source],
+        *,
+        track: str | None = None,
+        batch_size: int = 1,
+        score_threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        page: int | None = None,
+    ) -> Generator[Detections, None, None]:
+        """Detections of each image or frame, one after the other: memory does not grow.
+
+        Args:
+            sources: as for `predict`, and videos: a file, an http(s) URL, rtsp://... and other
+                streams, webcam:NUMBER. Frames are decoded ahead in a thread; those of a camera that
+                the model cannot follow are dropped.
+            track: None, or how objects are followed: mask_iou (by the IoU of their masks),
+                bytetrack or ocsort (by their boxes, of the package trackers). Each video has
+                identities of its own; images are the frames of one.
+            batch_size, score_threshold, max_pixels, page: as for `predict`.
+
+        Raises: UserError: as `predict`; a video that cannot be read, a missing package. A broken
+            frame is skipped, with a warning in the log.
+        """
+        if track is not None:
+            build_tracker(track)  # report mistakes at once
+        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
+        stream = self._stream(inputs, batch_size, score_threshold, max_pixels)
+        return stream if track is None else _tracked(stream, track)
+
+    def _stream(
+        self,
+        inputs: Iterator[Input],
+        batch_size: int,
+        score_threshold: float | None,
+        max_pixels: int,
+    ) -> Generator[Detections, None, None]:
+        """Check the options, then predict lazily."""
+        check_whole(1, batch_size=batch_size)
+        thresholds = self.score_thresholds
+        if score_threshold is not None:
+            check_threshold(score_threshold)
+            thresholds = np.full(len(self.categories), float(score_threshold))
+        return self._predict(read_frames(inputs, max_pixels), batch_size, thresholds)
+
     def _predict(
-        self, inputs: Iterator[ImageInput], batch_size: int, thresholds: np.ndarray
-    ) -> Iterator[Detections]:
-        read_ahead = 1 if batch_size == 1 else AHEAD * batch_size
-        images = ((source.name, image) for source in inputs if (image := source.read()) is not None)
-        while window := list(itertools.islice(images, read_ahead)):
+        self, frames: Iterator[Frame], batch_size: int, thresholds: np.ndarray
+    ) -> Generator[Detections, None, None]:
+        compiled = isinstance(self.model, MaskRCNN) and is_compiled(self.model)
+        full = batch_size if compiled else 0  # a batch of another size would be compiled too
+        for window in _windows(frames, batch_size):
             done: dict[int, Detections] = {}
-            for chosen in self._batches([image for _, image in window], batch_size):
-                detections = self._detect([window[i] for i in chosen], thresholds)
+            for chosen in self._batches([frame.pixels for frame in window], batch_size):
+                detections = self._detect([window[i] for i in chosen], thresholds, full)
                 done |= zip(chosen, detections, strict=True)
-            yield from (done[i] for i in range(len(window)))
+            yield from (done.pop(i) for i in range(len(window)))
 
     def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
         """Positions of images for each forward pass. Images in a pass have the same padded shape: a
@@ -335,26 +420,32 @@ class Predictor:
             yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
     def _detect(
-        self, images: Sequence[tuple[str, np.ndarray]], thresholds: np.ndarray
+        self, frames: Sequence[Frame], thresholds: np.ndarray, full: int
     ) -> list[Detections]:
-        """Detections of (name, image) pairs, in one forward pass."""
+        """Detections of frames, in one forward pass of at least `full` images."""
         image_size = read_image_size(self.config.data.image_size)
-        batch = image_batch([image for _, image in images], range(len(images)), image_size)
-        output = self._forward(batch, float(thresholds.min()))
+        images = [frame.pixels for frame in frames]
+        images += images[-1:] * (full - len(images))
+        batch = image_batch(images, range(len(images)), image_size)
+        output = self._forward(batch, float(thresholds.min()))[: len(frames)]
         results = []
-        for (name, image), detection in zip(images, output, strict=True):
+        for frame, detection in zip(frames, output, strict=True):
             passes = np.flatnonzero(detection["scores"] >= thresholds[detection["labels"] - 1])
             labels = detection["labels"][passes]
             results.append(
                 Detections(
-                    name=name,
-                    image=image,
+                    name=frame.name,
+                    image=frame.pixels,
                     boxes=detection["boxes"][passes],
                     scores=detection["scores"][passes],
                     labels=labels,
                     names=[self.categories[label - 1].name for label in labels],
                     masks=[detection["masks"][r] for r in passes] if "masks" in detection else [],
                     categories=self.categories,
+                    index=frame.index,
+                    time=frame.time,
+                    image_id=frame.id,
+                    clip=frame.clip,
                 )
             )
         return results
@@ -380,6 +471,43 @@ class Predictor:
         if output.detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
         return to_original(output.detections, batch)
+
+
+def _windows(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
+    """Groups of consecutive frames, from which batches of one shape are chosen. Frames of a video
+    have one shape, so a batch of them is enough.
+    """
+    window: list[Frame] = []
+    for frame in frames:
+        window.append(frame)
+        ahead = 1 if batch_size == 1 or frame.clip is not None else AHEAD
+        if len(window) >= ahead * batch_size:
+            yield window
+            window = []
+    if window:
+        yield window
+
+
+def _without_videos(inputs: Iterable[Input]) -> Iterator[Input]:
+    for source in inputs:
+        if isinstance(source, VideoInput):
+            raise UserError(
+                f"{source.name} is a video, and predict returns a list, which would have all of "
+                "its frames in memory: use `for found in model.stream(source)`"
+            )
+        yield source
+
+
+def _tracked(stream: Iterator[Detections], track: str) -> Generator[Detections, None, None]:
+    """The stream with `track_ids`."""
+    tracker: Tracker | None = None
+    clip: Clip | None = None
+    for found in stream:
+        if tracker is None or found.clip is not clip:
+            clip = found.clip
+            tracker = build_tracker(track, *([] if clip is None else [clip.rate]))
+        ids = tracker.update(found.boxes, found.scores, found.labels, found.masks)
+        yield replace(found, track_ids=ids)
 
 
 def check_lowest(lowest: float, metadata: Metadata) -> None:
@@ -417,6 +545,7 @@ def load_model(
     nms: str | None = None,
     agnostic_nms: bool | None = None,
     exclusive: bool | None = None,
+    compile: bool = False,
 ) -> Predictor:
     """Load a trained model for prediction.
 
@@ -436,6 +565,9 @@ def load_model(
             evaluate nms=all` stored; None: as trained. See model/suppression.py.
         agnostic_nms: over all classes, not within each; None: as trained.
         exclusive: a pixel belongs to one object, that of the highest score; None: as trained.
+        compile: on a GPU, compile the model for each padded size, on its first images, which pays
+            off for a long video. On the CPU the model stays as it is, and a line of the log says
+            so.
 
     Raises:
         UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
@@ -446,7 +578,12 @@ def load_model(
     suppression = {"nms": nms, "agnostic_nms": agnostic_nms, "exclusive": exclusive}
     if is_exported(source):
         check_exported_suppression(suppression)
-        return _load_exported(source, score_threshold, max_detections, accelerator, provider, trust)
+        exported = _load_exported(
+            source, score_threshold, max_detections, accelerator, provider, trust
+        )
+        if compile:
+            compile_on_gpu(exported)
+        return exported
     config, categories, state = read(source, checkpoint, trust)
     set_suppression(config, source, suppression, checkpoint)
     if score_threshold == "best":
@@ -459,7 +596,22 @@ def load_model(
     model = build(config.model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
-    return Predictor(for_inference(model.to(device)), categories, config, thresholds)
+    predictor = Predictor(for_inference(model.to(device)), categories, config, thresholds)
+    if compile:
+        compile_on_gpu(predictor)
+    return predictor
+
+
+def compile_on_gpu(predictor: Predictor) -> None:
+    """Compile the model of a predictor, or log why it is not compiled."""
+    model, reason = predictor.model, "an exported file is as fast as its runtime"
+    if isinstance(model, MaskRCNN):
+        on_cpu = predictor.device.type != "cuda"
+        reason = "the model runs on the CPU" if on_cpu else obstacle(model, predictor.device) or ""
+        if not reason:
+            compile_regions(model)
+            return
+    _log.info(f"compile=true: not compiled, because {reason}")
 
 
 def _load_exported(

@@ -63,6 +63,7 @@ NOT_OURS = {
     "report.md",
     "samples.png",
     "found.png",
+    "list.txt",
 }
 FILE = re.compile(
     r"(?<![\w/.*-])(?:[\w.-]+/)*[\w-]+\.(?:py|yaml|toml|cff|txt|md|png|svg)\b(?![\w/])"

@@ -1,10 +1,13 @@
 """`from maskrcnn_lit import load_model`: the Python interface."""
 
+import gc
 import io
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,16 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_commands import SIZE, ground_truth
+from videos import write_video
 
 import maskrcnn_lit
-from maskrcnn_lit import load_model
+from maskrcnn_lit import load_model, predictor
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.predictor import Detections, Predictor, read
 from maskrcnn_lit.runs.folder import output_folder
+from maskrcnn_lit.storage.video_writer import VideoWriter
 
 pytest_plugins = ("tiny_commands",)
 
@@ -424,3 +429,138 @@ def test_the_output_lies_in_the_run_or_where_it_is_told(tmp_path: Path):
     assert output_folder(str(file), f"{tmp_path}/a", "predictions") == tmp_path / "a"
     for run in (str(file), None):  # in which no folder can lie
         assert output_folder(run, None, "predictions").parent == Path("outputs") / "predictions"
+
+
+# Streams
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "a.avi", 9)
+
+
+def test_a_stream_of_a_video(model: Predictor, clip: Path):
+    """In batches, which change nothing."""
+    alone = list(model.stream(clip, score_threshold=0.0))
+    together = list(model.stream(clip, batch_size=4, score_threshold=0.0))
+    assert [found.index for found in alone] == list(range(9))
+    assert [found.name for found in alone] == ["a.avi"] * 9
+    assert [round(found.time, 3) for found in alone] == [i / 10 for i in range(9)]
+    assert alone[0].clip == ("a.avi", 10.0, 9)
+    assert alone[0].track_ids is None
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert same_detections(one, other)
+    frames = [found.image for found in alone]
+    for one, other in zip(alone, model.predict(frames), strict=True):
+        assert same_detections(one, other)
+    assert len(list(model.predict([clip, frames[0]], stream=True))) == 10
+
+
+def test_predict_has_no_list_of_a_video(model: Predictor, clip: Path, picture: Path):
+    with pytest.raises(UserError, match=r"a\.avi is a video, .*: use `for found in model\.stream"):
+        model.predict([picture, clip])
+
+
+def test_a_stream_that_is_left_ends_its_thread(model: Predictor, tmp_path: Path):
+    for found in model.stream(write_video(tmp_path / "long.avi", 200)):
+        assert found.index == 0
+        break
+    del found
+    gc.collect()
+    assert not [thread for thread in threading.enumerate() if thread.name == "read_ahead"]
+
+
+@pytest.mark.parametrize("track", ["mask_iou", "bytetrack", "ocsort"])
+def test_a_stream_has_identities(track: str, model: Predictor, picture: Path, tmp_path: Path):
+    """Of a picture that stands still: every object stays itself; each video begins with 1."""
+    image = Image.open(picture).convert("RGB")
+    paths = [tmp_path / f"{name}.mp4" for name in "ab"]
+    for path in paths:
+        with VideoWriter(path, 10) as writer:
+            for number in range(6):
+                writer.write(np.asarray(image), number / 10)
+    fifth = float(next(model.stream(paths[0])).scores[4])
+    results = list(model.stream(paths, track=track, score_threshold=fifth))
+    assert [found.clip.name for found in results] == ["a.mp4"] * 6 + ["b.mp4"] * 6
+    for found in results:
+        assert found.track_ids.shape == (len(found),)
+        assert found.track_ids.dtype == np.int64
+    if track == "mask_iou":
+        assert results[0].track_ids.tolist() == results[6].track_ids.tolist()
+        assert sorted(results[0].track_ids) == list(range(1, len(results[0]) + 1))
+        assert set(results[1].track_ids) & set(results[0].track_ids)
+
+
+def test_identities_are_in_rows_results_and_drawings(found: Detections):
+    few = replace(
+        found,
+        **{key: getattr(found, key)[:2] for key in ("boxes", "scores", "labels", "names", "masks")},
+        track_ids=np.array([3, -1]),
+    )
+    assert [row["track_id"] for row in few.to_rows()] == [3, None]
+    first, second = few.to_coco(5)
+    assert first["track_id"] == 3
+    assert "track_id" not in second
+    assert few.to_supervision().tracker_id.tolist() == [3, -1]
+    untracked = replace(few, track_ids=None)
+    assert not np.array_equal(few.draw(), untracked.draw())
+    assert "track_id" not in untracked.to_rows()[0]
+
+
+def test_mistakes_of_a_stream_are_told_at_the_call(model: Predictor, clip: Path):
+    with pytest.raises(UserError, match="track=sort must be one of"):
+        model.stream(clip, track="sort")
+    with pytest.raises(UserError, match="batch_size=0 must be"):
+        model.stream(clip, batch_size=0)
+    with pytest.raises(UserError, match=r"missing\.mp4 does not exist"):
+        model.stream("missing.mp4")
+    with pytest.raises(UserError, match="more than max_pixels=100"):
+        next(model.stream(clip, max_pixels=100))
+
+
+def test_a_compiled_model_sees_full_batches_alone(
+    trained: Path, shapes: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The last batch is filled up, so that no other size is compiled; the results are the same."""
+    plain = load_model(trained, score_threshold=0.0, accelerator="cpu")
+    alone = list(plain.stream(clip, batch_size=4))
+    sizes: list[int] = []
+    forward = type(plain.model).forward
+
+    def counted(self: Any, batch: Any) -> Any:
+        sizes.append(len(batch["images"]))
+        return forward(self, batch)
+
+    monkeypatch.setattr(type(plain.model), "forward", counted)
+    list(plain.stream(clip, batch_size=4))
+    assert sizes == [4, 4, 1]
+    sizes.clear()
+    monkeypatch.setattr("maskrcnn_lit.predictor.is_compiled", lambda model: True)
+    full = list(plain.stream(clip, batch_size=4))
+    assert sizes == [4, 4, 4]
+    assert len(full) == 9
+    for one, other in zip(alone, full, strict=True):
+        assert same_detections(one, other)
+
+
+def test_a_model_is_compiled_on_a_gpu_alone(
+    model: Predictor,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO")
+    compiled: list[Any] = []
+    monkeypatch.setattr(predictor, "compile_regions", compiled.append)
+    load_model(trained, accelerator="cpu", compile=True)
+    assert "compile=true: not compiled, because the model runs on the CPU" in caplog.text
+    assert not compiled
+    monkeypatch.setattr(Predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(predictor, "obstacle", lambda *_: None)
+    predictor.compile_on_gpu(model)
+    assert compiled == [model.model]
+    monkeypatch.setattr(predictor, "obstacle", lambda *_: "there is no Triton")
+    predictor.compile_on_gpu(model)
+    assert "not compiled, because there is no Triton" in caplog.text
+    assert len(compiled) == 1

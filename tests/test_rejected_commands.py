@@ -64,7 +64,7 @@ NEEDED = {  # what a command needs besides the wrong option
 VALUES = {  # a wrong value of an option that the command has
     "train": ("trainer.epochs=-1", "trainer.precision=fp16", "data.workers=many", "seed=-1"),
     "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none"),
-    "predict": ("score_threshold=2", "max_detections=0", "page=0", "batch_size=x"),
+    "predict": ("score_threshold=2", "max_detections=0", "page=0", "batch_size=x", "track=sort"),
     "compare": ("metric=speed", "overwrite=maybe", "out=[a]"),
     "download": ("data.train_images=0", "data.root=[a]"),
     "lr": ("steps=5", "low=-1", "high=0", "out=[a]"),
@@ -106,6 +106,8 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
     "predict": (
         ("run=none", "source={images}"),
         ("run={run}", "source=none.jpg"),
+        ("run={run}", "source=webcam:99"),
+        ("run={run}", "source=rtsp://127.0.0.1:9/1"),
         ("run={run}", "source={run}/config.yaml"),
         ("run={run}/checkpoints/best.ckpt", "source={run}/broken.png"),
         ("run={run}", "source={images}", "score_threshold=best"),

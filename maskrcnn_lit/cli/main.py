@@ -48,10 +48,12 @@ COMMANDS = {
         ),
     ),
     "predict": Command(
-        "detect objects in images: drawn pictures, and a COCO results json",
+        "detect objects in images and videos: drawn, as JSON Lines and as a COCO results json",
         (
             "maskrcnn-lit predict run=RUN source=photo.jpg",
             "maskrcnn-lit predict run=RUN source=photos/",
+            "maskrcnn-lit predict run=RUN source=clip.mp4 track=mask_iou",
+            "maskrcnn-lit predict run=RUN source=webcam:0",
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),

@@ -1,10 +1,9 @@
 """The packages that an export needs, each with the extra that brings it."""
 
 from functools import cache
-from importlib import import_module
 from typing import Any
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.packages import import_package
 
 EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
 
@@ -14,14 +13,7 @@ def package(name: str, wanted_for: str) -> Any:
 
     Raises: UserError: it is not installed.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        top = name.partition(".")[0]
-        raise UserError(
-            f"{wanted_for} needs the package {top}, which is not installed: "
-            f"pip install 'maskrcnn_lit[{EXTRAS[top]}]'"
-        ) from error
+    return import_package(name, EXTRAS[name.partition(".")[0]], wanted_for)
 
 
 @cache

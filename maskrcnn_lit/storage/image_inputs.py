@@ -1,4 +1,4 @@
-"""Converts the sources of `predict` to H W 3 uint8 RGB arrays.
+"""Converts the sources of `predict` to H W 3 uint8 RGB arrays, and names videos (video.py).
 
 `list_inputs` checks all sources at once but reads only names; each input is read lazily. Files,
 bytes and PIL images use the decoder of images.py; ambiguous arrays and tensors, by shape or values,
@@ -8,10 +8,10 @@ are errors.
 import glob
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -20,6 +20,16 @@ from PIL import Image, ImageOps
 
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.storage.download import get
+from maskrcnn_lit.storage.files import safe_path
+from maskrcnn_lit.storage.image_sets import (
+    JSON,
+    LIST,
+    ZIP,
+    coco_images,
+    read_list,
+    read_member,
+    zip_names,
+)
 from maskrcnn_lit.storage.images import (
     MAX_PIXELS,
     SUFFIXES,
@@ -28,10 +38,13 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
+from maskrcnn_lit.storage.video import STREAMS, WEBCAM, VideoInput, hide_password, video_input
+from maskrcnn_lit.storage.zip_source import Zip
 
 ACCEPTED = (
-    "an image file, a folder, a glob, an http(s) URL, the bytes of an image file, a PIL image, "
-    "an array, a tensor, or a list of these"
+    "an image file, a folder, a glob, a zip, a list in a text file, a COCO json, an http(s) URL, a "
+    "video, a stream, the bytes of an image file, a PIL image, an array, a tensor, or a list of "
+    "these"
 )
 
 _CHANNELS = (1, 3, 4)  # gray, RGB, RGBA
@@ -51,35 +64,43 @@ class Limits(NamedTuple):
 
 
 class ImageInput(NamedTuple):
-    """One image to predict on: its name, and a function that reads it as H W 3 uint8 RGB.
+    """One image to predict on.
 
-    The function returns None for a damaged file of a folder or a glob, which is skipped with a
-    warning, and raises UserError for any other input that is not an image.
+    Attributes:
+        name: a path below its folder, a file name, or the type of the source.
+        read: reads it as H W 3 uint8 RGB. It returns None for a damaged file of a folder, a glob, a
+            zip or a COCO json, which is skipped with a warning, and raises UserError for any other
+            input that is not an image.
+        id: of the image in a COCO json; None: from another source.
     """
 
     name: str
     read: Callable[[], NDArray[np.uint8] | None]
+    id: int | None = None
+
+
+Input: TypeAlias = ImageInput | VideoInput
 
 
 def list_inputs(
     sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
-) -> list[ImageInput]:
-    """The images of `sources`: one source of ACCEPTED, or a list or tuple of them. max_pixels,
-    page: see `Limits`.
+) -> list[Input]:
+    """The images and videos of `sources`: one source of ACCEPTED, or a list or tuple of them.
+    max_pixels, page: see `Limits`.
 
     Raises: UserError: a file that does not exist, a folder without images, an object that is not an
-        image. Contents are checked when they are read.
+        image, a video without PyAV. Contents are checked when they are read.
     """
     check_whole(1, max_pixels=max_pixels, page=page or 1)
     limits = Limits(max_pixels, page)
     if _is_collection(sources):
         return list(_inputs_of_all(sources, limits))
-    return _inputs_of(sources, limits)
+    return list(_inputs_of(sources, limits))
 
 
 def iterate_inputs(
     sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
-) -> Iterator[ImageInput]:
+) -> Iterator[Input]:
     """As `list_inputs`, but an iterator or generator of sources is consumed lazily."""
     if _is_collection(sources) and isinstance(sources, Iterator):
         check_whole(1, max_pixels=max_pixels, page=page or 1)
@@ -87,21 +108,21 @@ def iterate_inputs(
     return iter(list_inputs(sources, max_pixels=max_pixels, page=page))
 
 
-def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[ImageInput]:
+def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[Input]:
     for i, source in enumerate(sources):
         yield from _inputs_of(source, limits, f"[{i}]")
 
 
 def _is_collection(sources: Any) -> bool:
     """Whether `sources` is a collection of sources."""
-    one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput))
+    one = isinstance(sources, (str, bytes, bytearray, memoryview, ImageInput, VideoInput))
     content = any(hasattr(sources, name) for name in ("read", "__array__", "__array_interface__"))
     return isinstance(sources, Iterable) and not one and not content
 
 
-def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput]:
+def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]:
     """The images of one source; `suffix` distinguishes unnamed images of a list."""
-    if isinstance(source, ImageInput):
+    if isinstance(source, (ImageInput, VideoInput)):
         return [source]
     if isinstance(source, (str, Path)):
         return _of_text(str(source), limits)
@@ -129,19 +150,28 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> list[ImageInput
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 
-def _of_text(source: str, limits: Limits) -> list[ImageInput]:
+def _of_text(source: str, limits: Limits) -> Sequence[Input]:
+    if video := video_input(source):
+        return [video]
     if "://" in source:
         if urlsplit(source).scheme.lower() not in ("http", "https"):
             raise UserError(
-                f"source={source} cannot be read: predict reads http:// and https:// URLs of "
-                "images; "
-                "save the image or the frames of the video as files first"
+                f"source={hide_password(source)} cannot be read: predict reads http:// and "
+                f"https:// URLs of images and videos, and streams of {', '.join(STREAMS)}; save "
+                "others as files first"
             )
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
     if path.is_file():
-        return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
-    files = _find(path)
+        return _of_file(path, limits)
+    return [
+        ImageInput(name, partial(_read_file, file, limits, skip=True))
+        for name, file in _images_of(source, _find(path))
+    ]
+
+
+def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Those of the files of `source` that are images by their suffixes. UserError: none."""
     images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
@@ -152,13 +182,57 @@ def _of_text(source: str, limits: Limits) -> list[ImageInput]:
         )
     if others:
         _log.info(f"{source}: skipping files that are not supported images: {others}")
-    return [ImageInput(name, partial(_read_file, file, limits, skip=True)) for name, file in images]
+    return images
+
+
+def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
+    if video := video_input(str(path)):  # of ~/clip.mp4
+        return [video]
+    suffix = path.suffix.lower()
+    if suffix in ZIP:
+        return _of_zip(path, limits)
+    if suffix in LIST:
+        return _of_list(path, limits)
+    if suffix in JSON:
+        return [
+            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id)
+            for image_id, name, file in coco_images(path)
+        ]
+    return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
+
+
+def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
+    archive = Zip(path)
+    files = [(name, Path(name)) for name in zip_names(archive)]
+    return [
+        ImageInput(name, partial(_read, partial(read_member, archive, name), path / name, limits))
+        for name, _ in _images_of(str(path), files)
+    ]
+
+
+def _of_list(path: Path, limits: Limits) -> list[Input]:
+    """The sources of a list, one a line; paths are relative to the folder of the list."""
+    inputs: list[Input] = []
+    for number, line in read_list(path):
+        try:
+            address = "://" in line or WEBCAM.fullmatch(line)
+            source = line if address else str(path.parent / Path(line).expanduser())
+            if Path(source).suffix.lower() in LIST:
+                raise UserError(f"{line} is a list itself: name its images")
+            of_line = _of_text(source, limits)
+        except (UserError, RuntimeError) as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        alone = len(of_line) == 1 and safe_path(Path(), line) is not None and source != line
+        inputs += [one._replace(name=line) for one in of_line] if alone else of_line
+    return inputs
 
 
 def _path(source: str) -> Path:
     """The path that a user typed. UserError: it cannot exist."""
     try:
         path = Path(source).expanduser()
+        if source.startswith("webcam:") and not path.exists():
+            raise UserError(f"source={source} is not a camera: give its number, e.g. webcam:0")
         if source and (path.exists() or glob.has_magic(source)):
             return path
     except (OSError, RuntimeError):  # a name that is too long, or ~ of an unknown user
@@ -204,8 +278,15 @@ def _name_of_url(url: str) -> str:
 
 
 def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | None:
+    return _read(path.read_bytes, path, limits, skip)
+
+
+def _read(
+    content: Callable[[], bytes], path: Path, limits: Limits, skip: bool = True
+) -> NDArray[np.uint8] | None:
+    """The pixels of a file; with `skip` a warning and None for one that is not an image."""
     try:
-        return _pixels(path.read_bytes(), str(path), limits)
+        return _pixels(content(), str(path), limits)
     except (OSError, UnreadableImageError) as error:
         if not skip:
             raise UserError(
@@ -216,10 +297,8 @@ def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | No
 
 
 def _advice(suffix: str) -> str:
-    if suffix.lower() in (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"):
-        return "it is a video: save its frames as images and give their folder"
-    if suffix.lower() in (".heic", ".heif"):
-        return "convert it to JPEG or PNG first"
+    if suffix.lower() in (".heic", ".heif") and suffix.lower() not in SUFFIXES:
+        return "pip install 'maskrcnn_lit[heic]', or convert it to JPEG or PNG"
     return "give another file"
 
 

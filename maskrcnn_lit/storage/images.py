@@ -23,6 +23,8 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -229,6 +231,7 @@ def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Imag
     """The header of one page. Raises UnreadableImageError, or one of _FAILURES."""
     # Pillow's process-wide limit warns at its value and refuses at twice that; it must not trigger
     # before ours.
+    _register_heif()
     if Image.MAX_IMAGE_PIXELS is not None and 2 * max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = 2 * max_pixels
     try:
@@ -245,6 +248,13 @@ def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Imag
         image.close()
         raise _too_large(f"{image.width} x {image.height}", max_pixels)
     return image
+
+
+@cache
+def _register_heif() -> None:
+    """Let Pillow read HEIC, if the package of the extra heic is installed."""
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
 
 
 def _too_large(pixels: str, max_pixels: int) -> TooLargeError:
@@ -370,9 +380,10 @@ def _from_floats(samples: Pixels, high: float) -> tuple[NDArray[np.uint8], int]:
     return np.rint(samples * (255 / (2**bits - 1))).astype(np.uint8), bits
 
 
-# Suffixes of images in a folder; Pillow is not always built with AVIF.
+# Suffixes of images in a folder; Pillow is not always built with AVIF, and reads no HEIC by itself.
 SUFFIXES = (
     *((".avif",) if find_spec("PIL._avif") else ()),
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
     *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
 )
 

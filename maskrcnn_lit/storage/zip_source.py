@@ -99,6 +99,10 @@ class Zip:
         i = int(np.searchsorted(names, start))
         return i < len(names) and bytes(names[i]).startswith(start)
 
+    def names(self) -> list[str]:
+        """The names of its files as stored, sorted."""
+        return [bytes(name).decode() for name in self._read_directory().names]
+
     def _find(self, name: str) -> list[int] | None:
         names, files = self._read_directory()
         wanted = (self.prefix + inside(name, self.where)).encode()

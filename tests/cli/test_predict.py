@@ -12,7 +12,6 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from tiny_commands import SIZE, VAL_IMAGES, ground_truth, refused, run_command
 
-from maskrcnn_lit.cli.predict import picture_names
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.thresholds import DEFAULT, write_thresholds
@@ -189,7 +188,7 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
     [
         (["source=none.jpg"], "source=none.jpg does not exist: give an image, a folder or a glob"),
         (["source={photos}/*.gif"], "*.gif has no image"),
-        (["source={photos}/notes.txt"], "notes.txt cannot be read as an image"),
+        (["source={photos}/notes.txt"], "notes.txt, line 1: source="),
         (
             ["source={photos}", "score_threshold=50"],
             "score_threshold=50 must be a number from 0 to 1",
@@ -202,7 +201,10 @@ def test_the_best_thresholds_of_the_run_are_used_where_they_are_asked_for(
             ["source={photos}", "score_threshold=auto"],
             "score_threshold=auto must be a number from 0 to 1, or best",
         ),
-        (["source=rtsp://camera/1"], "predict reads http:// and https:// URLs of images"),
+        (["source=s3://camera/1"], "predict reads http:// and https:// URLs of images"),
+        (["source=webcam:99"], "source=webcam:99 cannot be opened (No such file or directory)"),
+        (["source=rtsp://127.0.0.1:9/1"], "rtsp://127.0.0.1:9/1 cannot be opened (Connection"),
+        (["source={photos}", "track=sort"], "track=sort must be one of mask_iou, bytetrack, ocs"),
         (["source={photos}", "run_dir={photos}"], "is not empty: give another folder"),
         (["source={photos}", "run_dir={photos}/b.jpg"], "b.jpg is a file: give a folder"),
         (["source={photos}", "batch_size=0"], "batch_size=0 must be a whole number from 1"),
@@ -235,6 +237,7 @@ def test_pictures_are_not_overwritten_unless_asked_for(
     run_command(*given, f"run_dir={tmp_path}/out", "save=false")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "detections.json",
+        "detections.jsonl",
         "images.json",
     ]
     assert f"run_dir={tmp_path}/out is not empty: give another folder, or add overwrite=true" in (
@@ -283,21 +286,6 @@ def test_a_damaged_file_of_a_folder_is_counted(
     assert "1 of 3 images could not be read" in printed.out
     assert "[3/3] more/a.png: " in printed.out
     assert f"{photos}/b.jpg is skipped, since it cannot be read as an image" in printed.err
-
-
-@pytest.mark.parametrize(
-    ("names", "pictures"),
-    [
-        (["a.jpg", "b.PNG", "c"], ["a.png", "b.png", "c.png"]),
-        (["a.jpg", "a.png", "x/a.jpg"], ["a.jpg.png", "a.png", "x/a.png"]),
-        (["a.jpg", "A.bmp"], ["a.jpg.png", "A.bmp.png"]),
-        (["a.jpg", "a.png", "a.jpg.png"], ["a.jpg_2.png", "a.png", "a.jpg.png"]),
-        (["a.b.jpg", "a.c.jpg"], ["a.b.png", "a.c.png"]),
-        (["a.jpg", "a.jpg"], ["a.jpg.png", "a.jpg_2.png"]),
-    ],
-)
-def test_every_picture_has_a_name_of_its_own(names: list[str], pictures: list[str]):
-    assert picture_names(names) == pictures
 
 
 def test_a_mistake_ends_in_one_sentence(

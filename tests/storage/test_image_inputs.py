@@ -1,8 +1,13 @@
 """What `predict` is given becomes RGB images, or one sentence says why not."""
 
+import importlib.machinery
 import io
 import logging
 import os
+import struct
+import sys
+import types
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +20,10 @@ from local_server import Server
 from PIL import Image
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage import image_inputs
+from maskrcnn_lit.storage import image_inputs, images
 from maskrcnn_lit.storage.image_inputs import array_to_rgb, iterate_inputs, list_inputs
 from maskrcnn_lit.storage.images import write_image
+from maskrcnn_lit.storage.video import VideoInput
 
 pytest_plugins = ("local_server",)
 
@@ -118,8 +124,9 @@ def test_a_single_unreadable_file_is_a_mistake(folder: Path) -> None:
         UserError, match=r"a\.jpg cannot be read as an image \(.+\): give another file"
     ):
         next(read_images(folder / "a.jpg"))
-    with pytest.raises(UserError, match=r"notes\.txt cannot be read as an image \(no image\)"):
-        next(read_images(folder / "notes.txt"))
+    (folder / "notes.md").write_text("no image")
+    with pytest.raises(UserError, match=r"notes\.md cannot be read as an image \(no image\)"):
+        next(read_images(folder / "notes.md"))
 
 
 def test_images_are_read_one_by_one(folder: Path) -> None:
@@ -214,12 +221,17 @@ def test_avif_files_of_a_folder_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("a.mp4", "it is a video"), ("a.heic", "convert it to JPEG")]
+    ("name", "advice"),
+    [
+        ("a.heic", r"pip install 'maskrcnn_lit\[heic\]', or convert it"),
+        ("a.psd", "give another file"),
+    ],
 )
 def test_a_file_of_another_kind_is_refused_with_a_way_out(
-    name: str, advice: str, tmp_path: Path
+    name: str, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / name).write_bytes(b"x" * 100)
+    monkeypatch.setattr(image_inputs, "SUFFIXES", (".png",))  # without a reader of HEIC
     with pytest.raises(UserError, match=f"{name} cannot be read as an image .*: {advice}"):
         list_inputs(tmp_path / name)[0].read()
 
@@ -291,10 +303,24 @@ def test_a_url_that_is_no_image_or_not_there(
         list(read_images(f"{server.address}/nothing.png"))
 
 
-@pytest.mark.parametrize("source", ["rtsp://camera/1", "s3://bucket/a.jpg", "file:///a.jpg"])
+@pytest.mark.parametrize("source", ["s3://bucket/a.jpg", "file:///a.jpg", "ftp://me:pw@host/a.jpg"])
 def test_other_urls_are_refused(source: str) -> None:
-    with pytest.raises(UserError, match="cannot be read: predict reads http:// and https://"):
+    with pytest.raises(UserError, match="cannot be read: predict reads http:// and http") as raised:
         list_inputs(source)
+    assert "pw@" not in str(raised.value)
+
+
+def test_videos_and_cameras_are_named_but_not_opened(folder: Path) -> None:
+    (folder / "a.mp4").write_bytes(b"no video")
+    (folder / "list.txt").write_text("a.mp4\nwebcam:0\na.jpg\nrtsp://camera/1\n")
+    assert list_inputs("webcam:3") == [VideoInput("webcam_3", "webcam:3", live=True)]
+    video, camera, image, stream = list_inputs(folder / "list.txt")
+    assert (video, image.name) == (VideoInput("a.mp4", str(folder / "a.mp4")), "a.jpg")
+    assert [camera.where, stream.where] == ["webcam:0", "rtsp://camera/1"]
+    assert list_inputs([folder / "a.mp4", camera]) == [video, camera]
+    for name in ("webcam:front", "webcam:", "webcam:-1"):
+        with pytest.raises(UserError, match=f"source={name} is not a camera: give its number"):
+            list_inputs(name)
 
 
 @pytest.mark.parametrize(
@@ -538,6 +564,56 @@ def test_several_pages_are_told_or_chosen(tmp_path: Path, caplog: pytest.LogCapt
         list_inputs(tmp_path / "a.tif", page=4)[0].read()
     with pytest.raises(UserError, match="page=-1 must be a whole number"):
         list_inputs(tmp_path / "a.tif", page=-1)
+
+
+def test_only_the_first_frame_of_an_animation_is_read_and_a_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [Image.new("RGB", (8, 6), (value, 0, 0)) for value in (250, 120, 10)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=100)
+    (first,) = list_inputs(tmp_path / "a.gif")
+    assert first.read()[0, 0, 0] == 250
+    assert "a.gif has 3 pages: using the first; page=N selects another" in caplog.text
+    assert list_inputs(tmp_path / "a.gif", page=3)[0].read()[0, 0, 0] == 10
+
+
+def gray_png(side: int) -> bytes:
+    """A whole PNG of `side` x `side` black pixels, one bit each."""
+    packer, row = zlib.compressobj(1), bytes(1 + -(-side // 8))
+    pixels = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+
+
+def test_an_image_of_30000_x_30000_pixels_is_one_sentence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert image_inputs.decode(gray_png(40))[0].shape == (40, 40, 3)
+    (tmp_path / "a.png").write_bytes(gray_png(30_000))
+    with pytest.raises(
+        UserError, match="900000000 pixels are more than max_pixels=178956970 allows: raise"
+    ):
+        list_inputs(tmp_path / "a.png")[0].read()
+    assert list_inputs(tmp_path)[0].read() is None  # a line among others of a folder
+    assert "a.png is skipped" in caplog.text
+
+
+def test_heic_is_read_by_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = []
+    reader = types.ModuleType("pillow_heif")
+    reader.__spec__ = importlib.machinery.ModuleSpec("pillow_heif", None)
+    reader.register_heif_opener = lambda: registered.append(True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pillow_heif", reader)
+    images._register_heif.cache_clear()
+    Image.fromarray(PHOTO).save(tmp_path / "a.png")
+    assert np.array_equal(list_inputs(tmp_path / "a.png")[0].read(), PHOTO)
+    list_inputs(tmp_path / "a.png")[0].read()
+    assert registered == [True]
+    images._register_heif.cache_clear()
 
 
 def test_the_limit_of_pixels_can_be_raised(tmp_path: Path) -> None:

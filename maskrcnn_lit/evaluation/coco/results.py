@@ -15,6 +15,7 @@ from maskrcnn_lit.data.coco.categories import Category, some
 from maskrcnn_lit.data.coco.faults import shown
 from maskrcnn_lit.data.coco.rasterize import expand_counts, polygons_rle
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.evaluation.coco.json_lines import SUFFIX, read_json_lines
 from maskrcnn_lit.storage.files import atomic_write
 
 # Checks the masks of a COCO results json. pycocotools does not: damaged run lengths or polygons
@@ -146,9 +147,12 @@ def _pixels(counts: Sequence[bytes]) -> NDArray[np.int64] | None:
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """The entries of a COCO results json; UserError if the file is missing or invalid."""
+    """The entries of a COCO results json, or of the lines of a .jsonl (json_lines.py); UserError if
+    the file is missing or invalid.
+    """
     try:
-        results = json.loads(path.read_bytes())
+        lines = path.suffix.lower() == SUFFIX
+        results = read_json_lines(path) if lines else json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(
             f"the results file {path} does not exist: give a COCO results json"

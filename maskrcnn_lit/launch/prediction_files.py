@@ -1,0 +1,171 @@
+"""The files of `predict`: a line of JSON for each image or frame, pictures, videos, and COCO
+results.
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from maskrcnn_lit.evaluation.coco.json_lines import LINES, frame_line
+from maskrcnn_lit.predictor import Detections
+from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.image_inputs import Input
+from maskrcnn_lit.storage.video import Clip, VideoInput
+from maskrcnn_lit.storage.video_writer import VideoWriter
+
+RESULTS, IMAGES = "detections.json", "images.json"
+
+
+class Written(NamedTuple):
+    """picture: the drawn image, or the video that it is a frame of; None: nothing is drawn."""
+
+    picture: Path | None
+
+
+class PredictionFiles:
+    """Writes results into `folder` as they come, and is complete however its block ends.
+
+    detections.jsonl has one line an image or frame (evaluation/coco/json_lines.py). Images have
+    COCO results too, detections.json, and images.json maps their numbers to files: images of a COCO
+    json keep their ids, others are numbered from 1. Frames continue the numbers.
+
+    Args:
+        inputs: all sources, for the names of pictures.
+        draw: write pictures into images/, and videos.
+
+    Attributes:
+        done: images and frames so far; images: images alone; detections: on all of them.
+    """
+
+    def __init__(self, folder: Path, inputs: Sequence[Input], *, draw: bool) -> None:
+        self.folder, self.draw = folder, draw
+        self.done = self.images = self.detections = 0
+        names = [source.name for source in inputs]
+        self._pictures = picture_names(names)
+        self._own_ids = all(not isinstance(s, VideoInput) and s.id is not None for s in inputs)
+        self._results: list[dict[str, Any]] = []
+        self._images: list[dict[str, Any]] = []
+        self._clip: Clip | None = None
+        self._video: VideoWriter | None = None
+        self._videos: set[str] = set()
+        self._last_id = self._before_clip = 0
+
+    @property
+    def lists(self) -> list[Path]:
+        """The files of results, without pictures and videos."""
+        names = [RESULTS, IMAGES] if self.images else []
+        return [self.folder / name for name in (*names, LINES)]
+
+    def add(self, found: Detections) -> Written:
+        """Write the detections of the next image or frame."""
+        if found.clip is not self._clip:
+            self._begin_clip(found.clip)
+        image_id = self._image_id(found)
+        entries = found.to_coco(image_id)
+        self._write_line(found, image_id, entries)
+        self.done += 1
+        self.detections += len(entries)
+        if found.clip is not None:
+            return Written(self._draw_frame(found))
+        self.images += 1
+        self._results += entries
+        height, width = found.image.shape[:2]
+        self._images.append(
+            {"id": image_id, "file_name": found.name, "height": height, "width": width}
+        )
+        if not self.draw:
+            return Written(None)
+        picture = self.folder / "images" / self._pictures[found.index]
+        found.save(picture)
+        return Written(picture)
+
+    def _image_id(self, found: Detections) -> int:
+        if self._own_ids and found.image_id is not None:
+            return found.image_id
+        after = self._before_clip + found.index if found.clip else self._last_id
+        self._last_id = after + 1
+        return self._last_id
+
+    def _begin_clip(self, clip: Clip | None) -> None:
+        self._close_video()
+        self._clip, self._before_clip = clip, self._last_id
+        if clip is not None and self.draw:
+            name = self._free_name(PurePosixPath(clip.name).name)
+            self._video = VideoWriter(self.folder / name, clip.rate)
+
+    def _free_name(self, name: str) -> str:
+        """The name of the drawn video, which no other has."""
+        stem = PurePosixPath(name).stem
+        names = itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2)))
+        free = next(name for name in names if name.casefold() not in self._videos)
+        self._videos.add(free.casefold())
+        return f"{free}.mp4"
+
+    def _draw_frame(self, found: Detections) -> Path | None:
+        if self._video is None:
+            return None
+        self._video.write(found.draw(), found.time or 0.0)
+        return self._video.path
+
+    def _write_line(self, found: Detections, image_id: int, entries: list[dict[str, Any]]) -> None:
+        height, width = found.image.shape[:2]
+        line = frame_line(
+            image_id=image_id,
+            file_name=found.name,
+            index=found.index,
+            time=found.time,
+            size=(height, width),
+            results=entries,
+            names=found.names,
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / LINES, "a" if self.done else "w") as file:
+            file.write(f"{json.dumps(line)}\n")  # whole lines, whatever ends the process
+
+    def _close_video(self) -> None:
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close_video()
+        if self.images and (error is None or isinstance(error, KeyboardInterrupt)):
+            write_json(self.folder / RESULTS, self._results)
+            # COCO results refer to images by number; images.json maps numbers to files.
+            write_json(self.folder / IMAGES, self._images)
+
+
+def picture_names(names: Sequence[str]) -> list[str]:
+    """The file name of each image's picture: photo.jpg becomes photo.png, or photo.jpg.png if
+    another image would have that name. Folders are kept. Names are unique, even on file systems
+    that ignore case.
+    """
+    short = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
+    uses = Counter(name.casefold() for name in short)
+    taken = {name for name, count in uses.items() if count == 1}
+    result = []
+    for name, alone in zip(names, short, strict=True):
+        if uses[alone.casefold()] > 1:
+            alone = next(c for c in _candidates(name) if c.casefold() not in taken)
+            taken.add(alone.casefold())
+        result.append(alone)
+    return result
+
+
+def _candidates(name: str) -> Iterable[str]:
+    if name.endswith(".png"):
+        yield name
+    yield f"{name}.png"
+    yield from (f"{name}_{n}.png" for n in itertools.count(2))

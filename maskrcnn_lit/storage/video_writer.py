@@ -1,0 +1,79 @@
+"""Writes pictures as an mp4 (H.264) that every player and browser plays."""
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from maskrcnn_lit.storage.packages import import_package
+
+_TICKS = 90_000  # a second, as in MPEG
+
+_QUALITY = {"preset": "veryfast", "crf": "23"}
+
+
+class VideoWriter:
+    """An mp4 at `path`, playable after `close`, however the block ends. Its folder is created, and
+    the file with the first picture.
+
+    Args:
+        path: ends in .mp4.
+        rate: frames per second.
+    """
+
+    def __init__(self, path: Path, rate: float) -> None:
+        self.path, self.rate, self.pictures = path, rate, 0
+        self._container: Any = None
+        self._stream: Any = None
+        self._last = -1  # time stamp of the last picture
+
+    def write(self, picture: NDArray[np.uint8], time: float) -> None:
+        """Append a picture, H W 3 uint8 RGB, to be shown at `time` seconds, which grows. All have
+        the size of the first; others are resized.
+        """
+        av = import_package("av", "video", "reading or writing a video")
+        if self._container is None:
+            self._open(av, *picture.shape[:2])
+        height, width = picture.shape[:2]
+        even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+        frame = frame.reformat(self._stream.width, self._stream.height, format="yuv420p")
+        self._last = frame.pts = max(self._last + 1, round(time * _TICKS))
+        frame.time_base = Fraction(1, _TICKS)
+        self._container.mux(self._stream.encode(frame))
+        self.pictures += 1
+
+    def _open(self, av: Any, height: int, width: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(self.path), "w", format="mp4")
+        h264 = "libx264" in av.codecs_available
+        stream = self._container.add_stream(
+            "libx264" if h264 else "mpeg4",
+            rate=Fraction(self.rate).limit_denominator(1001),
+            options=_QUALITY if h264 else {"qscale": "3"},
+        )
+        stream.width, stream.height = width + width % 2, height + height % 2
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream = stream
+
+    def close(self) -> None:
+        """Write what is left and the table of contents."""
+        container, self._container = self._container, None
+        if container is not None:
+            with container:
+                container.mux(self._stream.encode(None))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
