@@ -2,7 +2,7 @@
 image, and later runs not at all.
 
 A view is an image at its training size, as it is or mirrored. A map is stored in float32, in
-bfloat16 (relative rounding of at most 2^-9), or in 8 bits (each channel of a map has its own scale:
+bfloat16 (relative rounding of at most 2^-8), or in 8 bits (each channel of a map has its own scale:
 rounding of at most 1/510 of the channel's range).
 """
 
