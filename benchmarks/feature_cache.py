@@ -122,7 +122,7 @@ def measure(arguments: argparse.Namespace, kind: str, cache: str) -> dict[str, A
         "epoch_clock": statistics.median(clock for _, clock in epochs),
         "run_cpu": ended[0] - started[0],
         "run_clock": ended[1] - started[1],
-        "gigabytes": None if module.cached is None else round(module.cached.gigabytes, 3),
+        "gigabytes": None if module.cached is None else round(module.cached.gigabytes, 6),
     }
 
 

@@ -27,6 +27,7 @@ from maskrcnn_lit.data.samplers import BLANK
 from maskrcnn_lit.data.stores.feature_folder import make_room, mark_used, room
 from maskrcnn_lit.data.stores.feature_maps import FOLDER, FeatureMaps, Level, padded_shapes
 from maskrcnn_lit.errors import UserError, plural
+from maskrcnn_lit.model.backbone import levels
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.training.rank_watch import RankWatch
@@ -141,6 +142,7 @@ class _Filler:
 
     def __init__(self, model: MaskRCNN, trainer: Trainer, data: CocoDataModule) -> None:
         self.model, self.trainer, self.data = model, trainer, data
+        self.keys = [map_key(stride) for stride in levels(model.backbone)[1]]
         self.needed = 0  # bytes of all views, after `stores`
 
     def stores(self, folder: Path, backbone_config: Mapping[str, Any]) -> dict[str, FeatureMaps]:
@@ -224,8 +226,7 @@ class _Filler:
         with self.trainer.precision_plugin.forward_context():
             pixels = model.normalize(images.to(device), image_sizes.to(device))
             maps = model.backbone(pixels)
-        strides: Sequence[int] = model.strides if len(maps) > 1 else model.backbone.strides
-        return {map_key(stride): value for stride, value in zip(strides, maps, strict=True)}
+        return dict(zip(self.keys, maps, strict=True))
 
     def _blank(self, shape: Shape) -> dict[str, Tensor]:
         """The maps of a slot without an image: black pixels in the corner, see `CocoDataset`."""
