@@ -44,8 +44,8 @@ _log = logging.getLogger(__name__)
 class Cached(NamedTuple):
     """What a run reads its features from.
 
-    Attributes: dtype: data.feature_cache. views: of all images. computed: how many of them this
-    process computed. seconds: until they were all there. in_use: the locks against their removal,
+    Attributes: dtype: data.feature_cache. views: of all images. computed: how many of them the
+    processes of this machine computed. seconds: until they were all there. in_use: the locks against their removal,
     for as long as this object.
     """
 
@@ -173,8 +173,8 @@ class _Filler:
         return stores
 
     def fill(self, part: str, store: FeatureMaps) -> int | None:
-        """Compute this process's share of the views that are missing; their number. None: they
-        cannot be stored.
+        """Compute this process's share of the views that are missing; the number of all of them.
+        None: they cannot be stored.
         """
         here = max(1, self.trainer.world_size // self.trainer.num_nodes)
         done, lost = 0, False
@@ -185,7 +185,7 @@ class _Filler:
             own = missing[self.trainer.local_rank :: here]
             self._compute(part, store, mirrored, own, len(missing))
             lost = lost or any(store.get(i, mirrored) is None for i in own)
-            done += len(own)
+            done += len(missing)
         if lost:
             self.data.announce(_off(self.data, f"{store.file} cannot be written"))
         return None if lost else done
