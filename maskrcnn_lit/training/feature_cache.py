@@ -45,8 +45,8 @@ class Cached(NamedTuple):
     """What a run reads its features from.
 
     Attributes: dtype: data.feature_cache. views: of all images. computed: how many of them the
-    processes of this machine computed. seconds: until they were all there. in_use: the locks against their removal,
-    for as long as this object.
+    processes of this machine computed. seconds: until they were all there. in_use: the locks
+    against their removal, for as long as this object.
     """
 
     dtype: str
