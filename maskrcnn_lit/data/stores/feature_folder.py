@@ -7,6 +7,7 @@ would become too large.
 """
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -33,8 +34,9 @@ def disk_bytes(files: Iterable[Path]) -> int:
     """The space that files take on the disk: sparse ones take less than their size."""
     total = 0
     for file in files:
-        with suppress(FileNotFoundError):
-            total += file.stat().st_blocks * 512
+        with suppress(FileNotFoundError), open(file, "rb") as opened:
+            os.fsync(opened)  # until then some file systems do not count what was just written
+            total += os.fstat(opened.fileno()).st_blocks * 512
     return total
 
 
