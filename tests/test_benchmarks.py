@@ -52,6 +52,16 @@ def test_the_round_trip(benchmark: Benchmark, tmp_path: Path):
     assert rows["yolo_seg"][:3] == [18, 8, 10] and rows["yolo_seg"][4] == 0  # holes
 
 
+def test_the_feature_cache(benchmark: Benchmark, test_data: Path):
+    small = ["--rounds", "1", "--images", "2", "--epochs", "2"]
+    light = ["model=tiny", "backbone=resnet18", "backbone.weights=none", "data.image_size=64"]
+    (report,) = benchmark("feature_cache.py", "--data", str(test_data / "nuclei"), *small, *light)
+    assert report["benchmark"] == "feature_cache" and report["gigabytes"] > 0
+    for kind in ("filling", "filled"):
+        for key in ("epoch_cpu", "epoch_clock", "run_cpu", "run_clock"):
+            assert report["times_as_fast"][f"{key}_{kind}"] > 0
+
+
 def test_the_training_step(benchmark: Benchmark, test_data: Path):
     small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]
     report = benchmark("train_step.py", "--coco", str(test_data / "coco_mini"), *small)[-1]

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, Trainer
 
 from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_step
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.report.pictures import choose, draw_panel
+from maskrcnn_lit.report.pictures import choose, draw_panel, with_pixels
 
 # TensorBoard drops pixels, and with them thin lines, when it shows a picture smaller
 IN_TENSORBOARD = 700
@@ -46,8 +46,11 @@ class Panels(Callback):
         names = [category.name for category in pl_module.categories]
         for i, image_id in enumerate(batch["image_ids"].tolist()):
             if image_id in self._chosen:
+                shown = batch
+                if not batch["images"].shape[1]:  # data.feature_cache
+                    shown = with_pixels(batch, i, trainer.datamodule)  # type: ignore[attr-defined]
                 panel = draw_panel(
-                    batch, outputs, i, names, self.score_threshold, longest_side=IN_TENSORBOARD
+                    shown, outputs, i, names, self.score_threshold, longest_side=IN_TENSORBOARD
                 )
                 self._panels[image_id] = panel
 

@@ -214,6 +214,7 @@ OPTIONS: dict[str, Rule] = {
     "data.cache_gb": _number(0, 1e6),
     "data.classes": CLASSES,
     "data.download": FLAG,
+    "data.feature_cache": _choice("off", "bfloat16", "uint8", "float32"),
     "data.group_by": TEXT_OR_NULL,
     "data.ignore_void": FLAG,
     "data.image_cache": _choice("auto", "on", "off"),

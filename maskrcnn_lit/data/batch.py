@@ -3,7 +3,8 @@ batch.
 
 Letters: B images, G padded instances, M mask crop side, H W the padded image, K classes.
 
-images          B 3 H W uint8   RGB, zero padded at right and bottom; normalized on the device
+images          B 3 H W uint8   RGB, zero padded at right and bottom; normalized on the device.
+                                B 0 H W with c2..c5: the padded size alone
 image_sizes     B 2 int64       height, width of the valid part
 scales          B 2 float32     resized / original, for y and x: `box / scale` is in file pixels
 original_sizes  B 2 int64       height, width of the image in the json
@@ -21,6 +22,9 @@ masked          B G bool        optional, of data with boxes without masks: whet
                                 the slot has a mask; if not, `masks` fills the box and has no loss
 void            B H W uint8     optional, of data with void regions: 1 in void pixels, which have no
                                 mask loss
+c2..c5          B C h w         optional, of data.feature_cache: the maps of a frozen backbone, in
+                                float32, bfloat16 or uint8; one alone of a plain transformer
+c2_low, c2_step B C float32     for maps in uint8: a value is low + step * its byte; also of c3..c5
 seeds           B int64         optional: decides which anchors and regions of the image are
                                 sampled; here a function of (seed of the run, epoch, position of
                                 the file by name). Without it, torch's generator draws one
@@ -44,6 +48,8 @@ SLOT_KEYS = (*TARGET_KEYS, "masked")  # padded to G slots
 
 AREA_KEYS = ("images", "void")  # padded to H W
 
+MAP_KEYS = ("c2", "c3", "c4", "c5")
+
 _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
     "images": ("B3HW", torch.uint8),
     "image_sizes": ("B2", torch.int64),
@@ -65,6 +71,26 @@ _LAYOUT: dict[str, tuple[str, torch.dtype]] = {
 _OPTIONAL = ("masked", "void", "seeds")
 
 
+def map_key(stride: int) -> str:
+    """The key of the map at this stride, 4, 8, 16 or 32."""
+    return MAP_KEYS[stride.bit_length() - 3]
+
+
+def stored_maps(batch: Batch) -> list[Tensor] | None:
+    """The maps c2..c5 that a batch has in place of pixels, B C h w float32; None if it has
+    pixels.
+    """
+    maps = []
+    for key in MAP_KEYS:
+        if key in batch:
+            values = batch[key].float()
+            if f"{key}_step" in batch:
+                low, step = (batch[f"{key}_{part}"][..., None, None] for part in ("low", "step"))
+                values = low + step * values
+            maps.append(values)
+    return maps or None
+
+
 def check_batch(batch: Batch, num_classes: int) -> None:
     """Raise ValueError, naming key, value and expectation, if `batch` breaks the contract. For
     tests and debugging: it reads values, so it synchronizes with the device.
@@ -75,6 +101,8 @@ def check_batch(batch: Batch, num_classes: int) -> None:
             continue
         if key not in batch:
             raise ValueError(f"batch has no '{key}'; it needs {', '.join(_LAYOUT)}")
+        if key == "images" and stored_maps(batch):
+            letters = "B0HW"
         _check_layout(key, batch[key], letters, dtype, sizes)
     boxes, labels, filled = batch["boxes"], batch["labels"], batch["valid"] | batch["crowd"]
     if (batch["valid"] & batch["crowd"]).any():

@@ -49,8 +49,15 @@ from maskrcnn_lit.data.loaders import (
 )
 from maskrcnn_lit.data.samplers import EpochBatches, repeat_factors, validation_batches
 from maskrcnn_lit.data.stores.cutouts import choose_cutouts
+from maskrcnn_lit.data.stores.feature_maps import DTYPES, FeatureMaps
 from maskrcnn_lit.data.stores.resized_images import choose_resized
-from maskrcnn_lit.data.transforms import fitted_sizes, read_augment, read_image_size
+from maskrcnn_lit.data.transforms import (
+    Augment,
+    ImageSize,
+    fitted_sizes,
+    read_augment,
+    read_image_size,
+)
 from maskrcnn_lit.errors import (
     UserError,
     check_choice,
@@ -108,6 +115,8 @@ class CocoDataModule(LightningDataModule):
         augment: plain numbers, see `transforms.Augment`; for training images only.
         mask_size: M, the side of an object's mask crop.
         image_cache: "auto", "on" or "off"; see `choose_resized`.
+        feature_cache: the form in which the maps of a frozen backbone are cached, of `DTYPES`, or
+            "off"; training/feature_cache.py computes them.
         cache_dir: folder for caches; None: the user's cache folder.
         cache_gb: limit for copies of images there.
         max_pixels: limit for the pixels of an image file.
@@ -172,6 +181,7 @@ class CocoDataModule(LightningDataModule):
         augment: Mapping[str, Any] | None = None,
         mask_size: int = 112,
         image_cache: str = "auto",
+        feature_cache: str = "off",
         cache_dir: str | Path | None = None,
         cache_gb: float = 50.0,
         max_pixels: int = MAX_PIXELS,
@@ -188,7 +198,7 @@ class CocoDataModule(LightningDataModule):
         check_choice(get_args(SubsetOrder), data__subset=subset)
         check_choice(get_args(OnInvalid), data__on_bad=on_bad)
         check_choice(("auto", "on", "off"), data__image_cache=image_cache)
-        check_flag(data__keep_empty=keep_empty)
+        check_flag(data__keep_empty=keep_empty, data__ignore_void=ignore_void)
         check_workers(workers)
         if download is not None:
             check_flag(data__download=download)
@@ -227,11 +237,12 @@ class CocoDataModule(LightningDataModule):
         }.items():
             if count is not None:
                 check_whole(1, **{name: count})
+        self.feature_cache = _read_feature_cache(
+            feature_cache, self.augment, self.image_size, lengths
+        )
         check_whole(1, data__max_pixels=max_pixels)
-        check_flag(data__ignore_void=ignore_void)
         check_choice(("cityscapes",), True, data__official_ap=official_ap)
-        self.official_ap = official_ap
-        self.max_pixels, self.ignore_void = max_pixels, ignore_void
+        self.official_ap, self.max_pixels, self.ignore_void = official_ap, max_pixels, ignore_void
         self.batch_size, self.workers, self.image_cache = batch_size, workers, image_cache
         self.cache, self.cache_gb = (
             Path(cache_dir).expanduser() if cache_dir else default_cache(),
@@ -242,6 +253,7 @@ class CocoDataModule(LightningDataModule):
         self.train_index: AnnotationIndex | None = None
         self.val_index: AnnotationIndex | None = None
         self.validation_subset_size: int | None = None  # see `validation_subset`
+        self._features: dict[str, FeatureMaps] = {}  # by part, see `use_features`
         self._resume_at = (0, 0)
         self._batches: EpochBatches | None = None
 
@@ -441,20 +453,44 @@ class CocoDataModule(LightningDataModule):
 
     @property
     def train_dataset(self) -> CocoDataset:
-        return self._dataset(self.train_index, training=True)
+        return self._dataset(self.train_index, self.augment)
 
     @property
     def val_dataset(self) -> CocoDataset:
-        return self._dataset(self.val_index, training=False)
+        return self._dataset(self.val_index, None)
 
-    def _dataset(self, index: AnnotationIndex | None, training: bool) -> CocoDataset:
+    def use_features(self, features: Mapping[str, FeatureMaps]) -> None:
+        """From now on, batches of "train" and "val" have these stored maps in place of pixels."""
+        self._features = dict(features)
+
+    def mirrored_views(self, part: str) -> list[bool]:
+        """The views of an image that an epoch may draw: as it is (False), mirrored (True)."""
+        flip = self.augment.flip if part == "train" else 0.0
+        return [mirrored for mirrored in (False, True) if (flip if mirrored else 1 - flip) > 0]
+
+    def view_batches(
+        self, part: str, mirrored: bool, batches: Sequence[Sequence[int]]
+    ) -> ExplainedLoader:
+        """The images at these positions of "train" or "val", not augmented or all mirrored, with
+        their pixels.
+        """
+        index = self.train_index if part == "train" else self.val_index
+        dataset = self._dataset(index, Augment(flip=float(mirrored)), announce=False)
+        keys = [[(0, position) for position in batch] for batch in batches]
+        _, shapes = self._shapes(part, dataset.index, announce=False)
+        return self._plain_loader(
+            dataset, fetched_ahead(keys, dataset.index, dataset.paste_source), shapes
+        )
+
+    def _dataset(
+        self, index: AnnotationIndex | None, augment: Augment | None, announce: bool = True
+    ) -> CocoDataset:
         if index is None:
             raise RuntimeError("call setup() first")
-        augment = self.augment if training else None
         resized, message = choose_resized(
             self.image_cache, index, self.image_size, augment, self.cache, self.cache_gb
         )
-        if message and training:
+        if message and augment is not None and announce:
             self.announce(message)
         cutouts = None
         if augment is not None and augment.copy_paste.p > 0:
@@ -492,6 +528,7 @@ class CocoDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         dataset = self.train_dataset
+        dataset.features = self._features.get("train")
         rank, world_size = self._ranks()
         groups, shapes = self._shapes("train", dataset.index)
         self._batches = EpochBatches(
@@ -521,6 +558,7 @@ class CocoDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         dataset = self.val_dataset
+        dataset.features = self._features.get("val")
         groups, shapes = self._shapes("val", dataset.index)
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             wanted = np.isin(dataset.index.rows, self.validation_subset.rows)
@@ -530,44 +568,56 @@ class CocoDataModule(LightningDataModule):
         )
 
     def _shapes(
-        self, part: str, index: AnnotationIndex
+        self, part: str, index: AnnotationIndex, announce: bool = True
     ) -> tuple[list[list[Ints]], list[list[Shape]]]:
         """The groups of images that share a padded size, and these sizes."""
         sizes = fitted_sizes(index.sizes, self.image_size)
         shapes = bucket_shapes(sizes, self.image_size, self.lengths)
-        names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
-        self.announce(
-            f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels than "
-            "without padding"
-        )
+        if announce:
+            names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
+            self.announce(
+                f"{part}: padded to {names}: {padding_overhead(sizes, shapes):.1%} more pixels "
+                "than without padding"
+            )
         return bucket_groups(sizes, shapes), shapes
 
     def _loader(
         self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]
     ) -> Loader:
-        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
-        workers = choose_workers(
-            self.workers, processes=self._ranks()[1], cuda=device.type == "cuda"
-        )
+        if dataset.features is None:
+            batches = fetched_ahead(batches, dataset.index, dataset.paste_source)
+        loader = self._plain_loader(dataset, batches, shapes)
         if self.workers == "auto":
             self.announce(
-                f"data.workers=auto: {workers} loader processes for {len(dataset)} images"
+                f"data.workers=auto: {loader.num_workers} loader processes for {len(dataset)} "
+                "images"
             )
-        loader = ExplainedLoader(
+        device = self._device()
+        return CudaPrefetcher(loader, device) if device.type == "cuda" else loader
+
+    def _plain_loader(
+        self, dataset: CocoDataset, batches: Any, shapes: Sequence[Sequence[Shape]]
+    ) -> ExplainedLoader:
+        cuda = self._device().type == "cuda"
+        workers = choose_workers(self.workers, processes=self._ranks()[1], cuda=cuda)
+        return ExplainedLoader(
             dataset,
-            batch_sampler=fetched_ahead(batches, dataset.index, dataset.paste_source),
+            batch_sampler=batches,
             num_workers=workers,  # torch uses one thread in each
             collate_fn=partial(
                 collate,
                 shapes=[shape for chain in shapes for shape in chain],
                 slots=self.slots,
+                features=dataset.features,
             ),
-            pin_memory=device.type == "cuda",
+            pin_memory=cuda,
             persistent_workers=workers > 0,
             # the global generator would make a resumed run differ
             generator=torch.Generator(),
         )
-        return CudaPrefetcher(loader, device) if device.type == "cuda" else loader
+
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _ranks(self) -> tuple[int, int]:
         return (
@@ -590,6 +640,42 @@ def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> N
         raise UserError(f"data.image_ids={image_ids} must be null or a list of image ids")
     for image_id in image_ids:
         check_whole(-(2**62), 2**62, data__image_ids=image_id)
+
+
+def _read_feature_cache(value: Any, augment: Augment, image_size: ImageSize, lengths: int) -> str:
+    """data.feature_cache. Raises UserError unless every view of an image is one of two, as it is or
+    mirrored, padded to one size.
+    """
+    check_choice(("off", *DTYPES), data__feature_cache=value)
+    choice = str(value)
+    if choice == "off":
+        return choice
+    unchanged = Augment(flip=augment.flip)
+    for name in ("scale", "crop", "brightness", "contrast", "saturation"):
+        value, plain = getattr(augment, name), getattr(unchanged, name)
+        if value != plain:
+            value, plain = (str(v).replace("(", "[").replace(")", "]") for v in (value, plain))
+            raise UserError(
+                f"data.feature_cache caches an image as it is and mirrored, but augment.{name} is "
+                f"{value}: use 'augment.{name}={plain}', or data.feature_cache=off"
+            )
+    if augment.transforms:
+        names = ", ".join(type(transform).__name__ for transform in augment.transforms)
+        raise UserError(
+            f"data.feature_cache caches an image as it is and mirrored, but augment has {names}: "
+            "use augment=none augment.flip=0.5, or data.feature_cache=off"
+        )
+    if augment.copy_paste.p > 0:
+        raise UserError(
+            f"data.feature_cache caches an image as it is and mirrored, but augment.copy_paste.p "
+            f"is {augment.copy_paste.p}: use augment.copy_paste.p=0, or data.feature_cache=off"
+        )
+    if lengths > 1 and isinstance(image_size, tuple) and image_size[0] != image_size[1]:
+        raise UserError(
+            f"data.feature_cache needs one padded size of each image, but data.lengths is "
+            f"{lengths}: use data.lengths=1, or one number as data.image_size"
+        )
+    return choice
 
 
 def describe_changes(part: str, index: AnnotationIndex) -> list[str]:

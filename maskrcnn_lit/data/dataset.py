@@ -20,6 +20,7 @@ from maskrcnn_lit.data.collate import SLOTS, Sample, collate, slot_count
 from maskrcnn_lit.data.paste import Objects, Piece, paste, resized_piece, sample_source
 from maskrcnn_lit.data.samplers import BLANK, Key
 from maskrcnn_lit.data.stores.cutouts import Cutouts
+from maskrcnn_lit.data.stores.feature_maps import FeatureMaps
 from maskrcnn_lit.data.stores.mask_crops import MaskCrops
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import (
@@ -37,7 +38,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import default_cache
 from maskrcnn_lit.storage.images import UnreadableImageError
 
-_BLANK_SIDE = 32
+BLANK_SIDE = 32  # pixels of the black image of BLANK
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class CocoDataset(Dataset[Sample]):
     resized: the store of resized images, if used. cache: folder for mask crops; None: the user's
     cache. cutouts: the pixels of objects, for `augment.copy_paste`; None: read from the files.
     slots: see `collate`; copy-paste never makes a batch need more than the data do without it.
+    features: the maps of a frozen backbone, which samples have in place of pixels; the augmentation
+    may mirror images, and nothing else.
 
     The position BLANK gives such a black image, to fill a batch.
     """
@@ -78,8 +81,10 @@ class CocoDataset(Dataset[Sample]):
         cache: Path | None = None,
         cutouts: Cutouts | None = None,
         slots: int = SLOTS,
+        features: FeatureMaps | None = None,
     ) -> None:
         self.index, self.image_size, self.augment = index, image_size, augment
+        self.features = features
         self.mask_size, self.on_bad, self.seed, self.resized = mask_size, on_bad, seed, resized
         self._crops = MaskCrops(index, mask_size, cache or default_cache())
         self._some_without_mask = bool(len(index.without_mask))
@@ -100,16 +105,34 @@ class CocoDataset(Dataset[Sample]):
             return self._blank()
         rng = np.random.default_rng((self.seed, epoch, i))
         view = sample_transform(*self.index.size(i), self.image_size, self.augment, rng)
-        image = self._image(i, view)
-        readable, targets = image is not None, {}
-        if image is None:
-            image = torch.zeros(3, *view.size, dtype=torch.uint8)
-            targets = self._hidden(view.size)
+        if self.features is None:
+            shown, targets = self._pixels(key, view, rng)
         else:
-            image, targets = self._augmented(key, image, view, rng)
-        sample = _describe(image, self.index.size(i), int(self.index.image_ids[i]), view, readable)
+            shown, readable = self.features.read(i, view.flip)
+            targets = self._unchanged(i, view) if readable else None
+        readable = targets is not None
+        sample = _describe(self.index.size(i), int(self.index.image_ids[i]), view, readable)
         sample["seeds"] = torch.from_numpy(np.array(rng.integers(2**63 - 1)))
-        return sample | targets
+        return sample | shown | (self._hidden(view.size) if targets is None else targets)
+
+    def _pixels(
+        self, key: Key, view: SampledTransform, rng: np.random.Generator
+    ) -> tuple[Sample, Sample | None]:
+        """The image and its targets; without targets, a black image for one that cannot be
+        decoded.
+        """
+        image = self._image(key[1], view)
+        if image is None:
+            return {"images": torch.zeros(3, *view.size, dtype=torch.uint8)}, None
+        image, targets = self._augmented(key, image, view, rng)
+        return {"images": image}, targets
+
+    def _unchanged(self, i: int, view: SampledTransform) -> Sample:
+        """The targets of an image that nothing follows the view of."""
+        targets = self._targets(self._objects(i, view), view.size, None)
+        if self._has_void:
+            targets["void"] = torch.from_numpy(self._void(i, view))
+        return targets
 
     def paste_source(self, key: Key) -> int | None:
         """The position of the image whose objects are pasted on the image of `key`; None: no
@@ -299,14 +322,14 @@ class CocoDataset(Dataset[Sample]):
         return targets
 
     def _blank(self) -> Sample:
-        view = full_view(_BLANK_SIDE, _BLANK_SIDE, _BLANK_SIDE)
-        image = torch.zeros(3, *view.size, dtype=torch.uint8)
-        sample = _describe(image, view.size, BLANK_ID, view, readable=False)
+        view = full_view(BLANK_SIDE, BLANK_SIDE, BLANK_SIDE)
+        sample = _describe(view.size, BLANK_ID, view, readable=False)
+        if self.features is None:  # else `collate` adds the maps, as it knows the padded size
+            sample["images"] = torch.zeros(3, *view.size, dtype=torch.uint8)
         return sample | self._hidden(view.size) | {"seeds": torch.zeros((), dtype=torch.int64)}
 
 
 def _describe(
-    image: Tensor,
     original: tuple[int, int],
     image_id: int,
     view: SampledTransform,
@@ -314,7 +337,6 @@ def _describe(
 ) -> Sample:
     scales = view.size[0] / view.window[2], view.size[1] / view.window[3]
     return {
-        "images": image,
         "image_sizes": torch.from_numpy(np.array(view.size)),  # three times as fast as torch.tensor
         "scales": torch.from_numpy(np.array(scales, np.float32)),
         "original_sizes": torch.from_numpy(np.array(original)),
@@ -333,6 +355,7 @@ def image_batch(
     for image, image_id in zip(images, image_ids, strict=True):
         size = (image.shape[0], image.shape[1])
         view = full_view(*size, image_size)
-        samples.append(_describe(resample(np.array(image), 1, view), size, image_id, view))
+        pixels = {"images": resample(np.array(image), 1, view)}
+        samples.append(_describe(size, image_id, view) | pixels)
     side = None if isinstance(image_size, tuple) else [(image_size, image_size)]
     return collate(samples, side)

@@ -177,6 +177,8 @@ def fit(prepared: Prepared, result: RunResult) -> None:
             images=int(before["images"]) + int(module.images_seen) * trainer.world_size,
             joules=None if joules is None or checkpoint else (_joules(trainer) or joules) - joules,
         )
+        if module.cached is not None:
+            result.cost["feature_cache"] = module.cached.record()
 
 
 def score(prepared: Prepared, result: RunResult) -> None:

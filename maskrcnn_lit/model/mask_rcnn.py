@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.batch import Batch, stored_maps
 from maskrcnn_lit.errors import (
     UserError,
     check_choice,
@@ -168,7 +168,11 @@ class MaskRCNN(nn.Module):
         if not self.training and "boxes" not in batch and not self.choices:
             inferred = self.infer(batch["images"], batch["image_sizes"], static_shapes)
             return Output({}, {}, self.marked(inferred), None)
-        pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
+        maps = stored_maps(batch)
+        if maps is None:
+            pyramid, prediction = self.trunk(batch["images"], batch["image_sizes"])
+        else:  # of a frozen backbone, computed before
+            pyramid, prediction = self.after_backbone(maps)
         anchors = self.anchors(pyramid, batch["images"].shape[-2:])
 
         losses, counts = dict[str, Tensor](), dict[str, Tensor]()
@@ -208,7 +212,12 @@ class MaskRCNN(nn.Module):
 
     def trunk(self, images: Tensor, image_sizes: Tensor) -> tuple[list[Tensor], Prediction]:
         """Pixels -> p2..p6 and the RPN's prediction for every anchor."""
-        pyramid = self.fpn(self.backbone(self.normalize(images, image_sizes)))
+        kind = type(self)  # methods of the class are not compiled separately
+        return kind.after_backbone(self, self.backbone(self.normalize(images, image_sizes)))
+
+    def after_backbone(self, maps: list[Tensor]) -> tuple[list[Tensor], Prediction]:
+        """c2..c5 -> p2..p6 and the RPN's prediction for every anchor."""
+        pyramid = self.fpn(maps)
         return pyramid, self.rpn(pyramid)
 
     def targets(

@@ -102,6 +102,17 @@ def draw_panel(
     return np.array(panel)
 
 
+def with_pixels(batch: Batch, i: int, data: CocoDataModule) -> Batch:
+    """A validation batch that has features in place of pixels, with the pixels of its image `i`."""
+    dataset, image_id = data.val_dataset, int(batch["image_ids"][i])
+    position = int(np.flatnonzero(dataset.index.image_ids == image_id)[0])
+    pixels = dataset[0, position]["images"]
+    count, _, *padded = batch["images"].shape
+    images = torch.zeros(count, 3, *padded, dtype=torch.uint8)
+    images[i, :, : pixels.shape[1], : pixels.shape[2]] = pixels
+    return batch | {"images": images}
+
+
 @torch.no_grad()
 def draw_predictions(module: DetectionModule, data: CocoDataModule) -> Any:
     """Ground truth beside prediction for a few validation images, H W 3 uint8. A compiled model

@@ -79,8 +79,9 @@ def axes(rows: float, x: str, y: str, *, margin: float = 0.7) -> tuple[Figure, A
 
 
 def log_scale(ax: Axes, which: str) -> None:
-    """Make the "x" or "y" axis logarithmic, with plain numbers at 1, 2 and 5 (over more than two powers of ten
-    at 1 alone). Call it after drawing. matplotlib's own labels are mathtext: see `render_as`.
+    """Make the "x" or "y" axis logarithmic, with plain numbers at 1, 2 and 5; over more than two
+    powers of ten at 1 alone. Call it after drawing. matplotlib's own labels are mathtext: see
+    `render_as`.
     """
     axis = ax.xaxis if which == "x" else ax.yaxis
     low, high = axis.get_data_interval()

@@ -61,7 +61,8 @@ class RunResult:
     data: see `describe_data`.
     parent: for a run that continues a finished one, that run: see `runs.parent.read_parent`. Its
     cost is included in this one's.
-    cost: see `run_cost` and, for a finished run, `inference_cost` in `maskrcnn_lit.measure.cost`.
+    cost: see `run_cost` and, for a finished run, `inference_cost` in `maskrcnn_lit.measure.cost`;
+        "feature_cache" of a run that read features: `training.feature_cache.Cached.record`.
     """
 
     status: str

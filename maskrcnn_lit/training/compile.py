@@ -21,7 +21,9 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.files import default_cache
 
 # Methods of MaskRCNN. `infer` calls others, which are compiled into it.
-REGIONS = ("trunk", "targets", "losses", "proposals", "detect", "classify", "infer")
+REGIONS = (
+    *("trunk", "after_backbone", "targets", "losses", "proposals", "detect", "classify", "infer"),
+)
 
 CHOICES = ("auto", "always", "off")
 

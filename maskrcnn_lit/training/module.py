@@ -23,6 +23,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.mask_head import check_takes_void
+from maskrcnn_lit.training.feature_cache import Cached, cache_features
 from maskrcnn_lit.training.nonfinite import FiniteGuard, NonFiniteStep, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
 from maskrcnn_lit.training.plateau import Plateau
@@ -108,6 +109,7 @@ class DetectionModule(LightningModule):
         self.images_seen: Tensor | int = 0  # training images of this process, without BLANK
         self.masks_dropped: Tensor | int = 0  # positives without a mask slot, as `images_seen`
         self.ready_since = 0.0  # when training was ready for its next batch, by time.perf_counter
+        self.cached: Cached | None = None  # the features that steps read in place of pixels
         self._guard = FiniteGuard()
 
     def setup(self, stage: str) -> None:
@@ -169,6 +171,10 @@ class DetectionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainer = self.trainer
+        # The weights are loaded, and the first loader, which has the length of an epoch, is not yet
+        # built.
+        backbone = self.config.get("model", {}).get("backbone", {})
+        self.cached = cache_features(self.model, trainer, backbone)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
         steps, images = (
             Length(total_steps(trainer), steps_per_epoch(trainer)),

@@ -117,6 +117,10 @@ class RankWatch(Callback):
     def on_validation_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         self._between()
 
+    def moved(self) -> None:
+        """Count progress that is neither a batch nor CPU time, as that of another run."""
+        self._count += 1
+
     def _between(self) -> None:
         self._count += 1
         self._in_batches = False

@@ -334,7 +334,7 @@ def test_mistakes_are_told(folder: Path):
         **dict.fromkeys(("train_images", "val_images"), COUNT[1:]),
         **{key: [*COUNT, 10**9] for key in ("batch_size", "mask_size", "slots")},
         lengths=[*COUNT, 4],
-        **{key: [None, *CHOICE] for key in ("subset", "on_bad", "image_cache")},
+        **{key: [None, *CHOICE] for key in ("subset", "on_bad", "image_cache", "feature_cache")},
         keep_empty=FLAG,
         image_size=[None, 0, -800, "800", True, [], [800, math.nan]],
         workers=[None, True, -1, 1.5, "many", []],

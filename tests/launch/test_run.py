@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_commands import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data
+from tiny_commands import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data, run_command
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.run import _next_steps, build_module, read_data
 from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.runs.provenance import describe_datamodule
-from maskrcnn_lit.runs.result import RunResult
+from maskrcnn_lit.runs.result import RunResult, read_result
 
 pytest_plugins = ("tiny_commands",)
 
@@ -71,3 +71,21 @@ def test_after_the_synthetic_data_the_next_steps_are_real_ones():
     lines = _next_steps(result, "runs/a").splitlines()
     assert any("train experiment=finetune data.train.images=DIR" in line for line in lines)
     assert any("train data=coco2017 data.root=DIR" in line for line in lines)
+
+
+@pytest.mark.long
+def test_the_result_says_that_features_came_from_a_cache(
+    strange: Path, run_dir: Path, tmp_path: Path
+):
+    """The run ends as any other: with a picture, and with weights that are evaluated on images."""
+    options = ("augment=none", "augment.flip=0.5", "data.feature_cache=uint8", "trainer.epochs=1")
+    where = (f"run_dir={run_dir}", f"data.cache_dir={tmp_path / 'cache'}")
+    frozen = "backbone.freeze_at=all"
+    run_command("train", *coco_data(strange), *MODEL, frozen, *options, *where)
+    result = read_result(run_dir / "result.json")
+    cache = result.cost["feature_cache"]
+    assert cache["dtype"] == "uint8" and cache["views"] == 2 * TRAIN_IMAGES + VAL_IMAGES
+    assert cache["computed"] == cache["views"] and cache["gigabytes"] > 0
+    assert (run_dir / "predictions.png").is_file() and result.cost["flops"] > 0
+    run_command("evaluate", f"run={run_dir}", "checkpoint=last", "report=false")
+    run_command("train", *coco_data(strange), *MODEL, *options, *where[1:], code=2)

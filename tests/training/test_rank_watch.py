@@ -175,10 +175,19 @@ def is_slow(watch: RankWatch, rank: int) -> None:
     meet()
 
 
+def waits_for_another_run(watch: RankWatch, rank: int) -> None:
+    for _ in range(15):
+        time.sleep(0.1 * PATIENT)
+        watch.moved()
+    meet()
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("name", ["scores", "is_slow"])
+@pytest.mark.parametrize("name", ["scores", "is_slow", "waits_for_another_run"])
 def test_work_is_no_standing_still(name: str, tmp_path: Path):
-    """One scores for all between the batches, or has slower steps: for longer than the limit."""
+    """One scores for all between the batches, or has slower steps, or both wait for another run:
+    for longer than the limit.
+    """
     assert run(name, tmp_path, PATIENT) == ([0, 0], [])
 
 
