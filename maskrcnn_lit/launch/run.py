@@ -99,7 +99,6 @@ def prepare(config: DictConfig) -> Prepared:
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         on_stall=partial(_say_stalled, run_dir),
         environment=cluster_environment(),
-        monitor=_monitored(config),
     )
     data = read_data(config)
     if checkpoint is not None and is_rank_zero():
