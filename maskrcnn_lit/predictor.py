@@ -42,6 +42,7 @@ from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.tracking import Tracker, build_tracker
 from maskrcnn_lit.report.draw import PALETTE, PAPER, draw_instances
+from maskrcnn_lit.runs.shared import local
 from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
 from maskrcnn_lit.storage.frames import Frame, read_frames
 from maskrcnn_lit.storage.image_inputs import ImageInput, Input, iterate_inputs
@@ -551,8 +552,8 @@ def load_model(
 
     Args:
         source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
-            Mask R-CNN, the name of published weights (`pretrained.PUBLISHED`), or an exported file
-            or folder of them.
+            Mask R-CNN, the name of published weights (`pretrained.PUBLISHED`), an exported file
+            or folder of them, or what `maskrcnn-lit publish` wrote: a folder, or hf:USER/NAME.
         score_threshold: 0..1, detections below it are removed; "best": for each class the threshold
             that `maskrcnn-lit evaluate` stored, the best on the run's validation images for its
             best weights (0.5 for a class without one).
@@ -575,6 +576,7 @@ def load_model(
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)
+    source = local(source)
     suppression = {"nms": nms, "agnostic_nms": agnostic_nms, "exclusive": exclusive}
     if is_exported(source):
         check_exported_suppression(suppression)

@@ -51,6 +51,7 @@ NEEDED = {  # what a command needs besides the wrong option
     "reproduce": ("run={run}",),
     "replay": ("file={run}/none.pt",),
     "export": ("run={run}",),
+    "publish": ("run={run}", "to=new"),
     "import": ("from=torchvision", "weights={run}/checkpoints/best.ckpt", "out=new"),
     "data check": ("data=shapes",),
     "data stats": ("data=shapes",),
@@ -79,6 +80,7 @@ VALUES = {  # a wrong value of an option that the command has
         "batch_size=0",
         "web_runtime=[a]",
     ),
+    "publish": ("private=2", "pictures=x", "license=[a]", "checkpoint=worst"),
     "import": ("from=caffe", "config=x.py", "weights=[a]", "overwrite=2"),
     "data check": ("data.image_size=0", "overwrite=2", "cleaned=[a]"),
     "data stats": ("data.image_size=-5", "seed=-1"),
@@ -122,6 +124,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
         ("run={run}", "format=web", "web_runtime=none.tgz"),
     ),
     "lr": ((*DATA,), ("data=shapes", "low=1", "high=0.1"), ("data=shapes", "out=rate.txt")),
+    "publish": (("run=none", "to=new"), ("run={run}", "to=hf:alone"), ("run={images}", "to=new")),
     "bench": ((*DATA,), ("run=none",)),
     "import": (
         ("from=torchvision", "weights=none.pth", "out=new"),

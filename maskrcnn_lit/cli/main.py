@@ -66,6 +66,13 @@ COMMANDS = {
             "maskrcnn-lit export run=RUN format=web",
         ),
     ),
+    "publish": Command(
+        "write a trained run for others: a folder with a model card, or a model on the hub",
+        (
+            "maskrcnn-lit publish run=RUN to=NEW license=cc-by-4.0",
+            "maskrcnn-lit publish run=RUN to=hf:USER/NAME private=true",
+        ),
+    ),
     "import": Command(
         "take over a Mask R-CNN of MMDetection, Detectron2 or torchvision as a run folder",
         (

@@ -118,6 +118,7 @@ OPTIONS: dict[str, Rule] = {
     "high": _number(0, 1e6, above=True),
     "latency": TEXT_OR_NULL,
     "library": FLAG,
+    "license": TEXT_OR_NULL,
     "low": _number(0, 1e6, above=True),
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
@@ -129,7 +130,9 @@ OPTIONS: dict[str, Rule] = {
     "overwrite": FLAG,
     "page": COUNT_OR_NULL,
     "part": _choice("train", "val"),
+    "pictures": FLAG,
     "precision": PRECISION,
+    "private": FLAG,
     "provider": _choice("auto", "cpu", "cuda", "tensorrt"),
     "question": TEXT_OR_NULL,
     "report": FLAG,
@@ -414,8 +417,11 @@ OPTIONS: dict[str, Rule] = {
 # Groups that may also appear elsewhere in a config, with the same rows.
 COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
 
-# Rows of options that mean something else in `export`, whose config alone has a format.
-OF_EXPORT = {"precision": _choice("f32", "int8")}
+# Rows of options that mean something else in one command, by a key that its config alone has.
+OF_COMMAND = {
+    "format": {"precision": _choice("f32", "int8")},  # export
+    "license": {"to": PATH},  # publish
+}
 
 # Rows of options in commands that take a run, whose configs have these of the model alone; null is
 # what the run has.
@@ -451,8 +457,9 @@ def applies(name: str, config: Mapping[str, Any]) -> Rule | None:
     """The row of `name` in `config` (nested dicts), or None if the option belongs to a class
     outside the package.
     """
-    if name in OF_EXPORT and "format" in config:
-        return OF_EXPORT[name]
+    for key, rows in OF_COMMAND.items():
+        if key in config and name in rows:
+            return rows[name]
     model = config.get("model")
     if name in OF_RUN and isinstance(model, Mapping) and len(model) == len(OF_RUN):
         return OF_RUN[name]

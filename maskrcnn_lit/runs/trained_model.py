@@ -32,6 +32,7 @@ from maskrcnn_lit.model.pretrained.published import (
 )
 from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
+from maskrcnn_lit.runs.shared import is_shared, local, read_shared
 from maskrcnn_lit.storage.download import fetch, file_digest
 from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
 
@@ -118,7 +119,8 @@ def read(source: str | Path, checkpoint: str = "best", trust: Sequence[str] = ()
     """Read a trained model with a checked config.
 
     Args: source: a run folder, a checkpoint of one, a weights file of torchvision's or Detectron2's
-        Mask R-CNN, or a name in PUBLISHED, whose file is downloaded once. checkpoint: best or last,
+        Mask R-CNN, a name in PUBLISHED, whose file is downloaded once, or what `publish` wrote: a
+        folder, or hf:USER/NAME on the hub. checkpoint: best or last,
         of a run folder. trust: packages whose classes its config may use.
 
     Raises: UserError: the source does not exist, is not a supported Mask R-CNN, cannot be
@@ -170,7 +172,7 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
     """
     if checkpoint not in ("best", "last"):
         raise UserError(f"checkpoint={checkpoint} must be best or last")
-    path = Path(source)
+    path = Path(local(source))
     if str(source) in PUBLISHED and not path.exists():
         path = fetch(*PUBLISHED[str(source)])
     refuse_exported(path, "weights")
@@ -189,6 +191,8 @@ def _read_plain(source: str | Path, checkpoint: str = "best") -> Pretrained:
             f"{path} is not a run folder, since it has no config.yaml: give one that `maskrcnn-lit "
             "train` wrote"
         )
+    if path.is_dir() and is_shared(path):
+        return Pretrained(*read_shared(path))
     if path.is_dir():
         path = (last_checkpoint(path) if checkpoint == "last" else None) or best_checkpoint(path)
     saved = read_file(path)

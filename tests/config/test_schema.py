@@ -12,7 +12,7 @@ from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.compose import compose, describe, show
 from maskrcnn_lit.config.overrides import flat
 from maskrcnn_lit.config.schema import (
-    OF_EXPORT,
+    OF_COMMAND,
     OF_RUN,
     OPTIONS,
     Rule,
@@ -86,7 +86,11 @@ def test_every_value_of_ours_is_allowed(known):
     for name, values in known.items():
         rules = [
             rule
-            for rule in (rule_of(name), OF_EXPORT.get(name), OF_RUN.get(name))
+            for rule in (
+                rule_of(name),
+                *(rows.get(name) for rows in OF_COMMAND.values()),
+                OF_RUN.get(name),
+            )
             if rule is not None
         ]
         for value in values if rules else ():
