@@ -78,6 +78,10 @@ NOT_ASKED = {
 NOT_HIDDEN = {command: [*_TRAIN, *_VAL] for command in NOT_ASKED if command.startswith("data ")}
 
 COMMENTS = ("sweep.", "question.")  # keys of experiments, for every command
+SCORING = (
+    "evaluation.",
+    "metrics.",
+)  # the same, of commands that score nothing
 
 
 class Option(NamedTuple):
@@ -375,8 +379,9 @@ def _check_experiment(command: str, config: Any, choices: dict[str, str | None])
         for name, value in named.items()
         if isinstance(value, dict) and "_target_" in value
     )
+    unread = (*COMMENTS, *(SCORING if command in ("bench", "lr") else ()))
     for name in named:
-        if name not in known and not f"{name}.".startswith((*objects, *COMMENTS)):
+        if name not in known and not f"{name}.".startswith((*objects, *unread)):
             text = f"experiment={choices['experiment']} sets {name}, which {command} does not have"
             raise UserError(f"{text}{suggest(name, known)}")
 

@@ -164,6 +164,9 @@ def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) 
     if "logger" in copy:
         copy["logger"] = {}
     copy.pop("launcher", None)
+    trainer = copy.get("trainer")
+    if isinstance(trainer, dict) and "fast_dev_run" in trainer:  # the name before `check`
+        trainer["check"] = trainer.pop("fast_dev_run")
     for path, node in _nodes(copy, ""):
         if any(str(key).startswith("_") for key in node):
             _check(path, node, where, trust)

@@ -49,7 +49,7 @@ def collate(
 
 
 def _shown(samples: Sequence[Sample], shape: Shape, features: FeatureMaps | None) -> Batch:
-    """What the backbone sees, or its maps; in the memory format for convolutions."""
+    """The padded images or, in their place, stored maps; in the memory format for convolutions."""
     if features is None:
         pixels = [s["images"].permute(1, 2, 0) for s in samples]
         return {"images": _padded(pixels, (*shape, 3)).permute(0, 3, 1, 2)}

@@ -128,7 +128,7 @@ class CocoDataset(Dataset[Sample]):
         return {"images": image}, targets
 
     def _unchanged(self, i: int, view: SampledTransform) -> Sample:
-        """The targets of an image that nothing follows the view of."""
+        """The targets of an image that is only resized and mirrored."""
         targets = self._targets(self._objects(i, view), view.size, None)
         if self._has_void:
             targets["void"] = torch.from_numpy(self._void(i, view))

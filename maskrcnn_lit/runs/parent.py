@@ -40,8 +40,8 @@ def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
-    """Initialize `run_dir` from `parent`: copy last.ckpt, best.ckpt, metrics.csv and TensorBoard's
-    curves. The count of validations without progress restarts at 0.
+    """Initialize `run_dir` from `parent`: copy last.ckpt, best.ckpt, those of `trainer.keep_best`,
+    metrics.csv and TensorBoard's curves. The count of validations without progress restarts at 0.
 
     Args:
         checkpoint: of the parent, from `read_parent`.
@@ -51,7 +51,9 @@ def start_from(parent: Path, run_dir: Path, checkpoint: dict[str, Any]) -> None:
         states[StopWithoutProgress.__name__]["validations"] = 0
     save_plain(run_dir / "checkpoints" / "last.ckpt", checkpoint)
     events = [*sorted(parent.glob(EVENTS)), *sorted((parent / "tensorboard").glob(EVENTS))]
-    for file in (parent / "checkpoints" / "best.ckpt", parent / "metrics.csv", *events):
+    saved = parent / "checkpoints"
+    best = [saved / "best.ckpt", *sorted(saved.glob("epoch_*.ckpt"))]
+    for file in (*best, parent / "metrics.csv", *events):
         if file.is_file() and not file.is_symlink():
             _copy(file, run_dir / file.relative_to(parent))
 

@@ -36,7 +36,7 @@ def hub_name(text: str) -> str | None:
     if not text.startswith(HUB):
         return None
     name = text.removeprefix(HUB)
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", name):
+    if not re.fullmatch(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", name):
         raise UserError(f"to={text} must be hf:USER/NAME, as in hf:mylab/nuclei")
     return name
 

@@ -22,7 +22,7 @@ from maskrcnn_lit.model.pretrained.files import check_finite
 from maskrcnn_lit.storage.files import move_into_place, temporary_file
 from maskrcnn_lit.storage.sealed import zip_fault
 from maskrcnn_lit.training.loggers import rewind
-from maskrcnn_lit.training.monitor import DEFAULT_METRICS, falls, is_better
+from maskrcnn_lit.training.monitor import DEFAULT_METRICS, falls, is_better, monitored
 from maskrcnn_lit.training.stop import AgreedStep, StopRequest
 
 
@@ -219,7 +219,7 @@ class RunCheckpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_monitor(trainer)
-        score = float(trainer.callback_metrics.get(self.monitor, torch.nan))
+        score = monitored(trainer, self.monitor)
         position = {"epoch": trainer.current_epoch + 1, "batch": 0}
         better = is_better(score, self.best, self.monitor)
         # Write them before last.ckpt, which records them: a run killed in between finds the same
@@ -243,7 +243,8 @@ class RunCheckpoints(Checkpoint):
         if logged and self.monitor not in (*logged, *DEFAULT_METRICS):
             raise UserError(
                 f"trainer.monitor={self.monitor} is not a metric of this run's validation, which "
-                f"has {', '.join(logged)}"
+                f"has {', '.join(logged)}: use one of these (trainer.check=true tries it in two "
+                "steps)"
             )
 
     def _is_among_the_best(self, score: float) -> bool:

@@ -22,7 +22,14 @@ from maskrcnn_lit.storage.files import default_cache
 
 # Methods of MaskRCNN. `infer` calls others, which are compiled into it.
 REGIONS = (
-    *("trunk", "after_backbone", "targets", "losses", "proposals", "detect", "classify", "infer"),
+    "trunk",
+    "after_backbone",
+    "targets",
+    "losses",
+    "proposals",
+    "detect",
+    "classify",
+    "infer",
 )
 
 CHOICES = ("auto", "always", "off")

@@ -2,10 +2,21 @@
 
 import math
 
+from lightning.pytorch import Trainer
+
 DEFAULT_METRICS = ("val/mask_ap", "val/box_ap")  # of a model with and without masks
 
 # All others should rise.
 FALLING = ("val/loss", "val/merged", "val/split", "val/count_error")
+
+
+def monitored(trainer: Trainer, metric: str) -> float:
+    """The value of the last validation, NaN without one; that of the main process in all of them: a
+    metric of the user's own may differ, and all have to save and stop together. Every process calls
+    it.
+    """
+    value = float(trainer.callback_metrics.get(metric, math.nan))
+    return value if trainer.world_size == 1 else float(trainer.strategy.broadcast(value))
 
 
 def falls(metric: str) -> bool:

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
-# Steps between the wish of one of several processes and what all do. It must exceed the number of
+# Steps from the request of one process to the step at which all act. It must exceed the number of
 # steps that one process may be ahead of another.
 MARGIN = 20
 

@@ -21,7 +21,7 @@ from maskrcnn_lit.training.average import MovingAverage
 from maskrcnn_lit.training.checkpoint import AtomicCheckpointIO, RunCheckpoints
 from maskrcnn_lit.training.compile import CompileRegions
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
-from maskrcnn_lit.training.monitor import DEFAULT_METRICS, is_better
+from maskrcnn_lit.training.monitor import DEFAULT_METRICS, is_better, monitored
 from maskrcnn_lit.training.profile import ProfileSteps
 from maskrcnn_lit.training.rank_watch import RankWatch
 
@@ -49,6 +49,7 @@ OWN = {
     "max_steps": "use trainer.steps",
     "max_time": "use trainer.max_time",
     "num_nodes": "use trainer.num_nodes",
+    "overfit_batches": "use experiment=overfit",
     "num_sanity_val_steps": "trainer.check=true tries a validation",
     "plugins": "it writes checkpoints and finds the cluster by plugins of its own",
     "precision": "use trainer.precision",
@@ -271,8 +272,10 @@ class StopWithoutProgress(Callback):
         self._stop(trainer)  # resumed after the end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
-        if trainer.state.fn != TrainerFn.FITTING or math.isnan(score):
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        score = monitored(trainer, self.monitor)
+        if math.isnan(score):
             return
         if is_better(score, self.best, self.monitor):
             self.best, self.validations = score, 0

@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from repository import REPOSITORY
 from tiny_commands import MODEL, run_command, shapes_data
+
+from maskrcnn_lit.config import compose as config
 
 pytest_plugins = ("tiny_commands",)
 
@@ -25,3 +28,9 @@ def test_rates_rise_until_the_loss_diverges(
     assert f"{len(rates)} steps with optimizer.lr from 1e-05 to " in printed
     if report["suggested"] is not None:
         assert f"optimizer.lr={report['suggested']:g}" in printed
+
+
+@pytest.mark.parametrize("command", ["lr", "bench"])
+def test_it_takes_the_experiments_of_train(command: str):
+    for file in sorted((REPOSITORY / "conf/experiment").glob("*.yaml")):
+        config.show(command, [f"experiment={file.stem}"])

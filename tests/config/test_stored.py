@@ -314,3 +314,8 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path):
             match=r"config.yaml (cannot be read|does not contain a config)(,|:) give another run",
         ):
             load_run_config(tmp_path)
+
+
+def test_the_name_before_trainer_check_is_read():
+    plain = {"trainer": {"epochs": 1, "fast_dev_run": True}}
+    assert checked(plain, where="config.yaml").trainer == {"epochs": 1, "check": True}

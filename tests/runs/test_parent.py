@@ -24,6 +24,7 @@ def parent(tmp_path: Path) -> Path:
     }
     save_plain(folder / "checkpoints" / "last.ckpt", checkpoint)
     save_plain(folder / "checkpoints" / "best.ckpt", checkpoint)
+    save_plain(folder / "checkpoints" / "epoch_1.ckpt", checkpoint)
     (folder / "metrics.csv").write_text("step\n0\n")
     (folder / "events.out.tfevents.3.host").write_bytes(b"events")
     (folder / "tensorboard").mkdir()  # of an older version
@@ -54,6 +55,7 @@ def test_the_new_folder_begins_where_the_parent_ended(parent: Path, tmp_path: Pa
     assert files == {
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
+        "checkpoints/epoch_1.ckpt",
         "metrics.csv",
         "events.out.tfevents.3.host",
         "tensorboard/events.out.tfevents.1.host",

@@ -1,8 +1,21 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from maskrcnn_lit.training.monitor import falls, is_better
+from maskrcnn_lit.training.monitor import falls, is_better, monitored
+
+
+def test_all_processes_have_the_value_of_the_main_one():
+    trainer: Any = SimpleNamespace(
+        callback_metrics={"val/mine": 0.3},
+        world_size=2,
+        strategy=SimpleNamespace(broadcast=lambda value: 0.7),
+    )
+    assert monitored(trainer, "val/mine") == 0.7
+    trainer.world_size = 1
+    assert monitored(trainer, "val/mine") == 0.3 and math.isnan(monitored(trainer, "val/none"))
 
 
 @pytest.mark.parametrize(
