@@ -82,7 +82,9 @@ def run_job(config: DictConfig) -> None:
             )
     if is_rank_zero():
         advice = summary.ending(*prepared[:3], result.metrics)
-        ending = _ending(result, config.run_dir, prepared.trainer.global_step)
+        evaluation, data_images = coco_evaluation(prepared.trainer), result.data["val"]["images"]
+        images = data_images if evaluation is None else len(evaluation.image_ids)
+        ending = _ending(result, config.run_dir, prepared.trainer.global_step, images)
         _log.info("\n".join([ending, *advice]))
 
 
@@ -281,14 +283,15 @@ def _inference_cost(
         return inference_cost(model, *batches)
 
 
-def _ending(result: RunResult, run_dir: str, steps: int) -> str:
+def _ending(result: RunResult, run_dir: str, steps: int, images: int) -> str:
+    """images: of the validation that were scored."""
     kind = "mask" if "val/mask_ap50" in result.metrics else "box"
     score = result.metrics.get(f"val/{kind}_ap50", float("nan"))
     return (
         f"\n{results_table(result.metrics)}\n\n"
         f"Trained {plural(steps, 'step')} in {result.cost['seconds']:.0f} s: "
         f"{kind} AP50 {score:.3f} on "
-        f"{plural(result.data['val']['images'], 'validation image')} of {result.data['name']}. "
+        f"{plural(images, 'validation image')} of {result.data['name']}. "
         f"Look at {run_dir}/predictions.png\n"
         f"{_next_steps(result, run_dir)}"
     )

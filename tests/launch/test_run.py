@@ -2,13 +2,14 @@
 runs: test_train.py.)
 """
 
+import os
 import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_commands import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data, run_command
+from tiny_commands import MODEL, TRAIN_IMAGES, VAL_IMAGES, coco_data, run_command, shapes_data
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.errors import UserError
@@ -89,3 +90,15 @@ def test_the_result_says_that_features_came_from_a_cache(
     assert (run_dir / "predictions.png").is_file() and result.cost["flops"] > 0
     run_command("evaluate", f"run={run_dir}", "checkpoint=last", "report=false")
     run_command("train", *coco_data(strange), *MODEL, *options, *where[1:], code=2)
+
+
+@pytest.mark.long
+@pytest.mark.process  # loaders
+def test_a_check_runs_everything_and_counts_what_it_scored(
+    shapes: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+):
+    options = ("data.batch_size=1", "trainer.check=true", f"run_dir={run_dir}")
+    run_command("train", *shapes_data(shapes), *MODEL, *options)
+    printed = capsys.readouterr().out
+    assert "Trained 2 steps" in printed and "on 2 validation images of shapes" in printed
+    assert {"result.json", "predictions.png", "detections.json"} <= set(os.listdir(run_dir))
