@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.run import build_module, read_data
-from maskrcnn_lit.training.checkpoint import RunCheckpoints
+from maskrcnn_lit.launch.trial import short_trainer
 from maskrcnn_lit.training.nonfinite import NonFiniteStep
-from maskrcnn_lit.training.trainer import build_trainer
 
 SMOOTHING = 0.9  # of the moving average of the losses
 DIVERGED = 4.0  # times the least loss so far: the test ends
@@ -43,22 +42,10 @@ def rate_test(config: DictConfig) -> RateTest:
         raise UserError(f"low={config.low:g} must be below high={config.high:g}")
     config = OmegaConf.create({**to_dict(config), "evaluation": {"images": None}})
     data = read_data(config)
-    changed = {
-        **{"devices": 1, "num_nodes": 1, "steps": config.steps, "epochs": None, "max_time": None},
-        **{"check": False, "checkpoint_every": None, "checkpoint_every_n_steps": None},
-    }
     torch.manual_seed(config.seed)
     raised = RaiseRate(config.low, config.high, config.steps, config.optimizer.lr)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(
-            run_dir=folder,
-            callbacks=[raised],
-            loggers=[],
-            **{**to_dict(config.trainer), **changed},
-            evaluate_every_n_epochs=1,
-        )
-        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
-        trainer.limit_val_batches = 0
+        trainer = short_trainer(config, folder, raised, config.steps, validation_batches=0)
         try:
             trainer.fit(build_module(config, data), datamodule=data)
         except NonFiniteStep:  # the loss has diverged to infinity

@@ -67,25 +67,10 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
     processes = (
         count_devices(config.trainer.accelerator, config.trainer.devices) * config.trainer.num_nodes
     )
-    changed = {
-        "devices": 1,
-        "num_nodes": 1,
-        "steps": steps + 1,
-        "epochs": None,
-        "checkpoint_every_n_steps": None,
-    }
     watch = Stopwatch()
     torch.manual_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(
-            run_dir=folder,
-            callbacks=[watch],
-            loggers=[],
-            **{**to_dict(config.trainer), **changed},
-            evaluate_every_n_epochs=1,
-        )
-        trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
-        trainer.limit_val_batches = VALIDATION_BATCHES
+        trainer = short_trainer(config, folder, watch, steps + 1, VALIDATION_BATCHES)
         module = build_module(config, data)
         trainer.fit(module, datamodule=data)
     loops = sum(watch.training[1:]) + sum(watch.validation)
@@ -103,6 +88,29 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(module.device),
         "device": device_name(module.device),
     }
+
+
+def short_trainer(
+    config: DictConfig, folder: str, callback: Callback, steps: int, validation_batches: int
+) -> Trainer:
+    """A trainer of a run's config for a few steps of one process, which writes nothing but what
+    Lightning puts into `folder`.
+    """
+    changed = {
+        **{"devices": 1, "num_nodes": 1, "steps": steps, "epochs": None, "max_time": None},
+        **{"check": False, "profile": None, "profiler": None},
+        **{"checkpoint_every": None, "checkpoint_every_n_steps": None},
+        "limit_val_batches": validation_batches,
+    }
+    trainer = build_trainer(
+        run_dir=folder,
+        callbacks=[callback],
+        loggers=[],
+        **{**to_dict(config.trainer), **changed},
+        evaluate_every_n_epochs=1,
+    )
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, RunCheckpoints)]  # type: ignore[attr-defined]
+    return trainer
 
 
 def main(config: str, out: str, steps: str) -> None:
