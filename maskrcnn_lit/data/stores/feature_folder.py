@@ -7,12 +7,13 @@ would become too large.
 """
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+
+from maskrcnn_lit.storage.files import flush_to_disk
 
 SHARE_OF_DISK = 0.8  # of the free space, that may be used
 
@@ -34,9 +35,9 @@ def disk_bytes(files: Iterable[Path]) -> int:
     """The space that files take on the disk: sparse ones take less than their size."""
     total = 0
     for file in files:
-        with suppress(FileNotFoundError), open(file, "rb") as opened:
-            os.fsync(opened)  # until then some file systems do not count what was just written
-            total += os.fstat(opened.fileno()).st_blocks * 512
+        with suppress(FileNotFoundError):
+            flush_to_disk(file)  # before, some file systems do not count what was just written
+            total += file.stat().st_blocks * 512
     return total
 
 
