@@ -84,8 +84,9 @@ def cache_features(
     except OSError as error:
         data.announce(_off(data, f"{folder} cannot be written ({error.strerror or error})"))
         stores, in_use, fits = {}, [], False
+    fits = trainer.strategy.reduce_boolean_decision(fits)  # all processes use the maps, or none
     computed = 0
-    if trainer.strategy.reduce_boolean_decision(fits):
+    if fits:
         with _one_run_at_a_time(trainer, [store.file for store in stores.values()]):
             counts = [filler.fill(part, store) for part, store in stores.items()]
             fits = trainer.strategy.reduce_boolean_decision(None not in counts)
@@ -305,7 +306,7 @@ def _one_run_at_a_time(trainer: Trainer, files: Sequence[Path]) -> Iterator[None
     """All processes of this run go on when no other run computes the maps in `files`."""
     with ExitStack() as stack:
         for file in sorted(set(files)):
-            mine = trainer.local_rank > 0
+            mine = not trainer.is_global_zero  # machines may share the folder
             while True:
                 if not mine:
                     mine = _locked_now(stack, file.with_suffix(".fill"))

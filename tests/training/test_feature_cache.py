@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,12 @@ from maskrcnn_lit.model.fpn import SimpleFPN
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.training.checkpoint import last_checkpoint
-from maskrcnn_lit.training.feature_cache import Cached, check_frozen
+from maskrcnn_lit.training.feature_cache import (
+    Cached,
+    _one_run_at_a_time,
+    cache_features,
+    check_frozen,
+)
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import adamw
 from maskrcnn_lit.training.processes import is_rank_zero
@@ -457,3 +464,54 @@ def test_two_runs_at_once_compute_each_view_once(shared_root: Path, tmp_path: Pa
     for process in processes:
         process.join()
     assert sorted((one, two)) == [0, VIEWS] and losses == other
+
+
+def process(made: Any, *, reduced: bool | None = None, **options: Any) -> Any:
+    """The trainer of one of several processes. reduced: what all processes agree on; by default,
+    what this one says.
+    """
+    strategy = SimpleNamespace(
+        reduce_boolean_decision=lambda mine: mine if reduced is None else reduced,
+        barrier=lambda: None,
+    )
+    given = {"local_rank": 0, "is_global_zero": True, "world_size": 2, "num_nodes": 1}
+    return SimpleNamespace(
+        datamodule=made,
+        strategy=strategy,
+        callbacks=[],
+        precision="32-true",
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        **given | options,
+    )
+
+
+def test_no_process_uses_a_cache_that_does_not_fit_in_another(
+    shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = data(shared_root, tmp_path, feature_cache="uint8")
+    second = {"local_rank": 1, "is_global_zero": False}
+    monkeypatch.setattr(made, "use_features", None)
+    assert cache_features(model(), process(made, reduced=False, **second), {}) is None
+    assert not list((tmp_path / "features").glob("*.raw")), "nothing is computed"
+
+
+def test_two_machines_with_one_folder_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def wait(_: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("maskrcnn_lit.training.feature_cache._wait", wait)
+    first = process(None, num_nodes=2)
+    second = process(None, num_nodes=2, is_global_zero=False)
+    other_run = process(None)
+    files = [tmp_path / "train.raw", tmp_path / "val.raw"]
+    with (
+        _one_run_at_a_time(first, files),
+        _one_run_at_a_time(second, files),
+        pytest.raises(TimeoutError),
+        _one_run_at_a_time(other_run, files),
+    ):
+        pass
+    with _one_run_at_a_time(other_run, files):
+        pass
