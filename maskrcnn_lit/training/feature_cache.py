@@ -153,9 +153,9 @@ class _Filler:
         for part, index in (("train", self.data.train_index), ("val", self.data.val_index)):
             if index is None:
                 raise RuntimeError("call setup() first")
-            shapes, of_row = padded_shapes(index, self.data.image_size)
-            used = sorted({shapes[k] for k in of_row[index.rows].tolist()})
-            blank = {shape: self._blank(shape) for shape in used}
+            # of the full json, as all runs with any of its images share the file
+            shapes, _ = padded_shapes(index, self.data.image_size)
+            blank = {shape: self._blank(shape) for shape in shapes}
             stores[part] = FeatureMaps(
                 index=index,
                 image_size=self.data.image_size,

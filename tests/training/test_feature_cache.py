@@ -30,6 +30,7 @@ from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.training.checkpoint import last_checkpoint
 from maskrcnn_lit.training.feature_cache import (
     Cached,
+    _Filler,
     _one_run_at_a_time,
     cache_features,
     check_frozen,
@@ -515,3 +516,34 @@ def test_two_machines_with_one_folder_do_not_wait_for_each_other(
         pass
     with _one_run_at_a_time(other_run, files):
         pass
+
+
+def filler(made: CocoDataModule, built: MaskRCNN | None = None) -> _Filler:
+    return _Filler(built or model(), process(made), made)
+
+
+def test_runs_with_other_images_of_one_json_share_their_maps(tmp_path: Path):
+    """Though none of them has images of both orientations."""
+    content = coco_dict(4)
+    portrait = content["images"][0]  # without annotations
+    portrait["width"], portrait["height"] = 60, 100
+    for part in ("train", "val"):
+        write_coco(tmp_path / part, content)
+    options = {"feature_cache": "uint8", "image_size": (64, 100), "lengths": 1, "keep_empty": True}
+    parts = {"portrait": [1], "landscape": [2, 3], "both": [1, 2, 3, 4]}
+    stores = {}
+    for name, ids in parts.items():
+        made = data(tmp_path, tmp_path / "cache", image_ids=ids, **options)
+        stores[name] = filler(made).stores(tmp_path / "cache", {})["train"]
+    assert len({store.file for store in stores.values()}) == 1
+    for name in ("portrait", "landscape"):
+        store = stores[name]
+        for i, image in enumerate(parts[name]):
+            levels = store.levels[store.shape(i)]
+            maps = {level.key: torch.full(level[1:], float(image)) for level in levels}
+            store.put(i, False, maps, readable=True)
+    both = stores["both"]
+    assert stores["landscape"].missing(False) == [] and both.missing(False) == [3]
+    for i, image, sides in ((0, 1, (32, 16)), (1, 2, (16, 32)), (2, 3, (16, 32))):
+        maps, _ = both.read(i, False)
+        assert maps["c2"].shape == (64, *sides) and (maps["c2_low"] == image).all()
