@@ -7,18 +7,22 @@ of all that they depend on, and are shared by all runs with this key.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
+import maskrcnn_lit
 from maskrcnn_lit.data.batch import map_key
 from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.datamodule import CocoDataModule
@@ -37,6 +41,9 @@ POLL_SECONDS = 0.5  # while another run computes the same maps
 
 # Options of a backbone that do not change its maps; the weights have a digest of their own.
 _NO_MATTER = ("weights", "freeze_at", "recompute", "drop_path")
+
+# Packages whose versions are in the key, where they are installed, beside torch.
+_PACKAGES = ("torchvision", "timm", "pillow")
 
 _log = logging.getLogger(__name__)
 
@@ -243,7 +250,9 @@ class _Filler:
         facts = [
             *(options, repr(model.backbone), model.mean.tolist(), model.std.tolist()),
             *(self.data.image_size, self.data.max_pixels, self.data.feature_cache),
-            *(str(self.trainer.precision), model.mean.device.type, torch.__version__),
+            self.data.on_bad,  # the maps of an image that cannot be read are stored if it is skip
+            *(str(self.trainer.precision), model.mean.device.type),
+            *(_versions(), _foreign_code(model.backbone)),
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         tensors = dict(model.backbone.state_dict()) | dict(model.backbone.named_buffers())
@@ -252,6 +261,25 @@ class _Filler:
             digest.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
             digest.update(content.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:32]
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that read images and compute maps."""
+    versions = {"maskrcnn_lit": maskrcnn_lit.__version__, "torch": str(torch.__version__)}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _foreign_code(backbone: nn.Module) -> dict[str, str]:
+    """The code of the classes of layers that are not of a package with a version in the key."""
+    code = {}
+    for layer in {type(part) for part in backbone.modules()}:
+        if layer.__module__.partition(".")[0] not in ("maskrcnn_lit", "torch", *_PACKAGES):
+            with suppress(OSError, TypeError):  # of a console
+                code[f"{layer.__module__}.{layer.__qualname__}"] = inspect.getsource(layer)
+    return code
 
 
 def _by_shape(store: FeatureMaps, positions: Sequence[int]) -> list[list[int]]:
@@ -266,9 +294,8 @@ def _changes(part: nn.Module) -> bool:
     """Whether a layer gives other values, or learns statistics, each time."""
     if not part.training or next(part.children(), None) is not None:
         return False
-    return (
-        isinstance(part, nn.modules.batchnorm._BatchNorm) or "drop" in type(part).__name__.lower()
-    )
+    changing = (nn.modules.batchnorm._BatchNorm, nn.RReLU, StochasticDepth)
+    return isinstance(part, changing) or "drop" in type(part).__name__.lower()
 
 
 def _reserve(data: CocoDataModule, stores: Sequence[FeatureMaps], needed: int) -> bool:

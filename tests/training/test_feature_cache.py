@@ -1,10 +1,12 @@
 """Runs with data.feature_cache beside the same runs without."""
 
+import inspect
 import json
 import multiprocessing
 import os
 from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from models import make_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_trainer
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from maskrcnn_lit.callbacks.panels import Panels
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
@@ -438,6 +441,10 @@ def test_a_backbone_that_changes_is_refused(shared_root: Path, tmp_path: Path):
     noisy.backbone.register_module("late", nn.Dropout(0.5))
     with pytest.raises(UserError, match="the backbone has Dropout in training mode"):
         check_frozen(noisy)
+    for layer in (StochasticDepth(0.5, "row"), nn.RReLU()):
+        noisy.backbone.register_module("late", layer)
+        with pytest.raises(UserError, match=f"the backbone has {type(layer).__name__} in train"):
+            check_frozen(noisy)
     with pytest.raises(UserError, match="needs a MaskRCNN, but the model is a Linear"):
         check_frozen(nn.Linear(2, 2))
     check_frozen(model(norm="batch", head_norm=None))  # statistics of a frozen stage stay
@@ -547,3 +554,35 @@ def test_runs_with_other_images_of_one_json_share_their_maps(tmp_path: Path):
     for i, image, sides in ((0, 1, (32, 16)), (1, 2, (16, 32)), (2, 3, (16, 32))):
         maps, _ = both.read(i, False)
         assert maps["c2"].shape == (64, *sides) and (maps["c2_low"] == image).all()
+
+
+class Shifted(nn.Module):
+    def forward(self, maps: Any) -> Any:
+        return [value + 1 for value in maps]
+
+
+def test_the_key_has_all_that_maps_depend_on(
+    shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def key(config: dict[str, Any] | None = None, **options: Any) -> str:
+        made = data(shared_root, tmp_path, **{"feature_cache": "uint8"} | options)
+        return filler(made, built)._key(config or {})
+
+    built = model()
+    first = key()
+    assert key() == key({"weights": "other.pt"}) == first, "weights have a digest of their own"
+    others = {first, key(on_bad="skip"), key({"width": 2})}
+    built.backbone.body["layer1"].append(Shifted())
+    others.add(key())
+    source = inspect.getsource
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect, "getsource", lambda layer: source(layer).replace("1", "2"))
+        others.add(key())
+    version = metadata.version
+    for package in ("torchvision", "timm", "pillow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(metadata, "version", lambda p, new=package: version(p) + "1" * (p == new))
+            others.add(key())
+    monkeypatch.setattr("maskrcnn_lit.__version__", "9.9")
+    others.add(key())
+    assert len(others) == 9
