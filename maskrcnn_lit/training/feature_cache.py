@@ -28,7 +28,13 @@ from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import BLANK_SIDE
 from maskrcnn_lit.data.samplers import BLANK
-from maskrcnn_lit.data.stores.feature_folder import make_room, mark_used, room
+from maskrcnn_lit.data.stores.feature_folder import (
+    make_room,
+    mark_used,
+    one_at_a_time,
+    reserve,
+    room,
+)
 from maskrcnn_lit.data.stores.feature_maps import FOLDER, FeatureMaps, Level, padded_shapes
 from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.backbone import levels
@@ -87,7 +93,7 @@ def cache_features(
     try:
         stores = filler.stores(folder, backbone_config)
         in_use = [mark_used(store.file) for store in stores.values()]
-        fits = trainer.local_rank > 0 or _reserve(data, list(stores.values()), filler.needed)
+        fits = trainer.local_rank > 0 or _reserve(data, filler.bytes)
     except OSError as error:
         data.announce(_off(data, f"{folder} cannot be written ({error.strerror or error})"))
         stores, in_use, fits = {}, [], False
@@ -151,7 +157,11 @@ class _Filler:
     def __init__(self, model: MaskRCNN, trainer: Trainer, data: CocoDataModule) -> None:
         self.model, self.trainer, self.data = model, trainer, data
         self.keys = [map_key(stride) for stride in levels(model.backbone)[1]]
-        self.needed = 0  # bytes of all views, after `stores`
+        self.bytes: dict[Path, int] = {}  # of all views in each file, after `stores`
+
+    @property
+    def needed(self) -> int:
+        return sum(self.bytes.values())
 
     def stores(self, folder: Path, backbone_config: Mapping[str, Any]) -> dict[str, FeatureMaps]:
         """The stores of both parts, which may be empty."""
@@ -175,9 +185,9 @@ class _Filler:
                 blank=blank,
                 folder=folder,
             )
-        self.needed = sum(
-            store.needed(len(self.data.mirrored_views(part))) for part, store in stores.items()
-        )
+        for part, store in stores.items():
+            needed = store.needed(len(self.data.mirrored_views(part)))
+            self.bytes[store.file] = self.bytes.get(store.file, 0) + needed
         return stores
 
     def fill(self, part: str, store: FeatureMaps) -> int | None:
@@ -298,12 +308,21 @@ def _changes(part: nn.Module) -> bool:
     return isinstance(part, changing) or "drop" in type(part).__name__.lower()
 
 
-def _reserve(data: CocoDataModule, stores: Sequence[FeatureMaps], needed: int) -> bool:
-    """Make room for the maps, in one process of each machine; False: there is too little."""
-    files = [store.file for store in stores]
-    folder = files[0].parent
-    allowed = room(folder, files, data.cache_gb)
-    if needed > allowed:
+def _reserve(data: CocoDataModule, files: Mapping[Path, int]) -> bool:
+    """Make room for the maps, in one process of each machine; False: there is too little.
+
+    Args:
+        files: the bytes that each will take.
+    """
+    needed, folder = sum(files.values()), next(iter(files)).parent
+    with one_at_a_time(folder):
+        allowed = room(folder, files, data.cache_gb)
+        fits = needed <= allowed
+        removed = make_room(folder, files, needed, data.cache_gb) if fits else []
+        if fits:
+            for file, size in files.items():
+                reserve(file, size)
+    if not fits:
         data.announce(
             _off(
                 data,
@@ -311,14 +330,12 @@ def _reserve(data: CocoDataModule, stores: Sequence[FeatureMaps], needed: int) -
                 "used (data.cache_gb, the free disk, and what other runs use)",
             )
         )
-        return False
-    removed = make_room(folder, files, needed, data.cache_gb)
     if removed:
         data.announce(
             f"data.feature_cache: {plural(len(removed), 'older file')} of maps removed from "
             f"{folder}, to stay within data.cache_gb={data.cache_gb:g}"
         )
-    return True
+    return fits
 
 
 def _off(data: CocoDataModule, why: str) -> str:
