@@ -156,6 +156,7 @@ def assert_same(one: Fitted, other: Fitted) -> None:
     assert all(torch.equal(one.weights[k], other.weights[k]) for k in one.weights)
 
 
+@pytest.mark.long
 def test_in_float32_a_run_is_the_uncached_one_to_the_last_bit(
     plain: Fitted, filled: tuple[Path, Fitted]
 ):
@@ -175,6 +176,7 @@ def test_in_float32_a_run_is_the_uncached_one_to_the_last_bit(
         assert all(torch.equal(batch[key], other[key]) for key in same)
 
 
+@pytest.mark.long
 def test_later_runs_with_other_heads_rates_and_fewer_images_compute_nothing(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -190,6 +192,7 @@ def test_later_runs_with_other_heads_rates_and_fewer_images_compute_nothing(
     assert other.cached.views == 2 * 3 + VAL
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_as_the_unbroken_one(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path
 ):
@@ -217,6 +220,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(
     assert all(torch.equal(resumed.weights[k], v) for k, v in unbroken.weights.items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "rpn", "heads"), [("bfloat16", 1e-4, 0.05), ("uint8", 1e-3, 0.05)]
 )
@@ -253,6 +257,7 @@ def piece(made: CocoDataModule, dtype: str) -> int:
     )
 
 
+@pytest.mark.long
 def test_a_plain_transformer_has_one_map(shared_root: Path, tmp_path: Path):
     def built() -> MaskRCNN:
         torch.manual_seed(0)
@@ -280,7 +285,8 @@ def test_a_plain_transformer_has_one_map(shared_root: Path, tmp_path: Path):
     assert batch["c4"].shape == (2, 32, 4, 4) and "c2" not in batch
 
 
-@pytest.mark.parametrize("views", [1, 5, VIEWS - 1])
+@pytest.mark.long
+@pytest.mark.parametrize("views", [5, VIEWS - 1])
 def test_what_an_interrupted_fill_has_stored_stays(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path, views: int
 ):
@@ -302,6 +308,7 @@ def test_what_an_interrupted_fill_has_stored_stays(
     assert_same(whole, filled[1])
 
 
+@pytest.mark.long
 def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
     for part, images in (("train", 3), ("val", 2)):
         write_coco(tmp_path / part, coco_dict(images))
@@ -325,6 +332,7 @@ def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
     assert computed(model(), augment={"flip": 1.0}) == 0
 
 
+@pytest.mark.long
 def test_a_cache_that_would_be_too_large_is_not_used(
     plain: Fitted, shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -340,6 +348,7 @@ def test_a_cache_that_would_be_too_large_is_not_used(
     assert not list((tmp_path / "features").glob("*.raw"))
 
 
+@pytest.mark.long
 def test_older_maps_make_room(shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "maskrcnn_lit")
     first = data(shared_root, tmp_path, feature_cache="float32", cache_gb=0.003)
@@ -357,6 +366,7 @@ def test_older_maps_make_room(shared_root: Path, tmp_path: Path, caplog: pytest.
     assert len(old) == 2 > len(left), "the first one, and the other if the first is that of val"
 
 
+@pytest.mark.long
 def test_maps_that_cannot_be_stored_are_computed_in_every_step(
     plain: Fitted, shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -372,6 +382,7 @@ def test_maps_that_cannot_be_stored_are_computed_in_every_step(
         assert Fitted(tmp_path / "two", made, model(), steps=1).module.cached is None
 
 
+@pytest.mark.long
 def test_an_image_that_cannot_be_read_stays_hidden(tmp_path: Path):
     for part, images in (("train", 4), ("val", 3)):
         write_coco(tmp_path / part, coco_dict(images))
@@ -417,6 +428,7 @@ def test_other_augmentation_is_refused(
     data(shared_root, tmp_path, feature_cache="off", augment=augment)
 
 
+@pytest.mark.long
 def test_several_padded_sizes_are_refused(shared_root: Path, tmp_path: Path):
     options = {"feature_cache": "uint8", "image_size": (64, 100)}
     with pytest.raises(UserError, match=r"data\.lengths is 3: use data\.lengths=1, or one number"):
@@ -458,6 +470,7 @@ def fill(root: Path, folder: Path, name: str, results: Any) -> None:
     results.put((run.cached.computed, [sorted(one.items()) for one in run.losses.train]))
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_two_runs_at_once_compute_each_view_once(shared_root: Path, tmp_path: Path):
     context = multiprocessing.get_context("forkserver")
