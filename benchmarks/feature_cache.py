@@ -50,13 +50,13 @@ def main() -> None:
 def summary(arguments: argparse.Namespace, rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     medians = {
         kind: {
-            key: round(statistics.median(row[key] for row in rows[kind]), 3)
+            key: statistics.median(row[key] for row in rows[kind])
             for key in ("epoch_cpu", "epoch_clock", "run_cpu", "run_clock")
         }
         for kind in KINDS
     }
     ratios = {
-        f"{key}_{kind}": round(medians["off"][key] / medians[kind][key], 2)
+        f"{key}_{kind}": three_digits(medians["off"][key] / medians[kind][key])
         for kind in KINDS[1:]
         for key in medians[kind]
     }
@@ -70,9 +70,17 @@ def summary(arguments: argparse.Namespace, rows: dict[str, list[dict[str, Any]]]
         "dtype": arguments.dtype,
         "overrides": arguments.overrides,
         "gigabytes": rows["filled"][0]["gigabytes"],
-        "seconds": medians,
+        "seconds": {
+            kind: {key: three_digits(value) for key, value in row.items()}
+            for kind, row in medians.items()
+        },
         "times_as_fast": ratios,
     }
+
+
+def three_digits(value: float) -> float:
+    """Rounded; a small value does not become 0."""
+    return float(f"{value:.3g}")
 
 
 def measure(arguments: argparse.Namespace, kind: str, cache: str) -> dict[str, Any]:
@@ -122,7 +130,7 @@ def measure(arguments: argparse.Namespace, kind: str, cache: str) -> dict[str, A
         "epoch_clock": statistics.median(clock for _, clock in epochs),
         "run_cpu": ended[0] - started[0],
         "run_clock": ended[1] - started[1],
-        "gigabytes": None if module.cached is None else round(module.cached.gigabytes, 6),
+        "gigabytes": None if module.cached is None else three_digits(module.cached.gigabytes),
     }
 
 

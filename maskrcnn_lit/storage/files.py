@@ -69,7 +69,7 @@ def move_into_place(temporary: Path, path: Path, *, durable: bool = True) -> Non
         durable: flush it to the disk first, so that after a power cut `path` is complete as well.
     """
     if durable:
-        _flush(temporary)
+        flush_to_disk(temporary)
     os.replace(temporary, path)
 
 
@@ -91,7 +91,7 @@ def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Itera
         yield new
         for file in new.rglob("*") if durable else ():
             if file.is_file():
-                _flush(file)
+                flush_to_disk(file)
         if replace and folder.exists():
             folder.rename(beside / "old")
         try:
@@ -103,7 +103,8 @@ def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Itera
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 

@@ -7,24 +7,34 @@ of all that they depend on, and are shared by all runs with this key.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
+import maskrcnn_lit
 from maskrcnn_lit.data.batch import map_key
 from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import BLANK_SIDE
 from maskrcnn_lit.data.samplers import BLANK
-from maskrcnn_lit.data.stores.feature_folder import make_room, mark_used, room
+from maskrcnn_lit.data.stores.feature_folder import (
+    make_room,
+    mark_used,
+    one_at_a_time,
+    reserve,
+    room,
+)
 from maskrcnn_lit.data.stores.feature_maps import FOLDER, FeatureMaps, Level, padded_shapes
 from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.backbone import levels
@@ -37,6 +47,9 @@ POLL_SECONDS = 0.5  # while another run computes the same maps
 
 # Options of a backbone that do not change its maps; the weights have a digest of their own.
 _NO_MATTER = ("weights", "freeze_at", "recompute", "drop_path")
+
+# Packages whose versions are in the key, where they are installed, beside torch.
+_PACKAGES = ("torchvision", "timm", "pillow")
 
 _log = logging.getLogger(__name__)
 
@@ -80,12 +93,13 @@ def cache_features(
     try:
         stores = filler.stores(folder, backbone_config)
         in_use = [mark_used(store.file) for store in stores.values()]
-        fits = trainer.local_rank > 0 or _reserve(data, list(stores.values()), filler.needed)
+        fits = trainer.local_rank > 0 or _reserve(data, filler.bytes)
     except OSError as error:
         data.announce(_off(data, f"{folder} cannot be written ({error.strerror or error})"))
         stores, in_use, fits = {}, [], False
+    fits = trainer.strategy.reduce_boolean_decision(fits)  # all processes use the maps, or none
     computed = 0
-    if trainer.strategy.reduce_boolean_decision(fits):
+    if fits:
         with _one_run_at_a_time(trainer, [store.file for store in stores.values()]):
             counts = [filler.fill(part, store) for part, store in stores.items()]
             fits = trainer.strategy.reduce_boolean_decision(None not in counts)
@@ -143,7 +157,11 @@ class _Filler:
     def __init__(self, model: MaskRCNN, trainer: Trainer, data: CocoDataModule) -> None:
         self.model, self.trainer, self.data = model, trainer, data
         self.keys = [map_key(stride) for stride in levels(model.backbone)[1]]
-        self.needed = 0  # bytes of all views, after `stores`
+        self.bytes: dict[Path, int] = {}  # of all views in each file, after `stores`
+
+    @property
+    def needed(self) -> int:
+        return sum(self.bytes.values())
 
     def stores(self, folder: Path, backbone_config: Mapping[str, Any]) -> dict[str, FeatureMaps]:
         """The stores of both parts, which may be empty."""
@@ -152,9 +170,9 @@ class _Filler:
         for part, index in (("train", self.data.train_index), ("val", self.data.val_index)):
             if index is None:
                 raise RuntimeError("call setup() first")
-            shapes, of_row = padded_shapes(index, self.data.image_size)
-            used = sorted({shapes[k] for k in of_row[index.rows].tolist()})
-            blank = {shape: self._blank(shape) for shape in used}
+            # of the full json, as all runs with any of its images share the file
+            shapes, _ = padded_shapes(index, self.data.image_size)
+            blank = {shape: self._blank(shape) for shape in shapes}
             stores[part] = FeatureMaps(
                 index=index,
                 image_size=self.data.image_size,
@@ -167,9 +185,9 @@ class _Filler:
                 blank=blank,
                 folder=folder,
             )
-        self.needed = sum(
-            store.needed(len(self.data.mirrored_views(part))) for part, store in stores.items()
-        )
+        for part, store in stores.items():
+            needed = store.needed(len(self.data.mirrored_views(part)))
+            self.bytes[store.file] = self.bytes.get(store.file, 0) + needed
         return stores
 
     def fill(self, part: str, store: FeatureMaps) -> int | None:
@@ -242,7 +260,9 @@ class _Filler:
         facts = [
             *(options, repr(model.backbone), model.mean.tolist(), model.std.tolist()),
             *(self.data.image_size, self.data.max_pixels, self.data.feature_cache),
-            *(str(self.trainer.precision), model.mean.device.type, torch.__version__),
+            self.data.on_bad,  # the maps of an image that cannot be read are stored if it is skip
+            *(str(self.trainer.precision), model.mean.device.type),
+            *(_versions(), _foreign_code(model.backbone)),
         ]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         tensors = dict(model.backbone.state_dict()) | dict(model.backbone.named_buffers())
@@ -251,6 +271,25 @@ class _Filler:
             digest.update(f"{name} {content.dtype} {tuple(content.shape)}".encode())
             digest.update(content.flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()[:32]
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that read images and compute maps."""
+    versions = {"maskrcnn_lit": maskrcnn_lit.__version__, "torch": str(torch.__version__)}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
+def _foreign_code(backbone: nn.Module) -> dict[str, str]:
+    """The code of the classes of layers that are not of a package with a version in the key."""
+    code = {}
+    for layer in {type(part) for part in backbone.modules()}:
+        if layer.__module__.partition(".")[0] not in ("maskrcnn_lit", "torch", *_PACKAGES):
+            with suppress(OSError, TypeError):  # of a console
+                code[f"{layer.__module__}.{layer.__qualname__}"] = inspect.getsource(layer)
+    return code
 
 
 def _by_shape(store: FeatureMaps, positions: Sequence[int]) -> list[list[int]]:
@@ -265,17 +304,25 @@ def _changes(part: nn.Module) -> bool:
     """Whether a layer gives other values, or learns statistics, each time."""
     if not part.training or next(part.children(), None) is not None:
         return False
-    return (
-        isinstance(part, nn.modules.batchnorm._BatchNorm) or "drop" in type(part).__name__.lower()
-    )
+    changing = (nn.modules.batchnorm._BatchNorm, nn.RReLU, StochasticDepth)
+    return isinstance(part, changing) or "drop" in type(part).__name__.lower()
 
 
-def _reserve(data: CocoDataModule, stores: Sequence[FeatureMaps], needed: int) -> bool:
-    """Make room for the maps, in one process of each machine; False: there is too little."""
-    files = [store.file for store in stores]
-    folder = files[0].parent
-    allowed = room(folder, files, data.cache_gb)
-    if needed > allowed:
+def _reserve(data: CocoDataModule, files: Mapping[Path, int]) -> bool:
+    """Make room for the maps, in one process of each machine; False: there is too little.
+
+    Args:
+        files: the bytes that each will take.
+    """
+    needed, folder = sum(files.values()), next(iter(files)).parent
+    with one_at_a_time(folder):
+        allowed = room(folder, files, data.cache_gb)
+        fits = needed <= allowed
+        removed = make_room(folder, files, needed, data.cache_gb) if fits else []
+        if fits:
+            for file, size in files.items():
+                reserve(file, size)
+    if not fits:
         data.announce(
             _off(
                 data,
@@ -283,14 +330,12 @@ def _reserve(data: CocoDataModule, stores: Sequence[FeatureMaps], needed: int) -
                 "used (data.cache_gb, the free disk, and what other runs use)",
             )
         )
-        return False
-    removed = make_room(folder, files, needed, data.cache_gb)
     if removed:
         data.announce(
             f"data.feature_cache: {plural(len(removed), 'older file')} of maps removed from "
             f"{folder}, to stay within data.cache_gb={data.cache_gb:g}"
         )
-    return True
+    return fits
 
 
 def _off(data: CocoDataModule, why: str) -> str:
@@ -305,7 +350,7 @@ def _one_run_at_a_time(trainer: Trainer, files: Sequence[Path]) -> Iterator[None
     """All processes of this run go on when no other run computes the maps in `files`."""
     with ExitStack() as stack:
         for file in sorted(set(files)):
-            mine = trainer.local_rank > 0
+            mine = not trainer.is_global_zero  # machines may share the folder
             while True:
                 if not mine:
                     mine = _locked_now(stack, file.with_suffix(".fill"))

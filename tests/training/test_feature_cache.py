@@ -1,10 +1,14 @@
 """Runs with data.feature_cache beside the same runs without."""
 
+import inspect
 import json
 import multiprocessing
 import os
+from contextlib import nullcontext
 from functools import partial
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from models import make_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import tiny_trainer
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from maskrcnn_lit.callbacks.panels import Panels
 from maskrcnn_lit.data.batch import BLANK_ID, Batch, check_batch
@@ -26,7 +31,13 @@ from maskrcnn_lit.model.fpn import SimpleFPN
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.training.checkpoint import last_checkpoint
-from maskrcnn_lit.training.feature_cache import Cached, check_frozen
+from maskrcnn_lit.training.feature_cache import (
+    Cached,
+    _Filler,
+    _one_run_at_a_time,
+    cache_features,
+    check_frozen,
+)
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import adamw
 from maskrcnn_lit.training.processes import is_rank_zero
@@ -145,6 +156,7 @@ def assert_same(one: Fitted, other: Fitted) -> None:
     assert all(torch.equal(one.weights[k], other.weights[k]) for k in one.weights)
 
 
+@pytest.mark.long
 def test_in_float32_a_run_is_the_uncached_one_to_the_last_bit(
     plain: Fitted, filled: tuple[Path, Fitted]
 ):
@@ -164,6 +176,7 @@ def test_in_float32_a_run_is_the_uncached_one_to_the_last_bit(
         assert all(torch.equal(batch[key], other[key]) for key in same)
 
 
+@pytest.mark.long
 def test_later_runs_with_other_heads_rates_and_fewer_images_compute_nothing(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -179,6 +192,7 @@ def test_later_runs_with_other_heads_rates_and_fewer_images_compute_nothing(
     assert other.cached.views == 2 * 3 + VAL
 
 
+@pytest.mark.long
 def test_a_resumed_run_ends_as_the_unbroken_one(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path
 ):
@@ -206,6 +220,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(
     assert all(torch.equal(resumed.weights[k], v) for k, v in unbroken.weights.items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "rpn", "heads"), [("bfloat16", 1e-4, 0.05), ("uint8", 1e-3, 0.05)]
 )
@@ -242,6 +257,7 @@ def piece(made: CocoDataModule, dtype: str) -> int:
     )
 
 
+@pytest.mark.long
 def test_a_plain_transformer_has_one_map(shared_root: Path, tmp_path: Path):
     def built() -> MaskRCNN:
         torch.manual_seed(0)
@@ -269,7 +285,8 @@ def test_a_plain_transformer_has_one_map(shared_root: Path, tmp_path: Path):
     assert batch["c4"].shape == (2, 32, 4, 4) and "c2" not in batch
 
 
-@pytest.mark.parametrize("views", [1, 5, VIEWS - 1])
+@pytest.mark.long
+@pytest.mark.parametrize("views", [5, VIEWS - 1])
 def test_what_an_interrupted_fill_has_stored_stays(
     shared_root: Path, filled: tuple[Path, Fitted], tmp_path: Path, views: int
 ):
@@ -291,6 +308,7 @@ def test_what_an_interrupted_fill_has_stored_stays(
     assert_same(whole, filled[1])
 
 
+@pytest.mark.long
 def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
     for part, images in (("train", 3), ("val", 2)):
         write_coco(tmp_path / part, coco_dict(images))
@@ -314,6 +332,7 @@ def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
     assert computed(model(), augment={"flip": 1.0}) == 0
 
 
+@pytest.mark.long
 def test_a_cache_that_would_be_too_large_is_not_used(
     plain: Fitted, shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -329,6 +348,7 @@ def test_a_cache_that_would_be_too_large_is_not_used(
     assert not list((tmp_path / "features").glob("*.raw"))
 
 
+@pytest.mark.long
 def test_older_maps_make_room(shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO", "maskrcnn_lit")
     first = data(shared_root, tmp_path, feature_cache="float32", cache_gb=0.003)
@@ -346,6 +366,7 @@ def test_older_maps_make_room(shared_root: Path, tmp_path: Path, caplog: pytest.
     assert len(old) == 2 > len(left), "the first one, and the other if the first is that of val"
 
 
+@pytest.mark.long
 def test_maps_that_cannot_be_stored_are_computed_in_every_step(
     plain: Fitted, shared_root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -361,6 +382,7 @@ def test_maps_that_cannot_be_stored_are_computed_in_every_step(
         assert Fitted(tmp_path / "two", made, model(), steps=1).module.cached is None
 
 
+@pytest.mark.long
 def test_an_image_that_cannot_be_read_stays_hidden(tmp_path: Path):
     for part, images in (("train", 4), ("val", 3)):
         write_coco(tmp_path / part, coco_dict(images))
@@ -406,6 +428,7 @@ def test_other_augmentation_is_refused(
     data(shared_root, tmp_path, feature_cache="off", augment=augment)
 
 
+@pytest.mark.long
 def test_several_padded_sizes_are_refused(shared_root: Path, tmp_path: Path):
     options = {"feature_cache": "uint8", "image_size": (64, 100)}
     with pytest.raises(UserError, match=r"data\.lengths is 3: use data\.lengths=1, or one number"):
@@ -430,6 +453,10 @@ def test_a_backbone_that_changes_is_refused(shared_root: Path, tmp_path: Path):
     noisy.backbone.register_module("late", nn.Dropout(0.5))
     with pytest.raises(UserError, match="the backbone has Dropout in training mode"):
         check_frozen(noisy)
+    for layer in (StochasticDepth(0.5, "row"), nn.RReLU()):
+        noisy.backbone.register_module("late", layer)
+        with pytest.raises(UserError, match=f"the backbone has {type(layer).__name__} in train"):
+            check_frozen(noisy)
     with pytest.raises(UserError, match="needs a MaskRCNN, but the model is a Linear"):
         check_frozen(nn.Linear(2, 2))
     check_frozen(model(norm="batch", head_norm=None))  # statistics of a frozen stage stay
@@ -443,6 +470,7 @@ def fill(root: Path, folder: Path, name: str, results: Any) -> None:
     results.put((run.cached.computed, [sorted(one.items()) for one in run.losses.train]))
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_two_runs_at_once_compute_each_view_once(shared_root: Path, tmp_path: Path):
     context = multiprocessing.get_context("forkserver")
@@ -457,3 +485,117 @@ def test_two_runs_at_once_compute_each_view_once(shared_root: Path, tmp_path: Pa
     for process in processes:
         process.join()
     assert sorted((one, two)) == [0, VIEWS] and losses == other
+
+
+def process(made: Any, *, reduced: bool | None = None, **options: Any) -> Any:
+    """The trainer of one of several processes. reduced: what all processes agree on; by default,
+    what this one says.
+    """
+    strategy = SimpleNamespace(
+        reduce_boolean_decision=lambda mine: mine if reduced is None else reduced,
+        barrier=lambda: None,
+    )
+    given = {"local_rank": 0, "is_global_zero": True, "world_size": 2, "num_nodes": 1}
+    return SimpleNamespace(
+        datamodule=made,
+        strategy=strategy,
+        callbacks=[],
+        precision="32-true",
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        **given | options,
+    )
+
+
+def test_no_process_uses_a_cache_that_does_not_fit_in_another(
+    shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = data(shared_root, tmp_path, feature_cache="uint8")
+    second = {"local_rank": 1, "is_global_zero": False}
+    monkeypatch.setattr(made, "use_features", None)
+    assert cache_features(model(), process(made, reduced=False, **second), {}) is None
+    assert not list((tmp_path / "features").glob("*.raw")), "nothing is computed"
+
+
+def test_two_machines_with_one_folder_do_not_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def wait(_: Any) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("maskrcnn_lit.training.feature_cache._wait", wait)
+    first = process(None, num_nodes=2)
+    second = process(None, num_nodes=2, is_global_zero=False)
+    other_run = process(None)
+    files = [tmp_path / "train.raw", tmp_path / "val.raw"]
+    with (
+        _one_run_at_a_time(first, files),
+        _one_run_at_a_time(second, files),
+        pytest.raises(TimeoutError),
+        _one_run_at_a_time(other_run, files),
+    ):
+        pass
+    with _one_run_at_a_time(other_run, files):
+        pass
+
+
+def filler(made: CocoDataModule, built: MaskRCNN | None = None) -> _Filler:
+    return _Filler(built or model(), process(made), made)
+
+
+def test_runs_with_other_images_of_one_json_share_their_maps(tmp_path: Path):
+    """Though none of them has images of both orientations."""
+    content = coco_dict(4)
+    portrait = content["images"][0]  # without annotations
+    portrait["width"], portrait["height"] = 60, 100
+    for part in ("train", "val"):
+        write_coco(tmp_path / part, content)
+    options = {"feature_cache": "uint8", "image_size": (64, 100), "lengths": 1, "keep_empty": True}
+    parts = {"portrait": [1], "landscape": [2, 3], "both": [1, 2, 3, 4]}
+    stores = {}
+    for name, ids in parts.items():
+        made = data(tmp_path, tmp_path / "cache", image_ids=ids, **options)
+        stores[name] = filler(made).stores(tmp_path / "cache", {})["train"]
+    assert len({store.file for store in stores.values()}) == 1
+    for name in ("portrait", "landscape"):
+        store = stores[name]
+        for i, image in enumerate(parts[name]):
+            levels = store.levels[store.shape(i)]
+            maps = {level.key: torch.full(level[1:], float(image)) for level in levels}
+            store.put(i, False, maps, readable=True)
+    both = stores["both"]
+    assert stores["landscape"].missing(False) == [] and both.missing(False) == [3]
+    for i, image, sides in ((0, 1, (32, 16)), (1, 2, (16, 32)), (2, 3, (16, 32))):
+        maps, _ = both.read(i, False)
+        assert maps["c2"].shape == (64, *sides) and (maps["c2_low"] == image).all()
+
+
+class Shifted(nn.Module):
+    def forward(self, maps: Any) -> Any:
+        return [value + 1 for value in maps]
+
+
+def test_the_key_has_all_that_maps_depend_on(
+    shared_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def key(config: dict[str, Any] | None = None, **options: Any) -> str:
+        made = data(shared_root, tmp_path, **{"feature_cache": "uint8"} | options)
+        return filler(made, built)._key(config or {})
+
+    built = model()
+    first = key()
+    assert key() == key({"weights": "other.pt"}) == first, "weights have a digest of their own"
+    others = {first, key(on_bad="skip"), key({"width": 2})}
+    built.backbone.body["layer1"].append(Shifted())
+    others.add(key())
+    source = inspect.getsource
+    with monkeypatch.context() as patch:
+        patch.setattr(inspect, "getsource", lambda layer: source(layer).replace("1", "2"))
+        others.add(key())
+    version = metadata.version
+    for package in ("torchvision", "timm", "pillow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(metadata, "version", lambda p, new=package: version(p) + "1" * (p == new))
+            others.add(key())
+    monkeypatch.setattr("maskrcnn_lit.__version__", "9.9")
+    others.add(key())
+    assert len(others) == 9

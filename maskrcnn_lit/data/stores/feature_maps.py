@@ -84,7 +84,7 @@ class FeatureMaps:
     """The maps of the images of `index`, of each view, in one file of `folder`.
 
     Args:
-        levels: the maps of each padded size.
+        levels: the maps of each padded size of the full json (`padded_shapes`).
         dtype: of DTYPES.
         key: whatever the maps depend on beside the image files: weights, pixels' mean, ...
         blank: the maps of an image without pixels, of each padded size: for slots of a batch
@@ -108,9 +108,7 @@ class FeatureMaps:
             for shape, maps in blank.items()
         }
         self.shapes, self._of_row = padded_shapes(index, image_size)
-        sizes = np.array(
-            [piece_bytes(self.levels[s], dtype) if s in self.levels else 0 for s in self.shapes]
-        )
+        sizes = np.array([piece_bytes(self.levels[shape], dtype) for shape in self.shapes])
         self.bytes = sizes[self._of_row]  # of a view of each image of the json
         ends = np.cumsum(np.repeat(self.bytes, 2))  # as it is, mirrored
         source = hashlib.sha256(index.source.where.encode()).hexdigest()[:16]
