@@ -69,14 +69,16 @@ class ImageInput(NamedTuple):
     Attributes:
         name: a path below its folder, a file name, or the type of the source.
         read: reads it as H W 3 uint8 RGB. It returns None for a damaged file of a folder, a glob, a
-            zip or a COCO json, which is skipped with a warning, and raises UserError for any other
-            input that is not an image.
+            zip, a list in a text file or a COCO json, which is skipped with a warning, and raises
+            UserError for any other input that is not an image.
         id: of the image in a COCO json; None: from another source.
+        file: where it is; None: not in a file of its own.
     """
 
     name: str
     read: Callable[[], NDArray[np.uint8] | None]
     id: int | None = None
+    file: Path | None = None
 
 
 Input: TypeAlias = ImageInput | VideoInput
@@ -150,7 +152,8 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 
-def _of_text(source: str, limits: Limits) -> Sequence[Input]:
+def _of_text(source: str, limits: Limits, skip: bool = False) -> Sequence[Input]:
+    """The images of a path or URL. `skip` a damaged image file, although it is named alone."""
     if video := video_input(source):
         return [video]
     if "://" in source:
@@ -163,9 +166,9 @@ def _of_text(source: str, limits: Limits) -> Sequence[Input]:
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
     if path.is_file():
-        return _of_file(path, limits)
+        return _of_file(path, limits, skip)
     return [
-        ImageInput(name, partial(_read_file, file, limits, skip=True))
+        ImageInput(name, partial(_read_file, file, limits, skip=True), file=file)
         for name, file in _images_of(source, _find(path))
     ]
 
@@ -185,7 +188,7 @@ def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str
     return images
 
 
-def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
+def _of_file(path: Path, limits: Limits, skip: bool) -> Sequence[Input]:
     if video := video_input(str(path)):  # of ~/clip.mp4
         return [video]
     suffix = path.suffix.lower()
@@ -195,10 +198,10 @@ def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
         return _of_list(path, limits)
     if suffix in JSON:
         return [
-            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id)
+            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id, file)
             for image_id, name, file in coco_images(path)
         ]
-    return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
+    return [ImageInput(path.name, partial(_read_file, path, limits, skip=skip), file=path)]
 
 
 def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
@@ -219,7 +222,7 @@ def _of_list(path: Path, limits: Limits) -> list[Input]:
             source = line if address else str(path.parent / Path(line).expanduser())
             if Path(source).suffix.lower() in LIST:
                 raise UserError(f"{line} is a list itself: name its images")
-            of_line = _of_text(source, limits)
+            of_line = _of_text(source, limits, skip=True)
         except (UserError, RuntimeError) as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         alone = len(of_line) == 1 and safe_path(Path(), line) is not None and source != line

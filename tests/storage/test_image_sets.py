@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.image_inputs import list_inputs
+from maskrcnn_lit.storage.image_inputs import ImageInput, list_inputs
 from maskrcnn_lit.storage.image_sets import coco_images, read_list, read_member, zip_names
 from maskrcnn_lit.storage.zip_source import Zip
 
@@ -33,6 +33,18 @@ def first_pixels(source: Any) -> dict[str, int]:
     inputs = list_inputs(source)
     read = {one.name: one.read() for one in inputs}
     return {name: int(pixels[0, 0, 0]) for name, pixels in read.items() if pixels is not None}
+
+
+def test_a_damaged_image_of_a_list_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "b.png").write_bytes(png(2))
+    (tmp_path / "list.txt").write_text("a.png\nbad.png\nb.png\n")
+    assert first_pixels(tmp_path / "list.txt") == {"a.png": 1, "b.png": 2}
+    assert "bad.png is skipped, since it cannot be read as an image" in caplog.text
+    assert [one.file for one in list_inputs(tmp_path / "list.txt") if isinstance(one, ImageInput)][
+        :1
+    ] == [tmp_path / "a.png"]
 
 
 # A zip
