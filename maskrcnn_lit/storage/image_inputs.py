@@ -306,13 +306,16 @@ def _advice(suffix: str) -> str:
 
 
 def _from_url(url: str, limits: Limits) -> NDArray[np.uint8]:
+    shown = hide_password(url)
     try:
         data = get(url)
     except OSError as error:
+        reason = str(error).replace(url, shown)
         raise UserError(
-            f"source={url} cannot be downloaded ({error}): check the address, or give a local file"
+            f"source={shown} cannot be downloaded ({reason}): check the address, or give a "
+            "local file"
         ) from error
-    return _decode(data, f"source={url}", limits)
+    return _decode(data, f"source={shown}", limits)
 
 
 def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:
