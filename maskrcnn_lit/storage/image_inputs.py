@@ -26,6 +26,7 @@ from maskrcnn_lit.storage.image_sets import (
     LIST,
     ZIP,
     coco_images,
+    is_hidden,
     read_list,
     read_member,
     zip_names,
@@ -38,7 +39,14 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
-from maskrcnn_lit.storage.video import STREAMS, WEBCAM, VideoInput, hide_password, video_input
+from maskrcnn_lit.storage.video import (
+    STREAMS,
+    VIDEO_SUFFIXES,
+    WEBCAM,
+    VideoInput,
+    hide_password,
+    video_input,
+)
 from maskrcnn_lit.storage.zip_source import Zip
 
 ACCEPTED = (
@@ -178,10 +186,12 @@ def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str
     images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
+        videos = any(file.suffix.lower() in VIDEO_SUFFIXES for _, file in files)
         raise UserError(
             f"source={source} has no image{f' but {others}' if others else ''}: give an image, a "
             f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
             "the shell does not expand it)"
+            f"{'; name each video, or list them in a text file' if videos else ''}"
         )
     if others:
         _log.info(f"{source}: skipping files that are not supported images: {others}")
@@ -261,11 +271,7 @@ def _find(path: Path) -> list[tuple[str, Path]]:
             base = base.parent
         candidates = (Path(name) for name in glob.iglob(str(path), recursive=True))
     named = ((file.relative_to(base).as_posix(), file) for file in candidates)
-    return sorted((name, file) for name, file in named if file.is_file() and not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return sorted((name, file) for name, file in named if file.is_file() and not is_hidden(name))
 
 
 def _by_kind(files: Iterable[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.packages import import_package
 
 _TICKS = 90_000  # a second, as in MPEG
@@ -33,32 +34,51 @@ class VideoWriter:
     def write(self, picture: NDArray[np.uint8], time: float) -> None:
         """Append a picture, H W 3 uint8 RGB, to be shown at `time` seconds, which grows. All have
         the size of the first; others are resized.
+
+        Raises: UserError: the encoder does not take it, or it cannot be written.
         """
         av = import_package("av", "video", "reading or writing a video")
-        if self._container is None:
-            self._open(av, *picture.shape[:2])
         height, width = picture.shape[:2]
+        try:
+            self._append(av, picture, time)
+        except (av.FFmpegError, ValueError) as error:
+            raise UserError(
+                f"{self.path}: a picture of {width} x {height} pixels cannot be written "
+                f"({getattr(error, 'strerror', None) or error}): free space on the disk, or leave "
+                "out the video with save=false"
+            ) from error
+        self.pictures += 1
+
+    def _append(self, av: Any, picture: NDArray[np.uint8], time: float) -> None:
+        height, width = picture.shape[:2]
+        if self._container is None:
+            self._open(av, height, width)
         even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(even, format="rgb24")
         frame = frame.reformat(self._stream.width, self._stream.height, format="yuv420p")
         self._last = frame.pts = max(self._last + 1, round(time * _TICKS))
         frame.time_base = Fraction(1, _TICKS)
         self._container.mux(self._stream.encode(frame))
-        self.pictures += 1
 
     def _open(self, av: Any, height: int, width: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self.path), "w", format="mp4")
-        h264 = "libx264" in av.codecs_available
-        stream = self._container.add_stream(
-            "libx264" if h264 else "mpeg4",
-            rate=Fraction(self.rate).limit_denominator(1001),
-            options=_QUALITY if h264 else {"qscale": "3"},
-        )
-        stream.width, stream.height = width + width % 2, height + height % 2
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, _TICKS)
-        self._stream = stream
+        container = av.open(str(self.path), "w", format="mp4")
+        try:
+            h264 = "libx264" in av.codecs_available
+            stream = container.add_stream(
+                "libx264" if h264 else "mpeg4",
+                rate=Fraction(self.rate).limit_denominator(1001),
+                options=_QUALITY if h264 else {"qscale": "3"},
+            )
+            stream.width, stream.height = width + width % 2, height + height % 2
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.time_base = Fraction(1, _TICKS)
+            stream.codec_context.open()
+        except BaseException:
+            container.close()
+            self.path.unlink(missing_ok=True)
+            raise
+        self._container, self._stream = container, stream
 
     def close(self) -> None:
         """Write what is left and the table of contents."""

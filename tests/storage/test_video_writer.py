@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from videos import number_of, numbered
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.video import VideoInput, read_video
 from maskrcnn_lit.storage.video_writer import VideoWriter
 
@@ -48,3 +49,15 @@ def test_nothing_written_is_no_file(tmp_path: Path):
     with VideoWriter(tmp_path / "a.mp4", 30):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_encoder_does_not_take_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "a.mp4"
+    with (
+        pytest.raises(
+            UserError, match=r"a\.mp4: a picture of 20000 x 2 pixels cannot be written \("
+        ),
+        VideoWriter(path, 10) as writer,
+    ):
+        writer.write(np.zeros((2, 20000, 3), np.uint8), 0.0)
+    assert not path.exists()
