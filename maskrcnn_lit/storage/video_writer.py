@@ -13,12 +13,22 @@ from maskrcnn_lit.storage.packages import import_package
 
 _TICKS = 90_000  # a second, as in MPEG
 
+# Parts that play until the table of contents is written at the end, whatever ends the process.
+_PARTS = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
+
+_SECONDS = 2  # of a part: from one whole picture to the next
+
+_LONGEST = 250  # pictures in a part
+
 _QUALITY = {"preset": "veryfast", "crf": "23"}
+
+
+_ADVICE = "free space on the disk, or leave out the video with save=false"
 
 
 class VideoWriter:
     """An mp4 at `path`, playable after `close`, however the block ends. Its folder is created, and
-    the file with the first picture.
+    the file with the first picture. If the process is killed, the last seconds are lost.
 
     Args:
         path: ends in .mp4.
@@ -44,8 +54,7 @@ class VideoWriter:
         except (av.FFmpegError, ValueError) as error:
             raise UserError(
                 f"{self.path}: a picture of {width} x {height} pixels cannot be written "
-                f"({getattr(error, 'strerror', None) or error}): free space on the disk, or leave "
-                "out the video with save=false"
+                f"({_words(error)}): {_ADVICE}"
             ) from error
         self.pictures += 1
 
@@ -62,7 +71,7 @@ class VideoWriter:
 
     def _open(self, av: Any, height: int, width: int) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(self.path), "w", format="mp4")
+        container = av.open(str(self.path), "w", format="mp4", options=_PARTS)
         try:
             h264 = "libx264" in av.codecs_available
             stream = container.add_stream(
@@ -73,6 +82,7 @@ class VideoWriter:
             stream.width, stream.height = width + width % 2, height + height % 2
             stream.pix_fmt = "yuv420p"
             stream.codec_context.time_base = Fraction(1, _TICKS)
+            stream.codec_context.gop_size = max(1, min(_LONGEST, round(_SECONDS * self.rate)))
             stream.codec_context.open()
         except BaseException:
             container.close()
@@ -81,11 +91,19 @@ class VideoWriter:
         self._container, self._stream = container, stream
 
     def close(self) -> None:
-        """Write what is left and the table of contents."""
+        """Write what is left and the table of contents.
+
+        Raises: UserError: it cannot be written.
+        """
         container, self._container = self._container, None
-        if container is not None:
+        if container is None:
+            return
+        av = import_package("av", "video", "reading or writing a video")
+        try:
             with container:
                 container.mux(self._stream.encode(None))
+        except av.FFmpegError as error:
+            raise UserError(f"{self.path} cannot be closed ({_words(error)}): {_ADVICE}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -97,3 +115,7 @@ class VideoWriter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _words(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
