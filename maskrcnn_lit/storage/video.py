@@ -336,11 +336,9 @@ def _options(video: VideoInput) -> dict[str, Any]:
 def _unopened(video: VideoInput, error: Exception) -> str:
     shown, reason = hide_password(video.where), _words(error)
     if WEBCAM.fullmatch(video.where):
-        cameras = ", ".join(f"webcam:{path.name[5:]}" for path in _cameras()) or "none"
-        return (
-            f"source={shown} cannot be opened ({reason}): connect a camera, or use one of those "
-            f"that are here ({cameras})"
-        )
+        cameras = ", ".join(f"webcam:{path.name[5:]}" for path in _cameras())
+        others = f", or use one of those that are here ({cameras})" if cameras else ""
+        return f"source={shown} cannot be opened ({reason}): connect a camera{others}"
     if "://" in video.where:
         return f"source={shown} cannot be opened ({reason}): check the address"
     return f"{shown} cannot be opened as a video ({reason}): give another file"

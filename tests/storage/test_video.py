@@ -123,6 +123,9 @@ def test_a_camera_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
         r"or use one of those that are here \(webcam:7, webcam:12\)",
     ):
         frames_of("webcam:99")
+    monkeypatch.setattr(video, "_cameras", lambda: [])
+    with pytest.raises(UserError, match=r"connect a camera$"):
+        frames_of("webcam:99")
 
 
 @pytest.mark.parametrize(
