@@ -346,7 +346,10 @@ class Predictor:
         inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
         if stream:
             return self._stream(inputs, *given)
-        return list(self._stream(_without_videos(inputs), *given))
+        images = _without_videos(inputs)
+        if not isinstance(sources, Iterator):  # all are known: check them before the first runs
+            images = iter(list(images))
+        return list(self._stream(images, *given))
 
     __call__ = predict
 

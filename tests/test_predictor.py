@@ -457,7 +457,10 @@ def test_a_stream_of_a_video(model: Predictor, clip: Path):
     assert len(list(model.predict([clip, frames[0]], stream=True))) == 10
 
 
-def test_predict_has_no_list_of_a_video(model: Predictor, clip: Path, picture: Path):
+def test_predict_has_no_list_of_a_video(
+    model: Predictor, clip: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Predictor, "_detect", lambda *given: pytest.fail("an image ran before"))
     with pytest.raises(UserError, match=r"a\.avi is a video, .*: use `for found in model\.stream"):
         model.predict([picture, clip])
 

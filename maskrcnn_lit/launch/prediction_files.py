@@ -4,8 +4,10 @@ results.
 
 import itertools
 import json
+import logging
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -19,6 +21,8 @@ from maskrcnn_lit.storage.video_writer import VideoWriter
 
 RESULTS, IMAGES = "detections.json", "images.json"
 
+_log = logging.getLogger(__name__)
+
 
 class Written(NamedTuple):
     """picture: the drawn image, or the video that it is a frame of; None: nothing is drawn."""
@@ -31,7 +35,8 @@ class PredictionFiles:
 
     detections.jsonl has one line an image or frame (evaluation/coco/json_lines.py). Images have
     COCO results too, detections.json, and images.json maps their numbers to files: images of a COCO
-    json keep their ids, others are numbered from 1. Frames continue the numbers.
+    json keep their ids if no two are equal, others are numbered from 1. Frames continue the
+    numbers. No picture or video replaces a source.
 
     Args:
         inputs: all sources, for the names of pictures.
@@ -44,9 +49,13 @@ class PredictionFiles:
     def __init__(self, folder: Path, inputs: Sequence[Input], *, draw: bool) -> None:
         self.folder, self.draw = folder, draw
         self.done = self.images = self.detections = 0
+        self._sources = (
+            {_same(file) for one in inputs if (file := _file_of(one))} if draw else set()
+        )
         names = [source.name for source in inputs]
-        self._pictures = picture_names(names)
-        self._own_ids = all(not isinstance(s, VideoInput) and s.id is not None for s in inputs)
+        is_old = (folder / "images").exists()  # no source lies in a new folder
+        self._pictures = picture_names(names, self._is_picture if is_old else _nothing)
+        self._own_ids = _have_own_ids(inputs)
         self._results: list[dict[str, Any]] = []
         self._images: list[dict[str, Any]] = []
         self._clip: Clip | None = None
@@ -98,12 +107,21 @@ class PredictionFiles:
             self._video = VideoWriter(self.folder / name, clip.rate)
 
     def _free_name(self, name: str) -> str:
-        """The name of the drawn video, which no other has."""
+        """The name of the drawn video, which no other and no source has."""
         stem = PurePosixPath(name).stem
         names = itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2)))
-        free = next(name for name in names if name.casefold() not in self._videos)
+        free = next(
+            name
+            for name in names
+            if name.casefold() not in self._videos
+            and _same(self.folder / f"{name}.mp4") not in self._sources
+        )
         self._videos.add(free.casefold())
         return f"{free}.mp4"
+
+    def _is_picture(self, name: str) -> bool:
+        """Whether a source is where the picture `name` would be."""
+        return _same(self.folder / "images" / name) in self._sources
 
     def _draw_frame(self, found: Detections) -> Path | None:
         if self._video is None:
@@ -141,24 +159,51 @@ class PredictionFiles:
         traceback: TracebackType | None,
     ) -> None:
         self._close_video()
-        if self.images and (error is None or isinstance(error, KeyboardInterrupt)):
+        if self.images:
             write_json(self.folder / RESULTS, self._results)
             # COCO results refer to images by number; images.json maps numbers to files.
             write_json(self.folder / IMAGES, self._images)
 
 
-def picture_names(names: Sequence[str]) -> list[str]:
+def _file_of(source: Input) -> Path | None:
+    if isinstance(source, VideoInput):
+        return None if "://" in source.where else Path(source.where)
+    return source.file
+
+
+def _same(path: Path) -> str:
+    """Equal for paths of the same file, even on file systems that ignore case."""
+    return os.path.realpath(path).casefold()
+
+
+def _have_own_ids(inputs: Sequence[Input]) -> bool:
+    """Whether the images have ids of a COCO json, no two of them equal. A line says if not."""
+    ids = [one.id for one in inputs if not isinstance(one, VideoInput) and one.id is not None]
+    if ids and (len(ids) < len(inputs) or len(set(ids)) < len(ids)):
+        why = "some ids are equal" if len(ids) == len(inputs) else "some sources have no ids"
+        _log.warning(f"the ids of the COCO json are replaced by 1, 2, 3, ...: {why}")
+        return False
+    return bool(ids)
+
+
+def _nothing(name: str) -> bool:
+    return False
+
+
+def picture_names(names: Sequence[str], is_source: Callable[[str], bool] = _nothing) -> list[str]:
     """The file name of each image's picture: photo.jpg becomes photo.png, or photo.jpg.png if
     another image would have that name. Folders are kept. Names are unique, even on file systems
-    that ignore case.
+    that ignore case, and `is_source` is true for none of them.
     """
     short = [str(PurePosixPath(name).with_suffix(".png")) for name in names]
     uses = Counter(name.casefold() for name in short)
     taken = {name for name, count in uses.items() if count == 1}
     result = []
     for name, alone in zip(names, short, strict=True):
-        if uses[alone.casefold()] > 1:
-            alone = next(c for c in _candidates(name) if c.casefold() not in taken)
+        if uses[alone.casefold()] > 1 or is_source(alone):
+            alone = next(
+                c for c in _candidates(name) if c.casefold() not in taken and not is_source(c)
+            )
             taken.add(alone.casefold())
         result.append(alone)
     return result

@@ -26,6 +26,7 @@ from maskrcnn_lit.storage.image_sets import (
     LIST,
     ZIP,
     coco_images,
+    is_hidden,
     read_list,
     read_member,
     zip_names,
@@ -38,7 +39,14 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
-from maskrcnn_lit.storage.video import STREAMS, WEBCAM, VideoInput, hide_password, video_input
+from maskrcnn_lit.storage.video import (
+    STREAMS,
+    VIDEO_SUFFIXES,
+    WEBCAM,
+    VideoInput,
+    hide_password,
+    video_input,
+)
 from maskrcnn_lit.storage.zip_source import Zip
 
 ACCEPTED = (
@@ -69,14 +77,16 @@ class ImageInput(NamedTuple):
     Attributes:
         name: a path below its folder, a file name, or the type of the source.
         read: reads it as H W 3 uint8 RGB. It returns None for a damaged file of a folder, a glob, a
-            zip or a COCO json, which is skipped with a warning, and raises UserError for any other
-            input that is not an image.
+            zip, a list in a text file or a COCO json, which is skipped with a warning, and raises
+            UserError for any other input that is not an image.
         id: of the image in a COCO json; None: from another source.
+        file: where it is; None: not in a file of its own.
     """
 
     name: str
     read: Callable[[], NDArray[np.uint8] | None]
     id: int | None = None
+    file: Path | None = None
 
 
 Input: TypeAlias = ImageInput | VideoInput
@@ -150,7 +160,8 @@ def _inputs_of(source: Any, limits: Limits, suffix: str = "") -> Sequence[Input]
     return [ImageInput(name, partial(array_to_rgb, image, name)) for name, image in named]
 
 
-def _of_text(source: str, limits: Limits) -> Sequence[Input]:
+def _of_text(source: str, limits: Limits, skip: bool = False) -> Sequence[Input]:
+    """The images of a path or URL. `skip` a damaged image file, although it is named alone."""
     if video := video_input(source):
         return [video]
     if "://" in source:
@@ -163,9 +174,9 @@ def _of_text(source: str, limits: Limits) -> Sequence[Input]:
         return [ImageInput(_name_of_url(source), partial(_from_url, source, limits))]
     path = _path(source)
     if path.is_file():
-        return _of_file(path, limits)
+        return _of_file(path, limits, skip)
     return [
-        ImageInput(name, partial(_read_file, file, limits, skip=True))
+        ImageInput(name, partial(_read_file, file, limits, skip=True), file=file)
         for name, file in _images_of(source, _find(path))
     ]
 
@@ -175,17 +186,19 @@ def _images_of(source: str, files: Sequence[tuple[str, Path]]) -> list[tuple[str
     images = [(name, file) for name, file in files if file.suffix.lower() in SUFFIXES]
     others = _by_kind(file for _, file in files if file.suffix.lower() not in SUFFIXES)
     if not images:
+        videos = any(file.suffix.lower() in VIDEO_SUFFIXES for _, file in files)
         raise UserError(
             f"source={source} has no image{f' but {others}' if others else ''}: give an image, a "
             f"folder or a glob of files that end in {', '.join(SUFFIXES)} (quote a glob, so that "
             "the shell does not expand it)"
+            f"{'; name each video, or list them in a text file' if videos else ''}"
         )
     if others:
         _log.info(f"{source}: skipping files that are not supported images: {others}")
     return images
 
 
-def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
+def _of_file(path: Path, limits: Limits, skip: bool) -> Sequence[Input]:
     if video := video_input(str(path)):  # of ~/clip.mp4
         return [video]
     suffix = path.suffix.lower()
@@ -195,10 +208,10 @@ def _of_file(path: Path, limits: Limits) -> Sequence[Input]:
         return _of_list(path, limits)
     if suffix in JSON:
         return [
-            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id)
+            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id, file)
             for image_id, name, file in coco_images(path)
         ]
-    return [ImageInput(path.name, partial(_read_file, path, limits, skip=False))]
+    return [ImageInput(path.name, partial(_read_file, path, limits, skip=skip), file=path)]
 
 
 def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
@@ -219,7 +232,7 @@ def _of_list(path: Path, limits: Limits) -> list[Input]:
             source = line if address else str(path.parent / Path(line).expanduser())
             if Path(source).suffix.lower() in LIST:
                 raise UserError(f"{line} is a list itself: name its images")
-            of_line = _of_text(source, limits)
+            of_line = _of_text(source, limits, skip=True)
         except (UserError, RuntimeError) as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         alone = len(of_line) == 1 and safe_path(Path(), line) is not None and source != line
@@ -258,11 +271,7 @@ def _find(path: Path) -> list[tuple[str, Path]]:
             base = base.parent
         candidates = (Path(name) for name in glob.iglob(str(path), recursive=True))
     named = ((file.relative_to(base).as_posix(), file) for file in candidates)
-    return sorted((name, file) for name, file in named if file.is_file() and not _hidden(name))
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return sorted((name, file) for name, file in named if file.is_file() and not is_hidden(name))
 
 
 def _by_kind(files: Iterable[Path]) -> str:
@@ -303,13 +312,16 @@ def _advice(suffix: str) -> str:
 
 
 def _from_url(url: str, limits: Limits) -> NDArray[np.uint8]:
+    shown = hide_password(url)
     try:
         data = get(url)
     except OSError as error:
+        reason = str(error).replace(url, shown)
         raise UserError(
-            f"source={url} cannot be downloaded ({error}): check the address, or give a local file"
+            f"source={shown} cannot be downloaded ({reason}): check the address, or give a "
+            "local file"
         ) from error
-    return _decode(data, f"source={url}", limits)
+    return _decode(data, f"source={shown}", limits)
 
 
 def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:

@@ -40,7 +40,12 @@ def zip_names(archive: Zip) -> list[str]:
                 f"{archive.file} has a file {name!r}, which points outside of the zip: unpack it "
                 "where you trust it, and give the folder"
             )
-    return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    return [name for name in names if not is_hidden(name)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, begins with a dot. `name` is normalized."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def read_member(archive: Zip, name: str) -> bytes:

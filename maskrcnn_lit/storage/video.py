@@ -1,9 +1,10 @@
 """Reads videos, streams and cameras with PyAV: RGB frames in order, decoded ahead in a thread.
 
 A frame that cannot be decoded is a line in the log, and the next one follows. So is an end before
-the end: a cut file, or a camera that is gone.
+the end: a camera that is gone, or a file that ends before the length that its header says.
 """
 
+import heapq
 import logging
 import re
 import sys
@@ -35,7 +36,17 @@ AHEAD = 4  # decoded frames in the queue: 11 MB at 720p
 
 CONNECT, READ = 10.0, 30.0  # seconds without an answer, or without data
 
+_TOLERANCE = 1.0  # seconds that a complete file may lack
+
 RATE = 25.0  # frames per second where the video does not say
+
+# USER:PASSWORD@; a password may contain "@" and "/", but HOST:PORT/ is none.
+_USER = re.compile(r"(?<=://)(?:(?!\[)[^/@:]*:(?!\d+(?:[/?#]|$))[^@]*@)?(?:[^/?#]*@)?")
+
+_SECRET = re.compile(
+    r"([?&;](?:[\w-]*(?:password|passwd|token|secret|signature)|pwd|pass|[\w-]*key)=)[^&;#\s]*",
+    re.IGNORECASE,
+)
 
 _LINES = 10  # of broken frames, before they are only counted
 
@@ -98,7 +109,7 @@ def video_input(source: str) -> VideoInput | None:
     elif scheme in STREAMS:
         named = VideoInput(_name(source) or scheme, source, live=True)
     elif scheme in ("http", "https") and _suffix(source) in (*VIDEO_SUFFIXES, ".m3u8"):
-        named = VideoInput(_name(source), source, live=_suffix(source) == ".m3u8")
+        named = VideoInput(_name(source), source)  # a playlist waits: its server has the frames
     elif not scheme and _suffix(source) in VIDEO_SUFFIXES and Path(source).is_file():
         named = VideoInput(Path(source).name, source)
     else:
@@ -119,8 +130,10 @@ def read_video(
 
 
 def hide_password(address: str) -> str:
-    """`address` without the user and password of rtsp://USER:PASSWORD@HOST/PATH."""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+    """`address` without the user and password of rtsp://USER:PASSWORD@HOST/PATH, and without the
+    values of its query that are secrets.
+    """
+    return _SECRET.sub(r"\1***", _USER.sub("", address, count=1))
 
 
 def _av() -> Any:
@@ -150,17 +163,23 @@ def _decode(video: VideoInput, max_pixels: int) -> Iterator[VideoFrame]:
             )
         clip = _clip(video, container, stream)
         frames = _Frames(av, shown)
-        decoded, first = 0, None
+        decoded, first, shift, last = 0, None, 0.0, 0.0
         for picture in frames.read(container, stream):
             first = picture.time if first is None else first
             time = frames.index / clip.rate if picture.time is None else picture.time - first
+            time += shift
+            if decoded and time <= last:  # a new clock, as in joined files
+                shift += last + 1 / clip.rate - time
+                time = last + 1 / clip.rate
+            last = time
             decoded += 1
             yield VideoFrame(clip, _upright(picture), frames.index, time)
         if not decoded:
             raise UserError(
                 f"{shown} has no frames that can be decoded{frames.reason}: give another video"
             )
-        frames.report_end(decoded, live=video.live)
+        missing = _seconds(container, stream) - last - 1 / clip.rate
+        frames.report_end(decoded, clip.frames if missing > _TOLERANCE else None, live=video.live)
 
 
 class _Frames:
@@ -174,6 +193,7 @@ class _Frames:
     def __init__(self, av: Any, shown: str) -> None:
         self.av, self.shown = av, shown
         self.index, self.broken, self.reason = -1, 0, ""
+        self._late: list[tuple[int, str]] = []  # broken frames whose turn comes, by time stamp
 
     def read(self, container: Any, stream: Any) -> Iterator[Any]:
         packets = container.demux(stream)
@@ -182,15 +202,34 @@ class _Frames:
                 pictures = packet.decode()
             except self.av.FFmpegError as error:
                 if packet.size:  # not the flush at the end
-                    self.index += 1
-                    self._report(f"{_words(error)}")
+                    self._put_off(packet.pts, _words(error))
                 continue
             for picture in pictures:
+                self._report_before(picture.pts)
                 self.index += 1
                 if picture.is_corrupt:
                     self._report("parts of it are missing")
                 else:
                     yield picture
+        self._report_before(None)
+
+    def _put_off(self, pts: int | None, reason: str) -> None:
+        """A packet is broken. Packets come in the order of decoding, so frames that are shown
+        before it may follow.
+        """
+        if pts is None:
+            self.index += 1
+            self._report(reason)
+        else:
+            heapq.heappush(self._late, (pts, reason))
+
+    def _report_before(self, pts: int | None) -> None:
+        """Report the broken frames that are shown before the one of time stamp `pts`; None: all."""
+        while self._late and (pts is None or self._late[0][0] <= pts):
+            stamp, reason = heapq.heappop(self._late)
+            if stamp != pts:  # else the decoder repaired it
+                self.index += 1
+                self._report(reason)
 
     def _next(self, packets: Iterator[Any]) -> Any:
         """The next packet; None: the end."""
@@ -207,11 +246,17 @@ class _Frames:
         if self.broken == _LINES:
             _log.warning(f"{self.shown}: further broken frames are only counted")
 
-    def report_end(self, decoded: int, *, live: bool) -> None:
+    def report_end(self, decoded: int, expected: int | None, *, live: bool) -> None:
+        """expected: the number of frames that the file should have; None: not known, or near."""
         if self.broken > _LINES:
             _log.warning(f"{self.shown}: {self.broken} broken frames in all")
         if self.reason:
             _log.warning(f"{self.shown} ends early, after {decoded} frames{self.reason}")
+        elif expected is not None and self.index + 1 < expected:
+            _log.warning(
+                f"{self.shown} ends early, after {self.index + 1} of {expected} frames: the file "
+                "is not complete"
+            )
         elif live:
             _log.info(f"{self.shown}: the stream ended after {decoded} frames")
 
@@ -225,15 +270,38 @@ def _clip(video: VideoInput, container: Any, stream: Any) -> Clip:
     return Clip(video.name, rate, None if video.live or not frames else int(frames))
 
 
+def _seconds(container: Any, stream: Any) -> float:
+    """The length of the video as the file says; 0: it does not say."""
+    if container.format.name == "avi" and stream.frames and stream.average_rate:
+        return float(stream.frames / stream.average_rate)  # FFmpeg corrects the duration of a cut
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    stated = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))
+    if stated:  # of a Matroska file
+        hours, minutes, seconds = map(float, stated.groups())
+        return hours * 3600 + minutes * 60 + seconds
+    return (container.duration or 0) / 1e6  # microseconds
+
+
 def _contents(container: Any) -> str:
     return ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
 
 
 def _upright(picture: Any) -> NDArray[np.uint8]:
-    """The pixels, turned as a phone that was held upright asks for."""
+    """The pixels, turned and mirrored as the file asks for: a phone was held upright."""
     pixels = picture.to_ndarray(format="rgb24")
-    turns = round(getattr(picture, "rotation", 0) / 90) % 4  # counterclockwise
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    turns = round(getattr(picture, "rotation", 0) / 90)  # counterclockwise
+    if _is_mirrored(picture):  # the matrix without the flip is turned by another half
+        pixels, turns = pixels[:, ::-1], turns + 2
+    return np.ascontiguousarray(np.rot90(pixels, turns % 4))
+
+
+def _is_mirrored(picture: Any) -> bool:
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    return bool(a * d - b * c < 0)
 
 
 @contextmanager
@@ -268,11 +336,9 @@ def _options(video: VideoInput) -> dict[str, Any]:
 def _unopened(video: VideoInput, error: Exception) -> str:
     shown, reason = hide_password(video.where), _words(error)
     if WEBCAM.fullmatch(video.where):
-        cameras = ", ".join(f"webcam:{path.name[5:]}" for path in _cameras()) or "none"
-        return (
-            f"source={shown} cannot be opened ({reason}): connect a camera, or use one of those "
-            f"that are here ({cameras})"
-        )
+        cameras = ", ".join(f"webcam:{path.name[5:]}" for path in _cameras())
+        others = f", or use one of those that are here ({cameras})" if cameras else ""
+        return f"source={shown} cannot be opened ({reason}): connect a camera{others}"
     if "://" in video.where:
         return f"source={shown} cannot be opened ({reason}): check the address"
     return f"{shown} cannot be opened as a video ({reason}): give another file"

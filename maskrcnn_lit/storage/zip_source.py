@@ -41,7 +41,7 @@ def inside(name: str, where: str) -> str:
 class Directory(NamedTuple):
     """The F files of a zip, by name. Arrays, since 118,287 objects of zipfile need 60 MB."""
 
-    names: NDArray[np.bytes_]  # F, sorted
+    names: NDArray[np.bytes_]  # F, normalized and sorted
     files: NDArray[
         np.int64
     ]  # F 6: offset of its header, bytes in the zip, bytes, CRC-32, method, flags
@@ -100,7 +100,7 @@ class Zip:
         return i < len(names) and bytes(names[i]).startswith(start)
 
     def names(self) -> list[str]:
-        """The names of its files as stored, sorted."""
+        """The names of its files, normalized and sorted."""
         return [bytes(name).decode() for name in self._read_directory().names]
 
     def _find(self, name: str) -> list[int] | None:
@@ -114,7 +114,7 @@ class Zip:
             try:
                 with zipfile.ZipFile(self.file) as archive:
                     entries = {
-                        e.filename.encode(): e
+                        posixpath.normpath(e.filename).encode(): e
                         for e in archive.infolist()
                         if not e.filename.endswith("/")
                     }

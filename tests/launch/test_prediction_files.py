@@ -10,6 +10,7 @@ from pycocotools import mask as coco_mask
 from videos import numbered
 
 from maskrcnn_lit.data.coco.index import Category
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.json_lines import read_json_lines
 from maskrcnn_lit.launch.prediction_files import PredictionFiles, picture_names
 from maskrcnn_lit.predictor import Detections
@@ -130,6 +131,45 @@ def test_ctrl_c_leaves_complete_files(tmp_path: Path):
     assert len(list(read_video(VideoInput("a", str(tmp_path / "a.mp4"))))) == 3
     assert len(json.loads((tmp_path / "detections.json").read_text())) == 2
     assert len(lines_of(tmp_path)) == 4
+
+
+def test_no_output_replaces_a_source(tmp_path: Path):
+    """The folder of the results is the folder of the sources."""
+    (tmp_path / "images").mkdir()
+    clip_path, picture = tmp_path / "clip.mp4", tmp_path / "images" / "a.png"
+    clip_path.write_bytes(b"clip")
+    picture.write_bytes(b"picture")
+    inputs = [
+        VideoInput("clip.mp4", str(clip_path)),
+        ImageInput("a.png", lambda: None, file=picture),
+        image("a.jpg"),
+    ]
+    with PredictionFiles(tmp_path, inputs, draw=True) as files:
+        drawn = [
+            files.add(frame(Clip("clip.mp4", 10.0, 1), 0)),
+            files.add(detections("a.png", 1)),
+            files.add(detections("a.jpg", 2)),
+        ]
+    names = ["clip_2.mp4", "images/a.png.png", "images/a.jpg.png"]
+    assert [one.picture for one in drawn] == [tmp_path / name for name in names]
+    assert all(path.is_file() for one in drawn if (path := one.picture))
+    assert (clip_path.read_bytes(), picture.read_bytes()) == (b"clip", b"picture")
+
+
+def test_an_error_leaves_the_results_until_then(tmp_path: Path):
+    with pytest.raises(UserError), PredictionFiles(tmp_path, [image("b.jpg")], draw=False) as files:
+        files.add(detections("b.jpg", 0))
+        raise UserError("the next one is damaged")
+    assert len(json.loads((tmp_path / "detections.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "images.json").read_text())) == 1
+
+
+def test_equal_ids_are_replaced_with_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with PredictionFiles(tmp_path, [image("a.jpg", 1), image("b.jpg", 1)], draw=False) as files:
+        files.add(detections("a.jpg", 0, image_id=1))
+        files.add(detections("b.jpg", 1, image_id=1))
+    assert [entry["id"] for entry in json.loads((tmp_path / "images.json").read_text())] == [1, 2]
+    assert "replaced by 1, 2, 3, ...: some ids are equal" in caplog.text
 
 
 def test_nothing_added_is_no_file(tmp_path: Path):

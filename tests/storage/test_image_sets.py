@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.image_inputs import list_inputs
+from maskrcnn_lit.storage.image_inputs import ImageInput, list_inputs
 from maskrcnn_lit.storage.image_sets import coco_images, read_list, read_member, zip_names
 from maskrcnn_lit.storage.zip_source import Zip
 
@@ -35,6 +35,18 @@ def first_pixels(source: Any) -> dict[str, int]:
     return {name: int(pixels[0, 0, 0]) for name, pixels in read.items() if pixels is not None}
 
 
+def test_a_damaged_image_of_a_list_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "b.png").write_bytes(png(2))
+    (tmp_path / "list.txt").write_text("a.png\nbad.png\nb.png\n")
+    assert first_pixels(tmp_path / "list.txt") == {"a.png": 1, "b.png": 2}
+    assert "bad.png is skipped, since it cannot be read as an image" in caplog.text
+    assert [one.file for one in list_inputs(tmp_path / "list.txt") if isinstance(one, ImageInput)][
+        :1
+    ] == [tmp_path / "a.png"]
+
+
 # A zip
 
 
@@ -53,7 +65,15 @@ def test_the_images_of_a_zip_in_order(tmp_path: Path, caplog: pytest.LogCaptureF
     assert f"{path}/broken.png is skipped, since it cannot be read as an image" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "a/../../b.png", "..\\a.png"])
+def test_names_of_a_zip_are_normalized(tmp_path: Path):
+    files = {"./a.png": png(1), "x//b.png": png(2), "./.hidden/c.png": png(3), "y/../d.png": png(4)}
+    expected = {"a.png": 1, "d.png": 4, "x/b.png": 2}
+    assert first_pixels(zipped(tmp_path / "a.zip", files)) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/etc/a.png", "a/../../b.png", "./../a.png", "..\\a.png"]
+)
 def test_a_name_that_points_out_of_the_zip_is_refused(name: str, tmp_path: Path):
     path = zipped(tmp_path / "a.zip", {"good.png": png(), name: png()})
     with pytest.raises(UserError, match=r"a\.zip has a file '.*', which points outside of the zip"):
@@ -80,7 +100,9 @@ def test_an_empty_or_damaged_zip_is_one_sentence(tmp_path: Path):
     assert zip_names(Zip(zipped(tmp_path / "a.zip", {}))) == []
     with pytest.raises(UserError, match=r"a\.zip has no image: give"):
         list_inputs(tmp_path / "a.zip")
-    with pytest.raises(UserError, match=r"b\.zip has no image but 1 \.mp4: give"):
+    with pytest.raises(
+        UserError, match=r"b\.zip has no image but 1 \.mp4: give .*; name each video, or"
+    ):
         list_inputs(zipped(tmp_path / "b.zip", {"a.mp4": b"x"}))
     whole = (tmp_path / "b.zip").read_bytes()
     for content in (b"", b"no zip", whole[:-30]):

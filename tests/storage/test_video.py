@@ -1,7 +1,9 @@
 """Videos, streams and cameras become numbered frames; what is wrong with them is one sentence."""
 
 import logging
+import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from local_server import Server
 from rtsp_server import camera
-from videos import break_frames, number_of, packets, write_sound, write_video
+from videos import break_frames, number_of, numbered, packets, write_sound, write_video
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage import video
@@ -97,7 +99,7 @@ def test_what_names_a_video(tmp_path: Path):
         "rtsp://me:secret@camera/street": ("street", "rtsp://me:secret@camera/street", True),
         "rtsp://camera": ("rtsp", "rtsp://camera", True),
         "http://a/b/clip.webm?x=1": ("clip.webm", "http://a/b/clip.webm?x=1", False),
-        "https://a/live.m3u8": ("live.m3u8", "https://a/live.m3u8", True),
+        "https://a/live.m3u8": ("live.m3u8", "https://a/live.m3u8", False),
     }.items():
         assert video_input(source) == expected
     for other in ("none.mp4", "a.jpg", "http://a/b.jpg", "webcam:front", "s3://a/b.mp4"):
@@ -120,6 +122,9 @@ def test_a_camera_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPa
         match=r"source=webcam:99 cannot be opened \(No such file or directory\): connect a camera, "
         r"or use one of those that are here \(webcam:7, webcam:12\)",
     ):
+        frames_of("webcam:99")
+    monkeypatch.setattr(video, "_cameras", lambda: [])
+    with pytest.raises(UserError, match=r"connect a camera$"):
         frames_of("webcam:99")
 
 
@@ -202,11 +207,102 @@ def test_nobody_at_the_address_is_one_sentence_without_the_password():
     assert hide_password("/a/b@c.mp4") == "/a/b@c.mp4"
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://me:p@ss@host/x", "rtsp://host/x"),
+        ("rtsp://me:p/ss@host/x", "rtsp://host/x"),
+        ("rtsp://host:554/x@y", "rtsp://host:554/x@y"),
+        ("rtsp://me:p?ss@host/x", "rtsp://host/x"),
+        ("http://[::1]:80/x@y", "http://[::1]:80/x@y"),
+        ("https://me@host/x", "https://host/x"),
+        ("https://host/x?a=1&token=abc&b=2", "https://host/x?a=1&token=***&b=2"),
+        ("https://host/x?password=abc", "https://host/x?password=***"),
+        ("https://host/x?X-Amz-Signature=abc", "https://host/x?X-Amz-Signature=***"),
+    ],
+)
+def test_secrets_of_an_address_are_hidden(address: str, shown: str):
+    assert hide_password(address) == shown
+
+
 @pytest.mark.parametrize("degrees", [0, 90, -90, 180, -180])
 def test_a_frame_is_turned_upright(degrees: int):
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    frame = SimpleNamespace(to_ndarray=lambda format: pixels, rotation=degrees)
+    frame = SimpleNamespace(to_ndarray=lambda format: pixels, rotation=degrees, side_data={})
     assert np.array_equal(video._upright(frame), np.rot90(pixels, degrees // 90))
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ((1, 0, 0, 1), lambda picture: picture),
+        ((0, 1, -1, 0), lambda picture: np.rot90(picture, -1)),
+        ((-1, 0, 0, 1), lambda picture: picture[:, ::-1]),
+        ((1, 0, 0, -1), lambda picture: picture[::-1]),
+        ((0, 1, 1, 0), lambda picture: picture.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda picture: np.rot90(picture, 2).transpose(1, 0, 2)),
+    ],
+)
+def test_a_display_matrix_turns_and_mirrors(
+    matrix: tuple[int, ...], expected: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+):
+    path = write_video(tmp_path / "a.mp4", 1, "mpeg4")
+    plain = frames_of(path)[0].pixels
+    content = bytearray(path.read_bytes())
+    a, b, c, d = (value << 16 for value in matrix)
+    begin = content.index(b"tkhd") + 44
+    content[begin : begin + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    assert np.array_equal(frames_of(path)[0].pixels, expected(plain))
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_broken_frame_has_its_number_in_the_order_of_the_times(
+    early: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """With B-frames, packets come in the order of decoding."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        options = {"x264-params": "bframes=3:b-adapt=0:b-pyramid=0:scenecut=0"}
+        stream = container.add_stream("libx264", rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(numbered(number), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        times = [packet.pts for packet in container.demux(video=0) if packet.size]
+    assert times != sorted(times)
+    orders = [sorted(times).index(time) for time in times]
+    single = next(n for n in range(9, 20) if (orders[n] < n if early else orders[n] > n))
+    whole = [frame.time for frame in frames_of(path)]
+    frames = frames_of(break_frames(path, single))
+    broken = [int(line.split("frame ")[1].split(" ")[0]) for line in caplog.messages]
+    assert broken == [orders[single]]
+    assert sorted([*broken, *(frame.index for frame in frames)]) == list(range(20))
+    assert [frame.time for frame in frames] == [whole[frame.index] for frame in frames]
+
+
+def test_times_grow_although_the_clock_starts_again(tmp_path: Path):
+    path = write_video(tmp_path / "a.ts", 8, "mpeg2video", rate=25)
+    path.write_bytes(path.read_bytes() * 2)
+    frames = frames_of(path)
+    assert len(frames) >= 15  # the parser may join two at the seam
+    assert np.allclose(np.diff([frame.time for frame in frames]), 0.04, atol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.avi", "mjpeg"), ("a.mkv", "mpeg4")])
+def test_a_cut_file_ends_with_a_line(
+    name: str, codec: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    path = write_video(tmp_path / name, 60, codec)
+    assert len(frames_of(path)) == 60
+    assert caplog.messages == []
+    begin, _ = packets(path)[20]
+    path.write_bytes(path.read_bytes()[:begin])
+    count = len(frames_of(path))
+    assert count in (19, 20)
+    assert f"{name} ends early, after {count} " in caplog.text
 
 
 def test_reading_stops_before_the_end(tmp_path: Path):

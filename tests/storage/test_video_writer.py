@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from videos import number_of, numbered
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.video import VideoInput, read_video
 from maskrcnn_lit.storage.video_writer import VideoWriter
 
@@ -48,3 +49,47 @@ def test_nothing_written_is_no_file(tmp_path: Path):
     with VideoWriter(tmp_path / "a.mp4", 30):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_encoder_does_not_take_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "a.mp4"
+    with (
+        pytest.raises(
+            UserError, match=r"a\.mp4: a picture of 20000 x 2 pixels cannot be written \("
+        ),
+        VideoWriter(path, 10) as writer,
+    ):
+        writer.write(np.zeros((2, 20000, 3), np.uint8), 0.0)
+    assert not path.exists()
+
+
+def test_a_killed_process_leaves_all_but_the_last_seconds(tmp_path: Path):
+    """The bytes on the disk before the end."""
+    path, copy = tmp_path / "a.mp4", tmp_path / "copy.mp4"
+    with VideoWriter(path, 10) as writer:
+        for number in range(150):
+            writer.write(numbered(number), number / 10)
+        copy.write_bytes(path.read_bytes())
+    frames = list(read_video(VideoInput("a", str(copy))))
+    assert len(frames) >= 60
+    assert [number_of(frame.pixels) for frame in frames] == [n % 25 for n in range(len(frames))]
+    assert len(list(read_video(VideoInput("a", str(path))))) == 150
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 150
+        container.seek(10_000_000)
+        assert 8.0 <= float(next(container.decode(video=0)).time) <= 10.0
+
+
+def test_a_full_disk_is_one_sentence():
+    class Full:
+        def __enter__(self) -> None:
+            raise av.error.FFmpegError(28, "No space left on device")
+
+        def __exit__(self, *_: object) -> None: ...
+
+    writer = VideoWriter(Path("a.mp4"), 10)
+    writer._container = Full()
+    with pytest.raises(
+        UserError, match=r"a\.mp4 cannot be closed \(No space left on device\): free"
+    ):
+        writer.close()
