@@ -30,7 +30,7 @@ from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
+from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 from maskrcnn_lit.evaluation.thresholds import DEFAULT, read_thresholds
@@ -41,6 +41,7 @@ from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.tracking import Tracker, build_tracker
+from maskrcnn_lit.model.tta import check_tta, detect_views, view_sizes, with_mirrored
 from maskrcnn_lit.report.draw import PALETTE, PAPER, draw_instances
 from maskrcnn_lit.runs.shared import local
 from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
@@ -235,6 +236,7 @@ class Predictor:
         config: of the run.
         score_thresholds: K: detections of label l with a score below entry l - 1 are removed.
         max_detections: limit per image, by score; None: as many as the model gives.
+        tta: test-time augmentation: None, flip or scales (model/tta.py).
     """
 
     model: MaskRCNN | ExportedModel
@@ -242,6 +244,7 @@ class Predictor:
     config: DictConfig
     score_thresholds: np.ndarray
     max_detections: int | None = None
+    tta: str | None = None
 
     def __repr__(self) -> str:
         low, high = self.score_thresholds.min(), self.score_thresholds.max()
@@ -414,24 +417,30 @@ class Predictor:
         """Positions of images for each forward pass. Images in a pass have the same padded shape: a
         larger padding would slightly change the detections.
         """
-        image_size = read_image_size(self.config.data.image_size)
         groups: dict[Any, list[int]] = {}
         for i, image in enumerate(images):
-            height, width = fitted_sizes(np.array(image.shape[:2]), image_size).tolist()
-            square = isinstance(image_size, int)  # all are padded to that side
-            groups.setdefault(square or (-(-height // 32), -(-width // 32)), []).append(i)
+            shapes = []
+            for image_size in self._sizes():
+                if not isinstance(image_size, int):  # else all are padded to that side
+                    sides = fitted_sizes(np.array(image.shape[:2]), image_size)
+                    shapes.append(tuple((-(-sides // 32)).tolist()))
+            groups.setdefault(tuple(shapes), []).append(i)
         for group in groups.values():
             yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
+
+    def _sizes(self) -> list[ImageSize]:
+        """The sizes at which the model sees each image; one without test-time augmentation."""
+        image_size = read_image_size(self.config.data.image_size)
+        return [image_size] if self.tta is None else view_sizes(self.tta, image_size)
 
     def _detect(
         self, frames: Sequence[Frame], thresholds: np.ndarray, full: int
     ) -> list[Detections]:
         """Detections of frames, in one forward pass of at least `full` images."""
-        image_size = read_image_size(self.config.data.image_size)
         images = [frame.pixels for frame in frames]
         images += images[-1:] * (full - len(images))
-        batch = image_batch(images, range(len(images)), image_size)
-        output = self._forward(batch, float(thresholds.min()))[: len(frames)]
+        batches = [image_batch(images, range(len(images)), size) for size in self._sizes()]
+        output = self._forward(batches, float(thresholds.min()))[: len(frames)]
         results = []
         for frame, detection in zip(frames, output, strict=True):
             passes = np.flatnonzero(detection["scores"] >= thresholds[detection["labels"] - 1])
@@ -455,8 +464,11 @@ class Predictor:
         return results
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch, lowest: float) -> list[dict[str, Any]]:
-        """Detections with a score of `lowest` or more, in pixels of each original image."""
+    def _forward(self, batches: Sequence[Batch], lowest: float) -> list[dict[str, Any]]:
+        """Detections with a score of `lowest` or more, in pixels of each original image. batches:
+        the same images at each of `_sizes`.
+        """
+        batch = batches[0]
         if isinstance(self.model, ExportedModel):
             check_lowest(lowest, self.model.metadata)
             found = self.model(batch).detections or {}
@@ -469,12 +481,16 @@ class Predictor:
             min(head.score_threshold, lowest),
         )
         try:
-            output = self.model({key: value.to(device) for key, value in batch.items()})
+            there = [{key: value.to(device) for key, value in b.items()} for b in batches]
+            if self.tta is None:
+                detections = self.model(there[0]).detections
+            else:
+                detections = detect_views(self.model, with_mirrored(there)).detections
         finally:
             head.score_threshold = before
-        if output.detections is None:
+        if detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
-        return to_original(output.detections, batch)
+        return to_original(detections, batch)
 
 
 def _windows(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
@@ -550,6 +566,7 @@ def load_model(
     agnostic_nms: bool | None = None,
     exclusive: bool | None = None,
     compile: bool = False,
+    tta: str | None = None,
 ) -> Predictor:
     """Load a trained model for prediction.
 
@@ -572,10 +589,12 @@ def load_model(
         compile: on a GPU, compile the model for each padded size, on its first images, which pays
             off for a long video. On the CPU the model stays as it is, and a line of the log says
             so.
+        tta: test-time augmentation, for more time an image: flip (each image and its mirror image)
+            or scales (both at three sizes); None: none.
 
     Raises:
-        UserError: the run or checkpoint does not exist, a threshold outside of 0..1, or "best" for
-            a run that was not evaluated.
+        UserError: the run or checkpoint does not exist, a threshold outside of 0..1, "best" for a
+            run that was not evaluated, or `tta` for an exported file.
     """
     check_threshold(score_threshold, best=True)
     check_whole(1, max_detections=max_detections)
@@ -586,6 +605,7 @@ def load_model(
         exported = _load_exported(
             source, score_threshold, max_detections, accelerator, provider, trust
         )
+        check_tta(tta, exported.model)
         if compile:
             compile_on_gpu(exported)
         return exported
@@ -599,9 +619,10 @@ def load_model(
         thresholds = np.full(len(categories), float(score_threshold))
     config.model.box_head.max_detections = max_detections
     model = build(config.model)
+    check_tta(tta, model)
     weights.load(model, state)
     device = "cuda" if resolve_accelerator(accelerator, 1, option="accelerator") == "gpu" else "cpu"
-    predictor = Predictor(for_inference(model.to(device)), categories, config, thresholds)
+    predictor = Predictor(for_inference(model.to(device)), categories, config, thresholds, tta=tta)
     if compile:
         compile_on_gpu(predictor)
     return predictor

@@ -139,6 +139,8 @@ def test_every_command_takes_a_run_without_masks(tmp_path: Path):
     assert record["metrics"]["val/box_ap"] == metrics["val/box_ap"]
     assert "box AP" in (tmp_path / "scored" / "report.html").read_text()
     assert "mask_head=null" in refused("evaluate", f"run={run}", "nms=all")
+    views = ("tta=flip", "report=false", f"run_dir={tmp_path / 'views'}")
+    assert "tta=flip (2 views of an image): box AP" in printed_by("evaluate", f"run={run}", *views)
     assert "needs masks" in refused("evaluate", f"run={run}", "model.nms=mask")
 
     source = tmp_path / "data" / "val"

@@ -567,3 +567,32 @@ def test_a_model_is_compiled_on_a_gpu_alone(
     predictor.compile_on_gpu(model)
     assert "not compiled, because there is no Triton" in caplog.text
     assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("kind", ["flip", "scales"])
+def test_views_of_a_mirrored_picture_give_the_mirrored_result(
+    trained: Path, picture: Path, found: Detections, kind: str
+):
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    model = load_model(trained, score_threshold=0.0, accelerator="cpu", tta=kind)
+    first, second = model.predict([pixels, np.ascontiguousarray(pixels[:, ::-1])])
+    assert len(first) == 100 and np.array_equal(first.labels, second.labels)
+    assert np.allclose(first.scores, second.scores, atol=1e-5)
+    mirrored = SIZE - second.boxes[:, [2, 1, 0, 3]] * [1, -1, 1, -1]
+    mirrored[:, [1, 3]] = second.boxes[:, [1, 3]]
+    assert np.allclose(first.boxes, mirrored, atol=1e-2)
+    areas = [coco_mask.area(one.masks).astype(int) for one in (first, second)]
+    assert areas[0].max() > 50 and np.abs(areas[0] - areas[1]).max() <= 4
+    assert not np.allclose(first.boxes[:5], found.boxes[:5], atol=0.1)
+
+
+def test_a_model_with_views_predicts_batches_as_single_images(trained: Path, picture: Path):
+    """Images of several shapes, at three sizes each."""
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    model = load_model(trained, score_threshold=0.0, accelerator="cpu", tta="scales")
+    sources = [pixels, pixels[:40], pixels[:, :50], pixels[::-1].copy()]
+    singles = model.predict(sources)
+    for one, other in zip(singles, model.predict(sources, batch_size=3), strict=True):
+        assert np.allclose(one.scores, other.scores, atol=1e-4)
+    with pytest.raises(UserError, match="tta=rotate"):
+        load_model(trained, tta="rotate")

@@ -64,8 +64,15 @@ NEEDED = {  # what a command needs besides the wrong option
 }
 VALUES = {  # a wrong value of an option that the command has
     "train": ("trainer.epochs=-1", "trainer.precision=fp16", "data.workers=many", "seed=-1"),
-    "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none"),
-    "predict": ("score_threshold=2", "max_detections=0", "page=0", "batch_size=x", "track=sort"),
+    "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none", "tta=rotate"),
+    "predict": (
+        "score_threshold=2",
+        "max_detections=0",
+        "page=0",
+        "batch_size=x",
+        "track=sort",
+        "tta=1",
+    ),
     "compare": ("metric=speed", "overwrite=maybe", "out=[a]"),
     "download": ("data.train_images=0", "data.root=[a]"),
     "lr": ("steps=5", "low=-1", "high=0", "out=[a]"),

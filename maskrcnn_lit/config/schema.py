@@ -154,6 +154,7 @@ OPTIONS: dict[str, Rule] = {
     "tolerance": _number(0, 1e6, null=True),
     "track": _choice("mask_iou", "bytetrack", "ocsort", null=True),
     "trust": replace(TEXT, count=(0, MANY)),
+    "tta": _choice("flip", "scales", null=True),
     "warmup": _whole(0),
     "web_runtime": PATH_OR_NULL,
     "weights": PATH,

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
+from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid
 from maskrcnn_lit.data.coco.rasterize import sample_runs, visible_boxes
 from maskrcnn_lit.data.collate import SLOTS, Sample, collate, slot_count
@@ -133,6 +134,23 @@ class CocoDataset(Dataset[Sample]):
         if self._has_void:
             targets["void"] = torch.from_numpy(self._void(i, view))
         return targets
+
+    def at_size(self, image_ids: Sequence[int], image_size: ImageSize) -> Batch:
+        """The images of these ids at another size, without targets, read again from their files."""
+        samples = []
+        for image_id in image_ids:
+            if image_id == BLANK_ID:
+                view = full_view(BLANK_SIDE, BLANK_SIDE, BLANK_SIDE)
+                size, image = view.size, None
+            else:
+                i = int(np.flatnonzero(self.index.image_ids == image_id)[0])
+                size = self.index.size(i)
+                view = full_view(*size, image_size)
+                image = self._decoded(i, view)
+            if image is None:
+                image = torch.zeros(3, *view.size, dtype=torch.uint8)
+            samples.append(_describe(size, image_id, view) | {"images": image})
+        return collate(samples, _square(image_size))
 
     def paste_source(self, key: Key) -> int | None:
         """The position of the image whose objects are pasted on the image of `key`; None: no
@@ -357,5 +375,9 @@ def image_batch(
         view = full_view(*size, image_size)
         pixels = {"images": resample(np.array(image), 1, view)}
         samples.append(_describe(size, image_id, view) | pixels)
-    side = None if isinstance(image_size, tuple) else [(image_size, image_size)]
-    return collate(samples, side)
+    return collate(samples, _square(image_size))
+
+
+def _square(image_size: ImageSize) -> list[Shape] | None:
+    """The one padded shape of squares; None: it depends on the images."""
+    return None if isinstance(image_size, tuple) else [(image_size, image_size)]

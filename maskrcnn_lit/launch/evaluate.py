@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from maskrcnn_lit.callbacks.coco_evaluation import CocoEvaluation
+from maskrcnn_lit.callbacks.plain_detections import PlainDetections
 from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.callbacks.suppression_choices import SuppressionChoices, every_choice
 from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
+from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics
@@ -48,9 +52,11 @@ from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
 from maskrcnn_lit.launch.suppression import choices_text, score_choices
+from maskrcnn_lit.launch.tta import gain, gain_text
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.suppression import Suppression
+from maskrcnn_lit.model.tta import WithViews, check_tta, view_sizes
 from maskrcnn_lit.report.evaluation.suppression import describe
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.pictures import image_reader
@@ -85,6 +91,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         raise UserError(
             "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two"
         )
+    _check_tta(config)
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
         candidate_evaluations(
@@ -124,13 +131,11 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         raises_model=not exported,
     )
     choices = _choices(module.model, len(categories)) if config.nms == "all" else None
-    trainer = _trainer(config, [evaluation, *([choices] if choices else [])], folder)
+    views, plain = _with_views(config, module, data), PlainDetections()
+    more = [*([choices] if choices else []), *([plain] if views else [])]
+    trainer = _trainer(config, [evaluation, *more], folder)
     try:
-        if config.against is not None:
-            data.prepare_data()
-            data.setup("validate")
-            ids = _val_index(data).image_ids.tolist()
-            check_same_images(candidate_evaluations(Path(config.against), config.checkpoint), ids)
+        _check_against(config, data)
         trainer.validate(module, datamodule=data, verbose=False)
     except BaseException:
         remove_if_empty(folder)
@@ -163,6 +168,17 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
                 f"Stored for model.nms=best: {describe(best)}, in "
                 f"{write_suppression(config.run, best, 'val/mask_ap', value)}"
             )
+    if views is not None:
+        record["tta"] = gain(
+            config.tta,
+            views,
+            evaluation.matches,
+            plain.results(index.categories),
+            index.coco_ground_truth(),
+            index.categories,
+            evaluation.max_detections,
+        )
+        _log.info(f"{gain_text(record['tta'])}\n")
     analysis = _write(
         config,
         folder,
@@ -173,9 +189,49 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    if analysis and own and all(value is None for value in config.model.values()):
+    as_trained = views is None and all(value is None for value in config.model.values())
+    if analysis and own and as_trained:
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
+
+
+def _check_against(config: DictConfig, data: CocoDataModule) -> None:
+    """Raise UserError, before scoring, if the baseline is on other images."""
+    if config.against is None:
+        return
+    data.prepare_data()
+    data.setup("validate")
+    ids = _val_index(data).image_ids.tolist()
+    check_same_images(candidate_evaluations(Path(config.against), config.checkpoint), ids)
+
+
+def _check_tta(config: DictConfig) -> None:
+    """Raise UserError for what `tta` does not go with, before anything is loaded."""
+    if config.tta is None:
+        return
+    if config.run is None:
+        raise UserError(f"tta={config.tta} needs a model, and results=FILE has none: give run=RUN")
+    if config.nms is not None:
+        raise UserError(
+            f"nms=all compares kinds of suppression without tta={config.tta}: leave out one of them"
+        )
+
+
+def _with_views(
+    config: DictConfig, module: DetectionModule, data: CocoDataModule
+) -> WithViews | None:
+    """The model of `module`, changed to detect in several views; None without `tta`."""
+    model: Any = module.model
+    check_tta(config.tta, model)
+    if config.tta is None:
+        return None
+    dataset = cache(lambda: data.val_dataset)  # the data are set up later
+
+    def read(ids: Sequence[int], size: ImageSize) -> Batch:
+        return dataset().at_size(ids, size)
+
+    module.model = WithViews(model, view_sizes(config.tta, data.image_size), read)
+    return module.model
 
 
 def _choices(model: Any, classes: int) -> SuppressionChoices:

@@ -37,6 +37,7 @@ def predict(config: DictConfig) -> None:
         trust=config.trust,
         provider=config.provider,
         compile=config.compile,
+        tta=config.tta,
         **config.model,
     )
     stream = model.stream(

@@ -61,6 +61,7 @@ class Output(NamedTuple):
     )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
     masks_dropped: Tensor | None = None  # scalar: positives of this batch without a mask slot
     each: dict[Suppression, dict[str, Tensor]] | None = None  # see `MaskRCNN.choices`
+    plain: dict[str, Tensor] | None = None  # see `tta.WithViews`
 
 
 class MaskRCNN(nn.Module):
@@ -490,8 +491,30 @@ class MaskRCNN(nn.Module):
         static_shapes: bool = False,
     ) -> dict[str, Tensor]:
         """Detect boxes, then predict a mask for each (section 3.1, inference)."""
+        detections = self.detect_boxes(pyramid, proposals, valid, image_sizes, static_shapes)
+        return self.finished(pyramid, detections, static_shapes)
+
+    def detect_boxes(
+        self,
+        pyramid: Sequence[Tensor],
+        proposals: Tensor,
+        valid: Tensor,
+        image_sizes: Tensor,
+        static_shapes: bool = False,
+    ) -> dict[str, Tensor]:
+        """The detections of the box head, without masks; candidates where suppression compares
+        masks.
+        """
         logits, deltas, boxes = self.predict_boxes(pyramid, proposals, image_sizes)
-        detections = self.box_head.detect(logits, deltas, boxes, valid, image_sizes, static_shapes)
+        return self.box_head.detect(logits, deltas, boxes, valid, image_sizes, static_shapes)
+
+    def finished(
+        self,
+        pyramid: Sequence[Tensor],
+        detections: dict[str, Tensor],
+        static_shapes: bool = False,
+    ) -> dict[str, Tensor]:
+        """Detections of the box head with their masks, without duplicates."""
         detections = self.with_predicted_masks(pyramid, detections, static_shapes)
         return self.refined(pyramid, self.suppressed(detections, static_shapes))
 
@@ -539,30 +562,56 @@ class MaskRCNN(nn.Module):
         one, and where they are to be refined, with its logits, "coarse"; on the CPU without the
         slots that no image needs.
         """
+        detections = self.trimmed(detections, static_shapes)
+        if self.mask_head is None:
+            return detections
+        masks = self.predict_masks(pyramid, detections["boxes"], detections["labels"])
+        return self.ranked(detections | masks)
+
+    def trimmed(
+        self, detections: dict[str, Tensor], static_shapes: bool = False
+    ) -> dict[str, Tensor]:
+        """On the CPU without the slots that no image needs: masks of detected boxes only."""
         valid = detections["valid"]
-        if can_sync(valid, static_shapes):
-            most = max(
-                1, int(detections["valid"].sum(dim=1).max())
-            )  # masks of detected boxes only, not of empty slots
-            detections = {key: value[:, :most] for key, value in detections.items()}
+        if not can_sync(valid, static_shapes):
+            return detections
+        most = max(1, int(valid.sum(dim=1).max()))
+        return {key: value[:, :most] for key, value in detections.items()}
+
+    def predict_masks(
+        self, pyramid: Sequence[Tensor], boxes: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """For boxes B D 4 of classes B D: "masks", B D m m in [0, 1]; with a point head "coarse",
+        the logits; with a mask IoU head "mask_ious", B D. Empty without a mask head.
+        """
         head = self.mask_head
         if head is None:
-            return detections
-        labels, shape = detections["labels"].flatten(), detections["labels"].shape
-        features = self.pool(pyramid, detections["boxes"], head.pool)
+            return {}
+        shape, labels = labels.shape, labels.flatten()
+        features = self.pool(pyramid, boxes, head.pool)
         joined = features if self.occluder is None else features + self.occluder(features)
         coarse = head(joined, labels)
         probabilities = getattr(head, "probabilities", torch.sigmoid)(coarse)
-        detections["masks"] = probabilities.view(*shape, *probabilities.shape[1:])
+        output = {"masks": probabilities.view(*shape, *probabilities.shape[1:])}
         if self.mask_refine is not None:
-            detections["coarse"] = coarse.view(*shape, *coarse.shape[1:])
+            output["coarse"] = coarse.view(*shape, *coarse.shape[1:])
         if self.mask_iou is not None:
-            ious = self.mask_iou(features, coarse, labels).view(shape)
-            scores = self.mask_iou.scores(detections["scores"], ious)
-            ranked, order = torch.where(detections["valid"], scores, -1).topk(shape[1], dim=1)
-            detections = {key: take(value, order) for key, value in detections.items()}
-            detections["scores"] = ranked.clamp(min=0)
-        return detections
+            output["mask_ious"] = self.mask_iou(features, coarse, labels).view(shape)
+        return output
+
+    def ranked(self, detections: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With scores that "mask_ious" have a part in, by descending score, if there are any; these
+        are left out.
+        """
+        if self.mask_iou is None:
+            return detections
+        ious = detections["mask_ious"]
+        detections = {name: value for name, value in detections.items() if name != "mask_ious"}
+        scores = self.mask_iou.scores(detections["scores"], ious)
+        valid = detections["valid"]
+        ranked, order = torch.where(valid, scores, -1).topk(valid.shape[1], dim=1)
+        detections = {key: take(value, order) for key, value in detections.items()}
+        return detections | {"scores": ranked.clamp(min=0)}
 
     def suppressed(
         self, detections: dict[str, Tensor], static_shapes: bool = False

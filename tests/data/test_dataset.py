@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as tv
 
-from maskrcnn_lit.data.batch import IMAGE_KEYS, Batch, check_batch
+from maskrcnn_lit.data.batch import BLANK_ID, IMAGE_KEYS, Batch, check_batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, image_batch
@@ -354,6 +354,12 @@ def test_a_batch_for_prediction_is_what_validation_shows(tmp_path: Path):
     batch = image_batch(images, [2, 5], 96)
     assert set(batch) == set(IMAGE_KEYS)
     assert all(torch.equal(batch[key], expected[key]) for key in batch)
+    again = CocoDataset(index=index, image_size=64).at_size([2, 5], 96)
+    assert set(again) == set(IMAGE_KEYS)
+    assert all(torch.equal(again[key], expected[key]) for key in again)
+    blank = dataset.at_size([5, BLANK_ID], (48, 64))
+    assert blank["images"][0].any() and not blank["images"][1].any()
+    assert blank["image_ids"].tolist() == [5, BLANK_ID]
 
 
 class Turned(Transform):

@@ -675,3 +675,47 @@ def test_results_on_lvis_have_its_ap(test_data: Path, tmp_path: Path):
     assert metrics["val/mask_ap_rare"] > 0.02 and "val/mask_ar300" in metrics
     page = (out / "report.html").read_text()
     assert all(f">{name}</th>" in page for name in ("rare", "common", "frequent"))
+
+
+@pytest.mark.long
+def test_views_are_scored_against_the_image_alone(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The image alone is what training scored, and the difference is that of `against`."""
+    plain = trained / "detections.json"
+    run = (f"run={trained}", "checkpoint=last", "report=false")
+    run_command("evaluate", *run, "tta=scales", f"against={plain}", f"run_dir={tmp_path}/a")
+    found = evaluated(tmp_path / "a")
+    row = found["tta"]
+    assert (row["kind"], row["views"], row["sizes"]) == ("scales", 6, [64, 32, 96])
+    assert row["differences"] == found["differences"]
+    assert set(row["differences"]) == {"val/box_ap", "val/mask_ap"}
+    reached = result(trained)["metrics"]
+    assert row["plain"].items() <= reached.items()
+    for name, difference in row["differences"].items():
+        assert difference["value"] == pytest.approx(found["metrics"][name] - reached[name])
+    assert found["metrics"]["val/roi_accuracy"] == reached["val/roi_accuracy"]
+    assert row["seconds_per_image"] > row["plain_seconds_per_image"] > 0
+    assert json.loads((tmp_path / "a" / "detections.json").read_text()) != json.loads(
+        plain.read_text()
+    )
+    printed = capsys.readouterr().out
+    assert "tta=scales (6 views of an image): mask AP " in printed
+    assert f"{row['seconds_per_image']:.3f} s of the model an image, without " in printed
+    out = tmp_path / "b"
+    assert "leave out one of them" in refused(
+        "evaluate", *run, "tta=flip", "nms=all", f"run_dir={out}"
+    )
+    assert "model.nms=soft" in refused(
+        "evaluate", *run, "tta=flip", "model.nms=soft", f"run_dir={out}"
+    )
+    assert "needs a model" in refused("evaluate", f"results={plain}", "tta=flip")
+    assert not out.exists()
+
+
+@pytest.mark.long
+def test_thresholds_of_several_views_are_not_those_of_the_run(trained: Path, run_dir: Path):
+    shutil.copytree(trained, run_dir)
+    (run_dir / "thresholds.json").unlink(missing_ok=True)
+    run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", "tta=flip")
+    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
