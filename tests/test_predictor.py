@@ -582,8 +582,9 @@ def test_views_of_a_mirrored_picture_give_the_mirrored_result(
     mirrored[:, [1, 3]] = second.boxes[:, [1, 3]]
     assert np.allclose(first.boxes, mirrored, atol=1e-2)
     areas = [coco_mask.area(one.masks).astype(int) for one in (first, second)]
-    assert areas[0].max() > 50 and np.abs(areas[0] - areas[1]).max() <= 4
-    assert not np.allclose(first.boxes[:5], found.boxes[:5], atol=0.1)
+    column = first.boxes[:, 3] - first.boxes[:, 1] + 4  # masks are pasted on whole pixels
+    assert areas[0].max() > 50 and (np.abs(areas[0] - areas[1]) <= column).all()
+    assert not np.allclose(first.scores, found.scores, atol=1e-4)  # other boxes came in
 
 
 def test_a_model_with_views_predicts_batches_as_single_images(trained: Path, picture: Path):
