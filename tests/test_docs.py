@@ -63,6 +63,8 @@ NOT_OURS = {
     "report.md",
     "samples.png",
     "found.png",
+    "rate.png",
+    "profile/operators.txt",
     "list.txt",
 }
 FILE = re.compile(

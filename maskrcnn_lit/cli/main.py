@@ -151,7 +151,7 @@ COMMANDS = {
         "find a learning rate to start from, by a short training with rising rates",
         (
             "maskrcnn-lit lr experiment=demo",
-            "maskrcnn-lit lr data=coco2017 data.root=DIR backbone=resnet50 steps=200 out=NEW.png",
+            "maskrcnn-lit lr data=coco2017 data.root=DIR backbone=resnet50 steps=200 out=rate.png",
         ),
     ),
     "backbones": Command(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.evaluation.thresholds import FILE, has_thresholds
 from maskrcnn_lit.launch.prediction_files import PredictionFiles, Written
 from maskrcnn_lit.predictor import Detections, Predictor, load_model
@@ -58,6 +58,10 @@ def _write_all(
     """Draw and list the detections of `stream`."""
     images = sum(not isinstance(source, VideoInput) for source in inputs)
     started, progress = time.perf_counter(), _Progress(len(inputs))
+
+    def noun() -> str:
+        return "image" if files.images else "frame"
+
     try:
         with closing(stream), files, progress:
             for found in stream:
@@ -65,7 +69,7 @@ def _write_all(
     except KeyboardInterrupt:
         if files.done:
             raise KeyboardInterrupt(
-                f"the results of {_count(files.done, 'image')} are in {files.folder}"
+                f"the results of {plural(files.done, noun())} are in {files.folder}"
             ) from None
         raise
     if not files.done:
@@ -73,11 +77,11 @@ def _write_all(
     seconds = (time.perf_counter() - started) / files.done
     names = ", ".join(str(path) for path in files.lists)
     print(
-        f"{_count(files.detections, 'detection')} on {_count(files.done, 'image')}: {names} "
-        f"({seconds:.2f} s per image)"
+        f"{plural(files.detections, 'detection')} on {plural(files.done, noun())}: {names} "
+        f"({seconds:.2f} s per {noun()})"
     )
     if files.images < images:
-        print(f"{images - files.images} of {_count(images, 'image')} could not be read")
+        print(f"{images - files.images} of {plural(images, 'image')} could not be read")
 
 
 class _Progress:
@@ -168,7 +172,3 @@ def _describe_threshold(config: DictConfig, model: Predictor) -> str:
 def _some(values: Iterable[tuple[str, float]]) -> str:
     texts = [f"{name} {value:.2f}" for name, value in values]
     return ", ".join(texts[:8]) + (f" and {len(texts) - 8} more" if len(texts) > 8 else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -52,7 +52,7 @@ def test_a_video_with_a_broken_frame(trained: Path, tmp_path: Path, capsys: pyte
     assert "frame 5 is skipped, it is broken" in printed.err
     assert re.search(r"clip\.avi: 100% \(8 of 8 frames, [\d.]+ frames/s\)", printed.out)
     assert f"clip.avi -> {out}/clip.mp4\n" in printed.out
-    assert f"21 detections on 7 images: {out}/detections.jsonl (" in printed.out
+    assert f"21 detections on 7 frames: {out}/detections.jsonl (" in printed.out
 
 
 @pytest.mark.long
@@ -145,7 +145,7 @@ def test_ctrl_c_leaves_a_video_that_plays(trained: Path, tmp_path: Path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     done = len(lines.read_text().splitlines())
-    message = rf"maskrcnn-lit: interrupted: the results of (\d+) images are in {out}"
+    message = rf"maskrcnn-lit: interrupted: the results of (\d+) frames are in {out}"
     assert abs(int(re.search(message, said)[1]) - done) <= 1
     assert "Traceback" not in said
     assert 5 < done < 3000
