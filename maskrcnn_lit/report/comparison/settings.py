@@ -6,7 +6,7 @@ import json
 import math
 import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Job:
 @dataclass(frozen=True)
 class Setting:
     """Finished jobs that differ only in the seed. options: those that vary among the jobs of its
-    ranking; label: its unique name in texts.
+    ranking; label: its unique name in texts, or its letter where that would be too long.
     """
 
     jobs: tuple[Job, ...]
@@ -109,9 +109,18 @@ class Ranking:
 
     @property
     def letters(self) -> list[str]:
-        """The letters of the settings in plots and tables: A to Z, then AA, AB, ..."""
-        names = list(string.ascii_uppercase)
-        return [*names, *(a + b for a in names for b in names)][: len(self.settings)]
+        """The letters of the settings in plots and tables."""
+        return letters(len(self.settings))
+
+
+def letters(count: int) -> list[str]:
+    """A to Z, then AA, AB, ..."""
+    names = list(string.ascii_uppercase)
+    return [*names, *(a + b for a in names for b in names)][:count]
+
+
+# Options in the label of a setting. With more, its letter in the table is its label.
+MOST_NAMED = 4
 
 
 def varying(jobs: Sequence[Job]) -> dict[str, list[str]]:
@@ -223,9 +232,13 @@ def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
     ranked = settings(jobs, varying(jobs))
     names = (metric, *APS) if metric is not None else tuple(APS)
     ap = next(name for name in names if any(setting.values(name) for setting in ranked))
-    return Ranking(
-        title, tuple(sorted(ranked, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))), ap
-    )
+    order = sorted(ranked, key=lambda s: -(m.value if (m := s.mean(ap)) else -1))
+    if order and len(order[0].options) > MOST_NAMED:
+        order = [
+            replace(setting, label=f"setting {letter}")
+            for setting, letter in zip(order, letters(len(order)), strict=True)
+        ]
+    return Ranking(title, tuple(order), ap)
 
 
 def limit(job: Job) -> int:

@@ -212,3 +212,22 @@ def test_options_are_called_by_their_end_and_by_more_of_it_where_two_end_alike()
         == "resnet18, optimizer.lr=0.1, x.lr=2"
     )
     assert endings([]) == [] and endings(["seed"]) == ["seed"]
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_setting_of_many_options_is_called_by_its_letter(count: int):
+    names = [f"model.a{n}" for n in range(count)]
+    jobs = [
+        job(
+            f"run {x}",
+            *(f"{name}={x}" for name in names),
+            ap=ap,
+            config={"model": {f"a{n}": x for n in range(count)}},
+        )
+        for x, ap in ((1, 0.2), (2, 0.4))
+    ]
+    (ranking,) = rankings(jobs)
+    long = [", ".join(f"a{n}={x}" for n in range(count)) for x in (2, 1)]
+    assert [setting.label for setting in ranking.settings] == (
+        long if count == 4 else ["setting A", "setting B"]
+    )
