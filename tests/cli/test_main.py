@@ -92,7 +92,7 @@ def test_the_help_has_a_heading_for_each_group(capsys: pytest.CaptureFixture):
     printed = capsys.readouterr().out
     for group in ("augment", "data", "model", "optimizer", "trainer"):
         assert f"\n\n{group}\n  {group}." in printed
-    assert "model.rpn.*  11 more: maskrcnn-lit train --help model.rpn" in printed
+    assert "model.rpn.*  13 more: maskrcnn-lit train --help model.rpn" in printed
 
 
 @pytest.mark.parametrize(
