@@ -51,7 +51,12 @@ def test_an_image_is_padded_as_the_loader_pads_it(image_size):
     sizes = [(100, 61), (96, 100), (33, 100)]
     shapes = [shape for chain in bucket_shapes(np.array(sizes), image_size) for shape in chain]
     expected = [
-        tuple(collate([{"images": torch.zeros(3, *s)}], shapes)["images"].shape[2:]) for s in sizes
+        tuple(
+            collate([{"images": torch.zeros(3, *s), "image_sizes": torch.tensor(s)}], shapes)[
+                "images"
+            ].shape[2:]
+        )
+        for s in sizes
     ]
     assert [tuple(s) for s in padded_sizes(np.array(sizes), image_size).tolist()] == expected
 
