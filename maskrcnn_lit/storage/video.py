@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import MAX_PIXELS
-from maskrcnn_lit.storage.packages import import_package
+from maskrcnn_lit.storage.pyav import pyav
 from maskrcnn_lit.storage.read_ahead import read_ahead
 
 VIDEO_SUFFIXES = (
@@ -114,7 +114,7 @@ def video_input(source: str) -> VideoInput | None:
         named = VideoInput(Path(source).name, source)
     else:
         return None
-    _av()
+    pyav()
     return named
 
 
@@ -136,10 +136,6 @@ def hide_password(address: str) -> str:
     return _SECRET.sub(r"\1***", _USER.sub("", address, count=1))
 
 
-def _av() -> Any:
-    return import_package("av", "video", "reading or writing a video")
-
-
 def _suffix(source: str) -> str:
     return PurePosixPath(urlsplit(source).path if "://" in source else source).suffix.lower()
 
@@ -150,7 +146,7 @@ def _name(url: str) -> str:
 
 
 def _decode(video: VideoInput, max_pixels: int) -> Iterator[VideoFrame]:
-    av, shown = _av(), hide_password(video.where)
+    av, shown = pyav(), hide_password(video.where)
     with _opened(av, video) as container:
         if not container.streams.video:
             raise UserError(f"{shown} has no pictures, only {_contents(container)}: give a video")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.packages import import_package
+from maskrcnn_lit.storage.pyav import pyav
 
 _TICKS = 90_000  # a second, as in MPEG
 
@@ -47,7 +47,7 @@ class VideoWriter:
 
         Raises: UserError: the encoder does not take it, or it cannot be written.
         """
-        av = import_package("av", "video", "reading or writing a video")
+        av = pyav()
         height, width = picture.shape[:2]
         try:
             self._append(av, picture, time)
@@ -98,7 +98,7 @@ class VideoWriter:
         container, self._container = self._container, None
         if container is None:
             return
-        av = import_package("av", "video", "reading or writing a video")
+        av = pyav()
         try:
             with container:
                 container.mux(self._stream.encode(None))
