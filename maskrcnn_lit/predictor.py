@@ -375,10 +375,14 @@ class Predictor:
             track: None, or how objects are followed: mask_iou (by the IoU of their masks),
                 bytetrack or ocsort (by their boxes, of the package trackers). Each video has
                 identities of its own; images are the frames of one.
-            batch_size, score_threshold, max_pixels, page: as for `predict`.
+            batch_size: as for `predict`.
+            score_threshold: as for `predict`.
+            max_pixels: as for `predict`.
+            page: as for `predict`.
 
-        Raises: UserError: as `predict`; a video that cannot be read, a missing package. A broken
-            frame is skipped, with a warning in the log.
+        Raises:
+            UserError: as `predict`; a video that cannot be read, a missing package. A broken frame
+                is skipped, with a warning in the log.
         """
         if track is not None:
             build_tracker(track)  # report mistakes at once
