@@ -290,7 +290,7 @@ def test_the_coco_recipe_has_two_padded_sizes_and_one_number_of_slots_to_compile
     widths = set()
     for objects in (0, 1, 9, 33, 64):
         sample = {"images": torch.zeros(3, 64, 96, dtype=torch.uint8)}
-        sample |= {"boxes": torch.zeros(objects, 4)}
+        sample |= {"boxes": torch.zeros(objects, 4), "image_sizes": torch.tensor((64, 96))}
         widths.add(collate([sample], None, data.slots)["boxes"].shape[1])
     assert widths == {64}
 
