@@ -78,8 +78,8 @@ class MaskIoUTracker:
     is the largest (Hungarian algorithm). Boxes serve if there are no masks.
 
     An unmatched detection is a new object, with the next number. An object that was missing for
-    more than `lost` frames has gone. There is no model of its motion: it must overlap where it was
-    last by an IoU of `least_iou`.
+    more than `lost` frames is forgotten. Motion is not predicted: an object must overlap its last
+    mask by an IoU of `least_iou`.
     """
 
     def __init__(self, least_iou: float = LEAST_IOU, lost: int = LOST) -> None:

@@ -59,7 +59,7 @@ def read_member(archive: Zip, name: str) -> bytes:
 def read_list(path: Path) -> list[tuple[int, str]]:
     """The lines of a text file with their numbers, without empty ones and those that begin with #.
 
-    Raises: UserError: it is no text, or has no such line.
+    Raises: UserError: it is not a text, or no line names a source.
     """
     try:
         if path.stat().st_size > _LONGEST_LIST:
@@ -80,7 +80,7 @@ def coco_images(path: Path) -> list[CocoImage]:
     """The images of a COCO json with their ids. Their files are below the first of `_folders` that
     has the file of the first image.
 
-    Raises: UserError: it is no such json, a name points outside of the folder, or none has it.
+    Raises: UserError: it is not a COCO json, a name points outside of the folder, or none is there.
     """
     entries = _image_entries(path)
     images = []

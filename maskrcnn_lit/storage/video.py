@@ -123,7 +123,7 @@ def read_video(
 ) -> Generator[VideoFrame, None, None]:
     """The frames of a video, decoded ahead. Close the iterator to stop before the end.
 
-    Raises: UserError: it does not exist, is no video, has no frames, or larger ones than
+    Raises: UserError: it does not exist, is not a video, has no frames, or larger ones than
         `max_pixels`.
     """
     return read_ahead(_decode(video, max_pixels), AHEAD, newest=video.live)
