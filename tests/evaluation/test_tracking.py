@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from trackers.eval.clear import compute_clear_metrics
-from trackers.eval.identity import compute_identity_metrics
 
 from maskrcnn_lit.evaluation.tracking import TrackedFrame, count_switches, track_scores
 
@@ -78,6 +76,10 @@ def test_nothing_has_no_score():
 
 
 def test_the_package_trackers_computes_the_same():
+    # Here, not above: they import OpenCV, which sets variables of the process.
+    from trackers.eval.clear import compute_clear_metrics
+    from trackers.eval.identity import compute_identity_metrics
+
     rng = np.random.default_rng(0)
     for _ in range(20):
         frames = []

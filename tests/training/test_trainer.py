@@ -222,8 +222,8 @@ def test_a_check_has_two_steps_and_a_validation(tmp_path: Path):
 
 
 def test_other_options_of_the_trainer(tmp_path: Path):
-    trainer = tiny_trainer(tmp_path, options={"overfit_batches": 1, "detect_anomaly": True})
-    assert trainer.overfit_batches == 1 and trainer._detect_anomaly
+    trainer = tiny_trainer(tmp_path, options={"min_steps": 3, "detect_anomaly": True})
+    assert trainer.min_steps == 3 and trainer._detect_anomaly
 
 
 @pytest.mark.parametrize("name", sorted(OWN))
@@ -234,7 +234,7 @@ def test_options_with_a_place_here_name_it(tmp_path: Path, name: str):
 
 
 def test_an_option_that_the_trainer_does_not_have(tmp_path: Path):
-    with pytest.raises(UserError, match=r"trainer.options.overfit is not an argument .*overfit_b"):
+    with pytest.raises(UserError, match=r"trainer.options.overfit is not an argument .*min_steps"):
         tiny_trainer(tmp_path, options={"overfit": 1})
 
 
