@@ -1,8 +1,12 @@
 """Handles signals that schedulers send before their time limit: the run saves a checkpoint and ends
 as if interrupted, with the command to resume it.
+
+Ctrl-C interrupts at once. Python drops an exception that a signal raises inside a destructor or a
+callback of C code; then the run ends like that after its next step.
 """
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -57,16 +61,20 @@ class StopRequest:
 
     def listen(self) -> None:
         """Install the signal handlers; Python allows this only in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         for number in SIGNALS:
-            try:
-                self._handlers[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                return
+            self._handlers[number] = signal.signal(number, self._note)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
 
     def release(self) -> None:
-        """Restore the signal handlers from before `listen`."""
+        """Restore the signal handlers from before `listen`, but those that others have set since:
+        Lightning ignores Ctrl-C while it ends an interrupted run.
+        """
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
         self._handlers = {}
 
     def due(self, trainer: Trainer) -> bool:
@@ -80,3 +88,5 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        if number == signal.SIGINT:
+            self.interrupt()

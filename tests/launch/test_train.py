@@ -498,10 +498,11 @@ def test_an_interrupted_run_says_so(
         *endless,
         "trainer.checkpoint_every_n_steps=null",
     ]
+    traced = {"PYTHONFAULTHANDLER": "1"} if number == signal.SIGINT else {}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             [*command, f"run_dir={run_dir}"],
-            env=environment(warm=number == signal.SIGTERM),
+            env=environment(number == signal.SIGTERM, **traced),
             stdout=subprocess.DEVNULL,
             stderr=said,
         )
@@ -512,6 +513,10 @@ def test_an_interrupted_run_says_so(
                 time.sleep(0.1)
             process.send_signal(number)
             code = process.wait(timeout=300)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # what its threads do
+            process.wait(timeout=60)
+            pytest.fail(f"it goes on after {number.name}:\n{(tmp_path / 'said').read_text()}")
         finally:
             process.kill()
     message = (tmp_path / "said").read_text()

@@ -3,10 +3,11 @@
 import os
 import signal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch.distributed
+from lightning.pytorch import Trainer
 
 from maskrcnn_lit.training.stop import MARGIN, SIGNALS, AgreedStep, StopRequest
 
@@ -26,6 +27,39 @@ def test_a_signal_is_noted_and_given_back(number: signal.Signals):
     finally:
         request.release()
     assert signal.getsignal(number) == before
+
+
+class Freed:
+    """Ctrl-C comes while it is freed, where Python drops exceptions."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_interrupts_at_once_or_after_the_next_step():
+    request, alone = StopRequest(), cast(Trainer, SimpleNamespace(world_size=1))
+    request.listen()
+    try:
+        with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT"):
+            signal.raise_signal(signal.SIGINT)
+        request.received = None
+        Freed()
+        assert request.due(alone)
+    finally:
+        request.release()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_handlers_that_others_set_stay():
+    request, before = StopRequest(), signal.getsignal(signal.SIGINT)
+    request.listen()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        request.release()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
