@@ -44,12 +44,11 @@ def seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def same_environment() -> Iterator[None]:
-    """A test leaves no variable behind: OpenCV sets LD_LIBRARY_PATH when it is imported."""
-    before = dict(os.environ)
+    """Programs begin with the same variables after a test or a fixture that imports OpenCV, which
+    sets LD_LIBRARY_PATH.
+    """
     yield
-    if os.environ != before:
-        os.environ.clear()
-        os.environ.update(before)
+    warm_python.restore()
 
 
 @pytest.fixture(scope="session")

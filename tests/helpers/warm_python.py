@@ -111,6 +111,13 @@ def at_the_start(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def restore() -> None:
+    """Give the variables of `at_the_start` the values that they had at `install`."""
+    for name in at_the_start(os.environ):
+        del os.environ[name]
+    os.environ.update(_begun_with)
+
+
 def request(
     words: Sequence[str], cwd: str | None, environment: Mapping[str, str], session: bool
 ) -> dict[str, Any] | None:

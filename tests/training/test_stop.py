@@ -38,6 +38,7 @@ class Freed:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_interrupts_at_once_or_after_the_next_step():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
     request, alone = StopRequest(), cast(Trainer, SimpleNamespace(world_size=1))
     request.listen()
     try:
