@@ -185,13 +185,19 @@ def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
         lw=1,
         alpha=0.7,
     )
+    named = {id(s): x for x, s in zip(ranking.letters, ranking.settings, strict=True)}
     for i, ((setting, _, _), (cost, score)) in enumerate(zip(known, points, strict=True)):
         values = setting.values(ranking.ap)
         color, shape = (theme.colors[1], "D") if i in front else (theme.colors[0], "o")
         ax.plot([cost, cost], [min(values), max(values)], color=color, lw=1)
         ax.plot(cost, score, shape, ms=6, color=color, mec=theme.paper, mew=0.6, zorder=3)
-        letter = ranking.letters[ranking.settings.index(setting)]
-        ax.annotate(letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
+        ax.annotate(
+            named[id(setting)],
+            (cost, score),
+            xytext=(6, -3),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
     ax.set_xlim(0, max(cost for cost, _ in points) * 1.1)
     _from_zero(ax, ranking.settings, ranking.ap)
     return figure
