@@ -81,7 +81,7 @@ def copy_runs(run: Path, to: Path, folders: int, seeds: int) -> None:
         shutil.copy(run / "metrics.csv", folder)
         shutil.copy(to.with_name("variants") / f"{(setting + seed) % VARIANTS}.json", folder)
         (folder / f"{(setting + seed) % VARIANTS}.json").rename(folder / "detections.json")
-        own = config | {"seed": seed, "run_dir": str(folder)}
+        own = _seeded(config, seed) | {"run_dir": str(folder)}
         own["optimizer"] = config["optimizer"] | {"lr": rate, "weight_decay": decay}
         (folder / "config.yaml").write_text(yaml.safe_dump(own, sort_keys=False))
         typed = [f"optimizer.lr={rate:g}", f"optimizer.weight_decay={decay:g}", f"seed={seed}"]
@@ -95,6 +95,14 @@ def copy_runs(run: Path, to: Path, folders: int, seeds: int) -> None:
                 files=file_digests(folder),
             ),
         )
+
+
+def _seeded(node: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A config in which every seed is this one."""
+    return {
+        key: seed if key == "seed" else _seeded(value, seed) if isinstance(value, dict) else value
+        for key, value in node.items()
+    }
 
 
 def _variant(

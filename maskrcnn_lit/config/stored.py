@@ -15,6 +15,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.cyaml import CParser as _Parser
+from yaml.resolver import Resolver
 
 from maskrcnn_lit.config.instantiate import import_target
 from maskrcnn_lit.config.overrides import suggest
@@ -122,7 +126,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise UserError(f"{file} is larger than {MAX_BYTES} bytes: give another run")
-        plain = _plain_yaml(file.read_text(encoding="utf-8"))
+        plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
     except (
         *(yaml.YAMLError, OSError, RecursionError),
         *(
@@ -190,22 +194,22 @@ def foreign_targets(config: DictConfig) -> list[str]:
     return sorted(set(names))
 
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
-
-
-def _plain_yaml(text: str) -> Any:
-    """Plain data. YAMLError: an alias, which can expand a few lines to gigabytes, or nesting that
-    libyaml, which has no limit, would overflow its stack with.
+class _PlainLoader(Composer, _Parser, SafeConstructor, Resolver):
+    """Loads plain data; rejects aliases, which can expand a few lines to gigabytes. libyaml reads
+    the text, which is several times as fast; nodes are composed here, since libyaml's composer
+    would overflow the stack with deeply nested ones.
     """
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.AliasEvent):
+
+    def __init__(self, text: str) -> None:
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("it has an alias, which no run writes")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > 10 * MAX_DEPTH:
-            raise yaml.YAMLError("it is nested too deeply")
-    return yaml.load(text, _Loader)
+        return super().compose_node(parent, index)
 
 
 def _copied(plain: Mapping[str, Any], where: str) -> dict[str, Any]:

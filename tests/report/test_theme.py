@@ -117,4 +117,4 @@ def test_files_for_papers_have_their_fonts_inside():
     pdf, svg = render_as(("pdf", "svg"), plot, "a title", LIGHT)
     assert b"/FontFile2" in pdf and b"/Type3" not in pdf.replace(b" ", b"")
     assert b"<text" not in svg and b"font-family" not in svg
-    assert render_as(("svg",), plot, "a title", LIGHT) == [svg]
+    assert render_as(("pdf", "svg"), plot, "a title", LIGHT) == [pdf, svg]

@@ -10,7 +10,7 @@ from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
 from maskrcnn_lit.report.comparison.pivot import Pivot, table_of, title_of
-from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES
+from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES, ROWS
 from maskrcnn_lit.report.comparison.sentences import (
     DEFINITIONS,
     cautions,
@@ -249,7 +249,8 @@ def _plotted(ap: str) -> Iterator[tuple[str, str, str, dict[str, str]]]:
     yield (
         "curves",
         "Curves over epochs",
-        "Mean over seeds, in a band from the lowest to the highest seed.",
+        f"Mean over seeds, in a band from the lowest to the highest seed. At most the {ROWS} best "
+        "settings are drawn.",
         {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()},
     )
     yield (

@@ -24,7 +24,7 @@ from maskrcnn_lit.report.comparison.settings import (
 from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
 from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
-ROWS = 30  # maximum number of settings in the plot of scores
+ROWS = 30  # maximum number of settings in the plots of scores and curves: the best
 
 _WIDE, _LINES = 26, 3  # wrapping of their names: characters per line, lines
 
@@ -85,16 +85,17 @@ def scores(ranking: Ranking, theme: Theme) -> Figure:
 
 def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure:
     """A column of metrics.csv over epochs: the mean over seeds, in a band from the lowest to the
-    highest seed.
+    highest seed, of the ROWS best settings.
     """
-    figure, ax = axes(12 + min(len(ranking.settings), len(theme.colors) + 1), "epoch", title)
-    for i, setting in reversed(list(enumerate(ranking.settings))):
+    shown = ranking.settings[:ROWS]
+    figure, ax = axes(12 + min(len(shown), len(theme.colors) + 1), "epoch", title)
+    for i, setting in reversed(list(enumerate(shown))):
         runs = [dict(over_epochs(job, column)) for job in setting.jobs]
         epochs = sorted(set.intersection(*map(set, runs)))
         if not epochs:
             continue
         values = np.array([[run[epoch] for epoch in epochs] for run in runs])
-        style = line_style(i, len(ranking.settings), short(setting.label), theme)
+        style = line_style(i, len(shown), short(setting.label), theme)
         ax.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
         if len(runs) > 1:
             ax.fill_between(
