@@ -22,7 +22,7 @@ from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
 
-SHOWN = {"step", "epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
+SHOWN = {"epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
 
 
 class Runs(NamedTuple):

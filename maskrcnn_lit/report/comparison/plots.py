@@ -113,12 +113,7 @@ def over_epochs(job: Job, column: str) -> list[tuple[int, float]]:
     in each epoch. The validation after training is left out: it uses all images, while others may
     use a subset.
     """
-    last = option_value(job, "trainer.epochs")
-    values: dict[int, list[float]] = {}
-    for row in job.curves:
-        if column in row and "epoch" in row and (last is None or row["epoch"] < last):
-            values.setdefault(int(row["epoch"]) + 1, []).append(row[column])
-    return [(epoch, float(np.mean(several))) for epoch, several in sorted(values.items())]
+    return job.over_epochs.get(column, [])
 
 
 # Plots of AP against costs, and against training images, epochs and learning rate.

@@ -8,6 +8,7 @@ import string
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,22 @@ class Job:
         """A metric of result.json, or None."""
         value = self.result.metrics.get(name)
         return None if value is None or math.isnan(value) else value
+
+    @cached_property
+    def over_epochs(self) -> dict[str, list[tuple[int, float]]]:
+        """Column -> (epoch, mean of its values), see `plots.over_epochs`."""
+        last = option_value(self, "trainer.epochs")
+        values: dict[str, dict[int, list[float]]] = {}
+        for row in self.curves:
+            if "epoch" in row and (last is None or row["epoch"] < last):
+                for column, value in row.items():
+                    if column != "epoch":
+                        epochs = values.setdefault(column, {})
+                        epochs.setdefault(int(row["epoch"]) + 1, []).append(value)
+        return {
+            column: [(epoch, math.fsum(some) / len(some)) for epoch, some in sorted(epochs.items())]
+            for column, epochs in values.items()
+        }
 
     @property
     def scored(self) -> bool:
