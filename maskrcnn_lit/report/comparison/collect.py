@@ -22,7 +22,7 @@ from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
 
-SHOWN = {"epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
+SHOWN = {"step", "epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
 
 
 class Runs(NamedTuple):
@@ -167,11 +167,11 @@ def _curves(file: Path) -> Iterator[dict[str, float]]:
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = csv.reader(line for line in lines if line.endswith("\n"))
     names = next(rows, [])
-    shown = [(i, name) for i, name in enumerate(names) if name in SHOWN]
     for row in rows:
         if len(row) > len(names):
             raise ValueError("a line has more values than the first has names")
-        yield {name: float(row[i]) for i, name in shown if i < len(row) and row[i]}
+        values = {name: float(value) for name, value in zip(names, row, strict=False) if value}
+        yield {name: value for name, value in values.items() if name in SHOWN}
 
 
 def _add_sweep(runs: Runs, folder: Path) -> None:
