@@ -45,6 +45,8 @@ COMMANDS = {
         (
             "maskrcnn-lit compare runs=outputs/sweeps/NAME",
             "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
+            "maskrcnn-lit compare runs=DIR rows=backbone columns=data.train_images "
+            "metric=val/mask_ap seeds=mean±std",
         ),
     ),
     "predict": Command(

@@ -214,12 +214,14 @@ def typed(name: str, value: Any) -> str:
 def as_path(text: str) -> str:
     """An override of a path (schema.py), quoted for Hydra: special characters (spaces, brackets,
     commas, umlauts) are text, and `~` is the home folder. Lists, null, references and quoted text
-    are unchanged.
+    are unchanged. A choice is quoted where it has special characters.
 
     Raises:
         UserError: the path is empty.
     """
     name, equals, value = text.partition("=")
+    if value in schema.choices_of(name.lstrip("+")):
+        return assign(name, value)  # mean±std is not in Hydra's alphabet
     if not schema.is_path(name.lstrip("+")) or not equals:
         return text
     if not value.strip():

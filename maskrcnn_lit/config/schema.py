@@ -96,6 +96,7 @@ OPTIONS: dict[str, Rule] = {
     "checkpoint": _choice("best", "last"),
     "cleaned": PATH_OR_NULL,
     "classes": _listed(TEXT, 1, 10_000, null=True),
+    "columns": replace(TEXT_OR_NULL, count=(1, 20)),
     "compile": FLAG,
     "config": PATH_OR_NULL,
     "copy_images": FLAG,
@@ -123,7 +124,7 @@ OPTIONS: dict[str, Rule] = {
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
     "measure": FLAG,
-    "metric": _choice("mask_ap", "box_ap", null=True),
+    "metric": replace(TEXT_OR_NULL, count=(1, 20)),
     "other_data": FLAG,
     "nms": _choice("all", null=True),
     "out": PATH_OR_NULL,
@@ -138,12 +139,14 @@ OPTIONS: dict[str, Rule] = {
     "report": FLAG,
     "results": PATH_OR_NULL,
     "resume": PATH_OR_NULL,
+    "rows": replace(TEXT_OR_NULL, count=(1, 20)),
     "run": PATH_OR_NULL,
     "run_dir": PATH_OR_NULL,
     "runs": replace(PATH, count=(1, MANY)),
     "save": FLAG,
     "score_threshold": replace(SHARE, words=("best",)),
     "seed": SEED,
+    "seeds": _choice("mean±std", "mean±ci", "mean", "n"),
     "size": _whole(32, 16_384),
     "sizes": replace(TEXT_OR_NULL, count=(1, 100)),
     "source": replace(PATH, count=(1, MANY)),
@@ -447,6 +450,12 @@ def is_path(name: str) -> bool:
     """Whether the option `name` is a path, so that its value is always text."""
     rule = OPTIONS.get(name)
     return rule is not None and rule.kind == "path"
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """The choices of the option `name`; none if it is of another kind."""
+    rule = OPTIONS.get(name)
+    return () if rule is None else rule.choices
 
 
 def is_group(name: str) -> bool:

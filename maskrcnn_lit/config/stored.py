@@ -15,6 +15,10 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.cyaml import CParser as _Parser
+from yaml.resolver import Resolver
 
 from maskrcnn_lit.config.instantiate import import_target
 from maskrcnn_lit.config.overrides import suggest
@@ -190,8 +194,17 @@ def foreign_targets(config: DictConfig) -> list[str]:
     return sorted(set(names))
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Loads plain data; rejects aliases, which can expand a few lines to gigabytes."""
+class _PlainLoader(Composer, _Parser, SafeConstructor, Resolver):
+    """Loads plain data; rejects aliases, which can expand a few lines to gigabytes. libyaml reads
+    the text, which is several times as fast; nodes are composed here, since libyaml's composer
+    would overflow the stack with deeply nested ones.
+    """
+
+    def __init__(self, text: str) -> None:
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

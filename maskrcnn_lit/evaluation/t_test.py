@@ -47,3 +47,16 @@ def welch(first: Sequence[float], second: Sequence[float]) -> Welch:
     test = stats.ttest_ind(first, second, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
     return Welch(value, (float(low), float(high)), float(test.pvalue))
+
+
+def holm(p_values: Sequence[float], level: float) -> list[bool]:
+    """Whether each is significant at `level` for all together: the smallest must be below the level
+    divided by their number, the next below the level divided by one less, and so on up to the first
+    that is not (Holm, "A simple sequentially rejective multiple test procedure", 1979).
+    """
+    outcomes = [False] * len(p_values)
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        if p_values[i] >= level / (len(p_values) - rank):
+            break
+        outcomes[i] = True
+    return outcomes

@@ -113,7 +113,7 @@ def legend_below(figure: Figure, ax: Axes) -> None:
 def render(
     plot: Callable[[Data, Theme], Figure], data: Data, theme: Theme, kind: str = "png"
 ) -> bytes:
-    """The plot as a PNG, 960 pixels wide, or as a "pdf"."""
+    """The plot as a PNG, 960 pixels wide, or as a "pdf" or "svg"."""
     (content,) = render_as((kind,), plot, data, theme)
     return content
 
@@ -149,6 +149,9 @@ def render_as(
             "axes.axisbelow": True,
         },
         **{"text.parse_math": False},  # class names may contain a $
+        # Fonts inside the file: TrueType in a pdf, since publishers refuse Type 3; outlines in an
+        # svg, whose element names have the same salt in every process.
+        **{"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "maskrcnn_lit"},
         **{
             "legend.frameon": False,
             "xtick.major.size": 0,
@@ -167,7 +170,9 @@ def render_as(
 
 
 def _saved(figure: Figure, kind: str) -> bytes:
-    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}}[kind]
+    undated = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}[
+        kind
+    ]
     file = io.BytesIO()
     figure.savefig(file, format=kind, dpi=DPI, metadata=undated)
     return file.getvalue()

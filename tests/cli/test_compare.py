@@ -68,8 +68,8 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     shown = set(re.findall(r"plots/([\w.]+)", (out / "report.md").read_text()))
     assert "learning_rate.png" not in shown
     there = {path.name for path in (out / "plots").iterdir()}
-    pdfs = {f"{Path(name).stem}.pdf" for name in shown}
-    assert there == {*shown, *pdfs, "mine.png"}, "no plot of the earlier report is left"
+    others = {f"{Path(name).stem}.{kind}" for name in shown for kind in ("pdf", "svg")}
+    assert there == {*shown, *others, "mine.png"}, "no plot of the earlier report is left"
 
 
 @pytest.mark.long
@@ -106,6 +106,11 @@ def test_several_runs_without_brackets(capsys: pytest.CaptureFixture):
         ([], "compare needs runs, which has no default: add runs=..."),
         (["runs=none"], "none is not a folder: give run folders, or folders of runs"),
         (["runs=[]"], "runs=[] must be a path, or a list of one or more paths"),
+        (["runs=.", "columns=seed"], "columns=seed needs rows: add rows=OPTION"),
+        (
+            ["runs=.", "rows=seed", "seeds=std"],
+            "seeds=std must be one of mean±std, mean±ci, mean, n",
+        ),
         (["runs=.", "outs=x"], "compare has no option 'outs'; did you mean out?"),
     ],
 )
@@ -130,4 +135,23 @@ def test_what_ranks_the_runs_can_be_chosen(
         assert f"best {title}" in (tmp_path / metric / "report.html").read_text()
     capsys.readouterr()
     assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}/c", "metric=recall"]) == 2
-    assert "metric=recall must be one of mask_ap, box_ap, or null" in capsys.readouterr().err
+    assert "metric=recall ranks no runs, mask_ap or box_ap do: add rows=" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_a_table_for_a_paper(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    out = tmp_path / "out"
+    given = ["rows=backbone", "columns=optimizer.lr", "metric=val/mask_ap", "seeds=mean±std"]
+    assert cli.main(["compare", f"runs={folder}", f"out={out}", *given]) == 0
+    assert "table.tex and table.csv" in capsys.readouterr().out
+    text = (out / "table.tex").read_text()
+    ap = json.loads((folder / "b/result.json").read_text())["metrics"]["val/mask_ap"]
+    assert rf"& {ap:.3f} \\" in text and "lr=0.0009" in text
+    assert "backbone,optimizer.lr,metric,n,mean" in (out / "table.csv").read_text()
+    for kind in ("png", "pdf", "svg"):
+        assert (out / "plots" / f"table.{kind}").stat().st_size > 1000
+    assert "table" in (out / "report.md").read_text()
+    assert cli.main(["compare", f"runs={folder}", f"out={out}", "overwrite=true"]) == 0
+    left = [path.name for path in [*out.iterdir(), *(out / "plots").iterdir()]]
+    assert not [name for name in left if name.startswith("table.")]
+    assert cli.main(["compare", f"runs={folder}", f"out={out}", "rows=bakbone"]) == 2

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from maskrcnn_lit.evaluation.t_test import Mean, mean, welch
+from maskrcnn_lit.evaluation.t_test import Mean, holm, mean, welch
 
 
 def test_a_mean_has_an_interval_from_two_values_on():
@@ -43,3 +43,9 @@ def test_the_test_rejects_equal_means_as_often_as_it_says():
 def test_values_that_do_not_vary_differ_for_sure_or_not_at_all():
     assert welch([0.2, 0.2], [0.2, 0.2]).p_value == 1.0
     assert welch([0.3, 0.3], [0.2, 0.2]).p_value == 0.0
+
+
+def test_holm_stops_at_the_first_that_is_not_significant():
+    assert holm([0.04, 0.001, 0.02], 0.05) == [True, True, True]
+    assert holm([0.03, 0.001, 0.03], 0.05) == [False, True, False]
+    assert holm([], 0.05) == []

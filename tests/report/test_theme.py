@@ -19,6 +19,7 @@ from maskrcnn_lit.report.theme import (
     legend_below,
     line_style,
     render,
+    render_as,
 )
 
 THEMES = pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
@@ -105,3 +106,15 @@ def test_a_cell_without_a_number_is_paper(theme: Theme):
         assert theme.shades(np.ma.masked_invalid([value]))[0, :3] == pytest.approx(
             to_rgb(theme.paper)
         )
+
+
+def test_files_for_papers_have_their_fonts_inside():
+    def plot(name: str, theme: Theme) -> Figure:
+        figure, ax = axes(5, name, "")
+        ax.plot([0, 1])
+        return figure
+
+    pdf, svg = render_as(("pdf", "svg"), plot, "a title", LIGHT)
+    assert b"/FontFile2" in pdf and b"/Type3" not in pdf.replace(b" ", b"")
+    assert b"<text" not in svg and b"font-family" not in svg
+    assert render_as(("pdf", "svg"), plot, "a title", LIGHT) == [pdf, svg]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from maskrcnn_lit.config.stored import checked, read_run_config
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.report.comparison.plots import CURVES
 from maskrcnn_lit.report.comparison.settings import Job
 from maskrcnn_lit.runs.own_validation import check_own_validation
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
@@ -19,6 +21,8 @@ from maskrcnn_lit.storage.sealed import read_sealed_json
 from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
+
+SHOWN = {"step", "epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
 
 
 class Runs(NamedTuple):
@@ -43,9 +47,11 @@ def read_runs(sources: Sequence[Path]) -> Runs:
                 f"{source} is not a folder: give run folders, or folders of runs, runs=[DIR,DIR]"
             )
         folders = [Path(file).parent for file in _results(source)]
+        name = source.name or str(source.resolve())
         homes = sorted({source, *(folder.parent for folder in folders if folder != source)})
         runs.jobs.extend(
-            _job(folder, str(folder.relative_to(source)), runs.notes) for folder in folders
+            replace(_job(folder, str(folder.relative_to(source)), runs.notes), source=name)
+            for folder in folders
         )
         for home in homes:
             if (home / SWEEP).is_file():
@@ -153,16 +159,19 @@ def _job(folder: Path, name: str, notes: list[str]) -> Job:
 
 
 def _curves(file: Path) -> Iterator[dict[str, float]]:
-    """The rows of a metrics.csv as numbers, without an incomplete last line. Raises OSError,
-    ValueError or csv.Error for a damaged one.
+    """The columns SHOWN of a metrics.csv as numbers, without an incomplete last line. Raises
+    OSError, ValueError or csv.Error for a damaged one.
     """
     if not file.is_file():
         return
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    for row in csv.DictReader(line for line in lines if line.endswith("\n")):
-        if None in row:
+    rows = csv.reader(line for line in lines if line.endswith("\n"))
+    names = next(rows, [])
+    for row in rows:
+        if len(row) > len(names):
             raise ValueError("a line has more values than the first has names")
-        yield {name: float(value) for name, value in row.items() if value}
+        values = {name: float(value) for name, value in zip(names, row, strict=False) if value}
+        yield {name: value for name, value in values.items() if name in SHOWN}
 
 
 def _add_sweep(runs: Runs, folder: Path) -> None:
@@ -214,8 +223,8 @@ def _named(jobs: Sequence[Job]) -> list[Job]:
         replace(job, name=job.folder.name) if job.folder and job.name == "." else job
         for job in jobs
     ]
-    names = [job.name for job in plain]
+    counts = Counter(job.name for job in plain)
     return [
-        replace(job, name=str(job.folder)) if names.count(job.name) > 1 and job.folder else job
+        replace(job, name=str(job.folder)) if counts[job.name] > 1 and job.folder else job
         for job in plain
     ]

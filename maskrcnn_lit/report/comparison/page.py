@@ -9,7 +9,8 @@ from typing import Any
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
-from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES
+from maskrcnn_lit.report.comparison.pivot import Pivot, table_of, title_of
+from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES, ROWS
 from maskrcnn_lit.report.comparison.sentences import (
     DEFINITIONS,
     cautions,
@@ -58,6 +59,14 @@ class Ranked:
 
 
 @dataclass(frozen=True)
+class Tabled:
+    """A table that was asked for, and its plot: light, dark."""
+
+    table: Pivot
+    plot: tuple[bytes, bytes]
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of the page. questions, commands: of the sweeps; notes: problems, with their
     reasons.
@@ -70,6 +79,7 @@ class Report:
     questions: Sequence[str] = ()
     commands: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=list)
+    table: Tabled | None = None
 
     @property
     def rankings(self) -> list[Ranking]:
@@ -82,7 +92,7 @@ class Report:
 
 def build_page(report: Report) -> str:
     several = len(report.ranked) > 1
-    parts = {
+    parts = _table_part(report.table) | {
         f"{name}-{i}" if i > 1 else name: part
         | {"title": f"{part['title']} ({i})" if several else part["title"]}
         for i, ranked in enumerate(report.ranked, start=1)
@@ -122,6 +132,12 @@ def build_markdown(report: Report) -> str:
     lines.append(
         "\n".join(f"- {text}" for text in [*report.notes, *cautions(report.jobs, report.rankings)])
     )
+    if report.table is not None:
+        table = report.table.table
+        head, rows, bold = table_of(table)
+        for i, j in bold:
+            rows[i][j] = f"**{rows[i][j]}**"
+        lines += ["## Table", table.caption, markdown(head, rows), "![table](plots/table.png)"]
     for ranked in report.ranked:
         ranking = ranked.ranking
         lines.append(f"## {ranking.title[0].upper()}{ranking.title[1:]}")
@@ -139,6 +155,22 @@ def build_markdown(report: Report) -> str:
     lines += ["## How to reproduce each row", REPRODUCE, _commands(report.jobs)]
     lines += ["## About", *DEFINITIONS]
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _table_part(tabled: Tabled | None) -> dict[str, dict[str, Any]]:
+    if tabled is None:
+        return {}
+    head, rows, _ = table_of(tabled.table)
+    title = f"Table: {', '.join(map(title_of, tabled.table.request.metrics))}"
+    return {
+        "table": {
+            "title": title,
+            "kind": "settings",
+            "text": tabled.table.caption,
+            "figures": [(tabled.plot, title, title)],
+            "table": (title, head, rows),
+        }
+    }
 
 
 def _commands(jobs: Sequence[Job]) -> str:
@@ -217,7 +249,8 @@ def _plotted(ap: str) -> Iterator[tuple[str, str, str, dict[str, str]]]:
     yield (
         "curves",
         "Curves over epochs",
-        "Mean over seeds, in a band from the lowest to the highest seed.",
+        f"Mean over seeds, in a band from the lowest to the highest seed. At most the {ROWS} best "
+        "settings are drawn.",
         {f"curve_{column.replace('/', '_')}": title for column, title in CURVES.items()},
     )
     yield (

@@ -24,7 +24,7 @@ from maskrcnn_lit.report.comparison.settings import (
 from maskrcnn_lit.report.theme import Theme, axes, blank, legend_below, line_style
 from maskrcnn_lit.runs.costs import COSTS, MODEL_COSTS
 
-ROWS = 30  # maximum number of settings in the plot of scores
+ROWS = 30  # maximum number of settings in the plots of scores and curves: the best
 
 _WIDE, _LINES = 26, 3  # wrapping of their names: characters per line, lines
 
@@ -85,16 +85,17 @@ def scores(ranking: Ranking, theme: Theme) -> Figure:
 
 def curves(ranking: Ranking, theme: Theme, *, column: str, title: str) -> Figure:
     """A column of metrics.csv over epochs: the mean over seeds, in a band from the lowest to the
-    highest seed.
+    highest seed, of the ROWS best settings.
     """
-    figure, ax = axes(12 + min(len(ranking.settings), len(theme.colors) + 1), "epoch", title)
-    for i, setting in reversed(list(enumerate(ranking.settings))):
+    shown = ranking.settings[:ROWS]
+    figure, ax = axes(12 + min(len(shown), len(theme.colors) + 1), "epoch", title)
+    for i, setting in reversed(list(enumerate(shown))):
         runs = [dict(over_epochs(job, column)) for job in setting.jobs]
         epochs = sorted(set.intersection(*map(set, runs)))
         if not epochs:
             continue
         values = np.array([[run[epoch] for epoch in epochs] for run in runs])
-        style = line_style(i, len(ranking.settings), short(setting.label), theme)
+        style = line_style(i, len(shown), short(setting.label), theme)
         ax.plot(epochs, values.mean(0), "o-", ms=3, lw=1.6, **style)
         if len(runs) > 1:
             ax.fill_between(
@@ -112,12 +113,7 @@ def over_epochs(job: Job, column: str) -> list[tuple[int, float]]:
     in each epoch. The validation after training is left out: it uses all images, while others may
     use a subset.
     """
-    last = option_value(job, "trainer.epochs")
-    values: dict[int, list[float]] = {}
-    for row in job.curves:
-        if column in row and "epoch" in row and (last is None or row["epoch"] < last):
-            values.setdefault(int(row["epoch"]) + 1, []).append(row[column])
-    return [(epoch, float(np.mean(several))) for epoch, several in sorted(values.items())]
+    return job.over_epochs.get(column, [])
 
 
 # Plots of AP against costs, and against training images, epochs and learning rate.
@@ -185,13 +181,19 @@ def against_cost(ranking: Ranking, theme: Theme, *, name: str) -> Figure:
         lw=1,
         alpha=0.7,
     )
+    named = {id(s): x for x, s in zip(ranking.letters, ranking.settings, strict=True)}
     for i, ((setting, _, _), (cost, score)) in enumerate(zip(known, points, strict=True)):
         values = setting.values(ranking.ap)
         color, shape = (theme.colors[1], "D") if i in front else (theme.colors[0], "o")
         ax.plot([cost, cost], [min(values), max(values)], color=color, lw=1)
         ax.plot(cost, score, shape, ms=6, color=color, mec=theme.paper, mew=0.6, zorder=3)
-        letter = ranking.letters[ranking.settings.index(setting)]
-        ax.annotate(letter, (cost, score), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
+        ax.annotate(
+            named[id(setting)],
+            (cost, score),
+            xytext=(6, -3),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
     ax.set_xlim(0, max(cost for cost, _ in points) * 1.1)
     _from_zero(ax, ranking.settings, ranking.ap)
     return figure

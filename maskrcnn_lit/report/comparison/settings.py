@@ -5,8 +5,10 @@ rankings.
 import json
 import math
 import string
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class Job:
     overrides: NAME=VALUE as typed after `train`; config: resolved, as plain dicts ({} if missing).
     curves: the rows of metrics.csv by column, as numbers.
     truth: a digest of the objects in its validation images; None if they could not be read.
+    source: the folder of `runs=` that it is in.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Job:
     result: RunResult
     curves: tuple[Mapping[str, float], ...] = ()
     truth: str | None = None
+    source: str = ""
 
     @property
     def status(self) -> str:
@@ -60,6 +64,22 @@ class Job:
         """A metric of result.json, or None."""
         value = self.result.metrics.get(name)
         return None if value is None or math.isnan(value) else value
+
+    @cached_property
+    def over_epochs(self) -> dict[str, list[tuple[int, float]]]:
+        """Column -> (epoch, mean of its values), see `plots.over_epochs`."""
+        last = option_value(self, "trainer.epochs")
+        values: dict[str, dict[int, list[float]]] = {}
+        for row in self.curves:
+            if "epoch" in row and (last is None or row["epoch"] < last):
+                for column, value in row.items():
+                    if column != "epoch":
+                        epochs = values.setdefault(column, {})
+                        epochs.setdefault(int(row["epoch"]) + 1, []).append(value)
+        return {
+            column: [(epoch, math.fsum(some) / len(some)) for epoch, some in sorted(epochs.items())]
+            for column, epochs in values.items()
+        }
 
     @property
     def scored(self) -> bool:
@@ -191,11 +211,12 @@ def settings(jobs: Sequence[Job], options: Mapping[str, Sequence[str]]) -> list[
         for group in alike.values()
     ]
     labels = [label(chosen) for _, chosen in groups]
+    counts = Counter(labels)
     return [
         Setting(
             group,
             chosen,
-            text if text and labels.count(text) == 1 else f"{text} {group[0].name}".strip(),
+            text if text and counts[text] == 1 else f"{text} {group[0].name}".strip(),
         )
         for (group, chosen), text in zip(groups, labels, strict=True)
     ]
@@ -256,12 +277,11 @@ def pareto(points: Iterable[tuple[float, float]]) -> list[int]:
     and better in one. Cheapest first.
     """
     known = list(points)
-    front = [
-        i
-        for i, (cost, score) in enumerate(known)
-        if not any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in known)
-    ]
-    return sorted(front, key=lambda i: known[i])
+    front: list[int] = []
+    for i in sorted(range(len(known)), key=lambda i: (known[i][0], -known[i][1])):
+        if not front or known[i][1] > known[front[-1]][1] or known[i] == known[front[-1]]:
+            front.append(i)
+    return front
 
 
 def _typed(job: Job) -> dict[str, str]:
@@ -271,7 +291,7 @@ def _typed(job: Job) -> dict[str, str]:
 
 def _without_seed(jobs: Sequence[Job]) -> list[str]:
     """A key for each job, equal for jobs whose configs differ only in the seed and output paths."""
-    flat = [_flat(job.config) for job in jobs]
+    flat = [flat_config(job.config) for job in jobs]
     names = sorted({name for config in flat for name in config})
     names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
     keys = []
@@ -290,11 +310,12 @@ def _without_seed(jobs: Sequence[Job]) -> list[str]:
     return keys
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat_config(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> value of nested dicts."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         flat |= (
-            _flat(value, f"{prefix}{key}.")
+            flat_config(value, f"{prefix}{key}.")
             if isinstance(value, Mapping)
             else {f"{prefix}{key}": value}
         )

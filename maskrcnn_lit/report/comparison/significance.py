@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from maskrcnn_lit.errors import plural
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled, difference, mean_resampled
-from maskrcnn_lit.evaluation.t_test import Welch, welch
+from maskrcnn_lit.evaluation.t_test import Welch, holm, welch
 from maskrcnn_lit.report.comparison.settings import APS, Ranking, Setting
 
 LEVEL = 0.05  # family-wise, for all comparisons
@@ -45,26 +45,25 @@ def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Compar
     """`resampled`: name of a job -> its AP on each resample of the images; others are not tested
     over images.
     """
+    if len(settings := compared(ranking)) < 2:
+        return []
+    best, *others = settings
+    return [_compare(best, other, ranking.ap, resampled) for other in others]
+
+
+def compared(ranking: Ranking) -> list[Setting]:
+    """The best setting, and those that it is compared with."""
     known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
-    if len(known) < 2:
+    if not known:
         return []
     best, *others = known
-    chosen = sorted(others, key=lambda other: _apart(best, other))[:MOST]
-    return [_compare(best, other, ranking.ap, resampled) for other in chosen]
+    return [best, *sorted(others, key=lambda other: _apart(best, other))[:MOST]]
 
 
 def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
-    """Whether each difference is significant by Holm's method, None if not tested: the smallest p
-    must be below LEVEL divided by the number of comparisons, the next below LEVEL divided by one
-    less, and so on up to the first that is not.
-    """
-    outcomes: list[bool | None] = [None if one.p_value is None else False for one in comparisons]
-    tested = [(p, i) for i, one in enumerate(comparisons) if (p := one.p_value) is not None]
-    for rank, (p, i) in enumerate(sorted(tested)):
-        if p >= LEVEL / (len(tested) - rank):
-            break
-        outcomes[i] = True
-    return outcomes
+    """Whether each difference is significant by Holm's method, None if not tested."""
+    tested = iter(holm([p for one in comparisons if (p := one.p_value) is not None], LEVEL))
+    return [None if one.p_value is None else next(tested) for one in comparisons]
 
 
 def verdicts(comparisons: Sequence[Comparison]) -> list[str]:

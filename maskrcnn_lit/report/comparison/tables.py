@@ -36,24 +36,22 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
     and the units of result.json; missing ones are empty.
     """
     places = {
-        job.name: (i, ranking, s)
+        job.name: (i + 1, letter, setting)
         for i, ranking in enumerate(rankings)
-        for s in ranking.settings
-        for job in s.jobs
+        for letter, setting in zip(ranking.letters, ranking.settings, strict=True)
+        for job in setting.jobs
     }
     options = varying(jobs)
     official = any(job.metric(name) is not None for job in jobs for name in OFFICIAL)
+    names = [*METRICS, *(OFFICIAL if official else ())]
+    names += [*frequency_aps(jobs), *hidden_metrics(jobs)]
+    accuracies = kinds(jobs)
     rows = []
     for i, job in enumerate(jobs):
         row: dict[str, Any] = {"job": i + 1, "name": job.name, "status": job.status}
         row |= {name: values[i] for name, values in options.items()} | {"seed": job.seed}
-        images, ranking, setting = places.get(job.name, (None, None, None))
-        row["images"] = None if images is None else images + 1
-        row["setting"] = (
-            ranking.letters[ranking.settings.index(setting)] if ranking and setting else None
-        )
-        official_names = OFFICIAL if official else ()
-        for name in (*METRICS, *official_names, *frequency_aps(jobs), *hidden_metrics(jobs)):
+        row["images"], row["setting"], setting = places.get(job.name, (None, None, None))
+        for name in names:
             row[_plain(name)] = job.metric(name)
             if name in SHOWN_APS:
                 row |= _ends(f"{_plain(name)}_images", job.result.intervals.get(name))
@@ -62,7 +60,7 @@ def csv_text(jobs: Sequence[Job], rankings: Sequence[Ranking]) -> str:
                 row |= _ends(f"{_plain(name)}_seeds", mean.interval if mean else None)
         row |= {
             _accuracy(kind): job.metric("val/roi_accuracy") if roi_boxes(job) == kind else None
-            for kind in kinds(jobs)
+            for kind in accuracies
         }
         row |= {name: job.result.cost.get(name) for name in (*COSTS, "device")}
         row |= {"error": job.result.error, "command": command(job)}

@@ -3,6 +3,7 @@ images.
 """
 
 import hashlib
+import logging
 import re
 import shlex
 import time
@@ -19,7 +20,15 @@ from maskrcnn_lit.evaluation.coco.results import read_results
 from maskrcnn_lit.evaluation.coco.scores import match_all
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.examples import Example, draw_examples
-from maskrcnn_lit.report.comparison.page import Ranked, Report, build_markdown, build_page
+from maskrcnn_lit.report.comparison.page import (
+    Ranked,
+    Report,
+    Tabled,
+    build_markdown,
+    build_page,
+)
+from maskrcnn_lit.report.comparison.pivot import Pivot, Request, csv_of, pivot, table_of
+from maskrcnn_lit.report.comparison.pivot_plot import pivot_plot
 from maskrcnn_lit.report.comparison.plots import plots_of
 from maskrcnn_lit.report.comparison.settings import (
     APS,
@@ -30,17 +39,22 @@ from maskrcnn_lit.report.comparison.settings import (
     option_value,
     rankings,
 )
+from maskrcnn_lit.report.comparison.significance import compared
 from maskrcnn_lit.report.comparison.tables import csv_text, curve_rows, latex
 from maskrcnn_lit.report.format import csv_rows, number
-from maskrcnn_lit.report.latex import REFERENCES
+from maskrcnn_lit.report.latex import REFERENCES, latex_table
 from maskrcnn_lit.report.pictures import choose, image_reader
 from maskrcnn_lit.report.theme import DARK, LIGHT, render, render_as
 from maskrcnn_lit.runs.result import file_fault
 from maskrcnn_lit.storage.files import atomic_write
 
+_log = logging.getLogger(__name__)
+
 IMAGES = 6  # number of drawn validation images
 
 COLUMNS = 5  # number of runs side by side
+
+KINDS = ("png", "pdf", "svg")  # of each plot
 
 _VALIDATION = (
     "root",
@@ -56,14 +70,17 @@ _VALIDATION = (
 _SAME = 1e-6  # maximum difference of the AP from detections.json and the one in result.json
 
 
-def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = None) -> Path:
+def write_comparison(
+    sources: Sequence[Path], out: Path, metric: str | None = None, table: Request | None = None
+) -> Path:
     """Write report.html, report.md, results.csv, curves.csv, tables.tex, references.bib, and
-    plots/NAME.png and .pdf of the runs in `sources` to `out`; return the path of the page.
+    plots/NAME.png, .pdf and .svg of the runs in `sources` to `out`; return the path of the page.
 
     metric: ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first available.
+    table: of one more table, written as table.tex, table.csv and plots/table.*.
 
     Raises:
-        UserError: a source without runs, or no run with `metric`.
+        UserError: a source without runs, no run with `metric`, or a `table` that cannot be made.
     """
     runs = read_runs(sources)
     notes = list(runs.notes)
@@ -72,16 +89,25 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         replace(job, truth=truths[job.name].digest) if job.name in truths else job
         for job in runs.jobs
     ]
+    asked = None if table is None else pivot(jobs, table)
     ranked = []
     files: dict[str, bytes] = {}
     for i, ranking in enumerate(_rankings(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
         prefix, drawn = f"{i + 1}_" if i else "", {}
         for name, plot in plots_of(ranking).items():
-            light, pdf = render_as(("png", "pdf"), plot, ranking, LIGHT)
-            drawn[name] = light, render(plot, ranking, DARK)
-            files |= {f"{prefix}{name}.png": light, f"{prefix}{name}.pdf": pdf}
+            contents = render_as(KINDS, plot, ranking, LIGHT)
+            drawn[name] = contents[0], render(plot, ranking, DARK)
+            files |= _named(f"{prefix}{name}", contents)
         ranked.append(Ranked(ranking, resampled, drawn, examples, prefix))
+    tabled = None
+    if asked is not None:
+        contents = render_as(KINDS, pivot_plot, asked, LIGHT)
+        files |= _named("table", contents)
+        tabled = Tabled(asked, (contents[0], render(pivot_plot, asked, DARK)))
+        notes += asked.warnings
+        for warning in asked.warnings:
+            _log.warning(warning)
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -91,10 +117,12 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         questions=runs.questions,
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
+        table=tabled,
     )
     _remove_old_plots(out, files)
     for name, content in files.items():
         atomic_write(out / "plots" / name, content)
+    _write_table(out, asked)
     atomic_write(out / "results.csv", csv_text(jobs, report.rankings))
     atomic_write(out / "curves.csv", csv_rows(curve_rows(jobs)))
     atomic_write(out / "tables.tex", latex(report.rankings, report.numbers))
@@ -102,6 +130,23 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
     atomic_write(out / "report.md", build_markdown(report))
     atomic_write(out / "report.html", build_page(report))
     return out / "report.html"
+
+
+def _named(name: str, contents: Sequence[bytes]) -> dict[str, bytes]:
+    return {f"{name}.{kind}": content for kind, content in zip(KINDS, contents, strict=True)}
+
+
+def _write_table(out: Path, table: Pivot | None) -> None:
+    """Write table.tex and table.csv; without a table, remove those of an earlier report."""
+    if table is None:
+        for name in ("table.tex", "table.csv"):
+            (out / name).unlink(missing_ok=True)
+        return
+    head, rows, bold = table_of(table)
+    left = len(table.request.rows)
+    text = latex_table(table.caption, head, rows, left=left, bold=bold)
+    atomic_write(out / "table.tex", text)
+    atomic_write(out / "table.csv", csv_rows(csv_of(table)))
 
 
 def _rankings(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
@@ -119,8 +164,8 @@ def _remove_old_plots(out: Path, names: Collection[str]) -> None:
     if report.is_file():
         old = set(re.findall(r"\]\(plots/([\w.-]+\.png)\)", report.read_text(errors="replace")))
         for name in old.difference(names):
-            (out / "plots" / name).unlink(missing_ok=True)
-            (out / "plots" / name).with_suffix(".pdf").unlink(missing_ok=True)
+            for kind in KINDS:
+                (out / "plots" / name).with_suffix(f".{kind}").unlink(missing_ok=True)
 
 
 class Truth(NamedTuple):
@@ -168,13 +213,16 @@ def _truth(index: AnnotationIndex) -> Truth:
 def _against_truth(
     ranking: Ranking, truths: dict[str, Truth], notes: list[str]
 ) -> tuple[dict[str, Resampled], list[Example]]:
-    """AP on the resamples for each job with detections, and drawn examples for some."""
-    known = [job for job in ranking.jobs if job.name in truths]
+    """AP on the resamples for each job with detections that is tested, and drawn examples for
+    some: with many runs, the detections of most are not read.
+    """
+    drawn = {setting.jobs[0].name: setting.label for setting in _shown(ranking)}
+    needed = drawn.keys() | {job.name for s in compared(ranking) for job in s.runs(ranking.ap)}
+    known = [job for job in ranking.jobs if job.name in truths and job.name in needed]
     if not known:
         return {}, []
     truth = truths[known[0].name]
     ids = choose(truth.images.image_ids.tolist(), IMAGES, seed=0)
-    drawn = {setting.jobs[0].name: setting.label for setting in _shown(ranking)}
     detections: dict[str, list[dict[str, Any]]] = {}
     resampled = {}
     for job in known:

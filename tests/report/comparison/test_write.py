@@ -198,6 +198,7 @@ def test_the_pareto_front_is_told_and_the_plots_are_there(out: Path):
     for name in names:
         assert Image.open(out / "plots" / f"{name}.png").format == "PNG"
         assert (out / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert "<text" not in (out / "plots" / f"{name}.svg").read_text()  # letters are outlines
 
 
 def test_each_backbone_is_drawn_beside_the_truth_on_the_same_images(out: Path):
@@ -290,3 +291,20 @@ def test_only_failures_have_a_report_too(sweep: Path, tmp_path: Path):
     )
     page = Page(write_comparison([broken], tmp_path / "out").read_text())
     assert "1 job: 1 failed." in page.text and len(rows(tmp_path / "out")) == 1
+
+
+def test_the_detections_of_runs_that_are_not_compared_are_not_read(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    read: list[Path] = []
+    original = comparison.read_results
+
+    def counting(file: Path) -> list:
+        read.append(file)
+        return original(file)
+
+    monkeypatch.setattr(comparison, "read_results", counting)
+    monkeypatch.setattr("maskrcnn_lit.report.comparison.significance.MOST", 1)
+    monkeypatch.setattr(comparison, "COLUMNS", 1)
+    write_comparison([sweep], tmp_path / "out")
+    assert len(read) == len(set(read)) == 4  # two settings of two seeds, of four
