@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import types
 import warnings
@@ -224,15 +225,18 @@ def serve(end: socket.socket) -> None:
         told, tells = os.pipe()
         between = os.fork()
         if not between:
+            forked_by = os.getpid()
             pid = os.fork()
             if pid:
                 os.write(tells, pid.to_bytes(8, "big"))
                 os._exit(0)
+            while os.getppid() == forked_by:  # until the program is a child of the asking process
+                time.sleep(0.001)
             end.close()
             os.close(told)
             os.close(tells)
             begin(asked, streams)
-        os.waitpid(between, 0)  # from here on the program is a child of the asking process
+        os.waitpid(between, 0)
         end.sendall(os.read(told, 8))
         for descriptor in (told, tells, *streams):
             os.close(descriptor)
