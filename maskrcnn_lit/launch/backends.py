@@ -109,7 +109,7 @@ def slurm(
         raise UserError(f"launcher.cluster is {cluster!r}; expected slurm or local")
     check_whole(0, launcher__gpus=gpus)
     check_whole(1, launcher__cpus=cpus, launcher__memory_gb=memory_gb)
-    wanted = {
+    wanted: dict[str, Any] = {
         "timeout_min": round(60 * hours),
         "cpus_per_task": cpus,
         "mem_gb": memory_gb,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.config.overrides import as_path, assign, parse_any, suggest
@@ -63,6 +63,14 @@ class Search(NamedTuple):
     goals: list[Goal]
 
     @property
+    def probes(self) -> list[Job]:
+        """A job with each choice, and with each end of each range."""
+        ends = {name: _ends(part) for name, part in self.space.items()}
+        first = {name: values[0] for name, values in ends.items()}
+        others = [{name: value} for name, values in ends.items() for value in values[1:]]
+        return [self.job(0, first | other) for other in ({}, *others)]
+
+    @property
     def method(self) -> str:
         return str(self.options.sweep.search)
 
@@ -79,12 +87,14 @@ class Search(NamedTuple):
             "seed": self.options.seed,
         }
 
-    def job(self, number: int, params: dict[str, Value]) -> Job:
-        """The job of a trial."""
+    def job(self, number: int, params: dict[str, Value], *, composed: bool = True) -> Job:
+        """The job of a trial; without `composed` its config is empty."""
         name = f"{number:03d},{job_name({key: _short(value) for key, value in params.items()})}"
         texts = [*self.fixed, *(f"{key}={value}" for key, value in params.items())]
         if self.options.sweep.prune:
             texts.append(_pruning(self))
+        if not composed:
+            return Job(name, texts, self.folder / name, OmegaConf.create())
         config = compose("train", [*texts, assign("run_dir", self.folder / name)])
         return Job(name, texts, self.folder / name, freeze_config(config))
 
@@ -95,8 +105,7 @@ def is_search(overrides: list[str]) -> bool:
 
 
 def read_search(overrides: list[str]) -> Search:
-    """Read the command line of a search. Every choice, and both ends of every range, is composed
-    once, so mistakes are reported before the first job starts.
+    """Read the command line of a search; `Search.probes` reports mistakes in its values.
 
     Raises:
         UserError: an unknown option, range or goal, or nothing to search.
@@ -122,7 +131,6 @@ def read_search(overrides: list[str]) -> Search:
     seeds = [text.partition("=")[2] for text in fixed if text.startswith("seed=")]
     if seeds and seeds[-1].isdigit():
         search.options.seed = int(seeds[-1])
-    _compose_ends(search)
     return search
 
 
@@ -208,16 +216,6 @@ def _check(space: Space, goals: Sequence[Goal], sweep: DictConfig) -> None:
             f"sweep.prune=true needs a metric of the validation among the goals, but sweep.goals "
             f"has only {', '.join(goal.name for goal in goals)}: add val/mask_ap:max"
         )
-
-
-def _compose_ends(search: Search) -> None:
-    """Compose a job with each choice and each end of a range."""
-    ends = {name: _ends(part) for name, part in search.space.items()}
-    first = {name: values[0] for name, values in ends.items()}
-    search.job(0, first)
-    for name, values in ends.items():
-        for value in values[1:]:
-            search.job(0, first | {name: value})
 
 
 def _ends(part: Choices | Range) -> list[Value]:

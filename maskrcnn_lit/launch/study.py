@@ -120,7 +120,11 @@ class Study:
         return self.trials()[-1]
 
     def end(
-        self, trial: Trial, state: str, values: Sequence[float] = (), validations: Sequence[float] = ()
+        self,
+        trial: Trial,
+        state: str,
+        values: Sequence[float] = (),
+        validations: Sequence[float] = (),
     ) -> None:
         """End a running trial as "complete" with `values`, as "pruned" with its `validations` so
         far, or as "failed".
@@ -248,7 +252,7 @@ def _no_lock(journal: Any) -> Any:
     outlive a killed process.
     """
 
-    class Free(journal._file.BaseJournalFileLock):  # type: ignore[name-defined, misc]
+    class Free(journal._file.BaseJournalFileLock):  # type: ignore[misc]
         def acquire(self) -> bool:
             return True
 
