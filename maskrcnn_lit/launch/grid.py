@@ -49,7 +49,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
     are reported before the first job starts.
     """
     typed = read_typed(overrides)
-    options, experiment, several = typed.options, typed.experiment, typed.several
+    options, several = typed.options, typed.several
     combinations = _combinations(typed.overrides)
     varied = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
     folder = typed.folder((combinations, options.sweep_scale))
@@ -69,8 +69,8 @@ def read_sweep(overrides: list[str]) -> Sweep:
 
 class Typed(NamedTuple):
     """The parts of a command line. options: the sweep entries of the config; overrides: those of
-    the jobs, the experiment and its grid first; experiment: its override, in a list, or []; several:
-    whether that has several values.
+    the jobs, the experiment and its grid first; experiment: its override, in a list, or [];
+    several: whether that has several values.
     """
 
     options: DictConfig

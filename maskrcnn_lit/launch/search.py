@@ -239,7 +239,9 @@ def _check_folder(search: Search) -> None:
     except FileNotFoundError:
         return
     except (OSError, DamagedFileError) as error:
-        raise UserError(f"{file} cannot be read ({error}): remove it, and run the same command")
+        raise UserError(
+            f"{file} cannot be read ({error}): remove it, and run the same command"
+        ) from None
     there = before.get("search")
     if there is None:
         raise UserError(

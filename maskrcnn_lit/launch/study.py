@@ -36,9 +36,9 @@ NAME, RETRY = "name", "retry_of"  # what a trial is stored with
 
 
 class Trial(NamedTuple):
-    """number: from 0; state: running, complete, pruned or failed; values: of the goals, if complete;
-    validations: of the first goal, at each validation of a pruned trial; retry_of: the number of
-    the failed trial with the same values that it repeats. started, ended: as in ISO 8601.
+    """number: from 0; state: running, complete, pruned or failed; values: of the goals, if
+    complete; validations: of the first goal, at each validation of a pruned trial; retry_of: the
+    number of the failed trial with the same values that it repeats. started, ended: ISO 8601.
     """
 
     number: int
@@ -252,7 +252,7 @@ def _no_lock(journal: Any) -> Any:
     outlive a killed process.
     """
 
-    class Free(journal._file.BaseJournalFileLock):  # type: ignore[misc]
+    class Free(journal._file.BaseJournalFileLock):
         def acquire(self) -> bool:
             return True
 

@@ -19,8 +19,15 @@ from maskrcnn_lit.evaluation.coco.results import read_results
 from maskrcnn_lit.evaluation.coco.scores import match_all
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.examples import Example, draw_examples
-from maskrcnn_lit.report.comparison.page import Ranked, Report, build_markdown, build_page
+from maskrcnn_lit.report.comparison.page import (
+    Ranked,
+    Report,
+    Searched,
+    build_markdown,
+    build_page,
+)
 from maskrcnn_lit.report.comparison.plots import plots_of
+from maskrcnn_lit.report.comparison.search_plots import search_plots
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     Job,
@@ -77,11 +84,20 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
     for i, ranking in enumerate(_rankings(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
         prefix, drawn = f"{i + 1}_" if i else "", {}
-        for name, plot in plots_of(ranking).items():
+        searched = any(job.folder in record.folders for record in runs.searches for job in jobs)
+        for name, plot in plots_of(ranking, varied_options=not searched).items():
             light, pdf = render_as(("png", "pdf"), plot, ranking, LIGHT)
             drawn[name] = light, render(plot, ranking, DARK)
             files |= {f"{prefix}{name}.png": light, f"{prefix}{name}.pdf": pdf}
         ranked.append(Ranked(ranking, resampled, drawn, examples, prefix))
+    searches = []
+    for i, record in enumerate(runs.searches):
+        prefix, drawn = f"{i + 1}_" if i else "", {}
+        for name, draw in search_plots(record).items():
+            light, pdf = render_as(("png", "pdf"), draw, record, LIGHT)
+            drawn[name] = light, render(draw, record, DARK)
+            files |= {f"{prefix}{name}.png": light, f"{prefix}{name}.pdf": pdf}
+        searches.append(Searched(record, drawn, prefix))
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -91,6 +107,7 @@ def write_comparison(sources: Sequence[Path], out: Path, metric: str | None = No
         questions=runs.questions,
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
+        searches=searches,
     )
     _remove_old_plots(out, files)
     for name, content in files.items():
