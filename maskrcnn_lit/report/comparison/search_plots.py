@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -93,8 +94,8 @@ def pareto_front(record: SearchRecord, theme: Theme) -> Figure:
         on_front = trial.number in best
         color, shape = (theme.colors[1], "D") if on_front else (theme.colors[0], "o")
         ax.plot(x, y, shape, ms=6, color=color, mec=theme.paper, mew=0.6, zorder=3)
-        text = {"xytext": (6, -3), "textcoords": "offset points", "fontsize": 8.5}
-        ax.annotate(str(trial.number), (x, y), **text)
+        name = str(trial.number)
+        ax.annotate(name, (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
     ax.margins(0.1)
     ax.grid()
     return figure
@@ -116,7 +117,7 @@ def importance(record: SearchRecord, theme: Theme) -> Figure:
         )
         for row, share in zip(rows, shares, strict=True):
             ax.text(share + 0.01, row, f"{share:.0%}", va="center", fontsize=8)
-    ax.set_yticks(range(len(ranked)), _short([axis.option for axis in ranked]))
+    ax.set_yticks(range(len(ranked)), endings([axis.option for axis in ranked]))
     ax.set_xlim(0, 1.12)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     ax.spines["left"].set_visible(False)
@@ -133,7 +134,7 @@ def parallel(record: SearchRecord, theme: Theme) -> Figure:
     shown = record.ranked_axes[:MOST_AXES][::-1]
     goals = record.goals[:2]
     ranges = {goal: _range(record, i, goal) for i, goal in enumerate(goals)}
-    names = [*_short([axis.option for axis in shown]), *map(goal_title, goals)]
+    names = [*endings([axis.option for axis in shown]), *map(goal_title, goals)]
     figure, ax = axes(20, "", "")
     best = {trial.number for trial in record.best}
     for trial in sorted(record.scored, key=lambda t: (t.number in best, t.state == "complete")):
@@ -142,7 +143,8 @@ def parallel(record: SearchRecord, theme: Theme) -> Figure:
             low, high = ranges[goal]
             ys.append((_scaled(goal, value) - low) / (high - low))
         ax.plot(range(len(ys)), ys, **_line(record, trial, theme, trial.number in best))
-    for x, part in enumerate([*shown, *goals]):
+    parts: list[Axis | Goal] = [*shown, *goals]
+    for x, part in enumerate(parts):
         ax.axvline(x, color=theme.quiet, lw=0.8, zorder=1)
         for y, text in _labels(part, ranges):
             box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
@@ -191,7 +193,7 @@ def _dots(ax: Axes, record: SearchRecord, theme: Theme, position: Callable[[Trie
         "finished": [trial for trial in record.complete if trial.number not in best],
         "best" if len(record.goals) == 1 else "Pareto front": record.best,
     }
-    styles = (
+    styles: tuple[dict[str, Any], ...] = (
         {"marker": "o", "mfc": "none", "mec": theme.quiet, "ms": 4.5},
         {"marker": "o", "mfc": theme.colors[0], "mec": theme.paper, "ms": 6, "mew": 0.6},
         {"marker": "D", "mfc": theme.colors[1], "mec": theme.paper, "ms": 6.5, "mew": 0.6},
@@ -203,7 +205,7 @@ def _dots(ax: Axes, record: SearchRecord, theme: Theme, position: Callable[[Trie
             ax.plot(xs, ys, ls="none", label=name, zorder=3, **style)
 
 
-def _line(record: SearchRecord, trial: Tried, theme: Theme, best: bool) -> dict[str, object]:
+def _line(record: SearchRecord, trial: Tried, theme: Theme, best: bool) -> dict[str, Any]:
     """The style of a trial in the parallel coordinates."""
     if best:
         return {"color": theme.colors[1], "lw": 2, "zorder": 4}
@@ -231,10 +233,6 @@ def _labels(part: Axis | Goal, ranges: dict[Goal, tuple[float, float]]) -> list[
     if part.choices:
         return [(part.share(value), value) for value in part.choices]
     return [(0.0, f"{part.low:g}"), (1.0, f"{part.high:g}")]
-
-
-def _short(options: list[str]) -> list[str]:
-    return endings(options)
 
 
 def _scaled(goal: Goal, value: float) -> float:
