@@ -180,14 +180,13 @@ def _parsed(text: str) -> Override:
     if function in RANGES and len(inside) == 2 and all(map(_is_number, inside)):
         low, high = (word.strip() for word in inside)
         return parse_any(f"{name}={RANGES[function].format(low=low, high=high)}")
-    casts = ("int", "float", "str", "bool", "json_str")
-    if function not in (*_OF_HYDRA, *casts):
+    if function in RANGES and not inside[0].strip().startswith(_OF_HYDRA):
+        raise UserError(f"'{text}' needs two numbers: {name}={function}(low,high)")
+    if function not in (*_OF_HYDRA, "int", "float", "str", "bool", "json_str"):
         raise UserError(
             f"'{text}' has the unknown range {function}(...){suggest(function, RANGES)}; a search "
             f"has {', '.join(f'{known}(low,high)' for known in RANGES)}, and lists A,B,C"
         )
-    if function in RANGES and not inside[0].strip().startswith(_OF_HYDRA):
-        raise UserError(f"'{text}' needs two numbers: {name}={function}(low,high)")
     return parse_any(text)
 
 
