@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from repository import HELPERS
@@ -99,3 +101,122 @@ def test_a_line_that_was_cut_off_is_no_end(tmp_path: Path):
     again = Study(tmp_path, search.space, search.goals, "tpe", 1)
     again.add("1", params)
     assert [trial.state for trial in trials_of(overrides)] == ["complete", "running"]
+
+
+def test_a_search_is_planned_before_it_runs(tmp_path: Path):
+    printed = printed_by("train", "-m", *words(tmp_path, 7, "sweep.plan_only=true"))
+    assert "tpe, 7 trials, 0 ended; goals val/mask_ap:max" in printed
+    assert "optimizer.lr: 1e-05 to 0.1, logarithmic" in printed
+    assert "backbone: resnet18, resnet34" in printed
+
+
+def test_another_search_is_not_mixed_with_one_of_before(tmp_path: Path):
+    write_sealed_json(tmp_path / "sweep.json", {"jobs": [], "search": {"method": "random"}})
+    said = refused("train", "-m", *words(tmp_path, 7))
+    assert "contains a search with another method (random; now tpe): give another sweep_dir" in said
+    write_sealed_json(tmp_path / "sweep.json", {"jobs": []})
+    assert "contains a sweep without a search" in refused("train", "-m", *words(tmp_path, 7))
+
+
+def ended(driver: Driver, **outcomes: dict[str, Any]) -> list[str]:
+    """Run a driver with jobs that write these results, in order of their trials: the names of the
+    jobs that it started.
+    """
+    names = []
+
+    def launch(commands: Iterable[Command]) -> Iterator[tuple[str, int]]:
+        for command in commands:
+            names.append(command.name)
+            outcome = dict(outcomes[f"t{command.name[:3]}"])
+            code = outcome.pop("code", 0)
+            if outcome:
+                file = driver.search.folder / command.name / "result.json"
+                write_result(file, RunResult(**outcome))
+            yield command.name, code
+
+    driver.run(launch)
+    return names
+
+
+SCORED = {"status": "finished", "metrics": {"val/mask_ap": 0.5}, "cost": {"seconds": 1.0}}
+FAILED = {"status": "failed", "error": "no such file", "code": 2}
+
+
+def driver_of(folder: Path, trials: int, *more: str) -> Driver:
+    overrides = [*words(folder, trials), "sweep.search=random", *more]
+    return Driver(read_search(overrides), overrides)
+
+
+def test_a_failed_trial_is_tried_once_more_by_the_same_command(tmp_path: Path):
+    ended(driver_of(tmp_path, 3), t000=SCORED, t001=FAILED, t002=SCORED)
+    again = driver_of(tmp_path, 3)
+    assert len(ended(again, t003=SCORED)) == 1
+    trials = again.study.trials()
+    assert [trial.state for trial in trials] == ["complete", "failed", "complete", "complete"]
+    assert trials[3].params == trials[1].params and trials[3].retry_of == 1
+    assert [job.name[:3] for job in again.counted_jobs()] == ["000", "002", "003"]
+    assert ended(driver_of(tmp_path, 3)) == []
+
+
+def test_more_trials_go_on(tmp_path: Path):
+    ended(driver_of(tmp_path, 1), t000=SCORED)
+    driver = driver_of(tmp_path, 3)
+    assert [name[:3] for name in ended(driver, t001=SCORED, t002=SCORED)] == ["001", "002"]
+
+
+def test_five_failures_in_a_row_end_the_search(tmp_path: Path):
+    outcomes = {f"t{n:03d}": FAILED for n in range(9)}
+    assert len(ended(driver_of(tmp_path, 9), **outcomes)) == 5
+
+
+def test_a_killed_job_starts_again_and_at_last_has_failed(tmp_path: Path):
+    driver = driver_of(tmp_path, 1)
+    assert [name[:3] for name in ended(driver, t000={"code": -9})] == ["000"] * 3
+    assert driver.study.trials()[0].state == "failed"
+
+
+def test_a_run_without_a_goal_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    ended(driver_of(tmp_path, 1, "sweep.goals=[val/mine:max]"), t000=SCORED)
+    assert "it has no val/mine, but val/mask_ap" in capsys.readouterr().out
+
+
+def test_a_pruned_run_is_no_failure(tmp_path: Path):
+    driver = driver_of(tmp_path, 1)
+    folder = next(driver._commands(SweepProgress([], Path, {}))).name
+    write_json(tmp_path / folder / RUNGS, {"values": [[0.1], [0.2]]})
+    again = driver_of(tmp_path, 1)
+    ended(again, t000={"status": "pruned", "cost": {"seconds": 1.0}})
+    (trial,) = again.study.trials()
+    assert (trial.state, trial.validations) == ("pruned", [0.1, 0.2])
+    described = read_sealed_json(tmp_path / "sweep.json")["search"]
+    assert described["method"] == "random" and described["trials"][0]["state"] == "running"
+    again.write()
+    assert read_sealed_json(tmp_path / "sweep.json")["search"]["trials"][0]["state"] == "pruned"
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_real_jobs_are_pruned_and_reported(strange: Path, tmp_path: Path):
+    """The second and third job of a rate near zero are pruned where one of two goes on."""
+    command = (
+        *("train", "-m", *coco_data(strange), *MODEL, "trainer.epochs=2", "callbacks.panels=null"),
+        *("optimizer.lr=4e-3,1e-7,1e-8", "sweep.search=grid", "sweep.prune=true"),
+        *("sweep.prune_keep=2", "sweep.goals=[val/loss:min]", f"sweep_dir={tmp_path / 'search'}"),
+    )
+    printed = printed_by(*command)
+    folders = sorted(path.parent for path in tmp_path.glob("search/*/result.json"))
+    told = [result(folder) for folder in folders]
+    assert [entry["status"] for entry in told] == ["finished", "pruned", "pruned"]
+    assert "val/loss" in told[1]["metrics"] and told[1]["cost"]["seconds"] > 0
+    assert len(read_rungs(folders[0])) == 2 and len(read_rungs(folders[1])) == 1
+    assert (
+        "pruned after validation 1: 1 of 2 runs are better"
+        in (tmp_path / "search" / "logs" / f"{folders[1].name}.txt").read_text()
+    )
+    assert "best of 1 finished trial:\n  val/loss" in printed
+    report = (tmp_path / "search" / "report" / "report.md").read_text()
+    assert "## Search" in report and "2 trials ended early." in report
+    assert "ended early by the search, since others were better" in report
+    before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
+    printed_by(*command)
+    assert before == {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}

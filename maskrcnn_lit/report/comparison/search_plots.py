@@ -23,6 +23,8 @@ from maskrcnn_lit.report.theme import Theme, axes, legend_below
 
 MOST_AXES = 7  # options in the parallel coordinates, the most important ones
 
+MOST_NAMED = 12  # finished trials that have their number in the plot of the front
+
 _WRAP = 11  # characters of a line below an axis of the parallel coordinates
 
 Draw = Callable[[SearchRecord, Theme], Figure]
@@ -94,6 +96,8 @@ def pareto_front(record: SearchRecord, theme: Theme) -> Figure:
         on_front = trial.number in best
         color, shape = (theme.colors[1], "D") if on_front else (theme.colors[0], "o")
         ax.plot(x, y, shape, ms=6, color=color, mec=theme.paper, mew=0.6, zorder=3)
+        if not on_front and len(record.complete) > MOST_NAMED:
+            continue
         name = str(trial.number)
         ax.annotate(name, (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8.5)
     ax.margins(0.1)
@@ -189,7 +193,7 @@ def _dots(ax: Axes, record: SearchRecord, theme: Theme, position: Callable[[Trie
     """The first goal of each scored trial: the best, the other finished, and the pruned ones."""
     best = {trial.number for trial in record.best}
     kinds = {
-        "pruned, at its last validation": [t for t in record.pruned if t in record.scored],
+        "pruned, last validation": [t for t in record.pruned if t in record.scored],
         "finished": [trial for trial in record.complete if trial.number not in best],
         "best" if len(record.goals) == 1 else "Pareto front": record.best,
     }

@@ -20,7 +20,7 @@ def test_the_best_trial_and_its_options():
     said = search_sentences(record())[0]
     assert f"trial {best['number']} has the best mask AP: {best['values'][0]:.3f}" in said
     assert f"backbone={best['params']['backbone']}" in said
-    assert said.startswith("Of 7 finished trials of tpe")
+    assert said.startswith("Of 8 finished trials of tpe")
 
 
 def test_several_goals_have_a_front():
@@ -41,7 +41,7 @@ def test_the_cost_is_the_sum_of_its_trainings():
 
 def test_pruned_trials_have_saved_time():
     saved = search_sentences(record())[2]
-    assert saved.startswith("4 trials ended early.") and "2 min more" in saved  # 4 x 30 s
+    assert saved.startswith("3 trials ended early.") and "2 min more" in saved  # 3 x 30 s
 
 
 def test_importance_says_from_how_many_trials():
@@ -55,17 +55,17 @@ def test_a_row_for_each_trial_the_best_first():
     assert head == ["trial", "state", "mask AP", "backbone", "lr", "channels", "training, s"]
     assert rows[0][1] == "best" and rows[-1][:3] == ["11", "failed", "-"]
     assert len(rows) == 12
-    scores = [float(row[2]) for row in rows[:7]]
+    scores = [float(row[2]) for row in rows[:8]]
     assert scores == sorted(scores, reverse=True)
-    assert rows[7][1] == "pruned after 2 validations"
+    assert rows[8][1] == "pruned after 2 validations"
 
 
 def test_the_cost_by_how_trials_ended():
-    head, rows = cost_rows_of(record())
+    _head, rows = cost_rows_of(record())
     assert rows == [
-        ["complete", "7", "350", "50", "73%"],
-        ["pruned", "4", "80", "20", "17%"],
-        ["failed", "1", "50", "50", "10%"],
+        ["complete", "8", "400", "50", "83%"],
+        ["pruned", "3", "60", "20", "12%"],
+        ["failed", "1", "20", "20", "4%"],
     ]
 
 

@@ -48,10 +48,10 @@ def test_the_course_has_every_scored_trial():
     (ax,) = course(record(), LIGHT).axes
     lines = {line.get_label(): line for line in ax.lines}
     assert {name: len(line.get_xdata()) for name, line in lines.items()} == {
-        "pruned, at its last validation": 4,
-        "finished": 6,
+        "pruned, last validation": 3,
+        "finished": 7,
         "best": 1,
-        "best so far": 8,
+        "best so far": 9,
     }
     assert np.all(np.diff(lines["best so far"].get_ydata()) >= 0)
 
