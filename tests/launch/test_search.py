@@ -12,10 +12,17 @@ from typing import Any
 
 import pytest
 from repository import HELPERS
-from tiny_commands import environment
+from tiny_commands import MODEL, coco_data, environment, printed_by, refused, result
 
+from maskrcnn_lit.callbacks.prune import RUNGS, read_rungs
+from maskrcnn_lit.launch.backends import Command
+from maskrcnn_lit.launch.search import Driver
 from maskrcnn_lit.launch.space import read_search
 from maskrcnn_lit.launch.study import JOURNAL, Study, Trial
+from maskrcnn_lit.launch.sweep_progress import SweepProgress
+from maskrcnn_lit.runs.result import RunResult, write_result
+from maskrcnn_lit.storage.files import write_json
+from maskrcnn_lit.storage.sealed import read_sealed_json, write_sealed_json
 
 pytest_plugins = ("tiny_commands",)
 
