@@ -184,9 +184,18 @@ class Study:
                 else samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
             )
             memory = self.optuna.create_study(sampler=sampler, directions=self._directions())
-            memory.add_trials(self._study.get_trials(deepcopy=False))
+            memory.add_trials(self._for_sampler())
             params = memory.ask(self._distributions).params
         return {name: _rounded(value, self.space[name]) for name, value in params.items()}
+
+    def _for_sampler(self) -> list[Any]:
+        """The trials; with several goals the pruned ones without their validations, which TPE
+        refuses there.
+        """
+        trials = self._study.get_trials(deepcopy=True)
+        for trial in trials if len(self.goals) > 1 else ():
+            trial.intermediate_values = {}
+        return list(trials)
 
     def _grid(self) -> Iterator[dict[str, Value]]:
         """All combinations, the last option varies fastest."""

@@ -73,6 +73,20 @@ def test_tpe_looks_where_it_was_good(tmp_path: Path):
     assert distance("tpe") < 0.8 * distance("random")
 
 
+def test_several_goals_and_pruned_trials_go_together(tmp_path: Path):
+    study = Study(tmp_path, SPACE, [AP, LATENCY], "tpe", 1)
+    for number in range(14):
+        params = study.suggest()
+        assert params is not None
+        trial = study.add(str(number), params)
+        if number % 2:
+            study.end(trial, "pruned", validations=[0.1, 0.2])
+        else:
+            study.end(trial, "complete", [score(params), 0.01 * number])
+    assert study.trials()[13].validations == [0.1, 0.2]
+    assert study.importance().keys() == {AP.name, LATENCY.name}
+
+
 def test_each_step_of_a_trial_is_one_line(tmp_path: Path):
     study = Study(tmp_path, SPACE, [AP], "tpe", 1)
 
