@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.config.compose import compose, show
 from maskrcnn_lit.config.overrides import as_path, assign, is_sweep, parse, parse_any
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.folder import freeze_config
@@ -100,7 +100,7 @@ def read_typed(overrides: list[str]) -> Typed:
             )
     experiment = [text for text in others if text.startswith("experiment=")][-1:]
     several = bool(experiment) and parse_any(experiment[0]).is_sweep_override()
-    options = compose("train", [*([] if several else experiment), *own])
+    options = show("train", [*([] if several else experiment), *own])  # the jobs need more
     return Typed(options, [*experiment, *of_experiment(options), *others], experiment, several)
 
 

@@ -145,7 +145,8 @@ class Study:
         """
         shares: dict[str, dict[str, float]] = {}
         for i, goal in enumerate(self.goals):
-            known = [(trial, value) for trial in self.trials() if (value := _value(trial, i))]
+            scored = [(trial, _value(trial, i)) for trial in self.trials()]
+            known = [(trial, value) for trial, value in scored if value is not None]
             if len(known) < FEWEST:
                 continue
             memory = self.optuna.create_study(direction="maximize" if goal.rises else "minimize")

@@ -138,6 +138,15 @@ def test_importance_is_of_the_option_that_matters(tmp_path: Path):
     assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
 
 
+def test_a_value_of_zero_counts_for_the_importance(tmp_path: Path):
+    study = Study(tmp_path, SPACE, [AP], "random", 1)
+    for number in range(4):
+        params = study.suggest()
+        assert params is not None
+        study.end(study.add(str(number), params), "complete", [0.0 if number else 0.5])
+    assert AP.name in study.importance()
+
+
 def test_importance_needs_some_trials(tmp_path: Path):
     searched(tmp_path, "random", 3, reopened=False)
     assert Study(tmp_path, SPACE, [AP], "random", 1).importance() == {}

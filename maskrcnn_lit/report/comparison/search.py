@@ -30,6 +30,7 @@ class Axis:
     low: float = 0.0
     high: float = 1.0
     log: bool = False
+    whole: bool = False
 
     def share(self, value: Any) -> float:
         """The position of a value on the axis, from 0 to 1."""
@@ -175,7 +176,7 @@ def _found(record: SearchRecord) -> Iterator[str]:
     if not best:
         yield "No trial has finished."
         return
-    known = f"{plural(len(record.complete), 'finished trial')} of {record.method}"
+    known = f"{plural(len(record.complete), 'finished trial')} ({record.method})"
     if len(record.goals) == 1:
         (goal,) = record.goals
         yield (
@@ -183,7 +184,7 @@ def _found(record: SearchRecord) -> Iterator[str]:
             f"{shown_value(goal, best[0].values[0])}, with {_options(record, best[0])}."
         )
         return
-    titles = " and ".join(map(goal_title, record.goals))
+    titles = " and ".join(goal_title(goal).partition(",")[0] for goal in record.goals)
     points = "; ".join(
         f"trial {trial.number} ({_values(record, trial)}; {_options(record, trial)})"
         for trial in best
@@ -222,14 +223,18 @@ def _importance(record: SearchRecord) -> Iterator[str]:
         )
         few = f" These are few trials: {len(record.scored)}." if len(record.scored) < FEW else ""
         yield (
-            f"Importance of the options for being in the best quarter by {goal_title(goal)} "
+            f"Importance of the options for being in the best quarter by "
+            f"{goal_title(goal).partition(',')[0]} "
             f"(PED-ANOVA): {parts}.{few}"
         )
 
 
 def _values(record: SearchRecord, trial: Tried) -> str:
-    pairs = zip(record.goals, trial.values, strict=True)
-    return ", ".join(f"{goal_title(goal)} {shown_value(goal, value)}" for goal, value in pairs)
+    texts = []
+    for goal, value in zip(record.goals, trial.values, strict=True):
+        title, _, unit = goal_title(goal).partition(", ")
+        texts.append(f"{title} {shown_value(goal, value)} {unit}".strip())
+    return ", ".join(texts)
 
 
 def _options(record: SearchRecord, trial: Tried) -> str:
@@ -249,7 +254,8 @@ def _rank(record: SearchRecord, trial: Tried) -> float:
 def _axis(name: str, part: Mapping[str, Any]) -> Axis:
     if "values" in part:
         return Axis(name, choices=tuple(map(str, part["values"])))
-    return Axis(name, low=float(part["low"]), high=float(part["high"]), log=bool(part["log"]))
+    low, high = float(part["low"]), float(part["high"])
+    return Axis(name, low=low, high=high, log=bool(part["log"]), whole=bool(part["whole"]))
 
 
 def _tried(trial: Mapping[str, Any], job: Job | None, goals: Sequence[Goal]) -> Tried:

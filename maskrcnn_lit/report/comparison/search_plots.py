@@ -25,7 +25,7 @@ MOST_AXES = 7  # options in the parallel coordinates, the most important ones
 
 MOST_NAMED = 12  # finished trials that have their number in the plot of the front
 
-_WRAP = 11  # characters of a line below an axis of the parallel coordinates
+_WRAP = 13  # characters of a line below an axis of the parallel coordinates
 
 Draw = Callable[[SearchRecord, Theme], Figure]
 
@@ -153,7 +153,8 @@ def parallel(record: SearchRecord, theme: Theme) -> Figure:
         for y, text in _labels(part, ranges):
             box = {"facecolor": theme.paper, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
             ax.text(x, y, text, fontsize=7, ha="center", va="center", zorder=5, bbox=box)
-    ax.set_xticks(range(len(names)), ["\n".join(textwrap.wrap(name, _WRAP)) for name in names])
+    lines = ["\n".join(textwrap.wrap(name, _WRAP, break_long_words=False)) for name in names]
+    ax.set_xticks(range(len(names)), lines, fontsize=7.5)
     ax.set_yticks([])
     ax.set_xlim(-0.4, len(names) - 0.6)
     ax.set_ylim(-0.08, 1.08)
@@ -182,6 +183,7 @@ def slice_of(record: SearchRecord, theme: Theme, *, axis: Axis) -> Figure:
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
         ax.set_xticks([], minor=True)
     else:
+        ax.locator_params(axis="x", integer=axis.whole)
         margin = 0.04 * (axis.high - axis.low)
         ax.set_xlim(axis.low - margin, axis.high + margin)
     ax.grid(axis="y")

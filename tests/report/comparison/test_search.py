@@ -20,14 +20,14 @@ def test_the_best_trial_and_its_options():
     said = search_sentences(record())[0]
     assert f"trial {best['number']} has the best mask AP: {best['values'][0]:.3f}" in said
     assert f"backbone={best['params']['backbone']}" in said
-    assert said.startswith("Of 8 finished trials of tpe")
+    assert said.startswith("Of 8 finished trials (tpe)")
 
 
 def test_several_goals_have_a_front():
     said = search_sentences(record(2))[0]
-    assert "the Pareto front of mask AP and latency, ms is trial " in said
+    assert "the Pareto front of mask AP and latency is trial " in said
     assert said.count("; trial") == 1, "one of each network"
-    assert "latency, ms 40.0" in said and "latency, ms 10.0" in said
+    assert "latency 40.0 ms" in said and "latency 10.0 ms" in said
 
 
 def test_the_cost_is_the_sum_of_its_trainings():
