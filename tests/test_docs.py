@@ -25,6 +25,7 @@ from maskrcnn_lit.config.overrides import flat, is_sweep
 from maskrcnn_lit.config.schema import OF_RUN
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.grid import read_sweep
+from maskrcnn_lit.launch.space import is_search, read_search
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 GENERATED = {"commands.md", "options.md", "contributing.md", "changelog.md"}  # docs/generate.py
@@ -168,7 +169,8 @@ def check(words: list[str]) -> None:
         command = " ".join(rest[:count])
         assert command in cli.COMMANDS, f"there is no command {command}"
         if "-m" in rest or is_sweep(rest[count:]):
-            assert read_sweep([word for word in rest[count:] if word != "-m"]).jobs
+            typed = [word for word in rest[count:] if word != "-m"]
+            assert read_search(typed).probes if is_search(typed) else read_sweep(typed).jobs
             return
         config.compose(command, [word for word in rest[count:] if word not in ("--cfg", "job")])
     elif first == "make":

@@ -301,11 +301,11 @@ def _run_command(command: str, flags: set[str], overrides: list[str]) -> int:
         print(config.to_yaml(config.show(command, overrides)), end="")
     elif command == "train" and ("--multirun" in flags or is_sweep(overrides)):
         _say_loading()
-        from maskrcnn_lit.launch import sweep
+        from maskrcnn_lit.launch import search, sweep
 
         silence_libraries()
         show_library_logs()
-        return sweep.run(overrides)
+        return (search if search.is_search(overrides) else sweep).run(overrides)
     else:
         composed = config.compose(
             command, overrides

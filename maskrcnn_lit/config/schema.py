@@ -168,9 +168,15 @@ OPTIONS: dict[str, Rule] = {
     "metrics.roi_accuracy.boxes": _choice("all", "study"),
     "sweep.demo.grid": Rule("any"),
     "sweep.demo.options": Rule("any"),
+    "sweep.goals": _listed(TEXT, 1, 10),
     "sweep.grid": Rule("any"),
     "sweep.plan_only": FLAG,
+    "sweep.prune": FLAG,
+    "sweep.prune_first": COUNT,
+    "sweep.prune_keep": _whole(2),
+    "sweep.search": _choice("tpe", "random", "grid", null=True),
     "sweep.trial_steps": _whole(0),
+    "sweep.trials": _whole(1, 1_000_000),
     # conf/augment
     "augment.blur": _number(0, 20),
     "augment.brightness": SHARE,
@@ -214,6 +220,9 @@ OPTIONS: dict[str, Rule] = {
     "callbacks.panels.images": _whole(0, 1000),
     "callbacks.panels.score_threshold": SHARE,
     "callbacks.panels.seed": SEED,
+    "callbacks.prune.first": COUNT,
+    "callbacks.prune.goals": _listed(TEXT, 1, 10),
+    "callbacks.prune.keep": _whole(2),
     # conf/data
     "data.annotations": PATH_OR_NULL,
     "data.batch_size": _whole(1, 65_536),
@@ -283,6 +292,7 @@ OPTIONS: dict[str, Rule] = {
     "data.val_share": _number(0.001, 0.999, null=True),
     "data.workers": _whole(0, 1024, words=("auto",)),
     # conf/launcher
+    "launcher.at_once": COUNT_OR_NULL,
     "launcher.cluster": _choice("slurm", "local"),
     "launcher.cpus": _whole(1, 65_536),
     "launcher.devices": _listed(_whole(0, 65_536), 1, null=True),

@@ -1,18 +1,20 @@
 """Launchers for the jobs of a sweep: one after the other, one on each GPU, or by SLURM.
 
-A launcher is a function of commands that yields the name and exit code of each when it ends.
+A launcher is a function of commands that yields the name and exit code of each when it ends. It
+takes the next command when it can start it, so that a search can choose it by what has ended.
 """
 
 import os
 import queue
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from time import sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,14 +31,14 @@ class Command(NamedTuple):
     log: Path
 
 
-def sequential(commands: Sequence[Command]) -> Iterator[tuple[str, int]]:
+def sequential(commands: Iterable[Command]) -> Iterator[tuple[str, int]]:
     """Run the commands one after the other."""
     for command in commands:
         yield command.name, run(command)
 
 
 def local_gpus(
-    commands: Sequence[Command], *, devices: Sequence[int | str] | None = None
+    commands: Iterable[Command], *, devices: Sequence[int | str] | None = None
 ) -> Iterator[tuple[str, int]]:
     """Run one command on each GPU, which sees only this GPU; further commands start when a GPU
     becomes free.
@@ -64,9 +66,14 @@ def local_gpus(
             free.put(device)
 
     pool = ThreadPoolExecutor(len(names))
+    waiting = iter(commands)
     try:
-        for future in as_completed([pool.submit(on_a_free_one, command) for command in commands]):
-            yield future.result()
+        running = {pool.submit(on_a_free_one, command) for command in islice(waiting, len(names))}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+                running |= {pool.submit(on_a_free_one, one) for one in islice(waiting, 1)}
     except KeyboardInterrupt:
         _RUNNING.interrupt()
         raise
@@ -77,7 +84,7 @@ def local_gpus(
 
 
 def slurm(
-    commands: Sequence[Command],
+    commands: Iterable[Command],
     *,
     cluster: str,
     partition: str | None,
@@ -85,9 +92,10 @@ def slurm(
     cpus: int,
     memory_gb: int,
     hours: float,
+    at_once: int | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Submit each command as a SLURM job (submitit) or, with `cluster` "local", as a local submitit
-    process.
+    process. At most `at_once` are in the queue at a time; None: all.
 
     UserError: submitit is not installed.
     """
@@ -101,32 +109,46 @@ def slurm(
         raise UserError(f"launcher.cluster is {cluster!r}; expected slurm or local")
     check_whole(0, launcher__gpus=gpus)
     check_whole(1, launcher__cpus=cpus, launcher__memory_gb=memory_gb)
-    if not commands:
-        return
-    executor = submitit.AutoExecutor(folder=commands[0].log.parent / "submitit", cluster=cluster)
-    wanted = {
+    wanted: dict[str, Any] = {
         "timeout_min": round(60 * hours),
         "cpus_per_task": cpus,
         "mem_gb": memory_gb,
         "gpus_per_node": gpus,
     }
-    executor.update_parameters(name="maskrcnn_lit", **wanted)
     if partition is not None:
-        executor.update_parameters(slurm_partition=partition)
-    running = {command.name: executor.submit(run, command) for command in commands}
+        wanted["slurm_partition"] = partition
+
+    def submit(command: Command) -> Any:
+        executor = submitit.AutoExecutor(folder=command.log.parent / "submitit", cluster=cluster)
+        executor.update_parameters(name="maskrcnn_lit", **wanted)
+        return executor.submit(run, command)
+
+    waiting = iter(commands)
+    running: list[tuple[Command, Any]] = []
     try:
-        while running:
-            for name in [name for name, job in running.items() if job.done()]:
-                job = running.pop(name)
-                failure = job.exception()
-                if failure is not None:  # SLURM cancelled it, or never started it
-                    with open(next(c.log for c in commands if c.name == name), "a") as log:
-                        log.write(f"{failure}\n")
-                yield name, 1 if failure is not None else job.result()
+        while True:
+            free = None if at_once is None else at_once - len(running)
+            for command in islice(waiting, free):
+                running.append((command, submit(command)))
+            if not running:
+                return
+            for command, job in [pair for pair in running if pair[1].done()]:
+                running.remove((command, job))
+                yield command.name, _exit_code(job, command)
             sleep(POLL_SECONDS if running else 0)
     finally:  # on an interrupt, leave nothing in the queue
-        for job in running.values():
+        for _, job in running:
             job.cancel()
+
+
+def _exit_code(job: Any, command: Command) -> int:
+    """The exit code of a SLURM job that has ended."""
+    failure = job.exception()
+    if failure is None:
+        return int(job.result())
+    with open(command.log, "a") as log:  # SLURM cancelled it, or never started it
+        log.write(f"{failure}\n")
+    return 1
 
 
 class _Running:

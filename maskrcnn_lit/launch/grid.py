@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.config.compose import compose, show
 from maskrcnn_lit.config.overrides import as_path, assign, is_sweep, parse, parse_any
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.folder import freeze_config
@@ -48,25 +48,14 @@ def read_sweep(overrides: list[str]) -> Sweep:
     An experiment adds its grid; the user's overrides win. All jobs are composed here, so mistakes
     are reported before the first job starts.
     """
-    own = [text for text in overrides if is_sweep([text])]
-    others = [text for text in overrides if not is_sweep([text])]
-    for name in ("run_dir", "resume"):
-        if any(text.startswith(f"{name}=") for text in others):
-            raise UserError(
-                f"{name} sets the folder of one run, but a sweep has many: use "
-                f"sweep_dir={name.upper()} instead"
-            )
-    experiment = [text for text in others if text.startswith("experiment=")][-1:]
-    several = experiment and parse_any(experiment[0]).is_sweep_override()
-    options = compose("train", [*([] if several else experiment), *own])
-    combinations = _combinations([*experiment, *of_experiment(options), *others])
+    typed = read_typed(overrides)
+    options, several = typed.options, typed.several
+    combinations = _combinations(typed.overrides)
     varied = [key for key in combinations[0] if len({c[key] for c in combinations}) > 1]
-    name = str(parse(experiment[0]).value()) if experiment and not several else "sweep"
-    digest = hashlib.sha256(repr((combinations, options.sweep_scale)).encode()).hexdigest()[:8]
-    folder = Path(options.sweep_dir or f"outputs/sweeps/{name}-{digest}")
+    folder = typed.folder((combinations, options.sweep_scale))
     jobs = []
     for combination in combinations:
-        title = _name({key: combination[key] for key in varied})
+        title = job_name({key: combination[key] for key in varied})
         texts = [f"{key}={value}" for key, value in combination.items()]
         run_dir = folder / title
         config = compose("train", [*texts, assign("run_dir", run_dir)])
@@ -76,6 +65,43 @@ def read_sweep(overrides: list[str]) -> Sweep:
             )
         jobs.append(Job(title, texts, run_dir, freeze_config(config)))
     return Sweep(folder, options.question, jobs, options)
+
+
+class Typed(NamedTuple):
+    """The parts of a command line. options: the sweep entries of the config; overrides: those of
+    the jobs, the experiment and its grid first; experiment: its override, in a list, or [];
+    several: whether that has several values.
+    """
+
+    options: DictConfig
+    overrides: list[str]
+    experiment: list[str]
+    several: bool
+
+    def folder(self, content: Any) -> Path:
+        """The folder of the sweep: the same for the same command, of which `content` is all that
+        decides on its jobs.
+        """
+        named = self.experiment and not self.several
+        name = str(parse(self.experiment[0]).value()) if named else "sweep"
+        digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
+        return Path(self.options.sweep_dir or f"outputs/sweeps/{name}-{digest}")
+
+
+def read_typed(overrides: list[str]) -> Typed:
+    """Divide the command line of a sweep; UserError for options that a sweep cannot have."""
+    own = [text for text in overrides if is_sweep([text])]
+    others = [text for text in overrides if not is_sweep([text])]
+    for name in ("run_dir", "resume"):
+        if any(text.startswith(f"{name}=") for text in others):
+            raise UserError(
+                f"{name} sets the folder of one run, but a sweep has many: use "
+                f"sweep_dir={name.upper()} instead"
+            )
+    experiment = [text for text in others if text.startswith("experiment=")][-1:]
+    several = bool(experiment) and parse_any(experiment[0]).is_sweep_override()
+    options = show("train", [*([] if several else experiment), *own])  # the jobs need more
+    return Typed(options, [*experiment, *of_experiment(options), *others], experiment, several)
 
 
 def of_experiment(options: DictConfig) -> list[str]:
@@ -98,7 +124,7 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
     latest: dict[str, Override] = {}
     for text in texts:
         # a comma separates values, unless the text is an existing path
-        override = parse_any(as_path(text) if _is_one_value(text) else text)
+        override = parse_any(as_path(text) if is_one_value(text) else text)
         if override.is_delete():
             raise UserError(
                 f"'{text}' removes an option, which is not possible in a sweep: set it to null"
@@ -112,11 +138,12 @@ def _combinations(texts: list[str]) -> list[dict[str, str]]:
     return [dict(text.split("=", 1) for text in job) for job in dict.fromkeys(map(tuple, jobs))]
 
 
-def _is_one_value(text: str) -> bool:
+def is_one_value(text: str) -> bool:
+    """Whether the commas in an override do not separate values: it is an existing path."""
     return "," not in text or os.path.exists(os.path.expanduser(text.partition("=")[2]))
 
 
-def _name(values: dict[str, str]) -> str:
+def job_name(values: dict[str, str]) -> str:
     """The folder name of a job. Options are shortened to their last part if that is unique."""
     last = [key.rsplit(".", 1)[-1] for key in values]
     parts = [

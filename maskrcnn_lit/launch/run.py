@@ -16,6 +16,7 @@ from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
+from maskrcnn_lit.callbacks.prune import halving
 from maskrcnn_lit.config.compose import build, to_dict
 from maskrcnn_lit.config.overrides import assign, typed
 from maskrcnn_lit.data.datamodule import CocoDataModule
@@ -75,6 +76,8 @@ def run_job(config: DictConfig) -> None:
             _log.info(summary.beginning(*prepared[:3], resumed=resumed))
         meet("training", rank_timeout(config.trainer))
         fit(prepared, result)
+        if result.status == "pruned":
+            return
         score(prepared, result)
         if is_rank_zero():
             write_image(
@@ -106,6 +109,8 @@ def prepare(config: DictConfig) -> Prepared:
     if checkpoint is not None and is_rank_zero():
         _check_same_data(run_dir, data)
     module = build_module(config, data, pretrained=checkpoint is None)
+    if (search := halving(trainer)) is not None:
+        search.measure = partial(_inference_cost, trainer, module, data)
     return Prepared(data, module, trainer, checkpoint)
 
 
@@ -160,7 +165,7 @@ def write_origin(run_dir: Path, prepared: Prepared, result: RunResult) -> None:
 
 def fit(prepared: Prepared, result: RunResult) -> None:
     """Train, validate as configured, score all validation images at the end, and measure the
-    cost.
+    cost. A run that its search has pruned gets that status, and the scores of its last validation.
     """
     data, module, trainer, checkpoint = prepared
     # at the end Lightning moves the module back to the CPU
@@ -168,7 +173,11 @@ def fit(prepared: Prepared, result: RunResult) -> None:
     started, joules = time.perf_counter(), _joules(trainer)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
-        result.metrics = _final_metrics(trainer, module, data)
+        if (search := halving(trainer)) is not None and search.pruned:
+            # resumed after its end, it has not been validated again
+            result.status, result.metrics = "pruned", search.metrics | _logged_metrics(trainer)
+        else:
+            result.metrics = _final_metrics(trainer, module, data)
     finally:
         before = next(c for c in trainer.callbacks if isinstance(c, RunCheckpoints)).spent  # type: ignore[attr-defined]
         result.cost = run_cost(
@@ -251,12 +260,16 @@ def _final_metrics(
         ):
             trainer.validate(module, datamodule=data, verbose=False)
         metrics |= evaluation.metrics
-    logged = {
+    return _logged_metrics(trainer) | metrics
+
+
+def _logged_metrics(trainer: Trainer) -> dict[str, float]:
+    """Those of the last validation."""
+    return {
         name: float(value)
         for name, value in trainer.callback_metrics.items()
         if name.startswith("val/")
     }
-    return logged | metrics
 
 
 def _joules(trainer: Trainer) -> float | None:

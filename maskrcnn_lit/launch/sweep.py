@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.config.overrides import assign, flat
@@ -33,7 +33,7 @@ from maskrcnn_lit.launch.processes import memory_hint
 from maskrcnn_lit.launch.sweep_progress import SweepProgress
 from maskrcnn_lit.launch.train import train
 from maskrcnn_lit.runs.folder import LOCK, program
-from maskrcnn_lit.runs.result import RunResult, read_result, write_result
+from maskrcnn_lit.runs.result import DONE, RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, locked
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.stop import SIGNALS
@@ -57,17 +57,17 @@ def run(overrides: list[str]) -> int:
             "backbone=resnet18,resnet50, or leave out -m"
         )
     sweep = read_sweep(overrides)
-    _check_devices(sweep)
+    check_devices(sweep.jobs, sweep.options)
     launch = build(sweep.options.launcher)
     sweep.folder.mkdir(parents=True, exist_ok=True)
-    with _stopped_as_interrupted(), locked(sweep.folder / LOCK, wait=False) as free:
+    with stopped_as_interrupted(), locked(sweep.folder / LOCK, wait=False) as free:
         if not free:
             raise UserError(
                 f"{sweep.folder} is in use by another process of this sweep: wait until it has "
                 "ended"
             )
         for job in sweep.jobs:
-            _check_same(job)
+            check_same(job)
         missing = [job for job in sweep.jobs if status(job.run_dir) != "finished"]
         print(
             f"sweep {sweep.folder}: {len(sweep.jobs)} jobs, {len(sweep.jobs) - len(missing)} "
@@ -90,7 +90,7 @@ def run(overrides: list[str]) -> int:
             _launch(sweep, missing, launch, trials)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("run the same command to continue") from None
-        return _ending(sweep)
+        return ending(sweep.folder, sweep.jobs)
 
 
 def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any]) -> None:
@@ -105,16 +105,16 @@ def _launch(sweep: Sweep, missing: list[Job], launch: Any, trials: dict[str, Any
         if isinstance(trial, dict)
     }
     print(f"logs of the jobs: {sweep.folder / 'logs'}", flush=True)
-    with SweepProgress(list(by_name), partial(_log, sweep.folder), seconds) as progress:
-        commands = [_command(sweep.folder, job) for job in missing]
+    with SweepProgress(list(by_name), partial(job_log, sweep.folder), seconds) as progress:
+        commands = [job_command(sweep.folder, job) for job in missing]
         for number, (name, code) in enumerate(launch(commands), start=1):
             progress.ended(name)
-            result = job_result(by_name[name], code, _log(sweep.folder, name))
-            print(f"[{number}/{len(missing)}] {name}: {_outcome(result)}", flush=True)
+            result = job_result(by_name[name], code, job_log(sweep.folder, name))
+            print(f"[{number}/{len(missing)}] {name}: {outcome(result)}", flush=True)
 
 
 @contextmanager
-def _stopped_as_interrupted() -> Iterator[None]:
+def stopped_as_interrupted() -> Iterator[None]:
     """Handle a termination signal like Ctrl-C, so that it reaches the jobs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -144,7 +144,7 @@ def begin(run_dir: Path, overrides: list[str]) -> int:
             print("the job is still running, from an earlier sweep: waiting for it", flush=True)
     with locked(run_dir / LOCK):
         run_status = status(run_dir)
-    if run_status == "finished":
+    if run_status in DONE:
         return 0
     begun = (run_dir / "config.yaml").is_file() and run_status != "failed"
     again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
@@ -167,7 +167,9 @@ def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
 
 
 def status(run_dir: Path) -> str:
-    """finished, failed, interrupted, running (as recorded; its process may be dead), or missing."""
+    """finished, pruned, failed, interrupted, running (as recorded; its process may be dead), or
+    missing.
+    """
     file = run_dir / "result.json"
     return read_result(file).status if file.is_file() else "missing"
 
@@ -180,7 +182,7 @@ def job_result(job: Job, code: int, log: Path) -> RunResult:
         if file.is_file()
         else RunResult(status="running", overrides=job.overrides)
     )
-    if result.status != "finished" and result.error is None:
+    if result.status not in DONE and result.error is None:
         result.status = "failed" if result.status == "running" else result.status
         result.error = _reason(code, log)
         write_result(file, result)
@@ -202,16 +204,17 @@ def _reason(code: int, log: Path) -> str:
     )
 
 
-def _check_devices(sweep: Sweep) -> None:
-    several = [job.name for job in sweep.jobs if job.config.trainer.devices not in (1, "auto")]
-    if several and str(sweep.options.launcher.get("_target_")).endswith(".local_gpus"):
+def check_devices(jobs: Sequence[Job], options: DictConfig) -> None:
+    """Raise UserError if a job needs more GPUs than its launcher gives it."""
+    several = [job.name for job in jobs if job.config.trainer.devices not in (1, "auto")]
+    if several and str(options.launcher.get("_target_")).endswith(".local_gpus"):
         raise UserError(
             f"launcher=local_gpus gives each job one GPU, but {several[0]} needs more: use "
             "launcher=sequential"
         )
 
 
-def _check_same(job: Job) -> None:
+def check_same(job: Job) -> None:
     """Raise UserError if the job's run folder contains a run with other options."""
     if not (job.run_dir / "config.yaml").is_file():
         return
@@ -251,7 +254,8 @@ def _write(sweep: Sweep, overrides: list[str]) -> None:
             write_result(job.run_dir / "result.json", result)
 
 
-def _command(folder: Path, job: Job) -> Command:
+def job_command(folder: Path, job: Job) -> Command:
+    """The process of a job."""
     words = [
         sys.executable,
         "-P",
@@ -260,10 +264,11 @@ def _command(folder: Path, job: Job) -> Command:
         str(job.run_dir),
         *job.overrides,
     ]
-    return Command(job.name, words, _log(folder, job.name))
+    return Command(job.name, words, job_log(folder, job.name))
 
 
-def _log(folder: Path, name: str) -> Path:
+def job_log(folder: Path, name: str) -> Path:
+    """The log file of a job of the sweep in `folder`."""
     return folder / "logs" / f"{name}.txt"
 
 
@@ -305,28 +310,29 @@ def _measured(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def _outcome(result: RunResult) -> str:
-    if result.status != "finished":
+def outcome(result: RunResult) -> str:
+    """How a job has ended: its status with time and scores, or the reason of a failure."""
+    if result.status not in DONE:
         return f"{result.status}: {result.error}"
     scores = [
         f"{metric_title(name)} {result.metrics[name]:.3f}"
         for name in ("val/mask_ap", "val/box_ap")
         if name in result.metrics
     ]
-    return ", ".join([f"finished in {result.cost['seconds']:.0f} s", *scores])
+    return ", ".join([f"{result.status} in {result.cost['seconds']:.0f} s", *scores])
 
 
-def _ending(sweep: Sweep) -> int:
+def ending(folder: Path, jobs: Sequence[Job]) -> int:
     """Write the report on all jobs, including those finished before; return the exit code."""
-    done = [status(job.run_dir) for job in sweep.jobs]
-    failed = len(done) - done.count("finished")
-    arguments = ["compare", assign("runs", sweep.folder)]
+    done = [status(job.run_dir) for job in jobs]
+    failed = sum(one not in DONE for one in done)
+    arguments = ["compare", assign("runs", folder)]
     words = [sys.executable, "-P", "-m", "maskrcnn_lit", *arguments]
     report = subprocess.run(words, capture_output=True, text=True)
     print(report.stdout if report.returncode == 0 else f"no report: {report.stderr.strip()}")
     if failed:
         print(f"{failed} of {len(done)} jobs failed: run the same command to retry only them")
-    print(f"Next:\n  {program('tensorboard')} --logdir {shlex.quote(str(sweep.folder))}")
+    print(f"Next:\n  {program('tensorboard')} --logdir {shlex.quote(str(folder))}")
     return 1 if failed or report.returncode else 0
 
 

@@ -51,6 +51,7 @@ class SweepProgress:
     Args:
         names: of the jobs, in order. log: job name -> log file. seconds: job name -> estimated
             seconds of the job, if known.
+        total: number of jobs, if more will be added to `names`.
     """
 
     def __init__(
@@ -59,9 +60,11 @@ class SweepProgress:
         log: Callable[[str], Path],
         seconds: Mapping[str, float],
         *,
+        total: int | None = None,
         out: TextIO | None = None,
     ) -> None:
         self.names, self.log, self.seconds = list(names), log, seconds
+        self.total = total
         self._lines = StatusLines(out, in_terminal=2.0, in_file=60.0)
         self._done: set[str] = set()
         self._began = time.time()
@@ -101,7 +104,7 @@ class SweepProgress:
             if at is not None:
                 number = self.names.index(name) + 1
                 parts.append(
-                    f"[{number}/{len(self.names)}] {name}: epoch {at.epoch}, step "
+                    f"[{number}/{self.total or len(self.names)}] {name}: epoch {at.epoch}, step "
                     f"{at.step}/{at.steps}, {duration(at.left)} left"
                 )
         if not parts:
@@ -111,7 +114,9 @@ class SweepProgress:
 
     def _rest(self, waiting: Sequence[str], running: Mapping[str, Progress | None]) -> list[str]:
         """The remaining time of the sweep, taking parallel jobs into account."""
-        if any(name not in self.seconds for name in waiting if running.get(name) is None):
+        if self.total is not None or any(
+            name not in self.seconds for name in waiting if running.get(name) is None
+        ):
             return []
         left = 0.0
         for name in waiting:

@@ -164,9 +164,9 @@ def run_lock(run_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def record_status(run_dir: Path) -> Iterator[RunResult]:
-    """Record the status in result.json: running, then finished, interrupted or failed, with the
-    reason. Rank zero writes it, and any failing rank; the first failure is kept, since it ends the
-    other ranks.
+    """Record the status in result.json: running, then finished (or pruned, if the block sets it),
+    interrupted or failed, with the reason. Rank zero writes it, and any failing rank; the first
+    failure is kept, since it ends the other ranks.
     """
     file = run_dir / "result.json"
     result = read_result(file) if is_rank_zero() else RunResult(status="running")
@@ -184,7 +184,8 @@ def record_status(run_dir: Path) -> Iterator[RunResult]:
         if isinstance(error, OSError) and last_checkpoint(run_dir) is not None:
             error.add_note(resume_hint(run_dir))
         raise
-    result.status = "finished"
+    if result.status != "pruned":
+        result.status = "finished"
     if is_rank_zero() and read_result(file).status != "failed":
         result.files = file_digests(run_dir)
         write_result(file, result)

@@ -1,7 +1,7 @@
 """result.json of the run folder: the record of a run, and the input of reports.
 
 `status` is "running" from the start of the run, so that a killed run is recognizable, then
-"finished", "failed" or "interrupted".
+"finished", "failed", "interrupted", or "pruned": ended early by its search.
 """
 
 import math
@@ -15,7 +15,9 @@ from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.module import config_digest
 
-STATUSES = ("running", "finished", "failed", "interrupted")
+STATUSES = ("running", "finished", "failed", "interrupted", "pruned")
+
+DONE = ("finished", "pruned")  # a run with one of these does not go on
 
 # The values of result.json.
 _KINDS: dict[str, type | tuple[type, ...]] = {

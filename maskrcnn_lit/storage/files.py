@@ -103,6 +103,17 @@ def atomic_folder(folder: Path, *, replace: bool, durable: bool = True) -> Itera
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def drop_incomplete_line(path: Path) -> None:
+    """Cut off what follows the last line break of a file, which a killed process may have left;
+    nothing if there is no file.
+    """
+    if not path.is_file():
+        return
+    with errors_with_path(path), open(path, "rb+") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until the content of a file is on the disk."""
     with open(path, "rb") as file:

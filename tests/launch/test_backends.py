@@ -4,6 +4,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -88,6 +90,28 @@ def test_submitit_runs_them_and_a_failure_is_no_end(tmp_path: Path):
     commands = [command(tmp_path, "b", "import sys; sys.exit(3)"), command(tmp_path, "c")]
     assert sorted(slurm(commands, **SLURM)) == [("b", 3), ("c", 0)]
     assert (tmp_path / "c.txt").read_text() == "done\n"
+
+
+def chosen_late(folder: Path, ended: list[str]) -> Iterator[Command]:
+    """Commands that know which others had ended when they were chosen."""
+    for name in "abcd":
+        yield command(folder, f"{name}-after-{''.join(ended)}")
+
+
+@pytest.mark.parametrize("launcher", ["sequential", "local_gpus", "slurm"])
+def test_a_command_is_taken_when_it_can_start(tmp_path: Path, launcher: str):
+    launch = {
+        "sequential": sequential,
+        "local_gpus": partial(local_gpus, devices=[0]),
+        "slurm": partial(slurm, **SLURM, at_once=1),
+    }[launcher]
+    ended: list[str] = []
+    names = []
+    for name, code in launch(chosen_late(tmp_path, ended)):
+        assert code == 0
+        names.append(name)
+        ended.append(name[0])
+    assert names == ["a-after-", "b-after-a", "c-after-ab", "d-after-abc"]
 
 
 def test_submitit_is_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

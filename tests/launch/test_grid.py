@@ -10,6 +10,8 @@ from maskrcnn_lit.config.overrides import assign, is_sweep
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.grid import Sweep, of_experiment, read_sweep
 
+NEEDED = ("images", "annotations")  # of experiment=finetune
+
 
 def names(sweep: Sweep) -> list[str]:
     return [job.name for job in sweep.jobs]
@@ -173,6 +175,12 @@ def test_mistakes_are_told_before_anything_runs(overrides: list[str], said: str)
     with pytest.raises(UserError) as error:
         read_sweep(overrides)
     assert said in str(error.value)
+
+
+@pytest.mark.long
+def test_an_experiment_may_need_options(tmp_path: Path):
+    data = [f"data.{part}.{name}={tmp_path}" for part in ("train", "val") for name in NEEDED]
+    assert names(read_sweep(["experiment=finetune", *data, "seed=1,2"])) == ["seed=1", "seed=2"]
 
 
 def test_a_grid_is_lists():

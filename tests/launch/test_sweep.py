@@ -27,7 +27,7 @@ from tiny_commands import (
 )
 
 from maskrcnn_lit.launch.grid import read_sweep
-from maskrcnn_lit.launch.sweep import _stopped_as_interrupted, begin, job_result
+from maskrcnn_lit.launch.sweep import begin, job_result, stopped_as_interrupted
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.training.stop import SIGNALS
 
@@ -294,7 +294,7 @@ def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake():
 def test_a_signal_to_the_sweep_is_an_interruption(number: signal.Signals):
     """Which its launcher passes on to the job (test_backends.py)."""
     before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt), _stopped_as_interrupted():
+    with pytest.raises(KeyboardInterrupt), stopped_as_interrupted():
         os.kill(os.getpid(), number)
         time.sleep(5)
     assert signal.getsignal(number) == before

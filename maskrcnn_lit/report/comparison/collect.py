@@ -14,6 +14,7 @@ from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.plots import CURVES
+from maskrcnn_lit.report.comparison.search import SearchRecord, read_record
 from maskrcnn_lit.report.comparison.settings import Job
 from maskrcnn_lit.runs.own_validation import check_own_validation
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
@@ -26,12 +27,15 @@ SHOWN = {"step", "epoch", *CURVES}  # columns of metrics.csv: others can be hund
 
 
 class Runs(NamedTuple):
-    """questions, commands: of the sweeps among the sources, if they have any."""
+    """questions, commands: of the sweeps among the sources, if they have any; searches: those of
+    them that chose their jobs.
+    """
 
     jobs: list[Job]
     questions: list[str]
     commands: list[list[str]]
     notes: list[str]
+    searches: list[SearchRecord]
 
 
 def read_runs(sources: Sequence[Path]) -> Runs:
@@ -40,7 +44,7 @@ def read_runs(sources: Sequence[Path]) -> Runs:
     Raises:
         UserError: a source does not exist, or none has a run.
     """
-    runs = Runs([], [], [], [])
+    runs = Runs([], [], [], [], [])
     for source in sources:
         if not source.is_dir():
             raise UserError(
@@ -188,10 +192,13 @@ def _add_sweep(runs: Runs, folder: Path) -> None:
             [str(word) for word in sweep.get("command") or []],
             sweep.get("question"),
         )
+        record = read_record(sweep["search"], folder, runs.jobs) if "search" in sweep else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / SWEEP} cannot be read ({error!r}): run the sweep again, or remove the file"
         ) from None
+    if record is not None:
+        runs.searches.append(record)
     if question:
         runs.questions.append(str(question))
     if command:

@@ -11,6 +11,13 @@ from maskrcnn_lit.evaluation.bootstrap import Resampled
 from maskrcnn_lit.report.comparison.examples import SCORE, Example
 from maskrcnn_lit.report.comparison.pivot import Pivot, table_of, title_of
 from maskrcnn_lit.report.comparison.plots import AGAINST, CELLS, CURVES, ROWS
+from maskrcnn_lit.report.comparison.search import (
+    SearchRecord,
+    cost_rows_of,
+    search_sentences,
+    trial_rows,
+)
+from maskrcnn_lit.report.comparison.search_plots import search_titles
 from maskrcnn_lit.report.comparison.sentences import (
     DEFINITIONS,
     cautions,
@@ -40,6 +47,12 @@ REPRODUCE = (
 
 Pngs = Mapping[str, tuple[bytes, bytes]]  # name of a plot -> light, dark
 
+SEARCH_TEXT = (
+    "Pruned trials ended early; they are drawn at their last validation, whose score may be on "
+    "fewer images. Values of a search are the best of many, so they are a little too good: train "
+    "the best settings again with other seeds to compare them."
+)
+
 HIDDEN_TEXT = (
     "Recall at IoU 0.5 of objects by the share that others hide; of occluded objects (one part, a "
     "tenth or more hidden) and of separated ones (several parts) at IoU 0.75 and score 0.3. "
@@ -67,9 +80,18 @@ class Tabled:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """A search with its plots. prefix: of the file names of its plots."""
+
+    record: SearchRecord
+    plots: Pngs
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of the page. questions, commands: of the sweeps; notes: problems, with their
-    reasons.
+    reasons; searches: those among the sweeps.
     """
 
     title: str
@@ -80,6 +102,7 @@ class Report:
     commands: Sequence[str] = ()
     notes: Sequence[str] = field(default_factory=list)
     table: Tabled | None = None
+    searches: Sequence[Searched] = ()
 
     @property
     def rankings(self) -> list[Ranking]:
@@ -92,12 +115,20 @@ class Report:
 
 def build_page(report: Report) -> str:
     several = len(report.ranked) > 1
-    parts = _table_part(report.table) | {
-        f"{name}-{i}" if i > 1 else name: part
-        | {"title": f"{part['title']} ({i})" if several else part["title"]}
-        for i, ranked in enumerate(report.ranked, start=1)
-        for name, part in _parts(report, ranked)
+    searches = {
+        f"search-{i}" if i > 1 else "search": _search_part(searched)
+        for i, searched in enumerate(report.searches, start=1)
     }
+    parts = (
+        _table_part(report.table)
+        | searches
+        | {
+            f"{name}-{i}" if i > 1 else name: part
+            | {"title": f"{part['title']} ({i})" if several else part["title"]}
+            for i, ranked in enumerate(report.ranked, start=1)
+            for name, part in _parts(report, ranked)
+        }
+    )
     failures = any(job.status != "finished" for job in report.jobs)
     sections = {
         "summary": "Summary",
@@ -138,6 +169,8 @@ def build_markdown(report: Report) -> str:
         for i, j in bold:
             rows[i][j] = f"**{rows[i][j]}**"
         lines += ["## Table", table.caption, markdown(head, rows), "![table](plots/table.png)"]
+    for searched in report.searches:
+        lines += _search_lines(searched)
     for ranked in report.ranked:
         ranking = ranked.ranking
         lines.append(f"## {ranking.title[0].upper()}{ranking.title[1:]}")
@@ -242,6 +275,34 @@ def _parts(report: Report, ranked: Ranked) -> Iterator[tuple[str, dict[str, Any]
             "examples",
             {"title": "Examples", "kind": "examples", "text": text, "examples": ranked.examples},
         )
+
+
+def _search_part(searched: Searched) -> dict[str, Any]:
+    """The section of a search."""
+    record = searched.record
+    return {
+        "title": "Search",
+        "kind": "search",
+        "text": SEARCH_TEXT,
+        "sentences": search_sentences(record),
+        "figures": _figures(searched.plots, search_titles(record)),
+        "tables": [
+            ("What the search cost", *cost_rows_of(record)),
+            ("Every trial, the best first", *trial_rows(record)),
+        ],
+    }
+
+
+def _search_lines(searched: Searched) -> list[str]:
+    """The section of a search, as Markdown."""
+    record = searched.record
+    return [
+        "## Search",
+        "\n".join(f"- {text}" for text in search_sentences(record)),
+        markdown(*cost_rows_of(record)),
+        markdown(*trial_rows(record)),
+        *(f"![{name}](plots/{searched.prefix}{name}.png)" for name in searched.plots),
+    ]
 
 
 def _plotted(ap: str) -> Iterator[tuple[str, str, str, dict[str, str]]]:

@@ -37,13 +37,17 @@ CURVES = {
 Draw = Callable[[Ranking, Theme], Figure]
 
 
-def plots_of(ranking: Ranking) -> dict[str, Draw]:
-    """Name -> function that draws the plot. Options that do not vary have no plot."""
+def plots_of(ranking: Ranking, *, varied_options: bool = True) -> dict[str, Draw]:
+    """Name -> function that draws the plot. Options that do not vary have no plot, and none has one
+    without `varied_options`.
+    """
     plots: dict[str, Draw] = {"scores": scores} if len(ranking.settings) > 1 else {}
     for column, text in CURVES.items():
         if any(over_epochs(job, column) for job in ranking.jobs):
             plots[f"curve_{column.replace('/', '_')}"] = partial(curves, column=column, title=text)
     plots |= {f"cost_{name}": partial(against_cost, name=name) for name in varied_costs(ranking)}
+    if not varied_options:
+        return plots
     varied = [
         name for name in AGAINST if len({position(s, name) for s in ranking.settings} - {None}) > 1
     ]

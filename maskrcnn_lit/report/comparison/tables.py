@@ -203,6 +203,7 @@ def reason(job: Job) -> str:
         return job.result.error
     return {
         "not run": "not started: the sweep was stopped before",
+        "pruned": "ended early by the search, since others were better",
         "running": "running or killed: continue it with its command or with resume",
         "interrupted": "interrupted: continue it with resume",
     }.get(job.status, "no reason was recorded")
@@ -213,7 +214,8 @@ def command(job: Job) -> str:
     finished one does so again.
     """
     named = [(text.lstrip("+").partition("=")[0], text) for text in job.overrides]
-    selected = [text for name, text in named if name not in LOCATIONS]
+    left_out = (*LOCATIONS, "callbacks.prune")  # which compares a run with its search
+    selected = [text for name, text in named if name not in left_out]
     if job.result.parent:
         resume = assign("resume", job.result.parent.get("run"))
         selected = [resume, *(text for name, text in named if name in LENGTH)]

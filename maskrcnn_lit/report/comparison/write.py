@@ -23,6 +23,7 @@ from maskrcnn_lit.report.comparison.examples import Example, draw_examples
 from maskrcnn_lit.report.comparison.page import (
     Ranked,
     Report,
+    Searched,
     Tabled,
     build_markdown,
     build_page,
@@ -30,6 +31,7 @@ from maskrcnn_lit.report.comparison.page import (
 from maskrcnn_lit.report.comparison.pivot import Pivot, Request, csv_of, pivot, table_of
 from maskrcnn_lit.report.comparison.pivot_plot import pivot_plot
 from maskrcnn_lit.report.comparison.plots import plots_of
+from maskrcnn_lit.report.comparison.search_plots import search_plots
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     Job,
@@ -95,7 +97,8 @@ def write_comparison(
     for i, ranking in enumerate(_rankings(jobs, metric)):
         resampled, examples = _against_truth(ranking, truths, notes)
         prefix, drawn = f"{i + 1}_" if i else "", {}
-        for name, plot in plots_of(ranking).items():
+        searched = any(job.folder in record.folders for record in runs.searches for job in jobs)
+        for name, plot in plots_of(ranking, varied_options=not searched).items():
             contents = render_as(KINDS, plot, ranking, LIGHT)
             drawn[name] = contents[0], render(plot, ranking, DARK)
             files |= _named(f"{prefix}{name}", contents)
@@ -108,6 +111,14 @@ def write_comparison(
         notes += asked.warnings
         for warning in asked.warnings:
             _log.warning(warning)
+    searches = []
+    for i, record in enumerate(runs.searches):
+        prefix, drawn = f"{i + 1}_" if i else "", {}
+        for name, draw in search_plots(record).items():
+            contents = render_as(KINDS, draw, record, LIGHT)
+            drawn[name] = contents[0], render(draw, record, DARK)
+            files |= _named(f"{prefix}{name}", contents)
+        searches.append(Searched(record, drawn, prefix))
     names = [source.name or str(source) for source in sources]
     report = Report(
         title=f"Comparison of {', '.join(names) if len(names) < 5 else f'{len(names)} folders'}",
@@ -118,6 +129,7 @@ def write_comparison(
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
         table=tabled,
+        searches=searches,
     )
     _remove_old_plots(out, files)
     for name, content in files.items():
