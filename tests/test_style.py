@@ -226,7 +226,18 @@ def test_imports_are_declared():
     """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = ("timm", "slurm", "wandb", "onnx", "openvino", "hf", "heic", "video", "track")
+    optional = (
+        "timm",
+        "slurm",
+        "wandb",
+        "onnx",
+        "openvino",
+        "hf",
+        "heic",
+        "video",
+        "track",
+        "tiles",
+    )
     lines = [*project["dependencies"], *(line for name in optional for line in extras[name])]
     lines = [line for line in lines if "[" not in line]
     declared = {line.split(">")[0] for line in lines}
