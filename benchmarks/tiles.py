@@ -27,6 +27,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pyvips
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
@@ -67,7 +68,7 @@ def report(given: argparse.Namespace, ways: dict[str, dict[str, float]]) -> dict
         "tile": given.tile,
         "suffix": given.suffix,
         "ways": ways,
-        "device": device_name("cpu"),
+        "device": device_name(torch.device("cpu")),
         "commit": package_commit(),
         "versions": package_versions(),
     }
@@ -136,7 +137,7 @@ def ours(file: Path, tile: int) -> list[float]:
     strips = Strips(file)
     windows = Tiling(tile, OVERLAP).windows(strips.size)
     merged = detect_tiles(detect, strips.windows(windows), windows, strips.size)
-    return [float(area) for area in coco_mask.area(merged["masks"])]
+    return [float(coco_mask.area(mask)) for mask in merged["masks"]]
 
 
 def slicer(file: Path, tile: int) -> list[float]:
