@@ -38,16 +38,18 @@ from maskrcnn_lit.export.metadata import Metadata
 from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
 from maskrcnn_lit.model.fuse import for_inference
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
-from maskrcnn_lit.model.postprocess import to_original
+from maskrcnn_lit.model.postprocess import to_original, without_overlap
 from maskrcnn_lit.model.pretrained import convert as weights
+from maskrcnn_lit.model.tiles import Tiling, cut_tiles, detect_tiles, shrink_mask
 from maskrcnn_lit.model.tracking import Tracker, build_tracker
 from maskrcnn_lit.model.tta import check_tta, detect_views, view_sizes, with_mirrored
 from maskrcnn_lit.report.draw import PALETTE, PAPER, draw_instances
 from maskrcnn_lit.runs.shared import local
 from maskrcnn_lit.runs.trained_model import check_exported_suppression, read, set_suppression
 from maskrcnn_lit.storage.frames import Frame, read_frames
-from maskrcnn_lit.storage.image_inputs import ImageInput, Input, iterate_inputs
-from maskrcnn_lit.storage.images import MAX_PIXELS, write_image
+from maskrcnn_lit.storage.image_inputs import ImageInput, Input, iterate_inputs, report_damage
+from maskrcnn_lit.storage.images import MAX_PIXELS, UnreadableImageError, write_image
+from maskrcnn_lit.storage.strips import Strips
 from maskrcnn_lit.storage.video import Clip, VideoInput
 from maskrcnn_lit.training.compile import compile_regions, is_compiled, obstacle
 from maskrcnn_lit.training.devices import resolve_accelerator
@@ -68,7 +70,8 @@ class Detections:
     Attributes:
         name: of the image: the path below its folder, the file name, or the type of the source,
             e.g. "array".
-        image: H W 3 uint8 RGB.
+        image: H W 3 uint8 RGB. With `tile`, of a file of more than 16 megapixels, a smaller copy
+            for `draw`, of at most 2,048 pixels a side.
         boxes: R 4 float32, x1 y1 x2 y2 in pixels of the image.
         scores: R float32, 0..1.
         labels: R int64, 1..K.
@@ -82,6 +85,7 @@ class Detections:
         clip: the video, with its name, rate and number of frames; None: an image.
         track_ids: with `stream(track=...)` R int64, the identity of each object over the frames,
             from 1; -1: not known (yet). None: not tracked.
+        full_size: H, W where `image` is a smaller copy; None: it is not.
     """
 
     name: str
@@ -97,12 +101,18 @@ class Detections:
     image_id: int | None = None
     clip: Clip | None = None
     track_ids: NDArray[np.int64] | None = None
+    full_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W of the image in whose pixels boxes and masks are."""
+        return self.full_size or (self.image.shape[0], self.image.shape[1])
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
+        height, width = self.size
         return f"<Detections of {self.name}, {width} x {height}: {self.summary()}>"
 
     def summary(self) -> str:
@@ -115,7 +125,7 @@ class Detections:
         W if the model has no mask head.
         """
         if not self.masks:
-            return np.zeros((0, *self.image.shape[:2]), np.bool_)
+            return np.zeros((0, *self.size), np.bool_)
         return np.ascontiguousarray(coco_mask.decode(self.masks).transpose(2, 0, 1)).astype(
             np.bool_
         )
@@ -191,13 +201,22 @@ class Detections:
     def draw(self) -> np.ndarray:
         """The image with boxes, masks, class names and scores, uint8 RGB; a small image is enlarged
         by an integer factor, so that labels are legible. A tracked object has its number, and one
-        color in all frames.
+        color in all frames. Of a large image in tiles, the smaller copy of it is drawn.
         """
         numbers = self._track_numbers()
+        boxes, masks = self.boxes, self.masks
+        if self.full_size is not None:
+            shown = self.image.shape[:2]
+            share = np.array(shown[::-1]) / self.size[::-1]
+            masks = [
+                shrink_mask(mask, box, shown)
+                for mask, box in zip(masks, boxes if masks else [], strict=True)
+            ]
+            boxes = boxes * np.tile(share, 2)
         return draw_instances(
             self.image,
-            boxes=self.boxes,
-            masks=self.masks,
+            boxes=boxes,
+            masks=masks,
             names=[
                 name if number is None else f"{name} #{number}"
                 for name, number in zip(self.names, numbers, strict=True)
@@ -298,6 +317,8 @@ class Predictor:
         score_threshold: float | None = None,
         max_pixels: int = MAX_PIXELS,
         page: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> list[Detections]: ...
 
     @overload
@@ -310,6 +331,8 @@ class Predictor:
         score_threshold: float | None = None,
         max_pixels: int = MAX_PIXELS,
         page: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> Iterator[Detections]: ...
 
     def predict(
@@ -321,6 +344,8 @@ class Predictor:
         score_threshold: float | None = None,
         max_pixels: int = MAX_PIXELS,
         page: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> list[Detections] | Iterator[Detections]:
         """Detections of each image, in the order of the sources.
 
@@ -338,6 +363,13 @@ class Predictor:
                 `load_model`.
             max_pixels: limit for an image file or a frame.
             page: of a TIFF or GIF with several pages, from 1; None: the first, with a warning.
+            tile: side in pixels of the tiles in which objects are detected, for images that are
+                large or have small objects; None: each image as a whole. A JPEG, PNG or TIFF file
+                of more than 16 megapixels is read as its tiles need it (extra `tiles`), and
+                `max_pixels` does not count for it. `batch_size` is that of tiles then, and the
+                limit on detections that of a tile.
+            overlap: 0 to 0.5, the share of a tile that two neighbors have in common at least. An
+                object that is cut there becomes one again.
 
         Raises:
             UserError: a source does not exist or is not an image, an array is ambiguous (by its
@@ -345,8 +377,9 @@ class Predictor:
                 files are an error at once, also with `stream=True`. A damaged file of a folder or
                 a glob is skipped, with a warning in the log.
         """
-        given = (batch_size, score_threshold, max_pixels)
-        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
+        tiling = None if tile is None else Tiling(tile, overlap)
+        given = (batch_size, score_threshold, max_pixels, tiling)
+        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page, strips=tile is not None)
         if stream:
             return self._stream(inputs, *given)
         images = _without_videos(inputs)
@@ -365,6 +398,8 @@ class Predictor:
         score_threshold: float | None = None,
         max_pixels: int = MAX_PIXELS,
         page: int | None = None,
+        tile: int | None = None,
+        overlap: float = 0.2,
     ) -> Generator[Detections, None, None]:
         """Detections of each image or frame, one after the other: memory does not grow.
 
@@ -379,6 +414,8 @@ class Predictor:
             score_threshold: as for `predict`.
             max_pixels: as for `predict`.
             page: as for `predict`.
+            tile: as for `predict`; frames are tiled, too.
+            overlap: as for `predict`.
 
         Raises:
             UserError: as `predict`; a video that cannot be read, a missing package. A broken frame
@@ -386,8 +423,9 @@ class Predictor:
         """
         if track is not None:
             build_tracker(track)  # report mistakes at once
-        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page)
-        stream = self._stream(inputs, batch_size, score_threshold, max_pixels)
+        tiling = None if tile is None else Tiling(tile, overlap)
+        inputs = iterate_inputs(sources, max_pixels=max_pixels, page=page, strips=tile is not None)
+        stream = self._stream(inputs, batch_size, score_threshold, max_pixels, tiling)
         return stream if track is None else _tracked(stream, track)
 
     def _stream(
@@ -396,25 +434,77 @@ class Predictor:
         batch_size: int,
         score_threshold: float | None,
         max_pixels: int,
+        tiling: Tiling | None,
     ) -> Generator[Detections, None, None]:
         """Check the options, then predict lazily."""
         check_whole(1, batch_size=batch_size)
+        if tiling is not None:
+            tiling.check()
         thresholds = self.score_thresholds
         if score_threshold is not None:
             check_threshold(score_threshold)
             thresholds = np.full(len(self.categories), float(score_threshold))
-        return self._predict(read_frames(inputs, max_pixels), batch_size, thresholds)
+        frames = read_frames(inputs, max_pixels)
+        if tiling is not None:
+            return self._predict_tiles(frames, batch_size, thresholds, tiling)
+        return self._predict(frames, batch_size, thresholds)
+
+    def _predict_tiles(
+        self, frames: Iterator[Frame], batch_size: int, thresholds: np.ndarray, tiling: Tiling
+    ) -> Generator[Detections, None, None]:
+        full = self._full(batch_size)
+
+        def detect(images: list[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+            return self._found(images, thresholds, full)
+
+        for frame in frames:
+            pixels = frame.pixels
+            size = pixels.size if isinstance(pixels, Strips) else pixels.shape[:2]
+            windows = tiling.windows((int(size[0]), int(size[1])))
+            try:
+                found = detect_tiles(
+                    detect,
+                    pixels.windows(windows)
+                    if isinstance(pixels, Strips)
+                    else cut_tiles(pixels, windows),
+                    windows,
+                    size,
+                    batch_size=batch_size,
+                    name=frame.name,
+                )
+            except UnreadableImageError as error:
+                if not isinstance(pixels, Strips):
+                    raise
+                report_damage(pixels.path, error, frame.skip)
+                continue
+            if self._exclusive and len(windows) > 1:
+                found = without_overlap(found)
+            yield self._detections(frame, found)
+
+    @property
+    def _exclusive(self) -> bool:
+        """Whether a pixel belongs to one object."""
+        if isinstance(self.model, ExportedModel):
+            return self.model.metadata.exclusive
+        return self.model.suppression.exclusive
+
+    def _full(self, batch_size: int) -> int:
+        """The least images of a forward pass: a compiled model is compiled for each number."""
+        return batch_size if isinstance(self.model, MaskRCNN) and is_compiled(self.model) else 0
 
     def _predict(
         self, frames: Iterator[Frame], batch_size: int, thresholds: np.ndarray
     ) -> Generator[Detections, None, None]:
-        compiled = isinstance(self.model, MaskRCNN) and is_compiled(self.model)
-        full = batch_size if compiled else 0  # a batch of another size would be compiled too
+        full = self._full(batch_size)
         for window in _windows(frames, batch_size):
             done: dict[int, Detections] = {}
-            for chosen in self._batches([frame.pixels for frame in window], batch_size):
-                detections = self._detect([window[i] for i in chosen], thresholds, full)
-                done |= zip(chosen, detections, strict=True)
+            images = [_whole(frame) for frame in window]
+            for chosen in self._batches(images, batch_size):
+                found = self._found([images[i] for i in chosen], thresholds, full)
+                done |= {
+                    i: self._detections(window[i], one)
+                    for i, one in zip(chosen, found, strict=True)
+                }
             yield from (done.pop(i) for i in range(len(window)))
 
     def _batches(self, images: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
@@ -437,35 +527,46 @@ class Predictor:
         image_size = read_image_size(self.config.data.image_size)
         return [image_size] if self.tta is None else view_sizes(self.tta, image_size)
 
-    def _detect(
-        self, frames: Sequence[Frame], thresholds: np.ndarray, full: int
-    ) -> list[Detections]:
-        """Detections of frames, in one forward pass of at least `full` images."""
-        images = [frame.pixels for frame in frames]
-        images += images[-1:] * (full - len(images))
-        batches = [image_batch(images, range(len(images)), size) for size in self._sizes()]
-        output = self._forward(batches, float(thresholds.min()))[: len(frames)]
+    def _found(
+        self, images: Sequence[NDArray[np.uint8]], thresholds: np.ndarray, full: int
+    ) -> list[dict[str, Any]]:
+        """Detections of images that reach their thresholds, as `to_original` gives them, in one
+        forward pass of at least `full` images.
+        """
+        filled = list(images)
+        filled += filled[-1:] * (full - len(filled))
+        batches = [image_batch(filled, range(len(filled)), size) for size in self._sizes()]
         results = []
-        for frame, detection in zip(frames, output, strict=True):
-            passes = np.flatnonzero(detection["scores"] >= thresholds[detection["labels"] - 1])
-            labels = detection["labels"][passes]
+        for found in self._forward(batches, float(thresholds.min()))[: len(images)]:
+            passes = np.flatnonzero(found["scores"] >= thresholds[found["labels"] - 1])
+            masks = {"masks": [found["masks"][r] for r in passes]} if "masks" in found else {}
             results.append(
-                Detections(
-                    name=frame.name,
-                    image=frame.pixels,
-                    boxes=detection["boxes"][passes],
-                    scores=detection["scores"][passes],
-                    labels=labels,
-                    names=[self.categories[label - 1].name for label in labels],
-                    masks=[detection["masks"][r] for r in passes] if "masks" in detection else [],
-                    categories=self.categories,
-                    index=frame.index,
-                    time=frame.time,
-                    image_id=frame.id,
-                    clip=frame.clip,
-                )
+                {key: found[key][passes] for key in ("boxes", "scores", "labels")} | masks
             )
         return results
+
+    def _detections(self, frame: Frame, found: dict[str, Any]) -> Detections:
+        """Detections of a frame, as `_found` gives them."""
+        pixels = frame.pixels
+        if isinstance(pixels, Strips):
+            if pixels.preview is None:
+                raise RuntimeError("the windows of a large image were not read")
+            image, full_size = pixels.preview, pixels.size
+        else:
+            image, full_size = pixels, None
+        return Detections(
+            name=frame.name,
+            image=image,
+            **{key: found[key] for key in ("boxes", "scores", "labels")},
+            names=[self.categories[label - 1].name for label in found["labels"]],
+            masks=found.get("masks", []),
+            categories=self.categories,
+            index=frame.index,
+            time=frame.time,
+            image_id=frame.id,
+            clip=frame.clip,
+            full_size=full_size,
+        )
 
     @torch.inference_mode()
     def _forward(self, batches: Sequence[Batch], lowest: float) -> list[dict[str, Any]]:
@@ -495,6 +596,13 @@ class Predictor:
         if detections is None:
             raise RuntimeError("the model is in training mode: call model.eval() before predict")
         return to_original(detections, batch)
+
+
+def _whole(frame: Frame) -> NDArray[np.uint8]:
+    """The pixels of a frame that is predicted on as a whole."""
+    if isinstance(frame.pixels, Strips):
+        raise UserError(f"{frame.name} was opened to be read in tiles: give tile=1024, too")
+    return frame.pixels
 
 
 def _windows(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:

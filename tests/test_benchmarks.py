@@ -458,3 +458,13 @@ def test_inference(benchmark: Benchmark, test_data: Path):
         == 1.0
         < 2 * report["cpu_times_torchvision"]["maskrcnn_lit"]
     )
+
+
+def test_tiles(benchmark: Benchmark):
+    (report,) = benchmark("tiles.py", "--side", "1500", "--tile", "600", "--suffix", ".png")
+    assert report["benchmark"] == "tiles" and set(report["ways"]) == {"maskrcnn_lit", "supervision"}
+    assert (report["ways"]["maskrcnn_lit"]["objects"], report["ways"]["maskrcnn_lit"]["whole"]) == (
+        9,
+        9,
+    )
+    assert all(way["peak_mb"] > 0 and way["seconds"] > 0 for way in report["ways"].values())

@@ -26,6 +26,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.predictor import Detections, Predictor, read
 from maskrcnn_lit.runs.folder import output_folder
+from maskrcnn_lit.storage import strips
 from maskrcnn_lit.storage.video_writer import VideoWriter
 
 pytest_plugins = ("tiny_commands",)
@@ -460,7 +461,7 @@ def test_a_stream_of_a_video(model: Predictor, clip: Path):
 def test_predict_has_no_list_of_a_video(
     model: Predictor, clip: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Predictor, "_detect", lambda *given: pytest.fail("an image ran before"))
+    monkeypatch.setattr(Predictor, "_found", lambda *given: pytest.fail("an image ran before"))
     with pytest.raises(UserError, match=r"a\.avi is a video, .*: use `for found in model\.stream"):
         model.predict([picture, clip])
 
@@ -597,3 +598,90 @@ def test_a_model_with_views_predicts_batches_as_single_images(trained: Path, pic
         assert np.allclose(one.scores, other.scores, atol=1e-4)
     with pytest.raises(UserError, match="tta=rotate"):
         load_model(trained, tta="rotate")
+
+
+def test_an_image_of_one_tile_is_predicted_as_without_tiles(
+    model: Predictor, picture: Path, found: Detections
+):
+    (tiled,) = model.predict(picture, tile=SIZE)
+    assert np.array_equal(tiled.boxes, found.boxes) and tiled.masks == found.masks
+    assert np.array_equal(tiled.scores, found.scores) and tiled.names == found.names
+
+
+def test_an_object_in_tiles_of_a_large_file_lies_where_it_lies_in_the_image(
+    model: Predictor, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The file is read in windows, and gives what its array gives, whatever the batch."""
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    canvas = np.zeros((3 * SIZE, 4 * SIZE, 3), np.uint8)
+    canvas[-SIZE:, -SIZE:] = pixels  # as the last tile sees it
+    Image.fromarray(canvas).save(tmp_path / "a.png")
+    (array,) = model.predict(canvas, tile=SIZE, overlap=0.25)
+    monkeypatch.setattr(strips, "WHOLE", SIZE * SIZE)
+    monkeypatch.setattr(strips, "PREVIEW", 2 * SIZE)
+    (file,) = model.predict(tmp_path / "a.png", tile=SIZE, overlap=0.25, batch_size=3)
+    assert (file.size, file.image.shape) == (canvas.shape[:2], (3 * SIZE // 2, 2 * SIZE, 3))
+    assert len(file) == len(array) > 0
+    assert np.allclose(file.boxes, array.boxes, atol=1e-2)
+    assert np.allclose(file.scores, array.scores, atol=1e-4)
+    (alone,) = model.predict(pixels)
+    best = alone.boxes[0] + [3 * SIZE, 2 * SIZE, 3 * SIZE, 2 * SIZE]
+    assert np.abs(file.boxes - best).max(1).min() < 1
+    drawn = file.draw()
+    assert drawn.shape[0] * 4 == drawn.shape[1] * 3
+    assert f"{4 * SIZE} x {3 * SIZE}" in repr(file)
+
+
+def test_a_pixel_and_an_image_without_an_object_in_tiles(model: Predictor):
+    tiny, black = model.predict(
+        [Image.new("RGB", (1, 1)), np.zeros((200, 130, 3), np.uint8)],
+        tile=SIZE,
+        score_threshold=1.0,
+    )
+    assert (tiny.size, black.size) == ((1, 1), (200, 130))
+    assert len(tiny) == len(black) == 0
+
+
+def test_views_of_tiles(trained: Path, picture: Path):
+    """`tta` and `tile` go together: a tile is seen as an image alone is."""
+    model = load_model(trained, score_threshold=0.0, accelerator="cpu", tta="flip")
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    (alone,) = model.predict(pixels)
+    (tiled,) = model.predict(np.concatenate([pixels, np.zeros_like(pixels)]), tile=SIZE, overlap=0)
+    assert np.abs(tiled.boxes - alone.boxes[0]).max(1).min() < 1e-3
+
+
+def test_pixels_of_tiles_belong_to_one_object_where_the_model_is_exclusive(
+    trained: Path, picture: Path
+):
+    model = load_model(trained, score_threshold=0.0, accelerator="cpu", exclusive=True)
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    (found,) = model.predict(np.concatenate([pixels, pixels]), tile=SIZE, overlap=0.5)
+    assert len(found) > 1 and found.masks_array().sum(0).max() == 1
+
+
+def test_damaged_large_files(
+    model: Predictor,
+    picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """In a folder it is a line, and the next one follows; alone it is an error."""
+    noise = np.random.default_rng(0).integers(0, 255, (2 * SIZE, 2 * SIZE, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "b.png").write_bytes(picture.read_bytes())
+    monkeypatch.setattr(strips, "WHOLE", SIZE * SIZE)
+    assert [one.name for one in model.predict(tmp_path, tile=SIZE)] == ["b.png"]
+    assert "a.png is skipped, since it cannot be read as an image" in caplog.text
+    with pytest.raises(UserError, match=r"a\.png cannot be read as an image"):
+        model.predict(tmp_path / "a.png", tile=SIZE)
+
+
+def test_tiles_out_of_range(model: Predictor, picture: Path):
+    with pytest.raises(UserError, match="tile=16"):
+        model.predict(picture, tile=16)
+    with pytest.raises(UserError, match=r"overlap=0\.7"):
+        model.stream(picture, tile=64, overlap=0.7)

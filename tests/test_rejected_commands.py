@@ -64,7 +64,7 @@ NEEDED = {  # what a command needs besides the wrong option
 }
 VALUES = {  # a wrong value of an option that the command has
     "train": ("trainer.epochs=-1", "trainer.precision=fp16", "data.workers=many", "seed=-1"),
-    "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none", "tta=rotate"),
+    "evaluate": ("checkpoint=worst", "data.batch_size=0", "metrics=none", "tta=rotate", "tile=8"),
     "predict": (
         "score_threshold=2",
         "max_detections=0",
@@ -72,6 +72,8 @@ VALUES = {  # a wrong value of an option that the command has
         "batch_size=x",
         "track=sort",
         "tta=1",
+        "tile=x",
+        "overlap=0.7",
     ),
     "compare": (
         "metric=speed",

@@ -237,6 +237,7 @@ def test_imports_are_declared():
         "video",
         "track",
         "search",
+        "tiles",
     )
     lines = [*project["dependencies"], *(line for name in optional for line in extras[name])]
     lines = [line for line in lines if "[" not in line]

@@ -123,9 +123,10 @@ class CocoEvaluation(Callback):
             raise ValueError(
                 "validation_step returned no detections; the model must be in evaluation mode"
             )
-        entries = zip(
-            to_original(output.detections, batch), batch["readable"].tolist(), strict=True
-        )
+        found = output.found  # in tiles, of which there is no batch
+        if found is None:
+            found = to_original(output.detections, batch)
+        entries = zip(found, batch["readable"].tolist(), strict=True)
         for entry, readable in entries:
             if entry["image_id"] != BLANK_ID:
                 self._collector.add([entry], [readable])

@@ -1,5 +1,5 @@
-"""Collects the detections without test-time augmentation from a validation with it
-(`evaluate tta=flip`).
+"""Collects the detections of images as they are from a validation in several views or in tiles
+(`evaluate tta=flip`, `evaluate tile=1024`).
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,9 @@ class PlainDetections(Callback):
     ) -> None:
         output: Output = outputs
         if output.plain is None:
-            raise ValueError("the model gives no plain detections: wrap it in tta.WithViews")
+            raise ValueError(
+                "the model gives no plain detections: wrap it in WithViews or WithTiles"
+            )
         readable = batch["readable"].tolist()
         for entry, is_readable in zip(to_original(output.plain, batch), readable, strict=True):
             if entry["image_id"] != BLANK_ID:

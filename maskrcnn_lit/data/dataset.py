@@ -152,6 +152,12 @@ class CocoDataset(Dataset[Sample]):
             samples.append(_describe(size, image_id, view) | {"images": image})
         return collate(samples, _square(image_size))
 
+    def whole(self, image_id: int) -> NDArray[np.uint8] | None:
+        """The pixels H W 3 of the image of this id, as in its file; None: it cannot be decoded."""
+        i = int(np.flatnonzero(self.index.image_ids == image_id)[0])
+        decoded = self._read(i)
+        return None if decoded is None else decoded[0]
+
     def paste_source(self, key: Key) -> int | None:
         """The position of the image whose objects are pasted on the image of `key`; None: no
         objects are pasted.
@@ -248,8 +254,17 @@ class CocoDataset(Dataset[Sample]):
             size[0] * view.size[0] / view.window[2],
             size[1] * view.size[1] / view.window[3],
         )
+        decoded = self._read(i, full_size)
+        return None if decoded is None else resample(*decoded, view)
+
+    def _read(
+        self, i: int, at_least: tuple[float, float] | None = None
+    ) -> tuple[NDArray[np.uint8], int] | None:
+        """The pixels of image i and their factor, as `index.decode` gives them; None: it cannot be
+        decoded, which is a warning.
+        """
         try:
-            pixels, factor = self.index.decode(i, full_size)
+            return self.index.decode(i, at_least)
         except (OSError, UnreadableImageError) as error:
             where = self.index.where(i)
             if self.on_bad == "error":
@@ -262,7 +277,6 @@ class CocoDataset(Dataset[Sample]):
                 "%s cannot be decoded (%s): it is ignored (data.on_bad=skip)", where, error
             )
             return None
-        return resample(pixels, factor, view)
 
     def _objects(self, i: int, view: SampledTransform) -> Objects:
         """The objects of image i that have a mask, in pixels of `view`. A crop covers the uncut

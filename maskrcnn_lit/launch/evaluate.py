@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -52,10 +54,12 @@ from maskrcnn_lit.evaluation.roi_accuracy import DEFINITIONS, roi_accuracy_line
 from maskrcnn_lit.evaluation.thresholds import write_thresholds
 from maskrcnn_lit.export.runtime import ExportedModel, is_exported, open_exported
 from maskrcnn_lit.launch.suppression import choices_text, score_choices
+from maskrcnn_lit.launch.tiles import tile_gain, tile_gain_text
 from maskrcnn_lit.launch.tta import gain, gain_text
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.pretrained import convert as weights
 from maskrcnn_lit.model.suppression import Suppression
+from maskrcnn_lit.model.tiles import Tiling, WithTiles
 from maskrcnn_lit.model.tta import WithViews, check_tta, view_sizes
 from maskrcnn_lit.report.evaluation.suppression import describe
 from maskrcnn_lit.report.evaluation.write import write_report
@@ -91,7 +95,7 @@ def evaluate(config: DictConfig, overrides: list[str]) -> RunResult:
         raise UserError(
             "evaluate needs either run=RUN, or results=FILE with data=...: give one of the two"
         )
-    _check_tta(config)
+    _check_views(config)
     check_output_folder(config.run_dir, overwrite=config.overwrite)
     if config.against is not None:
         candidate_evaluations(
@@ -131,8 +135,9 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         raises_model=not exported,
     )
     choices = _choices(module.model, len(categories)) if config.nms == "all" else None
-    views, plain = _with_views(config, module, data), PlainDetections()
-    more = [*([choices] if choices else []), *([plain] if views else [])]
+    views, tiles = _with_views(config, module, data), _with_tiles(config, module, data)
+    plain = PlainDetections()
+    more = [*([choices] if choices else []), *([plain] if views or tiles else [])]
     trainer = _trainer(config, [evaluation, *more], folder)
     try:
         _check_against(config, data)
@@ -168,17 +173,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
                 f"Stored for model.nms=best: {describe(best)}, in "
                 f"{write_suppression(config.run, best, 'val/mask_ap', value)}"
             )
-    if views is not None:
-        record["tta"] = gain(
-            config.tta,
-            views,
-            evaluation.matches,
-            plain.results(index.categories),
-            index.coco_ground_truth(),
-            index.categories,
-            evaluation.max_detections,
-        )
-        _log.info(f"{gain_text(record['tta'])}\n")
+    record |= _gain(config, views or tiles, evaluation, plain, index)
     analysis = _write(
         config,
         folder,
@@ -189,7 +184,9 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
         evaluation.matches,
         evaluation.max_detections[-1],
     )
-    as_trained = views is None and all(value is None for value in config.model.values())
+    as_trained = (
+        views is None and tiles is None and all(value is None for value in config.model.values())
+    )
     if analysis and own and as_trained:
         write_thresholds(Path(config.run), analysis)
     return _result(data, record, scores, overrides, folder)
@@ -205,15 +202,21 @@ def _check_against(config: DictConfig, data: CocoDataModule) -> None:
     check_same_images(candidate_evaluations(Path(config.against), config.checkpoint), ids)
 
 
-def _check_tta(config: DictConfig) -> None:
-    """Raise UserError for what `tta` does not go with, before anything is loaded."""
-    if config.tta is None:
+def _check_views(config: DictConfig) -> None:
+    """Raise UserError for what `tta` and `tile` do not go with, before anything is loaded."""
+    given = [f"{name}={config[name]}" for name in ("tta", "tile") if config[name] is not None]
+    if not given:
         return
     if config.run is None:
-        raise UserError(f"tta={config.tta} needs a model, and results=FILE has none: give run=RUN")
+        raise UserError(f"{given[0]} needs a model, and results=FILE has none: give run=RUN")
     if config.nms is not None:
         raise UserError(
-            f"nms=all compares kinds of suppression without tta={config.tta}: leave out one of them"
+            f"nms=all compares kinds of suppression without {given[0]}: leave out one of them"
+        )
+    if len(given) > 1:
+        raise UserError(
+            f"{' and '.join(given)} are each compared with the image as it is: leave out one of "
+            "them (predict takes both)"
         )
 
 
@@ -231,6 +234,44 @@ def _with_views(
         return dataset().at_size(ids, size)
 
     module.model = WithViews(model, view_sizes(config.tta, data.image_size), read)
+    return module.model
+
+
+def _gain(
+    config: DictConfig,
+    model: WithViews | WithTiles | None,
+    evaluation: CocoEvaluation,
+    plain: PlainDetections,
+    index: AnnotationIndex,
+) -> dict[str, Any]:
+    """What evaluation.json says of `tta` or `tile`, which is printed."""
+    if model is None:
+        return {}
+    matches, truth = evaluation.matches, index.coco_ground_truth()
+    rest = plain.results(index.categories), truth, index.categories, evaluation.max_detections
+    if isinstance(model, WithViews):
+        row = gain(config.tta, model, matches, *rest)
+        _log.info(f"{gain_text(row)}\n")
+        return {"tta": row}
+    row = tile_gain(model, matches, *rest)
+    _log.info(f"{tile_gain_text(row, evaluation.metrics)}\n")
+    return {"tile": row}
+
+
+def _with_tiles(
+    config: DictConfig, module: DetectionModule, data: CocoDataModule
+) -> WithTiles | None:
+    """The model of `module`, changed to detect in tiles, too; None without `tile`."""
+    if config.tile is None:
+        return None
+    tiling = Tiling(config.tile, config.overlap)
+    tiling.check()
+
+    def read(image_id: int) -> NDArray[np.uint8] | None:
+        return data.val_dataset.whole(image_id)  # the data are set up later
+
+    model: Any = module.model
+    module.model = WithTiles(model, tiling, data.image_size, read)
     return module.model
 
 

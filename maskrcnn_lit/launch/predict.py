@@ -27,7 +27,12 @@ def predict(config: DictConfig) -> None:
     Raises: KeyboardInterrupt: what was done until then is in the folder, and the message says so.
     """
     check_output_folder(config.run_dir, overwrite=config.overwrite)
-    inputs = list_inputs(config.source, max_pixels=config.max_pixels, page=config.page)
+    inputs = list_inputs(
+        config.source,
+        max_pixels=config.max_pixels,
+        page=config.page,
+        strips=config.tile is not None,
+    )
     model = load_model(
         config.run,
         score_threshold=config.score_threshold,
@@ -41,7 +46,12 @@ def predict(config: DictConfig) -> None:
         **config.model,
     )
     stream = model.stream(
-        inputs, track=config.track, batch_size=config.batch_size, max_pixels=config.max_pixels
+        inputs,
+        track=config.track,
+        batch_size=config.batch_size,
+        max_pixels=config.max_pixels,
+        tile=config.tile,
+        overlap=config.overlap,
     )
     folder = new_output_folder(config.run, config.run_dir, "predictions")
     try:

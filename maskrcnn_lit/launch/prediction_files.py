@@ -82,7 +82,7 @@ class PredictionFiles:
             return Written(self._draw_frame(found))
         self.images += 1
         self._results += entries
-        height, width = found.image.shape[:2]
+        height, width = found.size
         self._images.append(
             {"id": image_id, "file_name": found.name, "height": height, "width": width}
         )
@@ -130,7 +130,7 @@ class PredictionFiles:
         return self._video.path
 
     def _write_line(self, found: Detections, image_id: int, entries: list[dict[str, Any]]) -> None:
-        height, width = found.image.shape[:2]
+        height, width = found.size
         line = frame_line(
             image_id=image_id,
             file_name=found.name,

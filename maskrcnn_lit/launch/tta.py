@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.data.coco.categories import Category
-from maskrcnn_lit.evaluation.bootstrap import differences
 from maskrcnn_lit.evaluation.coco.matching import Matches
-from maskrcnn_lit.evaluation.coco.results import of_categories
-from maskrcnn_lit.evaluation.coco.scores import match_all, score_matches
+from maskrcnn_lit.launch.gain import against_plain, difference_lines, seconds_line
 from maskrcnn_lit.model.tta import WithViews
 
 
@@ -27,11 +25,8 @@ def gain(
     Args:
         model: after the evaluation.
         matches: of the detections with it.
-        plain: COCO results without it, on the images of `truth`, with `categories`.
-        limits: as for `check_limits`.
+        plain, truth, categories, limits: as for `against_plain`.
     """
-    results, _ = of_categories(plain, categories, truth["categories"])
-    others = match_all(truth, results, limits[-1], "mask" in matches)
     images = max(1, model.images)
     return {
         "kind": kind,
@@ -39,26 +34,11 @@ def gain(
         "sizes": model.sizes,
         "seconds_per_image": model.seconds / images,
         "plain_seconds_per_image": model.plain_seconds / images,
-        "plain": score_matches(others, truth["categories"], limits).metrics,
-        "differences": differences(matches, others),
+        **against_plain(matches, plain, truth, categories, limits),
     }
 
 
 def gain_text(row: Mapping[str, Any]) -> str:
     """`gain` in a line for each of its figures."""
     head = f"tta={row['kind']} ({row['views']} views of an image)"
-    lines = []
-    for name, difference in row["differences"].items():
-        kind, value = name.removeprefix("val/").removesuffix("_ap"), difference["value"]
-        if value != value:
-            continue  # no objects, so no difference either
-        low, high = difference["interval"]
-        plain = row["plain"][name]
-        lines.append(
-            f"{head}: {kind} AP {plain + value:.3f}, without {plain:.3f}: {value:+.3f}, 95 % "
-            f"interval {low:+.3f} to {high:+.3f}, p = {difference['p_value']:.3f}"
-        )
-    seconds, alone = row["seconds_per_image"], row["plain_seconds_per_image"]
-    times = f" ({seconds / alone:.1f} times)" if alone else ""
-    lines.append(f"{head}: {seconds:.3f} s of the model an image, without {alone:.3f} s{times}")
-    return "\n".join(lines)
+    return "\n".join([*difference_lines(head, row), seconds_line(head, row)])

@@ -61,7 +61,8 @@ class Output(NamedTuple):
     )  # B G int64: the class (0 = background) that the box head assigns to the box of each slot
     masks_dropped: Tensor | None = None  # scalar: positives of this batch without a mask slot
     each: dict[Suppression, dict[str, Tensor]] | None = None  # see `MaskRCNN.choices`
-    plain: dict[str, Tensor] | None = None  # see `tta.WithViews`
+    plain: dict[str, Tensor] | None = None  # see `tta.WithViews` and `tiles.WithTiles`
+    found: list[dict[str, Any]] | None = None  # see `tiles.WithTiles`
 
 
 class MaskRCNN(nn.Module):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.storage.image_inputs import Input
 from maskrcnn_lit.storage.images import MAX_PIXELS
+from maskrcnn_lit.storage.strips import Strips
 from maskrcnn_lit.storage.video import Clip, VideoInput, read_video
 
 
@@ -18,19 +19,21 @@ class Frame:
 
     Attributes:
         name: of its image or video.
-        pixels: H W 3 uint8 RGB.
+        pixels: H W 3 uint8 RGB; of an input that was made with `strips`, perhaps windows of it.
         index: from 0: of a frame in its video, of an image among all sources.
         time: seconds from the first frame of a video; None: an image.
         id: of an image in a COCO json; None: from another source.
         clip: the video, the same object for all of its frames; None: an image.
+        skip: whether a damaged image is skipped.
     """
 
     name: str
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | Strips
     index: int
     time: float | None = None
     id: int | None = None
     clip: Clip | None = None
+    skip: bool = False
 
 
 def read_frames(inputs: Iterable[Input], max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
@@ -44,4 +47,4 @@ def read_frames(inputs: Iterable[Input], max_pixels: int = MAX_PIXELS) -> Iterat
                 for frame in frames:
                     yield Frame(source.name, frame.pixels, frame.index, frame.time, clip=frame.clip)
         elif (pixels := source.read()) is not None:
-            yield Frame(source.name, pixels, position, id=source.id)
+            yield Frame(source.name, pixels, position, id=source.id, skip=source.skip)

@@ -39,6 +39,7 @@ from maskrcnn_lit.storage.images import (
     page_count,
     to_rgb,
 )
+from maskrcnn_lit.storage.strips import Strips, open_strips
 from maskrcnn_lit.storage.video import (
     STREAMS,
     VIDEO_SUFFIXES,
@@ -64,11 +65,12 @@ _log = logging.getLogger(__name__)
 
 class Limits(NamedTuple):
     """max_pixels: limit for an image file. page: of a TIFF or GIF with several pages, from 1; None:
-    the first, with a warning.
+    the first, with a warning. strips: whether a large file is read in windows, see strips.py.
     """
 
     max_pixels: int = MAX_PIXELS
     page: int | None = None
+    strips: bool = False
 
 
 class ImageInput(NamedTuple):
@@ -76,46 +78,49 @@ class ImageInput(NamedTuple):
 
     Attributes:
         name: a path below its folder, a file name, or the type of the source.
-        read: reads it as H W 3 uint8 RGB. It returns None for a damaged file of a folder, a glob, a
-            zip, a list in a text file or a COCO json, which is skipped with a warning, and raises
-            UserError for any other input that is not an image.
+        read: reads it as H W 3 uint8 RGB, or opens a large file to be read in windows. It returns
+            None for a damaged file of a folder, a glob, a zip, a list in a text file or a COCO
+            json, which is skipped with a warning, and raises UserError for any other input that is
+            not an image.
         id: of the image in a COCO json; None: from another source.
         file: where it is; None: not in a file of its own.
+        skip: whether a damaged file is skipped.
     """
 
     name: str
-    read: Callable[[], NDArray[np.uint8] | None]
+    read: Callable[[], NDArray[np.uint8] | Strips | None]
     id: int | None = None
     file: Path | None = None
+    skip: bool = False
 
 
 Input: TypeAlias = ImageInput | VideoInput
 
 
 def list_inputs(
-    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None, strips: bool = False
 ) -> list[Input]:
     """The images and videos of `sources`: one source of ACCEPTED, or a list or tuple of them.
-    max_pixels, page: see `Limits`.
+    max_pixels, page, strips: see `Limits`.
 
     Raises: UserError: a file that does not exist, a folder without images, an object that is not an
         image, a video without PyAV. Contents are checked when they are read.
     """
     check_whole(1, max_pixels=max_pixels, page=page or 1)
-    limits = Limits(max_pixels, page)
+    limits = Limits(max_pixels, page, strips)
     if _is_collection(sources):
         return list(_inputs_of_all(sources, limits))
     return list(_inputs_of(sources, limits))
 
 
 def iterate_inputs(
-    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None
+    sources: Any, *, max_pixels: int = MAX_PIXELS, page: int | None = None, strips: bool = False
 ) -> Iterator[Input]:
     """As `list_inputs`, but an iterator or generator of sources is consumed lazily."""
     if _is_collection(sources) and isinstance(sources, Iterator):
         check_whole(1, max_pixels=max_pixels, page=page or 1)
-        return _inputs_of_all(sources, Limits(max_pixels, page))
-    return iter(list_inputs(sources, max_pixels=max_pixels, page=page))
+        return _inputs_of_all(sources, Limits(max_pixels, page, strips))
+    return iter(list_inputs(sources, max_pixels=max_pixels, page=page, strips=strips))
 
 
 def _inputs_of_all(sources: Iterable[Any], limits: Limits) -> Iterator[Input]:
@@ -176,7 +181,7 @@ def _of_text(source: str, limits: Limits, skip: bool = False) -> Sequence[Input]
     if path.is_file():
         return _of_file(path, limits, skip)
     return [
-        ImageInput(name, partial(_read_file, file, limits, skip=True), file=file)
+        ImageInput(name, partial(_read_file, file, limits, skip=True), file=file, skip=True)
         for name, file in _images_of(source, _find(path))
     ]
 
@@ -208,10 +213,10 @@ def _of_file(path: Path, limits: Limits, skip: bool) -> Sequence[Input]:
         return _of_list(path, limits)
     if suffix in JSON:
         return [
-            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id, file)
+            ImageInput(name, partial(_read_file, file, limits, skip=True), image_id, file, True)
             for image_id, name, file in coco_images(path)
         ]
-    return [ImageInput(path.name, partial(_read_file, path, limits, skip=skip), file=path)]
+    return [ImageInput(path.name, partial(_read_file, path, limits, skip=skip), None, path, skip)]
 
 
 def _of_zip(path: Path, limits: Limits) -> list[ImageInput]:
@@ -286,7 +291,16 @@ def _name_of_url(url: str) -> str:
     return name if name.strip(".") and "\0" not in name else "image"
 
 
-def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | None:
+def _read_file(path: Path, limits: Limits, skip: bool) -> NDArray[np.uint8] | Strips | None:
+    if limits.strips:
+        try:
+            strips = open_strips(path, limits.page, limits.max_pixels)
+        except (OSError, UnreadableImageError) as error:
+            report_damage(path, error, skip)
+            return None
+        if strips is not None:
+            _warn_of_pages(str(path), strips.pages, limits)
+            return strips
     return _read(path.read_bytes, path, limits, skip)
 
 
@@ -297,12 +311,17 @@ def _read(
     try:
         return _pixels(content(), str(path), limits)
     except (OSError, UnreadableImageError) as error:
-        if not skip:
-            raise UserError(
-                f"{path} cannot be read as an image ({error}): {_advice(path.suffix)}"
-            ) from error
-        _log.warning(f"{path} is skipped, since it cannot be read as an image ({error})")
+        report_damage(path, error, skip)
         return None
+
+
+def report_damage(path: Path, error: Exception, skip: bool) -> None:
+    """With `skip` a warning for a file that is not an image, else UserError."""
+    if not skip:
+        raise UserError(
+            f"{path} cannot be read as an image ({error}): {_advice(path.suffix)}"
+        ) from error
+    _log.warning(f"{path} is skipped, since it cannot be read as an image ({error})")
 
 
 def _advice(suffix: str) -> str:
@@ -333,9 +352,13 @@ def _from_file(file: Any, name: str, limits: Limits) -> NDArray[np.uint8]:
 
 def _pixels(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:
     pixels = decode(data, max_pixels=limits.max_pixels, page=limits.page or 1)[0]
-    if limits.page is None and (pages := page_count(data)) > 1:
-        _log.warning(f"{name} has {pages} pages: using the first; page=N selects another")
+    _warn_of_pages(name, page_count(data), limits)
     return pixels
+
+
+def _warn_of_pages(name: str, pages: int, limits: Limits) -> None:
+    if limits.page is None and pages > 1:
+        _log.warning(f"{name} has {pages} pages: using the first; page=N selects another")
 
 
 def _decode(data: bytes, name: str, limits: Limits) -> NDArray[np.uint8]:

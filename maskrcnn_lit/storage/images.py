@@ -50,7 +50,7 @@ _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags
 Pixels = NDArray[Any]
 
 # EXIF orientation -> function that rotates stored pixels, H W ..., upright.
-_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
+UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -169,7 +169,7 @@ def decode_deep(
             factor = _reduce(image, at_least) if at_least and turn == 1 else 1
             pixels, bits = _rgb(image, raw, lambda: _open(io.BytesIO(data), max_pixels, page))
             if turn != 1:
-                pixels = np.ascontiguousarray(_UPRIGHT[turn](pixels))
+                pixels = np.ascontiguousarray(UPRIGHT[turn](pixels))
             return Decoded(pixels, factor, bits)
     except MemoryError:
         raise UnreadableImageError("it does not fit into memory") from None
@@ -227,6 +227,20 @@ def page_count(data: bytes) -> int:
         return 1
 
 
+def image_header(path: Path, max_pixels: int, page: int = 1) -> tuple[str, tuple[int, int]]:
+    """The format and the width and height of an image file, as stored.
+
+    Raises:
+        OSError: it cannot be read.
+        UnreadableImageError: not an image, too large, no such page.
+    """
+    try:
+        with _open(path, max_pixels, page) as image:
+            return str(image.format), image.size
+    except _FAILURES as error:
+        raise UnreadableImageError("no image") from error
+
+
 def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Image:
     """The header of one page. Raises UnreadableImageError, or one of _FAILURES."""
     # Pillow's process-wide limit warns at its value and refuses at twice that; it must not trigger
@@ -260,7 +274,7 @@ def _register_heif() -> None:
 def _too_large(pixels: str, max_pixels: int) -> TooLargeError:
     return TooLargeError(
         f"{pixels} pixels are more than max_pixels={max_pixels} allows: raise data.max_pixels, or "
-        "max_pixels of predict"
+        "max_pixels of predict, or let predict read it in tiles with tile=1024"
     )
 
 
@@ -286,7 +300,7 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except _FAILURES:  # damaged EXIF: the pixels may be valid
         return 1
-    return orientation if orientation in _UPRIGHT else 1
+    return orientation if orientation in UPRIGHT else 1
 
 
 def _reduce(image: Image.Image, at_least: tuple[float, float]) -> int:

@@ -719,3 +719,41 @@ def test_thresholds_of_several_views_are_not_those_of_the_run(trained: Path, run
     (run_dir / "thresholds.json").unlink(missing_ok=True)
     run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", "tta=flip")
     assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
+
+
+@pytest.mark.long
+def test_tiles_are_scored_against_the_image_as_it_is(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    """The image as it is is what training scored; one tile an image changes nothing."""
+    plain = trained / "detections.json"
+    run = (f"run={trained}", "checkpoint=last")
+    run_command("evaluate", *run, "tile=40", f"against={plain}", f"run_dir={tmp_path}/a")
+    found = evaluated(tmp_path / "a")
+    row = found["tile"]
+    assert (row["tile"], row["overlap"], row["tiles_per_image"]) == (40, 0.2, 4)
+    assert row["differences"] == found["differences"]
+    reached = result(trained)["metrics"]
+    assert row["plain"].items() <= reached.items()
+    for name, difference in row["differences"].items():
+        assert difference["value"] == pytest.approx(found["metrics"][name] - reached[name])
+    assert found["metrics"]["val/roi_accuracy"] == reached["val/roi_accuracy"]
+    assert min(row["seconds_per_image"], row["plain_seconds_per_image"]) > 0
+    printed = capsys.readouterr().out
+    assert "tile=40 (4.0 tiles an image): mask AP of objects by size: small " in printed
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "40 pixels, overlap 0.2, 4.0 tiles an image" in page
+    run_command("evaluate", *run, "tile=64", "report=false", f"run_dir={tmp_path}/b")
+    one_tile = json.loads((tmp_path / "b" / "detections.json").read_text())
+    for entry, expected in zip(one_tile, json.loads(plain.read_text()), strict=True):
+        assert entry["bbox"] == pytest.approx(expected["bbox"], abs=1e-3)
+        assert entry["score"] == pytest.approx(expected["score"], abs=1e-5)
+        assert entry["category_id"] == expected["category_id"]
+    out = tmp_path / "c"
+    assert "tta=flip and tile=40" in refused(
+        "evaluate", *run, "tile=40", "tta=flip", f"run_dir={out}"
+    )
+    assert "leave out one of them" in refused(
+        "evaluate", *run, "tile=40", "nms=all", f"run_dir={out}"
+    )
+    assert "tile=40 needs a model" in refused("evaluate", f"results={plain}", "tile=40")

@@ -59,7 +59,8 @@ def build_page(
         tiles=_tiles(evaluation, analysis),
         sentences=summary(analysis),
         scores=score_rows(evaluation),
-        differences=list(_differences(evaluation)),
+        differences=[*_differences(evaluation), *_gains(evaluation)],
+        gain=gain_rows(evaluation),
         small=f"{LIMITS[0]:g}",
         large=f"{LIMITS[1]:g}",
         roi_accuracy=evaluation.get("roi_accuracy", {}).get("definition"),
@@ -131,6 +132,49 @@ def _differences(evaluation: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _seen(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """The option that chose how the model saw the images, tta or tile, in words."""
+    seen = {}
+    if row := evaluation.get("tta"):
+        seen["tta"] = f"{row['kind']}, {row['views']} views of an image"
+    if row := evaluation.get("tile"):
+        tiles = number(row["tiles_per_image"], 1)
+        seen["tile"] = f"{row['tile']} pixels, overlap {row['overlap']:g}, {tiles} tiles an image"
+    return seen
+
+
+def _gains(evaluation: Mapping[str, Any]) -> Iterator[str]:
+    for option, words in _seen(evaluation).items():
+        row = evaluation[option]
+        for name, difference in row["differences"].items():
+            if None in (difference["value"], *difference["interval"]):
+                continue  # no objects
+            yield (
+                f"With {option} ({words}) the {metric_title(name)} is {difference['value']:+.3f} "
+                "from that of the images as they are, 95 % interval "
+                f"{' to '.join(f'{end:+.3f}' for end in difference['interval'])}, "
+                f"p = {number(difference['p_value'])} (paired bootstrap over images); "
+                f"{number(row['seconds_per_image'])} s of the model an image, without "
+                f"{number(row['plain_seconds_per_image'])} s."
+            )
+
+
+def gain_rows(evaluation: Mapping[str, Any]) -> tuple[list[str], list[list[str]]] | None:
+    """Head and rows: COCO's metrics with tta or tile, and without; None: it had neither."""
+    rows: list[list[str]] = []
+    columns = coco_columns(evaluation["metrics"])
+    for option in _seen(evaluation):
+        for kind in ("mask", "box"):
+            if f"val/{kind}_ap" not in evaluation["metrics"]:
+                continue
+            for head, metrics in (
+                (f"{kind}, {option}", evaluation["metrics"]),
+                (f"{kind}, without", evaluation[option]["plain"]),
+            ):
+                rows.append([head, *(number(metrics.get(f"val/{kind}_{key}")) for key in columns)])
+    return (["", *columns.values()], rows) if rows else None
+
+
 def class_values(evaluation: Mapping[str, Any], analysis: Analysis) -> list[dict[str, Any]]:
     """For each class, best first, "class" and the columns of `_CLASS` that any class has; None for
     missing numbers.
@@ -164,6 +208,7 @@ def _facts(evaluation: Mapping[str, Any], written: str) -> list[tuple[str, str]]
     rows = [(key, str(evaluation[key])) for key in keys if evaluation.get(key) is not None]
     return [
         *rows,
+        *_seen(evaluation).items(),
         ("options", " ".join(evaluation["overrides"]) or "none"),
         ("written", written),
     ]

@@ -142,3 +142,27 @@ def test_an_official_ap_stands_beside_coco_s():
 
 def rows() -> dict[str, Any]:
     return evaluation()["per_class"]
+
+
+def test_the_page_says_which_views_or_tiles_it_used():
+    """In the facts, a sentence for each AP, and a table with and without."""
+    values = {"value": 0.031, "interval": [0.01, 0.05], "p_value": 0.002}
+    metrics = evaluation()["metrics"]
+    plain = {name: None if value is None else value / 2 for name, value in metrics.items()}
+    row = {
+        "seconds_per_image": 0.2,
+        "plain_seconds_per_image": 0.1,
+        "plain": plain,
+        "differences": {"val/mask_ap": values},
+    }
+    tta = build(tta=row | {"kind": "flip", "views": 2})
+    assert "flip, 2 views of an image" in tta.text
+    tile = build(tile=row | {"tile": 1024, "overlap": 0.2, "tiles_per_image": 12.25})
+    assert (
+        "With tile (1024 pixels, overlap 0.2, 12.2 tiles an image) the mask AP is +0.031 from that "
+        "of the images as they are, 95 % interval +0.010 to +0.050, p = 0.002"
+    ) in tile.text
+    head, *rows = tile.tables["The same with and without the option"]
+    assert [row[0] for row in rows] == ["mask, tile", "mask, without", "box, tile", "box, without"]
+    assert rows[1][head.index("AP")] == shown(plain["val/mask_ap"])
+    assert "The same with and without the option" not in build().tables
