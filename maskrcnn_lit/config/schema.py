@@ -222,9 +222,6 @@ OPTIONS: dict[str, Rule] = {
     "callbacks.panels.images": _whole(0, 1000),
     "callbacks.panels.score_threshold": SHARE,
     "callbacks.panels.seed": SEED,
-    "callbacks.prune.first": COUNT,
-    "callbacks.prune.goals": _listed(TEXT, 1, 10),
-    "callbacks.prune.keep": _whole(2),
     # conf/data
     "data.annotations": PATH_OR_NULL,
     "data.batch_size": _whole(1, 65_536),
