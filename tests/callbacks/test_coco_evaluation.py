@@ -388,7 +388,10 @@ def test_the_time_does_not_hold_the_forward_pass_of_a_gpu(monkeypatch: pytest.Mo
         callback, "time", SimpleNamespace(perf_counter=lambda: done.append("clock") or 0.0)
     )
     monkeypatch.setattr(callback, "to_original", lambda *_: done.append("to_original") or [])
-    output, batch = SimpleNamespace(detections={}, box_labels=None), {"readable": torch.zeros(0)}
+    output, batch = (
+        SimpleNamespace(detections={}, found=None, box_labels=None),
+        {"readable": torch.zeros(0)},
+    )
     device = torch.device("cuda", 0)
     CocoEvaluation().on_validation_batch_end(None, SimpleNamespace(device=device), output, batch, 0)
     assert done == [device, "clock", "to_original", "clock"]

@@ -114,12 +114,15 @@ class Logging(Callback):
 
 @pytest.fixture
 def logged_to() -> Iterator[io.StringIO]:
-    """A terminal to which a handler of the package's logger writes."""
+    """A terminal to which a handler of the package's logger writes, warnings alone."""
     out = Screen()
     handler, logger = logging.StreamHandler(out), logging.getLogger("maskrcnn_lit")
+    level = logger.level  # commands of tests before have set it
+    logger.setLevel(logging.WARNING)
     logger.addHandler(handler)
     yield out
     logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def test_in_a_terminal_log_lines_stay_above_the_line(
