@@ -29,7 +29,7 @@ ROOMS = (
         "measure",
         "export",
     ),
-    *("runs", "report", "callbacks", "predictor", "launch", "cli", "__main__"),
+    *("runs", "report", "callbacks", "predictor", "launch", "serve", "cli", "__main__"),
 )
 # The same inside a room: groups of its modules and folders, from left to right. Those of one group
 # may import each other.
@@ -226,7 +226,18 @@ def test_imports_are_declared():
     """
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    optional = ("timm", "slurm", "wandb", "onnx", "openvino", "hf", "heic", "video", "track")
+    optional = (
+        "timm",
+        "slurm",
+        "wandb",
+        "onnx",
+        "openvino",
+        "hf",
+        "heic",
+        "video",
+        "track",
+        "serve",
+    )
     lines = [*project["dependencies"], *(line for name in optional for line in extras[name])]
     lines = [line for line in lines if "[" not in line]
     declared = {line.split(">")[0] for line in lines}
