@@ -29,7 +29,7 @@ ROOMS = (
         "measure",
         "export",
     ),
-    *("runs", "report", "callbacks", "predictor", "launch", "cli", "__main__"),
+    *("runs", "report", "callbacks", "predictor", "launch", "serve", "cli", "__main__"),
 )
 # The same inside a room: groups of its modules and folders, from left to right. Those of one group
 # may import each other.
@@ -238,6 +238,7 @@ def test_imports_are_declared():
         "track",
         "search",
         "tiles",
+        "serve",
     )
     lines = [*project["dependencies"], *(line for name in optional for line in extras[name])]
     lines = [line for line in lines if "[" not in line]

@@ -59,6 +59,13 @@ COMMANDS = {
             "maskrcnn-lit predict run=RUN 'source=photos/*.jpg' score_threshold=0.7",
         ),
     ),
+    "serve": Command(
+        "detect objects in pictures that a page or a program sends to this machine",
+        (
+            "maskrcnn-lit serve run=RUN",
+            "maskrcnn-lit serve 'run=[RUN,RUN]' 'names=[small,large]' port=8080",
+        ),
+    ),
     "export": Command(
         "write a run for ONNX Runtime, OpenVINO, PyTorch or a browser, with a proof of its scores",
         (

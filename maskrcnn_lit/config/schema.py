@@ -114,6 +114,8 @@ OPTIONS: dict[str, Rule] = {
     "grid.runtime": _listed(
         _choice("pytorch", "onnx", "onnx_int8", "openvino", "openvino_int8"), 1, null=True
     ),
+    "host": TEXT,
+    "hosts": _listed(TEXT, 1, 1000, null=True),
     "images": COUNT_OR_NULL,
     "jsons": replace(PATH, count=(1, MANY)),
     "high": _number(0, 1e6, above=True),
@@ -124,8 +126,11 @@ OPTIONS: dict[str, Rule] = {
     "max_detections": SAMPLE,
     "max_pixels": PIXELS,
     "measure": FLAG,
+    "megabytes": _number(0, 1e6, above=True),
+    "megapixels": _number(0, 1e6, above=True),
     "metric": replace(TEXT_OR_NULL, count=(1, 20)),
     "other_data": FLAG,
+    "names": _listed(TEXT, 1, 100, null=True),
     "nms": _choice("all", null=True),
     "out": PATH_OR_NULL,
     "overlap": _number(0, 0.5),
@@ -133,10 +138,12 @@ OPTIONS: dict[str, Rule] = {
     "page": COUNT_OR_NULL,
     "part": _choice("train", "val"),
     "pictures": FLAG,
+    "port": _whole(0, 65_535),
     "precision": PRECISION,
     "private": FLAG,
     "provider": _choice("auto", "cpu", "cuda", "tensorrt"),
     "question": TEXT_OR_NULL,
+    "queue": _whole(1, 65_536),
     "report": FLAG,
     "results": PATH_OR_NULL,
     "resume": PATH_OR_NULL,
@@ -146,6 +153,7 @@ OPTIONS: dict[str, Rule] = {
     "runs": replace(PATH, count=(1, MANY)),
     "save": FLAG,
     "score_threshold": replace(SHARE, words=("best",)),
+    "seconds": _number(0, 86_400, above=True),
     "seed": SEED,
     "seeds": _choice("mean±std", "mean±ci", "mean", "n"),
     "size": _whole(32, 16_384),
@@ -434,6 +442,7 @@ COPIES = {"model.backbone": "backbone", "data.augment": "augment"}
 OF_COMMAND = {
     "format": {"precision": _choice("f32", "int8")},  # export
     "license": {"to": PATH},  # publish
+    "megapixels": {"run": replace(PATH, count=(1, 100))},  # serve
 }
 
 # Rows of options in commands that take a run, whose configs have these of the model alone; null is

@@ -132,6 +132,7 @@ def decode(
     at_least: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     page: int = 1,
+    formats: tuple[str, ...] | None = None,
 ) -> tuple[NDArray[np.uint8], int]:
     """Pixels H W 3 (RGB, 8 bits) of an image file's bytes, upright, and the factor of the
     downscaling. See the table above.
@@ -141,12 +142,13 @@ def decode(
         JPEG of twice that size or more is decoded at 1/2, 1/4 or 1/8 (factor 2, 4, 8); the last
         pixels may extend beyond the right and bottom edge of the original. The final result differs
         from that of a full decode by 0.5 of 255 on average. max_pixels: limit for the image. page:
-        of a file with several pages, from 1.
+        of a file with several pages, from 1. formats: Pillow's names of the formats that are read;
+        None: all that Pillow knows.
 
     Raises:
         UnreadableImageError: truncated, not an image, another size, too large, no such page.
     """
-    decoded = decode_deep(data, size, at_least, max_pixels, page)
+    decoded = decode_deep(data, size, at_least, max_pixels, page, formats)
     return decoded.pixels, decoded.factor
 
 
@@ -156,10 +158,15 @@ def decode_deep(
     at_least: tuple[float, float] | None = None,
     max_pixels: int = MAX_PIXELS,
     page: int = 1,
+    formats: tuple[str, ...] | None = None,
 ) -> Decoded:
     """As `decode`, with the depth of the samples."""
+
+    def opened() -> Image.Image:
+        return _open(io.BytesIO(data), max_pixels, page, formats)
+
     try:
-        with _open(io.BytesIO(data), max_pixels, page) as image:
+        with opened() as image:
             raw = _raw_mode(image)  # first, since reading EXIF decodes a PNG
             turn = _turn(image, size)
             if turn is None:
@@ -167,7 +174,7 @@ def decode_deep(
                     f"it is {image.width} x {image.height}, unlike the size in the json"
                 )
             factor = _reduce(image, at_least) if at_least and turn == 1 else 1
-            pixels, bits = _rgb(image, raw, lambda: _open(io.BytesIO(data), max_pixels, page))
+            pixels, bits = _rgb(image, raw, opened)
             if turn != 1:
                 pixels = np.ascontiguousarray(UPRIGHT[turn](pixels))
             return Decoded(pixels, factor, bits)
@@ -241,7 +248,12 @@ def image_header(path: Path, max_pixels: int, page: int = 1) -> tuple[str, tuple
         raise UnreadableImageError("no image") from error
 
 
-def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Image:
+def _open(
+    file: Path | io.BytesIO,
+    max_pixels: int,
+    page: int = 1,
+    formats: tuple[str, ...] | None = None,
+) -> Image.Image:
     """The header of one page. Raises UnreadableImageError, or one of _FAILURES."""
     # Pillow's process-wide limit warns at its value and refuses at twice that; it must not trigger
     # before ours.
@@ -249,7 +261,7 @@ def _open(file: Path | io.BytesIO, max_pixels: int, page: int = 1) -> Image.Imag
     if Image.MAX_IMAGE_PIXELS is not None and 2 * max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = 2 * max_pixels
     try:
-        image = Image.open(file)
+        image = Image.open(file, formats=formats)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         raise _too_large(pixels[0] if pixels else "its", max_pixels) from None
@@ -400,6 +412,18 @@ SUFFIXES = (
     *((".heic", ".heif") if find_spec("pillow_heif") else ()),
     *(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
 )
+
+# Pillow's formats of photos. The others include programs (EPS, which Ghostscript would run) and
+# formats that nobody has looked at for years.
+PHOTOS = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+
+
+def photo_formats() -> tuple[str, ...]:
+    """Those of PHOTOS that this Pillow reads."""
+    _register_heif()
+    Image.init()
+    return tuple(name for name in PHOTOS if name in Image.OPEN)
+
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 

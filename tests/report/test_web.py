@@ -37,13 +37,14 @@ RUNTIME = WebRuntime(b"export {}", b"\0asm")
 
 
 class Script:
-    """The functions of web_detect.js: `call` takes numbers, lists and arrays."""
+    """The plain functions of the pages: `call` takes numbers, lists and arrays."""
 
     def __init__(self) -> None:
         self._engine = MiniRacer()
         loader = environment().loader
         assert loader is not None
-        self._engine.eval(loader.get_source(environment(), "web_detect.js")[0])
+        for name in ("web_detect.js", "web_colors.js", "web_masks.js"):
+            self._engine.eval(loader.get_source(environment(), name)[0])
 
     def call(self, function: str, *arguments: Any) -> Any:
         """A typed array becomes a list."""
@@ -218,3 +219,34 @@ def test_models_that_no_browser_takes_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(web, "MAX_BYTES", 7)
     with pytest.raises(UserError, match=r"give one size with sizes=\[HEIGHTxWIDTH\], precision"):
         web.web_page([(METADATA, b"four"), (METADATA, b"four")], RUNTIME)
+
+
+def test_masks_of_coco_become_columns(script: Script):
+    generator = np.random.default_rng(0)
+    for height, width in ((1, 1), (7, 5), (40, 30), (300, 200)):
+        mask = np.asfortranarray(generator.integers(0, 2, (height, width), np.uint8))
+        if height == 300:  # long runs over several columns
+            mask[:], mask[:, 10:150], mask[40:60, 20:30] = 0, 1, 0
+        rle = coco_mask.encode(mask)
+        columns = script.call("rleColumns", {"size": rle["size"], "counts": rle["counts"].decode()})
+        drawn = np.zeros_like(mask)
+        for x, y, count in zip(columns[::3], columns[1::3], columns[2::3], strict=True):
+            assert not drawn[y : y + count, x].any()
+            drawn[y : y + count, x] = 1
+        assert np.array_equal(drawn, mask)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "name"),
+    [(2.5, 2.5, "inner"), (1.5, 1.5, "outer"), (5.5, 5.5, None), (8.5, 8.5, "box"), (9.5, 0, None)],
+)
+def test_a_click_selects_the_smallest_object_there(
+    x: float, y: float, name: str | None, script: Script
+):
+    found = [
+        {"name": "outer", "box": [0, 0, 6, 6], "columns": [1, 1, 2, 2, 1, 2]},
+        {"name": "inner", "box": [2, 2, 4, 4], "runs": [2, 2, 2]},
+        {"name": "box", "box": [7, 7, 9, 9]},
+    ]
+    there = script.call("objectAt", found, x, y)
+    assert (there and there["name"]) == name
