@@ -39,7 +39,8 @@ window.heard = []; window.files = [];
 document.addEventListener("detections", ({ detail }) => window.heard.push(detail));
 document.addEventListener("saved", async ({ detail: { blob, name } }) => {
   const bytes = new Uint8Array(await blob.arrayBuffer());
-  window.files.push({ name, content: btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")) });
+  const text = Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+  window.files.push({ name, content: btoa(text) });
 });
 """
 

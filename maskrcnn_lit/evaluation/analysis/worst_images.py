@@ -1,4 +1,4 @@
-"""The images with most errors, by the number of missed objects, false and merged detections together
+"""The images with most errors, by the number of missed objects, false and merged detections
 (image_errors.py).
 """
 
