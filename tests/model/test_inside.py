@@ -26,9 +26,7 @@ def inside(model: MaskRCNN, batch: dict) -> Inside:
     return look_inside(model, batch)
 
 
-def test_the_detections_are_those_of_a_forward_pass(
-    model: MaskRCNN, batch: dict, inside: Inside
-):
+def test_the_detections_are_those_of_a_forward_pass(model: MaskRCNN, batch: dict, inside: Inside):
     with torch.inference_mode():
         expected = model(batch).detections
     real = expected["valid"][0]
@@ -84,9 +82,7 @@ def test_matched_anchors_have_the_iou_or_are_the_best_of_their_object(
     overlaps[:, ~batch["valid"][0]] = -1
     best = overlaps.amax(dim=0)
     assert len(inside.anchors) >= 3 and set(inside.anchor_slots.tolist()) == {0, 1, 2}
-    for box, slot, own in zip(
-        inside.anchors, inside.anchor_slots, inside.anchor_ious, strict=True
-    ):
+    for box, slot, own in zip(inside.anchors, inside.anchor_slots, inside.anchor_ious, strict=True):
         expected = iou(box[None, None], batch["boxes"][:, slot][:, None])[0, 0, 0]
         assert own == expected
         assert own >= 0.7 or own == best[slot]
