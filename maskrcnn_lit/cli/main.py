@@ -66,6 +66,10 @@ COMMANDS = {
             "maskrcnn-lit serve 'run=[RUN,RUN]' 'names=[small,large]' port=8080",
         ),
     ),
+    "show": Command(
+        "look at a run's validation images: predictions, errors, proposals, anchors, masks",
+        ("maskrcnn-lit show run=RUN", "maskrcnn-lit show run=RUN checkpoint=last port=8080"),
+    ),
     "export": Command(
         "write a run for ONNX Runtime, OpenVINO, PyTorch or a browser, with a proof of its scores",
         (

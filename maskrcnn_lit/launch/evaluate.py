@@ -119,7 +119,7 @@ def _score_run(config: DictConfig, overrides: list[str]) -> RunResult:
     described = (
         trained.data if config.get("data") is None else _as_trained(config.data, trained, overrides)
     )
-    data: CocoDataModule = build(_validation_alone(described))
+    data: CocoDataModule = build(validation_alone(described))
     data.use_categories(categories)  # use the labels of training
     _check_division(config, data)
     limits = _raise_limits(config, trained)
@@ -331,7 +331,7 @@ def _module(
     model: nn.Module = (
         weights_or_model
         if isinstance(weights_or_model, ExportedModel)
-        else _loaded(trained, weights_or_model)
+        else loaded_model(trained, weights_or_model)
     )
     return DetectionModule(
         model=model,
@@ -342,7 +342,8 @@ def _module(
     )
 
 
-def _loaded(trained: DictConfig, state: dict[str, Any]) -> MaskRCNN:
+def loaded_model(trained: DictConfig, state: dict[str, Any]) -> MaskRCNN:
+    """The model of a run with these weights, as it is trained and scored."""
     model = build(trained.model).to(memory_format=torch.channels_last)  # as in training
     weights.load(model, state)
     return model
@@ -393,7 +394,7 @@ def _score_file(config: DictConfig, overrides: list[str]) -> RunResult:
         limits = check_limits(config.metrics.max_detections)
     if None in config.data.train.values():
         config.data.train = config.data.val  # not read
-    data: CocoDataModule = build(_validation_alone(config.data))
+    data: CocoDataModule = build(validation_alone(config.data))
     data.prepare_data()
     data.setup("validate")
     data.check_classes()
@@ -501,7 +502,7 @@ def _val_index(data: CocoDataModule) -> AnnotationIndex:
     return data.val_index
 
 
-def _validation_alone(data: DictConfig) -> DictConfig:
+def validation_alone(data: DictConfig) -> DictConfig:
     """The validation part of `data` only, so that no training image is downloaded."""
     if OmegaConf.select(data, "prepare.parts") is not None:
         data.prepare.parts = ["val"]

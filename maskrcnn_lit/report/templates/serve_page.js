@@ -17,8 +17,9 @@ function start() {
   element("cutout").onclick = saveCutout;
   element("json").onclick = saveJson;
   onShow = showCard;
+  if (data.run) startRun();
   for (const id of ["choose", "camera"]) element(id).disabled = false;
-  say("Ready.");
+  if (!data.run) say("Ready.");
 }
 
 const modelsOn = () => [...element("models").querySelectorAll(":checked")].map((box) => box.dataset.model);
@@ -87,7 +88,8 @@ function detectionsOf({ annotations, categories, images: [{ width, height }] }) 
     const label = 1 + categories.findIndex(({ id }) => id === category_id);
     const columns = segmentation ? rleColumns(segmentation) : [];
     const text = categories[label - 1].name;
-    return { box: [x, y, x + w, y + h], score, label, text, columns, annotation };
+    const own = score === undefined ? { score: 1, plain: true } : { score };
+    return { box: [x, y, x + w, y + h], label, text, columns, annotation, ...own };
   });
   const colors = chooseColors(found, data.colors.length, 0.04 * Math.max(width, height));
   return found.map((one, i) => Object.assign(one, { color: data.colors[colors[i]] }));
@@ -100,11 +102,12 @@ function showCard() {
   const { text, score, box, annotation, plain, notes = [] } = selected;
   const [width, height] = [box[2] - box[0], box[3] - box[1]].map(Math.round);
   const facts = [
-    plain ? text : `${text} ${score.toFixed(3)}`,
+    plain ? `${text}, annotation ${annotation.id}` : `${text} ${score.toFixed(3)}`,
     `${width} x ${height} pixels, ${Math.round(annotation.area)} of them in the object`,
     ...notes,
   ];
   element("about_object").replaceChildren(...facts.flatMap((fact, i) => (i ? [make("br"), fact] : [fact])));
+  if (data.run) showMask();
 }
 
 const stem = () => shown.name.replace(/\.[^.]*$/, "").replace(/[^\w.-]+/g, "_") || "picture";

@@ -27,6 +27,10 @@ function make(kind, attributes = {}, ...children) {
   return made;
 }
 
+// A detection in words; a plain one is of the ground truth and has no score.
+const words = ({ text, score, plain, note }) =>
+  [text, ...(plain ? [] : [score.toFixed(2)]), ...(note ? [note] : [])].join(" ");
+
 const thresholdNow = () => Number(element("threshold").value);
 
 function setThreshold(least, value) {
@@ -132,11 +136,11 @@ function show() {
   element("value").textContent = thresholdNow().toFixed(2);
   if (!shown) return;
   const counts = shown.panels.map((panel) => chosen(panel).length);
+  const objects = counts.map((count) => (count === 1 ? "1 object" : `${count} objects`));
+  const titles = shown.panels.map(({ title }, i) => (title ? `${title}: ${objects[i]}` : objects[i]));
   if (selected && !shown.panels.some((panel) => chosen(panel).includes(selected))) selected = null;
   listClasses();
   listObjects();
-  const words = counts.map((count) => (count === 1 ? "1 object" : `${count} objects`));
-  const titles = shown.panels.map(({ title }, i) => (title ? `${title}: ${words[i]}` : words[i]));
   say(`${titles.join(", ")} in ${shown.name}.`);
   showFrames(titles);
   draw();
@@ -155,7 +159,7 @@ function listObjects() {
     const objects = chosen(panel);
     if (several && objects.length) rows.push(make("li", { className: "title" }, panel.title));
     for (const found of objects) {
-      const name = make("span", { className: "name" }, found.text);
+      const name = make("span", { className: "name" }, found.note ? `${found.text} ${found.note}` : found.text);
       const score = make("span", { className: "score" }, found.plain ? "" : found.score.toFixed(2));
       const button = make("button", { type: "button", onclick: () => select(found) }, name, score);
       button.setAttribute("aria-pressed", found === selected);
@@ -275,7 +279,7 @@ function drawLabels(context, rows, factor, unit) {
   context.font = `600 ${13 * unit}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   for (const detection of rows) {
-    const text = detection.plain ? detection.text : `${detection.text} ${detection.score.toFixed(2)}`;
+    const text = words(detection);
     const [x, y, right, bottom] = detection.box.map((value) => value * factor);
     const wide = context.measureText(text).width + 8 * unit;
     const lefts = [x - unit, right + unit - wide], tops = [y - tall, y, bottom, bottom - tall];
