@@ -72,7 +72,7 @@ def image_rows(pairs: Pairs, errors: ImageErrors, threshold: float) -> list[dict
     class (position), size (position in small, medium, large), kinds, and the score of a detection.
     """
     objects, detections = kinds_of(pairs, errors)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"class": int(label), "size": _size(area), "kinds": kinds, "score": None}
         for label, area, kinds in zip(pairs.object_labels, pairs.object_areas, objects, strict=True)
     ]

@@ -149,7 +149,9 @@ class Validation:
     def _looked_at(
         self, run: Path, checkpoint: str
     ) -> tuple[list[dict[str, float] | None], list[dict[str, Any]]]:
-        """The losses of each image, and the results of all: stored ones, or those of a pass that are stored."""
+        """The losses of each image, and the results of all: stored ones, or of a pass that stores
+        them.
+        """
         weights = best_checkpoint(run) if checkpoint == "best" else last_checkpoint(run)
         key = {
             "version": __version__,
