@@ -37,6 +37,7 @@ PAGES = [
 # Commands that are not ours; what they name is checked as a path.
 OTHERS = {
     "git",
+    "curl",
     "cd",
     "pip",
     "python",
