@@ -3,11 +3,9 @@
 `pytest -m browser` runs it where Chromium is.
 """
 
-import asyncio
 import base64
 import io
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +14,14 @@ from typing import Any
 import browser
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from pycocotools import mask as coco_mask
-from served import png, predictor
+from served import png, predictor, serving, wait
 
 from maskrcnn_lit.predictor import Predictor
 from maskrcnn_lit.serve.app import build_app
 from maskrcnn_lit.serve.page import serve_page
-from maskrcnn_lit.serve.server import allowed_hosts, listen
+from maskrcnn_lit.serve.server import allowed_hosts
 from maskrcnn_lit.serve.service import Limits, Service
 
 pytestmark = [pytest.mark.browser, pytest.mark.process, pytest.mark.long]
@@ -45,16 +42,6 @@ document.addEventListener("saved", async ({ detail: { blob, name } }) => {
 """
 
 
-def wait(page: browser.Page, script: str, until: Callable[[Any], bool] = bool) -> Any:
-    """The value of `script` as soon as `until` holds of it, or after a minute."""
-    end = time.monotonic() + 60
-    while True:
-        value = page.evaluate(script)
-        if until(value) or time.monotonic() > end:
-            return value
-        time.sleep(0.05)
-
-
 def status(page: browser.Page, until: Callable[[str], bool]) -> str:
     return wait(page, "document.getElementById('status')?.textContent || ''", until)
 
@@ -72,15 +59,8 @@ def address(models: dict[str, Predictor]) -> Iterator[str]:
         page=serve_page(models, [("small", "outputs/run")]),
         hosts=allowed_hosts("127.0.0.1", None),
     )
-    with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(
-            target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True
-        )
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join(30)
+    with serving(app) as running:
+        yield running
     service.close()
 
 
