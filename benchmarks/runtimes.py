@@ -59,7 +59,8 @@ def main() -> None:
         if arguments.others:
             detectors |= torchvision_detectors(arguments.size)
             detectors |= one_stage(arguments.size, Path(folder))
-        times = in_turns(detectors, pixels_of(arguments.size), arguments.rounds)
+        pixels = pixels_of(arguments.size)
+        times = in_turns(detectors, pixels, arguments.rounds, arguments.threads)
     rows = {
         name: {
             "milliseconds": round(statistics.median(values), 1),
@@ -157,12 +158,13 @@ def one_stage(size: int, folder: Path) -> dict[str, Callable[[Image], Any]]:
 
 @torch.inference_mode()
 def in_turns(
-    detectors: dict[str, Callable[[Image], Any]], pixels: Image, rounds: int
+    detectors: dict[str, Callable[[Image], Any]], pixels: Image, rounds: int, threads: int
 ) -> dict[str, list[float]]:
     """Milliseconds of each round; three rounds before warm up."""
     times: dict[str, list[float]] = {name: [] for name in detectors}
     for round_ in range(-3, rounds):
         for name, run in detectors.items():
+            torch.set_num_threads(threads)  # Ultralytics sets its own number as it predicts
             start = time.perf_counter()
             run(pixels)
             if round_ >= 0:

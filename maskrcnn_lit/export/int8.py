@@ -33,6 +33,7 @@ LAST = (
     *("mask_iou.ious", "mask_refine.logits"),
 )
 KINDS = ("Conv", "Gemm", "MatMul")
+ACTIVATIONS = ("Relu", "Clip")
 
 
 def layers(onnx_file: Path, model: MaskRCNN) -> dict[str, list[str]]:
@@ -89,12 +90,26 @@ def quantise(
             per_channel=True,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
-            nodes_to_quantize=list(nodes),
-            op_types_to_quantize=list(KINDS),
+            nodes_to_quantize=[*nodes, *_activations_after(onnx_file, nodes)],
+            op_types_to_quantize=[*KINDS, *ACTIVATIONS],
             extra_options={"ActivationSymmetric": False},
         )
         content = package("onnx", "precision=int8").load(str(second))
     write_with_metadata(content, path, replace(metadata, precision="int8"))
+
+
+def _activations_after(onnx_file: Path, nodes: Iterable[str]) -> list[str]:
+    """The activations of these nodes. Rounding to the range of their outputs does their work, so
+    the quantiser removes them, and runtimes see a layer between numbers of 8 bits.
+    """
+    graph = package("onnx", "precision=int8").load(str(onnx_file), load_external_data=False).graph
+    own = set(nodes)
+    outputs = {node.output[0] for node in graph.node if node.name in own}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type in ACTIVATIONS and node.input[0] in outputs
+    ]
 
 
 @torch.no_grad()

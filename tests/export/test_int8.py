@@ -55,6 +55,32 @@ def test_layers_of_other_backbones(options: list[str], tmp_path: Path):
     assert set(found) == all_but_the_last(model) - up
 
 
+def computed_by(name: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
+    """The node that computes this value, behind steps to and from 8 bits."""
+    node = next((node for node in graph.node if name in node.output), None)
+    if node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return computed_by(node.input[0], graph)
+    return node
+
+
+@pytest.mark.long
+def test_rounding_takes_the_place_of_an_activation(exported_files: dict[str, Path], tmp_path: Path):
+    source, path = exported_files["onnx"], tmp_path / "int8.onnx"
+    names = int8.layers(source, lively())
+    nodes = [*names["backbone.body.conv1"], *names["box_head.fcs.0"]]
+    int8.quantise(source, path, METADATA, [batch_of([(HEIGHT, WIDTH)])], nodes)
+    before, after = onnx.load(str(source)).graph, onnx.load(str(path)).graph
+    of_layers = [
+        {
+            layer.name
+            for node in graph.node
+            if node.op_type == "Relu" and (layer := computed_by(node.input[0], graph))
+        }
+        for graph in (before, after)
+    ]
+    assert of_layers[0] - of_layers[1] == set(nodes)
+
+
 @pytest.mark.long
 def test_a_quantised_file_is_small_and_near(exported_files: dict[str, Path], tmp_path: Path):
     source, path = exported_files["onnx"], tmp_path / "int8.onnx"
