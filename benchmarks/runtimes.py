@@ -139,18 +139,20 @@ def one_stage(size: int, folder: Path) -> dict[str, Callable[[Image], Any]]:
     if importlib.util.find_spec("ultralytics") is None:
         return {}
     from ultralytics import YOLO  # type: ignore[import-not-found]
+    from yolo import yolo11n_seg
 
     detectors: dict[str, Callable[[Image], Any]] = {}
     for runtime in ("onnx", "openvino"):
-        made = YOLO("yolo11n-seg.yaml", verbose=False)
-        written = made.export(format=runtime, imgsz=size)
+        written = yolo11n_seg().export(format=runtime, imgsz=size)
         own = folder / Path(written).name
         Path(written).rename(own)
         reader = YOLO(str(own), task="segment", verbose=False)
 
         def run(pixels: Image, reader: Any = reader) -> Any:
             bgr = np.ascontiguousarray(pixels[..., ::-1])
-            return reader.predict(bgr, imgsz=size, conf=0.0, max_det=100, verbose=False)
+            found = reader.predict(bgr, imgsz=size, conf=0.0, max_det=100, verbose=False)
+            assert len(found[0]) == 100
+            return found
 
         detectors[f"YOLO11n-seg, {runtime} f32"] = run
     return detectors

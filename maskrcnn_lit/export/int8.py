@@ -106,9 +106,7 @@ def _activations_after(onnx_file: Path, nodes: Iterable[str]) -> list[str]:
     own = set(nodes)
     outputs = {node.output[0] for node in graph.node if node.name in own}
     return [
-        node.name
-        for node in graph.node
-        if node.op_type in ACTIVATIONS and node.input[0] in outputs
+        node.name for node in graph.node if node.op_type in ACTIVATIONS and node.input[0] in outputs
     ]
 
 

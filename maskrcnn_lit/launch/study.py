@@ -28,7 +28,6 @@ DIGITS = 4  # significant digits of a value from a range
 
 MOST_TRIES = 20  # suggestions for a trial that is not like an earlier one
 
-TOP = 0.25  # share of the trials that importance explains
 
 FEWEST = 4  # trials of which importance is computed
 
@@ -139,15 +138,15 @@ class Study:
         storage.set_trial_state_values(number, named[state], list(values) or None)
 
     def importance(self) -> dict[str, dict[str, float]]:
-        """Goal -> option -> its share of the importance for being among the best quarter
-        (PED-ANOVA, Watanabe et al. 2023), over complete and pruned trials; a pruned one counts with
-        its last validation. Goals with too few trials are missing.
+        """Goal -> option -> the share of the goal's variance that the option explains (fANOVA,
+        Hutter et al. 2014), over complete and pruned trials; a pruned one counts with its last
+        validation. Goals with too few trials or only one value are missing.
         """
         shares: dict[str, dict[str, float]] = {}
         for i, goal in enumerate(self.goals):
             scored = [(trial, _value(trial, i)) for trial in self.trials()]
             known = [(trial, value) for trial, value in scored if value is not None]
-            if len(known) < FEWEST:
+            if len(known) < FEWEST or len({value for _, value in known}) == 1:
                 continue
             memory = self.optuna.create_study(direction="maximize" if goal.rises else "minimize")
             for trial, value in known:
@@ -156,7 +155,7 @@ class Study:
                         params=trial.params, distributions=self._distributions, value=value
                     )
                 )
-            evaluator = self.optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP)
+            evaluator = self.optuna.importance.FanovaImportanceEvaluator(seed=self.seed)
             with _quiet():
                 found = self.optuna.importance.get_param_importances(memory, evaluator=evaluator)
             shares[goal.name] = {name: float(share) for name, share in found.items()}

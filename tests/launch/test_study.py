@@ -138,6 +138,24 @@ def test_importance_is_of_the_option_that_matters(tmp_path: Path):
     assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
 
 
+def test_importance_of_a_choice_that_decides(tmp_path: Path):
+    """As in a search of two backbones of which one had not learned yet."""
+    study = Study(tmp_path, SPACE, [AP], "random", 1)
+    for number, lr in enumerate((1e-3, 2e-3, 4e-3, 6e-3, 8e-3)):
+        for net, value in (("a", 0.2 - lr), ("b", 0.0)):
+            study.end(study.add(f"{number}{net}", {"lr": lr, "net": net}), "complete", [value])
+    assert study.importance()["val/mask_ap"]["net"] > 0.8
+
+
+def test_equal_values_have_no_importance(tmp_path: Path):
+    study = Study(tmp_path, SPACE, [AP], "random", 1)
+    for number in range(5):
+        params = study.suggest()
+        assert params is not None
+        study.end(study.add(str(number), params), "complete", [0.0])
+    assert study.importance() == {}
+
+
 def test_a_value_of_zero_counts_for_the_importance(tmp_path: Path):
     study = Study(tmp_path, SPACE, [AP], "random", 1)
     for number in range(4):

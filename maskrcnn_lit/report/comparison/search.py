@@ -222,11 +222,8 @@ def _importance(record: SearchRecord) -> Iterator[str]:
             f"{name} {share:.0%}" for name, share in sorted(shares.items(), key=lambda e: -e[1])
         )
         few = f" These are few trials: {len(record.scored)}." if len(record.scored) < FEW else ""
-        yield (
-            f"Importance of the options for being in the best quarter by "
-            f"{goal_title(goal).partition(',')[0]} "
-            f"(PED-ANOVA): {parts}.{few}"
-        )
+        title = goal_title(goal).partition(",")[0]
+        yield f"Share of the variance of {title} that an option explains (fANOVA): {parts}.{few}"
 
 
 def _values(record: SearchRecord, trial: Tried) -> str:
