@@ -109,8 +109,8 @@ def importance(record: SearchRecord, theme: Theme) -> Figure:
     """Bars: the share of each option, for each goal."""
     ranked = record.ranked_axes[::-1]
     goals = [goal for goal in record.goals if goal.name in record.importance]
-    rows = max(3, len(ranked) * (1 + 0.9 * len(goals))) + len(goals)
-    figure, ax = axes(rows, "share of the explained variance", "")
+    space = max(3, len(ranked) * (1 + 0.9 * len(goals))) + len(goals)
+    figure, ax = axes(space, "share of the explained variance", "")
     height = 0.75 / len(goals)
     for i, goal in enumerate(goals):
         shares = [record.importance[goal.name].get(axis.option, 0.0) for axis in ranked]
