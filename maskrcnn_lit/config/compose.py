@@ -379,7 +379,7 @@ def _check_experiment(command: str, config: Any, choices: dict[str, str | None])
         for name, value in named.items()
         if isinstance(value, dict) and "_target_" in value
     )
-    unread = (*COMMENTS, *(SCORING if command in ("bench", "lr") else ()))
+    unread = (*COMMENTS, *((*SCORING, "auto_batch.") if command in ("bench", "lr") else ()))
     for name in named:
         if name not in known and not f"{name}.".startswith((*objects, *unread)):
             text = f"experiment={choices['experiment']} sets {name}, which {command} does not have"

@@ -24,6 +24,7 @@ RESOLVERS = (
     "${pixels:",
     "${rate:",
     "${compiled:",
+    "${filled:",
     "${of_backbone:",
     "${shapes_folder:",
 )
@@ -80,7 +81,8 @@ def pixel_statistics(backbone: Any) -> dict[str, list[float]]:
 def register() -> None:
     """Register the resolvers: `${regions:512}` and `${pixels:[32]}` scale with `data.image_size`;
     `${rate:1e-4,1.5e-3}` is the first for pretrained weights, the second for random ones;
-    `${compiled:1,3}` is the first where trainer.compile is not off; `${of_backbone:mean}` and
+    `${compiled:1,3}` is the first where trainer.compile is not off; `${filled:1}` is auto with
+    data.batch_size=auto, else 1; `${of_backbone:mean}` and
     `${of_backbone:std}` are the statistics of the pixels that the backbone was trained with;
     `${shapes_folder:DIR}` is DIR, or another folder for each `data.overlap`.
     """
@@ -88,6 +90,7 @@ def register() -> None:
         OmegaConf.register_new_resolver(name, partial(_at_size, rule), replace=True)
     OmegaConf.register_new_resolver("rate", _rate, replace=True)
     OmegaConf.register_new_resolver("compiled", _compiled, replace=True)
+    OmegaConf.register_new_resolver("filled", _filled, replace=True)
     OmegaConf.register_new_resolver("of_backbone", _of_backbone, replace=True)
     OmegaConf.register_new_resolver("shapes_folder", _shapes_folder, replace=True)
 
@@ -115,6 +118,10 @@ def _rate(trained: float, random: float, *, _root_: DictConfig) -> float:
 
 def _compiled(few: int, many: int, *, _root_: DictConfig) -> int:
     return many if OmegaConf.select(_root_, "trainer.compile") in (None, "off") else few
+
+
+def _filled(number: int, *, _root_: DictConfig) -> int | str:
+    return "auto" if OmegaConf.select(_root_, "data.batch_size") == "auto" else number
 
 
 def _shapes_folder(folder: str, *, _root_: DictConfig) -> str:

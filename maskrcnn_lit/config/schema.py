@@ -171,6 +171,10 @@ OPTIONS: dict[str, Rule] = {
     "warmup": _whole(0),
     "web_runtime": PATH_OR_NULL,
     "weights": PATH,
+    # data.batch_size=auto
+    "auto_batch.margin": _number(0, 1, below=True),
+    "auto_batch.memory_gb": _number(0, 1e6, above=True, null=True),
+    "auto_batch.most": _whole(1, 65_536, null=True),
     # evaluation and sweeps
     "evaluation.every_n_epochs": COUNT,
     "evaluation.images": COUNT_OR_NULL,
@@ -232,7 +236,7 @@ OPTIONS: dict[str, Rule] = {
     "callbacks.panels.seed": SEED,
     # conf/data
     "data.annotations": PATH_OR_NULL,
-    "data.batch_size": _whole(1, 65_536),
+    "data.batch_size": _whole(1, 65_536, words=("auto",)),
     "data.cache_dir": PATH_OR_NULL,
     "data.cache_gb": _number(0, 1e6),
     "data.classes": CLASSES,
@@ -406,7 +410,7 @@ OPTIONS: dict[str, Rule] = {
     "optimizer.weight_decay": FACTOR,
     # conf/trainer
     "trainer.accelerator": ACCELERATOR,
-    "trainer.accumulate": COUNT,
+    "trainer.accumulate": _whole(1, words=("auto",)),
     "trainer.check": FLAG,
     "trainer.checkpoint_every": TEXT_OR_NULL,
     "trainer.checkpoint_every_n_steps": COUNT_OR_NULL,

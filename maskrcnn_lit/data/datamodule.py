@@ -227,7 +227,7 @@ class CocoDataModule(LightningDataModule):
         self._counts = {"train": train_images, "val": val_images}
         self.image_size, self.augment = read_image_size(image_size), read_augment(augment or {})
         self.on_bad, self.keep_empty, self.mask_size = on_bad, keep_empty, mask_size
-        check_whole(1, MAX_BATCH, data__batch_size=batch_size)
+        _check_batch_size(batch_size)
         check_whole(1, LENGTHS, data__lengths=lengths)
         check_whole(1, MAX_SLOTS, data__slots=slots)
         self.lengths, self.slots = lengths, slots
@@ -282,8 +282,12 @@ class CocoDataModule(LightningDataModule):
         """The number of padded sizes of training batches."""
         if self.train_index is None:
             raise RuntimeError("call setup() first")
-        sizes = fitted_sizes(self.train_index.sizes, self.image_size)
-        return sum(map(len, bucket_shapes(sizes, self.image_size, self.lengths)))
+        return sum(map(len, self.padded_shapes(self.train_index)))
+
+    def padded_shapes(self, index: AnnotationIndex) -> list[list[Shape]]:
+        """The padded sizes of batches of the images of `index`, by orientation."""
+        sizes = fitted_sizes(index.sizes, self.image_size)
+        return bucket_shapes(sizes, self.image_size, self.lengths)
 
     @property
     def parts(self) -> list[str]:
@@ -571,8 +575,7 @@ class CocoDataModule(LightningDataModule):
         self, part: str, index: AnnotationIndex, announce: bool = True
     ) -> tuple[list[list[Ints]], list[list[Shape]]]:
         """The groups of images that share a padded size, and these sizes."""
-        sizes = fitted_sizes(index.sizes, self.image_size)
-        shapes = bucket_shapes(sizes, self.image_size, self.lengths)
+        sizes, shapes = fitted_sizes(index.sizes, self.image_size), self.padded_shapes(index)
         if announce:
             names = ", ".join(f"{height} x {width}" for chain in shapes for height, width in chain)
             self.announce(
@@ -628,6 +631,15 @@ class CocoDataModule(LightningDataModule):
     def announce(self, *lines: str) -> None:
         for line in lines:
             _log.info(line)
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    if batch_size == "auto":
+        raise UserError(
+            "data.batch_size=auto is chosen by train and lr, before they read the data: give a "
+            "number here, for example data.batch_size=2"
+        )
+    check_whole(1, MAX_BATCH, data__batch_size=batch_size)
 
 
 def _check_counts(seed: Any, mask_size: Any, image_ids: Any, cache_gb: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from maskrcnn_lit.errors import UserError, check_whole
+from maskrcnn_lit.launch.processes import memory_hint
 
 POLL_SECONDS = 2.0  # between two polls of SLURM's jobs
 
@@ -202,6 +203,22 @@ def run(
                 _RUNNING.interrupt()
                 process.wait()
                 raise
+
+
+def reason(code: int, log: Path) -> str:
+    """Why a command failed: the signal that killed it, or the last line of its log."""
+    if code < 0:
+        return f"killed by signal {-code}{memory_hint(-code)}"
+    lines = (
+        [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if log.is_file()
+        else []
+    )
+    return (
+        lines[-1].removeprefix("maskrcnn-lit: ")
+        if lines
+        else f"it ended with exit code {code} without a message"
+    )
 
 
 def _visible_devices() -> list[str]:

@@ -84,7 +84,7 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
 def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:
     """Epochs and optimizer steps of the job."""
     trainer = job.config.trainer
-    a_step = trial["batch_size"] * trial["processes"] * trainer.accumulate
+    a_step = trial["batch_size"] * trial["processes"] * trial["accumulate"]
     each = -(-images_of(job, trial, "train_images") // a_step)
     limits = [] if trainer.epochs is None else [trainer.epochs * each]
     steps = min([*limits, *([] if trainer.steps is None else [trainer.steps])])
@@ -107,11 +107,7 @@ def estimate(job: Job, trial: Mapping[str, Any]) -> float:
     if look < images or math.ceil(epochs) % every:  # at the end all images are scored
         seen += images
     validation = seen / (trial["batch_size"] * processes) * trial["validation_step_seconds"]
-    return (
-        trial["start_seconds"]
-        + steps * job.config.trainer.accumulate * trial["step_seconds"]
-        + validation
-    )
+    return trial["start_seconds"] + steps * trial["accumulate"] * trial["step_seconds"] + validation
 
 
 def duration(seconds: float) -> str:

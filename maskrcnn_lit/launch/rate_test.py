@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.launch.auto_batch import choose_batch
 from maskrcnn_lit.launch.run import build_module, read_data
 from maskrcnn_lit.launch.trial import short_trainer
 from maskrcnn_lit.training.nonfinite import NonFiniteStep
@@ -41,11 +42,12 @@ def rate_test(config: DictConfig) -> RateTest:
     if not config.low < config.high:
         raise UserError(f"low={config.low:g} must be below high={config.high:g}")
     config = OmegaConf.create({**to_dict(config), "evaluation": {"images": None}})
+    choose_batch(config)
     data = read_data(config)
     torch.manual_seed(config.seed)
     raised = RaiseRate(config.low, config.high, config.steps, config.optimizer.lr)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = short_trainer(config, folder, raised, config.steps, validation_batches=0)
+        trainer = short_trainer(config, folder, [raised], config.steps, validation_batches=0)
         try:
             trainer.fit(build_module(config, data), datamodule=data)
         except NonFiniteStep:  # the loss has diverged to infinity

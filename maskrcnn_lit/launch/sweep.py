@@ -26,10 +26,10 @@ from maskrcnn_lit.config.stored import MOVED, foreign_targets, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.launch import console
-from maskrcnn_lit.launch.backends import Command
+from maskrcnn_lit.launch.auto_batch import AUTO, AUTO_OPTIONS, CHOSEN
+from maskrcnn_lit.launch.backends import Command, reason
 from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
 from maskrcnn_lit.launch.plan import estimate, kind, plan_table
-from maskrcnn_lit.launch.processes import memory_hint
 from maskrcnn_lit.launch.sweep_progress import SweepProgress
 from maskrcnn_lit.launch.train import train
 from maskrcnn_lit.runs.folder import LOCK, program
@@ -184,24 +184,9 @@ def job_result(job: Job, code: int, log: Path) -> RunResult:
     )
     if result.status not in DONE and result.error is None:
         result.status = "failed" if result.status == "running" else result.status
-        result.error = _reason(code, log)
+        result.error = reason(code, log)
         write_result(file, result)
     return result
-
-
-def _reason(code: int, log: Path) -> str:
-    if code < 0:
-        return f"killed by signal {-code}{memory_hint(-code)}"
-    lines = (
-        [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        if log.is_file()
-        else []
-    )
-    return (
-        lines[-1].removeprefix("maskrcnn-lit: ")
-        if lines
-        else f"it ended with exit code {code} without a message"
-    )
 
 
 def check_devices(jobs: Sequence[Job], options: DictConfig) -> None:
@@ -221,12 +206,14 @@ def check_same(job: Job) -> None:
     there, wanted = (
         dict(flat(config)) for config in (read_run_config(job.run_dir), to_dict(job.config))
     )
+    chosen = (CHOSEN, *(name for name in AUTO_OPTIONS if wanted.get(name) == AUTO))
     for name in [*wanted, *(there.keys() - wanted.keys())]:
         one, other = there.get(name), wanted.get(name)
         one = MOVED.get(one, one) if isinstance(one, str) else one
         dicts = isinstance(one, dict) or isinstance(other, dict)
         ignored = (
             name in _OF_THE_RUN
+            or name.startswith(chosen)
             or name.split(".")[-1] in _LOCATIONS
             or name.startswith(("data.prepare", "logger"))  # not read from a run folder
         )
@@ -294,7 +281,7 @@ def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:
     if commands:
         print(f"measuring {len(commands)} kinds of job, {steps} steps each", flush=True)
     failed = {
-        name: _reason(code, folder / f"{name}.txt") for name, code in launch(commands) if code != 0
+        name: reason(code, folder / f"{name}.txt") for name, code in launch(commands) if code != 0
     }
     return {
         name: failed.get(name) or _measured(folder / f"{name}.json") or "its file is damaged"

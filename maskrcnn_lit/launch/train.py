@@ -18,6 +18,7 @@ from maskrcnn_lit.config.overrides import FOR_SWEEPS, assign, is_given, typed
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.export.runtime import refuse_exported
+from maskrcnn_lit.launch.auto_batch import AUTO, choose_batch
 from maskrcnn_lit.launch.processes import start
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import (
@@ -65,7 +66,8 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
             run_dir = claim.enter_context(_claimed(config, overrides))
             return freeze(config, overrides, command, run_dir)
 
-        text = broadcast_from_rank_zero(make, rank_timeout(config.trainer))
+        tries = config.data.batch_size == AUTO
+        text = broadcast_from_rank_zero(make, rank_timeout(config.trainer), long=tries)
         frozen = DictConfig(OmegaConf.create(text))
         processes = count_devices(frozen.trainer.accelerator, frozen.trainer.devices)
         if cluster_environment() or processes == 1:
@@ -95,6 +97,7 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
     _check_one(config, overrides)
     config = freeze_config(config)
     _use_launcher_processes(config)
+    choose_batch(config)
     text = OmegaConf.to_yaml(config, resolve=True)
     result = RunResult(status="running", overrides=overrides, command=command, seed=config.seed)
     result.versions, result.commit = package_versions(), package_commit(changes=True)

@@ -5,6 +5,7 @@ OUT STEPS`.
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.launch import console
+from maskrcnn_lit.launch.auto_batch import choose_batch
 from maskrcnn_lit.launch.run import build_module, read_data
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
@@ -59,9 +61,10 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
     two validation batches, in one process on one device.
 
     Returns: start_seconds until the end of the first step, step_seconds and validation_step_seconds
-    (medians, of one process), train_images, val_images, batch_size (of one process), processes
-    (that the job will have), peak_memory_bytes, device.
+    (medians, of one process), train_images, val_images, batch_size (of one process), accumulate,
+    processes (that the job will have), peak_memory_bytes, device.
     """
+    choose_batch(config)
     data = read_data(config)  # downloading or drawing data is not timed
     started = time.perf_counter()
     processes = (
@@ -70,7 +73,7 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
     watch = Stopwatch()
     torch.manual_seed(config.seed)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = short_trainer(config, folder, watch, steps + 1, VALIDATION_BATCHES)
+        trainer = short_trainer(config, folder, [watch], steps + 1, VALIDATION_BATCHES)
         module = build_module(config, data)
         trainer.fit(module, datamodule=data)
     loops = sum(watch.training[1:]) + sum(watch.validation)
@@ -84,6 +87,7 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
         "train_images": images["train"],
         "val_images": images["val"],
         "batch_size": data.batch_size,
+        "accumulate": config.trainer.accumulate,
         "processes": processes,
         "peak_memory_bytes": peak_memory_bytes(module.device),
         "device": device_name(module.device),
@@ -91,20 +95,26 @@ def measure(config: DictConfig, steps: int) -> dict[str, Any]:
 
 
 def short_trainer(
-    config: DictConfig, folder: str, callback: Callback, steps: int, validation_batches: int
+    config: DictConfig,
+    folder: str,
+    callbacks: Sequence[Callback],
+    steps: int,
+    validation_batches: int,
 ) -> Trainer:
-    """A trainer of a run's config for a few steps of one process, which writes nothing but what
-    Lightning puts into `folder`.
+    """A trainer of a run's config for a few steps of one process, on the first device of the run,
+    which writes nothing but what Lightning puts into `folder`.
     """
+    devices = config.trainer.devices
+    first = 1 if isinstance(devices, (int, str)) else [devices[0]]
     changed = {
-        **{"devices": 1, "num_nodes": 1, "steps": steps, "epochs": None, "max_time": None},
+        **{"devices": first, "num_nodes": 1, "steps": steps, "epochs": None, "max_time": None},
         **{"check": False, "profile": None, "profiler": None},
         **{"checkpoint_every": None, "checkpoint_every_n_steps": None},
         "limit_val_batches": validation_batches,
     }
     trainer = build_trainer(
         run_dir=folder,
-        callbacks=[callback],
+        callbacks=callbacks,
         loggers=[],
         **{**to_dict(config.trainer), **changed},
         evaluate_every_n_epochs=1,

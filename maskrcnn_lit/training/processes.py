@@ -61,10 +61,13 @@ def rank_timeout(trainer: Mapping[str, Any]) -> float | None:
     return minutes
 
 
-def broadcast_from_rank_zero(make: Callable[[], str], minutes: float | None = None) -> str:
+def broadcast_from_rank_zero(
+    make: Callable[[], str], minutes: float | None = None, *, long: bool = False
+) -> str:
     """Call `make` on rank zero and broadcast its result, or its UserError, to every rank.
 
-    minutes: how long the processes wait for one that does not come; None: without limit.
+    minutes: how long the processes wait for one that does not come; None: without limit. long:
+    `make` may take longer.
 
     Raises:
         UserError: one did not come in time, or `make` raised it.
@@ -73,7 +76,7 @@ def broadcast_from_rank_zero(make: Callable[[], str], minutes: float | None = No
     if environment is None:
         return make()
     meet("start", minutes)
-    store = _store(environment, minutes)
+    store = _store(environment, None if long and environment.global_rank() > 0 else minutes)
     if environment.global_rank() > 0:
         with _named_failures(0, environment.world_size(), minutes):
             kind, _, text = store.get("made").decode().partition(":")

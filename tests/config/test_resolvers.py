@@ -194,3 +194,18 @@ def test_shapes_of_each_overlap_have_a_folder_of_their_own():
         data = compose("train", ["data=shapes", *words]).data
         assert (data.root, data.prepare.root) == (folder, folder)
         assert data.prepare.overlap == data.overlap
+
+
+@pytest.mark.parametrize(
+    ("options", "accumulate"),
+    [
+        ([], 1),
+        (["data.batch_size=auto"], "auto"),
+        (["data.batch_size=auto", "trainer.accumulate=2"], 2),
+        (["trainer.accumulate=auto"], "auto"),
+    ],
+)
+def test_steps_are_filled_by_default_where_the_batch_is_chosen(
+    options: list[str], accumulate: int | str
+):
+    assert compose("train", options).trainer.accumulate == accumulate

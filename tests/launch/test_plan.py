@@ -10,6 +10,7 @@ from maskrcnn_lit.launch.plan import duration, estimate, kind, length, plan_tabl
 TRIAL = {
     **{"start_seconds": 10.0, "step_seconds": 2.0, "validation_step_seconds": 1.0},
     **{"train_images": 100, "val_images": 40, "batch_size": 8, "processes": 2},
+    "accumulate": 1,
     **{"peak_memory_bytes": 2_500_000_000, "device": "a GPU"},
 }
 
@@ -36,8 +37,7 @@ def test_jobs_of_one_kind_take_the_same_time_a_step():
 def test_steps_and_epochs_of_a_job():
     (job,) = jobs("trainer.epochs=3")
     assert length(job, TRIAL) == (3, 21), "100 images, 2 processes x 8 a step: 7 steps an epoch"
-    (job,) = jobs("trainer.epochs=3", "trainer.accumulate=2")
-    assert length(job, TRIAL) == (3, 12)
+    assert length(job, TRIAL | {"accumulate": 2}) == (3, 12), "what trainer.accumulate=auto chose"
     (job,) = jobs("trainer.epochs=3", "trainer.steps=14")
     assert length(job, TRIAL) == (2, 14)
     (job,) = jobs("trainer.epochs=null", "trainer.steps=28")
@@ -52,12 +52,17 @@ def test_steps_and_epochs_of_a_job():
         (["evaluation.every_n_epochs=3"], 10 + 3 * 7 * 2 + 40 / 16),
         (["evaluation.every_n_epochs=2"], 10 + 3 * 7 * 2 + 2 * 40 / 16),
         (["evaluation.images=8"], 10 + 3 * 7 * 2 + (3 * 8 + 40) / 16),
-        (["trainer.accumulate=2"], 10 + 3 * 4 * 2 * 2 + 3 * 40 / 16),
     ],
 )
 def test_the_time_of_a_job(overrides: list[str], seconds: float):
     (job,) = jobs("trainer.epochs=3", *overrides)
     assert estimate(job, TRIAL) == pytest.approx(seconds)
+
+
+def test_the_time_of_a_job_that_accumulates_two_batches_a_step():
+    (job,) = jobs("trainer.epochs=3")
+    seconds = 10 + 3 * 4 * 2 * 2 + 3 * 40 / 16
+    assert estimate(job, TRIAL | {"accumulate": 2}) == pytest.approx(seconds)
 
 
 @pytest.mark.long

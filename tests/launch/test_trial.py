@@ -20,6 +20,7 @@ def test_a_trial_measures_steps_and_counts_images(strange: Path, tmp_path: Path)
         *MODEL,
         *SCHEDULE,
         "trainer.devices=2",
+        "trainer.accumulate=auto",
         f"sweep_dir={tmp_path}/sweep",
     )
     (job,) = read_sweep([*options]).jobs
@@ -30,6 +31,7 @@ def test_a_trial_measures_steps_and_counts_images(strange: Path, tmp_path: Path)
     assert (told["batch_size"], told["processes"]) == (2, 2), (
         "of one process, of which the job will have two"
     )
+    assert told["accumulate"] == 4, "16 images a step, of two processes with two each"
     assert min(told["start_seconds"], told["step_seconds"], told["validation_step_seconds"]) > 0
     assert told["peak_memory_bytes"] > 1e8 and "thread" in told["device"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["job.yaml", "out.json"], (

@@ -1,16 +1,22 @@
 """Accelerator, devices and precision as a config names them."""
 
+import os
 import platform
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.training import devices
 from maskrcnn_lit.training.devices import (
     count_devices,
     device_name,
+    device_numbers,
+    free_memory_bytes,
     peak_memory_bytes,
+    reset_peak_memory,
     resolve_accelerator,
     resolve_precision,
 )
@@ -98,9 +104,7 @@ def test_peak_memory_of_the_process_is_in_bytes() -> None:
             next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
         )
     peak = peak_memory_bytes(CPU)
-    assert (
-        peak is not None and 0.9 < peak / high_water < 10
-    )  # may still hold the process's before an exec
+    assert 0.99 < peak / high_water < 1.01
 
 
 @pytest.mark.gpu
@@ -113,3 +117,45 @@ def test_cuda_peak_is_of_tensors_and_the_device_is_named() -> None:
     peak = peak_memory_bytes(device)
     assert before is not None and peak is not None and peak >= before + 100_000_000 * 0.99
     assert device_name(device) == torch.cuda.get_device_name(0)
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc")
+def test_the_peak_counts_from_a_reset_on() -> None:
+    block = torch.ones(50_000_000)
+    before = peak_memory_bytes(CPU)
+    del block
+    reset_peak_memory(CPU)
+    assert peak_memory_bytes(CPU) < before - 150_000_000
+
+
+def test_the_free_memory_is_that_of_the_machine_or_of_the_smallest_group(tmp_path: Path):
+    own, mount = tmp_path / "cgroup", tmp_path / "mount"
+    own.write_text("4:memory:/old\n0::/slurm/job_7/step\n")
+    groups = {"slurm": "max", "slurm/job_7": "900", "slurm/job_7/step": "1000"}
+    for name, limit in groups.items():
+        (mount / name).mkdir(parents=True)
+        (mount / name / "memory.max").write_text(f"{limit}\n")
+        (mount / name / "memory.current").write_text("300\n")
+        (mount / name / "memory.stat").write_text("anon 200\ninactive_file 50\nactive_file 50\n")
+    assert list(devices._free_in_groups(own, mount)) == [750, 650]
+    assert list(devices._free_in_groups(tmp_path / "missing", mount)) == []
+
+
+def test_the_free_memory_of_this_machine_is_a_part_of_it() -> None:
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < free_memory_bytes() <= total
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "given", "numbers"),
+    [
+        ("cpu", 2, []),
+        ("auto", 1, [0]),
+        ("gpu", 3, [0, 1, 2]),
+        ("gpu", [1, 3], [1, 3]),
+        ("gpu", "auto", [0, 1, 2, 3]),
+    ],
+)
+def test_the_numbers_of_the_gpus(monkeypatch: Any, accelerator: str, given: Any, numbers: Any):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device_numbers(accelerator, given) == numbers

@@ -60,7 +60,10 @@ rank, task = int(os.environ["SLURM_PROCID"]), sys.argv[1]
 try:
     if task == "late" and rank == 1:
         time.sleep(1)
-    made = broadcast_from_rank_zero(lambda: "made by 0", 0.5 if task == "late" else 0.05)
+    if task == "long":
+        made = broadcast_from_rank_zero(lambda: time.sleep(4) or "made by 0", 0.05, long=True)
+    else:
+        made = broadcast_from_rank_zero(lambda: "made by 0", 0.5 if task == "late" else 0.05)
     if task == "stuck" and rank == 1:
         time.sleep(30)
     meet("training", 0.05)
@@ -106,6 +109,13 @@ def started(task: str, *ranks: int, world: int) -> dict[int, str]:
 @pytest.mark.long
 def test_all_that_come_in_time_go_on_with_what_the_first_made():
     assert started("late", 0, 1, world=2) == {0: "made by 0", 1: "made by 0"}
+
+
+@pytest.mark.process
+@pytest.mark.long
+def test_the_others_wait_for_what_takes_long():
+    """Four seconds, with a limit of three."""
+    assert started("long", 0, 1, world=2) == {0: "made by 0", 1: "made by 0"}
 
 
 LIMIT = "within 3 s, and the others wait for it, so all end: look at its machine and its output"

@@ -24,6 +24,7 @@ from maskrcnn_lit.evaluation.titles import TITLES, metric_title
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     LOCATIONS,
+    MEASURED,
     Job,
     endings,
     flat_config,
@@ -345,7 +346,9 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
     return [
         name
         for name in names
-        if name not in _NOT_COMPARED and len({shown(*one, name) for one in flat}) > 1
+        if name not in _NOT_COMPARED
+        and not name.startswith(MEASURED)
+        and len({shown(*one, name) for one in flat}) > 1
     ]
 
 
