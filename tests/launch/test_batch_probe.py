@@ -118,3 +118,14 @@ def test_a_gpu_has_all_of_its_free_memory(config: DictConfig, monkeypatch: pytes
 def test_the_given_memory_is_that_of_each_process(config: DictConfig):
     config.trainer.devices, config.auto_batch.memory_gb = 2, 1.5
     assert memory_limit(config) == 1_500_000_000
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("limit", "fits"), [(40_000_000, False), (4_000_000_000, True)])
+def test_a_gpu_gives_a_try_no_more_than_the_limit(config: DictConfig, limit: int, fits: bool):
+    config.trainer.accelerator, config.trainer.precision = "gpu", "auto"
+    try:
+        measured = measure(config, 1, limit)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert measured["fits"] == fits, measured["reason"]

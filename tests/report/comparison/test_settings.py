@@ -87,6 +87,15 @@ def test_a_config_that_differs_in_anything_else_is_another_setting():
     assert [setting.label for setting in found] == ["resnet18-1", "resnet18-2"]
 
 
+def test_jobs_that_chose_the_same_batch_by_other_measurements_are_one_setting():
+    jobs = [backbone("resnet18", seed, 0.2) for seed in (1, 2)]
+    chosen = [
+        replace(one, config={**one.config, "auto_batch": {"chosen": {"limit_gb": 8.0 + n}}})
+        for n, one in enumerate(jobs)
+    ]
+    assert len(settings(chosen, varying(chosen))) == 1
+
+
 def test_a_job_without_a_config_is_like_no_other():
     jobs = [replace(backbone("resnet18", seed, 0.2), config={}) for seed in (1, 2)]
     assert len(settings(jobs, varying(jobs))) == 2
