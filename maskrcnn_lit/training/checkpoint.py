@@ -2,13 +2,12 @@
 
 A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
 `config` (the resolved config), `categories` ([[id, name], ...]), both from the module, `position`
-(the position in the data order, and the number of training batches per epoch) and `spent` (seconds
-and images of its steps).
+(see `Position`) and `spent` (seconds and images of its steps).
 """
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -17,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.pretrained.files import check_finite
 from maskrcnn_lit.storage.files import move_into_place, temporary_file
 from maskrcnn_lit.storage.sealed import zip_fault
@@ -123,6 +122,18 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class Position(TypedDict):
+    """Where a run is in the data order, in batches of `together` images: those of all processes,
+    BLANKs included. It stays the same when the run goes on with another number of processes.
+    """
+
+    epoch: int
+    batch: int  # finished batches of that epoch
+    batches: int  # of an epoch
+    together: int
+    parts: int  # batches of all processes that divided one of `together` images
+
+
 class RunCheckpoints(Checkpoint):
     """Writes last.ckpt every `every_n_steps` optimizer steps, every `every_seconds` and after every
     epoch, and best.ckpt by `monitor`. With `keep_best` above 1, epoch_N.ckpt are the best
@@ -158,7 +169,8 @@ class RunCheckpoints(Checkpoint):
         self._began = 0.0
         self._saved = 0.0  # when last.ckpt was written
         self._step = 0
-        self._position: dict[str, int] | None = None
+        self._position: Position | None = None
+        self._together: int | None = None  # of `Position`; None: as the data module has it
         self._stop = StopRequest()
         self._time_is_up = AgreedStep("maskrcnn_lit/save_at_step")
 
@@ -170,11 +182,12 @@ class RunCheckpoints(Checkpoint):
             )  # a run killed before its first checkpoint may have logged values
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._position and self._position["batches"] != trainer.num_training_batches:
+        batches = int(trainer.num_training_batches) // self._parts(trainer)
+        if self._position and self._position["batches"] != batches:
             raise UserError(
-                f"the run had {self._position['batches']} training batches per epoch and now has "
-                f"{trainer.num_training_batches}: resume it with the same data, data.batch_size "
-                "and trainer.devices"
+                f"the run had {self._position['batches']} training batches of "
+                f"{plural(self._together_of(trainer), 'image')} per epoch and now has {batches}: "
+                "resume it with the same data"
             )
         self._step, self._position = trainer.global_step, None
         self._stop.listen()
@@ -264,10 +277,13 @@ class RunCheckpoints(Checkpoint):
                 path.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
+        parts = self._parts(trainer)
         self._position = {
             "epoch": epoch,
-            "batch": batch,
-            "batches": int(trainer.num_training_batches),
+            "batch": batch // parts,
+            "batches": int(trainer.num_training_batches) // parts,
+            "together": self._together_of(trainer),
+            "parts": parts,
         }
         trainer.save_checkpoint(
             self.folder / f"{name}.ckpt", weights_only=False
@@ -294,9 +310,32 @@ class RunCheckpoints(Checkpoint):
             raise UserError(
                 "this checkpoint has no position to resume from: use last.ckpt of a run"
             )
+        # a run of an earlier version has neither `together` nor `parts`
+        self._together = self._position.get("together")
+        parts, before = self._parts(trainer), self._position.get("parts", 1)
+        _count_in(parts, before, checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"])
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
-        data.resume(epoch=self._position["epoch"], batch=self._position["batch"])
+        data.resume(
+            epoch=self._position["epoch"],
+            batch=self._position["batch"],
+            together=self._together_of(trainer),
+        )
         rewind(trainer.loggers, checkpoint["global_step"])
+
+    def _together_of(self, trainer: Trainer) -> int:
+        return self._together or _images_at_once(trainer)
+
+    def _parts(self, trainer: Trainer) -> int:
+        """Batches of all processes that divide one of `together` images."""
+        parts, remainder = divmod(self._together_of(trainer), _images_at_once(trainer))
+        if parts == 0 or remainder:
+            raise UserError(
+                f"the run takes its images in batches of {self._together}, which "
+                f"{plural(trainer.world_size, 'process', 'processes')} with data.batch_size="
+                f"{_images_at_once(trainer) // trainer.world_size} do not divide: choose a smaller "
+                "data.batch_size, or other processes"
+            )
+        return parts
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "top": [list(own) for own in self.top]}
@@ -305,3 +344,20 @@ class RunCheckpoints(Checkpoint):
         self.best = state_dict["best"]
         # a run of an earlier version has none
         self.top = [(float(score), int(epoch)) for score, epoch in state_dict.get("top", [])]
+
+
+def _images_at_once(trainer: Trainer) -> int:
+    """Images of one batch of all processes."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
+    return int(data.batch_size) * trainer.world_size
+
+
+def _count_in(parts: int, before: int, progress: dict[str, dict[str, Any]]) -> None:
+    """Convert Lightning's counters of batches, of which `before` divided a batch of the data order
+    and now `parts` do. A batch that has not completed stays so.
+    """
+    for tracker in (progress["total"], progress["current"]):
+        open_batches = tracker["processed"] - tracker["completed"]
+        for name in ("ready", "started", "processed"):
+            tracker[name] = tracker[name] * parts // before
+        tracker["completed"] = tracker["processed"] - open_batches

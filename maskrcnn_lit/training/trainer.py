@@ -104,8 +104,8 @@ def build_trainer(
     monitor: str | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
-    data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
-    conf/trainer, and evaluation.every_n_epochs.
+    data module that has `batch_size` and `resume(*, epoch, batch, together)`. The arguments are
+    those of conf/trainer, and evaluation.every_n_epochs.
 
     environment: of the launcher that started the processes; None: a single process.
     on_stall: see `RankWatch`.
