@@ -168,8 +168,9 @@ def build_trainer(
         ],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
-        # Every parameter gets a gradient in every step, even if no image has an object.
-        strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
+        # Every parameter gets a gradient in every step, even if no image has an object. A static
+        # graph fails in torch 2.14 if the first backward pass only accumulates.
+        strategy=DDPStrategy(static_graph=accumulate == 1, gradient_as_bucket_view=True)
         if environment
         else "auto",
         max_epochs=-1 if epochs is None else epochs,

@@ -18,6 +18,7 @@ from tiny_commands import (
     coco_data,
     environment,
     metric_rows,
+    refused,
     result,
     script,
 )
@@ -95,6 +96,16 @@ def test_the_division_of_a_checkpoint():
     assert divided_before(config, {}, {}) == Division(4, 2, 4, 1), "killed before it began"
 
 
+def test_processes_that_cannot_divide_a_batch_are_refused(trained: Path, tmp_path: Path):
+    command = ("train", f"resume={trained}", "trainer.epochs=3", f"run_dir={tmp_path}/new")
+    assert "3 processes cannot divide the 2 images of a step, in 1 batch of 2: use one of 1, 2" in (
+        refused(*command, "trainer.devices=3")
+    )
+    assert "trainer.accumulate=2 does not divide the 2 images" in (
+        refused(*command, "trainer.devices=2", "trainer.accumulate=2")
+    )
+
+
 class Leg(NamedTuple):
     """One command of a run: with `options`, to the kill of `rank` before optimizer step `kill`, or
     to the end (None).
@@ -146,15 +157,19 @@ def in_legs(
         else:
             killed = done.returncode == -signal.SIGKILL or "killed by signal 9" in done.stderr
             assert killed, done.stdout + done.stderr
-        lines = [json.loads(line) for file in probe.iterdir() for line in file.open()]
-        told.append(lines)
+        told.append(probed(probe))
     return told
+
+
+def probed(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for file in folder.iterdir() for line in file.open()]
 
 
 def images_of_epochs(legs: list[list[dict[str, Any]]]) -> list[Counter[int]]:
     """How often each epoch has had each image. Steps after the last checkpoint of a killed command
     are done again by the next one, whose first step is that of its checkpoint.
     """
+    legs = [lines for lines in legs if lines]  # else killed in its first step
     begins = [min(line["step"] for line in lines) for lines in legs]
     ends = [*begins[1:], 10**9]
     seen: dict[int, Counter[int]] = {}
@@ -184,30 +199,108 @@ def largest_difference(ours: list[list[float]], theirs: list[list[float]]) -> fl
     return max(abs(a - b) / abs(b) for a, b in pairs)
 
 
-OPTIONS = ("trainer.epochs=2", "data.batch_size=2")  # 4 steps an epoch
+def on(processes: int, kill: int | None = None, rank: int = 0, *more: str) -> Leg:
+    return Leg((f"trainer.devices={processes}", *more), kill, rank)
+
+
+class Chain(NamedTuple):
+    """Commands of a run, and what differs from the unbroken run of the first number of processes.
+
+    bound: of the relative difference of losses, gradient and weight norms; None: not compared.
+    """
+
+    legs: tuple[Leg, ...]
+    options: tuple[str, ...]
+    bound: float | None = 1e-6
+    double: bool = True
+    real: bool = False  # 21 images of coco_mini, of several shapes
+
+
+TWO = ("trainer.epochs=2", "data.batch_size=2")  # 4 steps an epoch of 8 images
+FOUR = ("trainer.epochs=2", "data.batch_size=4")  # 2 steps an epoch
+REAL = (
+    *("data.batch_size=4", "trainer.epochs=3", "data.train_images=21", "data.val_images=3"),
+    *("data.image_size=[64,96]", "data.lengths=2", "trainer.checkpoint_every_n_steps=2"),
+)
+
+QUICK = Chain(
+    (on(1, 1), on(2, 3, 1), on(1)),
+    ("trainer.epochs=2", "data.batch_size=2", "trainer.accumulate=2", "trainer.ema=0.9"),
+)
+CHAINS = {
+    "1, 2, 1": Chain((on(1, 2), on(2, 5, 1), on(1)), TWO),
+    "2, 1, 2": Chain((on(2, 1, 1), on(1, 6), on(2)), ("trainer.epochs=2", "data.batch_size=1")),
+    "1, 2, 4, 1": Chain((on(1, 1), on(2, 2, 1), on(4, 3, 2), on(1)), FOUR),
+    "1, 2 before the first checkpoint": Chain((on(1, 0), on(2)), TWO),
+    "1, 2, 4, 2, 1, several shapes": Chain(
+        (on(1, 3), on(2, 9, 1), on(4, 11, 3), on(2, 15, 0), on(1)), REAL, real=True
+    ),
+    "1, 2, 1 in float32": Chain((on(1, 2), on(2, 5, 1), on(1)), TWO, bound=None, double=False),
+    "1, 2, 1 in float32, 20 epochs": Chain(
+        (on(1, 2), on(2, 5, 1), on(1)),
+        ("trainer.epochs=20", "data.batch_size=2"),
+        bound=None,
+        double=False,
+    ),
+    "2, 1 in 2 parts, 2": Chain(
+        (on(2, 1), on(1, 3, 0, "trainer.accumulate=2"), on(2, None, 0, "trainer.accumulate=1")),
+        ("trainer.epochs=2", "data.batch_size=2"),
+        bound=None,
+    ),
+}
+
+
+def compare(chain: Chain, data: Sequence[str], folder: Path) -> float:
+    """Run the commands and the unbroken run, check the images and the end, and return the largest
+    difference of a step.
+    """
+    options = (*data, *MODEL, *chain.options)
+    unbroken = [Leg(chain.legs[0].options)]
+    theirs = in_legs(unbroken, *options, folder=folder / "unbroken", double=chain.double)
+    ours = in_legs(chain.legs, *options, folder=folder / "changed", double=chain.double)
+    every = images_of_epochs(theirs)
+    assert images_of_epochs(ours) == every
+    assert len({tuple(sorted(epoch)) for epoch in every}) == 1
+    assert {count for epoch in every for count in epoch.values()} == {1}
+    one, two = (checkpoint(folder / name / "run") for name in ("changed", "unbroken"))
+    assert one["position"]["epoch"] == len(every) and one["global_step"] == two["global_step"]
+    difference = largest_difference(losses(folder / "changed/run"), losses(folder / "unbroken/run"))
+    if chain.bound is not None:
+        assert difference < chain.bound
+        for part in {"state_dict", "current_model_state"} & set(two):
+            for name, value in two[part].items():
+                assert one[part][name].allclose(value, rtol=1e-6, atol=1e-9), name
+    return difference
 
 
 @pytest.mark.process
 @pytest.mark.long
 def test_from_one_process_to_two_and_back_with_kills(strange: Path, tmp_path: Path):
-    """Killed in the middle of each of two epochs, once with one process, once one of two."""
-    options = (*coco_data(strange), *MODEL, *OPTIONS)
-    unbroken = in_legs([Leg(())], *options, folder=tmp_path / "unbroken")
-    legs = [
-        Leg((), kill=2),
-        Leg(("trainer.devices=2",), kill=5, rank=1),
-        Leg(("trainer.devices=1",)),
-    ]
-    told = in_legs(legs, *options, folder=tmp_path / "changed")
-    every = images_of_epochs(unbroken)
-    assert [len(epoch) for epoch in every] == [8, 8]
-    assert images_of_epochs(told) == every
-    assert set(every[0].values()) == {1}
-    ours, theirs = tmp_path / "changed/run", tmp_path / "unbroken/run"
-    assert largest_difference(losses(ours), losses(theirs)) < 1e-6
-    one, two = checkpoint(ours), checkpoint(theirs)
-    assert one["global_step"] == two["global_step"] == 8
-    for name, value in two["state_dict"].items():
-        assert one["state_dict"][name].allclose(value, rtol=1e-6, atol=1e-9), name
-    assert one["position"] == two["position"]
-    assert result(ours)["cost"]["images_per_second"] > 0
+    """Killed in the middle of each of two epochs, once with one process, once one of two. A step
+    has two batches, and the weights have a moving average.
+    """
+    compare(QUICK, coco_data(strange), tmp_path)
+    images = images_of_epochs([probed(tmp_path / f"changed/leg{leg}") for leg in range(3)])
+    assert [len(epoch) for epoch in images] == [8, 8]
+    assert result(tmp_path / "changed/run")["machine"]["processes"] == 1
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_table_of_kills(name: str, strange: Path, test_data: Path, tmp_path: Path):
+    """With -s it prints the rows of docs/measured.md."""
+    chain = CHAINS[name]
+    data = coco_data(test_data / "coco_mini" if chain.real else strange)
+    if chain.real:
+        data = tuple(
+            text.replace("=train", "=train2017")
+            .replace("=val", "=val2017")
+            .replace(".json", "2017.json")
+            for text in data
+        )
+    difference = compare(chain, data, tmp_path)
+    kills = ", ".join(
+        f"{leg.options[0].partition('=')[2]} to step {leg.kill}" for leg in chain.legs[:-1]
+    )
+    print(f"\n| {name} | {kills} | {difference:.1e} |")
