@@ -21,6 +21,7 @@ from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.launch.elastic import keep_step
 from maskrcnn_lit.launch.processes import start
+from maskrcnn_lit.launch.requeue import continued, job_folder
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import (
     LOCK,
@@ -51,7 +52,7 @@ _log = logging.getLogger(__name__)
 PATHS = ("data.root", "data.cache_dir", "data.workers")
 PROCESSES = ("trainer.devices", "trainer.num_nodes")
 SHARES = ("data.batch_size", "trainer.accumulate")
-WITH_RESUME = ("resume", "trust", "logger", *PATHS, *PROCESSES, *SHARES)
+WITH_RESUME = ("resume", "trust", "logger", "requeue", *PATHS, *PROCESSES, *SHARES)
 
 
 def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
@@ -68,8 +69,9 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
     with ExitStack() as claim:
 
         def make() -> str:
-            run_dir = claim.enter_context(_claimed(config, overrides))
-            return freeze(config, overrides, command, run_dir)
+            own, words = _continued(config, overrides)
+            run_dir = claim.enter_context(_claimed(own, words))
+            return freeze(own, words, command, run_dir)
 
         text = broadcast_from_rank_zero(make, rank_timeout(config.trainer))
         frozen = DictConfig(OmegaConf.create(text))
@@ -79,6 +81,20 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
         else:
             _start_processes(frozen, processes)
     return Path(frozen.run_dir)
+
+
+def _continued(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """With requeue=true, the config and overrides that continue the run which the same command has
+    begun; else those given. A job of SLURM without `run_dir` has a folder of its number.
+    """
+    if config.resume is not None or not config.requeue:
+        return config, overrides
+    folder = None if is_given("run_dir", overrides) else job_folder()
+    if folder is not None:
+        overrides = [*overrides, assign("run_dir", folder)]
+        config = compose("train", overrides)
+    words = continued(Path(config.run_dir), overrides)
+    return (config, overrides) if words is None else (compose("train", words), words)
 
 
 def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir: Path) -> str:
@@ -386,7 +402,7 @@ def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> D
     _check_beside_resume(typed_config, overrides, config)
     if Path(config.run_dir).resolve() != run_dir.resolve():
         config = relocate(config, str(run_dir))
-    for name in (*PATHS, *PROCESSES, *(LENGTH if longer else ())):
+    for name in ("requeue", *PATHS, *PROCESSES, *(LENGTH if longer else ())):
         if is_given(name, overrides):
             OmegaConf.update(config, name, OmegaConf.select(typed_config, name))
     # Loggers are not read from the run's file, but from conf/logger and the overrides.

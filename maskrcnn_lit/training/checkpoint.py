@@ -5,7 +5,9 @@ A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plu
 (see `Position`) and `spent` (seconds and images of its steps).
 """
 
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -145,6 +147,9 @@ class RunCheckpoints(Checkpoint):
     accumulated gradients, their sum is lost.) A scheduler's signal (stop.py) saves at the next of
     these points and ends the run. On resuming it passes the position to the data module, whose
     order depends only on it, rewinds the loggers to it, and restores the seconds and images spent.
+
+    on_stop: called in the main process when a signal ends the run, after last.ckpt is written and
+    before any process ends; None: nothing. Ctrl-C does not call it.
     """
 
     def __init__(
@@ -155,11 +160,13 @@ class RunCheckpoints(Checkpoint):
         every_seconds: float | None = None,
         keep_best: int = 1,
         monitor: str = "val/mask_ap",
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.every_n_steps, self.every_seconds = every_n_steps, every_seconds
         self.keep_best = keep_best
         self.monitor = monitor
+        self.on_stop = on_stop
         self.best: float | None = None
         self.top: list[tuple[float, int]] = []  # (score, epoch) of epoch_N.ckpt, the best first
         self.spent: dict[str, float] = {
@@ -206,7 +213,7 @@ class RunCheckpoints(Checkpoint):
         """
         alone = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
         if alone and self._stop.received is not None:
-            self._stop.interrupt()
+            self._end(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -221,7 +228,15 @@ class RunCheckpoints(Checkpoint):
         if stop or counted or self._waited(trainer):
             self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
         if stop:
-            self._stop.interrupt()
+            self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        """End the run, whose last.ckpt is written, after a signal."""
+        if self.on_stop is not None:
+            if trainer.is_global_zero and self._stop.received != signal.SIGINT:
+                self.on_stop()
+            trainer.strategy.barrier()  # the end of another process would end this one, too
+        self._stop.interrupt()
 
     def _waited(self, trainer: Trainer) -> bool:
         """Whether `every_seconds` have passed since last.ckpt: the same in all processes."""
@@ -248,7 +263,7 @@ class RunCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             self._remove_others()
         if self._stop.due(trainer):
-            self._stop.interrupt()
+            self._end(trainer)
 
     def _check_monitor(self, trainer: Trainer) -> None:
         """UserError where a validation has other metrics than a `monitor` that the user chose."""

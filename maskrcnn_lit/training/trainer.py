@@ -88,6 +88,7 @@ def build_trainer(
     compile: str = "auto",
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
+    on_stop: Callable[[], None] | None = None,
     checkpoint_every: str | None = None,
     keep_best: int = 1,
     max_time: str | None = None,
@@ -108,7 +109,7 @@ def build_trainer(
     those of conf/trainer, and evaluation.every_n_epochs.
 
     environment: of the launcher that started the processes; None: a single process.
-    on_stall: see `RankWatch`.
+    on_stall: see `RankWatch`. on_stop: see `RunCheckpoints`.
     monitor: the metric by which best.ckpt is chosen and `patience` counts; None: mask AP.
     options: arguments of Lightning's Trainer that have no option here.
     UserError: a device that does not exist, an unknown precision, a run without an end.
@@ -152,6 +153,7 @@ def build_trainer(
         ),
         keep_best=keep_best,
         monitor=monitor,
+        on_stop=on_stop,
     )
     trainer = Trainer(
         default_root_dir=run_dir,
