@@ -71,7 +71,7 @@ class TrainMeter(Callback):
     def __init__(self) -> None:
         self._names: list[str] = []
         self._sum: Tensor | None = None
-        self._batches = 0
+        self._steps = 0.0  # in `_sum`; a batch of several in a step is a share of one
         self._step = 0
         self._logged: int | None = None  # the last epoch with a row
         self.first: float | None = None
@@ -97,8 +97,11 @@ class TrainMeter(Callback):
         losses = outputs["losses"]
         self._names = list(losses)
         values = torch.stack([loss.float() for loss in losses.values()])
+        # weighted like the gradients: a resumed run may have other batches in a step
+        share = 1 / trainer.accumulate_grad_batches
+        values = values * share
         self._sum = values if self._sum is None else self._sum.to(values.device) + values
-        self._batches += 1
+        self._steps += share
         self._speed.done()
         stepped = trainer.global_step > self._step  # False while gradients are accumulated
         self._step = trainer.global_step
@@ -108,13 +111,13 @@ class TrainMeter(Callback):
         run_ends = epoch_ends and self._step >= total_steps(trainer)
         without_row = run_ends or (epoch_ends and self._logged != trainer.current_epoch)
         if stepped and (self._step % every == 0 or without_row):
-            means, batches = self._sum / self._batches, self._batches
-            self._sum, self._batches = None, 0
+            means, batches = self._sum / self._steps, self._steps / share
+            self._sum, self._steps = None, 0.0
             self._logged = trainer.current_epoch
             if trainer.is_global_zero:
                 self._log(trainer, pl_module, means, batches)
 
-    def _log(self, trainer: Trainer, pl_module: Any, means: Tensor, batches: int) -> None:
+    def _log(self, trainer: Trainer, pl_module: Any, means: Tensor, batches: float) -> None:
         seen, self._seen = pl_module.images_seen - self._seen, pl_module.images_seen
         total = getattr(pl_module, "masks_dropped", 0)
         dropped, self._dropped = total - self._dropped, total
@@ -145,15 +148,16 @@ class TrainMeter(Callback):
     def state_dict(self) -> dict[str, Any]:
         return {
             "sum": self._sum,
-            "batches": self._batches,
+            "steps": self._steps,
             "logged": self._logged,
             "first": self.first,
             "last": self.last,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._sum, self._batches = state_dict["sum"], state_dict["batches"]
+        self._sum = state_dict["sum"]
         # older checkpoints do not have these
+        self._steps = state_dict.get("steps", state_dict.get("batches", 0.0))
         self._logged = state_dict.get("logged")
         self.first, self.last = state_dict.get("first"), state_dict.get("last")
 

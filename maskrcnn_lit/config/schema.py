@@ -145,6 +145,8 @@ OPTIONS: dict[str, Rule] = {
     "question": TEXT_OR_NULL,
     "queue": _whole(1, 65_536),
     "report": FLAG,
+    "requeue": FLAG,
+    "requeues": _whole(0, 1000),
     "results": PATH_OR_NULL,
     "resume": PATH_OR_NULL,
     "rows": replace(TEXT_OR_NULL, count=(1, 20)),

@@ -254,7 +254,7 @@ class CocoDataModule(LightningDataModule):
         self.val_index: AnnotationIndex | None = None
         self.validation_subset_size: int | None = None  # see `validation_subset`
         self._features: dict[str, FeatureMaps] = {}  # by part, see `use_features`
-        self._resume_at = (0, 0)
+        self._resume_at: tuple[int, int, int | None] = (0, 0, None)
         self._batches: EpochBatches | None = None
 
     def use_categories(self, categories: Sequence[Category]) -> None:
@@ -522,13 +522,14 @@ class CocoDataModule(LightningDataModule):
             part: index.image_ids.tolist() for part, index in indices.items() if index is not None
         }
 
-    def resume(self, epoch: int, batch: int) -> None:
-        """Continue in `epoch` after its first `batch` batches (of each process). Call it before the
-        loader is iterated. The loader's length stays that of a full epoch; later epochs are full.
+    def resume(self, epoch: int, batch: int, together: int | None = None) -> None:
+        """Continue in `epoch` after its first `batch` batches of `together` images, those of all
+        processes (None: batch_size in each). Call it before the loader is iterated. The loader's
+        length stays that of a full epoch; later epochs are full.
         """
-        self._resume_at = (epoch, batch)
+        self._resume_at = (epoch, batch, together)
         if self._batches is not None:
-            self._batches.resume(epoch, batch)
+            self._batches.resume(epoch, batch, together)
 
     def train_dataloader(self) -> Loader:
         dataset = self.train_dataset

@@ -36,6 +36,9 @@ class EpochBatches(Sampler[list[Key]]):
     all ranks have images of one group. Leftovers of a group go to the next of its chain; the last
     batch of a chain is filled with BLANK. Keys contain the epoch, since persistent loader processes
     are not notified of a new one.
+
+    `together` is the number of images of a batch of all ranks. After `resume` it may be a multiple
+    of batch_size * world_size: then `parts` batches of all ranks divide one of the epoch's order.
     """
 
     def __init__(
@@ -51,15 +54,23 @@ class EpochBatches(Sampler[list[Key]]):
         self.repeats = repeats
         self.chains, self.batch_size, self.seed = chains, batch_size, seed
         self.rank, self.world_size = rank, world_size
+        self.together = batch_size * world_size
         self.epoch = 0
         self._resumed = (0, 0)  # epoch, finished batches
+
+    @property
+    def parts(self) -> int:
+        return self.together // (self.batch_size * self.world_size)
 
     def __len__(self) -> int:
         """Batches of a full epoch, even if `resume` skips some; Lightning compares its counters to
         it.
         """
-        together = self.batch_size * self.world_size
-        return sum(-(-self._images(chain) // together) for chain in self.chains)
+        return self.parts * self._batches()
+
+    def _batches(self) -> int:
+        """Batches of `together` images in an epoch."""
+        return sum(-(-self._images(chain) // self.together) for chain in self.chains)
 
     def _images(self, chain: Sequence[Ints]) -> int:
         """Images of a chain in an epoch."""
@@ -70,9 +81,10 @@ class EpochBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
         rng = np.random.default_rng((self.seed, epoch))
-        together = self.batch_size * self.world_size
         groups = [
-            self._cut([rng.permutation(group) for group in self._repeated(chain, rng)], together)
+            self._cut(
+                [rng.permutation(group) for group in self._repeated(chain, rng)], self.together
+            )
             for chain in self.chains
         ]
         batches = np.concatenate(groups)  # batches of all ranks, concatenated
@@ -80,9 +92,11 @@ class EpochBatches(Sampler[list[Key]]):
             batches = rng.permutation(batches)
         draws = epoch + AGAIN * _earlier_uses(batches)
         done = self._resumed[1] if epoch == self._resumed[0] else 0
-        own = slice(self.rank, None, self.world_size)
-        for uses, positions in zip(draws[done:, own], batches[done:, own], strict=True):
-            yield list(zip(uses.tolist(), positions.tolist(), strict=True))
+        shares = self.parts * self.world_size
+        for uses, positions in zip(draws[done:], batches[done:], strict=True):
+            for part in range(self.parts):
+                own = slice(self.parts * self.rank + part, None, shares)
+                yield list(zip(uses[own].tolist(), positions[own].tolist(), strict=True))
 
     def _repeated(self, chain: Sequence[Ints], rng: np.random.Generator) -> Sequence[Ints]:
         """The groups of a chain with each position as often as it occurs in this epoch."""
@@ -114,10 +128,25 @@ class EpochBatches(Sampler[list[Key]]):
         """
         self.epoch = epoch
 
-    def resume(self, epoch: int, batch: int) -> None:
-        """Continue in `epoch` after its first `batch` batches; later epochs are full."""
-        if not 0 <= batch <= len(self):
-            raise ValueError(f"cannot resume after {batch} batches of an epoch of {len(self)}")
+    def resume(self, epoch: int, batch: int, together: int | None = None) -> None:
+        """Continue in `epoch` after its first `batch` batches of `together` images; later epochs
+        are full.
+
+        Args:
+            together: of the run that is resumed; None: unchanged. It must be a multiple of
+                batch_size * world_size.
+        """
+        together = together or self.together
+        if together % (self.batch_size * self.world_size):
+            raise ValueError(
+                f"{self.world_size} ranks with {self.batch_size} images each do not divide a batch "
+                f"of {together}"
+            )
+        self.together = together
+        if not 0 <= batch <= self._batches():
+            raise ValueError(
+                f"cannot resume after {batch} batches of an epoch of {self._batches()}"
+            )
         self.epoch, self._resumed = epoch, (epoch, batch)
 
     @property

@@ -10,7 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from time import sleep
@@ -94,9 +94,11 @@ def slurm(
     memory_gb: int,
     hours: float,
     at_once: int | None = None,
+    requeues: int = 3,
 ) -> Iterator[tuple[str, int]]:
     """Submit each command as a SLURM job (submitit) or, with `cluster` "local", as a local submitit
-    process. At most `at_once` are in the queue at a time; None: all.
+    process. At most `at_once` are in the queue at a time; None: all. A job that is preempted goes
+    back into the queue, and one that reaches its `hours` up to `requeues` times.
 
     UserError: submitit is not installed.
     """
@@ -108,7 +110,7 @@ def slurm(
         ) from None
     if cluster not in ("slurm", "local"):
         raise UserError(f"launcher.cluster is {cluster!r}; expected slurm or local")
-    check_whole(0, launcher__gpus=gpus)
+    check_whole(0, launcher__gpus=gpus, launcher__requeues=requeues)
     check_whole(1, launcher__cpus=cpus, launcher__memory_gb=memory_gb)
     wanted: dict[str, Any] = {
         "timeout_min": round(60 * hours),
@@ -120,9 +122,13 @@ def slurm(
         wanted["slurm_partition"] = partition
 
     def submit(command: Command) -> Any:
-        executor = submitit.AutoExecutor(folder=command.log.parent / "submitit", cluster=cluster)
+        executor = submitit.AutoExecutor(
+            folder=command.log.parent / "submitit",
+            cluster=cluster,
+            slurm_max_num_timeout=requeues,
+        )
         executor.update_parameters(name="maskrcnn_lit", **wanted)
-        return executor.submit(run, command)
+        return executor.submit(RequeuedJob(), command)
 
     waiting = iter(commands)
     running: list[tuple[Command, Any]] = []
@@ -140,6 +146,21 @@ def slurm(
     finally:  # on an interrupt, leave nothing in the queue
         for _, job in running:
             job.cancel()
+
+
+class RequeuedJob:
+    """`run` as a job of submitit, which calls `checkpoint` before the time limit or a preemption,
+    and then puts the job back into the queue.
+    """
+
+    def __call__(self, command: Command) -> int:
+        return run(command)
+
+    def checkpoint(self, command: Command) -> Any:
+        from submitit.helpers import DelayedSubmission
+
+        _RUNNING.save()
+        return DelayedSubmission(self, command)
 
 
 def _exit_code(job: Any, command: Command) -> int:
@@ -172,6 +193,15 @@ class _Running:
         """
         for process in list(self._processes):
             process.send_signal(signal.SIGINT)
+
+    def save(self) -> None:
+        """Let the processes save and end (training/stop.py), and wait for that. It may be called by
+        a signal handler while `run` waits for the same process, so it leaves their exit codes.
+        """
+        for process in list(self._processes):
+            process.send_signal(signal.SIGUSR1)
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 _RUNNING = _Running()

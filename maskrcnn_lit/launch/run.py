@@ -25,6 +25,7 @@ from maskrcnn_lit.evaluation.bootstrap import intervals
 from maskrcnn_lit.evaluation.coco.scores import results_table
 from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.launch.processes import register
+from maskrcnn_lit.launch.requeue import requeue, slurm_job
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
 from maskrcnn_lit.report.pictures import draw_predictions
 from maskrcnn_lit.runs.folder import program, record_status, resume_hint, watch_command
@@ -103,6 +104,7 @@ def prepare(config: DictConfig) -> Prepared:
         **{**config.trainer, "monitor": _monitored(config)},
         evaluate_every_n_epochs=config.evaluation.every_n_epochs,
         on_stall=partial(_say_stalled, run_dir),
+        on_stop=requeue if config.get("requeue") and slurm_job() else None,
         environment=cluster_environment(),
     )
     data = read_data(config)

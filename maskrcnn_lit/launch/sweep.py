@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import build, compose, to_dict
 from maskrcnn_lit.config.overrides import assign, flat
-from maskrcnn_lit.config.stored import MOVED, foreign_targets, read_run_config
+from maskrcnn_lit.config.stored import MOVED, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.launch import console
@@ -30,8 +30,9 @@ from maskrcnn_lit.launch.auto_batch import AUTO, AUTO_OPTIONS, CHOSEN
 from maskrcnn_lit.launch.backends import Command, reason
 from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
 from maskrcnn_lit.launch.plan import estimate, kind, plan_table
+from maskrcnn_lit.launch.requeue import begun, to_resume
 from maskrcnn_lit.launch.sweep_progress import SweepProgress
-from maskrcnn_lit.launch.train import train
+from maskrcnn_lit.launch.train import SHARES, train
 from maskrcnn_lit.runs.folder import LOCK, program
 from maskrcnn_lit.runs.result import DONE, RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, locked
@@ -43,7 +44,7 @@ _LOCATIONS = ("run_dir", "save_dir", "path")  # paths in the run folder, which m
 
 _OF_THE_RUN = (
     *("model.num_classes", "trainer.devices", "trainer.num_nodes"),
-    "trainer.rank_timeout_minutes",
+    *("trainer.rank_timeout_minutes", "requeue"),
 )
 
 
@@ -146,24 +147,13 @@ def begin(run_dir: Path, overrides: list[str]) -> int:
         run_status = status(run_dir)
     if run_status in DONE:
         return 0
-    begun = (run_dir / "config.yaml").is_file() and run_status != "failed"
-    again = begun or (run_dir / "checkpoints" / "last.ckpt").is_file()
-    words = _resume(run_dir, overrides) if again else [*overrides, assign("run_dir", run_dir)]
+    again = begun(run_dir)
+    words = to_resume(run_dir, overrides) if again else [*overrides, assign("run_dir", run_dir)]
     return console.run_and_report_errors(lambda: _train(words))
 
 
 def _train(words: list[str]) -> None:
     train(compose("train", words), words, command=["maskrcnn-lit", "train", *words])
-
-
-def _resume(run_dir: Path, overrides: list[str]) -> list[str]:
-    """The overrides to resume a job: its loggers, and trust for the classes that its options
-    name.
-    """
-    loggers = [text for text in overrides if text.lstrip("+").startswith("logger")]
-    trust = foreign_targets(compose("train", overrides))
-    trusted = [f"trust=[{','.join(trust)}]"] if trust else []
-    return [assign("resume", run_dir), *loggers, *trusted]
 
 
 def status(run_dir: Path) -> str:
@@ -214,6 +204,7 @@ def check_same(job: Job) -> None:
         ignored = (
             name in _OF_THE_RUN
             or name.startswith(chosen)
+            or (name in SHARES and _other_processes(there, wanted))
             or name.split(".")[-1] in _LOCATIONS
             or name.startswith(("data.prepare", "logger"))  # not read from a run folder
         )
@@ -222,6 +213,12 @@ def check_same(job: Job) -> None:
                 f"{job.run_dir} contains a run with {name}={one}, but this sweep has "
                 f"{name}={other}: give another sweep_dir, or remove that run"
             )
+
+
+def _other_processes(there: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether the run may have gone on with other processes, which divide its steps otherwise."""
+    devices = {config.get("trainer.devices") for config in (there, wanted)}
+    return len(devices) > 1 or "auto" in devices
 
 
 def _write(sweep: Sweep, overrides: list[str]) -> None:

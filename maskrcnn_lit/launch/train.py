@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,7 +20,9 @@ from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.export.runtime import refuse_exported
 from maskrcnn_lit.launch.auto_batch import AUTO, choose_batch
+from maskrcnn_lit.launch.elastic import keep_step
 from maskrcnn_lit.launch.processes import start
+from maskrcnn_lit.launch.requeue import continued, job_folder
 from maskrcnn_lit.launch.run import run_job
 from maskrcnn_lit.runs.folder import (
     LOCK,
@@ -45,8 +48,12 @@ from maskrcnn_lit.training.processes import (
 
 _log = logging.getLogger(__name__)
 
-# Options that may be given with resume=RUN: present paths, and trust. All others are fixed.
-WITH_RESUME = ("resume", "trust", "logger", "data.root", "data.cache_dir", "data.workers")
+# Options that may be given with resume=RUN: trust, present paths, and the processes with their
+# shares of a step (elastic.py). All others are fixed.
+PATHS = ("data.root", "data.cache_dir", "data.workers")
+PROCESSES = ("trainer.devices", "trainer.num_nodes")
+SHARES = ("data.batch_size", "trainer.accumulate")
+WITH_RESUME = ("resume", "trust", "logger", "requeue", *PATHS, *PROCESSES, *SHARES)
 
 
 def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
@@ -63,8 +70,9 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
     with ExitStack() as claim:
 
         def make() -> str:
-            run_dir = claim.enter_context(_claimed(config, overrides))
-            return freeze(config, overrides, command, run_dir)
+            own, words = _continued(config, overrides)
+            run_dir = claim.enter_context(_claimed(own, words))
+            return freeze(own, words, command, run_dir)
 
         tries = config.data.batch_size == AUTO
         text = broadcast_from_rank_zero(make, rank_timeout(config.trainer), long=tries)
@@ -75,6 +83,20 @@ def train(config: DictConfig, overrides: list[str], command: list[str]) -> Path:
         else:
             _start_processes(frozen, processes)
     return Path(frozen.run_dir)
+
+
+def _continued(config: DictConfig, overrides: list[str]) -> tuple[DictConfig, list[str]]:
+    """With requeue=true, the config and overrides that continue the run which the same command has
+    begun; else those given. A job of SLURM without `run_dir` has a folder of its number.
+    """
+    if config.resume is not None or not config.requeue:
+        return config, overrides
+    folder = None if is_given("run_dir", overrides) else job_folder()
+    if folder is not None:
+        overrides = [*overrides, assign("run_dir", folder)]
+        config = compose("train", overrides)
+    words = continued(Path(config.run_dir), overrides)
+    return (config, overrides) if words is None else (compose("train", words), words)
 
 
 def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir: Path) -> str:
@@ -88,11 +110,13 @@ def freeze(config: DictConfig, overrides: list[str], command: list[str], run_dir
         checkpoint = last_checkpoint(
             run_dir
         )  # None if the run was killed before its first checkpoint
-        config = _resumed(config, overrides, run_dir)
-        _use_launcher_processes(config)
-        step = _step_of(checkpoint) if checkpoint else "0, since it has no checkpoint"
+        resumed = _resumed(config, overrides, run_dir)
+        _use_launcher_processes(resumed)
+        saved = None if checkpoint is None else _load_last(checkpoint)
+        step = "0, since it has no checkpoint" if saved is None else saved["global_step"]
         _log.info(f"{run_dir} resumes from step {step}")
-        return to_yaml(config)
+        _keep_step(resumed, run_dir, saved, config, overrides)
+        return to_yaml(resumed)
     config.run_dir = str(run_dir)
     _check_one(config, overrides)
     config = freeze_config(config)
@@ -129,6 +153,7 @@ def _freeze_longer(
     longer = _resumed(config, overrides, run_dir)
     check_longer(longer, described, str(parent))
     _use_launcher_processes(longer)
+    _keep_step(longer, parent, checkpoint, config, overrides)
     own = [text for text in overrides if not text.startswith(("resume=", "trust="))]
     selected = [text for text in before.overrides if not is_given(_name(text), own)]
     result = RunResult(
@@ -151,16 +176,35 @@ def _freeze_longer(
     return text
 
 
+def _keep_step(
+    config: DictConfig,
+    run_dir: Path,
+    checkpoint: dict[str, Any] | None,
+    typed_config: DictConfig,
+    overrides: list[str],
+) -> None:
+    """See `keep_step`: `config` is that of the resumed run."""
+    typed = {name: OmegaConf.select(typed_config, name) for name in SHARES}
+    given = {
+        name.partition(".")[2]: value
+        for name, value in typed.items()
+        if is_given(name, overrides) and value != AUTO
+    }
+    line = keep_step(config, run_dir, checkpoint, given)
+    if line is not None:
+        _log.info(line)
+
+
 def _name(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _step_of(last: Path) -> int:
-    """The step at which a run resumes. If last.ckpt is damaged, or its weights are not finite, the
-    error suggests best.ckpt.
+def _load_last(last: Path) -> dict[str, Any]:
+    """The checkpoint from which a run resumes. If last.ckpt is damaged, or its weights are not
+    finite, the error suggests best.ckpt.
     """
     try:
-        return int(load_sound(last)["global_step"])
+        return load_sound(last)
     except UserError as error:
         best = last.with_name("best.ckpt")
         try:
@@ -309,8 +353,7 @@ def _use_launcher_processes(config: DictConfig) -> None:
     elif config.trainer.num_nodes != 1:
         raise UserError(
             f"trainer.num_nodes={config.trainer.num_nodes} needs a launcher on each machine: start "
-            "the "
-            "command with torchrun or srun (docs/guide/gpus.md)"
+            "the command with torchrun or srun (docs/guide/gpus.md), or give trainer.num_nodes=1"
         )
     count_devices(
         config.trainer.accelerator, config.trainer.devices
@@ -363,10 +406,7 @@ def _resumed(typed_config: DictConfig, overrides: list[str], run_dir: Path) -> D
     _check_beside_resume(typed_config, overrides, config)
     if Path(config.run_dir).resolve() != run_dir.resolve():
         config = relocate(config, str(run_dir))
-    for name in ("root", "cache_dir", "workers"):
-        if is_given(f"data.{name}", overrides):
-            config.data[name] = typed_config.data[name]
-    for name in LENGTH if longer else ():
+    for name in ("requeue", *PATHS, *PROCESSES, *(LENGTH if longer else ())):
         if is_given(name, overrides):
             OmegaConf.update(config, name, OmegaConf.select(typed_config, name))
     # Loggers are not read from the run's file, but from conf/logger and the overrides.

@@ -94,9 +94,9 @@ def freeze_config(config: DictConfig) -> DictConfig:
     """The config as frozen by a run: derived options are set, and options for sweeps are
     removed.
     """
-    plain = OmegaConf.masked_copy(
-        config, [str(name) for name in config if name not in (*FOR_SWEEPS, "trust", "question")]
-    )
+    unset = () if config.get("requeue") else ("requeue",)
+    left_out = (*FOR_SWEEPS, "trust", "question", *unset)
+    plain = OmegaConf.masked_copy(config, [str(name) for name in config if name not in left_out])
     plain.data.root = join(
         Path.cwd(), plain.data.root or "."
     )  # so that a run resumed from another folder finds its data

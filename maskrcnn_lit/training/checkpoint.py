@@ -2,13 +2,14 @@
 
 A checkpoint is Lightning's (weights, optimizer, schedule, loops, callbacks) plus four plain keys:
 `config` (the resolved config), `categories` ([[id, name], ...]), both from the module, `position`
-(the position in the data order, and the number of training batches per epoch) and `spent` (seconds
-and images of its steps).
+(see `Position`) and `spent` (seconds and images of its steps).
 """
 
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.pretrained.files import check_finite
 from maskrcnn_lit.storage.files import move_into_place, temporary_file
 from maskrcnn_lit.storage.sealed import zip_fault
@@ -123,6 +124,18 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
+class Position(TypedDict):
+    """Where a run is in the data order, in batches of `together` images: those of all processes,
+    BLANKs included. It stays the same when the run goes on with another number of processes.
+    """
+
+    epoch: int
+    batch: int  # finished batches of that epoch
+    batches: int  # of an epoch
+    together: int
+    parts: int  # batches of all processes that divided one of `together` images
+
+
 class RunCheckpoints(Checkpoint):
     """Writes last.ckpt every `every_n_steps` optimizer steps, every `every_seconds` and after every
     epoch, and best.ckpt by `monitor`. With `keep_best` above 1, epoch_N.ckpt are the best
@@ -134,6 +147,9 @@ class RunCheckpoints(Checkpoint):
     accumulated gradients, their sum is lost.) A scheduler's signal (stop.py) saves at the next of
     these points and ends the run. On resuming it passes the position to the data module, whose
     order depends only on it, rewinds the loggers to it, and restores the seconds and images spent.
+
+    on_stop: called in the main process when a signal ends the run, after last.ckpt is written and
+    before any process ends; None: nothing. Ctrl-C does not call it.
     """
 
     def __init__(
@@ -144,11 +160,13 @@ class RunCheckpoints(Checkpoint):
         every_seconds: float | None = None,
         keep_best: int = 1,
         monitor: str = "val/mask_ap",
+        on_stop: Callable[[], None] | None = None,
     ) -> None:
         self.folder = folder
         self.every_n_steps, self.every_seconds = every_n_steps, every_seconds
         self.keep_best = keep_best
         self.monitor = monitor
+        self.on_stop = on_stop
         self.best: float | None = None
         self.top: list[tuple[float, int]] = []  # (score, epoch) of epoch_N.ckpt, the best first
         self.spent: dict[str, float] = {
@@ -158,7 +176,8 @@ class RunCheckpoints(Checkpoint):
         self._began = 0.0
         self._saved = 0.0  # when last.ckpt was written
         self._step = 0
-        self._position: dict[str, int] | None = None
+        self._position: Position | None = None
+        self._together: int | None = None  # of `Position`; None: as the data module has it
         self._stop = StopRequest()
         self._time_is_up = AgreedStep("maskrcnn_lit/save_at_step")
 
@@ -170,11 +189,12 @@ class RunCheckpoints(Checkpoint):
             )  # a run killed before its first checkpoint may have logged values
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._position and self._position["batches"] != trainer.num_training_batches:
+        batches = int(trainer.num_training_batches) // self._parts(trainer)
+        if self._position and self._position["batches"] != batches:
             raise UserError(
-                f"the run had {self._position['batches']} training batches per epoch and now has "
-                f"{trainer.num_training_batches}: resume it with the same data, data.batch_size "
-                "and trainer.devices"
+                f"the run had {self._position['batches']} training batches of "
+                f"{plural(self._together_of(trainer), 'image')} per epoch and now has {batches}: "
+                "resume it with the same data"
             )
         self._step, self._position = trainer.global_step, None
         self._stop.listen()
@@ -193,7 +213,7 @@ class RunCheckpoints(Checkpoint):
         """
         alone = trainer.state.fn == TrainerFn.FITTING and trainer.world_size == 1
         if alone and self._stop.received is not None:
-            self._stop.interrupt()
+            self._end(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -208,7 +228,15 @@ class RunCheckpoints(Checkpoint):
         if stop or counted or self._waited(trainer):
             self._save(trainer, "last", epoch=trainer.current_epoch, batch=batch_idx + 1)
         if stop:
-            self._stop.interrupt()
+            self._end(trainer)
+
+    def _end(self, trainer: Trainer) -> None:
+        """End the run, whose last.ckpt is written, after a signal."""
+        if self.on_stop is not None:
+            if trainer.is_global_zero and self._stop.received != signal.SIGINT:
+                self.on_stop()
+            trainer.strategy.barrier()  # the end of another process would end this one, too
+        self._stop.interrupt()
 
     def _waited(self, trainer: Trainer) -> bool:
         """Whether `every_seconds` have passed since last.ckpt: the same in all processes."""
@@ -235,7 +263,7 @@ class RunCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             self._remove_others()
         if self._stop.due(trainer):
-            self._stop.interrupt()
+            self._end(trainer)
 
     def _check_monitor(self, trainer: Trainer) -> None:
         """UserError where a validation has other metrics than a `monitor` that the user chose."""
@@ -264,10 +292,13 @@ class RunCheckpoints(Checkpoint):
                 path.unlink(missing_ok=True)
 
     def _save(self, trainer: Trainer, name: str, *, epoch: int, batch: int) -> None:
+        parts = self._parts(trainer)
         self._position = {
             "epoch": epoch,
-            "batch": batch,
-            "batches": int(trainer.num_training_batches),
+            "batch": batch // parts,
+            "batches": int(trainer.num_training_batches) // parts,
+            "together": self._together_of(trainer),
+            "parts": parts,
         }
         trainer.save_checkpoint(
             self.folder / f"{name}.ckpt", weights_only=False
@@ -294,9 +325,32 @@ class RunCheckpoints(Checkpoint):
             raise UserError(
                 "this checkpoint has no position to resume from: use last.ckpt of a run"
             )
+        # a run of an earlier version has neither `together` nor `parts`
+        self._together = self._position.get("together")
+        parts, before = self._parts(trainer), self._position.get("parts", 1)
+        _count_in(parts, before, checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"])
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
-        data.resume(epoch=self._position["epoch"], batch=self._position["batch"])
+        data.resume(
+            epoch=self._position["epoch"],
+            batch=self._position["batch"],
+            together=self._together_of(trainer),
+        )
         rewind(trainer.loggers, checkpoint["global_step"])
+
+    def _together_of(self, trainer: Trainer) -> int:
+        return self._together or _images_at_once(trainer)
+
+    def _parts(self, trainer: Trainer) -> int:
+        """Batches of all processes that divide one of `together` images."""
+        parts, remainder = divmod(self._together_of(trainer), _images_at_once(trainer))
+        if parts == 0 or remainder:
+            raise UserError(
+                f"the run takes its images in batches of {self._together}, which "
+                f"{plural(trainer.world_size, 'process', 'processes')} with data.batch_size="
+                f"{_images_at_once(trainer) // trainer.world_size} do not divide: choose a smaller "
+                "data.batch_size, or other processes"
+            )
+        return parts
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "top": [list(own) for own in self.top]}
@@ -305,3 +359,20 @@ class RunCheckpoints(Checkpoint):
         self.best = state_dict["best"]
         # a run of an earlier version has none
         self.top = [(float(score), int(epoch)) for score, epoch in state_dict.get("top", [])]
+
+
+def _images_at_once(trainer: Trainer) -> int:
+    """Images of one batch of all processes."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning adds it
+    return int(data.batch_size) * trainer.world_size
+
+
+def _count_in(parts: int, before: int, progress: dict[str, dict[str, Any]]) -> None:
+    """Convert Lightning's counters of batches, of which `before` divided a batch of the data order
+    and now `parts` do. A batch that has not completed stays so.
+    """
+    for tracker in (progress["total"], progress["current"]):
+        open_batches = tracker["processed"] - tracker["completed"]
+        for name in ("ready", "started", "processed"):
+            tracker[name] = tracker[name] * parts // before
+        tracker["completed"] = tracker["processed"] - open_batches

@@ -32,7 +32,8 @@ def cluster_environment() -> ClusterEnvironment | None:
     if TorchElasticEnvironment.detect():
         return TorchElasticEnvironment()
     if SLURMEnvironment.detect() and SLURMEnvironment().world_size() > 1:
-        return SLURMEnvironment()
+        # conf/train.yaml's `requeue` does it, not Lightning
+        return SLURMEnvironment(auto_requeue=False)
     return None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 # Steps from the request of one process to the step at which all act. It must exceed the number of
 # steps that one process may be ahead of another.

@@ -88,6 +88,7 @@ def build_trainer(
     compile: str = "auto",
     rank_timeout_minutes: float | None = 5.0,
     on_stall: Callable[[str], None] = print,
+    on_stop: Callable[[], None] | None = None,
     checkpoint_every: str | None = None,
     keep_best: int = 1,
     max_time: str | None = None,
@@ -104,11 +105,11 @@ def build_trainer(
     monitor: str | None = None,
 ) -> Trainer:
     """A Trainer that writes to `run_dir` and whose runs can be resumed exactly. Call `fit` with a
-    data module that has `batch_size` and `resume(*, epoch, batch)`. The arguments are those of
-    conf/trainer, and evaluation.every_n_epochs.
+    data module that has `batch_size` and `resume(*, epoch, batch, together)`. The arguments are
+    those of conf/trainer, and evaluation.every_n_epochs.
 
     environment: of the launcher that started the processes; None: a single process.
-    on_stall: see `RankWatch`.
+    on_stall: see `RankWatch`. on_stop: see `RunCheckpoints`.
     monitor: the metric by which best.ckpt is chosen and `patience` counts; None: mask AP.
     options: arguments of Lightning's Trainer that have no option here.
     UserError: a device that does not exist, an unknown precision, a run without an end.
@@ -152,6 +153,7 @@ def build_trainer(
         ),
         keep_best=keep_best,
         monitor=monitor,
+        on_stop=on_stop,
     )
     trainer = Trainer(
         default_root_dir=run_dir,
@@ -168,8 +170,9 @@ def build_trainer(
         ],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO(), environment or LightningEnvironment()],
-        # Every parameter gets a gradient in every step, even if no image has an object.
-        strategy=DDPStrategy(static_graph=True, gradient_as_bucket_view=True)
+        # Every parameter gets a gradient in every step, even if no image has an object. A static
+        # graph fails in torch 2.14 if the first backward pass only accumulates.
+        strategy=DDPStrategy(static_graph=accumulate == 1, gradient_as_bucket_view=True)
         if environment
         else "auto",
         max_epochs=-1 if epochs is None else epochs,

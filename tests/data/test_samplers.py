@@ -133,6 +133,37 @@ def test_resume_yields_the_rest_of_that_epoch_and_later_ones_whole():
         sampler.resume(2, 7)
 
 
+@given(CHAINS, st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.data())
+@settings(max_examples=100, deadline=None)
+def test_resumed_with_other_ranks_the_rest_of_the_epoch_is_the_same(
+    lengths: list[list[int]], size: int, ranks: int, parts: int, data: st.DataObject
+):
+    """Batches of size * ranks * parts images, of one rank, go on with `ranks` ranks, which take
+    each in `parts` parts.
+    """
+    of, together = chains(*lengths), size * ranks * parts
+    whole = batches(of, together, epoch=2)
+    done = data.draw(st.integers(0, len(whole)))
+    shares = []
+    for rank in range(ranks):
+        sampler = EpochBatches(chains=of, batch_size=size, seed=1, rank=rank, world_size=ranks)
+        sampler.resume(2, done, together)
+        assert sampler.parts == parts and len(sampler) == parts * len(whole)
+        shares.append(list(sampler))
+    steps = list(zip(*shares, strict=True))
+    again = [
+        sorted(key for step in steps[begin : begin + parts] for batch in step for key in batch)
+        for begin in range(0, len(steps), parts)
+    ]
+    assert again == [sorted(batch) for batch in whole[done:]]
+
+
+def test_ranks_that_do_not_divide_a_batch_are_refused():
+    sampler = EpochBatches(chains=chains([9]), batch_size=2, seed=1, world_size=2)
+    with pytest.raises(ValueError, match="2 ranks with 2 images each do not divide a batch of 6"):
+        sampler.resume(0, 1, together=6)
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("lengths", [([7],), ([2],), ([3, 1], [2, 1]), ([0, 2], [0])])
 def test_validation_shows_every_image_once(lengths: tuple[list[int], ...], ranks: int):

@@ -69,7 +69,7 @@ class Scenes(LightningDataModule):
         loader = DataLoader(scenes, batch_size=BATCH, pin_memory=cuda)
         return CudaPrefetcher(loader, torch.device("cuda")) if cuda else loader
 
-    def resume(self, *, epoch: int, batch: int) -> None:
+    def resume(self, *, epoch: int, batch: int, together: int) -> None:
         raise NotImplementedError
 
 

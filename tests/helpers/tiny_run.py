@@ -136,7 +136,7 @@ class TinyData(LightningDataModule):
         self.batch_size, self.workers, self.order = BATCH, workers, Order()
         self.train_index = self.val_index = self.validation_subset = TinyIndex()
 
-    def resume(self, *, epoch: int, batch: int) -> None:
+    def resume(self, *, epoch: int, batch: int, together: int) -> None:
         self.order.epoch, self.order.start = epoch, batch
 
     def train_dataloader(self) -> DataLoader:

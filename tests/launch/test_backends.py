@@ -92,6 +92,30 @@ def test_submitit_runs_them_and_a_failure_is_no_end(tmp_path: Path):
     assert (tmp_path / "c.txt").read_text() == "done\n"
 
 
+SAVES = """
+import os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1]).parent
+def save(number, frame):
+    (folder / "saved").touch()
+    sys.exit(130)
+signal.signal(signal.SIGUSR1, save)
+if (folder / "saved").exists():
+    print("goes on", flush=True)
+    sys.exit(0)
+os.kill(int((folder / "parent").read_text()), signal.SIGUSR2)
+time.sleep(60)
+"""
+
+
+def test_a_job_at_its_time_limit_saves_and_is_queued_again(tmp_path: Path):
+    """The job itself sends its parent the notice of SLURM (submitit's signal)."""
+    of_parent = "open(sys.argv[1].rsplit('/', 1)[0] + '/parent', 'w').write(str(os.getppid()))"
+    code = f"import os, sys; {of_parent}\n{SAVES}"
+    assert list(slurm([command(tmp_path, "a", code)], **SLURM, requeues=1)) == [("a", 0)]
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "a.txt").read_text().splitlines()[0] == "goes on"
+
+
 def chosen_late(folder: Path, ended: list[str]) -> Iterator[Command]:
     """Commands that know which others had ended when they were chosen."""
     for name in "abcd":

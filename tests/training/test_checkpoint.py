@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from tiny_run import CATEGORIES, Score, TinyData, TinyModel, tiny_module, tiny_trainer
+from tiny_run import BATCH, CATEGORIES, Score, TinyData, TinyModel, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.training import checkpoint
@@ -126,7 +126,10 @@ def test_a_checkpoint_is_plain_and_says_what_it_is(run: Path):
     saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["config"] == {"optimizer": {"lr": 0.05}, "data": {"image_size": [16, 16]}}
     assert saved["categories"] == [[c.id, c.name] for c in CATEGORIES]
-    assert saved["position"] == {"epoch": 3, "batch": 0, "batches": 7}
+    assert saved["position"] == {
+        **{"epoch": 3, "batch": 0, "batches": 7},
+        **{"together": BATCH, "parts": 1},
+    }
     model = TinyModel()
     model.load_state_dict(model_weights(saved))  # strict
     assert len(saved["optimizer_states"][0]["state"]) == 6  # AdamW's, of each parameter that learns
@@ -187,12 +190,22 @@ def test_without_a_number_of_steps_only_epochs_are_saved(tmp_path: Path):
     assert saves.positions == [(0, 7, 7), (1, 7, 14)]
 
 
-def test_resuming_with_other_batches_is_refused(run: Path, tmp_path: Path, monkeypatch: Any):
-    monkeypatch.setattr("tiny_run.BATCH", 7)
-    with pytest.raises(
-        UserError,
-        match="the run had 7 training batches per epoch and now has 2: resume it with the",
-    ):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "IMAGES",
+            10,
+            "the run had 7 training batches of 2 images per epoch and now has 5: resume",
+        ),
+        ("BATCH", 7, "in batches of 2, which 1 process with data.batch_size=7 do not divide"),
+    ],
+)
+def test_resuming_with_other_batches_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: Any, name: str, value: int, message: str
+):
+    monkeypatch.setattr(f"tiny_run.{name}", value)
+    with pytest.raises(UserError, match=message):
         tiny_trainer(tmp_path, epochs=4).fit(
             tiny_module(), datamodule=TinyData(), ckpt_path=run / "checkpoints" / "last.ckpt"
         )
