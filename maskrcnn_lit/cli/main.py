@@ -49,6 +49,13 @@ COMMANDS = {
             "metric=val/mask_ap seeds=mean±std",
         ),
     ),
+    "top": Command(
+        "watch a sweep in the terminal: jobs, progress, best so far, time left",
+        (
+            "maskrcnn-lit top sweep_dir=outputs/sweeps/NAME",
+            "maskrcnn-lit top sweep_dir=DIR metric=val/box_ap once=true",
+        ),
+    ),
     "predict": Command(
         "detect objects in images and videos: drawn, as JSON Lines and as a COCO results json",
         (

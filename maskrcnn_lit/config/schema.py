@@ -132,6 +132,7 @@ OPTIONS: dict[str, Rule] = {
     "other_data": FLAG,
     "names": _listed(TEXT, 1, 100, null=True),
     "nms": _choice("all", null=True),
+    "once": FLAG,
     "out": PATH_OR_NULL,
     "overlap": _number(0, 0.5),
     "overwrite": FLAG,
@@ -443,6 +444,7 @@ OF_COMMAND = {
     "format": {"precision": _choice("f32", "int8")},  # export
     "license": {"to": PATH},  # publish
     "megapixels": {"run": replace(PATH, count=(1, 100))},  # serve
+    "once": {"sweep_dir": PATH, "metric": TEXT_OR_NULL},  # top
 }
 
 # Rows of options in commands that take a run, whose configs have these of the model alone; null is

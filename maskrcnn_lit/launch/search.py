@@ -129,6 +129,7 @@ class Driver:
         trials = self.study.trials()
         jobs = [self._jobs[trial.number] for trial in trials]
         described = self.search.described | {
+            "limit": self.limit,
             "trials": [trial._asdict() for trial in trials],
             "importance": self.study.importance() if importance else {},
         }
