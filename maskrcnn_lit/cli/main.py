@@ -7,6 +7,7 @@ can fix; 130 interrupted.
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections import deque
@@ -263,6 +264,9 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
                 _check_config_kind(kind, equals)
                 if not equals and kind == "job" and remaining:
                     remaining.popleft()
+        elif equals and re.match(r"--[\w.]+=", word):  # as `wandb agent` writes an option
+            _check_list(word[2:], overrides)
+            overrides.append(word[2:])
         elif word.startswith("-"):
             raise UserError(
                 f"{command} does not have the flag '{word}': it has "

@@ -315,6 +315,8 @@ OPTIONS: dict[str, Rule] = {
     "logger.mlflow.run_dir": PATH,
     "logger.mlflow.tracking_uri": TEXT_OR_NULL,
     "logger.tensorboard.run_dir": PATH,
+    "logger.trackio.project": TEXT,
+    "logger.trackio.run_dir": PATH,
     "logger.wandb.project": TEXT,
     "logger.wandb.run_dir": PATH,
     # conf/model
