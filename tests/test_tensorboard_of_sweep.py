@@ -1,10 +1,12 @@
 """TensorBoard on the folder of a sweep: what it serves, and what a browser shows of it.
 
-`pytest -m browser` runs the part that needs a browser.
+`pytest -m browser` runs the part that needs a browser; with MASKRCNN_LIT_PICTURES=DIR it leaves a
+picture of each tab there.
 """
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -220,7 +222,7 @@ SHOWN = {
         "Matches (18)",  # two terms of the RPN, nine runs
         "Matches (45)",  # the norms of five parts
     ],
-    "text": ["run", "changed options", "annotations", "maskrcnn-lit train", "mask AP", "class"],
+    "text": ["run", "config", "val_tables", "changed options", "image ids", "this run"],
     "images": ["val_images", "val_plots", "img "],
     "pr_curves": ["pr/all classes", *(f"pr_class/{name}" for name in NAMES)],
     "hparams": [
@@ -240,4 +242,6 @@ def test_a_browser_shows_it(tab: str, page: browser.Page, address: str):
     page.open(f"{address}#{tab}")
     wanted = [*RUNS, *SHOWN[tab]]
     said = page.text(until=lambda text: all(word in text for word in wanted))
+    if folder := os.environ.get("MASKRCNN_LIT_PICTURES"):
+        page.picture(Path(folder, f"{tab}.png"))
     assert [word for word in wanted if word not in said] == [], re.findall(r"Matches .*", said)

@@ -81,6 +81,7 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
     config |= {item.key: json.loads(item.value_json) for item in run.config.update}
     assert config["seed"] == 1 and config["optimizer"]["lr"] > 0
     rows: list[dict[str, Any]] = []
+    media: dict[str, dict[str, Any]] = {}
     for record in told:
         if record.HasField("history"):
             items = record.history.item
@@ -90,8 +91,11 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
                     for item in items
                 }
             )
-    media = {name: value for row in rows for name, value in row.items() if isinstance(value, dict)}
-    kinds = {name: str(value.get("_type")) for name, value in media.items()}
+            for item in items:
+                if len(item.nested_key) == 2:  # of a picture or a table
+                    name, key = item.nested_key
+                    media.setdefault(name, {})[key] = json.loads(item.value_json)
+    kinds = {name: value["_type"] for name, value in media.items()}
     (panel,) = (name for name in kinds if name.startswith("val_images/"))
     assert {name for name, kind in kinds.items() if kind == "image-file"} == PICTURES | {panel}
     assert {name for name, kind in kinds.items() if kind == "table-file"} == TABLES
@@ -117,7 +121,8 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
 
 def test_mlflow_of_two_processes(strange: Path, tmp_path: Path):
     mlflow = pytest.importorskip("mlflow")
-    run_dir = trained_with("mlflow", strange, tmp_path, "trainer.devices=2")
+    options = ("trainer.devices=2", "callbacks.panels.images=3")  # one of them is rank zero's
+    run_dir = trained_with("mlflow", strange, tmp_path, *options)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("maskrcnn_lit").experiment_id])
     assert (run.info.run_name, run.info.status) == ("seed=1", "FINISHED")

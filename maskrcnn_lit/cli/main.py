@@ -192,7 +192,7 @@ COMMANDS = {
     ),
 }
 
-WITHOUT_TORCH = ("backbones",)  # commands that do not import torch
+WITHOUT_TORCH = ("backbones", "top")  # commands that do not import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

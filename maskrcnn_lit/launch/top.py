@@ -2,7 +2,7 @@
 
 It reads what the driver of the sweep and the runs write (sweep.json, result.json, config.yaml,
 metrics.csv, logs, locks), and writes nothing. The jobs may run in other processes or on other
-machines.
+machines. It does without torch, which takes seconds to load.
 """
 
 import csv
@@ -16,15 +16,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO, TypeVar
 
+from maskrcnn_lit.config.durations import duration
 from maskrcnn_lit.config.stored import read_run_config
 from maskrcnn_lit.errors import UserError, plural
-from maskrcnn_lit.evaluation.goals import METRIC
 from maskrcnn_lit.evaluation.titles import TITLES
-from maskrcnn_lit.launch.plan import duration
-from maskrcnn_lit.launch.sweep import job_log
-from maskrcnn_lit.launch.sweep_progress import Progress, read_progress
-from maskrcnn_lit.runs.folder import LOCK
-from maskrcnn_lit.runs.result import DONE, read_result
+from maskrcnn_lit.launch.sweep_progress import Progress, job_log, read_progress
+from maskrcnn_lit.runs.result import DONE, LOCK, read_result
 from maskrcnn_lit.storage.files import is_locked
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json
 from maskrcnn_lit.terminal.progress import StatusLines
@@ -32,6 +29,8 @@ from maskrcnn_lit.terminal.table import text_table
 from maskrcnn_lit.training.monitor import DEFAULT_METRICS, is_better
 
 SWEEP = "sweep.json"
+
+METRIC = "val/"  # begins the names of metrics
 
 # In the order of the table. A killed job has recorded that it runs, and no process has its lock.
 STATES = ("running", "killed", "failed", "interrupted", "finished", "pruned", "waiting")
