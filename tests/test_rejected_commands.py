@@ -48,6 +48,7 @@ NEEDED = {  # what a command needs besides the wrong option
     "predict": ("run={run}", "source={images}"),
     "evaluate": ("run={run}",),
     "compare": ("runs={run}",),
+    "top": ("sweep_dir={run}",),
     "reproduce": ("run={run}",),
     "replay": ("file={run}/none.pt",),
     "serve": ("run={run}", "port=0"),
@@ -85,6 +86,7 @@ VALUES = {  # a wrong value of an option that the command has
         "overwrite=maybe",
         "out=[a]",
     ),
+    "top": ("seconds=0", "metric=[a]", "once=2", "sweep_dir=null"),
     "download": ("data.train_images=0", "data.root=[a]"),
     "lr": ("steps=5", "low=-1", "high=0", "out=[a]"),
     "bench": ("steps=0", "model.num_classes=-1", "trainer.precision=fp16"),
@@ -135,6 +137,7 @@ MISSING: dict[str, tuple[tuple[str, ...], ...]] = {  # files that are not there
         ("run={run}", "source={images}", "score_threshold=best"),
     ),
     "compare": (("runs=none",), ("runs=[{run},none]",), ("runs={images}",)),
+    "top": (("sweep_dir=none",), ("sweep_dir={images}",)),
     "reproduce": (("run=none",), ("run={images}",)),
     "replay": (("file=none.pt",),),
     "export": (

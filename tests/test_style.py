@@ -239,6 +239,7 @@ def test_imports_are_declared():
         "search",
         "tiles",
         "serve",
+        "trackio",
     )
     lines = [*project["dependencies"], *(line for name in optional for line in extras[name])]
     lines = [line for line in lines if "[" not in line]

@@ -1,10 +1,12 @@
 """TensorBoard on the folder of a sweep: what it serves, and what a browser shows of it.
 
-`pytest -m browser` runs the part that needs a browser.
+`pytest -m browser` runs the part that needs a browser; with MASKRCNN_LIT_PICTURES=DIR it leaves a
+picture of each tab there.
 """
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,9 +30,9 @@ pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
 
 JOBS = {  # folder -> what its options are
-    "backbone=mobilenet_v3_small,seed=1": {"backbone": "mobilenet_v3_small", "seed": 1},
-    "backbone=resnet18,seed=1": {"backbone": "resnet18", "seed": 1},
-    "backbone=resnet18,seed=2": {"backbone": "resnet18", "seed": 2},
+    f"backbone={backbone},seed={seed}": {"backbone": backbone, "seed": seed}
+    for backbone in ("mobilenet_v3_small", "resnet18", "shufflenet_v2")
+    for seed in (1, 2, 3)
 }
 RUNS = list(JOBS)
 STEPS = 2
@@ -38,7 +40,7 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def sweep(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Three jobs of a sweep."""
+    """Nine jobs of a sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     model = [text for text in MODEL if not text.startswith("backbone=")]
     length = (
@@ -165,7 +167,7 @@ def test_the_table_of_runs_has_options_and_final_metrics(address: str, sweep: Pa
 
 def test_custom_scalars_group_losses_ap_and_speed(address: str):
     layout = asked(address, "plugin/custom_scalars/layout")
-    assert [category["title"] for category in layout["category"]] == ["Losses", "AP", "Speed"]
+    assert [category["title"] for category in layout["category"]] == list(CHARTS)
     for category in layout["category"]:
         for chart in category["chart"]:
             assert tuple(chart["multiline"]["tag"]) == CHARTS[category["title"]][chart["title"]]
@@ -174,6 +176,7 @@ def test_custom_scalars_group_losses_ap_and_speed(address: str):
                 assert found["regex_valid"]
                 # 64-pixel images have no large object, and none of them has ten objects.
                 absent = curves in ("val/mask_ap_", "val/ap_crowded$")
+                # Two steps reach no AP, so that a class may have none.
                 assert found["tag_to_events"] or absent, f"{chart['title']} is empty"
     terms = asked(address, "plugin/custom_scalars/scalars", run=RUNS[0], tag="train/loss_")[
         "tag_to_events"
@@ -186,7 +189,9 @@ def test_every_run_has_pictures_and_curves(address: str, strange: Path):
     tags = asked(address, "plugin/images/tags")
     expected = {f"val_images/{image['id']}" for image in ground_truth(strange)["images"]}
     for run in RUNS:
-        assert set(tags[run]) == expected | {"val_plots/class_ap", "val_plots/precision_recall"}
+        assert set(tags[run]) == expected | {
+            f"val_plots/{plot}" for plot in ("class_ap", "precision_recall", "confusion")
+        }
         (picture,) = asked(address, "plugin/images/images", run=run, tag=min(expected), sample="0")
         shown = Image.open(
             io.BytesIO(asked(address, f"plugin/images/individualImage?{picture['query']}&"))
@@ -210,15 +215,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Page]:
 # tab -> what it says once it is there, besides the names of the runs
 SHOWN = {
     "timeseries": ["train", "val", "speed", "val_images"],
-    "scalars": ["train", "val", "speed", "lr"],
+    "scalars": ["train", "val", "speed", "lr", "memory", "gradient_norm", "update_ratio"],
     "custom_scalars": [
-        "Losses",
-        "AP",
-        "Speed",
+        *CHARTS,
         *(chart for charts in CHARTS.values() for chart in charts),
-        "Matches (6)",  # two terms of the RPN, three runs
-        "Matches (9)",
+        "Matches (18)",  # two terms of the RPN, nine runs
+        "Matches (45)",  # the norms of five parts
     ],
+    "text": ["run", "config", "val_tables", "changed options", "image ids", "this run"],
     "images": ["val_images", "val_plots", "img "],
     "pr_curves": ["pr/all classes", *(f"pr_class/{name}" for name in NAMES)],
     "hparams": [
@@ -238,4 +242,6 @@ def test_a_browser_shows_it(tab: str, page: browser.Page, address: str):
     page.open(f"{address}#{tab}")
     wanted = [*RUNS, *SHOWN[tab]]
     said = page.text(until=lambda text: all(word in text for word in wanted))
+    if folder := os.environ.get("MASKRCNN_LIT_PICTURES"):
+        page.picture(Path(folder, f"{tab}.png"))
     assert [word for word in wanted if word not in said] == [], re.findall(r"Matches .*", said)

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 
 from maskrcnn_lit.callbacks.gather import gather_and_combine, publish_failure, raise_remote_failure
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
-from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics
+from maskrcnn_lit.evaluation.analysis.hidden_objects import metrics_and_confusion
 from maskrcnn_lit.evaluation.cityscapes import with_official_ap
 from maskrcnn_lit.evaluation.coco.matching import Matches
 from maskrcnn_lit.evaluation.coco.results import of_categories, write_results
@@ -60,8 +61,8 @@ class CocoEvaluation(Callback):
     truth) and `per_class` maps class names to {"box_ap", "mask_ap", "roi_accuracy"}. Only classes
     with annotations count. val/images: the number of scored images; validations during training may
     use a subset. On rank zero, `image_ids` are these images, `matches` the matches behind the
-    scores, and `scored` the ground truth and the results, for callbacks after this one; it is
-    dropped when the validation ends.
+    scores, `confusion` the counts of `confusion_matrix`, and `scored` the ground truth and the
+    results, for callbacks after this one; it is dropped when the validation ends.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class CocoEvaluation(Callback):
         self.per_class: dict[str, dict[str, float]] = {}
         self.image_ids: list[int] = []
         self.matches: dict[str, Matches] = {}
+        self.confusion: np.ndarray | None = None  # rows and columns in the order of `scored`
         self._validations = 0
         self._warned: str | None = None
         self._left_out = False  # whether dropped detections were logged
@@ -221,7 +223,7 @@ class CocoEvaluation(Callback):
             n: values | {"roi_accuracy": accuracy[n]} for n, values in scores.per_class.items()
         }
         limit = self.max_detections[-1]
-        more = hidden_object_metrics(truth, results, limit)
+        more, self.confusion = metrics_and_confusion(truth, results, limit)
         more |= {"val/roi_accuracy": self._roi_accuracy.compute(), "val/images": float(len(seen))}
         more["val/evaluation_seconds"] = time.perf_counter() - started
         return scores.metrics | more, per_class

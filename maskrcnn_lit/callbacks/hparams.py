@@ -1,9 +1,8 @@
 """Makes runs comparable: a row in TensorBoard's HPARAMS table, the charts of CUSTOM SCALARS, the
-command and config in TEXT, and the config in other loggers.
+page of a run and its config in TEXT, and the config in other loggers.
 """
 
 import json
-import shlex
 import textwrap
 from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers
+from maskrcnn_lit.callbacks.boards import boards, tensorboard_writers
+from maskrcnn_lit.callbacks.run_page import MEANS, run_page
 from maskrcnn_lit.data.coco.sizes import SIZES
 from maskrcnn_lit.evaluation.titles import metric_title
 from maskrcnn_lit.runs.result import read_result
@@ -50,37 +50,31 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         metric_title("val/ap_crowded"): ("val/ap_crowded$",),
         metric_title("val/roi_accuracy"): ("val/roi_accuracy$",),
     },
-    "Speed": {
+    "Classes": {
+        "mask AP by class": ("class_mask_ap/",),
+        "box AP by class": ("class_box_ap/",),
+    },
+    "Learning": {
+        "learning rates": ("lr/",),
+        "norm of the gradient": ("train/gradient_norm$",),
+        "norm of the gradient by part": ("gradient_norm/",),
+        "change of the weights in a step, over the weights": ("update_ratio/",),
+        "norm of the weights": ("train/weight_norm$",),
+    },
+    "Speed and memory": {
         "images a second": ("speed/images_per_second$",),
         "share of time that waits for data": ("speed/data_wait$",),
         "seconds of an evaluation": ("val/evaluation_seconds$",),
+        "memory, GB": ("memory/",),
     },
 }
-
-# Options about where and how a run executes. They do not change its result.
-_MEANS = (
-    *("run_dir", "resume", "sweep", "launcher", "logger", "callbacks", "evaluation"),
-    *(
-        "data.root",
-        "data.train.",
-        "data.val.",
-        "data.prepare",
-        "data.reader",
-        "data.annotations",
-        "data.images",
-        "data.cache",
-        "data.image_cache",
-        "data.workers",
-    ),
-    *("data.download", "data.mirror", "trainer.log_every", "trainer.checkpoint"),
-)
 
 
 class HyperParameters(Callback):
     """At the start of training, log the options `names` (dotted names of the config), the options
     that the user set and the number of training images, against METRICS; TensorBoard reads the
-    values of METRICS from their curves. At the end, mark the run as finished. Other loggers get the
-    full config.
+    values of METRICS from their curves. Log the page of the run (`run_page`) and the config. At
+    the end, mark the run as finished. Other loggers get the page and the full config.
     """
 
     def __init__(self, *, names: Sequence[str]) -> None:
@@ -99,9 +93,12 @@ class HyperParameters(Callback):
         images = len(trainer.datamodule.train_index)  # type: ignore[attr-defined]
         if row.get("data.train_images") != images:  # the same number in one column only
             row["train_images"] = images
+        page = run_page(run_dir / "result.json", pl_module.config)
+        for board in boards(trainer):
+            board.page("run", page, trainer.global_step)
+        config = json.dumps(pl_module.config, indent=2, default=str)
         for writer in tensorboard_writers(trainer):
-            for title, text in texts(run_dir / "result.json", pl_module.config).items():
-                writer.add_text(title, text)
+            writer.add_text("config", textwrap.indent(config, "    "))  # markdown: code
             for summary in (table_summary(row, varying(run_dir.name, row)), row_summary(row)):
                 writer.file_writer.add_summary(summary)
             writer.flush()
@@ -131,21 +128,11 @@ class ScalarLayout(Callback):
             writer.flush()
 
 
-def texts(file: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Markdown for the TEXT tab: the command in result.json, if any, and the config."""
-    command = read_result(file).command if file.is_file() else []
-    result = {"config": json.dumps(config, indent=2, default=str)}
-    if command:
-        result = {"command": shlex.join(command)} | result
-    # Markdown renders indented lines as code
-    return {title: textwrap.indent(text, "    ") for title, text in result.items()}
-
-
 def typed_options(file: Path) -> dict[str, Value]:
     """The overrides in result.json that can change the result; empty without the file."""
     overrides = read_result(file).overrides if file.is_file() else []
     pairs = (text.lstrip("+").partition("=") for text in overrides if not text.startswith("~"))
-    return {name: _value(value) for name, _, value in pairs if not name.startswith(_MEANS)}
+    return {name: _value(value) for name, _, value in pairs if not name.startswith(MEANS)}
 
 
 def varying(folder: str, names: Iterable[str]) -> set[str]:

@@ -1,11 +1,11 @@
-"""Validation images with ground truth and prediction, for TensorBoard."""
+"""Validation images with ground truth and prediction, for TensorBoard and other trackers."""
 
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, Trainer
 
-from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_step
+from maskrcnn_lit.callbacks.boards import boards, validation_step
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.report.pictures import choose, draw_panel, with_pixels
 
@@ -28,7 +28,7 @@ class Panels(Callback):
         self._panels: dict[int, np.ndarray] = {}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: Any) -> None:
-        if tensorboard_writers(trainer):
+        if boards(trainer):
             ids = trainer.datamodule.validation_subset.image_ids  # type: ignore[attr-defined]
             self._chosen = choose(ids, self.images, self.seed)
 
@@ -56,8 +56,7 @@ class Panels(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         step = validation_step(trainer)
-        for writer in tensorboard_writers(trainer):
+        for board in boards(trainer):
             for image_id, panel in sorted(self._panels.items()):
-                writer.add_image(f"val_images/{image_id}", panel, step, dataformats="HWC")
-            writer.flush()
+                board.picture(f"val_images/{image_id}", panel, step)
         self._panels.clear()

@@ -1,4 +1,6 @@
-"""Plots of the validation scores for TensorBoard: AP by class, and precision against recall."""
+"""Plots and tables of the validation scores for TensorBoard and other trackers: AP by class,
+precision against recall, confusion.
+"""
 
 import io
 import math
@@ -8,35 +10,38 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 
+from maskrcnn_lit.callbacks.boards import Table, boards, tensorboard_writers, validation_step
 from maskrcnn_lit.callbacks.coco_evaluation import coco_evaluation
-from maskrcnn_lit.callbacks.tensorboard import tensorboard_writers, validation_step
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged, judged_at_50
 from maskrcnn_lit.evaluation.analysis.curves import class_curve, thinned
-from maskrcnn_lit.report.evaluation.plots import class_ap, precision_recall
+from maskrcnn_lit.evaluation.titles import metric_title
+from maskrcnn_lit.report.evaluation.plots import class_ap, confusion, precision_recall
 from maskrcnn_lit.report.format import POOLED
 from maskrcnn_lit.report.theme import LIGHT, render
 
-# with more classes, the PR CURVES tab has only the curve of all classes
+# with more classes, the PR CURVES tab has only the curve of all classes, and SCALARS none of them
 CURVES = 20
+
+ROWS = 100  # classes of the table: those with most objects
 
 THRESHOLDS = np.linspace(0, 1, 127)  # thresholds that the PR CURVES tab assumes
 
 
 class ScorePlots(Callback):
-    """After every validation, log the pictures val_plots/class_ap and val_plots/precision_recall
-    and, for TensorBoard's PR CURVES tab, the curves pr/all classes and pr_class/.... They use the
-    matches of the scores at IoU 0.5, of masks if there are any.
+    """After every validation, log the pictures val_plots/class_ap, val_plots/precision_recall and
+    val_plots/confusion, and the table val_tables/classes. TensorBoard also gets, of up to CURVES
+    classes, the scalars class_mask_ap/... and class_box_ap/..., and for its PR CURVES tab the
+    curves pr/all classes and pr_class/.... Curves use the matches of the scores at IoU 0.5, of
+    masks if there are any.
 
     Must come after `CocoEvaluation` in the list of callbacks, since it reads its matches. It does
-    nothing without that callback or a TensorBoard logger.
+    nothing without that callback or a logger that takes pictures.
     """
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluation = coco_evaluation(trainer)
-        writers = tensorboard_writers(trainer)
-        if evaluation is None or evaluation.scored is None or not writers:
+        evaluation, logs = coco_evaluation(trainer), boards(trainer)
+        if evaluation is None or evaluation.scored is None or not logs:
             return
         truth, _ = evaluation.scored
         names = [
@@ -45,37 +50,72 @@ class ScorePlots(Callback):
         kind = "mask" if "mask" in evaluation.matches else "box"
         judged = judged_at_50(evaluation.matches[kind])
         shown = drawn(names, judged, evaluation.per_class, kind)
-        pictures = [
-            summary(f"val_plots/{plot.__name__}", render(plot, shown, LIGHT))
-            for plot in (class_ap, precision_recall)
-        ]
-        curves = {f"pr/{POOLED}": threshold_counts(judged, None)}
-        if 1 < len(names) <= CURVES:
-            curves |= {
-                f"pr_class/{name}": threshold_counts(judged, label)
-                for label, name in enumerate(names)
-            }
+        plots = [class_ap, precision_recall]
+        if evaluation.confusion is not None:
+            labels = [*(c["name"] for c in truth["categories"]), "background"]
+            shown["confusion"] = {"labels": labels, "counts": evaluation.confusion.tolist()}
+            plots.append(confusion)
         step = validation_step(trainer)
-        for writer in writers:
-            for (
-                tag,
-                counts,
-            ) in curves.items():  # first: it reopens the file that the end of training closed
+        if 1 < len(names) <= CURVES:
+            self._add_classes(trainer, names, judged, evaluation.per_class)
+        for writer in tensorboard_writers(trainer):
+            writer.add_pr_curve_raw(
+                f"pr/{POOLED}",
+                *threshold_counts(judged, None),
+                global_step=step,
+                num_thresholds=len(THRESHOLDS),
+            )
+        pictures = {plot.__name__: pixels_of(render(plot, shown, LIGHT)) for plot in plots}
+        table = class_table(shown["per_class"], evaluation.per_class)
+        for board in logs:
+            for name, pixels in pictures.items():
+                board.picture(f"val_plots/{name}", pixels, step)
+            board.table("val_tables/classes", table, step)
+
+    def _add_classes(
+        self,
+        trainer: Trainer,
+        names: Sequence[str],
+        judged: Judged,
+        per_class: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        """Curves and AP of each class, for TensorBoard."""
+        step = validation_step(trainer)
+        for writer in tensorboard_writers(trainer):
+            for label, name in enumerate(names):
                 writer.add_pr_curve_raw(
-                    tag, *counts, global_step=step, num_thresholds=len(THRESHOLDS)
+                    f"pr_class/{name}",
+                    *threshold_counts(judged, label),
+                    global_step=step,
+                    num_thresholds=len(THRESHOLDS),
                 )
-            for picture in pictures:
-                writer.file_writer.add_summary(picture, step)
-            writer.flush()
+                for key in ("mask_ap", "box_ap"):
+                    value = per_class[name].get(key, math.nan)
+                    if not math.isnan(value):
+                        writer.add_scalar(f"class_{key}/{name}", value, step)
 
 
-def summary(tag: str, png: bytes) -> Summary:
-    """A TensorBoard summary of an encoded PNG. (SummaryWriter.add_image takes pixels and would
-    encode them again.)
+def pixels_of(png: bytes) -> np.ndarray:
+    """H W 3 uint8."""
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+def class_table(
+    rows: Sequence[Mapping[str, Any]], per_class: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """The scores of the ROWS classes with most objects.
+
+    Args:
+        rows: as `drawn` makes them. per_class: class name -> its scores, NaN without objects.
     """
-    width, height = Image.open(io.BytesIO(png)).size
-    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+    keys = [key for key in ("mask_ap", "box_ap") if any(row[key] is not None for row in rows)]
+    order = sorted(rows, key=lambda row: -row["objects"])[:ROWS]
+    lines = []
+    for row in order:
+        accuracy = per_class[row["name"]].get("roi_accuracy", math.nan)
+        values = [*(row[key] for key in keys), None if math.isnan(accuracy) else accuracy]
+        lines.append([row["name"], row["objects"], *values])
+    return Table(["class", "objects", *map(metric_title, keys), "roi_accuracy"], lines)
 
 
 def drawn(

@@ -1,12 +1,16 @@
-"""Logs losses, learning rates and speed during training."""
+"""Logs losses, norms, learning rates, speed and memory during training."""
 
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
+from maskrcnn_lit.callbacks.part_norms import PartNorms
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.training.trainer import total_steps
 
@@ -54,9 +58,11 @@ class TrainMeter(Callback):
     - train/loss and train/loss_*: means over the steps since the last time;
     - train/gradient_norm, train/weight_norm (of all trainable parameters) and lr/*: of the last
     step;
+    - gradient_norm/* and update_ratio/*: of that step, by part of the model, see `PartNorms`;
     - train/masks_dropped, if not 0: positive regions of a batch without a mask slot
     (model.mask_head.slots);
-    - speed/images_per_second, and speed/data_wait from 0 to 1.
+    - speed/images_per_second, and speed/data_wait from 0 to 1;
+    - memory/host_gb, of this process now, and memory/device_gb, the most on the GPU so far.
 
     With several processes the losses are those of rank zero.
 
@@ -79,9 +85,13 @@ class TrainMeter(Callback):
         self._seen: Tensor | int = 0
         self._dropped: Tensor | int = 0
         self._speed = Speed()
+        self._parts = PartNorms()
+        self._last_of_epoch = False
+        self._total = 0  # steps of the run
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        self._total = total_steps(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._speed.restart()
@@ -90,10 +100,22 @@ class TrainMeter(Callback):
         self, trainer: Trainer, pl_module: Any, batch: Batch, batch_idx: int
     ) -> None:
         self._speed.arrived(pl_module.ready_since)
+        self._last_of_epoch = batch_idx + 1 >= trainer.num_training_batches
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: Any, optimizer: Optimizer
+    ) -> None:
+        """Prepare the norms by part, in the steps that get a row."""
+        step = trainer.global_step + 1
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
+        due = step % every == 0 or self._last_of_epoch or step >= self._total
+        if due and trainer.is_global_zero:
+            self._parts.before(pl_module.model)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
+        self._parts.after()
         losses = outputs["losses"]
         self._names = list(losses)
         values = torch.stack([loss.float() for loss in losses.values()])
@@ -108,7 +130,7 @@ class TrainMeter(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning adds it
         # StopAtStep comes before this one
         epoch_ends = batch_idx + 1 >= trainer.num_training_batches or trainer.should_stop
-        run_ends = epoch_ends and self._step >= total_steps(trainer)
+        run_ends = epoch_ends and self._step >= self._total
         without_row = run_ends or (epoch_ends and self._logged != trainer.current_epoch)
         if stepped and (self._step % every == 0 or without_row):
             means, batches = self._sum / self._steps, self._steps / share
@@ -121,12 +143,18 @@ class TrainMeter(Callback):
         seen, self._seen = pl_module.images_seen - self._seen, pl_module.images_seen
         total = getattr(pl_module, "masks_dropped", 0)
         dropped, self._dropped = total - self._dropped, total
-        scalars = (pl_module.gradient_norm, seen, dropped)
+        parts = self._parts.take()
+        scalars = (
+            *parts.values(),
+            *(pl_module.gradient_norm, _weight_norm(pl_module), seen, dropped),
+        )
         scalar_tensors = [torch.as_tensor(value, dtype=torch.float32) for value in scalars]
         # read together: the host waits once
-        *losses, norm, images, lost = torch.cat(
+        numbers = torch.cat(
             [means, *(value.to(means.device)[None] for value in scalar_tensors)]
         ).tolist()
+        losses, numbers = numbers[: len(means)], numbers[len(means) :]
+        *by_part, norm, weights, images, lost = numbers
         self.last = sum(losses)
         self.first = self.last if self.first is None else self.first
         images_per_second, data_wait = self._speed.take(images * trainer.world_size)
@@ -134,11 +162,13 @@ class TrainMeter(Callback):
         metrics |= {
             f"train/loss_{name}": loss for name, loss in zip(self._names, losses, strict=True)
         }
-        metrics |= {"train/gradient_norm": norm, "train/weight_norm": _weight_norm(pl_module)}
+        metrics |= {"train/gradient_norm": norm, "train/weight_norm": weights}
+        metrics |= dict(zip(parts, by_part, strict=True))
         if lost:
             metrics["train/masks_dropped"] = lost / batches
         metrics |= {f"lr/{part}": rate for part, rate in pl_module.learning_rates.items()}
         metrics |= {"speed/images_per_second": images_per_second, "speed/data_wait": data_wait}
+        metrics |= memory(trainer.strategy.root_device)
         for logger in trainer.loggers:
             logger.log_metrics(
                 metrics, step=self._step - 1
@@ -162,7 +192,22 @@ class TrainMeter(Callback):
         self.first, self.last = state_dict.get("first"), state_dict.get("last")
 
 
-def _weight_norm(module: LightningModule) -> float:
+def memory(device: torch.device) -> dict[str, float]:
+    """memory/host_gb: the resident memory of this process, not of its loaders, where /proc has it;
+    memory/device_gb: the most that torch has allocated on a GPU so far. In units of 1e9 bytes.
+    """
+    used = {}
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used["memory/host_gb"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e9
+    except (OSError, ValueError, IndexError):  # not Linux
+        pass
+    if device.type == "cuda":
+        used["memory/device_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return used
+
+
+def _weight_norm(module: LightningModule) -> Tensor:
     """The L2 norm over all trainable parameters."""
     weights = [p.detach() for p in module.parameters() if p.requires_grad]
-    return float(torch.nn.utils.get_total_norm(weights))
+    return torch.nn.utils.get_total_norm(weights)

@@ -7,6 +7,7 @@ can fix; 130 interrupted.
 
 import importlib
 import os
+import re
 import shlex
 import sys
 from collections import deque
@@ -47,6 +48,13 @@ COMMANDS = {
             "maskrcnn-lit compare 'runs=[RUN,RUN]' out=DIR",
             "maskrcnn-lit compare runs=DIR rows=backbone columns=data.train_images "
             "metric=val/mask_ap seeds=mean±std",
+        ),
+    ),
+    "top": Command(
+        "watch a sweep in the terminal: jobs, progress, best so far, time left",
+        (
+            "maskrcnn-lit top sweep_dir=outputs/sweeps/NAME",
+            "maskrcnn-lit top sweep_dir=DIR metric=val/box_ap once=true",
         ),
     ),
     "predict": Command(
@@ -184,7 +192,7 @@ COMMANDS = {
     ),
 }
 
-WITHOUT_TORCH = ("backbones",)  # commands that do not import torch
+WITHOUT_TORCH = ("backbones", "top")  # commands that do not import torch
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -256,6 +264,9 @@ def _split(command: str, words: list[str]) -> tuple[set[str], list[str]]:
                 _check_config_kind(kind, equals)
                 if not equals and kind == "job" and remaining:
                     remaining.popleft()
+        elif equals and re.match(r"--[\w.]+=", word):  # as `wandb agent` writes an option
+            _check_list(word[2:], overrides)
+            overrides.append(word[2:])
         elif word.startswith("-"):
             raise UserError(
                 f"{command} does not have the flag '{word}': it has "

@@ -221,6 +221,23 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
+def values_of(config: DictConfig) -> dict[str, Any]:
+    """Dotted name -> plain value of every option of `config`, which may be one of `show`: a
+    reference to a missing value stays as it is, and missing values are left out.
+    """
+    values: dict[str, Any] = {}
+    for name, raw in flat(OmegaConf.to_container(config)):
+        if isinstance(raw, dict) or raw == "???":
+            continue
+        try:
+            value = OmegaConf.select(config, name)
+        except OmegaConfBaseException:
+            value = raw
+        if not isinstance(value, DictConfig):  # a reference to a group
+            values[name] = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    return values
+
+
 def _without_alias(command: str, override: str) -> str:
     """`from=labelme` of `data convert` is `data=labelme`."""
     alias = command == "data convert" and override.startswith("from=")

@@ -1,4 +1,4 @@
-"""Durations as a user writes them."""
+"""Durations as a user writes and reads them."""
 
 import re
 
@@ -23,3 +23,14 @@ def seconds(text: str, option: str) -> int:
             "days:hours:minutes:seconds as in 00:11:30:00"
         )
     return total
+
+
+def duration(seconds: float) -> str:
+    """A readable duration: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

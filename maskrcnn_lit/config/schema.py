@@ -132,6 +132,7 @@ OPTIONS: dict[str, Rule] = {
     "other_data": FLAG,
     "names": _listed(TEXT, 1, 100, null=True),
     "nms": _choice("all", null=True),
+    "once": FLAG,
     "out": PATH_OR_NULL,
     "overlap": _number(0, 0.5),
     "overwrite": FLAG,
@@ -320,6 +321,8 @@ OPTIONS: dict[str, Rule] = {
     "logger.mlflow.run_dir": PATH,
     "logger.mlflow.tracking_uri": TEXT_OR_NULL,
     "logger.tensorboard.run_dir": PATH,
+    "logger.trackio.project": TEXT,
+    "logger.trackio.run_dir": PATH,
     "logger.wandb.project": TEXT,
     "logger.wandb.run_dir": PATH,
     # conf/model
@@ -449,6 +452,7 @@ OF_COMMAND = {
     "format": {"precision": _choice("f32", "int8")},  # export
     "license": {"to": PATH},  # publish
     "megapixels": {"run": replace(PATH, count=(1, 100))},  # serve
+    "once": {"sweep_dir": PATH, "metric": TEXT_OR_NULL},  # top
 }
 
 # Rows of options in commands that take a run, whose configs have these of the model alone; null is

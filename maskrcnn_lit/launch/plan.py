@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from maskrcnn_lit.config.compose import to_dict
+from maskrcnn_lit.config.durations import duration
 from maskrcnn_lit.launch.grid import Job
 from maskrcnn_lit.terminal.table import text_table
 
@@ -108,14 +109,3 @@ def estimate(job: Job, trial: Mapping[str, Any]) -> float:
         seen += images
     validation = seen / (trial["batch_size"] * processes) * trial["validation_step_seconds"]
     return trial["start_seconds"] + steps * trial["accumulate"] * trial["step_seconds"] + validation
-
-
-def duration(seconds: float) -> str:
-    """A readable duration: 40 s, 12 min, 3 h 20 min, 2 d 4 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

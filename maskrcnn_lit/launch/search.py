@@ -27,13 +27,12 @@ from maskrcnn_lit.launch.sweep import (
     check_same,
     ending,
     job_command,
-    job_log,
     job_result,
     outcome,
     status,
     stopped_as_interrupted,
 )
-from maskrcnn_lit.launch.sweep_progress import SweepProgress
+from maskrcnn_lit.launch.sweep_progress import SweepProgress, job_log
 from maskrcnn_lit.runs.folder import LOCK
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import locked
@@ -129,6 +128,7 @@ class Driver:
         trials = self.study.trials()
         jobs = [self._jobs[trial.number] for trial in trials]
         described = self.search.described | {
+            "limit": self.limit,
             "trials": [trial._asdict() for trial in trials],
             "importance": self.study.importance() if importance else {},
         }

@@ -31,7 +31,7 @@ from maskrcnn_lit.launch.backends import Command, reason
 from maskrcnn_lit.launch.grid import Job, Sweep, read_sweep
 from maskrcnn_lit.launch.plan import estimate, kind, plan_table
 from maskrcnn_lit.launch.requeue import begun, to_resume
-from maskrcnn_lit.launch.sweep_progress import SweepProgress
+from maskrcnn_lit.launch.sweep_progress import SweepProgress, job_log
 from maskrcnn_lit.launch.train import SHARES, train
 from maskrcnn_lit.runs.folder import LOCK, program
 from maskrcnn_lit.runs.result import DONE, RunResult, read_result, write_result
@@ -249,11 +249,6 @@ def job_command(folder: Path, job: Job) -> Command:
         *job.overrides,
     ]
     return Command(job.name, words, job_log(folder, job.name))
-
-
-def job_log(folder: Path, name: str) -> Path:
-    """The log file of a job of the sweep in `folder`."""
-    return folder / "logs" / f"{name}.txt"
 
 
 def _trials(sweep: Sweep, jobs: Sequence[Job], launch: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TextIO
 
-from maskrcnn_lit.launch.plan import duration
+from maskrcnn_lit.config.durations import duration
 from maskrcnn_lit.terminal.progress import StatusLines
 
 _LINE = re.compile(r"^epoch (\S+)  step (\d+)/(\d+)  (\d+):(\d\d):(\d\d) left", re.MULTILINE)
@@ -22,6 +22,11 @@ class Progress(NamedTuple):
     step: int
     steps: int
     left: float
+
+
+def job_log(folder: Path, name: str) -> Path:
+    """The log file of a job of the sweep in `folder`."""
+    return folder / "logs" / f"{name}.txt"
 
 
 def read_progress(log: Path) -> Progress | None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.config.overrides import FOR_SWEEPS, typed
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.result import RunResult, file_digests, read_result, write_result
+from maskrcnn_lit.runs.result import LOCK, RunResult, file_digests, read_result, write_result
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
 from maskrcnn_lit.training.checkpoint import last_checkpoint
@@ -85,9 +85,6 @@ def new_output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:
             folder = wanted.with_name(f"{wanted.name}_{number}")
     return folder
     raise RuntimeError("unreachable")
-
-
-LOCK = ".lock"  # in the run folder; locked by the training process
 
 
 def freeze_config(config: DictConfig) -> DictConfig:

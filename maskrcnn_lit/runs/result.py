@@ -13,9 +13,10 @@ from typing import Any
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
-from maskrcnn_lit.training.module import config_digest
 
 STATUSES = ("running", "finished", "failed", "interrupted", "pruned")
+
+LOCK = ".lock"  # in the run folder; locked by the training process
 
 DONE = ("finished", "pruned")  # a run with one of these does not go on
 
@@ -127,6 +128,8 @@ def config_fault(config: dict[str, Any], result: RunResult) -> str | None:
     """A message if `config`, read from the config.yaml of a run, does not match its digest in
     result.json: it was damaged or edited. None: it matches, or the run had not started.
     """
+    from maskrcnn_lit.training.module import config_digest  # torch, which `top` does without
+
     if result.config_sha256 in (None, config_digest(config)):
         return None
     return (

@@ -9,10 +9,11 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from platformdirs import user_cache_path
 
@@ -139,6 +140,11 @@ def file_digest(path: Path, algorithm: str) -> str:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # a file system without locks
+
+_ATTEMPTS = 3  # to get a lock without waiting for its owner
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Lock `path`, an empty file that stays, for one thread of one process at a time. Others wait
@@ -149,19 +155,53 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """
     with open(path, "ab") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
+            free = _lock(file, wait)
         except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            if error.errno not in _NO_LOCKS:
                 raise
             yield True
+            return
+        if not free:
+            yield False
             return
         try:
             yield True
         finally:  # closing the file is not enough if a forked process has it open, too
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: IO[bytes], wait: bool) -> bool:
+    """Lock the open file; without `wait` False if another process has it. It tries several times:
+    `is_locked` takes a lock for an instant.
+    """
+    if wait:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return True
+    for attempt in range(_ATTEMPTS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(0.02)
+    return False
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether a process has the lock `path`; nothing is written. None: unknown, since the file
+    system has no locks or the file may not be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_UN)
+        return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
 
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:

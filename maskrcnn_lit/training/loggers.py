@@ -1,5 +1,5 @@
-"""Loggers: metrics.csv, Weights & Biases and MLflow; and rewinding them when a run resumes from a
-checkpoint.
+"""Loggers: metrics.csv, Weights & Biases, MLflow and Trackio; and rewinding them when a run
+resumes from a checkpoint.
 """
 
 import csv
@@ -20,6 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write, errors_with_path, locked
+from maskrcnn_lit.storage.packages import import_package
 from maskrcnn_lit.training.processes import is_rank_zero
 
 CONNECT_SECONDS = 10.0  # until a tracking server must answer
@@ -121,7 +122,9 @@ def wandb_logger(*, run_dir: str | Path, project: str) -> Logger:
     if not is_rank_zero():
         return DummyLogger()
     file = Path(run_dir) / "wandb_id"
-    number = file.read_text() if file.is_file() else secrets.token_hex(4)
+    # `wandb agent` knows the run by the number that it chose
+    chosen = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    number = file.read_text() if file.is_file() else chosen or secrets.token_hex(4)
     try:
         logger = WandbLogger(name=Path(run_dir).name, project=project, save_dir=run_dir, id=number)
     except ModuleNotFoundError as error:
@@ -210,6 +213,50 @@ def mlflow_logger(*, run_dir: str | Path, experiment: str, tracking_uri: str | N
         ) from error
     atomic_write(file, str(number))
     return logger
+
+
+class TrackioLogger(Logger):
+    """A run of Trackio (https://github.com/gradio-app/trackio), which stores it in the folder
+    TRACKIO_DIR of this machine. Trackio ends it with the process: a validation may come after the
+    training.
+    """
+
+    def __init__(self, run: Any) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str:
+        return str(self.run.project)
+
+    @property
+    def version(self) -> str:
+        return str(self.run.name)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.run.config.update(params)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.run.log(dict(metrics), step=step)
+
+
+def trackio_logger(*, run_dir: str | Path, project: str) -> Logger:
+    """Trackio, as `wandb_logger`. A run is grouped with those beside its folder.
+
+    Raises: UserError: the package is not installed.
+    """
+    if not is_rank_zero():
+        return DummyLogger()
+    trackio = import_package("trackio", "trackio", "logger=trackio")
+    folder, file = Path(run_dir).absolute(), Path(run_dir) / "trackio_name"
+    # Trackio continues a run by its name, and folders of several sweeps may have the same.
+    name = file.read_text() if file.is_file() else f"{folder.name} {secrets.token_hex(2)}"
+    resume = "allow" if file.is_file() else "never"
+    run = trackio.init(
+        project, name=name, group=folder.parent.name or None, resume=resume, embed=False
+    )
+    atomic_write(file, name)
+    return TrackioLogger(run)
 
 
 @rank_zero_only

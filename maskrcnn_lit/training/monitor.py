@@ -1,8 +1,10 @@
 """Whether a metric of a validation has got better."""
 
 import math
+from typing import TYPE_CHECKING
 
-from lightning.pytorch import Trainer
+if TYPE_CHECKING:  # it loads torch
+    from lightning.pytorch import Trainer
 
 DEFAULT_METRICS = ("val/mask_ap", "val/box_ap")  # of a model with and without masks
 
@@ -10,7 +12,7 @@ DEFAULT_METRICS = ("val/mask_ap", "val/box_ap")  # of a model with and without m
 FALLING = ("val/loss", "val/merged", "val/split", "val/count_error")
 
 
-def monitored(trainer: Trainer, metric: str) -> float:
+def monitored(trainer: "Trainer", metric: str) -> float:
     """The value of the last validation, NaN without one; that of the main process in all of them: a
     metric of the user's own may differ, and all have to save and stop together. Every process calls
     it.

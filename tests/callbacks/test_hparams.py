@@ -58,7 +58,11 @@ def trainer_of(run_dir: Path) -> Any:
     ]
     data = SimpleNamespace(train_index=range(14))
     return SimpleNamespace(
-        loggers=loggers, default_root_dir=str(run_dir), datamodule=data, is_global_zero=True
+        loggers=loggers,
+        default_root_dir=str(run_dir),
+        datamodule=data,
+        is_global_zero=True,
+        global_step=0,
     )
 
 
@@ -121,7 +125,7 @@ def test_the_number_of_images_has_one_column(tmp_path: Path):
         assert set(hparams(run_dir, "session_start_info").hparams) == names
 
 
-def test_command_and_config_stand_under_text(tmp_path: Path):
+def test_the_page_of_the_run_and_its_config_stand_under_text(tmp_path: Path):
     result = RunResult("running", command=["maskrcnn-lit", "train", "run_dir=a b"])
     write_result(tmp_path / "result.json", result)
     HyperParameters(names=[]).on_train_start(trainer_of(tmp_path), SimpleNamespace(config=CONFIG))
@@ -129,9 +133,10 @@ def test_command_and_config_stand_under_text(tmp_path: Path):
         name: make_ndarray(events(tmp_path).Tensors(f"{name}/text_summary")[0].tensor_proto)
         .item()
         .decode()
-        for name in ("command", "config")
+        for name in ("run", "config")
     }
-    assert shown["command"] == "    maskrcnn-lit train 'run_dir=a b'"
+    assert shown["run"].startswith("### command\n\n    maskrcnn-lit train 'run_dir=a b'\n\n")
+    assert "### changed options\n\n| option | default | this run |\n" in shown["run"]
     assert json.loads(shown["config"]) == CONFIG
     assert all(line.startswith("    ") for line in shown["config"].splitlines())
 
@@ -165,7 +170,7 @@ def test_the_charts_of_custom_scalars(tmp_path: Path):
         category.title: {chart.title: tuple(chart.multiline.tag) for chart in category.chart}
         for category in layout.category
     } == CHARTS
-    assert list(CHARTS) == ["Losses", "AP", "Speed"]
+    assert list(CHARTS) == ["Losses", "AP", "Classes", "Learning", "Speed and memory"]
 
 
 def test_without_tensorboard_nothing_is_written(job: Path):

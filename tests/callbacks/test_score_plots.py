@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util.tensor_util import make_ndarray
 from tiny_commands import EPOCHS, STEPS
 
-from maskrcnn_lit.callbacks.score_plots import THRESHOLDS, drawn, threshold_counts
+from maskrcnn_lit.callbacks.score_plots import THRESHOLDS, class_table, drawn, threshold_counts
 from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged
 
@@ -27,7 +27,7 @@ def events(trained: Path) -> EventAccumulator:
     return EventAccumulator(str(trained), size_guidance={"images": 0, "tensors": 0}).Reload()
 
 
-@pytest.mark.parametrize("name", ["class_ap", "precision_recall"])
+@pytest.mark.parametrize("name", ["class_ap", "precision_recall", "confusion"])
 def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
     shown = events.Images(f"val_plots/{name}")
     assert [event.step for event in shown] == STEPS_SHOWN
@@ -35,6 +35,39 @@ def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
         picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
         assert picture.shape[1] == 960
         assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
+
+
+def test_ap_of_each_class_is_a_curve(events: EventAccumulator, trained: Path):
+    """The mean of the classes is the AP that is logged."""
+    for kind in ("mask_ap", "box_ap"):
+        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(f"class_{kind}/")]
+        assert {tag.partition("/")[2] for tag in tags} <= set(NAMES)
+        assert all([e.step for e in events.Scalars(tag)] == STEPS_SHOWN for tag in tags)
+        values = [events.Scalars(tag)[-1].value for tag in tags]
+        assert np.mean(values) == pytest.approx(events.Scalars(f"val/{kind}")[-1].value, abs=1e-6)
+
+
+def test_the_table_of_classes(events: EventAccumulator, strange: Path):
+    shown = events.Tensors("val_tables/classes/text_summary")
+    assert [event.step for event in shown] == STEPS_SHOWN
+    head, _, *rows = make_ndarray(shown[-1].tensor_proto).item().decode().splitlines()
+    assert head == "| class | objects | mask AP | box AP | roi\\_accuracy |"
+    objects = [int(row.split("|")[2]) for row in rows]
+    assert objects == sorted(objects, reverse=True)
+    truth = json.loads((strange / "annotations" / "instances_val.json").read_text())
+    assert sum(objects) == sum(not entry.get("iscrowd") for entry in truth["annotations"])
+
+
+def test_a_class_without_objects_has_empty_cells():
+    rows = [
+        {"name": "a", "objects": 1, "box_ap": 0.5, "mask_ap": None},
+        {"name": "b", "objects": 0, "box_ap": None, "mask_ap": None},
+        {"name": "c", "objects": 3, "box_ap": 0.25, "mask_ap": None},
+    ]
+    per_class = {"a": {"roi_accuracy": 1.0}, "b": {}, "c": {"roi_accuracy": math.nan}}
+    table = class_table(rows, per_class)
+    assert table.head == ["class", "objects", "box AP", "roi_accuracy"]
+    assert table.rows == [["c", 3, 0.25, None], ["a", 1, 0.5, 1.0], ["b", 0, None, None]]
 
 
 def test_a_curve_of_each_class_and_of_all_of_them(events: EventAccumulator):

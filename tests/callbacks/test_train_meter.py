@@ -21,7 +21,11 @@ TRAIN = {
     *(f"train/loss_{name}" for name in LOSSES),
 }
 VAL = {"val/loss", "val/mask_ap", *(f"val/loss_{name}" for name in LOSSES)}
-OTHERS = {"epoch", "lr/backbone", "lr/heads", "speed/images_per_second", "speed/data_wait"}
+OTHERS = {
+    *("epoch", "lr/backbone", "lr/heads", "speed/images_per_second", "speed/data_wait"),
+    *(f"{kind}/{part}" for kind in ("gradient_norm", "update_ratio") for part in ("trunk", "head")),
+    "memory/host_gb",
+}
 
 
 class Record(Callback):
@@ -94,6 +98,38 @@ def test_the_weight_norm_is_of_all_that_learns(tmp_path: Path):
     last = [row for row in rows(tmp_path) if "train/loss" in row][-1]
     squares = [p.detach().square().sum() for n, p in module.named_parameters() if "frozen" not in n]
     assert float(last["train/weight_norm"]) == pytest.approx(float(sum(squares)) ** 0.5, rel=1e-5)
+
+
+def test_norms_by_part_are_of_the_step_of_the_row(tmp_path: Path):
+    """Against the weights before and after the last step, and the gradient of all parts."""
+    seen: dict[str, Any] = {}
+
+    class Look(Callback):
+        def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            seen["before"] = {n: p.detach().clone() for n, p in pl_module.model.named_parameters()}
+
+        def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+            seen["after"] = {n: p.detach().clone() for n, p in pl_module.model.named_parameters()}
+
+    trainer = tiny_trainer(tmp_path, [Look()], steps=4, log_every_n_steps=3, clip_norm=1e-3)
+    trainer.fit(tiny_module(), datamodule=TinyData())
+    first, last = (row for row in rows(tmp_path) if "train/loss" in row)
+    for row in (first, last):
+        squares = sum(float(row[f"gradient_norm/{part}"]) ** 2 for part in ("trunk", "head"))
+        assert squares**0.5 == pytest.approx(float(row["train/gradient_norm"]), rel=1e-5)
+    for part, prefix in (("trunk", "backbone"), ("head", "head")):
+        names = [name for name in seen["before"] if name.startswith(prefix)]
+        change = sum((seen["after"][n] - seen["before"][n]).square().sum() for n in names)
+        size = sum(seen["before"][n].square().sum() for n in names)
+        ratio = float(last[f"update_ratio/{part}"])
+        assert ratio == pytest.approx(float((change / size).sqrt()), rel=1e-4) and ratio > 0
+
+
+def test_the_memory_of_this_process(monkeypatch: pytest.MonkeyPatch):
+    used = meter.memory(torch.device("cpu"))
+    assert set(used) == {"memory/host_gb"} and 0.05 < used["memory/host_gb"] < 1000
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3e9)
+    assert meter.memory(torch.device("cuda", 0))["memory/device_gb"] == 3.0
 
 
 def test_a_short_epoch_has_a_row_of_its_own(tmp_path: Path):

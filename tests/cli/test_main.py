@@ -169,6 +169,13 @@ def test_a_command_gets_the_config_and_the_overrides(
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
+def test_an_option_may_have_hyphens(command: types.ModuleType):
+    assert cli.main(["train", "--optimizer.lr=0.1", "--seed=3", "data=shapes"]) == 0
+    ((config, overrides),) = command.calls
+    assert (config.seed, config.optimizer.lr) == (3, 0.1)
+    assert overrides == ["optimizer.lr=0.1", "seed=3", "data=shapes"]
+
+
 @pytest.mark.parametrize("flags", [["--cfg"], ["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
 def test_cfg_prints_the_config_and_runs_nothing(
     flags: list[str], command: types.ModuleType, capsys: pytest.CaptureFixture
@@ -205,6 +212,7 @@ def test_cfg_prints_the_config_and_runs_nothing(
             ["predict", "-m"],
             "flag '-m': it has --help, --cfg, --config-dir DIR and options",
         ),
+        (["train", "--optimizer.rl=1"], "train has no option 'optimizer.rl'"),
         (["train", "--epochs", "3"], "train does not have the flag '--epochs'"),
         (
             ["train", "--cfg", "hydra"],

@@ -1,6 +1,6 @@
 import pytest
 
-from maskrcnn_lit.config.durations import seconds
+from maskrcnn_lit.config.durations import duration, seconds
 from maskrcnn_lit.errors import UserError
 
 
@@ -26,3 +26,8 @@ def test_a_duration_in_seconds(text: str, expected: int):
 def test_what_is_no_duration(text: str):
     with pytest.raises(UserError, match=r"trainer.max_time=.* must be a duration such as 90min"):
         seconds(text, "trainer.max_time")
+
+
+def test_durations_as_one_says_them():
+    told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
+    assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]

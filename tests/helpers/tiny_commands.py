@@ -46,6 +46,7 @@ SCHEDULE = (
 TIMES = (
     "speed/images_per_second",
     "speed/data_wait",
+    "memory/host_gb",
     "val/evaluation_seconds",
 )  # what no two runs share
 

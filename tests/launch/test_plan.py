@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from maskrcnn_lit.launch.grid import Job, read_sweep
-from maskrcnn_lit.launch.plan import duration, estimate, kind, length, plan_table
+from maskrcnn_lit.launch.plan import estimate, kind, length, plan_table
 
 TRIAL = {
     **{"start_seconds": 10.0, "step_seconds": 2.0, "validation_step_seconds": 1.0},
@@ -85,11 +85,6 @@ def test_the_table_has_a_line_for_each_job_that_is_to_run():
         and "about 60 s, and 1 of unknown time one" in last
     )
     assert plan_table(both, both[:1], {}).splitlines()[-1] == "1 of 2 jobs to run"
-
-
-def test_durations_as_one_says_them():
-    told = [duration(seconds) for seconds in (40, 700, 5340, 12000, 190000)]
-    assert told == ["40 s", "12 min", "89 min", "3 h 20 min", "2 d 4 h"]
 
 
 @pytest.mark.long

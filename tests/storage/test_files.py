@@ -14,6 +14,7 @@ from maskrcnn_lit.storage.files import (
     atomic_folder,
     atomic_write,
     default_cache,
+    is_locked,
     locked,
     move_into_place,
     temporary_file,
@@ -177,6 +178,30 @@ def test_a_lock_is_held_by_one_process_at_a_time(tmp_path: Path):
     assert (tmp_path / "count").read_text() == "100"
 
 
+def test_whether_a_lock_is_taken(tmp_path: Path):
+    assert is_locked(tmp_path / "lock") is False
+    assert os.listdir(tmp_path) == [], "it makes no file"
+    with locked(tmp_path / "lock"):
+        assert is_locked(tmp_path / "lock") is True
+    assert is_locked(tmp_path / "lock") is False
+
+
+def test_a_look_at_a_lock_keeps_nobody_from_it(tmp_path: Path):
+    """Who does not wait tries again, as a look takes the lock for an instant."""
+    path, slept = tmp_path / "lock", []
+    with open(path, "ab") as look, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(look, fcntl.LOCK_SH)
+
+        def leave(seconds: float) -> None:
+            slept.append(seconds)
+            fcntl.flock(look, fcntl.LOCK_UN)
+
+        patch.setattr("maskrcnn_lit.storage.files.time.sleep", leave)
+        with locked(path, wait=False) as free:
+            assert free
+    assert len(slept) == 1
+
+
 def test_where_the_file_system_has_no_locks_nobody_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -188,7 +213,7 @@ def test_where_the_file_system_has_no_locks_nobody_waits(
 
     refuse(errno.ENOSYS)
     with locked(tmp_path / "lock"):
-        pass
+        assert is_locked(tmp_path / "lock") is None
     refuse(errno.EIO)
     with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock"):
         pass

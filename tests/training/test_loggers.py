@@ -1,6 +1,9 @@
 import csv
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from lightning.pytorch.loggers.logger import DummyLogger
@@ -11,9 +14,11 @@ from maskrcnn_lit.training.loggers import (
     EVENTS,
     CsvLogger,
     OnceConfiguredMLFlowLogger,
+    TrackioLogger,
     mlflow_logger,
     rewind,
     tensorboard_logger,
+    trackio_logger,
     wandb_logger,
 )
 
@@ -144,6 +149,18 @@ def test_a_resumed_run_goes_on_in_wandb(tmp_path: Path, monkeypatch: pytest.Monk
     assert first.name == "any"  # Lightning's name of a project
 
 
+def test_a_run_of_wandb_agent_has_the_number_that_it_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("wandb")
+    for name, value in (("MODE", "offline"), ("SWEEP_ID", "s1"), ("RUN_ID", "abc123")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert wandb_logger(run_dir=tmp_path / "a", project="any").version == "abc123"
+    assert (tmp_path / "a" / "wandb_id").read_text() == "abc123"
+    monkeypatch.setenv("WANDB_RUN_ID", "other")
+    assert wandb_logger(run_dir=tmp_path / "a", project="any").version == "abc123", "it resumes"
+
+
 @pytest.mark.long
 def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     mlflow = pytest.importorskip("mlflow")
@@ -164,6 +181,47 @@ def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, (
         "of both: MLflow forgets nothing"
     )
+
+
+class Runs:
+    """Trackio as far as a logger asks for it."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def init(self, project: str, **options: Any) -> Any:
+        self.asked.append({"project": project, **options})
+        return SimpleNamespace(project=project, name=options["name"], config={})
+
+
+def test_a_resumed_run_goes_on_in_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By its name, which runs in folders of the same name do not share."""
+    runs = Runs()
+    monkeypatch.setitem(sys.modules, "trackio", runs)
+    for folder in ("a/seed=1", "a/seed=1", "b/seed=1"):
+        trackio_logger(run_dir=tmp_path / folder, project="any")
+    first, again, other = runs.asked
+    assert first["name"].startswith("seed=1 ") and first["group"] == "a"
+    assert (first["resume"], again["resume"], other["resume"]) == ("never", "allow", "never")
+    assert first["name"] == again["name"] != other["name"]
+
+
+def test_without_trackio_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UserError, match=r"logger=trackio needs .*'maskrcnn_lit\[trackio\]'$"):
+        trackio_logger(run_dir=tmp_path, project="any")
+
+
+def test_trackio_gets_config_and_numbers():
+    logged: list[Any] = []
+    run = SimpleNamespace(
+        project="p", name="n", config={}, log=lambda values, step: logged.append((values, step))
+    )
+    logger = TrackioLogger(run)
+    logger.log_hyperparams({"seed": 1})
+    logger.log_metrics({"train/loss": 0.5}, step=3)
+    assert run.config == {"seed": 1} and logged == [({"train/loss": 0.5}, 3)]
+    assert (logger.name, logger.version) == ("p", "n")
 
 
 def test_wandb_without_a_key_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -34,6 +34,7 @@ from maskrcnn_lit.data.coco.annotations import AMODAL, AMODAL_AREA
 from maskrcnn_lit.data.coco.rasterize import expand_counts
 from maskrcnn_lit.data.inspection.crowding import covered_shares
 from maskrcnn_lit.evaluation.analysis.average_precision import Judged, judge
+from maskrcnn_lit.evaluation.analysis.confusion import confusion_matrix
 from maskrcnn_lit.evaluation.analysis.curves import best_point, class_curve
 from maskrcnn_lit.evaluation.analysis.occlusion import look_up, occlusion_slices, slice_row
 from maskrcnn_lit.evaluation.analysis.pairs import Floats, Ints, Pairs, image_pairs
@@ -254,6 +255,15 @@ def hidden_object_metrics(
     """The numbers of `hidden_objects` by logged name, NaN for unknown ones: of all results, with
     the best threshold of each class.
     """
+    return metrics_and_confusion(ground_truth, results, max_detections)[0]
+
+
+def metrics_and_confusion(
+    ground_truth: Mapping[str, Any], results: Sequence[dict[str, Any]], max_detections: int
+) -> tuple[dict[str, float], Ints]:
+    """`hidden_object_metrics`, and `confusion_matrix` with the same thresholds: both compare all
+    detections of an image with all of its objects.
+    """
     pairs = list(image_pairs(ground_truth, results, max_detections=max_detections))
     classes = len(ground_truth["categories"])
     overall = judge(pairs, classes)
@@ -267,10 +277,11 @@ def hidden_object_metrics(
     )
     measures = hidden_objects(ground_truth, pairs, overall, thresholds)
     crowded = occlusion_slices(pairs, classes, overall)[-1]
-    return {
+    metrics = {
         name: math.nan if value is None else float(value)
         for name, value in hidden_metrics(measures, crowded["ap"]).items()
     }
+    return metrics, confusion_matrix(pairs, thresholds)
 
 
 def hidden_metrics(
