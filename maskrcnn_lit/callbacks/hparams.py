@@ -95,10 +95,10 @@ class HyperParameters(Callback):
             row["train_images"] = images
         page = run_page(run_dir / "result.json", pl_module.config)
         for board in boards(trainer):
-            board.page("run", page, trainer.global_step)
+            board.page("about", page, trainer.global_step)
         config = json.dumps(pl_module.config, indent=2, default=str)
         for writer in tensorboard_writers(trainer):
-            writer.add_text("run_config", textwrap.indent(config, "    "))  # markdown: code
+            writer.add_text("config", textwrap.indent(config, "    "))  # markdown: code
             for summary in (table_summary(row, varying(run_dir.name, row)), row_summary(row)):
                 writer.file_writer.add_summary(summary)
             writer.flush()
