@@ -169,7 +169,7 @@ def check(words: list[str]) -> None:
         count = 1 if rest[0] in cli.COMMANDS else 2
         command = " ".join(rest[:count])
         assert command in cli.COMMANDS, f"there is no command {command}"
-        if "-m" in rest or is_sweep(rest[count:]):
+        if "-m" in rest or (command == "train" and is_sweep(rest[count:])):
             typed = [word for word in rest[count:] if word != "-m"]
             assert read_search(typed).probes if is_search(typed) else read_sweep(typed).jobs
             return

@@ -222,7 +222,7 @@ SHOWN = {
         "Matches (18)",  # two terms of the RPN, nine runs
         "Matches (45)",  # the norms of five parts
     ],
-    "text": ["run", "config", "val_tables", "changed options", "image ids", "this run"],
+    "text": ["about", "config", "val_tables", "changed options", "image ids", "this run"],
     "images": ["val_images", "val_plots", "img "],
     "pr_curves": ["pr/all classes", *(f"pr_class/{name}" for name in NAMES)],
     "hparams": [

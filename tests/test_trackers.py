@@ -61,7 +61,13 @@ def records(file: Path) -> Iterator[Any]:
 
 
 PICTURES = {"val_plots/class_ap", "val_plots/precision_recall", "val_plots/confusion"}
-TABLES = {"val_tables/classes", "run/command", "run/commit", "run/changed options", "run/data"}
+TABLES = {
+    "val_tables/classes",
+    "about/command",
+    "about/commit",
+    "about/changed options",
+    "about/data",
+}
 
 
 def test_weights_and_biases(strange: Path, tmp_path: Path):
@@ -138,7 +144,7 @@ def test_mlflow_of_two_processes(strange: Path, tmp_path: Path):
     assert any(name.startswith("images/val_images~") for name in images)
     listed = json.loads(run.data.tags["mlflow.loggedArtifacts"])
     assert {entry["path"] for entry in listed} == {f"tables/{name}.json" for name in TABLES}
-    file = client.download_artifacts(run.info.run_id, "tables/run/data.json", str(tmp_path))
+    file = client.download_artifacts(run.info.run_id, "tables/about/data.json", str(tmp_path))
     assert [row[:2] for row in json.loads(Path(file).read_text())["data"]] == [
         ["coco_json train", 8],
         ["coco_json val", 3],

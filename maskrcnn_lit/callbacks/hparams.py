@@ -51,8 +51,8 @@ CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
         metric_title("val/roi_accuracy"): ("val/roi_accuracy$",),
     },
     "Classes": {
-        "mask AP by class": ("class_mask_ap/",),
-        "box AP by class": ("class_box_ap/",),
+        "mask AP by class": ("val_class_mask_ap/",),
+        "box AP by class": ("val_class_box_ap/",),
     },
     "Learning": {
         "learning rates": ("lr/",),
@@ -95,7 +95,7 @@ class HyperParameters(Callback):
             row["train_images"] = images
         page = run_page(run_dir / "result.json", pl_module.config)
         for board in boards(trainer):
-            board.page("run", page, trainer.global_step)
+            board.page("about", page, trainer.global_step)
         config = json.dumps(pl_module.config, indent=2, default=str)
         for writer in tensorboard_writers(trainer):
             writer.add_text("config", textwrap.indent(config, "    "))  # markdown: code

@@ -64,8 +64,8 @@ def made_by(result: RunResult) -> str:
     if result.commit:
         changed = ", with changes that are not committed" if result.commit.get("dirty") else ""
         texts.append(f"{result.commit.get('hash')}{changed}")
-    texts += [f"{name} {result.versions[name]}" for name in sorted(result.versions)]
-    return "\n".join(texts)
+    versions = [f"{name} {result.versions[name]}" for name in sorted(result.versions)]
+    return "\n".join([*texts, ", ".join(versions)] if versions else texts)
 
 
 def differences(

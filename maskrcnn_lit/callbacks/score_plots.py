@@ -31,8 +31,8 @@ THRESHOLDS = np.linspace(0, 1, 127)  # thresholds that the PR CURVES tab assumes
 class ScorePlots(Callback):
     """After every validation, log the pictures val_plots/class_ap, val_plots/precision_recall and
     val_plots/confusion, and the table val_tables/classes. TensorBoard also gets, of up to CURVES
-    classes, the scalars class_mask_ap/... and class_box_ap/..., and for its PR CURVES tab the
-    curves pr/all classes and pr_class/.... Curves use the matches of the scores at IoU 0.5, of
+    classes, the scalars val_class_mask_ap/... and val_class_box_ap/..., and for its PR CURVES tab
+    the curves pr/all classes and pr_class/.... Curves use the matches of the scores at IoU 0.5, of
     masks if there are any.
 
     Must come after `CocoEvaluation` in the list of callbacks, since it reads its matches. It does
@@ -92,7 +92,7 @@ class ScorePlots(Callback):
                 for key in ("mask_ap", "box_ap"):
                     value = per_class[name].get(key, math.nan)
                     if not math.isnan(value):
-                        writer.add_scalar(f"class_{key}/{name}", value, step)
+                        writer.add_scalar(f"val_class_{key}/{name}", value, step)
 
 
 def pixels_of(png: bytes) -> np.ndarray:

@@ -133,10 +133,10 @@ def test_the_page_of_the_run_and_its_config_stand_under_text(tmp_path: Path):
         name: make_ndarray(events(tmp_path).Tensors(f"{name}/text_summary")[0].tensor_proto)
         .item()
         .decode()
-        for name in ("run", "config")
+        for name in ("about", "config")
     }
-    assert shown["run"].startswith("### command\n\n    maskrcnn-lit train 'run_dir=a b'\n\n")
-    assert "### changed options\n\n| option | default | this run |\n" in shown["run"]
+    assert shown["about"].startswith("### command\n\n    maskrcnn-lit train 'run_dir=a b'\n\n")
+    assert "### changed options\n\n| option | default | this run |\n" in shown["about"]
     assert json.loads(shown["config"]) == CONFIG
     assert all(line.startswith("    ") for line in shown["config"].splitlines())
 

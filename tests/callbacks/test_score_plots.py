@@ -40,7 +40,7 @@ def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
 def test_ap_of_each_class_is_a_curve(events: EventAccumulator, trained: Path):
     """The mean of the classes is the AP that is logged."""
     for kind in ("mask_ap", "box_ap"):
-        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(f"class_{kind}/")]
+        tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(f"val_class_{kind}/")]
         assert {tag.partition("/")[2] for tag in tags} <= set(NAMES)
         assert all([e.step for e in events.Scalars(tag)] == STEPS_SHOWN for tag in tags)
         values = [events.Scalars(tag)[-1].value for tag in tags]

@@ -52,14 +52,14 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
     """metrics.csv without what is measured by the clock."""
     with open(run_dir / "metrics.csv", newline="") as file:
         return [
-            {k: v for k, v in row.items() if not k.startswith("speed/")}
+            {k: v for k, v in row.items() if not k.startswith(("speed/", "memory/"))}
             for row in csv.DictReader(file)
         ]
 
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(run_dir / "tensorboard")).Reload()
-    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("speed/")]
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith(("speed/", "memory/"))]
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
