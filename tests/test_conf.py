@@ -208,15 +208,17 @@ def test_an_optimizer_builds(optimizer: str):
 
 @pytest.mark.long
 @pytest.mark.parametrize("trainer", of_group("trainer"))
-@pytest.mark.parametrize("logger", of_group("logger"))
+@pytest.mark.parametrize(
+    "logger",
+    [
+        pytest.param(name, marks=pytest.mark.trackio) if name == "trackio" else name
+        for name in of_group("logger")
+    ],
+)
 @pytest.mark.parametrize("callbacks", of_group("callbacks"))
 def test_a_trainer_builds_with_its_loggers_and_callbacks(
     trainer: str, logger: str, callbacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    if logger != "default":
-        pytest.importorskip(
-            logger
-        )  # an extra; the message without it: tests/training/test_loggers.py
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     chosen = (
         f"trainer={trainer}",

@@ -154,9 +154,8 @@ def test_mlflow_of_two_processes(strange: Path, tmp_path: Path):
     assert list(run_dir.glob("events.out.tfevents.*")), "besides"
 
 
+@pytest.mark.trackio
 def test_trackio(strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It has no room beside pillow 13: CONTRIBUTING.md says how to install it."""
-    pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     run_dir = trained_with("trackio", strange, tmp_path)
     (file,) = (tmp_path / "trackio").glob("*.db")
