@@ -67,6 +67,7 @@ NOT_OURS = {
     "found.png",
     "rate.png",
     "profile/operators.txt",
+    "profile/stages.txt",
     "list.txt",
 }
 FILE = re.compile(

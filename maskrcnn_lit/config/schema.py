@@ -147,7 +147,6 @@ OPTIONS: dict[str, Rule] = {
     "queue": _whole(1, 65_536),
     "report": FLAG,
     "requeue": FLAG,
-    "requeues": _whole(0, 1000),
     "results": PATH_OR_NULL,
     "resume": PATH_OR_NULL,
     "rows": replace(TEXT_OR_NULL, count=(1, 20)),
@@ -314,6 +313,7 @@ OPTIONS: dict[str, Rule] = {
     "launcher.hours": _number(0.02, 8784),
     "launcher.memory_gb": _whole(1, 1_000_000),
     "launcher.partition": TEXT_OR_NULL,
+    "launcher.requeues": _whole(0, 1000),
     # conf/logger
     "logger.*": GROUP,
     "logger.csv.path": PATH,
