@@ -156,7 +156,8 @@ def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
     ]
     assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait"))
     images = {f"val_images/{image['id']}" for image in ground_truth(strange)["images"]}
-    assert images | {"val_plots/class_ap", "val_plots/precision_recall"} == set(tags["images"])
+    plots = {f"val_plots/{name}" for name in ("class_ap", "confusion", "precision_recall")}
+        assert images | plots == set(tags["images"])
     assert len(events.Images(min(images))) == EPOCHS
 
 
