@@ -157,7 +157,7 @@ def test_tensorboard_has_the_names_that_stay(trained: Path, strange: Path):
     assert all(0 <= event.value <= 1 for event in events.Scalars("speed/data_wait"))
     images = {f"val_images/{image['id']}" for image in ground_truth(strange)["images"]}
     plots = {f"val_plots/{name}" for name in ("class_ap", "confusion", "precision_recall")}
-        assert images | plots == set(tags["images"])
+    assert images | plots == set(tags["images"])
     assert len(events.Images(min(images))) == EPOCHS
 
 
