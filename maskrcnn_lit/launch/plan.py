@@ -19,6 +19,8 @@ _SAME = (("seed",), ("run_dir",), ("evaluation",), ("logger",), ("callbacks",), 
 
 COUNTS = ("train_images", "val_images")
 
+RATE_TEST = 100  # steps of `maskrcnn-lit lr`, in conf/lr.yaml
+
 _SAME_INSIDE = (("trainer", "epochs"), ("trainer", "steps"), ("data", "seed"))
 
 
@@ -48,8 +50,8 @@ def _without_counts(data: dict[str, Any]) -> None:
 
 
 def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[str, Any]) -> str:
-    """One line for each missing job, and a total. `trials`: kind -> result of `trial.measure`, or
-    the reason why it is missing.
+    """One line for each missing job, one for a rate test of the first of them, and the total of the
+    jobs. `trials`: kind -> result of `trial.measure`, or the reason why it is missing.
     """
     rows, total, unknown = [], 0.0, 0
     for job in missing:
@@ -59,9 +61,7 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
             total += seconds
             count = images_of(job, trial, "train_images")
             images = f"{count} images x {epochs:g} epochs = {steps} steps"
-            rows.append(
-                [job.name, images, duration(seconds), f"{trial['peak_memory_bytes'] / 1e9:.1f} GB"]
-            )
+            rows.append([job.name, images, duration(seconds), _memory(trial)])
         else:
             unknown += 1
             rows.append(
@@ -72,14 +72,37 @@ def plan_table(jobs: Sequence[Job], missing: Collection[Job], trials: Mapping[st
                     "?",
                 ]
             )
+    rows += _rate_test(missing, trials)
     lines = text_table([], rows, text=(0, 1))
     devices = sorted({trial["device"] for trial in trials.values() if isinstance(trial, dict)})
     more = f", and {unknown} of unknown time" if unknown else ""
     message = f"{len(missing)} of {len(jobs)} jobs to run"
     if devices:
         message += f": about {duration(total)}{more} one after the other, "
-        message += f"measured on {', '.join(devices)}, without scoring"
+        message += f"measured on {', '.join(devices)}, without scoring and without the rate test"
     return "\n".join([*lines, message])
+
+
+def _rate_test(missing: Collection[Job], trials: Mapping[str, Any]) -> list[list[str]]:
+    """What `maskrcnn-lit lr` takes for the first job whose kind was measured."""
+    for job in missing:
+        trial = trials.get(kind(job))
+        if isinstance(trial, dict):
+            steps = RATE_TEST * trial["accumulate"] * trial["step_seconds"]
+            seconds = trial["start_seconds"] + steps
+            return [
+                [
+                    f"maskrcnn-lit lr, as {job.name}",
+                    f"{RATE_TEST} steps",
+                    duration(seconds),
+                    _memory(trial),
+                ]
+            ]
+    return []
+
+
+def _memory(trial: Mapping[str, Any]) -> str:
+    return f"{trial['peak_memory_bytes'] / 1e9:.1f} GB"
 
 
 def length(job: Job, trial: Mapping[str, Any]) -> tuple[float, int]:

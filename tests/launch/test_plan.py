@@ -69,17 +69,20 @@ def test_the_time_of_a_job_that_accumulates_two_batches_a_step():
 def test_the_table_has_a_line_for_each_job_that_is_to_run():
     both = jobs("backbone=resnet18,resnet34", "trainer.epochs=3")
     trials: dict[str, Any] = {kind(job): TRIAL for job in both}
-    first, second, last = plan_table(both, both, trials).splitlines()
+    first, second, rate, last = plan_table(both, both, trials).splitlines()
     assert (
         " ".join(first.split()) == "backbone=resnet18 100 images x 3 epochs = 21 steps 60 s 2.5 GB"
     )
     assert second.startswith("backbone=resnet34")
-    assert (
-        last
-        == "2 of 2 jobs to run: about 2 min one after the other, measured on a GPU, without scoring"
+    assert " ".join(rate.split()) == (
+        "maskrcnn-lit lr, as backbone=resnet18 100 steps 4 min 2.5 GB"
+    ), "10 s, and 100 steps of 2 s"
+    assert last == (
+        "2 of 2 jobs to run: about 2 min one after the other, measured on a GPU, without scoring "
+        "and without the rate test"
     )
     trials[kind(both[1])] = "no space left"
-    _, second, last = plan_table(both, both, trials).splitlines()
+    _, second, _, last = plan_table(both, both, trials).splitlines()
     assert (
         "the trial failed: no space left" in second
         and "about 60 s, and 1 of unknown time one" in last
