@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from repository import HELPERS
 from tiny_commands import (
     MODEL,
@@ -26,8 +27,11 @@ from tiny_commands import (
     script,
 )
 
-from maskrcnn_lit.launch.grid import read_sweep
-from maskrcnn_lit.launch.sweep import begin, job_result, stopped_as_interrupted
+from maskrcnn_lit.config.compose import compose
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.launch.grid import Job, read_sweep
+from maskrcnn_lit.launch.sweep import begin, check_same, job_result, stopped_as_interrupted
+from maskrcnn_lit.runs.folder import freeze_config
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.training.stop import SIGNALS
 
@@ -302,3 +306,19 @@ def test_a_signal_to_the_sweep_is_an_interruption(number: signal.Signals):
 
 def test_nothing_to_sweep():
     assert "there is nothing to sweep" in refused("train", "-m")
+
+
+@pytest.mark.parametrize(("there", "wanted"), [(2, 1), (1, "auto")])
+def test_a_job_that_went_on_with_other_processes_is_the_same(
+    tmp_path: Path, there: int, wanted: int | str
+):
+    config = compose("train", ["data=shapes", "data.batch_size=4", f"trainer.devices={wanted}"])
+    job = Job("a", [], tmp_path, freeze_config(config))
+    stored = job.config.copy()
+    stored.trainer.devices, stored.data.batch_size = there, 2
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored, resolve=True))
+    check_same(job)
+    stored.trainer.devices = job.config.trainer.devices = 1
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(stored, resolve=True))
+    with pytest.raises(UserError, match=r"contains a run with data.batch_size=2, but this sweep"):
+        check_same(job)
