@@ -9,6 +9,7 @@ import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,10 @@ MOVED = {
 # Arguments of timm.create_model that make it read other files, or fetch them.
 READS_FILES = ("checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg")
 
+_SECTION = re.compile(r"^(?=\w+:(?:\s|$))", re.MULTILINE)  # a yaml's top-level keys
+
+_SMALL = 20_000  # characters of a section that is kept
+
 MAX_BYTES = 64 * 2**20  # of a config.yaml; a list of a million image ids has 8 MB
 MAX_DEPTH = 32
 MAX_NODES = 5_000_000
@@ -126,7 +131,7 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise UserError(f"{file} is larger than {MAX_BYTES} bytes: give another run")
-        plain = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+        plain = _plain(file.read_text(encoding="utf-8"))
     except (
         *(yaml.YAMLError, OSError, RecursionError),
         *(
@@ -141,6 +146,38 @@ def read_run_config(run_dir: str | Path) -> dict[str, Any]:
     if not isinstance(plain, dict) or not plain:
         raise UserError(f"{file} does not contain a config: give another run")
     return plain
+
+
+def _plain(text: str) -> Any:
+    """What a yaml contains. Its sections, the lines from one top-level key to the next, are read
+    one by one: those that many runs share are read once.
+    """
+    before, *sections = _SECTION.split(text)
+    if before or len(sections) < 2:
+        return yaml.load(text, _PlainLoader)
+    try:
+        contents = [_section(section) for section in sections]
+    except (
+        yaml.YAMLError
+    ):  # its message is about the section; or a text goes on in the first column
+        return yaml.load(text, _PlainLoader)
+    return {key: _fresh(value) for content in contents for key, value in content.items()}
+
+
+def _section(text: str) -> Any:
+    return _small_section(text) if len(text) < _SMALL else yaml.load(text, _PlainLoader)
+
+
+@lru_cache(maxsize=512)
+def _small_section(text: str) -> Any:
+    return yaml.load(text, _PlainLoader)
+
+
+def _fresh(node: Any) -> Any:
+    """A copy of plain data."""
+    if isinstance(node, dict):
+        return {key: _fresh(value) for key, value in node.items()}
+    return [_fresh(value) for value in node] if isinstance(node, list) else node
 
 
 def checked(plain: Mapping[str, Any], *, where: str, trust: Sequence[str] = ()) -> DictConfig:

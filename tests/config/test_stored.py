@@ -319,3 +319,33 @@ def test_what_is_no_run_folder_is_named(tmp_path: Path):
 def test_the_name_before_trainer_check_is_read():
     plain = {"trainer": {"epochs": 1, "fast_dev_run": True}}
     assert checked(plain, where="config.yaml").trainer == {"epochs": 1, "check": True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a:\n  x: 1\nb: [1, 2]\nc:\n",
+        "# a comment\na: 1\nb: 2\n",
+        'a: "one\nb: text"\nc: 1\n',
+        "a: |\n  one\nb: 2\n",
+        "a: [1,\nb: 2]\nc: 3\n",
+        "a: {x: 1\n}\nb: 2\n",
+        "a:\n- 1\n- 2\nb: 1\n",
+        "a: 1\nb: 2\na: 3\n",
+        "1: x\ntrue: y\n",
+    ],
+)
+def test_sections_read_one_by_one_are_the_whole(text: str):
+    assert stored._plain(text) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["a: &x 1\nb: *x\n", "a: 1\n---\nb: 2\n", "a:b\nc: d\n"])
+def test_a_section_that_is_refused_is_refused_in_the_whole(text: str):
+    with pytest.raises(yaml.YAMLError):
+        stored._plain(text)
+
+
+def test_a_config_that_is_changed_leaves_the_next_as_it_was():
+    text = "a: {x: [1]}\nb: 2\n"
+    stored._plain(text)["a"]["x"].append(5)
+    assert stored._plain(text) == {"a": {"x": [1]}, "b": 2}

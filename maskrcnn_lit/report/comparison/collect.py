@@ -1,6 +1,7 @@
 """Collects run folders as the jobs of a comparison, with their validation data."""
 
 import csv
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
 
-SHOWN = {"step", "epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
+SHOWN = {"epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
 
 
 class Runs(NamedTuple):
@@ -162,20 +163,30 @@ def _job(folder: Path, name: str, notes: list[str]) -> Job:
     return Job(name, folder, tuple(map(str, result.overrides)), config, result, curves)
 
 
-def _curves(file: Path) -> Iterator[dict[str, float]]:
-    """The columns SHOWN of a metrics.csv as numbers, without an incomplete last line. Raises
-    OSError, ValueError or csv.Error for a damaged one.
+def _curves(file: Path) -> list[dict[str, float]]:
+    """A row for each epoch of a metrics.csv: the means of the columns SHOWN, without an incomplete
+    last line. Raises OSError, ValueError or csv.Error for a damaged file.
     """
     if not file.is_file():
-        return
+        return []
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     rows = csv.reader(line for line in lines if line.endswith("\n"))
     names = next(rows, [])
+    shown = [(i, name) for i, name in enumerate(names) if name in SHOWN]
+    epochs: dict[float, dict[str, list[float]]] = {}
     for row in rows:
         if len(row) > len(names):
             raise ValueError("a line has more values than the first has names")
-        values = {name: float(value) for name, value in zip(names, row, strict=False) if value}
-        yield {name: value for name, value in values.items() if name in SHOWN}
+        numbers = [float(value) if value else None for value in row]
+        values = {name: x for i, name in shown if i < len(row) and (x := numbers[i]) is not None}
+        epoch = epochs.setdefault(values.pop("epoch", math.nan), {})
+        for name, value in values.items():
+            epoch.setdefault(name, []).append(value)
+    return [
+        {"epoch": epoch, **{name: math.fsum(some) / len(some) for name, some in columns.items()}}
+        for epoch, columns in epochs.items()
+        if not math.isnan(epoch)
+    ]
 
 
 def _add_sweep(runs: Runs, folder: Path) -> None:

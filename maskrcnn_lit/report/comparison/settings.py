@@ -36,7 +36,7 @@ class Job:
     """One run, or a job of a sweep that never ran (folder None).
 
     overrides: NAME=VALUE as typed after `train`; config: resolved, as plain dicts ({} if missing).
-    curves: the rows of metrics.csv by column, as numbers.
+    curves: of each epoch the means of columns of metrics.csv.
     truth: a digest of the objects in its validation images; None if they could not be read.
     source: the folder of `runs=` that it is in.
     """

@@ -90,15 +90,16 @@ def test_runs_of_the_same_name_are_told_apart(folder: Path, tmp_path: Path):
     assert names == [str(folder / "alone"), str(tmp_path / "alone")]
 
 
-def test_curves_are_numbers_and_a_line_that_was_cut_is_dropped(folder: Path, tmp_path: Path):
+def test_curves_are_means_and_a_line_that_was_cut_is_dropped(folder: Path, tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/result.json").write_text('{"status": "running"}')
-    (tmp_path / "run/metrics.csv").write_text("step,epoch,train/loss\n3,0,1.5\n7,1,\n9,1,0.")
+    rows = "step,epoch,train/loss\n3,0,1.5\n5,0,1\n7,1,\n8,1,0.5\n9,1,0."
+    (tmp_path / "run/metrics.csv").write_text(rows)
     found = read_runs([tmp_path / "run"])
     (job,) = found.jobs
     assert job.curves == (
-        {"step": 3.0, "epoch": 0.0, "train/loss": 1.5},
-        {"step": 7.0, "epoch": 1.0},
+        {"epoch": 0.0, "train/loss": 1.25},
+        {"epoch": 1.0, "train/loss": 0.5},
     )
     assert job.config == {} and "has no config.yaml" in found.notes[0]
 
