@@ -24,7 +24,7 @@ from maskrcnn_lit.evaluation.titles import TITLES, metric_title
 from maskrcnn_lit.report.comparison.settings import (
     APS,
     LOCATIONS,
-    MEASURED,
+    NEUTRAL,
     Job,
     endings,
     flat_config,
@@ -347,7 +347,7 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
         name
         for name in names
         if name not in _NOT_COMPARED
-        and not name.startswith(MEASURED)
+        and not name.startswith(NEUTRAL)
         and len({shown(*one, name) for one in flat}) > 1
     ]
 

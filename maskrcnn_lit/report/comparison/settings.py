@@ -26,9 +26,20 @@ SHOWN_APS = APS | {"val/cityscapes_ap": metric_title("val/cityscapes_ap")}
 
 LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the result
 
-MEASURED = "auto_batch.chosen"  # how a run chose its batch, which differs from run to run
+# Beginnings of options that differ from run to run and change nothing: how the batch was chosen,
+# and the search that might have ended the run.
+NEUTRAL = ("auto_batch.chosen", "callbacks.prune")
 
-_SKIPPED = (*LOCATIONS, "data.root", "data.cache_dir", "seed", "launcher", "sweep_scale", "sweep")
+_SKIPPED = (
+    *LOCATIONS,
+    *NEUTRAL,
+    "data.root",
+    "data.cache_dir",
+    "seed",
+    "launcher",
+    "sweep_scale",
+    "sweep",
+)
 
 
 @dataclass(frozen=True)
@@ -294,7 +305,7 @@ def _typed(job: Job) -> dict[str, str]:
 def _without_seed(jobs: Sequence[Job]) -> list[str]:
     """A key for each job, equal for jobs whose configs differ only in the seed and output paths."""
     flat = [flat_config(job.config) for job in jobs]
-    names = sorted({name for config in flat for name in config if not name.startswith(MEASURED)})
+    names = sorted({name for config in flat for name in config if not name.startswith(NEUTRAL)})
     names = [name for name in names if len({str(config.get(name)) for config in flat}) > 1]
     keys = []
     for job, config in zip(jobs, flat, strict=True):

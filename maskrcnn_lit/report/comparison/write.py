@@ -125,7 +125,7 @@ def write_comparison(
         written=time.strftime("%Y-%m-%d %H:%M"),
         jobs=jobs,
         ranked=ranked,
-        questions=runs.questions,
+        questions=list(dict.fromkeys(runs.questions)),
         commands=[shlex.join(words) for words in runs.commands],
         notes=notes,
         table=tabled,

@@ -96,6 +96,20 @@ def test_jobs_that_chose_the_same_batch_by_other_measurements_are_one_setting():
     assert len(settings(chosen, varying(chosen))) == 1
 
 
+def test_jobs_of_different_searches_are_one_setting():
+    jobs = [
+        job(
+            f"a{seed}",
+            f"+callbacks.prune={{keep: {seed}}}",
+            ap=0.2,
+            seed=seed,
+            config={"callbacks": {"prune": {"keep": seed}}},
+        )
+        for seed in (1, 2)
+    ]
+    assert not varying(jobs) and len(settings(jobs, varying(jobs))) == 1
+
+
 def test_a_job_without_a_config_is_like_no_other():
     jobs = [replace(backbone("resnet18", seed, 0.2), config={}) for seed in (1, 2)]
     assert len(settings(jobs, varying(jobs))) == 2

@@ -283,6 +283,13 @@ def test_one_run_alone_has_a_report(sweep: Path, tmp_path: Path):
     )
 
 
+def test_two_sweeps_of_one_question_ask_it_once(sweep: Path, tmp_path: Path):
+    shutil.copytree(sweep, tmp_path / "again")
+    asked = json.loads((sweep / "sweep.json").read_text())["question"]
+    write_comparison([sweep, tmp_path / "again"], tmp_path / "out")
+    assert asked and (tmp_path / "out/report.md").read_text().count(asked) == 1
+
+
 def test_only_failures_have_a_report_too(sweep: Path, tmp_path: Path):
     broken = Path(
         shutil.copytree(
