@@ -16,7 +16,7 @@ from maskrcnn_lit.runs.result import RunResult, read_result
 
 # Options about where and how a run executes. They do not change its result.
 MEANS = (
-    *("run_dir", "resume", "sweep", "launcher", "logger", "callbacks", "evaluation"),
+    *("run_dir", "resume", "requeue", "sweep", "launcher", "logger", "callbacks", "evaluation"),
     *(
         "data.root",
         "data.train.",

@@ -103,7 +103,8 @@ def test_no_python_that_is_started_looks_into_the_working_directory_first():
         found = re.findall(r'("-P",\s*)?"-m", "maskrcnn_lit|("-P",\s*)?"-m",\s*"maskrcnn_lit', text)
         assert all(any(flags) for flags in found), file
         started += len(found)
-    assert started == 5, "reproduce, ranks, jobs, trials and the report of a sweep"
+    parts = ("reproduce", "ranks", "jobs", "trials", "the report of a sweep", "tries of a batch")
+    assert started == len(parts)
 
 
 def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(

@@ -126,10 +126,11 @@ LONG = (
     ("options", "number", "job"),
     [
         (("data.workers=1",), signal.SIGUSR1, {"SLURM_JOB_ID": "7"}),
-        (
+        pytest.param(
             ("trainer.devices=2", "data.batch_size=1"),
             signal.SIGTERM,
             {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"},
+            marks=pytest.mark.slow,
         ),
     ],
 )
