@@ -121,7 +121,8 @@ def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
     printed = printed_by(*command, "seed=1,2", "sweep.trial_steps=1", "sweep.plan_only=true")
     assert "measuring 1 kinds of job, 1 steps each" in printed, "seeds are of one kind"
     for seed in (1, 2):
-        assert f"seed={seed}  8 images x 1 epochs = 4 steps" in printed
+        assert f" seed={seed} 8 images x 1 epochs = 4 steps" in " ".join(printed.split())
+    assert " maskrcnn-lit lr, as seed=1 100 steps " in " ".join(printed.split())
     assert "2 of 2 jobs to run: about " in printed and " GB" in printed
     assert not list((tmp_path / "sweep").glob("seed=*"))
 
