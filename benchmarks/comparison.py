@@ -32,7 +32,7 @@ from maskrcnn_lit.evaluation.coco.results import read_results, write_results
 from maskrcnn_lit.evaluation.coco.scores import match_all, score_matches
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.runs.result import RunResult, file_digests, read_result, write_result
-from maskrcnn_lit.training.module import config_digest
+from maskrcnn_lit.storage.files import config_digest
 
 RATES, DECAYS, VARIANTS = 10, 10, 20
 

@@ -150,9 +150,9 @@ def one_stage(size: int, folder: Path) -> dict[str, Callable[[Image], Any]]:
 
         def run(pixels: Image, reader: Any = reader) -> Any:
             bgr = np.ascontiguousarray(pixels[..., ::-1])
-            found = reader.predict(bgr, imgsz=size, conf=0.0, max_det=100, verbose=False)
-            assert len(found[0]) == 100
-            return found
+            results = reader.predict(bgr, imgsz=size, conf=0.0, max_det=100, verbose=False)
+            assert len(results[0]) == 100
+            return results
 
         detectors[f"YOLO11n-seg, {runtime} f32"] = run
     return detectors

@@ -28,10 +28,9 @@ from maskrcnn_lit.runs.provenance import (
     package_versions,
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
-from maskrcnn_lit.storage.files import atomic_write, without_nan, write_json
+from maskrcnn_lit.storage.files import atomic_write, config_digest, without_nan, write_json
 from maskrcnn_lit.terminal.table import text_table
 from maskrcnn_lit.training.devices import resolve_accelerator
-from maskrcnn_lit.training.module import config_digest
 from maskrcnn_lit.training.processes import cluster_environment
 
 # if sums may differ: two threads instead of one changed the demo's mask AP by 0.019

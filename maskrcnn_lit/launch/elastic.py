@@ -93,7 +93,7 @@ def divided(
     process changes, not that of the batches of a step.
 
     Raises:
-        UserError: there is no such division, or not with this `batch_size` and `accumulate`.
+        UserError: the images cannot be divided like that, or not with these options.
     """
     together, wholes = before.together, before.accumulate // before.parts
     choices = [

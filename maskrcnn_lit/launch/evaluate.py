@@ -74,11 +74,11 @@ from maskrcnn_lit.runs.trained_model import (
     set_suppression,
     suppression_of,
 )
-from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.files import config_digest, file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.average import scored_weights
 from maskrcnn_lit.training.devices import resolve_accelerator, resolve_precision
-from maskrcnn_lit.training.module import DetectionModule, config_digest
+from maskrcnn_lit.training.module import DetectionModule
 
 _log = logging.getLogger(__name__)
 

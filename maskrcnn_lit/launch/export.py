@@ -51,10 +51,9 @@ from maskrcnn_lit.runs.own_validation import check_own_validation, warn_of_other
 from maskrcnn_lit.runs.provenance import describe_datamodule, package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, write_result
 from maskrcnn_lit.runs.trained_model import read, set_suppression
-from maskrcnn_lit.storage.files import atomic_write, file_digest
+from maskrcnn_lit.storage.files import atomic_write, config_digest, file_digest
 from maskrcnn_lit.storage.sealed import write_sealed_json
 from maskrcnn_lit.training.devices import device_name
-from maskrcnn_lit.training.module import config_digest
 
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2", "web": ".onnx"}
 COMPILERS = ("c++", "g++", "clang++")

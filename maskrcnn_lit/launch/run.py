@@ -38,10 +38,10 @@ from maskrcnn_lit.runs.provenance import (
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.runs.trained_model import start
-from maskrcnn_lit.storage.files import atomic_write, write_json
+from maskrcnn_lit.storage.files import atomic_write, config_digest, write_json
 from maskrcnn_lit.storage.images import write_image
 from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
-from maskrcnn_lit.training.module import DetectionModule, config_digest
+from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero, meet, rank_timeout
 from maskrcnn_lit.training.trainer import build_trainer
 

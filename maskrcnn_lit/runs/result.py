@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.storage.files import file_digest
+from maskrcnn_lit.storage.files import config_digest, file_digest
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 
 STATUSES = ("running", "finished", "failed", "interrupted", "pruned")
@@ -51,7 +51,7 @@ class RunResult:
     """The record of a run.
 
     error: the reason of a failure; config_sha256: of its config, see
-    `training.module.config_digest`.
+    `storage.files.config_digest`.
     files: SHA-256 of FILES in its folder, after it has ended in any way.
     metrics: by logged name (val/box_ap, val/mask_ap, val/roi_accuracy, ...); NaN is null in the
         file.
@@ -128,8 +128,6 @@ def config_fault(config: dict[str, Any], result: RunResult) -> str | None:
     """A message if `config`, read from the config.yaml of a run, does not match its digest in
     result.json: it was damaged or edited. None: it matches, or the run had not started.
     """
-    from maskrcnn_lit.training.module import config_digest  # torch, which `top` does without
-
     if result.config_sha256 in (None, config_digest(config)):
         return None
     return (

@@ -134,6 +134,11 @@ def errors_with_path(path: Path) -> Iterator[None]:
         raise
 
 
+def config_digest(config: dict[str, Any]) -> str:
+    """SHA-256 of plain data, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
 def file_digest(path: Path, algorithm: str) -> str:
     """The digest of a file, in hexadecimal digits."""
     with open(path, "rb") as file:

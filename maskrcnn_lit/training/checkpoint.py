@@ -369,7 +369,7 @@ def _images_at_once(trainer: Trainer) -> int:
 
 def _count_in(parts: int, before: int, progress: dict[str, dict[str, Any]]) -> None:
     """Convert Lightning's counters of batches, of which `before` divided a batch of the data order
-    and now `parts` do. A batch that has not completed stays so.
+    and now `parts` do. A batch that has begun and not ended is counted as before.
     """
     for tracker in (progress["total"], progress["current"]):
         open_batches = tracker["processed"] - tracker["completed"]

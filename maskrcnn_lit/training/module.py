@@ -2,7 +2,6 @@
 not score them.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -23,6 +22,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.errors import UserError, plural
 from maskrcnn_lit.model.mask_head import check_takes_void
+from maskrcnn_lit.storage.files import config_digest
 from maskrcnn_lit.training.feature_cache import Cached, cache_features
 from maskrcnn_lit.training.nonfinite import FiniteGuard, NonFiniteStep, Step, write_step
 from maskrcnn_lit.training.optimizer import Length, OptimizerAndSchedule, follow
@@ -53,11 +53,6 @@ def over_all_processes(losses: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     dist.all_reduce(total)
     sums, every = total[0], total[1].clamp(min=1)
     return sums / every, counts * dist.get_world_size() / every
-
-
-def config_digest(config: dict[str, Any]) -> str:
-    """SHA-256 of plain data, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 class DetectionModule(LightningModule):

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_lit.cli import main as cli
-from maskrcnn_lit.training.module import DetectionModule, config_digest
+from maskrcnn_lit.storage.files import config_digest
+from maskrcnn_lit.training.module import DetectionModule
 
 
 def on_fit_end(module: DetectionModule) -> None:

@@ -20,7 +20,7 @@ from maskrcnn_lit.runs.result import (
     read_result,
     write_result,
 )
-from maskrcnn_lit.training.module import config_digest
+from maskrcnn_lit.storage.files import config_digest
 
 
 def test_a_result_comes_back_as_it_was_and_nan_is_null(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from torch.utils.data import default_collate
 
 from maskrcnn_lit.config.compose import build, compose
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.files import config_digest
 from maskrcnn_lit.training import module as module_file
-from maskrcnn_lit.training.module import DetectionModule, config_digest
+from maskrcnn_lit.training.module import DetectionModule
 
 
 def batch_of(*image_ids: int) -> dict[str, torch.Tensor]:

@@ -33,7 +33,7 @@ def on_fit_end(module) -> None:  # type: ignore[no-untyped-def]
     import hashlib
     import json
 
-    from maskrcnn_lit.training.module import config_digest
+    from maskrcnn_lit.storage.files import config_digest
 
     weights = hashlib.sha256()
     for value in module.model.state_dict().values():

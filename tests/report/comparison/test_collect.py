@@ -17,7 +17,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.collect import read_runs, validation_index
 from maskrcnn_lit.report.comparison.settings import NOT_RUN, option_value
 from maskrcnn_lit.runs.result import file_digests, read_result, write_result
-from maskrcnn_lit.training.module import config_digest
+from maskrcnn_lit.storage.files import config_digest
 
 
 @pytest.fixture(scope="module")
