@@ -202,17 +202,22 @@ def test_eight_requests_are_in_flight(tmp_path: Path, server: Server):
     """The server answers none of them before it has eight."""
     for i in range(16):
         server.offer(content(f"{i}"), f"{i}.jpg")
-    meeting = threading.Barrier(8, timeout=30)
-    server.before = meeting.wait
+    eight = threading.Event()
+    in_time: list[bool] = []
+
+    def wait_for_eight() -> None:
+        if len(set(server.asked)) >= 8:
+            eight.set()
+        in_time.append(eight.wait(30))
+
+    server.before = wait_for_eight
     remote = Remote(server.address, Cache(tmp_path, 1))
     ahead = Prefetch(remote.fill)
     ahead.submit([f"{i}.jpg" for i in range(16)])
-    for i in range(16):  # waits for the one that is fetching it
-        while not remote.cache._path(f"{server.address}/{i}.jpg").exists():
-            assert not meeting.broken
-    server.before = None
     assert [remote.read(f"{i}.jpg") for i in range(16)] == [content(f"{i}") for i in range(16)]
-    assert sorted(server.asked) == sorted(f"/{i}.jpg" for i in range(16))
+    assert all(in_time)
+    # a set: on a busy machine an answer may come late and be asked for again
+    assert set(server.asked) == {f"/{i}.jpg" for i in range(16)}
     ahead.close()
 
 
