@@ -30,7 +30,7 @@ from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes, read_image_size
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.evaluation.coco.scores import to_coco_results
 from maskrcnn_lit.evaluation.thresholds import DEFAULT, read_thresholds

@@ -35,10 +35,10 @@ ROOMS = (
 # may import each other.
 FLOORS = {
     "data": (
-        {"batch", "warp", "transforms", "paste", "buckets", "samplers"},
+        {"batch", "image_size", "warp", "transforms", "paste", "buckets", "samplers"},
         {"coco"},
         {"stores"},
-        {"dataset", "collate", "loaders", "datamodule"},
+        {"coco_data", "dataset", "collate", "loaders", "datamodule"},
         {"datasets", "inspection"},
     ),
 }

@@ -7,7 +7,8 @@ from lightning.pytorch import Callback, Trainer
 
 from maskrcnn_lit.callbacks.boards import boards, validation_step
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.report.pictures import choose, draw_panel, with_pixels
+from maskrcnn_lit.report.panels import draw_panel, with_pixels
+from maskrcnn_lit.report.pictures import choose
 
 # TensorBoard drops pixels, and with them thin lines, when it shows a picture smaller
 IN_TENSORBOARD = 700

@@ -12,7 +12,8 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.inspection.parts import PARTS, fill_parts
 from maskrcnn_lit.errors import UserError, check_whole
-from maskrcnn_lit.report.draw import draw_instances, grid, ground_truth_from_batch, titled
+from maskrcnn_lit.report.draw import draw_instances, grid, titled
+from maskrcnn_lit.report.panels import ground_truth_from_batch
 from maskrcnn_lit.runs.folder import check_output_file
 from maskrcnn_lit.storage.images import write_image
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.coco.learnable import describe_unlearnable, unlearnable
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.inspection.anchor_recall import (
     Choice,
     Grids,
@@ -25,7 +26,6 @@ from maskrcnn_lit.data.inspection.anchor_recall import (
 )
 from maskrcnn_lit.data.inspection.parts import fill_parts
 from maskrcnn_lit.data.inspection.summary import MOST, TINY, Objects, read_objects, summarize
-from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.anchors import Anchors
 from maskrcnn_lit.runs.folder import check_output_file

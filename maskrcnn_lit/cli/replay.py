@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.config.stored import checked
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.checkpoint import load_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain
 from maskrcnn_lit.training.nonfinite import replay
 
 

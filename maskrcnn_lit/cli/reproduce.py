@@ -31,7 +31,7 @@ from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.storage.files import atomic_write, config_digest, without_nan, write_json
 from maskrcnn_lit.terminal.table import text_table
 from maskrcnn_lit.training.devices import resolve_accelerator
-from maskrcnn_lit.training.processes import cluster_environment
+from maskrcnn_lit.training.ranks import cluster_environment
 
 # if sums may differ: two threads instead of one changed the demo's mask AP by 0.019
 TOLERANCE = 0.03

@@ -16,6 +16,9 @@ from hydra.errors import HydraException
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.errors import UserError
 
+# Options that may be given with resume=RUN for a finished run, to continue it in a new run.
+LENGTH = ("trainer.epochs", "trainer.steps", "trainer.patience")
+
 # options of `train` that only the sweep reads, not its runs
 FOR_SWEEPS = ("sweep", "sweep_dir", "sweep_scale", "launcher")
 

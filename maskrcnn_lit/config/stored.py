@@ -61,7 +61,10 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "lightning.pytorch.callbacks.StochasticWeightAveraging",
         "lightning.pytorch.callbacks.Timer",
     ),
-    "data": ("maskrcnn_lit.data.datamodule.CocoDataModule",),
+    "data": (
+        "maskrcnn_lit.data.datamodule.CocoDataModule",
+        "maskrcnn_lit.data.coco_data.CocoData",
+    ),
     "data.reader": (  # read local folders, and write into the cache alone
         "maskrcnn_lit.data.datasets.cityscapes.Cityscapes",
         "maskrcnn_lit.data.datasets.hf_parquet.HfParquet",

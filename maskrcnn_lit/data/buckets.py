@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.data.image_size import ImageSize
 
 Ints = NDArray[np.int64]
 

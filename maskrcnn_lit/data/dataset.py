@@ -18,6 +18,7 @@ from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.coco.index import AnnotationIndex, OnInvalid
 from maskrcnn_lit.data.coco.rasterize import sample_runs, visible_boxes
 from maskrcnn_lit.data.collate import SLOTS, Sample, collate, slot_count
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.paste import Objects, Piece, paste, resized_piece, sample_source
 from maskrcnn_lit.data.samplers import BLANK, Key
 from maskrcnn_lit.data.stores.cutouts import Cutouts
@@ -26,7 +27,6 @@ from maskrcnn_lit.data.stores.mask_crops import MaskCrops
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
 from maskrcnn_lit.data.transforms import (
     Augment,
-    ImageSize,
     SampledTransform,
     color_jitter,
     full_view,

@@ -22,7 +22,7 @@ from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import fitted_sizes, read_image_size
+from maskrcnn_lit.data.image_size import fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.int8 import layers, quantise
 from maskrcnn_lit.export.metadata import VERSION, Metadata

@@ -22,7 +22,7 @@ from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
-from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.analysis.analyze import analyze
 from maskrcnn_lit.evaluation.analysis.hidden_objects import hidden_object_metrics

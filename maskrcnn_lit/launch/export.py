@@ -19,7 +19,7 @@ from maskrcnn_lit.data.buckets import Shape, bucket_shapes
 from maskrcnn_lit.data.coco.categories import Category
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.dataset import CocoDataset
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes, read_image_size
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes, read_image_size
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.evaluation.coco.results import write_results
 from maskrcnn_lit.evaluation.coco.scores import MAX_DETECTIONS, check_limits

@@ -27,7 +27,7 @@ from maskrcnn_lit.launch import console, summary
 from maskrcnn_lit.launch.processes import register
 from maskrcnn_lit.launch.requeue import requeue, slurm_job
 from maskrcnn_lit.measure.cost import energy_joules, inference_batch, inference_cost, run_cost
-from maskrcnn_lit.report.pictures import draw_predictions
+from maskrcnn_lit.report.panels import draw_predictions
 from maskrcnn_lit.runs.folder import program, record_status, resume_hint, watch_command
 from maskrcnn_lit.runs.provenance import (
     changed_data,
@@ -38,11 +38,13 @@ from maskrcnn_lit.runs.provenance import (
 )
 from maskrcnn_lit.runs.result import RunResult, read_result, write_result
 from maskrcnn_lit.runs.trained_model import start
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.storage.files import atomic_write, config_digest, write_json
 from maskrcnn_lit.storage.images import write_image
-from maskrcnn_lit.training.checkpoint import RunCheckpoints, last_checkpoint
+from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
-from maskrcnn_lit.training.processes import cluster_environment, is_rank_zero, meet, rank_timeout
+from maskrcnn_lit.training.processes import meet, rank_timeout
+from maskrcnn_lit.training.ranks import cluster_environment, is_rank_zero
 from maskrcnn_lit.training.trainer import build_trainer
 
 _log = logging.getLogger(__name__)

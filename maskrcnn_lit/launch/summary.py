@@ -14,8 +14,8 @@ from torch.optim import AdamW
 from maskrcnn_lit.callbacks.train_meter import TrainMeter
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.inspection.summary import read_objects
-from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.evaluation.coco.scores import NEAR_ZERO
 from maskrcnn_lit.runs.folder import watch_command
 from maskrcnn_lit.training.checkpoint import RunCheckpoints

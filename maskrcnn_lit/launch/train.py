@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from maskrcnn_lit.config.compose import compose, to_yaml
-from maskrcnn_lit.config.overrides import FOR_SWEEPS, assign, is_given, typed
+from maskrcnn_lit.config.overrides import FOR_SWEEPS, LENGTH, assign, is_given, typed
 from maskrcnn_lit.config.stored import load_run_config, read_run_config
 from maskrcnn_lit.errors import UserError, check_whole
 from maskrcnn_lit.export.runtime import refuse_exported
@@ -32,19 +32,16 @@ from maskrcnn_lit.runs.folder import (
     resume_hint,
     run_lock,
 )
-from maskrcnn_lit.runs.parent import LENGTH, check_longer, read_parent, start_from
+from maskrcnn_lit.runs.parent import check_longer, read_parent, start_from
 from maskrcnn_lit.runs.provenance import package_commit, package_versions
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result, write_result
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.storage.files import atomic_write
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound
+from maskrcnn_lit.training.checkpoint_files import load_sound
 from maskrcnn_lit.training.devices import count_devices
 from maskrcnn_lit.training.loggers import EVENTS
-from maskrcnn_lit.training.processes import (
-    broadcast_from_rank_zero,
-    cluster_environment,
-    processes_per_node,
-    rank_timeout,
-)
+from maskrcnn_lit.training.processes import broadcast_from_rank_zero, rank_timeout
+from maskrcnn_lit.training.ranks import cluster_environment, processes_per_node
 
 _log = logging.getLogger(__name__)
 

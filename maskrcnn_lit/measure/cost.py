@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.storage.images import UnreadableImageError
 from maskrcnn_lit.training.devices import device_name, peak_memory_bytes

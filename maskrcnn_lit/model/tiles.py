@@ -22,7 +22,7 @@ from torch import nn
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.data.coco.rasterize import expand_counts
 from maskrcnn_lit.data.dataset import image_batch
-from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.errors import UserError, check_whole, check_within
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.postprocess import to_original, without_overlap

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_lit.data.batch import Batch
-from maskrcnn_lit.data.transforms import MAX_SIDE, ImageSize
+from maskrcnn_lit.data.image_size import MAX_SIDE, ImageSize
 from maskrcnn_lit.errors import UserError, check_choice
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN, Output
 from maskrcnn_lit.model.matching import take

@@ -1,8 +1,8 @@
 """Draws instances on an image: translucent masks with smooth outlines, boxes, and legible labels.
 
-Two parts: conversion of a batch or of detections to the arguments of `draw_instances`
-(`ground_truth_from_batch`, `detections_to_draw`), and drawing (`draw_instances`, `side_by_side`,
-`grid`). Pictures are H W 3 uint8 arrays, RGB, in and out.
+Two parts: conversion of detections to the arguments of `draw_instances` (`detections_to_draw`), and
+drawing (`draw_instances`, `side_by_side`, `grid`). Pictures are H W 3 uint8 arrays, RGB, in and
+out. panels.py converts a batch.
 """
 
 import math
@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from pycocotools import mask as coco_mask
 
-from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.report.fonts import Font, fitting_font
 
 # smaller images are enlarged to about this size, so that labels are legible and small beside
@@ -149,45 +148,6 @@ def _cut_to(width: int, text: str, font: Font) -> str:
     return shown
 
 
-def ground_truth_from_batch(
-    batch: Batch, i: int, names: Sequence[str]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Image `i` of a batch in its original size, and its target as arguments of `draw_instances`.
-
-    `names[l - 1]` is the class of label l. Boxes and masks have the original scale, like those of
-    `detections_to_draw`; the pixels are the model's input, resized back. Crowd regions are labeled
-    as such, and data with void pixels have `void`.
-    """
-    height, width = batch["image_sizes"][i].tolist()
-    original_height, original_width = batch["original_sizes"][i].tolist()
-    seen = batch["images"][i, :, :height, :width].permute(1, 2, 0).cpu().numpy()  # 3 H W -> H W 3
-    image = Image.fromarray(seen).resize(
-        (original_width, original_height), Image.Resampling.BICUBIC
-    )
-    annotated = (batch["valid"][i] | batch["crowd"][i]).nonzero()[:, 0].tolist()
-    back = batch["scales"][i].flip(0).repeat(2).cpu().numpy()  # y, x -> x, y, x, y
-    boxes, mask_boxes = (
-        batch[key][i].cpu().numpy()[annotated] / back for key in ("boxes", "mask_boxes")
-    )
-    crops = batch["masks"][i].cpu().numpy()
-    if "masked" in batch:  # a box alone is drawn as one
-        crops = crops * batch["masked"][i].cpu().numpy()[:, None, None]
-    labels, crowd = batch["labels"][i].tolist(), batch["crowd"][i].tolist()
-    target: dict[str, Any] = {
-        "boxes": boxes,
-        "masks": [
-            _paste(crops[g], box, original_height, original_width)
-            for g, box in zip(annotated, mask_boxes, strict=True)
-        ],
-        "names": [names[labels[g] - 1] + (" (crowd)" if crowd[g] else "") for g in annotated],
-    }
-    if "void" in batch:
-        seen = batch["void"][i, :height, :width].cpu().numpy()
-        region = Image.fromarray(seen).resize(image.size, Image.Resampling.NEAREST)
-        target["void"] = np.array(region).astype(bool)
-    return np.array(image), target
-
-
 def detections_to_draw(
     detections: Mapping[str, Any], names: Sequence[str], score_threshold: float
 ) -> dict[str, Any]:
@@ -201,20 +161,6 @@ def detections_to_draw(
         "names": [names[int(detections["labels"][r]) - 1] for r in selected],
         "scores": np.asarray(detections["scores"])[selected],
     }
-
-
-def _paste(crop: np.ndarray, box: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An M x M crop as an H W bool mask: bilinear between the crop's pixel centers, False outside
-    of `box`.
-    """
-    weights, within = [], []
-    for low, high, length in ((box[1], box[3], height), (box[0], box[2], width)):
-        centers = np.arange(length) + 0.5
-        position = np.clip((centers - low) / (high - low) * len(crop) - 0.5, 0, len(crop) - 1)
-        weights.append(np.clip(1 - abs(position[:, None] - np.arange(len(crop))), 0, 1))  # length M
-        within.append((centers >= low) & (centers <= high))
-    pasted = weights[0] @ crop.astype(np.float64) @ weights[1].T  # H M, M M, M W -> H W
-    return (pasted >= 0.5) & within[0][:, None] & within[1]
 
 
 def _decode(mask: Any, height: int, width: int) -> np.ndarray:

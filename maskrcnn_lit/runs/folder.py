@@ -15,10 +15,10 @@ from maskrcnn_lit.config.compose import to_dict
 from maskrcnn_lit.config.overrides import FOR_SWEEPS, typed
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.result import LOCK, RunResult, file_digests, read_result, write_result
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.storage.files import locked
 from maskrcnn_lit.storage.sources import join
-from maskrcnn_lit.training.checkpoint import last_checkpoint
-from maskrcnn_lit.training.processes import is_rank_zero
+from maskrcnn_lit.training.ranks import is_rank_zero
 
 
 def output_folder(run: str | None, run_dir: str | None, kind: str) -> Path:

@@ -6,11 +6,11 @@ the run could be scored as validation images.
 
 from pathlib import Path
 
+from maskrcnn_lit.data.coco.fingerprint import fingerprint
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.reading import OneJson
-from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.coco_data import CocoData
 from maskrcnn_lit.errors import UserError, plural
-from maskrcnn_lit.runs.provenance import fingerprint
 from maskrcnn_lit.runs.result import read_result
 
 
@@ -34,7 +34,7 @@ def same_validation_images(run: str | Path, index: AnnotationIndex) -> bool | No
     return None
 
 
-def check_own_validation(run: str | Path, data: CocoDataModule, remedy: str) -> None:
+def check_own_validation(run: str | Path, data: CocoData, remedy: str) -> None:
     """Raise UserError if `data`, those of a run, are divided in another way than the run recorded.
     Without a record, a warning says that training images may be among them.
 
@@ -55,7 +55,7 @@ def check_own_validation(run: str | Path, data: CocoDataModule, remedy: str) -> 
         )
 
 
-def warn_of_other_division(run: str | Path, data: CocoDataModule) -> None:
+def warn_of_other_division(run: str | Path, data: CocoData) -> None:
     """As `check_own_validation` for data that the user named: only a warning.
 
     Args:
@@ -65,7 +65,7 @@ def warn_of_other_division(run: str | Path, data: CocoDataModule) -> None:
         data.announce(_unknown(run, data))
 
 
-def _same_division(run: str | Path, data: CocoDataModule) -> bool | None:
+def _same_division(run: str | Path, data: CocoData) -> bool | None:
     if data.split is None:
         return True
     if data.val_index is None:
@@ -73,7 +73,7 @@ def _same_division(run: str | Path, data: CocoDataModule) -> bool | None:
     return same_validation_images(run, data.val_index)
 
 
-def _unknown(run: str | Path, data: CocoDataModule) -> str:
+def _unknown(run: str | Path, data: CocoData) -> str:
     count = 0 if data.val_index is None else len(data.val_index)
     return (
         f"warning: {run} has no record that these {plural(count, 'image')}, divided by "

@@ -7,13 +7,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.storage.files import file_digest, move_into_place, temporary_file
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_sound, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_sound, save_plain
 from maskrcnn_lit.training.loggers import EVENTS
 from maskrcnn_lit.training.trainer import StopWithoutProgress
-
-# Options that may be given with resume=RUN for a finished run, to continue it in a new run.
-LENGTH = ("trainer.epochs", "trainer.steps", "trainer.patience")
 
 
 def read_parent(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

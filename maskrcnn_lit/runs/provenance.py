@@ -1,7 +1,5 @@
 """The provenance of a run: versions, commit, machine, data."""
 
-import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -10,47 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import maskrcnn_lit
-from maskrcnn_lit.data.coco.index import AnnotationIndex
-from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.coco.fingerprint import fingerprint
+from maskrcnn_lit.data.coco_data import CocoData
 from maskrcnn_lit.evaluation.baseline import ids_digest
 from maskrcnn_lit.training.devices import device_name
-
-# A cheap fingerprint of a run's data.
-
-CONTENTS = 100  # number of image files whose full content is hashed
-
-
-def fingerprint(index: AnnotationIndex) -> dict[str, str]:
-    """Digests of the annotation file (the first half of its SHA-256, from the cache) and of the
-    images in use (SHA-256): of their file names and, for local files, the size of each and the
-    contents of CONTENTS evenly spaced ones. An unreadable file counts as missing.
-    """
-    return {
-        "annotations_sha256": index.packed.key.partition("-")[0],
-        "images_sha256": _images(index),
-    }
-
-
-def _images(index: AnnotationIndex) -> str:
-    source, names = index.source, list(index.file_names)
-    sizes = [(source.stamp(name) or (None,))[0] for name in names] if source.local else []
-    digest = hashlib.sha256(json.dumps([names, sizes]).encode())
-    if source.local:
-        for i in np.unique(np.linspace(0, len(index) - 1, CONTENTS).round().astype(int)).tolist():
-            digest.update(_content(index, i))
-    return digest.hexdigest()
-
-
-def _content(index: AnnotationIndex, i: int) -> bytes:
-    try:
-        return hashlib.sha256(index.read(i)).digest()
-    except OSError:
-        return b"missing"
-
 
 DIFF_CHARACTERS = 100_000  # maximum length of the stored diff
 
@@ -178,7 +142,7 @@ def describe_data(
     }
 
 
-def describe_datamodule(data: CocoDataModule) -> dict[str, Any]:
+def describe_datamodule(data: CocoData) -> dict[str, Any]:
     """`describe_data` of a data module that has read its annotations."""
     parts = {"train": data.train_index, "val": data.val_index}
     return describe_data(

@@ -33,8 +33,9 @@ from maskrcnn_lit.model.pretrained.published import (
 from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
 from maskrcnn_lit.runs.shared import is_shared, local, read_shared
+from maskrcnn_lit.storage.checkpoints import best_checkpoint, last_checkpoint
 from maskrcnn_lit.storage.download import fetch, file_digest
-from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint, model_weights
+from maskrcnn_lit.training.checkpoint_files import model_weights
 
 # Options that change the output of given weights.
 OPTIONS = (

@@ -17,6 +17,7 @@ import torch
 from maskrcnn_lit import __version__
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.data.batch import Batch
+from maskrcnn_lit.data.coco.fingerprint import fingerprint
 from maskrcnn_lit.data.collate import collate
 from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.errors import UserError
@@ -30,12 +31,11 @@ from maskrcnn_lit.model.inside import Inside, look_inside
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.postprocess import to_original
 from maskrcnn_lit.runs.own_validation import check_own_validation
-from maskrcnn_lit.runs.provenance import fingerprint
 from maskrcnn_lit.runs.trained_model import read
+from maskrcnn_lit.storage.checkpoints import best_checkpoint, last_checkpoint
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.storage.sealed import DamagedFileError, read_sealed_json, write_sealed_json
 from maskrcnn_lit.terminal.progress import Counter
-from maskrcnn_lit.training.checkpoint import best_checkpoint, last_checkpoint
 from maskrcnn_lit.training.devices import resolve_accelerator
 
 FOLDER = "show"  # in the run folder

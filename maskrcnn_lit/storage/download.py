@@ -22,7 +22,6 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import torch.hub
 from urllib3 import BaseHTTPResponse, PoolManager, ProxyManager, Retry, Timeout
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -85,6 +84,8 @@ def fetch(url: str, digest: str, algorithm: str = "sha256") -> Path:
     Raises: UserError: the file cannot be downloaded, or its hash differs. A file with another hash
     is deleted.
     """
+    import torch.hub  # takes a second, and not every command needs it
+
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if path.is_file() and file_digest(path, algorithm).startswith(digest):
         return path

@@ -21,7 +21,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.files import atomic_write, errors_with_path, locked
 from maskrcnn_lit.storage.packages import import_package
-from maskrcnn_lit.training.processes import is_rank_zero
+from maskrcnn_lit.training.ranks import is_rank_zero
 
 CONNECT_SECONDS = 10.0  # until a tracking server must answer
 

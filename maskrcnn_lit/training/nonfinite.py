@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from maskrcnn_lit.data.batch import BLANK_ID, Batch
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain, save_plain
 
 
 class NonFiniteStep(UserError):

@@ -13,7 +13,8 @@ from torch.utils.data import default_collate
 
 from maskrcnn_lit.callbacks.panels import IN_TENSORBOARD, Panels
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.report.pictures import choose, draw_panel
+from maskrcnn_lit.report.panels import draw_panel
+from maskrcnn_lit.report.pictures import choose
 
 ALL = {"images": 0, "scalars": 0, "tensors": 0}
 

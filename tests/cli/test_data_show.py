@@ -12,7 +12,8 @@ from voc_files import write_voc
 from maskrcnn_lit.cli import data_show
 from maskrcnn_lit.cli.data_show import LONGEST, as_seen
 from maskrcnn_lit.config.compose import build, compose
-from maskrcnn_lit.report.draw import STRIPES, ground_truth_from_batch
+from maskrcnn_lit.report.draw import STRIPES
+from maskrcnn_lit.report.panels import ground_truth_from_batch
 
 pytest_plugins = ("tiny_commands",)
 

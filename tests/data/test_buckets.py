@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from maskrcnn_lit.data.buckets import bucket_groups, bucket_shapes, padding_overhead
 from maskrcnn_lit.data.coco.parse import read_instances
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 
 SIDES = st.integers(8, 3000)
 FILES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=30)

@@ -22,14 +22,9 @@ from maskrcnn_lit.data.batch import BLANK_ID, IMAGE_KEYS, Batch, check_batch
 from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.collate import Sample, collate
 from maskrcnn_lit.data.dataset import BadImageError, CocoDataset, image_batch
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.stores.resized_images import ResizedImages
-from maskrcnn_lit.data.transforms import (
-    Augment,
-    ImageSize,
-    SampledTransform,
-    map_boxes,
-    sample_transform,
-)
+from maskrcnn_lit.data.transforms import Augment, SampledTransform, map_boxes, sample_transform
 from maskrcnn_lit.data.warp import Transform
 from maskrcnn_lit.storage.images import decode
 

@@ -7,21 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import ListConfig
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 from wrong_values import SHARE, cases, positive_list
 
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.data.transforms import (
     Augment,
     CopyPaste,
-    ImageSize,
     color_jitter,
-    fitted_sizes,
     full_view,
     map_boxes,
     read_augment,
-    read_image_size,
     resample,
     sample_transform,
 )
@@ -261,17 +258,6 @@ def test_what_is_no_transform_is_named(value: Any, said: str):
     assert said in str(caught.value)
 
 
-def test_image_sizes_are_read():
-    assert read_image_size(128) == 128 and read_image_size([800, 1333]) == (800, 1333)
-    assert read_image_size(ListConfig([800, 1333])) == (800, 1333), "as a run's config has it"
-    for wrong in (0, 16, [1333, 800], [800], [1, 2, 3], "800", 128.5):
-        if wrong == [800]:
-            assert read_image_size(wrong) == 800
-            continue
-        with pytest.raises(UserError, match=r"data.image_size=.*such as \[800, 1333\]"):
-            read_image_size(wrong)
-
-
 @pytest.mark.parametrize(
     ("option", "value"),
     cases(
@@ -291,35 +277,6 @@ def test_options_of_the_wrong_kind_are_named(option: str, value: Any):
 def test_augment_has_values_by_name(value: Any):
     with pytest.raises(UserError, match=r"augment=.* must have values for flip, scale, crop"):
         read_augment(value)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        True,
-        "",
-        [],
-        {},
-        math.nan,
-        math.inf,
-        -128,
-        31,
-        20000,
-        2**70,
-        [True, 800],
-        [800, None],
-        [800, 1333.0],
-        [800, "1333"],
-        [800, math.nan],
-        [800, 20000],
-        {"short": 800},
-    ],
-)
-def test_image_sizes_of_the_wrong_kind_are_named(value: Any):
-    with pytest.raises(UserError) as caught:
-        read_image_size(value)
-    assert str(caught.value).startswith(f"data.image_size={value} must be ")
 
 
 def test_each_option_is_a_transform_in_a_fixed_order():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_commands import refused
 
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.export import parse_size, sizes_for_any
 

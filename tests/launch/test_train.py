@@ -52,7 +52,7 @@ from maskrcnn_lit.data.datasets.shapes import NAMES
 from maskrcnn_lit.runs.result import read_result, write_result
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.training import compile as compiling
-from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain, save_plain
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import warmup_cosine
 

@@ -26,7 +26,7 @@ from maskrcnn_lit.measure.cost import (
     run_cost,
 )
 from maskrcnn_lit.model.deformable import DeformableConv
-from maskrcnn_lit.report.pictures import draw_predictions
+from maskrcnn_lit.report.panels import draw_predictions
 from maskrcnn_lit.training.compile import compile_regions
 from maskrcnn_lit.training.devices import device_name
 

@@ -1,4 +1,4 @@
-"""Pictures for reports: which ones, read, shrunk, drawn side by side."""
+"""Pictures for reports: which ones, read, shrunk."""
 
 import io
 from pathlib import Path
@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from report_sample import HEIGHT, WIDTH, analysis, ground_truth, results
-from tiny_run import SIZE, detections, image
-from torch.utils.data import default_collate
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex, read_index
 from maskrcnn_lit.data.datasets.shapes import write_shapes
-from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.report.evaluation.worst_images import Picture, draw_worst
-from maskrcnn_lit.report.pictures import LONGEST, choose, draw_panel, image_reader
+from maskrcnn_lit.report.pictures import LONGEST, choose, image_reader
 
 
 def gray(image_id: int) -> np.ndarray:
@@ -74,23 +71,6 @@ def test_a_damaged_or_missing_file_is_none(index: AnnotationIndex):
     first.write_bytes(b"no image")
     second.unlink()
     assert read(int(index.image_ids[0])) is None and read(int(index.image_ids[1])) is None
-
-
-def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
-    batch = default_collate([image(100), image(101)])
-    output = Output({}, {}, detections(batch), None)
-    names = ["circle", "square"]
-    panel = draw_panel(batch, output, 1, names, 0.5)
-    height, width = panel.shape[:2]
-    assert panel.dtype == np.uint8 and width > 2 * SIZE and max(height, width) <= 1400
-    nothing = draw_panel(batch, output, 1, names, 0.95)  # all scores are 0.9
-    differs = (panel != nothing).any((0, 2)).nonzero()[0]
-    assert differs.min() >= width // 2 and len(differs) > 10
-
-
-def test_a_panel_needs_detections():
-    with pytest.raises(ValueError, match="has no detections: set the model to eval mode"):
-        draw_panel(default_collate([image(100)]), Output({}, {}, None, None), 0, ["a", "b"], 0.5)
 
 
 def test_which_images(tmp_path: Path):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.runs.parent import check_longer, read_parent, start_from
 from maskrcnn_lit.storage.files import file_digest
-from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain, save_plain
 
 
 @pytest.fixture

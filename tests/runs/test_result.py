@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.runs.provenance import (
-    describe_data,
-    describe_machine,
-    package_versions,
-)
+from maskrcnn_lit.runs.provenance import describe_data, describe_machine, package_versions
 from maskrcnn_lit.runs.result import (
     FILES,
     RunResult,

@@ -72,7 +72,7 @@ from maskrcnn_lit.runs.trained_model import (
     start,
     suppression_of,
 )
-from maskrcnn_lit.training.checkpoint import load_plain, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain, save_plain
 
 pytest_plugins = ("tiny_commands", "local_server")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.norms import FoldedConv, conv
 from maskrcnn_lit.training.average import MovingAverage, decay_after, scored_weights
-from maskrcnn_lit.training.checkpoint import load_plain, load_sound, model_weights, save_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain, load_sound, model_weights, save_plain
 
 State = dict[str, Tensor]
 EMA = 0.6  # small enough that it ends the warm-up: (1 + n) / (10 + n) is 0.6 after 12.5 steps

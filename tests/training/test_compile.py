@@ -14,7 +14,7 @@ from tiny_run import tiny_trainer
 from maskrcnn_lit.config.compose import compose
 from maskrcnn_lit.data.buckets import bucket_shapes
 from maskrcnn_lit.data.collate import collate
-from maskrcnn_lit.data.transforms import fitted_sizes
+from maskrcnn_lit.data.image_size import fitted_sizes
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.export.parity import SWAPPED_POINTS, Parity
 from maskrcnn_lit.measure.cost import count_flops

@@ -30,7 +30,7 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.fpn import SimpleFPN
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 from maskrcnn_lit.model.timm_backbone import TimmBackbone
-from maskrcnn_lit.training.checkpoint import last_checkpoint
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.training.feature_cache import (
     Cached,
     _Filler,
@@ -40,7 +40,7 @@ from maskrcnn_lit.training.feature_cache import (
 )
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import adamw
-from maskrcnn_lit.training.processes import is_rank_zero
+from maskrcnn_lit.training.ranks import is_rank_zero
 
 TRAIN, VAL = 7, 3
 FLIP = {"flip": 0.5}

@@ -24,7 +24,7 @@ from maskrcnn_lit.callbacks.progress import ProgressLine
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.loaders import CudaPrefetcher
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.checkpoint import load_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain
 from maskrcnn_lit.training.module import DetectionModule
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ from torch import nn
 from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.model.mask_rcnn import Output
-from maskrcnn_lit.training.checkpoint import load_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain
 from maskrcnn_lit.training.nonfinite import FiniteGuard, replay
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from maskrcnn_lit.config.schema import OPTIONS
 from maskrcnn_lit.errors import UserError
-from maskrcnn_lit.training.checkpoint import last_checkpoint
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.training.optimizer import Length, adamw, sgd
 from maskrcnn_lit.training.plateau import DEFAULTS, MONITORS, Plateau
 

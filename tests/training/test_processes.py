@@ -9,47 +9,21 @@ import sys
 import time
 
 import pytest
-import torch
 from tiny_commands import environment
 
-from maskrcnn_lit.training.processes import (
-    broadcast_from_rank_zero,
-    cluster_environment,
-    is_rank_zero,
-    processes_per_node,
-)
+from maskrcnn_lit.training.processes import broadcast_from_rank_zero
 
 pytest_plugins = ("tiny_commands",)
 
 
-def test_alone(monkeypatch: pytest.MonkeyPatch):
+def without_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
         monkeypatch.delenv(name)  # of a cluster's node that runs this test
-    assert (
-        cluster_environment() is None
-        and is_rank_zero()
-        and broadcast_from_rank_zero(lambda: "made") == "made"
-    )
 
 
-def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
-    told = {
-        "NTASKS": "8",
-        "NNODES": "2",
-        "NTASKS_PER_NODE": "4",
-        "PROCID": "5",
-        "LOCALID": "1",
-        "NODEID": "1",
-        "JOB_NAME": "train",
-    }
-    for name, value in told.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    found = cluster_environment()
-    assert found is not None and found.global_rank() == 5 and not is_rank_zero()
-    assert processes_per_node(found) == (4, 2)
-    monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert cluster_environment() is None, "one task, that starts its own processes"
-    assert torch.distributed.is_available()
+def test_alone(monkeypatch: pytest.MonkeyPatch):
+    without_launcher(monkeypatch)
+    assert broadcast_from_rank_zero(lambda: "made") == "made"
 
 
 MEET = """

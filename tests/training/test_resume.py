@@ -13,7 +13,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import main
 
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
+from maskrcnn_lit.training.checkpoint_files import load_plain
 
 pytestmark = pytest.mark.process
 

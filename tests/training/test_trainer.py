@@ -11,8 +11,9 @@ from lightning.pytorch import Callback, Trainer
 from tiny_run import BATCH, IMAGES, Score, TinyData, tiny_module, tiny_trainer
 
 from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.training import trainer as trainer_module
-from maskrcnn_lit.training.checkpoint import last_checkpoint, load_plain
+from maskrcnn_lit.training.checkpoint_files import load_plain
 from maskrcnn_lit.training.trainer import OWN, steps_per_epoch, total_steps
 
 PER_EPOCH = IMAGES // BATCH

@@ -10,7 +10,7 @@ import numpy as np
 from maskrcnn_lit.data.coco.faults import Fault, describe
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.rasterize import mask_crops
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 
 LEAST = 1.0  # px after the resize: minimum side of an object's box
 

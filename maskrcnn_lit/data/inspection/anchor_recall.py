@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.data.buckets import bucket_groups, bucket_shapes
 from maskrcnn_lit.data.coco.sizes import SIZES
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.inspection.summary import Floats, Ints, Objects, size_names
-from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 
 Grids = Sequence[NDArray[Any]]

@@ -23,7 +23,7 @@ from maskrcnn_lit.data.coco.faults import FINDINGS, Fault, describe, flag, integ
 from maskrcnn_lit.data.coco.image_files import RenamedFiles
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.learnable import count_objects, describe_partial, describe_unlearnable
-from maskrcnn_lit.data.transforms import ImageSize
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.storage.images import (
     SUFFIXES,

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
 from maskrcnn_lit.data.coco.sizes import LIMITS, SIZES
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.inspection.crowding import covered_shares
-from maskrcnn_lit.data.transforms import ImageSize, map_boxes, sample_transform
+from maskrcnn_lit.data.transforms import map_boxes, sample_transform
 
 Ints = NDArray[np.int64]
 

@@ -15,14 +15,10 @@ from torch import Tensor
 
 from maskrcnn_lit.data.coco.arrays import has_mask
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.data.paste import LARGEST_SHARE
 from maskrcnn_lit.data.stores.memmap import MemmapStore
-from maskrcnn_lit.data.transforms import (
-    ImageSize,
-    SampledTransform,
-    fitted_sizes,
-    whole_image,
-)
+from maskrcnn_lit.data.transforms import SampledTransform, whole_image
 
 Ints = NDArray[np.int64]
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from maskrcnn_lit.data.buckets import Shape, bucket_groups, bucket_shapes
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.data.stores.memmap import MemmapStore
-from maskrcnn_lit.data.transforms import ImageSize, fitted_sizes
 from maskrcnn_lit.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "uint8")

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.data.stores.memmap import MemmapStore
-from maskrcnn_lit.data.transforms import Augment, ImageSize, fitted_sizes
+from maskrcnn_lit.data.transforms import Augment
 from maskrcnn_lit.errors import UserError
 
 SMALL = 512  # px of the longest side: larger images cost more disk space than they save time

@@ -1,6 +1,7 @@
 """Collects run folders as the jobs of a comparison, with their validation data."""
 
 import csv
+import inspect
 import math
 import os
 from collections import Counter
@@ -12,17 +13,20 @@ from typing import Any, NamedTuple
 from maskrcnn_lit.config.compose import build
 from maskrcnn_lit.config.stored import checked, read_run_config
 from maskrcnn_lit.data.coco.index import AnnotationIndex
-from maskrcnn_lit.data.datamodule import CocoDataModule
+from maskrcnn_lit.data.coco_data import CocoData
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison.plots import CURVES
 from maskrcnn_lit.report.comparison.search import SearchRecord, read_record
 from maskrcnn_lit.report.comparison.settings import Job
 from maskrcnn_lit.runs.own_validation import check_own_validation
 from maskrcnn_lit.runs.result import RunResult, config_fault, file_fault, read_result
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.storage.sealed import read_sealed_json
-from maskrcnn_lit.training.checkpoint import last_checkpoint
 
 SWEEP = "sweep.json"
+
+DATA_MODULE = "maskrcnn_lit.data.datamodule.CocoDataModule"
+PLAIN = "maskrcnn_lit.data.coco_data.CocoData"
 
 SHOWN = {"epoch", *CURVES}  # columns of metrics.csv: others can be hundreds of megabytes
 
@@ -107,19 +111,27 @@ def validation_index(job: Job) -> AnnotationIndex:
     Raises:
         UserError: they cannot be read, or are not those that the run recorded.
     """
-    data = dict(job.config.get("data") or {})
-    data |= {"train": data.get("val"), "prepare": None}  # not read, not prepared
+    node = dict(job.config.get("data") or {})
+    node |= {"train": node.get("val"), "prepare": None}  # not read, not prepared
     try:
-        stored = checked({"data": data}, where=f"config.yaml of {job.name}")
-        module: CocoDataModule = build(stored.data)
-        module.setup("validate")
+        stored = checked({"data": _without_loaders(node)}, where=f"config.yaml of {job.name}")
+        data: CocoData = build(stored.data)
+        data.setup("validate")
         if job.folder is not None:
-            check_own_validation(job.folder, module, "")
+            check_own_validation(job.folder, data, "")
     except OSError as error:
         raise UserError(str(error)) from error
-    if module.val_index is None:
+    if data.val_index is None:
         raise RuntimeError("setup leaves a validation index")
-    return module.val_index
+    return data.val_index
+
+
+def _without_loaders(data: dict[str, Any]) -> dict[str, Any]:
+    """The config of a `CocoData`, which needs no Lightning, in place of that of our data module."""
+    if data.get("_target_") != DATA_MODULE:
+        return data
+    taken = inspect.signature(CocoData).parameters
+    return {name: value for name, value in data.items() if name in taken} | {"_target_": PLAIN}
 
 
 def _results(source: Path) -> Iterator[str]:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from maskrcnn_lit.config.overrides import assign
+from maskrcnn_lit.config.overrides import LENGTH, assign
 from maskrcnn_lit.evaluation.titles import FREQUENCY_COLUMNS, HIDDEN, metric_title
 from maskrcnn_lit.report.comparison.plots import CURVES, over_epochs
 from maskrcnn_lit.report.comparison.settings import (
@@ -21,7 +21,6 @@ from maskrcnn_lit.report.comparison.settings import (
 from maskrcnn_lit.report.format import csv_rows, number
 from maskrcnn_lit.report.latex import latex_table
 from maskrcnn_lit.runs.costs import COSTS
-from maskrcnn_lit.runs.parent import LENGTH
 
 METRICS = ("val/mask_ap", "val/mask_ap50", "val/box_ap", "val/box_ap50")
 

@@ -20,7 +20,7 @@ from maskrcnn_lit.runs.migration.python_config import read_python_config
 from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, text
 from maskrcnn_lit.runs.trained_model import read
 from maskrcnn_lit.storage.files import atomic_write, write_json
-from maskrcnn_lit.training.checkpoint import save_plain
+from maskrcnn_lit.training.checkpoint_files import save_plain
 
 LONGEST = 10_000  # characters of a value
 

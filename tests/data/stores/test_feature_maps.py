@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskrcnn_lit.data.buckets import Shape
 from maskrcnn_lit.data.coco.index import AnnotationIndex
+from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.stores.feature_maps import (
     DTYPES,
     FeatureMaps,
@@ -18,7 +19,6 @@ from maskrcnn_lit.data.stores.feature_maps import (
     padded_shapes,
     piece_bytes,
 )
-from maskrcnn_lit.data.transforms import ImageSize
 from maskrcnn_lit.errors import UserError
 
 LEVELS = (Level("c2", 3, 5, 7), Level("c3", 5, 3, 3))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from coco_file import small_index
 
+from maskrcnn_lit.data.image_size import ImageSize, fitted_sizes
 from maskrcnn_lit.data.stores.resized_images import ResizedImages, choose_resized
-from maskrcnn_lit.data.transforms import Augment, ImageSize, fitted_sizes
+from maskrcnn_lit.data.transforms import Augment
 from maskrcnn_lit.errors import UserError
 
 
