@@ -249,17 +249,11 @@ def rankings(jobs: Sequence[Job], metric: str | None = None) -> list[Ranking]:
             None
         }  # if there is only one, jobs with unreadable images use it, too
         groups.setdefault((_images(job), job.truth if len(known) > 1 else None), []).append(job)
-    result: list[Ranking] = []
-    for members in sorted(groups.values(), key=lambda members: -len(members)):
-        alike = sum(ranking.title.startswith(_title(members[0])) for ranking in result)
-        result.append(
-            _ranking(
-                members,
-                f"{_title(members[0])} ({alike + 1})" if alike else _title(members[0]),
-                metric,
-            )
-        )
-    return result
+    ordered = sorted(groups.values(), key=lambda members: -len(members))
+    titles = _titles(ordered)
+    return [
+        _ranking(members, title, metric) for members, title in zip(ordered, titles, strict=True)
+    ]
 
 
 def _ranking(jobs: Sequence[Job], title: str, metric: str | None) -> Ranking:
@@ -341,6 +335,34 @@ def _images(job: Job) -> str:
     """
     data = {key: value for key, value in job.result.data.items() if key != "train"}
     return json.dumps([data, job.metric("val/images"), limit(job)], sort_keys=True, default=str)
+
+
+def _titles(groups: Sequence[Sequence[Job]]) -> list[str]:
+    """A title for each group of jobs with equal validation images. Groups whose data have one name
+    are told apart by the data options that differ between them, or else by a number.
+    """
+    titles = [_title(members[0]) for members in groups]
+    repeated = {title for title, times in Counter(titles).items() if times > 1}
+    for title in repeated:
+        alike = [i for i, other in enumerate(titles) if other == title]
+        apart = _data_options([groups[i] for i in alike])
+        for number, (i, text) in enumerate(zip(alike, apart, strict=True), 1):
+            if text and apart.count(text) == 1:
+                titles[i] = f"{title}, {text}"
+            elif number > 1:
+                titles[i] = f"{title} ({number})"
+    return titles
+
+
+def _data_options(groups: Sequence[Sequence[Job]]) -> list[str]:
+    """For each group, the data options that have one value in it, and another in other groups."""
+    texts: list[list[str]] = [[] for _ in groups]
+    for name in varying([job for members in groups for job in members]):
+        values = [{option(job, name) for job in members} for members in groups]
+        if name.startswith("data.") and all(len(own) == 1 for own in values):
+            for text, own in zip(texts, values, strict=True):
+                text.append(f"{name.rpartition('.')[2]}={own.pop()}")
+    return [", ".join(text) for text in texts]
 
 
 def _title(job: Job) -> str:

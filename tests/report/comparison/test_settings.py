@@ -186,6 +186,20 @@ def test_what_varies_between_rankings_alone_is_no_option_of_either():
     ] and second.settings[0].label == "o"
 
 
+def test_rankings_of_data_with_one_name_are_titled_by_the_option_that_differs():
+    def drawn(overlap: float | None, seed: int, truth: str) -> Job:
+        typed = ["data=shapes", f"seed={seed}", *([f"data.overlap={overlap}"] if overlap else [])]
+        config = {"data": {"overlap": overlap, "seed": seed}}
+        return job(f"{overlap}-{seed}", *typed, ap=0.2, seed=seed, config=config, truth=truth)
+
+    jobs = [drawn(0.5, 1, "a"), drawn(0.5, 2, "a"), drawn(None, 1, "b")]
+    first, second = (ranking.title for ranking in rankings(jobs))
+    assert first.endswith(", overlap=0.5") and second == first.replace("0.5", "null")
+    both = [drawn(0.5, 1, "a"), drawn(0.5, 1, "b")]
+    assert [ranking.title.endswith(" (2)") for ranking in rankings(both)] == [False, True]
+    assert not any("overlap" in ranking.title for ranking in rankings(both))
+
+
 def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids():
     jobs = [backbone("resnet18", 1, 0.2, truth=None), backbone("resnet50", 1, 0.3)]
     assert len(rankings(jobs)) == 1
