@@ -129,7 +129,7 @@ def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
     if how == "silent":
         assert done.stdout == ""
     else:
-        assert "maskrcnn_lit.data.datamodule: train: 2 images" in done.stdout
+        assert "maskrcnn_lit.data.coco_data: train: 2 images" in done.stdout
 
 
 @pytest.mark.process
