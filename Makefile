@@ -32,7 +32,7 @@ test-fast: lint
 
 # What neither of them runs: trainings of minutes, and more members of families of which one is in `make test`.
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build $(LEAVE_OUT))'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build or browser or official or tex or trackio $(LEAVE_OUT))'
 
 # Also what commands run that tests start; not the ranks and loaders that these fork.
 coverage: $(INSTALLED)
