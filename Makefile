@@ -22,13 +22,17 @@ test test-fast test-slow coverage: export OMP_WAIT_POLICY = PASSIVE
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# Without the tests that start processes, that take over a second or two, or that need more than Python; of a
+# test with several cases the first one alone. Every case: make test-fast CASES=
 # More marks to leave out: make test-fast LEAVE_OUT='or data'
+CASES ?= --one-each
 test-fast: lint
-	$(BIN)/pytest -n 2 --dist worksteal -m 'not (process or long or gpu or gpu_build or slow $(LEAVE_OUT))'
+	$(BIN)/pytest -n 2 --dist worksteal $(CASES) \
+	-m 'not (process or long or slow or gpu or gpu_build or browser or official or tex or trackio $(LEAVE_OUT))'
 
 # What neither of them runs: trainings of minutes, and more members of families of which one is in `make test`.
 test-slow: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build $(LEAVE_OUT))'
+	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build or browser or official or tex or trackio $(LEAVE_OUT))'
 
 # Also what commands run that tests start; not the ranks and loaders that these fork.
 coverage: $(INSTALLED)

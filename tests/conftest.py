@@ -22,6 +22,7 @@ os.environ.setdefault(
 
 import torch
 import warm_python
+from one_each import first_of_each
 from repository import REPOSITORY
 
 # Tests interrupt themselves and their processes, even if a background job ignores SIGINT.
@@ -77,6 +78,18 @@ STARTERS = ("process", "slow", "gpu", "gpu_build")
 QUICK_PROGRAMS = ("git", "fc-list", "ldconfig", "lscpu", "uname")
 
 _running: list[pytest.Item] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "of a test with several cases run the first one alone"
+    parser.addoption("--one-each", action="store_true", help=text)
+
+
+@pytest.hookimpl(trylast=True)  # of the cases that -m and -k leave
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--one-each"):
+        items[:], others = first_of_each(items)
+        config.hook.pytest_deselected(items=others)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -29,7 +29,8 @@ from maskrcnn_lit.model.suppression import Suppression
 from maskrcnn_lit.predictor import load_model
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
-pytest_plugins = ("tiny_commands",)
+pytest_plugins = ("tiny_commands", "plain_plots")
+pytestmark = pytest.mark.usefixtures("plain_plots")
 
 
 def pair() -> tuple[Any, Any]:

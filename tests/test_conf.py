@@ -6,6 +6,7 @@ import copy
 import re
 import shlex
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def pair(model: str = "tiny", backbone: str = "resnet18") -> tuple[str, str]:
 
 def of_group(group: str) -> list[str]:
     return [choice for name, choice in CHOICES if name == group]
+
+
+def together(*groups: str) -> list[Any]:
+    """Every choice of the groups with the first ones of the others; the rest of their combinations
+    has the mark slow.
+    """
+    choices = [of_group(group) for group in groups]
+    cases = []
+    for names in product(*choices):
+        others = sum(name != first for name, (first, *_) in zip(names, choices, strict=True))
+        marks = [pytest.mark.trackio] if "trackio" in names else []
+        marks += [pytest.mark.slow] if others > 1 else []
+        cases.append(pytest.param(*names, marks=marks))
+    return cases
 
 
 def test_every_yaml_is_a_command_or_a_choice_of_a_known_group():
@@ -189,8 +204,7 @@ def test_options_of_a_timm_model_need_no_plus(plus: str):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("data", of_group("data"))
-@pytest.mark.parametrize("augment", of_group("augment"))
+@pytest.mark.parametrize(("data", "augment"), together("data", "augment"))
 def test_data_builds_with_every_augmentation(data: str, augment: str):
     built = build(composed("train", f"data={data}", f"augment={augment}").data)
     assert isinstance(built, CocoDataModule) and isinstance(built.batch_size, int)
@@ -207,15 +221,9 @@ def test_an_optimizer_builds(optimizer: str):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("trainer", of_group("trainer"))
 @pytest.mark.parametrize(
-    "logger",
-    [
-        pytest.param(name, marks=pytest.mark.trackio) if name == "trackio" else name
-        for name in of_group("logger")
-    ],
+    ("trainer", "logger", "callbacks"), together("trainer", "logger", "callbacks")
 )
-@pytest.mark.parametrize("callbacks", of_group("callbacks"))
 def test_a_trainer_builds_with_its_loggers_and_callbacks(
     trainer: str, logger: str, callbacks: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -15,6 +15,7 @@ from repository import REPOSITORY
 pytestmark = pytest.mark.process
 
 ANY_DISK = "DISK_NEEDED=0"
+NEEDS_MORE = "gpu or gpu_build or browser or official or tex or trackio"  # than Python
 
 
 @pytest.fixture
@@ -113,8 +114,11 @@ def test_both_commands_run_what_they_promise():
     for tool in ("ruff check", "ruff format --check", "mypy", "pytest -n 2"):
         assert f".venv/bin/{tool}" in test
     fast = make(REPOSITORY, "-n", "-o", ".venv/installed", "test-fast", "LEAVE_OUT=or data").stdout
-    assert "-m 'not (process or long or gpu or gpu_build or slow or data)'" in fast
+    assert "--one-each" in fast
+    assert f"-m 'not (process or long or slow or {NEEDS_MORE} or data)'" in fast
+    every = make(REPOSITORY, "-n", "-o", ".venv/installed", "test-fast", "CASES=").stdout
+    assert "--one-each" not in every
     slow = make(REPOSITORY, "-n", "-o", ".venv/installed", "test-slow").stdout
-    assert "-m 'slow and not (gpu or gpu_build )'" in slow
+    assert f"-m 'slow and not ({NEEDS_MORE} )'" in slow
     assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
     assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)

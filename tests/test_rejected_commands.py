@@ -1,11 +1,11 @@
 """A rejected command leaves nothing behind: no folder, no file, no change to a run (F16)."""
 
 import hashlib
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_commands import MODEL, coco_data, refused
+from tiny_commands import BACKBONE, MODEL, coco_data, refused, whole_run
 
 from maskrcnn_lit.cli.main import COMMANDS
 
@@ -24,12 +24,13 @@ def everything(*folders: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def small_run(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained run without its large files but best.ckpt."""
-    run = tmp_path_factory.mktemp("rejected") / "run"
-    shutil.copytree(trained, run, ignore=shutil.ignore_patterns("last.ckpt", "events*"))
-    (run / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
-    return run
+def small_run(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run without its large files but best.ckpt, which is read before and after each command."""
+    for run in whole_run(strange, tmp_path_factory.mktemp("rejected"), BACKBONE):
+        for file in [run / "checkpoints" / "last.ckpt", *run.glob("events*")]:
+            file.unlink()
+        (run / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+        yield run
 
 
 @pytest.fixture

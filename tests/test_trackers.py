@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_commands import MODEL, coco_data, metric_rows, result, run_script
+from tiny_commands import BACKBONE, TINY, coco_data, metric_rows, result, run_script
 
 pytest_plugins = ("tiny_commands",)
 pytestmark = pytest.mark.process
@@ -30,7 +30,7 @@ def trained_with(logger: str, data: Path, folder: Path, *options: str) -> Path:
     short = (f"trainer.steps={STEPS}", "trainer.log_every_n_steps=1", "callbacks.panels.images=1")
     arguments = (
         *coco_data(data),
-        *MODEL,
+        *TINY,
         *short,
         f"logger={logger}",
         *options,
@@ -133,7 +133,7 @@ def test_mlflow_of_two_processes(strange: Path, tmp_path: Path):
     (run,) = client.search_runs([client.get_experiment_by_name("maskrcnn_lit").experiment_id])
     assert (run.info.run_name, run.info.status) == ("seed=1", "FINISHED")
     assert run.data.params["seed"] == "1"
-    assert run.data.params["backbone/name"] == "resnet18"
+    assert run.data.params["backbone/name"] == BACKBONE
     final = result(run_dir)["metrics"]
     for name in ("val/loss", "val/mask_ap", "val/box_ap", "val/roi_accuracy"):
         assert run.data.metrics[name] == pytest.approx(final[name])

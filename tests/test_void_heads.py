@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from own_project import write_project
-from tiny_commands import MODEL, refused, run_command
+from tiny_commands import TINY, refused, run_command
 from voc_files import write_voc
 
 from maskrcnn_lit.runs.result import read_result
@@ -19,7 +19,7 @@ def test_a_head_that_does_not_take_void_regions(tmp_path: Path, monkeypatch: pyt
     monkeypatch.syspath_prepend(tmp_path)
     root = write_voc(tmp_path / "voc")
     options = [
-        *MODEL,
+        *TINY,
         *("data=voc2012", f"data.root={root}", f"data.cache_dir={tmp_path}/cache"),
         *("model.mask_head._target_=mylab.mask_head.DiceMaskHead", "data.batch_size=1"),
     ]

@@ -262,7 +262,9 @@ class WriteMetrics(ModelCheckpoint):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("processes", "images"), [(2, 7), (3, 7), (3, 2)])
+@pytest.mark.parametrize(
+    ("processes", "images"), [pytest.param(2, 7, marks=pytest.mark.slow), (3, 7), (3, 2)]
+)
 def test_processes_score_as_one_does(processes: int, images: int, tmp_path: Path) -> None:
     """Lightning's sampler gives some images twice so that all processes get as many."""
     alone, evaluation = CocoEvaluation(), CocoEvaluation(run_dir=tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from colored import colors_of
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -34,7 +35,7 @@ def test_a_picture_after_every_validation(events: EventAccumulator, name: str):
     for event in shown:
         picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)))
         assert picture.shape[1] == 960
-        assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
+        assert len(colors_of(picture)) > 10
 
 
 def test_ap_of_each_class_is_a_curve(events: EventAccumulator, trained: Path):

@@ -1,6 +1,7 @@
 """The backbone contract: one choice of each kind of block is built, run, differentiated, exported
-and so on; with `pytest -m slow` every choice of conf/backbone is run and differentiated. (That each
-choice builds: tests/test_conf.py.)
+and so on. With `pytest -m slow` every choice of conf/backbone is run and differentiated, and every
+kind of block is frozen at each stage and has each norm; else some kinds are, and the others have
+the values that decide. (That each choice builds: tests/test_conf.py.)
 """
 
 import copy
@@ -8,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,22 @@ TORCHVISIONS = pytest.mark.parametrize(
     "choice", [c for c in CHOICES if c not in OF_TIMM], indirect=True, scope="module"
 )
 OF_EACH_FAMILY = pytest.mark.parametrize("choice", FAMILIES, indirect=True, scope="module")
+IN_FULL = ("resnet18", "mobilenet_v3_small", "shufflenet_v2")  # these have every value of an option
+
+
+def of_each_family(name: str, values: Sequence[Any], deciding: Sequence[Any]) -> Any:
+    """Every kind of block with the `deciding` ones of an option's values; with the others, the
+    kinds in IN_FULL, and with the mark slow the rest.
+    """
+    cases = [
+        pytest.param(
+            *(choice, value),
+            marks=() if choice in IN_FULL or value in deciding else pytest.mark.slow,
+        )
+        for choice in FAMILIES
+        for value in values
+    ]
+    return pytest.mark.parametrize(("choice", name), cases, indirect=["choice"])
 
 
 @cache
@@ -208,8 +226,7 @@ def test_folded_frozen_norms_give_the_same_maps(choice: str, drawn: None):
 
 
 @pytest.mark.long
-@OF_EACH_FAMILY
-@pytest.mark.parametrize("freeze_at", range(6))
+@of_each_family("freeze_at", range(6), deciding=(3, 5))  # halfway, and all of it
 def test_freezing(choice: str, drawn: None, freeze_at: int):
     """No gradient flows into what is frozen, its statistics stay, and the optimizer does not hold
     it.
@@ -248,8 +265,7 @@ def test_freezing(choice: str, drawn: None, freeze_at: int):
 
 
 @pytest.mark.long
-@OF_EACH_FAMILY
-@pytest.mark.parametrize("norm", NORMS)
+@of_each_family("norm", list(NORMS), deciding=("group",))  # the tests above have frozen and batch
 def test_norms(choice: str, drawn: None, batch_norms: int, norm: str):
     built = backbone(choice, norm=norm).train()
     assert (

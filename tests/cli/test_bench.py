@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models import make_model
-from tiny_commands import MODEL, SIZE, run_command, shapes_data
+from tiny_commands import BACKBONE, SIZE, TINY, run_command, shapes_data
 
 from maskrcnn_lit.cli import bench
 from maskrcnn_lit.cli.bench import advice, summary, table
@@ -21,7 +21,8 @@ def test_it_measures_tells_and_writes(
 ) -> None:
     out = tmp_path / "bench.json"
     small = ("optimizer.lr=4.0e-3", "steps=2", "warmup=1", "against=torchvision", f"out={out}")
-    run_command("bench", *shapes_data(shapes), *MODEL, *small)
+    model = [text.replace(BACKBONE, "resnet18") for text in TINY]  # torchvision's is a ResNet
+    run_command("bench", *shapes_data(shapes), *model, *small)
     (line,) = out.read_text().splitlines()
     report = json.loads(line)
     assert (

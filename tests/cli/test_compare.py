@@ -11,6 +11,8 @@ from comparison_sample import draw, make_run
 from maskrcnn_lit.cli import main as cli
 from maskrcnn_lit.runs.result import RunResult, write_result
 
+pytest_plugins = ("plain_plots",)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,6 +43,7 @@ def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.Capt
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("plain_plots")
 def test_several_runs_and_another_place(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -55,6 +58,7 @@ def test_several_runs_and_another_place(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("plain_plots")
 def test_a_report_that_is_there_is_not_overwritten_without_a_word(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -73,6 +77,7 @@ def test_a_report_that_is_there_is_not_overwritten_without_a_word(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("plain_plots")
 def test_a_run_that_never_began_is_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -124,6 +129,7 @@ def test_a_mistake_is_one_sentence(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("plain_plots")
 def test_what_ranks_the_runs_can_be_chosen(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

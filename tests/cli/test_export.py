@@ -33,8 +33,8 @@ from maskrcnn_lit.launch import export as launch_export
 from maskrcnn_lit.report import web
 from maskrcnn_lit.storage.sealed import read_sealed_json
 
-pytest_plugins = ("tiny_commands",)
-pytestmark = [pytest.mark.long, pytest.mark.process]
+pytest_plugins = ("tiny_commands", "plain_plots")
+pytestmark = [pytest.mark.long, pytest.mark.process, pytest.mark.usefixtures("plain_plots")]
 
 MODEL = f"model_{SIZE}x{SIZE}.onnx"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from repository import REPOSITORY
-from tiny_commands import MODEL, run_command, shapes_data
+from tiny_commands import TINY, run_command, shapes_data
 
 from maskrcnn_lit.config import compose as config
 
@@ -18,7 +18,7 @@ def test_rates_rise_until_the_loss_diverges(
 ):
     out = tmp_path / "rate.png"
     options = ("trainer.accumulate=2", "low=1e-5", "high=1e4", "steps=36", "overwrite=true")
-    run_command("lr", *shapes_data(shapes), *MODEL, *options, f"out={out}")
+    run_command("lr", *shapes_data(shapes), *TINY, *options, f"out={out}")
     report = json.loads(out.with_suffix(".json").read_text())
     rates, losses = report["rates"], report["losses"]
     assert out.read_bytes()[:4] == b"\x89PNG" and 10 <= len(rates) == len(losses) < 36
@@ -30,7 +30,7 @@ def test_rates_rise_until_the_loss_diverges(
         assert f"optimizer.lr={report['suggested']:g}" in printed
 
 
-@pytest.mark.parametrize("command", ["lr", "bench"])
+@pytest.mark.parametrize("command", ["lr", pytest.param("bench", marks=pytest.mark.slow)])
 def test_it_takes_the_experiments_of_train(command: str):
     for file in sorted((REPOSITORY / "conf/experiment").glob("*.yaml")):
         config.show(command, [f"experiment={file.stem}"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_commands import MODEL, SCHEDULE, coco_data, ground_truth, refused, result, run_command
+from tiny_commands import RESNET, SCHEDULE, coco_data, ground_truth, refused, result, run_command
 
 pytest_plugins = ("tiny_commands",)
 
@@ -25,7 +25,7 @@ def stopped(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("stopped")
     options = (
         *coco_data(strange),
-        *MODEL,
+        *RESNET,
         *SCHEDULE,
         "optimizer.lr=1.0e+6",
         "trainer.checkpoint_every_n_steps=null",

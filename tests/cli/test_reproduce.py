@@ -41,7 +41,6 @@ SHORT = (
     "trainer.epochs=1",
     "trainer.log_every_n_steps=1",
     "optimizer.lr=4.0e-3",
-    "callbacks.panels=null",
 )
 
 TORCHRUN = {  # what it tells the only process that it starts

@@ -11,8 +11,8 @@ from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.api import build_model, evaluate, train
 from maskrcnn_lit.runs.result import RunResult
 
-pytest_plugins = ("tiny_commands",)
-pytestmark = pytest.mark.long
+pytest_plugins = ("tiny_commands", "plain_plots")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plain_plots")]
 
 
 def test_a_model_is_built_from_options():

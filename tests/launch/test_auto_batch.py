@@ -266,8 +266,6 @@ SHORT = (
     "trainer.epochs=1",
     "optimizer.lr=4.0e-3",
     "optimizer.scaling=linear",
-    "callbacks.panels=null",
-    "callbacks.score_plots=null",
 )
 
 

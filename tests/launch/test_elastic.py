@@ -120,7 +120,6 @@ SHORT = (
     "trainer.log_every_n_steps=1",
     "trainer.checkpoint_every_n_steps=1",
     "optimizer.lr=4.0e-3",
-    "callbacks.panels=null",
     "callbacks.evaluation=null",
     "backbone.norm=group",
     "logger.tensorboard=null",

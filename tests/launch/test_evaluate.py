@@ -38,7 +38,8 @@ from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.storage.sealed import read_sealed_json, write_sealed_json
 from maskrcnn_lit.training.module import DetectionModule
 
-pytest_plugins = ("tiny_commands",)
+pytest_plugins = ("tiny_commands", "plain_plots")
+pytestmark = pytest.mark.usefixtures("plain_plots")
 
 
 def evaluated(run_dir: Path) -> dict[str, Any]:

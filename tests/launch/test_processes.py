@@ -44,7 +44,6 @@ SHORT = (
     "trainer.epochs=1",
     "trainer.log_every_n_steps=1",
     "optimizer.lr=4.0e-3",
-    "callbacks.panels=null",
 )
 
 
@@ -114,7 +113,7 @@ def test_under_torchrun_all_have_one_config_one_folder_and_equal_weights(
     options = (*coco_data(strange), *MODEL, *SHORT)
     command = torchrun(tmp_path, "train", *options, standalone="")
     command = [text.removesuffix("=") for text in command]
-    subprocess.run(command, cwd=tmp_path, env=environment(warm=False), check=True, timeout=600)
+    subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=600)
     first, second = witnesses(tmp_path)
     assert first == second
     (run_dir,) = [path.parent for path in tmp_path.glob("outputs/*/*/config.yaml")]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from repository import HELPERS
-from tiny_commands import MODEL, coco_data, environment, printed_by, refused, result
+from tiny_commands import RESNET, coco_data, environment, printed_by, refused, result
 
 from maskrcnn_lit.callbacks.prune import RUNGS, read_rungs
 from maskrcnn_lit.launch.backends import Command
@@ -206,7 +206,7 @@ def test_a_pruned_run_is_no_failure(tmp_path: Path):
 def test_real_jobs_are_pruned_and_reported(strange: Path, tmp_path: Path):
     """The second and third job of a rate near zero are pruned where one of two goes on."""
     command = (
-        *("train", "-m", *coco_data(strange), *MODEL, "trainer.epochs=2", "callbacks.panels=null"),
+        *("train", "-m", *coco_data(strange), *RESNET, "trainer.epochs=2"),
         *("optimizer.lr=4e-3,1e-7,1e-8", "sweep.search=grid", "sweep.prune=true"),
         *("sweep.prune_keep=2", "sweep.goals=[val/loss:min]", f"sweep_dir={tmp_path / 'search'}"),
     )

@@ -42,12 +42,11 @@ SHORT = (
     "optimizer.lr=4.0e-3",
     "sweep.trial_steps=0",
 )
-QUIET = ("callbacks.panels=null", "callbacks.score_plots=null")
 WITNESS = HELPERS / "witness"
 
 
 def options(data: Path, folder: Path) -> tuple[str, ...]:
-    return ("train", "-m", *coco_data(data), *MODEL, *SHORT, *QUIET, f"sweep_dir={folder}")
+    return ("train", "-m", *coco_data(data), *MODEL, *SHORT, f"sweep_dir={folder}")
 
 
 @pytest.fixture(scope="module")

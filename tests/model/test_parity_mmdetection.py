@@ -208,7 +208,7 @@ def batch(rgb: Tensor) -> Batch:
     return {"images": images, "image_sizes": torch.tensor([[HEIGHT, WIDTH]])}
 
 
-@pytest.fixture(scope="module", params=STYLES)
+@pytest.fixture(scope="module", params=[50, pytest.param(101, marks=pytest.mark.slow)])
 def depth(request: pytest.FixtureRequest) -> int:
     return request.param
 

@@ -25,7 +25,7 @@ from maskrcnn_lit.model.sampling import ANCHORS, REGIONS, random_keys
 
 pytestmark = pytest.mark.long
 
-SIDE = 192  # every image fits into SIDE - 32, so that no object touches the padded border
+SIDE = 128  # every image fits into SIDE - 32, so that no object touches the padded border
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,20 +35,27 @@ def double() -> Any:
     torch.set_default_dtype(torch.float32)
 
 
+Scene = tuple[Batch, list[dict[str, torch.Tensor]]]
+
+
 @pytest.fixture(scope="module")
-def scene(test_data: Any) -> tuple[Batch, list[dict[str, torch.Tensor]]]:
+def scene(test_data: Any) -> Scene:
+    return scene_of(test_data, SIDE)
+
+
+def scene_of(test_data: Any, side: int) -> Scene:
     """Real images and objects as our batch, and the same as torchvision's targets (full masks on
-    the padded image).
+    the padded image of `side` pixels).
     """
     folder = test_data / "coco_mini"
     coco = COCO(folder / "annotations" / "instances_val2017.json")
     ids = [i for i in sorted(coco.imgs) if 3 <= len(coco.getAnnIds([i], iscrowd=False)) <= 20][:2]
-    images = torch.zeros(len(ids), 3, SIDE, SIDE, dtype=torch.uint8)
+    images = torch.zeros(len(ids), 3, side, side, dtype=torch.uint8)
     sizes, scales, targets = [], [], []
     for slot, image_id in enumerate(ids):
         info = coco.imgs[image_id]
         picture = Image.open(folder / "val2017" / info["file_name"]).convert("RGB")
-        scale = (SIDE - 32) / max(picture.size)
+        scale = (side - 32) / max(picture.size)
         width, height = round(picture.width * scale), round(picture.height * scale)
         images[slot, :, :height, :width] = torch.from_numpy(
             np.array(picture.resize((width, height)))
@@ -58,7 +65,7 @@ def scene(test_data: Any) -> tuple[Batch, list[dict[str, torch.Tensor]]]:
         boxes, masks = [], []
         for annotation in coco.loadAnns(coco.getAnnIds([image_id], iscrowd=False)):
             mask = Image.fromarray(coco.annToMask(annotation)).resize((width, height))
-            masks.append(torch.zeros(SIDE, SIDE, dtype=torch.uint8))
+            masks.append(torch.zeros(side, side, dtype=torch.uint8))
             masks[-1][:height, :width] = torch.from_numpy(np.array(mask))
             x, y, w, h = annotation["bbox"]
             boxes.append(
@@ -92,7 +99,7 @@ def _batch(
     """Masks are crops of the whole padded image; mask boxes lie half a pixel up and left, which is
     where torchvision's mask targets read (see `mask_targets`).
     """
-    count, slots = len(images), 24
+    count, slots, side = len(images), 24, images.shape[-1]
     batch = {
         "images": images,
         "image_sizes": torch.tensor(sizes),
@@ -103,8 +110,8 @@ def _batch(
         "boxes": torch.zeros(count, slots, 4),
         "labels": torch.zeros(count, slots, dtype=torch.int64),
         "crowd": torch.zeros(count, slots, dtype=torch.bool),
-        "masks": torch.zeros(count, slots, SIDE, SIDE, dtype=torch.uint8),
-        "mask_boxes": torch.tensor([-0.5, -0.5, SIDE - 0.5, SIDE - 0.5]).expand(count, slots, 4),
+        "masks": torch.zeros(count, slots, side, side, dtype=torch.uint8),
+        "mask_boxes": torch.tensor([-0.5, -0.5, side - 0.5, side - 0.5]).expand(count, slots, 4),
         "seeds": torch.arange(count),
     }
     for i, target in enumerate(targets):
@@ -306,11 +313,11 @@ def test_proposals_and_detections(models: Any, scene: Any) -> None:
                 assert pycocotools.mask.area(rle) == 0
 
 
-def test_mask_targets_from_crops_differ_little(scene: Any) -> None:
+def test_mask_targets_from_crops_differ_little(test_data: Any) -> None:
     """On purpose: a 112 x 112 crop of each mask in place of the whole image, and pixel centers in
     place of corners.
     """
-    _, targets = scene
+    _, targets = scene_of(test_data, 192)
     differences = []
     for target in targets:
         noise = 1 + (torch.rand(len(target["boxes"]), 4) - 0.5) * 0.2

@@ -72,7 +72,9 @@ def test_keys_are_uniform_and_independent():
 
 @pytest.mark.long
 @pytest.mark.process
-@pytest.mark.parametrize("count", [7, 1000, 1023])
+@pytest.mark.parametrize(
+    "count", [1023, *(pytest.param(count, marks=pytest.mark.slow) for count in (7, 1000))]
+)
 def test_compiled_keys_are_the_same(count: int):
     """Of C++ that Inductor writes: products wrap around there too, also where the last vector is
     not full.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from colored import detect_colors
+from colored import colors_of, detect_colors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
@@ -225,7 +225,7 @@ def test_many_random_objects_are_those_of_the_whole_image(overlap: float):
         center = int(rng.integers(0, 400)), int(rng.integers(0, 500))
         disc(image, center, int(rng.integers(3, 60)), (number % 2 + 1, 10 * number + 5, 9))
     # an object in several parts may be one in the whole image and two in a tile: leave these out
-    for color in np.unique(image.reshape(-1, 3), axis=0)[1:]:
+    for color in colors_of(image)[1:]:
         mask = (image == color).all(2)
         if mask.sum() < 60:
             image[mask] = 0

@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from pycocotools import mask as coco_mask
 from tiny_commands import (
-    MODEL,
+    RESNET,
     SCHEDULE,
     checkpoint,
     coco_data,
@@ -998,7 +998,7 @@ def test_training_begins_with_a_run(
     run_command(
         "train",
         *coco_data(root),
-        *MODEL,
+        *RESNET,
         *SCHEDULE,
         *quick,
         "data.train_images=2",

@@ -112,7 +112,7 @@ def test_every_region_is_one_graph_in_training_and_inference(said: list[str]):
     assert kept.train()(batch).losses["mask"] != compiled.train()(batch).losses["mask"]
 
 
-@pytest.mark.long
+@pytest.mark.slow  # one more model of test_every_region_is_one_graph_in_training_and_inference
 def test_the_optional_parts_are_compiled_into_the_same_graphs(said: list[str]):
     plain, compiled = pair(PARTS, backend="aot_eager")
     batch = make_batch()

@@ -12,9 +12,9 @@ from tiny_commands import MODEL, run_command
 
 from maskrcnn_lit.runs.result import read_result
 
-pytest_plugins = ("tiny_commands",)
+pytest_plugins = ("tiny_commands", "plain_plots")
 
-pytestmark = [pytest.mark.data, pytest.mark.long]
+pytestmark = [pytest.mark.data, pytest.mark.long, pytest.mark.usefixtures("plain_plots")]
 
 RUN = ("trainer.epochs=2", "data.train_images=6", "data.val_images=2")
 

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from colored import colors_of
 from comparison_sample import job
 from PIL import Image
 
@@ -139,4 +140,4 @@ def test_seeds_of_which_one_stopped_early_are_compared_over_what_both_have():
 def test_every_plot_can_be_drawn(theme):
     for draw in plots_of(ranking()).values():
         image = np.asarray(Image.open(io.BytesIO(render(draw, ranking(), theme))).convert("RGB"))
-        assert image.shape[1] == 960 and len(np.unique(image.reshape(-1, 3), axis=0)) > 10
+        assert image.shape[1] == 960 and len(colors_of(image)) > 10

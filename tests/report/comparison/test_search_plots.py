@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from colored import colors_of
 from PIL import Image
 from search_sample import record
 
@@ -31,7 +32,7 @@ def test_every_plot_is_drawn_and_titled(goals: int):
         for theme in (LIGHT, DARK):
             picture = np.asarray(Image.open(io.BytesIO(render(draw, own, theme))))
             assert picture.shape[1] == 960
-            assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
+            assert len(colors_of(picture)) > 10
         assert name in search_titles(own)
 
 

@@ -18,7 +18,8 @@ from maskrcnn_lit.report.comparison import write as comparison
 from maskrcnn_lit.report.comparison.write import write_comparison
 from maskrcnn_lit.runs.result import file_digests, read_result, write_result
 
-pytestmark = pytest.mark.long
+pytest_plugins = ("plain_plots",)
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plain_plots")]
 
 RUNS = {  # overrides -> share of the objects found; and which of them, if not by the seed
     ("backbone=resnet18", "data.train_images=100", "seed=1"): (0.5, 13),

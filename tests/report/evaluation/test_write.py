@@ -16,7 +16,8 @@ from maskrcnn_lit.report.evaluation.plots import PLOTS
 from maskrcnn_lit.report.evaluation.write import write_report
 from maskrcnn_lit.report.latex import REFERENCES
 
-pytestmark = pytest.mark.long
+pytest_plugins = ("plain_plots",)
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("plain_plots")]
 
 
 @pytest.fixture(scope="module")
