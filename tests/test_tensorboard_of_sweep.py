@@ -31,8 +31,8 @@ pytestmark = pytest.mark.process
 
 JOBS = {  # folder -> what its options are
     f"backbone={backbone},seed={seed}": {"backbone": backbone, "seed": seed}
-    for backbone in ("mobilenet_v3_small", "shufflenet_v2")
-    for seed in (1, 2)
+    for backbone in ("mobilenet_v3_small", "resnet18", "shufflenet_v2")
+    for seed in (1, 2, 3)
 }
 RUNS = list(JOBS)
 STEPS = 2
@@ -40,7 +40,7 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def sweep(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Four jobs of a sweep."""
+    """Nine jobs of a sweep."""
     folder = tmp_path_factory.mktemp("sweep")
     model = [text for text in TINY if not text.startswith("backbone=")]
     length = (
@@ -219,8 +219,8 @@ SHOWN = {
     "custom_scalars": [
         *CHARTS,
         *(chart for charts in CHARTS.values() for chart in charts),
-        "Matches (8)",  # two terms of the RPN, four runs
-        "Matches (20)",  # the norms of five parts
+        "Matches (18)",  # two terms of the RPN, nine runs
+        "Matches (45)",  # the norms of five parts
     ],
     "text": ["about", "config", "val_tables", "changed options", "image ids", "this run"],
     "images": ["val_images", "val_plots", "img "],

@@ -30,6 +30,7 @@ def test_rates_rise_until_the_loss_diverges(
         assert f"optimizer.lr={report['suggested']:g}" in printed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["lr", pytest.param("bench", marks=pytest.mark.slow)])
 def test_it_takes_the_experiments_of_train(command: str):
     for file in sorted((REPOSITORY / "conf/experiment").glob("*.yaml")):
