@@ -291,7 +291,7 @@ def summary(rows: StageTimes, images: int) -> dict[str, Any]:
     )
     return {
         "milliseconds": _percentiles(total),
-        "images_per_second": round(images / float(np.median(total)), 2),
+        "images_per_second": float(f"{images / np.median(total):.4g}"),
         "stages": stages,
     }
 
