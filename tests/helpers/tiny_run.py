@@ -23,7 +23,7 @@ from maskrcnn_lit.data.batch import Batch
 from maskrcnn_lit.data.coco.index import Category
 from maskrcnn_lit.model.mask_rcnn import Output
 from maskrcnn_lit.model.sampling import ANCHORS, random_keys
-from maskrcnn_lit.training import checkpoint
+from maskrcnn_lit.storage.checkpoints import last_checkpoint
 from maskrcnn_lit.training.loggers import CsvLogger
 from maskrcnn_lit.training.module import DetectionModule
 from maskrcnn_lit.training.optimizer import adamw
@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
         kill_in_save(int(number), after=how == "saved")
     torch.set_num_threads(1)
     trainer = tiny_trainer(arguments.run_dir, callbacks, accumulate=arguments.accumulate)
-    resume = checkpoint.last_checkpoint(arguments.run_dir) if arguments.resume else None
+    resume = last_checkpoint(arguments.run_dir) if arguments.resume else None
     trainer.fit(tiny_module(), datamodule=TinyData(arguments.workers), ckpt_path=resume)
 
 

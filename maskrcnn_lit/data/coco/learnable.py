@@ -24,7 +24,7 @@ def unlearnable(index: AnnotationIndex, image_size: ImageSize, side: int) -> lis
     Only masks that may be empty are rasterized; a COCO set has few.
 
     Args:
-        image_size: see `transforms.ImageSize`.
+        image_size: see `image_size.ImageSize`.
         side: M, of the mask crops.
     """
     arrays = index.packed.arrays
