@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from maskrcnn_lit.errors import UserError
@@ -63,7 +63,7 @@ def start(config: Path, processes: int) -> None:
     except SignalException as error:
         raise KeyboardInterrupt from error
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = _cause(error)
         if failure.exitcode == 130 or -failure.exitcode in passed:
             raise KeyboardInterrupt from error
         if failure.exitcode > 0:
@@ -72,6 +72,14 @@ def start(config: Path, processes: int) -> None:
             f"process {rank} of {processes} was killed by signal "
             f"{-failure.exitcode}{memory_hint(-failure.exitcode)}"
         ) from error
+
+
+def _cause(error: ChildFailedError) -> tuple[int, ProcessFailure]:
+    """The rank and the failure that ended the run: one that was killed, since the others fail when
+    its connection breaks, or else the first.
+    """
+    killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
+    return killed[0] if killed else error.get_first_failure()
 
 
 @contextmanager

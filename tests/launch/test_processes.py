@@ -29,8 +29,9 @@ from tiny_commands import (
     script,
 )
 from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from maskrcnn_lit.launch.processes import _passed_on
+from maskrcnn_lit.launch.processes import _cause, _passed_on
 from maskrcnn_lit.training.stop import SIGNALS
 
 pytest_plugins = ("tiny_commands",)
@@ -397,3 +398,10 @@ def test_many_machines_need_a_launcher(strange: Path, tmp_path: Path):
         "train", *coco_data(strange), *MODEL, "trainer.num_nodes=2", f"run_dir={tmp_path}/run"
     )
     assert "trainer.num_nodes=2 needs a launcher on each machine" in said
+
+
+@pytest.mark.parametrize(("exits", "rank"), [({0: 1, 1: -9}, 1), ({0: -9, 1: 1}, 0), ({1: 2}, 1)])
+def test_the_cause_is_the_process_that_was_killed(exits: dict[int, int], rank: int):
+    failures = {r: ProcessFailure(r, 100 + r, code, "") for r, code in exits.items()}
+    found, failure = _cause(ChildFailedError("run", failures))
+    assert (found, failure.exitcode) == (rank, exits[rank])
