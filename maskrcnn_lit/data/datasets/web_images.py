@@ -90,7 +90,8 @@ def _complete(unknown: Sequence[WebImage], folder: Path, wanted: int) -> None:
         absent = _check(unknown, folder, record)
         _fetch(absent, folder, record, failures)
     except KeyboardInterrupt:
-        there = wanted - sum(image.name not in record for image in unknown)
+        # not by `record`, which the results reach in the order of the images
+        there = wanted - sum(_stamp(_path(folder, image)) is None for image in unknown)
         raise KeyboardInterrupt(
             f"{there} of {wanted} images are in {folder}: run the command again to continue"
         ) from None
