@@ -41,9 +41,9 @@ def main() -> None:
 def rows(run: Path) -> list[dict[str, Any]]:
     """Of the latest evaluation that compared them."""
     for file in sorted(run.glob("evaluations/*/evaluation.json"), reverse=True):
-        found = json.loads(file.read_text()).get("suppression")
-        if found:
-            return found
+        kinds = json.loads(file.read_text()).get("suppression")
+        if kinds:
+            return kinds
     return []
 
 

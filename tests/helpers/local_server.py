@@ -52,7 +52,7 @@ class Server:
     ranges: bool = True  # whether it knows Range
     tags: bool = True  # whether it sends an ETag
     delay: float = 0  # seconds before each answer
-    before: Callable[[], object] | None = None  # called before each answer
+    before: Callable[[str], object] | None = None  # called before each answer, with what is asked
     stopped: threading.Event = field(default_factory=threading.Event)
     _fault: tuple[str, int, str] = ("", 0, "")
     _failed: Counter[str] = field(default_factory=Counter)
@@ -168,7 +168,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             server.ranges_asked.append(self.headers.get("Range"))
             time.sleep(server.delay)
             if server.before is not None:
-                server.before()
+                server.before(self.path)
             in_the_body = name in server.files and server._fault[0].endswith(
                 "_in_the_body"
             )  # asks by itself

@@ -305,7 +305,7 @@ def begin(server: Server, folder: Path) -> str:
     server.fail("breaks_in_the_body", times=1)
     failing, server.before = (
         iter(range(1)),
-        lambda: next(failing, None) is None and server.fail("500", 100),
+        lambda path: next(failing, None) is None and server.fail("500", 100),
     )
     with pytest.raises(UserError) as error:
         download(url, folder / "archive.zip", MD5, "md5")

@@ -338,8 +338,8 @@ def _images(job: Job) -> str:
 
 
 def _titles(groups: Sequence[Sequence[Job]]) -> list[str]:
-    """A title for each group of jobs with equal validation images. Groups whose data have one name
-    are told apart by the data options that differ between them, or else by a number.
+    """A title for each group of jobs with equal validation images. If several groups have data of
+    one name, their titles add the data options that differ between them, or else a number.
     """
     titles = [_title(members[0]) for members in groups]
     repeated = {title for title, times in Counter(titles).items() if times > 1}

@@ -16,7 +16,7 @@ from maskrcnn_lit.data.coco.index import read_index
 pytest_plugins = ("tiny_commands", "local_server")
 
 
-def told(root: Path | str, take: int | None = None) -> dict[str, str]:
+def digests(root: Path | str, take: int | None = None) -> dict[str, str]:
     index = read_index(
         f"{root}/annotations/instances_train.json", f"{root}/train", "error", take=take, how="first"
     )
@@ -56,7 +56,7 @@ def other_name(root: Path) -> None:
 
 
 def later(root: Path) -> None:
-    """Copied or unpacked anew."""
+    """A copy: the files have another time."""
     for file in images(root):
         os.utime(file, (1, 1))
 
@@ -75,22 +75,22 @@ def test_a_change_moves_its_digest(
     change: Callable[[Path], None], moves: set[str], shapes: Path, tmp_path: Path
 ):
     root = shutil.copytree(shapes, tmp_path / "data")
-    before = told(root)
-    assert before == told(shapes), "wherever the data lie"
+    before = digests(root)
+    assert before == digests(shapes), "wherever the data lie"
     change(root)
-    after = told(root)
+    after = digests(root)
     assert {name for name in before if before[name] != after[name]} == moves
 
 
 def test_of_a_part_of_the_images_only_these_count(shapes: Path, tmp_path: Path):
     root = shutil.copytree(shapes, tmp_path / "data")
-    few, all_ = told(root, take=2), told(root)
+    few, all_ = digests(root, take=2), digests(root)
     assert (
         few["annotations_sha256"] == all_["annotations_sha256"]
         and few["images_sha256"] != all_["images_sha256"]
     )
     larger(root)  # the fourth
-    assert told(root, take=2) == few
+    assert digests(root, take=2) == few
 
 
 def test_of_many_images_some_are_read(shapes: Path, monkeypatch: pytest.MonkeyPatch):
@@ -98,7 +98,7 @@ def test_of_many_images_some_are_read(shapes: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "CONTENTS", 3)
     content = module._content
     monkeypatch.setattr(module, "_content", lambda index, i: read.append(i) or content(index, i))
-    told(shapes)
+    digests(shapes)
     assert read == [0, 4, TRAIN_IMAGES - 1]
 
 
@@ -122,5 +122,5 @@ def test_far_away_the_names_alone_count(shapes: Path, server: Server, tmp_path: 
     server.asked.clear()
     found = fingerprint(index)
     assert server.asked == [], "nothing is fetched for it"
-    assert found["annotations_sha256"] == told(shapes)["annotations_sha256"]
-    assert found["images_sha256"] != told(shapes)["images_sha256"]
+    assert found["annotations_sha256"] == digests(shapes)["annotations_sha256"]
+    assert found["images_sha256"] != digests(shapes)["images_sha256"]
