@@ -54,14 +54,16 @@ def test_the_round_trip(benchmark: Benchmark, tmp_path: Path):
     report = benchmark("round_trip.py", str(tmp_path / "new"), "data=coco_json", *options)[-1]
     rows = {row[0]: row[1:] for row in report["rows"]}
     assert rows["coco"] == rows["mask_folder"] == [18, 18, 0, "-", 0]
-    assert rows["yolo_seg"][:3] == [18, 8, 10] and rows["yolo_seg"][4] == 0  # holes
+    assert rows["yolo_seg"][:3] == [18, 8, 10]
+    assert rows["yolo_seg"][4] == 0  # holes
 
 
 def test_the_feature_cache(benchmark: Benchmark, test_data: Path):
     small = ["--rounds", "1", "--images", "2", "--epochs", "2"]
     light = ["model=tiny", f"backbone={BACKBONE}", "backbone.weights=none", "data.image_size=64"]
     (report,) = benchmark("feature_cache.py", "--data", str(test_data / "nuclei"), *small, *light)
-    assert report["benchmark"] == "feature_cache" and report["gigabytes"] > 0
+    assert report["benchmark"] == "feature_cache"
+    assert report["gigabytes"] > 0
     for kind in ("filling", "filled"):
         for key in ("epoch_cpu", "epoch_clock", "run_cpu", "run_clock"):
             assert report["times_as_fast"][f"{key}_{kind}"] > 0
@@ -72,7 +74,8 @@ def test_the_training_step(benchmark: Benchmark, test_data: Path, monkeypatch: p
     monkeypatch.setattr(warm_python, "AT_THE_START", ("PYTHON", "LD_", "OMP_"))
     small = ["--size", "96", "128", "--batch", "1", "--steps", "1", "--rounds", "1"]
     report = benchmark("train_step.py", "--coco", str(test_data / "coco_mini"), *small)[-1]
-    assert report["benchmark"] == "train_step" and report["images"][:2] == [1, 3]
+    assert report["benchmark"] == "train_step"
+    assert report["images"][:2] == [1, 3]
     for ratio in ("time_ratio", "cpu_ratio", "memory_ratio"):
         assert report[ratio] > 0
     assert set(report["seconds"]) == set(report["peak_mb"]) == {"maskrcnn_lit", "torchvision"}
@@ -83,8 +86,10 @@ def test_light_heads_cost_a_quarter_at_most(benchmark: Benchmark):
     names = ["mask_rcnn,mobilenet_v3_large", "mask_rcnn_light,mobilenet_v3_large"]
     report = benchmark("model_cost.py", "--rounds", "1", "--models", *names)[-1]
     whole, light = (report["models"][name] for name in names)
-    assert report["size"] == 320 and whole["gflops"] >= 4 * light["gflops"] > 0
-    assert whole["parameters"] > 2 * light["parameters"] and light["milliseconds"] > 0
+    assert report["size"] == 320
+    assert whole["gflops"] >= 4 * light["gflops"] > 0
+    assert whole["parameters"] > 2 * light["parameters"]
+    assert light["milliseconds"] > 0
 
 
 @pytest.mark.long
@@ -110,7 +115,8 @@ def test_labels_are_spoilt_and_restored(benchmark: Benchmark, test_data: Path, t
     assert sum(len(one["ids"]) for one in record) == pytest.approx(0.05 * len(true), abs=2)
     assert len({one["way"] for one in record}) == 5
     own = {image["id"] for image in clean["images"]}
-    assert 0.4 < len(own) / 133 < 0.6 and spoilt["annotations"] != clean["annotations"]
+    assert 0.4 < len(own) / 133 < 0.6
+    assert spoilt["annotations"] != clean["annotations"]
     results = [
         {k: a[k] for k in ("image_id", "category_id", "bbox", "segmentation")} | {"score": 0.9}
         for a in clean["annotations"]
@@ -134,22 +140,24 @@ def test_prefetch(benchmark: Benchmark, test_data: Path):
     images = str(test_data / "coco_mini" / "val2017")
     small = ["--images", images, "--count", "9", "--delay", "0.01"]
     report = benchmark("prefetch.py", *small)[-1]
-    assert report["benchmark"] == "prefetch" and report["images"] == 9 and report["in_flight"] == 8
-    assert (
-        set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"}
-        and report["ratio"] > 0
-    )
+    assert report["benchmark"] == "prefetch"
+    assert report["images"] == 9
+    assert report["in_flight"] == 8
+    assert set(report["images_per_second"]) == {"sequential", "in_flight", "second_pass"}
+    assert report["ratio"] > 0
 
 
 def test_index(benchmark: Benchmark):
     small = ["--images", "50", "--annotations", "400", "--workers", "2"]
     report = benchmark("index.py", *small)[-1]
-    assert (
-        report["benchmark"] == "index" and report["annotations"] == 400 and report["json_mb"] >= 0
-    )
+    assert report["benchmark"] == "index"
+    assert report["annotations"] == 400
+    assert report["json_mb"] >= 0
     for task in ("json_load", "pycocotools", "packing", "opening"):
-        assert report[task]["seconds"] >= 0 and report[task]["peak_mb"] >= 0
-    assert report["sharing"]["workers"] == 2 and report["packing_times_json_load"] > 0
+        assert report[task]["seconds"] >= 0
+        assert report[task]["peak_mb"] >= 0
+    assert report["sharing"]["workers"] == 2
+    assert report["packing_times_json_load"] > 0
 
 
 def test_data_loading(benchmark: Benchmark, test_data: Path, tmp_path: Path):
@@ -168,29 +176,26 @@ def test_data_loading(benchmark: Benchmark, test_data: Path, tmp_path: Path):
     reports = benchmark("data_loading.py", *small)
     assert [report["image_size"] for report in reports] == [64, [100, 160]]
     for report in reports:
-        assert report["benchmark"] == "data_loading" and report["images"] == 4
-        assert (
-            report["times_torchvision"]["torchvision"] == 1.0
-            and report["times_torchvision"]["maskrcnn_lit"] > 0
-        )
+        assert report["benchmark"] == "data_loading"
+        assert report["images"] == 4
+        assert report["times_torchvision"]["torchvision"] == 1.0
+        assert report["times_torchvision"]["maskrcnn_lit"] > 0
         assert set(report["stages_ms"]) >= {"decode", "boxes and masks", "collate", "sample"}
 
 
 def test_scoring(benchmark: Benchmark):
     small = ["--images", "60", "--detections", "20", "--rounds", "1", "--resamples", "20"]
     (report,) = benchmark("scoring.py", *small)
-    assert (
-        report["benchmark"] == "scoring"
-        and report["images"] == 60
-        and report["largest_difference"] <= 1e-9
-    )
-    assert len(report["numbers"]) == 24 and 0.02 < report["numbers"]["mask_ap"] < 0.98
+    assert report["benchmark"] == "scoring"
+    assert report["images"] == 60
+    assert report["largest_difference"] <= 1e-9
+    assert len(report["numbers"]) == 24
+    assert 0.02 < report["numbers"]["mask_ap"] < 0.98
     for figure in ("seconds", "cpu_seconds", "peak_mb"):
-        assert (
-            set(report[figure]) == {"maskrcnn_lit", "pycocotools"}
-            and min(report[figure].values()) > 0
-        )
-    assert report["times_faster"] > 0 and set(report["intervals"]) == {"box", "mask"}
+        assert set(report[figure]) == {"maskrcnn_lit", "pycocotools"}
+        assert min(report[figure].values()) > 0
+    assert report["times_faster"] > 0
+    assert set(report["intervals"]) == {"box", "mask"}
     assert report["peak_mb_with_intervals"] >= report["peak_mb"]["maskrcnn_lit"]
 
 
@@ -204,22 +209,19 @@ def test_mask_rle(benchmark: Benchmark, test_data: Path):
         reports = benchmark("mask_rle.py", *small, *more)
         assert [report["size"] for report in reports] == [[64, 48], [50, 70]]
         for report in reports:
-            assert (
-                report["benchmark"] == "mask_rle"
-                and report["boxes"] == boxes
-                and report["detections"] == 5
-            )
-            assert (
-                set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"}
-                and report["times_torchvision"] > 0
-            )
+            assert report["benchmark"] == "mask_rle"
+            assert report["boxes"] == boxes
+            assert report["detections"] == 5
+            assert set(report["milliseconds"]) == {"maskrcnn_lit", "torchvision"}
+            assert report["times_torchvision"] > 0
 
 
 def test_hot_spots(benchmark: Benchmark):
     """Each compares its results with torchvision's itself."""
     small = ["--size", "96", "128", "--batch", "2", "--rounds", "1"]
     (report,) = benchmark("hot_spots.py", *small)
-    assert report["benchmark"] == "hot_spots" and report["size"] == [96, 128]
+    assert report["benchmark"] == "hot_spots"
+    assert report["size"] == [96, 128]
     assert report["differ"] == []
     assert set(report["times_torchvision"]) >= {
         "matching",
@@ -237,7 +239,8 @@ def test_crowded_matching(benchmark: Benchmark):
     """It compares the three ways' results itself."""
     small = ["--size", "96", "128", "--batch", "3", "--objects", "20"]
     report = benchmark("crowded_matching.py", *small)[-1]
-    assert report["benchmark"] == "crowded_matching" and report["slots"] == 32
+    assert report["benchmark"] == "crowded_matching"
+    assert report["slots"] == 32
     assert set(report["seconds"]) == {"maskrcnn_lit", "static_shapes", "torchvision"}
     assert all(figure >= 0 for figure in report["peak_mb"].values())
 
@@ -270,10 +273,8 @@ def test_a_row_says_where_and_when(tmp_path: Path):
     }
     report |= {"seconds": times, "cpu_seconds": {"maskrcnn_lit": 9, "torchvision": 9}}
     report |= {"regions": {"maskrcnn_lit": 128, "torchvision": 512}, "compile": "auto"}
-    assert (
-        list(table.of(report)) == []
-        and list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
-    )
+    assert list(table.of(report)) == []
+    assert list(table.of({"benchmark": "index", "date": "2026-01-02"})) == []
     (row,) = table.of(report | {"date": "2026-01-02"})
     what = (
         "training step, R50-FPN, 2 x 8 x 9, 128 regions an image against 512, bf16-mixed, compiled"
@@ -312,7 +313,8 @@ def test_the_gpu_script_is_sound(tmp_path: Path):
     script = str(REPOSITORY / "benchmarks" / "gpu.sh")
     assert subprocess.run(["bash", "-n", script]).returncode == 0
     done = subprocess.run(["bash", script], capture_output=True, text=True)
-    assert done.returncode != 0 and "give a folder with val2017/" in done.stderr
+    assert done.returncode != 0
+    assert "give a folder with val2017/" in done.stderr
 
 
 def with_requirements(*packages: str) -> set[str]:
@@ -389,10 +391,14 @@ def test_the_gpu_script_runs_on_a_bare_machine(test_data: Path, tmp_path: Path):
     assert parts["compiled"]["graph_breaks"] == {}
     assert parts["compiled"]["regions_that_failed"] == []
     assert parts["compiled"]["largest_relative_difference"] < 1e-3
-    assert parts["speed"]["compiled"] and parts["speed"]["images_per_second"] > 0
+    assert parts["speed"]["compiled"]
+    assert parts["speed"]["images_per_second"] > 0
     loop = json.loads((out / "train_loop_cpu.json").read_text())
-    assert loop["benchmark"] == "train_loop" and loop["images_per_second"] > 0
-    assert loop["steps"] == 2 and loop["different_images"] > 10 and 0 <= loop["data_wait"] <= 1
+    assert loop["benchmark"] == "train_loop"
+    assert loop["images_per_second"] > 0
+    assert loop["steps"] == 2
+    assert loop["different_images"] > 10
+    assert 0 <= loop["data_wait"] <= 1
     assert parts["env"]["images"][2:] == [64, 96] == loop["size"]
     assert '"train_loop"' in (out / "log.txt").read_text()
 
@@ -427,18 +433,21 @@ def test_a_step_of_the_gpu_script_that_fails_does_not_stop_the_others(tmp_path: 
 
     code, told, files = run("probe torchvision loop inference hot_spots graphs", SLEEP="0")
     assert code == 1
-    assert "probe failed, or took more than" in told and "torchvision_800 failed" in told
+    assert "probe failed, or took more than" in told
+    assert "torchvision_800 failed" in told
     assert files == {
         "torchvision_800_cpu": {"ours": 1},
         "train_loop_cpu": {"ran": "benchmarks/train_loop.py"},
         "hot_spots_cpu": {"ran": "benchmarks/hot_spots.py"},
     }
     code, told, files = run("torchvision loop", SLEEP="60", LIMIT="2")
-    assert code == 1 and files == {"torchvision_800_cpu": {"ours": 1}}
+    assert code == 1
+    assert files == {"torchvision_800_cpu": {"ours": 1}}
     assert "torchvision_800 failed, or took more than 2 s" in told
     assert "no time is left for train_loop" in told
     code, told, files = run("hot_spots", SLEEP="0")
-    assert code == 0 and list(files) == ["hot_spots_cpu"]
+    assert code == 0
+    assert list(files) == ["hot_spots_cpu"]
 
 
 def test_the_gpu_script_reads_only_the_files_that_have_tests_for_a_gpu(tmp_path: Path):
@@ -449,10 +458,14 @@ def test_the_gpu_script_reads_only_the_files_that_have_tests_for_a_gpu(tmp_path:
     command = ["bash", str(REPOSITORY / "benchmarks/gpu.sh"), str(tmp_path), str(tmp_path / "out")]
     done = subprocess.run(command, env=given, capture_output=True, text=True)
     (asked,) = [line for line in done.stdout.splitlines() if line.startswith("asked: ")]
-    assert done.returncode == 0 and "-m pytest" in asked and "-m gpu" in asked
+    assert done.returncode == 0
+    assert "-m pytest" in asked
+    assert "-m gpu" in asked
     files = {word for word in asked.split() if word.startswith("tests")}
-    assert "tests/training/test_gpu.py" in files and len(files) < 10
-    assert "tests/test_benchmarks.py" not in files and "tests/test_pretend_gpu.py" not in files
+    assert "tests/training/test_gpu.py" in files
+    assert len(files) < 10
+    assert "tests/test_benchmarks.py" not in files
+    assert "tests/test_pretend_gpu.py" not in files
 
 
 @pytest.mark.slow
@@ -460,11 +473,9 @@ def test_inference(benchmark: Benchmark, test_data: Path):
     """Both models are of full size."""
     small = ["--coco", str(test_data / "coco_mini"), "--images", "1", "--rounds", "1"]
     (report,) = benchmark("inference.py", *small)
-    assert (
-        report["benchmark"] == "inference"
-        and report["size"] == [480, 640]
-        and sum(report["detections"]) > 5
-    )
+    assert report["benchmark"] == "inference"
+    assert report["size"] == [480, 640]
+    assert sum(report["detections"]) > 5
     assert min(row["share"] for row in report["reproduced"].values()) > 0.9
     assert (
         report["cpu_times_torchvision"]["torchvision"]
@@ -475,7 +486,8 @@ def test_inference(benchmark: Benchmark, test_data: Path):
 
 def test_tiles(benchmark: Benchmark):
     (report,) = benchmark("tiles.py", "--side", "1500", "--tile", "600", "--suffix", ".png")
-    assert report["benchmark"] == "tiles" and set(report["ways"]) == {"maskrcnn_lit", "supervision"}
+    assert report["benchmark"] == "tiles"
+    assert set(report["ways"]) == {"maskrcnn_lit", "supervision"}
     assert (report["ways"]["maskrcnn_lit"]["objects"], report["ways"]["maskrcnn_lit"]["whole"]) == (
         9,
         9,

@@ -48,7 +48,8 @@ def test_all_but_the_masks_is_as_in_the_model_with_them():
     output, other = full(dict(batch)), alone(dict(batch))
     assert output.losses.keys() - other.losses.keys() == {"mask"}
     assert all(torch.equal(other.losses[name], output.losses[name]) for name in other.losses)
-    assert other.counts.keys() == other.losses.keys() and other.masks_dropped is None
+    assert other.counts.keys() == other.losses.keys()
+    assert other.masks_dropped is None
     torch.stack(list(other.losses.values())).sum().backward()
     gradients: list[Tensor | None] = [p.grad for p in alone.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
@@ -66,7 +67,8 @@ def test_images_and_results_have_no_masks():
     model = lively(masks=False)
     batch = make_batch()
     images = to_original(model(batch).detections, batch)
-    assert images[0].keys() == {"image_id", "boxes", "scores", "labels"} and len(images[0]["boxes"])
+    assert images[0].keys() == {"image_id", "boxes", "scores", "labels"}
+    assert len(images[0]["boxes"])
     categories = [Category(n, f"c{n}") for n in (3, 5, 9)]
     results = to_coco_results(images, categories)
     assert all(entry.keys() == {"image_id", "category_id", "bbox", "score"} for entry in results)
@@ -117,7 +119,8 @@ def test_the_graphs_of_an_export_leave_masks_out():
     parity = Parity()
     for found in (plain, operators, fused):
         parity.add(expected, found, 0.0)
-    assert not parity.broken() and parity.detections > 0
+    assert not parity.broken()
+    assert parity.detections > 0
 
 
 @pytest.mark.long
@@ -129,13 +132,15 @@ def test_every_command_takes_a_run_without_masks(tmp_path: Path):
     run = tmp_path / "box"
     assert "box AP50" in printed_by("train", *options, f"run_dir={run}")
     metrics = result(run)["metrics"]
-    assert "val/box_ap" in metrics and not any("mask" in name for name in metrics)
+    assert "val/box_ap" in metrics
+    assert not any("mask" in name for name in metrics)
     assert (run / "checkpoints" / "best.ckpt").is_file()  # chosen by box AP
     plateau = ("optimizer.schedule=plateau", f"run_dir={tmp_path / 'plateau'}")
     assert "optimizer.plateau.monitor=val/box_ap" in refused("train", *options, *plateau)
 
     printed = printed_by("evaluate", f"run={run}", f"run_dir={tmp_path / 'scored'}")
-    assert "\nbox " in printed and "\nmask" not in printed
+    assert "\nbox " in printed
+    assert "\nmask" not in printed
     record = read_sealed_json(tmp_path / "scored" / "evaluation.json")
     assert record["metrics"]["val/box_ap"] == metrics["val/box_ap"]
     assert "box AP" in (tmp_path / "scored" / "report.html").read_text()
@@ -148,9 +153,11 @@ def test_every_command_takes_a_run_without_masks(tmp_path: Path):
     predict = (f"run={run}", f"source={source}", "score_threshold=0.0")
     run_command("predict", *predict, f"run_dir={tmp_path / 'predicted'}")
     entries = json.loads((tmp_path / "predicted" / "detections.json").read_text())
-    assert entries and all("segmentation" not in entry for entry in entries)
+    assert entries
+    assert all("segmentation" not in entry for entry in entries)
     (detections, *_) = load_model(run, score_threshold=0.0).predict(source)
-    assert len(detections) and detections.masks == []
+    assert len(detections)
+    assert detections.masks == []
     assert detections.masks_array().shape == (0, SIZE, SIZE)
     x1, y1, x2, y2 = detections.boxes[0].tolist()
     assert detections.to_rows()[0]["area"] == round((x2 - x1) * (y2 - y1))
@@ -167,6 +174,7 @@ def test_every_command_takes_a_run_without_masks(tmp_path: Path):
     assert "The certificate holds" in printed_by(*export)
     run_command("evaluate", f"run={folder}", f"run_dir={tmp_path / 'again'}", "report=false")
     metrics = read_sealed_json(tmp_path / "again" / "evaluation.json")["metrics"]
-    assert "val/box_ap" in metrics and "val/mask_ap" not in metrics
+    assert "val/box_ap" in metrics
+    assert "val/mask_ap" not in metrics
     (again, *_) = load_model(folder).predict(source, score_threshold=0.06)
     assert again.masks == []

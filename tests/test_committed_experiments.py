@@ -44,9 +44,11 @@ def test_each_job_has_the_scores_of_the_csv(folder: Path):
 def test_it_was_read_by_hand_and_its_plots_are_there(folder: Path):
     page, _ = read(folder)
     by_hand, _, generated = page.partition("<!-- compare -->")
-    assert "## Reading" in by_hand and "```bash" in by_hand
+    assert "## Reading" in by_hand
+    assert "```bash" in by_hand
     plots = re.findall(r"!\[\w+\]\((plots/\w+\.png)\)", generated)
-    assert plots and {folder / plot for plot in plots} == set((folder / "plots").iterdir())
+    assert plots
+    assert {folder / plot for plot in plots} == set((folder / "plots").iterdir())
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=named)

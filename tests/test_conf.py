@@ -141,7 +141,9 @@ def test_an_experiment_opens_with_its_question_command_and_outcome(choice: str):
     assert shown("train", f"experiment={choice}").question == question
     assert opening.startswith("# @package _global_")
     assert f"maskrcnn-lit train experiment={choice}" in opening
-    assert "?" in question and "Cost: " in opening and "Expected: " in opening
+    assert "?" in question
+    assert "Cost: " in opening
+    assert "Expected: " in opening
 
 
 @pytest.mark.long
@@ -177,7 +179,8 @@ def test_finetune_names_published_weights_of_its_model():
     config = composed("train", "experiment=finetune")
     text = (CONF / "experiment" / "finetune.yaml").read_text()
     meta = MaskRCNN_ResNet50_FPN_V2_Weights.COCO_V1.meta
-    assert config.model.weights == "torchvision_v2" and config.backbone.name == "resnet50"
+    assert config.model.weights == "torchvision_v2"
+    assert config.backbone.name == "resnet50"
     assert f"({meta['_file_size']:.0f} MB)" in text
     assert config.trainer.patience < config.trainer.epochs
 
@@ -207,7 +210,8 @@ def test_options_of_a_timm_model_need_no_plus(plus: str):
 @pytest.mark.parametrize(("data", "augment"), together("data", "augment"))
 def test_data_builds_with_every_augmentation(data: str, augment: str):
     built = build(composed("train", f"data={data}", f"augment={augment}").data)
-    assert isinstance(built, CocoDataModule) and isinstance(built.batch_size, int)
+    assert isinstance(built, CocoDataModule)
+    assert isinstance(built.batch_size, int)
 
 
 @pytest.mark.parametrize("optimizer", of_group("optimizer"))
@@ -251,8 +255,10 @@ def test_every_target_is_one_that_build_allows():
 def build_trainer_of(config: DictConfig) -> None:
     callbacks = list(build(config.callbacks).values())
     loggers = list(build(config.logger).values())
-    assert callbacks and all(isinstance(callback, Callback) for callback in callbacks)
-    assert loggers and all(isinstance(logger, Logger) for logger in loggers)
+    assert callbacks
+    assert all(isinstance(callback, Callback) for callback in callbacks)
+    assert loggers
+    assert all(isinstance(logger, Logger) for logger in loggers)
     config.trainer.accelerator = (
         "cpu" if config.trainer.accelerator == "gpu" else config.trainer.accelerator
     )

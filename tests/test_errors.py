@@ -19,7 +19,8 @@ from maskrcnn_lit.errors import (
 def test_it_comes_back_from_another_process_as_it_was():
     """Loader processes pickle what they raise."""
     again = pickle.loads(pickle.dumps(UserError("image 7 is missing: fix it")))
-    assert type(again) is UserError and str(again) == "image 7 is missing: fix it"
+    assert type(again) is UserError
+    assert str(again) == "image 7 is missing: fix it"
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "3", math.nan])

@@ -34,4 +34,5 @@ def test_nuclei_improve_from_epoch_to_epoch(test_data: Path, tmp_path: Path):
     )
     with open(tmp_path / "run" / "metrics.csv", newline="") as file:
         reached = [float(row["val/mask_ap"]) for row in csv.DictReader(file) if row["val/mask_ap"]]
-    assert len(reached) == 5 and reached == sorted(reached)
+    assert len(reached) == 5
+    assert reached == sorted(reached)

@@ -80,16 +80,13 @@ def test_a_full_disk_and_a_missing_python_are_told_in_a_sentence(checkout: Path,
     done = make(checkout, target, "PYTHON=./python", "DISK_NEEDED=10000000")
     assert done.returncode != 0
     sentence = done.stderr.splitlines()[0]
-    assert (
-        sentence.startswith("The disk is too full: the environment needs 10000000 GB, and ")
-        and "Make room" in sentence
-    )
+    assert sentence.startswith("The disk is too full: the environment needs 10000000 GB, and ")
+    assert "Make room" in sentence
     done = make(checkout, target, "PYTHON=no-such-python")
-    assert (
-        done.returncode != 0
-        and done.stdout == "There is no no-such-python: install Python 3.11 or newer.\n"
-    )
-    assert installs(checkout) == 0 and not (checkout / ".venv").exists()
+    assert done.returncode != 0
+    assert done.stdout == "There is no no-such-python: install Python 3.11 or newer.\n"
+    assert installs(checkout) == 0
+    assert not (checkout / ".venv").exists()
 
 
 def test_an_old_python_is_told_in_a_sentence(checkout: Path):

@@ -77,5 +77,6 @@ def test_data_that_are_not_there_or_differ_leave_the_run_as_it_was(run_dir: Path
     content["annotations"][0]["iscrowd"] = 1 - content["annotations"][0]["iscrowd"]
     file.write_text(json.dumps(content))
     message = refused("train", f"resume={run_dir}", f"data.root={data}")
-    assert "train.annotations_sha256" in message and "data.root" in message
+    assert "train.annotations_sha256" in message
+    assert "data.root" in message
     assert (run_dir / "result.json").read_bytes() == before

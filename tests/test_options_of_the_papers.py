@@ -45,8 +45,10 @@ def test_it_trains_and_detects(name: str):
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)
     detected = lively(**CHOICES[name])(batch).detections
     masks = detected["masks"][detected["valid"]]
-    assert len(masks) and masks.shape[1:] == (28, 28)
-    assert masks.min() >= 0 and masks.max() <= 1
+    assert len(masks)
+    assert masks.shape[1:] == (28, 28)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
 
 
 @pytest.mark.long
@@ -61,7 +63,8 @@ def test_its_graphs_and_its_fused_form_detect_the_same(name: str):
             values = dict(zip(outputs(model.mask_size), graph(*inputs), strict=True))
             parity.add(expected, values, 0.0)
         parity.add(expected, for_inference(lively(**CHOICES[name])).infer(*inputs, True), 0.0)
-    assert not parity.broken() and parity.detections > 100
+    assert not parity.broken()
+    assert parity.detections > 100
     assert obstacle(model, torch.device("cpu")) is None
 
 

@@ -186,7 +186,8 @@ def test_without_trust_a_run_is_refused_in_one_sentence(project: Project, killed
     assert len(sentences) == 4
     for sentence in sentences:
         assert len(sentence.strip().splitlines()) == 1
-        assert "trust=mylab" in sentence and "mylab." in sentence
+        assert "trust=mylab" in sentence
+        assert "mylab." in sentence
 
 
 def test_a_killed_run_goes_on_with_trust(resumed: tuple[Path, str]):
@@ -216,7 +217,8 @@ def test_what_the_project_adds_is_logged(resumed: tuple[Path, str]):
     errors = [float(row["val/count_error"]) for row in rows if row["val/count_error"]]
     metrics = json.loads((run_dir / "result.json").read_text())["metrics"]
     assert metrics["val/count_error"] == pytest.approx(errors[-1])
-    assert "val/loss_mask_dice" in metrics and 0 <= metrics["val/mask_ap"] <= 1
+    assert "val/loss_mask_dice" in metrics
+    assert 0 <= metrics["val/mask_ap"] <= 1
 
 
 def test_it_is_evaluated_and_predicts_with_trust(project: Project, resumed: tuple[Path, str]):

@@ -76,19 +76,20 @@ def test_every_public_name_is_imported_from_its_module():
 
 
 def test_what_is_found_on_a_file(found: Detections, picture: Path):
-    assert found.name == picture.name and np.array_equal(
-        found.image, np.asarray(Image.open(picture).convert("RGB"))
-    )
+    assert found.name == picture.name
+    assert np.array_equal(found.image, np.asarray(Image.open(picture).convert("RGB")))
     count = len(found.scores)
     assert count == 100  # max_detections: a model of 8 steps finds something everywhere
-    assert found.boxes.shape == (count, 4) and found.boxes.dtype == np.float32
-    assert (
-        found.scores.shape == found.labels.shape == (count,)
-        and len(found.names) == len(found.masks) == count
-    )
-    assert (np.diff(found.scores) <= 0).all() and found.scores.min() > 0 and found.scores.max() <= 1
+    assert found.boxes.shape == (count, 4)
+    assert found.boxes.dtype == np.float32
+    assert found.scores.shape == found.labels.shape == (count,)
+    assert len(found.names) == len(found.masks) == count
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.scores.min() > 0
+    assert found.scores.max() <= 1
     assert (found.boxes[:, :2] <= found.boxes[:, 2:]).all()
-    assert found.boxes.min() >= 0 and found.boxes.max() <= SIZE
+    assert found.boxes.min() >= 0
+    assert found.boxes.max() <= SIZE
 
 
 def test_names_are_those_of_the_labels(found: Detections, strange: Path):
@@ -102,9 +103,10 @@ def test_masks_are_rles_of_the_whole_image_inside_their_boxes(found: Detections)
         y, x = np.nonzero(coco_mask.decode(mask))
         assert mask["size"] == [SIZE, SIZE]
         if len(x):  # a pixel more: the mask's cells reach half a cell over the box
-            assert (
-                x.min() >= x1 - 2 and x.max() <= x2 + 2 and y.min() >= y1 - 2 and y.max() <= y2 + 2
-            )
+            assert x.min() >= x1 - 2
+            assert x.max() <= x2 + 2
+            assert y.min() >= y1 - 2
+            assert y.max() <= y2 + 2
 
 
 def test_coco_results_have_the_ids_of_the_training_data(found: Detections, strange: Path):
@@ -121,7 +123,8 @@ def test_it_is_drawn_on_a_copy(found: Detections):
     before = found.image.copy()
     drawn = found.draw()
     factor = len(drawn) // SIZE  # small pictures are enlarged, so that labels can be read
-    assert drawn.shape == (factor * SIZE, factor * SIZE, 3) and drawn.dtype == np.uint8
+    assert drawn.shape == (factor * SIZE, factor * SIZE, 3)
+    assert drawn.dtype == np.uint8
     assert np.abs(drawn.astype(int) - before.repeat(factor, 0).repeat(factor, 1)).max() > 100
     assert np.array_equal(found.image, before)
 
@@ -132,10 +135,10 @@ def test_paths_and_arrays_give_the_same(
     array = np.asarray(Image.open(picture).convert("RGB"))
     for source in (array, [array], str(picture), [picture]):
         (again,) = model.predict(source)
-        assert np.array_equal(again.boxes, found.boxes) and np.array_equal(
-            again.scores, found.scores
-        )
-        assert again.names == found.names and again.masks == found.masks
+        assert np.array_equal(again.boxes, found.boxes)
+        assert np.array_equal(again.scores, found.scores)
+        assert again.names == found.names
+        assert again.masks == found.masks
     names = [one.name for one in model.predict([shapes / "val", array])]
     assert names == [*sorted(path.name for path in (shapes / "val").iterdir()), "array[1]"]
 
@@ -325,7 +328,8 @@ def test_a_threshold_leaves_out_what_is_less_certain(
     threshold = float(found.scores[10])
     (some,) = load_model(trained, score_threshold=threshold, accelerator="cpu").predict(picture)
     kept = found.scores >= threshold
-    assert 10 < kept.sum() < len(kept) and np.array_equal(some.boxes, found.boxes[kept])
+    assert 10 < kept.sum() < len(kept)
+    assert np.array_equal(some.boxes, found.boxes[kept])
     assert some.names == found.names[: len(some.names)]
 
 
@@ -352,7 +356,8 @@ def test_each_class_has_its_best_threshold(
         score >= (threshold if name == first else 0.5)
         for name, score in zip(found.names, found.scores, strict=True)
     ]
-    assert 0 < sum(kept) < len(kept) and np.array_equal(some.scores, found.scores[kept])
+    assert 0 < sum(kept) < len(kept)
+    assert np.array_equal(some.scores, found.scores[kept])
     assert some.names == [name for name, is_kept in zip(found.names, kept, strict=True) if is_kept]
 
 
@@ -360,9 +365,8 @@ def test_max_detections_are_the_best(trained: Path, found: Detections, picture: 
     (some,) = load_model(trained, score_threshold=0.0, max_detections=3, accelerator="cpu").predict(
         picture
     )
-    assert np.array_equal(some.scores, found.scores[:3]) and np.array_equal(
-        some.boxes, found.boxes[:3]
-    )
+    assert np.array_equal(some.scores, found.scores[:3])
+    assert np.array_equal(some.boxes, found.boxes[:3])
 
 
 @pytest.mark.long
@@ -375,9 +379,8 @@ def test_the_best_checkpoint_is_loaded_unless_the_last_is_asked_for(trained: Pat
         heads = [
             key for key in loaded if not key.startswith("backbone.")
         ]  # there the norms are in the convolutions
-        assert len(heads) > 20 and all(
-            torch.equal(loaded[key], saved[f"model.{key}"]) for key in heads
-        )
+        assert len(heads) > 20
+        assert all(torch.equal(loaded[key], saved[f"model.{key}"]) for key in heads)
         assert not load_model(
             trained / "checkpoints" / f"{name}.ckpt", accelerator="cpu"
         ).model.training
@@ -577,14 +580,16 @@ def test_views_of_a_mirrored_picture_give_the_mirrored_result(
     pixels = np.asarray(Image.open(picture).convert("RGB"))
     model = load_model(trained, score_threshold=0.0, accelerator="cpu", tta=kind)
     first, second = model.predict([pixels, np.ascontiguousarray(pixels[:, ::-1])])
-    assert len(first) == 100 and np.array_equal(first.labels, second.labels)
+    assert len(first) == 100
+    assert np.array_equal(first.labels, second.labels)
     assert np.allclose(first.scores, second.scores, atol=1e-5)
     mirrored = SIZE - second.boxes[:, [2, 1, 0, 3]] * [1, -1, 1, -1]
     mirrored[:, [1, 3]] = second.boxes[:, [1, 3]]
     assert np.allclose(first.boxes, mirrored, atol=1e-2)
     areas = [coco_mask.area(one.masks).astype(int) for one in (first, second)]
     column = first.boxes[:, 3] - first.boxes[:, 1] + 4  # masks are pasted on whole pixels
-    assert areas[0].max() > 50 and (np.abs(areas[0] - areas[1]) <= column).all()
+    assert areas[0].max() > 50
+    assert (np.abs(areas[0] - areas[1]) <= column).all()
     assert not np.allclose(first.scores, found.scores, atol=1e-4)  # other boxes came in
 
 
@@ -604,8 +609,10 @@ def test_an_image_of_one_tile_is_predicted_as_without_tiles(
     model: Predictor, picture: Path, found: Detections
 ):
     (tiled,) = model.predict(picture, tile=SIZE)
-    assert np.array_equal(tiled.boxes, found.boxes) and tiled.masks == found.masks
-    assert np.array_equal(tiled.scores, found.scores) and tiled.names == found.names
+    assert np.array_equal(tiled.boxes, found.boxes)
+    assert tiled.masks == found.masks
+    assert np.array_equal(tiled.scores, found.scores)
+    assert tiled.names == found.names
 
 
 def test_an_object_in_tiles_of_a_large_file_lies_where_it_lies_in_the_image(
@@ -657,7 +664,8 @@ def test_pixels_of_tiles_belong_to_one_object_where_the_model_is_exclusive(
     model = load_model(trained, score_threshold=0.0, accelerator="cpu", exclusive=True)
     pixels = np.asarray(Image.open(picture).convert("RGB"))
     (found,) = model.predict(np.concatenate([pixels, pixels]), tile=SIZE, overlap=0.5)
-    assert len(found) > 1 and found.masks_array().sum(0).max() == 1
+    assert len(found) > 1
+    assert found.masks_array().sum(0).max() == 1
 
 
 def test_damaged_large_files(

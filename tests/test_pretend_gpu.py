@@ -59,7 +59,8 @@ def start(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("words", [[], ["-m"]])
 def test_without_a_program_it_says_how_it_is_used(words: list[str]):
     done = start(*words)
-    assert done.returncode == 1 and "needs a program" in done.stderr
+    assert done.returncode == 1
+    assert "needs a program" in done.stderr
     assert "pretend_gpu.py FILE [ARGUMENT ...]" in done.stderr
 
 
@@ -103,11 +104,13 @@ def test_it_is_compiled_once_for_its_code_and_headers(
     for headers in ("one", "one", "two"):
         monkeypatch.setattr(tool, "headers", lambda name=headers: tmp_path / name)
         made.append(tool.build(tmp_path / "built"))
-    assert made[0] == made[1] != made[2] and made[0].name == "libcuda.so.1"
+    assert made[0] == made[1] != made[2]
+    assert made[0].name == "libcuda.so.1"
     assert [library.read_text() for library in made] == ["built\n"] * 3
     calls = (tmp_path / "g++.calls").read_text().splitlines()
     assert len(calls) == 2
-    assert str(TOOL.with_suffix(".cpp")) in calls[0] and f"-I{tmp_path / 'one'} " in calls[0]
+    assert str(TOOL.with_suffix(".cpp")) in calls[0]
+    assert f"-I{tmp_path / 'one'} " in calls[0]
 
 
 @pytest.mark.gpu_build
@@ -149,5 +152,6 @@ def test_a_training_goes_from_its_start_to_its_end(test_data: Path, tmp_path: Pa
     )
     assert found["graphs"] == found["graphs_of_fit"], "pictures and cost are not compiled"
     assert found["waits"][1:-1] == [0, 0], "the last step is logged"
-    assert found["predictions"] and 0 < found["cost"]["latency_seconds"] < 1
+    assert found["predictions"]
+    assert 0 < found["cost"]["latency_seconds"] < 1
     assert found["cost"]["flops"] > 0

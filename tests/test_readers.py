@@ -33,12 +33,14 @@ def test_a_run_on_yolo_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     given = ("data=yolo_seg", "data.root=data", "data.val_share=0.3")
     run_command("train", *given, *MODEL, *short, f"run_dir={run}")
     ids = json.loads((run / "subset_ids.json").read_text())
-    assert sorted(ids["train"] + ids["val"]) == list(range(1, 10)) and len(ids["val"]) == 3
+    assert sorted(ids["train"] + ids["val"]) == list(range(1, 10))
+    assert len(ids["val"]) == 3
     run_command("evaluate", f"run={run}", "report=false")
     (evaluation,) = run.glob("evaluations/*/evaluation.json")
     metrics = read_result(run / "result.json").metrics
     stated = json.loads(evaluation.read_text())
-    assert stated["images"] == 3 and stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
+    assert stated["images"] == 3
+    assert stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
     check_another_division(tmp_path, run)
     (tmp_path / "data").rename(tmp_path / "moved")
     assert "data does not exist: give the folder of the data" in refused("evaluate", f"run={run}")
@@ -106,7 +108,8 @@ def test_a_run_on_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run_command("evaluate", f"run={run}", "report=false")
     (evaluation,) = run.glob("evaluations/*/evaluation.json")
     stated, metrics = json.loads(evaluation.read_text()), read_result(run / "result.json").metrics
-    assert stated["images"] == 3 and stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
+    assert stated["images"] == 3
+    assert stated["metrics"]["val/mask_ap"] == metrics["val/mask_ap"]
     assert picture.is_file()
     small = ("data.cache_gb=1e-9", "data.cache_dir=new")
     assert "data.cache_gb=1e-09 allows less" in refused("data", "stats", *given, *small)

@@ -179,12 +179,14 @@ def test_a_click_selects_an_object_and_saves_its_cutout(page: browser.Page, pict
     assert page.evaluate("card.hidden") is False
     page.evaluate("cutout.click()")
     saved = wait(page, "files.at(-1)")
-    assert saved["name"].startswith("noise_") and saved["name"].endswith(".png")
+    assert saved["name"].startswith("noise_")
+    assert saved["name"].endswith(".png")
     cut = np.asarray(Image.open(io.BytesIO(base64.b64decode(saved["content"]))))
     x, y, width, height = shown[wanted]["bbox"]
     left, top = int(x), int(y)
     mask = masks[wanted][top : top + cut.shape[0], left : left + cut.shape[1]]
-    assert abs(cut.shape[1] - width) <= 2 and abs(cut.shape[0] - height) <= 2
+    assert abs(cut.shape[1] - width) <= 2
+    assert abs(cut.shape[0] - height) <= 2
     assert np.array_equal(cut[..., 3] > 0, mask > 0)
     original = np.asarray(Image.open(picture))[top : top + cut.shape[0], left : left + cut.shape[1]]
     assert np.array_equal(cut[..., :3][mask > 0], original[mask > 0])

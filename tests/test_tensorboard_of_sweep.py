@@ -134,7 +134,8 @@ def test_scalars_are_those_of_the_run(address: str, sweep: Path):
         (_, step, value), *others = asked(
             address, "plugin/scalars/scalars", run=run, tag="val/loss"
         )
-        assert step == STEPS - 1 and not others
+        assert step == STEPS - 1
+        assert not others
         assert value == pytest.approx(result(sweep / folder)["metrics"]["val/loss"], rel=1e-6)
 
 

@@ -85,7 +85,8 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
         if item.key
     }
     config |= {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config["seed"] == 1 and config["optimizer"]["lr"] > 0
+    assert config["seed"] == 1
+    assert config["optimizer"]["lr"] > 0
     rows: list[dict[str, Any]] = []
     media: dict[str, dict[str, Any]] = {}
     for record in told:
@@ -115,13 +116,12 @@ def test_weights_and_biases(strange: Path, tmp_path: Path):
         for row in metric_rows(run_dir)
         if row["train/loss"]
     }
-    assert losses == expected and len(losses) == STEPS, "as in metrics.csv"
+    assert losses == expected
+    assert len(losses) == STEPS, "as in metrics.csv"
     (scores,) = [row for row in rows if "val/mask_ap" in row]
     final = result(run_dir)["metrics"]
-    assert (
-        scores["val/loss"] == pytest.approx(final["val/loss"])
-        and scores["val/mask_ap"] == final["val/mask_ap"]
-    )
+    assert scores["val/loss"] == pytest.approx(final["val/loss"])
+    assert scores["val/mask_ap"] == final["val/mask_ap"]
     assert list(run_dir.glob("events.out.tfevents.*")), "besides"
 
 

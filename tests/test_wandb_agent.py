@@ -61,7 +61,8 @@ def test_values_that_yaml_writes_in_its_own_way(configs: list[types.SimpleNamesp
     values = {"model.mask_iou": True, "trainer.clip_norm": "null", "optimizer.lr": 1e-05}
     assert cli.main(words_of(SWEEP["command"], values)[2:]) == 0
     (config,) = configs
-    assert config.model.mask_iou is True and config.trainer.clip_norm is None
+    assert config.model.mask_iou is True
+    assert config.trainer.clip_norm is None
 
 
 def test_the_metric_is_one_that_a_run_logs():

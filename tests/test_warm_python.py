@@ -26,7 +26,8 @@ def run(code: str, *words: str, warm: bool = True, **more: str) -> subprocess.Co
 def test_it_has_its_own_words_folder_variables_and_parent(warm: bool):
     code = "import os, sys; print(sys.argv, os.getcwd(), os.environ['MINE'], os.getppid(), 'é')"
     done = run(code, "a b", warm=warm, MINE="yes")
-    assert done.stdout == f"['-c', 'a b'] / yes {os.getpid()} é\n" and done.stderr == ""
+    assert done.stdout == f"['-c', 'a b'] / yes {os.getpid()} é\n"
+    assert done.stderr == ""
     assert run(KIND, warm=warm).stdout == f"{warm}\n"
 
 

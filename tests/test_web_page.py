@@ -96,7 +96,8 @@ def assert_same(page: browser.Page, model: Path, image: Path) -> None:
     size = expected.image.shape[:2]
     masks = np.stack([pixels_of(row["runs"], *size) for row in found])
     wrong = (masks != expected.masks_array()).sum()
-    assert masks.any() and wrong <= 1e-4 * masks.size, wrong  # probabilities differ by 1e-6
+    assert masks.any(), wrong
+    assert wrong <= 1e-4 * masks.size, wrong  # probabilities differ by 1e-6
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,8 @@ def test_the_wheel_holds_the_package_its_conf_and_its_licence_only(wheel: Path):
         f"maskrcnn_lit/{path.relative_to(REPOSITORY).as_posix()}"
         for path in (REPOSITORY / "conf").rglob("*.yaml")
     }
-    assert len(python) > 20 and len(yaml) > 15
+    assert len(python) > 20
+    assert len(yaml) > 15
     assert "maskrcnn_lit/py.typed" in names
     about = {
         f"{info}/{file}"
@@ -45,12 +46,11 @@ def test_the_licence_is_apaches_and_the_citation_says_the_same(wheel: Path):
     metadata = archive.read(
         next(name for name in archive.namelist() if name.endswith("/METADATA"))
     ).decode()
-    assert (
-        f"\nVersion: {__version__}\n" in metadata
-        and "\nLicense-Expression: Apache-2.0\n" in metadata
-    )
+    assert f"\nVersion: {__version__}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
     citation = OmegaConf.load(REPOSITORY / "CITATION.cff")
-    assert citation.version == __version__ and citation.license == "Apache-2.0"
+    assert citation.version == __version__
+    assert citation.license == "Apache-2.0"
     # of https://www.apache.org/licenses/LICENSE-2.0.txt
     expected = "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30"
     assert hashlib.sha256((REPOSITORY / "LICENSE").read_bytes()).hexdigest() == expected

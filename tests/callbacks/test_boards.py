@@ -75,7 +75,8 @@ def text_of(events: EventAccumulator, tag: str) -> tuple[int, str]:
 def test_tensorboard_gets_pictures_tables_and_pages(event_files: EventAccumulator):
     (shown,) = event_files.Images("val_images/7")
     pixels = np.asarray(Image.open(io.BytesIO(shown.encoded_image_string)))
-    assert shown.step == 3 and pixels.ravel().tolist() == list(range(72))
+    assert shown.step == 3
+    assert pixels.ravel().tolist() == list(range(72))
     assert text_of(event_files, "val_tables/classes") == (4, markdown(TABLE))
     page = f"### command\n\n    x y\n\n### data\n\n{markdown(TABLE)}"
     assert text_of(event_files, "run") == (0, page)

@@ -133,7 +133,8 @@ def test_validation_logs_what_the_written_detections_score(tmp_path: Path) -> No
     trainer = _trainer(tmp_path, evaluation, devices=1)
     (logged,) = trainer.validate(Module(), data, verbose=False)
     results = json.loads((tmp_path / "run/detections.json").read_text())
-    assert len(results) == 14 and {r["image_id"] for r in results} == set(range(100, 107))
+    assert len(results) == 14
+    assert {r["image_id"] for r in results} == set(range(100, 107))
     assert {r["category_id"] for r in results} == {9, 2}
     expected, per_class = score_results(data.val_index.coco_ground_truth(), results)
     assert 0.3 < expected["val/mask_ap"] < 0.9
@@ -142,7 +143,8 @@ def test_validation_logs_what_the_written_detections_score(tmp_path: Path) -> No
         assert (name in logged) is not math.isnan(value)
         if not math.isnan(value):
             assert logged[name] == pytest.approx(value, abs=1e-6)
-    assert "val/mask_ap_small" not in logged and math.isnan(evaluation.metrics["val/mask_ap_small"])
+    assert "val/mask_ap_small" not in logged
+    assert math.isnan(evaluation.metrics["val/mask_ap_small"])
     accuracy = {"ant": {"roi_accuracy": 1 / 4}, "bee": {"roi_accuracy": 1 / 3}}
     assert evaluation.per_class == {
         name: values | accuracy[name] for name, values in per_class.items()
@@ -194,9 +196,8 @@ def test_data_without_objects_is_said_and_does_not_stop_the_checkpoint(
     trainer = _trainer(tmp_path, evaluation, checkpoint, max_epochs=1, num_sanity_val_steps=0)
     trainer.fit(Module(), datamodule=Data(empty=True))
     assert "have no objects: AP is undefined" in caplog.text
-    assert (
-        math.isnan(evaluation.metrics["val/mask_ap"]) and Path(checkpoint.best_model_path).is_file()
-    )
+    assert math.isnan(evaluation.metrics["val/mask_ap"])
+    assert Path(checkpoint.best_model_path).is_file()
 
 
 def test_second_epoch_replaces_the_first(tmp_path: Path) -> None:
@@ -206,7 +207,8 @@ def test_second_epoch_replaces_the_first(tmp_path: Path) -> None:
     module.best = 0.9
     trainer.validate(module, Data(images=3), verbose=False)
     results = json.loads((tmp_path / "detections.json").read_text())
-    assert len(results) == 6 and max(r["score"] for r in results) == pytest.approx(0.9)
+    assert len(results) == 6
+    assert max(r["score"] for r in results) == pytest.approx(0.9)
 
 
 class Look(Callback):
@@ -232,7 +234,8 @@ def test_what_was_scored_is_kept_until_the_validation_ends(tmp_path: Path) -> No
 def test_the_study_asks_the_model_about_empty_boxes(tmp_path: Path) -> None:
     class Empty(Module):
         def validation_step(self, batch: Batch, batch_idx: int) -> Output:
-            assert batch["boxes"].shape[1] == 3 and not batch["boxes"][:, 2].any()
+            assert batch["boxes"].shape[1] == 3
+            assert not batch["boxes"][:, 2].any()
             output = super().validation_step(batch, batch_idx)
             empty = (batch["image_ids"] - 100)[:, None]
             return output._replace(box_labels=torch.cat([output.box_labels, empty], 1))
@@ -278,7 +281,8 @@ def test_processes_score_as_one_does(processes: int, images: int, tmp_path: Path
         json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(processes)
     )
     for record in (first, *others):
-        assert record["logged"] == first["logged"] and record["per_class"] == first["per_class"]
+        assert record["logged"] == first["logged"]
+        assert record["per_class"] == first["per_class"]
         metrics = {k: v for k, v in record["metrics"].items() if k != "val/evaluation_seconds"}
         assert metrics == pytest.approx(_without_time(alone), abs=1e-12, nan_ok=True)
 
@@ -355,7 +359,8 @@ def test_more_objects_than_count_are_told_with_what_to_type(
         "an image has 2 objects, but the model returns at most 1 detections: add "
         "model.box_head.max_detections=2"
     )
-    assert said in caplog.text and "val/box_ar3" in evaluation.metrics
+    assert said in caplog.text
+    assert "val/box_ar3" in evaluation.metrics
     with pytest.raises(
         UserError, match=r"metrics\.max_detections=\[1, 2\] must be three ascending whole numbers"
     ):

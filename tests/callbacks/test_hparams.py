@@ -152,7 +152,8 @@ def test_every_loss_has_one_chart_of_terms(part: str):
             for title, curves in CHARTS["Losses"].items()
             if any(re.match(curve, tag) for curve in curves)
         ]
-        assert len(charts) == 1 and ("RPN" in charts[0]) == ("rpn" in tag)
+        assert len(charts) == 1
+        assert ("RPN" in charts[0]) == ("rpn" in tag)
 
 
 def test_a_logger_that_keeps_a_config_gets_it(job: Path):

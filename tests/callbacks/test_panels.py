@@ -32,10 +32,8 @@ def test_the_same_images_every_epoch(tmp_path: Path):
     tiny_trainer(tmp_path, [panels, Score()], epochs=2).fit(module, datamodule=TinyData())
     chosen = choose(range(100, 100 + IMAGES), 3, 5)
     found = events(tmp_path)
-    assert (
-        set(found.Tags()["images"]) == {f"val_images/{image_id}" for image_id in chosen}
-        and len(chosen) == 3
-    )
+    assert set(found.Tags()["images"]) == {f"val_images/{image_id}" for image_id in chosen}
+    assert len(chosen) == 3
     for image_id in chosen:
         assert [event.step for event in found.Images(f"val_images/{image_id}")] == [
             6,

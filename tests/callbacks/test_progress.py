@@ -47,11 +47,10 @@ def test_a_file_gets_whole_lines(tmp_path: Path):
     assert "scored 14 of 14 images" in lines  # pl_module.print goes through the line
     assert "epoch 1/2  validation: batch 4 of 4" in lines
     ends = [line for line in lines if "validation: loss" in line]
-    assert (
-        re.fullmatch(r"epoch 1/2  step 7  validation: loss [\d.]+, mask AP 0.200", ends[0])
-        and len(ends) == 2
-    )
-    assert "\r" not in "".join(lines) and "\x1b" not in "".join(lines)
+    assert re.fullmatch(r"epoch 1/2  step 7  validation: loss [\d.]+, mask AP 0.200", ends[0])
+    assert len(ends) == 2
+    assert "\r" not in "".join(lines)
+    assert "\x1b" not in "".join(lines)
 
 
 def test_a_line_comes_only_so_often(tmp_path: Path):

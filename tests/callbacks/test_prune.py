@@ -105,7 +105,8 @@ def test_a_resumed_run_decides_the_same(tmp_path: Path):
     assert not validated(callback, own, 0.1)
     again = halving(first=2)
     again.load_state_dict(callback.state_dict())
-    assert validated(again, own, 0.1, epoch=1) and again.pruned
+    assert validated(again, own, 0.1, epoch=1)
+    assert again.pruned
     ended: Any = SimpleNamespace(should_stop=False)
     later = halving(first=2)
     later.load_state_dict(again.state_dict())

@@ -27,7 +27,8 @@ def test_what_differs_from_the_experiment():
     there, _ = differences(frozen(["experiment=demo"]), ["experiment=demo"])
     assert default == there == "experiment=demo"
     found = {name: (before, now) for name, before, now in rows}
-    assert found["optimizer.lr"][1] == "0.125" and found["trainer.epochs"][1] == "3"
+    assert found["optimizer.lr"][1] == "0.125"
+    assert found["trainer.epochs"][1] == "3"
     names = set(found)
     assert {name.partition(".")[0] for name in names} <= {"optimizer", "backbone", "trainer"}
     assert list(found) == sorted(found)

@@ -102,7 +102,8 @@ def test_the_curve_of_all_classes_counts_what_pycocotools_matches(
         THRESHOLDS, counts.T, strict=True
     ):
         passed = scores >= threshold
-        assert hits == (right & passed).sum() and false == (~right & passed).sum()
+        assert hits == (right & passed).sum()
+        assert false == (~right & passed).sum()
         assert hits + missed == len(truth.getAnnIds())
         assert recall == pytest.approx(hits / (hits + missed))
         assert precision == pytest.approx(hits / max(passed.sum(), 1))
@@ -119,10 +120,10 @@ JUDGED = Judged(
 
 def test_counts_by_hand():
     hits, false, negatives, missed, precision, recall = threshold_counts(JUDGED, 0)
-    assert THRESHOLDS[0] == 0 and (hits[0], false[0], missed[0]) == (1, 1, 1), (
-        "the ignored one is neither"
-    )
-    assert precision[0] == recall[0] == 0.5 and not negatives.any()
+    assert THRESHOLDS[0] == 0
+    assert (hits[0], false[0], missed[0]) == (1, 1, 1), "the ignored one is neither"
+    assert precision[0] == recall[0] == 0.5
+    assert not negatives.any()
     half = int(np.argmax(THRESHOLDS > 0.5))
     assert (hits[half], false[half], precision[half]) == (1, 0, 1.0)
     assert (hits[-1], false[-1], missed[-1], precision[-1]) == (0, 0, 2, 0)
@@ -145,9 +146,8 @@ def test_what_is_drawn():
         {"name": "c", "objects": 0, "box_ap": None, "mask_ap": None},
     ]
     assert [curve["name"] for curve in shown["curves"]] == ["a", "b", "c", "all classes"]
-    assert shown["curves"][0]["recall"].tolist() == [0.5, 0.5] and shown["curves"][0][
-        "precision"
-    ].tolist() == [1, 0.5]
+    assert shown["curves"][0]["recall"].tolist() == [0.5, 0.5]
+    assert shown["curves"][0]["precision"].tolist() == [1, 0.5]
 
 
 def test_a_class_may_be_called_all_classes():
@@ -155,7 +155,5 @@ def test_a_class_may_be_called_all_classes():
         ["all classes", "b", "c"], JUDGED, {name: {} for name in ("all classes", "b", "c")}, "mask"
     )
     assert [curve["name"] for curve in shown["curves"]] == ["all classes", "b", "c", "all classes"]
-    assert (
-        shown["curves"][0]["recall"].tolist() == [0.5, 0.5]
-        and len(shown["curves"][-1]["recall"]) == 3
-    )
+    assert shown["curves"][0]["recall"].tolist() == [0.5, 0.5]
+    assert len(shown["curves"][-1]["recall"]) == 3

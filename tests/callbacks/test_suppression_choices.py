@@ -21,7 +21,8 @@ NOTHING: Any = SimpleNamespace()
 
 def test_classes_decide_whether_they_may_be_joined():
     assert every_choice(1) == [Suppression(kind) for kind in KINDS]
-    assert len(set(every_choice(2))) == 10 and every_choice(80) == every_choice(2)
+    assert len(set(every_choice(2))) == 10
+    assert every_choice(80) == every_choice(2)
 
 
 @pytest.mark.long
@@ -34,7 +35,8 @@ def test_each_choice_gives_what_the_model_gives_with_it():
         output = model(batch)
     callback.on_validation_batch_end(NOTHING, NOTHING, output, batch, 0)
     found = dict(callback.results(CATEGORIES))
-    assert len(found) == 20 and model.suppression == Suppression()
+    assert len(found) == 20
+    assert model.suppression == Suppression()
     model.choices = ()
     for choice in (
         Suppression(),

@@ -161,7 +161,8 @@ def test_strides_channels_and_gradients(choice: str, drawn: None):
     assert [tuple(m.shape) for m in maps] == expected
     sum(m.square().mean() for m in maps).backward()
     for name, parameter in built.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.long

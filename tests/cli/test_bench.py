@@ -25,28 +25,25 @@ def test_it_measures_tells_and_writes(
     run_command("bench", *shapes_data(shapes), *model, *small)
     (line,) = out.read_text().splitlines()
     report = json.loads(line)
-    assert (
-        report["benchmark"] == "bench"
-        and report["images"] == [2, 3, SIZE, SIZE]
-        and report["workers"] == 0
-    )
+    assert report["benchmark"] == "bench"
+    assert report["images"] == [2, 3, SIZE, SIZE]
+    assert report["workers"] == 0
     assert list(report["training"]["stages"]) == ["forward", "backward", "optimizer"]
     for part in (
         report["loader"],
         *(of[name] for of in (report, report["torchvision"]) for name in PARTS),
     ):
         low, median, high = part["milliseconds"]
-        assert 0 < low <= median <= high and part["images_per_second"] == pytest.approx(
-            2000 / median, rel=0.01
-        )
+        assert 0 < low <= median <= high
+        assert part["images_per_second"] == pytest.approx(2000 / median, rel=0.01)
     assert (report["config"]["model"]["num_classes"] == 6 and report["commit"] is None) or report[
         "versions"
     ]["torch"]
     assert set(report["peak_megabytes"]) == {"training", "inference"}
     told = capsys.readouterr().out
-    assert (
-        "Bottleneck: " in told and f"Written to {out}" in told and "inference, torchvision" in told
-    )
+    assert "Bottleneck: " in told
+    assert f"Written to {out}" in told
+    assert "inference, torchvision" in told
 
 
 @pytest.mark.parametrize(
@@ -118,10 +115,8 @@ def made(loading: float, step: float, **more: Any) -> dict[str, Any]:
 
 def test_a_slow_loader_wants_workers() -> None:
     told, change = advice(made(0.5, 0.1), cuda=True, memory=80_000)
-    assert (
-        told == "the loader: 500 ms per batch, while a training step takes 100 ms"
-        and change[0] == "data.workers=7"
-    )
+    assert told == "the loader: 500 ms per batch, while a training step takes 100 ms"
+    assert change[0] == "data.workers=7"
     _, change = advice(made(0.5, 0.1, workers=7), cuda=True, memory=80_000)
     assert change[0].startswith("data.image_cache=on")
 
@@ -129,7 +124,8 @@ def test_a_slow_loader_wants_workers() -> None:
 def test_a_slow_step_names_its_stage() -> None:
     told, change = advice(made(0.1, 0.5), cuda=True, memory=80_000)
     assert told == "the training step: 500 ms per batch, most of it (300 ms) in the backward"
-    assert change[0].startswith("data.batch_size=16") and change[1] == "trainer.precision=auto"
+    assert change[0].startswith("data.batch_size=16")
+    assert change[1] == "trainer.precision=auto"
     _, change = advice(made(0.1, 0.5, precision="bf16-mixed"), cuda=True, memory=1500)
     assert change == ["a smaller data.image_size or backbone"]
     _, change = advice(made(0.1, 0.5), cuda=False, memory=None)
@@ -138,7 +134,8 @@ def test_a_slow_step_names_its_stage() -> None:
 
 def test_percentiles_are_of_whole_batches() -> None:
     got = summary({"a": [0.001, 0.003, 0.005], "b": [0.001, 0.001, 0.001]}, images=2)
-    assert got["milliseconds"] == pytest.approx([2.2, 4.0, 5.8]) and got["images_per_second"] == 500
+    assert got["milliseconds"] == pytest.approx([2.2, 4.0, 5.8])
+    assert got["images_per_second"] == 500
     assert got["stages"]["b"] == [1.0, 1.0, 1.0]
 
 
@@ -146,8 +143,6 @@ def test_the_table_has_a_row_a_stage() -> None:
     report = made(0.1, 0.5)
     report["bottleneck"], report["change"] = advice(report, cuda=False, memory=None)
     lines = "\n".join(table(report))
-    assert (
-        lines.count("backward") == 3
-        and "80.0" in lines
-        and "peak memory: training 1000 MB" in lines
-    )
+    assert lines.count("backward") == 3
+    assert "80.0" in lines
+    assert "peak memory: training 1000 MB" in lines

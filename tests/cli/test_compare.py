@@ -36,8 +36,10 @@ def test_a_folder_of_runs_has_its_report_in_it(folder: Path, capsys: pytest.Capt
     for name in ("curves.csv", "tables.tex", "references.bib", "plots/learning_rate.pdf"):
         assert (folder / "report" / name).stat().st_size > 100, name
     header, *lines = (folder / "report/curves.csv").read_text().splitlines()
-    assert header.startswith("job,name,epoch,") and lines[0].startswith("1,7,1,")
-    assert page.is_file() and (folder / "report/plots/learning_rate.png").is_file()
+    assert header.startswith("job,name,epoch,")
+    assert lines[0].startswith("1,7,1,")
+    assert page.is_file()
+    assert (folder / "report/plots/learning_rate.png").is_file()
     assert cli.main(["compare", f"runs={folder}"]) == 0  # what it wrote is no run
     assert len((folder / "report/results.csv").read_text().splitlines()) == 3
 
@@ -51,7 +53,8 @@ def test_several_runs_and_another_place(
     assert cli.main(["compare", "runs=[7,b]", f"out={tmp_path}/out"]) == 0
     text = (tmp_path / "out/report.md").read_text()
     ap = json.loads((folder / "b/result.json").read_text())["metrics"]["val/mask_ap"]
-    assert text.startswith("# Comparison of 7, b") and f"{ap:.3f}" in text
+    assert text.startswith("# Comparison of 7, b")
+    assert f"{ap:.3f}" in text
     assert cli.main(["compare", "runs=7", f"out={tmp_path}/one"]) == 0
     assert cli.main(["compare", "runs=[7,b,7,b,7]", f"out={tmp_path}/many"]) == 0
     assert (tmp_path / "many/report.md").read_text().startswith("# Comparison of 5 folders\n")
@@ -125,7 +128,8 @@ def test_a_mistake_is_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert cli.main(["compare", *given]) == 2
     err = capsys.readouterr().err
-    assert said in err and err.count("\n") == 1
+    assert said in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.long
@@ -152,7 +156,8 @@ def test_a_table_for_a_paper(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert "table.tex and table.csv" in capsys.readouterr().out
     text = (out / "table.tex").read_text()
     ap = json.loads((folder / "b/result.json").read_text())["metrics"]["val/mask_ap"]
-    assert rf"& {ap:.3f} \\" in text and "lr=0.0009" in text
+    assert rf"& {ap:.3f} \\" in text
+    assert "lr=0.0009" in text
     assert "backbone,optimizer.lr,metric,n,mean" in (out / "table.csv").read_text()
     for kind in ("png", "pdf", "svg"):
         assert (out / "plots" / f"table.{kind}").stat().st_size > 1000

@@ -63,7 +63,8 @@ def test_the_first_word_can_be_any_command():
 def test_a_script_is_printed(shell: str, capsys: pytest.CaptureFixture):
     assert main(["completion", shell]) == 0
     printed = capsys.readouterr().out
-    assert printed == SCRIPTS[shell] and "completion words" in printed
+    assert printed == SCRIPTS[shell]
+    assert "completion words" in printed
     if shutil.which(shell):
         done = subprocess.run([shell, "-n"], input=printed, text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
@@ -85,7 +86,8 @@ def in_bash(tmp_path: Path, *words: str) -> list[str]:
     done = subprocess.run(
         ["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PATH": path}
     )
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
     return done.stdout.split()
 
 

@@ -102,10 +102,8 @@ def test_every_fault_of_the_set_is_told_by_file_and_annotation(
     assert printed.startswith(
         "train: 18 images decoded, 26 annotations compared with their masks; 14 faults\n"
     )
-    assert (
-        printed.endswith("\n14 faults\n")
-        and f"The full list is in {tmp_path}/faults.json" in printed
-    )
+    assert printed.endswith("\n14 faults\n")
+    assert f"The full list is in {tmp_path}/faults.json" in printed
     assert "note: train: 64 of 80 categories have no annotation: airplane, apple" in printed
     assert listed["notes"][0].startswith("train: 64 of 80 categories")
 
@@ -118,9 +116,8 @@ def test_the_cleaned_json_has_no_fault_and_is_else_the_same(
     check(*corrupt(test_data), f"cleaned={tmp_path}/clean", code=1)
     written = tmp_path / "clean" / "instances_corrupt.json"
     assert f"train without them: data.train.annotations={written}" in capsys.readouterr().out
-    assert original.read_bytes() == before and [
-        file.name for file in (tmp_path / "clean").iterdir()
-    ] == [written.name]
+    assert original.read_bytes() == before
+    assert [file.name for file in (tmp_path / "clean").iterdir()] == [written.name]
 
     content, cleaned = json.loads(before), json.loads(written.read_text())
     gone = {name for name, (_, annotation, _) in FAULTS.items() if annotation is None}
@@ -184,9 +181,8 @@ def test_the_cleaned_json_trains(test_data: Path, tmp_path: Path, run_dir: Path)
 def test_a_sound_set_is_exit_code_0(shapes: Path, capsys: pytest.CaptureFixture):
     check(*coco_data(shapes), code=0)
     printed = capsys.readouterr().out
-    assert (
-        printed.startswith("train: 8 images decoded, ") and "\nval: 3 images decoded, " in printed
-    )
+    assert printed.startswith("train: 8 images decoded, ")
+    assert "\nval: 3 images decoded, " in printed
     assert "3 file names are in both train and val" in printed  # 000000.png, of other content
     assert printed.endswith("\nNo faults in the data.\n")
 
@@ -229,11 +225,10 @@ def test_at_most_20_of_a_kind_are_shown(leaky: Path, tmp_path: Path, capsys: pyt
         *coco_data(leaky)[:2], *coco_data(leaky)[4:], f"out={tmp_path}/a.json", code=1
     )  # val alone
     printed = capsys.readouterr().out
-    assert (
-        "  23 x same annotation twice\n" in printed
-        and printed.count("same class, box and mask as annotation") == 20
-    )
-    assert "    and 3 more: out=FILE lists them all\n" in printed and "train" not in printed
+    assert "  23 x same annotation twice\n" in printed
+    assert printed.count("same class, box and mask as annotation") == 20
+    assert "    and 3 more: out=FILE lists them all\n" in printed
+    assert "train" not in printed
     assert len(json.loads((tmp_path / "a.json").read_text())["faults"]) == 23
 
 
@@ -251,7 +246,9 @@ def test_fewer_images_than_the_json_has(leaky: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.process
 def test_the_exit_code_of_the_program(test_data: Path, tmp_path: Path):
     done = run_script("data", "check", *corrupt(test_data), cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr == "" and done.stdout.endswith("14 faults\n")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert done.stdout.endswith("14 faults\n")
 
 
 @pytest.mark.parametrize(

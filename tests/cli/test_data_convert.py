@@ -45,7 +45,8 @@ def test_what_is_written_is_read_again(
     assert {path: path.read_bytes() for path in before} == before
     whole = objects(original(tmp_path, "train"))
     lost = [line for line in printed.splitlines() if "holes are filled" in line and " x " in line]
-    assert bool(lost) == (form == "yolo_seg") and "train: 9 images, 28 objects, " in printed
+    assert bool(lost) == (form == "yolo_seg")
+    assert "train: 9 images, 28 objects, " in printed
     listed = json.loads((out / "losses.json").read_text()) if form != "coco" else []
     crowd = 5 if form != "coco" else 0
     assert sum(loss["why"] == "a crowd region" for loss in listed) == crowd

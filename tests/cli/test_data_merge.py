@@ -26,7 +26,8 @@ def test_two_jsons_become_one(two: list[str], tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     content = json.loads((tmp_path / "all.json").read_text())
     names = [category["name"] for category in content["categories"]]
-    assert names == ["zebra", "ant", "mole", "whale"] and len(content["images"]) == 8
+    assert names == ["zebra", "ant", "mole", "whale"]
+    assert len(content["images"]) == 8
     assert {image["file_name"] for image in content["images"]} >= {
         "a/images/00.jpg",
         "b/images/02.jpg",

@@ -33,7 +33,8 @@ def test_a_grid_of_training_samples_is_written(
     data = (*coco_data(shapes), "data.image_size=64")
     show(*data, f"out={tmp_path}/a.png", "count=4")
     drawn = picture(tmp_path / "a.png")
-    assert drawn.shape[0] > 800 and drawn.shape[1] > 800  # 2 x 2 pictures of about 512 pixels
+    assert drawn.shape[0] > 800
+    assert drawn.shape[1] > 800  # 2 x 2 pictures of about 512 pixels
     said = f"4 train images in epoch 0, as the model gets them: {tmp_path}/a.png\n"
     assert capsys.readouterr().out.endswith(said)
     show(*data, f"out={tmp_path}/b.png", "count=4")
@@ -117,7 +118,8 @@ def test_large_samples_are_shown_smaller():
     }
     image, target = ground_truth_from_batch(as_seen(batch), 0, ["a"])
     assert image.shape == (400, LONGEST, 3)
-    assert target["boxes"].tolist() == [[50, 100, 150, 300]] and target["names"] == ["a (crowd)"]
+    assert target["boxes"].tolist() == [[50, 100, 150, 300]]
+    assert target["names"] == ["a (crowd)"]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,8 @@ def test_what_it_suggests_for_tiny_objects_raises_the_recall(
     assert "Warning: the side of the median object is 7 px after the resize, below 16" in printed
     typed = re.findall(r"^  \(\d\) add (.+)$", printed, re.MULTILINE)
     assert typed == list(fitted["others"])
-    assert "model.anchors.sizes=[" in typed[0] and "data.image_size=512" in typed
+    assert "model.anchors.sizes=[" in typed[0]
+    assert "data.image_size=512" in typed
     for text in typed:
         other = {option.split("=")[0] for option in shlex.split(text)}
         kept = [option for option in data if option.split("=")[0] not in other]
@@ -112,7 +113,8 @@ def test_what_it_suggests_for_tiny_objects_raises_the_recall(
         assert reached == pytest.approx(fitted["others"][text]["all"])
         assert reached["0.5"] > 0.1
     reached = fitted["others"][typed[0]]["all"]
-    assert reached["0.5"] > 0.6 and reached["0.7"] > 0.05
+    assert reached["0.5"] > 0.6
+    assert reached["0.7"] > 0.05
 
 
 @pytest.mark.long

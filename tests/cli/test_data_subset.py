@@ -14,7 +14,8 @@ def test_some_images_and_classes(tmp_path: Path, capsys: pytest.CaptureFixture):
     some = ["data.train_images=4", "data.classes=[ant,mole]", f"out={tmp_path / 'some.json'}"]
     run_command("data", "subset", *one, *some)
     content = json.loads((tmp_path / "some.json").read_text())
-    assert len(content["images"]) == 4 and content["info"] == 1
+    assert len(content["images"]) == 4
+    assert content["info"] == 1
     assert {category["name"] for category in content["categories"]} == {"ant", "mole"}
     ids = {image["id"] for image in content["images"]}
     whole = json.loads(annotations.read_text())["annotations"]

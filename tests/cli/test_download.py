@@ -22,13 +22,10 @@ def test_shapes_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture):
         "data.val_images=2",
     )
     told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("train: 4 images, 0.") and told[0].endswith(
-        f" MB in {tmp_path / 'set' / 'train'}"
-    )
-    assert (
-        told[1].startswith("val: 2 images, ")
-        and len(list((tmp_path / "set" / "val").iterdir())) == 2
-    )
+    assert told[0].startswith("train: 4 images, 0.")
+    assert told[0].endswith(f" MB in {tmp_path / 'set' / 'train'}")
+    assert told[1].startswith("val: 2 images, ")
+    assert len(list((tmp_path / "set" / "val").iterdir())) == 2
 
 
 def test_coco2017_is_prepared_with_the_options_of_the_run(

@@ -72,7 +72,8 @@ def test_the_folder_has_the_file_and_its_certificate(exported: Path, trained: Pa
         *("config.yaml", "result.json", "detections.json"),
     }
     record = read_sealed_json(exported / "export.json")
-    assert record["holds"] and record["images"] == VAL_IMAGES
+    assert record["holds"]
+    assert record["images"] == VAL_IMAGES
     assert [row["name"] for row in record["bounds"]] == [
         *("parity, real", "parity, blank", "parity, full", "val/box_ap", "val/mask_ap")
     ]
@@ -89,7 +90,9 @@ def test_the_metadata_names_the_classes_of_the_data(exported: Path, strange: Pat
     about = open_exported(exported).metadata
     truth = ground_truth(strange)["categories"]
     assert sorted(about.classes) == sorted((c["id"], c["name"]) for c in truth)
-    assert about.image_size == SIZE and about.size == (SIZE, SIZE) and about.precision == "f32"
+    assert about.image_size == SIZE
+    assert about.size == (SIZE, SIZE)
+    assert about.precision == "f32"
 
 
 def test_predict_gives_what_the_run_gives(
@@ -100,9 +103,11 @@ def test_predict_gives_what_the_run_gives(
     for name, source in (("run", trained), ("export", exported), ("file", exported / MODEL)):
         run_command("predict", f"run={source}", *options, f"run_dir={tmp_path / name}")
         found.append(scores_of(tmp_path / name / "detections.json"))
-    assert len(found[0]) == 9 * VAL_IMAGES and found[1] == found[2]
+    assert len(found[0]) == 9 * VAL_IMAGES
+    assert found[1] == found[2]
     for ours, theirs in zip(found[0], found[1], strict=True):
-        assert ours[:2] == theirs[:2] and ours[2] == pytest.approx(theirs[2], abs=1e-5)
+        assert ours[:2] == theirs[:2]
+        assert ours[2] == pytest.approx(theirs[2], abs=1e-5)
 
 
 def test_evaluate_gives_the_ap_of_the_run(exported: Path, trained: Path, tmp_path: Path):
@@ -119,7 +124,8 @@ def test_evaluate_gives_the_ap_of_the_run(exported: Path, trained: Path, tmp_pat
 def test_compare_takes_it_as_a_run(exported: Path, trained: Path, tmp_path: Path):
     run_command("compare", f"runs=[{trained},{exported}]", f"out={tmp_path / 'report'}")
     table = (tmp_path / "report" / "results.csv").read_text()
-    assert trained.name in table and exported.name in table
+    assert trained.name in table
+    assert exported.name in table
 
 
 def test_bench_times_its_stages(exported: Path):
@@ -131,7 +137,8 @@ def test_bench_times_its_stages(exported: Path):
 def test_python_takes_it(exported: Path, shapes: Path):
     model = load_model(exported / MODEL, score_threshold=0.06)
     (found,) = model.predict(sorted((shapes / "val").iterdir())[0])
-    assert len(found) > 0 and found.masks_array().shape[1:] == found.image.shape[:2]
+    assert len(found) > 0
+    assert found.masks_array().shape[1:] == found.image.shape[:2]
     with pytest.raises(UserError, match=r"score_threshold=0\.01 is below 0\.05, "):
         model.predict(sorted((shapes / "val").iterdir())[0], score_threshold=0.01)
     with pytest.raises(UserError, match="an exported model stays where its runtime runs"):
@@ -170,11 +177,14 @@ def test_int8_layers_go_back_to_float_and_a_broken_bound_is_exit_code_1(
     assert record["bounds"] == [
         {"name": "val/mask_ap", "value": -0.02, "bound": 0.005, "holds": False}
     ]
-    assert not record["holds"] and record["images"] == 2
+    assert not record["holds"]
+    assert record["images"] == 2
     assert open_exported(out).metadata.precision == "int8"
     assert record["files"][0]["bytes"] < 0.4 * (exported / MODEL).stat().st_size
     page = (out / "report.html").read_text()
-    assert record["float_layers"][0] in page and "-0.0200" in page and "NO" in page
+    assert record["float_layers"][0] in page
+    assert "-0.0200" in page
+    assert "NO" in page
 
 
 def test_web_writes_a_page_with_the_file_inside(
@@ -188,10 +198,12 @@ def test_web_writes_a_page_with_the_file_inside(
     run_command("export", f"run={trained}", f"run_dir={out}", *words)
     record = read_sealed_json(out / "export.json")
     assert [file["name"] for file in record["files"]] == [MODEL, "index.html"]
-    assert record["format"] == "web" and record["holds"]
+    assert record["format"] == "web"
+    assert record["holds"]
     page = (out / "index.html").read_text()
     assert base64.b64encode(gzip.compress((out / MODEL).read_bytes(), 6, mtime=0)).decode() in page
-    assert open_exported(out).metadata.format == "onnx" and (out / "client.py").is_file()
+    assert open_exported(out).metadata.format == "onnx"
+    assert (out / "client.py").is_file()
 
 
 def test_a_page_that_cannot_be_made_is_one_sentence_before_any_work(
@@ -199,7 +211,8 @@ def test_a_page_that_cannot_be_made_is_one_sentence_before_any_work(
 ):
     given = ("export", f"run={trained}", f"run_dir={tmp_path / 'out'}", "format=web")
     said = refused(*given, f"web_runtime={tmp_path / 'none.tgz'}")
-    assert "none.tgz cannot be read" in said and "or leave it out to download it" in said
+    assert "none.tgz cannot be read" in said
+    assert "or leave it out to download it" in said
     monkeypatch.setattr(web, "MAX_BYTES", 2**20)
     assert "and a browser takes up to 1 MB: give one size with sizes=" in refused(*given)
     assert not (tmp_path / "out").exists()
@@ -213,7 +226,8 @@ def test_a_damaged_or_foreign_file_is_one_sentence(exported: Path, shapes: Path,
     config = tmp_path / "other" / "config.yaml"
     config.write_text(config.read_text().replace("seed: 1", "seed: 2"))
     said = refused("evaluate", f"run={tmp_path / 'other'}", f"run_dir={tmp_path / 'e'}")
-    assert "is not the config that" in said and "was exported with: export the run again" in said
+    assert "is not the config that" in said
+    assert "was exported with: export the run again" in said
 
 
 def test_what_cannot_be_exported_is_one_sentence(

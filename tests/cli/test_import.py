@@ -35,8 +35,10 @@ def test_a_model_of_torchvision_detects_here(theirs: Path, tmp_path: Path):
     image = np.random.default_rng(0).integers(0, 255, (80, 90, 3), dtype=np.uint8)
     here, there = (load_model(source).predict(image)[0] for source in (out, theirs))
     assert [category.name for category in here.categories] == ["cat", "dog"]
-    assert len(here) > 0 and np.array_equal(here.boxes, there.boxes)
-    assert np.array_equal(here.scores, there.scores) and here.masks == there.masks
+    assert len(here) > 0
+    assert np.array_equal(here.boxes, there.boxes)
+    assert np.array_equal(here.scores, there.scores)
+    assert here.masks == there.masks
 
 
 def test_mistakes_end_in_one_sentence(theirs: Path, tmp_path: Path):
@@ -48,4 +50,5 @@ def test_mistakes_end_in_one_sentence(theirs: Path, tmp_path: Path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "file").touch()
     said = refused("import", "from=torchvision", f"weights={theirs}", out)
-    assert "is not empty" in said and (tmp_path / "new" / "file").exists()
+    assert "is not empty" in said
+    assert (tmp_path / "new" / "file").exists()

@@ -21,8 +21,10 @@ def test_rates_rise_until_the_loss_diverges(
     run_command("lr", *shapes_data(shapes), *TINY, *options, f"out={out}")
     report = json.loads(out.with_suffix(".json").read_text())
     rates, losses = report["rates"], report["losses"]
-    assert out.read_bytes()[:4] == b"\x89PNG" and 10 <= len(rates) == len(losses) < 36
-    assert rates[0] == 1e-5 and rates[1] / rates[0] == pytest.approx(1e9 ** (1 / 35))
+    assert out.read_bytes()[:4] == b"\x89PNG"
+    assert 10 <= len(rates) == len(losses) < 36
+    assert rates[0] == 1e-5
+    assert rates[1] / rates[0] == pytest.approx(1e9 ** (1 / 35))
     assert report["config"]["trainer"]["accumulate"] == 2
     printed = capsys.readouterr().out
     assert f"{len(rates)} steps with optimizer.lr from 1e-05 to " in printed

@@ -47,14 +47,16 @@ def test_alone_it_lists_every_command_with_an_example(
     assert cli.main(arguments) == 0
     printed = whole_lines(capsys.readouterr().out)
     for name, command in cli.COMMANDS.items():
-        assert name in printed and command.summary in printed
+        assert name in printed
+        assert command.summary in printed
         assert f"$ {command.examples[0]}" in printed
 
 
 def test_commands_are_modules_with_a_yaml():
     yamls = {path.stem for path in config.conf_dir().glob("*.yaml")}
     names = [config.yaml_name(command) for command in cli.COMMANDS]
-    assert set(names) == yamls and len(names) == len(yamls)
+    assert set(names) == yamls
+    assert len(names) == len(yamls)
     for name in names:
         found = re.search(
             r"^def run\(config: DictConfig, overrides: list\[str\]\) -> (None|int):",
@@ -108,13 +110,15 @@ def test_the_help_of_a_name_shows_options_at_any_depth(
 ):
     assert cli.main(["train", "--help", topic]) == 0
     found = re.findall(r"^  (\S+) = ", capsys.readouterr().out, re.MULTILINE)
-    assert names <= set(found) and all(topic in name for name in found)
+    assert names <= set(found)
+    assert all(topic in name for name in found)
 
 
 def test_the_help_of_evaluate_lists_the_options_of_data(capsys: pytest.CaptureFixture):
     assert cli.main(["evaluate", "--help"]) == 0
     printed = capsys.readouterr().out
-    assert "\n  data.val.images = ???\n" in printed and "\n  data.image_size = " in printed
+    assert "\n  data.val.images = ???\n" in printed
+    assert "\n  data.image_size = " in printed
     assert "data.train.images" not in printed
 
 
@@ -151,7 +155,9 @@ def test_what_a_command_returns_is_the_exit_code(
 def test_the_help_shows_what_overrides_make_of_it(capsys: pytest.CaptureFixture):
     cli.main(["train", "seed=41", "optimizer=sgd", "--help"])
     printed = capsys.readouterr().out
-    assert "sgd*" in printed and "optimizer.momentum" in printed and "\n  seed = 41\n" in printed
+    assert "sgd*" in printed
+    assert "optimizer.momentum" in printed
+    assert "\n  seed = 41\n" in printed
 
 
 def test_version(capsys: pytest.CaptureFixture):
@@ -165,7 +171,8 @@ def test_a_command_gets_the_config_and_the_overrides(
     monkeypatch.delenv("OMP_WAIT_POLICY")
     assert cli.main(["train", "data=shapes", "data.root=x", "seed=3"]) == 0
     ((config, overrides),) = command.calls
-    assert config.seed == 3 and overrides == ["data=shapes", "data.root=x", "seed=3"]
+    assert config.seed == 3
+    assert overrides == ["data=shapes", "data.root=x", "seed=3"]
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
@@ -182,7 +189,8 @@ def test_cfg_prints_the_config_and_runs_nothing(
 ):
     assert cli.main(["train", *flags, "seed=3", "data=coco_json"]) == 0
     printed = capsys.readouterr().out
-    assert "\nseed: 3\n" in f"\n{printed}" and "annotations: ???" in printed
+    assert "\nseed: 3\n" in f"\n{printed}"
+    assert "annotations: ???" in printed
     assert command.calls == []
 
 
@@ -234,9 +242,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 ):
     assert cli.main(arguments) == 2
     out, err = capsys.readouterr()
-    assert (
-        message in err and err.startswith("maskrcnn-lit: ") and err.count("\n") == 1 and out == ""
-    )
+    assert message in err
+    assert err.startswith("maskrcnn-lit: ")
+    assert err.count("\n") == 1
+    assert out == ""
     assert command.calls == []
 
 
@@ -276,7 +285,8 @@ def test_the_console_script_is_installed():
     script = Path(sys.executable).with_name("maskrcnn-lit")
     done = subprocess.run([script, "trian"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "did you mean train?" in done.stderr and "Traceback" not in done.stderr
+    assert "did you mean train?" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.long
@@ -310,12 +320,15 @@ def test_a_terminal_has_a_line_before_torch_is_loaded():
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, stdin=terminal)
     os.close(terminal)
     lines = os.read(main_end, 4096).decode().splitlines()
-    assert done.returncode == 2 and done.stdout == b""
-    assert lines[0] == "loading PyTorch ..." and lines[1].startswith("maskrcnn-lit: nowhere ")
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert lines[0] == "loading PyTorch ..."
+    assert lines[1].startswith("maskrcnn-lit: nowhere ")
 
 
 @pytest.mark.process
 def test_a_log_file_does_not_have_that_line():
     command = [sys.executable, "-m", "maskrcnn_lit", "replay", "file=nowhere"]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith("maskrcnn-lit: nowhere ")
+    assert done.returncode == 2
+    assert done.stderr.startswith("maskrcnn-lit: nowhere ")

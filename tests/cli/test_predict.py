@@ -52,7 +52,8 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
     for name, (width, height) in SIZES.items():
         drawn = Image.open(out / "images" / name.replace(".jpg", ".png"))
         factor = drawn.width // width  # small pictures are enlarged, so that labels can be read
-        assert drawn.size == (factor * width, factor * height) and drawn.mode == "RGB"
+        assert drawn.size == (factor * width, factor * height)
+        assert drawn.mode == "RGB"
         before = Image.open(photos / name).convert("RGB").resize(drawn.size)
         assert (
             np.abs(np.asarray(drawn, int) - np.asarray(before, int)).max() > 100
@@ -72,12 +73,10 @@ def test_a_folder_is_drawn_and_written_as_coco_results(
             mask = coco_mask.decode(entry["segmentation"])
             assert mask.shape == (image["height"], image["width"])
             x, y, w, h = entry["bbox"]
-            assert (
-                x >= 0
-                and y >= 0
-                and x + w <= image["width"] + 1e-3
-                and y + h <= image["height"] + 1e-3
-            )
+            assert x >= 0
+            assert y >= 0
+            assert x + w <= image["width"] + 1e-3
+            assert y + h <= image["height"] + 1e-3
     printed = capsys.readouterr().out
     assert f"21 detections on 3 images: {out}/detections.json, {out}/images.json" in printed
     assert f"-> {out}/images/more/a.png\n" in printed
@@ -116,10 +115,8 @@ def test_where_nothing_is_found_it_says_so(
         "predict", f"run={trained}", f"source={shapes}/val", "score_threshold=1", f"run_dir={out}"
     )
     printed = capsys.readouterr().out
-    assert (
-        printed.count(": nothing -> ") == VAL_IMAGES
-        and f"0 detections on {VAL_IMAGES} images" in printed
-    )
+    assert printed.count(": nothing -> ") == VAL_IMAGES
+    assert f"0 detections on {VAL_IMAGES} images" in printed
     assert json.loads((out / "detections.json").read_text()) == []
     for file in (shapes / "val").iterdir():
         drawn = np.asarray(Image.open(out / "images" / file.name))

@@ -54,11 +54,10 @@ def test_the_run_stops_and_says_why(stopped: tuple[Path, str], strange: Path):
         assert f"{name} {value:.4g}" in said
     ids = saved["image_ids"][0]
     assert f"images {', '.join(map(str, ids))}." in said
-    assert (
-        set(ids) < {image["id"] for image in ground_truth(strange, "train")["images"]}
-        and len(ids) == 2
-    )
-    assert f"`maskrcnn-lit replay file=run/{file.name}`" in said and "lower optimizer.lr" in said
+    assert set(ids) < {image["id"] for image in ground_truth(strange, "train")["images"]}
+    assert len(ids) == 2
+    assert f"`maskrcnn-lit replay file=run/{file.name}`" in said
+    assert "lower optimizer.lr" in said
     assert result(run_dir)["status"] == "failed"
 
 
@@ -96,7 +95,8 @@ def test_a_step_of_a_sound_file_replays_to_its_numbers(
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     found = numbers(printed[0])
-    assert all(0 < value < 100 for value in found.values()) and 0.5 < found["mask"] < 1
+    assert all(0 < value < 100 for value in found.values())
+    assert 0.5 < found["mask"] < 1
     (tmp_path / "sound.pt").unlink()
 
 

@@ -98,11 +98,9 @@ def test_the_same_weights_and_metrics_to_the_last_bit(trained: Path, reproduced:
 def test_the_new_folder_is_a_run_of_its_own(trained: Path, reproduced: tuple[Path, str]):
     run_dir, _ = reproduced
     told = result(run_dir)
-    assert (
-        told["status"] == "finished"
-        and told["overrides"] == result(trained)["overrides"]
-        and told["seed"] == 1
-    )
+    assert told["status"] == "finished"
+    assert told["overrides"] == result(trained)["overrides"]
+    assert told["seed"] == 1
     assert told["command"][1:] == ["reproduce", f"run={trained}", f"run_dir={run_dir}"]
     names, own = (
         {path.name for path in folder.iterdir() if not path.name.startswith("events.out")}
@@ -129,7 +127,8 @@ def test_again_in_the_same_folder_it_only_compares(
     run_command("reproduce", f"run={trained}", f"run_dir={run_dir}")
     assert file_digest(run_dir / "metrics.csv", "sha256") == before
     printed = capsys.readouterr().out
-    assert "Reproduced: the tolerance is 0." in printed and "resumes from step" not in printed
+    assert "Reproduced: the tolerance is 0." in printed
+    assert "resumes from step" not in printed
 
 
 def test_a_result_that_was_tampered_with(
@@ -175,7 +174,8 @@ def test_other_versions_are_told_before_and_widen_the_tolerance(
     found = rows(printed)
     assert found["versions.torch"] == ["1.0", torch.__version__]
     assert found["machine.device"][0] == "abacus"
-    assert found["commit.diff"][1:3] == ["(120", "characters)"] and "commit.untracked" in found
+    assert found["commit.diff"][1:3] == ["(120", "characters)"]
+    assert "commit.untracked" in found
     assert printed.endswith("Reproduced: the tolerance is 0.03.\n")
 
 
@@ -208,10 +208,8 @@ def test_other_data_are_refused(
 ):
     run, _ = elsewhere
     said = refused("reproduce", f"run={run}", f"run_dir={tmp_path}/again")
-    assert (
-        f"the data differ from those of {run} (data.train.annotations_sha256)" in said
-        and "other_data=true" in said
-    )
+    assert f"the data differ from those of {run} (data.train.annotations_sha256)" in said
+    assert "other_data=true" in said
     assert "data.train.annotations_sha256" in rows(capsys.readouterr().out)
     assert not (tmp_path / "again").exists()
 
@@ -220,9 +218,8 @@ def test_other_data_are_refused(
 def test_other_data_where_they_are_allowed(elsewhere: tuple[Path, Path], run_dir: Path):
     run, _ = elsewhere
     printed = printed_by("reproduce", f"run={run}", f"run_dir={run_dir}", "other_data=true", code=1)
-    assert (
-        "Not reproduced: the tolerance is 0." in printed and result(run_dir)["status"] == "finished"
-    )
+    assert "Not reproduced: the tolerance is 0." in printed
+    assert result(run_dir)["status"] == "finished"
     names = [
         entry["name"]
         for entry in json.loads((run_dir / "reproduction.json").read_text())["differences"]
@@ -272,9 +269,8 @@ def test_what_was_begun_goes_on(
     write_result(run_dir / "result.json", replace(before, status="running", config_sha256=None))
     run_command("reproduce", f"run={trained}", f"run_dir={run_dir}")
     printed = capfd.readouterr().out
-    assert (
-        f"{run_dir} resumes from step 8" in printed and "Reproduced: the tolerance is 0." in printed
-    )
+    assert f"{run_dir} resumes from step 8" in printed
+    assert "Reproduced: the tolerance is 0." in printed
 
 
 @pytest.mark.parametrize(

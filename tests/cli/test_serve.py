@@ -91,7 +91,8 @@ def test_a_run_is_served_until_ctrl_c(trained: Path, shapes: Path, tmp_path: Pat
         assert process.wait(60) == 0
     finally:
         process.kill()
-    assert content["info"] == {"model": "last"} and content["annotations"]
+    assert content["info"] == {"model": "last"}
+    assert content["annotations"]
     ids = {category["id"] for category in content["categories"]}
     assert min(ids) > 2**33  # those of `strange`
     assert '"models": [{"name": "best"}, {"name": "last"}]' in page

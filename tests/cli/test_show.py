@@ -45,6 +45,7 @@ def test_a_run_is_shown_until_ctrl_c(trained: Path, tmp_path: Path):
     finally:
         process.kill()
     names = {Path(image["name"]).name for image in images}
-    assert names and f'"images": {len(images)}' in page
+    assert names
+    assert f'"images": {len(images)}' in page
     assert (run / "show" / "best.json").is_file()
     shutil.rmtree(run)

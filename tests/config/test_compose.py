@@ -82,7 +82,8 @@ def test_defaults_overrides_and_groups_compose():
     )
     assert composed.optimizer == {"lr": 0.02, "momentum": 0.5}
     assert composed.data.train == {"images": "here", "count": 4}
-    assert composed.half == 0.02 and composed.clip == 2
+    assert composed.half == 0.02
+    assert composed.clip == 2
     assert composed.run_dir.startswith("outputs/20")
     assert "hydra" not in composed
 
@@ -213,7 +214,8 @@ def test_what_is_not_asked_for_is_null(monkeypatch: pytest.MonkeyPatch):
 def test_show_tolerates_what_is_missing():
     shown = config.show("train", ["data=coco"])
     assert OmegaConf.is_missing(shown.data, "root")
-    assert "root: ???" in config.to_yaml(shown) and "half: ${optimizer.lr}" in config.to_yaml(shown)
+    assert "root: ???" in config.to_yaml(shown)
+    assert "half: ${optimizer.lr}" in config.to_yaml(shown)
 
 
 def test_describe_reads_groups_options_and_comments_from_the_yaml():
@@ -237,7 +239,8 @@ def test_describe_reads_groups_options_and_comments_from_the_yaml():
     ]
     assert options["limit"].expects == "a number, 0 or more, or null"
     assert options["clip"].expects == ""
-    assert options["seed"].value == 5 and options["seed"].comment == "of everything random"
+    assert options["seed"].value == 5
+    assert options["seed"].comment == "of everything random"
     assert {o.name: o.comment for o in config.describe("train").options}[
         "optimizer.lr"
     ] == "for 16 images"

@@ -78,8 +78,11 @@ def test_every_option_with_every_value():
             refused += fault is not None
             assert fault is not None or not known_wrong(rule, value), (name, repr(value)[:80])
             if fault is not None:
-                assert fault.startswith(f"{name}=") and "\n" not in fault and len(fault) < 400
-    assert cases > 3000 and cases > refused > cases / 2
+                assert fault.startswith(f"{name}=")
+                assert "\n" not in fault
+                assert len(fault) < 400
+    assert cases > 3000
+    assert cases > refused > cases / 2
 
 
 @pytest.mark.parametrize("text", TYPED, ids=lambda text: text[:12])
@@ -113,7 +116,8 @@ def test_a_command_line_composes_or_is_refused_in_one_sentence(names):
         try:
             config = compose(command, [text])
         except UserError as error:
-            assert str(error) and "\n" not in str(error).strip(), text[:200]
+            assert str(error), text[:200]
+            assert "\n" not in str(error).strip(), text[:200]
         else:
             taken += 1
             schema.check(to_dict(config), skip=NOT_ASKED.get(command, ()))

@@ -28,9 +28,11 @@ def test_parts_are_built_first_and_get_plain_containers():
     )
     built = build(config)
     assert built["net"][0].weight.shape == (2, 3)
-    assert built["names"] == [{"a": [3]}] and type(built["names"][0]["a"]) is list
+    assert built["names"] == [{"a": [3]}]
+    assert type(built["names"][0]["a"]) is list
     assert build(config.net)[0].in_features == 3  # the reference leads out of the node
-    assert build(None) is None and build(config.names) == [{"a": [3]}]
+    assert build(None) is None
+    assert build(config.names) == [{"a": [3]}]
 
 
 def test_arguments_reach_the_target_as_they_are():

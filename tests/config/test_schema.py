@@ -168,7 +168,9 @@ def test_what_an_option_may_be(name: str, right: list[Any], wrong: list[Any]):
     for value in wrong:
         fault = fault_of(name, value, rule)
         assert fault is not None, value
-        assert fault.startswith(f"{name}=") and "\n" not in fault and len(fault) < 300
+        assert fault.startswith(f"{name}=")
+        assert "\n" not in fault
+        assert len(fault) < 300
 
 
 def test_the_words_come_from_the_row():
@@ -228,12 +230,14 @@ def test_a_composed_config_is_checked(overrides: list[str], said: str | None):
         said = "no option 'launcher.hours'"
     with pytest.raises(UserError) as error:
         compose("train", overrides)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_values_that_make_sense_are_taken():
     config = compose("train", ["launcher=slurm", "launcher.hours=0.5", "~trainer.clip_norm"])
-    assert config.launcher.hours == 0.5 and config.trainer.clip_norm is None
+    assert config.launcher.hours == 0.5
+    assert config.trainer.clip_norm is None
 
 
 def test_help_says_what_the_schema_says():

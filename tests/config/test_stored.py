@@ -108,7 +108,8 @@ def test_every_choice_of_ours_passes_and_comes_out_as_it_is_but_for_data_and_log
     ):
         plain = composed(*overrides)
         config = checked(plain, where="f")
-        assert config.logger == {} and config.data.prepare is None
+        assert config.logger == {}
+        assert config.data.prepare is None
         plain["logger"], plain["data"]["prepare"] = {}, None
         del plain["launcher"]
         assert to_dict(config) == plain

@@ -35,14 +35,17 @@ def test_each_image_is_in_one_group_and_fits_there(
         for shape, group in zip(chain, members, strict=True):
             assert (sizes[group] <= shape).all()
         for small, large in itertools.pairwise(chain):  # so that what fits one fits those behind it
-            assert small != large and small[0] <= large[0] and small[1] <= large[1]
+            assert small != large
+            assert small[0] <= large[0]
+            assert small[1] <= large[1]
 
 
 @given(FILES, IMAGE_SIZES)
 @settings(max_examples=100, deadline=None)
 def test_shapes_are_few_and_of_whole_steps(files: list[tuple[int, int]], image_size: ImageSize):
     shapes = bucket_shapes(fitted(files, image_size), image_size)
-    assert 1 <= len(shapes) <= 2 and all(1 <= len(chain) <= 3 for chain in shapes)
+    assert 1 <= len(shapes) <= 2
+    assert all(1 <= len(chain) <= 3 for chain in shapes)
     assert all(side % 32 == 0 for chain in shapes for shape in chain for side in shape)
     if isinstance(image_size, tuple):
         short, longest = (-(-side // 32) * 32 for side in image_size)

@@ -37,7 +37,9 @@ def test_it_reads_what_the_data_module_reads(shapes: Path, caplog: pytest.LogCap
 def test_validation_alone(shapes: Path):
     data = CocoData(**options(shapes))
     data.setup("validate")
-    assert data.train_index is None and data.val_index is not None and len(data.val_index) == 3
+    assert data.train_index is None
+    assert data.val_index is not None
+    assert len(data.val_index) == 3
 
 
 @pytest.mark.parametrize("name", ["train_images", "val_images", "max_pixels"])

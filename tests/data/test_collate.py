@@ -19,7 +19,8 @@ def test_batches_have_few_shapes(tmp_path: Path):
         batch = collate([samples[i] for i in chosen])
         shapes = np.array([samples[i]["images"].shape for i in chosen])
         assert batch["images"].shape[2:] == tuple(-(-shapes[:, d].max() // 32) * 32 for d in (1, 2))
-        assert batch["boxes"].shape == (len(chosen), 8, 4) and batch["masks"].shape == (
+        assert batch["boxes"].shape == (len(chosen), 8, 4)
+        assert batch["masks"].shape == (
             len(chosen),
             8,
             28,
@@ -28,10 +29,8 @@ def test_batches_have_few_shapes(tmp_path: Path):
         for b, i in enumerate(chosen):
             height, width = batch["image_sizes"][b]
             assert torch.equal(batch["images"][b, :, :height, :width], samples[i]["images"])
-            assert (
-                not batch["images"][b, :, height:].any()
-                and not batch["images"][b, :, :, width:].any()
-            )
+            assert not batch["images"][b, :, height:].any()
+            assert not batch["images"][b, :, :, width:].any()
             assert torch.allclose(
                 batch["scales"][b] * batch["original_sizes"][b], batch["image_sizes"][b].float()
             )

@@ -107,8 +107,10 @@ def test_workers_change_nothing_not_even_the_state_of_chance(folder: Path):
         made._batches.set_epoch(1)  # persistent workers must hear of it
         epochs[workers] = [found, list(loader)]
         assert torch.equal(state, torch.get_rng_state())
-    assert same(epochs[0][0], epochs[1][0]) and same(epochs[0][0], epochs[2][0])
-    assert same(epochs[0][1], epochs[1][1]) and same(epochs[0][1], epochs[2][1])
+    assert same(epochs[0][0], epochs[1][0])
+    assert same(epochs[0][0], epochs[2][0])
+    assert same(epochs[0][1], epochs[1][1])
+    assert same(epochs[0][1], epochs[2][1])
     assert not torch.equal(epochs[0][0][0]["images"], epochs[0][1][0]["images"])
 
 
@@ -176,9 +178,9 @@ def test_lightning_goes_on_where_it_stopped(
 
 def test_subsets_are_nested_and_told(folder: Path):
     few, more = (data(folder, train_images=n, val_images=2).subset_ids() for n in (3, 7))
-    assert (
-        set(few["train"]) < set(more["train"]) and len(few["train"]) == 3 and len(few["val"]) == 2
-    )
+    assert set(few["train"]) < set(more["train"])
+    assert len(few["train"]) == 3
+    assert len(few["val"]) == 2
     first = data(folder, train_images=4, subset="first")
     assert first.subset_ids()["train"] == [1, 2, 3, 4]
     with pytest.raises(UserError, match=r"12 images were requested, but .* has 11"):
@@ -240,9 +242,8 @@ def test_processes_share_a_quick_look(folder: Path):
         )
         ids = torch.cat([batch["image_ids"] for batch in made.val_dataloader()]).tolist()
         shares.append([image_id for image_id in ids if image_id != BLANK_ID])
-    assert sorted(shares[0] + shares[1]) == made.validation_subset.image_ids.tolist() and all(
-        shares
-    )
+    assert sorted(shares[0] + shares[1]) == made.validation_subset.image_ids.tolist()
+    assert all(shares)
 
 
 def test_labels_of_validation_follow_training(folder: Path, tmp_path: Path):
@@ -270,7 +271,8 @@ def test_validation_alone_uses_the_table_of_the_model(folder: Path):
     )
     made.use_categories([Category(5, "zebra"), Category(6, "ant"), Category(7, "mole")])
     made.setup("validate")
-    assert made.train_index is None and [c.name for c in made.val_index.categories] == [
+    assert made.train_index is None
+    assert [c.name for c in made.val_index.categories] == [
         "zebra",
         "ant",
         "mole",
@@ -294,7 +296,8 @@ def test_the_official_layout(test_data: Path):
         batch_size=8,
         val_images=8,
     )
-    assert len(made.train_index) == 86 and len(made.categories) == 80
+    assert len(made.train_index) == 86
+    assert len(made.categories) == 80
     batch = next(iter(made.train_dataloader()))
     check_batch(batch, 80)
     assert batch["images"].shape == (8, 3, 64, 64)
@@ -352,7 +355,8 @@ def test_options_of_the_wrong_kind_are_named(folder: Path, option: str, value: A
     with pytest.raises(UserError) as caught:
         CocoDataModule(root=folder, **options) if option != "root" else CocoDataModule(**options)
     where = "augment" if option == "augment" else f"data.{option}"
-    assert str(caught.value).startswith(where) and " must " in str(caught.value)
+    assert str(caught.value).startswith(where)
+    assert " must " in str(caught.value)
 
 
 @pytest.mark.parametrize("part", ["train", "val"])
@@ -492,7 +496,8 @@ def one_json(folder: Path, **options: Any) -> CocoDataModule:
 def test_one_json_is_divided(folder: Path, tmp_path: Path):
     made = one_json(folder, cache_dir=tmp_path)
     ids = made.subset_ids()
-    assert len(ids["val"]) == 3 and sorted(ids["train"] + ids["val"]) == list(range(1, 12))
+    assert len(ids["val"]) == 3
+    assert sorted(ids["train"] + ids["val"]) == list(range(1, 12))
     assert one_json(folder, cache_dir=tmp_path, seed=7).subset_ids() == ids
     assert one_json(folder, cache_dir=tmp_path, split_seed=1).subset_ids() != ids
     evaluated = CocoDataModule(**{**ONE, "root": folder, "cache_dir": tmp_path})
@@ -565,7 +570,8 @@ def test_a_reader_gives_the_parts_that_it_has(
     assert (len(divided.train_index), len(divided.val_index)) == (8, 3)
     whole = CocoDataModule(name="x", root=folder, reader=_Reader(), cache_dir=tmp_path)
     whole.setup("validate")  # evaluation of all images
-    assert whole.parts == ["train"] and len(whole.val_index) == 11
+    assert whole.parts == ["train"]
+    assert len(whole.val_index) == 11
     with pytest.raises(UserError, match=r"data.reader=3 must be null or a reader"):
         data(folder, reader=3, **options)
     with pytest.raises(UserError, match=r"data\.root=s3://bucket must be a folder on this machine"):

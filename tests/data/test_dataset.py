@@ -166,10 +166,8 @@ def compare(
     for k, box in enumerate(mask_boxes):
         j = int(np.abs(annotations["boxes"] - box).sum(1).argmin())
         seen.add(j)
-        assert (
-            annotations["labels"][j] == sample["labels"][k]
-            and annotations["crowd"][j] == sample["crowd"][k]
-        )
+        assert annotations["labels"][j] == sample["labels"][k]
+        assert annotations["crowd"][j] == sample["crowd"][k]
         crop = sample["masks"][k].numpy()
         drawn = put_back(crop[:, ::-1] if view.flip else crop, box, height, width)
         drawn[:y], drawn[y + tall :], drawn[:, :x], drawn[:, x + wide :] = (
@@ -212,8 +210,11 @@ def test_coco_comes_back_from_a_batch(
         found = compare(index, i, sample, view)
         assert found[2] * view.matrix[1, 1] ** 2 < 16, "an object of more than a few pixels is lost"
         ious, distances = ious + found[0], distances + found[1]
-    assert len(ious) > 200 and np.mean(ious) > iou and min(ious) > 0.75
-    assert np.median(distances) < 0.6 and np.percentile(distances, 99) < distance
+    assert len(ious) > 200
+    assert np.mean(ious) > iou
+    assert min(ious) > 0.75
+    assert np.median(distances) < 0.6
+    assert np.percentile(distances, 99) < distance
 
 
 @pytest.mark.parametrize("augment", [None, STRONG])
@@ -230,9 +231,8 @@ def test_nuclei_come_back_exactly(test_data: Path, augment: Augment | None):
     for i in range(len(index)):
         view = sample_transform(*index.size(i), 256, augment, np.random.default_rng((0, 0, i)))
         ious, distances, _ = compare(index, i, dataset[(0, i)], view)
-        assert min(ious, default=1) > 0.999 and max(distances, default=0) < (
-            0.01 if augment is None else 2
-        )
+        assert min(ious, default=1) > 0.999
+        assert max(distances, default=0) < (0.01 if augment is None else 2)
 
 
 @pytest.mark.parametrize(
@@ -270,14 +270,16 @@ def test_pixels_against_a_slow_reference(
         for _ in range(2):  # kept images come from the disk the second time
             found = dataset[(0, i)]["images"]
         differences.append(float((found.float() - expected.float()).abs().mean()))
-    assert np.mean(differences) <= mean and max(differences) <= worst
+    assert np.mean(differences) <= mean
+    assert max(differences) <= worst
 
 
 def test_objects_out_of_sight_are_dropped(tmp_path: Path):
     index = small_index(tmp_path, 6)
     dataset = CocoDataset(index=index, image_size=64, augment=Augment(crop=0.3))
     counts = [len(dataset[(epoch, 5)]["boxes"]) for epoch in range(30)]
-    assert min(counts) < 3 and max(counts) <= 5
+    assert min(counts) < 3
+    assert max(counts) <= 5
     for epoch in range(30):
         check_batch(collate([dataset[(epoch, 5)]], [(64, 64)]), 3)
 
@@ -298,17 +300,21 @@ def test_every_sound_image_of_corrupt_loads_and_the_cut_one_counts_for_nothing(
     cut = list(corrupt.file_names).index("truncated.jpg")
     assert (~batch["readable"]).nonzero().tolist() == [[cut]]
     height, width = corrupt.size(cut)
-    assert not batch["images"][cut].any() and not batch["valid"][cut].any()
+    assert not batch["images"][cut].any()
+    assert not batch["valid"][cut].any()
     assert batch["crowd"][cut].tolist() == [True] + [False] * 7
     assert (
         batch["boxes"][cut, 0].tolist()
         == [0, 0, width, height]
         == batch["mask_boxes"][cut, 0].tolist()
     )
-    assert batch["masks"][cut, 0].all() and batch["image_ids"][cut] == 2
-    assert "truncated.jpg" in caplog.text and len(caplog.records) == 1
+    assert batch["masks"][cut, 0].all()
+    assert batch["image_ids"][cut] == 2
+    assert "truncated.jpg" in caplog.text
+    assert len(caplog.records) == 1
     readable = batch["images"][batch["readable"]]
-    assert all(image.float().std() > 20 for image in readable) and len(readable) == 17
+    assert all(image.float().std() > 20 for image in readable)
+    assert len(readable) == 17
     faulty = [
         list(corrupt.file_names).index(f"{n}.jpg")
         for n in ("bbox_zero_width", "duplicate_annotation_id")
@@ -328,8 +334,11 @@ def test_a_cut_file_is_an_error_in_one_sentence(corrupt: AnnotationIndex, worker
     with pytest.raises(BadImageError) as caught:
         list(loader)
     message = str(caught.value)
-    assert message.startswith(corrupt.where(position)) and message.endswith("data.on_bad=skip")
-    assert "truncated" in message and "\n" not in message and "Traceback" not in message
+    assert message.startswith(corrupt.where(position))
+    assert message.endswith("data.on_bad=skip")
+    assert "truncated" in message
+    assert "\n" not in message
+    assert "Traceback" not in message
 
 
 @pytest.mark.long
@@ -353,7 +362,8 @@ def test_a_batch_for_prediction_is_what_validation_shows(tmp_path: Path):
     assert set(again) == set(IMAGE_KEYS)
     assert all(torch.equal(again[key], expected[key]) for key in again)
     blank = dataset.at_size([5, BLANK_ID], (48, 64))
-    assert blank["images"][0].any() and not blank["images"][1].any()
+    assert blank["images"][0].any()
+    assert not blank["images"][1].any()
     assert blank["image_ids"].tolist() == [5, BLANK_ID]
 
 

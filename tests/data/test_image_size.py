@@ -17,7 +17,8 @@ def test_images_are_fitted():
 
 
 def test_image_sizes_are_read():
-    assert read_image_size(128) == 128 and read_image_size([800, 1333]) == (800, 1333)
+    assert read_image_size(128) == 128
+    assert read_image_size([800, 1333]) == (800, 1333)
     assert read_image_size(ListConfig([800, 1333])) == (800, 1333), "as a run's config has it"
     for wrong in (0, 16, [1333, 800], [800], [1, 2, 3], "800", 128.5):
         if wrong == [800]:

@@ -71,7 +71,8 @@ def test_images_are_asked_for_batches_ahead(tmp_path: Path, monkeypatch: pytest.
     batches = [[(0, 0), (0, 1)], [(0, 2), (0, BLANK)], [(0, 3)], [(0, 4)], [(0, 5)]]
     ahead = PrefetchingBatchSampler(batches, index, Far(filled))
     walk = iter(ahead)
-    assert len(ahead) == 5 and next(walk) == batches[0]
+    assert len(ahead) == 5
+    assert next(walk) == batches[0]
     waited = time.monotonic() + 30
     while len(filled) < 4 and time.monotonic() < waited:
         time.sleep(0.01)
@@ -101,9 +102,8 @@ def test_the_epoch_gets_through_to_the_batches(tmp_path: Path):
     batches = EpochBatches(chains=[[np.arange(6)]], batch_size=2, seed=1)
     ahead = PrefetchingBatchSampler(batches, small_index(tmp_path), Far([]))
     ahead.sampler.set_epoch(3)
-    assert list(ahead) == list(batches) and {epoch for batch in batches for epoch, _ in batch} == {
-        3
-    }
+    assert list(ahead) == list(batches)
+    assert {epoch for batch in batches for epoch, _ in batch} == {3}
 
 
 def test_only_images_from_far_away_are_fetched_ahead(tmp_path: Path):
@@ -154,7 +154,8 @@ def test_a_batch_is_copied_before_the_one_in_front_of_it_is_handed_out(
     )
     loader = DataLoader(Numbered(3), batch_size=None)
     ahead = CudaPrefetcher(loader, torch.device("cpu"))
-    assert len(ahead) == 3 and ahead.batch_sampler is loader.batch_sampler
+    assert len(ahead) == 3
+    assert ahead.batch_sampler is loader.batch_sampler
     for epoch in range(2):
         for number, batch in enumerate(ahead):
             told.append(f"step {int(batch['images'])}")
@@ -225,7 +226,8 @@ def test_a_fault_in_a_process_is_one_sentence(fault: Exception | None):
     loader = ExplainedLoader(Failing(fault), num_workers=1, persistent_workers=True)
     with pytest.raises(UserError, match=r"loader process(es need more|.* was killed)") as error:
         list(loader)
-    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
 
 
 @pytest.mark.process

@@ -96,7 +96,9 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert batches(of, epoch=3) == batches(of, epoch=3)
     assert {epoch for batch in batches(of, epoch=3) for epoch, _ in batch} == {3}
     orders = [positions(batches(of, epoch=e, seed=s)) for e, s in ((0, 1), (1, 1), (0, 2))]
-    assert orders[0] != orders[1] and orders[0] != orders[2] and orders[0] != sorted(orders[0])
+    assert orders[0] != orders[1]
+    assert orders[0] != orders[2]
+    assert orders[0] != sorted(orders[0])
 
 
 def test_no_image_is_more_often_with_some_than_with_others():
@@ -126,7 +128,8 @@ def test_resume_yields_the_rest_of_that_epoch_and_later_ones_whole():
     sampler.set_epoch(2)
     assert list(sampler) == batches(of, epoch=2)[3:]
     sampler.set_epoch(3)
-    assert list(sampler) == batches(of, epoch=3) and len(sampler) == 6
+    assert list(sampler) == batches(of, epoch=3)
+    assert len(sampler) == 6
     sampler.resume(2, 6)
     assert list(sampler) == []
     with pytest.raises(ValueError, match="cannot resume after 7 batches of an epoch of 6"):
@@ -148,7 +151,8 @@ def test_resumed_with_other_ranks_the_rest_of_the_epoch_is_the_same(
     for rank in range(ranks):
         sampler = EpochBatches(chains=of, batch_size=size, seed=1, rank=rank, world_size=ranks)
         sampler.resume(2, done, together)
-        assert sampler.parts == parts and len(sampler) == parts * len(whole)
+        assert sampler.parts == parts
+        assert len(sampler) == parts * len(whole)
         shares.append(list(sampler))
     steps = list(zip(*shares, strict=True))
     again = [
@@ -211,8 +215,10 @@ def test_an_image_is_drawn_as_often_as_its_factor_says():
         counts = Counter(positions(repeated(factors.tolist(), epoch)))
         counts.pop(BLANK, 0)
         drawn = np.array([counts[i] for i in range(len(factors))])
-        assert (drawn >= np.floor(factors)).all() and (drawn <= np.ceil(factors)).all()
-        assert drawn[:-3].sum() == 326 and drawn[-3:].sum() == 4  # 325.3 and 3.7, rounded up
+        assert (drawn >= np.floor(factors)).all()
+        assert (drawn <= np.ceil(factors)).all()
+        assert drawn[:-3].sum() == 326
+        assert drawn[-3:].sum() == 4  # 325.3 and 3.7, rounded up
         total += drawn
     mean = total.reshape(20, -1)[:19].mean(0) / 100
     assert np.abs(mean - FACTORS).max() < 0.05

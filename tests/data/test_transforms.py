@@ -60,7 +60,9 @@ def test_sizes_without_augmentation(
     height: int, width: int, size: ImageSize, expected: tuple[int, int]
 ):
     view = view_of(height, width, size)
-    assert view.size == expected and view.window == (0, 0, height, width) and not view.flip
+    assert view.size == expected
+    assert view.window == (0, 0, height, width)
+    assert not view.flip
     assert np.allclose(view.matrix, [[expected[1] / width, 0, 0], [0, expected[0] / height, 0]])
 
 
@@ -79,10 +81,15 @@ def test_a_view_stays_inside_the_image_and_the_size(
 ):
     view = view_of(height, width, size, STRONG, seed)
     y, x, tall, wide = view.window
-    assert min(y, x) >= 0 and y + tall <= height and x + wide <= width and min(tall, wide) >= 1
+    assert min(y, x) >= 0
+    assert y + tall <= height
+    assert x + wide <= width
+    assert min(tall, wide) >= 1
     assert y % 8 == x % 8 == 0
     room = (size, size) if isinstance(size, int) else size
-    assert max(view.size) <= room[1] + 1 and min(view.size) <= room[0] + 1 and min(view.size) >= 1
+    assert max(view.size) <= room[1] + 1
+    assert min(view.size) <= room[0] + 1
+    assert min(view.size) >= 1
     window = np.array([[x, y, x + wide, y + tall]], float)
     assert np.allclose(map_boxes(window, view.matrix), [[0, 0, view.size[1], view.size[0]]])
 
@@ -93,7 +100,8 @@ def test_what_is_drawn_covers_its_range():
         for seed in range(300)
     ]
     factors = np.array([view.matrix[1, 1] for view in views]) / (200 / 600)
-    assert 0.5 <= factors.min() < 0.55 and 1.45 < factors.max() <= 1.52
+    assert 0.5 <= factors.min() < 0.55
+    assert 1.45 < factors.max() <= 1.52
     assert 110 < sum(view.flip for view in views) < 190
     assert all(
         view.window == (0, 0, 400, 600)
@@ -107,7 +115,9 @@ def test_what_is_drawn_covers_its_range():
     shares = [
         view_of(400, 600, 200, Augment(crop=0.5), seed).window[2] / 400 for seed in range(300)
     ]
-    assert 0.5 <= min(shares) < 0.52 and 0.98 < max(shares) <= 1 and 0.7 < np.mean(shares) < 0.8
+    assert 0.5 <= min(shares) < 0.52
+    assert 0.98 < max(shares) <= 1
+    assert 0.7 < np.mean(shares) < 0.8
 
 
 def test_boxes_go_with_the_map():
@@ -144,7 +154,8 @@ def test_resampling_is_torchvisions_of_the_window(test_data: Path, size: ImageSi
         expected = tv.resize(part.float(), list(view.size), antialias=True)
         expected = expected.flip(-1) if view.flip else expected
         image = resample(pixels, 1, view)
-        assert image.dtype == torch.uint8 and tuple(image.shape[1:]) == view.size
+        assert image.dtype == torch.uint8
+        assert tuple(image.shape[1:]) == view.size
         assert (image.float() - expected).abs().max() <= 1.5  # 8-bit weights and roundings
 
 
@@ -168,7 +179,8 @@ def test_reduced_pixels_keep_their_place(factor: int):
         inner = [
             image[:, :, 2:-2] for image in images
         ]  # at the edges the two see different neighbors
-        assert images[0].shape == images[1].shape and (inner[0] - inner[1]).abs().max() <= 3
+        assert images[0].shape == images[1].shape
+        assert (inner[0] - inner[1]).abs().max() <= 3
 
 
 def test_colors_are_those_of_torchvision():
@@ -182,7 +194,8 @@ def test_colors_are_those_of_torchvision():
         tv.adjust_contrast(tv.adjust_brightness(image / 255, brightness), contrast), saturation
     )
     assert (ours.float() - theirs * 255).abs().max() < 1
-    assert isinstance(v2.ColorJitter(), torch.nn.Module) and not torch.equal(ours, image)
+    assert isinstance(v2.ColorJitter(), torch.nn.Module)
+    assert not torch.equal(ours, image)
 
 
 def test_colors_stay_when_nothing_is_asked_for():
@@ -291,7 +304,10 @@ def test_flips_and_turns_come_before_ones_own_transforms():
     own = Transform()
     augment = read_augment({"vertical_flip": 0.5, "rot90": 0.25, "transforms": [own]})
     flip, turn, last = augment.transforms
-    assert isinstance(flip, VerticalFlip) and flip.probability == 0.5
-    assert isinstance(turn, QuarterTurns) and turn.probability == 0.25 and last is own
+    assert isinstance(flip, VerticalFlip)
+    assert flip.probability == 0.5
+    assert isinstance(turn, QuarterTurns)
+    assert turn.probability == 0.25
+    assert last is own
     with pytest.raises(UserError, match=r"augment\.rot90=2"):
         read_augment({"rot90": 2})

@@ -63,7 +63,8 @@ def test_a_quarter_turn_is_exact():
 def test_a_shift_brings_in_black():
     shifted = warp_image(picture(), np.array([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]]))
     assert torch.equal(shifted[:, : SIZE - 1, 2:], picture()[:, 1:, : SIZE - 2])
-    assert not shifted[:, :, :2].any() and not shifted[:, -1].any()
+    assert not shifted[:, :, :2].any()
+    assert not shifted[:, -1].any()
 
 
 def test_maps_are_joined_in_order_and_pixels_come_after():
@@ -74,7 +75,8 @@ def test_maps_are_joined_in_order_and_pixels_come_after():
     by_hand = np.eye(3)
     for step in (QUARTER, np.array([[1.0, 0, x], [0, 1.0, y]]), QUARTER):
         by_hand = np.vstack([step, [0, 0, 1]]) @ by_hand
-    assert matrix is not None and np.allclose(matrix, by_hand[:2])
+    assert matrix is not None
+    assert np.allclose(matrix, by_hand[:2])
     assert torch.equal(image, 255 - warp_image(picture(), by_hand[:2]))
 
 
@@ -88,7 +90,8 @@ def test_without_transforms_nothing_is_drawn():
 
 def test_pixels_alone_move_nothing():
     image, matrix = draw_transforms(picture(), [Inverted()], np.random.default_rng(0))
-    assert matrix is None and torch.equal(image, 255 - picture())
+    assert matrix is None
+    assert torch.equal(image, 255 - picture())
 
 
 def painted(crop: NDArray[np.uint8], box: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
@@ -132,7 +135,8 @@ def test_masks_turn_as_the_image_does_and_boxes_are_tight(degrees: float):
 
 def test_a_mask_without_a_pixel_keeps_none():
     moved, places = warp_crops(np.zeros((1, 8, 8), np.uint8), np.array([[1.0, 1, 5, 5]]), QUARTER)
-    assert not moved.any() and (places[:, 2:] - places[:, :2] == 0).all()
+    assert not moved.any()
+    assert (places[:, 2:] - places[:, :2] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +173,8 @@ def test_a_vertical_flip_is_exact_and_takes_boxes_along():
     assert matrix is not None
     assert np.allclose(matrix @ [2, 3, 1], [2, SIZE - 3])  # x, y, 1
     unchanged, matrix = draw_transforms(picture(), [VerticalFlip(0.0)], np.random.default_rng(0))
-    assert matrix is None and torch.equal(unchanged, picture())
+    assert matrix is None
+    assert torch.equal(unchanged, picture())
 
 
 def test_quarter_turns_are_exact_and_each_as_likely():
@@ -195,7 +200,8 @@ def test_masks_turn_with_the_image():
     matrix = VerticalFlip(1.0).geometry(np.random.default_rng(0), (SIZE, SIZE))
     assert matrix is not None
     moved, places = warp_crops(crops, boxes, matrix)
-    assert np.allclose(places, [[2, SIZE - 6, 10, SIZE - 4]]) and moved.all()
+    assert np.allclose(places, [[2, SIZE - 6, 10, SIZE - 4]])
+    assert moved.all()
 
 
 GEOMETRY: dict[str, tuple[Transform, ...]] = {

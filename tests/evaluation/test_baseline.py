@@ -86,17 +86,16 @@ def test_an_evaluation_is_taken_by_its_folder_and_its_file_whatever_the_weights(
     results = evaluation(tmp_path / "a", "last", [1, 2], 0)
     for source in (tmp_path / "a", tmp_path / "a" / "evaluation.json"):
         (other,) = candidate_evaluations(source, "best")
-        assert other.results == results and baseline_on_same_images([other], [1, 2]) == other
+        assert other.results == results
+        assert baseline_on_same_images([other], [1, 2]) == other
         with pytest.raises(UserError, match="scored 2 images, but these are 1"):
             baseline_on_same_images([other], [1])
 
 
 def test_a_file_of_another_tool_is_taken_as_it_is(tmp_path: Path) -> None:
     (other,) = candidate_evaluations(tmp_path / "found.json", "best")
-    assert (
-        other == Baseline(tmp_path / "found.json", None)
-        and baseline_on_same_images([other], [7]) == other
-    )
+    assert other == Baseline(tmp_path / "found.json", None)
+    assert baseline_on_same_images([other], [7]) == other
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,8 @@ def test_weights_count_as_copies_of_images_do(truth: dict, results: list, iou_ty
     weights = draw_weights(matches.images, 2, seed=3)
     expected = [by_copying(truth, results, drawn, iou_type) for drawn in weights.T.tolist()]
     assert weighted_ap(matches, weights) == pytest.approx(expected, abs=1e-9)
-    assert 0.02 < expected[0] < 0.98 and abs(expected[0] - expected[1]) > 1e-4
+    assert 0.02 < expected[0] < 0.98
+    assert abs(expected[0] - expected[1]) > 1e-4
 
 
 _boxes = st.tuples(
@@ -142,9 +143,13 @@ def test_the_interval_holds_the_value_and_narrows_with_the_images(
 def test_a_seed_draws_the_same_and_another_one_otherwise(truth: dict, results: list) -> None:
     matches = matched(truth, results)
     one, same, other = (bootstrap_ap(matches, resamples=50, seed=seed) for seed in (0, 0, 1))
-    assert one == same and one.value == other.value and one.interval != other.interval
+    assert one == same
+    assert one.value == other.value
+    assert one.interval != other.interval
     weights = draw_weights(30, 40, seed=0)
-    assert weights.shape == (30, 40) and (weights.sum(0) == 30).all() and weights.std() > 0.5
+    assert weights.shape == (30, 40)
+    assert (weights.sum(0) == 30).all()
+    assert weights.std() > 0.5
 
 
 @pytest.mark.long
@@ -158,9 +163,8 @@ def test_a_clear_difference_is_told_from_none(truth: dict, results: list) -> Non
     assert 0 < difference.interval[0] < difference.value < difference.interval[1]
     assert difference.p_value == pytest.approx(1 / 201)
     back = paired_bootstrap(worse, matches, resamples=200)
-    assert back.value == -difference.value and back.interval[1] == pytest.approx(
-        -difference.interval[0]
-    )
+    assert back.value == -difference.value
+    assert back.interval[1] == pytest.approx(-difference.interval[0])
     none = paired_bootstrap(matches, matches, resamples=200)
     assert none == (0.0, (0.0, 0.0), 1.0)
 
@@ -191,7 +195,8 @@ def test_a_small_difference_between_noisy_runs_is_not_called_one(
         [r | {"score": r["score"] + rng.normal(0, 0.3)} for r in results] for _ in range(2)
     )
     difference = paired_bootstrap(matched(truth, first), matched(truth, second), resamples=200)
-    assert difference.p_value > 0.05 and difference.interval[0] < 0 < difference.interval[1]
+    assert difference.p_value > 0.05
+    assert difference.interval[0] < 0 < difference.interval[1]
 
 
 def test_other_ground_truth_is_refused() -> None:
@@ -202,7 +207,8 @@ def test_other_ground_truth_is_refused() -> None:
 
 def test_no_objects_give_no_numbers() -> None:
     value, interval = bootstrap_ap(matched(small_truth([]), [found(1, 1, [0, 0, 9, 9], 0.5)]))
-    assert math.isnan(value) and all(map(math.isnan, interval))
+    assert math.isnan(value)
+    assert all(map(math.isnan, interval))
     assert intervals({"box": matched(small_truth([]), [])}) == {"val/box_ap": None}
 
 
@@ -222,10 +228,8 @@ def test_what_is_counted_at_once_does_not_matter(
     for room, sizes in ((8 * 7 * bootstrap._most_rows(matches), [7] * 5 + [5]), (1, [1] * 40)):
         parts.clear()
         monkeypatch.setattr(bootstrap, "_BYTES", room)
-        assert (
-            weighted_ap(matches, weights) == pytest.approx(expected, abs=1e-12)
-            and sorted(parts)[::-1] == sizes
-        )
+        assert weighted_ap(matches, weights) == pytest.approx(expected, abs=1e-12)
+        assert sorted(parts)[::-1] == sizes
 
 
 def test_the_rows_of_the_largest_class_are_known() -> None:
@@ -247,10 +251,8 @@ def test_an_interval_of_ap_stays_between_0_and_1() -> None:
     matches = matched(truth, results)
     value, interval = bootstrap_ap(matches)
     drawn = weighted_ap(matches, draw_weights(matches.images, 1000, seed=0))
-    assert (
-        value + np.percentile(drawn, 2.5) - drawn.mean() < -0.01
-        and interval[0] == 0 < value < interval[1] <= 1
-    )
+    assert value + np.percentile(drawn, 2.5) - drawn.mean() < -0.01
+    assert interval[0] == 0 < value < interval[1] <= 1
 
 
 def test_recalls_are_counted_by_the_comparison_of_floats() -> None:

@@ -44,7 +44,8 @@ def test_a_goal_counts_once():
 
 def test_values_are_those_of_the_run():
     values = goal_values([AP, LATENCY], {"val/mask_ap": 0.5}, {"latency_seconds": None})
-    assert values[0] == 0.5 and math.isnan(values[1])
+    assert values[0] == 0.5
+    assert math.isnan(values[1])
 
 
 def test_better_is_as_good_in_all_and_better_in_one():

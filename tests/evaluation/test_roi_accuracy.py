@@ -96,7 +96,8 @@ def test_the_study_gives_every_image_one_empty_slot_more() -> None:
     check_batch(prepared, num_classes=3)
     for key, value in batch.items():
         if key in TARGET_KEYS:
-            assert prepared[key].shape[1] == 5 and not prepared[key][:, 4].any(), key
+            assert prepared[key].shape[1] == 5, key
+            assert not prepared[key][:, 4].any(), key
             assert torch.equal(prepared[key][:, :4], value), key
         else:
             assert prepared[key] is value
@@ -121,9 +122,8 @@ def test_the_study_takes_the_first_fifteen_objects() -> None:
     }
     accuracy = RoiAccuracy("study")
     accuracy.update(torch.tensor([[0, 3, *[1] * 14, 2, 0]]), batch)
-    assert accuracy.compute() == pytest.approx(14 / 15) and math.isnan(
-        accuracy.per_class(NAMES)["bee"]
-    )
+    assert accuracy.compute() == pytest.approx(14 / 15)
+    assert math.isnan(accuracy.per_class(NAMES)["bee"])
 
 
 @pytest.mark.parametrize("boxes", ["first", None, True, 1, ["all"], {"all": 1}, math.nan])
@@ -142,6 +142,8 @@ def test_the_study_needs_an_empty_slot() -> None:
 @pytest.mark.parametrize("boxes", DEFINITIONS)
 def test_the_line_says_briefly_what_the_number_is(boxes: str) -> None:
     line = roi_accuracy_line(0.5, boxes)
-    assert line.startswith("roi_accuracy 0.500: share of ") and len(line) <= 80
-    assert "not AP" in line and "not an AP" in DEFINITIONS[boxes]
+    assert line.startswith("roi_accuracy 0.500: share of ")
+    assert len(line) <= 80
+    assert "not AP" in line
+    assert "not an AP" in DEFINITIONS[boxes]
     assert roi_accuracy_line(math.nan, boxes).startswith("roi_accuracy -: ")

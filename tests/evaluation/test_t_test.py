@@ -12,9 +12,8 @@ def test_a_mean_has_an_interval_from_two_values_on():
     assert mean([0.25]) == Mean(0.25, None)
     found = mean([0.1, 0.2, 0.3])
     half = 4.302653 * 0.1 / math.sqrt(3)
-    assert found.value == pytest.approx(0.2) and found.interval == pytest.approx(
-        (0.2 - half, 0.2 + half), abs=1e-6
-    )
+    assert found.value == pytest.approx(0.2)
+    assert found.interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
 
 
 def test_welch_by_hand():

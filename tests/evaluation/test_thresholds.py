@@ -30,7 +30,8 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         "iou": 0.5,
         "thresholds": {"ant": 0.625},
     }
-    assert has_thresholds(tmp_path) and not has_thresholds("torchvision_v2")
+    assert has_thresholds(tmp_path)
+    assert not has_thresholds("torchvision_v2")
     assert read_thresholds(tmp_path, ["cat", "ant", "bee"]) == [0.5, 0.625, 0.5]
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
@@ -50,7 +51,8 @@ def test_where_there_are_none_the_next_step_is_told(tmp_path: Path) -> None:
 
 def test_they_are_of_the_best_weights_alone(tmp_path: Path) -> None:
     write_thresholds(tmp_path, ANALYSIS)
-    assert has_thresholds(tmp_path, "best") and not has_thresholds(tmp_path, "last")
+    assert has_thresholds(tmp_path, "best")
+    assert not has_thresholds(tmp_path, "last")
     assert read_thresholds(tmp_path, ["ant"], "best") == [0.625]
     with pytest.raises(
         UserError,

@@ -49,7 +49,8 @@ def assert_same(graph: Graph, model: MaskRCNN) -> None:
     swapped = 0.0 if model.mask_refine is None else SWAPPED_POINTS
     parity = Parity()
     parity.add(expected, found, 0.0, swapped)
-    assert parity.detections == there.sum() and parity.masks <= 1e-5
+    assert parity.detections == there.sum()
+    assert parity.masks <= 1e-5
 
 
 @pytest.mark.long
@@ -97,7 +98,8 @@ def test_the_model_itself_stays_as_it_is():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     operator_graph(model)
     assert model.state_dict().keys() == before.keys()
-    assert "align" not in vars(model) and "suppress" not in vars(model.rpn)
+    assert "align" not in vars(model)
+    assert "suppress" not in vars(model.rpn)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -138,7 +140,8 @@ def test_the_operator_suppresses_as_the_model():
     boxes[..., 2:] += boxes[..., :2]
     groups = torch.randint(1, 4, (2, 60))
     found = suppress(boxes, groups, 0.3, 3)
-    assert torch.equal(found, batched_nms(boxes, 0.3, groups)) and 0 < found.sum() < 120
+    assert torch.equal(found, batched_nms(boxes, 0.3, groups))
+    assert 0 < found.sum() < 120
 
 
 def test_a_model_whose_shapes_depend_on_the_image_is_refused():

@@ -32,7 +32,8 @@ def test_openvino_has_float_weights_beside_it(exported_files: dict[str, Path]):
 def test_a_library_is_beside_its_program():
     path = library_of(Path("exports/model_64x96.pt2"))
     assert path == Path("exports/model_64x96_library.pt2")
-    assert is_library(path) and not is_library(Path("model_64x96.pt2"))
+    assert is_library(path)
+    assert not is_library(Path("model_64x96.pt2"))
 
 
 @pytest.mark.slow

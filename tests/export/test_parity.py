@@ -68,7 +68,8 @@ def test_of_a_refined_mask_a_few_pixels_may_differ_and_no_more():
 def test_another_label_or_a_missing_detection_is_told():
     found = detections()
     found["labels"][0, 0] = 3
-    assert compared(found).unmatched == 2 and compared(found).broken() == ["2 detections differ"]
+    assert compared(found).unmatched == 2
+    assert compared(found).broken() == ["2 detections differ"]
     found = detections()
     found["valid"][0, 0] = False
     assert compared(found).unmatched == 1

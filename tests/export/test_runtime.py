@@ -35,7 +35,8 @@ def test_a_file_gives_what_the_model_gives(format: str, exported_files: dict[str
     with torch.no_grad():
         expected = model.infer(cut["images"], cut["image_sizes"], True)
     assert_same(found, expected, score=5e-5)  # random weights: rounding errors grow
-    assert exported.metadata.format == format and exported.sizes == [(HEIGHT, WIDTH)]
+    assert exported.metadata.format == format
+    assert exported.sizes == [(HEIGHT, WIDTH)]
 
 
 @pytest.mark.long
@@ -105,7 +106,8 @@ def test_a_damaged_file_is_one_sentence(
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"is not an exported file, or damaged \(") as caught:
             open_exported(file, trust=["pt2"])
-        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
 
 
 def test_a_damaged_library_is_one_sentence_and_wants_trust(tmp_path: Path):
@@ -151,8 +153,11 @@ def test_the_provider_is_one_that_is_there():
 
 
 def test_an_exported_model_is_known_by_its_name(tmp_path: Path):
-    assert is_exported("a/b.onnx") and is_exported(Path("b.xml")) and is_exported("b.pt2")
-    assert not is_exported("b.ckpt") and not is_exported(tmp_path)
+    assert is_exported("a/b.onnx")
+    assert is_exported(Path("b.xml"))
+    assert is_exported("b.pt2")
+    assert not is_exported("b.ckpt")
+    assert not is_exported(tmp_path)
     (tmp_path / "export.json").touch()
     assert is_exported(tmp_path)
 

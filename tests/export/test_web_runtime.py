@@ -34,7 +34,8 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: Server) -
 
 def test_the_address_is_that_of_npm():
     address = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
-    assert address == web_runtime.URL and len(web_runtime.SHA512) == 128
+    assert address == web_runtime.URL
+    assert len(web_runtime.SHA512) == 128
 
 
 def test_it_is_downloaded_once(published: bytes, server: Server, tmp_path: Path):
@@ -49,7 +50,8 @@ def test_a_damaged_copy_is_downloaded_again(published: bytes, server: Server, tm
     copy.parent.mkdir(parents=True)
     copy.write_bytes(published[:20])
     assert read_web_runtime() == CONTENT
-    assert copy.read_bytes() == published and len(server.asked) == 1
+    assert copy.read_bytes() == published
+    assert len(server.asked) == 1
 
 
 def test_a_mirror_and_a_file_do_as_well(published: bytes, server: Server, tmp_path: Path):

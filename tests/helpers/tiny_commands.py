@@ -99,7 +99,8 @@ def refused(*arguments: object) -> str:
     with redirect_stderr(StringIO()) as said:
         run_command(*arguments, code=2)
     text = said.getvalue()
-    assert "Traceback" not in text and text.count("maskrcnn-lit: ") == 1
+    assert "Traceback" not in text
+    assert text.count("maskrcnn-lit: ") == 1
     last = text.splitlines()[-1]
     assert last.startswith("maskrcnn-lit: ")
     return last
@@ -112,7 +113,8 @@ def one_sentence(done: subprocess.CompletedProcess[str]) -> str:
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("maskrcnn-lit: ") and done.stderr.count("maskrcnn-lit: ") == 1
+    assert last.startswith("maskrcnn-lit: ")
+    assert done.stderr.count("maskrcnn-lit: ") == 1
     return last
 
 

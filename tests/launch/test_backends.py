@@ -45,11 +45,11 @@ def test_one_after_the_other(tmp_path: Path):
         command(tmp_path, "b", "import sys; sys.exit('no such file')"),
     ]
     running = sequential(commands)
-    assert next(running) == ("a", 0) and not (tmp_path / "b.txt").exists()
+    assert next(running) == ("a", 0)
+    assert not (tmp_path / "b.txt").exists()
     assert list(running) == [("b", 1)]
-    assert (tmp_path / "a.txt").read_text() == "done\n" and (
-        tmp_path / "b.txt"
-    ).read_text() == "no such file\n"
+    assert (tmp_path / "a.txt").read_text() == "done\n"
+    assert (tmp_path / "b.txt").read_text() == "no such file\n"
 
 
 def test_a_killed_one_gives_its_signal(tmp_path: Path):

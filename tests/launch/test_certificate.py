@@ -51,7 +51,8 @@ def test_the_model_is_compared_in_float64():
         exact = certificate.in_double(lively())(batch)
         rounded = certificate.of_model(lively())(batch)
     assert torch.get_default_dtype() == torch.float32
-    assert exact["scores"].dtype == torch.float64 and rounded["scores"].dtype == torch.float32
+    assert exact["scores"].dtype == torch.float64
+    assert rounded["scores"].dtype == torch.float32
     difference = (exact["scores"] - rounded["scores"]).abs().max()
     assert 0 < difference < 1e-5
 

@@ -60,12 +60,11 @@ def test_the_last_checkpoint_scores_as_at_the_end_of_training(
     metrics = without_time(found["metrics"])
     assert metrics == {name: value for name, value in reached.items() if "loss" not in name}
     assert (tmp_path / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
-    assert (
-        found["run"] == str(trained)
-        and found["checkpoint"] == "last"
-        and found["data"] == "coco_json"
-    )
-    assert found["overrides"] == options and found["weights"] == "as trained"
+    assert found["run"] == str(trained)
+    assert found["checkpoint"] == "last"
+    assert found["data"] == "coco_json"
+    assert found["overrides"] == options
+    assert found["weights"] == "as trained"
     assert set(found["per_class"]) == {
         entry["name"] for entry in ground_truth(strange)["categories"]
     }
@@ -220,7 +219,8 @@ def test_other_data_needs_no_training_images_and_keeps_the_size_of_the_run(
         *validation(elsewhere, "report=false"),
     )
     metrics = evaluated(tmp_path / "a")["metrics"]
-    assert metrics["val/box_ap"] == pytest.approx(1) and metrics["val/mask_ap"] == pytest.approx(1)
+    assert metrics["val/box_ap"] == pytest.approx(1)
+    assert metrics["val/mask_ap"] == pytest.approx(1)
     truth = COCO(elsewhere / "annotations" / "instances_val.json")  # the results name its ids
     assert len(truth.loadRes(str(tmp_path / "a" / "detections.json")).getImgIds()) == VAL_IMAGES
 
@@ -245,7 +245,8 @@ def test_any_numbering_of_the_data_gives_the_same_scores(
         found = evaluated(tmp_path / name)
         scores.append((without_time(found["metrics"]), found["per_class"]))
     assert scores[0] == scores[1]
-    assert 0.1 < scores[0][0]["val/mask_ap"] < 0.9 and 0.1 < scores[0][0]["val/box_ap"] < 0.9
+    assert 0.1 < scores[0][0]["val/mask_ap"] < 0.9
+    assert 0.1 < scores[0][0]["val/box_ap"] < 0.9
 
 
 def test_other_classes_are_a_mistake(
@@ -261,7 +262,8 @@ def test_other_classes_are_a_mistake(
         "evaluate", f"run={trained}", f"run_dir={tmp_path}/a", *validation(elsewhere), code=2
     )
     said = capsys.readouterr().err
-    assert ", ".join(sorted(NAMES)) in said and ", ".join(sorted(names)) in said
+    assert ", ".join(sorted(NAMES)) in said
+    assert ", ".join(sorted(names)) in said
     assert "objects of heart" in said
 
 
@@ -405,9 +407,8 @@ def test_results_against_others(
         evaluated(tmp_path / "a")["intervals"]["val/mask_ap"],
         evaluated(tmp_path / "b"),
     )
-    assert low == pytest.approx(1) and high == pytest.approx(
-        1
-    )  # without an error there is nothing to be unsure of
+    assert low == pytest.approx(1)
+    assert high == pytest.approx(1)  # without an error there is nothing to be unsure of
     difference = evaluated(tmp_path / "a")["differences"]["val/mask_ap"]
     assert difference["value"] == pytest.approx(1 - worse["metrics"]["val/mask_ap"])
     assert 0.2 < difference["interval"][0] < difference["value"] < difference["interval"][1] < 0.5
@@ -427,13 +428,12 @@ def test_the_results_of_another_tool_are_scored(
     found = evaluated(tmp_path / "out")
     for name in ("box_ap", "mask_ap", "mask_ap50", "mask_ap_small", "mask_ar100"):
         assert found["metrics"][f"val/{name}"] == pytest.approx(1.0, abs=1e-9), name
-    assert found["results"] == f"{tmp_path}/a.json" and found["data"] == "coco2017"
+    assert found["results"] == f"{tmp_path}/a.json"
+    assert found["data"] == "coco2017"
     assert len(found["per_class"]) == 80
     printed = capsys.readouterr().out
-    assert (
-        str(tmp_path / "out" / "evaluation.json") in printed
-        and str(tmp_path / "out" / "report.html") in printed
-    )
+    assert str(tmp_path / "out" / "evaluation.json") in printed
+    assert str(tmp_path / "out" / "report.html") in printed
     page = Page((tmp_path / "out" / "report.html").read_text())
     assert page.ids == list(SECTIONS)
     worst = json.loads((tmp_path / "out" / "analysis.json").read_text())["worst"]
@@ -451,14 +451,14 @@ def test_the_results_of_another_tool_need_no_training_data_and_no_objects(
     results = (f"results={tmp_path}/found.json", f"run_dir={tmp_path}/a", "report=false")
     run_command("evaluate", *results, *validation(elsewhere), f"against={tmp_path}/found.json")
     record, said = evaluated(tmp_path / "a"), capsys.readouterr().out
-    assert record["data"] == "coco_json" and record["intervals"] == {
+    assert record["data"] == "coco_json"
+    assert record["intervals"] == {
         "val/box_ap": None,
         "val/mask_ap": None,
     }
     assert record["differences"]["val/mask_ap"]["value"] is None
-    assert "mask AP, 95 % interval over images: -\n" in said and "nan" not in said.replace(
-        "instances", ""
-    )
+    assert "mask AP, 95 % interval over images: -\n" in said
+    assert "nan" not in said.replace("instances", "")
 
 
 @pytest.mark.long
@@ -472,11 +472,13 @@ def test_the_report_of_a_run(trained: Path, run_dir: Path, capsys: pytest.Captur
     assert f"Report: {folder / 'report.html'}" in capsys.readouterr().out
     text = (folder / "report.html").read_text()
     page, metrics = Page(text), evaluated(folder)["metrics"]
-    assert "http://" not in text and "https://" not in text
+    assert "http://" not in text
+    assert "https://" not in text
     assert all(link.startswith(("data:image/", "#")) for link in page.loads)
     assert page.ids == list(SECTIONS)
     analysis = json.loads((folder / "analysis.json").read_text())
-    assert analysis["mask_ap"] == metrics["val/mask_ap"] and analysis["images"] == VAL_IMAGES
+    assert analysis["mask_ap"] == metrics["val/mask_ap"]
+    assert analysis["images"] == VAL_IMAGES
     assert len(page.images) == 2 * len(PLOTS) + len(analysis["worst"]) > 2 * len(PLOTS)
     assert len(list((folder / "plots").glob("*.png"))) == len(PLOTS)
     head, mask, box = page.tables["COCO metrics over all classes"]
@@ -511,7 +513,8 @@ def test_other_data_leaves_the_thresholds_of_the_run_alone(
     shutil.copytree(trained, run_dir)
     (run_dir / "thresholds.json").unlink(missing_ok=True)
     run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", *validation(elsewhere))
-    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
+    assert (run_dir / "a" / "report.html").is_file()
+    assert not (run_dir / "thresholds.json").exists()
 
 
 @pytest.mark.long
@@ -533,14 +536,13 @@ def test_a_run_against_itself(
     (folder,) = (run_dir / "evaluations").iterdir()
     run_command("evaluate", *run, f"against={run_dir}", f"run_dir={tmp_path}/same")
     found = evaluated(tmp_path / "same")
-    assert found["against"] == str(run_dir) and set(found["differences"]) == {
+    assert found["against"] == str(run_dir)
+    assert set(found["differences"]) == {
         "val/box_ap",
         "val/mask_ap",
     }
-    assert (
-        found["against_results"] == str(folder / "detections.json")
-        and found["images"] == VAL_IMAGES
-    )
+    assert found["against_results"] == str(folder / "detections.json")
+    assert found["images"] == VAL_IMAGES
     for row in found["differences"].values():
         assert row == {"value": 0.0, "interval": [0.0, 0.0], "p_value": 1.0}
     entry = json.loads((trained / "detections.json").read_text())[0]
@@ -569,13 +571,15 @@ def test_more_detections_can_count(trained: Path, tmp_path: Path, capsys: pytest
         assert {
             f"val/box_ar{limit}",
             "val/box_ar2",
-        } <= metrics.keys() and "val/box_ar100" not in metrics
+        } <= metrics.keys()
+        assert "val/box_ar100" not in metrics
         assert f"AR{limit}" in capsys.readouterr().out
     counts = [
         len(json.loads((folder / "detections.json").read_text()))
         for folder in (trained, tmp_path / "200")
     ]
-    assert counts[0] <= 50 * VAL_IMAGES and counts[1] >= counts[0]
+    assert counts[0] <= 50 * VAL_IMAGES
+    assert counts[1] >= counts[0]
     for limits, said in (("[1,2]", "[1, 2]"), (400, "400"), (0, "0")):
         run_command(
             "evaluate", *run, f"metrics.max_detections={limits}", f"run_dir={tmp_path}/a", code=2
@@ -673,7 +677,8 @@ def test_results_on_lvis_have_its_ap(test_data: Path, tmp_path: Path):
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, nan_ok=True)
     others = {name.removeprefix("val/") for name in metrics.keys() - expected.keys()}
     assert others == set(HIDDEN)
-    assert metrics["val/mask_ap_rare"] > 0.02 and "val/mask_ar300" in metrics
+    assert metrics["val/mask_ap_rare"] > 0.02
+    assert "val/mask_ar300" in metrics
     page = (out / "report.html").read_text()
     assert all(f">{name}</th>" in page for name in ("rare", "common", "frequent"))
 
@@ -719,7 +724,8 @@ def test_thresholds_of_several_views_are_not_those_of_the_run(trained: Path, run
     shutil.copytree(trained, run_dir)
     (run_dir / "thresholds.json").unlink(missing_ok=True)
     run_command("evaluate", f"run={run_dir}", f"run_dir={run_dir}/a", "tta=flip")
-    assert (run_dir / "a" / "report.html").is_file() and not (run_dir / "thresholds.json").exists()
+    assert (run_dir / "a" / "report.html").is_file()
+    assert not (run_dir / "thresholds.json").exists()
 
 
 @pytest.mark.long

@@ -14,7 +14,8 @@ pytest_plugins = ("tiny_commands",)
 
 
 def test_a_size_is_height_x_width():
-    assert parse_size("480x640") == (480, 640) and parse_size("32x16384") == (32, 16384)
+    assert parse_size("480x640") == (480, 640)
+    assert parse_size("32x16384") == (32, 16384)
     for text in (
         "480",
         "480x",

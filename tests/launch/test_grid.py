@@ -39,17 +39,13 @@ def test_what_only_a_sweep_reads_is_not_in_a_run():
     (job,) = read_sweep(
         ["experiment=demo", "sweep_dir=there", "launcher=slurm", "sweep.trial_steps=0"]
     ).jobs
-    assert (
-        job.name == "run"
-        and job.run_dir == Path("there/run")
-        and job.overrides == ["experiment=demo"]
-    )
+    assert job.name == "run"
+    assert job.run_dir == Path("there/run")
+    assert job.overrides == ["experiment=demo"]
     assert not {"sweep", "sweep_dir", "sweep_scale", "launcher"} & set(job.config)
-    assert (
-        is_sweep(["sweep_scale=demo"])
-        and is_sweep(["sweep.plan_only=true"])
-        and is_sweep(["launcher=slurm"])
-    )
+    assert is_sweep(["sweep_scale=demo"])
+    assert is_sweep(["sweep.plan_only=true"])
+    assert is_sweep(["launcher=slurm"])
     assert not is_sweep(["seed=1", "run_dir=sweep"])
 
 
@@ -57,9 +53,8 @@ def test_what_only_a_sweep_reads_is_not_in_a_run():
 def test_the_folder_is_the_same_for_the_same_command_and_another_one_for_another():
     command = ["experiment=backbones", "backbone=resnet18", "seed=1"]
     folder = read_sweep(command).folder
-    assert folder == read_sweep([*command, "launcher=slurm"]).folder and folder.name.startswith(
-        "backbones-"
-    )
+    assert folder == read_sweep([*command, "launcher=slurm"]).folder
+    assert folder.name.startswith("backbones-")
     others = [
         [*command[:2], "seed=2"],
         [*command, "sweep_scale=demo"],
@@ -71,10 +66,8 @@ def test_the_folder_is_the_same_for_the_same_command_and_another_one_for_another
 @pytest.mark.long
 def test_an_experiment_brings_its_grid_and_the_user_has_the_last_word():
     sweep = read_sweep(["experiment=backbones", "backbone=resnet50"])
-    assert (
-        names(sweep) == ["seed=1", "seed=2", "seed=3"]
-        and sweep.jobs[0].config.data.train_images == 20000
-    )
+    assert names(sweep) == ["seed=1", "seed=2", "seed=3"]
+    assert sweep.jobs[0].config.data.train_images == 20000
     assert sweep.question == "Which backbone gives the most AP for its cost, at the same budget?"
     fewer = read_sweep(
         ["experiment=backbones", "backbone=resnet18,resnet50", "seed=7", "data.train_images=500"]
@@ -95,9 +88,8 @@ def test_the_demo_of_an_experiment_is_small_and_synthetic():
             job.config.model.fpn.channels,
             job.config.data.train_images,
         ) == ("shapes", 64, 10)
-        assert (
-            job.config.backbone.weights is None and job.config.model.box_head.label_smoothing == 0.2
-        )
+        assert job.config.backbone.weights is None
+        assert job.config.model.box_head.label_smoothing == 0.2
 
 
 @pytest.mark.long
@@ -134,7 +126,8 @@ def test_weights_of_a_whole_model_freeze_the_norms_as_in_a_run_of_its_own():
 @pytest.mark.long
 def test_names_are_folders():
     lists = names(read_sweep(["data.image_size=[64,96],[96,128]"]))
-    assert len(set(lists)) == 2 and all("/" not in name and "[" not in name for name in lists)
+    assert len(set(lists)) == 2
+    assert all("/" not in name and "[" not in name for name in lists)
     assert names(read_sweep(["model.fpn.norm=group,batch", "model.box_head.norm=group"])) == [
         "norm=group",
         "norm=batch",
@@ -147,7 +140,8 @@ def test_names_are_folders():
     values = ",".join(f"a/b{number}" for number in range(2))
     assert len(set(names(read_sweep([f"data.root={values}"])))) == 2
     long = read_sweep([f"data.name={'x' * 300},{'x' * 301}"])
-    assert len(set(names(long))) == 2 and max(map(len, names(long))) < 140
+    assert len(set(names(long))) == 2
+    assert max(map(len, names(long))) < 140
 
 
 @pytest.mark.long

@@ -23,7 +23,8 @@ def jobs(*overrides: str) -> list[Job]:
 @pytest.mark.long
 def test_jobs_of_one_kind_take_the_same_time_a_step():
     kinds = [kind(job) for job in jobs("seed=1,2", "optimizer.lr=1e-3,2e-3", "trainer.epochs=1,2")]
-    assert len(kinds) == 8 and len(set(kinds)) == 1
+    assert len(kinds) == 8
+    assert len(set(kinds)) == 1
     for several in (
         "backbone=resnet18,resnet34",
         "data.image_size=64,128",
@@ -83,10 +84,8 @@ def test_the_table_has_a_line_for_each_job_that_is_to_run():
     )
     trials[kind(both[1])] = "no space left"
     _, second, _, last = plan_table(both, both, trials).splitlines()
-    assert (
-        "the trial failed: no space left" in second
-        and "about 60 s, and 1 of unknown time one" in last
-    )
+    assert "the trial failed: no space left" in second
+    assert "about 60 s, and 1 of unknown time one" in last
     assert plan_table(both, both[:1], {}).splitlines()[-1] == "1 of 2 jobs to run"
 
 

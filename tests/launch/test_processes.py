@@ -89,7 +89,8 @@ def two(strange: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_starts_its_own_processes(two: Path):
     told = result(two)
-    assert told["status"] == "finished" and "trainer.devices=2" in told["overrides"]
+    assert told["status"] == "finished"
+    assert "trainer.devices=2" in told["overrides"]
     assert told["command"][1] == "train", "what the user typed, not how the processes were started"
     assert checkpoint(two)["global_step"] == 2, "8 images, 2 processes with 2 images a step"
     assert told["metrics"]["val/images"] == 3
@@ -159,9 +160,8 @@ def test_two_machines_of_two_processes_are_four_processes(strange: Path, tmp_pat
     assert len({told["config"] for told in machines}) == 1
     assert len({told["weights"] for told in machines + one}) == 1
     config = (folders[0] / "run" / "config.yaml").read_text()
-    assert "devices: 2\n" in config and "num_nodes: 2\n" in config, (
-        "what torchrun has started, whatever was typed"
-    )
+    assert "devices: 2\n" in config
+    assert "num_nodes: 2\n" in config, "what torchrun has started, whatever was typed"
 
 
 def free_port() -> int:
@@ -237,18 +237,19 @@ def test_two_processes_learn_as_one_with_both_batches(
     if with_objects == 8:
         assert all(term > 0 for step in losses[0] for term in step)
     for name, value in weights[0].items():
-        assert value.dtype == torch.float64 and torch.allclose(
-            value, weights[1][name], rtol=1e-7, atol=1e-9
-        ), name
+        assert value.dtype == torch.float64, name
+        assert torch.allclose(value, weights[1][name], rtol=1e-7, atol=1e-9), name
 
 
 def test_a_process_that_fails_ends_all_with_its_reason(strange: Path, tmp_path: Path):
     options = (*coco_data(strange), *MODEL, *SHORT, "data.train_images=999", "trainer.devices=2")
     done = run_script("train", *options, f"run_dir={tmp_path}/run", cwd=tmp_path)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert "999 images were requested" in done.stderr
     told = result(tmp_path / "run")
-    assert told["status"] == "failed" and "999 images were requested" in told["error"]
+    assert told["status"] == "failed"
+    assert "999 images were requested" in told["error"]
 
 
 STILL = """

@@ -37,8 +37,10 @@ def same_detections(source: Any, trained: Path) -> None:
         load_model(where, score_threshold=0.0, accelerator="cpu").predict(image)[0]
         for where in (trained, source)
     )
-    assert len(ours.boxes) > 0 and ours.names == theirs.names
-    assert np.array_equal(ours.boxes, theirs.boxes) and np.array_equal(ours.scores, theirs.scores)
+    assert len(ours.boxes) > 0
+    assert ours.names == theirs.names
+    assert np.array_equal(ours.boxes, theirs.boxes)
+    assert np.array_equal(ours.scores, theirs.scores)
 
 
 def test_the_folder_is_the_model(shared: Path, trained: Path):
@@ -53,7 +55,8 @@ def test_the_folder_is_the_model(shared: Path, trained: Path):
 def test_it_names_no_place_of_this_machine(shared: Path, trained: Path):
     for name in (FACTS, CARD, CONFIG):
         text = (shared / name).read_text()
-        assert str(trained.parent) not in text and "/tmp" not in text, name
+        assert str(trained.parent) not in text, name
+        assert "/tmp" not in text, name
     assert yaml.safe_load((shared / CONFIG).read_text())["data"]["root"] == "DIR"
 
 
@@ -61,12 +64,14 @@ def test_the_card_has_the_form_of_the_hub(shared: Path, trained: Path):
     text = (shared / CARD).read_text()
     _, header, body = re.split(r"^---$", text, maxsplit=2, flags=re.MULTILINE)
     facts = yaml.safe_load(header)
-    assert facts["license"] == "cc-by-4.0" and facts["library_name"] == "maskrcnn_lit"
+    assert facts["license"] == "cc-by-4.0"
+    assert facts["library_name"] == "maskrcnn_lit"
     (result,) = facts["model-index"][0]["results"]
     scores = {row["name"]: row["value"] for row in result["metrics"]}
     metrics = json.loads((shared / FACTS).read_text())["metrics"]
     assert scores["val/mask_ap"] == round(metrics["val/mask_ap"], 4)
-    assert result["dataset"]["name"] and "maskrcnn-lit train " in body
+    assert result["dataset"]["name"]
+    assert "maskrcnn-lit train " in body
     for file in re.findall(r"!\[[^]]*\]\((\S+)\)", body):
         assert (shared / file).is_file()
 

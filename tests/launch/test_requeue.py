@@ -71,7 +71,8 @@ def test_a_job_that_cannot_be_requeued_says_so(
     assert refused == (
         "SLURM's job 12 cannot be requeued (Requested operation): submit the same command again"
     )
-    assert "scontrol" in missing and missing.endswith("submit the same command again")
+    assert "scontrol" in missing
+    assert missing.endswith("submit the same command again")
 
 
 def test_the_same_command_continues_its_run(tmp_path: Path):

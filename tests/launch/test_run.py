@@ -34,7 +34,8 @@ def test_the_data_are_read_and_the_model_is_for_their_classes(strange: Path):
         == len(data.categories)
         == module.config["model"]["num_classes"]
     )
-    assert module.config["run_dir"] == "there" and "sweep" not in module.config
+    assert module.config["run_dir"] == "there"
+    assert "sweep" not in module.config
 
 
 def test_images_chosen_by_id_may_be_of_one_part_alone(test_data: Path, tmp_path: Path):
@@ -85,9 +86,12 @@ def test_the_result_says_that_features_came_from_a_cache(
     run_command("train", *coco_data(strange), *MODEL, frozen, *options, *where)
     result = read_result(run_dir / "result.json")
     cache = result.cost["feature_cache"]
-    assert cache["dtype"] == "uint8" and cache["views"] == 2 * TRAIN_IMAGES + VAL_IMAGES
-    assert cache["computed"] == cache["views"] and cache["gigabytes"] > 0
-    assert (run_dir / "predictions.png").is_file() and result.cost["flops"] > 0
+    assert cache["dtype"] == "uint8"
+    assert cache["views"] == 2 * TRAIN_IMAGES + VAL_IMAGES
+    assert cache["computed"] == cache["views"]
+    assert cache["gigabytes"] > 0
+    assert (run_dir / "predictions.png").is_file()
+    assert result.cost["flops"] > 0
     run_command("evaluate", f"run={run_dir}", "checkpoint=last", "report=false")
     run_command("train", *coco_data(strange), *MODEL, *options, *where[1:], code=2)
 
@@ -100,5 +104,6 @@ def test_a_check_runs_everything_and_counts_what_it_scored(
     options = ("data.batch_size=1", "trainer.check=true", f"run_dir={run_dir}")
     run_command("train", *shapes_data(shapes), *MODEL, *options)
     printed = capsys.readouterr().out
-    assert "Trained 2 steps" in printed and "on 2 validation images of shapes" in printed
+    assert "Trained 2 steps" in printed
+    assert "on 2 validation images of shapes" in printed
     assert {"result.json", "predictions.png", "detections.json"} <= set(os.listdir(run_dir))

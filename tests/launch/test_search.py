@@ -84,7 +84,8 @@ def test_a_search_killed_three_times_tries_the_same(tmp_path: Path):
     broken, at_work = kill_and_go_on(0.2, 14, 3, tmp_path / "broken")
     assert at_work == 3
     assert broken == unbroken(0.0, 14, tmp_path / "unbroken")
-    assert len(broken) == 14 and {state for _, state, _, _ in broken} == {"complete"}
+    assert len(broken) == 14
+    assert {state for _, state, _, _ in broken} == {"complete"}
 
 
 @pytest.mark.slow
@@ -160,7 +161,8 @@ def test_a_failed_trial_is_tried_once_more_by_the_same_command(tmp_path: Path):
     assert len(ended(again, t003=SCORED)) == 1
     trials = again.study.trials()
     assert [trial.state for trial in trials] == ["complete", "failed", "complete", "complete"]
-    assert trials[3].params == trials[1].params and trials[3].retry_of == 1
+    assert trials[3].params == trials[1].params
+    assert trials[3].retry_of == 1
     assert [job.name[:3] for job in again.counted_jobs()] == ["000", "002", "003"]
     assert ended(driver_of(tmp_path, 3)) == []
 
@@ -196,7 +198,8 @@ def test_a_pruned_run_is_no_failure(tmp_path: Path):
     (trial,) = again.study.trials()
     assert (trial.state, trial.validations) == ("pruned", [0.1, 0.2])
     described = read_sealed_json(tmp_path / "sweep.json")["search"]
-    assert described["method"] == "random" and described["trials"][0]["state"] == "running"
+    assert described["method"] == "random"
+    assert described["trials"][0]["state"] == "running"
     again.write()
     assert read_sealed_json(tmp_path / "sweep.json")["search"]["trials"][0]["state"] == "pruned"
 
@@ -214,15 +217,18 @@ def test_real_jobs_are_pruned_and_reported(strange: Path, tmp_path: Path):
     folders = sorted(path.parent for path in tmp_path.glob("search/*/result.json"))
     told = [result(folder) for folder in folders]
     assert [entry["status"] for entry in told] == ["finished", "pruned", "pruned"]
-    assert "val/loss" in told[1]["metrics"] and told[1]["cost"]["seconds"] > 0
-    assert len(read_rungs(folders[0])) == 2 and len(read_rungs(folders[1])) == 1
+    assert "val/loss" in told[1]["metrics"]
+    assert told[1]["cost"]["seconds"] > 0
+    assert len(read_rungs(folders[0])) == 2
+    assert len(read_rungs(folders[1])) == 1
     assert (
         "pruned after validation 1: 1 of 2 runs are better"
         in (tmp_path / "search" / "logs" / f"{folders[1].name}.txt").read_text()
     )
     assert "best of 1 finished trial:\n  val/loss" in printed
     report = (tmp_path / "search" / "report" / "report.md").read_text()
-    assert "## Search" in report and "2 trials ended early." in report
+    assert "## Search" in report
+    assert "2 trials ended early." in report
     assert "ended early by the search, since others were better" in report
     before = {folder: (folder / "result.json").stat().st_mtime_ns for folder in folders}
     printed_by(*command)

@@ -72,7 +72,8 @@ def test_more_trials_are_the_same_search():
     def folder(*more: str) -> Path:
         return read_search(["sweep.search=tpe", "optimizer.lr=log(1e-5,1e-2)", *more]).folder
 
-    assert folder() == folder("sweep.trials=50") and folder() != folder("sweep.prune=true")
+    assert folder() == folder("sweep.trials=50")
+    assert folder() != folder("sweep.prune=true")
 
 
 @pytest.mark.parametrize(
@@ -109,4 +110,5 @@ def test_values_are_checked_at_both_ends():
 
 
 def test_a_search_is_asked_for():
-    assert is_search(["sweep.search=random"]) and not is_search(["seed=1,2"])
+    assert is_search(["sweep.search=random"])
+    assert not is_search(["seed=1,2"])

@@ -110,7 +110,8 @@ def test_a_trial_has_what_it_was_given(tmp_path: Path):
     assert (failed.state, failed.values, failed.retry_of) == ("failed", None, None)
     assert (complete.name, complete.values, complete.retry_of) == ("y", [0.5, 0.25], 0)
     assert complete.params == {"lr": 0.01, "net": "b"}
-    assert complete.started is not None and complete.ended is not None
+    assert complete.started is not None
+    assert complete.ended is not None
 
 
 def test_a_grid_is_tried_in_order_and_ends(tmp_path: Path):
@@ -135,7 +136,8 @@ def test_a_finite_space_is_tried_once(tmp_path: Path):
 def test_importance_is_of_the_option_that_matters(tmp_path: Path):
     searched(tmp_path, "random", 30, reopened=False)
     shares = Study(tmp_path, SPACE, [AP], "random", 1).importance()["val/mask_ap"]
-    assert shares["lr"] > 0.8 and sum(shares.values()) == pytest.approx(1)
+    assert shares["lr"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_importance_of_a_choice_that_decides(tmp_path: Path):

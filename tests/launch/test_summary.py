@@ -134,7 +134,9 @@ def test_the_three_surest_causes_are_told():
     )
     causes = likely_causes(everything)
     assert len(causes) == MOST_CAUSES == 3
-    assert "rate" in causes[0] and "faulty" in causes[1] and "smaller" in causes[2]
+    assert "rate" in causes[0]
+    assert "faulty" in causes[1]
+    assert "smaller" in causes[2]
 
 
 @pytest.mark.parametrize(
@@ -167,10 +169,8 @@ def test_a_run_that_learns_nothing_says_why(strange: Any, run_dir: Any):
     start, _, end = told.partition("Trained 8 steps")
     assert "device: cpu; precision 32-true\n" in start
     assert "weights: random; 8 training images are few for that" in start
-    assert (
-        f"run folder: {run_dir}; to monitor it: " in start
-        and f"--logdir {run_dir.parent}\n" in start
-    )
+    assert f"run folder: {run_dir}; to monitor it: " in start
+    assert f"--logdir {run_dir.parent}\n" in start
     learn = [line for line in start.splitlines() if line.startswith("parameters: ")]
     assert learn == ["parameters: 2.1 million, 2.1 million of them trainable"]
     assert result(run_dir)["metrics"]["val/mask_ap50"] < 0.05

@@ -64,11 +64,10 @@ def test_a_job_that_fails_is_a_row_with_its_reason_and_the_others_go_on(swept: t
         for name in ("train_images=999", "train_images=2", "train_images=4")
     }
     assert [entry["status"] for entry in told.values()] == ["failed", "finished", "finished"]
-    assert (
-        "[1/3] train_images=999: failed: UserError: " in printed
-        and "999 images were requested" in printed
-    )
-    assert "[2/3] train_images=2: finished in " in printed and ", mask AP 0." in printed
+    assert "[1/3] train_images=999: failed: UserError: " in printed
+    assert "999 images were requested" in printed
+    assert "[2/3] train_images=2: finished in " in printed
+    assert ", mask AP 0." in printed
     assert "1 of 3 jobs failed: run the same command to retry only them" in printed
     assert told["train_images=4"]["data"]["train"]["images"] == 4
     assert "999 images were requested" in (folder / "logs" / "train_images=999.txt").read_text()
@@ -83,10 +82,8 @@ def test_a_sweep_says_what_it_is(swept: tuple[Path, str]):
         "train_images=4",
     ]
     assert told["jobs"][1]["overrides"] == [*result(swept[0] / "train_images=2")["overrides"][:-1]]
-    assert (
-        told["command"][:3] == ["maskrcnn-lit", "train", "-m"]
-        and "data.train_images=999,2,4" in told["command"]
-    )
+    assert told["command"][:3] == ["maskrcnn-lit", "train", "-m"]
+    assert "data.train_images=999,2,4" in told["command"]
 
 
 @pytest.mark.process
@@ -98,8 +95,10 @@ def test_the_same_command_runs_only_what_failed(swept: tuple[Path, str], strange
         if path.name != ".lock"
     }
     printed = printed_by(*options(strange, folder), "data.train_images=999,2,4", code=1)
-    assert "3 jobs, 2 finished" in printed and "[1/1] train_images=999: failed" in printed
-    assert before == {path: path.stat().st_mtime_ns for path in before} and len(before) > 10
+    assert "3 jobs, 2 finished" in printed
+    assert "[1/1] train_images=999: failed" in printed
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert len(before) > 10
 
 
 @pytest.mark.process
@@ -122,7 +121,8 @@ def test_the_plan_alone_runs_nothing(strange: Path, tmp_path: Path):
     for seed in (1, 2):
         assert f" seed={seed} 8 images x 1 epochs = 4 steps" in " ".join(printed.split())
     assert " maskrcnn-lit lr, as seed=1 100 steps " in " ".join(printed.split())
-    assert "2 of 2 jobs to run: about " in printed and " GB" in printed
+    assert "2 of 2 jobs to run: about " in printed
+    assert " GB" in printed
     assert not list((tmp_path / "sweep").glob("seed=*"))
 
 
@@ -175,13 +175,12 @@ def test_a_killed_driver_loses_nothing_but_the_steps_since_the_last_checkpoint(
     wait_for(folder / "seed=2" / last, driver)
     os.killpg(driver.pid, signal.SIGKILL)
     driver.wait()
-    assert (
-        result(folder / "seed=1")["status"] == "finished"
-        and result(folder / "seed=2")["status"] == "running"
-    )
+    assert result(folder / "seed=1")["status"] == "finished"
+    assert result(folder / "seed=2")["status"] == "running"
 
     printed = printed_by(*command)
-    assert "2 jobs, 1 finished" in printed and "[1/1] seed=2: finished" in printed
+    assert "2 jobs, 1 finished" in printed
+    assert "[1/1] seed=2: finished" in printed
     assert "resumes from step" in (folder / "logs" / "seed=2.txt").read_text()
     for seed in (1, 2):
         rows = metric_rows(folder / f"seed={seed}")
@@ -230,16 +229,21 @@ def test_a_job_that_was_killed_before_it_had_a_config_begins_anew(
     run = tmp_path / "lr=0.1,seed=1"
     new, again = ["seed=1", f'run_dir="{run}"'], [f'resume="{run}"']
 
-    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    assert begin(run, ["seed=1"]) == 0
+    assert typed[-1] == new
     write_result(run / "result.json", RunResult(status="running"))
-    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    assert begin(run, ["seed=1"]) == 0
+    assert typed[-1] == new
     (run / "config.yaml").write_text("seed: 1\n")
-    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    assert begin(run, ["seed=1"]) == 0
+    assert typed[-1] == again
     write_result(run / "result.json", RunResult(status="failed", error="no space"))
-    assert begin(run, ["seed=1"]) == 0 and typed[-1] == new
+    assert begin(run, ["seed=1"]) == 0
+    assert typed[-1] == new
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "last.ckpt").touch()
-    assert begin(run, ["seed=1"]) == 0 and typed[-1] == again
+    assert begin(run, ["seed=1"]) == 0
+    assert typed[-1] == again
     # the loggers, and trust in a class of one's own, are typed again: a run folder is not believed
     mine = "+callbacks.mine={_target_: mylab.Watch}"
     assert begin(run, ["seed=1", "logger=wandb", mine]) == 0
@@ -285,10 +289,8 @@ def test_a_gpu_each_and_two_gpus_do_not_go_together():
 
 def test_without_m_a_grid_is_no_run_and_several_values_are_a_mistake():
     said = refused("train", "experiment=backbones", "seed=1")
-    assert (
-        "this experiment is a grid over backbone, seed: add -m" in said
-        and "backbone=resnet50" in said
-    )
+    assert "this experiment is a grid over backbone, seed: add -m" in said
+    assert "backbone=resnet50" in said
     assert "`maskrcnn-lit train -m` makes a run of each" in refused(
         "train", "experiment=demo", "seed=1,2"
     )

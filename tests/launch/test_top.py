@@ -86,7 +86,8 @@ def test_a_job_whose_process_is_killed_is_seen_as_such(sweep: Path):
     command = [sys.executable, "-c", script, str(sweep / "seed=2" / ".lock")]
     reader = Sweep(sweep)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
         assert by_name(reader.read())["seed=2"].state == "running"
         process.kill()
     assert by_name(reader.read())["seed=2"].state == "killed"
@@ -193,7 +194,8 @@ def test_any_folder_with_runs(tmp_path: Path):
     view = Sweep(tmp_path).read()
     (job,) = view.jobs
     assert (job.name, job.state, job.epoch, job.step) == ("2026/a", "interrupted", "1/5", 4)
-    assert view.driven is None and view.ended
+    assert view.driven is None
+    assert view.ended
     assert [job.name for job in Sweep(run_dir).read().jobs] == ["a"]
 
 
@@ -210,7 +212,8 @@ def test_what_is_not_a_sweep_is_one_sentence(tmp_path: Path):
 def test_a_damaged_result_is_a_failure_with_its_reason(sweep: Path):
     (sweep / "seed=1" / "result.json").write_text("{}x")
     job = by_name(Sweep(sweep).read())["seed=1"]
-    assert job.state == "failed" and "is damaged" in job.note
+    assert job.state == "failed"
+    assert "is damaged" in job.note
 
 
 def test_a_damaged_table_has_no_scores(sweep: Path):
@@ -255,7 +258,8 @@ def test_a_pipe_gets_one_table(sweep: Path):
     out = io.StringIO()
     with locked(sweep / "seed=2" / ".lock"):
         watch(sweep, seconds=1e6, out=out)
-    assert out.getvalue().count("state ") == 1 and "\x1b" not in out.getvalue()
+    assert out.getvalue().count("state ") == 1
+    assert "\x1b" not in out.getvalue()
 
 
 def test_a_terminal_is_live_until_all_have_ended(sweep: Path, monkeypatch: pytest.MonkeyPatch):

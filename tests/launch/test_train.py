@@ -95,11 +95,9 @@ def test_a_run_folder_is_whole(trained: Path):
 def test_the_config_is_resolved(trained: Path, strange: Path):
     assert "${" not in (trained / "config.yaml").read_text()
     config = load_run_config(trained)
-    assert (
-        config.run_dir == str(trained)
-        and config.data.root == str(strange)
-        and config.model.num_classes == 6
-    )
+    assert config.run_dir == str(trained)
+    assert config.data.root == str(strange)
+    assert config.model.num_classes == 6
 
 
 def test_the_chosen_images_are_recorded_by_their_ids(trained: Path, strange: Path):
@@ -171,9 +169,8 @@ def test_tensorboard_has_the_hyperparameters_with_the_final_metrics(trained: Pat
     events = EventAccumulator(str(trained)).Reload()
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     values = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert (
-        values["backbone"].string_value == BACKBONE and values["optimizer.lr"].number_value == 4e-3
-    )
+    assert values["backbone"].string_value == BACKBONE
+    assert values["optimizer.lr"].number_value == 4e-3
     assert values["train_images"].number_value == TRAIN_IMAGES
     metrics = HParamsPluginData.FromString(
         events.SummaryMetadata("_hparams_/experiment").plugin_data.content
@@ -196,35 +193,34 @@ def test_metrics_csv_has_a_row_for_each_step_and_validation(trained: Path):
 
 def test_the_result_says_what_was_run_and_reached(trained: Path, strange: Path):
     found = result(trained)
-    assert found["status"] == "finished" and found["seed"] == 1
-    assert "model=tiny" in found["overrides"] and f"run_dir={trained}" in found["overrides"]
-    assert found["versions"]["maskrcnn_lit"] == __version__ and found["versions"]["torch"] == str(
-        torch.__version__
-    )
+    assert found["status"] == "finished"
+    assert found["seed"] == 1
+    assert "model=tiny" in found["overrides"]
+    assert f"run_dir={trained}" in found["overrides"]
+    assert found["versions"]["maskrcnn_lit"] == __version__
+    assert found["versions"]["torch"] == str(torch.__version__)
     commit = {"hash", "dirty", "diff", "untracked"}  # none where the code is in no commit
     assert set(found["commit"] or commit) == commit
-    assert (
-        found["machine"]["processes"] == 1
-        and found["machine"]["threads"] == torch.get_num_threads()
-    )
+    assert found["machine"]["processes"] == 1
+    assert found["machine"]["threads"] == torch.get_num_threads()
     assert found["data"]["name"] == "coco_json"
-    assert (
-        found["data"]["train"]["images"] == TRAIN_IMAGES
-        and found["data"]["val"]["images"] == VAL_IMAGES
-    )
+    assert found["data"]["train"]["images"] == TRAIN_IMAGES
+    assert found["data"]["val"]["images"] == VAL_IMAGES
     for part in ("train", "val"):
         assert {"images", "ids_sha256", "annotations_sha256", "images_sha256"} == set(
             found["data"][part]
         )
     ids = {entry["name"]: entry["id"] for entry in ground_truth(strange)["categories"]}
     assert {name: number for number, name in found["data"]["categories"]} == ids
-    assert found["cost"]["parameters"] > 1e6 and found["cost"]["seconds"] > 0
+    assert found["cost"]["parameters"] > 1e6
+    assert found["cost"]["seconds"] > 0
     assert found["cost"]["images_per_second"] * found["cost"]["seconds"] == pytest.approx(STEPS * 2)
-    assert found["cost"]["inference_size"] == [SIZE, SIZE] and found["cost"]["inference_batch"] == 2
-    assert found["cost"]["flops"] > 1e8 and found["cost"]["latency_seconds"] > 0
-    assert (
-        found["cost"]["inference_images_per_second"] > 0 and found["cost"]["energy_joules"] is None
-    )
+    assert found["cost"]["inference_size"] == [SIZE, SIZE]
+    assert found["cost"]["inference_batch"] == 2
+    assert found["cost"]["flops"] > 1e8
+    assert found["cost"]["latency_seconds"] > 0
+    assert found["cost"]["inference_images_per_second"] > 0
+    assert found["cost"]["energy_joules"] is None
     for name in ("val/box_ap", "val/mask_ap"):
         low, high = found["intervals"][name]
         assert 0 <= low <= found["metrics"][name] <= high <= 1
@@ -260,9 +256,9 @@ def test_pycocotools_reads_the_detections_and_scores_them_alike(trained: Path, s
 def test_predictions_are_drawn(trained: Path):
     picture = np.asarray(Image.open(trained / "predictions.png"))
     height, width, channels = picture.shape
-    assert (
-        channels == 3 and width >= 4 * 64 and height >= 2 * 64
-    )  # three pairs of pictures in two columns
+    assert channels == 3
+    assert width >= 4 * 64
+    assert height >= 2 * 64  # three pairs of pictures in two columns
     assert len(np.unique(picture[::8, ::8].reshape(-1, 3), axis=0)) > 100
 
 
@@ -281,8 +277,10 @@ def test_quick_looks_during_training_and_everything_at_the_end(
     assert [int(row["step"]) for row in rows] == [STEPS // EPOCHS - 1, STEPS - 1, STEPS]
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
     ours, theirs = result(run_dir)["metrics"], result(trained)["metrics"]
-    assert ours.pop("val/evaluation_seconds") and theirs.pop("val/evaluation_seconds")
-    assert ours == pytest.approx(theirs, nan_ok=True) and ours["val/images"] == VAL_IMAGES
+    assert ours.pop("val/evaluation_seconds")
+    assert theirs.pop("val/evaluation_seconds")
+    assert ours == pytest.approx(theirs, nan_ok=True)
+    assert ours["val/images"] == VAL_IMAGES
     assert (run_dir / "detections.json").read_bytes() == (trained / "detections.json").read_bytes()
     best = max(float(row["val/mask_ap"]) for row in rows[:2])  # by the quick looks
     assert checkpoint(run_dir, "best")["callbacks"]["RunCheckpoints"]["best"] == pytest.approx(best)
@@ -371,11 +369,9 @@ def test_any_numbering_of_the_data_trains_alike(
     assert metric_rows(run_dir) == metric_rows(trained)
     assert same(checkpoint(run_dir)["state_dict"], checkpoint(trained)["state_dict"])
     theirs, ours = result(trained)["metrics"], result(run_dir)["metrics"]
-    assert (
-        theirs.pop("val/evaluation_seconds")
-        and ours.pop("val/evaluation_seconds")
-        and theirs == ours
-    )
+    assert theirs.pop("val/evaluation_seconds")
+    assert ours.pop("val/evaluation_seconds")
+    assert theirs == ours
     assert by_names(run_dir, ground_truth(shapes)) == by_names(trained, ground_truth(strange))
 
 
@@ -384,7 +380,8 @@ def by_names(run_dir: Path, truth: dict[str, Any]) -> list[Any]:
     files = {image["id"]: image["file_name"] for image in truth["images"]}
     classes = {category["id"]: category["name"] for category in truth["categories"]}
     found = json.loads((run_dir / "detections.json").read_text())
-    assert found and {entry["image_id"] for entry in found} <= set(files)
+    assert found
+    assert {entry["image_id"] for entry in found} <= set(files)
     told = [
         [
             files[e["image_id"]],
@@ -435,10 +432,8 @@ def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(
     """
     kill_in_step(STEPS - 1, *coco_data(strange), *TINY, *SCHEDULE, f"run_dir={run_dir}")
     assert result(run_dir)["status"] == "running"
-    assert (
-        checkpoint(run_dir)["global_step"] == STEPS - 2
-        and len(metric_rows(run_dir)) == STEPS - 1 + 1
-    )
+    assert checkpoint(run_dir)["global_step"] == STEPS - 2
+    assert len(metric_rows(run_dir)) == STEPS - 1 + 1
     run_command("train", f"resume={run_dir}")
     ours, theirs = checkpoint(run_dir), checkpoint(trained)
     for part in (
@@ -459,10 +454,8 @@ def test_resumed_after_a_kill_in_mid_epoch_it_ends_as_the_unbroken_run(
     assert (run_dir / "predictions.png").read_bytes() == (trained / "predictions.png").read_bytes()
     finished = result(run_dir)
     assert finished["overrides"] == [*result(trained)["overrides"][:-1], f"run_dir={run_dir}"]
-    assert (
-        finished["status"] == "finished"
-        and finished["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
-    )
+    assert finished["status"] == "finished"
+    assert finished["metrics"]["val/mask_ap"] == result(trained)["metrics"]["val/mask_ap"]
     trained_on = finished["cost"]["images_per_second"] * finished["cost"]["seconds"]
     assert trained_on == pytest.approx(STEPS * 2), "also before the kill, up to its last checkpoint"
 
@@ -482,9 +475,11 @@ def test_a_run_that_moved_goes_on_where_it_lies_now(strange: Path, run_dir: Path
     )
     old.rename(new)
     run_command("train", f"resume={new}")
-    assert not old.exists() and result(new)["status"] == "finished"
+    assert not old.exists()
+    assert result(new)["status"] == "finished"
     assert [row["step"] for row in metric_rows(new) if row["train/loss"]] == ["0", "1", "2"]
-    assert load_run_config(new).run_dir == str(new) and (new / "detections.json").is_file()
+    assert load_run_config(new).run_dir == str(new)
+    assert (new / "detections.json").is_file()
 
 
 @pytest.mark.process
@@ -528,7 +523,8 @@ def test_an_interrupted_run_says_so(
     message = (tmp_path / "said").read_text()
     assert code == 130, message
     said = message.splitlines()[-1]
-    assert "Traceback" not in message and said.startswith("maskrcnn-lit: interrupted: resume with ")
+    assert "Traceback" not in message
+    assert said.startswith("maskrcnn-lit: interrupted: resume with ")
     assert said.endswith(f"maskrcnn-lit train resume={run_dir}")
     assert result(run_dir)["status"] == "interrupted"
     if number != signal.SIGINT:  # what a scheduler sends saves a checkpoint
@@ -804,7 +800,8 @@ def test_a_damaged_checkpoint_is_not_resumed(
         file.truncate(last.stat().st_size // 2)
     run_command("train", f"resume={run_dir}", code=2)
     said = capsys.readouterr().err
-    assert str(last) in said and "damaged" in said
+    assert str(last) in said
+    assert "damaged" in said
     assert result(run_dir)["status"] != "finished"
 
 
@@ -890,7 +887,8 @@ def test_a_mistake_ends_in_one_sentence(strange: Path, run_dir: Path, tmp_path: 
         "trainer.accelerator=gpu",
     )
     said = one_sentence(run_script("train", *options, cwd=tmp_path, CUDA_VISIBLE_DEVICES=""))
-    assert "trainer.accelerator=gpu" in said and "use trainer.accelerator=cpu" in said
+    assert "trainer.accelerator=gpu" in said
+    assert "use trainer.accelerator=cpu" in said
     assert not (run_dir / "checkpoints").exists()
 
 
@@ -981,7 +979,8 @@ def test_sync_batch_norm_in_two_processes_says_that_it_needs_cuda(
         f"run_dir={run_dir}",
     )
     done = run_script("train", *options, cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     assert (
         "norm=sync needs CUDA for 2 processes, but these are on the CPU: use group or batch"
         in done.stderr

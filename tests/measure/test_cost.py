@@ -44,9 +44,12 @@ def test_shared_parameters_count_once_and_frozen_ones_are_not_trained() -> None:
 
 def test_run_cost_holds_plain_numbers() -> None:
     found = run_cost(nn.Linear(2, 2), CPU, seconds=4.0, images=100, joules=7.5)
-    assert found["images_per_second"] == 25 and found["seconds"] == 4 and found["parameters"] == 6
+    assert found["images_per_second"] == 25
+    assert found["seconds"] == 4
+    assert found["parameters"] == 6
     assert found["energy_joules"] == 7.5
-    assert "thread" in found["device"] and found["device"] == device_name(CPU)
+    assert "thread" in found["device"]
+    assert found["device"] == device_name(CPU)
     assert run_cost(nn.Linear(2, 2), CPU, seconds=0.0, images=0)["images_per_second"] is None
 
 
@@ -67,15 +70,12 @@ def test_inference_is_counted_for_one_image_and_timed_for_one_and_for_several() 
     model = Pooled().eval()
     one, several = ({"images": torch.zeros(n, 3, 32, 64, dtype=torch.uint8)} for n in (1, 4))
     found = inference_cost(model, one, several)
-    assert found["flops"] == 2 * 8 * 3 * 9 * 32 * 64 and found["inference_size"] == [32, 64]
-    assert (
-        found["inference_batch"] == 4
-        and found["inference_images_per_second"] > 0 < found["latency_seconds"]
-    )
-    assert (
-        model.seen.count((1, 3, 32, 64)) == 1 + WARM_UP + ROUNDS
-        and model.seen.count((4, 3, 32, 64)) == WARM_UP + ROUNDS
-    )
+    assert found["flops"] == 2 * 8 * 3 * 9 * 32 * 64
+    assert found["inference_size"] == [32, 64]
+    assert found["inference_batch"] == 4
+    assert found["inference_images_per_second"] > 0 < found["latency_seconds"]
+    assert model.seen.count((1, 3, 32, 64)) == 1 + WARM_UP + ROUNDS
+    assert model.seen.count((4, 3, 32, 64)) == WARM_UP + ROUNDS
     alone = inference_cost(model, one, one)
     assert alone["inference_images_per_second"] == 1 / alone["latency_seconds"]
 
@@ -89,7 +89,8 @@ def test_flops_are_of_the_architecture_whatever_is_found() -> None:
             model.box_head.classes.bias[0] = bias
             counts.append((count_flops(model, batch), int(model(batch).detections["valid"].sum())))
     (everything, many), (nothing, none) = counts
-    assert everything == nothing > 0 and many > none == 0
+    assert everything == nothing > 0
+    assert many > none == 0
 
 
 def test_flops_of_a_deformable_convolution_are_those_of_its_two_convolutions() -> None:
@@ -119,7 +120,8 @@ def test_a_time_is_the_median_after_two_calls_that_warm_up(
         calls.append(1)
         clock[0] += 7
 
-    assert median_seconds(slow, CPU) == 7 and calls == [1] * (WARM_UP + 1)
+    assert median_seconds(slow, CPU) == 7
+    assert calls == [1] * (WARM_UP + 1)
 
 
 @pytest.mark.long
@@ -162,8 +164,10 @@ def test_the_image_of_median_size_is_taken_as_it_is_evaluated(tmp_path: Path) ->
     write_shapes(root=tmp_path, train_images=1, val_images=3, size=64, seed=0)
     index = read_index(tmp_path / "annotations/instances_val.json", tmp_path / "val", "error")
     batch = inference_batch(index, 128, 2)
-    assert batch["images"].shape == (2, 3, 128, 128) and "boxes" not in batch
-    assert torch.equal(batch["images"][0], batch["images"][1]) and batch["images"].float().std() > 1
+    assert batch["images"].shape == (2, 3, 128, 128)
+    assert "boxes" not in batch
+    assert torch.equal(batch["images"][0], batch["images"][1])
+    assert batch["images"].float().std() > 1
     for file in (tmp_path / "val").iterdir():
         Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(file)
     (tmp_path / "val" / index.file_name(1)).write_bytes(b"no image")

@@ -43,21 +43,21 @@ def test_it_trains_and_detects_on_our_batches() -> None:
     torch.manual_seed(0)
     twin = torchvision_reference(plain(), 3, "batch", 0)
     images, targets = reference_inputs(make_batch())
-    assert [tuple(image.shape) for image in images] == [(3, 64, 64)] * 2 and images[0].max() <= 1
+    assert [tuple(image.shape) for image in images] == [(3, 64, 64)] * 2
+    assert images[0].max() <= 1
     for target in targets:
         assert target["masks"].shape == (2, 64, 64)
         for mask, (x1, y1, x2, y2) in zip(target["masks"], target["boxes"].tolist(), strict=True):
-            assert (
-                mask.sum() == (round(y2) - round(y1)) * (round(x2) - round(x1))
-                and mask[round(y1), round(x1)] == 1
-            )
+            assert mask.sum() == (round(y2) - round(y1)) * (round(x2) - round(x1))
+            assert mask[round(y1), round(x1)] == 1
     assert all(loss.isfinite() for loss in twin(images, targets).values())
     assert len(twin.eval()(images)) == 2
 
 
 def test_an_image_without_objects_has_no_masks() -> None:
     _, (target, _) = reference_inputs(make_batch(objects=0))
-    assert target["masks"].shape == (0, 64, 64) and target["boxes"].shape == (0, 4)
+    assert target["masks"].shape == (0, 64, 64)
+    assert target["boxes"].shape == (0, 4)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,8 @@ def test_norms(norm: str, kind: type[nn.Module]):
     norms = [
         m for m in built.modules() if isinstance(m, (FrozenBatchNorm, nn.BatchNorm2d, nn.GroupNorm))
     ]
-    assert len(norms) == 20 and all(type(m) is kind for m in norms)
+    assert len(norms) == 20
+    assert all(type(m) is kind for m in norms)
     parameters = {p for m in norms for p in m.parameters()}
     assert len(parameters) == (0 if norm == "frozen" else 40)
     assert all(m.isfinite().all() for m in built.train()(torch.randn(2, 3, 64, 64)))
@@ -104,7 +105,8 @@ def test_frozen_stages_get_no_gradient_and_keep_their_statistics(freeze_at: int)
 
 def test_building_leaves_the_statistics_alone_and_the_mode_at_training():
     built = backbone()
-    assert built.training and built.body["layer1"].training
+    assert built.training
+    assert built.body["layer1"].training
     assert int(built.body["bn1"].num_batches_tracked) == 0
 
 
@@ -215,7 +217,8 @@ def test_the_original_resnet_halves_in_the_1x1_convolution():
             (1, 1),
             stride,
         )
-    assert built.strides == theirs.strides and built.channels == theirs.channels
+    assert built.strides == theirs.strides
+    assert built.channels == theirs.channels
     assert {k: v.shape for k, v in built.state_dict().items()} == {
         k: v.shape for k, v in theirs.state_dict().items()
     }
@@ -225,7 +228,8 @@ def test_the_epsilon_of_the_norms():
     norms = [
         m for m in backbone(norm="frozen", norm_eps=0.0).modules() if isinstance(m, FrozenBatchNorm)
     ]
-    assert len(norms) == 20 and all(m.eps == 0 for m in norms)
+    assert len(norms) == 20
+    assert all(m.eps == 0 for m in norms)
     assert backbone("mobilenet_v3_large", norm="frozen").body["0"][1].eps == 1e-3, (
         "the architecture's own stays"
     )
@@ -343,7 +347,8 @@ class Stated(Own):
 
 def test_the_levels_of_any_module_are_measured_or_as_it_states_them():
     own = Own(4, 8, 16, 32)
-    assert levels(own) == ([12, 16, 24, 40], [4, 8, 16, 32]) and own.training
+    assert levels(own) == ([12, 16, 24, 40], [4, 8, 16, 32])
+    assert own.training
     assert levels(Stated(4, 8, 16, 32)) == ([1, 2, 3, 4], [4, 8, 16, 32])
     assert levels(backbone()) == ([64, 128, 256, 512], [4, 8, 16, 32])
 

@@ -59,7 +59,8 @@ def test_forward_equals_torchvision():
 
 def test_a_new_head_has_no_opinion():
     logits, deltas = head()(torch.randn(5, 6, 7, 7))
-    assert (logits.softmax(1) - 0.25).abs().max() < 0.05 and deltas.abs().max() < 0.05
+    assert (logits.softmax(1) - 0.25).abs().max() < 0.05
+    assert deltas.abs().max() < 0.05
 
 
 def test_a_sample_holds_objects_and_background():
@@ -69,7 +70,8 @@ def test_a_sample_holds_objects_and_background():
         candidates, torch.ones(candidates.shape[:2], dtype=torch.bool), batch
     )
     assert regions.boxes.shape == (2, 32, 4)
-    assert regions.positive.sum(1).tolist() == [8, 8] and regions.valid.all()
+    assert regions.positive.sum(1).tolist() == [8, 8]
+    assert regions.valid.all()
     overlap = iou(regions.boxes, batch["boxes"])
     assert torch.equal(overlap.amax(2) >= 0.5, regions.positive)
     assert torch.equal(overlap.argmax(2)[regions.positive], regions.instance[regions.positive])
@@ -106,7 +108,9 @@ def test_padding_is_never_drawn():
 def test_images_without_objects_give_background():
     batch = make_batch(objects=0)
     regions = head().sample_regions(proposals(), torch.ones(2, 80, dtype=torch.bool), batch)
-    assert regions.valid.all() and not regions.positive.any() and not regions.labels.any()
+    assert regions.valid.all()
+    assert not regions.positive.any()
+    assert not regions.labels.any()
 
 
 def test_losses_read_the_deltas_of_the_true_class():
@@ -208,7 +212,8 @@ def test_detections_equal_torchvisions_suppression():
 def test_the_best_are_kept():
     logits, deltas, boxes = random_scene()
     every, few = (detect(head(max_detections=n), logits, boxes, deltas=deltas) for n in (480, 7))
-    assert few["valid"].all() and few["boxes"].shape == (2, 7, 4)
+    assert few["valid"].all()
+    assert few["boxes"].shape == (2, 7, 4)
     for key in ("boxes", "scores", "labels"):
         assert torch.equal(few[key], every[key][:, :7]), key
 
@@ -245,7 +250,8 @@ def test_no_detection_is_zeros():
         (head(), torch.full((2, 4), math.nan)),
     ):
         found = detect(built, logits, proposals(1, 2))
-        assert not found["valid"].any() and found["boxes"].shape[1] >= 1
+        assert not found["valid"].any()
+        assert found["boxes"].shape[1] >= 1
         assert not any(found[key].any() for key in ("boxes", "scores", "labels"))
 
 
@@ -253,7 +259,8 @@ def test_deltas_that_are_not_finite_give_numbers():
     found = detect(
         head(), torch.zeros(2, 4), proposals(1, 2), deltas=torch.full((2, 3, 4), math.nan)
     )
-    assert found["boxes"].isfinite().all() and not found["valid"].any()
+    assert found["boxes"].isfinite().all()
+    assert not found["valid"].any()
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,8 @@ def test_losses_are_those_of_detectron2s_equations(static_shapes: bool):
                 sizes[stage] += len(boxes)
                 positives[stage] += count
                 boxes = clipped(apply_deltas(deltas, boxes, WEIGHTS[stage]), 96, 96)
-    assert (positives > 0).all() and positives[0] > positives[2]
+    assert (positives > 0).all()
+    assert positives[0] > positives[2]
     expected = (sums / sizes[:, None]).flatten()
     found = torch.stack([heads[name] for name in names])
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
@@ -212,7 +213,8 @@ def test_the_gradient_of_features_is_that_of_the_mean_and_of_weights_that_of_the
         slope = (more - loss(features)) / (2 * step)
         assert (at_weight * way).sum().item() == pytest.approx(slope.item(), rel=1e-5)
     values = torch.randn(4, 3, requires_grad=True)
-    assert torch.equal(scaled(values, 3), values) and scaled(values, 1) is values
+    assert torch.equal(scaled(values, 3), values)
+    assert scaled(values, 1) is values
 
 
 def test_boxes_without_area_and_background_of_crowds_do_not_count():
@@ -232,12 +234,15 @@ def test_boxes_without_area_and_background_of_crowds_do_not_count():
 
 def test_a_plain_box_head_passes_through():
     model = make_model()
-    assert len(model.box_head.later) == 0 and model.box_head.cascade is None
+    assert len(model.box_head.later) == 0
+    assert model.box_head.cascade is None
     features = torch.randn(6, 16, 7, 7)
     boxes, sizes = torch.rand(1, 6, 4), torch.tensor([[64, 64]])
     logits, deltas, same = predict(model.box_head, lambda _: features, boxes, sizes)
     expected = model.box_head(features)
-    assert torch.equal(logits, expected[0]) and torch.equal(deltas, expected[1]) and same is boxes
+    assert torch.equal(logits, expected[0])
+    assert torch.equal(deltas, expected[1])
+    assert same is boxes
 
 
 def test_the_stages_are_those_of_the_paper():
@@ -276,7 +281,8 @@ def test_evaluation_gives_detections_and_labels():
     with torch.no_grad():
         output = model(batch)
         alone = model({key: value for key, value in batch.items() if key not in TARGET_KEYS})
-    assert output.detections["valid"].sum() > 5 and output.box_labels.shape == (2, 4)
+    assert output.detections["valid"].sum() > 5
+    assert output.box_labels.shape == (2, 4)
     for key, value in alone.detections.items():
         assert torch.equal(output.detections[key], value), key
 

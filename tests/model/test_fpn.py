@@ -237,8 +237,10 @@ def test_a_simple_pyramid_is_that_of_the_paper():
     for level in fpn.levels:
         (one, norm), (three, last) = level[-2:]
         assert (one.kernel_size, three.kernel_size) == ((1, 1), (3, 3))
-        assert one.bias is None and three.bias is None
-        assert isinstance(norm, ChannelNorm) and isinstance(last, ChannelNorm)
+        assert one.bias is None
+        assert three.bias is None
+        assert isinstance(norm, ChannelNorm)
+        assert isinstance(last, ChannelNorm)
 
 
 def test_the_kind_follows_the_number_of_maps():

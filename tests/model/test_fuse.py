@@ -41,11 +41,14 @@ def test_the_detections_stay(norm: str, head_norm: str | None) -> None:
     with torch.no_grad():
         before = model(batch).detections
         after = for_inference(model)(batch).detections
-    assert before is not None and after is not None and before["valid"].sum() > 10
+    assert before is not None
+    assert after is not None
+    assert before["valid"].sum() > 10
     for key, value in before.items():
         assert torch.allclose(after[key].double(), value.double(), atol=1e-9), key
     assert not any(isinstance(m, (*NORMS, FoldedConv)) for m in model.modules())
-    assert not any(p.requires_grad for p in model.parameters()) and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not model.training
 
 
 @pytest.mark.skipif(

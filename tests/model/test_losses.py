@@ -163,8 +163,10 @@ def test_targets_of_background_poison_nothing(rubbish: float):
     targets[0, 1] = 0.5
     loss = box_loss(deltas, targets, flags([NO, YES, NO]), flags([YES, YES, YES]))
     loss.backward()
-    assert loss.isfinite() and deltas.grad.isfinite().all()
-    assert deltas.grad[0, 1].all() and not deltas.grad[0, [0, 2]].any()
+    assert loss.isfinite()
+    assert deltas.grad.isfinite().all()
+    assert deltas.grad[0, 1].all()
+    assert not deltas.grad[0, [0, 2]].any()
 
 
 def test_nothing_sampled_is_a_loss_of_zero_with_a_gradient():
@@ -208,8 +210,10 @@ def test_giou_loss_is_that_of_its_paper():
     half = giou_loss(boxes, truth, positive, valid, weight=5.0)
     assert half.item() == pytest.approx(loss.item() / 2, rel=1e-12)
     loss.backward()
-    assert boxes.grad is not None and boxes.grad.isfinite().all()
-    assert boxes.grad[positive].any() and not boxes.grad[~positive].any()
+    assert boxes.grad is not None
+    assert boxes.grad.isfinite().all()
+    assert boxes.grad[positive].any()
+    assert not boxes.grad[~positive].any()
     nothing = torch.zeros_like(positive)
     assert giou_loss(boxes, truth, nothing, valid).item() == 0
     same = truth[positive][None]
@@ -230,7 +234,9 @@ def test_focal_loss_is_that_of_its_paper():
     sure = torch.tensor([[[200.0, 0.0, 0.0]]], requires_grad=True)  # p is 1: no NaN
     easy = focal_class_loss(sure, torch.zeros(1, 1, dtype=torch.int64), flags([YES]))
     easy.backward()
-    assert easy.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()
+    assert easy.item() == 0
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()
 
 
 def test_focal_objectness_is_that_of_its_paper():
@@ -244,8 +250,11 @@ def test_focal_objectness_is_that_of_its_paper():
     loss = focal_objectness_loss(logits, positive, valid)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
     ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
-    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12) and not ours[0, 1]
+    assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert not ours[0, 1]
     sure = torch.tensor([[200.0, -200.0]], requires_grad=True)  # p_t is 1: no NaN
     easy = focal_objectness_loss(sure, flags([YES, NO]), flags([YES, YES]))
     easy.backward()
-    assert easy.item() == 0 and sure.grad is not None and sure.grad.isfinite().all()
+    assert easy.item() == 0
+    assert sure.grad is not None
+    assert sure.grad.isfinite().all()

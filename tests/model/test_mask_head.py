@@ -36,7 +36,8 @@ def test_only_the_channel_of_the_class_is_computed_and_equals_the_whole_convolut
     hidden = mask_head.logits(F.relu(mask_head.deconv(hidden)))  # 9 K 14 14
     expected = hidden[torch.arange(9), labels - 1]
     got = mask_head(features.clone(), labels)
-    assert got.shape == (9, 14, 14) and mask_head.mask_size == 14
+    assert got.shape == (9, 14, 14)
+    assert mask_head.mask_size == 14
     assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12)
 
     incoming = torch.randn_like(expected)
@@ -72,7 +73,8 @@ def test_classes_and_background_compete_in_each_pixel(fcs: int):
     targets = (torch.rand(4, 14, 14, dtype=torch.float64) > 0.4).double()
     output = mask_head(features.clone(), labels)
     every = softmax_masks(mask_head, features)
-    assert every.shape == (4, 6, 14, 14) and output.shape == (4, 2, 14, 14)
+    assert every.shape == (4, 6, 14, 14)
+    assert output.shape == (4, 2, 14, 14)
     own = every[torch.arange(4), labels.clamp(min=1)]
     assert torch.allclose(output, torch.stack([own, every[:, 0]], 1), rtol=1e-10, atol=1e-10)
     assert torch.allclose(mask_head.probabilities(output), own.exp(), rtol=1e-10, atol=1e-10)
@@ -83,7 +85,8 @@ def test_classes_and_background_compete_in_each_pixel(fcs: int):
     parameters = list(mask_head.parameters())
     ours, theirs = (torch.autograd.grad(value, parameters) for value in (loss, expected))
     for one, whole in zip(ours, theirs, strict=True):
-        assert one.isfinite().all() and torch.allclose(one, whole, rtol=1e-9, atol=1e-11)
+        assert one.isfinite().all()
+        assert torch.allclose(one, whole, rtol=1e-9, atol=1e-11)
     half = torch.full_like(targets, 0.5)
     counted = mask_head.losses(output, targets, positive, half)["mask"]
     assert torch.allclose(counted, loss)  # the same weight everywhere
@@ -100,7 +103,8 @@ def test_fully_connected_layers_give_every_pixel():
     found = mask_head(features, labels)
     assert torch.allclose(found, every[torch.arange(3), labels - 1], rtol=1e-12, atol=1e-12)
     assert [tuple(layer.weight.shape) for layer in mask_head.fcs] == [(9, 294), (9, 9)]
-    assert mask_head.mask_size == 14 and not mask_head.needs_positives
+    assert mask_head.mask_size == 14
+    assert not mask_head.needs_positives
 
 
 @pytest.mark.parametrize("options", [{}, {"fcs": 1}, {"activation": "softmax"}])
@@ -197,14 +201,17 @@ def test_a_part_of_the_crop_is_enlarged():
     got = targets(
         [20.0, 20, 60, 60], crop, [0, 0, 80, 80], 4
     )  # the middle: a quarter of it is object
-    assert got[0, 0] == 1 and not got[2:].any() and not got[:, 2:].any()
+    assert got[0, 0] == 1
+    assert not got[2:].any()
+    assert not got[:, 2:].any()
     assert ((got >= 0) & (got <= 1)).all()
 
 
 def test_an_instance_without_a_box_gives_numbers():
     """Padded slots have mask boxes without area; no loss reads what they give."""
     got = targets([0.0, 0, 0, 0], torch.zeros(28, 28, dtype=torch.uint8), [0, 0, 0, 0], 28)
-    assert got.isfinite().all() and not got.any()
+    assert got.isfinite().all()
+    assert not got.any()
 
 
 def test_targets_carry_no_gradient():

@@ -103,7 +103,8 @@ def test_the_loss_is_the_mean_over_the_positives_whose_mask_meets_its_object():
     assert losses["mask_iou"].item() == pytest.approx((0.4**2 + 0.2**2) / 2 / 2)
     assert size == 2
     losses, size = head().losses(ious, targets * 0, torch.ones(4, dtype=torch.bool))
-    assert losses["mask_iou"] == 0 and size == 0
+    assert losses["mask_iou"] == 0
+    assert size == 0
 
 
 def target(region: list[float], predicted: Tensor, counted: Tensor | None = None) -> float:
@@ -160,14 +161,16 @@ def test_without_it_the_model_is_the_same_and_with_it_all_other_losses_are():
     assert 0 < found.counts["mask_iou"] <= found.counts["mask"]
     sum(found.losses.values()).backward()
     for name, parameter in scored.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize("static_shapes", [False, True])
 def test_a_step_without_objects_has_a_loss_of_zero_and_a_gradient_everywhere(static_shapes: bool):
     model = lively(mask_iou=True)
     output = model(make_batch(objects=0), static_shapes)
-    assert output.losses["mask_iou"] == 0 and output.counts["mask_iou"] == 0
+    assert output.losses["mask_iou"] == 0
+    assert output.counts["mask_iou"] == 0
     sum(output.losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
@@ -192,7 +195,8 @@ def test_the_score_of_a_detection_is_class_score_times_iou_and_they_are_sorted_b
         valid = expected["valid"][i]
         scores, order = (expected["scores"] * ious)[i][valid].sort(descending=True)
         count = len(scores)
-        assert count > 3 and found["valid"][i].sum() == count
+        assert count > 3
+        assert found["valid"][i].sum() == count
         assert found["valid"][i][:count].all(), "empty slots stay behind"
         assert not found["scores"][i][count:].any()
         assert torch.allclose(found["scores"][i][:count], scores)

@@ -89,13 +89,15 @@ def test_training_gives_five_losses_and_nothing_else():
     output = make_model()(make_batch())
     assert set(output.losses) == LOSSES
     assert all(loss.shape == () and loss.isfinite() and loss > 0 for loss in output.losses.values())
-    assert output.detections is None and output.box_labels is None
+    assert output.detections is None
+    assert output.box_labels is None
 
 
 def test_evaluation_without_targets_gives_detections():
     batch = {key: value for key, value in make_batch().items() if key not in TARGET_KEYS}
     output = spread(make_model()).eval()(batch)
-    assert output.losses == {} and output.box_labels is None
+    assert output.losses == {}
+    assert output.box_labels is None
     found = output.detections
     count = found["scores"].shape[1]
     shapes = {
@@ -106,15 +108,16 @@ def test_evaluation_without_targets_gives_detections():
     }
     assert {k: tuple(v.shape) for k, v in found.items()} == shapes | {"masks": (2, count, 28, 28)}
     valid = found["valid"]
-    assert valid.any() and count <= 100
-    assert ((found["labels"] >= 1) & (found["labels"] <= 3))[valid].all() and not found["labels"][
-        ~valid
-    ].any()
-    assert (found["scores"][valid] > 0.05).all() and (
-        found["scores"][:, :-1] >= found["scores"][:, 1:]
-    ).all()
-    assert ((found["masks"] > 0) & (found["masks"] < 1)).all() and found["masks"].std() > 0.01
-    assert (found["boxes"] >= 0).all() and (found["boxes"] <= 64).all()
+    assert valid.any()
+    assert count <= 100
+    assert ((found["labels"] >= 1) & (found["labels"] <= 3))[valid].all()
+    assert not found["labels"][~valid].any()
+    assert (found["scores"][valid] > 0.05).all()
+    assert (found["scores"][:, :-1] >= found["scores"][:, 1:]).all()
+    assert ((found["masks"] > 0) & (found["masks"] < 1)).all()
+    assert found["masks"].std() > 0.01
+    assert (found["boxes"] >= 0).all()
+    assert (found["boxes"] <= 64).all()
 
 
 def test_detections_stay_inside_of_each_image():
@@ -123,7 +126,9 @@ def test_detections_stay_inside_of_each_image():
     found = spread(make_model()).eval()(batch).detections
     for i, (height, width) in enumerate([(64, 40), (30, 64)]):
         boxes = found["boxes"][i][found["valid"][i]]
-        assert len(boxes) and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        assert len(boxes)
+        assert (boxes[:, 2] <= width).all()
+        assert (boxes[:, 3] <= height).all()
 
 
 def test_each_mask_is_of_its_own_box_and_class():
@@ -152,7 +157,8 @@ def test_validation_gives_the_losses_of_training_and_detections_in_one_pass(norm
         hook.remove()
         alone = model({k: v for k, v in batch.items() if k not in TARGET_KEYS}).detections
     assert len(passes) == 1
-    assert set(output.losses) == LOSSES and all(loss.isfinite() for loss in output.losses.values())
+    assert set(output.losses) == LOSSES
+    assert all(loss.isfinite() for loss in output.losses.values())
     if training is not None:
         assert {k: v.item() for k, v in output.losses.items()} == {
             k: v.item() for k, v in training.items()
@@ -208,8 +214,10 @@ def test_normalize():
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     assert torch.allclose(normal[0], ((1 - mean) / std)[:, None, None].expand(3, 4, 6))
     assert torch.allclose(normal[1, :, :2, :3], (-mean / std)[:, None, None].expand(3, 2, 3))
-    assert not normal[1, :, 2:].any() and not normal[1, :, :, 3:].any()
-    assert normal.dtype == torch.float32 and normal.is_contiguous(memory_format=torch.channels_last)
+    assert not normal[1, :, 2:].any()
+    assert not normal[1, :, :, 3:].any()
+    assert normal.dtype == torch.float32
+    assert normal.is_contiguous(memory_format=torch.channels_last)
 
 
 # Images without objects, crowd regions, unreadable images, padding
@@ -232,7 +240,8 @@ def test_images_without_objects_train(batch_of: Callable[[], Batch]):
     if not batch["valid"].any():
         assert [losses[name].item() for name in ("rpn_box", "box", "mask")] == [0, 0, 0]
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
     evaluated = model.eval()(batch)
     assert all(loss.isfinite() for loss in evaluated.losses.values())
 
@@ -240,7 +249,8 @@ def test_images_without_objects_train(batch_of: Callable[[], Batch]):
 def test_without_objects_all_is_background():
     model = make_model()
     losses = learn(model, without_objects())
-    assert losses["rpn_objectness"] > 0 and losses["class"] > 0
+    assert losses["rpn_objectness"] > 0
+    assert losses["class"] > 0
     assert (model.rpn.objectness.bias.grad > 0).all(), "down with the objectness"
     assert model.box_head.classes.bias.grad[0] < 0, "up with background"
     assert not any(p.grad.any() for p in model.mask_head.parameters())
@@ -275,15 +285,16 @@ def test_anchors_in_a_crowd_region_get_no_gradient():
     plain = make_batch(1, objects=0)
     logits, _, anchors = gradient_at_anchors(plain)
     hidden = inside(anchors, CROWD)
-    assert hidden.sum() > 50 and (logits[0] != 0).all(), (
-        "without the crowd region all of them are background"
-    )
+    assert hidden.sum() > 50
+    assert (logits[0] != 0).all(), "without the crowd region all of them are background"
     logits, deltas, _ = gradient_at_anchors(crowded(plain, CROWD))
-    assert not logits[0, hidden].any() and not deltas[0, hidden].any()
+    assert not logits[0, hidden].any()
+    assert not deltas[0, hidden].any()
     apart = (
         (anchors[:, 0] >= 44) | (anchors[:, 1] >= 60) | (anchors[:, 2] <= 4) | (anchors[:, 3] <= 8)
     )
-    assert apart.sum() > 50 and (logits[0, apart] > 0).all(), "elsewhere all is as before"
+    assert apart.sum() > 50
+    assert (logits[0, apart] > 0).all(), "elsewhere all is as before"
 
 
 def test_an_object_in_a_crowd_region_is_learnt():
@@ -292,7 +303,8 @@ def test_an_object_in_a_crowd_region_is_learnt():
     logits, deltas, anchors = gradient_at_anchors(crowded(batch, CROWD))
     positive = logits[0] < 0
     hidden = inside(anchors, CROWD)
-    assert (positive & hidden).any() and deltas[0][positive & hidden].any()
+    assert (positive & hidden).any()
+    assert deltas[0][positive & hidden].any()
     assert not logits[0][~positive & hidden].any()
 
 
@@ -316,9 +328,11 @@ def gradient_at_regions(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 def test_regions_in_a_crowd_region_get_no_gradient():
     plain = make_batch(1, objects=0)
     got, hidden = gradient_at_regions(plain)
-    assert hidden.sum() > 30 and got.all()
+    assert hidden.sum() > 30
+    assert got.all()
     got, hidden = gradient_at_regions(crowded(plain, CROWD))
-    assert not got[hidden].any() and got[~hidden].sum() > 30
+    assert not got[hidden].any()
+    assert got[~hidden].sum() > 30
 
 
 def pyramid_gradients(
@@ -391,7 +405,8 @@ def test_counts_say_how_many_each_loss_is_the_mean_of():
     counts = {name: count.item() for name, count in output.counts.items()}
     assert list(counts) == list(output.losses)
     assert counts["rpn_objectness"] == counts["rpn_box"] == 256
-    assert counts["class"] == counts["box"] == 32 and 2 <= counts["mask"] <= 8
+    assert counts["class"] == counts["box"] == 32
+    assert 2 <= counts["mask"] <= 8
     assert [c.item() for c in make_model()(unreadable()).counts.values()] == [0] * 5
 
 
@@ -496,12 +511,12 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
     # The number of positives, and what suppression keeps of each group of boxes; in inference the
     # detections' too.
     assert reading.count.keys() == {"_local_scalar_dense", "_unique2", "nms"}
-    assert (
-        reading.count["_local_scalar_dense"] == (1 if training else 3) and reading.count["nms"] >= 5
-    )
+    assert reading.count["_local_scalar_dense"] == (1 if training else 3)
+    assert reading.count["nms"] >= 5
     with ShapesFromData() as guard:
         output, found = run(static_shapes=True)
-    assert guard.count == {} and guard.calls > 500
+    assert guard.count == {}
+    assert guard.calls > 500
     for name, loss in expected.losses.items():
         assert output.losses[name].item() == pytest.approx(loss.item(), rel=1e-6), name
         assert output.counts[name] == expected.counts[name] > 0
@@ -509,10 +524,8 @@ def test_no_shape_hangs_on_data_and_what_the_cpu_reads_changes_nothing(
         assert torch.allclose(one, two, rtol=1e-4, atol=1e-7)
     if not training:
         most = expected.detections["valid"].shape[1]
-        assert (
-            most < output.detections["valid"].shape[1]
-            and not output.detections["valid"][:, most:].any()
-        )
+        assert most < output.detections["valid"].shape[1]
+        assert not output.detections["valid"][:, most:].any()
         valid = expected.detections["valid"]
         for key, value in expected.detections.items():
             assert torch.allclose(
@@ -540,9 +553,8 @@ def test_on_a_gpu_nothing_is_read_by_the_host(training: bool, partial: bool):
             model, state, ({key: far(value) for key, value in batch.items()},)
         )
     roi_align._layout.cache_clear()  # it holds tensors without values now
-    assert {loss.device.type for loss in output.losses.values()} == {"cuda"} and len(
-        output.losses
-    ) == 5
+    assert {loss.device.type for loss in output.losses.values()} == {"cuda"}
+    assert len(output.losses) == 5
     if not training:
         assert output.detections["boxes"].shape == (2, 100, 4)
         assert output.detections["masks"].shape == (2, 100, 28, 28)
@@ -587,7 +599,8 @@ def test_slots_for_all_that_may_be_drawn_are_in_the_order_of_the_regions(slots: 
 def test_what_has_no_mask_slot_is_counted(static_shapes: bool):
     model, batch = make_model(norm="frozen"), make_batch(objects=4)
     whole = model.train()(batch, static_shapes)
-    assert whole.masks_dropped == 0 and whole.counts["mask"] > 2
+    assert whole.masks_dropped == 0
+    assert whole.counts["mask"] > 2
     model.mask_head.slots = 1
     found = model(batch, static_shapes)
     assert found.counts["mask"] == 2
@@ -614,7 +627,8 @@ def test_bfloat16_is_finite_and_near():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = learn(model, batch)
     for name, loss in losses.items():
-        assert loss.dtype == torch.float32 and loss.isfinite(), name
+        assert loss.dtype == torch.float32, name
+        assert loss.isfinite(), name
     for name in ("rpn_objectness", "class", "mask"):
         assert losses[name].item() == pytest.approx(expected[name].item(), rel=0.03), name
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -626,7 +640,8 @@ def test_bfloat16_is_finite_and_near():
     assert cosine > 0.9
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
         output = spread(model).eval()(batch)
-    assert output.detections["valid"].any() and output.detections["boxes"].dtype == torch.float32
+    assert output.detections["valid"].any()
+    assert output.detections["boxes"].dtype == torch.float32
     assert all(output.detections[key].isfinite().all() for key in ("boxes", "scores", "masks"))
 
 
@@ -692,9 +707,12 @@ def test_a_few_steps_lower_the_losses():
 def test_building_joins_the_parts():
     model = make_model(7, channels=24, anchors={"ratios": (0.5, 1.0)})
     assert [conv.in_channels for conv in model.fpn.lateral] == [64, 128, 256, 512]
-    assert model.rpn.objectness.out_channels == 2 and model.rpn.deltas.out_channels == 8
-    assert model.box_head.classes.out_features == 8 and model.box_head.deltas.out_features == 28
-    assert model.mask_head.logits.out_channels == 7 and model.mask_head.convs[0].in_channels == 24
+    assert model.rpn.objectness.out_channels == 2
+    assert model.rpn.deltas.out_channels == 8
+    assert model.box_head.classes.out_features == 8
+    assert model.box_head.deltas.out_features == 28
+    assert model.mask_head.logits.out_channels == 7
+    assert model.mask_head.convs[0].in_channels == 24
     assert model.strides == [4, 8, 16, 32]
     assert {"mean", "std"}.isdisjoint(model.state_dict()), (
         "of the configuration, not of the weights"
@@ -711,12 +729,11 @@ def test_heads_with_norms_and_more_layers_learn(norm: str):
     losses = model(batch).losses
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-    assert (
-        len(model.rpn.convs) == 2
-        and len(model.box_head.convs) == 2
-        and len(model.box_head.fcs) == 1
-    )
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert len(model.rpn.convs) == 2
+    assert len(model.box_head.convs) == 2
+    assert len(model.box_head.fcs) == 1
     assert model.mask_head.needs_positives is (norm == "batch")
     assert model.eval()(batch).detections is not None
 
@@ -802,10 +819,12 @@ def test_a_mask_head_of_ones_own_has_its_losses_counted_by_the_positives():
     names = ["rpn_objectness", "rpn_box", "class", "box", "mask", "own"]
     assert list(output.losses) == list(output.counts) == names
     counts = output.counts
-    assert counts["own"] == counts["mask"] > 0 and counts["class"] == counts["box"] > counts["mask"]
+    assert counts["own"] == counts["mask"] > 0
+    assert counts["class"] == counts["box"] > counts["mask"]
     model.eval()
     detections = model(make_batch()).detections
-    assert detections is not None and detections["masks"].shape[-2:] == (6, 6)
+    assert detections is not None
+    assert detections["masks"].shape[-2:] == (6, 6)
 
 
 def mask_gradients(batch: Batch, static_shapes: bool) -> tuple[Any, dict[str, torch.Tensor], float]:

@@ -53,10 +53,10 @@ def test_equals_torchvision(rule: dict[str, float]):
         assert torch.equal(kind[i] == BACKGROUND, expected == Matcher.BELOW_LOW_THRESHOLD)
         assert torch.equal(kind[i] == IGNORED, expected == Matcher.BETWEEN_THRESHOLDS)
         assert torch.equal(index[i][expected >= 0], expected[expected >= 0])
-        assert (expected >= 0).sum() > 10 and (expected == -1).sum() > 10
-    assert not valid[2].any() and (kind[2] == BACKGROUND).all(), (
-        "without an object all is background"
-    )
+        assert (expected >= 0).sum() > 10
+        assert (expected == -1).sum() > 10
+    assert not valid[2].any()
+    assert (kind[2] == BACKGROUND).all(), "without an object all is background"
 
 
 def test_every_object_keeps_its_best_candidate_only_where_asked():
@@ -165,7 +165,8 @@ def test_small_objects_have_few_anchors_and_those_that_overlap_one_have_some():
         _, kind = match(anchors[None], boxes[rows], valid[rows] | crowd[rows], ~valid[:, :1], **RPN)
         best = box_iou(boxes[0, i : i + 1], anchors)
         expected = (best == best.max()) & (best > 0) | (best >= 0.7)
-        assert torch.equal(kind == OBJECT, expected) and expected.sum() < 50
+        assert torch.equal(kind == OBJECT, expected)
+        assert expected.sum() < 50
 
 
 @pytest.mark.parametrize("rule", [RPN, HEAD], ids=["rpn", "head"])
@@ -200,10 +201,12 @@ def test_the_work_is_bounded_whatever_the_fullest_image_has(monkeypatch: pytest.
     anchors = small_anchors()[None]
     boxes, valid, crowd = scattered([300] + [5] * 15, 512)
     expected = match(anchors, boxes, valid, crowd, **RPN)
-    assert max(sizes) <= 1 << 16 and sum(sizes) == (300 + 5 * 15) * anchors.shape[1]
+    assert max(sizes) <= 1 << 16
+    assert sum(sizes) == (300 + 5 * 15) * anchors.shape[1]
     sizes.clear()
     found = match(anchors, boxes, valid, crowd, **RPN, static_shapes=True)
-    assert max(sizes) <= 1 << 19 and sum(sizes) == 16 * 512 * anchors.shape[1]
+    assert max(sizes) <= 1 << 19
+    assert sum(sizes) == 16 * 512 * anchors.shape[1]
     assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
 
 
@@ -223,20 +226,17 @@ def test_the_sample_has_the_counts_asked_for_and_no_candidate_twice():
     positives = drawn.positive.sum(1)
     assert torch.equal(positives, objects.clamp(max=16))
     assert torch.equal(drawn.valid.sum(1), positives + torch.minimum(background, 64 - positives))
-    assert (
-        positives.tolist()[1:] == [16, 16, 0]
-        and 0 < positives[0] < 16
-        and drawn.valid[2].sum() < 64
-    )
+    assert positives.tolist()[1:] == [16, 16, 0]
+    assert 0 < positives[0] < 16
+    assert drawn.valid[2].sum() < 64
     for i in range(4):
         chosen = drawn.indices[i][drawn.valid[i]]
         assert len(chosen.unique()) == len(chosen)
         assert (kind[i][drawn.indices[i][drawn.positive[i]]] == OBJECT).all()
         assert (kind[i][drawn.indices[i][drawn.valid[i] & ~drawn.positive[i]]] == BACKGROUND).all()
         assert not (drawn.positive[i] & ~drawn.valid[i]).any()
-    assert (drawn.indices >= 0).all() and (drawn.indices < kind.shape[1]).all(), (
-        "empty slots point at something too"
-    )
+    assert (drawn.indices >= 0).all()
+    assert (drawn.indices < kind.shape[1]).all(), "empty slots point at something too"
 
 
 def test_a_sample_larger_than_the_candidates_takes_them_all():

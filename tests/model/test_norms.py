@@ -32,13 +32,15 @@ def test_a_batch_norm_keeps_its_numbers(kind: str):
     reference, x = trained(), torch.randn(2, 6, 5, 4)
     made = norm_of(kind, 6, like=reference).eval()
     assert torch.allclose(made(x), reference(x), atol=1e-6)
-    assert made.eps == 0.01 and getattr(made, "momentum", 0.3) == 0.3
+    assert made.eps == 0.01
+    assert getattr(made, "momentum", 0.3) == 0.3
 
 
 def test_a_frozen_norm_does_not_move():
     made, x = norm_of("frozen", 6, like=trained()).train(), torch.randn(2, 6, 5, 4)
     before = {name: value.clone() for name, value in made.state_dict().items()}
-    assert not list(made.parameters()) and len(before) == 4
+    assert not list(made.parameters())
+    assert len(before) == 4
     made(x)
     assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
 
@@ -91,12 +93,12 @@ def test_every_batch_norm_is_replaced_and_its_activation_stays():
     expected = net(x)
     replace_norms(net, "frozen")
     assert sum(type(m) is FrozenBatchNorm for m in net.modules()) == 2
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules()) and isinstance(
-        net[2], nn.LayerNorm
-    )
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    assert isinstance(net[2], nn.LayerNorm)
     assert torch.allclose(net(x), expected, atol=1e-6)
     replace_norms(other := nn.Sequential(nn.BatchNorm2d(4)), "batch", eps=0.5)
-    assert type(other[0]) is nn.BatchNorm2d and other[0].eps == 0.5
+    assert type(other[0]) is nn.BatchNorm2d
+    assert other[0].eps == 0.5
 
 
 @pytest.mark.parametrize("norm", [None, "batch", "group", "frozen", "sync"])
@@ -115,12 +117,14 @@ def test_a_folded_norm_is_in_the_convolution_and_keeps_its_name():
     )
     plain, x = copy.deepcopy(pair), torch.randn(2, 3, 8, 8)
     fold_frozen(pair)
-    assert type(pair[0]) is FoldedConv and list(pair.state_dict()) == list(plain.state_dict())
+    assert type(pair[0]) is FoldedConv
+    assert list(pair.state_dict()) == list(plain.state_dict())
     again = copy.deepcopy(
         pair
     )  # it does the norm beside it, and not the one that it was copied from
     again[1].bias.add_(1)
-    assert torch.allclose(pair(x), plain(x), atol=1e-5) and not torch.allclose(again(x), pair(x))
+    assert torch.allclose(pair(x), plain(x), atol=1e-5)
+    assert not torch.allclose(again(x), pair(x))
     pair(x).sum().backward()
     plain(x).sum().backward()
     assert torch.allclose(pair[0].weight.grad, plain[0].weight.grad, atol=1e-4)
@@ -146,8 +150,11 @@ def test_folding_takes_over_the_convolution_and_draws_no_random_number():
     expected = pair(x)
     fold_frozen(pair)
     assert torch.equal(torch.get_rng_state(), seed)
-    assert pair[0] is not whole and pair[0].weight is whole.weight and pair[0].bias is whole.bias
-    assert not pair[0].training and torch.allclose(pair(x), expected, atol=1e-5)
+    assert pair[0] is not whole
+    assert pair[0].weight is whole.weight
+    assert pair[0].bias is whole.bias
+    assert not pair[0].training
+    assert torch.allclose(pair(x), expected, atol=1e-5)
     assert "_behind" not in dict(pair[0].named_children())
 
 

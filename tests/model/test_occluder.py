@@ -130,7 +130,8 @@ def test_the_losses_are_means_with_as_much_weight_without_an_occluder_as_with_on
     weight = balanced(targets, counted, positive)
     assert weight.tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 0, 0])
     losses, size = own.losses(hidden, targets, counted, positive)
-    assert list(losses) == ["occluder", "occluder_boundary"] and size.item() == pytest.approx(2)
+    assert list(losses) == ["occluder", "occluder_boundary"]
+    assert size.item() == pytest.approx(2)
     truths = (targets, boundaries(targets))
     for loss, logits, truth, factor in zip(
         losses.values(), own.predict(hidden), truths, (0.25, 0.5), strict=True
@@ -161,7 +162,9 @@ def test_its_gradients_are_those_of_finite_differences():
 
     assert torch.autograd.gradcheck(loss, features)
     gradient = torch.autograd.grad(loss(features).sum(), features)[0]
-    assert gradient[0].any() and gradient[1].any() and not gradient[2].any()
+    assert gradient[0].any()
+    assert gradient[1].any()
+    assert not gradient[2].any()
 
 
 def scene() -> Batch:
@@ -216,8 +219,10 @@ def assert_painted(found: Tensor, expected: Tensor) -> None:
 def test_the_target_is_the_union_of_the_other_objects_of_the_image_in_the_region():
     batch = scene()
     targets, counted = occluder_targets(REGIONS, OWN, batch, 32)
-    assert targets.shape == counted.shape == (4, 32, 32) and (counted == 1).all()
-    assert targets.min() >= 0 and targets.max() <= 1
+    assert targets.shape == counted.shape == (4, 32, 32)
+    assert (counted == 1).all()
+    assert targets.min() >= 0
+    assert targets.max() <= 1
     for r, (image, others) in enumerate([(0, [1, 2]), (1, [2]), (1, []), (0, [0, 1])]):
         assert_painted(targets[r], painted(REGIONS[r].tolist(), batch, image, others))
     assert [target.any().item() for target in targets] == [True, True, False, True]
@@ -292,7 +297,8 @@ def test_without_it_the_model_is_the_same_and_with_it_all_but_the_masks_are(part
     assert all(found.losses[name] > 0 and found.counts[name] > 0 for name in NEW)
     sum(found.losses.values()).backward()
     for name, parameter in branched.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any() or not name.startswith("occluder."), name
 
 
@@ -306,7 +312,8 @@ def test_the_mask_head_sees_the_sum_of_both_features_and_the_mask_iou_head_the_r
     for batch in (overlapping(), without_targets(overlapping())):
         model.train("boxes" in batch)(batch)
         features, hidden = seen["occluder"]
-        assert hidden.shape == features.shape and hidden.any()
+        assert hidden.shape == features.shape
+        assert hidden.any()
         assert torch.equal(seen["mask_head"][0], features + hidden)
         assert seen["mask_iou"][0] is features
 

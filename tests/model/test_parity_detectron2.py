@@ -291,7 +291,8 @@ def test_features_of_deformable_convolutions(rgb: Tensor, batch: Batch, tmp_path
     state = drawn(dconv=True)
     torch.save({"model": state}, tmp_path / "model_final.pth")
     config, _, converted = read(tmp_path / "model_final.pth")
-    assert list(config.backbone.deformable) == [3, 4, 5] and not config.backbone.modulated
+    assert list(config.backbone.deformable) == [3, 4, 5]
+    assert not config.backbone.modulated
     model = build(config.model).eval()
     weights.load(model, converted)
     maps = model.backbone(model.normalize(batch["images"], batch["image_sizes"]))
@@ -346,7 +347,8 @@ def test_boxes_scores_classes_and_masks_of_the_whole(
 ):
     """From pixels to detections, all of ours."""
     expected, got = theirs.found, ours(batch).detections
-    assert got is not None and 20 <= len(expected.boxes) == int(got["valid"].sum())
+    assert got is not None
+    assert 20 <= len(expected.boxes) == int(got["valid"].sum())
     assert len(set(expected.classes.tolist())) >= 3, "the comparison needs classes"
     valid = got["valid"][0]
     assert got["labels"][0][valid].tolist() == (expected.classes + 1).tolist()

@@ -368,7 +368,8 @@ def test_boxes_scores_classes_and_masks_of_the_whole(
 ):
     """From pixels to detections, all of ours."""
     got = ours(batch).detections
-    assert got is not None and 20 <= len(theirs.boxes) == int(got["valid"].sum())
+    assert got is not None
+    assert 20 <= len(theirs.boxes) == int(got["valid"].sum())
     assert len(set(theirs.classes.tolist())) >= 3, "the comparison needs classes"
     valid = got["valid"][0]
     assert got["labels"][0][valid].tolist() == (theirs.classes + 1).tolist()

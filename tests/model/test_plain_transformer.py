@@ -49,7 +49,8 @@ def test_one_map_at_one_stride_and_a_gradient_for_every_parameter(name: str):
     assert x.shape == (2, 32, 64 // stride, 96 // stride)
     x.square().mean().backward()
     for path, parameter in built.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), path
+        assert parameter.grad is not None, path
+        assert parameter.grad.isfinite().all(), path
     built.zero_grad(set_to_none=True)
 
 
@@ -122,7 +123,8 @@ def test_images_are_padded_to_multiples_of_the_patch(
 ):
     model = Copy(patch)
     (x,) = PlainTransformer(model)(torch.randn(1, 3, *size))
-    assert model.seen == [padded] and tuple(x.shape) == (1, 3, *cells)
+    assert model.seen == [padded]
+    assert tuple(x.shape) == (1, 3, *cells)
 
 
 @pytest.mark.parametrize("patch", [12, 14, 16])
@@ -204,10 +206,13 @@ def test_a_whole_model_of_one_map_trains_and_detects(kind: str):
     ).model
     config.num_classes = 3
     model, batch = build(config), make_batch(side=64)
-    assert isinstance(model.fpn, SimpleFPN) and model.strides == [4, 8, 16, 32]
+    assert isinstance(model.fpn, SimpleFPN)
+    assert model.strides == [4, 8, 16, 32]
     losses = model.train()(batch).losses
     torch.stack(list(losses.values())).sum().backward()
     for path, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), path
+        assert parameter.grad is not None, path
+        assert parameter.grad.isfinite().all(), path
     detections = model.eval()(batch).detections
-    assert detections["boxes"].shape[0] == 2 and detections["boxes"].isfinite().all()
+    assert detections["boxes"].shape[0] == 2
+    assert detections["boxes"].isfinite().all()

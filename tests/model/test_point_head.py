@@ -127,12 +127,14 @@ def test_points_of_training_are_uncertain_ones_and_a_quarter_anywhere():
     coarse[:, :, :3] = 0.1
     seeds = torch.tensor([5, 6])
     points = head().training_points(coarse, seeds)
-    assert points.shape == (2, 196, 2) and not points.requires_grad
+    assert points.shape == (2, 196, 2)
+    assert not points.requires_grad
     assert ((points >= 0) & (points <= 1)).all()
     important = logits_at(coarse, points)[:, :147].abs()
     everywhere = points[:, 147:, 0]
     # A stripe of 3 / 28 has about 60 of 588 points: all of them are taken.
-    assert ((important < 1).sum(dim=1) > 35).all() and (everywhere > 0.5).sum() > 30
+    assert ((important < 1).sum(dim=1) > 35).all()
+    assert (everywhere > 0.5).sum() > 30
     again = head().training_points(coarse[1:], seeds[1:])
     assert torch.equal(again[0], points[1]), "and they depend on the seed alone"
     assert not torch.equal(points[0], points[1])
@@ -224,7 +226,8 @@ def test_without_it_the_model_is_the_same_and_with_it_all_other_losses_are():
     assert found.counts["mask_points"] == found.counts["mask"] > 0
     sum(found.losses.values()).backward()
     for name, parameter in refined.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 @pytest.mark.parametrize("static_shapes", [False, True])
@@ -262,7 +265,8 @@ def test_void_points_have_no_loss():
     plain, none = (model(b).losses["mask_points"] for b in (batch, batch | {"void": void}))
     torch.testing.assert_close(plain, none)
     output = model(batch | {"void": void + 1})
-    assert output.losses["mask_points"] == 0 and output.counts["mask_points"] == 0
+    assert output.losses["mask_points"] == 0
+    assert output.counts["mask_points"] == 0
 
 
 def test_the_loss_of_points_is_that_of_masks_of_one_column():
@@ -320,7 +324,8 @@ def test_masks_are_suppressed_before_they_are_refined():
         for model in (plain, refined):
             model.set_suppression(Suppression("mask"))
         expected, found = plain(batch).detections, refined(batch).detections
-    assert found.keys() == expected.keys() and found["valid"].sum() > 5
+    assert found.keys() == expected.keys()
+    assert found["valid"].sum() > 5
     for key in ("boxes", "scores", "labels", "valid"):
         assert torch.equal(found[key], expected[key])
     assert sides == [(found["valid"].numel(), 28, 28)]

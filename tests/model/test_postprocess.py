@@ -35,12 +35,15 @@ def test_to_original():
     assert first["boxes"].tolist() == [[4, 8, 20, 40], [8, 8, 16, 16]]
     assert second["boxes"].tolist() == [[0, 0, 30, 5]]
     assert first["boxes"].dtype == np.float32
-    assert first["labels"].tolist() == [2, 1] and second["labels"].tolist() == [3]
+    assert first["labels"].tolist() == [2, 1]
+    assert second["labels"].tolist() == [3]
     assert first["scores"].tolist() == pytest.approx([0.9, 0.4])
     assert [len(first["masks"]), len(second["masks"])] == [2, 1]
-    assert first["masks"][0]["size"] == [50, 60] and isinstance(first["masks"][0]["counts"], bytes)
+    assert first["masks"][0]["size"] == [50, 60]
+    assert isinstance(first["masks"][0]["counts"], bytes)
     inside = pycocotools.mask.decode(first["masks"][0])
-    assert inside[9:39, 5:19].all() and inside.sum() <= 35 * 19
+    assert inside[9:39, 5:19].all()
+    assert inside.sum() <= 35 * 19
     assert pycocotools.mask.decode(second["masks"][0]).all(), "a full mask over the whole image"
 
 
@@ -76,7 +79,9 @@ def test_an_image_without_detections():
         "image_ids": torch.tensor([1, 2]),
     }
     for image in to_original(empty, sizes):
-        assert image["boxes"].shape == (0, 4) and image["masks"] == [] and len(image["scores"]) == 0
+        assert image["boxes"].shape == (0, 4)
+        assert image["masks"] == []
+        assert len(image["scores"]) == 0
 
 
 def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
@@ -100,7 +105,8 @@ def test_a_pixel_of_exclusive_masks_belongs_to_the_best_detection():
     expected = [masks[..., 0], masks[..., 1] & ~masks[..., 0], masks[..., 3] & ~masks[..., 0]]
     # the third lies in the first: no pixel is left of it
     assert found["scores"].tolist() == pytest.approx([0.9, 0.8, 0.6])
-    assert found["labels"].tolist() == [1, 2, 2] and len(found["boxes"]) == 3
+    assert found["labels"].tolist() == [1, 2, 2]
+    assert len(found["boxes"]) == 3
     np.testing.assert_array_equal(
         pycocotools.mask.decode(found["masks"]).astype(bool), np.stack(expected, 2)
     )

@@ -132,7 +132,8 @@ def test_rows_are_numbered_by_the_smaller_type(monkeypatch: pytest.MonkeyPatch):
     wanted = [RoIs(torch.tensor([[0.0, 0, 40, 40]]), torch.zeros(1, dtype=torch.int64), 7)]
     roi_align([torch.randn(1, 3, 24, 40)], wanted, strides=(4,))
     assert types == [torch.int32]
-    assert index_type(2**31 - 1) == torch.int32 and index_type(2**31) == torch.int64
+    assert index_type(2**31 - 1) == torch.int32
+    assert index_type(2**31) == torch.int64
 
 
 def test_maps_that_are_no_multiple_of_their_stride():
@@ -254,14 +255,16 @@ def test_pooling_of_whole_cells_is_as_defined(kind: str, points: int):
     wanted = pooled(regions(), 3)
     (found,) = roi_align(maps, [wanted], strides=STRIDES, points=points, kind=kind)
     expected = by_definition(maps, wanted, kind, points)
-    assert found.shape == expected.shape and (found - expected).abs().max() < 1e-12
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-12
     incoming = torch.randn_like(found)
     for own, theirs in zip(
         torch.autograd.grad(found, maps, incoming),
         torch.autograd.grad(expected, maps, incoming),
         strict=True,
     ):
-        assert own.any() and (own - theirs).abs().max() < 1e-12
+        assert own.any()
+        assert (own - theirs).abs().max() < 1e-12
 
 
 def test_warping_with_as_many_samples_as_cells_is_a_mean_over_whole_cells():

@@ -48,11 +48,9 @@ def test_forward_equals_three_convolutions():
     for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     logits, deltas, sizes = built(maps)
-    assert (
-        sizes == [3 * s * s for s in SIDES]
-        and logits.shape == (2, sum(sizes))
-        and deltas.shape == (2, sum(sizes), 4)
-    )
+    assert sizes == [3 * s * s for s in SIDES]
+    assert logits.shape == (2, sum(sizes))
+    assert deltas.shape == (2, sum(sizes), 4)
     hidden = [F.relu(built.convs[0](m)) for m in maps]
     for level, (h, start) in enumerate(
         zip(hidden, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False)
@@ -96,7 +94,8 @@ def test_channels_of_the_1x1_convolution_come_by_eights(
 
 def test_a_new_network_proposes_its_anchors():
     logits, deltas, _ = rpn()(pyramid())
-    assert logits.abs().max() < 0.2 and deltas.abs().max() < 0.2
+    assert logits.abs().max() < 0.2
+    assert deltas.abs().max() < 0.2
 
 
 def test_proposals_are_the_best_of_each_level_without_duplicates():
@@ -104,14 +103,14 @@ def test_proposals_are_the_best_of_each_level_without_duplicates():
     boxes, scores, valid = rpn().propose(
         prediction(logits), anchors(), torch.tensor([[64, 64], [40, 60]]), "train"
     )
-    assert boxes.shape == (2, 60, 4) and scores.shape == valid.shape == (2, 60)
-    assert valid.all() and (scores[:, :-1] >= scores[:, 1:]).all()
+    assert boxes.shape == (2, 60, 4)
+    assert scores.shape == valid.shape == (2, 60)
+    assert valid.all()
+    assert (scores[:, :-1] >= scores[:, 1:]).all()
     for i, (height, width) in enumerate([(64, 64), (40, 60)]):
-        assert (
-            (boxes[i, :, :2] >= 0).all()
-            and (boxes[i, :, 2] <= width).all()
-            and (boxes[i, :, 3] <= height).all()
-        )
+        assert (boxes[i, :, :2] >= 0).all()
+        assert (boxes[i, :, 2] <= width).all()
+        assert (boxes[i, :, 3] <= height).all()
         clipped = anchors().clamp(min=0).minimum(torch.tensor([width, height, width, height]))
         for box, score in zip(boxes[i], scores[i], strict=True):
             (source,) = (logits[i] == score).nonzero()[:, 0].tolist()
@@ -132,9 +131,8 @@ def test_suppression_is_by_level():
     boxes, scores, _ = rpn().propose(
         prediction(far, deltas), anchors(), torch.tensor([[64, 64]]), "test"
     )
-    assert scores[0, :2].tolist() == [3, 1] and scores[0, 2] < -50, (
-        "of p2's two equal boxes one stays, and p3's"
-    )
+    assert scores[0, :2].tolist() == [3, 1]
+    assert scores[0, 2] < -50, "of p2's two equal boxes one stays, and p3's"
     assert torch.allclose(boxes[0, :2], target.expand(2, 4), atol=1e-4)
 
 
@@ -144,7 +142,8 @@ def test_the_phase_decides_how_many(phase: str, kept: int):
     boxes, scores, valid = rpn(nms_iou=1.0).propose(
         prediction(logits), anchors(), torch.tensor([[64, 64]]), phase
     )
-    assert boxes.shape[1] == kept and valid.all()
+    assert boxes.shape[1] == kept
+    assert valid.all()
     assert torch.equal(scores[0], logits[0].sort(descending=True).values[:kept])
 
 
@@ -154,9 +153,9 @@ def test_only_the_best_of_a_level_enter_suppression():
     _, scores, valid = few.propose(prediction(logits), anchors(), torch.tensor([[64, 64]]), "train")
     kept = [level[-5:] for level in logits[0].split([3 * s * s for s in SIDES])]
     expected = torch.cat(kept).sort(descending=True).values
-    assert (
-        scores.shape[1] == len(expected) == 23 and torch.equal(scores[0], expected) and valid.all()
-    )
+    assert scores.shape[1] == len(expected) == 23
+    assert torch.equal(scores[0], expected)
+    assert valid.all()
 
 
 def test_images_with_fewer_proposals_are_padded_with_zeros():
@@ -175,7 +174,8 @@ def test_boxes_without_area_are_no_proposals():
     boxes, _, valid = rpn().propose(
         prediction(torch.zeros(1, len(anchors()))), anchors(), torch.tensor([[8, 64]]), "train"
     )
-    assert valid.any() and (boxes[..., 3] <= 8).all()
+    assert valid.any()
+    assert (boxes[..., 3] <= 8).all()
     sides = boxes[valid][:, 2:] - boxes[valid][:, :2]
     assert (sides > 0).all()
 
@@ -252,7 +252,8 @@ def test_giou_and_focal_loss_of_the_sample():
     sum(losses.values()).backward()
     positive = torch.zeros(2, len(anchors()), dtype=torch.bool)
     positive.scatter_(1, chosen.indices, chosen.positive)
-    assert deltas.grad.isfinite().all() and (deltas.grad[positive] != 0).any(dim=-1).all()
+    assert deltas.grad.isfinite().all()
+    assert (deltas.grad[positive] != 0).any(dim=-1).all()
     assert not deltas.grad[~positive].any()
     assert (logits.grad != 0).sum() == count
 
@@ -266,7 +267,8 @@ def test_the_gradient_reaches_the_sampled_anchors_only():
     sum(losses.values()).backward()
     assert (logits.grad != 0).sum(dim=1).tolist() == [64, 64]
     positive = logits.grad < 0
-    assert (positive.sum(dim=1) > 0).all() and (positive.sum(dim=1) <= 32).all()
+    assert (positive.sum(dim=1) > 0).all()
+    assert (positive.sum(dim=1) <= 32).all()
     assert not deltas.grad[~positive].any(), "boxes learn from objects alone"
 
 
@@ -275,12 +277,12 @@ def test_images_without_objects_learn_background():
     logits = torch.zeros(2, len(anchors()), requires_grad=True)
     deltas = torch.zeros(2, len(anchors()), 4, requires_grad=True)
     losses = learnt(rpn(batch_size=64), prediction(logits, deltas), batch)
-    assert (
-        losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5)
-        and losses["rpn_box"].item() == 0
-    )
+    assert losses["rpn_objectness"].item() == pytest.approx(math.log(2), rel=1e-5)
+    assert losses["rpn_box"].item() == 0
     sum(losses.values()).backward()
-    assert (logits.grad > 0).sum() == 128 and not (logits.grad < 0).any() and not deltas.grad.any()
+    assert (logits.grad > 0).sum() == 128
+    assert not (logits.grad < 0).any()
+    assert not deltas.grad.any()
 
 
 @pytest.mark.parametrize(

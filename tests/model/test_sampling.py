@@ -38,7 +38,9 @@ def test_scramble_is_splitmix64s():
 def test_a_key_is_a_function_of_seed_purpose_and_candidate_alone():
     seeds = torch.tensor([5, -(2**63), 7])
     keys = random_keys(seeds, REGIONS, 100)
-    assert keys.shape == (3, 100) and keys.dtype == torch.int32 and (keys >= 0).all()
+    assert keys.shape == (3, 100)
+    assert keys.dtype == torch.int32
+    assert (keys >= 0).all()
     assert torch.equal(random_keys(seeds[[2, 0]], REGIONS, 60), keys[[2, 0], :60])
     assert not torch.equal(random_keys(seeds, ANCHORS, 100), keys)
     assert not torch.equal(random_keys(seeds, POINTS, 100), keys)
@@ -62,9 +64,8 @@ def test_keys_are_uniform_and_independent():
     other = (random_keys(seeds, REGIONS, count).double() / 2**31 - 0.5) * 12**0.5
     assert abs((z * other).mean()) < 5 / keys.numel() ** 0.5, "anchors and regions"
     between = (z @ z.T / count)[~torch.eye(400, dtype=torch.bool)]  # any two images
-    assert between.abs().max() < 6.5 / count**0.5 and between.std().item() == pytest.approx(
-        count**-0.5, rel=0.03
-    )
+    assert between.abs().max() < 6.5 / count**0.5
+    assert between.std().item() == pytest.approx(count**-0.5, rel=0.03)
     assert len(random_keys(seeds, ANCHORS, count).unique()) > keys.numel() * 0.999, (
         "hardly any ties"
     )

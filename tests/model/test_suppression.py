@@ -67,7 +67,8 @@ def test_crossing_bars_stay_both_and_their_copies_go(static: bool):
         assert torch.equal(found["boxes"][0, :2], boxes[0, :2])
         torch.testing.assert_close(found["masks"][0, :2], detections["masks"][0, :2])
     found = run("matrix", detections, static)
-    assert found["valid"].sum() == 2 and found["scores"][0, 1] > 0.65
+    assert found["valid"].sum() == 2
+    assert found["scores"][0, 1] > 0.65
 
 
 def test_refined_masks_are_compared_by_the_means_of_their_cells():
@@ -155,7 +156,8 @@ def test_soft_nms_lowers_scores_as_in_the_paper():
         for n in range(12):
             best = max(rest, key=lambda i: left[i])
             rest.remove(best)
-            assert picked[image, n] == best and values[image, n] == pytest.approx(left[best])
+            assert picked[image, n] == best
+            assert values[image, n] == pytest.approx(left[best])
             for i in rest:
                 if groups[image, i] == groups[image, best]:
                     left[i] *= np.exp(-(overlap[image, best, i] ** 2) / 0.5)
@@ -194,7 +196,8 @@ def test_what_overlap_each_kind_goes_by(static: bool):
     over_half = several((0, 28, 0, 20), (0, 28, 6, 20), labels=[1, 2])  # IoU 0.7, two classes
     assert run("mask", over_half, static)["valid"].sum() == 2
     found = run("mask", over_half, static, agnostic_nms=True)
-    assert found["valid"].tolist() == [[True, False]] and found["labels"].tolist() == [[1, 0]]
+    assert found["valid"].tolist() == [[True, False]]
+    assert found["labels"].tolist() == [[1, 0]]
 
 
 def test_empty_slots_suppress_nothing_and_stay_empty():
@@ -219,7 +222,8 @@ def test_every_kind_gives_the_same_with_fixed_shapes(kind: str, agnostic: bool):
             model.infer(batch["images"], batch["image_sizes"], fixed) for fixed in (False, True)
         )
     count = found["valid"].shape[1]
-    assert static["valid"].shape == (2, 100) and not static["valid"][:, count:].any()
+    assert static["valid"].shape == (2, 100)
+    assert not static["valid"][:, count:].any()
     there = found["valid"]
     assert 10 < there.sum() <= 200
     assert (found["scores"].diff(dim=1) <= 0).all()
@@ -249,12 +253,14 @@ def test_each_choice_of_one_pass_is_that_of_a_pass_of_its_own(parts: dict[str, A
     model.choices = tuple(Suppression(kind, over) for kind in KINDS for over in (False, True))
     with torch.no_grad():
         each = model(batch).each
-        assert each is not None and tuple(each) == model.choices
+        assert each is not None
+        assert tuple(each) == model.choices
         model.choices = ()
         for choice, found in each.items():
             model.set_suppression(choice)
             expected = model.infer(batch["images"], batch["image_sizes"])
-            assert expected["valid"].any() and set(found) == set(expected)
+            assert expected["valid"].any()
+            assert set(found) == set(expected)
             for name, value in expected.items():
                 torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5)
 
@@ -265,7 +271,8 @@ def test_exclusive_masks_are_marked_and_nothing_else_changes():
     model.set_suppression(Suppression(exclusive=True))
     found = model(batch).detections
     assert torch.equal(found["exclusive"], found["valid"])
-    assert torch.equal(found["scores"], expected["scores"]) and "exclusive" not in expected
+    assert torch.equal(found["scores"], expected["scores"])
+    assert "exclusive" not in expected
 
 
 @pytest.mark.parametrize(

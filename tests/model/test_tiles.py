@@ -53,7 +53,8 @@ def same_as_whole(found: dict[str, Any], image: np.ndarray) -> None:
     for mask, label in zip(whole["masks"], whole["labels"], strict=True):
         overlaps = [iou(mask, own) for own in found["masks"]]
         best = int(np.argmax(overlaps))
-        assert overlaps[best] == 1 and found["labels"][best] == label
+        assert overlaps[best] == 1
+        assert found["labels"][best] == label
 
 
 def test_a_plan_covers_the_image_evenly_with_tiles_of_one_size():
@@ -62,7 +63,8 @@ def test_a_plan_covers_the_image_evenly_with_tiles_of_one_size():
     rows, columns = sorted({w[0] for w in windows}), sorted({w[1] for w in windows})
     assert (rows[0], rows[-1], columns) == (0, 10_000 - 1024, [0, 738, 1476])
     assert windows == [(y, x, 1024, 1024) for y in rows for x in columns]
-    assert min(1024 - np.diff(rows)) >= 0.2 * 1024 and len(rows) == 12
+    assert min(1024 - np.diff(rows)) >= 0.2 * 1024
+    assert len(rows) == 12
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,8 @@ def test_small_images_have_few_tiles(size: tuple[int, int], expected: list[Any])
 def test_every_pixel_is_in_a_tile_and_neighbors_share_enough(side: int, tile: int, overlap: float):
     windows = Tiling(tile, overlap).windows((side, 1))
     begins, ends = np.array([w[0] for w in windows]), np.array([w[0] + w[2] for w in windows])
-    assert begins[0] == 0 and ends[-1] == side
+    assert begins[0] == 0
+    assert ends[-1] == side
     assert (ends[:-1] - begins[1:] >= np.floor(overlap * tile) - 1).all()
 
 
@@ -214,7 +217,8 @@ def test_boxes_alone_are_merged_as_boxes():
 
 def test_nothing_in_any_tile():
     found = tiled(np.zeros((180, 180, 3), np.uint8), 100)
-    assert found["boxes"].shape == (0, 4) and found["masks"] == []
+    assert found["boxes"].shape == (0, 4)
+    assert found["masks"] == []
 
 
 @pytest.mark.parametrize("overlap", [0.2, 0.5])

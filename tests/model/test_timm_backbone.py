@@ -40,7 +40,8 @@ def test_channels_and_strides_are_measured(
     built = backbone(name, options=options).eval()
     with torch.no_grad():
         maps = built(torch.randn(2, 3, 96, 160))
-    assert built.strides == [4, 8, 16, 32] and channels in (None, built.channels)
+    assert built.strides == [4, 8, 16, 32]
+    assert channels in (None, built.channels)
     shapes = [(2, c, 96 // s, 160 // s) for c, s in zip(built.channels, built.strides, strict=True)]
     assert [tuple(m.shape) for m in maps] == shapes
 
@@ -85,7 +86,8 @@ def test_a_model_of_every_family(family: str):
     assert [tuple(m.shape) for m in maps] == shapes
     sum(m.square().mean() for m in maps).backward()
     for path, parameter in built.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), path
+        assert parameter.grad is not None, path
+        assert parameter.grad.isfinite().all(), path
 
 
 def test_the_guide_lists_every_family():
@@ -197,7 +199,8 @@ def test_timm_renames_what_it_published_under_other_names():
         for ours, original in renames:
             name = name.replace(ours, original)
         theirs[name.replace("head.norm.", "norm.").replace("head.fc.", "head.")] = value
-    assert "downsample_layers.0.0.weight" in theirs and "stages.0.0.dwconv.weight" in theirs
+    assert "downsample_layers.0.0.weight" in theirs
+    assert "stages.0.0.dwconv.weight" in theirs
     built = backbone("convnext_atto", weights="a file")
     built.load_pretrained(theirs)
     images = torch.randn(1, 3, 64, 64)

@@ -71,7 +71,8 @@ def test_one_view_gives_what_the_model_gives_to_the_last_bit(kind: str):
     with torch.no_grad():
         expected = model(batch).detections
     merged = detect_views(model, with_mirrored([batch])[:1])
-    assert expected is not None and expected["valid"].sum(1).min() > 5
+    assert expected is not None
+    assert expected["valid"].sum(1).min() > 5
     assert_equal(merged.detections, expected)
     assert_equal(merged.plain, expected)
 
@@ -211,7 +212,8 @@ def test_the_model_of_an_evaluation_reads_other_sizes_and_measures_both():
     batch = image_batch(images, (7, 8), 64)
     boxes = torch.tensor([[[4.0, 4, 30, 40]], [[10.0, 20, 40, 50]]])
     output = wrapped(batch | {"boxes": boxes})
-    assert asked == [([7, 8], 96)] and wrapped.images == 2
+    assert asked == [([7, 8], 96)]
+    assert wrapped.images == 2
     assert wrapped.seconds > wrapped.plain_seconds > 0
     both = [batch, image_batch(images, (7, 8), 96)]
     assert_equal(output.detections, detect_views(model, with_mirrored(both)).detections)
@@ -220,13 +222,16 @@ def test_the_model_of_an_evaluation_reads_other_sizes_and_measures_both():
         pyramid, _ = model.trunk(batch["images"], batch["image_sizes"])
         labels = model.classify(pyramid, boxes, batch["image_sizes"])
     assert_equal(output.plain, expected.detections)
-    assert torch.equal(output.box_labels, labels) and not output.losses
+    assert torch.equal(output.box_labels, labels)
+    assert not output.losses
     assert wrapped(batch).box_labels is None
 
 
 def test_a_view_keeps_what_the_batch_says():
     batch = image_batch(pictures(), (1, 2), 64)
     plain, other = with_mirrored([batch])
-    assert isinstance(plain, View) and (plain.mirrored, other.mirrored) == (False, True)
-    assert plain.images is batch["images"] and other.sizes is batch["image_sizes"]
+    assert isinstance(plain, View)
+    assert (plain.mirrored, other.mirrored) == (False, True)
+    assert plain.images is batch["images"]
+    assert other.sizes is batch["image_sizes"]
     assert torch.equal(other.images, mirror(batch["images"], batch["image_sizes"]))

@@ -341,9 +341,11 @@ def test_a_long_title_is_cut_in_its_middle(monkeypatch: pytest.MonkeyPatch, name
         shown, font = written(monkeypatch, picture, name)
         width = picture.shape[1] - 4
         assert font.getlength(shown) <= width or len(shown) <= 4
-        assert "..." in shown and titled(picture, name).shape[1] == picture.shape[1]
+        assert "..." in shown
+        assert titled(picture, name).shape[1] == picture.shape[1]
     shown, _ = written(monkeypatch, blank(), name)
-    assert shown[:3] == name[:3] and shown[-5:] == name[-5:]
+    assert shown[:3] == name[:3]
+    assert shown[-5:] == name[-5:]
 
 
 def test_a_title_that_fits_is_whole(monkeypatch: pytest.MonkeyPatch):

@@ -41,4 +41,5 @@ def test_the_references_are_whole():
     entries = re.findall(r"^@(\w+)\{(\w+),", text, re.MULTILINE)
     keys = [key for _, key in entries]
     assert {"he2017maskrcnn", "lin2014coco", "bolya2020tide", "maskrcnn_lit"} <= set(keys)
-    assert len(keys) == len(set(keys)) and text.count("{") == text.count("}")
+    assert len(keys) == len(set(keys))
+    assert text.count("{") == text.count("}")

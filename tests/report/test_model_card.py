@@ -31,9 +31,11 @@ def header(text: str) -> dict[str, Any]:
 
 def test_the_header_of_the_hub():
     facts = header(card())
-    assert facts["license"] == "mit" and facts["library_name"] == "maskrcnn_lit"
+    assert facts["license"] == "mit"
+    assert facts["library_name"] == "maskrcnn_lit"
     (result,) = facts["model-index"][0]["results"]
-    assert facts["model-index"][0]["name"] == "cells" and result["dataset"]["name"] == "cells"
+    assert facts["model-index"][0]["name"] == "cells"
+    assert result["dataset"]["name"] == "cells"
     assert {row["type"]: row["value"] for row in result["metrics"]} == {
         "mask_ap": 0.4123,
         "mask_ap50": 0.6,
@@ -44,13 +46,19 @@ def test_the_header_of_the_hub():
 def test_scores_classes_and_how_to_load_it():
     text = card()
     assert "| mask | 0.412 (0.300 to 0.500) | 0.600 |" in text
-    assert "| box | 0.500 | - |" in text and "COCO AP on 7 validation images" in text
-    assert 'load_model("hf:lab/cells")' in text and "cell: big, cell" in text
-    assert "maskrcnn-lit train data.root=DIR" in text and "44.4 million parameters" in text
-    assert "License of the weights: mit" in text and "predictions" not in text
+    assert "| box | 0.500 | - |" in text
+    assert "COCO AP on 7 validation images" in text
+    assert 'load_model("hf:lab/cells")' in text
+    assert "cell: big, cell" in text
+    assert "maskrcnn-lit train data.root=DIR" in text
+    assert "44.4 million parameters" in text
+    assert "License of the weights: mit" in text
+    assert "predictions" not in text
 
 
 def test_a_folder_without_a_license():
     text = card(name="run", license=None, picture="predictions.png")
-    assert "license" not in header(text) and "none is given" in text
-    assert 'load_model("DIR")' in text and "](predictions.png)" in text
+    assert "license" not in header(text)
+    assert "none is given" in text
+    assert 'load_model("DIR")' in text
+    assert "](predictions.png)" in text

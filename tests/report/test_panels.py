@@ -101,10 +101,13 @@ def test_the_panel_has_truth_left_and_prediction_right(tmp_path: Path):
     names = ["circle", "square"]
     panel = draw_panel(batch, output, 1, names, 0.5)
     height, width = panel.shape[:2]
-    assert panel.dtype == np.uint8 and width > 2 * SIZE and max(height, width) <= 1400
+    assert panel.dtype == np.uint8
+    assert width > 2 * SIZE
+    assert max(height, width) <= 1400
     nothing = draw_panel(batch, output, 1, names, 0.95)  # all scores are 0.9
     differs = (panel != nothing).any((0, 2)).nonzero()[0]
-    assert differs.min() >= width // 2 and len(differs) > 10
+    assert differs.min() >= width // 2
+    assert len(differs) > 10
 
 
 def test_a_panel_needs_detections():

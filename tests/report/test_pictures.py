@@ -62,7 +62,8 @@ def test_images_are_read_by_their_id(index: AnnotationIndex):
     for i, image_id in enumerate(index.image_ids.tolist()):
         found = read(image_id)
         expected = np.asarray(Image.open(io.BytesIO(index.read(i))).convert("RGB"))
-        assert found is not None and (found == expected).all()
+        assert found is not None
+        assert (found == expected).all()
 
 
 def test_a_damaged_or_missing_file_is_none(index: AnnotationIndex):
@@ -70,7 +71,8 @@ def test_a_damaged_or_missing_file_is_none(index: AnnotationIndex):
     first, second, _ = (Path(index.where(i)) for i in range(3))
     first.write_bytes(b"no image")
     second.unlink()
-    assert read(int(index.image_ids[0])) is None and read(int(index.image_ids[1])) is None
+    assert read(int(index.image_ids[0])) is None
+    assert read(int(index.image_ids[1])) is None
 
 
 def test_which_images(tmp_path: Path):

@@ -35,7 +35,8 @@ def line(analysis: Analysis, theme: Theme) -> Figure:
 def test_a_plot_is_a_png_on_the_paper_of_its_theme(theme: Theme):
     before = dict(matplotlib.rcParams)
     picture = Image.open(io.BytesIO(render(line, {}, theme))).convert("RGB")
-    assert picture.width == 960 and picture.height == round((4 * 0.19 + 0.7) * 200)
+    assert picture.width == 960
+    assert picture.height == round((4 * 0.19 + 0.7) * 200)
     assert picture.getpixel((0, 0)) == tuple(
         round(255 * channel) for channel in to_rgb(theme.paper)
     )
@@ -60,7 +61,8 @@ def test_the_legend_names_the_most_important_line_first(name: str, columns: int)
     assert [text.get_text() for text in legend.get_texts()] == [
         f"{name} 0",
         f"{name} 1",
-    ] and legend._ncols == columns
+    ]
+    assert legend._ncols == columns
 
 
 def luminance(color: str) -> float:
@@ -115,6 +117,8 @@ def test_files_for_papers_have_their_fonts_inside():
         return figure
 
     pdf, svg = render_as(("pdf", "svg"), plot, "a title", LIGHT)
-    assert b"/FontFile2" in pdf and b"/Type3" not in pdf.replace(b" ", b"")
-    assert b"<text" not in svg and b"font-family" not in svg
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf.replace(b" ", b"")
+    assert b"<text" not in svg
+    assert b"font-family" not in svg
     assert render_as(("pdf", "svg"), plot, "a title", LIGHT) == [pdf, svg]

@@ -50,7 +50,8 @@ def test_a_job_that_fails_says_why(folder: Path, error: Exception):
     with pytest.raises(type(error)), record_status(folder):
         raise error
     told = read_result(folder / "result.json")
-    assert told.status == "failed" and told.error == f"{type(error).__name__}: {error}"
+    assert told.status == "failed"
+    assert told.error == f"{type(error).__name__}: {error}"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1)])
@@ -87,9 +88,8 @@ def test_of_several_processes_one_that_fails_says_so_too(
 
 
 def test_a_program_is_named_as_it_can_be_typed():
-    assert program("python3").endswith("python3") and " " not in program("no-such-program").strip(
-        "'"
-    )
+    assert program("python3").endswith("python3")
+    assert " " not in program("no-such-program").strip("'")
 
 
 def test_a_run_that_moves_writes_into_its_new_folder_alone():

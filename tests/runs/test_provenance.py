@@ -22,7 +22,8 @@ pytest_plugins = ("tiny_commands", "local_server")
 
 def test_versions_are_those_that_run() -> None:
     versions = package_versions()
-    assert versions["torch"] == torch.__version__ and versions["maskrcnn_lit"] == __version__
+    assert versions["torch"] == torch.__version__
+    assert versions["maskrcnn_lit"] == __version__
     assert set(versions) == {
         *(
             "python",
@@ -111,10 +112,10 @@ def test_the_changes_of_a_checkout_can_be_made_again(
     (checkout.root / ".gitignore").write_bytes(b".venv\n\xff\n")  # no text
     checkout.git("add", ".gitignore")  # staged or not
     found = package_commit(checkout.package, changes=True)
-    assert found is not None and found["untracked"] == ["package/new.py"], (
-        "of the whole checkout, sources alone"
-    )
-    assert "-one\n+two\n" in found["diff"] and "+\ufffd" in found["diff"]
+    assert found is not None
+    assert found["untracked"] == ["package/new.py"], "of the whole checkout, sources alone"
+    assert "-one\n+two\n" in found["diff"]
+    assert "+\ufffd" in found["diff"]
     (checkout.root / ".gitignore").write_text(".venv\n")
     diff = package_commit(checkout.package, changes=True)["diff"]
     checkout.git("checkout", "HEAD", ".")
@@ -160,7 +161,8 @@ def test_the_machine_of_a_run_on_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     told = describe_machine(torch.device("cuda", 0), 2)
-    assert told["device"] == "A100" and told["processes"] == 2
+    assert told["device"] == "A100"
+    assert told["processes"] == 2
     built = {"cuda": torch.version.cuda, "cudnn": 91900}
     assert told["gpu"] == {"names": ["A100", "A100"], "count": 2, "driver": "580.65.06", **built}
     monkeypatch.setenv("PATH", "")
@@ -174,8 +176,10 @@ def test_data_digest_is_of_the_choice_of_images_and_not_of_their_order() -> None
         )
 
     data = describe([3, 1, 2])
-    assert data["name"] == "coco2017" and data["categories"] == [[90, "ant"], [1, "bee"]]
-    assert data["train"]["images"] == 3 and len(data["train"]["ids_sha256"]) == 64
+    assert data["name"] == "coco2017"
+    assert data["categories"] == [[90, "ant"], [1, "bee"]]
+    assert data["train"]["images"] == 3
+    assert len(data["train"]["ids_sha256"]) == 64
     assert describe([1, 2, 3]) == data != describe([1, 2, 4])
 
 

@@ -41,9 +41,8 @@ def test_a_result_comes_back_as_it_was_and_nan_is_null(tmp_path: Path) -> None:
         "val/mask_ap_small": None,
     }
     again = read_result(path)
-    assert math.isnan(again.metrics.pop("val/mask_ap_small")) and result.metrics.pop(
-        "val/mask_ap_small"
-    )
+    assert math.isnan(again.metrics.pop("val/mask_ap_small"))
+    assert result.metrics.pop("val/mask_ap_small")
     assert again == result
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
 
@@ -84,7 +83,8 @@ def test_another_config_than_that_of_the_run_is_told() -> None:
     assert config_fault(config, result) is None
     assert config_fault(config, RunResult(status="running")) is None
     fault = config_fault({**config, "seed": 2}, result)
-    assert fault is not None and "does not match its checksum" in fault
+    assert fault is not None
+    assert "does not match its checksum" in fault
 
 
 def test_another_file_than_that_of_the_run_is_told(tmp_path: Path):

@@ -21,9 +21,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_read(folder: Path):
-    assert is_shared(folder) and not is_shared(folder.parent)
+    assert is_shared(folder)
+    assert not is_shared(folder.parent)
     config, categories, state = read_shared(folder)
-    assert config == {"model": {"mean": [0.5]}} and state["a"].tolist() == [1, 1]
+    assert config == {"model": {"mean": [0.5]}}
+    assert state["a"].tolist() == [1, 1]
     assert [(own.id, own.name) for own in categories] == [(3, "cat"), (7, "dog")]
 
 
@@ -53,7 +55,8 @@ def test_weights_that_are_no_numbers(folder: Path):
 
 
 def test_names_on_the_hub(tmp_path: Path):
-    assert hub_name("hf:lab/net-1.0") == "lab/net-1.0" and hub_name("folder/hf") is None
+    assert hub_name("hf:lab/net-1.0") == "lab/net-1.0"
+    assert hub_name("folder/hf") is None
     for name in ("hf:", "hf:lab", "hf:a/b/c", "hf:../x", "hf:lab/na me"):
         with pytest.raises(UserError, match=r"must be hf:USER/NAME"):
             hub_name(name)

@@ -195,14 +195,18 @@ def test_torchvision_files_give_torchvision_s_detections(
     (tmp_path / "weights.pth").unlink()  # 180 MB
     model.config.data.image_size = [SHORT, LONG]
     model.model.rpn.post_nms = {"test": proposals}
-    assert len(model.categories) == 90 and model.model.box_head.num_classes == 90
+    assert len(model.categories) == 90
+    assert model.model.box_head.num_classes == 90
     for picture, found in zip(several, model.predict(several), strict=True):
         with torch.no_grad():
             (expected,) = theirs([as_theirs(picture)])
         box, score, mask = agree(found, expected)
         print(f"{version}: boxes {box:.1e} px, scores {score:.1e}, masks 1 - IoU {mask:.1e}")
-        assert len(found.boxes) >= 20 and len(set(found.names)) >= 2
-        assert box <= 0.01 and score <= 1e-4 and mask <= 0.01
+        assert len(found.boxes) >= 20
+        assert len(set(found.names)) >= 2
+        assert box <= 0.01
+        assert score <= 1e-4
+        assert mask <= 0.01
 
 
 # What a file is
@@ -218,14 +222,13 @@ def test_torchvision_files_are_told_by_their_names(version: str, v1_names: State
     }
     torch.save(states[version](), tmp_path / "weights.pth")
     config, categories, state = read(tmp_path / "weights.pth")
-    assert (
-        config.backbone.name == config.model.backbone.name == "resnet50"
-        and config.model.num_classes == 90
-    )
+    assert config.backbone.name == config.model.backbone.name == "resnet50"
+    assert config.model.num_classes == 90
     assert (config.model.rpn.depth, config.model.box_head.convs) == (
         (2, 4) if version == "v2" else (1, 0)
     )
-    assert config.model.anchors.measured_strides and config.backbone.norm_eps is None
+    assert config.model.anchors.measured_strides
+    assert config.backbone.norm_eps is None
     assert categories == coco_categories(90)
     with torch.device("meta"):
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
@@ -281,13 +284,13 @@ def test_a_pickle_of_detectron2(tmp_path: Path):
     )
     config, categories, state = read(tmp_path / "model_final_f10217.pkl")
     (tmp_path / "model_final_f10217.pkl").unlink()  # 180 MB
-    assert (
-        config.backbone.name == "resnet50"
-        and config.backbone.stride_in_1x1
-        and config.model.roi_align.aligned
-    )
-    assert config.model.roi_align.points == 0 and not config.model.anchors.round_corners
-    assert not config.model.anchors.measured_strides and categories == coco_categories(80)
+    assert config.backbone.name == "resnet50"
+    assert config.backbone.stride_in_1x1
+    assert config.model.roi_align.aligned
+    assert config.model.roi_align.points == 0
+    assert not config.model.anchors.round_corners
+    assert not config.model.anchors.measured_strides
+    assert categories == coco_categories(80)
     expected = weights.from_detectron2(
         {k: torch.from_numpy(v) for k, v in arrays.items()}, std=config.model.std
     )
@@ -316,7 +319,8 @@ def test_a_file_of_detectron2_s_training(depth: int, classes: int, tmp_path: Pat
     }
     torch.save(content, tmp_path / "model_final.pth")
     config, categories, state = read(tmp_path / "model_final.pth")
-    assert config.backbone.name == f"resnet{depth}" and config.backbone.stride_in_1x1
+    assert config.backbone.name == f"resnet{depth}"
+    assert config.backbone.stride_in_1x1
     assert config.model.num_classes == len(categories) == classes
     with torch.device("meta"):
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
@@ -338,9 +342,11 @@ def test_a_file_of_vitdet(name: str, width: int, depth: int, tmp_path: Path):
     size = Size(width=width, depth=depth, heads=width // 64)
     torch.save({"model": hollow(vitdet_shapes(size))}, tmp_path / "model.pth")
     config, categories, state = read(tmp_path / "model.pth")
-    assert config.backbone.name == f"samvit_{name}_patch16" and config.data.image_size == 1024
+    assert config.backbone.name == f"samvit_{name}_patch16"
+    assert config.data.image_size == 1024
     assert config.model.num_classes == len(categories) == 80
-    assert config.backbone.square == 1024 and config.backbone.norm_eps == 1e-6
+    assert config.backbone.square == 1024
+    assert config.backbone.norm_eps == 1e-6
     with torch.device("meta"):
         weights.load(build(config.model), {name: value.to("meta") for name, value in state.items()})
 
@@ -357,7 +363,8 @@ def test_the_norms_of_one_file_have_no_epsilon(
         config = read(tmp_path / file).config
         assert config.backbone.norm_eps == option
         norms = [m for m in build(config.backbone).modules() if isinstance(m, FrozenBatchNorm2d)]
-        assert len(norms) == 53 and {norm.eps for norm in norms} == {value}
+        assert len(norms) == 53
+        assert {norm.eps for norm in norms} == {value}
 
 
 # Files that are refused
@@ -426,7 +433,8 @@ def test_a_file_that_holds_no_mask_rcnn_is_told(tmp_path: Path, v1_names: State)
         torch.save(content, tmp_path / name)
         with pytest.raises(UserError, match=said) as error:
             read(tmp_path / name)
-        assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value)
+        assert str(tmp_path / name) in str(error.value)
+        assert "\n" not in str(error.value)
     torch.save(
         v1_names | {"roi_heads.keypoint_head.0.weight": torch.zeros(1)}, tmp_path / "keypoints.pth"
     )
@@ -496,9 +504,8 @@ def test_published_weights_come_by_name(
         PUBLISHED, "torchvision_v1", offered(server, v1_names, "maskrcnn-12345678.pth")
     )
     model = load_model("torchvision_v1", accelerator="cpu")
-    assert [category.id for category in model.categories] == list(
-        range(1, 91)
-    ) and not model.model.training
+    assert [category.id for category in model.categories] == list(range(1, 91))
+    assert not model.model.training
     assert (
         read("torchvision_v1").config.model
         == read(downloads / "maskrcnn-12345678.pth").config.model
@@ -513,9 +520,8 @@ def test_published_weights_without_a_network_are_told(
     monkeypatch.setitem(PUBLISHED, "detectron2_r50_3x", Published(url, "f10217", "md5"))
     with pytest.raises(UserError, match="cannot be downloaded") as error:
         load_model("detectron2_r50_3x", accelerator="cpu")
-    assert url in str(error.value) and str(downloads / "500.model_final_f10217.pkl") in str(
-        error.value
-    )
+    assert url in str(error.value)
+    assert str(downloads / "500.model_final_f10217.pkl") in str(error.value)
 
 
 def test_a_training_without_a_network_is_told_the_other_ways_to_start(
@@ -532,7 +538,8 @@ def test_a_training_without_a_network_is_told_the_other_ways_to_start(
         "; alternatives: model.weights=FILE (a Mask R-CNN); model.weights=null "
         "backbone.weights=imagenet or FILE (backbone only); model.weights=null (random weights)"
     )
-    assert "\n" not in said and not list(downloads.glob("*"))
+    assert "\n" not in said
+    assert not list(downloads.glob("*"))
 
 
 # A new model begins with the weights of a backbone
@@ -643,9 +650,8 @@ def offers(
 def test_weights_of_a_backbone_by_name(offers: Server, classifier: State, name: str):
     for _ in range(2):
         model, told = begun(composed("backbone=resnet18", f"backbone.weights={name}"))
-        assert has_weights_of(model, classifier) and told == [
-            f"backbone resnet18: weights {name}; norms frozen"
-        ]
+        assert has_weights_of(model, classifier)
+        assert told == [f"backbone resnet18: weights {name}; norms frozen"]
     assert len(offers.asked) == 1
 
 
@@ -701,9 +707,8 @@ def test_weights_of_a_timm_backbone_from_a_file(suffix: str, tmp_path: Path):
         *(f"model.{n}=[0.5, 0.5, 0.5]" for n in ("mean", "std")),
     )
     model, told = begun(composed(*options, f"backbone.weights={file}"))
-    assert has_weights_of(model, state) and told == [
-        f"backbone test_resnet: weights {file}; norms frozen"
-    ]
+    assert has_weights_of(model, state)
+    assert told == [f"backbone test_resnet: weights {file}; norms frozen"]
     with pytest.raises(
         UserError, match=r"the weights from the file are not those of timm's test_resnet"
     ) as error:
@@ -798,13 +803,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, State]
 def test_a_run_folder_is_read(run: tuple[Path, State]):
     folder, best = run
     config, categories, state = read(folder)
-    assert (
-        equal(state, best)
-        and config.model == OmegaConf.create(OmegaConf.to_container(composed(), resolve=True)).model
-    )
+    assert equal(state, best)
+    assert config.model == OmegaConf.create(OmegaConf.to_container(composed(), resolve=True)).model
     assert categories == (Category(3, "cat"), Category(10, "dog"), Category(17, "horse"))
     last = read(folder, "last").state
-    assert not equal(last, best) and equal(last, read(folder / "checkpoints" / "last.ckpt").state)
+    assert not equal(last, best)
+    assert equal(last, read(folder / "checkpoints" / "last.ckpt").state)
     assert equal(read(str(folder / "checkpoints" / "best.ckpt")).state, best)
 
 
@@ -1006,16 +1010,16 @@ def test_training_begins_with_a_run(
     )
     shown = capsys.readouterr().out
     assert f"model.weights={trained}: 5 of 6 classes matched by name" in shown
-    assert (
-        "  asteroid   initialized\n  circle     loaded\n" in shown and "  unused: star\n" in shown
-    )
+    assert "  asteroid   initialized\n  circle     loaded\n" in shown
+    assert "  unused: star\n" in shown
     assert "the weights were trained with" not in shown
     config = load_run_config(run_dir)
     assert (config.backbone.norm, config.backbone.freeze_at) == (
         "frozen",
         2,
     )  # as where a backbone is pretrained
-    assert config.model.weights == str(trained) and result(run_dir)["status"] == "finished"
+    assert config.model.weights == str(trained)
+    assert result(run_dir)["status"] == "finished"
     after, before = (
         {
             name.removeprefix("model."): value

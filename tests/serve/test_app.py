@@ -60,7 +60,8 @@ def test_a_picture_is_answered_with_coco_json(client: TestClient, tmp_path: Any)
     assert answer.status_code == 200
     content = answer.json()
     check("Detections", content)
-    assert content["info"]["model"] == "small" and content["images"][0]["file_name"] == "a.png"
+    assert content["info"]["model"] == "small"
+    assert content["images"][0]["file_name"] == "a.png"
     (tmp_path / "a.json").write_text(answer.text)
     coco = COCO(tmp_path / "a.json")
     (first, *_) = coco.loadAnns(coco.getAnnIds(imgIds=4))
@@ -157,7 +158,8 @@ def test_a_failure_is_a_sentence_and_a_line_of_the_log(
     answer = client.post("/predict", content=png())
     assert answer.status_code == 500
     assert answer.json() == {"error": "the server failed on this request; its log has the reason"}
-    assert "POST /predict failed" in caplog.text and "NoneType" in caplog.text
+    assert "POST /predict failed" in caplog.text
+    assert "NoneType" in caplog.text
     assert counted(client, "/predict", 500)
     assert client.post("/predict?model=large", content=png()).status_code == 200
 
@@ -166,7 +168,8 @@ def test_the_page_and_its_policy(client: TestClient):
     answer = client.get("/")
     assert answer.text == "<h1>page</h1>"
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "http" not in policy
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 

@@ -86,8 +86,10 @@ def test_a_batch_without_a_picture_is_answered(service: Service):
 
 def test_models_are_chosen_by_name(service: Service):
     masks, boxes = ask(service, ("masks", None, png()), ("boxes", None, png()))
-    assert masks["info"] == {"model": "masks"} and "segmentation" in masks["annotations"][0]
-    assert boxes["info"] == {"model": "boxes"} and "segmentation" not in boxes["annotations"][0]
+    assert masks["info"] == {"model": "masks"}
+    assert "segmentation" in masks["annotations"][0]
+    assert boxes["info"] == {"model": "boxes"}
+    assert "segmentation" not in boxes["annotations"][0]
 
 
 def test_the_slots_have_a_bound(service: Service):
@@ -109,7 +111,8 @@ def test_who_waits_too_long_gets_a_sentence(model: Predictor):
         (answer,) = ask(service, ("masks", None, png()))
     finally:
         service.close()
-    assert answer.status == 504 and "waited 0.001 seconds" in str(answer)
+    assert answer.status == 504
+    assert "waited 0.001 seconds" in str(answer)
 
 
 def test_the_numbers_of_batches_are_counted(service: Service):

@@ -68,7 +68,8 @@ def test_all_images_have_rows(client: TestClient, validation: Validation):
     assert len(answer["images"]) == len(validation) == run_facts(validation)["images"]
     for i, image in enumerate(answer["images"]):
         losses = validation.losses[i]
-        assert losses is not None and image["loss"] == pytest.approx(sum(losses.values()))
+        assert losses is not None
+        assert image["loss"] == pytest.approx(sum(losses.values()))
         found = [row for row in image["rows"] if row["score"] is not None]
         assert len(found) == int((validation.pairs[i].scores >= 0.1).sum())
         assert len(image["rows"]) - len(found) == len(validation.pairs[i].objects)
@@ -105,7 +106,8 @@ def test_the_inside_is_in_pixels_of_the_image(client: TestClient, validation: Va
     height, width = validation.index.size(1)
     boxes = np.array([one["box"] for one in answer["proposals"]])
     assert 0 < len(boxes) <= min(100, answer["count"])
-    assert (boxes >= -0.01).all() and (boxes <= np.array([width, height] * 2) + 0.01).all()
+    assert (boxes >= -0.01).all()
+    assert (boxes <= np.array([width, height] * 2) + 0.01).all()
     scores = [one["score"] for one in answer["proposals"]]
     assert scores == sorted(scores, reverse=True)
     numbers = {one["id"] for one in validation.annotations_of(1).values() if not one["iscrowd"]}
@@ -134,4 +136,5 @@ def test_a_mask_is_the_output_of_the_mask_head(client: TestClient, validation: V
 )
 def test_other_requests_are_a_sentence(client: TestClient, path: str, status: int, words: str):
     answer = client.get(path)
-    assert answer.status_code == status and words in answer.json()["error"]
+    assert answer.status_code == status
+    assert words in answer.json()["error"]

@@ -52,7 +52,8 @@ def test_the_losses_are_those_of_a_batch_of_one(validation: Validation):
 def test_they_are_computed_once(run: Path, validation: Validation, monkeypatch: Any):
     monkeypatch.setattr(Validation, "_pass", lambda self: pytest.fail("computed again"))
     again = Validation(run, "last", [], "cpu")
-    assert again.losses == validation.losses and again.results == validation.results
+    assert again.losses == validation.losses
+    assert again.results == validation.results
 
 
 def test_other_weights_are_looked_at_again(run: Path, validation: Validation, monkeypatch: Any):

@@ -39,9 +39,11 @@ def stored(folder: Path) -> int:
 
 def test_what_was_read_is_kept(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 1)
-    assert cache.read("a", lambda: b"A") == b"A" and cache.read("b", bytes) == b""
+    assert cache.read("a", lambda: b"A") == b"A"
+    assert cache.read("b", bytes) == b""
     for other in (cache, Cache(tmp_path / "cache", 1), pickle.loads(pickle.dumps(cache))):
-        assert other.read("a", refuse) == b"A" and other.read("b", refuse) == b""
+        assert other.read("a", refuse) == b"A"
+        assert other.read("b", refuse) == b""
         other.fill("a", refuse)
     assert int((tmp_path / "cache" / "size").read_text()) == stored(tmp_path / "cache")
 
@@ -49,9 +51,11 @@ def test_what_was_read_is_kept(tmp_path: Path):
 def test_without_room_nothing_is_written(tmp_path: Path):
     cache = Cache(tmp_path / "cache", 0)
     cache.fill("a", refuse)
-    assert cache.read("a", lambda: b"A") == b"A" and not (tmp_path / "cache").exists()
+    assert cache.read("a", lambda: b"A") == b"A"
+    assert not (tmp_path / "cache").exists()
     small = Cache(tmp_path / "cache", 100 / 1e9)
-    assert small.read("a", lambda: bytes(200)) == bytes(200) and entries(tmp_path / "cache") == []
+    assert small.read("a", lambda: bytes(200)) == bytes(200)
+    assert entries(tmp_path / "cache") == []
 
 
 @pytest.mark.parametrize(
@@ -143,9 +147,8 @@ def test_processes_and_threads_write_and_throw_out_at_once(tmp_path: Path):
         children.append(child)
     work(3)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
-    assert 0 < stored(tmp_path) <= LIMIT and int((tmp_path / "size").read_text()) == stored(
-        tmp_path
-    )
+    assert 0 < stored(tmp_path) <= LIMIT
+    assert int((tmp_path / "size").read_text()) == stored(tmp_path)
 
 
 def test_one_name_is_fetched_once_by_all(tmp_path: Path, server: Server):
@@ -157,7 +160,9 @@ def test_one_name_is_fetched_once_by_all(tmp_path: Path, server: Server):
         right = set(pool.map(remote.read, ["a.jpg"] * 8)) == {content("a")}
     if child == 0:
         os._exit(not right)
-    assert right and os.waitpid(child, 0)[1] == 0 and server.asked == ["/a.jpg"]
+    assert right
+    assert os.waitpid(child, 0)[1] == 0
+    assert server.asked == ["/a.jpg"]
 
 
 def test_an_entry_that_is_thrown_out_is_read_to_its_end(tmp_path: Path):
@@ -165,7 +170,8 @@ def test_an_entry_that_is_thrown_out_is_read_to_its_end(tmp_path: Path):
     cache.read("a", lambda: bytes(50_000))
     with open(cache._path("a"), "rb") as reader:
         cache.read("b", lambda: bytes(80_000))
-        assert not cache._path("a").exists() and len(reader.read()) > 50_000
+        assert not cache._path("a").exists()
+        assert len(reader.read()) > 50_000
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
@@ -182,11 +188,10 @@ def test_a_full_disk_ends_the_writing_with_one_warning(
         for key in "bcd":
             assert cache.read(key, lambda: b"B") == b"B"
     assert len(caplog.messages) == 1
-    assert (
-        f"{tmp_path} cannot be written ({os.strerror(code)})" in caplog.text
-        and "data.cache_dir=DIR" in caplog.text
-    )
-    assert cache.read("a", refuse) == b"A" and len(entries(tmp_path)) == 1
+    assert f"{tmp_path} cannot be written ({os.strerror(code)})" in caplog.text
+    assert "data.cache_dir=DIR" in caplog.text
+    assert cache.read("a", refuse) == b"A"
+    assert len(entries(tmp_path)) == 1
     cache.fill("e", refuse)
 
 
@@ -196,7 +201,8 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
     (tmp_path / "file").touch()
     cache = Cache(tmp_path / "file" / "cache", 1)
     assert [cache.read("a", lambda: b"A") for _ in range(3)] == [b"A"] * 3
-    assert len(caplog.messages) == 1 and "Not a directory" in caplog.text
+    assert len(caplog.messages) == 1
+    assert "Not a directory" in caplog.text
 
 
 def test_eight_requests_are_in_flight(
@@ -253,7 +259,8 @@ def test_errors_are_left_for_the_reader():
     ahead.close()
     for thread in ahead._threads:
         thread.join(30)
-    assert done in ([], ["good"]) and not any(thread.is_alive() for thread in ahead._threads)
+    assert done in ([], ["good"])
+    assert not any(thread.is_alive() for thread in ahead._threads)
 
 
 def test_closing_waits_for_no_request_and_what_is_too_much_is_left_out():
@@ -279,5 +286,7 @@ def test_closing_waits_for_no_request_and_what_is_too_much_is_left_out():
 def test_batches_are_announced_ahead(ahead: int):
     told: list[int] = []
     for k, batch in enumerate(lookahead(range(10), told.append, ahead)):
-        assert batch == k and told == list(range(min(10, k + ahead + 1)))
-    assert told == list(range(10)) and list(lookahead([], told.append, ahead)) == []
+        assert batch == k
+        assert told == list(range(min(10, k + ahead + 1)))
+    assert told == list(range(10))
+    assert list(lookahead([], told.append, ahead)) == []

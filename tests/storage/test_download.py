@@ -41,7 +41,9 @@ def files(folder: Path) -> list[str]:
 def told(error: pytest.ExceptionInfo[UserError], url: str) -> str:
     """One sentence about the url."""
     message = str(error.value)
-    assert url in message and "\n" not in message and len(message) < 500
+    assert url in message
+    assert "\n" not in message
+    assert len(message) < 500
     return message
 
 
@@ -49,8 +51,10 @@ def test_a_file_is_fetched_once(server: Server, downloads: Path):
     url, digest = server.offer(CONTENT)
     for _ in range(3):
         path = fetch(url, digest)
-        assert path == downloads / "weights.pth" and path.read_bytes() == CONTENT
-    assert server.asked == ["/weights.pth"] and files(downloads) == ["weights.pth"]
+        assert path == downloads / "weights.pth"
+        assert path.read_bytes() == CONTENT
+    assert server.asked == ["/weights.pth"]
+    assert files(downloads) == ["weights.pth"]
 
 
 @pytest.mark.parametrize("digits", [6, 8, 64])
@@ -62,9 +66,8 @@ def test_the_first_digits_of_a_hash_do(server: Server, downloads: Path, digits: 
 def test_md5(server: Server, downloads: Path):
     url, sha256 = server.offer(CONTENT)
     assert fetch(url, hashlib.md5(CONTENT).hexdigest()[:6], "md5").read_bytes() == CONTENT
-    assert (
-        fetch(url, hashlib.md5(CONTENT).hexdigest()[:6], "md5").exists() and len(server.asked) == 1
-    )
+    assert fetch(url, hashlib.md5(CONTENT).hexdigest()[:6], "md5").exists()
+    assert len(server.asked) == 1
     with pytest.raises(UserError, match="expected md5"):
         fetch(url, sha256[:6], "md5")
 
@@ -88,7 +91,8 @@ def test_a_file_that_was_kept_and_is_damaged_is_fetched_again(server: Server, do
     for damaged in (CONTENT[:-1], b"", CONTENT[:-1] + b"!"):
         (downloads / "weights.pth").write_bytes(damaged)
         assert fetch(url, digest).read_bytes() == CONTENT
-    assert len(server.asked) == 4 and files(downloads) == ["weights.pth"]
+    assert len(server.asked) == 4
+    assert files(downloads) == ["weights.pth"]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -119,7 +123,8 @@ def test_no_network_is_one_sentence(
             match=r"cannot be downloaded .*without a network, copy the file from elsewhere",
         ) as e:
             fetch(url, "12345678")
-        assert str(downloads / "weights.pth") in told(e, url) and files(downloads) == []
+        assert str(downloads / "weights.pth") in told(e, url)
+        assert files(downloads) == []
 
 
 def test_a_file_that_was_copied_by_hand_needs_no_network(downloads: Path):
@@ -146,7 +151,8 @@ def test_a_progress_bar_is_shown(
     url, digest = server.offer(CONTENT)
     fetch(url, digest)
     shown = capfd.readouterr()
-    assert "100%" in shown.err and shown.out == ""
+    assert "100%" in shown.err
+    assert shown.out == ""
     fetch(url, digest)
     assert capfd.readouterr().err == ""
 
@@ -195,7 +201,8 @@ def test_a_fault_that_passes_is_not_seen(
 ):
     url, _ = server.offer(CONTENT)
     server.fail(fault, times=2)
-    assert get(url, sound) == CONTENT and len(server.asked) == 3
+    assert get(url, sound) == CONTENT
+    assert len(server.asked) == 3
     assert no_waiting == (["7", "7"] if fault == "503" else [])
 
 
@@ -217,7 +224,9 @@ def test_a_fault_that_stays_is_told_in_a_few_words(server: Server, short: None, 
         "cut": "not as it should be",
     }
     message = str(error.value)
-    assert message == expected.get(fault, message) and len(message) < 120 and "host=" not in message
+    assert message == expected.get(fault, message)
+    assert len(message) < 120
+    assert "host=" not in message
     assert fault != "breaks_in_the_body" or "Connection broken" in message
     assert len(server.asked) == RETRIES + 1
 
@@ -238,7 +247,8 @@ def test_connections_are_kept_and_not_shared_with_a_fork(server: Server):
     child = os.fork()
     if child == 0:
         os._exit(get(url) != CONTENT)
-    assert os.waitpid(child, 0)[1] == 0 and get(url) == CONTENT
+    assert os.waitpid(child, 0)[1] == 0
+    assert get(url) == CONTENT
 
 
 def test_the_proxy_of_the_environment_is_used(
@@ -249,7 +259,8 @@ def test_the_proxy_of_the_environment_is_used(
     assert get("http://host.invalid/folder/weights.pth") == CONTENT
     assert server.asked == ["http://host.invalid/folder/weights.pth"]
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert get(f"{server.address}/weights.pth") == CONTENT and server.asked[1:] == ["/weights.pth"]
+    assert get(f"{server.address}/weights.pth") == CONTENT
+    assert server.asked[1:] == ["/weights.pth"]
 
 
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -273,7 +284,9 @@ def test_a_download_goes_on_where_its_connection_broke(
     server.fail(fault, times=3)
     assert download_archive(url, tmp_path) == CONTENT
     begins = [int(text[6:-1]) if text else 0 for text in server.ranges_asked]
-    assert len(begins) == 4 and begins == sorted(begins) and 0 < begins[1] <= HALF
+    assert len(begins) == 4
+    assert begins == sorted(begins)
+    assert 0 < begins[1] <= HALF
     assert not ranges or begins[1] < begins[2] < begins[3], "three halves of what was left"
     download(url, tmp_path / "archive.zip", MD5, "md5")
     assert len(server.asked) == 4, "it is there"
@@ -311,11 +324,10 @@ def begin(server: Server, folder: Path) -> str:
         download(url, folder / "archive.zip", MD5, "md5")
     part = folder / "archive.zip.part"
     message = told(error, url)
-    assert (
-        "HTTP 500 Internal Server Error" in message
-        and f"are in {part}: run the command again to continue" in message
-    )
-    assert CONTENT.startswith(part.read_bytes()) and 0 < part.stat().st_size <= HALF
+    assert "HTTP 500 Internal Server Error" in message
+    assert f"are in {part}: run the command again to continue" in message
+    assert CONTENT.startswith(part.read_bytes())
+    assert 0 < part.stat().st_size <= HALF
     server.before = None
     server.fail("")
     server.asked.clear()
@@ -335,7 +347,8 @@ def test_another_run_goes_on(server: Server, tmp_path: Path, tags: bool):
 def test_a_server_without_ranges_sends_all_of_it(server: Server, tmp_path: Path):
     url = begin(server, tmp_path)
     server.ranges = False
-    assert download_archive(url, tmp_path) == CONTENT and len(server.asked) == 1
+    assert download_archive(url, tmp_path) == CONTENT
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("tags", [True, False])
@@ -394,7 +407,8 @@ def test_of_two_that_download_the_same_one_waits(server: Server, tmp_path: Path)
         thread.start()
     for thread in threads:
         thread.join()
-    assert download_archive(url, tmp_path) == CONTENT and len(server.asked) == 1
+    assert download_archive(url, tmp_path) == CONTENT
+    assert len(server.asked) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_told(server: Server, tmp_path: Path):
@@ -496,7 +510,8 @@ def test_an_answer_of_a_byte_now_and_then_is_given_up(hasty: None, head: bytes, 
     with raw_server(without_end(head, piece, 0.05)) as (url, asked):
         with pytest.raises(AbandonedError, match=r"bytes arrived in 0\.5 s"):
             get(url)
-        assert len(asked) == 1 and time.monotonic() - began < 4
+        assert len(asked) == 1
+        assert time.monotonic() - began < 4
 
 
 @pytest.mark.long
@@ -540,7 +555,8 @@ def test_the_body_of_an_answer_that_is_not_used_is_not_read(hasty: None, status:
 
     with raw_server(answer) as (url, asked), pytest.raises(OSError):
         get(url)
-    assert len(asked) > 2 and sent[0] < 2 * 10**7 * len(asked)
+    assert len(asked) > 2
+    assert sent[0] < 2 * 10**7 * len(asked)
 
 
 @pytest.mark.long
@@ -551,7 +567,6 @@ def test_a_download_that_is_too_slow_keeps_what_it_has(hasty: None, tmp_path: Pa
 
     with raw_server(answer) as (url, _), pytest.raises(UserError) as error:
         download(url, tmp_path / "a.bin", "0" * 40, "sha1")
-    assert "bytes arrived in 0.5 s" in told(
-        error, url
-    ) and "run the command again to continue" in str(error.value)
+    assert "bytes arrived in 0.5 s" in told(error, url)
+    assert "run the command again to continue" in str(error.value)
     assert (tmp_path / "a.bin.part").stat().st_size >= 2**15

@@ -55,7 +55,8 @@ def test_where_writing_fails_the_old_file_stays_and_nothing_else(
     monkeypatch.setattr(files.os, fails, full)
     with pytest.raises(OSError, match="No space left"):
         atomic_write(tmp_path / "file", "new")
-    assert (tmp_path / "file").read_text() == "old" and os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_reader_meets_the_old_file_until_the_new_one_is_complete(
@@ -70,7 +71,8 @@ def test_a_reader_meets_the_old_file_until_the_new_one_is_complete(
     atomic_write(target, "old")
     monkeypatch.setattr(files.os, "replace", look_then_replace)
     atomic_write(target, "new")
-    assert seen == [("old", "new", tmp_path)] and target.read_text() == "new"
+    assert seen == [("old", "new", tmp_path)]
+    assert target.read_text() == "new"
 
 
 def test_a_temporary_file_that_is_not_moved_is_removed(tmp_path: Path):
@@ -142,7 +144,9 @@ def test_json_has_null_where_there_is_no_number(tmp_path: Path):
         "a": [None, 1.5, [None, "NaN"]],
         "b": {"c": None, "d": None, "e": 2**60, "f": True},
     }
-    assert "NaN," not in text and "Infinity" not in text and text.endswith("}\n")
+    assert "NaN," not in text
+    assert "Infinity" not in text
+    assert text.endswith("}\n")
 
 
 def test_json_that_cannot_be_written_leaves_no_file(tmp_path: Path):

@@ -57,7 +57,9 @@ def test_every_kind_of_pixels_becomes_rgb_of_8_bits():
         encoded(image, "TIFF"),
     ):
         pixels, factor = decode(data)
-        assert factor == 1 and pixels.dtype == np.uint8 and np.array_equal(pixels, rgb)
+        assert factor == 1
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, rgb)
     gray = rgb[..., 0]
     for data in (
         encoded(Image.fromarray(gray)),
@@ -65,7 +67,8 @@ def test_every_kind_of_pixels_becomes_rgb_of_8_bits():
     ):
         assert np.array_equal(decode(data)[0], np.repeat(gray[..., None], 3, 2))
     palette, _ = decode(encoded(image.quantize(8)))
-    assert np.abs(palette.astype(int) - rgb).mean() < 40 and palette.shape == rgb.shape
+    assert np.abs(palette.astype(int) - rgb).mean() < 40
+    assert palette.shape == rgb.shape
     bilevel, _ = decode(encoded(Image.fromarray(gray > 100)))
     assert set(np.unique(bilevel)) == {0, 255}
     cmyk, _ = decode(encoded(image.convert("CMYK"), "JPEG", quality=95))
@@ -75,14 +78,17 @@ def test_every_kind_of_pixels_becomes_rgb_of_8_bits():
 def test_16_bits_are_scaled_and_not_clipped():
     deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 109
     pixels, _ = decode(encoded(Image.fromarray(deep)))
-    assert np.array_equal(pixels[..., 1], (deep >> 8).astype(np.uint8)) and pixels.max() == 255
+    assert np.array_equal(pixels[..., 1], (deep >> 8).astype(np.uint8))
+    assert pixels.max() == 255
 
 
 def test_real_16_bit_and_cmyk_files_look_like_their_neighbors(test_data: Path):
     """A clipped 16-bit image would be all but white: it has not the range of a photo."""
     for name in ("gray16.png", "rgb16.png", "cmyk.jpg", "grayscale.jpg", "valid.jpg"):
         pixels, _ = decode((test_data / "corrupt/images" / name).read_bytes())
-        assert pixels.shape[2] == 3 and 30 < pixels.mean() < 220 and pixels.std() > 25, name
+        assert pixels.shape[2] == 3, name
+        assert 30 < pixels.mean() < 220, name
+        assert pixels.std() > 25, name
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -117,7 +123,8 @@ def test_the_real_turned_files(test_data: Path):
     assert decode(upright.read_bytes(), (107, 160))[0].shape == (107, 160, 3)
     assert decode(stored.read_bytes(), (120, 160))[0].shape == (120, 160, 3)
     assert decode(stored.read_bytes())[0].shape == (160, 120, 3)
-    assert file_fault(upright, 107, 160) is None and file_fault(stored, 120, 160) is None
+    assert file_fault(upright, 107, 160) is None
+    assert file_fault(stored, 120, 160) is None
     assert file_fault(upright, 107, 161) == (
         "size differs",
         "the json says 161 x 107, the file is 107 x 160",
@@ -168,13 +175,12 @@ def test_small_sizes_are_decoded_small(test_data: Path):
     for file in files:
         data = file.read_bytes()
         whole, factor = decode(data)
-        assert (
-            factor == 1
-            and decode(data, whole.shape[:2], (whole.shape[0] / 3.9, whole.shape[1] / 3.9))[1] == 1
-        )
+        assert factor == 1
+        assert decode(data, whole.shape[:2], (whole.shape[0] / 3.9, whole.shape[1] / 3.9))[1] == 1
         height, width = whole.shape[0] // 5, whole.shape[1] // 5
         small, factor = decode(data, whole.shape[:2], (height, width))
-        assert factor == 2 and small.shape[:2] == (-(-whole.shape[0] // 2), -(-whole.shape[1] // 2))
+        assert factor == 2
+        assert small.shape[:2] == (-(-whole.shape[0] // 2), -(-whole.shape[1] // 2))
         resized = [
             F.interpolate(
                 torch.from_numpy(p).permute(2, 0, 1)[None].float(),
@@ -185,7 +191,8 @@ def test_small_sizes_are_decoded_small(test_data: Path):
             for p in (whole, small)
         ]
         means.append((resized[0] - resized[1]).abs().mean().item())
-    assert np.mean(means) < 1 and max(means) < 2
+    assert np.mean(means) < 1
+    assert max(means) < 2
 
 
 def test_a_turned_jpeg_and_a_png_are_never_reduced():
@@ -239,8 +246,10 @@ def test_every_format_is_turned_by_its_tag(kind: str, orientation: int):
     data = encoded(Image.fromarray(stored), kind, exif=exif, quality=95)
     seen = upright(stored, orientation)
     pixels, _ = decode(data)
-    assert pixels.shape == seen.shape and np.abs(pixels.astype(int) - seen).mean() < 12
-    assert pixels.flags.c_contiguous and pixels.flags.writeable
+    assert pixels.shape == seen.shape
+    assert np.abs(pixels.astype(int) - seen).mean() < 12
+    assert pixels.flags.c_contiguous
+    assert pixels.flags.writeable
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -257,11 +266,13 @@ def test_a_camera_of_fewer_bits_in_a_16_bit_file(bits: int, order: str):
     rgba = np.dstack([rgb, samples[:, ::-1]])
     for data in (tiff(samples, order), tiff(samples, order, deflate=order == "<"), png(samples)):
         decoded = decode_deep(data)
-        assert decoded.bits == bits and np.array_equal(decoded.pixels, eight(samples, bits))
+        assert decoded.bits == bits
+        assert np.array_equal(decoded.pixels, eight(samples, bits))
     for several in (rgb, rgba):
         for data in (tiff(several, order), tiff(several, order, deflate=True), png(several)):
             decoded = decode_deep(data)
-            assert decoded.bits == bits and np.array_equal(decoded.pixels, eight(several, bits))
+            assert decoded.bits == bits
+            assert np.array_equal(decoded.pixels, eight(several, bits))
     with_alpha = png(np.dstack([samples, np.full_like(samples, 7)]))
     assert np.array_equal(decode(with_alpha)[0], eight(samples, bits))
 
@@ -273,7 +284,8 @@ def test_16_bits_are_those_of_another_reader():
     for channels in (1, 2, 3, 4):
         data = png(rng.integers(0, 65536, (9, 14, channels)).astype(np.uint16))
         theirs = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8)).numpy()
-        assert theirs.dtype == np.uint16 and theirs.shape == (channels, 9, 14)
+        assert theirs.dtype == np.uint16
+        assert theirs.shape == (channels, 9, 14)
         theirs = theirs[:1].repeat(3, 0) if channels < 3 else theirs[:3]
         assert np.array_equal(decode(data)[0], (theirs >> 8).astype(np.uint8).transpose(1, 2, 0))
 
@@ -313,7 +325,8 @@ def test_floats_are_scaled_from_the_range_that_holds_them(order: str, largest: f
     expected = np.rint(samples / largest * 255)
     pixels, _ = decode(tiff(samples, order))
     assert np.abs(pixels[..., 0] - expected).max() <= 1
-    assert pixels.max() == 255 and pixels.min() == 0
+    assert pixels.max() == 255
+    assert pixels.min() == 0
 
 
 @pytest.mark.parametrize(
@@ -347,7 +360,8 @@ def test_too_many_pixels_are_refused_with_the_option():
     data = encoded(Image.new("1", (14000, 13000)))
     kind, what = file_fault(io.BytesIO(data), 13000, 14000) or ("", "")
     assert kind == "image too large"
-    assert "14000 x 13000 pixels" in what and "raise data.max_pixels" in what
+    assert "14000 x 13000 pixels" in what
+    assert "raise data.max_pixels" in what
     assert file_fault(io.BytesIO(data), 13000, 14000, max_pixels=182_000_000) is None
     with pytest.raises(TooLargeError, match=r"max_pixels=178956970 allows: raise data\.max_pixels"):
         decode(data)

@@ -61,7 +61,8 @@ def test_a_name_that_leaves_the_folder_is_refused(source: Source, name: str):
         match=r"points outside of .*: fix the json, or drop the image with data.on_bad=skip",
     ) as error:
         source.read(name)
-    assert repr(name) in str(error.value) and source.where in str(error.value)
+    assert repr(name) in str(error.value)
+    assert source.where in str(error.value)
 
 
 def test_a_source_works_in_a_forked_process(source: Source):
@@ -76,30 +77,28 @@ def test_a_stamp_changes_with_the_file(tmp_path: Path):
     (tmp_path / NAME).write_bytes(CONTENT)
     before = Folder(tmp_path).stamp(NAME)
     os.utime(tmp_path / NAME, ns=(1, 1))
-    assert before == (len(CONTENT), before[1]) and Folder(tmp_path).stamp(NAME) == (len(CONTENT), 1)
+    assert before == (len(CONTENT), before[1])
+    assert Folder(tmp_path).stamp(NAME) == (len(CONTENT), 1)
 
 
 def test_remote_files_are_asked_for_once(server: Server, tmp_path: Path):
     server.offer(CONTENT, "a.jpg")
     remote = Remote(f"{server.address}/folder/", Cache(tmp_path, 1))
     remote.fill("a.jpg")
-    assert [remote.read("a.jpg") for _ in range(3)] == [CONTENT] * 3 and server.asked == [
-        "/folder/a.jpg"
-    ]
-    assert (
-        Remote(remote.where, Cache(tmp_path, 1)).read("a.jpg") == CONTENT and len(server.asked) == 1
-    )
-    assert (
-        Remote(remote.where, Cache(tmp_path / "none", 0)).read("a.jpg") == CONTENT
-        and len(server.asked) == 2
-    )
+    assert [remote.read("a.jpg") for _ in range(3)] == [CONTENT] * 3
+    assert server.asked == ["/folder/a.jpg"]
+    assert Remote(remote.where, Cache(tmp_path, 1)).read("a.jpg") == CONTENT
+    assert len(server.asked) == 1
+    assert Remote(remote.where, Cache(tmp_path / "none", 0)).read("a.jpg") == CONTENT
+    assert len(server.asked) == 2
 
 
 def test_a_remote_file_that_is_forgotten_is_asked_for_again(server: Server, tmp_path: Path):
     server.offer(CONTENT, "a.jpg")
     server.fail("html", times=1)
     remote = Remote(server.address, Cache(tmp_path, 1))
-    assert remote.read("a.jpg").startswith(b"<html>") and remote.read("a.jpg") != CONTENT
+    assert remote.read("a.jpg").startswith(b"<html>")
+    assert remote.read("a.jpg") != CONTENT
     for _ in range(2):
         remote.forget("a.jpg")
         assert remote.read("a.jpg") == CONTENT
@@ -110,7 +109,8 @@ def test_a_signature_stays_at_the_end(server: Server, tmp_path: Path):
     server.offer(CONTENT, "a.jpg?key=1")
     assert Remote(f"{server.address}/x?key=1", Cache(tmp_path, 1)).read("a.jpg") == CONTENT
     found, name = open_annotations(f"{server.address}/x/a.jpg?key=1", tmp_path, 1)
-    assert found.read(name) == CONTENT and set(server.asked) == {"/x/a.jpg?key=1"}
+    assert found.read(name) == CONTENT
+    assert set(server.asked) == {"/x/a.jpg?key=1"}
 
 
 def test_errors_of_a_server_are_os_errors(
@@ -202,7 +202,8 @@ def test_what_a_path_is(tmp_path: Path):
             archive.writestr(member, CONTENT)
         for where in (tmp_path / name, tmp_path / f"{name}.zip"):
             found = open_images(str(where), tmp_path, 1)
-            assert isinstance(found, Zip) and found.read("x.jpg") == CONTENT
+            assert isinstance(found, Zip)
+            assert found.read("x.jpg") == CONTENT
     (tmp_path / "a").mkdir()
     assert isinstance(open_images(str(tmp_path / "a"), tmp_path, 1), Folder), "a folder comes first"
 
@@ -218,7 +219,8 @@ def test_annotations_in_a_folder_or_in_the_official_archive(tmp_path: Path):
     ) as archive:
         archive.writestr("annotations/instances_val2017.json", b"in the zip")
     source, name = open_annotations(str(where), tmp_path, 1)
-    assert source.read(name) == b"in the zip" and source.stamp(name) is not None
+    assert source.read(name) == b"in the zip"
+    assert source.stamp(name) is not None
     with pytest.raises(UserError, match="there is no annotation file"):
         open_annotations(str(where.with_name("captions.json")), tmp_path, 1)
     where.parent.mkdir()

@@ -41,7 +41,8 @@ def check(path: Path, tolerance: int = 0, page: int | None = None) -> Strips:
         difference = part.astype(int) - whole[y : y + height, x : x + width]
         assert np.abs(difference).max() <= tolerance
         seen.add(i)
-    assert seen == set(range(len(windows))) and len(windows) >= 4
+    assert seen == set(range(len(windows)))
+    assert len(windows) >= 4
     return opened
 
 
@@ -113,7 +114,8 @@ def test_the_preview_is_the_image_shrunk(
     opened = check(written(tmp_path / "a.jpg", quality=95, exif=exif), tolerance=2)
     whole, _ = decode((tmp_path / "a.jpg").read_bytes())
     expected = np.asarray(Image.fromarray(whole).reduce(3))
-    assert opened.preview is not None and opened.preview.shape == expected.shape
+    assert opened.preview is not None
+    assert opened.preview.shape == expected.shape
     if orientation == 1:
         assert np.abs(opened.preview.astype(int) - expected).max() <= 2
 

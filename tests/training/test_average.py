@@ -114,7 +114,8 @@ def test_validation_restores_the_weights_of_training(tmp_path: Path):
 
 def test_the_first_updates_forget_faster():
     assert [decay_after(n, 0.9998) for n in (1, 10)] == [2 / 11, 11 / 20]
-    assert decay_after(10**6, 0.9998) == 0.9998 and decay_after(0, 0.05) == 0.05
+    assert decay_after(10**6, 0.9998) == 0.9998
+    assert decay_after(0, 0.05) == 0.05
 
 
 def test_equal_weights_stay_exactly_equal():

@@ -75,7 +75,8 @@ def test_no_flipped_bit_gives_other_weights(tmp_path: Path):
             loaded = load_plain(file)
         except UserError:
             continue
-        assert loaded["step"] == 7 and torch.equal(loaded["weights"], weights), position
+        assert loaded["step"] == 7, position
+        assert torch.equal(loaded["weights"], weights), position
 
 
 def test_a_missing_file_is_named(tmp_path: Path):

@@ -85,7 +85,8 @@ def same_detections(plain: MaskRCNN, compiled: MaskRCNN, batch: Any, atol: float
         expected, found = (model.eval()(batch) for model in (plain, compiled))
     valid = expected.detections["valid"]
     most = valid.shape[1]  # compiled regions have all slots
-    assert valid.any() and torch.equal(found.detections["valid"][:, :most], valid)
+    assert valid.any()
+    assert torch.equal(found.detections["valid"][:, :most], valid)
     assert not found.detections["valid"][:, most:].any()
     for key, value in expected.detections.items():
         assert torch.allclose(
@@ -121,8 +122,11 @@ def test_the_optional_parts_are_compiled_into_the_same_graphs(said: list[str]):
         expected, found = (model.eval()(batch) for model in (plain, compiled))
     parity = Parity()  # near-equal scores may change places
     parity.add(expected.detections, found.detections, 0.05, SWAPPED_POINTS)
-    assert parity.detections > 20 and parity.unmatched == 0
-    assert parity.boxes < 1e-3 and parity.scores < 1e-5 and parity.masks < 1e-4
+    assert parity.detections > 20
+    assert parity.unmatched == 0
+    assert parity.boxes < 1e-3
+    assert parity.scores < 1e-5
+    assert parity.masks < 1e-4
     assert said == []
     assert torch._dynamo.utils.counters["graph_break"] == {}
 
@@ -220,9 +224,11 @@ def test_auto_compiles_on_a_gpu_and_the_cpu_stays_as_it_is(said: list[str], comp
     start("always", 1, Lasting("cpu"), model)
     assert compiled.pop() == model
     start("auto", long, Lasting("cuda"), model)
-    assert compiled == [model] and said == []
+    assert compiled == [model]
+    assert said == []
     start("auto", long, Lasting("cuda"), make_model(roi_align={"points": 0}))
-    assert compiled == [model] and said[0].startswith(
+    assert compiled == [model]
+    assert said[0].startswith(
         "trainer.compile=auto: not compiled, because model.roi_align.points=0"
     )
 
@@ -266,7 +272,8 @@ def test_what_is_compiled_is_not_compiled_again():
     compile_regions(model, backend="eager")
     first = {name: vars(model)[name] for name in REGIONS}
     compile_regions(model, backend="eager")
-    assert is_compiled(model) and {name: vars(model)[name] for name in REGIONS} == first
+    assert is_compiled(model)
+    assert {name: vars(model)[name] for name in REGIONS} == first
 
 
 @pytest.mark.long
@@ -323,7 +330,8 @@ def test_a_padded_size_is_three_graphs_in_training_and_six_in_validation(said: l
     assert graphs() == 2 * (3 + 6)
     model.train()
     sum(model(batches[0]).losses.values()).backward()
-    assert graphs() == 2 * (3 + 6) and said == []
+    assert graphs() == 2 * (3 + 6)
+    assert said == []
     assert counters["graph_break"] == {}
 
 

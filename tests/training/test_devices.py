@@ -94,7 +94,8 @@ def test_gpus_by_number_that_are_not_there(
 
 def test_gpus_by_number(monkeypatch: Any):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert count_devices("auto", [3]) == 1 and count_devices("gpu", [0, 2]) == 2
+    assert count_devices("auto", [3]) == 1
+    assert count_devices("gpu", [0, 2]) == 2
     assert resolve_accelerator("auto", [1, 3]) == "gpu"
 
 
@@ -116,7 +117,9 @@ def test_cuda_peak_is_of_tensors_and_the_device_is_named() -> None:
     held = torch.ones(25_000_000, device=device)
     del held
     peak = peak_memory_bytes(device)
-    assert before is not None and peak is not None and peak >= before + 100_000_000 * 0.99
+    assert before is not None
+    assert peak is not None
+    assert peak >= before + 100_000_000 * 0.99
     assert device_name(device) == torch.cuda.get_device_name(0)
 
 

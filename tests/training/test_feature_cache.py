@@ -126,7 +126,8 @@ class Fitted:
 def plain(shared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     cache = tmp_path_factory.mktemp("cache")
     run = Fitted(tmp_path_factory.mktemp("plain"), data(shared_root, cache), model())
-    assert run.module.cached is None and "c2" not in run.losses.batches[0]
+    assert run.module.cached is None
+    assert "c2" not in run.losses.batches[0]
     return run
 
 
@@ -151,7 +152,8 @@ def pictures(run: Fitted) -> list[tuple[str, int, bytes]]:
 
 
 def assert_same(one: Fitted, other: Fitted) -> None:
-    assert one.losses.train == other.losses.train and one.val == other.val
+    assert one.losses.train == other.losses.train
+    assert one.val == other.val
     assert one.weights.keys() == other.weights.keys()
     assert all(torch.equal(one.weights[k], other.weights[k]) for k in one.weights)
 
@@ -163,14 +165,17 @@ def test_in_float32_a_run_is_the_uncached_one_to_the_last_bit(
     """Losses, weights and validation; the last batch of an epoch has a slot without an image."""
     run = filled[1]
     assert_same(run, plain)
-    assert run.cached.computed == run.cached.views == VIEWS and run.cached.dtype == "float32"
+    assert run.cached.computed == run.cached.views == VIEWS
+    assert run.cached.dtype == "float32"
     assert json.dumps(run.cached.record())
-    assert pictures(run) == pictures(plain) and len(pictures(plain)) == 2 * 2
+    assert pictures(run) == pictures(plain)
+    assert len(pictures(plain)) == 2 * 2
     seen = [i for batch in run.losses.batches for i in batch["image_ids"].tolist()]
     assert BLANK_ID in seen
     for batch, other in zip(run.losses.batches, plain.losses.batches, strict=True):
         check_batch(batch, 3)
-        assert batch["images"].shape == (2, 0, 64, 64) and batch["c4"].shape == (2, 256, 4, 4)
+        assert batch["images"].shape == (2, 0, 64, 64)
+        assert batch["c4"].shape == (2, 256, 4, 4)
         assert batch.keys() - other.keys() == {"c2", "c3", "c4", "c5"}
         same = other.keys() - {"images"}
         assert all(torch.equal(batch[key], other[key]) for key in same)
@@ -282,7 +287,8 @@ def test_a_plain_transformer_has_one_map(shared_root: Path, tmp_path: Path):
     }
     assert_same(runs["float32"], runs["off"])
     batch = runs["float32"].losses.batches[0]
-    assert batch["c4"].shape == (2, 32, 4, 4) and "c2" not in batch
+    assert batch["c4"].shape == (2, 32, 4, 4)
+    assert "c2" not in batch
 
 
 @pytest.mark.long
@@ -317,7 +323,8 @@ def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
         made = data(tmp_path, tmp_path / "cache", **{"feature_cache": "uint8"} | options)
         return Fitted(tmp_path / "run", made, built, steps=1).cached.computed
 
-    assert computed(model()) == 8 and computed(model()) == 0
+    assert computed(model()) == 8
+    assert computed(model()) == 0
     changed = model()
     with torch.no_grad():
         next(changed.backbone.parameters()).view(-1)[5] += 1e-6
@@ -325,7 +332,8 @@ def test_another_weight_or_mean_or_file_is_computed_again(tmp_path: Path):
     brighter = model()
     brighter.mean += 1e-3
     assert computed(brighter) == 8
-    assert computed(model(), image_size=96) == 8 and computed(model(), feature_cache="float32") == 8
+    assert computed(model(), image_size=96) == 8
+    assert computed(model(), feature_cache="float32") == 8
     os.utime(tmp_path / "train" / "images" / "01.jpg", (1, 1))
     assert computed(model()) == 2, "both views of this file"
     assert computed(model(), augment={"flip": 0.0}) == 0
@@ -484,7 +492,8 @@ def test_two_runs_at_once_compute_each_view_once(shared_root: Path, tmp_path: Pa
     (one, losses), (two, other) = (results.get(timeout=300) for _ in processes)
     for process in processes:
         process.join()
-    assert sorted((one, two)) == [0, VIEWS] and losses == other
+    assert sorted((one, two)) == [0, VIEWS]
+    assert losses == other
 
 
 def process(made: Any, *, reduced: bool | None = None, **options: Any) -> Any:
@@ -563,10 +572,12 @@ def test_runs_with_other_images_of_one_json_share_their_maps(tmp_path: Path):
             maps = {level.key: torch.full(level[1:], float(image)) for level in levels}
             store.put(i, False, maps, readable=True)
     both = stores["both"]
-    assert stores["landscape"].missing(False) == [] and both.missing(False) == [3]
+    assert stores["landscape"].missing(False) == []
+    assert both.missing(False) == [3]
     for i, image, sides in ((0, 1, (32, 16)), (1, 2, (16, 32)), (2, 3, (16, 32))):
         maps, _ = both.read(i, False)
-        assert maps["c2"].shape == (64, *sides) and (maps["c2_low"] == image).all()
+        assert maps["c2"].shape == (64, *sides)
+        assert (maps["c2_low"] == image).all()
 
 
 class Shifted(nn.Module):

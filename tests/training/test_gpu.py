@@ -69,7 +69,8 @@ def test_steps_are_finite_and_close_to_float32(
     )
     module = real_module(channels_last=channels_last)
     found = train(tmp_path / "b", module=module, precision=precision, **where)
-    assert found.isfinite().all() and found.shape == (STEPS, len(LOSSES))
+    assert found.isfinite().all()
+    assert found.shape == (STEPS, len(LOSSES))
     assert all(value.isfinite().all() for value in module.state_dict().values())
     # The first step has equal weights. Rounding may change which proposals stay, so the losses of
     # the second stage are those of a slightly different sample; the RPN's sample depends on the

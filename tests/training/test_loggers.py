@@ -128,7 +128,8 @@ def test_a_logger_that_is_not_installed_is_named_with_its_extra(
     monkeypatch.setattr(OnceConfiguredMLFlowLogger, "__init__", no_sqlalchemy)
     with pytest.raises(UserError, match=message):
         mlflow_logger(run_dir=tmp_path, experiment="any", tracking_uri=where)
-    assert not (tmp_path / "wandb_id").exists() and not (tmp_path / "mlflow_run_id").exists()
+    assert not (tmp_path / "wandb_id").exists()
+    assert not (tmp_path / "mlflow_run_id").exists()
 
 
 def test_of_several_processes_the_first_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -173,10 +174,8 @@ def test_a_resumed_run_goes_on_in_mlflow(tmp_path: Path, monkeypatch: pytest.Mon
         logger.finalize("success")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("any").experiment_id])
-    assert (
-        run.info.run_name == "seed=1"
-        and run.info.run_id == (tmp_path / "seed=1" / "mlflow_run_id").read_text()
-    )
+    assert run.info.run_name == "seed=1"
+    assert run.info.run_id == (tmp_path / "seed=1" / "mlflow_run_id").read_text()
     assert run.data.params == {"run_dir": "outputs/seed=1", "optimizer/lr": "0.1"}
     assert len(client.get_metric_history(run.info.run_id, "val/mask_ap")) == 2, (
         "of both: MLflow forgets nothing"
@@ -201,7 +200,8 @@ def test_a_resumed_run_goes_on_in_trackio(tmp_path: Path, monkeypatch: pytest.Mo
     for folder in ("a/seed=1", "a/seed=1", "b/seed=1"):
         trackio_logger(run_dir=tmp_path / folder, project="any")
     first, again, other = runs.asked
-    assert first["name"].startswith("seed=1 ") and first["group"] == "a"
+    assert first["name"].startswith("seed=1 ")
+    assert first["group"] == "a"
     assert (first["resume"], again["resume"], other["resume"]) == ("never", "allow", "never")
     assert first["name"] == again["name"] != other["name"]
 
@@ -220,7 +220,8 @@ def test_trackio_gets_config_and_numbers():
     logger = TrackioLogger(run)
     logger.log_hyperparams({"seed": 1})
     logger.log_metrics({"train/loss": 0.5}, step=3)
-    assert run.config == {"seed": 1} and logged == [({"train/loss": 0.5}, 3)]
+    assert run.config == {"seed": 1}
+    assert logged == [({"train/loss": 0.5}, 3)]
     assert (logger.name, logger.version) == ("p", "n")
 
 

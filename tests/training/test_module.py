@@ -69,9 +69,8 @@ def test_the_loss_is_the_sum_of_the_five():
     assert output["loss"].item() == pytest.approx(
         sum(loss.item() for loss in output["losses"].values())
     )
-    assert output["loss"].requires_grad and not any(
-        loss.requires_grad for loss in output["losses"].values()
-    )
+    assert output["loss"].requires_grad
+    assert not any(loss.requires_grad for loss in output["losses"].values())
 
 
 def test_validation_gives_losses_and_detections_and_touches_nothing(tmp_path: Path):
@@ -104,7 +103,8 @@ def test_validation_without_targets_logs_no_loss(tmp_path: Path):
     output = module.model(
         {**batch, "boxes": torch.zeros(1, 2, 4), "seeds": torch.ones(1, dtype=torch.int64)}
     )
-    assert output.losses and output.detections is not None
+    assert output.losses
+    assert output.detections is not None
 
     class NoTargets(TinyModel):
         def forward(self, batch: Any) -> Any:
@@ -123,7 +123,8 @@ def test_gradients_are_clipped_by_their_norm(tmp_path: Path):
             tiny_module(), datamodule=TinyData()
         )
     norm = free.gradients[0].norm().item()
-    assert norm > 0.5 and free.norms == pytest.approx([norm])
+    assert norm > 0.5
+    assert free.norms == pytest.approx([norm])
     assert clipped.norms == pytest.approx([norm])  # what is logged is the norm before
     assert torch.allclose(clipped.gradients[0], free.gradients[0] * 0.5 / norm, rtol=1e-4)
 

@@ -81,7 +81,8 @@ def test_the_run_stops_and_says_what_to_do(tmp_path: Path, what: str):
     assert math.isfinite(saved["losses"][0]["mask"])
     assert math.isnan(saved["gradient_norm"])
     assert saved["learning_rates"].keys() == {"backbone", "heads"}
-    assert saved["config"]["optimizer"] == {"lr": 0.05} and saved["seed"] == 3
+    assert saved["config"]["optimizer"] == {"lr": 0.05}
+    assert saved["seed"] == 3
 
 
 def test_the_weights_in_the_file_are_those_before_the_step(tmp_path: Path):
@@ -104,10 +105,12 @@ def test_replay_gives_the_same_numbers(tmp_path: Path, precision: str, accumulat
     for before, after in zip(saved["losses"], again.losses, strict=True):
         assert after == pytest.approx(before, rel=1e-6, nan_ok=True)
     assert math.isnan(again.gradient_norm)
-    assert model.head.weight.grad is not None and model.head.weight.grad.isnan().any()
+    assert model.head.weight.grad is not None
+    assert model.head.weight.grad.isnan().any()
     # Without the culprit the same step is finite: the file holds everything else it needs.
     healthy = replay(file, Breaks(-1, "loss"))
-    assert math.isfinite(healthy.gradient_norm) and math.isfinite(healthy.losses[-1]["box"])
+    assert math.isfinite(healthy.gradient_norm)
+    assert math.isfinite(healthy.losses[-1]["box"])
 
 
 def test_no_checkpoint_is_written_after_it(tmp_path: Path):
@@ -142,7 +145,8 @@ def test_fused_optimizers_leave_the_weights_alone_from_then_on(make: Any):
         optimizer.step()
         values.append(parameter.detach().clone())
     assert not torch.equal(values[0], torch.ones(3))
-    assert torch.equal(values[1], values[0]) and torch.equal(values[2], values[0])
+    assert torch.equal(values[1], values[0])
+    assert torch.equal(values[2], values[0])
 
 
 def test_a_gradient_that_is_not_finite_is_normal_with_a_scaler():
@@ -176,13 +180,14 @@ def test_answers_that_come_late_name_the_first_bad_step():
     events = [Event(), Event(), Event()]
     guard._steps.extend(guard._steps.popleft()._replace(copied=event) for event in events)  # type: ignore[arg-type]
     guard._first_bad = first_bad  # type: ignore[method-assign]
-    assert guard._first_bad() is None and len(guard._steps) == 3
+    assert guard._first_bad() is None
+    assert len(guard._steps) == 3
     events[0].over = True
-    assert (
-        guard._first_bad() is None and len(guard._steps) == 2
-    )  # step 0 was fine, and its batch is let go
+    assert guard._first_bad() is None
+    assert len(guard._steps) == 2  # step 0 was fine, and its batch is let go
     found = guard.finish()  # before a checkpoint it waits
-    assert found is not None and found.number == 1
+    assert found is not None
+    assert found.number == 1
     assert [part.batch["image_ids"].tolist() for part in found.parts] == [[1]]
 
 

@@ -241,7 +241,8 @@ def test_adamw_follows_the_study():
         0.05 * study_cosine(step, epoch=5, warmup=4, end_factor=0.01) for step in range(101)
     ]
     assert rates(plan, 101) == pytest.approx(expected)
-    assert min(expected[4:]) == pytest.approx(0.0005) and expected[100] == pytest.approx(0.05)
+    assert min(expected[4:]) == pytest.approx(0.0005)
+    assert expected[100] == pytest.approx(0.05)
     assert plan.text.endswith(
         "AdamW, warm-up to step 4, cosine down to 0.0005 and up again every 20 epochs"
     )
@@ -253,7 +254,8 @@ def test_schedules_that_both_have(make: Any, end_factor: float, schedule: str):
     """Half of 0.1, for 8 images of 16; a warm-up of 4 steps of 100."""
     plan = make(Model(), schedule=schedule)
     found = rates(plan, 100)
-    assert found[0] == pytest.approx(0.05 * 0.001) and found[4] == pytest.approx(0.05)
+    assert found[0] == pytest.approx(0.05 * 0.001)
+    assert found[4] == pytest.approx(0.05)
     for step in (4, 52, 99):
         done = (step - 4) / 96
         left = {"cosine": (1 + math.cos(math.pi * done)) / 2, "poly": (1 - done) ** 0.9}

@@ -51,7 +51,8 @@ def test_the_warm_up_by_hand():
 def test_a_metric_that_does_not_come_changes_nothing():
     watching = plateau(patience=1)
     assert not any(watching.observe({"val/loss": 1.0}) for _ in range(5))
-    assert watching.validations == 0 and watching.best is None
+    assert watching.validations == 0
+    assert watching.best is None
 
 
 @pytest.mark.parametrize(

@@ -22,17 +22,16 @@ def test_a_trace_of_some_steps(
     trainer.fit(tiny_module(), datamodule=TinyData())
     trace = tmp_path / "profile" / "trace.json"
     if profiled is None:
-        assert not trace.exists() and "trainer.profile=4 has recorded nothing" in caplog.text
+        assert not trace.exists()
+        assert "trainer.profile=4 has recorded nothing" in caplog.text
         return
     events = [event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"]]
     assert len([name for name in events if name.startswith("ProfilerStep#")]) == profiled
     assert {"waiting for a batch", "forward", "backward", "optimizer"} <= set(events)
     assert "Self CPU" in (trace.with_name("operators.txt")).read_text()
     stages = trace.with_name("stages.txt").read_text()
-    assert (
-        stages.startswith(f"{min(4, steps - 3)} batches of this run:")
-        and stages.strip() in caplog.text
-    )
+    assert stages.startswith(f"{min(4, steps - 3)} batches of this run:")
+    assert stages.strip() in caplog.text
     names = [line.split("  ")[1] for line in stages.splitlines()[1:]]
     assert names == ["milliseconds per batch", *PARTS, "all"]
 
@@ -49,7 +48,8 @@ def test_the_table_of_the_stages():
         events += [event(name, 4000, 9000) for _ in range(3)]
         events += [event(name, 0, 9000, DeviceType.CUDA), event("aten::add", 5, 5)]
     times = stage_times(events)
-    assert times["forward"] == [(1, 0), (2, 0), (3, 0)] and times["backward"] == [(4, 9)] * 3
+    assert times["forward"] == [(1, 0), (2, 0), (3, 0)]
+    assert times["backward"] == [(4, 9)] * 3
     assert times["all"] == [(9.5, 18), (10.5, 18), (11.5, 18)]
     assert stage_table(times, on_gpu=False) == [
         "3 batches of this run:",

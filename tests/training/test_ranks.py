@@ -11,7 +11,8 @@ from maskrcnn_lit.training.ranks import cluster_environment, is_rank_zero, proce
 def test_alone(monkeypatch: pytest.MonkeyPatch):
     for name in [name for name in os.environ if name.startswith(("SLURM", "TORCHELASTIC"))]:
         monkeypatch.delenv(name)  # of a cluster's node that runs this test
-    assert cluster_environment() is None and is_rank_zero()
+    assert cluster_environment() is None
+    assert is_rank_zero()
 
 
 def test_under_torchrun(monkeypatch: pytest.MonkeyPatch):
@@ -20,7 +21,9 @@ def test_under_torchrun(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
     found = cluster_environment()
-    assert found is not None and found.global_rank() == 5 and not is_rank_zero()
+    assert found is not None
+    assert found.global_rank() == 5
+    assert not is_rank_zero()
     assert processes_per_node(found) == (4, 2)
 
 
@@ -37,7 +40,9 @@ def test_under_slurm(monkeypatch: pytest.MonkeyPatch):
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     found = cluster_environment()
-    assert found is not None and found.global_rank() == 5 and not is_rank_zero()
+    assert found is not None
+    assert found.global_rank() == 5
+    assert not is_rank_zero()
     assert processes_per_node(found) == (4, 2)
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert cluster_environment() is None, "one task, that starts its own processes"

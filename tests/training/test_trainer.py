@@ -217,14 +217,16 @@ def test_fewer_batches_of_an_epoch(tmp_path: Path):
 def test_a_check_has_two_steps_and_a_validation(tmp_path: Path):
     trainer = tiny_trainer(tmp_path, [Score()], epochs=50, check=True, accumulate=2)
     trainer.fit(tiny_module(), datamodule=TinyData())
-    assert trainer.global_step == 2 and trainer.num_training_batches == 4
+    assert trainer.global_step == 2
+    assert trainer.num_training_batches == 4
     assert max(trainer.num_val_batches) <= 2
     assert load_plain(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 2
 
 
 def test_other_options_of_the_trainer(tmp_path: Path):
     trainer = tiny_trainer(tmp_path, options={"min_steps": 3, "detect_anomaly": True})
-    assert trainer.min_steps == 3 and trainer._detect_anomaly
+    assert trainer.min_steps == 3
+    assert trainer._detect_anomaly
 
 
 @pytest.mark.parametrize("name", sorted(OWN))

@@ -266,11 +266,11 @@ def test_columns_are_the_annotations_in_the_order_of_the_file():
         },
     ]
     columns = read_annotations(entries, images, [])
-    assert columns.images == array("q", [1, 0]) and columns.labels == array("q", [8, 8])
-    assert columns.crowd == array("b", [0, 1]) and columns.areas == array(
-        "d", [5.5, 4.0]
-    )  # without one: counted
-    assert columns.coordinate_ends == array("q", [6, 12]) and columns.part_ends == array(
-        "q", [2, 2]
-    )
-    assert columns.run_ends == array("q", [0, 3]) and columns.runs == array("I", [42, 4, 1954])
+    assert columns.images == array("q", [1, 0])
+    assert columns.labels == array("q", [8, 8])
+    assert columns.crowd == array("b", [0, 1])
+    assert columns.areas == array("d", [5.5, 4.0])  # without one: counted
+    assert columns.coordinate_ends == array("q", [6, 12])
+    assert columns.part_ends == array("q", [2, 2])
+    assert columns.run_ends == array("q", [0, 3])
+    assert columns.runs == array("I", [42, 4, 1954])

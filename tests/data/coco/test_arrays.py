@@ -31,8 +31,11 @@ from maskrcnn_lit.storage.sources import Folder
 def test_names_are_strings_in_one_array():
     text = "aßc.jpgb.png".encode()
     names = Names(np.frombuffer(text, np.uint8), np.array([[8, 13], [0, 8]]))
-    assert list(names) == ["b.png", "aßc.jpg"] and names[-1] == "aßc.jpg" and len(names) == 2
-    assert list(names[1:]) == ["aßc.jpg"] and "b.png" in names
+    assert list(names) == ["b.png", "aßc.jpg"]
+    assert names[-1] == "aßc.jpg"
+    assert len(names) == 2
+    assert list(names[1:]) == ["aßc.jpg"]
+    assert "b.png" in names
 
 
 def instances(images: list[tuple[int, str]], annotations: list[tuple[int, int, float]]) -> bytes:
@@ -62,9 +65,8 @@ def instances(images: list[tuple[int, str]], annotations: list[tuple[int, int, f
 def test_images_stand_by_name_and_annotations_by_box():
     data = instances([(5, "z"), (6, "a"), (7, "k")], [(10, 5, 7.0), (11, 6, 5.0), (12, 5, 3.0)])
     arrays = pack(read_instances(data, "a.json"))
-    assert arrays.image_ids.tolist() == [6, 7, 5] and list(
-        Names(arrays.name_text, arrays.name_spans)
-    ) == [
+    assert arrays.image_ids.tolist() == [6, 7, 5]
+    assert list(Names(arrays.name_text, arrays.name_spans)) == [
         "a",
         "k",
         "z",
@@ -83,7 +85,8 @@ def test_images_stand_by_name_and_annotations_by_box():
 def test_a_json_without_annotations_or_images(tmp_path: Path, images: list[tuple[int, str]]):
     write_packed(tmp_path / "key", read_instances(instances(images, []), "a.json"))
     arrays = open_packed(tmp_path / "key").arrays
-    assert arrays.spans.tolist() == [[0, 0]] * len(images) and arrays.boxes.shape == (0, 4)
+    assert arrays.spans.tolist() == [[0, 0]] * len(images)
+    assert arrays.boxes.shape == (0, 4)
 
 
 @pytest.fixture
@@ -118,7 +121,8 @@ def test_a_json_is_parsed_once(written: Path, tmp_path: Path, monkeypatch: pytes
     content["annotations"][0]["bbox"][0] += 1
     copy.write_text(json.dumps(content))
     other = opened(copy, tmp_path / "cache")
-    assert parsed == [str(copy)] and other.key != first.key
+    assert parsed == [str(copy)]
+    assert other.key != first.key
     assert not np.array_equal(other.arrays.boxes, first.arrays.boxes)
 
 
@@ -126,10 +130,13 @@ def test_every_array_is_mapped_and_travels_as_its_path(written: Path, tmp_path: 
     packed = opened(written, tmp_path / "cache")
     sent = pickle.dumps(packed)
     again = pickle.loads(sent)
-    assert len(sent) < 500 and again.categories == packed.categories
+    assert len(sent) < 500
+    assert again.categories == packed.categories
     for name in ("boxes", "coordinates", "runs", "image_ids"):
         ours, theirs = getattr(packed.arrays, name), getattr(again.arrays, name)
-        assert np.array_equal(ours, theirs) and not ours.flags.writeable and not ours.flags.owndata
+        assert np.array_equal(ours, theirs)
+        assert not ours.flags.writeable
+        assert not ours.flags.owndata
 
 
 def test_an_interrupted_write_leaves_nothing_that_counts(
@@ -274,8 +281,10 @@ def test_large_arrays_are_checked_block_by_block(tmp_path: Path):
         file.write(b"\x01")
     coordinates = open_packed(folder).arrays.coordinates
     first = 2 * BLOCK // 8 - 16  # of the damaged block, behind the 128 bytes of the header
-    assert coordinates[:first].sum() == 18 and coordinates[first - 1] == 0
-    assert coordinates[first + BLOCK // 8 :].sum() == 0 and coordinates[-1] == 0
+    assert coordinates[:first].sum() == 18
+    assert coordinates[first - 1] == 0
+    assert coordinates[first + BLOCK // 8 :].sum() == 0
+    assert coordinates[-1] == 0
     for read in (
         lambda: coordinates[first - 1 : first + 1],
         lambda: coordinates[first + 5],

@@ -147,9 +147,11 @@ def test_an_export_is_read_and_what_is_filled_in_is_said(tool: str, tmp_path: Pa
     assert [category.name for category in index.categories] == ["cat"]
     assert index.decode(0)[0].shape == (30, 40, 3)
     found = index.annotations(0)
-    assert len(found["ids"]) == len(content["annotations"]) and not found["crowd"].any()
+    assert len(found["ids"]) == len(content["annotations"])
+    assert not found["crowd"].any()
     for j in range(len(found["ids"])):
-        assert coco_mask.area(index.rle(0, j)) == 60 and found["areas"][j] == 60
+        assert coco_mask.area(index.rle(0, j)) == 60
+        assert found["areas"][j] == 60
         assert found["boxes"][j].tolist() == [2, 3, 12, 9]
 
 

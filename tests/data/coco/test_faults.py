@@ -24,7 +24,8 @@ def test_whole_numbers_pass(value: int):
 
 def test_floats_without_a_fraction_are_whole():
     number = integer({"id": 3.0}, "id")
-    assert number == 3 and isinstance(number, int)
+    assert number == 3
+    assert isinstance(number, int)
 
 
 def test_whole_numbers_in_quotes_are_whole():
@@ -91,4 +92,5 @@ def test_faults_are_told_by_kind_with_the_first_few():
         "5 x missing file (0.jpg: no such file; 1.jpg: no such file; ...)",
         "1 x box without area (annotation 7 of a.jpg: bbox [0, 0, 0, 1])",
     ]
-    assert "..." not in next(describe(faults, names=5)) and list(describe([])) == []
+    assert "..." not in next(describe(faults, names=5))
+    assert list(describe([])) == []

@@ -85,10 +85,8 @@ def test_a_change_moves_its_digest(
 def test_of_a_part_of_the_images_only_these_count(shapes: Path, tmp_path: Path):
     root = shutil.copytree(shapes, tmp_path / "data")
     few, all_ = digests(root, take=2), digests(root)
-    assert (
-        few["annotations_sha256"] == all_["annotations_sha256"]
-        and few["images_sha256"] != all_["images_sha256"]
-    )
+    assert few["annotations_sha256"] == all_["annotations_sha256"]
+    assert few["images_sha256"] != all_["images_sha256"]
     larger(root)  # the fourth
     assert digests(root, take=2) == few
 

@@ -44,7 +44,8 @@ def test_a_folder_of_jsons(tmp_path: Path):
     assert describe_folder(tmp_path) == "give the path of the COCO json"
     (tmp_path / "b.json").write_text("{}")
     described = describe_folder(tmp_path)
-    assert "it has 2 jsons" in described and "data=labelme data.root=DIR" in described
+    assert "it has 2 jsons" in described
+    assert "data=labelme data.root=DIR" in described
 
 
 def test_what_is_a_json_by_its_name_is_not_described():

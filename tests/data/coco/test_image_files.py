@@ -46,7 +46,8 @@ def test_sound_files_are_opened_once(
     rows = np.array([3, 0, 5])
     for _ in range(2):
         found, faults = readable_files(*data, rows, 3, tmp_path / "cache")
-        assert found.tolist() == [3, 0, 5] and faults == []
+        assert found.tolist() == [3, 0, 5]
+        assert faults == []
         assert sorted(opened) == ["00.jpg", "03.jpg", "05.jpg"]
     os.utime(data[1].path("03.jpg"), (1, 1))
     readable_files(*data, np.arange(IMAGES), IMAGES, tmp_path / "cache")
@@ -96,7 +97,8 @@ def test_far_away_files_are_not_asked_for(data: tuple[Packed, Folder], tmp_path:
         local, where = False, "s3://bucket"
 
     found, faults = readable_files(data[0], Far(), np.array([2, 1, 0]), 2, tmp_path / "cache")  # type: ignore[arg-type]
-    assert found.tolist() == [2, 1] and faults == []
+    assert found.tolist() == [2, 1]
+    assert faults == []
 
 
 @pytest.mark.parametrize(

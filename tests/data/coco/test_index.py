@@ -27,7 +27,8 @@ def test_the_ground_truth_is_the_json_to_the_last_digit(test_data: Path, split: 
     raw = json.loads(file.read_text())
     index = read_index(file, test_data / "coco_mini" / split, "error")
     truth = index.coco_ground_truth()
-    assert not index.faults and len(index) == len(raw["images"])
+    assert not index.faults
+    assert len(index) == len(raw["images"])
     assert sorted(c["id"] for c in truth["categories"]) == sorted(
         c["id"] for c in raw["categories"]
     )
@@ -50,7 +51,8 @@ def test_compressed_rle_comes_back_as_it_was(test_data: Path):
     raw = {a["id"]: a["segmentation"] for a in json.loads(file.read_text())["annotations"]}
     index = read_index(file, test_data / "nuclei/val", "error", take=20)
     truth = index.coco_ground_truth()["annotations"]
-    assert len(truth) > 100 and all(a["segmentation"] == raw[a["id"]] for a in truth)
+    assert len(truth) > 100
+    assert all(a["segmentation"] == raw[a["id"]] for a in truth)
 
 
 def test_an_image_tells_boxes_labels_and_shapes(tmp_path: Path):
@@ -60,17 +62,13 @@ def test_an_image_tells_boxes_labels_and_shapes(tmp_path: Path):
         "mole",
         "zebra",
     ]  # by name, whatever the ids
-    assert (
-        index.file_names[4] == "04.jpg"
-        and index.size(4) == (100, 80)
-        and Path(index.where(4)).is_file()
-    )
+    assert index.file_names[4] == "04.jpg"
+    assert index.size(4) == (100, 80)
+    assert Path(index.where(4)).is_file()
     found = index.annotations(4)
-    assert (
-        found["boxes"].shape == (4, 4)
-        and found["boxes"].dtype == np.float64
-        and found["crowd"].sum() == 1
-    )
+    assert found["boxes"].shape == (4, 4)
+    assert found["boxes"].dtype == np.float64
+    assert found["crowd"].sum() == 1
     raw = {a["id"]: a for a in coco_dict()["annotations"]}
     for j, number in enumerate(found["ids"]):
         entry = raw[int(number)]
@@ -134,7 +132,8 @@ def test_error_counts_every_kind_and_names_each(corrupt: tuple[Path, Path]):
     with pytest.raises(UserError) as caught:
         read_index(*corrupt, "error")
     message = str(caught.value)
-    assert "12 faults" in message and "data.on_bad=skip" in message
+    assert "12 faults" in message
+    assert "data.on_bad=skip" in message
     for said in (
         "1 x missing file (missing.jpg",
         "1 x empty file (zero_byte.jpg",
@@ -158,10 +157,8 @@ def test_only_the_first_few_of_a_kind_are_named(tmp_path: Path):
         annotation["bbox"][2] = 0
     index = read_index(*write_coco(tmp_path, content), "skip")
     (line,) = describe(index.faults)
-    assert (
-        line.startswith("15 x box without area (annotation 1 of 01.jpg")
-        and line.count("annotation") == 3
-    )
+    assert line.startswith("15 x box without area (annotation 1 of 01.jpg")
+    assert line.count("annotation") == 3
     assert line.endswith("; ...)")
 
 
@@ -191,7 +188,8 @@ def test_subsets_are_nested_seeded_and_whole(tmp_path: Path):
     assert list(first.file_names) == ["00.jpg", "01.jpg", "02.jpg", "03.jpg"]
     part = index.subset(5, "random", seed=3)
     own = {a["image_id"] for a in part.coco_ground_truth()["annotations"]}
-    assert own <= chosen[5] and len(part.coco_ground_truth()["images"]) == 5
+    assert own <= chosen[5]
+    assert len(part.coco_ground_truth()["images"]) == 5
     for i, name in enumerate(part.file_names):
         whole = list(index.file_names).index(name)
         assert np.array_equal(part.annotations(i)["boxes"], index.annotations(whole)["boxes"])
@@ -217,11 +215,9 @@ def test_a_part_looks_at_no_other_files_and_replaces_faulty_ones(tmp_path: Path)
     for file in images.glob("hidden_*"):
         file.rename(images / file.name.removeprefix("hidden_"))
     other = read_index(annotations, images, "skip", take=4, seed=7)
-    assert (
-        len(other) == 4
-        and not set(other.file_names) & set(chosen.file_names)
-        and len(other.faults) == 4
-    )
+    assert len(other) == 4
+    assert not set(other.file_names) & set(chosen.file_names)
+    assert len(other.faults) == 4
 
 
 @pytest.mark.parametrize("n", [0, 7])

@@ -15,10 +15,12 @@ def test_ids_are_new_and_other_fields_stay():
     content, shared = merge(
         [("a.json", one | {"info": 1}, "a"), ("b.json", two | {"info": 2}, "b")]
     )
-    assert shared == 0 and content["info"] == 1
+    assert shared == 0
+    assert content["info"] == 1
     assert [image["id"] for image in content["images"]] == list(range(1, 9))
     assert [entry["id"] for entry in content["annotations"]] == list(range(1, 13))
-    assert content["images"][5]["patient"] == "p7" and content["annotations"][6]["score"] == 0.5
+    assert content["images"][5]["patient"] == "p7"
+    assert content["annotations"][6]["score"] == 0.5
     assert content["categories"] == one["categories"]
     for before, after in zip(two["annotations"], content["annotations"][6:], strict=True):
         assert (after["image_id"], after["category_id"]) == (

@@ -19,7 +19,8 @@ def test_the_keys_may_come_in_any_order():
     content = coco_dict()
     expected = read_instances(json.dumps(content).encode(), "a.json")
     turned = read_instances(json.dumps(dict(reversed(content.items()))).encode(), "a.json")
-    assert expected.faults == turned.faults == [] and expected.images == turned.images
+    assert expected.faults == turned.faults == []
+    assert expected.images == turned.images
     assert expected.categories == turned.categories
     assert vars(expected.annotations) == vars(turned.annotations)
     assert len(expected.annotations.ids) == len(content["annotations"])
@@ -47,9 +48,8 @@ def test_real_annotations_are_read_whole(test_data: Path):
     file = test_data / "coco_mini/annotations/instances_val2017.json"
     content: dict[str, Any] = json.loads(file.read_bytes())
     found = read_instances(file.read_bytes(), str(file))
-    assert found.faults == [] and list(found.annotations.ids) == [
-        a["id"] for a in content["annotations"]
-    ]
+    assert found.faults == []
+    assert list(found.annotations.ids) == [a["id"] for a in content["annotations"]]
     assert list(found.annotations.areas) == [a["area"] for a in content["annotations"]]
     assert [image.url for image in found.images] == [
         image["coco_url"] for image in content["images"]

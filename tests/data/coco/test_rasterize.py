@@ -59,7 +59,8 @@ def test_a_crop_of_its_own_size_is_that_part_of_the_mask():
     polygon = np.array([14.2, 6.2, 43, 10, 40.4, 36, 20, 30.4])
     (crop,) = mask_crops([[polygon]], np.array([[12.0, 5, 44, 37]]), (40, 60), 32)
     expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([polygon.tolist()], 40, 60)))
-    assert np.array_equal(crop, expected[5:37, 12:44]) and 0 < crop.sum() < 1024
+    assert np.array_equal(crop, expected[5:37, 12:44])
+    assert 0 < crop.sum() < 1024
 
 
 def test_polygon_and_runs_of_one_shape_agree():
@@ -67,8 +68,10 @@ def test_polygon_and_runs_of_one_shape_agree():
     mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects([outline.tolist()], 40, 60)))
     box = np.array([[10.0, 8, 50, 33]])
     one, other = mask_crops([[outline], runs_of(mask)], np.repeat(box, 2, 0), (40, 60), 56)
-    assert (one != other).mean() < 0.01 and one.mean() == pytest.approx(0.74, abs=0.02)
-    assert one[-1, 0] == 1 and one[-1, -1] == 0  # the foot is on its side
+    assert (one != other).mean() < 0.01
+    assert one.mean() == pytest.approx(0.74, abs=0.02)
+    assert one[-1, 0] == 1
+    assert one[-1, -1] == 0  # the foot is on its side
 
 
 def test_parts_and_holes():
@@ -77,8 +80,11 @@ def test_parts_and_holes():
     ring[3:7, 3:7] = 0
     box = np.array([[0.0, 0, 10, 10]] * 2)
     two, hole = mask_crops([parts, runs_of(ring)], box, (10, 10), 20)
-    assert two.sum() == 2 * 64 and two[0, 0] == two[19, 19] == 1 and two[9, 9] == two[0, 19] == 0
-    assert hole.sum() == 400 - 64 and hole[9, 9] == 0
+    assert two.sum() == 2 * 64
+    assert two[0, 0] == two[19, 19] == 1
+    assert two[9, 9] == two[0, 19] == 0
+    assert hole.sum() == 400 - 64
+    assert hole[9, 9] == 0
     assert mask_crops([], np.zeros((0, 4)), (10, 10), 20).shape == (0, 20, 20)
 
 
@@ -95,7 +101,8 @@ def test_boxes_that_were_cut_shrink_to_what_is_left():
     ):
         assert visible_boxes(crop, box, np.array([cut], float)).tolist() == [expected]
     (nothing,) = visible_boxes(crop, box, np.array([[0.0, 0, 150, 150]]))
-    assert nothing[0] == nothing[2] and nothing[1] == nothing[3]
+    assert nothing[0] == nothing[2]
+    assert nothing[1] == nothing[3]
     sliver = visible_boxes(
         crop, box, np.array([[199.6, 10.0, 200, 20]])
     )  # narrower than a pixel of the crop
@@ -131,7 +138,9 @@ def test_real_crops_against_whole_masks(test_data: Path):
             )
             if whole.sum() > 32**2:
                 ious.append((drawn & whole).sum() / (drawn | whole).sum())
-    assert len(ious) > 100 and np.mean(ious) > 0.98 and np.percentile(ious, 5) > 0.95
+    assert len(ious) > 100
+    assert np.mean(ious) > 0.98
+    assert np.percentile(ious, 5) > 0.95
 
 
 @given(st.lists(st.tuples(*[st.floats(-300, 300)] * 2), min_size=3, max_size=9))

@@ -46,7 +46,8 @@ def test_a_folder_is_read_once_until_a_file_changes(root: Path, tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     first = located(Own(), root, ALL, tmp_path / "cache")[ALL]
     assert located(Own(), root, ALL, tmp_path / "cache")[ALL] == first
-    assert READS == [ALL] and first.images == root / "images"
+    assert READS == [ALL]
+    assert first.images == root / "images"
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     os.utime(root / "images" / "01.jpg", (1, 1))
     located(Own(), root, ALL, tmp_path / "cache")
@@ -79,7 +80,8 @@ def test_faults_and_changes_come_with_the_json(root: Path, tmp_path: Path):
 def test_a_split_has_the_findings_of_its_own_images(root: Path, tmp_path: Path):
     parts = located(Own(faulty=True), root, ALL, tmp_path / "cache", Split(0.5))
     contents = {name: json.loads(one.annotations.read_text()) for name, one in parts.items()}
-    assert list(contents) == ["train", "val"] and READS == [ALL]
+    assert list(contents) == ["train", "val"]
+    assert READS == [ALL]
     names = {name: {i["file_name"] for i in one["images"]} for name, one in contents.items()}
     assert len(names["train"]) == len(names["val"]) == 3
     for name, one in contents.items():
@@ -92,7 +94,8 @@ def test_one_json(root: Path, tmp_path: Path):
     reader = OneJson(str(root / "instances.json"), str(root / "images"))
     parts = located(reader, Path(), ALL, tmp_path / "cache", Split(0.34))
     own = [json.loads(one.annotations.read_text())["images"] for one in parts.values()]
-    assert [len(images) for images in own] == [4, 2] and READS == []
+    assert [len(images) for images in own] == [4, 2]
+    assert READS == []
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"images": 1}', ""])

@@ -35,13 +35,15 @@ def test_both_parts_have_their_share_of_every_class(share: float, seed: int):
     whole = content(400, 8)
     parts = split_content(whole, Split(share, seed=seed), "a.json")
     train, val = parts["train"], parts["val"]
-    assert ids(train) | ids(val) == set(range(400)) and not ids(train) & ids(val)
+    assert ids(train) | ids(val) == set(range(400))
+    assert not ids(train) & ids(val)
     assert abs(len(ids(val)) - share * 400) <= 6
     for kind, count in with_class(whole).items():
         assert abs(with_class(val)[kind] - share * count) <= 4, kind
     for part in (train, val):
         assert {a["image_id"] for a in part["annotations"]} <= ids(part)
-        assert part["categories"] == whole["categories"] and part["info"] == 1
+        assert part["categories"] == whole["categories"]
+        assert part["info"] == 1
     assert len(train["annotations"]) + len(val["annotations"]) == len(whole["annotations"])
 
 
@@ -56,7 +58,8 @@ def test_a_split_depends_on_its_seed_alone():
 def test_groups_stay_together():
     parts = split_content(content(200, 4), Split(0.25, "patient"), "a.json")
     train, val = ({image["patient"] for image in parts[p]["images"]} for p in ("train", "val"))
-    assert not train & val and len(train | val) == 40
+    assert not train & val
+    assert len(train | val) == 40
     assert abs(len(ids(parts["val"])) - 50) <= 10
 
 

@@ -53,7 +53,8 @@ def images(folder: Path) -> list[str]:
 def test_from_nothing_for_both_parts(coco: Callable[..., None], server: Server, tmp_path: Path):
     coco()
     root = tmp_path / "coco"
-    assert len(images(root / "train2017")) == 5 and len(images(root / "val2017")) == 3
+    assert len(images(root / "train2017")) == 5
+    assert len(images(root / "val2017")) == 3
     assert server.asked[0] == f"/mirror/annotations/{ANNOTATION_ARCHIVE}"
     train, val = (
         [f"/mirror/{part}2017/{name}" for name in images(root / f"{part}2017")]
@@ -66,18 +67,18 @@ def test_from_nothing_for_both_parts(coco: Callable[..., None], server: Server, 
     coco(train_images=2)
     assert server.asked == [], "nothing twice"
     coco(train_images=7)
-    assert len(server.asked) == 2 and len(images(root / "train2017")) == 7
+    assert len(server.asked) == 2
+    assert len(images(root / "train2017")) == 7
     coco(train_images=None, val_images=None)
-    assert len(images(root / "train2017")) == 86 and len(images(root / "val2017")) == 111
+    assert len(images(root / "train2017")) == 86
+    assert len(images(root / "val2017")) == 111
     assert len(server.asked) == 86 + 111 - 5 - 3
 
 
 def test_one_part(coco: Callable[..., None], server: Server, tmp_path: Path):
     coco(parts=["val"])
-    assert (
-        not (tmp_path / "coco" / "train2017").exists()
-        and len(images(tmp_path / "coco" / "val2017")) == 3
-    )
+    assert not (tmp_path / "coco" / "train2017").exists()
+    assert len(images(tmp_path / "coco" / "val2017")) == 3
 
 
 def test_what_is_there_is_not_fetched(
@@ -102,7 +103,8 @@ def test_the_official_zips_are_read_in_place(
         with zipfile.ZipFile(root / f"{part}2017.zip", "w"):
             pass
     coco()
-    assert server.asked == [] and not (root / "train2017").exists()
+    assert server.asked == []
+    assert not (root / "train2017").exists()
 
 
 @pytest.mark.parametrize("root", ["http://host.invalid/coco", "s3://bucket/coco"])
@@ -135,11 +137,9 @@ def test_without_download_no_request_is_made(
         with monkeypatch.context() as patch, pytest.raises(UserError) as error:
             patch.setattr(socket, "socket", lambda *_, **__: pytest.fail("a socket was made"))
             coco(download=False)
-        assert (
-            message in str(error.value)
-            and "data.download=true" in str(error.value)
-            and server.asked == []
-        )
+        assert message in str(error.value)
+        assert "data.download=true" in str(error.value)
+        assert server.asked == []
     coco()
     server.asked.clear()
     (root / "val2017" / images(root / "val2017")[0]).unlink()
@@ -156,7 +156,8 @@ def test_an_archive_that_broke_off_is_resumed(server: Server, test_data: Path, t
     (root / f"{ANNOTATION_ARCHIVE}.part").write_bytes(server.files[ANNOTATION_ARCHIVE][:half])
     server.fail("breaks_in_the_body", times=2)
     fetch_annotations(root, url, md5)
-    assert server.ranges_asked[0] == f"bytes={half}-" and len(server.asked) == 3
+    assert server.ranges_asked[0] == f"bytes={half}-"
+    assert len(server.asked) == 3
     source, name = open_annotations(
         str(root / "annotations" / "instances_val2017.json"), tmp_path, 0
     )

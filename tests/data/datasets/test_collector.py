@@ -36,10 +36,15 @@ def test_what_is_collected(tmp_path: Path):
     polygon, rle, box = part.content["annotations"]
     assert part.content["categories"] == [{"id": 1, "name": "ant"}, {"id": 2, "name": "dog"}]
     assert [entry["category_id"] for entry in (polygon, rle, box)] == [2, 1, 2]
-    assert polygon["bbox"] == [1, 0, 6, 5] and rle["bbox"] == [2, 1, 3, 2]
-    assert rle["iscrowd"] == 1 and [entry["id"] for entry in (polygon, rle, box)] == [1, 2, 3]
-    assert box["bbox"] == [1, 1, 2, 3] and box["area"] == 6 and "segmentation" not in box
-    assert part.images == tmp_path and part.faults == []
+    assert polygon["bbox"] == [1, 0, 6, 5]
+    assert rle["bbox"] == [2, 1, 3, 2]
+    assert rle["iscrowd"] == 1
+    assert [entry["id"] for entry in (polygon, rle, box)] == [1, 2, 3]
+    assert box["bbox"] == [1, 1, 2, 3]
+    assert box["area"] == 6
+    assert "segmentation" not in box
+    assert part.images == tmp_path
+    assert part.faults == []
 
 
 def test_the_order_of_given_classes_stays(tmp_path: Path):
@@ -53,7 +58,8 @@ def test_the_order_of_given_classes_stays(tmp_path: Path):
 def test_images_that_cannot_be_used(tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"no image")
     collector = Collector(tmp_path, ["ant"])
-    assert collector.image("a.png") is None and collector.image("b.png") is None
+    assert collector.image("a.png") is None
+    assert collector.image("b.png") is None
     assert [fault.kind for fault in collector.faults] == ["not an image", "missing file"]
     with pytest.raises(UserError, match=r"no image that can be used \(a.png: unknown format; b"):
         collector.part()
@@ -74,7 +80,8 @@ def test_masks_of_a_label_image():
     for value, rle in masks:
         decoded = coco_mask.decode({**rle, "counts": rle["counts"].encode()})
         np.testing.assert_array_equal(decoded, labels == value)
-    assert len(masks_of(np.full((2, 2), 5))) == 1 and masks_of(np.zeros((2, 2), int)) == []
+    assert len(masks_of(np.full((2, 2), 5))) == 1
+    assert masks_of(np.zeros((2, 2), int)) == []
 
 
 def test_files_of_a_folder(tmp_path: Path):
@@ -89,6 +96,8 @@ def test_files_of_a_folder(tmp_path: Path):
 
 
 def test_parts_are_folders(tmp_path: Path):
-    assert part_folders(tmp_path) == [] and part_folder(tmp_path, "all") == tmp_path
+    assert part_folders(tmp_path) == []
+    assert part_folder(tmp_path, "all") == tmp_path
     (tmp_path / "val").mkdir()
-    assert part_folders(tmp_path) == ["val"] and part_folder(tmp_path, "val") == tmp_path / "val"
+    assert part_folders(tmp_path) == ["val"]
+    assert part_folder(tmp_path, "val") == tmp_path / "val"

@@ -48,7 +48,9 @@ def test_a_list_of_structs_with_a_class_in_two_spellings():
     kinds = {"img": pa.large_binary(), "annotations": pa.large_list(pa.struct(struct))}
     columns = found(kinds)
     assert columns.fields == {"bbox": "bbox", "category": "class"}  # that with names
-    assert columns.image == "img" and columns.objects == "annotations" and columns.names is None
+    assert columns.image == "img"
+    assert columns.objects == "annotations"
+    assert columns.names is None
 
 
 def test_columns_of_their_own():
@@ -80,7 +82,8 @@ def test_label_images():
 def test_features_of_another_form_are_ignored(features: Any):
     objects = pa.struct([("bbox", BOXES), ("category", NUMBERS)])
     columns = found({"image": PICTURE, "objects": objects}, features)
-    assert columns.names is None and list(columns.fields) == ["bbox", "category"]
+    assert columns.names is None
+    assert list(columns.fields) == ["bbox", "category"]
 
 
 def test_shapes_of_bytes_are_refused():

@@ -68,7 +68,8 @@ def test_every_form_has_the_objects_of_the_coco_json(form: str, tmp_path: Path):
     write_form(tmp_path / "hf" / "data" / "train-00000-of-00001.parquet", form, content, images)
     assert HfParquet().parts(tmp_path / "hf") == ["train"]
     read = index_of(tmp_path / "hf", tmp_path / "cache", "train")
-    assert len(read) == len(own) == 8 and read.faults == ()
+    assert len(read) == len(own) == 8
+    assert read.faults == ()
     assert [category.name for category in read.categories] == sorted(NAMES)
     for i in range(8):
         assert objects_of(read, i) == objects_of(own, i)
@@ -119,9 +120,11 @@ def test_boxes_without_masks(box_format: str, box: list[float], tmp_path: Path):
     write_parquet(tmp_path / "hf" / "a.parquet", columns, features)
     part = read(tmp_path / "hf", tmp_path, box_format=box_format)
     (entry,) = part.content["annotations"]
-    assert entry["bbox"] == pytest.approx([6, 4, 12, 8], abs=1e-5) and "segmentation" not in entry
+    assert entry["bbox"] == pytest.approx([6, 4, 12, 8], abs=1e-5)
+    assert "segmentation" not in entry
     assert part.content["categories"][entry["category_id"] - 1]["name"] == "dog"
-    assert part.faults == [] and len(part.content["images"]) == 2
+    assert part.faults == []
+    assert len(part.content["images"]) == 2
 
 
 def test_corners_as_width_and_height_are_refused(tmp_path: Path):
@@ -158,10 +161,12 @@ def test_classes_without_names_are_numbers(tmp_path: Path):
     part = read(tmp_path / "hf", tmp_path)
     assert [c["name"] for c in part.content["categories"]] == ["2", "10"]
     (change,) = part.changes
-    assert change.kind == "classes without names" and "data.reader.names=" in change.what
+    assert change.kind == "classes without names"
+    assert "data.reader.names=" in change.what
     part = read(tmp_path / "hf", tmp_path, names=[f"class {n}" for n in range(11)])
     numbers = [entry["category_id"] for entry in part.content["annotations"]]
-    assert part.changes == [] and numbers == [11, 3]
+    assert part.changes == []
+    assert numbers == [11, 3]
 
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -199,7 +204,8 @@ def test_what_is_faulty_is_counted(name: str, tmp_path: Path):
     write_parquet(tmp_path / "hf" / "a.parquet", columns, features)
     part = read(tmp_path / "hf", tmp_path)
     (fault,) = part.faults
-    assert fault.kind.startswith(kind) and what in fault.what
+    assert fault.kind.startswith(kind)
+    assert what in fault.what
     assert fault.image == ("a.parquet, row 1" if "image" in bad else "a/000001.png")
     assert len(part.content["annotations"]) == 1  # of the other image
     assert len(part.content["images"]) == len(list((tmp_path / "pictures").rglob("*.png")))
@@ -289,7 +295,8 @@ def test_row_groups_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.Monk
     file = write_parquet(tmp_path / "hf" / "a.parquet", columns, group=2)
     del columns
     group = file.stat().st_size // (count // 2)  # bytes
-    assert parquet.ParquetFile(file).num_row_groups == count // 2 and group > 500_000
+    assert parquet.ParquetFile(file).num_row_groups == count // 2
+    assert group > 500_000
     groups, memory = list[list[int]](), list[int]()
     whole = parquet.ParquetFile.iter_batches
 
@@ -321,7 +328,8 @@ def test_pictures_lie_in_the_cache_alone(tmp_path: Path):
     file = write_parquet(tmp_path / "hf" / "a.parquet", columns)
     before = (sorted((tmp_path / "hf").rglob("*")), file.stat().st_mtime_ns)
     index = index_of(tmp_path / "hf", tmp_path / "cache")
-    assert len(index) == len(names) and index.faults == ()
+    assert len(index) == len(names)
+    assert index.faults == ()
     assert [index.file_name(i) for i in range(5)] == [
         *(f"a/00000{n}-out.png" for n in range(3)),
         *("a/000003.png", "a/000004-a_b.png"),
@@ -343,10 +351,12 @@ def test_pictures_are_written_once_and_again_where_they_are_missing(tmp_path: Pa
     first = written()
     parts = located(HfParquet(), tmp_path / "hf", ALL, cache, Split(0.5))
     index_of(tmp_path / "hf", cache, class_name="cell")
-    assert written() == first and len(first) == 6  # neither a split nor an option copies them
+    assert written() == first
+    assert len(first) == 6  # neither a split nor an option copies them
     assert parts["train"].images == parts["val"].images
     next((cache / "pictures").rglob("*3.png")).unlink()
-    assert index_of(tmp_path / "hf", cache).faults == () and list(written()) == list(first)
+    assert index_of(tmp_path / "hf", cache).faults == ()
+    assert list(written()) == list(first)
     boxes_file(tmp_path / "hf" / "a.parquet", count=4)
     assert len(index_of(tmp_path / "hf", cache)) == len(written()) == 4
 

@@ -55,9 +55,11 @@ def test_every_kind_of_shape(tmp_path: Path):
     part = LabelMe().read(tmp_path, ALL)
     polygon, box, circle, mask = part.content["annotations"]
     assert [entry["name"] for entry in part.content["categories"]] == ["ant", "cat", "dog"]
-    assert part.content["images"][0]["file_name"] == "sub/a.png" and not part.faults
+    assert part.content["images"][0]["file_name"] == "sub/a.png"
+    assert not part.faults
     assert polygon["segmentation"] == [[2, 3, 12, 3, 12, 9, 2, 9]]
-    assert box["bbox"] == [10, 5, 20, 15] and "segmentation" not in box
+    assert box["bbox"] == [10, 5, 20, 15]
+    assert "segmentation" not in box
     assert circle["bbox"] == pytest.approx([15, 10, 10, 10])
     full = np.zeros((30, 40), bool)
     full[6:10, 8:13] = ring
@@ -78,9 +80,12 @@ def test_a_group_is_one_object(tmp_path: Path):
         ),
     )
     two, one, mixed = LabelMe().read(tmp_path, ALL).content["annotations"]
-    assert len(two["segmentation"]) == 2 and len(one["segmentation"]) == 1
+    assert len(two["segmentation"]) == 2
+    assert len(one["segmentation"]) == 1
     mask = decoded(mixed)
-    assert mask[:2, :2].all() and mask[21, 23] == 1 and mask.sum() == 4 + coco_area(far)
+    assert mask[:2, :2].all()
+    assert mask[21, 23] == 1
+    assert mask.sum() == 4 + coco_area(far)
 
 
 def coco_area(points: list[list[int]]) -> int:
@@ -136,7 +141,8 @@ def test_a_bad_shape_is_named_by_file_and_number(name: str, tmp_path: Path):
     write(tmp_path, "a", shape(), bad)
     part = LabelMe().read(tmp_path, ALL)
     (fault,) = part.faults
-    assert (fault.kind, fault.image) == (kind, "a.json") and what in fault.what
+    assert (fault.kind, fault.image) == (kind, "a.json")
+    assert what in fault.what
     assert len(part.content["annotations"]) == 1
 
 

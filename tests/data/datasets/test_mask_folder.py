@@ -31,7 +31,8 @@ def images(root: Path, *stems: str) -> None:
 
 def objects(root: Path, **options: Any) -> list[np.ndarray]:
     part = MaskFolder(**options).read(root, ALL)
-    assert part.faults == [] and [c["name"] for c in part.content["categories"]] == ["object"]
+    assert part.faults == []
+    assert [c["name"] for c in part.content["categories"]] == ["object"]
     rles = [entry["segmentation"] for entry in part.content["annotations"]]
     return [coco_mask.decode({**rle, "counts": rle["counts"].encode()}) for rle in rles]
 
@@ -106,10 +107,12 @@ def test_other_names_and_parts(tmp_path: Path):
         images(tmp_path / part / "raw", "deep/a")
         save(tmp_path / part / "seg" / "deep" / "a_masks.png", LABELS.astype(np.uint8))
     reader = MaskFolder(class_name="cell", images="raw", masks="seg", suffix="_masks")
-    assert reader.parts(tmp_path) == ["train", "val"] and reader.sources(tmp_path) == (tmp_path,)
+    assert reader.parts(tmp_path) == ["train", "val"]
+    assert reader.sources(tmp_path) == (tmp_path,)
     part = reader.read(tmp_path, "val")
     assert part.content["images"][0]["file_name"] == "raw/deep/a.png"
-    assert part.images == tmp_path / "val" and len(part.content["annotations"]) == 2
+    assert part.images == tmp_path / "val"
+    assert len(part.content["annotations"]) == 2
     assert part.content["categories"] == [{"id": 1, "name": "cell"}]
 
 
@@ -156,7 +159,9 @@ def test_what_is_faulty_is_counted(name: str, tmp_path: Path):
         save(tmp_path / "masks" / file, samples)
     part = MaskFolder().read(tmp_path, ALL)
     (fault,) = part.faults
-    assert fault.kind == kind and what in fault.what and "/" in fault.image
+    assert fault.kind == kind
+    assert what in fault.what
+    assert "/" in fault.image
     assert len(part.content["annotations"]) == 2  # those of the other image
 
 
@@ -166,7 +171,8 @@ def test_several_pages(tmp_path: Path):
     pages = [Image.fromarray(LABELS.astype(np.uint8))] * 2
     pages[0].save(tmp_path / "masks" / "a.tif", save_all=True, append_images=pages[1:])
     (fault,) = MaskFolder().read(tmp_path, ALL).faults
-    assert fault.image == "masks/a.tif" and "several pages" in fault.what
+    assert fault.image == "masks/a.tif"
+    assert "several pages" in fault.what
 
 
 def test_two_files_for_one_image(tmp_path: Path):
@@ -175,7 +181,8 @@ def test_two_files_for_one_image(tmp_path: Path):
     save(tmp_path / "masks" / "a.png", LABELS.astype(np.uint8))
     part = MaskFolder().read(tmp_path, ALL)
     (fault,) = part.faults
-    assert fault.kind == "two files for one image" and len(part.content["images"]) == 1
+    assert fault.kind == "two files for one image"
+    assert len(part.content["images"]) == 1
 
 
 def test_a_folder_of_another_form(tmp_path: Path):

@@ -27,7 +27,9 @@ def test_the_upper_hides_this_share_of_the_smaller(overlap: float, size: int, bo
             assert below.sum() <= above.sum()
             share = (below & above).sum() / below.sum()
             assert abs(share - overlap) <= (bound if overlap else 0)
-    assert min(counts) >= 1 and max(counts) <= MOST_PAIRS and len(names) > 2
+    assert min(counts) >= 1
+    assert max(counts) <= MOST_PAIRS
+    assert len(names) > 2
 
 
 def test_shapes_without_overlap_touch():
@@ -38,7 +40,8 @@ def test_shapes_without_overlap_touch():
             for axis in (0, 1):
                 for step in (-1, 1):
                     beside |= np.roll(below, step, axis)
-            assert (beside & above).any() and not (below & above).any()
+            assert (beside & above).any()
+            assert not (below & above).any()
 
 
 def test_pairs_lie_inside_and_do_not_touch_one_another():

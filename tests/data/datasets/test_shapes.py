@@ -297,8 +297,10 @@ def test_a_set_of_another_overlap_is_drawn_again(tmp_path: Path) -> None:
         marker = json.loads(drawn[-1]["shapes.json"])
         assert marker.get("overlap") == overlap
     name = "annotations/instances_val.json"
-    assert b"overlap 0.5" in drawn[1][name] and b"overlap" not in drawn[0][name]
-    assert drawn[0] == drawn[3] and len({one["val/000000.png"] for one in drawn}) == 3
+    assert b"overlap 0.5" in drawn[1][name]
+    assert b"overlap" not in drawn[0][name]
+    assert drawn[0] == drawn[3]
+    assert len({one["val/000000.png"] for one in drawn}) == 3
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 0.91, float("nan"), "half", True])

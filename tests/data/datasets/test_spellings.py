@@ -98,7 +98,8 @@ def batches(root: Path, form: str) -> list[Batch]:
     )
     data.setup("fit")
     assert [category.name for category in data.categories] == ["nucleus"]
-    assert data.train_index is not None and data.train_index.changes == ()
+    assert data.train_index is not None
+    assert data.train_index.changes == ()
     return list(data.train_dataloader())
 
 

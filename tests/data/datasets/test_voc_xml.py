@@ -27,9 +27,13 @@ def test_boxes_from_one(tmp_path: Path):
     write(tmp_path, "a", DOG + hard)
     part = VocXml().read(tmp_path, ALL)
     dog, difficult = part.content["annotations"]
-    assert part.content["images"][0]["file_name"] == "JPEGImages/a.jpg" and not part.faults
-    assert dog["bbox"] == [2, 1, 10, 8] and dog["area"] == 80 and "segmentation" not in dog
-    assert difficult["ignore"] == 1 and "ignore" not in dog
+    assert part.content["images"][0]["file_name"] == "JPEGImages/a.jpg"
+    assert not part.faults
+    assert dog["bbox"] == [2, 1, 10, 8]
+    assert dog["area"] == 80
+    assert "segmentation" not in dog
+    assert difficult["ignore"] == 1
+    assert "ignore" not in dog
     (zero, _) = VocXml(first_pixel=0).read(tmp_path, ALL).content["annotations"]
     assert zero["bbox"] == [3, 2, 9, 7]
 
@@ -63,7 +67,8 @@ def test_an_image_without_objects_or_xml(tmp_path: Path):
     write(tmp_path, "c")
     (tmp_path / "Annotations" / "c.xml").unlink()
     part = VocXml().read(tmp_path, ALL)
-    assert len(part.content["images"]) == 2 and not part.faults
+    assert len(part.content["images"]) == 2
+    assert not part.faults
     assert [change.image for change in part.changes] == ["JPEGImages/c.jpg"]
 
 
@@ -86,7 +91,8 @@ def test_a_bad_object_is_named_by_file_and_number(name: str, tmp_path: Path):
     write(tmp_path, "a", DOG + text)
     part = VocXml().read(tmp_path, ALL)
     (fault,) = part.faults
-    assert (fault.kind, fault.image) == (kind, "Annotations/a.xml") and what in fault.what
+    assert (fault.kind, fault.image) == (kind, "Annotations/a.xml")
+    assert what in fault.what
     assert len(part.content["annotations"]) == 1
 
 

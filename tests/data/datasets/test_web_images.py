@@ -69,19 +69,18 @@ def test_from_nothing_and_nothing_twice(
     assert seen(folder) == {image.name: server.files[image.name] for image in images[:8]}
     assert left(folder) == {RECORD, ".lock"}
     shown = capfd.readouterr().err
-    assert (
-        "fetching val2017: 100%" in shown
-        and "8 of 8" in shown
-        and "images/s" in shown
-        and "MB/s" in shown
-    )
+    assert "fetching val2017: 100%" in shown
+    assert "8 of 8" in shown
+    assert "images/s" in shown
+    assert "MB/s" in shown
     fetch_images(images, folder)
     assert seen(folder) == {image.name: server.files[image.name] for image in images}
     assert sorted(server.asked) == sorted(f"/val2017/{image.name}" for image in images), "each once"
     names = decoded(monkeypatch)
     capfd.readouterr()
     fetch_images(images, folder)
-    assert names == [] and capfd.readouterr().err == "", "a look at each file is enough"
+    assert names == []
+    assert capfd.readouterr().err == "", "a look at each file is enough"
     (folder / RECORD).unlink()
     fetch_images(images, folder)
     fetch_images(images, folder)
@@ -157,26 +156,22 @@ def test_a_fault_that_stays_is_one_message_and_the_rest_is_kept(
     with pytest.raises(UserError) as error:
         fetch_images(images, tmp_path)
     message = str(error.value)
-    assert (
-        f"4 of {COUNT} images could not be downloaded: " in message
-        and message.count(REASONS[fault]) == 3
-    )
+    assert f"4 of {COUNT} images could not be downloaded: " in message
+    assert message.count(REASONS[fault]) == 3
     assert (
         f"the other {COUNT - 4} are in {tmp_path}. Run the command again to continue, or use these"
         in message
     )
-    assert (
-        "data.download=false" in message
-        and sum(name in message for name in bad) == 3
-        and "..." in message
-    )
-    assert set(seen(tmp_path)) == kept and left(tmp_path) == {RECORD, ".lock"}
+    assert "data.download=false" in message
+    assert sum(name in message for name in bad) == 3
+    assert "..." in message
+    assert set(seen(tmp_path)) == kept
+    assert left(tmp_path) == {RECORD, ".lock"}
     server.fail("")
     server.asked.clear()
     fetch_images(images, tmp_path)
-    assert {path.rsplit("/", 1)[-1] for path in server.asked} == bad and len(
-        seen(tmp_path)
-    ) == COUNT
+    assert {path.rsplit("/", 1)[-1] for path in server.asked} == bad
+    assert len(seen(tmp_path)) == COUNT
 
 
 def test_another_image_is_not_this_one(images: list[WebImage], server: Server, tmp_path: Path):
@@ -238,14 +233,16 @@ def test_interrupted_and_continued(images: list[WebImage], server: Server, tmp_p
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
     whole = seen(tmp_path)
-    assert whole == {name: server.files[name] for name in whole} and len(whole) == 5
+    assert whole == {name: server.files[name] for name in whole}
+    assert len(whole) == 5
     text = f"5 of {COUNT} images are in {tmp_path}: run the command again to continue"
     assert text in out
     assert left(tmp_path) == {RECORD, ".lock"}
     server.before = None
     server.asked.clear()
     fetch_images(images, tmp_path)
-    assert len(server.asked) == COUNT - 5 and len(seen(tmp_path)) == COUNT
+    assert len(server.asked) == COUNT - 5
+    assert len(seen(tmp_path)) == COUNT
 
 
 def test_two_runs_at_once_fetch_each_image_once(
@@ -299,7 +296,6 @@ def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path):
 
 def test_threads_give_results_and_errors():
     found = dict(in_threads(lambda n: 1 // n, range(5), threads=3))
-    assert [found[n] for n in range(1, 5)] == [1, 0, 0, 0] and isinstance(
-        found[0], ZeroDivisionError
-    )
+    assert [found[n] for n in range(1, 5)] == [1, 0, 0, 0]
+    assert isinstance(found[0], ZeroDivisionError)
     assert list(in_threads(str, [])) == []

@@ -63,7 +63,8 @@ def test_masks_keep_every_object(before: AnnotationIndex, tmp_path: Path):
     written = write_mask_folder(before, tmp_path / "new", "", copy=True)
     assert {loss.why for loss in written.losses} == {"a crowd region"}
     after = read_back(MaskFolder(), tmp_path / "new", ALL, tmp_path / "cache")
-    assert len(after) == 8 and objects(after) == objects(before)
+    assert len(after) == 8
+    assert objects(after) == objects(before)
     assert {category.name for category in after.categories} == {"zebra", "ant", "mole"}
 
 
@@ -81,7 +82,8 @@ def test_yolo_keeps_parts_and_says_what_holes_lose(before: AnnotationIndex, tmp_
             has_hole = isinstance(before.outline(i, j), np.ndarray)
             assert (number in lost) == has_hole
             stated = lost[number].iou if has_hole else 1.0
-            assert next(ious) >= stated - 1e-4 and (stated < 1) == has_hole
+            assert next(ious) >= stated - 1e-4
+            assert (stated < 1) == has_hole
     assert yaml.safe_load((tmp_path / "new" / "data.yaml").read_text()) == {
         "path": ".",
         "train": "images/train",
@@ -142,7 +144,8 @@ def test_real_data_come_back_with_iou_1(form: str, test_data: Path, tmp_path: Pa
     else:
         after = read_back(MaskFolder(), tmp_path / "new", ALL, tmp_path)
     ious = best_ious(before, after)
-    assert len(ious) > 200 and set(ious) == {1.0}
+    assert len(ious) > 200
+    assert set(ious) == {1.0}
 
 
 @pytest.mark.parametrize("write", [write_yolo, write_mask_folder])
@@ -175,7 +178,8 @@ def test_objects_of_which_only_the_box_is_known(tmp_path: Path):
         np.testing.assert_allclose(own, before, atol=1e-6)
         assert all(len(after.outline(i, j)) == 0 for j in range(len(own)))
     lost = write_mask_folder(index, tmp_path / "masks", "", copy=False).losses
-    assert len(lost) == 6 and {loss.why for loss in lost} == {"it has no mask with a pixel"}
+    assert len(lost) == 6
+    assert {loss.why for loss in lost} == {"it has no mask with a pixel"}
     write_coco_form(index, tmp_path / "json", "", copy=True)
     again = read_index(tmp_path / "json" / "instances.json", tmp_path / "json" / "images", "error")
     np.testing.assert_allclose(again.annotations(3)["boxes"], index.annotations(3)["boxes"])

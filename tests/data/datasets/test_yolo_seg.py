@@ -35,12 +35,14 @@ def shapes(part: Part) -> list[tuple[str, Any]]:
 def test_polygons_and_boxes(tmp_path: Path):
     write(tmp_path, {"train/a": f"{TRIANGLE}\n\n1 0.5 0.5 0.2 0.4\n", "val/b": TRIANGLE})
     reader = YoloSeg()
-    assert reader.parts(tmp_path) == ["train", "val"] and reader.sources(tmp_path) == [tmp_path]
+    assert reader.parts(tmp_path) == ["train", "val"]
+    assert reader.sources(tmp_path) == [tmp_path]
     part = reader.read(tmp_path, "train")
     assert shapes(part) == [("cat", [[20, 10, 100, 10, 100, 50]]), ("dog", [80, 30, 40, 40])]
     assert part.content["images"][0]["file_name"] == "images/train/a.png"
     assert len(reader.read(tmp_path, "all").content["images"]) == 2
-    assert not part.faults and not part.changes
+    assert not part.faults
+    assert not part.changes
 
 
 LISTED = {
@@ -61,7 +63,8 @@ def test_every_way_to_list_images(name: str, tmp_path: Path):
         assert [one["file_name"] for one in read.content["images"]] == [
             f"images/{part}/{image}.png"
         ]
-        assert len(shapes(read)) == 1 and not read.faults
+        assert len(shapes(read)) == 1
+        assert not read.faults
 
 
 def test_images_outside_of_the_folder(tmp_path: Path):
@@ -71,7 +74,8 @@ def test_images_outside_of_the_folder(tmp_path: Path):
     (tmp_path / "conf" / "my.yaml").write_text(yaml)
     reader = YoloSeg(yaml="my.yaml")
     part = reader.read(tmp_path / "conf", "val")
-    assert part.images == tmp_path / "data" and len(shapes(part)) == 1
+    assert part.images == tmp_path / "data"
+    assert len(shapes(part)) == 1
     assert reader.sources(tmp_path / "conf")[1:] == [
         tmp_path / "data" / "images" / "train",
         tmp_path / "data" / "images" / "val",
@@ -82,7 +86,8 @@ def test_images_without_objects_are_named(tmp_path: Path):
     write(tmp_path, {"train/a": TRIANGLE, "train/b": " \n", "train/c": "", "val/d": ""})
     (tmp_path / "labels" / "train" / "c.txt").unlink()
     part = YoloSeg().read(tmp_path, "train")
-    assert len(part.content["images"]) == 3 and not part.faults
+    assert len(part.content["images"]) == 3
+    assert not part.faults
     assert [(change.kind, change.what) for change in part.changes] == [
         ("image without objects", "labels/train/b.txt is empty"),
         ("image without objects", "there is no labels/train/c.txt"),
@@ -108,7 +113,8 @@ def test_a_bad_line_is_named_by_file_and_number(line: str, tmp_path: Path):
     part = YoloSeg().read(tmp_path, "train")
     (fault,) = part.faults
     assert (fault.kind, fault.image) == (BAD[line][0], "labels/train/a.txt")
-    assert BAD[line][1] in fault.what and len(shapes(part)) == 1
+    assert BAD[line][1] in fault.what
+    assert len(shapes(part)) == 1
 
 
 def test_files_that_do_not_match(tmp_path: Path):

@@ -102,11 +102,9 @@ def test_improved_anchors_meet_more_objects(side: float, ratio: float):
     best = reach(found, padded, better, make)
     assert (best >= 0.5).mean() > max(0.5, (now >= 0.5).mean()) or side == 100
     assert (best >= 0.5).sum() + (best >= 0.7).sum() > (now >= 0.5).sum() + (now >= 0.7).sum()
-    assert (
-        len(better.sizes) == 5
-        and len(better.ratios) == 3
-        and list(better.sizes) == sorted(better.sizes)
-    )
+    assert len(better.sizes) == 5
+    assert len(better.ratios) == 3
+    assert list(better.sizes) == sorted(better.sizes)
     assert all(isinstance(size, int) for size in better.sizes)
 
 

@@ -46,7 +46,8 @@ def clean_again(folder: Path, found: Findings, content: dict[str, Any]) -> dict[
 
 def test_a_sound_set_has_no_faults_and_stays_as_it_is(tmp_path: Path):
     found, content = looked_at(tmp_path, coco_dict() | {"info": {"year": 1}})
-    assert found.faults() == [] and len(found.digests) == 6
+    assert found.faults() == []
+    assert len(found.digests) == 6
     assert clean_again(tmp_path, found, content) == content
 
 
@@ -113,7 +114,8 @@ def test_masks_that_lie_are_doubts(
     content["categories"][1]["name"] = "bee"
     found, content = looked_at(tmp_path, content)
     (fault,) = found.faults()
-    assert (fault.kind, fault.annotation) == (kind, number) and words in fault.what
+    assert (fault.kind, fault.annotation) == (kind, number)
+    assert words in fault.what
     assert found.doubts == {number: fault}
     assert cleaned(content, found)["annotations"] == content["annotations"]
 
@@ -139,9 +141,11 @@ def test_pixels_are_decoded_to_the_end(tmp_path: Path):
     (images / "03.jpg").write_bytes(data[: len(data) // 2])
     found = find_faults(read_index(annotations, images, "error"))  # its header is sound
     (fault,) = found.faults()
-    assert fault[:3] == ("pixels cannot be decoded", "03.jpg", None) and "truncated" in fault.what
+    assert fault[:3] == ("pixels cannot be decoded", "03.jpg", None)
+    assert "truncated" in fault.what
     result = clean_again(tmp_path, found, coco_dict())
-    assert [i["id"] for i in result["images"]] == [1, 2, 3, 5, 6] and not of(result, 4)
+    assert [i["id"] for i in result["images"]] == [1, 2, 3, 5, 6]
+    assert not of(result, 4)
 
 
 def test_a_box_far_from_its_mask(tmp_path: Path):
@@ -244,7 +248,8 @@ def test_training_images_that_are_validation_images_go(tmp_path: Path):
     train = find_faults(read_index(annotations, images, "error"))
     mark_leaks(train, val)
     told = {f.image: f.what for f in train.faults()}
-    assert set(told) == {"00.jpg", "renamed.jpg"} and val.faults() == []
+    assert set(told) == {"00.jpg", "renamed.jpg"}
+    assert val.faults() == []
     assert told["renamed.jpg"].startswith("same content as val's 02.jpg")
     assert [i["id"] for i in cleaned(content, train)["images"]] == [2, 4, 5]
     assert any(

@@ -21,7 +21,8 @@ def test_boxes_are_those_that_validation_shows(image_size, tmp_path: Path):
     index = small_index(tmp_path)
     found = read_objects(index, image_size)
     dataset = CocoDataset(index=index, image_size=image_size)
-    assert len(found.image) == 15 and found.crowd.sum() == 2
+    assert len(found.image) == 15
+    assert found.crowd.sum() == 2
     for i in range(len(index)):
         sample = dataset[0, i]
         assert sample["image_sizes"].tolist() == found.sizes[i].tolist()
@@ -39,11 +40,9 @@ def test_a_summary_agrees_with_the_json(test_data: Path):
     )
     names = {category["id"]: category["name"] for category in raw["categories"]}
     alone = [a for a in raw["annotations"] if not a["iscrowd"]]
-    assert (
-        found["images"] == 111
-        and found["objects"] == len(alone) == 1087
-        and found["crowd_regions"] == 15
-    )
+    assert found["images"] == 111
+    assert found["objects"] == len(alone) == 1087
+    assert found["crowd_regions"] == 15
     assert found["images_without_objects"] == 111 - len({a["image_id"] for a in alone})
     for name in names.values():
         assert found["classes"][name] == sum(names[a["category_id"]] == name for a in alone), name
@@ -52,7 +51,8 @@ def test_a_summary_agrees_with_the_json(test_data: Path):
     counts = [sum(a["image_id"] == image["id"] for a in alone) for image in raw["images"]]
     assert found["objects_per_image"]["mean"] == pytest.approx(np.mean(counts))
     assert found["objects_per_image"]["max"] == max(counts)
-    assert found["height"]["median"] == 800 and found["file_width"]["max"] == 640
+    assert found["height"]["median"] == 800
+    assert found["file_width"]["max"] == 640
     assert sum(found["crowding"].values()) == pytest.approx(1)
     assert json.loads(json.dumps(found)) == found
 
@@ -70,8 +70,11 @@ def test_images_with_over_100_objects_are_counted():
 
 def test_a_set_without_objects_has_a_summary():
     found = summarize(objects([], []), ["a", "b"])
-    assert found["objects"] == 0 and found["classes"] == {"a": 0, "b": 0} and found["side"] is None
-    assert set(found["sizes"].values()) == {0.0} and found["images_without_objects"] == 2
+    assert found["objects"] == 0
+    assert found["classes"] == {"a": 0, "b": 0}
+    assert found["side"] is None
+    assert set(found["sizes"].values()) == {0.0}
+    assert found["images_without_objects"] == 2
 
 
 def test_crowding_is_that_of_each_image_alone():

@@ -41,7 +41,8 @@ def test_the_least_recently_used_maps_that_no_run_uses_are_removed(tmp_path: Pat
         assert room(tmp_path, [own], limit) == pytest.approx(3.5 * KB, abs=1)
         removed = make_room(tmp_path, [own], 2 * KB, limit)
         assert removed == [oldest, newer], "two others and 2 KB of its own are within 4.5"
-        assert not oldest.exists() and not oldest.with_suffix(".crc").exists()
+        assert not oldest.exists()
+        assert not oldest.with_suffix(".crc").exists()
         assert all(file.exists() for file in (used, newest, own))
         assert make_room(tmp_path, [own], 2 * KB, limit) == []
         assert make_room(tmp_path, [own], 10 * KB, limit) == [newest], "one in use stays"
@@ -79,7 +80,8 @@ def test_maps_in_use_count_with_all_that_they_will_take(tmp_path: Path):
         reserve(half, 2 * KB)
     assert room(tmp_path, [own], limit) == pytest.approx(10 * KB, abs=1), "nothing is in use"
     assert make_room(tmp_path, [own], 19 * KB // 2, limit) == [half], "it counts what it takes"
-    assert half.with_suffix(".used").read_bytes() == b"" and not half.exists()
+    assert half.with_suffix(".used").read_bytes() == b""
+    assert not half.exists()
 
 
 def test_one_run_at_a_time_takes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

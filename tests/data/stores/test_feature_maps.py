@@ -53,10 +53,12 @@ def test_a_piece_has_the_maps_with_the_rounding_of_its_form(dtype: str, readable
         if dtype == "float32":
             assert torch.equal(read, exact)
         elif dtype == "bfloat16":
-            assert (error <= exact.abs() * 2**-8).all() and error.max() > 0
+            assert (error <= exact.abs() * 2**-8).all()
+            assert error.max() > 0
         else:
             span = exact.amax((1, 2)) - exact.amin((1, 2))
-            assert (error <= (span / 510 * 1.001 + 1e-6)[:, None, None]).all() and error.max() > 0
+            assert (error <= (span / 510 * 1.001 + 1e-6)[:, None, None]).all()
+            assert error.max() > 0
     assert torch.allclose(as_read(decoded, "c3")[1], torch.tensor(0.25))
 
 
@@ -87,16 +89,19 @@ def test_views_are_kept_until_the_file_or_the_key_changes(tmp_path: Path):
     for i in range(6):
         kept.put(i, False, random_maps(i), readable=i != 3)
     kept.put(4, True, random_maps(14), readable=True)
-    assert kept.missing(False) == [] and kept.missing(True) == [0, 1, 2, 3, 5]
+    assert kept.missing(False) == []
+    assert kept.missing(True) == [0, 1, 2, 3, 5]
     part = store(index.at(np.array([4, 1])), tmp_path / "features")  # a subset shares the file
     for position, i in ((0, 4), (1, 1)):
         maps, readable = part.read(position, False)
-        assert readable and all(torch.equal(maps[k], v) for k, v in random_maps(i).items())
+        assert readable
+        assert all(torch.equal(maps[k], v) for k, v in random_maps(i).items())
     assert torch.equal(part.read(0, True)[0]["c2"], random_maps(14)["c2"])
     assert kept.read(3, False)[1] is False
     assert store(index, tmp_path / "features", key="other").missing(False) == list(range(6))
     os.utime(index.where(4), (1, 1))
-    assert kept.missing(False) == [4] and part.get(0, True) is None
+    assert kept.missing(False) == [4]
+    assert part.get(0, True) is None
     with pytest.raises(UserError, match=r"features of .*04\.jpg are no longer in .* resume=RUN"):
         part.read(0, False)
 
@@ -116,7 +121,8 @@ def test_what_a_run_needs_is_that_of_its_images_and_views(tmp_path: Path):
     index = small_index(tmp_path)
     for dtype, bytes_of_one in ((d, piece_bytes(LEVELS, d)) for d in DTYPES):
         part = store(index.at(np.array([2, 5])), tmp_path / "features", dtype=dtype)
-        assert part.needed(2) == 4 * bytes_of_one and part.needed(1) == 2 * bytes_of_one
+        assert part.needed(2) == 4 * bytes_of_one
+        assert part.needed(1) == 2 * bytes_of_one
 
 
 def test_each_orientation_has_its_padded_size_whatever_the_subset(tmp_path: Path):
@@ -124,7 +130,8 @@ def test_each_orientation_has_its_padded_size_whatever_the_subset(tmp_path: Path
     shapes, of_row = padded_shapes(index, (64, 100))
     assert shapes == [(64, 128), (128, 64)]
     wide = index.sizes[:, 1] >= index.sizes[:, 0]
-    assert of_row.tolist() == np.where(wide, 0, 1).tolist() and 0 < wide.sum() < 9
+    assert of_row.tolist() == np.where(wide, 0, 1).tolist()
+    assert 0 < wide.sum() < 9
     part = index.at(np.flatnonzero(~wide))
     kept = store(part, tmp_path / "features", (64, 100))
     assert {kept.shape(i) for i in range(len(part))} == {(128, 64)}

@@ -25,10 +25,10 @@ def test_crops_are_as_rasterised_and_mirrored_left_to_right(tmp_path: Path, side
             expected = rasterised(index, i, side)
             found, held = crops.of(i, boxes)
             mirrored, _ = crops.of(i, boxes, mirrored=True)
-            assert found.shape == (len(boxes), side, side) and found.dtype == np.uint8
-            assert np.array_equal(found, expected) and np.array_equal(
-                mirrored, expected[:, :, ::-1]
-            )
+            assert found.shape == (len(boxes), side, side)
+            assert found.dtype == np.uint8
+            assert np.array_equal(found, expected)
+            assert np.array_equal(mirrored, expected[:, :, ::-1])
             assert held.tolist() == expected.any((1, 2)).tolist()
 
 

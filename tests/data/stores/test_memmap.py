@@ -24,7 +24,8 @@ def piece(length: int, seed: int = 0) -> np.ndarray:
 def test_a_piece_is_there_once_it_was_put(stored: MemmapStore):
     assert [stored.get(i) for i in range(4)] == [None] * 4
     stored.put(2, piece(4096).reshape(64, 64))
-    assert np.array_equal(stored.get(2), piece(4096)) and stored.get(0) is None
+    assert np.array_equal(stored.get(2), piece(4096))
+    assert stored.get(0) is None
     stored.put(0, np.zeros(5, np.uint8))  # as a hole looks
     assert np.array_equal(stored.get(0), np.zeros(5))
     with pytest.raises(ValueError, match="piece 0 has 4 bytes; expected 5"):
@@ -45,12 +46,14 @@ def test_the_next_process_finds_it(stored: MemmapStore):
 
 def test_the_file_takes_the_room_of_what_is_in_it(stored: MemmapStore):
     stored.put(0, piece(5))
-    assert stored.file.stat().st_size == 10_000_000 and stored.file.stat().st_blocks * 512 < 100_000
+    assert stored.file.stat().st_size == 10_000_000
+    assert stored.file.stat().st_blocks * 512 < 100_000
 
 
 def test_of_another_stamp_it_is_not_there(stored: MemmapStore):
     stored.put(2, piece(4096), b"yesterday")
-    assert stored.get(2, b"today") is None and stored.get(2) is None
+    assert stored.get(2, b"today") is None
+    assert stored.get(2) is None
     assert np.array_equal(stored.get(2, b"yesterday"), piece(4096))
 
 

@@ -25,10 +25,12 @@ def test_images_are_kept_at_their_fitted_size_until_the_file_changes(tmp_path: P
         kept.put(i, picture)
     part = index.at(np.array([4, 1]))
     again = ResizedImages(part, 64, tmp_path / "cache")  # another subset shares the file
-    assert np.array_equal(again.get(0), pictures[4]) and np.array_equal(again.get(1), pictures[1])
+    assert np.array_equal(again.get(0), pictures[4])
+    assert np.array_equal(again.get(1), pictures[1])
     assert ResizedImages(index, (64, 100), tmp_path / "cache").get(1) is None
     os.utime(index.where(4), (1, 1))
-    assert again.get(0) is None and np.array_equal(again.get(1), pictures[1])
+    assert again.get(0) is None
+    assert np.array_equal(again.get(1), pictures[1])
 
 
 def choose(
@@ -46,10 +48,8 @@ def choose(
 def test_auto_keeps_small_images_that_views_only_shrink(tmp_path: Path):
     for size in (128, 512, (256, 512)):
         kept, told = choose(tmp_path, "auto", size, Augment(flip=0.5, scale=(0.5, 1.0)))
-        assert (
-            kept is not None
-            and f"resized images are cached in {tmp_path}/cache/images, up to 0.0" in told
-        )
+        assert kept is not None
+        assert f"resized images are cached in {tmp_path}/cache/images, up to 0.0" in told
     for size, augment in (
         (513, None),
         ((500, 800), None),
@@ -69,7 +69,8 @@ class Usage(NamedTuple):
 
 def test_auto_keeps_none_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     kept, told = choose(tmp_path, "auto", cache_gb=1e-6)
-    assert kept is None and told.startswith(
+    assert kept is None
+    assert told.startswith(
         "data.image_cache=auto: off, since resized images need 0.0 GB and 0.0 GB may be used"
     )
     assert choose(tmp_path, "on", cache_gb=1e-6)[0] is not None  # as was asked

@@ -86,10 +86,10 @@ def analysis(real: tuple[dict, list[dict]]) -> dict:
 def test_the_schema(analysis: dict) -> None:
     assert tuple(analysis) == TOP
     json.dumps(analysis, allow_nan=False)
-    assert analysis["kind"] == "mask" and analysis["images"] == 40
-    assert len(analysis["per_class"]) == 80 and all(
-        tuple(row) == PER_CLASS for row in analysis["per_class"]
-    )
+    assert analysis["kind"] == "mask"
+    assert analysis["images"] == 40
+    assert len(analysis["per_class"]) == 80
+    assert all(tuple(row) == PER_CLASS for row in analysis["per_class"])
     assert [row["name"] for row in analysis["curves"]][-2:] == ["toothbrush", "all classes"]
     for row in analysis["curves"]:
         assert (
@@ -99,10 +99,8 @@ def test_the_schema(analysis: dict) -> None:
             == len(row["f1"])
             <= 201
         )
-    assert (
-        analysis["confusion"]["labels"][-1] == "background"
-        and len(analysis["confusion"]["counts"]) == 81
-    )
+    assert analysis["confusion"]["labels"][-1] == "background"
+    assert len(analysis["confusion"]["counts"]) == 81
     assert set(analysis["errors"]) == {
         *KINDS,
         "ap50",
@@ -123,10 +121,8 @@ def test_the_schema(analysis: dict) -> None:
 
 def test_the_parts_agree(real: tuple[dict, list[dict]], analysis: dict) -> None:
     metrics, per_class = score_results(*real)
-    assert (
-        analysis["mask_ap"] == metrics["val/mask_ap"]
-        and analysis["box_ap"] == metrics["val/box_ap"]
-    )
+    assert analysis["mask_ap"] == metrics["val/mask_ap"]
+    assert analysis["box_ap"] == metrics["val/box_ap"]
     assert analysis["errors"]["ap50"] == pytest.approx(metrics["val/mask_ap50"])
     rows = analysis["per_class"]
     for key in ("mask_ap50", "mask_ap_small", "mask_ap_medium", "mask_ap_large"):
@@ -146,7 +142,8 @@ def test_the_parts_agree(real: tuple[dict, list[dict]], analysis: dict) -> None:
     assert sum(map(sum, counts[:-1])) == analysis["objects"]
     for row, points in zip(rows, analysis["curves"], strict=False):
         if row["threshold"] is not None:
-            assert row["f1"] == max(points["f1"]) and row["threshold"] in points["thresholds"]
+            assert row["f1"] == max(points["f1"])
+            assert row["threshold"] in points["thresholds"]
             assert row["f1"] == pytest.approx(2 / (1 / row["precision"] + 1 / row["recall"]))
 
 
@@ -243,7 +240,9 @@ def test_boxes_alone() -> None:
     found = analyze(
         truth, [{key: value for key, value in r.items() if key != "segmentation"} for r in results]
     )
-    assert found["kind"] == "box" and found["mask_ap"] is None and found["boundary_ap"] is None
+    assert found["kind"] == "box"
+    assert found["mask_ap"] is None
+    assert found["boundary_ap"] is None
     assert found["errors"]["ap50"] == pytest.approx(
         score_results(truth, results).metrics["val/box_ap50"]
     )
@@ -255,10 +254,12 @@ def test_boxes_alone() -> None:
 def test_nothing_found() -> None:
     found = analyze(random_scene(0)[0], [])
     json.dumps(found, allow_nan=False)
-    assert found["mask_ap"] == found["errors"]["ap50"] == 0 and found["detections"] == 0
+    assert found["mask_ap"] == found["errors"]["ap50"] == 0
+    assert found["detections"] == 0
     assert found["errors"]["counts"]["missed"] == found["objects"]
     assert all(row["threshold"] is None and row["mask_ap"] == 0 for row in found["per_class"])
-    assert found["calibration"]["error"] is None and len(found["worst"]) == 3
+    assert found["calibration"]["error"] is None
+    assert len(found["worst"]) == 3
 
 
 def test_no_objects() -> None:

@@ -77,11 +77,9 @@ def test_of_equal_objects_the_last_is_taken() -> None:
 def test_precision_by_hand() -> None:
     # right, wrong, right of four objects: recall 0.25 at precision 1, 0.5 at 2/3
     points = interpolated(np.array([True, False, True]), 4)
-    assert (
-        points[:26].tolist() == [1.0] * 26
-        and points[26:51].tolist() == [2 / 3] * 25
-        and not points[51:].any()
-    )
+    assert points[:26].tolist() == [1.0] * 26
+    assert points[26:51].tolist() == [2 / 3] * 25
+    assert not points[51:].any()
     assert not interpolated(np.zeros(0, bool), 4).any()
 
 
@@ -99,7 +97,8 @@ def test_objects_that_do_not_count_make_their_detections_neither_right_nor_wrong
 
     judged = judge(pairs, 3, counted=first)
     assert judged.objects.tolist() == [1, 0, 0]
-    assert judged.ignored[0].tolist() == [True, False, False] and judged.right[0].tolist() == [
+    assert judged.ignored[0].tolist() == [True, False, False]
+    assert judged.right[0].tolist() == [
         False,
         False,
         True,
@@ -135,9 +134,12 @@ def test_what_scoring_has_matched_is_what_pairs_are_judged_as(
         )
         for j in (found, judged)
     ]
-    assert columns[0] == columns[1] and found.right.any() and found.ignored.any()
+    assert columns[0] == columns[1]
+    assert found.right.any()
+    assert found.ignored.any()
 
 
 def test_nothing_at_all() -> None:
     judged = judge([], 2)
-    assert mean(average_precision(judged)) is None and judged.right.shape == (10, 0)
+    assert mean(average_precision(judged)) is None
+    assert judged.right.shape == (10, 0)

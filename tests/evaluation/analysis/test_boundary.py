@@ -72,7 +72,8 @@ def test_any_small_mask(mask: np.ndarray, distance: int) -> None:
 
 
 def test_the_distance_is_two_percent_of_the_diagonal_and_at_least_a_pixel() -> None:
-    assert boundary_distance(480, 640) == 16 and boundary_distance(10, 10) == 1
+    assert boundary_distance(480, 640) == 16
+    assert boundary_distance(10, 10) == 1
     assert boundary_distance(1000, 1000) == round(0.02 * math.hypot(1000, 1000)) == 28
 
 

@@ -28,9 +28,8 @@ def test_bins_by_hand() -> None:
         "precision": 1.0,
         "count": 2,
     }
-    assert len(middle) == 7 and all(
-        row["count"] == 0 and math.isnan(row["precision"]) for row in middle
-    )
+    assert len(middle) == 7
+    assert all(row["count"] == 0 and math.isnan(row["precision"]) for row in middle)
     assert found["error"] == pytest.approx((2 * 0.45 + 2 * 0.325 + 2 * 0.025) / 6)
 
 

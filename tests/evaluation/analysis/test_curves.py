@@ -20,7 +20,8 @@ def test_each_point_is_counted_from_its_threshold_on(seed: int) -> None:
     for threshold, recall, precision, f1 in zip(*points, strict=True):
         kept = scores >= threshold
         hits = (right & kept).sum()
-        assert recall == hits / 50 and precision == hits / kept.sum()
+        assert recall == hits / 50
+        assert precision == hits / kept.sum()
         assert f1 == pytest.approx(0 if not hits else 2 * precision * recall / (precision + recall))
 
 
@@ -29,16 +30,15 @@ def test_the_best_point_is_the_highest_f1_and_of_equal_ones_the_higher_score() -
     assert best_point(curve(np.array([0.9, 0.8, 0.7]), np.array([True, False, True]), 2)) == 2
     # one of one object; then F1 falls and comes back to 2/3 = 4/6
     points = curve(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, False, True]), 2)
-    assert points.f1[0] == points.f1[3] == 2 / 3 and best_point(points) == 0
+    assert points.f1[0] == points.f1[3] == 2 / 3
+    assert best_point(points) == 0
 
 
 def test_no_best_point_without_objects_or_anything_right() -> None:
     points = curve(np.array([0.9]), np.array([False]), 0)
-    assert (
-        best_point(points) is None
-        and math.isnan(points.recall[0])
-        and points.precision.tolist() == [0]
-    )
+    assert best_point(points) is None
+    assert math.isnan(points.recall[0])
+    assert points.precision.tolist() == [0]
     assert best_point(curve(np.array([0.9]), np.array([False]), 3)) is None
     assert best_point(curve(np.zeros(0), np.zeros(0, bool), 3)) is None
     assert best_point(curve(np.zeros(0), np.zeros(0, bool), 0)) is None
@@ -49,7 +49,8 @@ def test_thinned_keeps_first_last_and_best() -> None:
     scores = rng.permutation(np.linspace(0, 1, 1000))
     points = curve(scores, rng.random(1000) < scores, 600)
     few = thinned(points)
-    assert 190 < len(few.f1) <= 201 and (np.diff(few.thresholds) < 0).all()
+    assert 190 < len(few.f1) <= 201
+    assert (np.diff(few.thresholds) < 0).all()
     assert few.f1.max() == points.f1.max()
     assert few.thresholds[[0, -1]].tolist() == points.thresholds[[0, -1]].tolist()
     assert thinned(few) is few

@@ -35,7 +35,8 @@ def test_shares_are_those_of_amodal_masks_or_their_areas():
     first["amodal_segmentation"] = rectangle((0, 0, 20, 40))  # 200 of 800 pixels can be seen
     second["amodal_area"] = 200.0
     shares, known = hidden_shares([first, second], IMAGE)
-    assert shares.tolist() == [0.75, 0.5] and known.all()
+    assert shares.tolist() == [0.75, 0.5]
+    assert known.all()
     first["amodal_area"] = 1e6  # the mask counts
     second["amodal_area"] = 50.0  # less than what can be seen
     assert hidden_shares([first, second], IMAGE)[0].tolist() == [0.75, 0]
@@ -50,7 +51,8 @@ def test_without_amodal_masks_the_others_in_the_box_count():
     truth["annotations"][0]["segmentation"] = rle(corner)
     shares, known = hidden_shares(truth["annotations"], IMAGE)
     # of the first 100 of 400 pixels; the box of the second has no pixel of the first
-    assert shares.tolist() == [0.25, 0] and not known.any()
+    assert shares.tolist() == [0.25, 0]
+    assert not known.any()
     alone, _ = hidden_shares(truth["annotations"][:1], IMAGE)
     assert alone.tolist() == [0]
     boxes, _ = hidden_shares(truth["annotations"], IMAGE, masks=False)
@@ -108,7 +110,8 @@ def test_parts_are_counted(parts: int, lines: list[str]):
 
 def test_a_run_from_the_bottom_of_a_column_to_the_top_of_the_next_is_two_parts():
     mask = picture(".#", "..", "..", "#.")
-    assert len(rle_tools.decode(mask)) == 4 and part_count(mask) == 2
+    assert len(rle_tools.decode(mask)) == 4
+    assert part_count(mask) == 2
 
 
 def test_parts_of_random_masks_are_those_of_a_flood():
@@ -188,5 +191,6 @@ def test_results_of_boxes_have_boxes_alone():
     for entry in results:
         entry.pop("segmentation")
     found = analysed(truth, results)
-    assert found["source"] == "boxes" and rows(found)["0 to 0.1"] == (1, 1.0)
+    assert found["source"] == "boxes"
+    assert rows(found)["0 to 0.1"] == (1, 1.0)
     assert found["occluded"] is found["separated"] is None

@@ -23,14 +23,20 @@ def test_one_image_by_hand() -> None:
     detections = [(2, "ant", (0, 0, 10, 5), 0.25), (2, "ant", (50, 50, 20, 20), 0.75)]
     first, second = image_pairs(*scene(objects, detections, images=2))
     assert (first.image_id, second.image_id) == (1, 2)  # in the order of the ids
-    assert not len(first.detections) and first.iou.shape == (0, 0)
-    assert second.detections.tolist() == [1, 0] and second.scores.tolist() == [0.75, 0.25]
-    assert second.labels.tolist() == [0, 0] and second.object_labels.tolist() == [1, 0]
-    assert second.objects.tolist() == [0, 1] and second.crowd_labels.tolist() == [0]
+    assert not len(first.detections)
+    assert first.iou.shape == (0, 0)
+    assert second.detections.tolist() == [1, 0]
+    assert second.scores.tolist() == [0.75, 0.25]
+    assert second.labels.tolist() == [0, 0]
+    assert second.object_labels.tolist() == [1, 0]
+    assert second.objects.tolist() == [0, 1]
+    assert second.crowd_labels.tolist() == [0]
     assert second.iou.tolist() == [[0, 0.5], [0.5, 0]]
     assert second.crowd_iou.tolist() == [[0], [1]]  # the share of the detection in the region
-    assert second.areas.tolist() == [400, 50] and second.object_pixels.tolist() == [100, 200]
-    assert second.object_areas.tolist() == [100, 200] and second.boxes.tolist() == [
+    assert second.areas.tolist() == [400, 50]
+    assert second.object_pixels.tolist() == [100, 200]
+    assert second.object_areas.tolist() == [100, 200]
+    assert second.boxes.tolist() == [
         [0, 0, 10, 10],
         [50, 50, 20, 10],
     ]
@@ -78,7 +84,8 @@ def test_the_best_detections_of_an_image_and_class_are_kept_and_equal_ones_in_th
     ]
     detections += [(1, "bee", boxes[0], 0.05), (1, "bee", boxes[1], 0.7)]
     (image,) = image_pairs(*scene([(1, "ant", (0, 0, 5, 5))], detections), max_detections=3)
-    assert image.detections.tolist() == [1, 5, 0, 2, 4] and image.iou.shape == (5, 1)
+    assert image.detections.tolist() == [1, 5, 0, 2, 4]
+    assert image.iou.shape == (5, 1)
 
 
 def test_hundreds_of_objects_and_detections() -> None:
@@ -92,7 +99,8 @@ def test_hundreds_of_objects_and_detections() -> None:
         (image,) = image_pairs(
             truth, without(results, field), max_detections=1000, boundary=field == "bbox"
         )
-        assert np.array_equal(image.iou, np.eye(300)) and (image.areas == 9).all()
+        assert np.array_equal(image.iou, np.eye(300))
+        assert (image.areas == 9).all()
 
 
 def test_polygons_and_runs_in_the_ground_truth() -> None:
@@ -105,9 +113,9 @@ def test_polygons_and_runs_in_the_ground_truth() -> None:
 def test_nothing_found_and_nothing_there() -> None:
     truth, _ = scene([(1, "ant", (0, 0, 5, 5))], [])
     (image,) = image_pairs(truth, [], boundary=True)
-    assert (
-        image.iou.shape == (0, 1) and image.of_one_class().shape == (0, 1) and kind_of([]) == "mask"
-    )
+    assert image.iou.shape == (0, 1)
+    assert image.of_one_class().shape == (0, 1)
+    assert kind_of([]) == "mask"
 
 
 def test_what_does_not_belong_is_told() -> None:

@@ -63,7 +63,8 @@ def change(truth: dict[str, Any], number: int, **more: Any) -> None:
 def test_labels_that_agree_with_the_model_are_not_suspicious():
     truth, results = scene()
     analysis = suspicious_labels(truth, results)
-    assert analysis["suspicions"] == [] and set(analysis["suggested"].values()) == {0}
+    assert analysis["suspicions"] == []
+    assert set(analysis["suggested"].values()) == {0}
     assert analysis["ap"] == pytest.approx(score_results(truth, results).metrics["val/mask_ap"])
     assert (analysis["kind"], analysis["images"], analysis["labels"]) == ("mask", 3, 27)
 
@@ -88,17 +89,21 @@ def test_each_kind_of_error_is_the_suspicion_that_its_words_say():
     assert (wrong["category"], wrong["suggested_category"]) == ("cat", "dog")
     assert wrong["what"] == "labeled cat, but the model detects dog (score 0.90, IoU 0.90)"
     missing = found["missing", None]
-    assert missing["image_id"] == 10 and missing["file_name"] == "0.png"
+    assert missing["image_id"] == 10
+    assert missing["file_name"] == "0.png"
     assert results[missing["detections"][0]]["bbox"][:2] == [36.0, 35.0]
-    assert "no label here" in missing["what"] and missing["category"] is None
+    assert "no label here" in missing["what"]
+    assert missing["category"] is None
     assert found["outline", 11]["iou"] == pytest.approx(200 * 0.95 / (400 + 10), abs=0.02)
     assert len(found["several", 19]["detections"]) == 2
     assert "detects 2 objects inside" in found["several", 19]["what"]
-    assert found["unseen", 26]["detections"] == [] and found["unseen", 26]["score"] is None
+    assert found["unseen", 26]["detections"] == []
+    assert found["unseen", 26]["score"] is None
     ranked = suspicious_labels(truth, results)["suspicions"]
     assert [one["rank"] for one in ranked] == [1, 2, 3, 4, 5]
     costs = [one["cost"] for one in ranked]
-    assert costs == sorted(costs, reverse=True) and min(costs) > 0
+    assert costs == sorted(costs, reverse=True)
+    assert min(costs) > 0
 
 
 @pytest.mark.parametrize("boxes", [False, True])
@@ -124,7 +129,8 @@ def test_the_gain_is_ap_with_the_repair_minus_ap(boxes: bool):
         repair = repairs[one["kind"], one["image_id"], tuple(one["detections"])]
         after = truth | {"annotations": repaired(truth, results, repair, truth["annotations"])}
         gain = score_results(after, results).metrics[name] - before
-        assert one["gain"] == pytest.approx(gain, abs=1e-12) and gain > 0
+        assert one["gain"] == pytest.approx(gain, abs=1e-12)
+        assert gain > 0
         assert one["cost"] == pytest.approx(gain * repair.weight, abs=1e-12)
 
 
@@ -142,7 +148,8 @@ def test_on_federated_labels_a_repair_leaves_the_verified_classes():
     gone = {1, 4, *others}
     truth["annotations"] = [a for n, a in enumerate(truth["annotations"]) if n not in gone]
     found = {(s["kind"], s["image_id"]) for s in suspicious_labels(truth, results)["suspicions"]}
-    assert ("missing", 10) in found and len([k for k, _ in found if k == "missing"]) == 1
+    assert ("missing", 10) in found
+    assert len([k for k, _ in found if k == "missing"]) == 1
 
 
 def test_a_detection_on_a_crowd_or_with_a_low_score_suggests_nothing():

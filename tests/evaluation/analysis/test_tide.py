@@ -31,7 +31,8 @@ def one_error(kind: str, found: dict, rise: float) -> None:
 
 def test_nothing_wrong() -> None:
     found = shares([ANT], [(*ANT, 0.9)])
-    assert found["ap50"] == 1.0 and found["false_positives"] == found["false_negatives"] == 0
+    assert found["ap50"] == 1.0
+    assert found["false_positives"] == found["false_negatives"] == 0
     one_error("none", found, 0.0)
 
 
@@ -48,10 +49,12 @@ def test_the_order_of_the_kinds() -> None:
     found = shares(
         [ANT, OTHER_ANT, bee], [(*ANT, 0.9), (*bee, 0.95), (*bee, 0.8)]
     )  # a duplicate, and on an ant
-    assert found["counts"]["classification"] == 1 and found["counts"]["duplicate"] == 0
+    assert found["counts"]["classification"] == 1
+    assert found["counts"]["duplicate"] == 0
     moved = (1, "bee", (70, 60, 20, 20))  # IoU 1/3 with its own class, 1 with the other
     found = shares([(1, "ant", moved[2]), bee], [(*moved, 0.8)])
-    assert found["counts"]["localisation"] == 1 and found["counts"]["classification"] == 0
+    assert found["counts"]["localisation"] == 1
+    assert found["counts"]["classification"] == 0
 
 
 def test_localisation() -> None:
@@ -73,10 +76,8 @@ def test_duplicate() -> None:
     found = shares([ANT, OTHER_ANT], [(*ANT, 0.9), (*ANT, 0.8), (*OTHER_ANT, 0.7)])
     assert found["ap50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
     one_error("duplicate", found, 1 - found["ap50"])
-    assert (
-        found["false_positives"] == pytest.approx(1 - found["ap50"])
-        and found["false_negatives"] == 0
-    )
+    assert found["false_positives"] == pytest.approx(1 - found["ap50"])
+    assert found["false_negatives"] == 0
 
 
 def test_background() -> None:
@@ -93,7 +94,8 @@ def test_missed() -> None:
 
 def test_an_object_with_a_fixable_error_on_it_is_not_missed() -> None:
     found = shares([ANT, OTHER_ANT], [(*ANT, 0.9), (1, "ant", (70, 60, 20, 20), 0.8)])
-    assert found["counts"]["missed"] == 0 and found["missed"] == 0
+    assert found["counts"]["missed"] == 0
+    assert found["missed"] == 0
 
 
 def test_of_two_errors_on_one_object_the_better_is_mended_and_the_other_removed() -> None:
@@ -105,7 +107,8 @@ def test_of_two_errors_on_one_object_the_better_is_mended_and_the_other_removed(
 
 def test_an_error_on_an_object_that_is_found_is_removed() -> None:
     found = shares([ANT], [(*ANT, 0.6), (1, "ant", (10, 0, 20, 20), 0.8)])
-    assert found["counts"]["localisation"] == 1 and found["ap50"] == pytest.approx(0.5)
+    assert found["counts"]["localisation"] == 1
+    assert found["ap50"] == pytest.approx(0.5)
     assert found["localisation"] == pytest.approx(0.5)
 
 
@@ -131,11 +134,9 @@ def test_a_class_whose_objects_are_all_missed() -> None:
 
 def test_no_objects_and_no_images() -> None:
     found = shares([], [(*ANT, 0.9)])
-    assert (
-        math.isnan(found["ap50"])
-        and math.isnan(found["missed"])
-        and found["counts"]["background"] == 1
-    )
+    assert math.isnan(found["ap50"])
+    assert math.isnan(found["missed"])
+    assert found["counts"]["background"] == 1
     assert math.isnan(error_shares([], 3)["ap50"])
 
 

@@ -124,7 +124,8 @@ def test_the_index_has_the_lists_of_lvis(coco: dict[str, Any], test_data: Path, 
     index = read_index(file, test_data / "coco_mini", "error", cache=tmp_path / "cache")
     again = index.coco_ground_truth()
     images = {image["id"]: image for image in truth["images"]}
-    assert len(index.categories) == CLASSES and len(again["images"]) == len(images)
+    assert len(index.categories) == CLASSES
+    assert len(again["images"]) == len(images)
     for image in again["images"]:
         original = images[image["id"]]
         assert image["file_name"] == "/".join(original["coco_url"].split("/")[-2:])
@@ -147,7 +148,8 @@ def test_a_detection_counts_only_where_its_class_is_verified():
     results = [
         {"image_id": 5, "category_id": k, "score": s} for k, s in ((1, 0.2), (2, 0.9), (3, 0.5))
     ]
-    assert is_federated(truth) and not is_federated(truth | {"images": [image]})
+    assert is_federated(truth)
+    assert not is_federated(truth | {"images": [image]})
     assert counted_results(truth, results, 300).tolist() == [0, 1]
     assert counted_results(truth, results, 2).tolist() == [1]  # the second best takes a place
     assert incomplete_classes(truth) == {5: {1}}

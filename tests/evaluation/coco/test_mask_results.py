@@ -85,10 +85,8 @@ def test_a_damaged_mask_is_told(mask: Any, said: str) -> None:
         with pytest.raises(UserError) as error:
             check_masks([*map(entry, sound), entry(mask), entry(None)], IMAGES)
         told = str(error.value)
-        assert (
-            told.startswith(f"entry {len(sound)} of the results, a mask of image 3, ")
-            and said in told
-        )
+        assert told.startswith(f"entry {len(sound)} of the results, a mask of image 3, ")
+        assert said in told
         assert told.endswith(": give RLE (size and counts) of the full image, or polygons")
 
 

@@ -62,9 +62,12 @@ def test_detections_stand_by_class_and_score_and_equal_ones_by_image() -> None:
     results.append(found(2, 1, [0, 0, 6, 6], 0.7))
     matches = match_results(truth, results, iou_type="bbox", limit=100)
     assert (matches.images, matches.classes) == (2, 2)
-    assert matches.labels.tolist() == [0, 0, 0, 1] and matches.image.tolist() == [1, 0, 1, 0]
-    assert matches.scores.tolist() == [0.7, 0.5, 0.5, 0.9] and matches.rank.tolist() == [0, 0, 1, 0]
-    assert matches.truth_labels.tolist() == [1] and matches.truth_image.tolist() == [0]
+    assert matches.labels.tolist() == [0, 0, 0, 1]
+    assert matches.image.tolist() == [1, 0, 1, 0]
+    assert matches.scores.tolist() == [0.7, 0.5, 0.5, 0.9]
+    assert matches.rank.tolist() == [0, 0, 1, 0]
+    assert matches.truth_labels.tolist() == [1]
+    assert matches.truth_image.tolist() == [0]
     assert matches.truth_counted.tolist() == [[True, True, False, False]]
 
 
@@ -98,7 +101,8 @@ def test_the_limit_keeps_the_best_of_each_image_and_class() -> None:
         found(1, 2, [0, 0, 9, 9], 0.05)
     ]
     matches = match_results(small_truth([]), results, iou_type="segm", limit=2)
-    assert matches.scores.tolist() == [0.4, 0.3, 0.05] and matches.outcome.shape == (
+    assert matches.scores.tolist() == [0.4, 0.3, 0.05]
+    assert matches.outcome.shape == (
         3,
         len(THRESHOLDS),
         len(AREA_RANGES),

@@ -30,7 +30,8 @@ def test_every_cell_is_that_of_pycocotools(test_data: Path, name: str, iou_type:
     theirs = evaluated(case.truth, case.results, iou_type).eval
     assert (tables.precision == theirs["precision"][..., -1]).all()
     assert (tables.recall == theirs["recall"]).all()
-    assert (tables.recall > 0).any() and (tables.recall == -1).any()
+    assert (tables.recall > 0).any()
+    assert (tables.recall == -1).any()
 
 
 def test_by_hand() -> None:
@@ -44,12 +45,13 @@ def test_by_hand() -> None:
     precision, recall = coco_tables(
         match_results(truth, results, iou_type="bbox", limit=100), (1, 2)
     )
-    assert np.allclose(precision[:, :51, 0, 0], 1, atol=1e-12) and np.allclose(
-        precision[:, 51:, 0, 0], 2 / 3
-    )
+    assert np.allclose(precision[:, :51, 0, 0], 1, atol=1e-12)
+    assert np.allclose(precision[:, 51:, 0, 0], 2 / 3)
     assert (recall[:, 0, 0] == [1, 1]).all()
-    assert (precision[:, :, 1] == -1).all() and (recall[:, 1] == -1).all()
-    assert precision.shape == (10, len(RECALLS), 2, 4) and recall.shape == (10, 2, 4, 2)
+    assert (precision[:, :, 1] == -1).all()
+    assert (recall[:, 1] == -1).all()
+    assert precision.shape == (10, len(RECALLS), 2, 4)
+    assert recall.shape == (10, 2, 4, 2)
 
 
 def test_hits_that_a_recall_needs() -> None:

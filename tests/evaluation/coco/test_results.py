@@ -52,7 +52,8 @@ def test_a_file_that_is_no_results_json_is_named(
         path.write_text(text)
     with pytest.raises(UserError, match=said) as error:
         read_results(path)
-    assert str(path) in str(error.value) and "give a COCO results json" in str(error.value)
+    assert str(path) in str(error.value)
+    assert "give a COCO results json" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,8 @@ def test_our_results_are_accepted_by_pycocotools_and_by_the_format_of_the_server
     path = tmp_path / "detections.json"
     write_results(path, to_coco_results([found], [Category(90, "ant"), Category(2, "bee")]))
     entries = json.loads(path.read_text(), parse_constant=refuse)
-    assert len(entries) == 2 and all(map(formatted, entries))
+    assert len(entries) == 2
+    assert all(map(formatted, entries))
     truth = {"images": [{"id": 7, "height": 40, "width": 30}], "annotations": []}
     truth |= {"categories": [{"id": 90, "name": "ant"}, {"id": 2, "name": "bee"}]}
     boxes = api(truth).loadRes(str(path))  # with the box, pycocotools takes its area
@@ -161,7 +163,8 @@ def test_our_results_are_accepted_by_pycocotools_and_by_the_format_of_the_server
 
 def test_the_results_of_a_run_have_the_format(trained: Path) -> None:
     entries = json.loads((trained / "detections.json").read_text(), parse_constant=refuse)
-    assert entries and all(map(formatted, entries))
+    assert entries
+    assert all(map(formatted, entries))
 
 
 def test_results_are_given_the_ids_of_chosen_classes(tmp_path: Path):

@@ -50,7 +50,8 @@ def test_equals_pycocotools(
     ours = coco_ap(case.truth, case.results, iou_type=iou_type, max_detections=case.max_detections)
     theirs = plain(case.truth, case.results, iou_type, max_detections=case.max_detections)
     assert largest_difference(ours, theirs) <= 1e-9
-    assert len(ours) == 13 and len(ours["ap_per_class"]) == len(case.truth["categories"])
+    assert len(ours) == 13
+    assert len(ours["ap_per_class"]) == len(case.truth["categories"])
     assert case.trivial or 0.02 < ours["ap"] < 0.98
 
 
@@ -104,9 +105,8 @@ def test_the_index_gives_ground_truth_that_scores_as_the_json_does(
     expected, scores = (
         score_results(truth, jittered) for truth in (ground_truth, index.coco_ground_truth())
     )
-    assert (
-        scores.metrics == pytest.approx(expected.metrics, abs=1e-12) and len(scores.metrics) == 24
-    )
+    assert scores.metrics == pytest.approx(expected.metrics, abs=1e-12)
+    assert len(scores.metrics) == 24
     assert scores.per_class == expected.per_class
 
 
@@ -157,8 +157,10 @@ def test_no_detection_scores_zero_and_no_ground_truth_is_nan() -> None:
     for iou_type in ("bbox", "segm"):
         scores = coco_ap(truth, [], iou_type=iou_type)
         assert scores["ap"] == scores["ap50"] == scores["ap_medium"] == scores["ar100"] == 0.0
-        assert math.isnan(scores["ap_small"]) and math.isnan(scores["ar_large"])
-        assert scores["ap_per_class"]["one"] == 0.0 and math.isnan(scores["ap_per_class"]["two"])
+        assert math.isnan(scores["ap_small"])
+        assert math.isnan(scores["ar_large"])
+        assert scores["ap_per_class"]["one"] == 0.0
+        assert math.isnan(scores["ap_per_class"]["two"])
     assert math.isnan(
         coco_ap(small_truth([]), [found(1, 1, [0, 0, 5, 5], 0.5)], iou_type="bbox")["ap"]
     )
@@ -176,7 +178,8 @@ def test_arguments_stay_as_they_are_and_nothing_is_printed(
     truth, results = copy.deepcopy(ground_truth), copy.deepcopy(jittered)
     for iou_type in ("bbox", "segm"):
         coco_ap(truth, results, iou_type=iou_type)
-    assert truth == ground_truth and results == jittered
+    assert truth == ground_truth
+    assert results == jittered
     assert capsys.readouterr() == ("", "")
 
 
@@ -188,7 +191,8 @@ def test_more_detections_an_image_than_a_hundred() -> None:
     limited = coco_ap(truth, results, iou_type="bbox")
     scores = coco_ap(truth, results, iou_type="bbox", max_detections=(1, 10, 300))
     assert limited["ar100"] == pytest.approx(100 / 225)
-    assert scores["ar300"] == scores["ap"] == pytest.approx(1.0) and "ar100" not in scores
+    assert scores["ar300"] == scores["ap"] == pytest.approx(1.0)
+    assert "ar100" not in scores
     theirs = plain(truth, results, "bbox", max_detections=[1, 10, 300])
     assert largest_difference(scores, theirs) <= 1e-9
 
@@ -270,19 +274,17 @@ def test_more_objects_than_count_are_told() -> None:
         box(1, 2, [0, 0, n, n]) for n in range(1, 5)
     ]
     matches = match_all(small_truth([*objects, box(1, 1, [0, 0, 9, 9], iscrowd=1)]), [])["mask"]
-    assert (
-        limit_warning(matches, (1, 2, 7)) is None and limit_warning(matches, (1, 2, 7), 11) is None
-    )
+    assert limit_warning(matches, (1, 2, 7)) is None
+    assert limit_warning(matches, (1, 2, 7), 11) is None
     few, model, both = (
         limit_warning(matches, *some) for some in (((1, 2, 6),), ((1, 2, 7), 10), ((1, 2, 6), 10))
     )
-    assert few and few.endswith("only 6 detections count: add metrics.max_detections='[1,2,7]'")
-    assert model and model.startswith(
-        "an image has 11 objects, but the model returns at most 10 detections"
-    )
-    assert both and both.endswith(
-        "add metrics.max_detections='[1,2,7]' model.box_head.max_detections=11"
-    )
+    assert few
+    assert few.endswith("only 6 detections count: add metrics.max_detections='[1,2,7]'")
+    assert model
+    assert model.startswith("an image has 11 objects, but the model returns at most 10 detections")
+    assert both
+    assert both.endswith("add metrics.max_detections='[1,2,7]' model.box_head.max_detections=11")
     assert limit_warning(match_all(small_truth([]), [])["box"], (1, 2, 7)) is None
     limits = (((1, 2, 6), 100), ((1, 2, 6), 10), ((1, 2, 7), 10), ((1, 2, 20), 10))
     told = [limit_warning(matches, *some, raises_model=True) or "" for some in limits]
@@ -349,7 +351,8 @@ def test_of_many_classes_the_table_has_the_best_and_the_worst() -> None:
         "mask_ap": 0.9,
     }
     lines = class_table(per_class).splitlines()
-    assert len(lines) == 12 and max(map(len, lines)) <= 80
+    assert len(lines) == 12
+    assert max(map(len, lines)) <= 80
     assert lines[1].startswith("a name that is much longer than t... ")
     assert [line[:8] for line in lines[2:6]] == ["class 79", "class 78", "class 77", "class 76"]
     assert lines[6] == "... 71 more, and 3 without objects: all are in evaluation.json"
@@ -377,8 +380,10 @@ def test_to_coco_results_gives_original_ids_and_json_ready_masks() -> None:
         },
     ]
     (entry,) = to_coco_results(detections, [Category(90, "ant"), Category(13, "bee")])
-    assert entry["image_id"] == 2**40 and entry["category_id"] == 13
-    assert entry["bbox"] == [2, 1, 5, 2] and entry["score"] == 0.25
+    assert entry["image_id"] == 2**40
+    assert entry["category_id"] == 13
+    assert entry["bbox"] == [2, 1, 5, 2]
+    assert entry["score"] == 0.25
     assert (rle_tools.decode(json.loads(json.dumps(entry))["segmentation"]) == mask).all()
     with pytest.raises(ValueError, match=r"label 2 of image 1099511627776 is not in 1\.\.1"):
         to_coco_results(detections, [Category(90, "ant")])

@@ -182,7 +182,9 @@ def test_our_own_state_dict_goes_round():
     second = make_model()
     load(second, first.state_dict())
     expected, got = first.eval()(batch).detections, second.eval()(batch).detections
-    assert expected is not None and got is not None and expected["valid"].any()
+    assert expected is not None
+    assert got is not None
+    assert expected["valid"].any()
     for key, value in expected.items():
         assert torch.equal(got[key], value), key
 
@@ -380,7 +382,8 @@ def test_the_rows_of_all_stages_of_a_cascade_are_taken_over(theirs: list[str]):
     for head in ("box_head", "box_head.later.0"):
         for kind in ("weight", "bias"):
             found, source = after[f"{head}.classes.{kind}"], state[f"{head}.classes.{kind}"]
-            assert torch.equal(found[2], source[row]) and torch.equal(found[0], source[0])
+            assert torch.equal(found[2], source[row])
+            assert torch.equal(found[0], source[0])
             assert torch.equal(found[1], before[f"{head}.classes.{kind}"][1])
             deltas = f"{head}.deltas.{kind}"
             assert torch.equal(after[deltas], state[deltas])

@@ -61,9 +61,8 @@ def test_safetensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     state = {"conv.weight": torch.randn(2, 3), "count": torch.tensor(7)}
     safetensors.torch.save_file(state, tmp_path / "model.safetensors")
     found = read_file(tmp_path / "model.safetensors")
-    assert found.keys() == state.keys() and all(
-        torch.equal(value, state[name]) for name, value in found.items()
-    )
+    assert found.keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in found.items())
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(
         UserError,
@@ -81,6 +80,5 @@ def test_the_state_dict_of_a_file():
         {"model": "resnet", "state_dict": tensors},
     ):
         state = state_of(content | {"__author__": "me"})
-        assert list(state) == ["a", "b"] and all(
-            isinstance(value, Tensor) for value in state.values()
-        )
+        assert list(state) == ["a", "b"]
+        assert all(isinstance(value, Tensor) for value in state.values())

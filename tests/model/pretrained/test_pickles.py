@@ -53,12 +53,11 @@ def written(folder: Path, content: bytes) -> Path:
 def test_arrays(tmp_path: Path, name: str, protocol: int):
     array = ARRAYS[name]
     read = load_arrays(written(tmp_path, pickle.dumps(array, protocol)))
-    assert (
-        type(read) is np.ndarray
-        and read.shape == array.shape
-        and read.dtype == array.dtype.newbyteorder("=")
-    )
-    assert np.array_equal(read, array) and read.flags.writeable
+    assert type(read) is np.ndarray
+    assert read.shape == array.shape
+    assert read.dtype == array.dtype.newbyteorder("=")
+    assert np.array_equal(read, array)
+    assert read.flags.writeable
     torch.as_tensor(read)
 
 
@@ -75,7 +74,8 @@ def test_what_a_file_of_weights_holds(tmp_path: Path, protocol: int):
         7: "seven",
     }
     read = load_arrays(written(tmp_path, pickle.dumps(content, protocol)))
-    assert read.keys() == content.keys() and list(read["model"]) == ["first", "second", "again"]
+    assert read.keys() == content.keys()
+    assert list(read["model"]) == ["first", "second", "again"]
     for name, array in content["model"].items():
         assert np.array_equal(read["model"][name], array), name
     assert (read["__author__"], read["matching_heuristics"], read[7]) == (
@@ -83,12 +83,10 @@ def test_what_a_file_of_weights_holds(tmp_path: Path, protocol: int):
         True,
         "seven",
     )
-    assert read["lists"][:4] == [1, 2.5, None, [3, "four"]] and np.array_equal(
-        read["lists"][4]["five"], second
-    )
-    assert read["numbers"] == [np.float32(0.1).item(), 2**40, True, -1e300, 2**80] and read[
-        "bytes"
-    ] == [
+    assert read["lists"][:4] == [1, 2.5, None, [3, "four"]]
+    assert np.array_equal(read["lists"][4]["five"], second)
+    assert read["numbers"] == [np.float32(0.1).item(), 2**40, True, -1e300, 2**80]
+    assert read["bytes"] == [
         b"",
         b"\x00\xff",
     ]
@@ -117,7 +115,8 @@ def test_arrays_of_python_2(tmp_path: Path, kind: str):
     array = np.linspace(-100, 100, 12).reshape(3, 4).astype(kind)
     content = b"\x80\x02}(U\x05model}U\x01w" + of_python2(array) + b"sU\x0a__author__U\x04Caf\xe9u."
     read = load_arrays(written(tmp_path, content))
-    assert np.array_equal(read["model"]["w"], array) and read["__author__"] == "Café"
+    assert np.array_equal(read["model"]["w"], array)
+    assert read["__author__"] == "Café"
 
 
 class Calls:
@@ -256,7 +255,8 @@ def test_a_damaged_file_is_told(tmp_path: Path, protocol: int):
         try:
             load_arrays(written(tmp_path, bytes(content)))
         except UserError as error:
-            assert "weights.pkl cannot be loaded" in str(error) and "\n" not in str(error)
+            assert "weights.pkl cannot be loaded" in str(error)
+            assert "\n" not in str(error)
 
 
 def test_a_damaged_number_takes_no_memory(tmp_path: Path):

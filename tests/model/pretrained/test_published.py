@@ -36,7 +36,8 @@ def test_what_is_published_and_where():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_name_of_a_file_tells_its_hash(name: str):
     url, digest, algorithm = PUBLISHED[name]
-    assert re.fullmatch(r"[0-9a-f]{6,}", digest) and re.search(rf"[-_]{digest}\.(pth|pkl)$", url)
+    assert re.fullmatch(r"[0-9a-f]{6,}", digest)
+    assert re.search(rf"[-_]{digest}\.(pth|pkl)$", url)
     assert algorithm == ("md5" if name.startswith(("detectron2", "vitdet")) else "sha256")
     assert re.fullmatch(r"\w+", name), "a name is no path"
 
@@ -67,7 +68,8 @@ def test_classes_of_coco_by_all_of_its_ids():
 
 def test_classes_of_coco_that_are_in_use(test_data: Path):
     table = coco_categories(80)
-    assert len(table) == 80 and [c.id for c in table] == sorted(c.id for c in table)
+    assert len(table) == 80
+    assert [c.id for c in table] == sorted(c.id for c in table)
     content = json.loads(
         (test_data / "coco_mini" / "annotations" / "instances_val2017.json").read_text()
     )
@@ -123,8 +125,10 @@ def test_each_backbone_of_conf_has_weights_with_a_hash(file: Path):
     if found is None:  # the name is that of the yaml it builds on
         return
     url, digest, algorithm = published_backbone(found[1], "imagenet").file
-    assert url.startswith("https://download.pytorch.org/models/") and url.endswith(f"-{digest}.pth")
-    assert len(digest) >= 8 and algorithm == "sha256"
+    assert url.startswith("https://download.pytorch.org/models/")
+    assert url.endswith(f"-{digest}.pth")
+    assert len(digest) >= 8
+    assert algorithm == "sha256"
 
 
 def test_a_name_that_a_backbone_has_not_is_told_with_those_that_it_has():

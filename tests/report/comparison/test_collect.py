@@ -53,7 +53,8 @@ def test_a_sweep_has_its_order_its_question_and_its_missing_jobs(folder: Path):
         ("c", NOT_RUN),
         ("a", "failed"),
     ]
-    assert found.questions == ["Which?"] and found.commands[0][:3] == [
+    assert found.questions == ["Which?"]
+    assert found.commands[0][:3] == [
         "maskrcnn-lit",
         "train",
         "-m",
@@ -65,7 +66,9 @@ def test_a_sweep_has_its_order_its_question_and_its_missing_jobs(folder: Path):
         "backbone=resnet50",
         "seed=2",
     )
-    assert c.seed == 2 and c.folder is None and b.folder == folder / "sweep/b"
+    assert c.seed == 2
+    assert c.folder is None
+    assert b.folder == folder / "sweep/b"
 
 
 def test_everything_below_is_found_and_a_run_can_be_given_itself(folder: Path):
@@ -101,16 +104,16 @@ def test_curves_are_means_and_a_line_that_was_cut_is_dropped(folder: Path, tmp_p
         {"epoch": 0.0, "train/loss": 1.25},
         {"epoch": 1.0, "train/loss": 0.5},
     )
-    assert job.config == {} and "has no config.yaml" in found.notes[0]
+    assert job.config == {}
+    assert "has no config.yaml" in found.notes[0]
 
 
 def test_a_broken_result_is_a_failed_job_with_a_reason(tmp_path: Path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/result.json").write_text("{")
     found = read_runs([tmp_path])
-    assert found.jobs[0].status == "failed" and "is not the result of a run" in str(
-        found.jobs[0].result.error
-    )
+    assert found.jobs[0].status == "failed"
+    assert "is not the result of a run" in str(found.jobs[0].result.error)
     assert len(found.notes) == 2
 
 
@@ -160,7 +163,8 @@ def test_a_run_with_another_config_is_left_out_and_the_rest_stays(
     found = read_runs([home])
     status = {job.name: job.status for job in found.jobs}
     assert (status["b"], status["d"]) == ("failed", "finished")
-    assert len(found.notes) == 1 and found.notes[0].startswith("b is left out: ")
+    assert len(found.notes) == 1
+    assert found.notes[0].startswith("b is left out: ")
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"step,epoch\nx,1\n", b"step\n1,2\n", b"a\n\0\n"])
@@ -168,7 +172,8 @@ def test_damaged_curves_are_left_out(folder: Path, tmp_path: Path, content: byte
     shutil.copytree(folder / "alone", tmp_path / "run")
     (tmp_path / "run" / "metrics.csv").write_bytes(content)
     found = read_runs([tmp_path / "run"])
-    assert found.jobs[0].status == "finished" and found.jobs[0].curves == ()
+    assert found.jobs[0].status == "finished"
+    assert found.jobs[0].curves == ()
     assert "metrics.csv cannot be read" in found.notes[0]
 
 
@@ -221,7 +226,8 @@ def test_a_sweep_of_which_nothing_has_run_is_all_missing(tmp_path: Path):
 def test_the_validation_images_are_those_of_the_config(folder: Path):
     (job,) = read_runs([folder / "alone"]).jobs
     index = validation_index(job)
-    assert len(index) == IMAGES and len(index.coco_ground_truth()["annotations"]) > IMAGES
+    assert len(index) == IMAGES
+    assert len(index.coco_ground_truth()["annotations"]) > IMAGES
     job.config["data"]["val"]["annotations"] = "none.json"
     with pytest.raises(UserError, match=r"none\.json"):
         validation_index(job)

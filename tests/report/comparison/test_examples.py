@@ -31,11 +31,9 @@ def test_each_image_has_the_truth_and_each_run_in_order():
     truth, found, nothing = (
         np.asarray(Image.open(io.BytesIO(p[1])), np.int64) for p in examples[0].pictures
     )
-    assert (
-        abs(truth - nothing).max() > 50
-        and abs(found - nothing).max() > 50
-        and abs(nothing - 90).max() < 10
-    )
+    assert abs(truth - nothing).max() > 50
+    assert abs(found - nothing).max() > 50
+    assert abs(nothing - 90).max() < 10
 
 
 def test_only_the_chosen_images_that_can_be_read_are_drawn():
@@ -54,8 +52,10 @@ def test_classes_scores_and_crowds_are_named(monkeypatch: pytest.MonkeyPatch):
     truth = ground_truth()
     truth["annotations"].append(truth["annotations"][0] | {"id": 71, "iscrowd": 1})
     draw_examples({7}, truth, [("a", results())], gray)
-    assert given[0]["names"] == ["star", "star (crowd)"] and given[0]["scores"] is None
-    assert given[1]["names"] == ["circle", "circle"] and given[1]["scores"] == [0.75, 0.75]
+    assert given[0]["names"] == ["star", "star (crowd)"]
+    assert given[0]["scores"] is None
+    assert given[1]["names"] == ["circle", "circle"]
+    assert given[1]["scores"] == [0.75, 0.75]
     assert given[1]["boxes"].tolist() == [[40, 20, 60, 40], [50, 5, 60, 15]]
 
 
@@ -66,4 +66,5 @@ def test_boxes_alone_can_be_drawn():
     ((_, (title, jpeg, *_)),) = (
         e.pictures for e in draw_examples({7}, ground_truth(), [("a", boxes)], gray)
     )
-    assert title == "a: 2" and np.asarray(Image.open(io.BytesIO(jpeg))).std() > 0
+    assert title == "a: 2"
+    assert np.asarray(Image.open(io.BytesIO(jpeg))).std() > 0

@@ -128,8 +128,10 @@ def test_the_sentences_stand_on_the_page_and_in_the_markdown():
         *DEFINITIONS,
     ]
     for sentence in told:
-        assert " ".join(sentence.split()) in page and sentence in text
-    assert "6 jobs: 4 finished, 1 failed, 1 not run." in page and "maskrcnn-lit train -m" in page
+        assert " ".join(sentence.split()) in page
+        assert sentence in text
+    assert "6 jobs: 4 finished, 1 failed, 1 not run." in page
+    assert "maskrcnn-lit train -m" in page
     assert "ab" * 6 + " with changes" in page
 
 
@@ -137,7 +139,8 @@ def test_each_job_can_be_reproduced():
     made = report(*failed())
     page, text = Page(build_page(made)).text, build_markdown(made)
     for one in made.jobs:
-        assert command(one) in page and f"`{command(one)}`" in text
+        assert command(one) in page
+        assert f"`{command(one)}`" in text
     assert "maskrcnn-lit reproduce run=RUN" in page
 
 
@@ -173,20 +176,17 @@ def test_a_second_ranking_has_sections_of_its_own():
     made = report(*other)
     page = Page(build_page(made))
     assert {"settings", "settings-2", "jobs-2"} <= set(page.ids)
-    assert (
-        "Settings (2) On the 50 validation images of easy." in page.text
-        and "They are 2 rankings" in page.text
-    )
+    assert "Settings (2) On the 50 validation images of easy." in page.text
+    assert "They are 2 rankings" in page.text
     assert "(plots/2_scores.png)" in build_markdown(made)
 
 
 @pytest.mark.parametrize("text", [build_page(report(*failed())), build_page(report())])
 def test_the_page_loads_nothing_and_runs_nothing(text: str):
-    assert (
-        "http://" not in text
-        and "https://" not in text
-        and "<script" not in text
-        and "url(" not in text
-    )
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "<script" not in text
+    assert "url(" not in text
     assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
-    assert "small &lt;b&gt;" in text and "small <b>" not in text
+    assert "small &lt;b&gt;" in text
+    assert "small <b>" not in text

@@ -84,12 +84,14 @@ def test_only_a_significantly_best_value_is_bold():
 def test_without_a_significant_difference_the_caption_says_so():
     alike = [one for one in grid() if one.config["data"]["train_images"] == 1000]
     table = pivot(alike, ASKED)
-    assert not table.best and "No value is bold" in table.caption
+    assert not table.best
+    assert "No value is bold" in table.caption
 
 
 def test_a_single_seed_is_neither_bold_nor_has_a_deviation():
     table = pivot([run("a", 1, 0.5, 1), run("b", 1, 0.1, 1)], ASKED)
-    assert cells(table) == [["a", "0.500"], ["b", "0.100"]] and not table.best
+    assert cells(table) == [["a", "0.500"], ["b", "0.100"]]
+    assert not table.best
     assert "A value without ± has one seed." in table.caption
 
 
@@ -127,7 +129,8 @@ def test_of_a_cost_the_lowest_is_best():
 def test_a_metric_of_the_user_has_its_own_name():
     runs = [run("a", 1, 0.5, 1, metrics={"val/dice": 0.7})]
     assert cells(pivot(runs, asked(metrics=("dice",)))) == [["a", "0.700"]]
-    assert title_of("val/dice") == "val/dice" and title_of("val/mask_ap50") == "mask AP50"
+    assert title_of("val/dice") == "val/dice"
+    assert title_of("val/mask_ap50") == "mask AP50"
 
 
 @pytest.mark.parametrize(
@@ -164,7 +167,8 @@ def two_sweeps(**second) -> list[Job]:
 def test_two_commits_side_by_side():
     table = pivot(two_sweeps(), Request(("backbone",), ("commit",), (), "mean"))
     assert table_of(table)[0] == ["backbone", "1" * 12, "2" * 12]
-    assert cells(table) == [["a", "0.515", "0.615"]] and not table.warnings
+    assert cells(table) == [["a", "0.515", "0.615"]]
+    assert not table.warnings
     assert f"commit {'1' * 12}, {'2' * 12}." in table.caption
 
 
@@ -179,7 +183,8 @@ def test_other_validation_data_are_a_warning_and_never_bold():
     table = pivot(runs, Request(("backbone",), ("commit",)))
     (warning,) = table.warnings
     assert warning.startswith("The validation data differ, so numbers of different data are not")
-    assert data_digest(runs[0]) in warning and data_digest(runs[-1]) in warning
+    assert data_digest(runs[0]) in warning
+    assert data_digest(runs[-1]) in warning
     assert warning in table.caption
     assert not pivot(runs, Request(("commit",))).best
 
@@ -196,7 +201,8 @@ def test_the_csv_has_full_precision():
     assert (first["backbone"], first["data.train_images"], first["n"]) == ("resnet50", "1000", "3")
     assert float(first["mean"]) == pytest.approx(0.11, abs=1e-15)
     assert float(first["std"]) == pytest.approx(0.01, abs=1e-15)
-    assert first["values"] == "0.1 0.11 0.12" and first["seeds"] == "1 2 3"
+    assert first["values"] == "0.1 0.11 0.12"
+    assert first["seeds"] == "1 2 3"
 
 
 def test_no_cell_without_runs():

@@ -116,14 +116,16 @@ def test_of_many_settings_the_best_are_drawn():
     made = [job(str(i), f"x={i}", ap=i / 100, config={"x": i}) for i in range(ROWS + 5)]
     (found,) = rankings(made)
     (axes,) = scores(found, LIGHT).axes
-    assert len(axes.patches) == ROWS and axes.get_yticklabels()[-1].get_text() == str(ROWS + 4)
+    assert len(axes.patches) == ROWS
+    assert axes.get_yticklabels()[-1].get_text() == str(ROWS + 4)
 
 
 def test_curves_are_means_in_a_band_of_the_seeds():
     (axes,) = curves(ranking(), LIGHT, column="train/loss", title="training loss").axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines == {"resnet18": [2.0, 0.5], "resnet50": [3.0, 1.5]}
-    assert list(axes.lines[0].get_xdata()) == [1, 2] and len(axes.collections) == 2
+    assert list(axes.lines[0].get_xdata()) == [1, 2]
+    assert len(axes.collections) == 2
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "training loss")
 
 
@@ -140,4 +142,5 @@ def test_seeds_of_which_one_stopped_early_are_compared_over_what_both_have():
 def test_every_plot_can_be_drawn(theme):
     for draw in plots_of(ranking()).values():
         image = np.asarray(Image.open(io.BytesIO(render(draw, ranking(), theme))).convert("RGB"))
-        assert image.shape[1] == 960 and len(colors_of(image)) > 10
+        assert image.shape[1] == 960
+        assert len(colors_of(image)) > 10

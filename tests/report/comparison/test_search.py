@@ -27,7 +27,8 @@ def test_several_goals_have_a_front():
     said = search_sentences(record(2))[0]
     assert "the Pareto front of mask AP and latency is trial " in said
     assert said.count("; trial") == 1, "one of each network"
-    assert "latency 40.0 ms" in said and "latency 10.0 ms" in said
+    assert "latency 40.0 ms" in said
+    assert "latency 10.0 ms" in said
 
 
 def test_the_cost_is_the_sum_of_its_trainings():
@@ -41,7 +42,8 @@ def test_the_cost_is_the_sum_of_its_trainings():
 
 def test_pruned_trials_have_saved_time():
     saved = search_sentences(record())[2]
-    assert saved.startswith("3 trials ended early.") and "2 min more" in saved  # 3 x 30 s
+    assert saved.startswith("3 trials ended early.")
+    assert "2 min more" in saved  # 3 x 30 s
 
 
 def test_importance_says_from_how_many_trials():
@@ -53,7 +55,8 @@ def test_importance_says_from_how_many_trials():
 def test_a_row_for_each_trial_the_best_first():
     head, rows = trial_rows(record())
     assert head == ["trial", "state", "mask AP", "backbone", "lr", "channels", "training, s"]
-    assert rows[0][1] == "best" and rows[-1][:3] == ["11", "failed", "-"]
+    assert rows[0][1] == "best"
+    assert rows[-1][:3] == ["11", "failed", "-"]
     assert len(rows) == 12
     scores = [float(row[2]) for row in rows[:8]]
     assert scores == sorted(scores, reverse=True)

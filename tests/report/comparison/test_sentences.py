@@ -60,7 +60,8 @@ def test_what_is_tested_stands_in_short_and_at_length():
         ". It is significantly better than a. Its difference from c is not significant."
     )
     told = differences(ranking, {})
-    assert len(told) == 3 and told[-1].startswith("2 comparisons with the best setting.")
+    assert len(told) == 3
+    assert told[-1].startswith("2 comparisons with the best setting.")
 
 
 def test_fronts_that_are_the_same_are_one_sentence():
@@ -99,10 +100,8 @@ def test_other_images_make_another_ranking_and_it_is_said():
 def test_roi_accuracy_is_no_part_of_the_ranking_and_its_kinds_are_apart():
     jobs = [*group("a", 0.2, metrics={"val/roi_accuracy": 0.9}), *group("b", 0.3)]
     (told,) = cautions(jobs, rankings(jobs))
-    assert (
-        told.startswith("roi_accuracy is the share of ground-truth boxes")
-        and "not part of the ranking" in told
-    )
+    assert told.startswith("roi_accuracy is the share of ground-truth boxes")
+    assert "not part of the ranking" in told
     study = {"metrics": {"roi_accuracy": {"boxes": "study"}}}
     jobs += [job("s", metrics={"val/roi_accuracy": 0.46}, config=study)]
     told = cautions(jobs, rankings(jobs))

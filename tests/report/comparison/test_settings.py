@@ -72,12 +72,12 @@ def test_jobs_that_differ_in_the_seed_alone_are_one_setting():
         [1, 2],
         [0.2, 0.4],
     )
-    assert (
-        first.mean("val/mask_ap").value == pytest.approx(0.3)
-        and first.mean("val/mask_ap").interval is not None
-    )
-    assert second.mean("val/mask_ap").interval is None and second.mean("val/none") is None
-    assert first.cost("parameters") == 4_000_000 and first.cost("energy_joules") is None
+    assert first.mean("val/mask_ap").value == pytest.approx(0.3)
+    assert first.mean("val/mask_ap").interval is not None
+    assert second.mean("val/mask_ap").interval is None
+    assert second.mean("val/none") is None
+    assert first.cost("parameters") == 4_000_000
+    assert first.cost("energy_joules") is None
 
 
 def test_a_config_that_differs_in_anything_else_is_another_setting():
@@ -107,7 +107,8 @@ def test_jobs_of_different_searches_are_one_setting():
         )
         for seed in (1, 2)
     ]
-    assert not varying(jobs) and len(settings(jobs, varying(jobs))) == 1
+    assert not varying(jobs)
+    assert len(settings(jobs, varying(jobs))) == 1
 
 
 def test_a_job_without_a_config_is_like_no_other():
@@ -122,7 +123,8 @@ def test_of_two_runs_of_a_seed_the_last_counts():
         backbone("resnet18", 2, 0.4),
     ]
     (setting,) = settings(jobs, {})
-    assert setting.values("val/mask_ap") == [0.5, 0.4] and repeated_seeds(setting) == [1]
+    assert setting.values("val/mask_ap") == [0.5, 0.4]
+    assert repeated_seeds(setting) == [1]
 
 
 def test_only_what_has_finished_with_an_ap_is_ranked():
@@ -135,14 +137,16 @@ def test_only_what_has_finished_with_an_ap_is_ranked():
     ]
     (ranking,) = rankings(jobs)
     assert [j.name for j in ranking.jobs] == ["resnet18-1"]
-    assert jobs[-1].status == NOT_RUN and jobs[-1].seed == 4
+    assert jobs[-1].status == NOT_RUN
+    assert jobs[-1].seed == 4
 
 
 def test_the_best_setting_comes_first():
     jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3), backbone("vgg", 1, 0.25)]
     (ranking,) = rankings(jobs)
     assert [setting.label for setting in ranking.settings] == ["resnet50", "vgg", "resnet18"]
-    assert ranking.letters == ["A", "B", "C"] and ranking.ap == "val/mask_ap"
+    assert ranking.letters == ["A", "B", "C"]
+    assert ranking.ap == "val/mask_ap"
     assert ranking.title == "50 validation images of made up"
 
 
@@ -163,9 +167,8 @@ def test_what_was_scored_on_something_else_is_ranked_apart(other: dict):
         backbone("resnet50", 1, 0.9, **other),
     ]
     first, second = rankings(jobs)
-    assert [j.name for j in first.jobs] == ["resnet18-1", "resnet18-2"] and [
-        j.name for j in second.jobs
-    ] == ["resnet50-1"]
+    assert [j.name for j in first.jobs] == ["resnet18-1", "resnet18-2"]
+    assert [j.name for j in second.jobs] == ["resnet50-1"]
     assert first.title != second.title or "truth" not in other
 
 
@@ -183,7 +186,8 @@ def test_what_varies_between_rankings_alone_is_no_option_of_either():
     assert [list(s.options) for s in first.settings] == [
         ["backbone"],
         ["backbone"],
-    ] and second.settings[0].label == "o"
+    ]
+    assert second.settings[0].label == "o"
 
 
 def test_rankings_of_data_with_one_name_are_titled_by_the_option_that_differs():
@@ -194,7 +198,8 @@ def test_rankings_of_data_with_one_name_are_titled_by_the_option_that_differs():
 
     jobs = [drawn(0.5, 1, "a"), drawn(0.5, 2, "a"), drawn(None, 1, "b")]
     first, second = (ranking.title for ranking in rankings(jobs))
-    assert first.endswith(", overlap=0.5") and second == first.replace("0.5", "null")
+    assert first.endswith(", overlap=0.5")
+    assert second == first.replace("0.5", "null")
     both = [drawn(0.5, 1, "a"), drawn(0.5, 1, "b")]
     assert [ranking.title.endswith(" (2)") for ranking in rankings(both)] == [False, True]
     assert not any("overlap" in ranking.title for ranking in rankings(both))
@@ -209,7 +214,8 @@ def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids
 def test_the_number_of_detections_that_count_separates_too():
     jobs = [backbone("resnet18", 1, 0.2), backbone("resnet50", 1, 0.3)]
     jobs[1].config["metrics"] = {"max_detections": [1, 10, 400]}
-    assert [limit(j) for j in jobs] == [100, 400] and len(rankings(jobs)) == 2
+    assert [limit(j) for j in jobs] == [100, 400]
+    assert len(rankings(jobs)) == 2
 
 
 def test_runs_without_masks_are_ranked_by_box_ap():
@@ -217,7 +223,8 @@ def test_runs_without_masks_are_ranked_by_box_ap():
     (ranking,) = rankings(
         [job("a", metrics=box), job("b", config={"x": 1}, metrics={"val/box_ap": 0.6})]
     )
-    assert ranking.ap == "val/box_ap" and [s.values(ranking.ap) for s in ranking.settings] == [
+    assert ranking.ap == "val/box_ap"
+    assert [s.values(ranking.ap) for s in ranking.settings] == [
         [0.6],
         [0.5],
     ]
@@ -226,7 +233,8 @@ def test_runs_without_masks_are_ranked_by_box_ap():
 def test_the_pareto_front_holds_what_nothing_beats():
     points = [(4, 0.3), (1, 0.1), (2, 0.3), (3, 0.2), (5, 0.5), (2, 0.3), (1, 0.05)]
     assert pareto(points) == [1, 2, 5, 4]  # two are equal, and neither beats the other
-    assert pareto([]) == [] and pareto([(1, 0.0)]) == [0]
+    assert pareto([]) == []
+    assert pareto([(1, 0.0)]) == [0]
 
 
 def test_options_are_called_by_their_end_and_by_more_of_it_where_two_end_alike():
@@ -248,7 +256,8 @@ def test_options_are_called_by_their_end_and_by_more_of_it_where_two_end_alike()
         label({"backbone": "resnet18", "optimizer.lr": "0.1", "x.lr": "2"})
         == "resnet18, optimizer.lr=0.1, x.lr=2"
     )
-    assert endings([]) == [] and endings(["seed"]) == ["seed"]
+    assert endings([]) == []
+    assert endings(["seed"]) == ["seed"]
 
 
 @pytest.mark.parametrize("count", [4, 5])

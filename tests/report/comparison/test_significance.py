@@ -42,7 +42,9 @@ def test_equal_results_are_said_to_be_no_difference():
     jobs = [*group("resnet50", 0.3, 0.32), *group("resnet18", 0.3, 0.32)]
     (ranking,) = rankings(jobs)
     (found,) = compare(ranking, drawn(jobs))
-    assert found.value == 0 and found.over_images.p_value == 1 and found.over_seeds.p_value == 1
+    assert found.value == 0
+    assert found.over_images.p_value == 1
+    assert found.over_seeds.p_value == 1
     told, judged = sentences(ranking, [found])
     assert told.startswith(
         "The difference between resnet50 and resnet18, 0.000 mask AP, is not significant (over "
@@ -58,7 +60,8 @@ def test_a_clear_difference_is_told_with_its_numbers():
     jobs = [*group("resnet50", 0.50, 0.51, 0.49), *group("resnet18", 0.20, 0.21, 0.19)]
     (ranking,) = rankings(jobs)
     (found,) = compare(ranking, drawn(jobs, noise=0.001))
-    assert significant([found]) == [True] and found.value == pytest.approx(0.3)
+    assert significant([found]) == [True]
+    assert found.value == pytest.approx(0.3)
     assert found.over_seeds == welch([0.50, 0.51, 0.49], [0.20, 0.21, 0.19])
     low, high = found.over_seeds.interval
     told = sentences(ranking, [found])[0]
@@ -75,16 +78,16 @@ def test_one_test_that_says_chance_is_enough():
     ]  # sure over images, not over seeds
     (ranking,) = rankings(jobs)
     (found,) = compare(ranking, drawn(jobs, noise=0.001))
-    assert found.over_images.p_value < 0.01 < found.over_seeds.p_value and significant([found]) == [
-        False
-    ]
+    assert found.over_images.p_value < 0.01 < found.over_seeds.p_value
+    assert significant([found]) == [False]
 
 
 def test_of_one_seed_the_images_alone_speak_and_it_is_said():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
     (ranking,) = rankings(jobs)
     (found,) = compare(ranking, drawn(jobs, noise=0.001))
-    assert found.over_seeds is None and significant([found]) == [True]
+    assert found.over_seeds is None
+    assert significant([found]) == [True]
     told, judged = sentences(ranking, [found])
     assert told.endswith("; too few seeds to test over them).")
     assert judged.endswith("With a single seed, the variance over seeds is unknown.")
@@ -94,7 +97,8 @@ def test_without_detections_nothing_is_claimed():
     jobs = [*group("resnet50", 0.5), *group("resnet18", 0.2, 0.21)]
     (ranking,) = rankings(jobs)
     (found,) = compare(ranking, drawn(jobs[:2]))  # one of the second setting's is missing
-    assert found.over_images is None and significant([found]) == [None]
+    assert found.over_images is None
+    assert significant([found]) == [None]
     assert sentences(ranking, [found])[0].endswith("above resnet18; the difference was not tested.")
 
 
@@ -132,4 +136,5 @@ def test_of_several_comparisons_the_smaller_p_must_be_smaller(values, expected):
 
 def test_a_single_setting_has_nothing_to_be_compared_with():
     (ranking,) = rankings(group("resnet50", 0.5, 0.6))
-    assert compare(ranking, {}) == [] and sentences(ranking, []) == []
+    assert compare(ranking, {}) == []
+    assert sentences(ranking, []) == []

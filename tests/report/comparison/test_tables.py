@@ -33,7 +33,8 @@ def test_ap_by_frequency_stands_where_the_data_have_it():
     of = dict(zip(head, rows[0], strict=True))
     assert [of[f"mask {k}"] for k in ("rare", "common", "frequent")] == ["0.125", "0.250", "0.375"]
     (line,) = csv.DictReader(io.StringIO(csv_text([lvis], [ranking])))
-    assert float(line["mask_ap_rare"]) == 0.125 and "box_ap_rare" not in line
+    assert float(line["mask_ap_rare"]) == 0.125
+    assert "box_ap_rare" not in line
     assert "mask_ap_rare" not in csv_text([coco], rankings([coco]))
 
 
@@ -48,7 +49,8 @@ def test_hidden_objects_stand_where_a_job_has_their_metrics():
     assert head[2:] == ["recall, hidden 0 to 0.1", "recall, separated", "merged"]
     assert [row[2:] for row in rows] == [["0.875", "0.500", "3.000"]]
     (line,) = csv.DictReader(io.StringIO(csv_text([with_them], [ranking])))
-    assert float(line["recall_separated"]) == 0.5 and "split" not in line
+    assert float(line["recall_separated"]) == 0.5
+    assert "split" not in line
     (ranking,) = rankings([without])
     assert hidden_rows(ranking, {"b": 1})[1] == []
 
@@ -101,27 +103,25 @@ def test_the_csv_has_a_row_for_each_job_with_every_number_in_full():
     assert [row["name"] for row in rows] == ["a1", "a2", "b1", "c1", "d1"]
     assert [row["status"] for row in rows] == ["finished"] * 3 + ["failed", "not run"]
     first = rows[0]
-    assert (
-        float(first["mask_ap"]) == 0.2
-        and float(first["box_ap"]) == 0.2 + 0.01
-        and float(first["mask_ap50"]) == 0.4
-    )
+    assert float(first["mask_ap"]) == 0.2
+    assert float(first["box_ap"]) == 0.2 + 0.01
+    assert float(first["mask_ap50"]) == 0.4
     assert (
         first["mask_ap_images_low"],
         first["mask_ap_images_high"],
         first["box_ap_images_low"],
     ) == ("0.1", "0.3", "")
-    assert float(first["mask_ap_seeds"]) == 0.25 and first["setting"] == rows[1]["setting"] == "B"
+    assert float(first["mask_ap_seeds"]) == 0.25
+    assert first["setting"] == rows[1]["setting"] == "B"
     half = 12.7062047 * 0.05
     assert math.isclose(float(first["mask_ap_seeds_high"]), 0.25 + half, abs_tol=1e-6)
-    assert rows[2]["mask_ap_seeds_low"] == "" and rows[2]["roi_accuracy"] == "0.75"
+    assert rows[2]["mask_ap_seeds_low"] == ""
+    assert rows[2]["roi_accuracy"] == "0.75"
     for name, value in COST.items():
         assert first[name] == ("" if value is None else str(value))
     assert (rows[1]["flops"], rows[1]["energy_joules"]) == ("", "5000.0")
-    assert (
-        rows[3]["error"] == "UserError: no\nmemory | sorry"
-        and rows[3]["mask_ap"] == rows[4]["parameters"] == ""
-    )
+    assert rows[3]["error"] == "UserError: no\nmemory | sorry"
+    assert rows[3]["mask_ap"] == rows[4]["parameters"] == ""
 
 
 def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
@@ -137,12 +137,12 @@ def test_settings_show_means_over_seeds_and_jobs_their_own_numbers():
         "roi_accuracy",
     ]
     assert rows[0][:5] == ["A", "b", "it's", "1", "0.500"]
-    assert (
-        rows[1][:5] == ["B", "a", "default", "2", "0.250 (-0.385 to 0.885)"] and rows[1][-1] == "-"
-    )
+    assert rows[1][:5] == ["B", "a", "default", "2", "0.250 (-0.385 to 0.885)"]
+    assert rows[1][-1] == "-"
     head, rows = score_rows(ranking, {"a1": 1, "a2": 2, "b1": 3})
     assert head[-4:] == ["box AP50", "roi_accuracy", "backbone", "note"]
-    assert rows[0][:4] == ["3", "A", "1", "0.500"] and rows[0][-3:] == ["0.750", "b", "it's"]
+    assert rows[0][:4] == ["3", "A", "1", "0.500"]
+    assert rows[0][-3:] == ["0.750", "b", "it's"]
     assert rows[1][:5] == ["1", "B", "1", "0.200 (0.100 to 0.300)", "0.400"]
 
 
@@ -160,7 +160,8 @@ def test_costs_are_in_readable_units_and_unknown_ones_have_no_column():
         *("training, s", "energy, kJ"),
     ]
     assert rows[0][4:] == ["4.00", "2.50", "12.5", "40.1", "31.2", "1.25", "120", "-"]
-    assert rows[1][5] == "-" and rows[1][-1] == "5.0"
+    assert rows[1][5] == "-"
+    assert rows[1][-1] == "5.0"
     assert "energy, kJ" not in cost_rows(jobs()[2:])[0]
 
 
@@ -169,7 +170,8 @@ def test_what_has_not_finished_says_why():
     _, rows = failure_rows([*jobs(), killed])
     assert rows[0] == ["4", "c1", "failed", "UserError: no\nmemory | sorry"]
     assert rows[1] == ["5", "d1", "not run", "not started: the sweep was stopped before"]
-    assert rows[2][2] == "running" and "killed" in rows[2][3]
+    assert rows[2][2] == "running"
+    assert "killed" in rows[2][3]
 
 
 def test_a_command_trains_the_job_again_elsewhere():

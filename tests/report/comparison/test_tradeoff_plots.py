@@ -64,7 +64,8 @@ def test_points_stand_at_cost_and_mean_ap_and_the_front_is_marked():
     marks = {line.get_marker(): [] for line in axes.lines}
     for line in axes.lines:
         marks[line.get_marker()].append((float(line.get_xdata()[0]), float(line.get_ydata()[0])))
-    assert marks["D"] == [(9.0, 0.4), (2.0, 0.25)] and marks["o"] == [(5.0, 0.1)]
+    assert marks["D"] == [(9.0, 0.4), (2.0, 0.25)]
+    assert marks["o"] == [(5.0, 0.1)]
     assert list(axes.lines[0].get_xdata()) == [2.0, 9.0]  # the steps of the front
     assert [text.get_text() for text in axes.texts] == ["A", "B", "C"]
 
@@ -92,7 +93,8 @@ def test_against_data_size_there_is_a_line_for_each_of_the_rest_on_a_logarithmic
         line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines
     }
     assert drawn == {"a": ([100, 1000], [0.1, 0.3]), "b": ([100, 1000], [0.2, 0.2])}
-    assert axes.get_xscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == [
+    assert axes.get_xscale() == "log"
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
         "100",
         "1,000",
     ]
@@ -102,11 +104,13 @@ def test_epochs_are_on_a_plain_axis_and_rates_on_a_logarithmic_one():
     (axes,) = against(
         ranking(one("a", 0.1, epochs=5), one("a", 0.2, epochs=20)), LIGHT, name="epochs"
     ).axes
-    assert axes.get_xscale() == "linear" and axes.get_xlabel() == "epochs"
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xlabel() == "epochs"
     (axes,) = against(
         ranking(one("a", 0.1, rate=5e-4), one("a", 0.2, rate=7e-4)), LIGHT, name="learning_rate"
     ).axes
-    assert axes.get_xscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == [
+    assert axes.get_xscale() == "log"
+    assert [t.get_text() for t in axes.get_xticklabels()] == [
         "0.0005",
         "0.0007",
     ]
@@ -115,7 +119,8 @@ def test_epochs_are_on_a_plain_axis_and_rates_on_a_logarithmic_one():
 def test_the_data_size_is_what_there_was_and_not_what_was_asked_for():
     (setting,) = ranking(one("a", 0.1)).settings
     setting.jobs[0].result.data["train"]["images"] = 93
-    assert position(setting, "data_size") == 93 and position(setting, "epochs") == 5
+    assert position(setting, "data_size") == 93
+    assert position(setting, "epochs") == 5
 
 
 def test_cells_of_the_heat_map_are_means_and_missing_ones_are_empty():
@@ -135,4 +140,5 @@ def test_cells_of_the_heat_map_are_means_and_missing_ones_are_empty():
 
 
 def test_long_names_are_cut():
-    assert short("x" * LONG) == "x" * LONG and short("x" * (LONG + 1)) == "x" * (LONG - 3) + "..."
+    assert short("x" * LONG) == "x" * LONG
+    assert short("x" * (LONG + 1)) == "x" * (LONG - 3) + "..."

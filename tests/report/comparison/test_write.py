@@ -147,9 +147,8 @@ def test_means_over_seeds_have_their_interval(sweep: Path, out: Path):
     mean, half = sum(aps) / 2, 12.7062047 * abs(aps[0] - aps[1]) / 2
     assert told["resnet18", "100"] == f"{mean:.3f} ({mean - half:.3f} to {mean + half:.3f})"
     table = rows(out)[",".join(next(iter(RUNS)))]
-    assert math.isclose(float(table["mask_ap_seeds"]), mean) and math.isclose(
-        float(table["mask_ap_seeds_low"]), mean - half
-    )
+    assert math.isclose(float(table["mask_ap_seeds"]), mean)
+    assert math.isclose(float(table["mask_ap_seeds_low"]), mean - half)
 
 
 def test_a_failed_job_is_a_row_with_its_reason_and_one_that_never_ran_as_well(out: Path):
@@ -159,7 +158,8 @@ def test_a_failed_job_is_a_row_with_its_reason_and_one_that_never_ran_as_well(ou
     failed = rows(out)["backbone=resnet50,data.train_images=100,seed=1"]
     assert (failed["status"], failed["error"], failed["mask_ap"]) == ("failed", missing[0][3], "")
     text = (out / "report.md").read_text()
-    assert missing[0][3] in text and "10 jobs: 8 finished, 1 failed, 1 not run." in text
+    assert missing[0][3] in text
+    assert "10 jobs: 8 finished, 1 failed, 1 not run." in text
 
 
 def test_equal_runs_are_no_difference_and_a_clear_one_is_told(out: Path):
@@ -172,10 +172,8 @@ def test_equal_runs_are_no_difference_and_a_clear_one_is_told(out: Path):
     assert (
         "resnet18, train_images=400 is better than mobilenet_v3_large, train_images=100 by" in text
     )
-    assert (
-        "3 comparisons with the best setting." in text
-        and "at 0.05 for all comparisons together" in text
-    )
+    assert "3 comparisons with the best setting." in text
+    assert "at 0.05 for all comparisons together" in text
 
 
 def test_the_pareto_front_is_told_and_the_plots_are_there(out: Path):
@@ -192,10 +190,8 @@ def test_the_pareto_front_is_told_and_the_plots_are_there(out: Path):
         "curve_val_roi_accuracy",
         "cost_parameters",
     } <= names
-    assert (
-        "data_size" in names
-        and not {"epochs", "learning_rate", "epochs_learning_rate", "cost_flops"} & names
-    )
+    assert "data_size" in names
+    assert not {"epochs", "learning_rate", "epochs_learning_rate", "cost_flops"} & names
     for name in names:
         assert Image.open(out / "plots" / f"{name}.png").format == "PNG"
         assert (out / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -214,12 +210,10 @@ def test_each_backbone_is_drawn_beside_the_truth_on_the_same_images(out: Path):
 
 def test_the_page_needs_no_network(out: Path):
     text = (out / "report.html").read_text()
-    assert (
-        "http://" not in text
-        and "https://" not in text
-        and "file:" not in text
-        and "<script" not in text
-    )
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "file:" not in text
+    assert "<script" not in text
     assert all(link.startswith(("data:image/", "#")) for link in Page(text).loads)
 
 
@@ -234,7 +228,8 @@ def test_detections_that_are_not_those_of_the_result_are_not_tested(sweep: Path,
     text = Page(write_comparison([first, second], tmp_path / "out").read_text()).text
     ap = results(sweep)[first.name]["metrics"]["val/mask_ap"]
     assert f"and {ap:.6f} by its result.json, so they are not of the same weights" in text
-    assert "the difference was not tested" in text and "ground truth: " in text
+    assert "the difference was not tested" in text
+    assert "ground truth: " in text
     (second / "detections.json").unlink()
     assert "the results file" in write_comparison([first, second], tmp_path / "out").read_text()
 
@@ -257,8 +252,10 @@ def test_validation_images_that_are_gone_are_told(sweep: Path, tmp_path: Path):
             config.replace("annotations/instances_val.json", "none.json")
         )
     page = write_comparison(folders, tmp_path / "out").read_text()
-    assert "and similar jobs are neither drawn nor used for tests: " in page and "none.json" in page
-    assert page.count("are neither drawn nor used for tests") == 1 and "ground truth: " not in page
+    assert "and similar jobs are neither drawn nor used for tests: " in page
+    assert "none.json" in page
+    assert page.count("are neither drawn nor used for tests") == 1
+    assert "ground truth: " not in page
 
 
 def test_runs_on_other_images_are_ranked_apart(sweep: Path, tmp_path: Path):
@@ -278,17 +275,16 @@ def test_runs_on_other_images_are_ranked_apart(sweep: Path, tmp_path: Path):
 
 def test_one_run_alone_has_a_report(sweep: Path, tmp_path: Path):
     page = Page(write_comparison(copied(sweep, tmp_path, 2), tmp_path / "out").read_text())
-    assert (
-        "The mask AP on the 16 validation images of shapes is" in page.text
-        and "scores" not in page.ids
-    )
+    assert "The mask AP on the 16 validation images of shapes is" in page.text
+    assert "scores" not in page.ids
 
 
 def test_two_sweeps_of_one_question_ask_it_once(sweep: Path, tmp_path: Path):
     shutil.copytree(sweep, tmp_path / "again")
     asked = json.loads((sweep / "sweep.json").read_text())["question"]
     write_comparison([sweep, tmp_path / "again"], tmp_path / "out")
-    assert asked and (tmp_path / "out/report.md").read_text().count(asked) == 1
+    assert asked
+    assert (tmp_path / "out/report.md").read_text().count(asked) == 1
 
 
 def test_only_failures_have_a_report_too(sweep: Path, tmp_path: Path):
@@ -298,7 +294,8 @@ def test_only_failures_have_a_report_too(sweep: Path, tmp_path: Path):
         )
     )
     page = Page(write_comparison([broken], tmp_path / "out").read_text())
-    assert "1 job: 1 failed." in page.text and len(rows(tmp_path / "out")) == 1
+    assert "1 job: 1 failed." in page.text
+    assert len(rows(tmp_path / "out")) == 1
 
 
 def test_the_detections_of_runs_that_are_not_compared_are_not_read(

@@ -59,7 +59,8 @@ def test_the_numbers_of_a_class_are_those_of_the_analysis():
     ]
     keys += ["threshold", "precision", "recall", "f1"]
     assert [row[0] for row in rows] == list(NAMES)
-    assert len(head) == 1 + len(keys) and "large" not in head  # no class has a large object
+    assert len(head) == 1 + len(keys)
+    assert "large" not in head  # no class has a large object
     for row, entry in zip(rows, found["per_class"], strict=True):
         assert row[1:] == [shown(entry[key]) for key in keys]
 
@@ -100,7 +101,8 @@ def test_results_without_masks():
         entry |= {key: None for key in entry if key.startswith(("mask", "boundary"))}
     metrics = {key: value for key, value in evaluation()["metrics"].items() if "mask" not in key}
     page = build(found, metrics=metrics)
-    assert "mask AP" not in page.text and "boundary" not in page.text.lower()
+    assert "mask AP" not in page.text
+    assert "boundary" not in page.text.lower()
     assert [row[0] for row in page.tables["Classes by AP"]][1:] == list(NAMES)
 
 
@@ -124,7 +126,8 @@ def test_the_title_says_what_was_evaluated(name: str):
     given = {"run": None, "results": None, name: "some/<thing>", "overrides": []}
     page = build(**given)
     assert page.text.count("Evaluation of some/<thing>") == 2  # in the title of the window too
-    assert "shapes: 2 images, 2026-11-27 10:00" in page.text and "options none" in page.text
+    assert "shapes: 2 images, 2026-11-27 10:00" in page.text
+    assert "options none" in page.text
 
 
 def test_an_official_ap_stands_beside_coco_s():

@@ -52,7 +52,8 @@ def boxes_only() -> dict[str, Any]:
 @pytest.mark.parametrize("make", [analysis, empty, boxes_only], ids=["masks", "empty", "boxes"])
 def test_a_plot_is_drawn_of_whatever_there_is(name: str, make: Any):
     picture = Image.open(io.BytesIO(render(PLOTS[name], make(), DARK)))
-    assert picture.format == "PNG" and picture.width == 960
+    assert picture.format == "PNG"
+    assert picture.width == 960
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -132,7 +133,8 @@ def test_of_many_classes_those_with_most_objects_have_a_color():
     colored = [line.get_label() for line in lines if to_hex(line.get_color()) in LIGHT.colors]
     assert colored == ["class 78", "class 77", "class 76", "class 75", "class 74", "class 73"]
     assert [line.get_label() for line in lines if line.get_label().endswith("more")] == ["73 more"]
-    assert len(lines) == 80 and lines[-1].get_label() == "all classes"
+    assert len(lines) == 80
+    assert lines[-1].get_label() == "all classes"
 
 
 def test_a_class_may_be_called_all_classes():
@@ -141,9 +143,8 @@ def test_a_class_may_be_called_all_classes():
     found["curves"][0]["precision"] = [0.5, 0.5]
     lines = place("precision_recall", found).lines
     assert [line.get_label() for line in lines] == ["all classes", "b", "all classes"]
-    assert [line.get_linewidth() for line in lines] == [1.2, 1.2, 2.2] and list(
-        lines[0].get_xdata()
-    ) == [0.5, 0.25]
+    assert [line.get_linewidth() for line in lines] == [1.2, 1.2, 2.2]
+    assert list(lines[0].get_xdata()) == [0.5, 0.25]
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -159,7 +160,8 @@ def test_counts_of_a_log_axis_are_plain_numbers():
     below = place("calibration", found, 1)
     below.figure.canvas.draw()
     written = {label.get_text() for label in below.get_yticklabels()}
-    assert {"1", "1,000"} <= written and not any("$" in text for text in written)
+    assert {"1", "1,000"} <= written
+    assert not any("$" in text for text in written)
     assert not any(label.get_text() for label in below.get_yticklabels(minor=True))
 
 
@@ -178,7 +180,8 @@ def test_the_best_threshold_is_marked():
         for line in axes.lines
         if line.get_marker() == "o"
     ]
-    assert (pooled["thresholds"][best], pooled["f1"][best]) in marked and len(marked) == 3
+    assert (pooled["thresholds"][best], pooled["f1"][best]) in marked
+    assert len(marked) == 3
     assert texts(axes) == [
         f" F1 {pooled['f1'][best]:.2f} from {pooled['thresholds'][best]:.2f} on "
     ]
@@ -191,11 +194,11 @@ def test_rows_of_the_confusion_are_shares():
     shares = axes.images[0].get_array().filled(np.nan)
     for row in (0, 1):
         assert shares[row] == pytest.approx(counts[row] / counts[row].sum())
-    assert np.isnan(shares[2]).all() and np.isnan(
-        shares[-1, -1]
-    )  # no such object; nothing there and nothing found
+    assert np.isnan(shares[2]).all()  # no such object
+    assert np.isnan(shares[-1, -1])  # nothing there and nothing found
     assert [label.get_text() for label in axes.get_xticklabels()] == found["confusion"]["labels"]
-    assert len(texts(axes)) == 2 * 4 + 3 and f"{shares[0, 0]:.2f}" in texts(axes)
+    assert len(texts(axes)) == 2 * 4 + 3
+    assert f"{shares[0, 0]:.2f}" in texts(axes)
 
 
 def test_of_many_classes_the_most_confused_stand():
@@ -205,13 +208,12 @@ def test_of_many_classes_the_most_confused_stand():
     counts[9, 8] = 3
     labels = [f"c{i}" for i in range(40)] + ["background"]
     kept, part = most_confused({"labels": labels, "counts": counts.tolist()})
-    assert (
-        len(kept) == CONFUSED + 1
-        and kept[-1] == "background"
-        and {"c4", "c8", "c9", "c33"} <= set(kept)
-    )
+    assert len(kept) == CONFUSED + 1
+    assert kept[-1] == "background"
+    assert {"c4", "c8", "c9", "c33"} <= set(kept)
     assert kept[:-1] == sorted(kept[:-1], key=lambda name: int(name[1:]))
-    assert part[kept.index("c33"), kept.index("c4")] == 7 and part.shape == (21, 21)
+    assert part[kept.index("c33"), kept.index("c4")] == 7
+    assert part.shape == (21, 21)
 
 
 def test_bars_of_errors_hold_the_numbers():
@@ -260,4 +262,7 @@ def test_no_tick_stands_at_the_end_of_an_axis(longest: float):
     found["errors"]["missed"] = longest
     axes = place("errors", found)
     ticks, end = axes.get_xticks(), axes.get_xlim()[1]
-    assert len(ticks) >= 3 and ticks[0] == 0 and ticks[-1] < 0.95 * end and end > longest
+    assert len(ticks) >= 3
+    assert ticks[0] == 0
+    assert ticks[-1] < 0.95 * end
+    assert end > longest

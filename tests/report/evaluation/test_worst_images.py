@@ -51,7 +51,8 @@ def test_what_is_missed_false_and_merged_has_its_color():
         "false",
         "merged",
     )
-    assert tint(first, 70, 50) == "none" and tint(second, 20, 30) == "false"
+    assert tint(first, 70, 50) == "none"
+    assert tint(second, 20, 30) == "false"
     assert first.counts == {
         "missed": 1,
         "false": 1,
@@ -85,9 +86,8 @@ def test_results_without_masks_are_drawn_as_boxes():
     (picture, _) = draw(results=boxes)
     factor = picture.width // WIDTH
     column = abs(pixels(picture)[:, 50 * factor] - 90).max(1)
-    assert (
-        column[30 * factor] < 8 and column[39 * factor : 41 * factor].max() > 50
-    )  # inside, and on the edge
+    assert column[30 * factor] < 8  # inside
+    assert column[39 * factor : 41 * factor].max() > 50  # on the edge
 
 
 def test_without_boxes_the_box_is_that_of_the_mask():
@@ -97,4 +97,5 @@ def test_without_boxes_the_box_is_that_of_the_mask():
 
 def test_an_image_that_cannot_be_read_is_drawn_grey():
     first, _ = draw(read_image=lambda image_id: None)
-    assert not first.readable and tint(first, 20, 22) == "missed"
+    assert not first.readable
+    assert tint(first, 20, 22) == "missed"

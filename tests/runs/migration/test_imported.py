@@ -71,8 +71,10 @@ def test_the_experiment_trains_as_it_was_trained(
     config = compose("train", ["experiment=imported", "data.root=x"])
     assert config.question == "Does it work?"
     assert config.optimizer.milestones == [0.666667, 0.916667]
-    assert config.data.image_size == [800, 1333] and config.trainer.epochs == 12
-    assert config.backbone.freeze_at == 2 and config.model.box_head.batch_size == 512
+    assert config.data.image_size == [800, 1333]
+    assert config.trainer.epochs == 12
+    assert config.backbone.freeze_at == 2
+    assert config.model.box_head.batch_size == 512
 
 
 def test_an_experiment_has_groups_and_options():
@@ -124,7 +126,8 @@ def test_objects_in_a_file_are_not_made(
     state = hollow(published_shapes(classes=2))
     torch.save({"state_dict": state, "message_hub": Log()}, tmp_path / "weights.pth")
     imported = import_model("mmdetection", str(files / "two.py"), str(tmp_path / "weights.pth"))
-    assert len(imported.state) == len(state) and not Path(MARK).exists()
+    assert len(imported.state) == len(state)
+    assert not Path(MARK).exists()
     with open(tmp_path / "weights.pkl", "wb") as file:
         pickle.dump({"model": {}, "log": Log()}, file)
     with pytest.raises(UserError, match="neither an array nor plain data"):

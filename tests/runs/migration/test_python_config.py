@@ -49,7 +49,8 @@ def test_plain_data_is_read(text: str, expected: Any, tmp_path: Path):
 def test_what_is_not_plain_data_is_not_run(expression: str, tmp_path: Path):
     mark = tmp_path / "mark"
     content = read(tmp_path, f"b = 1\na = dict(x={expression.format(mark=mark)}, y=2)")
-    assert content["a"]["y"] == 2 and content["b"] == 1
+    assert content["a"]["y"] == 2
+    assert content["b"] == 1
     assert content["a"]["x"] == Unread(f"{tmp_path / 'config.py'}, line 2")
     assert not mark.exists()
 
@@ -64,7 +65,9 @@ more = _base_.model.a
 """
     content = read(tmp_path, text)
     assert content["model"] == {"a": 1, "b": {"c": 4, "d": 3}, "e": 0.1}
-    assert content["other"] == 4 and content["schedule"] == {"lr": 0.1} and content["more"] == 1
+    assert content["other"] == 4
+    assert content["schedule"] == {"lr": 0.1}
+    assert content["more"] == 1
 
 
 def test_a_config_inherits_by_read_base(tmp_path: Path):

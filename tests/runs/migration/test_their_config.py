@@ -9,8 +9,10 @@ from maskrcnn_lit.runs.migration.their_config import Setting, TheirConfig, plain
 def test_values_by_path():
     config = TheirConfig({"a": {"b": [{"c": (1, 2)}]}})
     assert config.take("a.b.0.c") == [1, 2]
-    assert config.take("a.b.1.c", 7) == 7 and config.take("a.x") is None
-    assert config.has("a.b.0") and not config.has("a.b.1")
+    assert config.take("a.b.1.c", 7) == 7
+    assert config.take("a.x") is None
+    assert config.has("a.b.0")
+    assert not config.has("a.b.1")
 
 
 def test_the_table():
