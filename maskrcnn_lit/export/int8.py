@@ -26,8 +26,9 @@ from maskrcnn_lit.export.onnx_file import write_with_metadata
 from maskrcnn_lit.export.packages import package
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
 
-# The names of weights in a file; ONNX Runtime puts a batch norm into the convolution before it.
-FUSED = re.compile(r"(?:ConvBnFusion_W_)?model\.(.+)\.weight")
+# The names of weights in a file; ONNX Runtime puts a batch norm, or the scale of a frozen one, into
+# the convolution before it.
+FUSED = re.compile(r"(?:Conv(?:Bn|Mul)Fusion_W_)?model\.(.+)\.weight")
 LAST = (
     *("rpn.objectness", "rpn.deltas", "box_head.classes", "box_head.deltas", "mask_head.logits"),
     *("mask_iou.ious", "mask_refine.logits"),

@@ -39,9 +39,10 @@ def test_layers_are_all_but_the_last(exported_files: dict[str, Path]):
     "options",
     [
         ["backbone=efficientnet_lite0"],  # ONNX Runtime puts its batch norms into the convolutions
+        ["backbone=efficientnet_lite0", "backbone.norm=frozen"],  # and scales of frozen ones
         ["backbone=timm", "backbone.name=vit_tiny_patch16_224"],  # weights without a name
     ],
-    ids=["lite", "vit"],
+    ids=["lite", "frozen", "vit"],
 )
 def test_layers_of_other_backbones(options: list[str], tmp_path: Path):
     torch.manual_seed(0)
