@@ -11,6 +11,7 @@ s output side, N boxes, K points of a kernel.
 import copy
 from collections.abc import Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -178,19 +179,25 @@ def align_on_canvas(
     """As `roi_align` of model/roi_align.py, by one call of the operator for all levels: p2.., each
     B C h w -> R C s s for each of the `wanted`.
 
-    The levels lie below one another on one map, the finest last, all at its left. A point may lie
-    half a cell above a level, or a cell right of it or below it, where the level's edge counts: so
-    each has a ring of its edge cells there. The finest ends where the map ends, and the operator
-    knows that edge itself: a region narrower than a cell, which counts as a cell wide, may reach
-    further out, where nothing counts. Such regions are too small for other levels.
+    The levels lie below one another on one map, at its left. A point may lie half a cell above a
+    level, or a cell right of it or below it, where the level's edge counts: so each has a ring of
+    its edge cells there, but where the map ends, since the operator knows that edge itself.
+
+    With aligned points the finest is the first: most regions are small, and their coordinates are
+    rounded least there. Else it is the last: a region narrower than a cell, which then counts as a
+    cell wide, may reach out below, where nothing counts. Such regions are too small for other
+    levels.
     """
-    width = pyramid[0].shape[-1]
-    finest = F.pad(pyramid[0], (0, 0, 1, 0), mode="replicate")
-    others = [F.pad(level, (0, 1, 1, 1), mode="replicate") for level in reversed(pyramid[1:])]
-    width = max([width, *(level.shape[-1] for level in others)])
-    rows = [F.pad(level, (0, width - level.shape[-1])) for level in (*others, finest)]
-    heights = torch.tensor([0, *(level.shape[-2] for level in rows[:-1])])
-    tops = (heights.cumsum(0) + 1).flip(0).to(pyramid[0].dtype)  # of each level, p2 first
+    shifted = aligned and kind == "align"
+    finest = F.pad(pyramid[0], (0, 0, 0, 1) if shifted else (0, 0, 1, 0), mode="replicate")
+    others = [F.pad(level, (0, 1, 1, 1), mode="replicate") for level in pyramid[1:]]
+    width = max(level.shape[-1] for level in (finest, *others))
+    levels = [F.pad(level, (0, width - level.shape[-1])) for level in (finest, *others)]
+    rows = levels if shifted else levels[::-1]
+    starts = list(accumulate((level.shape[-2] for level in rows[:-1]), initial=0))
+    below = [start + 1 for start in starts]  # the ring
+    own = [0, *below[1:]] if shifted else below[::-1]
+    tops = torch.tensor(own, dtype=pyramid[0].dtype)  # of each level, p2 first
     sides = torch.tensor(strides, dtype=pyramid[0].dtype)
     canvas = torch.cat(rows, dim=-2)
     result = []
@@ -202,6 +209,5 @@ def align_on_canvas(
             shapes = torch.tensor([list(features.shape[-2:]) for features in pyramid])[level]
             scaled = whole_cells(scaled, shapes[:, 0], shapes[:, 1])
         rois = torch.cat([image[:, None].to(boxes.dtype), scaled + down], 1)
-        shifted = aligned and kind == "align"
         result.append(torchvision.ops.roi_align(canvas, rois, size, 1.0, points, shifted))
     return result

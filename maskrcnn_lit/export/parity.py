@@ -75,7 +75,7 @@ class Parity:
         for name, bound in bounds.items():
             value = getattr(self, name)
             if not value <= bound:
-                faults.append(f"{name} differ by {value:.2g}, and the bound is {bound:g}")
+                faults.append(f"{name} differ by {value:.3g}, and the bound is {bound:g}")
         return faults
 
 
