@@ -236,19 +236,19 @@ class BoxHead(nn.Module):
         scores = logits.softmax(dim=-1)[:, 1:].reshape(
             images, -1
         )  # (B P) K+1 -> B (P K), without background
-        reference = proposals.view(-1, 1, 4)
-        boxes = decode(deltas, reference, self.final_weights).expand(-1, self.num_classes, 4)
-        boxes = clip(boxes.reshape(images, -1, 4), image_sizes)  # B (P K) 4
-        real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1) & (
-            scores > self.score_threshold
-        )
-        scores = torch.where(real & valid.repeat_interleave(self.num_classes, dim=1), scores, -1)
+        likely = valid.repeat_interleave(self.num_classes, dim=1) & (scores > self.score_threshold)
+        scores = torch.where(likely, scores, -1)
         limit = min(self.candidates, scores.shape[1])
         if can_sync(scores, static_shapes):  # NMS is quadratic in it
             limit = min(limit, max(1, int((scores >= 0).sum(dim=1).max())))
         scores, index = scores.topk(limit, dim=1)
-        labels = index % self.num_classes + 1
-        boxes = take(boxes, index)
+        region, labels = index // self.num_classes, index % self.num_classes + 1
+        own = index if deltas.shape[1] == self.num_classes else region
+        chosen = take(deltas.reshape(images, -1, 4), own)
+        boxes = clip(decode(chosen, take(proposals, region), self.final_weights), image_sizes)
+        real = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE).all(dim=-1)
+        scores = torch.where(real, scores, -1)
+        boxes = torch.where(real[..., None], boxes, 0)  # they suppress none
         if self.suppression.nms == "soft":
             groups, count = self.suppression.groups(labels), min(self.max_detections, limit)
             scores, best = soft_nms(boxes, scores, groups, count)

@@ -47,12 +47,11 @@ def masks_to_rle(masks: Tensor, boxes: Tensor, height: int, width: int) -> list[
         positions, mask, x = _changes_from_nodes(
             padded[first:last], corners[first:last], height, width
         )
-        changes.append(positions.cpu().numpy() + first * _span(height, width))
-        for d in mask.unique().tolist():  # the masks with remaining columns
-            positions = _changes_from_pixels(
-                padded[first + d], corners[first + d].tolist(), x[mask == d], height
-            )
-            changes.append(positions.cpu().numpy() + (first + d) * _span(height, width))
+        uncertain = _changes_from_pixels(
+            padded[first:last], corners[first:last], mask, x, height, width
+        )
+        for part in (positions, uncertain):
+            changes.append(part.cpu().numpy() + first * _span(height, width))
     return _encode(np.concatenate(changes), len(masks), height, width)
 
 
@@ -161,18 +160,28 @@ def _tolerances(side: int) -> tuple[float, float]:
     return 2.0**-21, 2.0 ** (side.bit_length() - 24)
 
 
-def _changes_from_pixels(padded: Tensor, corners: list[int], x: Tensor, height: int) -> Tensor:
-    """The changes of one mask, m m, in the columns x of the image, from the pixels of its box."""
-    x1, y1, x2, y2 = corners
-    size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
-    pixels = F.interpolate(padded[None, None], size=size, mode="bilinear", align_corners=False)[
-        0, 0
-    ]
-    top = max(y1, 0)
-    inside = pixels[top - y1 : max(height - y1, 0), x - x1] > MASK_THRESHOLD
-    columns = F.pad(inside.T, (1, 1))
-    column, row = (columns[:, 1:] != columns[:, :-1]).nonzero(as_tuple=True)
-    return x[column] * height + top + row
+def _changes_from_pixels(
+    padded: Tensor, corners: Tensor, mask: Tensor, x: Tensor, height: int, width: int
+) -> Tensor:
+    """The changes in columns of the image, mask and x of each, from the pixels of their boxes.
+
+    padded: D m m. corners: D 4 int64 on the host. mask: ascending.
+    """
+    inside = torch.zeros(len(mask), height + 2, dtype=torch.bool, device=padded.device)
+    owners, counts = mask.unique_consecutive(return_counts=True)
+    last = counts.cumsum(0).tolist()
+    for d, begin, end in zip(owners.tolist(), [0, *last], last, strict=False):
+        x1, y1, x2, y2 = corners[d].tolist()
+        size = (max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1))
+        pixels = F.interpolate(
+            padded[d, None, None], size=size, mode="bilinear", align_corners=False
+        )[0, 0]
+        top, bottom = max(y1, 0), min(y1 + size[0], height)
+        if bottom > top:
+            columns = pixels[top - y1 : bottom - y1, x[begin:end] - x1]
+            inside[begin:end, 1 + top : 1 + bottom] = (columns > MASK_THRESHOLD).T
+    column, row = (inside[:, 1:] != inside[:, :-1]).nonzero(as_tuple=True)
+    return mask[column] * _span(height, width) + x[column] * height + row
 
 
 def _encode(changes: np.ndarray, masks: int, height: int, width: int) -> list[dict[str, Any]]:

@@ -244,6 +244,15 @@ def test_padded_proposals_are_no_detections():
         assert torch.equal(found[key][found["valid"]], alone[key][alone["valid"]]), key
 
 
+def test_a_box_below_a_hundredth_of_a_pixel_is_left_out_and_suppresses_none():
+    boxes = torch.tensor([[[8.0, 8, 8.0078125, 8.03125], [8, 8, 8.01171875, 8.03125]]])
+    assert iou(boxes[:, :1], boxes[:, 1:]).item() > 0.5
+    found = detect(head(), scored([0.9, 0.02, 0.02], [0.8, 0.02, 0.02]), boxes)
+    valid = found["valid"][0]
+    assert found["scores"][0][valid].tolist() == pytest.approx([0.8])
+    assert torch.allclose(found["boxes"][0][valid], boxes[0, 1:])
+
+
 def test_no_detection_is_zeros():
     for built, logits in (
         (head(), scored([0.01, 0.02, 0.03], [0.04, 0.04, 0.04])),
