@@ -11,8 +11,8 @@ s output side, N boxes, K points of a kernel.
 import copy
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -179,35 +179,73 @@ def align_on_canvas(
     """As `roi_align` of model/roi_align.py, by one call of the operator for all levels: p2.., each
     B C h w -> R C s s for each of the `wanted`.
 
-    The levels lie below one another on one map, at its left. A point may lie half a cell above a
-    level, or a cell right of it or below it, where the level's edge counts: so each has a ring of
-    its edge cells there, but where the map ends, since the operator knows that edge itself.
-
-    With aligned points the finest is the first: most regions are small, and their coordinates are
-    rounded least there. Else it is the last: a region narrower than a cell, which then counts as a
-    cell wide, may reach out below, where nothing counts. Such regions are too small for other
-    levels.
+    The operator sees several maps of the finest level's size, as if they were images: that level,
+    whose regions keep their coordinates and so all of their digits, and the others side by side. A
+    point may lie half a cell outside of a level, where the level's edge counts: so each of these
+    has a ring of its edge cells. The finest needs none: the operator knows the edge of a map. A
+    region narrower than a cell, which counts as a cell wide, may reach further out, where nothing
+    counts; it is too small for other levels.
     """
+    finest, *coarser = pyramid
+    height, width = finest.shape[-2:]
+    rings = [F.pad(level, (1, 1, 1, 1), mode="replicate") for level in coarser]
+    corners = pack([(ring.shape[-2], ring.shape[-1]) for ring in rings], height, width)
+    canvas = torch.cat([finest, *_maps(rings, corners, height, width)])
+    first = torch.tensor([0, *(len(finest) * (1 + corner.map) for corner in corners)])
+    inside = [(0, 0), *((corner.x + 1, corner.y + 1) for corner in corners)]
+    moved = torch.tensor([[x, y, x, y] for x, y in inside], dtype=finest.dtype)
+    sides = torch.tensor(strides, dtype=finest.dtype)
     shifted = aligned and kind == "align"
-    finest = F.pad(pyramid[0], (0, 0, 0, 1) if shifted else (0, 0, 1, 0), mode="replicate")
-    others = [F.pad(level, (0, 1, 1, 1), mode="replicate") for level in pyramid[1:]]
-    width = max(level.shape[-1] for level in (finest, *others))
-    levels = [F.pad(level, (0, width - level.shape[-1])) for level in (finest, *others)]
-    rows = levels if shifted else levels[::-1]
-    starts = list(accumulate((level.shape[-2] for level in rows[:-1]), initial=0))
-    below = [start + 1 for start in starts]  # the ring
-    own = [0, *below[1:]] if shifted else below[::-1]
-    tops = torch.tensor(own, dtype=pyramid[0].dtype)  # of each level, p2 first
-    sides = torch.tensor(strides, dtype=pyramid[0].dtype)
-    canvas = torch.cat(rows, dim=-2)
     result = []
     for boxes, image, size in wanted:
         level = level_of(boxes, len(strides))
-        down = tops[level][:, None] * torch.tensor([0.0, 1.0, 0.0, 1.0])
         scaled = boxes / sides[level][:, None]
         if kind == "warp":
             shapes = torch.tensor([list(features.shape[-2:]) for features in pyramid])[level]
             scaled = whole_cells(scaled, shapes[:, 0], shapes[:, 1])
-        rois = torch.cat([image[:, None].to(boxes.dtype), scaled + down], 1)
+        number = (image + first[level]).to(boxes.dtype)
+        rois = torch.cat([number[:, None], scaled + moved[level]], 1)
         result.append(torchvision.ops.roi_align(canvas, rois, size, 1.0, points, shifted))
     return result
+
+
+class Corner(NamedTuple):
+    """Where a level lies: the number of its map, and its first column and row there."""
+
+    map: int
+    x: int
+    y: int
+
+
+def pack(sizes: Sequence[tuple[int, int]], height: int, width: int) -> list[Corner]:
+    """Places for rectangles (height, width), the largest first, on maps of height x width: from
+    left to right in rows, whose height is that of their first one.
+    """
+    corners: list[Corner] = []
+    x = y = row = number = 0
+    for tall, wide in sizes:
+        if x + wide > width:
+            x, y, row = 0, y + row, 0
+        if y + tall > height:
+            x, y, row, number = 0, 0, 0, number + 1
+        corners.append(Corner(number, x, y))
+        x, row = x + wide, row or tall
+    return corners
+
+
+def _maps(
+    levels: Sequence[Tensor], corners: Sequence[Corner], height: int, width: int
+) -> list[Tensor]:
+    """Maps of height x width with these levels at their corners, and zeros elsewhere."""
+    maps = []
+    for _, own in groupby(zip(corners, levels, strict=True), lambda pair: pair[0].map):
+        rows = []
+        for _, in_row in groupby(own, lambda pair: pair[0].y):
+            first, *others = [level for _, level in in_row]
+            missing = [first.shape[-2] - level.shape[-2] for level in others]
+            padded = [F.pad(n, (0, 0, 0, m)) for n, m in zip(others, missing, strict=True)]
+            row = torch.cat([first, *padded], dim=-1)
+            rows.append(F.pad(row, (0, width - row.shape[-1])))
+        filled = torch.cat(rows, dim=-2)
+        maps.append(F.pad(filled, (0, 0, 0, height - filled.shape[-2])))
+    return maps

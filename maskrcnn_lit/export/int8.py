@@ -138,12 +138,12 @@ def _layer(model: nn.Module, name: str) -> nn.Module | None:
 
 def _measure(errors: list[float]) -> Any:
     def hook(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        weight = _rounded_weight(layer.weight)
-        x = _rounded(inputs[0])
-        if isinstance(layer, nn.Conv2d):
-            approximate = layer._conv_forward(x, weight, layer.bias)
-        else:
-            approximate = nn.functional.linear(x, weight, layer.bias)
+        exact = layer.weight
+        layer.weight = nn.Parameter(_rounded_weight(exact), requires_grad=False)
+        try:  # not layer(...), which would call this hook again
+            approximate = layer.forward(_rounded(inputs[0]))
+        finally:
+            layer.weight = exact
         power = float(output.square().sum())
         errors.append(float((approximate - output).square().sum()) / max(power, 1e-30))
 

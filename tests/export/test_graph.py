@@ -14,6 +14,7 @@ from maskrcnn_lit.export.graph import (
     Graph,
     align_on_canvas,
     operator_graph,
+    pack,
     plain_graph,
     suppress,
     traced,
@@ -133,6 +134,21 @@ def test_one_map_of_all_levels_gives_the_same_features(aligned: bool, size: int,
     expected = roi_align(pyramid, wanted, strides=STRIDES, points=points, aligned=aligned)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "maps"), [(80, 80, 1), (48, 16, 1), (16, 200, 1), (8, 8, 2)]
+)
+def test_levels_lie_apart_on_as_few_maps_as_they_need(height: int, width: int, maps: int):
+    sizes = [(height // s + 2, width // s + 2) for s in (2, 4, 8)]
+    corners = pack(sizes, height, width)
+    assert max(corner.map for corner in corners) + 1 == maps
+    filled = torch.zeros(maps, height, width)
+    for corner, (tall, wide) in zip(corners, sizes, strict=True):
+        area = filled[corner.map, corner.y : corner.y + tall, corner.x : corner.x + wide]
+        assert area.shape == (tall, wide)
+        area += 1
+    assert filled.max() == 1
 
 
 def test_the_operator_suppresses_as_the_model():

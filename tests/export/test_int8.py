@@ -54,6 +54,9 @@ def test_layers_of_other_backbones(options: list[str], tmp_path: Path):
     found = int8.layers(tmp_path / "model.onnx", model)
     up = {"fpn.levels.0.0", "fpn.levels.0.3", "fpn.levels.1.0"}  # stay deconvolutions in the file
     assert set(found) == all_but_the_last(model) - up
+    harm = int8.harm(model, [batch_of([(HEIGHT, WIDTH)])], found)
+    assert set(harm) == set(found) - {"mask_head.deconv"}
+    assert all(0 < value < 1 for value in harm.values())
 
 
 def computed_by(name: str, graph: onnx.GraphProto) -> onnx.NodeProto | None:
