@@ -24,6 +24,7 @@ from maskrcnn_lit.model.boxes import batched_nms
 from maskrcnn_lit.model.deformable import DeformableConv
 from maskrcnn_lit.model.fuse import IN_ORDER, fold_norms
 from maskrcnn_lit.model.mask_rcnn import MaskRCNN
+from maskrcnn_lit.model.norms import FrozenBatchNorm
 from maskrcnn_lit.model.roi_align import RoIs, level_of, whole_cells
 
 INPUTS = ("images", "image_sizes")
@@ -66,10 +67,24 @@ def plain_graph(model: MaskRCNN) -> Graph:
     for part in (own.backbone, own.fpn, own.rpn, own.box_head, own.mask_head):
         if part is not None and type(part) in IN_ORDER:
             fold_norms(part)
+    thaw_norms(own)
     layers: list[Any] = [m for m in own.backbone.modules() if isinstance(m, DeformableConv)]
     for layer in layers:
         layer.convolve = partial(convolve_on_grid, layer)
     return Graph(own)
+
+
+def thaw_norms(module: nn.Module) -> None:
+    """Make batch norms, in evaluation mode, of all frozen ones. Runtimes put a batch norm into the
+    convolution before it; of a frozen one, a product and a sum, they would leave the sum, and
+    8 bits would have to span what comes before it.
+    """
+    for parent in list(module.modules()):
+        for name, norm in parent.named_children():
+            if isinstance(norm, FrozenBatchNorm) and not norm.folded:
+                batch_norm = nn.BatchNorm2d(len(norm.running_mean), norm.eps)
+                batch_norm.load_state_dict(norm.state_dict(), strict=False)
+                setattr(parent, name, batch_norm.eval().requires_grad_(False))
 
 
 def operator_graph(model: MaskRCNN) -> Graph:

@@ -71,6 +71,10 @@ def quantise(
     onnx_file: Path, path: Path, metadata: Metadata, batches: Sequence[Batch], nodes: Sequence[str]
 ) -> None:
     """Write `onnx_file` with these nodes in 8 bits, calibrated on `batches` of its padded size."""
+    if not nodes:  # the quantiser would take all
+        onnx = package("onnx", "precision=int8")
+        write_with_metadata(onnx.load(str(onnx_file)), path, replace(metadata, precision="int8"))
+        return
     tools = package("onnxruntime.quantization", "precision=int8")
 
     class Reader(tools.CalibrationDataReader):  # type: ignore[name-defined]

@@ -52,6 +52,11 @@ def test_layers_of_other_backbones(options: list[str], tmp_path: Path):
     model = build(config.model, num_classes=3).eval().requires_grad_(False)
     write_onnx(model, tmp_path / "model.onnx", METADATA)
     found = int8.layers(tmp_path / "model.onnx", model)
+    if "backbone=efficientnet_lite0" in options:
+        graph = onnx.load(str(tmp_path / "model.onnx")).graph
+        stem = next(node for node in graph.node if node.name in found["backbone.body.conv_stem"])
+        (after,) = [node for node in graph.node if stem.output[0] in node.input]
+        assert after.op_type == "Clip"  # with nothing of a norm between them
     up = {"fpn.levels.0.0", "fpn.levels.0.3", "fpn.levels.1.0"}  # stay deconvolutions in the file
     assert set(found) == all_but_the_last(model) - up
     harm = int8.harm(model, [batch_of([(HEIGHT, WIDTH)])], found)
@@ -106,6 +111,13 @@ def test_a_quantised_file_is_small_and_near(exported_files: dict[str, Path], tmp
     best = expected["scores"][0, 0]
     assert abs(float(found["scores"][0, 0] - best)) < 0.1
     assert float(best) > 0.2
+
+
+def test_without_a_layer_all_stays_in_float(exported_files: dict[str, Path], tmp_path: Path):
+    path = tmp_path / "int8.onnx"
+    int8.quantise(exported_files["onnx"], path, METADATA, [batch_of([(HEIGHT, WIDTH)])], [])
+    before, after = (onnx.load(str(file)).graph for file in (exported_files["onnx"], path))
+    assert [node.op_type for node in after.node] == [node.op_type for node in before.node]
 
 
 def test_the_layer_with_the_widest_numbers_is_the_most_harmful():
