@@ -3,10 +3,12 @@ fixtures bring.
 """
 
 import atexit
+import gc
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -27,6 +29,11 @@ from repository import REPOSITORY
 
 # Tests interrupt themselves and their processes, even if a background job ignores SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Bytecode is written, whatever the shell says: without it every program that a test starts compiles
+# the package again, and every worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of those that a test starts
@@ -90,6 +97,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--one-each"):
         items[:], others = first_of_each(items)
         config.hook.pytest_deselected(items=others)
+
+
+def pytest_collection_finish() -> None:
+    """What the modules and the collected tests hold, millions of objects, stays until the end: the
+    garbage collector need not go through it again and again.
+    """
+    gc.freeze()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -6,6 +6,7 @@ they can have. Trained runs and exported files are timed on their validation ima
 
 import logging
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -210,43 +211,56 @@ def in_runtimes(
 ) -> dict[str, Detect]:
     """`model` in each of these runtimes."""
     detectors: dict[str, Detect] = {}
-    for runtime in runtimes:
-        if runtime != "pytorch":
-            own = folder / runtime
-            for size in sizes:
-                _write(model, runtime, image_size, size, images, own)
-            detectors[runtime] = of_exported(open_exported(own, provider="cpu"))
+    with TemporaryDirectory() as temporary:
+        sources = _onnx_files(model, image_size, sizes, images, runtimes, Path(temporary))
+        for runtime in runtimes:
+            if runtime != "pytorch":
+                kind, _, precision = runtime.partition("_")
+                own = folder / runtime
+                own.mkdir(parents=True, exist_ok=True)
+                for size in sizes:
+                    path = own / f"model_{size[0]}x{size[1]}"
+                    _place(sources[precision, size], kind, path, model, image_size, size)
+                detectors[runtime] = of_exported(open_exported(own, provider="cpu"))
     if "pytorch" in runtimes:  # last, since `for_inference` changes the model
         detectors = {"pytorch": of_model(for_inference(model)), **detectors}
     return detectors
 
 
-def _write(
+def _onnx_files(
     model: MaskRCNN,
-    runtime: str,
     image_size: Any,
-    size: Shape,
+    sizes: Sequence[Shape],
     images: Sequence[NDArray[np.uint8]],
+    runtimes: Sequence[str],
     folder: Path,
-) -> None:
-    """The file of one runtime and padded size, for measuring alone: its names and ids are empty."""
-    kind, _, precision = runtime.partition("_")
-    metadata = _metadata(model, kind, image_size, size)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"model_{size[0]}x{size[1]}"
-    with TemporaryDirectory() as temporary:
-        source = Path(temporary) / f"{name}.onnx"
+) -> dict[tuple[str, Shape], Path]:
+    """The ONNX file of each precision ("", "int8") and padded size that these runtimes need."""
+    precisions = {name.partition("_")[2] for name in runtimes if name != "pytorch"}
+    files: dict[tuple[str, Shape], Path] = {}
+    for size in sizes if precisions else ():
+        metadata = _metadata(model, "onnx", image_size, size)
+        source = files["", size] = folder / f"{size[0]}x{size[1]}.onnx"
         write_onnx(model, source, metadata)
-        if precision:
+        if "int8" in precisions:
             batches = [image_batch([image], [0], image_size) for image in images[:CALIBRATION]]
             nodes = [node for names in layers(source, model).values() for node in names]
-            small = Path(temporary) / "int8.onnx"
-            quantise(source, small, metadata, batches, nodes)
-            source = small
-        if kind == "openvino":
-            write_openvino(source, folder / f"{name}.xml", metadata)
-        else:
-            source.replace(folder / f"{name}.onnx")
+            files["int8", size] = folder / f"{size[0]}x{size[1]}_int8.onnx"
+            quantise(source, files["int8", size], metadata, batches, nodes)
+    return files
+
+
+def _place(
+    source: Path, kind: str, path: Path, model: MaskRCNN, image_size: Any, size: Shape
+) -> None:
+    """The ONNX file `source` as a file of "onnx" or "openvino", for measuring alone: its names and
+    ids are empty.
+    """
+    if kind == "openvino":
+        metadata = _metadata(model, kind, image_size, size)
+        write_openvino(source, path.with_suffix(".xml"), metadata)
+    else:
+        shutil.copyfile(source, path.with_suffix(".onnx"))
 
 
 def _metadata(model: MaskRCNN, kind: str, image_size: Any, size: Shape) -> Metadata:

@@ -53,7 +53,9 @@ def test_shapes_are_fixed_and_the_metadata_is_inside(exported_files: dict[str, P
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("nms", ["mask", "soft"])  # of masks, and of lowered scores
+@pytest.mark.parametrize(  # of masks, and of lowered scores: test_graph.py has both in the graphs
+    "nms", ["mask", pytest.param("soft", marks=pytest.mark.slow)]
+)
 def test_other_kinds_of_suppression_are_in_the_file(nms: str, tmp_path: Path):
     model = lively()
     model.set_suppression(Suppression(nms, exclusive=True))

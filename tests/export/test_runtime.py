@@ -68,16 +68,14 @@ def test_each_image_runs_in_the_smallest_file_that_it_fits():
 
 @pytest.mark.long
 @pytest.mark.process
-@pytest.mark.parametrize("opener", ["open_exported", "client"])
+@pytest.mark.parametrize("opener", ["open_exported", "load"])
 def test_a_signal_after_the_end_of_two_models_of_openvino(
     opener: str, exported_files: dict[str, Path]
 ):
     """On a processor with AMX, it was a segmentation fault."""
     script = f"""
 import os, signal
-from maskrcnn_lit.export import client
-from maskrcnn_lit.export.runtime import open_exported
-load = {"client.load" if opener == "client" else "open_exported"}
+from maskrcnn_lit.export.{"client" if opener == "load" else "runtime"} import {opener} as load
 first, second = load({str(exported_files["openvino"])!r}), load({str(exported_files["openvino"])!r})
 del first
 del second

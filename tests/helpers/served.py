@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import browser
@@ -38,6 +39,7 @@ def png(size: Sequence[int] = (HEIGHT, WIDTH), seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def bomb(side: int = 30_000) -> bytes:
     """A PNG of side x side pixels of one color, some 100 kB in all."""
     buffer = io.BytesIO()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from tiny_commands import environment
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.console import (
@@ -121,6 +122,7 @@ assert len(list(data.train_dataloader())) == 2
 def test_the_library_prints_nothing_by_itself(how: str, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", NOTEBOOK, str(tmp_path / "data"), how],
+        env=environment(warm=how == "configured"),
         capture_output=True,
         text=True,
     )

@@ -14,7 +14,7 @@ import pytest
 from local_server import Server
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tiny_commands import VAL_IMAGES, coco_data, ground_truth, run_command
+from tiny_commands import VAL_IMAGES, coco_data, environment, ground_truth, run_command
 from videos import break_frames, write_video
 
 from maskrcnn_lit.evaluation.coco.json_lines import read_json_lines
@@ -132,6 +132,7 @@ def test_ctrl_c_leaves_a_video_that_plays(trained: Path, tmp_path: Path):
     words = [f"run={trained}", f"source={path}", f"run_dir={out}", "score_threshold=0"]
     process = subprocess.Popen(
         [sys.executable, "-m", "maskrcnn_lit", "predict", *words],
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_commands import environment
 
 pytest_plugins = ("tiny_commands",)
 
@@ -47,7 +48,7 @@ def write_moving(path: Path, frames: int, height: int, width: int) -> Path:
         "        writer.write(picture, number / 30)\n"
     )
     words = [str(path), *map(str, (frames, height, width))]
-    subprocess.run([sys.executable, "-c", program, *words], check=True)
+    subprocess.run([sys.executable, "-c", program, *words], env=environment(), check=True)
     return path
 
 

@@ -1,5 +1,4 @@
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 import timm
 import torch
 from repository import REPOSITORY
+from tiny_commands import environment
 from torch import nn
 from wrong_values import CHOICE, TEXT, cases
 
@@ -296,7 +296,7 @@ def test_without_a_network_the_hub_is_told(tmp_path: Path):
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | offline, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment(**offline), capture_output=True, text=True
     )
     last = done.stderr.splitlines()[-1]
     assert last.startswith(

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from served import bomb, png
+from tiny_commands import environment
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.serve.server import allowed_hosts, listen
@@ -52,7 +53,7 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True
+            [sys.executable, str(SERVER)], env=environment(), stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:(\d+)/", self.process.stdout.readline())

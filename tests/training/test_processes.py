@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_commands import environment
@@ -98,8 +99,10 @@ LIMIT = "within 3 s, and the others wait for it, so all end: look at its machine
 @pytest.mark.process
 @pytest.mark.long
 def test_a_process_that_never_comes_is_named():
-    assert started("never", 0, world=2)[0].startswith(f"process 1 of 2 has not come {LIMIT}")
-    assert started("never", 0, world=3)[0].startswith(f"processes 1, 2 of 3 have not come {LIMIT}")
+    with ThreadPoolExecutor() as pool:  # both wait at the same time
+        one, two = pool.map(lambda world: started("never", 0, world=world)[0], (2, 3))
+    assert one.startswith(f"process 1 of 2 has not come {LIMIT}")
+    assert two.startswith(f"processes 1, 2 of 3 have not come {LIMIT}")
 
 
 @pytest.mark.process

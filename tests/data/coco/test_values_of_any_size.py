@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from repository import REPOSITORY
+from tiny_commands import environment
 
 pytestmark = pytest.mark.process
 
@@ -20,6 +21,7 @@ def test_values_of_any_size_and_kind(kind: str, count: int, tmp_path: Path):
     """
     done = subprocess.run(
         [sys.executable, str(FUZZ), kind, str(tmp_path), "0", str(count)],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=500,
@@ -56,6 +58,7 @@ def test_far_and_thin_shapes_are_sampled(tmp_path: Path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), json.dumps(list(CHANGES))],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=200,

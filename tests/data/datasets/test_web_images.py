@@ -3,6 +3,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +230,7 @@ def test_interrupted_and_continued(images: list[WebImage], server: Server, tmp_p
     waiting.wait(60)
     while len(seen(tmp_path)) < 5:
         assert running.poll() is None
+        time.sleep(0.01)  # this process is the server, too
     running.send_signal(2)
     out, err = running.communicate(timeout=60)
     assert running.returncode == 130, err
