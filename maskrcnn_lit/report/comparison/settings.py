@@ -339,13 +339,14 @@ def _images(job: Job) -> str:
 
 def _titles(groups: Sequence[Sequence[Job]]) -> list[str]:
     """A title for each group of jobs with equal validation images. If several groups have data of
-    one name, their titles add the data options that differ between them, or else a number.
+    one name, their titles add the data options that differ between them, or the seed, which may
+    draw the images, or else a number.
     """
     titles = [_title(members[0]) for members in groups]
     repeated = {title for title, times in Counter(titles).items() if times > 1}
     for title in repeated:
         alike = [i for i, other in enumerate(titles) if other == title]
-        apart = _data_options([groups[i] for i in alike])
+        apart = _what_differs([groups[i] for i in alike])
         for number, (i, text) in enumerate(zip(alike, apart, strict=True), 1):
             if text and apart.count(text) == 1:
                 titles[i] = f"{title}, {text}"
@@ -354,14 +355,19 @@ def _titles(groups: Sequence[Sequence[Job]]) -> list[str]:
     return titles
 
 
-def _data_options(groups: Sequence[Sequence[Job]]) -> list[str]:
-    """For each group, the data options that have one value in it, and another in other groups."""
+def _what_differs(groups: Sequence[Sequence[Job]]) -> list[str]:
+    """For each group, the data options that have one value in it, and another in other groups. If
+    there are none, the group's seed.
+    """
     texts: list[list[str]] = [[] for _ in groups]
     for name in varying([job for members in groups for job in members]):
         values = [{option(job, name) for job in members} for members in groups]
         if name.startswith("data.") and all(len(own) == 1 for own in values):
             for text, own in zip(texts, values, strict=True):
                 text.append(f"{name.rpartition('.')[2]}={own.pop()}")
+    seeds = [{job.seed for job in members} for members in groups]
+    if not any(texts) and all(len(own) == 1 for own in seeds):
+        return [f"seed={own.pop()}" for own in seeds]
     return [", ".join(text) for text in texts]
 
 

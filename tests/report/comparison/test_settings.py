@@ -205,6 +205,19 @@ def test_rankings_of_data_with_one_name_are_titled_by_the_option_that_differs():
     assert not any("overlap" in ranking.title for ranking in rankings(both))
 
 
+def test_rankings_whose_images_the_seed_draws_are_titled_by_it():
+    jobs = [
+        job(
+            f"{seed}-{lr}", f"optimizer.lr={lr}", f"seed={seed}", ap=0.2, seed=seed, truth=str(seed)
+        )
+        for seed in (1, 2)
+        for lr in (0.1, 0.2)
+    ]
+    first, second = (ranking.title for ranking in rankings(jobs))
+    assert first.endswith(", seed=1")
+    assert second.endswith(", seed=2")
+
+
 def test_images_that_nobody_could_read_again_are_taken_for_those_of_the_same_ids():
     jobs = [backbone("resnet18", 1, 0.2, truth=None), backbone("resnet50", 1, 0.3)]
     assert len(rankings(jobs)) == 1
