@@ -26,9 +26,10 @@ SHOWN_APS = APS | {"val/cityscapes_ap": metric_title("val/cityscapes_ap")}
 
 LOCATIONS = ("run_dir", "sweep_dir", "resume")  # paths, which do not affect the result
 
-# Beginnings of options that differ from run to run and change nothing: how the batch was chosen,
-# and the search that might have ended the run.
-NEUTRAL = ("auto_batch.chosen", "callbacks.prune")
+# Beginnings of options that differ from run to run and change nothing: how the batch was chosen
+# (the batch itself counts), the search that might have ended the run, and how data were made (the
+# data count; a resumed run makes none).
+NEUTRAL = ("auto_batch", "callbacks.prune", "data.prepare")
 
 _SKIPPED = (
     *LOCATIONS,

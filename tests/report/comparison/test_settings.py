@@ -1,6 +1,7 @@
 """What varies, which jobs are one setting, and which may be ranked together."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from comparison_sample import job
@@ -94,6 +95,20 @@ def test_jobs_that_chose_the_same_batch_by_other_measurements_are_one_setting():
         for n, one in enumerate(jobs)
     ]
     assert len(settings(chosen, varying(chosen))) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"prepare": {"root": "DIR", "size": 128}}},  # a resumed job has none
+        {"auto_batch": {"margin": 0.1, "most": None}},  # a job of an older version has none
+    ],
+)
+def test_how_data_were_made_or_a_batch_chosen_is_no_other_setting(other: dict[str, Any]):
+    first, second = (backbone("resnet18", seed, 0.2) for seed in (1, 2))
+    merged = {key: {**second.config.get(key, {}), **value} for key, value in other.items()}
+    second = replace(second, config={**second.config, **merged})
+    assert len(settings([first, second], varying([first, second]))) == 1
 
 
 def test_jobs_of_different_searches_are_one_setting():
