@@ -28,7 +28,8 @@ def main() -> None:
     results = (report / "results.csv").read_text(encoding="utf-8")
     (folder / "results.csv").write_text(anywhere(results), encoding="utf-8")
     shutil.rmtree(folder / "plots", ignore_errors=True)
-    shutil.copytree(report / "plots", folder / "plots", ignore=shutil.ignore_patterns("*.pdf", "*.svg"))
+    others = shutil.ignore_patterns("*.pdf", "*.svg")
+    shutil.copytree(report / "plots", folder / "plots", ignore=others)
 
 
 def anywhere(text: str) -> str:
