@@ -5,6 +5,7 @@ creates the objects, and `describe` collects what `--help` prints. The user's co
 searched before the package's.
 """
 
+import copy
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from maskrcnn_lit.config import resolvers as by_size
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.config.instantiate import build
 from maskrcnn_lit.config.overrides import (
+    apply,
     as_null,
     as_path,
     check_choice,
@@ -214,8 +216,10 @@ def show(command: str, overrides: Sequence[str] = ()) -> DictConfig:
         for override in parsed:
             if override.input_line not in chosen:
                 check_value(override, command, groups, known)
-        overrides = [as_null(override, known) for override in parsed]
-        config = hydra.compose(yaml_name(command), overrides=overrides)
+        config = copy.deepcopy(_composed(stamp, command, tuple(chosen)))
+        for override in parsed:
+            if override.input_line not in chosen:
+                apply(parse(as_null(override, known)), config)
     plain = cast(dict[str, Any], OmegaConf.to_container(config))
     schema.check(plain, _not_asked(command, config))
     return config
@@ -260,14 +264,20 @@ class _Defaults(NamedTuple):
     comments: dict[str, str]
 
 
-@lru_cache(maxsize=64)  # the runs of a sweep choose the same groups
+@lru_cache(maxsize=64)
 def _known(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> Any:
-    """The config of a command with the group choices `chosen`, as plain data, from the files of the
-    current loader.
-    """
-    config = by_size.plain(hydra.compose(yaml_name(command), overrides=list(chosen)))
-    _check_experiment(command, config, _defaults(stamp, command, chosen).choices)
+    """As `_composed`, as plain data; the options of an experiment exist."""
+    config = by_size.plain(copy.deepcopy(_composed(stamp, command, chosen)))
+    _check_experiment(stamp, command, config, chosen)
     return config
+
+
+@lru_cache(maxsize=64)  # the runs of a sweep choose the same groups
+def _composed(stamp: tuple[Any, ...], command: str, chosen: tuple[str, ...]) -> DictConfig:
+    """The config of a command with the group choices `chosen`, from the files of the current
+    loader. Change a copy of it.
+    """
+    return hydra.compose(yaml_name(command), overrides=list(chosen))
 
 
 @lru_cache(maxsize=64)
@@ -379,17 +389,23 @@ def _chosen(stamp: tuple[Any, ...], overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def _check_experiment(command: str, config: Any, choices: dict[str, str | None]) -> None:
+def _check_experiment(
+    stamp: tuple[Any, ...], command: str, config: Any, chosen: tuple[str, ...]
+) -> None:
     """Raise UserError if an experiment sets an option that does not exist: Hydra would accept it
     and nothing would read it. New objects (a callback, say) are allowed, `build` checks their
     arguments; names under `sweep` are checked when the sweep starts.
     """
+    given = any(parse(text).key_or_group == "experiment" for text in chosen)
+    if not given and _defaults(stamp, command, ()).choices.get("experiment") is None:
+        return
+    choices = _defaults(stamp, command, chosen).choices
     if choices.get("experiment") is None:
         return
-    others = [
+    others = tuple(
         f"{group}={choice}" for group, choice in choices.items() if choice and group != "experiment"
-    ]
-    known = dict(flat(OmegaConf.to_container(hydra.compose(yaml_name(command), overrides=others))))
+    )
+    known = dict(flat(OmegaConf.to_container(_composed(stamp, command, others))))
     named = dict(flat(config))
     objects = tuple(
         f"{name}."

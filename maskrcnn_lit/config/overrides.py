@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from maskrcnn_lit.config import schema
 from maskrcnn_lit.errors import UserError
@@ -164,6 +165,38 @@ def as_null(override: Override, config: Mapping[str, Any]) -> str:
     if rule is None or not rule.null:
         raise UserError(f"'{_shown(text)}' removes a required option: set {_shown(name)} instead")
     return text if rule.kind == "group" else f"{name}=null"
+
+
+def apply(override: Override, config: DictConfig) -> None:
+    """Set, add or delete in `config` what `override`, no choice of a group, says, as Hydra does.
+
+    Raises:
+        UserError: it has a package, adds a value that exists, or deletes one that does not.
+    """
+    name, value, text = override.key_or_group, override.value(), _shown(override.input_line)
+    if override.package is not None:
+        raise UserError(f"'{text}' has a package, but {_shown(name)} is no group: leave out the @")
+    if override.is_delete():
+        _delete(override, config)
+        return
+    adds = override.is_add() or override.is_force_add()
+    single = not isinstance(value, dict | list)
+    if override.is_add() and single and OmegaConf.select(config, name) is not None:
+        raise UserError(f"'{text}' adds a value that exists: leave out the +")
+    OmegaConf.update(config, name, value, merge=True, force_add=adds)
+
+
+def _delete(override: Override, config: DictConfig) -> None:
+    name, value = override.key_or_group, override.value()
+    present = OmegaConf.select(config, name)
+    if present is None or value not in (None, present):
+        raise UserError(
+            f"'{_shown(override.input_line)}' deletes what does not exist: {_shown(name)} is "
+            f"{_shown(present)}"
+        )
+    group, _, key = name.rpartition(".")
+    with open_dict(config):
+        del (OmegaConf.select(config, group) if group else config)[key]
 
 
 def _shown(text: Any) -> str:

@@ -295,3 +295,13 @@ def test_an_object_is_added_by_its_target():
     assert config.compose("train", [node]).data.mine == {"_target_": "mylab.Mine", "n": 3}
     with pytest.raises(UserError, match=r"no option 'data.mine'"):
         config.compose("train", ["+data.mine={n: 3}"])
+
+
+def test_other_values_of_the_same_choices_are_not_composed_again(monkeypatch: pytest.MonkeyPatch):
+    """The jobs of a sweep: Hydra reads the files once."""
+    choices = ["data=shapes", "optimizer=sgd"]
+    first = config.compose("train", [*choices, "seed=1"])
+    monkeypatch.setattr(config.hydra, "compose", None)
+    second = config.compose("train", [*choices, "seed=2", "optimizer.lr=0.5"])
+    assert (first.seed, second.seed, second.optimizer.lr) == (1, 2, 0.5)
+    assert config.compose("train", [*choices, "seed=1"]) == first

@@ -3,11 +3,21 @@ behind them.
 """
 
 import shlex
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from maskrcnn_lit.config.compose import compose
-from maskrcnn_lit.config.overrides import as_path, check_choice, flat, parse, suggest, typed
+from maskrcnn_lit.config.overrides import (
+    apply,
+    as_path,
+    check_choice,
+    flat,
+    parse,
+    suggest,
+    typed,
+)
 from maskrcnn_lit.errors import UserError
 
 
@@ -79,3 +89,49 @@ def test_a_message_is_one_line_whatever_was_typed(text: str):
         with pytest.raises(UserError) as error:
             compose("train", [text.format(odd)])
         assert str(error.value).isprintable(), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("rate=0.5", {"rate": 0.5}),
+        ("head.width=8", {"head": {"width": 8, "norm": None}}),
+        ("head={width: 8}", {"head": {"width": 8, "norm": None}}),
+        ("sizes=[3]", {"sizes": [3]}),
+        ("rate=${head.width}", {"rate": 4}),
+        ("+seed=7", {"seed": 7}),
+        ("+head.depth=2", {"head": {"width": 4, "norm": None, "depth": 2}}),
+        ("+head={depth: 2}", {"head": {"width": 4, "norm": None, "depth": 2}}),
+        ("+head.norm=batch", {"head": {"width": 4, "norm": "batch"}}),
+        ("++rate=0.5", {"rate": 0.5}),
+        ("++seed=7", {"seed": 7}),
+        ("~rate", {"rate": None}),
+        ("~rate=0.1", {"rate": None}),
+        ("~head.width", {"head": {"norm": None}}),
+    ],
+)
+def test_a_value_is_set_added_or_deleted(override: str, expected: dict[str, Any]):
+    values = {"rate": 0.1, "head": {"width": 4, "norm": None}, "sizes": [1, 2]}
+    config = OmegaConf.create(values, flags={"struct": True})
+    apply(parse(override), config)
+    changed = values | expected
+    if override.startswith("~rate"):
+        del changed["rate"]
+    assert OmegaConf.to_container(config, resolve=True) == changed
+    assert OmegaConf.is_struct(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+rate=1", r"'\+rate=1' adds a value that exists: leave out the \+"),
+        ("rate@head=1", "'rate@head=1' has a package, but rate is no group: leave out the @"),
+        ("~seed", "'~seed' deletes what does not exist: seed is None"),
+        ("~rate=2", "'~rate=2' deletes what does not exist: rate is 0.1"),
+    ],
+)
+def test_what_cannot_be_applied_is_told(override: str, message: str):
+    config = OmegaConf.create({"rate": 0.1, "head": {}}, flags={"struct": True})
+    with pytest.raises(UserError, match=message):
+        apply(parse(override), config)
+    assert config == {"rate": 0.1, "head": {}}
