@@ -34,9 +34,9 @@ test-fast: lint
 test-slow: $(INSTALLED)
 	$(BIN)/pytest -n 2 --dist worksteal -m 'slow and not (gpu or gpu_build or browser or official or tex or trackio $(LEAVE_OUT))'
 
-# Also what commands run that tests start; not the ranks and loaders that these fork.
+# Also what commands run that tests start; not the ranks and loaders that these fork. Programs start cold then.
 coverage: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist worksteal --cov=maskrcnn_lit --cov-report=term --cov-report=html:build/coverage
+	$(BIN)/pytest -n 2 --dist worksteal --ignore tests/test_warm_python.py --cov=maskrcnn_lit --cov-report=term --cov-report=html:build/coverage
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

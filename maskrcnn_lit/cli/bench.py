@@ -200,11 +200,6 @@ def _data(config: DictConfig, device: torch.device) -> tuple[CocoDataModule, int
 
 def _endless(data: CocoDataModule) -> Any:
     loader = data.train_dataloader()
-    if len(loader) == 0:
-        raise UserError(
-            f"data.batch_size={data.batch_size} is larger than the number of images: use a "
-            "smaller one"
-        )
     while True:
         yield from loader
 
@@ -214,6 +209,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
     model = build(config.model).to(device=settings["device"], memory_format=torch.channels_last)
     if "void" in batches[0] and model.mask_head is not None:
         check_takes_void(model.mask_head)
+    counts = count_parameters(model)  # inference freezes them
     compiled = _compile(config.trainer.compile, model, settings["device"])
     # Warm up with each batch: every new shape is compiled.
     warmup = max(settings["warmup"], len(batches) + 1) if compiled else settings["warmup"]
@@ -229,7 +225,7 @@ def _ours(config: DictConfig, batches: Sequence[Batch], settings: dict[str, Any]
     memory["inference"] = _megabytes(settings["device"])
     images = len(batches[0]["images"])
     return {
-        **count_parameters(model),
+        **counts,
         "compiled": compiled,
         "training": summary(rows, images),
         "inference": summary(inference, images),

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from torch import nn
 from torch.optim import AdamW
 
 from maskrcnn_lit.callbacks.train_meter import TrainMeter
@@ -17,6 +16,7 @@ from maskrcnn_lit.data.datamodule import CocoDataModule
 from maskrcnn_lit.data.image_size import ImageSize
 from maskrcnn_lit.data.inspection.summary import read_objects
 from maskrcnn_lit.evaluation.coco.scores import NEAR_ZERO
+from maskrcnn_lit.measure.cost import count_parameters
 from maskrcnn_lit.runs.folder import watch_command
 from maskrcnn_lit.training.checkpoint import RunCheckpoints
 from maskrcnn_lit.training.module import DetectionModule
@@ -62,7 +62,8 @@ def beginning(
     """Device, precision, parameters, weights and run folder, one line each."""
     folder = str(trainer.default_root_dir)
     run_dir = shlex.quote(folder)
-    count, learn = count_parameters(module.model)
+    counts = count_parameters(module.model)
+    count, learn = counts["parameters"], counts["trainable_parameters"]
     processes = f", {trainer.world_size} processes" if trainer.world_size > 1 else ""
     start = describe_weights(module.config, len(data.train_index or ()))
     weights = "the run's last checkpoint" if resumed else start
@@ -119,12 +120,6 @@ def describe_best(best: float | None, metrics: dict[str, float]) -> list[str]:
         f"An earlier validation had {kind} AP {best:.3f}, the last weights have {last:.3f}; "
         "evaluate and predict use the earlier weights, best.ckpt"
     ]
-
-
-def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """The numbers of all and of trainable parameters."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
 
 
 def describe_device(device: torch.device) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from models import make_model
-from tiny_commands import BACKBONE, SIZE, TINY, run_command, shapes_data
+from tiny_commands import BACKBONE, SIZE, TINY, refused, run_command, shapes_data
 
 from maskrcnn_lit.cli import bench
 from maskrcnn_lit.cli.bench import advice, summary, table
+from maskrcnn_lit.launch.budget import Row
 
 pytest_plugins = ("tiny_commands",)
 
@@ -28,6 +29,7 @@ def test_it_measures_tells_and_writes(
     assert report["benchmark"] == "bench"
     assert report["images"] == [2, 3, SIZE, SIZE]
     assert report["workers"] == 0
+    assert report["trainable_parameters"] == report["parameters"] > 1e6
     assert list(report["training"]["stages"]) == ["forward", "backward", "optimizer"]
     for part in (
         report["loader"],
@@ -146,3 +148,27 @@ def test_the_table_has_a_row_a_stage() -> None:
     assert lines.count("backward") == 3
     assert "80.0" in lines
     assert "peak memory: training 1000 MB" in lines
+
+
+def test_what_is_fast_enough_is_told_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [
+        Row("edge, mobilenet_v3_small", 320, "onnx_int8", (20.04, 25.0), None, True),
+        Row("a_run", [480, 640], "pytorch", (51.0, 60.0), 0.251, False),
+    ]
+    monkeypatch.setattr(bench, "within_budget", lambda config: rows)
+    out = tmp_path / "budget.json"
+    run_command("bench", "latency=33ms", f"out={out}")
+    report = json.loads(out.read_text())
+    assert (report["benchmark"], report["budget_milliseconds"]) == ("latency", 33)
+    assert [row["name"] for row in report["rows"]] == ["edge, mobilenet_v3_small", "a_run"]
+    assert report["rows"][1]["milliseconds"] == [51.0, 60.0]
+    assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")
+    told = capsys.readouterr().out
+    assert "1 of 2 take at most 33 ms an image, from its pixels to its masks" in told
+    lines = [" ".join(line.split()) for line in told.splitlines()]
+    assert "edge, mobilenet_v3_small 320 onnx_int8 20.0 25.0 49.9 - yes" in lines
+    assert "a_run 480 x 640 pytorch 51.0 60.0 19.6 0.251 no" in lines
+    told = refused("bench", "latency=33ms", f"out={tmp_path}/budget.jsonl")
+    assert f"{tmp_path}/budget.png already exists" in told

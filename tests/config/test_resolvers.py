@@ -1,6 +1,7 @@
 """What of the model follows the size of the images."""
 
 import re
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -209,3 +210,16 @@ def test_steps_are_filled_by_default_where_the_batch_is_chosen(
     options: list[str], accumulate: int | str
 ):
     assert compose("train", options).trainer.accumulate == accumulate
+
+
+def test_timm_says_how_its_pixels_are_normalized(monkeypatch: pytest.MonkeyPatch):
+    def statistics(name: str) -> tuple[list[float], list[float]]:
+        config = compose("train", ["backbone=timm", f"backbone.name={name}"])
+        return list(config.model.mean), list(config.model.std)
+
+    imagenet = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    assert statistics("vit_base_patch16_clip_224.openai")[0][0] == pytest.approx(0.48145466)
+    assert statistics("resnet50.no_such_tag") == imagenet
+    assert statistics("no_such_model") == imagenet
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    assert statistics("vit_base_patch16_clip_224.openai") == imagenet

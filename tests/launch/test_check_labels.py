@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_commands import coco_data, ground_truth, printed_by, refused, save_ground_truth
 
+from maskrcnn_lit.errors import UserError
+from maskrcnn_lit.launch import check_labels
+
 pytest_plugins = ("tiny_commands",)
 
 
@@ -72,3 +75,15 @@ def test_mistakes_end_in_one_sentence(
     places = {"RUN": str(trained), "FULL": str(tmp_path / "full")}
     given = ["=".join(places.get(part, part) for part in option.split("=")) for option in options]
     assert words in refused("data", "check", *given)
+
+
+def test_no_empty_folder_stays_after_a_mistake(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fails(*_: object, **__: object) -> None:
+        raise UserError("no detections")
+
+    monkeypatch.setattr(check_labels, "_check_part", fails)
+    folder = tmp_path / "checked"
+    assert "no detections" in refused("data", "check", f"run={trained}", f"run_dir={folder}")
+    assert not folder.exists()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fake_hub import fake_hub
 from safetensors import safe_open
-from tiny_commands import coco_data, run_command
+from tiny_commands import coco_data, refused, run_command
 
 from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.launch.publish import without_place, without_places
@@ -92,6 +92,9 @@ def test_on_the_hub(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not any(CARD in request or "scores.png" in request for request in fetched)
         with pytest.raises(UserError, match=r"hf:mylab/none cannot be fetched .*check the name"):
             load_model("hf:mylab/none")
+    told = refused("publish", f"run={trained}", "to=hf:mylab/nuclei")  # the hub is gone
+    assert "to=hf:mylab/nuclei cannot be written (" in told
+    assert "`hf auth login`" in told
 
 
 @pytest.mark.parametrize(

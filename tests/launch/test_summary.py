@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_commands import MODEL, coco_data, metric_rows, printed_by, result
-from torch import nn
 
 from maskrcnn_lit.launch.summary import (
     MOST_CAUSES,
     Facts,
-    count_parameters,
     describe_best,
     describe_device,
     describe_weights,
@@ -64,11 +62,6 @@ def test_weights_and_what_random_ones_mean(config: dict[str, Any], images: int, 
 def test_weights_that_are_not_named_are_random():
     assert trained_weights({}) == trained_weights(weights("none", "none")) == (None, None)
     assert trained_weights(weights("a.pth", None)) == ("a.pth", None)
-
-
-def test_parameters_that_learn():
-    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3).requires_grad_(False))
-    assert count_parameters(model) == (10 + 9, 10)
 
 
 def test_the_cpu_has_no_other_name():

@@ -53,6 +53,7 @@ from tiny_commands import (
 from maskrcnn_lit import __version__
 from maskrcnn_lit.config.stored import load_run_config
 from maskrcnn_lit.data.datasets.shapes import NAMES
+from maskrcnn_lit.launch.train import _new_folder
 from maskrcnn_lit.runs.result import read_result, write_result
 from maskrcnn_lit.storage.files import file_digest
 from maskrcnn_lit.training import compile as compiling
@@ -994,3 +995,8 @@ def test_sync_batch_norm_in_one_process_is_batch_norm(strange: Path, run_dir: Pa
         run_command("train", *options, f"backbone.norm={norm}", f"run_dir={run_dir}/{norm}")
     sync, batch = (checkpoint(run_dir / norm)["state_dict"] for norm in ("sync", "batch"))
     assert all(torch.allclose(sync[name].float(), batch[name].float(), atol=1e-4) for name in batch)
+
+
+def test_runs_that_start_at_one_time_have_folders_of_their_own(tmp_path: Path):
+    made = [_new_folder(tmp_path / "10-00-00", given=False).name for _ in range(3)]
+    assert made == ["10-00-00", "10-00-00_2", "10-00-00_3"]

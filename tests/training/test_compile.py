@@ -97,14 +97,12 @@ def same_detections(plain: MaskRCNN, compiled: MaskRCNN, batch: Any, atol: float
 
 
 @pytest.mark.long
-def test_every_region_is_one_graph_in_training_and_inference(said: list[str]):
+def test_every_region_is_one_graph_in_training(said: list[str]):
     """Captured as in use, the backward pass too, and run by torch's own operators. Each padded size
-    is a graph of its own: below.
+    is a graph of its own, and so are the regions in validation: below.
     """
     plain, compiled = pair(backend="aot_eager")
-    batch = make_batch()
-    same_losses_and_gradients(plain, compiled, batch, 1e-6)
-    same_detections(plain, compiled, batch, 1e-4)
+    same_losses_and_gradients(plain, compiled, make_batch(), 1e-6)
     assert said == []
     assert torch._dynamo.utils.counters["graph_break"] == {}
     kept = copy.deepcopy(compiled)  # a copy computes with its own weights
@@ -113,7 +111,15 @@ def test_every_region_is_one_graph_in_training_and_inference(said: list[str]):
     assert kept.train()(batch).losses["mask"] != compiled.train()(batch).losses["mask"]
 
 
-@pytest.mark.slow  # one more model of test_every_region_is_one_graph_in_training_and_inference
+@pytest.mark.slow  # test_a_padded_size_is_three_graphs_... with torch's operators
+def test_every_region_is_one_graph_in_validation(said: list[str]):
+    plain, compiled = pair(backend="aot_eager")
+    same_detections(plain, compiled, make_batch(), 1e-4)
+    assert said == []
+    assert torch._dynamo.utils.counters["graph_break"] == {}
+
+
+@pytest.mark.slow  # one more model of test_every_region_is_one_graph_in_training
 def test_the_optional_parts_are_compiled_into_the_same_graphs(said: list[str]):
     plain, compiled = pair(PARTS, backend="aot_eager")
     batch = make_batch()
