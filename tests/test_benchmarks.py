@@ -69,6 +69,7 @@ def test_the_feature_cache(benchmark: Benchmark, test_data: Path):
             assert report["times_as_fast"][f"{key}_{kind}"] > 0
 
 
+@pytest.mark.slow  # a ResNet-50 of ours and one of torchvision
 def test_the_training_step(benchmark: Benchmark, test_data: Path, monkeypatch: pytest.MonkeyPatch):
     # Its MALLOC_ variables make memory exact, and only a cold program reads them.
     monkeypatch.setattr(warm_python, "AT_THE_START", ("PYTHON", "LD_", "OMP_"))
