@@ -27,6 +27,7 @@ def run(config: DictConfig, overrides: list[str]) -> None:
         Path(config.out) if config.out is not None else sources[0] / "report",
         metric=metric,
         table=table,
+        baselines=[Path(folder).expanduser() for folder in _several(config.baseline)],
     )
     print(
         f"Report: {page}; in the same folder: report.md, results.csv, curves.csv, tables.tex, "

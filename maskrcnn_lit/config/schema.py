@@ -91,6 +91,7 @@ OPTIONS: dict[str, Rule] = {
     # options of commands
     "accelerator": ACCELERATOR,
     "against": PATH_OR_NULL,
+    "baseline": replace(PATH_OR_NULL, count=(1, MANY)),
     "batch_size": _whole(1, 65_536),
     "calibration_images": COUNT,
     "checkpoint": _choice("best", "last"),

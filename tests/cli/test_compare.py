@@ -146,6 +146,9 @@ def test_what_ranks_the_runs_can_be_chosen(
     capsys.readouterr()
     assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}/c", "metric=recall"]) == 2
     assert "metric=recall ranks no runs, mask_ap or box_ap do: add rows=" in capsys.readouterr().err
+    given = [f"baseline={tmp_path}/[a]", "metric=box_ap"]
+    assert cli.main(["compare", f"runs={folder}", f"out={tmp_path}/d", *given]) == 2
+    assert f"baseline={tmp_path}/[a] is none of the finished runs of" in capsys.readouterr().err
 
 
 @pytest.mark.long

@@ -249,7 +249,8 @@ def _parts(report: Report, ranked: Ranked) -> Iterator[tuple[str, dict[str, Any]
         },
     )
     if message := differences(ranking, ranked.resampled):
-        title = "Differences from the best setting"
+        center = "the best setting" if ranking.baseline is None else ranking.baseline.label
+        title = f"Differences from {center}"
         yield "differences", {"title": title, "kind": "sentences", "text": "", "sentences": message}
     rows = score_rows(ranking, report.numbers)
     yield (

@@ -46,11 +46,12 @@ def counts(jobs: Sequence[Job]) -> str:
 
 def ranking_sentences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
     """Sentences on the best setting, its significance, and the Pareto fronts."""
-    return [" ".join([*_best(ranking), *verdicts(compare(ranking, resampled))]), *_fronts(ranking)]
+    told = [*_best(ranking), *verdicts(ranking, compare(ranking, resampled))]
+    return [" ".join(told), *_fronts(ranking)]
 
 
 def differences(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[str]:
-    """Sentences on the significance of the best setting against each other."""
+    """Sentences on the significance of the best setting, or the baseline, against each other."""
     return sentences(ranking, compare(ranking, resampled))
 
 

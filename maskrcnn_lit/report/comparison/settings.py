@@ -131,11 +131,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Settings scored on the same validation images, ranked by `ap`, best first."""
+    """Settings scored on the same validation images, ranked by `ap`, best first.
+
+    baseline: the setting that the others are tested against; None: the best one.
+    """
 
     title: str
     settings: tuple[Setting, ...]
     ap: str
+    baseline: Setting | None = None
 
     @property
     def jobs(self) -> list[Job]:

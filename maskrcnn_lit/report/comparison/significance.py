@@ -1,4 +1,5 @@
-"""Significance of differences between the best setting of a ranking and the others.
+"""Significance of differences between the best setting of a ranking, or its baseline, and the
+others.
 
 Tested over images by a paired bootstrap, and over seeds by Welch's test if both sides have several.
 The p-value of a difference is the larger one, so that it is significant only if both tests agree;
@@ -16,18 +17,18 @@ from maskrcnn_lit.report.comparison.settings import APS, Ranking, Setting
 
 LEVEL = 0.05  # family-wise, for all comparisons
 
-# maximum comparisons of a ranking: settings that differ from the best one in the fewest options
-# come first
+# maximum comparisons of a ranking: settings that differ from the best one, or the baseline, in the
+# fewest options come first
 MOST = 8
 
 
 class Comparison(NamedTuple):
-    """The comparison of the best setting with another. value: its AP minus the other's; a test is
-    None if impossible.
+    """The comparison of the best setting with another, or of another with the baseline. value: the
+    AP of `first` minus that of `second`; a test is None if impossible.
     """
 
-    best: Setting
-    other: Setting
+    first: Setting
+    second: Setting
     value: float
     over_images: Difference | None
     over_seeds: Welch | None
@@ -47,17 +48,19 @@ def compare(ranking: Ranking, resampled: Mapping[str, Resampled]) -> list[Compar
     """
     if len(settings := compared(ranking)) < 2:
         return []
-    best, *others = settings
-    return [_compare(best, other, ranking.ap, resampled) for other in others]
+    center, *others = settings
+    pairs = [(center, other) if ranking.baseline is None else (other, center) for other in others]
+    return [_compare(first, second, ranking.ap, resampled) for first, second in pairs]
 
 
 def compared(ranking: Ranking) -> list[Setting]:
-    """The best setting, and those that it is compared with."""
+    """The best setting or the baseline, and those that it is compared with."""
     known = [setting for setting in ranking.settings if setting.values(ranking.ap)]
     if not known:
         return []
-    best, *others = known
-    return [best, *sorted(others, key=lambda other: _apart(best, other))[:MOST]]
+    center = ranking.baseline or known[0]
+    others = [setting for setting in known if setting != center]
+    return [center, *sorted(others, key=lambda other: _apart(center, other))[:MOST]]
 
 
 def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
@@ -66,18 +69,33 @@ def significant(comparisons: Sequence[Comparison]) -> list[bool | None]:
     return [None if one.p_value is None else next(tested) for one in comparisons]
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> list[str]:
-    """Short sentences: the settings that the best one is, or is not, significantly better than."""
-    message = []
+def verdicts(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
+    """Short sentences: which settings the best one, or which differ significantly from the
+    baseline.
+    """
     outcomes = list(zip(comparisons, significant(comparisons), strict=True))
-    texts = {
-        True: "It is significantly better than {}.",
-        False: "Its difference from {} is not significant.",
-    }
-    for outcome, text in texts.items():
-        others = [comparison.other.label for comparison, is_so in outcomes if is_so is outcome]
-        message += [text.format("; ".join(others))] if others else []
-    return message
+    if ranking.baseline is None:
+        texts = {
+            "It is significantly better than {}.": [c.second for c, is_so in outcomes if is_so],
+            "Its difference from {} is not significant.": [
+                c.second for c, is_so in outcomes if is_so is False
+            ],
+        }
+    else:
+        name = ranking.baseline.label
+        texts = {
+            f"Significantly better than {name}: {{}}.": [
+                c.first for c, is_so in outcomes if is_so and c.value > 0
+            ],
+            f"Significantly worse than {name}: {{}}.": [
+                c.first for c, is_so in outcomes if is_so and c.value < 0
+            ],
+            f"Not significantly different from {name}: {{}}.": [
+                c.first for c, is_so in outcomes if is_so is False
+            ],
+        }
+    named = {text: "; ".join(one.label for one in listed) for text, listed in texts.items()}
+    return [text.format(labels) for text, labels in named.items() if labels]
 
 
 def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
@@ -94,9 +112,10 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
     )
     single = any(one.over_seeds is None for one in comparisons)
     alone = " With a single seed, the variance over seeds is unknown." if single else ""
+    center = "the best setting" if ranking.baseline is None else ranking.baseline.label
     return [
         *message,
-        f"{plural(len(message), 'comparison')} with the best setting{more}. Tested over the "
+        f"{plural(len(message), 'comparison')} with {center}{more}. Tested over the "
         "validation images (paired "
         "bootstrap) and, where both sides have several seeds, over seeds (Welch's t-test), of "
         "which the larger p "
@@ -105,33 +124,32 @@ def sentences(ranking: Ranking, comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def _compare(
-    best: Setting, other: Setting, ap: str, resampled: Mapping[str, Resampled]
+    first: Setting, second: Setting, ap: str, resampled: Mapping[str, Resampled]
 ) -> Comparison:
     drawn = [
         [resampled[name] for job in side.runs(ap) if (name := job.name) in resampled]
-        for side in (best, other)
+        for side in (first, second)
     ]
     complete = all(
-        len(one) == len(side.runs(ap)) for one, side in zip(drawn, (best, other), strict=True)
+        len(one) == len(side.runs(ap)) for one, side in zip(drawn, (first, second), strict=True)
     )
     over_images = difference(*map(mean_resampled, drawn)) if complete else None
-    values = [side.values(ap) for side in (best, other)]
+    values = [side.values(ap) for side in (first, second)]
     over_seeds = welch(*values) if all(len(side) > 1 for side in values) else None
     value = sum(values[0]) / len(values[0]) - sum(values[1]) / len(values[1])
-    return Comparison(best, other, value, over_images, over_seeds)
+    return Comparison(first, second, value, over_images, over_seeds)
 
 
-def _apart(best: Setting, other: Setting) -> int:
-    return sum(value != other.options.get(name) for name, value in best.options.items())
+def _apart(center: Setting, other: Setting) -> int:
+    return sum(value != other.options.get(name) for name, value in center.options.items())
 
 
 def _sentence(comparison: Comparison, ap: str, is_so: bool | None) -> str:
-    numbers = f"{comparison.value:.3f} {ap}"
+    first, second = comparison.first.label, comparison.second.label
+    side = "above" if comparison.value >= 0 else "below"
+    numbers = f"{abs(comparison.value):.3f} {ap}"
     if is_so is None:
-        return (
-            f"{comparison.best.label} is {numbers} above {comparison.other.label}; the "
-            "difference was not tested."
-        )
+        return f"{first} is {numbers} {side} {second}; the difference was not tested."
     tests = []
     if (images := comparison.over_images) is not None:
         tests.append(f"over images {_interval(images.interval)}, p {_p(images.p_value)}")
@@ -141,13 +159,10 @@ def _sentence(comparison: Comparison, ap: str, is_so: bool | None) -> str:
         tests.append("too few seeds to test over them")
     message = "; ".join(tests)
     if is_so:
-        return (
-            f"{comparison.best.label} is better than {comparison.other.label} by {numbers} "
-            f"({message})."
-        )
+        how = "better" if comparison.value > 0 else "worse"
+        return f"{first} is {how} than {second} by {numbers} ({message})."
     return (
-        f"The difference between {comparison.best.label} and {comparison.other.label}, {numbers}, "
-        "is not "
+        f"The difference between {first} and {second}, {comparison.value:.3f} {ap}, is not "
         f"significant ({message})."
     )
 

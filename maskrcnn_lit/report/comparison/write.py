@@ -73,16 +73,22 @@ _SAME = 1e-6  # maximum difference of the AP from detections.json and the one in
 
 
 def write_comparison(
-    sources: Sequence[Path], out: Path, metric: str | None = None, table: Request | None = None
+    sources: Sequence[Path],
+    out: Path,
+    metric: str | None = None,
+    table: Request | None = None,
+    baselines: Sequence[Path] = (),
 ) -> Path:
     """Write report.html, report.md, results.csv, curves.csv, tables.tex, references.bib, and
     plots/NAME.png, .pdf and .svg of the runs in `sources` to `out`; return the path of the page.
 
     metric: ranks the runs, "val/mask_ap" or "val/box_ap"; None: the first available.
     table: of one more table, written as table.tex, table.csv and plots/table.*.
+    baselines: run folders, whose settings are the baselines of their rankings.
 
     Raises:
-        UserError: a source without runs, no run with `metric`, or a `table` that cannot be made.
+        UserError: a source without runs, no run with `metric`, a `table` that cannot be made, or a
+            folder of `baselines` that is none of the runs.
     """
     runs = read_runs(sources)
     notes = list(runs.notes)
@@ -94,7 +100,8 @@ def write_comparison(
     asked = None if table is None else pivot(jobs, table)
     ranked = []
     files: dict[str, bytes] = {}
-    for i, ranking in enumerate(_rankings(jobs, metric)):
+    with_baselines = _with_baselines(_rankings(jobs, metric), baselines)
+    for i, ranking in enumerate(with_baselines):
         resampled, examples = _against_truth(ranking, truths, notes)
         prefix, drawn = f"{i + 1}_" if i else "", {}
         searched = any(job.folder in record.folders for record in runs.searches for job in jobs)
@@ -168,6 +175,32 @@ def _rankings(jobs: Sequence[Job], metric: str | None) -> list[Ranking]:
             "metric out"
         )
     return rankings(jobs, metric)
+
+
+def _with_baselines(rankings: Sequence[Ranking], folders: Sequence[Path]) -> list[Ranking]:
+    """The rankings, with the settings of these run folders as baselines."""
+    wanted = {folder.resolve(): folder for folder in folders}
+    result = []
+    for ranking in rankings:
+        settings = {}
+        for setting in ranking.settings:
+            of_setting = {job.folder.resolve() for job in setting.jobs if job.folder is not None}
+            if named := of_setting & wanted.keys():
+                settings[setting.label] = setting
+                wanted = {folder: name for folder, name in wanted.items() if folder not in named}
+        if len(settings) > 1:
+            raise UserError(
+                f"baseline= names runs of several settings of one data set, {'; '.join(settings)}: "
+                "give a run of one of them"
+            )
+        baseline = next(iter(settings.values()), None)
+        result.append(replace(ranking, baseline=baseline))
+    if wanted:
+        raise UserError(
+            f"baseline={next(iter(wanted.values()))} is none of the finished runs of runs=: give "
+            "the folder of one of them"
+        )
+    return result
 
 
 def _remove_old_plots(out: Path, names: Collection[str]) -> None:

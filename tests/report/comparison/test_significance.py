@@ -1,18 +1,21 @@
 """Which differences are told as such, and which as chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from comparison_sample import job
 
 from maskrcnn_lit.evaluation.bootstrap import Difference, Resampled
 from maskrcnn_lit.evaluation.t_test import welch
-from maskrcnn_lit.report.comparison.settings import rankings
+from maskrcnn_lit.report.comparison.settings import Ranking, rankings
 from maskrcnn_lit.report.comparison.significance import (
     MOST,
     Comparison,
     compare,
     sentences,
     significant,
+    verdicts,
 )
 
 OBJECTS = np.array([[0, 1], [1, 1]])
@@ -108,12 +111,56 @@ def test_the_settings_nearest_to_the_best_are_compared_first():
     (ranking,) = rankings(jobs)
     found = compare(ranking, drawn(jobs))
     assert len(found) == MOST
-    assert found[0].best.label == "h, 2"
-    assert {c.other.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
+    assert found[0].first.label == "h, 2"
+    assert {c.second.label for c in found[:3]} == {"h, 1", "b, 2", "a, 2"}  # one option apart
     assert (
         "8 comparisons with the best setting; the other 2 settings, which differ in more options, "
         "were not tested" in (sentences(ranking, found)[-1])
     )
+
+
+def with_baseline(ranking: Ranking, label: str) -> Ranking:
+    (baseline,) = [setting for setting in ranking.settings if setting.label == label]
+    return replace(ranking, baseline=baseline)
+
+
+def test_the_others_are_compared_with_a_baseline():
+    jobs = [
+        *group("plain", 0.30, 0.31, 0.32),
+        *group("better", 0.50, 0.51, 0.49),
+        *group("worse", 0.10, 0.11, 0.12),
+        *group("same", 0.31, 0.30, 0.32),
+    ]
+    (ranking,) = rankings(jobs)
+    ranking = with_baseline(ranking, "plain")
+    found = compare(ranking, drawn(jobs, noise=0.001))
+    assert [(c.first.label, c.second.label) for c in found] == [
+        ("better", "plain"),
+        ("same", "plain"),
+        ("worse", "plain"),
+    ]
+    assert [c.value for c in found] == pytest.approx([0.19, 0.0, -0.2])
+    assert found[2].over_seeds == welch([0.10, 0.11, 0.12], [0.30, 0.31, 0.32])
+    assert verdicts(ranking, found) == [
+        "Significantly better than plain: better.",
+        "Significantly worse than plain: worse.",
+        "Not significantly different from plain: same.",
+    ]
+    better, same, worse, judged = sentences(ranking, found)
+    assert better.startswith("better is better than plain by 0.190 mask AP (over images 95 %")
+    assert same.startswith("The difference between same and plain, 0.000 mask AP, is not signif")
+    assert worse.startswith(
+        "worse is worse than plain by 0.200 mask AP (over images 95 % interval -"
+    )
+    assert judged.startswith("3 comparisons with plain. Tested over")
+
+
+def test_what_was_not_tested_is_below_the_baseline():
+    jobs = [*group("plain", 0.5), *group("other", 0.2)]
+    (ranking,) = rankings(jobs)
+    ranking = with_baseline(ranking, "plain")
+    told = sentences(ranking, compare(ranking, {}))[0]
+    assert told == "other is 0.300 mask AP below plain; the difference was not tested."
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from comparison_sample import draw, make_run, write_sweep
 from PIL import Image
 from report_sample import Page
 
+from maskrcnn_lit.errors import UserError
 from maskrcnn_lit.report.comparison import write as comparison
 from maskrcnn_lit.report.comparison.write import write_comparison
 from maskrcnn_lit.runs.result import file_digests, read_result, write_result
@@ -313,3 +314,24 @@ def test_the_detections_of_runs_that_are_not_compared_are_not_read(
     monkeypatch.setattr(comparison, "COLUMNS", 1)
     write_comparison([sweep], tmp_path / "out")
     assert len(read) == len(set(read)) == 4  # two settings of two seeds, of four
+
+
+def test_a_run_names_the_baseline(sweep: Path, tmp_path: Path):
+    first = ",".join(next(iter(RUNS)))
+    page = Page(write_comparison([sweep], tmp_path, baselines=[sweep / first]).read_text())
+    name = "resnet18, train_images=100"
+    assert f"Differences from {name}" in page.text
+    told = (tmp_path / "report.md").read_text()
+    assert f"Significantly worse than {name}: mobilenet_v3_large, train_images=100." in told
+    assert f"- resnet18, train_images=400 is better than {name} by 0.525 mask AP (over" in told
+    assert f"- mobilenet_v3_large, train_images=100 is worse than {name} by 0.231 mask AP" in told
+    assert f"- 3 comparisons with {name}. Tested over" in told
+
+
+def test_a_baseline_is_one_setting_of_the_runs(sweep: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"baseline=.*none is none of the finished runs"):
+        write_comparison([sweep], tmp_path / "out", baselines=[sweep / "none"])
+    first, *_, last = RUNS
+    two = [sweep / ",".join(typed) for typed in (first, last)]
+    with pytest.raises(UserError, match="baseline= names runs of several settings"):
+        write_comparison([sweep], tmp_path / "out", baselines=two)
