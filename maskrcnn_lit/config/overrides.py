@@ -183,7 +183,8 @@ def apply(override: Override, config: DictConfig) -> None:
     single = not isinstance(value, dict | list)
     if override.is_add() and single and OmegaConf.select(config, name) is not None:
         raise UserError(f"'{text}' adds a value that exists: leave out the +")
-    OmegaConf.update(config, name, value, merge=True, force_add=adds)
+    adds_keys = isinstance(value, dict) and isinstance(OmegaConf.select(config, name), DictConfig)
+    OmegaConf.update(config, name, value, merge=adds_keys, force_add=adds)
 
 
 def _delete(override: Override, config: DictConfig) -> None:

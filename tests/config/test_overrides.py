@@ -98,6 +98,8 @@ def test_a_message_is_one_line_whatever_was_typed(text: str):
         ("head.width=8", {"head": {"width": 8, "norm": None}}),
         ("head={width: 8}", {"head": {"width": 8, "norm": None}}),
         ("sizes=[3]", {"sizes": [3]}),
+        ("sizes={a: 1}", {"sizes": {"a": 1}}),  # the schema refuses it
+        ("head=[3]", {"head": [3]}),
         ("rate=${head.width}", {"rate": 4}),
         ("+seed=7", {"seed": 7}),
         ("+head.depth=2", {"head": {"width": 4, "norm": None, "depth": 2}}),

@@ -43,9 +43,10 @@ try:
         time.sleep(30)
     meet("training", 0.05)
     meet("training", None)
-    print(rank, made)
+    print(rank, made, flush=True)
 except UserError as error:
-    print(rank, error)
+    print(rank, error, flush=True)
+sys.stdin.read()
 """
 
 
@@ -56,7 +57,9 @@ def free_port() -> int:
 
 
 def started(task: str, *ranks: int, world: int) -> dict[int, str]:
-    """What each of `ranks` prints, of a run of `world` processes."""
+    """What each of `ranks` prints, of a run of `world` processes. The first one, which serves what
+    they share, ends last.
+    """
     port, processes = free_port(), {}
     for rank in ranks:
         told = {"NTASKS": world, "NNODES": 1, "NTASKS_PER_NODE": world, "PROCID": rank}
@@ -66,6 +69,7 @@ def started(task: str, *ranks: int, world: int) -> dict[int, str]:
         processes[rank] = subprocess.Popen(
             [sys.executable, "-c", MEET, task],
             env=environment(**slurm, **address),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -74,7 +78,7 @@ def started(task: str, *ranks: int, world: int) -> dict[int, str]:
         said = {0: processes[0].communicate(timeout=300)[0]}
         processes[1].kill()
     else:
-        said = {rank: process.communicate(timeout=300)[0] for rank, process in processes.items()}
+        said = {rank: processes[rank].communicate(timeout=300)[0] for rank in reversed(ranks)}
     for process in processes.values():
         process.wait()
     return {rank: text.strip().partition(" ")[2] for rank, text in said.items()}
