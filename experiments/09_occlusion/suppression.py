@@ -33,9 +33,9 @@ KINDS = [
 
 def main() -> None:
     for pattern in sys.argv[1:]:
-        runs = [rows(Path(folder)) for folder in sorted(glob.glob(pattern))]
+        runs = [found for folder in sorted(glob.glob(pattern)) if (found := rows(Path(folder)))]
         print(f"\n{Path(pattern).name}: {len(runs)} runs\n")
-        print(table([run for run in runs if run]))
+        print(table(runs))
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
