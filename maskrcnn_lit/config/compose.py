@@ -168,7 +168,8 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     if missing:
         given = " ".join(f"{name}=..." for name in missing)
         raise UserError(
-            f"{command} needs {', '.join(missing)}, which has no default: add {given}"
+            f"{command} needs {', '.join(missing)}, which {'has' if len(missing) == 1 else 'have'} "
+            f"no default: add {given}"
             + (_ONE_JSON if command == "train" and _is_val(missing) else "")
         )
     _expand_home(config)

@@ -537,7 +537,7 @@ def fault_of(name: str, value: Any, rule: Rule) -> str | None:
 
 def _hint(name: str, value: Any, rule: Rule) -> str:
     """An addition to the message for special cases."""
-    if rule.kind in ("text", "path") and isinstance(value, str):
+    if rule.kind in ("text", "path") and isinstance(value, str) and rule.single:
         return ", but this is too long or has a zero byte" if value else ", but this is empty"
     if rule.kind == "text" and isinstance(value, (int, float)) and len(_shown(value)) < SHOWN:
         return f": write {name}='\"{_shown(value)}\"'"

@@ -30,9 +30,14 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"host={host} port={port} cannot be used ({error}): give another port, or port=0 for "
-            "any that is free"
+            f"host={host} port={port} cannot be used ({_reason(error)}): give a host of this "
+            "machine and another port, or port=0 for any that is free"
         ) from error
+
+
+def _reason(error: OSError | OverflowError) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return str(text).partition(" (while attempting")[0]  # Python repeats the address there
 
 
 def run_server(app: Starlette, listener: socket.socket, *, queue: int) -> None:

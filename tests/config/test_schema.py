@@ -217,6 +217,7 @@ def test_a_group_that_comes_up_again_has_the_same_rows():
         (["launcher.hours=0"], None),
         (["seed=9223372036854775808"], "seed=9223372036854775808 must be a whole number"),
         (["seed=auto"], "seed=auto must be a whole number"),
+        (["data.image_ids=a"], "must be a list of one or more whole numbers, or null"),
         (["data.root=[a,b]"], "data.root=['a', 'b'] must be a path"),
         (["evaluation=null"], "evaluation=null is a group of options"),
         (["~seed"], "'~seed' removes a required option"),
@@ -232,6 +233,12 @@ def test_a_composed_config_is_checked(overrides: list[str], said: str | None):
         compose("train", overrides)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_single_text_where_a_list_is_wanted_is_not_called_too_long():
+    with pytest.raises(UserError) as error:
+        compose("serve", ["run=a", "names=a"])
+    assert str(error.value) == "names=a must be a list of one or more texts, or null"
 
 
 def test_values_that_make_sense_are_taken():

@@ -355,7 +355,7 @@ def test_the_bomb_would_explode(tmp_path: Path):
         ),
         (
             ["run={run}", "data=coco_json"],
-            "evaluate needs data.val.images, data.val.annotations, which has no default",
+            "evaluate needs data.val.images, data.val.annotations, which have no default",
         ),
     ],
 )

@@ -119,8 +119,9 @@ def load_entries(path: Path) -> dict[str, Any]:
             "annotations": list(content["annotations"]),
         }
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or repr(error)
         raise UserError(
-            f"{path} cannot be read as a COCO instances json ({error!r}): give another file"
+            f"{path} cannot be read as a COCO instances json ({reason}): give another file"
         ) from None
 
 

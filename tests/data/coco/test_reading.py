@@ -105,6 +105,13 @@ def test_a_json_that_cannot_be_read(text: str, tmp_path: Path):
         load_entries(tmp_path / "a.json")
 
 
+def test_a_json_that_does_not_exist(tmp_path: Path):
+    with pytest.raises(
+        UserError, match=r"none\.json cannot .* \(No such file or directory\): give"
+    ):
+        load_entries(tmp_path / "none.json")
+
+
 @pytest.mark.parametrize("root", ["http://host/data", "none"])
 def test_the_root_is_a_folder(root: str):
     with pytest.raises(UserError, match=f"data.root={root} "):
